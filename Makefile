@@ -1,0 +1,69 @@
+# Each target does its own set-up and can be run again. `make help` lists them.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+FIND_LINKS := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+STAMP := $(VENV)/.boig-setup
+
+export RAY_USAGE_STATS_ENABLED := 0
+export DO_NOT_TRACK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lock up down clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## virtual environment with every pinned package
+
+# deepspeed compiles nothing at install (DS_BUILD_OPS=0); torch is pinned in pyproject.toml alone, so that a local CPU wheel satisfies it too.
+$(STAMP): pyproject.toml requirements.lock
+	@test -n "$(TORCH)" || { echo "make: no torch==... pin found in pyproject.toml" >&2; exit 1; }
+	@if [ ! -x $(BIN)/python ]; then \
+	  for python in python3.11 python3.12 python3; do \
+	    if $$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then \
+	      echo "make: $(VENV) with $$python"; exec $$python -m venv $(VENV); \
+	    fi; \
+	  done; \
+	  echo "make: no python3.11 or python3.12 with venv was found; install one (Debian: apt-get install python3.11-venv)" >&2; exit 1; \
+	fi
+	$(BIN)/python -m pip install --quiet uv
+	DS_BUILD_OPS=0 $(BIN)/uv pip install --python $(BIN)/python $(FIND_LINKS) $(TORCH) -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+demo: setup ## ad world, Ray, Airflow and all four DAGs on this machine; ARGS="--keep" leaves them up
+	$(BIN)/boig demo $(ARGS)
+
+test: setup ## the whole test suite; ARGS="-m 'not slow'" for the quick part
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(ARGS)
+
+check: setup ## lint, format, types and layers: exactly what CI checks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy boig_core ray_jobs dags
+	$(BIN)/lint-imports
+
+# What torch itself needs (nvidia-*, triton, cuda-*) stays out with it: it differs between a CPU and a CUDA wheel.
+lock: setup ## resolve requirements.lock again
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra postgres --python-version 3.11 --python-platform x86_64-manylinux_2_28 --upgrade --quiet \
+	  $(FIND_LINKS) --no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-emit-package torch \
+	  | grep -Ev '^(nvidia|cuda|triton)' > requirements.lock.new
+	@test -s requirements.lock.new && ! grep -n '://' requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+up: .env ## the compose stack: Airflow, Ray, S3, MLflow, Postgres
+	$(COMPOSE) up --detach --build
+
+down: ## stop the compose stack; its volumes stay
+	$(COMPOSE) down
+
+.env: infra/docker/write-env.sh
+	@test -e $@ || { umask 077; infra/docker/write-env.sh > $@.new && mv $@.new $@; }
+	@touch $@
+
+clean: ## remove what runs and tests leave: .boig, caches
+	rm -rf .boig .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find boig_core ray_jobs dags tests -name __pycache__ -type d -prune -exec rm -rf {} +
