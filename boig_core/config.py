@@ -1,0 +1,421 @@
+"""The Recipe: everything that decides what a run computes, as frozen models that refuse unknown keys.
+
+A recipe file holds only what differs from the defaults below; `load_recipe` resolves it, and the resolved recipe is written beside
+each run. What decides only *where* things run (store, cluster address, credentials) is not a recipe's: it comes from the
+environment. Leaves out: reading data, and any import heavier than pydantic and YAML.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from datetime import date
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from boig_core.errors import RecipeError
+
+Fraction = float
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
+
+
+class Data(_Section):
+    """Which posts count, how KPIs become buckets, how posts are split (PAPER section 1)."""
+
+    name: str = Field("posts", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    """Name of the dataset in the store: ``datasets/NAME``."""
+    kpi: str = "likes"
+    """Numeric column of the posts that the models aim at."""
+    min_text: int = Field(50, ge=0)
+    """Shortest post text, in characters."""
+    min_posts: int = Field(1, ge=1)
+    """Accounts with fewer posts are left out (the paper: 1000)."""
+    max_posts: int = Field(2000, ge=1)
+    """At most this many posts are sampled from an account."""
+    since: str | None = None
+    """First day that counts, as ``YYYY-MM-DD``."""
+    until: str | None = None
+    """First day that no longer counts, as ``YYYY-MM-DD``."""
+    percentiles: tuple[float, float] = (60.0, 90.0)
+    """Per-account percentiles that part low from medium and medium from high."""
+    floors: tuple[int, int, int] = (20, 30, 40)
+    """A post enters low, medium, high only when its KPI is above this."""
+    split: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of posts in train, validation, test."""
+    shard_mb: float = Field(64.0, gt=0)
+    """Target size of an image shard, in MiB."""
+    fetch_concurrency: int = Field(16, ge=1)
+    """Images fetched at a time by one worker."""
+    fetch_timeout_s: float = Field(30.0, gt=0)
+    """Longest time for one image, in seconds."""
+    max_image_mb: float = Field(20.0, gt=0)
+    """Larger files are rejected, in MiB."""
+    max_pixels: int = Field(50_000_000, gt=0)
+    """Images with more pixels are rejected (decompression bombs)."""
+    allow_private_hosts: bool = False
+    """Let image URLs point at loopback and private addresses (tests and intranets)."""
+
+    @field_validator("since", "until", mode="before")
+    @classmethod
+    def _day(cls, value: Any) -> Any:
+        """YAML reads a bare 2020-01-31 as a date."""
+        try:
+            return value if value is None else date.fromisoformat(str(value)).isoformat()
+        except ValueError as exc:
+            raise ValueError("must be a day such as 2020-01-31") from exc
+
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        if self.since and self.until and self.since >= self.until:
+            raise ValueError(f"since {self.since} must be before until {self.until}")
+        if abs(sum(self.split) - 1.0) > 1e-9 or min(self.split) <= 0:
+            raise ValueError(f"split {self.split} must be three positive shares that sum to 1")
+        low, high = self.percentiles
+        if not 0 < low < high < 100:
+            raise ValueError(f"percentiles {self.percentiles} must rise within (0, 100)")
+        return self
+
+
+class Perception(_Section):
+    """How an image is verbalized: colors and tones are model-free, objects are salient regions named by a CLIP."""
+
+    side: int = Field(32, ge=16)
+    """Images are measured at this side in pixels, real and generated ones alike, so that both are seen with the same eyes."""
+    max_colors: int = Field(5, ge=1, le=8)
+    """At most this many palette names an image."""
+    min_coverage: float = Field(0.04, ge=0, lt=1)
+    """Colors that cover less are folded into the others."""
+    clip: str = "package:clip"
+    """CLIP that names regions: a hub id, a folder, or ``package:NAME``."""
+    kinds: tuple[str, ...] = ()
+    """Object names to choose among, the same for every image; empty: every region is ``unknown``."""
+    name_threshold: float = Field(0.5, ge=0, le=1)
+    """A region whose best name has a lower probability is called ``unknown``."""
+    min_area: float = Field(0.01, gt=0, lt=1)
+    """Smallest region that counts as an object, as a share of the image."""
+    max_objects: int = Field(3, ge=1)
+    """At most this many objects an image, the largest first."""
+
+
+class LLM(_Section):
+    """BoigLLM: behaviour fine-tuning of a causal language model (PAPER sections 3 and 4)."""
+
+    base: str | None = None
+    """A causal LM to start from: a hub id or a folder; none: a Llama from scratch with the sizes below."""
+    hidden: int = Field(128, ge=16)
+    """Width, when trained from scratch."""
+    layers: int = Field(3, ge=1)
+    """Layers, when trained from scratch."""
+    heads: int = Field(4, ge=1)
+    """Attention heads, when trained from scratch."""
+    vocab_size: int = Field(1024, ge=256)
+    """Size of the tokenizer that is built from the training text, when trained from scratch."""
+    context: int = Field(512, ge=64)
+    """Longest sequence, in tokens."""
+    steps: int = Field(300, ge=1)
+    """Optimiser steps."""
+    batch: int = Field(32, ge=1)
+    """Samples an optimiser step, over all workers."""
+    micro_batch: int = Field(16, ge=1)
+    """Samples a forward pass and worker."""
+    lr: float = Field(2e-3, gt=0)
+    """Peak learning rate."""
+    warmup: Fraction = Field(0.03, ge=0, lt=1)
+    """Share of the steps that warm up; a cosine follows."""
+    weight_decay: float = Field(0.1, ge=0)
+    """AdamW weight decay."""
+    grad_clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    workers: int = Field(2, ge=1)
+    """Ray Train workers, one process each."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """DeepSpeed ZeRO stage."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the training."""
+    checkpoint_every: int = Field(100, ge=1)
+    """Steps between checkpoints."""
+    max_new_tokens: int = Field(256, ge=16)
+    """Longest answer, in tokens."""
+    generate_batch: int = Field(64, ge=1)
+    """Prompts answered at a time."""
+    eval_posts: int = Field(200, ge=1)
+    """Test posts a bucket that the description metrics are measured on."""
+
+
+class Reward(_Section):
+    """What DDPO maximises (PAPER section 6)."""
+
+    name: Literal["contrast", "mean_logprob", "dsg"] = "contrast"
+    """The formulation."""
+    clip_percentiles: tuple[float, float] = (1.0, 99.0)
+    """Rewards are clipped to this range of the reward on real validation images."""
+    posts: int = Field(600, ge=10)
+    """Held-out posts a split that the calibration scores."""
+    chunk: int = Field(32, ge=1)
+    """Images scored at a time: fixed, so that a redone chunk gives the same bits."""
+
+
+class SD(_Section):
+    """The diffusion model and its high-KPI fine-tuning baseline (PAPER section 6)."""
+
+    base: str = "package:tiny-sd"
+    """Stable Diffusion to start from: a hub id, a folder, or ``package:NAME``."""
+    resolution: int = Field(32, ge=16)
+    """Side of the generated images, in pixels."""
+    steps: int = Field(300, ge=1)
+    """Optimiser steps of the high-KPI fine-tuning."""
+    batch: int = Field(32, ge=1)
+    """Images an optimiser step, over all workers."""
+    lr: float = Field(2e-4, gt=0)
+    """Peak learning rate of the high-KPI fine-tuning."""
+    lora_rank: int | None = Field(None, ge=1)
+    """LoRA rank of the high-KPI fine-tuning; none: all weights of the UNet."""
+    workers: int = Field(2, ge=1)
+    """Ray Train workers, one process each."""
+    zero_stage: Literal[0, 1, 2] = 2
+    """DeepSpeed ZeRO stage."""
+    checkpoint_every: int = Field(100, ge=1)
+    """Steps between checkpoints."""
+
+
+class DDPO(_Section):
+    """Alignment of the diffusion model by its reward (PAPER section 7)."""
+
+    epochs: int = Field(30, ge=1)
+    """Epochs: one round of rollouts and its updates."""
+    prompts: int = Field(16, ge=1)
+    """Prompts an epoch."""
+    images_per_prompt: int = Field(8, ge=2)
+    """Images a prompt and epoch: the group whose mean is the baseline."""
+    sampling_steps: int = Field(10, ge=2)
+    """Denoising steps."""
+    guidance: float = Field(1.0, ge=1)
+    """Classifier-free guidance, in sampling and in scoring alike."""
+    eta: float = Field(1.0, gt=0)
+    """DDIM's eta on the stochastic steps."""
+    window: int | None = Field(3, ge=1)
+    """Steps of the random window that is stochastic and trained on; none: every step (DDPO as published)."""
+    window_span: Fraction = Field(0.6, gt=0, le=1)
+    """The window lies within this first share of the steps: where the image is decided."""
+    objective: Literal["ddpo", "grpo"] = "grpo"
+    """``ddpo``: per-prompt statistics over epochs; ``grpo``: the group's mean over the batch's spread."""
+    clip_ratio: float = Field(1e-3, gt=0)
+    """PPO clip of the importance ratio (log-probability is the mean over latent dimensions)."""
+    clip_advantage: float = Field(5.0, gt=0)
+    """Largest absolute advantage."""
+    inner_epochs: int = Field(1, ge=1)
+    """Passes over an epoch's trajectories."""
+    updates: int = Field(2, ge=1)
+    """Optimiser steps a pass."""
+    lr: float = Field(3e-3, gt=0)
+    """Learning rate."""
+    lora_rank: int | None = Field(16, ge=1)
+    """LoRA rank; none: all weights of the UNet."""
+    grad_clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    chunk: int = Field(32, ge=1)
+    """Images a rollout chunk: the fixed unit of work (DESIGN: determinism)."""
+    micro_batch: int = Field(32, ge=1)
+    """Samples a forward pass and worker in the update."""
+    rollout_actors: int = Field(2, ge=1)
+    """Ray actors that sample."""
+    reward_actors: int = Field(1, ge=1)
+    """Ray actors that score."""
+    workers: int = Field(1, ge=1)
+    """Learner ranks."""
+    zero_stage: Literal[0, 1, 2] = 1
+    """DeepSpeed ZeRO stage of the learner."""
+    checkpoint_every: int = Field(5, ge=1)
+    """Epochs between checkpoints."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DDPO:
+        images = self.prompts * self.images_per_prompt
+        if images % self.chunk:
+            raise ValueError(f"chunk {self.chunk} must divide prompts x images_per_prompt = {images}")
+        if images % (self.updates * self.workers):
+            raise ValueError(f"updates x workers = {self.updates * self.workers} must divide prompts x images_per_prompt = {images}")
+        if self.window is not None and self.window >= self.sampling_steps:
+            raise ValueError(f"window {self.window} must be below sampling_steps = {self.sampling_steps}: the last step has no noise")
+        if self.window is not None and self.window > max(1, int(self.window_span * self.sampling_steps)):
+            raise ValueError(
+                f"window {self.window} must fit into window_span x sampling_steps = {int(self.window_span * self.sampling_steps)} steps"
+            )
+        return self
+
+
+class Evaluation(_Section):
+    """What evaluate_sd measures, paired by prompt and seed (DESIGN: report)."""
+
+    prompts: int = Field(50, ge=2)
+    """Test prompts."""
+    images_per_prompt: int = Field(4, ge=2)
+    """Images a prompt and model."""
+    sampling_steps: int = Field(20, ge=2)
+    """Deterministic denoising steps."""
+    guidance: float = Field(3.0, ge=1)
+    """Guidance of the deployment."""
+    clip: str = "package:clip-judge"
+    """A CLIP that took no part in training: CLIP score."""
+    features: str = "package:clip-judge"
+    """Vision model whose features serve KID and FID."""
+    judge: str | None = None
+    """Held-out judge: ``adworld:LAW`` for the ad world's oracle; none: absent from the report."""
+    best_of_n: int | None = Field(None, ge=2)
+    """Also report best-of-N by the reward, over the images of the base; none: absent."""
+    fid_min: int = Field(1000, ge=2)
+    """FID is reported only at this many images a side or more (KID always)."""
+    bootstrap: int = Field(1000, ge=100)
+    """Resamples of each interval."""
+
+
+class Promotion(_Section):
+    """Gates that a candidate passes before a person is asked."""
+
+    min_reward_gain: float = 0.0
+    """Lower end of the paired 95 % interval of reward, candidate minus base, must exceed this."""
+    min_judge_gain: float | None = 0.0
+    """The same for the held-out judge; none: not asked."""
+    min_clip_margin: Fraction = Field(0.9, ge=0)
+    """Share of the base's CLIP margin (matched minus mismatched captions) that must be kept."""
+    min_diversity: Fraction = Field(0.5, ge=0)
+    """Share of the base's diversity that must be kept."""
+    max_days: float = Field(7.0, gt=0)
+    """Days that the approval waits for a person."""
+
+
+class Resources(_Section):
+    """What one Ray actor or training worker asks for."""
+
+    cpus: float = Field(0.5, gt=0)
+    """CPUs an actor or worker."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs an actor or worker."""
+
+
+class Recipe(_Section):
+    """One run of the whole system. Sections follow the way of the data."""
+
+    name: str = Field("custom", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    """Name that runs and reports show."""
+    seed: int = Field(0, ge=0)
+    """Seed of everything random."""
+    data: Data = Data()
+    """Ingestion."""
+    perception: Perception = Perception()
+    """Verbalization of images."""
+    llm: LLM = LLM()
+    """BoigLLM."""
+    reward: Reward = Reward()
+    """The reward and its calibration."""
+    sd: SD = SD()
+    """Base model and high-KPI baseline."""
+    ddpo: DDPO = DDPO()
+    """Alignment."""
+    evaluation: Evaluation = Evaluation()
+    """Evaluation of the generators."""
+    promotion: Promotion = Promotion()
+    """Gates."""
+    resources: Resources = Resources()
+    """Ray resources."""
+
+    def digest(self) -> str:
+        """SHA-256 of the resolved recipe as canonical JSON: 64 hex digits."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(p.name.removesuffix(".yaml") for p in resources.files("boig_core.recipes").iterdir() if p.name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Resolve a recipe.
+
+    Args:
+        name_or_path: a recipe of the package by name, or a YAML file.
+        overrides: ``section.field=value`` settings, the value as YAML; later ones win.
+
+    Raises:
+        RecipeError: no such recipe, YAML that cannot be read, an unknown key, or a value that breaks its rule.
+    """
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"} or os.sep in name_or_path:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise RecipeError(f"recipe {name_or_path}", f"cannot be read ({exc})", "give the path of a YAML file") from exc
+        fallback = path.stem
+    elif name_or_path in recipe_names():
+        text = resources.files("boig_core.recipes").joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
+        fallback = name_or_path
+    else:
+        raise RecipeError(f"recipe {name_or_path!r}", "is not known", f"use one of {', '.join(recipe_names())} or the path of a YAML file")
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as exc:
+        raise RecipeError(f"recipe {name_or_path}", "is not valid YAML", " ".join(str(exc).split())) from exc
+    if not isinstance(tree, dict):
+        raise RecipeError(f"recipe {name_or_path}", "must be a mapping of sections", "see `boig recipe show tiny`")
+    tree.setdefault("name", fallback)
+    for override in overrides:
+        _apply(tree, override)
+    return parse_recipe(tree)
+
+
+def parse_recipe(tree: Any) -> Recipe:
+    """Validate a recipe's tree, as from JSON or YAML.
+
+    Raises:
+        RecipeError: naming the first field that fails, its value, the rule and the nearest known key.
+    """
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as exc:
+        raise _first_error(exc) from exc
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"override {override!r}", "must read section.field=value", "for example ddpo.epochs=5")
+    *parents, leaf = key.strip().split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise RecipeError(f"override {override!r}", f"{parent} is no section", "see `boig recipe show tiny`")
+        node = child
+    try:
+        node[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as exc:
+        raise RecipeError(f"override {override!r}", "the value is not valid YAML", "quote it") from exc
+
+
+def _first_error(exc: ValidationError) -> RecipeError:
+    error = exc.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in error["loc"]) or "recipe"
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(error["loc"][-1]), _known_keys(error["loc"][:-1]), n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(_known_keys(error['loc'][:-1]))}"
+        return RecipeError(where, "is not a key of the recipe", remedy)
+    rule = error["msg"].removeprefix("Value error, ")
+    value = error["input"] if not isinstance(error["input"], (dict, BaseModel)) else "section"
+    return RecipeError(f"{where} = {value!r}", rule[0].lower() + rule[1:], "see `boig recipe show tiny` for every field")
+
+
+def _known_keys(loc: Sequence[str | int]) -> list[str]:
+    model: Any = Recipe
+    for part in loc:
+        model = model.model_fields[str(part)].annotation
+    return list(model.model_fields)

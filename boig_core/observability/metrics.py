@@ -1,0 +1,91 @@
+"""Metrics of a run: one JSON line a step, kept in the store beside the attempt and mirrored to MLflow when it is configured.
+
+Leaves out: what to measure, and the store itself: the caller passes a function that replaces the file's content.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from boig_core.observability.logs import get_logger
+
+log = get_logger(__name__)
+
+
+class MetricLog:
+    """Collects metric rows and writes them through ``put`` at most every ``every_s`` seconds and on `close`.
+
+    Args:
+        put: replaces the whole ``metrics.jsonl``; called with its bytes.
+        experiment: MLflow experiment, used when ``MLFLOW_TRACKING_URI`` is set.
+        run: name of the MLflow run.
+        params: small values logged once.
+        every_s: least seconds between two writes.
+    """
+
+    def __init__(
+        self, put: Callable[[bytes], None], *, experiment: str, run: str, params: dict[str, Any] | None = None, every_s: float = 10.0
+    ) -> None:
+        self._put = put
+        self._every_s = every_s
+        self._rows: list[dict[str, Any]] = []
+        self._written = time.monotonic()
+        self._mlflow = _start_mlflow(experiment, run, params or {})
+
+    def log(self, step: int, **values: float) -> None:
+        """Record one row. Values that are not finite are kept as null: a gap in a curve, never a made-up number."""
+        row = {key: (float(value) if math.isfinite(value) else None) for key, value in values.items()}
+        self._rows.append({"step": step, "time": round(time.time(), 3), **row})
+        if self._mlflow is not None:
+            client, run_id = self._mlflow
+            try:
+                for key, value in row.items():
+                    if value is not None:
+                        client.log_metric(run_id, key, value, step=step)
+            except Exception as exc:  # tracking must never stop a training
+                log.warning("MLflow is away, tracking is off for the rest of this run: %s", exc)
+                self._mlflow = None
+        if time.monotonic() - self._written > self._every_s:
+            self._write()
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows so far."""
+        return list(self._rows)
+
+    def close(self) -> None:
+        """Write what is left and end the MLflow run."""
+        self._write()
+        if self._mlflow is not None:
+            client, run_id = self._mlflow
+            try:
+                client.set_terminated(run_id)
+            except Exception as exc:
+                log.warning("MLflow is away: %s", exc)
+
+    def _write(self) -> None:
+        self._put("".join(json.dumps(row) + "\n" for row in self._rows).encode())
+        self._written = time.monotonic()
+
+
+def _start_mlflow(experiment: str, run: str, params: dict[str, Any]) -> tuple[Any, str] | None:
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        return None
+    try:
+        from mlflow import MlflowClient
+
+        client = MlflowClient()
+        found = client.get_experiment_by_name(experiment)
+        experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+        run_id = client.create_run(experiment_id, run_name=run).info.run_id
+        for key, value in params.items():
+            client.log_param(run_id, key, value)
+        return client, run_id
+    except Exception as exc:
+        log.warning("MLflow is not used: %s", exc)
+        return None

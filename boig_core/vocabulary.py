@@ -1,0 +1,121 @@
+"""What siblings share: the palette, the tones, the Description of an image, the Sample (one image of one post).
+
+The 40 color names and 3 tones are the paper's (PAPER section 2). Their RGB values are ours: the authors never published any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+Bucket = Literal["high", "medium", "low"]
+Split = Literal["train", "validation", "test"]
+BUCKETS: Final[tuple[Bucket, ...]] = ("high", "medium", "low")
+
+TONES: Final = ("warm", "neutral", "cool")
+
+PALETTE: Final[Mapping[str, tuple[int, int, int]]] = {
+    "Red": (220, 30, 35),
+    "Dark_Red": (139, 10, 15),
+    "Green": (34, 150, 50),
+    "Bright_Green": (60, 230, 50),
+    "Dark_Green": (10, 80, 30),
+    "Light_Green": (150, 225, 150),
+    "Mud_Green": (96, 104, 52),
+    "Blue": (35, 80, 210),
+    "Dark_Blue": (15, 25, 110),
+    "Light_Blue": (150, 200, 235),
+    "Royal_Blue": (65, 105, 225),
+    "Black": (15, 15, 15),
+    "White": (252, 252, 252),
+    "Off_White": (240, 238, 228),
+    "Gray": (128, 128, 128),
+    "Dark_Gray": (70, 70, 72),
+    "Silver": (190, 192, 195),
+    "Cream": (255, 245, 208),
+    "Magenta": (230, 20, 200),
+    "Cyan": (20, 220, 235),
+    "Yellow": (250, 230, 40),
+    "Mustard": (210, 170, 40),
+    "Khaki": (190, 180, 120),
+    "Brown": (130, 75, 35),
+    "Dark_Brown": (75, 42, 22),
+    "Violet": (140, 60, 220),
+    "Pink": (250, 170, 190),
+    "Dark_Pink": (225, 75, 130),
+    "Maroon": (110, 20, 50),
+    "Tan": (210, 178, 140),
+    "Purple": (115, 25, 130),
+    "Lavender": (210, 205, 245),
+    "Turquoise": (60, 205, 190),
+    "Plum": (140, 70, 120),
+    "Gold": (240, 195, 20),
+    "Emerald": (20, 165, 110),
+    "Orange": (250, 140, 25),
+    "Beige": (236, 222, 192),
+    "Lilac": (195, 160, 215),
+    "Olive": (125, 125, 20),
+}
+
+Box = tuple[float, float, float, float]
+"""``(x1, y1, x2, y2)`` in absolute pixels of the image it belongs to, x to the right, y down."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """A verbalized image: what BoigLLM answers and what perception measures.
+
+    Attributes:
+        colors: palette name to coverage in [0, 1]; 3 to 5 names whose coverages sum to 1 (fewer when an image shows fewer).
+        tones: tone to coverage in [0, 1]; sums to 1.
+        objects: object name to its box, one box a name (the largest).
+    """
+
+    colors: Mapping[str, float] = field(default_factory=dict)
+    tones: Mapping[str, float] = field(default_factory=dict)
+    objects: Mapping[str, Box] = field(default_factory=dict)
+
+    def scaled(self, x: float, y: float) -> Description:
+        """The same with boxes in pixels of an image ``x`` times as wide and ``y`` times as high."""
+        boxes = {name: (x1 * x, y1 * y, x2 * x, y2 * y) for name, (x1, y1, x2, y2) in self.objects.items()}
+        return replace(self, objects=boxes)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of one post: the row that every stage after ingestion reads.
+
+    Attributes:
+        id: unique in the dataset, ``POST`` or ``POST-2`` for the second image of a post.
+        post: id of the post.
+        account: user name whose posts share percentiles.
+        company: brand behind the account.
+        timestamp: ISO-8601 in UTC.
+        text: the post's text, links masked; the caption and the prompt.
+        keywords: of the post.
+        kpi: the raw KPI.
+        kpi_normalized: rank percentile within the account, 0 to 100.
+        bucket: KPI bucket within the account; none when the KPI misses its bucket's floor.
+        split: which part of the dataset it belongs to; all images of a post share one.
+        image: SHA-256 of the stored image's bytes.
+        width: of the stored image, in pixels.
+        height: of the stored image, in pixels.
+        description: what perception measured, in pixels of (width, height); none before perception.
+    """
+
+    id: str
+    post: str
+    account: str
+    company: str
+    timestamp: str
+    text: str
+    keywords: tuple[str, ...]
+    kpi: float
+    kpi_normalized: float
+    bucket: Bucket | None
+    split: Split
+    image: str
+    width: int
+    height: int
+    description: Description | None = None

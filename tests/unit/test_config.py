@@ -1,0 +1,116 @@
+"""Recipes: sparse files, full validation before anything runs, one clear line for each mistake."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from boig_core.config import Recipe, load_recipe, parse_recipe, recipe_names
+from boig_core.errors import RecipeError
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_resolve_and_survive_json(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_every_field_is_documented() -> None:
+    for section, field in Recipe.model_fields.items():
+        assert field.description, section
+        inner = getattr(field.annotation, "model_fields", {})
+        assert [f"{section}.{name}" for name, f in inner.items() if not f.description] == []
+
+
+def test_overrides_win_and_the_last_one_most(tmp_path: Path) -> None:
+    path = write(tmp_path, "seed: 3\nddpo: {epochs: 7}\n")
+    recipe = load_recipe(path, ["ddpo.epochs=8", "ddpo.epochs=9", "ddpo.window=null", "data.split=[0.5, 0.25, 0.25]", "evaluation.judge=x"])
+    assert (recipe.name, recipe.seed, recipe.ddpo.epochs, recipe.ddpo.window) == ("mine", 3, 9, None)
+    assert recipe.data.split == (0.5, 0.25, 0.25)
+    assert recipe.evaluation.judge == "x"
+
+
+def test_digest_follows_content_only(tmp_path: Path) -> None:
+    one = load_recipe(write(tmp_path, "seed: 1\nllm: {steps: 5}"))
+    same = load_recipe(write(tmp_path, "llm:\n  steps: 5\nseed: 1  # a comment"))
+    assert one.digest() == same.digest()
+    assert re.fullmatch(r"[0-9a-f]{64}", one.digest())
+    assert load_recipe(write(tmp_path, "seed: 2\nllm: {steps: 5}")).digest() != one.digest()
+
+
+def test_recipes_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_recipe("tiny").seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("sed: 1", r"^sed: is not a key of the recipe; did you mean seed\?$"),
+        ("ddpo: {epoch: 1}", r"^ddpo\.epoch: .*did you mean epochs\?$"),
+        ("ddpo: {zzz: 1}", r"^ddpo\.zzz: .*known keys: epochs, "),
+        ("seed: -1", r"^seed = -1: input should be greater than or equal to 0"),
+        ("seed: soon", r"^seed = 'soon': input should be a valid integer"),
+        ("llm: {lr: .inf}", r"^llm\.lr = inf: input should be a finite number"),
+        ("llm: {lr: .nan}", r"^llm\.lr = nan: input should be "),
+        ("llm: {zero_stage: 4}", r"^llm\.zero_stage = 4: input should be 0, 1, 2 or 3"),
+        ("reward: {name: magic}", r"^reward\.name = 'magic': input should be 'contrast'"),
+        ("data: {split: [0.5, 0.1, 0.1]}", r"split \(0\.5, 0\.1, 0\.1\) must be three positive shares"),
+        ("data: {percentiles: [90, 60]}", r"must rise within \(0, 100\)"),
+        ("data: {since: yesterday}", r"^data\.since = 'yesterday': must be a day such as 2020-01-31"),
+        ("data: {since: 2021-01-01, until: 2020-01-01}", r"since 2021-01-01 must be before until 2020-01-01"),
+        ("ddpo: {chunk: 7}", r"chunk 7 must divide prompts x images_per_prompt = 128"),
+        ("ddpo: {updates: 3}", r"updates x workers = 3 must divide"),
+        ("ddpo: {window: 9}", r"window 9 must fit"),
+        ("name: 'Not a slug!'", r"^name = 'Not a slug!': string should match"),
+        ("- a list", r"must be a mapping of sections"),
+        ("seed: [", r"is not valid YAML"),
+        ("data: 5", r"^data = 5: input should be a valid dictionary"),
+    ],
+)
+def test_mistakes_end_in_one_clear_line(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, text))
+    assert re.search(says, str(caught.value)), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["seed", "=1", "seed.x=1", "seed=[", "nope.x=1"])
+def test_bad_overrides(override: str) -> None:
+    with pytest.raises(RecipeError):
+        load_recipe("tiny", [override])
+
+
+@pytest.mark.parametrize("name", ["nope", "missing.yaml", "./", "/nowhere/x.yml"])
+def test_unknown_recipes(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"nope|missing|nowhere|\./"):
+        load_recipe(name)
+
+
+def test_days_may_be_bare_yaml_dates(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, "data: {since: 2020-01-01, until: '2021-01-01'}"))
+    assert (recipe.data.since, recipe.data.until) == ("2020-01-01", "2021-01-01")
+
+
+def test_shipped_files_are_sparse() -> None:
+    """A recipe file holds only what differs from the defaults, so that a default that changes reaches it."""
+    from importlib import resources
+
+    defaults = Recipe().model_dump(mode="json")
+    for name in recipe_names():
+        tree = yaml.safe_load(resources.files("boig_core.recipes").joinpath(f"{name}.yaml").read_text())
+        for section, value in tree.items():
+            if isinstance(value, dict):
+                repeated = [key for key, item in value.items() if defaults[section][key] == item]
+                assert repeated == [], f"{name}: {section} repeats defaults"
