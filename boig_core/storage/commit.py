@@ -1,0 +1,115 @@
+"""Attempts: how a stage's work becomes true exactly once, and how an old attempt is kept from ever publishing.
+
+An attempt writes only below ``attempt-N/`` and into output versions of its own. One act makes it true: a conditional put of
+``attempt-N/commit.json``. Before attempt N+1 starts, the operator puts ``{"fenced": true}`` into N's key the same way: whoever comes
+first wins, for good. Leaves out: who decides to start an attempt (see `boig_core.orchestration`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from boig_core.errors import BoigError, FencedError, NotFoundInStoreError
+from boig_core.storage import store
+
+COMMIT = "commit.json"
+ERROR = "error.json"
+
+Fate = Literal["committed", "fenced", "failed", "open"]
+
+
+def attempt_uri(task_uri: str, attempt: int) -> str:
+    """Folder of one attempt of a task."""
+    return store.join(task_uri, f"attempt-{attempt}")
+
+
+def commit(attempt: str, outputs: dict[str, str], metrics: dict[str, Any]) -> dict[str, Any]:
+    """Make an attempt true.
+
+    Args:
+        attempt: URI of ``attempt-N``.
+        outputs: URI of each output folder by name; their manifests must be in place.
+        metrics: small JSON values for XCom and the report.
+
+    Returns:
+        What was committed.
+
+    Raises:
+        FencedError: a newer attempt has fenced this one; nothing was published.
+    """
+    body = {"token": uuid.uuid4().hex, "outputs": outputs, "metrics": _finite(metrics)}
+    if not store.put_if_absent(store.join(attempt, COMMIT), json.dumps(body, indent=1).encode()):
+        raise FencedError(attempt, "a newer attempt has fenced this one", "nothing was published; use the newer attempt")
+    return body
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity; a number that is not finite becomes null: a gap, never a made-up value."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def fence(attempt: str) -> dict[str, Any] | None:
+    """Keep an attempt from ever committing; returns its commit if it came first, else None."""
+    body = json.dumps({"fenced": True, "token": uuid.uuid4().hex}).encode()
+    if store.put_if_absent(store.join(attempt, COMMIT), body):
+        return None
+    return read_commit(attempt)
+
+
+def read_commit(attempt: str) -> dict[str, Any] | None:
+    """The commit of an attempt, or None when it has none or was fenced."""
+    try:
+        body: dict[str, Any] = json.loads(store.read_bytes(store.join(attempt, COMMIT)))
+    except NotFoundInStoreError:
+        return None
+    return None if body.get("fenced") else body
+
+
+def fate(attempt: str) -> Fate:
+    """What the store knows of an attempt; ``open`` means running, or dead without a word."""
+    if store.exists(store.join(attempt, COMMIT)):
+        return "fenced" if read_commit(attempt) is None else "committed"
+    return "failed" if store.exists(store.join(attempt, ERROR)) else "open"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Content of ``error.json``."""
+
+    type: str
+    message: str
+    remedy: str
+    user: bool
+
+
+def write_failure(attempt: str, exc: BaseException) -> Failure:
+    """Leave the reason of a failed attempt where the operator looks for it."""
+    if isinstance(exc, BoigError):
+        failure = Failure(type(exc).__name__, f"{exc.value}: {exc.rule}", exc.remedy, exc.is_user_error)
+    else:
+        failure = Failure(type(exc).__name__, str(exc), "see the job's log", False)
+    store.write_bytes(store.join(attempt, ERROR), json.dumps(failure.__dict__, indent=1).encode())
+    return failure
+
+
+def read_failure(attempt: str) -> Failure | None:
+    """The reason that a failed attempt left, if any."""
+    try:
+        return Failure(**json.loads(store.read_bytes(store.join(attempt, ERROR))))
+    except NotFoundInStoreError:
+        return None
+
+
+def attempts(task_uri: str) -> list[int]:
+    """Numbers of the attempts that left anything, rising."""
+    found = {int(m.group(1)) for path, _ in store.list_files(task_uri) if (m := re.match(r"attempt-(\d+)/", path))}
+    return sorted(found)

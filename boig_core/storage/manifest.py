@@ -1,0 +1,201 @@
+"""Manifests: an output is a folder whose ``manifest.json`` is written last; without it the folder does not exist.
+
+A manifest lists each file with size and SHA-256 and says what the output was made from. It names the commit that makes it true;
+readers require that commit. Times and attempt numbers stay out of `Manifest.digest`, so equal content has equal digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
+from boig_core.storage import store
+
+MANIFEST = "manifest.json"
+
+
+class FileEntry(BaseModel):
+    """One file of an output; ``path`` is relative to the folder (or, with ``../``, to an immutable blob beside it)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    path: str
+    size: int
+    sha256: str
+
+    @field_validator("path")
+    @classmethod
+    def _stays_inside(cls, path: str) -> str:
+        """Manifests may come from elsewhere: no path may lead a download out of its folder."""
+        inner = re.sub(r"^(\.\./)+", "", path)
+        if not inner or inner.startswith("/") or ".." in inner.split("/"):
+            raise ValueError("must be relative, with ../ at its start only")
+        return path
+
+
+class Lineage(BaseModel):
+    """What an output was made from.
+
+    Attributes:
+        inputs: digest of each input manifest (or SHA-256 of a raw input file), by name.
+        recipe: digest of the resolved recipe.
+        code: version of boig.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    inputs: dict[str, str]
+    recipe: str
+    code: str
+
+
+class Manifest(BaseModel):
+    """Content of ``manifest.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: int = 1
+    kind: str
+    files: tuple[FileEntry, ...]
+    lineage: Lineage
+    meta: dict[str, Any] = {}
+    commit: str
+
+    def digest(self) -> str:
+        """SHA-256 of kind, files, lineage and meta: what the output is, wherever and whenever it was made."""
+        body = self.model_dump(mode="json", exclude={"commit"})
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def code_version() -> str:
+    """Version of the installed boig."""
+    try:
+        return version("boig")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a local file as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def publish_folder(
+    local: Path,
+    uri: str,
+    *,
+    kind: str,
+    lineage: Lineage,
+    commit: str,
+    meta: dict[str, Any] | None = None,
+    blobs: tuple[FileEntry, ...] = (),
+) -> Manifest:
+    """Upload a local folder and then its manifest.
+
+    Args:
+        local: folder with the output's files.
+        uri: where it goes; a version of its own, never written before.
+        kind: such as ``dataset`` or ``boigllm``.
+        commit: URI of the ``commit.json`` that will make it true.
+        meta: small JSON values that say what the output is.
+        blobs: files that lie elsewhere in the store, with paths relative to ``uri``.
+
+    Raises:
+        InputError: the folder holds a ``manifest.json`` of its own, which this one would replace.
+    """
+    if (local / MANIFEST).exists():
+        raise InputError(local / MANIFEST, "would be replaced by the output's own manifest", "give it another name")
+    files = [
+        FileEntry(path=p.relative_to(local).as_posix(), size=p.stat().st_size, sha256=sha256_file(p))
+        for p in sorted(local.rglob("*"))
+        if p.is_file()
+    ]
+    store.upload_folder(local, uri)
+    manifest = Manifest(kind=kind, files=(*files, *blobs), lineage=lineage, meta=meta or {}, commit=commit)
+    store.write_bytes(store.join(uri, MANIFEST), manifest.model_dump_json(indent=1).encode())
+    return manifest
+
+
+def read_manifest(uri: str, *, kind: str | None = None) -> Manifest:
+    """Manifest of a committed output.
+
+    Raises:
+        NotFoundInStoreError: no manifest: there is no such output.
+        CorruptError: the manifest cannot be read, is of another kind, or its attempt never committed it.
+    """
+    target = store.join(uri, MANIFEST)
+    try:
+        manifest = Manifest.model_validate_json(store.read_bytes(target))
+    except ValidationError as exc:
+        raise CorruptError(target, "is not a manifest", "restore the file or make the output again") from exc
+    if kind is not None and manifest.kind != kind:
+        raise CorruptError(target, f"is a {manifest.kind}, not a {kind}", "give the URI of the right output")
+    try:
+        commit = json.loads(store.read_bytes(manifest.commit))
+    except NotFoundInStoreError as exc:
+        raise CorruptError(target, "its attempt has not committed", "use an output of a finished run") from exc
+    except json.JSONDecodeError as exc:
+        raise CorruptError(manifest.commit, "is no commit", "make the output again") from exc
+    if store.normalize(uri) not in [store.normalize(out) for out in commit.get("outputs", {}).values()]:
+        raise CorruptError(target, "its attempt was fenced or committed other outputs", "use an output of a finished run")
+    return manifest
+
+
+def verify(uri: str, *, kind: str | None = None) -> Manifest:
+    """Read a manifest and check that each file has its size; content is checked as it is read by `fetch_folder`.
+
+    Raises:
+        CorruptError: a file is missing or has another size.
+    """
+    manifest = read_manifest(uri, kind=kind)
+    listed: dict[str, dict[str, int]] = {}
+    for entry in manifest.files:
+        file = resolve(uri, entry.path)
+        folder = file.rsplit("/", 1)[0] if entry.path.startswith("../") else uri
+        if folder not in listed:
+            listed[folder] = dict(store.list_files(folder))
+        size = listed[folder].get(file.removeprefix(f"{folder.rstrip('/')}/"))
+        if size != entry.size:
+            raise CorruptError(file, f"must have {entry.size} bytes, has {'none' if size is None else size}", "make the output again")
+    return manifest
+
+
+def fetch_folder(uri: str, local: Path, *, kind: str | None = None) -> Manifest:
+    """Download a committed output and verify each file's SHA-256. Blobs that lie elsewhere are left out.
+
+    Raises:
+        CorruptError: a file differs from its manifest.
+    """
+    manifest = read_manifest(uri, kind=kind)
+    for entry in manifest.files:
+        if not entry.path.startswith("../"):
+            fetch_file(uri, entry, local / entry.path)
+    return manifest
+
+
+def fetch_file(uri: str, entry: FileEntry, local: Path) -> None:
+    """Download one file of an output (or a blob it names) and verify it.
+
+    Raises:
+        CorruptError: size or SHA-256 differ.
+    """
+    source = resolve(uri, entry.path)
+    try:
+        store.download_file(source, local)
+    except NotFoundInStoreError as exc:
+        raise CorruptError(source, "is named by a manifest and missing", "make the output again") from exc
+    if local.stat().st_size != entry.size or sha256_file(local) != entry.sha256:
+        local.unlink()
+        raise CorruptError(source, "differs from its manifest", "make the output again")
+
+
+def resolve(uri: str, path: str) -> str:
+    """URI of a manifest's file; ``../`` steps lead to blobs beside the version's folder."""
+    while path.startswith("../"):
+        uri, path = uri.rstrip("/").rsplit("/", 1)[0], path[3:]
+    return store.join(uri, path)

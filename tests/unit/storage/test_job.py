@@ -1,0 +1,205 @@
+"""The frame of a stage: what it is told, how it ends, and what never gets written down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from boig_core.config import load_recipe
+from boig_core.errors import CorruptError, FencedError, InputError, StoreUnavailableError, UserError
+from boig_core.storage import commit, job, manifest, store
+
+
+def make_job(root: str, attempt: int = 1, run: str = "manual__2026-01-01T00:00:00+00:00", **inputs: str) -> job.Job:
+    return job.Job(
+        stage=job.Stage.INGEST,
+        recipe=load_recipe("tiny"),
+        inputs=inputs,
+        store=root,
+        root=f"boig_ingest/{run}",
+        task=store.join(root, "runs", "boig_ingest", run, "ingest"),
+        attempt=attempt,
+    )
+
+
+def make_dataset(space: job.Workspace) -> job.Outcome:
+    local = space.scratch / "out"
+    local.mkdir()
+    (local / "x.txt").write_text("content")
+    return job.Outcome({"dataset": space.publish("datasets/d", local, kind="dataset", meta={"posts": 1})}, {"posts": 1})
+
+
+def test_stage_commits_and_the_next_one_reads(root: str) -> None:
+    first = make_job(root, posts="https://example.org/posts.jsonl")
+    assert job.run_stage(make_dataset, [job.write_job(first)]) == 0
+    body = commit.read_commit(first.attempt_uri)
+    assert body is not None
+    assert body["metrics"]["posts"] == 1
+    assert body["metrics"]["seconds"] >= 0
+    dataset = body["outputs"]["dataset"]
+
+    def reads(space: job.Workspace) -> job.Outcome:
+        local, found = space.fetch("dataset", "dataset")
+        assert (local / "x.txt").read_text() == "content"
+        assert space.lineage().inputs == {"dataset": found.digest()}
+        assert found.lineage.inputs == {"posts": "https://example.org/posts.jsonl"}
+        return job.Outcome()
+
+    assert job.run_stage(reads, [job.write_job(make_job(root, run="next", dataset=dataset))]) == 0
+    again = job.run_stage(lambda space: pytest.fail("a committed attempt does no work"), [job.write_job(first)])
+    assert again == 0
+
+
+@pytest.mark.parametrize(
+    ("exc", "code", "user"),
+    [
+        (InputError("posts.jsonl", "is empty", "give posts"), 2, True),
+        (CorruptError("x", "is torn", "make it again"), 2, True),
+        (StoreUnavailableError("s3://b", "is away", "try again"), 1, False),
+        (ZeroDivisionError("division by zero"), 1, False),
+    ],
+)
+def test_exit_codes_and_error_json(root: str, exc: Exception, code: int, user: bool) -> None:
+    def work(space: job.Workspace) -> job.Outcome:
+        raise exc
+
+    this = make_job(root)
+    assert job.run_stage(work, [job.write_job(this)]) == code
+    failure = commit.read_failure(this.attempt_uri)
+    assert failure is not None
+    assert (failure.type, failure.user) == (type(exc).__name__, user)
+    assert commit.fate(this.attempt_uri) == "failed"
+
+
+def test_fenced_attempt_does_no_work_and_late_fence_publishes_nothing(root: str) -> None:
+    early, late = make_job(root, 1), make_job(root, 2)
+    uri = job.write_job(early)
+    commit.fence(early.attempt_uri)
+    assert job.run_stage(lambda space: pytest.fail("a fenced attempt does no work"), [uri]) == 1
+
+    def fenced_meanwhile(space: job.Workspace) -> job.Outcome:
+        commit.fence(space.job.attempt_uri)
+        return make_dataset(space)
+
+    assert job.run_stage(fenced_meanwhile, [job.write_job(late)]) == 1
+    failure = commit.read_failure(late.attempt_uri)
+    assert failure is not None
+    assert failure.type == FencedError.__name__
+    with pytest.raises(CorruptError):
+        manifest.read_manifest(late.output("datasets/d"))
+
+
+def test_bad_command_line_and_bad_job_file(root: str) -> None:
+    work = make_dataset
+    assert job.run_stage(work, []) == 2
+    assert job.run_stage(work, [store.join(root, "missing.json")]) == 2
+    store.write_bytes(store.join(root, "job.json"), b"{}")
+    assert job.run_stage(work, [store.join(root, "job.json")]) == 2
+
+
+def test_lost_store_does_not_hide_the_reason(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(uri: str, data: bytes) -> None:
+        raise StoreUnavailableError(uri, "is away", "try again")
+
+    def work(space: job.Workspace) -> job.Outcome:
+        monkeypatch.setattr(store, "write_bytes", away)
+        raise InputError("posts", "are wrong", "mend them")
+
+    uri = job.write_job(make_job(root))
+    assert job.run_stage(work, [uri]) == 2
+
+
+def test_lineage_of_raw_inputs(root: str, tmp_path: Path) -> None:
+    (tmp_path / "posts.jsonl").write_bytes(b"{}")
+    this = make_job(root, file=str(tmp_path / "posts.jsonl"), folder=str(tmp_path), web="https://example.org/p.jsonl")
+    assert job.Workspace(this, tmp_path).lineage().inputs == {
+        "file": hashlib.sha256(b"{}").hexdigest(),
+        "folder": str(tmp_path),
+        "web": "https://example.org/p.jsonl",
+    }
+
+
+def test_missing_input_is_named(root: str) -> None:
+    with pytest.raises(InputError, match=r"input 'dataset'.*posts"):
+        make_job(root, posts="p").input("dataset")
+
+
+def test_no_secret_is_written(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not store.is_s3(root):  # on S3 the fixture's own secret must be the one in use
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-tests")
+    uri = job.write_job(make_job(root, posts="posts.jsonl"))
+    written = store.read_bytes(uri).decode()
+    assert "secret-of-tests" not in written
+    assert "key-of-tests" not in written
+    with pytest.raises(InputError, match="carries credentials") as caught:
+        job.write_job(make_job(root, attempt=7, posts="https://user:hush-hush@example.org/posts.jsonl"))
+    assert "hush-hush" not in str(caught.value)
+    assert commit.attempts(make_job(root).task) == [1], "nothing was written for the refused job"
+
+
+def test_job_survives_its_file(root: str) -> None:
+    this = make_job(root, posts="p")
+    assert job.read_job(job.write_job(this)) == this
+    tree = json.loads(store.read_bytes(job.write_job(this)))
+    tree["extra"] = 1
+    store.write_bytes(store.join(root, "j.json"), json.dumps(tree).encode())
+    with pytest.raises(InputError, match="is not a job file"):
+        job.read_job(store.join(root, "j.json"))
+
+
+def test_versions_never_meet(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    runs = ["manual__a", "manual-a", "Manual.a", "x" * 400, "x" * 401]
+    versions = {make_job(root, attempt, run).version for run in runs for attempt in (1, 2)}
+    assert len(versions) == 2 * len(runs)
+    assert max(map(len, versions)) < 150
+    assert make_job(root, 1, "a").version == make_job("/elsewhere", 1, "a").version, "a version does not depend on where the store is"
+
+
+class Wrapped(Exception):
+    """As Ray wraps what its workers raise."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__("wrapped")
+        self.cause = cause
+
+
+class Dual(Wrapped, InputError):
+    """As ``ray.get`` raises what a task raised."""
+
+    def __init__(self, cause: BaseException) -> None:
+        InputError.__init__(self, "wrapped", "wrapped", "wrapped")
+        self.cause = cause
+
+
+class Failed(Exception):
+    """As Ray Train reports its workers."""
+
+    def __init__(self, failures: dict[int, BaseException]) -> None:
+        super().__init__("failed")
+        self.worker_failures = failures
+
+
+def test_root_cause_looks_through_wrappers_only() -> None:
+    reason = InputError("x", "is wrong", "mend it")
+    assert job.root_cause(Failed({0: Wrapped(reason)})) is reason
+    lost_peer = Failed({0: RuntimeError("connection closed by peer"), 1: Wrapped(reason)})
+    assert job.root_cause(lost_peer) is reason
+    dual = Dual(reason)
+    assert job.root_cause(dual) is reason, "Ray's wrapper poses as the type of its cause"
+    assert job.root_cause(RuntimeError(Wrapped(reason), "actor died")) is reason
+    outer = CorruptError("x", "is torn", "make it again")
+    outer.__cause__ = reason
+    assert job.root_cause(outer) is outer, "of two boig errors the one that was raised last knows more"
+    chained = RuntimeError("outer")
+    chained.__cause__ = reason
+    assert job.root_cause(chained) is reason
+    bug = RuntimeError("a bug in the handler")
+    bug.__context__ = UserError("probe", "is not there", "no matter")
+    assert job.root_cause(bug) is bug, "an error that was being handled is not the reason"
+    loop = Wrapped(ValueError())
+    loop.cause = loop
+    assert job.root_cause(loop) is loop
