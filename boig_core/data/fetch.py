@@ -1,0 +1,193 @@
+"""Fetching: the bytes behind an image reference of an export, checked and brought into the stored form.
+
+A reference is relative to the export's folder, a ``file://`` or absolute path, ``s3://`` or ``http(s)://``. Over HTTP the size is capped
+while the body streams, only named transient errors are retried, and hosts on private addresses are refused: an export may name any URL,
+and the cluster's own network is not for it to probe. Redirects are followed by hand, each hop under the same rules, and a connection goes
+to the address that was checked. Leaves out: which references there are (see `posts`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
+
+from boig_core.config import Data
+from boig_core.data.images import StoredImage, normalize
+from boig_core.data.rejects import Rejected
+from boig_core.errors import NotFoundInStoreError, StorePermissionError
+from boig_core.storage import store
+
+if TYPE_CHECKING:
+    import httpx
+
+_MAX_REDIRECTS: Final = 5
+_ATTEMPTS: Final = 3
+_TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class _Again(Exception):
+    """A failure over HTTP that another try may mend."""
+
+
+@dataclass(frozen=True)
+class Fetcher:
+    """Fetches images of one export.
+
+    Attributes:
+        base: URI of the export's folder; relative references start there.
+        data: limits of the recipe.
+    """
+
+    base: str
+    data: Data
+
+    def fetch(self, references: Sequence[str]) -> list[StoredImage | Rejected]:
+        """Fetch images at ``data.fetch_concurrency`` at a time; one result for each reference, in their order.
+
+        Raises:
+            StoreUnavailableError: the store itself is away, which is no fault of a row.
+        """
+        with ThreadPoolExecutor(max_workers=self.data.fetch_concurrency) as pool:
+            return list(pool.map(self._fetch_one, references))
+
+    def _fetch_one(self, reference: str) -> StoredImage | Rejected:
+        try:
+            return normalize(self.read(reference), self.data.max_pixels)
+        except Rejected as exc:
+            return exc
+
+    def read(self, reference: str) -> bytes:
+        """Bytes behind a reference.
+
+        Raises:
+            Rejected: ``image_missing``, ``image_too_large``, ``host_refused`` or ``http_error``.
+            StoreUnavailableError: the store is away.
+        """
+        scheme = urlsplit(reference).scheme.lower()
+        if scheme in {"http", "https"}:
+            return self._read_http(reference)
+        if len(scheme) > 1 and scheme not in {"s3", "file"} and "://" in reference:
+            raise Rejected("image_missing", f"{reference}: {scheme} is no scheme that can be fetched")
+        uri = self._locate(reference)
+        try:
+            if not store.is_s3(uri) and (size := Path(uri).stat().st_size) > self._cap:
+                raise self._too_large(reference, size)
+            data = store.read_bytes(uri)
+        except (NotFoundInStoreError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as exc:
+            raise Rejected("image_missing", f"{reference} does not exist") from exc
+        except (StorePermissionError, PermissionError) as exc:
+            raise Rejected("image_missing", f"{reference} may not be read") from exc
+        except (OSError, ValueError) as exc:
+            if isinstance(exc, ConnectionError):
+                raise
+            raise Rejected("image_missing", f"{reference[:80]!r} cannot be read ({exc})") from exc
+        if len(data) > self._cap:
+            raise self._too_large(reference, len(data))
+        return data
+
+    def _locate(self, reference: str) -> str:
+        if store.is_s3(reference):
+            return reference
+        if reference.startswith("file://"):
+            return unquote(urlsplit(reference).path)
+        return reference if reference.startswith("/") else store.join(self.base, reference)
+
+    @property
+    def _cap(self) -> int:
+        return int(self.data.max_image_mb * 2**20)
+
+    def _too_large(self, reference: str, size: int) -> Rejected:
+        return Rejected("image_too_large", f"{reference} has {size} bytes or more, at most {self.data.max_image_mb} MiB are allowed")
+
+    @cached_property
+    def _client(self) -> httpx.Client:
+        import httpx
+
+        # A proxy of the environment would resolve names on its own, past the check of addresses.
+        return httpx.Client(timeout=self.data.fetch_timeout_s, trust_env=self.data.allow_private_hosts, follow_redirects=False)
+
+    def _read_http(self, url: str) -> bytes:
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(_Again), stop=stop_after_attempt(_ATTEMPTS), wait=wait_random_exponential(0.2, 5), reraise=True
+        )
+        try:
+            return retrying(self._follow, url)
+        except _Again as exc:
+            raise Rejected("http_error", f"{url}: {exc} ({_ATTEMPTS} tries)") from exc
+
+    def _follow(self, url: str) -> bytes:
+        import httpx
+
+        seen = url
+        try:
+            for _ in range(_MAX_REDIRECTS + 1):
+                answer = self._get(seen)
+                if isinstance(answer, bytes):
+                    return answer
+                seen = str(httpx.URL(seen).join(answer))
+        except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError) as exc:
+            raise _Again(f"{type(exc).__name__} {exc}".strip()) from exc
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise Rejected("http_error", f"{url}: {type(exc).__name__} {exc}") from exc
+        raise Rejected("http_error", f"{url}: more than {_MAX_REDIRECTS} redirects")
+
+    def _get(self, url: str) -> bytes | str:
+        """One request: the body, or where it redirects to."""
+        import httpx
+
+        target = httpx.URL(url)
+        if target.scheme not in {"http", "https"}:
+            raise Rejected("host_refused", f"{url}: redirects to {target.scheme} are not followed")
+        headers, extensions = {}, {}
+        if not self.data.allow_private_hosts:
+            address = public_address(target.host, target.port or (443 if target.scheme == "https" else 80))
+            headers, extensions = {"Host": target.netloc.decode()}, {"sni_hostname": target.host}
+            target = target.copy_with(host=address)
+        with self._client.stream("GET", target, headers=headers, extensions=extensions) as response:
+            if response.is_redirect:
+                return response.headers["Location"]
+            if response.status_code in {404, 410}:
+                raise Rejected("image_missing", f"{url} answers {response.status_code}")
+            if response.status_code in _TRANSIENT:
+                raise _Again(f"the server answers {response.status_code}")
+            if response.status_code != 200:
+                raise Rejected("http_error", f"{url} answers {response.status_code}")
+            body = bytearray()
+            # The client's timeout holds between two reads; a server that trickles is cut off here.
+            deadline = time.monotonic() + self.data.fetch_timeout_s
+            for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > self._cap:
+                    raise self._too_large(url, len(body))
+                if time.monotonic() > deadline:
+                    raise Rejected("http_error", f"{url} takes longer than {self.data.fetch_timeout_s} s")
+            return bytes(body)
+
+
+def public_address(host: str, port: int) -> str:
+    """An address of a host, when all its addresses are public.
+
+    Raises:
+        Rejected: ``host_refused`` when an address is private, loopback, link-local or otherwise not global.
+        _Again: the name cannot be resolved now.
+    """
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except (socket.gaierror, UnicodeError) as exc:
+        raise _Again(f"{host} cannot be resolved") from exc
+    for address in found:
+        parsed = ipaddress.ip_address(address.split("%")[0])
+        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+        if not parsed.is_global or parsed.is_multicast:
+            raise Rejected("host_refused", f"{host} is at the private address {address}; data.allow_private_hosts lets such hosts in")
+    return sorted(found)[0]

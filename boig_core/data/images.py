@@ -1,0 +1,116 @@
+"""Images: encoded bytes checked and made uniform, decoded to pixels, resized one way everywhere.
+
+A stored image keeps its bytes when they are a plain RGB JPEG or PNG that stands upright; anything else is encoded as PNG. The SHA-256 of
+the stored bytes is the image's name. Leaves out: where bytes come from (see `fetch`). Shape letters: H height, W width, C = 3 channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from boig_core.data.rejects import Rejected
+from boig_core.errors import InputError
+
+Pixels = NDArray[np.uint8]
+"""RGB image, (H, W, 3)."""
+
+# Formats that people post. The rest of Pillow's decoders are attack surface that no export needs.
+_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+_KEPT: Final = frozenset({"JPEG", "PNG"})
+_ORIENTATION: Final = 0x0112
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image as a dataset keeps it: encoded ``data``, its name ``sha256`` (64 hex digits), ``width`` and ``height`` in pixels."""
+
+    data: bytes
+    sha256: str
+    width: int
+    height: int
+
+
+def normalize(data: bytes, max_pixels: int) -> StoredImage:
+    """Check encoded bytes whole and bring them into the stored form.
+
+    Args:
+        data: content of an image file.
+        max_pixels: largest width x height.
+
+    Raises:
+        Rejected: ``image_unreadable`` (no image, truncated, another format) or ``image_too_large``.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                if image.width * image.height > max_pixels:
+                    raise Rejected("image_too_large", f"{image.width} x {image.height} pixels, at most {max_pixels} are allowed")
+                image.load()
+                turned = image.getexif().get(_ORIENTATION, 1) != 1
+                single = getattr(image, "n_frames", 1) == 1
+                if image.format in _KEPT and image.mode == "RGB" and single and not turned:
+                    return StoredImage(data, hashlib.sha256(data).hexdigest(), image.width, image.height)
+                upright = _flatten(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as exc:
+        raise Rejected("image_too_large", f"more than the {max_pixels} pixels that are allowed") from exc
+    except UnidentifiedImageError as exc:
+        raise Rejected("image_unreadable", f"{len(data)} bytes that are no {', '.join(_FORMATS)} image") from exc
+    except (OSError, SyntaxError, ValueError, EOFError) as exc:  # what Pillow's decoders raise on broken files
+        raise Rejected("image_unreadable", f"the image is broken ({exc})") from exc
+    buffer = io.BytesIO()
+    upright.save(buffer, format="PNG", compress_level=3)
+    stored = buffer.getvalue()
+    return StoredImage(stored, hashlib.sha256(stored).hexdigest(), upright.width, upright.height)
+
+
+def decode(data: bytes) -> Pixels:
+    """Pixels of a stored image, (H, W, 3)."""
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def resize(image: Pixels | Image.Image, side: int) -> Pixels:
+    """The whole image as a square of ``side`` pixels, (side, side, 3).
+
+    Shrinking averages over pixel areas, enlarging is bicubic. An image that is no square is squeezed, not cut, so that a box scales
+    back by width / side and height / side.
+    """
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    if picture.size == (side, side):
+        return np.asarray(picture)
+    shrinks = min(picture.size) >= side
+    return np.asarray(picture.resize((side, side), Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC))
+
+
+def load(path: Path, max_pixels: int = 50_000_000) -> Pixels:
+    """Pixels of an image file, upright RGB.
+
+    Raises:
+        InputError: the file is missing, no image, broken or too large.
+    """
+    try:
+        return decode(normalize(path.read_bytes(), max_pixels).data)
+    except OSError as exc:
+        raise InputError(path, f"cannot be read ({exc.strerror})", "give the path of an image file") from exc
+    except Rejected as exc:
+        raise InputError(path, exc.reason, "give a JPEG, PNG, WebP, GIF or BMP image") from exc
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """RGB without transparency: what is transparent shows white, as on a page."""
+    if image.mode.startswith("I"):  # 16-bit gray; Pillow's own conversion would clip it to white
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA"}:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,253 @@
+"""Posts: an export of a brand's history read row by row, each row accepted or rejected with a reason.
+
+Columns: id, account, company (else the account stands in), timestamp (ISO-8601), text, image or images, and the KPI of the recipe. JSONL
+is the main form; CSV and Parquet are read through pyarrow. Leaves out: fetching the images (see `fetch`) and the buckets (see `kpi`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from boig_core.config import Data
+from boig_core.data.rejects import Rejected
+from boig_core.data.split import unit
+from boig_core.errors import InputError, NotFoundInStoreError
+from boig_core.storage import store
+
+SUFFIXES: Final = (".jsonl", ".ndjson", ".csv", ".parquet")
+LINK: Final = "<hyperlink>"
+_LINKS: Final = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
+_HASHTAGS: Final = re.compile(r"(?<!\w)#(\w+)")
+_WORDS: Final = re.compile(r"[^\W\d_]{3,}")
+_MAX_KEYWORDS: Final = 12
+_STOPPED: Final = """
+about after all also and any are because been but can day each every for from get give had has have her here his how into its just let
+like made make more much new not now off our out over she some such than that the their them then there these they this time today too
+use very want was were what when where which who whole why will with would you your comes say hello bring brings
+"""
+_STOP_WORDS: Final = frozenset(_STOPPED.split())
+
+
+@dataclass(frozen=True)
+class Post:
+    """An accepted row.
+
+    Attributes:
+        line: its place in the file, from 1.
+        id: unique in the export.
+        account: user name whose posts share percentiles.
+        company: brand behind the account.
+        timestamp: ISO-8601 in UTC, to the second.
+        text: with links masked and white space joined.
+        keywords: the post's hashtags, else its distinct content words.
+        kpi: the KPI's value.
+        images: references as they stand in the export, each once.
+    """
+
+    line: int
+    id: str
+    account: str
+    company: str
+    timestamp: str
+    text: str
+    keywords: tuple[str, ...]
+    kpi: float
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row, or one image of it, that was left out: ``line`` from 1, and the post's id and image reference as far as they are known."""
+
+    line: int
+    post: str | None
+    image: str | None
+    code: str
+    reason: str
+
+
+def find_posts(uri: str) -> str:
+    """URI of the posts file: the URI itself, or the ``posts.*`` file of a folder.
+
+    Raises:
+        InputError: there is none, or its suffix is not known.
+    """
+    if uri.endswith(SUFFIXES):
+        if not store.exists(uri):
+            raise InputError(uri, "does not exist", "give the posts file of an export, or its folder")
+        return uri
+    for suffix in SUFFIXES:
+        if store.exists(store.join(uri, f"posts{suffix}")):
+            return store.join(uri, f"posts{suffix}")
+    if store.exists(uri):
+        raise InputError(uri, f"is no {', '.join(SUFFIXES)} file", "export the posts as JSON lines")
+    raise InputError(uri, f"holds no posts{'|'.join(SUFFIXES)}", "give the posts file of an export, or its folder")
+
+
+def read_posts(uri: str, data: Data, seed: int) -> tuple[list[Post], list[Reject]]:
+    """Read an export and sort its rows into posts and rejects.
+
+    Args:
+        uri: of the posts file, in the store or in a local folder.
+        data: the recipe's rules.
+        seed: decides which posts stay of an account that has more than ``data.max_posts``.
+
+    Returns:
+        Posts in the order of the file, and the rejects.
+
+    Raises:
+        InputError: the file cannot be read as what its suffix says.
+        NotFoundInStoreError, StorePermissionError, StoreUnavailableError.
+    """
+    posts: dict[str, Post] = {}
+    rejects: list[Reject] = []
+    for line, row in _rows(uri):
+        fields = row if isinstance(row, Mapping) else {}
+        try:
+            post = parse_post(line, row, data)
+            if post.id in posts:
+                raise Rejected("duplicate_id", f"id {post.id} stands in line {posts[post.id].line} already")
+            posts[post.id] = post
+        except Rejected as exc:
+            rejects.append(Reject(line, _label(fields.get("id")), None, exc.code, exc.reason))
+    kept, dropped = _choose(posts.values(), data, seed)
+    return kept, rejects + dropped
+
+
+def parse_post(line: int, row: bytes | Mapping[str, Any], data: Data) -> Post:
+    """One row of an export: a JSON line as bytes, or the cells of a table's row by name.
+
+    Raises:
+        Rejected: with the first rule that the row breaks.
+    """
+    fields = _parse_json(row) if isinstance(row, bytes) else row
+    moment = _moment(_require(fields, "timestamp"))
+    day = moment.date().isoformat()
+    if (data.since and day < data.since) or (data.until and day >= data.until):
+        raise Rejected("out_of_period", f"{day} is not in [{data.since or '...'}, {data.until or '...'})")
+    raw = _require(fields, "text")
+    text = " ".join(_LINKS.sub(LINK, str(raw)).split())
+    if len(text) < data.min_text:
+        raise Rejected("text_too_short", f"the text has {len(text)} characters, at least {data.min_text} are asked for")
+    account = str(_require(fields, "account"))
+    return Post(
+        line=line,
+        id=str(_require(fields, "id")),
+        account=account,
+        company=str(fields.get("company") or account),
+        timestamp=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        text=text,
+        keywords=keywords(text),
+        kpi=_number(_require(fields, data.kpi), data.kpi),
+        images=_images(fields),
+    )
+
+
+def keywords(text: str) -> tuple[str, ...]:
+    """Hashtags of a text in lower case; without any, its distinct content words; at most 12, in order."""
+    found = _HASHTAGS.findall(text) or [w for w in _WORDS.findall(text.replace(LINK, " ")) if w.lower() not in _STOP_WORDS]
+    return tuple(dict.fromkeys(word.lower() for word in found))[:_MAX_KEYWORDS]
+
+
+def _choose(posts: Iterable[Post], data: Data, seed: int) -> tuple[list[Post], list[Reject]]:
+    """Leave out small accounts, and sample from large ones by a hash of the post's id."""
+    posts = list(posts)
+    sizes = Counter(post.account for post in posts)
+    chosen: dict[str, set[str]] = {}
+    for account, size in sizes.items():
+        if size > data.max_posts:
+            ids = [post.id for post in posts if post.account == account]
+            chosen[account] = set(sorted(ids, key=lambda post: (unit(seed, "sample", post), post))[: data.max_posts])
+    kept, rejects = [], []
+    for post in posts:
+        if sizes[post.account] < data.min_posts:
+            reason = f"{post.account} has {sizes[post.account]} posts, at least {data.min_posts} are asked for"
+            rejects.append(Reject(post.line, post.id, None, "account_too_small", reason))
+        elif post.id not in chosen.get(post.account, {post.id}):
+            rejects.append(
+                Reject(post.line, post.id, None, "account_sampled", f"{data.max_posts} other posts of {post.account} were drawn")
+            )
+        else:
+            kept.append(post)
+    return kept, rejects
+
+
+def _rows(uri: str) -> Iterator[tuple[int, bytes | Mapping[str, Any]]]:
+    """Rows with their place from 1; empty lines are passed over."""
+    try:
+        content = store.read_bytes(uri)
+    except NotFoundInStoreError as exc:
+        raise InputError(uri, "does not exist", "give the posts file of an export, or its folder") from exc
+    if not uri.endswith((".csv", ".parquet")):
+        for line, row in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+            if row.strip():
+                yield line, row
+        return
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    try:
+        table = parquet.read_table(io.BytesIO(content)) if uri.endswith(".parquet") else csv.read_csv(io.BytesIO(content))
+    except (pa.ArrowInvalid, OSError) as exc:
+        raise InputError(uri, f"cannot be read ({exc})", "export the posts again, or as JSON lines") from exc
+    yield from enumerate(table.to_pylist(), start=1)
+
+
+def _parse_json(row: bytes) -> Mapping[str, Any]:
+    try:
+        fields = json.loads(row.decode("utf-8"))
+    except UnicodeDecodeError as exc:
+        raise Rejected("encoding", f"byte {exc.start} is not UTF-8") from exc
+    except (json.JSONDecodeError, RecursionError) as exc:
+        raise Rejected("bad_json", f"is not JSON ({exc})") from exc
+    if not isinstance(fields, dict):
+        raise Rejected("bad_json", "is no JSON object")
+    return fields
+
+
+def _require(fields: Mapping[str, Any], name: str) -> Any:
+    value = fields.get(name)
+    if value is None or value == "":
+        raise Rejected("missing_field", f"{name} is missing")
+    return value
+
+
+def _label(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _moment(value: Any) -> datetime:
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError) as exc:
+        raise Rejected("bad_timestamp", f"timestamp {str(value)[:40]!r} is not ISO-8601") from exc
+
+
+def _number(value: Any, name: str) -> float:
+    """A KPI; digits in a string count, thousands separators do not, because 1,234 means different numbers in different places."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or number < 0:
+        raise Rejected("bad_kpi", f"{name} = {str(value)[:40]!r} is not a number of at least 0")
+    return number
+
+
+def _images(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    value = fields.get("images") or fields.get("image")
+    references = [value] if isinstance(value, str) else value
+    if not references:
+        raise Rejected("missing_field", "image is missing")
+    if not isinstance(references, list) or not all(isinstance(reference, str) and reference for reference in references):
+        raise Rejected("image_missing", f"images = {str(value)[:40]!r} is no list of references")
+    return tuple(dict.fromkeys(references))

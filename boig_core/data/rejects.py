@@ -1,0 +1,44 @@
+"""Rejects: why a row of an export is left out of a dataset, as a code for the counts and a sentence for the reader.
+
+A bad row is data, never a crash: whatever reads rows raises `Rejected`, and the ingestion writes it to ``rejects.parquet``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, get_args
+
+Code = Literal[
+    "bad_json",
+    "encoding",
+    "missing_field",
+    "bad_kpi",
+    "bad_timestamp",
+    "out_of_period",
+    "text_too_short",
+    "duplicate_id",
+    "account_too_small",
+    "account_sampled",
+    "image_missing",
+    "image_unreadable",
+    "image_too_large",
+    "host_refused",
+    "http_error",
+]
+CODES: Final[tuple[str, ...]] = get_args(Code)
+
+
+class Rejected(Exception):
+    """A row, or one image of it, that cannot become a sample.
+
+    Args:
+        code: one of `CODES`, what the counts go by.
+        reason: one sentence with the offending value.
+    """
+
+    def __init__(self, code: Code, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.code, self.reason)

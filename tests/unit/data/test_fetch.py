@@ -1,0 +1,141 @@
+"""Fetching: from a folder, from S3, and over HTTP from a server that misbehaves in every way it can."""
+
+import io
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from PIL import Image
+
+from boig_core.config import Data
+from boig_core.data import fetch
+from boig_core.data.fetch import Fetcher, public_address
+from boig_core.data.images import StoredImage
+from boig_core.data.rejects import Rejected
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers by path."""
+
+    asked: ClassVar[Counter[str]] = Counter()
+
+    def do_GET(self) -> None:
+        type(self).asked[self.path] += 1
+        if self.path == "/good.png" or (self.path == "/second-try.png" and self.asked[self.path] > 1):
+            self._answer(200, png())
+        elif self.path == "/moved.png":
+            self._answer(302, b"", Location="/good.png")
+        elif self.path == "/loop.png":
+            self._answer(302, b"", Location="/loop.png")
+        elif self.path == "/to-file.png":
+            self._answer(302, b"", Location="file:///etc/passwd")
+        elif self.path == "/huge.png":
+            self._answer(200, b"\0" * 300_000)
+        elif self.path in {"/busy.png", "/second-try.png"}:
+            self._answer(503, b"")
+        elif self.path == "/forbidden.png":
+            self._answer(403, b"")
+        else:
+            self._answer(404, b"")
+
+    def _answer(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    Server.asked = Counter()
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=http.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    yield f"http://127.0.0.1:{http.server_port}"
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+INTRANET = Data(allow_private_hosts=True, max_image_mb=0.1, fetch_timeout_s=5)
+
+
+def code(found: StoredImage | Rejected) -> str:
+    return found.code if isinstance(found, Rejected) else "stored"
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a b.png").write_bytes(png())
+    (tmp_path / "torn.png").write_bytes(png()[:-20])
+    (tmp_path / "large.png").write_bytes(b"\0" * 200_000)
+    absolute = str(tmp_path / "images" / "a b.png")
+    quoted = absolute.replace(" ", "%20")
+    wanted = ["images/a b.png", absolute, f"file://{quoted}", "gone.png", "torn.png", "large.png", "images", "ftp://x/y", "a\0b"]
+    found = Fetcher(str(tmp_path), INTRANET).fetch(wanted)
+    assert [code(one) for one in found] == ["stored"] * 3 + [
+        "image_missing",
+        "image_unreadable",
+        "image_too_large",
+        "image_missing",
+        "image_missing",
+        "image_missing",
+    ]
+
+
+def test_http(server: str) -> None:
+    paths = ["good", "moved", "second-try", "gone", "loop", "to-file", "huge", "busy", "forbidden"]
+    found = Fetcher("/", INTRANET).fetch([f"{server}/{path}.png" for path in paths])
+    assert {path: code(one) for path, one in zip(paths, found, strict=True)} == {
+        "good": "stored",
+        "moved": "stored",
+        "second-try": "stored",
+        "gone": "image_missing",
+        "loop": "http_error",
+        "to-file": "host_refused",
+        "huge": "image_too_large",
+        "busy": "http_error",
+        "forbidden": "http_error",
+    }
+    # Only what may pass is asked for again.
+    assert (Server.asked["/busy.png"], Server.asked["/second-try.png"], Server.asked["/gone.png"]) == (3, 2, 1)
+
+
+def test_a_server_that_is_not_there(server: str) -> None:
+    [found] = Fetcher("/", INTRANET).fetch(["http://127.0.0.1:9/x.png"])
+    assert code(found) == "http_error"
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "[::1]", "10.1.2.3", "169.254.169.254", "[::ffff:10.0.0.1]", "0.0.0.0", "2130706433"]
+)
+def test_private_addresses_are_refused(host: str, server: str) -> None:
+    port = server.rsplit(":", 1)[1]
+    [found] = Fetcher("/", Data()).fetch([f"http://{host}:{port}/good.png"])
+    assert code(found) == "host_refused"
+    assert Server.asked["/good.png"] == 0
+
+
+def test_one_private_address_among_public_ones_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [(0, 0, 0, "", (address, 80)) for address in ("93.184.216.34", "192.168.0.1")]
+    monkeypatch.setattr(fetch.socket, "getaddrinfo", lambda *args, **kwargs: entries)
+    with pytest.raises(Rejected, match=r"192\.168\.0\.1"):
+        public_address("mixed.example", 80)
+    monkeypatch.setattr(fetch.socket, "getaddrinfo", lambda *args, **kwargs: entries[:1])
+    assert public_address("public.example", 80) == "93.184.216.34"

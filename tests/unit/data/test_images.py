@@ -1,0 +1,91 @@
+"""Images: what is kept, what is made uniform, what is refused."""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from boig_core.data.images import decode, load, normalize, resize
+from boig_core.data.rejects import Rejected
+from boig_core.errors import InputError
+
+RNG = np.random.default_rng(0)
+PICTURE = Image.fromarray(RNG.integers(0, 255, (12, 20, 3), np.uint8))
+
+
+def encoded(image: Image.Image = PICTURE, form: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=form, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_a_plain_image_keeps_its_bytes(form: str) -> None:
+    data = encoded(form=form)
+    stored = normalize(data, 1000)
+    assert (stored.data, stored.sha256) == (data, hashlib.sha256(data).hexdigest())
+    assert (stored.width, stored.height) == (20, 12)
+
+
+def test_transparency_shows_white() -> None:
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert (decode(normalize(encoded(clear), 1000).data) == 255).all()
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    assert (decode(normalize(encoded(palette), 1000).data) == (10, 20, 30)).all()
+    assert (decode(normalize(encoded(palette, transparency=1), 1000).data) == 255).all()
+
+
+def test_gray_in_16_bits_keeps_its_brightness() -> None:
+    gray = Image.fromarray(np.full((4, 4), 0x8000, np.uint16))
+    assert abs(int(decode(normalize(encoded(gray), 1000).data)[0, 0, 0]) - 127) <= 1
+
+
+def test_an_image_is_turned_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = normalize(encoded(form="JPEG", exif=exif, quality=100), 1000)
+    assert (stored.width, stored.height) == (12, 20)
+
+
+@pytest.mark.parametrize("form", ["WEBP", "GIF", "BMP"])
+def test_other_formats_are_stored_as_png(form: str) -> None:
+    assert normalize(encoded(form=form), 1000).data.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "image_unreadable"),
+        (b"<html>not found</html>", "image_unreadable"),
+        (encoded()[:200], "image_unreadable"),
+        (encoded(form="JPEG")[:-300], "image_unreadable"),
+        (encoded(form="TIFF"), "image_unreadable"),
+        (encoded(Image.new("RGB", (40, 40))), "image_too_large"),
+    ],
+)
+def test_broken_and_large_images_are_rejected(data: bytes, code: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        normalize(data, 1000)
+    assert caught.value.code == code
+
+
+def test_resize_averages_areas_and_keeps_the_whole_image() -> None:
+    wide = np.zeros((4, 8, 3), np.uint8)
+    wide[:, 4:] = 200
+    assert resize(wide, 2).tolist() == [[[0] * 3, [200] * 3]] * 2
+    assert resize(wide, 16).shape == (16, 16, 3)
+    same = np.asarray(PICTURE.resize((8, 8)))
+    assert np.array_equal(resize(same, 8), same)
+
+
+def test_load_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    for path in (tmp_path / "a.png", tmp_path / "none.png", tmp_path):
+        with pytest.raises(InputError) as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
