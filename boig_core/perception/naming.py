@@ -1,0 +1,87 @@
+"""Zero-shot naming: which of a recipe's kinds a crop shows, by a CLIP's image-text similarity.
+
+Leaves out: where the crops come from (see `objects`). torch is imported when a model is loaded, not before.
+Shape letters: R crops, K kinds, D embedding, C = 3 channels, S the CLIP's image side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from boig_core.errors import InputError
+from boig_core.models import resolve_model
+from boig_core.perception.objects import UNKNOWN
+
+_WORDINGS: Final = ("{}", "a {}", "a photo of a {}")
+_CHUNK: Final = 64
+"""Crops a forward pass: always so many, padded, so that a crop's name does not depend on its company (last bits follow the batch size)."""
+
+
+class ClipNamer:
+    """Names crops by the kind whose prompts lie nearest in a CLIP's space; implements `objects.Namer`.
+
+    Args:
+        ref: hub id, folder or ``package:NAME`` of a CLIP.
+        kinds: names to choose among, at least two.
+        threshold: a crop whose best kind has a lower probability is `UNKNOWN`.
+
+    Raises:
+        InputError: fewer than two kinds, or a reference that holds no CLIP.
+    """
+
+    def __init__(self, ref: str, kinds: Sequence[str], threshold: float) -> None:
+        import torch
+        from transformers import AutoTokenizer, CLIPModel
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        if len(set(kinds)) < 2:
+            raise InputError(f"perception.kinds = {list(kinds)}", "must name at least two kinds", "list what posts show, or leave it empty")
+        folder = resolve_model(ref)
+        try:
+            model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            processor: Any = CLIPImageProcessorPil.from_pretrained(folder)
+        except (OSError, ValueError) as exc:
+            raise InputError(f"perception.clip = {ref}", f"holds no CLIP ({exc})", "give a CLIP folder, hub id or package:clip") from exc
+        self._kinds = tuple(kinds)
+        self._threshold = threshold
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = model.to(self._device)
+        self._side = int(model.config.vision_config.image_size)
+        self._mean_C, self._std_C = (torch.tensor(values) for values in (processor.image_mean, processor.image_std))
+        prompts = [wording.format(kind) for kind in kinds for wording in self._wordings(model)]
+        tokens = tokenizer(prompts, padding="max_length", max_length=model.config.text_config.max_position_embeddings, return_tensors="pt")
+        with torch.inference_mode():
+            pooled_PD = model.text_projection(model.text_model(**tokens.to(self._device)).pooler_output)
+            mean_KD = torch.nn.functional.normalize(pooled_PD, dim=-1).reshape(len(kinds), -1, pooled_PD.shape[-1]).mean(dim=1)
+            self._kinds_KD = model.logit_scale.exp() * torch.nn.functional.normalize(mean_KD, dim=-1)
+
+    def name(self, crops: Sequence[Image.Image]) -> list[tuple[str, float]]:
+        """Best kind and its probability among the kinds, for each crop; `UNKNOWN` below the threshold."""
+        import torch
+
+        named: list[tuple[str, float]] = []
+        for start in range(0, len(crops), _CHUNK):
+            chunk = crops[start : start + _CHUNK]
+            pixels_RSSC = np.zeros((_CHUNK, self._side, self._side, 3), np.uint8)
+            for index, crop in enumerate(chunk):
+                pixels_RSSC[index] = np.asarray(crop.resize((self._side, self._side), Image.Resampling.BILINEAR))
+            with torch.inference_mode():
+                pixels_RCSS = ((torch.from_numpy(pixels_RSSC) / 255 - self._mean_C) / self._std_C).permute(0, 3, 1, 2)
+                pooled_RD = self._model.visual_projection(self._model.vision_model(pixels_RCSS.to(self._device)).pooler_output)
+                logits_RK = torch.nn.functional.normalize(pooled_RD, dim=-1) @ self._kinds_KD.T
+                probability_R, best_R = logits_RK.softmax(dim=-1)[: len(chunk)].max(dim=-1)
+            for probability, best in zip(probability_R.tolist(), best_R.tolist(), strict=True):
+                named.append((self._kinds[best] if probability >= self._threshold else UNKNOWN, probability))
+        return named
+
+    @staticmethod
+    def _wordings(model: Any) -> tuple[str, ...]:
+        """A CLIP of a few layers knows bare names only; a grown one knows photographs."""
+        return _WORDINGS[:2] if model.config.vision_config.image_size < 100 else _WORDINGS
