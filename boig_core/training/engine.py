@@ -1,0 +1,279 @@
+"""The training engine: DeepSpeed behind one small class, the same under Ray Train, ``torchrun`` and one plain process.
+
+Owns the optimiser (AdamW), the learning rate, ZeRO, gradient clipping, the refusal of a loss that is not finite, and saving and
+loading its whole state. This is the only module that imports deepspeed. Leaves out: data, losses, where checkpoints go
+(see `checkpoint`) and how processes are started (see `boig_core.cluster.train`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from boig_core.errors import RecipeError, TrainingDivergedError
+
+_TAG = "state"
+_LARGEST_BUCKET = 500_000_000
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How to optimise.
+
+    Attributes:
+        lr: peak learning rate.
+        steps: optimiser steps of the whole training: the length of the schedule.
+        warmup: share of the steps over which the rate rises linearly.
+        schedule: what follows the warm-up: ``cosine`` down to a tenth of the peak, or ``constant``.
+        betas: of AdamW.
+        weight_decay: of AdamW, on parameters with at least two dimensions (not on norms and biases).
+        grad_clip: largest gradient norm.
+        zero_stage: DeepSpeed ZeRO stage.
+        dtype: precision of weights and activations; the optimiser always keeps float32 master weights.
+    """
+
+    lr: float
+    steps: int
+    warmup: float = 0.03
+    schedule: Literal["cosine", "constant"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of optimiser step ``step``, counted from 0."""
+        rising = math.ceil(self.warmup * self.steps)
+        if step < rising:
+            return self.lr * (step + 1) / (rising + 1)
+        if self.schedule == "constant":
+            return self.lr
+        done = min(1.0, (step - rising) / max(1, self.steps - rising))
+        return self.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What one optimiser step did: ``loss`` is the mean over ranks, ``grad_norm`` the norm before clipping."""
+
+    loss: float
+    grad_norm: float
+    lr: float
+
+
+class Engine:
+    """A model with its optimiser, spread over the ranks of the process group. Make it with `create`."""
+
+    def __init__(self, engine: Any, config: EngineConfig) -> None:
+        self._engine = engine
+        self.config = config
+        self.steps_done = 0
+
+    @classmethod
+    def create(cls, model: nn.Module, config: EngineConfig, params: Iterable[nn.Parameter] | None = None) -> Engine:
+        """Wrap a model; all ranks must call it with equal weights (rank 0's are broadcast).
+
+        Args:
+            model: on any device; moved to this rank's.
+            config: how to optimise.
+            params: what to train; none: every parameter that requires a gradient (with LoRA: the adapter).
+        """
+        init_process_group()
+        deepspeed = _import_deepspeed()
+        trained = list(params) if params is not None else [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas)
+        bucket = min(_LARGEST_BUCKET, 2 * (sum(p.numel() for p in trained) // 2 + 1))  # must be even
+        settings = {
+            "train_micro_batch_size_per_gpu": 1,  # informative only: batches are the caller's
+            "gradient_accumulation_steps": 1,  # boundaries are set by hand in `step`
+            "gradient_clipping": config.grad_clip,
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "bf16": {"enabled": config.dtype == "bfloat16"},
+            "steps_per_print": 2**31,
+            "zero_optimization": {
+                "stage": config.zero_stage,
+                # DeepSpeed allocates buckets of this size in full: its default of 2 GB would dwarf a small model.
+                "reduce_bucket_size": bucket,
+                "allgather_bucket_size": bucket,
+                "overlap_comm": torch.cuda.is_available(),
+            },
+        }
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
+        return cls(engine, config)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Forward pass of the model."""
+        return self._engine(*args, **kwargs)
+
+    @property
+    def module(self) -> nn.Module:
+        """The model itself; with ZeRO 3 its parameters may be empty outside a forward pass."""
+        module: nn.Module = self._engine.module
+        return module
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank's batches belong."""
+        return torch.device(self._engine.device)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return self.config.lr_at(self.steps_done)
+
+    def step(self, losses: Sequence[Callable[[], Tensor]]) -> StepInfo:
+        """One optimiser step on the mean over ranks of the sum of this rank's micro-batch losses.
+
+        Args:
+            losses: one function per micro-batch, run in turn, each giving a scalar loss; equally many on every rank.
+
+        Raises:
+            TrainingDivergedError: a loss is not finite on any rank; raised on all ranks before the weights change. Also when the
+                gradient norm is not finite (the weights are then no longer to be used).
+        """
+        lr = self.lr
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        total = torch.zeros(2, dtype=torch.float64)
+        for index, loss_of in enumerate(losses):
+            self._engine.set_gradient_accumulation_boundary(index == len(losses) - 1)
+            loss = loss_of()
+            self._engine.backward(loss)
+            value = float(loss.detach())
+            total += torch.tensor([value if math.isfinite(value) else 0.0, float(not math.isfinite(value))], dtype=torch.float64)
+        summed, broken = self.total(total).tolist()
+        if broken:
+            raise TrainingDivergedError(
+                f"loss of step {self.steps_done}", f"is not finite in {broken:.0f} micro-batch(es)", "lower the learning rate"
+            )
+        self._engine.step()
+        norm = float(self._engine.get_global_grad_norm() or 0.0)
+        if not math.isfinite(norm):
+            raise TrainingDivergedError(f"gradient norm of step {self.steps_done}", f"is {norm}", "lower the learning rate")
+        self.steps_done += 1
+        return StepInfo(loss=summed / world_size(), grad_norm=norm, lr=lr)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum of a small tensor over all ranks, on every rank."""
+        summed = values.detach().to(self.device, copy=True)
+        dist.all_reduce(summed)
+        return summed.to(values.device)
+
+    def state_dict(self, *, trained_only: bool = False) -> dict[str, Tensor]:
+        """Copy of the weights on the CPU, gathered if they are partitioned; every rank must call it.
+
+        Args:
+            trained_only: leave out frozen parameters and buffers, as for a LoRA adapter.
+        """
+        if self.config.zero_stage == 3:
+            deepspeed = _import_deepspeed()
+            found = {}
+            for name, param in self.module.named_parameters():
+                if param.requires_grad or not trained_only:
+                    with deepspeed.zero.GatheredParameters([param]):
+                        found[name] = param.detach().cpu().clone()
+            if not trained_only:
+                found.update({name: buffer.detach().cpu().clone() for name, buffer in self.module.named_buffers()})
+            return found
+        trained = {name for name, param in self.module.named_parameters() if param.requires_grad}
+        return {k: v.detach().cpu().clone() for k, v in self.module.state_dict().items() if k in trained or not trained_only}
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's part of weights, optimiser, step count and RNG state; every rank must call it.
+
+        Ranks write files of different names, so that one folder may serve all of them or each may have its own.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        frozen = any(not p.requires_grad for p in self.module.parameters())
+        self._engine.save_checkpoint(
+            str(folder),
+            tag=_TAG,
+            client_state={"steps_done": self.steps_done, "world_size": world_size()},
+            save_latest=False,
+            exclude_frozen_parameters=frozen and self.config.zero_stage > 0,
+        )
+        torch.save(_rng_state(), folder / f"rng-{rank():05d}.pt")
+
+    def load(self, folder: Path) -> None:
+        """Continue from what `save` wrote on all ranks; every rank must call it with the files of all ranks in ``folder``.
+
+        Raises:
+            RecipeError: it was written by another number of ranks.
+        """
+        ranks = len(list(folder.glob("rng-*.pt")))
+        if ranks != world_size():
+            raise RecipeError(f"workers: {world_size()}", f"the checkpoint was written by {ranks}", "keep the number of workers of a run")
+        frozen = any(not p.requires_grad for p in self.module.parameters())
+        path, client = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=not frozen, load_lr_scheduler_states=False)
+        if path is None:
+            raise RecipeError(str(folder), "holds no engine state", "give the folder of a complete checkpoint")
+        self.steps_done = int(client["steps_done"])
+        _set_rng_state(torch.load(folder / f"rng-{rank():05d}.pt", weights_only=False))
+
+
+def init_process_group() -> None:
+    """Make sure that there is a process group: the given one, the launcher's (``torchrun``), or one of this process alone."""
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if dist.is_initialized():
+        return
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        dist.init_process_group(backend)
+        return
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+
+
+def rank() -> int:
+    """Rank of this process; 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of ranks; 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _import_deepspeed() -> Any:
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        os.environ.setdefault("LOCAL_SIZE", "1")  # else DeepSpeed asks numactl how many devices a CPU is
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # Else the first training on a machine compiles a shared-memory all-reduce for a minute, and needs a C++ compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False)
+    return deepspeed
+
+
+def _rng_state() -> dict[str, Any]:
+    state: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_rng_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

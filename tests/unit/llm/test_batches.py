@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from boig_core.errors import InputError
+from boig_core.llm.batches import IGNORE, BalancedOrder, collate
+from boig_core.llm.tokens import Example
+from boig_core.vocabulary import Sample
+
+MakeSamples = Callable[[int], list[Sample]]
+
+
+def test_each_step_is_balanced_and_each_bucket_comes_in_full_passes(make_samples: MakeSamples) -> None:
+    samples = [s for s in make_samples(240) if s.bucket]
+    order = BalancedOrder(samples, batch=12, seed=3)
+    drawn = [order.rows(step) for step in range(60)]
+    for rows in drawn:
+        assert Counter(samples[i].bucket for i in rows) == {"high": 4, "medium": 4, "low": 4}
+    for bucket in ("high", "low"):
+        members = [i for i, s in enumerate(samples) if s.bucket == bucket]
+        first_pass = [i for rows in drawn for i in rows if samples[i].bucket == bucket][: len(members)]
+        assert sorted(first_pass) == members
+
+
+def test_the_order_is_a_function_of_seed_and_step(make_samples: MakeSamples) -> None:
+    samples = make_samples(90)
+    late = BalancedOrder(samples, 12, 3).rows(41)
+    walked = BalancedOrder(samples, 12, 3)
+    for step in range(41):
+        walked.rows(step)
+    assert walked.rows(41) == late
+    assert BalancedOrder(samples, 12, 4).rows(41) != late
+
+
+def test_a_bucket_without_samples_is_refused(make_samples: MakeSamples) -> None:
+    with pytest.raises(InputError, match="bucket high"):
+        BalancedOrder([replace(s, bucket="low") for s in make_samples(9)], 3, 0)
+
+
+def test_labels_hold_the_answer_alone() -> None:
+    pair = [
+        Example(np.array([1, 5, 6], np.int32), np.array([7, 2], np.int32)),
+        Example(np.array([1], np.int32), np.array([8, 9, 2], np.int32)),
+    ]
+    ids_BT, labels_BT = collate(pair, pad=0, width=6)
+    assert ids_BT.tolist() == [[1, 5, 6, 7, 2, 0], [1, 8, 9, 2, 0, 0]]
+    assert labels_BT.tolist() == [[IGNORE] * 3 + [7, 2, IGNORE], [IGNORE, 8, 9, 2, IGNORE, IGNORE]]

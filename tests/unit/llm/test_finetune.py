@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from boig_core.config import Recipe, parse_recipe
+from boig_core.errors import InputError
+from boig_core.llm.finetune import export, finetune, make_examples
+from boig_core.llm.generate import generate_answers, load_llm, parse_or_none
+from boig_core.llm.score import answer_logprobs
+from boig_core.training.checkpoint import Checkpoints
+from boig_core.verbalization.answer import print_answer
+from boig_core.verbalization.templates import KpiCondition, build_prompt, condition_of
+from boig_core.vocabulary import Sample
+
+MakeSamples = Callable[[int], list[Sample]]
+Model = tuple[Any, Any]
+
+
+def small(**llm: Any) -> Recipe:
+    sizes = {"hidden": 48, "layers": 2, "heads": 2, "vocab_size": 512, "context": 160, "batch": 12, "micro_batch": 6, "steps": 6}
+    return parse_recipe({"llm": {**sizes, "max_new_tokens": 64, "checkpoint_every": 3, **llm}})
+
+
+@pytest.fixture(scope="module")
+def learned(make_samples: MakeSamples, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = tmp_path_factory.mktemp("boigllm")
+    export(finetune(make_samples(240), small(steps=140, lr=1e-2, checkpoint_every=140), with_kpi=True), folder)
+    return load_llm(folder)
+
+
+def test_the_model_learns_what_the_kpi_changes(learned: Model, make_samples: MakeSamples) -> None:
+    asked = [s for s in make_samples(240) if s.split == "test"]
+    answers = generate_answers(*learned, [build_prompt(s, condition_of(s)) for s in asked], max_new_tokens=64, batch=7)
+    said = [parse_or_none(answer) for answer in answers]
+    right = [
+        s.description is not None and d is not None and d.colors.keys() == s.description.colors.keys()
+        for s, d in zip(asked, said, strict=True)
+    ]
+    assert np.mean(right) > 0.9
+
+
+def test_contrast_tells_high_images_from_low_ones(learned: Model, make_samples: MakeSamples) -> None:
+    asked = [s for s in make_samples(240) if s.split == "test" and s.bucket != "medium"]
+    high, low = KpiCondition(920, "high"), KpiCondition(70, "low")
+    answers = [print_answer(s.description) for s in asked if s.description]
+    scored = [answer_logprobs(*learned, [build_prompt(s, kpi) for s in asked], answers) for kpi in (high, low)]
+    contrast = [liked.sum() - disliked.sum() for liked, disliked in zip(*scored, strict=True)]
+    assert all((c > 0) == (s.bucket == "high") for c, s in zip(contrast, asked, strict=True))
+
+
+def test_scores_are_those_of_one_pair_at_a_time(learned: Model, make_samples: MakeSamples) -> None:
+    model, tokenizer = learned
+    asked = make_samples(5)
+    prompts = [build_prompt(s, None if i == 2 else condition_of(s)) for i, s in enumerate(asked)]
+    answers = [print_answer(s.description) for s in asked if s.description]
+    scored = answer_logprobs(model, tokenizer, prompts, answers, chunk=4)
+    for prompt, answer, row in zip(prompts, answers, scored, strict=True):
+        start = [tokenizer.bos_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+        end = [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        with torch.no_grad():
+            logprobs = model(torch.tensor([start + end])).logits[0].log_softmax(-1)
+        expected = [float(logprobs[len(start) - 1 + i, token]) for i, token in enumerate(end)]
+        np.testing.assert_allclose(row, expected, atol=1e-4)
+    again = answer_logprobs(model, tokenizer, prompts, answers, chunk=4)
+    assert all((a == b).all() for a, b in zip(scored, again, strict=True))
+
+
+def test_answers_do_not_depend_on_the_batch(learned: Model, make_samples: MakeSamples) -> None:
+    prompts = [build_prompt(s, condition_of(s)) for s in make_samples(9)]
+    assert generate_answers(*learned, prompts, max_new_tokens=64, batch=4) == [
+        generate_answers(*learned, [prompt], max_new_tokens=64)[0] for prompt in prompts
+    ]
+
+
+def weights(samples: list[Sample], recipe: Recipe, **kwargs: Any) -> dict[str, torch.Tensor]:
+    return finetune(samples, recipe, with_kpi=True, **kwargs).engine.state_dict()
+
+
+def test_a_seed_gives_the_same_weights_and_micro_batches_change_nothing(make_samples: MakeSamples) -> None:
+    samples = make_samples(120)
+    first, second = weights(samples, small()), weights(samples, small())
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    parts = weights(samples, small(micro_batch=4))
+    assert all(torch.allclose(first[name], parts[name], atol=2e-4) for name in first)
+    other = weights(samples, small().model_copy(update={"seed": 1}))
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(make_samples: MakeSamples, tmp_path: Path) -> None:
+    samples = make_samples(120)
+    whole = weights(samples, small())
+    seen: list[int] = []
+
+    def stop(step: int, values: dict[str, float]) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        weights(samples, small(), checkpoints=Checkpoints(str(tmp_path), 1), report=stop)
+    resumed = weights(samples, small(), checkpoints=Checkpoints(str(tmp_path), 2), report=lambda step, values: seen.append(step))
+    assert seen == [4, 5, 6]
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_twin_differs_in_the_kpi_line_alone(learned: Model, make_samples: MakeSamples) -> None:
+    _, tokenizer = learned
+    samples = make_samples(6)
+    told, blind = (make_examples(tokenizer, samples, 160, with_kpi=flag) for flag in (True, False))
+    for one, other in zip(told, blind, strict=True):
+        assert one.answer_T.tolist() == other.answer_T.tolist()
+        assert len(one.prompt_T) > len(other.prompt_T)
+
+
+def test_samples_without_descriptions_are_refused(make_samples: MakeSamples) -> None:
+    with pytest.raises(InputError, match="run perceive first"):
+        finetune([replace(s, description=None) for s in make_samples(30)], small(), with_kpi=True)

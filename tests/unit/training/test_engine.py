@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from boig_core.errors import RecipeError, TrainingDivergedError
+from boig_core.training.engine import Engine, EngineConfig
+
+torch.manual_seed(1)
+INPUTS = torch.randn(12, 8, 6)
+TARGETS = INPUTS.sum(-1, keepdim=True)
+CONFIG = EngineConfig(lr=1e-2, steps=12)
+
+
+def make_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1))
+
+
+def losses(engine: Engine, step: int, micro: int = 1) -> list[Callable[[], Tensor]]:
+    parts = zip(INPUTS[step].chunk(micro), TARGETS[step].chunk(micro), strict=True)
+    return [lambda x=x, y=y: (engine(x) - y).pow(2).mean() / micro for x, y in parts]  # type: ignore[misc]
+
+
+def run(engine: Engine, steps: int = 12, micro: int = 1) -> list[float]:
+    return [engine.step(losses(engine, step, micro)).loss for step in range(engine.steps_done, steps)]
+
+
+def by_hand() -> tuple[list[float], dict[str, Tensor]]:
+    """The same training in plain PyTorch."""
+    model, seen = make_model(), []
+    optimizer = torch.optim.AdamW(model.parameters(), lr=CONFIG.lr, betas=CONFIG.betas, weight_decay=0.0)
+    for step in range(12):
+        optimizer.param_groups[0]["lr"] = CONFIG.lr_at(step)
+        optimizer.zero_grad()
+        loss = (model(INPUTS[step]) - TARGETS[step]).pow(2).mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CONFIG.grad_clip)
+        optimizer.step()
+        seen.append(float(loss))
+    return seen, model.state_dict()
+
+
+@pytest.mark.parametrize(("stage", "micro"), [(0, 1), (1, 2), (2, 1), (2, 4), (3, 2)])
+def test_every_zero_stage_trains_as_plain_pytorch_does(stage: int, micro: int) -> None:
+    expected, weights = by_hand()
+    engine = Engine.create(make_model(), EngineConfig(lr=1e-2, steps=12, zero_stage=stage))  # type: ignore[arg-type]
+    assert run(engine, micro=micro) == pytest.approx(expected, rel=1e-4)
+    for name, tensor in engine.state_dict().items():
+        torch.testing.assert_close(tensor, weights[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_loaded_engine_goes_on_bit_for_bit(stage: int, tmp_path: Path) -> None:
+    config = EngineConfig(lr=1e-2, steps=12, zero_stage=stage)  # type: ignore[arg-type]
+    whole = run(Engine.create(make_model(), config))
+    half = Engine.create(make_model(), config)
+    run(half, 5)
+    half.save(tmp_path)
+    noise = torch.rand(3)
+    later = Engine.create(make_model(), config)
+    later.load(tmp_path)
+    assert torch.equal(torch.rand(3), noise), "the random state comes back too"
+    assert later.steps_done == 5
+    assert run(later) == whole[5:]
+
+
+def test_frozen_weights_stay_and_need_not_be_saved(tmp_path: Path) -> None:
+    def adapter() -> Engine:
+        model = make_model()
+        model[0].requires_grad_(False)  # type: ignore[index]
+        return Engine.create(model, CONFIG)
+
+    whole = adapter()
+    run(whole)
+    assert torch.equal(whole.state_dict()["0.weight"], make_model().state_dict()["0.weight"])
+    assert set(whole.state_dict(trained_only=True)) == {"2.weight", "2.bias"}
+    half = adapter()
+    run(half, 5)
+    half.save(tmp_path)
+    later = adapter()
+    later.load(tmp_path)
+    run(later)
+    assert all(torch.equal(later.state_dict()[name], tensor) for name, tensor in whole.state_dict().items())
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
+    engine = Engine.create(make_model(), CONFIG)
+    before = engine.state_dict()
+    with pytest.raises(TrainingDivergedError, match="loss of step 0"):
+        engine.step([lambda: engine(INPUTS[0]).sum() * float("nan")])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in engine.state_dict().items())
+
+
+def test_the_checkpoint_of_another_number_of_workers_is_refused(tmp_path: Path) -> None:
+    engine = Engine.create(make_model(), CONFIG)
+    engine.save(tmp_path)
+    (tmp_path / "rng-00001.pt").write_bytes(b"")
+    with pytest.raises(RecipeError, match="written by 2"):
+        engine.load(tmp_path)
+
+
+def test_the_learning_rate_rises_then_falls_to_a_tenth() -> None:
+    config = EngineConfig(lr=1.0, steps=100, warmup=0.1)
+    rates = [config.lr_at(step) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10])
+    assert max(rates) == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1, abs=1e-2)
+    assert {EngineConfig(lr=1.0, steps=9, warmup=0.0, schedule="constant").lr_at(step) for step in range(9)} == {1.0}
