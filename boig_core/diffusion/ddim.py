@@ -1,0 +1,132 @@
+"""One DDIM step, sampled or scored by the same few lines, so that sampling and training can never disagree about the policy.
+
+With eta > 0 a step is a Gaussian policy (PAPER section 7); its log-probability here is the MEAN over latent dimensions. A deterministic
+step has none. Leaves out: which steps are stochastic and where the noise comes from (`rollout`). Only epsilon prediction.
+
+    paper                      name here
+    x_t                        sample_BCHW
+    x_{t-1}                    prev_BCHW
+    epsilon_theta(x_t, t)      noise_pred_BCHW
+    alpha-bar_t, _{t-1}        alpha, alpha_prev      (products over the noise schedule, as DDIM writes alpha)
+    predicted x_0              clean_BCHW
+    mu_theta, sigma_t          mean_BCHW, sigma
+    log p_theta(x_{t-1}|x_t)   logprob_B
+
+Shape letters: B batch, C channels, H height, W width, T training timesteps, L tokens, D text width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from boig_core.errors import RecipeError
+
+
+def schedule(pipe: Any, steps: int) -> tuple[list[int], list[int], torch.Tensor]:
+    """Timesteps of a sampling, their successors, and alphas to index with both.
+
+    Args:
+        pipe: pipeline with a `DDIMScheduler`.
+        steps: denoising steps.
+
+    Returns:
+        timesteps (falling), timesteps_prev (the last is -1), alphas_T1 whose last entry is the final alpha, so that index -1 finds it.
+
+    Raises:
+        RecipeError: a model that does not predict epsilon, or more steps than the model was trained with.
+    """
+    config = pipe.scheduler.config
+    if config.prediction_type != "epsilon":
+        raise RecipeError(f"prediction_type {config.prediction_type}", "must be epsilon", "use a Stable Diffusion 1.x model")
+    if steps > config.num_train_timesteps:
+        raise RecipeError(f"{steps} sampling steps", f"must be at most {config.num_train_timesteps}", "lower sampling_steps")
+    pipe.scheduler.set_timesteps(steps)
+    timesteps = [int(t) for t in pipe.scheduler.timesteps]
+    alphas_T1 = torch.cat([pipe.scheduler.alphas_cumprod.float(), pipe.scheduler.final_alpha_cumprod.reshape(1).float()])
+    return timesteps, [*timesteps[1:], -1], alphas_T1
+
+
+def step_sigma(t: int, t_prev: int, alphas_T1: torch.Tensor, eta: float) -> float:
+    """Standard deviation of a step's noise; 0 for a deterministic one."""
+    alpha, alpha_prev = float(alphas_T1[t]), float(alphas_T1[t_prev])
+    return eta * math.sqrt((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev))
+
+
+def ddim_step(
+    noise_pred_BCHW: torch.Tensor,
+    sample_BCHW: torch.Tensor,
+    t: int,
+    t_prev: int,
+    alphas_T1: torch.Tensor,
+    eta: float,
+    *,
+    prev_BCHW: torch.Tensor | None = None,
+    noise_BCHW: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Go from x_t to x_{t-1}.
+
+    Args:
+        noise_pred_BCHW: the model's epsilon.
+        sample_BCHW: x_t.
+        t: timestep of ``sample_BCHW``.
+        t_prev: timestep to go to; -1 for the image itself.
+        alphas_T1: from `schedule`.
+        eta: 1 for the DDPO policy, 0 for plain DDIM.
+        prev_BCHW: an x_{t-1} sampled earlier: score it instead of sampling.
+        noise_BCHW: standard normal noise for sampling with eta > 0.
+
+    Returns:
+        x_{t-1} in float32, and ``logprob_B``: mean over C, H and W of the log-density of x_{t-1}; None for a deterministic step.
+
+    Raises:
+        ValueError: a log-probability or noise for a deterministic step, or a stochastic step without noise: errors of the caller.
+    """
+    alpha, alpha_prev = float(alphas_T1[t]), float(alphas_T1[t_prev])
+    sigma = step_sigma(t, t_prev, alphas_T1, eta)
+    noise_pred_BCHW, sample_BCHW = noise_pred_BCHW.float(), sample_BCHW.float()
+    clean_BCHW = (sample_BCHW - math.sqrt(1 - alpha) * noise_pred_BCHW) / math.sqrt(alpha)
+    mean_BCHW = math.sqrt(alpha_prev) * clean_BCHW + math.sqrt(1 - alpha_prev - sigma**2) * noise_pred_BCHW
+    if sigma == 0.0:
+        if prev_BCHW is not None or noise_BCHW is not None:
+            raise ValueError(f"step {t} -> {t_prev} with eta {eta} is deterministic: it has no log-probability and takes no noise")
+        return mean_BCHW, None
+    if prev_BCHW is None:
+        if noise_BCHW is None:
+            raise ValueError(f"step {t} -> {t_prev} with eta {eta} is stochastic: give its noise, or the sample to score")
+        prev_BCHW = mean_BCHW + sigma * noise_BCHW
+    prev_BCHW = prev_BCHW.detach()
+    logprob_BCHW = -((prev_BCHW - mean_BCHW) ** 2) / (2 * sigma**2) - math.log(sigma) - 0.5 * math.log(2 * math.pi)
+    return prev_BCHW, logprob_BCHW.mean(dim=(1, 2, 3))
+
+
+def predict_noise(
+    unet: Any,
+    latents_BCHW: torch.Tensor,
+    t: int,
+    text_BLD: torch.Tensor,
+    blank_1LD: torch.Tensor | None = None,
+    guidance: float = 1.0,
+) -> torch.Tensor:
+    """Epsilon of the UNet under classifier-free guidance: one forward pass without guidance, one of twice the batch with it.
+
+    Args:
+        unet: a diffusers UNet, or an engine around it.
+        latents_BCHW: x_t.
+        t: timestep.
+        text_BLD: text embeddings.
+        blank_1LD: embedding of the empty prompt; only used when ``guidance`` exceeds 1.
+        guidance: 1 for the conditional prediction alone.
+    """
+    dtype = text_BLD.dtype
+    if guidance == 1.0:
+        plain_BCHW: torch.Tensor = unet(latents_BCHW.to(dtype), t, encoder_hidden_states=text_BLD).sample
+        return plain_BCHW
+    if blank_1LD is None:
+        raise ValueError("guidance above 1 needs the embedding of the empty prompt")
+    both = torch.cat([blank_1LD.expand_as(text_BLD), text_BLD])
+    blank_BCHW, cond_BCHW = unet(torch.cat([latents_BCHW, latents_BCHW]).to(dtype), t, encoder_hidden_states=both).sample.chunk(2)
+    guided_BCHW: torch.Tensor = blank_BCHW + guidance * (cond_BCHW - blank_BCHW)
+    return guided_BCHW

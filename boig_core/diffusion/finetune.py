@@ -1,0 +1,130 @@
+"""The high-KPI baseline: ordinary diffusion training on the images of high-KPI posts alone (PAPER section 6).
+
+Epsilon is predicted from noised latents under the post's text; the text encoder and the autoencoder stay as they are. Each step's images,
+noise and timesteps are pure functions of (seed, step), so a resumed run continues as if never stopped and any number of ranks makes the
+same steps. Runs under Ray Train, ``torchrun`` and one plain process. Leaves out: reading the dataset. Shape letters: B images of this
+rank, C channels, H height, W width, L tokens, D text width.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from boig_core.config import Recipe
+from boig_core.diffusion.lora import Adapter, make_trainable, read_adapter
+from boig_core.diffusion.pipeline import encode_images, encode_prompts, load_pipeline
+from boig_core.errors import InputError, RecipeError
+from boig_core.training.checkpoint import Checkpoints
+from boig_core.training.engine import Engine, EngineConfig, rank, world_size
+
+CAPTION_DROPOUT: Final = 0.1
+"""Share of the images trained without their text, which classifier-free guidance needs."""
+MIN_SNR: Final = 5.0
+"""Min-SNR weighting: the loss of a timestep is weighted by min(SNR, this) / SNR, so that easy, almost clean steps do not dominate."""
+_ORDER: Final = 5  # streams of random numbers, beside those of `rollout` and `learner`
+_NOISE: Final = 6
+_ENCODE: Final = 64
+_REPORT_EVERY: Final = 10
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What is trained on: uint8 RGB ``images_BHWC`` at the recipe's resolution, and the text of each."""
+
+    images_BHWC: NDArray[np.uint8]
+    texts_B: Sequence[str]
+
+
+def finetune(recipe: Recipe, examples: Examples, checkpoints: Checkpoints, report: Callable[[int, dict[str, float]], None]) -> Adapter:
+    """Train from the newest checkpoint, or the start, to the last step; every rank calls it, and gets the trained weights.
+
+    Args:
+        recipe: the section `sd` is read.
+        examples: the same on every rank.
+        checkpoints: where the state goes.
+        report: called by rank 0 with the step and its metrics.
+
+    Raises:
+        InputError: no examples.
+        RecipeError: the batch does not divide by the number of ranks.
+    """
+    config = recipe.sd
+    if not len(examples.texts_B):
+        raise InputError("high-KPI training samples: 0", "the baseline trains on their images", "ingest more posts or lower data.floors")
+    if config.batch % world_size():
+        raise RecipeError(f"sd.batch = {config.batch}", f"must divide by sd.workers = {world_size()}", "change one of the two")
+    pipe: Any = load_pipeline(config.base)
+    make_trainable(pipe.unet, config.lora_rank, recipe.seed)
+    engine = Engine.create(
+        pipe.unet,
+        EngineConfig(lr=config.lr, steps=config.steps, betas=(0.9, 0.999), weight_decay=1e-2, zero_stage=config.zero_stage),
+    )
+    pipe.vae.to(engine.device)
+    pipe.text_encoder.to(engine.device)
+    latents_NCHW = torch.cat([encode_images(pipe, part) for part in _parts(examples.images_BHWC)])
+    alphas_T = pipe.scheduler.alphas_cumprod.to(engine.device)
+    restored = checkpoints.restore(engine)
+    for step in range(restored.step if restored else 0, config.steps):
+        started = time.monotonic()
+        rows = step_rows(len(examples.texts_B), config.batch, recipe.seed, step)[rank() :: world_size()]
+        loss = functools.partial(_loss, engine, pipe, latents_NCHW, alphas_T, examples.texts_B, rows, recipe.seed, step)
+        info = engine.step([loss])
+        if rank() == 0 and (step % _REPORT_EVERY == 0 or step + 1 == config.steps):
+            seconds = time.monotonic() - started
+            report(step, {"loss": info.loss, "grad_norm": info.grad_norm, "lr": info.lr, "images_per_s": config.batch / seconds})
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+            checkpoints.save(engine, step + 1)
+    return read_adapter(engine.module, engine.steps_done)
+
+
+def step_rows(count: int, batch: int, seed: int, step: int) -> list[int]:
+    """Examples of a step: shuffled passes over all of them, cut into batches; a function of seed and step alone."""
+    rows = []
+    for position in range(step * batch, (step + 1) * batch):
+        passed, place = divmod(position, count)
+        rows.append((passed, place))
+    orders = {passed: np.random.default_rng((_ORDER, seed, passed)).permutation(count) for passed in {p for p, _ in rows}}
+    return [int(orders[passed][place]) for passed, place in rows]
+
+
+def _loss(
+    engine: Engine,
+    pipe: Any,
+    latents_NCHW: torch.Tensor,
+    alphas_T: torch.Tensor,
+    texts: Sequence[str],
+    rows: list[int],
+    seed: int,
+    step: int,
+) -> torch.Tensor:
+    draws = [_draw(seed, step, row, tuple(latents_NCHW.shape[1:]), len(alphas_T)) for row in rows]
+    noise_BCHW = torch.stack([noise for noise, _, _ in draws]).to(engine.device)
+    timesteps_B = torch.tensor([t for _, t, _ in draws], device=engine.device)
+    with torch.no_grad():
+        text_BLD = encode_prompts(pipe, ["" if dropped else texts[row] for row, (_, _, dropped) in zip(rows, draws, strict=True)])
+    alpha_B111 = alphas_T[timesteps_B].reshape(-1, 1, 1, 1)
+    noisy_BCHW = alpha_B111.sqrt() * latents_NCHW[rows] + (1 - alpha_B111).sqrt() * noise_BCHW
+    noise_pred_BCHW = engine(noisy_BCHW, timesteps_B, encoder_hidden_states=text_BLD).sample
+    snr_B = (alpha_B111 / (1 - alpha_B111)).reshape(-1)
+    error_B = ((noise_pred_BCHW - noise_BCHW) ** 2).mean(dim=(1, 2, 3))
+    loss: torch.Tensor = (error_B * snr_B.clamp(max=MIN_SNR) / snr_B).mean()
+    return loss
+
+
+def _draw(seed: int, step: int, row: int, shape: tuple[int, ...], timesteps: int) -> tuple[torch.Tensor, int, bool]:
+    """Noise, timestep and caption dropout of one example in one step."""
+    rng = np.random.default_rng((_NOISE, seed, step, row))
+    noise_CHW = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+    return noise_CHW, int(rng.integers(timesteps)), bool(rng.random() < CAPTION_DROPOUT)
+
+
+def _parts(images_BHWC: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    return [images_BHWC[start : start + _ENCODE] for start in range(0, len(images_BHWC), _ENCODE)]

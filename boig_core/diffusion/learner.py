@@ -1,0 +1,245 @@
+"""DDPO: align the diffusion model with a reward, one epoch of rollouts, rewards, advantages and policy updates after the other.
+
+Every rank runs `Learner.fit`; rank 0 alone asks for rollouts and hands each rank its equal slice. Runs under Ray Train, ``torchrun`` and
+one plain process. Leaves out: where rollouts and rewards run (`rollout.Rollouts`) and the objectives (`objectives`). Shape letters: B
+images of this rank, K trained steps, S = K + 1, L tokens, D text width.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from boig_core.config import Recipe
+from boig_core.diffusion.ddim import ddim_step, predict_noise, schedule
+from boig_core.diffusion.lora import Adapter, make_trainable, read_adapter
+from boig_core.diffusion.objectives import OBJECTIVES, Rewarded, Scored, clipped_ratio
+from boig_core.diffusion.pipeline import encode_prompts, load_pipeline
+from boig_core.diffusion.rollout import Rollouts, epoch_chunks
+from boig_core.diffusion.trajectory import Trajectory, concatenate
+from boig_core.errors import InputError, RecipeError, ScorerError
+from boig_core.observability.logs import get_logger
+from boig_core.training.checkpoint import Checkpoints
+from boig_core.training.engine import Engine, EngineConfig, rank, world_size
+from boig_core.vocabulary import Sample
+
+log = get_logger(__name__)
+_SHUFFLE = 4  # stream of random numbers, beside those of `rollout`
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What one rank trains on in an epoch; update u takes the u-th of equal consecutive parts."""
+
+    trajectory: Trajectory
+    advantages_B: NDArray[np.float64]
+
+
+class Learner:
+    """One rank of the training.
+
+    Args:
+        recipe: `sd.base` and `ddpo` are read.
+        samples: whose texts are the prompts; high-KPI training samples.
+        rollouts: where experience comes from; needed by rank 0 alone.
+        checkpoints: where the state goes.
+        report: called by rank 0 after each epoch with its number and metrics.
+        show: called by rank 0 after each epoch with its number and whole trajectory: sample images for people.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        samples: Sequence[Sample],
+        rollouts: Rollouts | None,
+        checkpoints: Checkpoints,
+        report: Callable[[int, dict[str, float]], None],
+        show: Callable[[int, Trajectory], None] | None = None,
+    ) -> None:
+        if not samples:
+            raise InputError("high-KPI training samples: 0", "DDPO prompts are their texts", "ingest more posts or lower data.floors")
+        self.config, self.seed, self.samples = recipe.ddpo, recipe.seed, samples
+        self.rollouts, self.checkpoints, self.report, self.show = rollouts, checkpoints, report, show
+        self.pipe: Any = load_pipeline(recipe.sd.base)
+        make_trainable(self.pipe.unet, self.config.lora_rank, self.seed)
+        updates = self.config.epochs * self.config.inner_epochs * self.config.updates
+        self.engine = Engine.create(
+            self.pipe.unet,
+            EngineConfig(
+                lr=self.config.lr,
+                steps=updates,
+                warmup=0.0,
+                schedule="constant",
+                betas=(0.9, 0.999),
+                weight_decay=1e-4,
+                grad_clip=self.config.grad_clip,
+                zero_stage=self.config.zero_stage,
+            ),
+        )
+        self.engine.module.eval()  # dropout would part the scored policy from the sampled one
+        self.pipe.text_encoder.to(self.engine.device)
+        self.alphas_T1 = schedule(self.pipe, self.config.sampling_steps)[2]
+        self.history: dict[str, tuple[float, ...]] = {}
+
+    def fit(self) -> Adapter:
+        """Train from the newest checkpoint, or the start, to the last epoch; returns the trained weights."""
+        start = self._restore()
+        for epoch in range(start, self.config.epochs):
+            started = time.monotonic()
+            part, metrics = self._experience(epoch)
+            sampled = time.monotonic()
+            if epoch == start:
+                self._check_ratio(part)
+            metrics |= self._update(epoch, part)
+            ended = time.monotonic()
+            images = self.config.prompts * self.config.images_per_prompt
+            metrics |= {
+                "seconds_rollouts": sampled - started,
+                "seconds_update": ended - sampled,
+                "images_per_s": images / (ended - started),
+            }
+            if rank() == 0:
+                self.report(epoch, metrics)
+            if (epoch + 1) % self.config.checkpoint_every == 0 or epoch + 1 == self.config.epochs:
+                self.checkpoints.save(self.engine, epoch + 1, {"history": self.history})
+        return self._policy()
+
+    def _restore(self) -> int:
+        """Weights, optimiser, RNG and per-prompt statistics of the newest checkpoint; returns the epoch to start with."""
+        restored = self.checkpoints.restore(self.engine)
+        if restored is None:
+            return 0
+        self.history = {prompt: tuple(rewards) for prompt, rewards in restored.state["history"].items()}
+        return restored.step
+
+    def _policy(self) -> Adapter:
+        return read_adapter(self.engine.module, self.engine.steps_done)
+
+    def _experience(self, epoch: int) -> tuple[Slice, dict[str, float]]:
+        """Rollouts, rewards and advantages of an epoch on rank 0; this rank's slice on every rank."""
+        slices: list[Slice | None] = [None] * world_size()
+        metrics: dict[str, float] = {}
+        if rank() == 0:
+            if self.rollouts is None:
+                raise ValueError("rank 0 needs rollouts")
+            chunks = epoch_chunks(self.config, self.samples, self.seed, epoch)
+            results = self.rollouts.collect(self._policy(), chunks)
+            whole, rewards_B = concatenate([t for t, _ in results]), np.concatenate([r for _, r in results])
+            if rewards_B.shape != (len(whole),) or not np.isfinite(rewards_B).all():
+                raise ScorerError(f"rewards of epoch {epoch}", f"must be {len(whole)} finite numbers", "see the scorer's log")
+            groups_B = whole.indices_B // self.config.images_per_prompt
+            rewarded = Rewarded(rewards_B, whole.prompts_B, groups_B, self.history, self.config.clip_advantage)
+            advantages_B, self.history = OBJECTIVES[self.config.objective](rewarded)
+            slices = list(self._slices(epoch, whole, advantages_B))
+            group_means = rewards_B.reshape(-1, self.config.images_per_prompt).std(axis=1).mean()
+            metrics = {"reward": float(rewards_B.mean()), "reward_std": float(rewards_B.std()), "reward_std_in_prompt": float(group_means)}
+            if self.show is not None:
+                self.show(epoch, whole)
+        received: list[Slice | None] = [None]
+        if world_size() == 1:
+            received = slices
+        else:
+            dist.scatter_object_list(received, slices if rank() == 0 else None, src=0)
+        if received[0] is None:
+            raise ValueError("rank 0 sent nothing")
+        return received[0], metrics
+
+    def _slices(self, epoch: int, whole: Trajectory, advantages_B: NDArray[np.float64]) -> list[Slice]:
+        """Equal slices, shuffled, so that any number of ranks makes each update from the same images."""
+        order = np.random.default_rng((_SHUFFLE, self.seed, epoch)).permutation(len(whole))
+        updates = np.split(order, self.config.updates)
+        slices = []
+        for r in range(world_size()):
+            rows = np.concatenate([update[r :: world_size()] for update in updates])
+            slices.append(Slice(whole.take(rows.tolist(), images=False), advantages_B[rows]))
+        return slices
+
+    def _losses(self, part: Slice, rows: Sequence[int]) -> list[Callable[[], tuple[torch.Tensor, dict[str, float]]]]:
+        """One function per micro-batch and trained step: its share of the update's loss, and its metrics."""
+        trajectory = part.trajectory
+        functions: list[Callable[[], tuple[torch.Tensor, dict[str, float]]]] = []
+        for start in range(0, len(rows), self.config.micro_batch):
+            micro = list(rows[start : start + self.config.micro_batch])
+            for k in range(len(trajectory.timesteps_K)):
+                functions.append(functools.partial(self._loss, part, micro, k, len(micro) / len(rows) / len(trajectory.timesteps_K)))
+        return functions
+
+    def _loss(self, part: Slice, rows: list[int], k: int, weight: float) -> tuple[torch.Tensor, dict[str, float]]:
+        device = self.engine.device
+        old_B = torch.from_numpy(part.trajectory.logprobs_old_BK[rows, k]).to(device)
+        advantages_B = torch.from_numpy(part.advantages_B[rows]).float().to(device)
+        loss, metrics = clipped_ratio(Scored(self._score(part.trajectory, rows, k), old_B, advantages_B, self.config.clip_ratio))
+        return loss * weight, {name: value * (1.0 if name == "ratio_deviation" else weight) for name, value in metrics.items()}
+
+    def _score(self, trajectory: Trajectory, rows: list[int], k: int) -> torch.Tensor:
+        """Log-probabilities of trained step k under the weights as they are."""
+        device = self.engine.device
+        prompts = [trajectory.prompts_B[row] for row in rows]
+        with torch.no_grad():
+            text_BLD = encode_prompts(self.pipe, prompts)
+            blank_1LD = encode_prompts(self.pipe, [""]) if self.config.guidance > 1 else None
+        latents_BCHW, prev_BCHW = (torch.from_numpy(trajectory.latents_BSCHW[rows, s]).to(device) for s in (k, k + 1))
+        t, t_prev = trajectory.timesteps_K[k], trajectory.timesteps_prev_K[k]
+        noise_pred_BCHW = predict_noise(self.engine, latents_BCHW, t, text_BLD, blank_1LD, self.config.guidance)
+        _, logprobs_B = ddim_step(noise_pred_BCHW, latents_BCHW, t, t_prev, self.alphas_T1, self.config.eta, prev_BCHW=prev_BCHW)
+        if logprobs_B is None:
+            raise ValueError(f"step {t} -> {t_prev} has no log-probability")
+        return logprobs_B
+
+    @torch.no_grad()
+    def _check_ratio(self, part: Slice) -> None:
+        """With weights unchanged since the rollout, scoring again must give the stored log-probabilities.
+
+        Raises:
+            RecipeError: naming the worst step: sampling and training do not see the same policy.
+        """
+        rows = list(range(min(self.config.micro_batch, len(part.trajectory))))
+        old_BK = part.trajectory.logprobs_old_BK
+        worst = [float((self._score(part.trajectory, rows, k).cpu() - torch.from_numpy(old_BK[rows, k])).exp().sub(1).abs().max())
+                 for k in range(len(part.trajectory.timesteps_K))]  # fmt: skip
+        k = int(np.argmax(worst))
+        if not worst[k] <= self.config.clip_ratio / 10:
+            raise RecipeError(
+                f"ratio {1 + worst[k]:.6f} at timestep {part.trajectory.timesteps_K[k]} with unchanged weights",
+                f"must be 1 within clip_ratio / 10 = {self.config.clip_ratio / 10:g}",
+                "use one precision in rollouts and learner, or raise ddpo.clip_ratio",
+            )
+
+    def _update(self, epoch: int, part: Slice) -> dict[str, float]:
+        """The epoch's policy updates; metrics are means over ranks and updates, but the largest ratio deviation."""
+        infos, norms = [], []
+        for inner in range(self.config.inner_epochs):
+            order = np.random.default_rng((_SHUFFLE, self.seed, epoch, inner)).permutation(self.config.updates)
+            rows = np.split(np.arange(len(part.trajectory)), self.config.updates)
+            for update in order:
+                seen: list[dict[str, float]] = []
+                info = self.engine.step([self._kept(loss, seen) for loss in self._losses(part, rows[update].tolist())])
+                infos.append(seen)
+                norms.append(info.grad_norm)
+        deviation = torch.tensor(max(m["ratio_deviation"] for seen in infos for m in seen)).to(self.engine.device)
+        dist.all_reduce(deviation, op=dist.ReduceOp.MAX)
+        sums = torch.tensor([[sum(m[name] for m in seen) for name in ("clip_fraction", "approx_kl")] for seen in infos]).mean(dim=0)
+        clip_fraction, approx_kl = (self.engine.total(sums) / world_size()).tolist()
+        return {
+            "ratio_deviation": float(deviation),
+            "clip_fraction": clip_fraction,
+            "approx_kl": approx_kl,
+            "grad_norm": float(np.mean(norms)),
+        }
+
+    @staticmethod
+    def _kept(loss: Callable[[], tuple[torch.Tensor, dict[str, float]]], seen: list[dict[str, float]]) -> Callable[[], torch.Tensor]:
+        def run() -> torch.Tensor:
+            value, metrics = loss()
+            seen.append(metrics)
+            return value
+
+        return run

@@ -1,0 +1,112 @@
+"""The trainable part of the UNet: a LoRA adapter or all weights, how it travels, and how it is written out for deployment.
+
+A policy is the base model, which every process opens by itself, plus an `Adapter`: the trainable weights with a version and a
+checksum. Leaves out: optimiser state (see `boig_core.training`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
+"""Every linear part of the transformer blocks: attention alone moved backgrounds too slowly in the tiny model."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Trainable weights of a policy by parameter name.
+
+    Attributes:
+        version: number of the update that made it; 0 for the untrained policy.
+        weights: float32 arrays.
+        checksum: SHA-256 over names, shapes and bytes.
+    """
+
+    version: int
+    weights: Mapping[str, NDArray[np.float32]]
+    checksum: str
+
+
+def checksum(weights: Mapping[str, NDArray[np.float32]]) -> str:
+    """SHA-256 over names, shapes and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(f"{name}{weights[name].shape}".encode())
+        digest.update(np.ascontiguousarray(weights[name], dtype=np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def make_trainable(unet: Any, rank: int | None, seed: int) -> None:
+    """Freeze the UNet and add a LoRA of this rank, or make all its weights trainable when rank is None.
+
+    The adapter starts as the identity, the same for every process with one seed.
+    """
+    unet.requires_grad_(rank is None)
+    if rank is None:
+        return
+    from peft import LoraConfig
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS))
+
+
+def read_adapter(unet: Any, version: int) -> Adapter:
+    """Copy of the trainable weights."""
+    weights = {name: p.detach().float().cpu().numpy().copy() for name, p in unet.named_parameters() if p.requires_grad}
+    return Adapter(version, weights, checksum(weights))
+
+
+@torch.no_grad()
+def write_adapter(unet: Any, adapter: Adapter) -> None:
+    """Put an adapter's weights into a UNet that was prepared by `make_trainable` in the same way.
+
+    Raises:
+        ValueError: the weights do not match their checksum, or belong to another shape of policy.
+    """
+    if checksum(adapter.weights) != adapter.checksum:
+        raise ValueError(f"adapter version {adapter.version} does not match its checksum {adapter.checksum[:12]}")
+    parameters = {name: p for name, p in unet.named_parameters() if p.requires_grad}
+    if parameters.keys() != adapter.weights.keys():
+        odd = sorted(parameters.keys() ^ adapter.weights.keys())[0]
+        raise ValueError(f"adapter and policy differ in {odd}")
+    for name, parameter in parameters.items():
+        parameter.copy_(torch.from_numpy(np.array(adapter.weights[name])))
+
+
+def open_policy(base: str, rank: int | None, seed: int, adapter: Adapter) -> Any:
+    """Pipeline of the base model with a trained adapter in its UNet."""
+    from boig_core.diffusion.pipeline import load_pipeline
+
+    pipe = load_pipeline(base)
+    make_trainable(pipe.unet, rank, seed)
+    write_adapter(pipe.unet, adapter)
+    return pipe
+
+
+def save_policy(pipe: Any, folder: Path, *, lora: bool) -> None:
+    """Write a diffusers folder that `StableDiffusionPipeline.from_pretrained` opens as it is.
+
+    Args:
+        pipe: pipeline whose UNet is trained; its adapter is merged and gone afterwards.
+        folder: new folder.
+        lora: the UNet carries a LoRA: it is kept unmerged in ``lora/`` (for ``pipe.load_lora_weights`` on the base) and merged into
+            the pipeline's UNet.
+    """
+    if lora:
+        from diffusers import StableDiffusionPipeline
+        from peft import get_peft_model_state_dict
+
+        layers = {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(pipe.unet).items()}
+        StableDiffusionPipeline.save_lora_weights(folder / "lora", unet_lora_layers=layers)
+        pipe.unet.fuse_lora()
+        pipe.unet.unload_lora()
+    pipe.save_pretrained(folder, safe_serialization=True)

@@ -1,0 +1,105 @@
+"""What DDPO maximises once rewards are there: advantages by one of two rules, and the clipped importance ratio. Pure functions.
+
+``ddpo`` holds each reward against the running statistics of its prompt over epochs (PAPER section 7); ``grpo`` against the mean of
+its group, the images of one prompt in this epoch, over the spread of the whole batch. Shape letters: B images, K trained steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+BUFFER: Final = 32
+"""Rewards of a prompt that are remembered."""
+ENOUGH: Final = 16
+"""With fewer rewards of a prompt, the whole batch's statistics are used (reference code: 16)."""
+_TINY: Final = 1e-6
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    """An epoch's rewards.
+
+    Attributes:
+        rewards_B: float64, finite.
+        prompts_B: prompt text of each image.
+        groups_B: group of each image: images of one prompt in one epoch.
+        history: latest rewards by prompt, of the epochs before.
+        clip: largest absolute advantage.
+    """
+
+    rewards_B: NDArray[np.float64]
+    prompts_B: Sequence[str]
+    groups_B: NDArray[np.int64]
+    history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    clip: float = 5.0
+
+
+Advantages = Callable[[Rewarded], tuple[NDArray[np.float64], dict[str, tuple[float, ...]]]]
+
+
+def per_prompt(epoch: Rewarded) -> tuple[NDArray[np.float64], dict[str, tuple[float, ...]]]:
+    """``ddpo``: (reward - prompt's mean) / prompt's spread, over a buffer of its latest rewards; returns the new buffers too."""
+    history = dict(epoch.history)
+    for prompt, reward in zip(epoch.prompts_B, epoch.rewards_B, strict=True):
+        history[prompt] = (*history.get(prompt, ()), float(reward))[-BUFFER:]
+    batch = (float(epoch.rewards_B.mean()), float(epoch.rewards_B.std()))
+    stats = {
+        prompt: (float(np.mean(history[prompt])), float(np.std(history[prompt]))) if len(history[prompt]) >= ENOUGH else batch
+        for prompt in set(epoch.prompts_B)
+    }
+    mean_B = np.array([stats[prompt][0] for prompt in epoch.prompts_B])
+    std_B = np.array([stats[prompt][1] for prompt in epoch.prompts_B])
+    return np.clip((epoch.rewards_B - mean_B) / (std_B + _TINY), -epoch.clip, epoch.clip), history
+
+
+def per_group(epoch: Rewarded) -> tuple[NDArray[np.float64], dict[str, tuple[float, ...]]]:
+    """``grpo``: (reward - group's mean) / spread of these differences over the batch; keeps no history."""
+    _, group_B = np.unique(epoch.groups_B, return_inverse=True)
+    mean_G = np.bincount(group_B, weights=epoch.rewards_B) / np.bincount(group_B)
+    centered_B = epoch.rewards_B - mean_G[group_B]
+    return np.clip(centered_B / (centered_B.std() + _TINY), -epoch.clip, epoch.clip), {}
+
+
+OBJECTIVES: Final[Mapping[str, Advantages]] = {"ddpo": per_prompt, "grpo": per_group}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A micro-batch of one trained step, scored again by the policy in training.
+
+    Attributes:
+        logprobs_B: under the policy in training, with gradient.
+        logprobs_old_B: under the policy that sampled.
+        advantages_B: advantages.
+        clip_ratio: PPO clip.
+    """
+
+    logprobs_B: torch.Tensor
+    logprobs_old_B: torch.Tensor
+    advantages_B: torch.Tensor
+    clip_ratio: float
+
+
+def clipped_ratio(batch: Scored) -> tuple[torch.Tensor, dict[str, float]]:
+    """PPO's clipped surrogate, to be minimised, as a mean over the micro-batch.
+
+    Returns:
+        loss, and metrics: ``ratio_deviation`` (largest |ratio - 1|), ``clip_fraction``, ``approx_kl`` (half the mean squared log-ratio).
+    """
+    log_ratio_B = batch.logprobs_B - batch.logprobs_old_B
+    ratio_B = log_ratio_B.exp()
+    clipped_B = ratio_B.clamp(1 - batch.clip_ratio, 1 + batch.clip_ratio)
+    loss = -torch.minimum(ratio_B * batch.advantages_B, clipped_B * batch.advantages_B).mean()
+    with torch.no_grad():
+        metrics = {
+            "ratio_deviation": float((ratio_B - 1).abs().max()),
+            "clip_fraction": float(((ratio_B - 1).abs() > batch.clip_ratio).float().mean()),
+            "approx_kl": float(0.5 * (log_ratio_B**2).mean()),
+        }
+    return loss, metrics

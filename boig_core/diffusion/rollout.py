@@ -1,0 +1,192 @@
+"""Rollouts: which prompts, steps and noise an epoch uses (pure functions of the seed), and the sampling of one chunk.
+
+The unit of work is a chunk of fixed size. Its noise is drawn on the CPU from (seed, epoch, index), so a chunk gives the same bits
+whoever samples it, and again when it is redone (same hardware, threads and versions). Outside a window of a few early steps the
+sampling is deterministic: only the window is stochastic and trained on. Leaves out: where chunks run (`boig_core.cluster.rollouts`)
+and the update (`learner`). Shape letters: B images, K trained steps, S = K + 1, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from boig_core.config import DDPO, Recipe
+from boig_core.diffusion.ddim import ddim_step, predict_noise, schedule
+from boig_core.diffusion.lora import Adapter, make_trainable, write_adapter
+from boig_core.diffusion.pipeline import decode, encode_prompts, latent_shape, load_pipeline
+from boig_core.diffusion.trajectory import Trajectory
+from boig_core.vocabulary import Sample
+
+# Streams of random numbers: a first key keeps noise, window and prompts independent of each other.
+_NOISE: Final = 1
+_WINDOW: Final = 2
+_PROMPTS: Final = 3
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The unit of work: some images of an epoch.
+
+    Attributes:
+        epoch: epoch.
+        indices: index of each image in the epoch.
+        samples: sample of each image: its text is the prompt, and the reward reads the rest.
+        window: first trained step and one past the last.
+    """
+
+    epoch: int
+    indices: tuple[int, ...]
+    samples: tuple[Sample, ...]
+    window: tuple[int, int]
+
+
+class Scorer(Protocol):
+    """Who gives rewards: images and their samples in, one finite number an image out, or an error; never a silent zero."""
+
+    def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+        """Rewards of uint8 ``images_BHWC``."""
+        ...
+
+
+class Rollouts(Protocol):
+    """Where experience comes from.
+
+    One call an epoch with everything it needs, so that an implementation may sample and score chunks in any order, on any number of
+    machines, and redo what fails; what it returns is in the order of ``chunks``.
+    """
+
+    def collect(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, NDArray[np.float64]]]:
+        """Trajectory and rewards of each chunk under the policy with this adapter."""
+        ...
+
+
+def epoch_samples(samples: Sequence[Sample], seed: int, epoch: int, count: int) -> list[Sample]:
+    """The epoch's prompts: shuffled passes over all samples, cut into epochs; a function of seed and epoch alone."""
+    order: dict[int, NDArray[np.int64]] = {}
+    chosen = []
+    for position in range(epoch * count, (epoch + 1) * count):
+        passed, place = divmod(position, len(samples))
+        if passed not in order:
+            order[passed] = np.random.default_rng((_PROMPTS, seed, passed)).permutation(len(samples))
+        chosen.append(samples[order[passed][place]])
+    return chosen
+
+
+def epoch_window(config: DDPO, seed: int, epoch: int) -> tuple[int, int]:
+    """Stochastic and trained steps of an epoch: first, and one past the last.
+
+    Without a window every step but the last, whose noise has no variance.
+    """
+    if config.window is None:
+        return 0, config.sampling_steps - 1
+    span = min(max(config.window, int(config.window_span * config.sampling_steps)), config.sampling_steps - 1)
+    first = int(np.random.default_rng((_WINDOW, seed, epoch)).integers(0, span - config.window + 1))
+    return first, first + config.window
+
+
+def epoch_chunks(config: DDPO, samples: Sequence[Sample], seed: int, epoch: int) -> list[Chunk]:
+    """The epoch's work: each prompt ``images_per_prompt`` times in a row, cut into chunks."""
+    per_image = [s for s in epoch_samples(samples, seed, epoch, config.prompts) for _ in range(config.images_per_prompt)]
+    window = epoch_window(config, seed, epoch)
+    return [
+        Chunk(epoch, tuple(range(start, start + config.chunk)), tuple(per_image[start : start + config.chunk]), window)
+        for start in range(0, len(per_image), config.chunk)
+    ]
+
+
+def draw_noise(seed: int, epoch: int, index: int, count: int, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Standard normal ``noise_SCHW`` of one image: its start, then one for each stochastic step; always from the CPU."""
+    key = np.random.SeedSequence((_NOISE, seed, epoch, index)).generate_state(1, np.uint64)[0]
+    generator = torch.Generator("cpu").manual_seed(int(key >> np.uint64(1)))
+    return torch.randn((count, *shape), generator=generator)
+
+
+class Sampler:
+    """Samples chunks with one copy of the pipeline.
+
+    Args:
+        recipe: names the base model and the settings of the sampling.
+        device: where the model runs.
+    """
+
+    def __init__(self, recipe: Recipe, device: str = "cpu") -> None:
+        self.config, self.seed, self.device = recipe.ddpo, recipe.seed, torch.device(device)
+        self.pipe: Any = load_pipeline(recipe.sd.base).to(self.device)
+        make_trainable(self.pipe.unet, self.config.lora_rank, self.seed)
+        self._checksum: str | None = None
+        self.timesteps, self.timesteps_prev, self.alphas_T1 = schedule(self.pipe, self.config.sampling_steps)
+
+    def load(self, adapter: Adapter) -> None:
+        """Use these weights from now on.
+
+        Raises:
+            ValueError: weights and checksum differ.
+        """
+        if adapter.checksum != self._checksum:
+            self._checksum = None
+            write_adapter(self.pipe.unet, adapter)
+            self._checksum = adapter.checksum
+
+    @torch.no_grad()
+    def rollout(self, adapter: Adapter, chunk: Chunk) -> Trajectory:
+        """Sample one chunk; the same bits for the same adapter and chunk."""
+        self.load(adapter)
+        first, end = chunk.window
+        shape = latent_shape(self.pipe)
+        noise_BSCHW = torch.stack([draw_noise(self.seed, chunk.epoch, i, 1 + end - first, shape) for i in chunk.indices]).to(self.device)
+        prompts = tuple(sample.text for sample in chunk.samples)
+        text_BLD = encode_prompts(self.pipe, prompts)
+        blank_1LD = encode_prompts(self.pipe, [""]) if self.config.guidance > 1 else None
+        latents_BCHW = noise_BSCHW[:, 0]
+        kept, logprobs = [], []
+        for step, (t, t_prev) in enumerate(zip(self.timesteps, self.timesteps_prev, strict=True)):
+            noise_pred_BCHW = predict_noise(self.pipe.unet, latents_BCHW, t, text_BLD, blank_1LD, self.config.guidance)
+            if first <= step < end:
+                kept.append(latents_BCHW)
+                latents_BCHW, logprob_B = ddim_step(
+                    noise_pred_BCHW,
+                    latents_BCHW,
+                    t,
+                    t_prev,
+                    self.alphas_T1,
+                    self.config.eta,
+                    noise_BCHW=noise_BSCHW[:, 1 + step - first],
+                )
+                logprobs.append(logprob_B)
+                if step == end - 1:
+                    kept.append(latents_BCHW)
+            else:
+                latents_BCHW, _ = ddim_step(noise_pred_BCHW, latents_BCHW, t, t_prev, self.alphas_T1, 0.0)
+        return Trajectory(
+            epoch=chunk.epoch,
+            version=adapter.version,
+            checksum=adapter.checksum,
+            timesteps_K=tuple(self.timesteps[first:end]),
+            timesteps_prev_K=tuple(self.timesteps_prev[first:end]),
+            indices_B=np.array(chunk.indices, dtype=np.int64),
+            prompts_B=prompts,
+            latents_BSCHW=torch.stack(kept, dim=1).cpu().numpy(),
+            logprobs_old_BK=torch.stack([logprob for logprob in logprobs if logprob is not None], dim=1).cpu().numpy(),
+            images_BHWC=decode(self.pipe, latents_BCHW),
+        )
+
+
+class LocalRollouts:
+    """`Rollouts` in this process, one chunk after the other."""
+
+    def __init__(self, sampler: Sampler, scorer: Scorer) -> None:
+        self.sampler, self.scorer = sampler, scorer
+
+    def collect(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, NDArray[np.float64]]]:
+        """See `Rollouts`."""
+        results = []
+        for chunk in chunks:
+            trajectory = self.sampler.rollout(adapter, chunk)
+            results.append((trajectory, self.scorer.score(trajectory.images_BHWC, chunk.samples)))
+        return results
