@@ -1,0 +1,80 @@
+"""Files of the ``generation`` output: ``generation.json``, one Parquet row an image, one PNG a prompt with the models below each other.
+
+Leaves out: the numbers (see `generation`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from boig_core.evaluation.generation import Measured, Plan
+
+GENERATION_FILE: Final = "generation.json"
+IMAGES_FILE: Final = "images.parquet"
+_ENLARGE: Final = 3
+_GUTTER: Final = 4
+
+
+def write_generation(
+    folder: Path, summary: Mapping[str, Any], plan: Plan, images: Mapping[str, NDArray[np.uint8]], measured: Mapping[str, Measured]
+) -> None:
+    """Write all files of the output.
+
+    Args:
+        folder: exists, empty.
+        summary: content of ``generation.json``; the prompts and their grids are added here.
+        plan: prompts and seeds.
+        images: (N, H, W, 3) by model, in the order of the grids' rows.
+        measured: by model.
+    """
+    (folder / "grids").mkdir()
+    prompts = []
+    for index, sample in enumerate(plan.samples):
+        rows = [found[index * plan.images_per_prompt : (index + 1) * plan.images_per_prompt] for found in images.values()]
+        path = f"grids/{index:03d}.png"
+        make_grid(rows).save(folder / path, optimize=True)
+        prompts.append({"id": sample.id, "company": sample.company, "text": sample.text, "grid": path})
+    body = {"schema_version": 1, **summary, "prompts": prompts, "grid_rows": list(images)}
+    (folder / GENERATION_FILE).write_text(json.dumps(body, indent=1, allow_nan=False), encoding="utf-8")
+    _write_table(folder / IMAGES_FILE, plan, measured)
+
+
+def make_grid(rows: list[NDArray[np.uint8]]) -> Image.Image:
+    """One row of images (K, H, W, 3) a model, enlarged without smoothing; transparent between them."""
+    count, height, width, _ = rows[0].shape
+    step_y, step_x = height * _ENLARGE + _GUTTER, width * _ENLARGE + _GUTTER
+    canvas = np.zeros((len(rows) * step_y - _GUTTER, count * step_x - _GUTTER, 4), np.uint8)
+    for r, row_KHWC in enumerate(rows):
+        for k, image_HWC in enumerate(row_KHWC):
+            large_HWC = image_HWC.repeat(_ENLARGE, axis=0).repeat(_ENLARGE, axis=1)
+            canvas[r * step_y :, k * step_x :][: height * _ENLARGE, : width * _ENLARGE, :3] = large_HWC
+            canvas[r * step_y :, k * step_x :][: height * _ENLARGE, : width * _ENLARGE, 3] = 255
+    return Image.fromarray(canvas)
+
+
+def _write_table(path: Path, plan: Plan, measured: Mapping[str, Measured]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    for model, found in measured.items():
+        count = len(plan.seeds)
+        columns: dict[str, Any] = {
+            "model": [model] * count,
+            "sample": [sample.id for sample in plan.owners],
+            "prompt": plan.prompts,
+            "seed": list(plan.seeds),
+            "reward": found.reward_N,
+            "judge": pa.nulls(count, pa.float64()) if found.judge_N is None else found.judge_N,
+            "clip": found.clip_N,
+            "clip_mismatched": found.mismatched_N,
+        }
+        tables.append(pa.table(columns))
+    pq.write_table(pa.concat_tables(tables), path)

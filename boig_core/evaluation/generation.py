@@ -1,0 +1,239 @@
+"""What is measured on generated images, paired by prompt and seed: the rows and differences of ``generation.json``.
+
+Each model samples the same prompts from the same starting noise. `reward` is clipped: it is what DDPO maximised. `judge` took no part
+in training. A measure that was not run is None and has its reason under ``absent``. Leaves out: sampling (`boig_core.cluster.evaluation`)
+and the page (`report`). Shape letters: N = P x K images, P prompts, K images a prompt, in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boig_core.config import Evaluation, Recipe
+from boig_core.errors import InputError
+from boig_core.evaluation.distances import fid, kid
+from boig_core.evaluation.intervals import paired_difference
+from boig_core.evaluation.judges import ClipJudge, Judge, clip_scores, diversity
+from boig_core.observability.logs import get_logger
+from boig_core.vocabulary import Sample
+
+log = get_logger(__name__)
+
+MODELS: Final = ("base", "high_kpi", "boigsd", "best_of_n", "prompt_rewrite")
+MEASURES: Final = ("reward", "judge", "kid", "fid", "clip", "aesthetic", "diversity")
+PAIRED: Final = ("reward", "judge", "clip_margin")
+_NO_AESTHETIC: Final = "no aesthetic predictor is configured"
+_NO_REWRITE: Final = "prompt rewriting is not implemented yet"
+_EVALUATION_STREAM: Final = 7_301  # keeps this noise apart from that of the rollouts
+
+
+class Rewards(Protocol):
+    """What scores images; `boig_core.rewards.scorer.Scorer` is one."""
+
+    def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+        """One clipped reward an image."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The images that each model makes.
+
+    Attributes:
+        samples: P samples whose texts are the prompts.
+        images_per_prompt: K.
+        seeds: of the starting noise of each of the N images, the same for all models.
+    """
+
+    samples: tuple[Sample, ...]
+    images_per_prompt: int
+    seeds: tuple[int, ...]
+
+    @property
+    def owners(self) -> list[Sample]:
+        """Sample of each image (N)."""
+        return [sample for sample in self.samples for _ in range(self.images_per_prompt)]
+
+    @property
+    def prompts(self) -> list[str]:
+        """Prompt of each image (N)."""
+        return [sample.text for sample in self.owners]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model's images, one by one. ``judge_N``: None without a judge; ``mismatched_N``: CLIP score with the other prompts."""
+
+    reward_N: NDArray[np.float64]
+    judge_N: NDArray[np.float64] | None
+    clip_N: NDArray[np.float64]
+    mismatched_N: NDArray[np.float64]
+    embedding_ND: NDArray[np.float64]
+    features_NF: NDArray[np.float64]
+
+    def take(self, index: NDArray[np.intp]) -> Measured:
+        """Some of the images."""
+        judged = None if self.judge_N is None else self.judge_N[index]
+        return Measured(
+            self.reward_N[index], judged, self.clip_N[index], self.mismatched_N[index], self.embedding_ND[index], self.features_NF[index]
+        )
+
+    def values(self, measure: str) -> NDArray[np.float64] | None:
+        """Values (N) of ``reward``, ``judge``, ``clip`` or ``clip_margin``."""
+        if measure == "clip_margin":
+            return self.clip_N - self.mismatched_N
+        return {"reward": self.reward_N, "judge": self.judge_N, "clip": self.clip_N}[measure]
+
+
+def make_plan(samples: Sequence[Sample], recipe: Recipe) -> Plan:
+    """Choose prompts: distinct texts of HIGH samples of the test split, drawn by the recipe's seed.
+
+    Raises:
+        InputError: fewer than two of them.
+    """
+    texts = {sample.text: sample for sample in sorted(samples, key=lambda s: s.id) if sample.split == "test" and sample.bucket == "high"}
+    held = sorted(texts.values(), key=lambda sample: sample.id)
+    if len(held) < 2:
+        raise InputError(f"{len(held)} distinct prompts of HIGH test samples", "must be at least 2", "ingest more posts")
+    settings = recipe.evaluation
+    if len(held) < settings.prompts:
+        log.warning("the test split has %d distinct HIGH prompts, fewer than evaluation.prompts = %d", len(held), settings.prompts)
+    order = np.random.default_rng([recipe.seed, _EVALUATION_STREAM]).permutation(len(held))[: settings.prompts]
+    chosen = tuple(held[index] for index in sorted(order))
+    seeds = np.random.SeedSequence([recipe.seed, _EVALUATION_STREAM, 1]).generate_state(len(chosen) * settings.images_per_prompt)
+    return Plan(chosen, settings.images_per_prompt, tuple(int(seed) for seed in seeds))
+
+
+def measure(
+    images_NHWC: NDArray[np.uint8], plan: Plan, rewards: Rewards, judge: Judge | None, clip: ClipJudge, features: ClipJudge
+) -> Measured:
+    """Score one model's images."""
+    seen = clip.see(images_NHWC)
+    own_N = np.repeat(np.arange(len(plan.samples)), plan.images_per_prompt)
+    matched_N, mismatched_N = clip_scores(seen.embedding_ND, clip.read([sample.text for sample in plan.samples]), own_N)
+    return Measured(
+        reward_N=rewards.score(images_NHWC, plan.owners),
+        judge_N=None if judge is None else judge.judge(images_NHWC, plan.owners),
+        clip_N=matched_N,
+        mismatched_N=mismatched_N,
+        embedding_ND=seen.embedding_ND,
+        features_NF=seen.features_NF if features is clip else features.see(images_NHWC).features_NF,
+    )
+
+
+def summarize(measured: Mapping[str, Measured], plan: Plan, real_NF: NDArray[np.float64], recipe: Recipe) -> dict[str, Any]:
+    """Rows, paired differences and reasons: the numbers of ``generation.json``.
+
+    Args:
+        measured: base, high_kpi, boigsd, in this order.
+        plan: prompts and seeds that all of them share.
+        real_NF: features of held-out real HIGH images.
+        recipe: what is enabled, and the seed.
+    """
+    settings = recipe.evaluation
+    absent: dict[str, str] = {}
+    rows: dict[str, dict[str, float | int | None] | None] = {}
+    distances = _Distances(real_NF, len(plan.seeds), settings.fid_min, recipe.seed)
+    for model, found in measured.items():
+        rows[model] = _row(model, found, plan.images_per_prompt, distances, settings, absent)
+    rows["best_of_n"] = None
+    if settings.best_of_n is None:
+        absent["generation.best_of_n"] = "evaluation.best_of_n is not set"
+    elif settings.best_of_n > plan.images_per_prompt:
+        absent["generation.best_of_n"] = f"evaluation.images_per_prompt {plan.images_per_prompt} is below best_of_n {settings.best_of_n}"
+    else:
+        best = best_of_n(measured["base"].reward_N, plan, settings.best_of_n)
+        kept = len(best) // len(plan.samples)
+        rows["best_of_n"] = _row("best_of_n", measured["base"].take(best), kept, distances, settings, absent)
+    rows["prompt_rewrite"] = None
+    absent["generation.prompt_rewrite"] = _NO_REWRITE
+    return {
+        "generation": {model: rows[model] for model in MODELS},
+        "paired": {f"{model}-base": paired(found, measured["base"], plan, recipe) for model, found in measured.items() if model != "base"},
+        "floors": distances.floors(),
+        "absent": absent,
+    }
+
+
+def best_of_n(reward_N: NDArray[np.float64], plan: Plan, n: int) -> NDArray[np.intp]:
+    """Index of the best of each ``n`` successive images of a prompt, by reward; a rest that is smaller than ``n`` is left out."""
+    groups = plan.images_per_prompt // n
+    grouped = np.arange(len(reward_N)).reshape(len(plan.samples), plan.images_per_prompt)[:, : groups * n].reshape(-1, n)
+    winners: NDArray[np.intp] = grouped[np.arange(len(grouped)), reward_N[grouped].argmax(axis=1)]
+    return winners
+
+
+def paired(candidate: Measured, base: Measured, plan: Plan, recipe: Recipe) -> dict[str, dict[str, float | int] | None]:
+    """Mean differences from the base, same prompt and same noise, with 95 % intervals clustered by prompt; None without a judge."""
+    clusters = [sample.id for sample in plan.owners]
+    found: dict[str, dict[str, float | int] | None] = {}
+    for name in PAIRED:
+        ours, theirs = candidate.values(name), base.values(name)
+        options = {"resamples": recipe.evaluation.bootstrap, "seed": recipe.seed}
+        found[name] = None if ours is None or theirs is None else paired_difference(ours, theirs, clusters, **options).as_json()
+    return found
+
+
+class _Distances:
+    """Distances of sets of images from real ones, and what two halves of the real ones give.
+
+    FID compares ``fid_n`` images a side: as many as are generated, at most half of the real ones; 0 where that is below ``fid_min``.
+    """
+
+    def __init__(self, real_NF: NDArray[np.float64], generated: int, fid_min: int, seed: int) -> None:
+        order = np.random.default_rng([seed, _EVALUATION_STREAM, 2]).permutation(len(real_NF))
+        self._real_NF, self._half, self._seed = real_NF[order], len(real_NF) // 2, seed
+        n = min(self._half, generated)
+        self._fid_n = n if n >= fid_min else 0
+
+    def kid(self, features_NF: NDArray[np.float64]) -> float | None:
+        return kid(self._real_NF, features_NF, self._seed) if min(len(self._real_NF), len(features_NF)) >= 2 else None
+
+    def fid(self, features_NF: NDArray[np.float64]) -> float | None:
+        n = self._fid_n
+        if not 2 <= n <= len(features_NF):
+            return None
+        spread_n = np.linspace(0, len(features_NF) - 1, n).round().astype(int)  # evenly over the prompts
+        return fid(self._real_NF[:n], features_NF[spread_n])
+
+    def floors(self) -> dict[str, float | int | None]:
+        """Real against real: KID of the two halves, FID at the n of the models' own."""
+        halves, n = (self._real_NF[: self._half], self._real_NF[self._half :]), self._fid_n
+        return {
+            "kid": kid(*halves, self._seed) if self._half >= 2 else None,
+            "fid": fid(halves[0][:n], halves[1][:n]) if n >= 2 else None,
+            "fid_n": n,
+            "real": len(self._real_NF),
+            "features": int(self._real_NF.shape[1]),
+        }
+
+
+def _row(
+    model: str, found: Measured, per_prompt: int, distances: _Distances, settings: Evaluation, absent: dict[str, str]
+) -> dict[str, float | int | None]:
+    reasons = {
+        "judge": "evaluation.judge is not set",
+        "kid": "fewer than 2 images",
+        "fid": f"fewer than evaluation.fid_min = {settings.fid_min} generated images, or real ones for each of two halves",
+        "aesthetic": _NO_AESTHETIC,
+        "diversity": "one image a prompt",
+    }
+    matched, margin = float(found.clip_N.mean()), float((found.clip_N - found.mismatched_N).mean())
+    row: dict[str, float | int | None] = {
+        "reward": float(found.reward_N.mean()),
+        "judge": None if found.judge_N is None else float(found.judge_N.mean()),
+        "kid": distances.kid(found.features_NF),
+        "fid": distances.fid(found.features_NF),
+        "clip": matched,
+        "aesthetic": None,
+        "diversity": diversity(found.embedding_ND.reshape(-1, per_prompt, found.embedding_ND.shape[1])) if per_prompt > 1 else None,
+        "n": len(found.reward_N),
+        "clip_margin": margin,
+    }
+    absent.update({f"generation.{model}.{name}": reasons[name] for name, value in row.items() if value is None})
+    return row

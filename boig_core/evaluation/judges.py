@@ -1,0 +1,122 @@
+"""Who judges generated images: a held-out judge of the KPI, and a CLIP that took no part in training.
+
+Neither is read by any training stage, monitor or checkpoint choice; they score afterwards. Which KPI judge there is, a stage file says
+(`ray_jobs/evaluate_sd.py`). Shape letters: N images, M texts, D width of the joint space, F width of the vision features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from boig_core.errors import InputError
+from boig_core.models import resolve_model
+from boig_core.vocabulary import Sample
+
+_BATCH: Final = 64
+
+
+class Judge(Protocol):
+    """A held-out judge: whatever says, without the reward model, how an image would do for a post."""
+
+    name: str
+
+    def judge(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+        """One finite number an image; higher is better. ``samples`` give company and date."""
+        ...
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Images as a CLIP sees them.
+
+    Attributes:
+        embedding_ND: in the joint space with texts, unit length.
+        features_NF: pooled output of the vision half, before the projection: for KID and FID.
+    """
+
+    embedding_ND: NDArray[np.float64]
+    features_NF: NDArray[np.float64]
+
+
+class ClipJudge:
+    """CLIP score and image features.
+
+    Args:
+        ref: hub id, local folder or ``package:NAME`` of a CLIP with its processor.
+
+    Raises:
+        InputError: nothing that opens as a CLIP stands at ``ref``.
+    """
+
+    def __init__(self, ref: str) -> None:
+        from transformers import CLIPModel, CLIPTokenizerFast
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+        folder = resolve_model(ref)
+        try:
+            self._model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+            self._tokenizer = CLIPTokenizerFast.from_pretrained(folder)
+            self._processor = CLIPImageProcessorPil.from_pretrained(folder)
+        except (OSError, ValueError) as exc:
+            raise InputError(ref, f"does not open as a CLIP ({str(exc).splitlines()[0][:160]})", "give a CLIP folder or hub id") from exc
+
+    @torch.no_grad()
+    def see(self, images_NHWC: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Seen:
+        """Embeddings and features of uint8 RGB images."""
+        embeddings, features = [], []
+        for start in range(0, len(images_NHWC), _BATCH):
+            batch = [Image.fromarray(image) for image in images_NHWC[start : start + _BATCH]]
+            pixels_BCHW = self._processor(batch, return_tensors="pt")["pixel_values"]
+            pooled_BF = self._model.vision_model(pixel_values=pixels_BCHW).pooler_output
+            features.append(pooled_BF.double().numpy())
+            embeddings.append(self._model.visual_projection(pooled_BF).double().numpy())
+        return Seen(_unit(np.concatenate(embeddings)), np.concatenate(features))
+
+    @torch.no_grad()
+    def read(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Embeddings (M, D) of texts, unit length; longer texts are cut to the model's context."""
+        tokens = self._tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self._model.config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        )
+        pooled_MW = self._model.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).pooler_output
+        return _unit(self._model.text_projection(pooled_MW).double().numpy())
+
+
+def clip_scores(
+    embedding_ND: NDArray[np.float64], text_MD: NDArray[np.float64], own_N: NDArray[np.intp]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """CLIP score (100 x cosine) of each image with its own text, and its mean over all the other texts.
+
+    The difference is the margin by which an image shows its prompt rather than just any: a CLIP score alone also pays for looks.
+
+    Args:
+        embedding_ND: images, unit length.
+        text_MD: at least two distinct texts, unit length.
+        own_N: index of each image's own text.
+    """
+    cosine_NM = 100.0 * embedding_ND @ text_MD.T
+    matched_N = cosine_NM[np.arange(len(own_N)), own_N]
+    return matched_N, (cosine_NM.sum(axis=1) - matched_N) / (text_MD.shape[0] - 1)
+
+
+def diversity(embedding_PKD: NDArray[np.float64]) -> float:
+    """Mean cosine distance between images of one prompt: (P prompts, K >= 2 images each, D). 0: all alike."""
+    count = embedding_PKD.shape[1]
+    cosine_PKK = np.einsum("pid,pjd->pij", embedding_PKD, embedding_PKD)
+    off_diagonal_P = cosine_PKK.sum(axis=(1, 2)) - np.trace(cosine_PKK, axis1=1, axis2=2)
+    return float(1.0 - (off_diagonal_P / (count * (count - 1))).mean())
+
+
+def _unit(rows_ND: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(rows_ND / np.linalg.norm(rows_ND, axis=1, keepdims=True), np.float64)

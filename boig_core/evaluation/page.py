@@ -1,0 +1,133 @@
+"""``report.html``: one page that a team lead understands in a minute; everything inline, nothing is fetched.
+
+Numbers come from ``report.json`` alone; images and curves are shown beside them. Leaves out: deciding anything (see `verdict`).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from boig_core.config import Recipe
+from boig_core.evaluation.lineage import Step
+from boig_core.evaluation.plots import Line, line_chart, whiskers
+from boig_core.evaluation.report import METRICS
+from boig_core.evaluation.verdict import findings, headline
+
+_SHOWN: Final = 6
+"""Prompts whose images are shown at once; the others are folded away."""
+_MOST: Final = 24
+"""Prompts whose images are in the page at all."""
+MODEL_NAMES: Final = {
+    "base": "Base",
+    "high_kpi": "High-KPI fine-tune",
+    "boigsd": "BoigSD",
+    "best_of_n": "Best of N",
+    "prompt_rewrite": "Prompt rewriting",
+    "boigllm": "BoigLLM",
+    "no_kpi": "Same, without KPI",
+    "retrieval": "Retrieval",
+    "few_shot": "Few-shot LLM",
+    "most_frequent": "Most frequent",
+}
+# Stage, title, unit of y, metrics to draw: those of these names that were logged.
+_CURVES: Final = (
+    ("ddpo", "BoigSD: reward while it is aligned", "reward, by epoch", ("reward",)),
+    (
+        "finetune_llm",
+        "BoigLLM: training loss",
+        "nats a token, by step",
+        ("loss", "boigllm_loss", "no_kpi_loss", "loss_boigllm", "loss_no_kpi"),
+    ),
+    ("finetune_sd", "High-KPI fine-tune: training loss", "weighted error, by step", ("loss",)),
+)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A chart of one stage: its title, what the axes are, and the SVG."""
+
+    title: str
+    axes: str
+    svg: str
+
+
+def render(
+    report: Mapping[str, Any], generation: Mapping[str, Any], grids: Path, steps: Mapping[str, Step], recipe: Recipe, dataset: str
+) -> str:
+    """The page.
+
+    Args:
+        report: content of ``report.json``.
+        generation: content of ``generation.json``: prompts and the order of the grids' rows.
+        grids: folder that the grids' paths are relative to.
+        steps: runs behind the report, by stage.
+        recipe: of the run.
+        dataset: its name.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(loader=PackageLoader("boig_core.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters |= {"number": _number, "model": lambda name: MODEL_NAMES.get(name, name), "percent": lambda x: f"{x:.0%}"}
+    found = findings(report, recipe.promotion)
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        recipe=recipe,
+        dataset=dataset,
+        findings=found,
+        headline=headline(found),
+        state="good" if all(one.state != "bad" for one in found[:4]) else "bad",
+        prompts=[{**prompt, "image": _data_uri(grids / prompt["grid"])} for prompt in _spread(generation["prompts"], _MOST)],
+        shown=_SHOWN,
+        rows=generation["grid_rows"],
+        settings=generation["settings"],
+        floors=generation["floors"],
+        gains=[(measure, whiskers(_gains(report, measure))) for measure in ("reward", "judge", "clip_margin")],
+        knowing=whiskers([(f"{bucket} KPI", row) for bucket, row in _knowing(report).items()], digits=3),
+        curves=_curves(steps),
+        metrics=METRICS,
+        steps=steps,
+        slowest=max([seconds for seconds in report["timings"].values() if seconds] or [1.0]),
+    )
+
+
+def _gains(report: Mapping[str, Any], measure: str) -> list[tuple[str, Mapping[str, Any]]]:
+    pairs = [(model.removesuffix("-base"), rows.get(measure)) for model, rows in report["paired"].items()]
+    return [(MODEL_NAMES.get(model, model), row) for model, row in pairs if row]
+
+
+def _knowing(report: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Colors IOU of BoigLLM minus its twin's, by bucket."""
+    found: Mapping[str, Mapping[str, Any]] = report["paired"].get("boigllm-no_kpi", {}).get("colors_iou", {})
+    return found
+
+
+def _curves(steps: Mapping[str, Step]) -> list[Curve]:
+    charts = []
+    for stage, title, axes, names in _CURVES:
+        rows = steps[stage].metrics() if stage in steps else []
+        lines = []
+        for name in names:
+            points = sorted((row["step"], row[name]) for row in rows if row.get(name) is not None)
+            if len(points) > 1:
+                lines.append(Line(name, [x for x, _ in points], [y for _, y in points]))
+        if lines:
+            charts.append(Curve(title, axes, line_chart(lines)))
+    return charts
+
+
+def _spread(items: Sequence[Any], most: int) -> list[Any]:
+    return [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _number(value: Any, digits: int = 3) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"

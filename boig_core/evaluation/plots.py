@@ -1,0 +1,104 @@
+"""Two small charts as inline SVG that take their colors from the page's CSS, so that they follow light and dark.
+
+Lines over steps, and differences with their intervals. Leaves out: choosing what to draw (see `page`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Final
+
+_WIDTH: Final = 520
+_HEIGHT: Final = 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 96, 12, 28
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series: its label, and finite x and y."""
+
+    label: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+
+def line_chart(lines: Sequence[Line]) -> str:
+    """Lines on common axes, each labelled at its end; a faint line shows the values, a strong one their running mean."""
+    every_y = [y for line in lines for y in line.ys]
+    xs = _ticks(min(line.xs[0] for line in lines), max(line.xs[-1] for line in lines), 5, whole=True)
+    ys = _ticks(min(every_y), max(every_y), 4)
+    x0, x1 = min(line.xs[0] for line in lines), max(line.xs[-1] for line in lines)
+    y0, y1 = min(ys[0], min(every_y)), max(ys[-1], max(every_y))
+
+    def px(x: float) -> float:
+        return _LEFT + (x - x0) / ((x1 - x0) or 1.0) * (_WIDTH - _LEFT - _RIGHT)
+
+    def py(y: float) -> float:
+        return _HEIGHT - _BOTTOM - (y - y0) / ((y1 - y0) or 1) * (_HEIGHT - _TOP - _BOTTOM)
+
+    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(", ".join(line.label for line in lines))}">']
+    for y in ys:
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>')
+        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{py(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
+    for x in xs:
+        parts.append(f'<text class="tick" x="{px(x):.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{x:g}</text>')
+    ends: list[float] = []
+    for index, line in enumerate(lines):
+        smooth = _running_mean(line.ys)
+        for values, kind in ((line.ys, "raw"), (smooth, "mean")):
+            path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in zip(line.xs, values, strict=True))
+            parts.append(f'<polyline class="s{index} {kind}" points="{path}"/>')
+        end = py(smooth[-1])
+        while any(abs(end - other) < 14 for other in ends):
+            end += 14
+        ends.append(end)
+        parts.append(
+            f'<text class="label s{index}" x="{px(line.xs[-1]) + 8:.1f}" y="{end + 4:.1f}">{escape(line.label)} {smooth[-1]:.3g}</text>'
+        )
+    return "".join([*parts, "</svg>"])
+
+
+def whiskers(rows: Sequence[tuple[str, Mapping[str, Any]]], digits: int = 2) -> str:
+    """Differences (mean, low, high) as dots with intervals around a line at zero; empty when there is nothing to draw."""
+    if not rows:
+        return ""
+    step, label = 34, 130
+    reach = [0.0, *(row[end] for _, row in rows for end in ("low", "high"))]
+    x0, x1 = min(reach), max(reach)
+    margin = 0.06 * ((x1 - x0) or 1)
+
+    def px(x: float) -> float:
+        return float(label + 10 + (x - x0 + margin) / (x1 - x0 + 2 * margin) * (_WIDTH - label - 150))
+
+    height = step * len(rows) + 8
+    parts = [f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="differences from the base with 95 % intervals">']
+    parts.append(f'<line class="zero" x1="{px(0):.1f}" x2="{px(0):.1f}" y1="2" y2="{height - 4}"/>')
+    for index, (name, row) in enumerate(rows):
+        y = step * index + step / 2 + 2
+        clear = "clear" if row["low"] > 0 or row["high"] < 0 else "open"
+        parts.append(f'<text class="label" x="{label - 4}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<line class="whisker" x1="{px(row["low"]):.1f}" x2="{px(row["high"]):.1f}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<circle class="dot {clear}" cx="{px(row["mean"]):.1f}" cy="{y}" r="5"/>')
+        span = f"{row['mean']:+.{digits}f} ({row['low']:+.{digits}f}, {row['high']:+.{digits}f})"
+        parts.append(f'<text class="tick" x="{_WIDTH - 4}" y="{y + 4}" text-anchor="end">{span}</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def _running_mean(values: Sequence[float]) -> list[float]:
+    reach = max(1, len(values) // 25)
+    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
+
+
+def _ticks(low: float, high: float, about: int, whole: bool = False) -> list[float]:
+    """Round numbers within [low, high], about so many."""
+    rough = ((high - low) or 1.0) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)
+    if whole:
+        step = max(1.0, round(step))
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)] or [low]

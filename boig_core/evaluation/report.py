@@ -1,0 +1,171 @@
+"""``report.json``: the numbers of one whole run, in one shape that gates, people and later runs can rely on (DESIGN: report).
+
+Every key of the schema is there. A number that the recipe enables is finite; a measure that was not run is null, with its reason under
+``absent`` by dotted path. Imports no torch. Leaves out: the page (see `page`), and where the numbers come from (see `ray_jobs.report`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from boig_core.errors import BoigError, CorruptError
+from boig_core.storage import store
+from boig_core.storage.job import Stage
+
+REPORT_FILE: Final = "report.json"
+DESCRIBERS: Final = ("boigllm", "no_kpi", "retrieval", "few_shot")
+METRICS: Final = (
+    "colors_iou",
+    "colors_cosine",
+    "colors_rgb_distance",
+    "colors_coverage_rmse",
+    "tones_coverage_rmse",
+    "objects_iou",
+    "objects_cosine",
+    "objects_area_rmse",
+    "objects_position_error",
+)
+GENERATORS: Final = ("base", "high_kpi", "boigsd", "best_of_n", "prompt_rewrite")
+_DATASET: Final = ("posts", "rejected", "images", "buckets")
+_SHARES: Final = ("high", "low", "all", "undefined")
+_VALIDITY: Final = ("auc_high_vs_low", "pearson", "n")
+_GENERATION: Final = ("reward", "judge", "kid", "fid", "clip", "aesthetic", "diversity", "n")
+_NOT_MEASURED: Final = {
+    "few_shot": "needs a general language model to prompt; none is configured",
+    "retrieval": "was not run",
+    "no_kpi": "was not run",
+    "boigllm": "was not run",
+}
+
+
+def build_report(
+    *,
+    dataset: Mapping[str, Any],
+    description: Mapping[str, Any],
+    calibration: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    recipe: str,
+) -> dict[str, Any]:
+    """Put the stages' results into the report's shape and check it.
+
+    Args:
+        dataset: meta of the dataset's manifest.
+        description: content of ``description.json``.
+        calibration: content of ``calibration.json``.
+        generation: content of ``generation.json``.
+        seconds: of each stage that is known.
+        recipe: name of the recipe.
+
+    Raises:
+        CorruptError: a number is not finite, or is missing without a reason.
+    """
+    absent = dict(generation["absent"])
+    described = {model: description.get(model) for model in (*DESCRIBERS, *sorted(_extra_models(description)))}
+    for model, row in described.items():
+        if row is None:
+            absent[f"description.{model}"] = _NOT_MEASURED[model]
+        else:
+            empty = [f"description.{model}.{path}" for path, value in _leaves(row) if value is None]
+            absent |= dict.fromkeys(empty, "undefined for every sample of this bucket")
+    timings = {stage.value: seconds.get(stage.value) for stage in Stage}
+    absent |= {f"timings.{stage}": "not among the runs that this report was made from" for stage, s in timings.items() if s is None}
+    validity = calibration["splits"]["test"]
+    for reward, row in validity.items():
+        absent |= {f"reward_validity.{reward}.{key}": "undefined: no variation" for key, value in row.items() if value is None}
+    report = {
+        "schema_version": 1,
+        "recipe": recipe,
+        "dataset": {key: dataset.get(key) for key in _DATASET},
+        "description": described,
+        "reward_validity": validity,
+        "generation": generation["generation"],
+        "paired": {
+            pair: {name: row for name, row in rows.items() if row}
+            for pair, rows in {**description.get("paired", {}), **generation["paired"]}.items()
+        },
+        "reward": {"name": calibration["reward"], "clip": calibration["clip"], "best_on_validation": calibration["best_on_validation"]},
+        "timings": timings,
+        "absent": absent,
+    }
+    check_report(report)
+    return report
+
+
+def check_report(report: Mapping[str, Any]) -> None:
+    """Hold a report against the schema.
+
+    Raises:
+        CorruptError: a key is missing, a number is not finite, a null has no reason, or a reason belongs to something that is not null.
+    """
+    _need(report, ("dataset", "description", "reward_validity", "generation", "timings", "absent"), "")
+    _need(report["dataset"], _DATASET, "dataset.")
+    _need(report["description"], DESCRIBERS, "description.")
+    _need(report["generation"], GENERATORS, "generation.")
+    _need(report["timings"], tuple(stage.value for stage in Stage), "timings.")
+    for model, row in report["description"].items():
+        if row is not None:
+            _need(row, METRICS, f"description.{model}.")
+            for metric in METRICS:
+                _need(row[metric], _SHARES, f"description.{model}.{metric}.")
+    for name, row in report["reward_validity"].items():
+        _need(row, _VALIDITY, f"reward_validity.{name}.")
+    for model, row in report["generation"].items():
+        if row is not None:
+            _need(row, _GENERATION, f"generation.{model}.")
+    absent: Mapping[str, str] = report["absent"]
+    body = {key: value for key, value in report.items() if key != "absent"}
+    nulls = set()
+    for path, value in _leaves(body):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise CorruptError(f"{path} = {value}", "must be finite", "see the stage that measured it")
+        if value is None:
+            nulls.add(path)
+            if not absent.get(path):
+                raise CorruptError(f"{path} = null", "has no reason under absent", "see the stage that measured it")
+    for path in absent:
+        if path not in nulls:
+            raise CorruptError(f"absent {path}", "gives a reason for something that is not null", "see the stage that measured it")
+
+
+def read_report(uri: str) -> dict[str, Any]:
+    """Report of a ``report`` output, or of a ``report.json``; checked.
+
+    Raises:
+        NotFoundInStoreError: there is none.
+        CorruptError: it is no report.
+    """
+    target = uri if uri.endswith(".json") else store.join(uri, REPORT_FILE)
+    try:
+        report = json.loads(store.read_bytes(target))
+        check_report(report)
+    except BoigError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        raise CorruptError(target, "is not a report", "give the folder that the stage report has published") from exc
+    return dict(report)
+
+
+def _extra_models(description: Mapping[str, Any]) -> set[str]:
+    return {key for key, row in description.items() if key not in DESCRIBERS and isinstance(row, Mapping) and set(METRICS) <= set(row)}
+
+
+def _need(tree: Any, keys: tuple[str, ...], prefix: str) -> None:
+    missing = [key for key in keys if not isinstance(tree, Mapping) or key not in tree]
+    if missing:
+        raise CorruptError(f"{prefix}{missing[0]}", "is missing from the report", "see the stage that measures it")
+
+
+def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of everything that is neither mapping nor list."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(tree, (list, tuple)):
+        for index, value in enumerate(tree):
+            yield from _leaves(value, f"{prefix}.{index}")
+    else:
+        yield prefix, tree

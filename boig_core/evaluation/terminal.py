@@ -1,0 +1,56 @@
+"""A report as tables in a terminal: the same numbers as the page, for `boig report` and the end of a demo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from boig_core.config import Promotion
+from boig_core.evaluation.verdict import findings, headline
+
+_MARKS: Final = {"good": "[green]✓[/]", "bad": "[red]✗[/]", "unknown": "[dim]·[/]"}
+_MEASURES: Final = ("reward", "judge", "clip", "clip_margin", "kid", "fid", "diversity", "n")
+
+
+def print_report(report: Mapping[str, Any], console: Console, promotion: Promotion | None = None) -> None:
+    """Print verdict, generators, reward validity and description metrics.
+
+    Args:
+        report: content of ``report.json``, checked.
+        console: where to.
+        promotion: limits that the verdict is held against; none: the defaults.
+    """
+    found = findings(report, promotion or Promotion())
+    console.print(f"\n[bold]{headline(found)}[/]")
+    for one in found:
+        console.print(f"  {_MARKS[one.state]} {one.title}: [bold]{one.value}[/] [dim]{one.detail}[/]")
+    generators = _table("Generators", ("model", *_MEASURES))
+    for model, row in report["generation"].items():
+        generators.add_row(model, *(["–"] * len(_MEASURES) if row is None else [_show(row.get(name)) for name in _MEASURES]))
+    console.print(generators)
+    validity = _table("Reward on real test images", ("reward", "AUC high / low", "Pearson", "n"))
+    for name, row in report["reward_validity"].items():
+        validity.add_row(name, _show(row["auc_high_vs_low"]), _show(row["pearson"]), _show(row["n"]))
+    console.print(validity)
+    described = _table("Descriptions: colors IOU", ("model", "high", "low", "all"))
+    for model, row in report["description"].items():
+        described.add_row(model, *([_show(row["colors_iou"][key]) for key in ("high", "low", "all")] if row else ["–"] * 3))
+    console.print(described)
+    spent = sum(seconds for seconds in report["timings"].values() if seconds)
+    console.print(f"[dim]– was not measured: {len(report['absent'])} reasons under absent in report.json · stages took {spent:.0f} s[/]")
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    return table
+
+
+def _show(value: float | int | None) -> str:
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"

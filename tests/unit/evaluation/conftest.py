@@ -1,0 +1,135 @@
+"""A whole run in a store, with made-up numbers: what the stage `report` finds when everything before it is done."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from boig_core.config import Recipe, load_recipe
+from boig_core.evaluation.files import write_generation
+from boig_core.evaluation.generation import Measured, make_plan, summarize
+from boig_core.evaluation.report import METRICS
+from boig_core.rewards import REWARDS
+from boig_core.storage import commit, manifest, store
+from boig_core.storage.job import Job, Stage, Workspace, write_job
+from boig_core.vocabulary import Sample
+
+
+def make_sample(index: int, **changes: Any) -> Sample:
+    sample = Sample(
+        id=f"{index:05d}", post=f"{index:05d}", account=f"account{index % 3}", company="solara", timestamp="2021-07-01T10:00:00Z",
+        text=f"Made-up post number {index} of a summer brand with one ball", keywords=("ball",), kpi=float(index % 90), kpi_normalized=50.0,
+        bucket="high", split="test", image=f"{index:064d}", width=128, height=128,
+    )  # fmt: skip
+    return replace(sample, **changes)
+
+
+def shrunken() -> Recipe:
+    return load_recipe("tiny", ["evaluation.prompts=8", "evaluation.images_per_prompt=4", "evaluation.bootstrap=200"])
+
+
+def made_up_models(recipe: Recipe, gain: float = 1.0) -> tuple[Any, dict[str, Measured], dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    plan = make_plan([make_sample(i) for i in range(40)], recipe)
+    count = len(plan.seeds)
+    measured, images = {}, {}
+    for name, shift in (("base", 0.0), ("high_kpi", 0.4 * gain), ("boigsd", gain)):
+        embedding_ND = rng.normal(size=(count, 16))
+        measured[name] = Measured(
+            reward_N=rng.normal(shift, 0.5, count),
+            judge_N=rng.normal(shift, 0.5, count),
+            clip_N=rng.normal(30, 1, count),
+            mismatched_N=rng.normal(20, 1, count),
+            embedding_ND=embedding_ND / np.linalg.norm(embedding_ND, axis=1, keepdims=True),
+            features_NF=rng.normal(0.1 * shift, 1, size=(count, 12)),
+        )
+        colors = rng.integers(0, 255, size=(count, 1, 1, 3)) * np.linspace(1, 0.6, 32)[None, :, None, None]
+        images[name] = np.broadcast_to(colors, (count, 32, 32, 3)).astype(np.uint8)
+    return plan, measured, images
+
+
+class Store:
+    """A store in which stages commit made-up outputs."""
+
+    def __init__(self, root: Path, recipe: Recipe) -> None:
+        self.root, self.recipe = str(root / "store"), recipe
+        self.scratch = root / "scratch"
+
+    def run(
+        self, stage: Stage, kind: str, family: str, files: dict[str, Any], inputs: dict[str, str], meta: dict[str, Any] | None = None,
+        rows: list[dict[str, float]] | None = None, folder: Path | None = None,
+    ) -> str:  # fmt: skip
+        job = self.job(stage, inputs)
+        write_job(job)
+        local = folder or self.scratch / stage.value
+        local.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (local / name).write_text(json.dumps(content))
+        uri = Workspace(job, self.scratch).publish(family, local, kind=kind, meta=meta)
+        if rows:
+            store.write_bytes(store.join(job.attempt_uri, "metrics.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode())
+        commit.commit(job.attempt_uri, {kind: uri}, {"seconds": 12.5})
+        return uri
+
+    def job(self, stage: Stage, inputs: dict[str, str]) -> Job:
+        task = store.join(self.root, "runs", "dag", "run", stage.value)
+        return Job(stage=stage, recipe=self.recipe, inputs=inputs, store=self.root, root="dag/run", task=task, attempt=1)
+
+
+@pytest.fixture
+def finished_run(tmp_path: Path) -> Job:
+    return make_finished_run(tmp_path)
+
+
+def make_finished_run(tmp_path: Path) -> Job:
+    """Job of the stage `report`, all of whose inputs are there."""
+    recipe = shrunken()
+    world = Store(tmp_path, recipe)
+    rng = np.random.default_rng(1)
+    meta = {"posts": 3920, "rejected": 80, "images": 3920, "buckets": {"high": 390, "medium": 1170, "low": 2360}}
+    raw = world.run(Stage.INGEST, "dataset", "datasets/raw", {"labels.json": {}}, {"posts": "posts.jsonl"}, meta)
+    dataset = world.run(Stage.PERCEIVE, "dataset", "datasets/perceived", {"labels.json": {}}, {"dataset": raw}, meta)
+    losses = [{"step": s, "time": 0.0, "loss": float(4 * np.exp(-s / 60) + 1 + rng.normal(0, 0.05))} for s in range(0, 300, 5)]
+    llm = world.run(Stage.FINETUNE_LLM, "boigllm", "models/boigllm", {"config.json": {}}, {"dataset": dataset}, rows=losses)
+    row = {metric: {"high": 0.4, "low": 0.35, "all": 0.38, "undefined": 3} for metric in METRICS}
+    gain = {"mean": 0.05, "low": 0.03, "high": 0.07, "clusters": 200, "n": 200}
+    described = {"boigllm": row, "no_kpi": row, "retrieval": row, "parse_rate": {"boigllm": 1.0},
+                 "most_frequent": row, "paired": {"boigllm-no_kpi": {"colors_iou": {"high": gain, "low": gain}}}}  # fmt: skip
+    description = world.run(
+        Stage.EVALUATE_LLM, "description", "evaluations/description", {"description.json": described}, {"dataset": dataset, "boigllm": llm}
+    )
+    valid = {"auc_high_vs_low": 0.81, "auc_interval": [0.76, 0.85], "pearson": 0.5, "pearson_interval": [0.4, 0.6],
+             "length_correlation": 0.1, "n": 400, "pairs": 9000}  # fmt: skip
+    calibrated = {"schema_version": 1, "reward": "contrast", "clip": [-4.0, 6.0], "best_on_validation": "contrast",
+                  "conditions": {"accounts": {}, "fallback": {"high": 200.0, "low": 20.0}},
+                  "splits": {split: dict.fromkeys(REWARDS, valid) for split in ("validation", "test")}}  # fmt: skip
+    calibration = world.run(
+        Stage.CALIBRATE, "calibration", "evaluations/calibration", {"calibration.json": calibrated}, {"dataset": dataset, "boigllm": llm}
+    )
+    finetune = world.run(
+        Stage.FINETUNE_SD, "sd", "models/high-kpi", {"model_index.json": {}}, {"dataset": dataset},
+        rows=[{"step": s, "time": 0.0, "loss": float(0.3 + 0.2 * np.exp(-s / 80) + rng.normal(0, 0.02))} for s in range(0, 300, 5)],
+    )  # fmt: skip
+    rewards = [{"step": s, "time": 0.0, "reward": float(0.2 + 0.05 * s + rng.normal(0, 0.1))} for s in range(30)]
+    ddpo = world.run(
+        Stage.DDPO, "sd", "models/boigsd", {"model_index.json": {}}, {"dataset": dataset, "calibration": calibration}, rows=rewards
+    )
+    plan, measured, images = made_up_models(recipe)
+    summary = summarize(measured, plan, rng.normal(size=(60, 12)), recipe)
+    summary["settings"] = {**recipe.evaluation.model_dump(mode="json"), "prompts": 8, "reward": "contrast", "reward_clip": [-4.0, 6.0]}
+    out = tmp_path / "generation"
+    out.mkdir()
+    write_generation(out, summary, plan, images, measured)
+    generation = world.run(
+        Stage.EVALUATE_SD, "generation", "evaluations/generation", {}, {"high_kpi": finetune, "boigsd": ddpo}, folder=out
+    )  # fmt: skip
+    inputs = {"dataset": dataset, "description": description, "calibration": calibration, "generation": generation}
+    assert manifest.read_manifest(generation).kind == "generation"
+    job = world.job(Stage.REPORT, inputs)
+    write_job(job)
+    return job

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from boig_core.config import Recipe, load_recipe
+from boig_core.errors import InputError
+from boig_core.evaluation.distances import fid, kid
+from boig_core.evaluation.files import make_grid, write_generation
+from boig_core.evaluation.generation import Measured, Plan, best_of_n, make_plan, summarize
+from boig_core.evaluation.judges import clip_scores, diversity
+from boig_core.vocabulary import Sample
+
+
+def sample(index: int, **changes: Any) -> Sample:
+    made = Sample(
+        f"{index:03d}", str(index), "a", "acme", "2021-07-01T10:00:00Z", f"text {index}", (), 9, 99, "high", "test", "0" * 64, 32, 32
+    )
+    return replace(made, **changes)
+
+
+def recipe(*overrides: str) -> Recipe:
+    return load_recipe("tiny", ["evaluation.bootstrap=100", "evaluation.images_per_prompt=4", *overrides])
+
+
+def measured(plan: Plan, shift: float, seed: int, judge: bool = True) -> Measured:
+    rng = np.random.default_rng(seed)
+    n = len(plan.seeds)
+    shared = np.random.default_rng(99).normal(size=n)
+    embedding = rng.normal(size=(n, 8))
+    return Measured(
+        shared + shift, shared + shift if judge else None, np.full(n, 30.0), np.full(n, 20.0) - shift,
+        embedding / np.linalg.norm(embedding, axis=1, keepdims=True), rng.normal(shift, 1, size=(n, 6)),
+    )  # fmt: skip
+
+
+def test_prompts_are_distinct_high_test_texts_and_the_same_for_all_models() -> None:
+    held = [sample(i) for i in range(10)]
+    others = [sample(20, bucket="low"), sample(21, split="train"), sample(22, bucket=None), sample(23, text="text 3")]
+    plan = make_plan([*held, *others], recipe("evaluation.prompts=6"))
+    assert len({s.text for s in plan.samples}) == len(plan.samples) == 6
+    assert {s.bucket for s in plan.samples} == {"high"}
+    assert {s.split for s in plan.samples} == {"test"}
+    assert len(set(plan.seeds)) == len(plan.prompts) == 24
+    assert plan.prompts[:4] == [plan.samples[0].text] * 4
+    assert make_plan([*others, *held[::-1]], recipe("evaluation.prompts=6")) == plan
+    assert make_plan(held, recipe("evaluation.prompts=6", "seed=1")) != plan
+    assert len(make_plan(held, recipe("evaluation.prompts=50")).samples) == 10
+    with pytest.raises(InputError, match="at least 2"):
+        make_plan(held[:1], recipe())
+
+
+def test_summary_pairs_models_and_gives_a_reason_for_every_null() -> None:
+    plan = make_plan([sample(i) for i in range(10)], recipe())
+    models = {name: measured(plan, shift, i) for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.5), ("boigsd", 1.0)])}
+    found = summarize(models, plan, np.random.default_rng(5).normal(size=(30, 6)), recipe())
+    assert list(found["generation"]) == ["base", "high_kpi", "boigsd", "best_of_n", "prompt_rewrite"]
+    row = found["generation"]["boigsd"]
+    assert row["n"] == 40
+    assert row["clip_margin"] == pytest.approx(11.0)
+    assert row["reward"] - found["generation"]["base"]["reward"] == pytest.approx(1.0)
+    # The noise is shared, so the paired interval is as sharp as the shift.
+    assert found["paired"]["boigsd-base"]["reward"]["low"] == pytest.approx(1.0)
+    assert found["paired"]["high_kpi-base"]["judge"]["high"] == pytest.approx(0.5)
+    assert found["paired"]["boigsd-base"]["clip_margin"]["mean"] == pytest.approx(1.0)
+    assert row["kid"] > found["generation"]["base"]["kid"]
+    nulls = {f"generation.{m}.{k}" for m, r in found["generation"].items() if r for k, v in r.items() if v is None}
+    nulls |= {f"generation.{m}" for m, r in found["generation"].items() if r is None}
+    assert nulls == set(found["absent"])
+    assert "fid_min" in found["absent"]["generation.base.fid"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_without_a_judge_its_column_is_null_with_a_reason() -> None:
+    plan = make_plan([sample(i) for i in range(4)], recipe())
+    models = {name: measured(plan, 0.0, 0, judge=False) for name in ("base", "high_kpi", "boigsd")}
+    found = summarize(models, plan, np.random.default_rng(5).normal(size=(30, 6)), recipe())
+    assert found["generation"]["boigsd"]["judge"] is None
+    assert found["paired"]["boigsd-base"]["judge"] is None
+    assert "evaluation.judge" in found["absent"]["generation.boigsd.judge"]
+
+
+def test_fid_stands_beside_its_floor_at_the_same_n() -> None:
+    settings = recipe("evaluation.fid_min=20")
+    plan = make_plan([sample(i) for i in range(20)], settings)
+    models = {name: measured(plan, shift, i) for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.0), ("boigsd", 3.0)])}
+    found = summarize(models, plan, np.random.default_rng(5).normal(size=(120, 6)), settings)
+    assert found["floors"]["fid_n"] == 60
+    assert found["generation"]["boigsd"]["fid"] > 40
+    assert found["generation"]["base"]["fid"] < 2 * found["floors"]["fid"] + 1
+    assert "generation.base.fid" not in found["absent"]
+
+
+def test_best_of_n_picks_winners_within_a_prompt() -> None:
+    plan = make_plan([sample(i) for i in range(2)], recipe("evaluation.images_per_prompt=5"))
+    reward = np.array([0.0, 3, 1, 2, 9, 5, 4, 6, 7, 0])
+    assert best_of_n(reward, plan, 2).tolist() == [1, 3, 5, 8]
+    settings = recipe("evaluation.best_of_n=4")
+    plan = make_plan([sample(i) for i in range(5)], settings)
+    models = {name: measured(plan, 0.0, i) for i, name in enumerate(("base", "high_kpi", "boigsd"))}
+    found = summarize(models, plan, np.random.default_rng(5).normal(size=(30, 6)), settings)
+    row = found["generation"]["best_of_n"]
+    assert row["n"] == 5
+    assert row["reward"] > found["generation"]["base"]["reward"] + 0.5
+    assert found["absent"]["generation.best_of_n.diversity"] == "one image a prompt"
+    found = summarize(models, plan, np.random.default_rng(5).normal(size=(30, 6)), recipe("evaluation.best_of_n=9"))
+    assert "best_of_n 9" in found["absent"]["generation.best_of_n"]
+
+
+def test_clip_margin_is_zero_for_images_that_show_no_prompt() -> None:
+    texts = np.eye(3)
+    own = np.array([0, 1, 2])
+    matched, mismatched = clip_scores(np.eye(3), texts, own)
+    assert matched.tolist() == [100.0] * 3
+    assert mismatched.tolist() == [0.0] * 3
+    same = np.full((3, 3), 3**-0.5)
+    matched, mismatched = clip_scores(same, texts, own)
+    np.testing.assert_allclose(matched, mismatched)
+
+
+def test_diversity_is_zero_for_copies_and_one_for_orthogonal_images() -> None:
+    assert diversity(np.tile(np.eye(4)[0], (2, 3, 1))) == pytest.approx(0.0)
+    assert diversity(np.eye(4)[None]) == pytest.approx(1.0)
+
+
+def test_kid_and_fid_grow_with_the_distance_and_kid_is_seeded() -> None:
+    rng = np.random.default_rng(0)
+    real, near, far = rng.normal(size=(80, 5)), rng.normal(size=(60, 5)), rng.normal(2, 1, size=(60, 5))
+    assert abs(kid(real, near, 0)) < 0.2 < kid(real, far, 0)
+    assert kid(real, far, 0) == kid(real, far, 0)
+    # Two Gaussians with the same covariance: the squared distance of their means, here 5 * 2^2.
+    big = rng.normal(size=(4000, 5))
+    assert fid(big, rng.normal(2, 1, size=(4000, 5))) == pytest.approx(20, rel=0.05)
+
+
+def test_files_hold_every_image_once_and_grids_show_them_in_order(tmp_path: Path) -> None:
+    settings = recipe()
+    plan = make_plan([sample(i) for i in range(3)], settings)
+    models = {name: measured(plan, 0.0, i) for i, name in enumerate(("base", "boigsd"))}
+    images = {name: np.random.default_rng(i).integers(0, 255, size=(12, 8, 8, 3), dtype=np.uint8) for i, name in enumerate(models)}
+    write_generation(tmp_path, {"generation": {}}, plan, images, models)
+    body = json.loads((tmp_path / "generation.json").read_text())
+    assert body["grid_rows"] == ["base", "boigsd"]
+    assert [prompt["text"] for prompt in body["prompts"]] == [s.text for s in plan.samples]
+    grid = np.asarray(Image.open(tmp_path / body["prompts"][1]["grid"]))
+    np.testing.assert_array_equal(grid[0, 28, :3], images["base"][5][0, 0])
+    np.testing.assert_array_equal(grid[28 + 23, 23, :3], images["boigsd"][4][7, 7])
+    rows = pq.read_table(tmp_path / "images.parquet").to_pylist()
+    assert len(rows) == 24
+    assert rows[13]["model"] == "boigsd"
+    assert rows[13]["seed"] == rows[1]["seed"] == plan.seeds[1]
+    assert rows[13]["reward"] == models["boigsd"].reward_N[1]
+
+
+def test_grid_is_enlarged_without_smoothing() -> None:
+    image = np.zeros((1, 2, 2, 3), np.uint8)
+    image[0, 0, 0] = 255
+    grid = np.asarray(make_grid([image]))
+    assert grid.shape == (6, 6, 4)
+    assert (grid[:3, :3, :3] == 255).all()
+    assert (grid[3:, :, :3] == 0).all()

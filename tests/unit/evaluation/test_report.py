@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import re
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from boig_core.cli import app
+from boig_core.config import Promotion
+from boig_core.errors import CorruptError
+from boig_core.evaluation.lineage import trace
+from boig_core.evaluation.report import check_report, read_report
+from boig_core.evaluation.terminal import print_report
+from boig_core.evaluation.verdict import findings, headline
+from boig_core.storage import commit, store
+from boig_core.storage.job import Job, run_stage
+from ray_jobs.report import work
+
+
+@pytest.fixture
+def published(finished_run: Job) -> str:
+    assert run_stage(work, [store.join(finished_run.attempt_uri, "job.json")]) == 0
+    committed = commit.read_commit(finished_run.attempt_uri)
+    assert committed is not None
+    return str(committed["outputs"]["report"])
+
+
+def test_report_holds_the_schema_with_a_reason_for_each_null(published: str) -> None:
+    report = read_report(published)
+    assert report["dataset"] == {"posts": 3920, "rejected": 80, "images": 3920, "buckets": {"high": 390, "medium": 1170, "low": 2360}}
+    assert report["description"]["boigllm"]["colors_iou"]["high"] == 0.4
+    assert report["description"]["few_shot"] is None
+    assert report["reward_validity"]["contrast"]["auc_high_vs_low"] == 0.81
+    assert report["generation"]["boigsd"]["n"] == 32
+    assert {"description.few_shot", "generation.prompt_rewrite", "generation.base.aesthetic", "generation.base.fid"} <= set(
+        report["absent"]
+    )
+    assert report["description"]["most_frequent"]["objects_iou"]["all"] == 0.38
+    assert report["paired"]["boigllm-no_kpi"]["colors_iou"]["high"]["low"] == 0.03
+    assert report["timings"]["ddpo"] == 12.5
+    assert report["timings"]["ingest"] == 12.5
+    assert report["timings"]["report"] > 0
+
+
+def test_page_shows_verdict_images_and_curves_and_fetches_nothing(published: str) -> None:
+    page = store.read_bytes(store.join(published, "report.html")).decode()
+    assert "BoigSD beats the base model on its reward and on the held-out judge, and it keeps to its prompts." in page
+    assert page.count("data:image/png;base64,") == 8
+    assert len(re.findall(r"<polyline", page)) == 6  # three curves, each raw and smoothed
+    assert "Made-up post number" in page
+    assert not re.findall(r"(?:src|href)=\"(?!data:)|url\(|@import|<script", page)
+
+
+def test_seconds_given_with_the_job_count_first(finished_run: Job, tmp_path: Path) -> None:
+    runs = tmp_path / "runs.json"
+    runs.write_text(json.dumps({"ddpo": 99.0, "boig_promote": 3.0}))
+    job = finished_run.model_copy(update={"inputs": {**finished_run.inputs, "runs": str(runs)}, "attempt": 2})
+    store.write_bytes(store.join(job.attempt_uri, "job.json"), job.model_dump_json().encode())
+    assert run_stage(work, [store.join(job.attempt_uri, "job.json")]) == 0
+    committed = commit.read_commit(job.attempt_uri)
+    assert committed is not None
+    assert read_report(committed["outputs"]["report"])["timings"]["ddpo"] == 99.0
+
+
+def test_lineage_reaches_the_first_run(finished_run: Job) -> None:
+    steps = trace(finished_run.inputs.values())
+    assert set(steps) == {
+        "ingest", "perceive", "finetune_llm", "evaluate_llm", "calibrate", "finetune_sd", "ddpo", "evaluate_sd",
+    }  # fmt: skip
+    assert [row["step"] for row in steps["ddpo"].metrics()] == list(range(30))
+    assert steps["ingest"].metrics() == []
+
+
+def test_a_resumed_attempt_continues_the_curve_of_the_older_one(finished_run: Job) -> None:
+    step = trace(finished_run.inputs.values())["ddpo"]
+    resumed = step.job.model_copy(update={"attempt": 2})
+    rows = [{"step": s, "time": 1.0, "reward": 7.0} for s in range(25, 35)]
+    store.write_bytes(store.join(resumed.attempt_uri, "metrics.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode())
+    merged = type(step)(resumed, None, {}).metrics()
+    assert [row["step"] for row in merged] == list(range(35))
+    assert [row["reward"] for row in merged[24:27]] != [7.0] * 3
+    assert [row["reward"] for row in merged[25:]] == [7.0] * 10
+
+
+def _set(report: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    changed = deepcopy(report)
+    *parents, leaf = path.split(".")
+    node = changed
+    for parent in parents:
+        node = node[parent]
+    node[leaf] = value
+    return changed
+
+
+def test_check_refuses_what_the_schema_forbids(published: str) -> None:
+    report = read_report(published)
+    for path, value, rule in (
+        ("generation.boigsd.reward", float("nan"), "must be finite"),
+        ("paired.boigsd-base.reward.low", float("inf"), "must be finite"),
+        ("generation.boigsd.kid", None, "no reason"),
+        ("absent", {}, "no reason"),
+        ("absent", {**report["absent"], "generation.base.reward": "why"}, "not null"),
+        ("timings", {}, "is missing"),
+        ("generation.base", {}, "is missing"),
+    ):
+        with pytest.raises(CorruptError, match=rule):
+            check_report(_set(report, path, value))
+
+
+def test_verdict_follows_the_evidence(published: str) -> None:
+    report = read_report(published)
+    cases = (
+        (report, "beats the base model on its reward and on the held-out judge, and it keeps"),
+        (_set(report, "paired.boigsd-base.judge.low", -0.1), "does not confirm"),
+        (_set(report, "paired.boigsd-base.judge", None), "nobody else judged"),
+        (_set(report, "paired.boigsd-base.reward.low", -0.1), "its own reward did not clearly rise"),
+        (_set(report, "generation.boigsd.clip_margin", 1.0), "drifts from its prompts"),
+    )
+    for case, words in cases:
+        assert words in headline(findings(case, Promotion()))
+
+
+def test_command_prints_tables_or_json_and_one_line_for_bad_input(published: str, tmp_path: Path) -> None:
+    shown = CliRunner().invoke(app, ["report", published])
+    assert shown.exit_code == 0
+    assert "boigsd" in shown.output
+    machine = CliRunner().invoke(app, ["report", published, "--json"])
+    assert json.loads(machine.output) == read_report(published)
+    torn = tmp_path / "report.json"
+    torn.write_text("{")
+    for bad in (str(torn), str(tmp_path / "nowhere")):
+        failed = CliRunner().invoke(app, ["report", bad])
+        assert getattr(failed.exception, "is_user_error", False)
+
+
+def test_terminal_marks_nulls(published: str) -> None:
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_report(read_report(published), console)
+    text = console.export_text()
+    assert re.search(r"prompt_rewrite\s+–", text)
+    assert re.search(r"boigsd\s+0\.9", text)

@@ -1,0 +1,136 @@
+"""The scorer over a small Llama with random weights: real tokens, real forward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from boig_core.config import Recipe, load_recipe
+from boig_core.errors import ScorerError
+from boig_core.llm.generate import load_llm
+from boig_core.llm.score import answer_logprobs
+from boig_core.llm.tokens import build_tokenizer
+from boig_core.rewards.calibration import Calibration, Conditions, Pair
+from boig_core.rewards.scorer import Scorer, score_tokens
+from boig_core.verbalization.answer import print_answer
+from boig_core.verbalization.templates import KpiCondition, build_prompt
+from boig_core.vocabulary import Description, Sample
+
+SAMPLE = Sample(
+    "1", "1", "a", "acme", "2021-07-01T10:00:00Z", "a summer text of acme", ("ball",), 90, 99, "high", "test", "0" * 64, 128, 64
+)
+CONDITIONS = Conditions(accounts={"a": Pair(high=90, low=5)}, fallback=Pair(high=70, low=3))
+
+
+class FixedPerceiver:
+    """Sees a ball in the upper left quarter, as large as the image's first pixel says."""
+
+    side = 32
+
+    def describe(self, images: Sequence[NDArray[np.uint8]]) -> list[Description]:
+        return [Description({"Red": 0.5, "Blue": 0.5}, {"warm": 1.0}, {"ball": (0, 0, float(image[0, 0, 0]), 16)}) for image in images]
+
+
+class Silent(FixedPerceiver):
+    def describe(self, images: Sequence[NDArray[np.uint8]]) -> list[Description]:
+        return super().describe(images)[1:]
+
+
+def images(count: int) -> NDArray[np.uint8]:
+    made = np.zeros((count, 32, 32, 3), np.uint8)
+    made[:, 0, 0, 0] = np.arange(count) + 4
+    return made
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llm")
+    tokenizer = build_tokenizer([build_prompt(SAMPLE, KpiCondition(90, "high"))], 512)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        max_position_embeddings=256,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def recipe(name: str = "contrast", chunk: int = 4) -> Recipe:
+    return load_recipe("tiny", [f"reward.name={name}", f"reward.chunk={chunk}"])
+
+
+def calibration(name: str = "contrast", clip: tuple[float, float] = (-1e9, 1e9)) -> Calibration:
+    return Calibration(reward=name, clip=clip, conditions=CONDITIONS, best_on_validation=name, splits={})
+
+
+def test_reward_is_the_contrast_of_the_answer_in_the_frame_of_training(llm: Path) -> None:
+    model, tokenizer = load_llm(llm)
+    seen = Description({"Red": 0.5, "Blue": 0.5}, {"warm": 1.0}, {"ball": (0, 0, 16, 32)})  # 4 and 16 of 32, in 128 x 64
+    answer = print_answer(seen)
+    high, low = answer_logprobs(
+        model, tokenizer, [build_prompt(SAMPLE, KpiCondition(90, "high")), build_prompt(SAMPLE, KpiCondition(5, "low"))], [answer] * 2
+    )
+    reward = Scorer(llm, FixedPerceiver(), recipe(), calibration()).score(images(1), [SAMPLE])
+    assert reward.shape == (1,)
+    assert reward.dtype == np.float64
+    assert reward[0] == pytest.approx(high.sum() - low.sum(), abs=1e-4)
+    assert abs(reward[0]) > 1e-3
+
+
+def test_score_does_not_depend_on_what_shares_its_chunk(llm: Path) -> None:
+    scorer = Scorer(llm, FixedPerceiver(), recipe("mean_logprob"), calibration("mean_logprob"))
+    together = scorer.score(images(6), [SAMPLE] * 6)
+    alone = np.array([scorer.score(images(6)[i : i + 1], [SAMPLE])[0] for i in range(6)])
+    assert len(set(together.round(6))) == 6
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_array_equal(together, scorer.score(images(6), [SAMPLE] * 6))
+
+
+def test_reward_is_clipped_to_the_calibration(llm: Path) -> None:
+    scorer = Scorer(llm, FixedPerceiver(), recipe("dsg"), calibration("dsg", (100.0, 200.0)))
+    assert scorer.score(images(2), [SAMPLE] * 2).tolist() == [100.0, 100.0]
+
+
+def test_a_wrong_count_raises(llm: Path) -> None:
+    with pytest.raises(ScorerError, match="1 images for 2 samples"):
+        Scorer(llm, FixedPerceiver(), recipe(), calibration()).score(images(1), [SAMPLE] * 2)
+    with pytest.raises(ScorerError, match="2 results of perception for 3"):
+        Scorer(llm, Silent(), recipe(), calibration()).score(images(3), [SAMPLE] * 3)
+
+
+def test_a_calibration_of_another_formulation_is_refused(llm: Path) -> None:
+    with pytest.raises(ScorerError, match="calibrate again"):
+        Scorer(llm, FixedPerceiver(), recipe("dsg"), calibration("contrast"))
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_value_that_is_not_finite_raises_and_is_never_zero(value: float) -> None:
+    def broken(prompts: Sequence[str], answers: Sequence[str]) -> list[NDArray[np.float64]]:
+        return [np.array([-1.0, value])] * len(prompts)
+
+    with pytest.raises(ScorerError, match="must be finite"):
+        score_tokens(broken, [Description()], [SAMPLE], CONDITIONS, 2)
+
+
+def test_chunks_have_one_shape_and_each_sample_its_own_account() -> None:
+    asked: list[list[str]] = []
+
+    def log(prompts: Sequence[str], answers: Sequence[str]) -> list[NDArray[np.float64]]:
+        asked.append(list(prompts))
+        return [np.array([-1.0 if " high" in prompt else -2.0]) for prompt in prompts]
+
+    samples = [SAMPLE, replace(SAMPLE, account="elsewhere"), SAMPLE]
+    evidence = score_tokens(log, [Description()] * 3, samples, CONDITIONS, 2)
+    assert [len(prompts) for prompts in asked] == [4, 4]
+    assert [(high[0], low[0]) for high, low in evidence] == [(-1.0, -2.0)] * 3
+    assert ["90" in prompt for prompt in asked[0]] == [True, False, False, False]
+    assert "70 high" in asked[0][1]
+    assert "3 low" in asked[0][3]
