@@ -1,0 +1,111 @@
+"""Sampling for evaluation on Ray: a pool of actors, each pulling whole chunks of (model, prompts, seeds).
+
+A chunk is a pure function of its model and seeds, so an actor that dies is restarted and redoes it. Models travel as locations in the
+store, and each actor fetches and verifies what it samples from. Leaves out: what is sampled and measured (`boig_core.evaluation`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.util import ActorPool
+
+from boig_core.config import Recipe
+from boig_core.errors import ClusterError
+from boig_core.observability.logs import get_logger
+
+log = get_logger(__name__)
+
+RESTARTS: Final = 3
+"""Deaths of an actor, and repetitions of a chunk, that are forgiven."""
+STALL_S: Final = 1800.0
+"""Longest wait for the next chunk."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from.
+
+    Attributes:
+        location: URI of a committed ``sd`` output, or a model reference (hub id, folder, ``package:NAME``).
+        committed: whether it is an output in the store.
+    """
+
+    location: str
+    committed: bool
+
+
+class SampleActor:
+    """One sampler in a process of its own; keeps the model of its last chunk open."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        import torch
+
+        torch.set_num_threads(max(1, int(recipe.resources.cpus)))
+        self._recipe = recipe
+        self._opened: tuple[Source, Any] | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="boig-sample-")
+
+    def sample(self, source: Source, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
+        """Images (B, H, W, 3) of one chunk."""
+        from boig_core.diffusion.sample import sample_images
+
+        settings = self._recipe.evaluation
+        return sample_images(self._pipe(source), prompts, seeds, settings.sampling_steps, settings.guidance, self._recipe.ddpo.chunk)
+
+    def _pipe(self, source: Source) -> Any:
+        from boig_core.diffusion.pipeline import load_pipeline
+        from boig_core.storage.manifest import fetch_folder
+
+        if self._opened is None or self._opened[0] != source:
+            location = source.location
+            if source.committed:
+                local = Path(tempfile.mkdtemp(dir=self._folder.name))
+                fetch_folder(location, local, kind="sd")
+                location = str(local)
+            pipe = load_pipeline(location)
+            self._opened = source, pipe.to("cuda") if self._recipe.resources.gpus else pipe
+        return self._opened[1]
+
+
+def sample_models(
+    sources: Mapping[str, Source], prompts: Sequence[str], seeds: Sequence[int], recipe: Recipe
+) -> dict[str, NDArray[np.uint8]]:
+    """Images (N, H, W, 3) of each model for the same prompts and seeds. Ray must be connected; the actors end with this call.
+
+    Raises:
+        ClusterError: no chunk finished for `STALL_S`, or an actor died more often than its budget allows.
+        BoigError: whatever opening a model raised.
+    """
+    options: dict[str, Any] = {
+        "num_cpus": recipe.resources.cpus,
+        "num_gpus": recipe.resources.gpus,
+        "max_restarts": RESTARTS,
+        "max_task_retries": RESTARTS,
+    }
+    actors = [ray.remote(SampleActor).options(**options).remote(recipe) for _ in range(recipe.ddpo.rollout_actors)]
+    size = recipe.ddpo.chunk
+    chunks = [(source, start) for source in sources.values() for start in range(0, len(prompts), size)]
+    pool = ActorPool(actors)
+    for chunk in chunks:
+        pool.submit(lambda actor, c: actor.sample.remote(c[0], prompts[c[1] : c[1] + size], seeds[c[1] : c[1] + size]), chunk)
+    parts: list[NDArray[np.uint8]] = []
+    try:
+        while len(parts) < len(chunks):
+            parts.append(pool.get_next(timeout=STALL_S))
+    except TimeoutError as exc:
+        raise ClusterError(f"chunk {len(parts)} of {len(chunks)}", f"took longer than {STALL_S:.0f} s", "see the Ray dashboard") from exc
+    except ray.exceptions.RayActorError as exc:
+        raise ClusterError("a sampling actor", f"died more than {RESTARTS} times", "see its log on the Ray dashboard") from exc
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+    per_model = len(chunks) // len(sources)
+    return {name: np.concatenate(parts[i * per_model : (i + 1) * per_model]) for i, name in enumerate(sources)}

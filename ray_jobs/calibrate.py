@@ -1,0 +1,76 @@
+"""Stage ``calibrate``: does each reward tell high-KPI images from low ones? Held-out real images, within account; in this process.
+
+Reads ``dataset`` (perceived) and ``boigllm``; publishes ``calibration`` (`boig_core.rewards.calibration.Calibration`). The best
+formulation is named by the validation split; the test split reports it. The recipe's own choice is what DDPO maximises, whichever is best.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boig_core.config import Recipe
+from boig_core.data.dataset import read_samples
+from boig_core.errors import InputError
+from boig_core.evaluation.validity import Validity, validity
+from boig_core.observability.logs import get_logger
+from boig_core.rewards import REWARDS
+from boig_core.rewards.calibration import Calibration, Conditions, clip_range, conditions, write_calibration
+from boig_core.rewards.scorer import AnswerLogprobs, load_logprobs, score_tokens
+from boig_core.storage.job import Outcome, Workspace, run_stage
+from boig_core.vocabulary import Description, Sample, Split
+
+log = get_logger(__name__)
+
+
+def work(space: Workspace) -> Outcome:
+    """Score real validation and test images by every formulation, and write what DDPO and the report need of it."""
+    recipe = space.recipe
+    samples = read_samples(space.job.input("dataset"))
+    found = conditions(samples)
+    folder, _ = space.fetch("boigllm", "boigllm")
+    logprobs = load_logprobs(folder)
+    rewards, splits = {}, {}
+    for split in ("validation", "test"):
+        rewards[split], measured = measure(logprobs, pick(samples, split, recipe), found, recipe)
+        splits[split] = {name: row.as_json() for name, row in measured.items()}
+        for name, row in measured.items():
+            log.info("%s %s: AUC %.3f, Pearson %.3f, n %d", split, name, row.auc_high_vs_low, row.pearson, row.n)
+    best = max(REWARDS, key=lambda name: float(splits["validation"][name]["auc_high_vs_low"]))
+    chosen = recipe.reward.name
+    clip = clip_range(rewards["validation"][chosen], recipe.reward.clip_percentiles)
+    out = space.scratch / "calibration"
+    out.mkdir()
+    write_calibration(
+        Calibration(reward=chosen, clip=clip, conditions=found, best_on_validation=best, splits=splits),
+        out,
+    )
+    metrics = {"reward": chosen, "best_on_validation": best, "auc_test": splits["test"][chosen]["auc_high_vs_low"]}
+    return Outcome({"calibration": space.publish("evaluations/calibration", out, kind="calibration")}, metrics)
+
+
+def pick(samples: Sequence[Sample], split: Split, recipe: Recipe) -> list[Sample]:
+    """At most ``recipe.reward.posts`` perceived samples of a split that are in a bucket, in their natural shares; chosen by the seed."""
+    held = [sample for sample in samples if sample.split == split and sample.bucket is not None and sample.description is not None]
+    if not held:
+        raise InputError(f"{split} split", "holds no perceived sample in a bucket", "run perceive, or ingest more posts")
+    order = np.random.default_rng([recipe.seed, len(held)]).permutation(len(held))[: recipe.reward.posts]
+    return [held[index] for index in sorted(order)]
+
+
+def measure(
+    logprobs: AnswerLogprobs, samples: Sequence[Sample], found: Conditions, recipe: Recipe
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, Validity]]:
+    """Reward of each sample's own image and its validity, by formulation."""
+    evidence = score_tokens(logprobs, [sample.description or Description() for sample in samples], samples, found, recipe.reward.chunk)
+    length_N = np.array([len(high_T) for high_T, _ in evidence], np.float64)
+    rewards = {name: np.array([formulation(high_T, low_T) for high_T, low_T in evidence]) for name, formulation in REWARDS.items()}
+    options = {"resamples": recipe.evaluation.bootstrap, "seed": recipe.seed}
+    return rewards, {name: validity(reward_N, length_N, samples, **options) for name, reward_N in rewards.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage(work))

@@ -1,0 +1,128 @@
+"""Stage ``ddpo``: align Stable Diffusion with the reward; rollout and reward actors on Ray, the learner under Ray Train + DeepSpeed.
+
+Reads ``dataset``, ``boigllm`` and ``calibration``; publishes ``boigsd``: a whole diffusers folder with the adapter merged, which
+``StableDiffusionPipeline.from_pretrained`` opens, and the adapter alone in ``lora/``, for ``pipe.load_lora_weights`` on the base.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from boig_core.cluster.rollouts import RayRollouts
+from boig_core.cluster.session import connect
+from boig_core.cluster.train import run_training
+from boig_core.config import Recipe
+from boig_core.data.dataset import read_samples
+from boig_core.diffusion.lora import Adapter, open_policy, save_policy
+from boig_core.diffusion.rollout import Scorer
+from boig_core.diffusion.trajectory import Trajectory
+from boig_core.observability.logs import get_logger
+from boig_core.observability.metrics import MetricLog
+from boig_core.rewards.calibration import Calibration, read_calibration
+from boig_core.storage import manifest, store
+from boig_core.storage.job import Job, Outcome, Workspace, run_stage
+from boig_core.training.checkpoint import Checkpoints
+from boig_core.training.engine import rank
+
+log = get_logger("ray_jobs.ddpo")  # this module runs as __main__
+
+
+def work(space: Workspace) -> Outcome:
+    """Start the actors, train, publish the aligned pipeline and its adapter."""
+    recipe, job = space.recipe, space.job
+    manifest.verify(job.input("boigllm"), kind="boigllm")
+    calibration = read_calibration(space.fetch("calibration", "calibration")[0])
+    connect()
+    rollouts = RayRollouts.start(recipe, functools.partial(open_scorer, recipe, job.input("boigllm"), calibration))
+    try:
+        config = {"job": job, "rollouts": rollouts}
+        adapter, rewards = run_training(
+            train, config, workers=recipe.ddpo.workers, resources=recipe.resources, scratch=space.scratch / "train"
+        )
+    finally:
+        rollouts.stop()
+    lora = recipe.ddpo.lora_rank
+    out = space.scratch / "boigsd"
+    save_policy(open_policy(recipe.sd.base, lora, recipe.seed, adapter), out, lora=lora is not None)
+    meta = {
+        "base": recipe.sd.base,
+        "lora_rank": lora,
+        "epochs": recipe.ddpo.epochs,
+        "reward": recipe.reward.name,
+        "checksum": adapter.checksum,
+    }
+    metrics = {
+        "epochs": recipe.ddpo.epochs,
+        "reward_first": rewards[0] if rewards else None,
+        "reward_last": rewards[-1] if rewards else None,
+    }
+    return Outcome({"boigsd": space.publish("models/boigsd", out, kind="sd", meta=meta)}, metrics)
+
+
+def open_scorer(recipe: Recipe, boigllm: str, calibration: Calibration, device: str) -> Scorer:
+    """The reward, in the process that scores."""
+    from boig_core.perception.describe import Perceiver
+    from boig_core.rewards.scorer import Scorer as LlmScorer
+
+    with tempfile.TemporaryDirectory(prefix="boig-boigllm-") as folder:
+        manifest.fetch_folder(boigllm, Path(folder), kind="boigllm")
+        return LlmScorer(folder, Perceiver.from_recipe(recipe.perception), recipe, calibration)
+
+
+def train(config: dict[str, Any]) -> tuple[Adapter, list[float]]:
+    """One learner: the trained weights, and the mean reward of each epoch that this run trained."""
+    from boig_core.diffusion.learner import Learner
+
+    job: Job = config["job"]
+    rollouts: RayRollouts = config["rollouts"]
+    samples = [sample for sample in read_samples(job.input("dataset")) if sample.split == "train" and sample.bucket == "high"]
+    uri = store.join(job.attempt_uri, "metrics.jsonl")
+    curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment="boig/ddpo", run=job.version) if rank() == 0 else None
+
+    def report(epoch: int, values: dict[str, float]) -> None:
+        if curve is not None:
+            curve.log(epoch, **values)
+        log.info(
+            "epoch %d/%d: reward %.3f ± %.3f, rollouts %.1f s, update %.1f s, clipped %.2f",
+            epoch + 1,
+            job.recipe.ddpo.epochs,
+            *(values[name] for name in ("reward", "reward_std", "seconds_rollouts", "seconds_update", "clip_fraction")),
+        )
+
+    def show(epoch: int, trajectory: Trajectory) -> None:
+        if epoch % 5 == 0:
+            uri = store.join(job.attempt_uri, "samples", f"epoch-{epoch:04d}.png")
+            store.write_bytes(uri, _grid(trajectory, job.recipe.ddpo.images_per_prompt))
+
+    learner = Learner(job.recipe, samples, rollouts, Checkpoints(job.task, job.attempt), report, show)
+    rollouts.wait_ready()
+    try:
+        adapter = learner.fit()
+    finally:
+        if curve is not None and curve.rows:
+            curve.close()
+    return adapter, [row["reward"] for row in curve.rows] if curve is not None else []
+
+
+def _grid(trajectory: Trajectory, per_prompt: int) -> bytes:
+    """PNG of an epoch's images, a row a prompt."""
+    from PIL import Image
+
+    images_BHWC = trajectory.images_BHWC
+    rows = [images_BHWC[i : i + per_prompt].swapaxes(0, 1) for i in range(0, len(images_BHWC), per_prompt)]
+    side = images_BHWC.shape[1]
+    sheet = Image.new("RGB", (per_prompt * side, len(rows) * side))
+    for y, row_HBWC in enumerate(rows):
+        sheet.paste(Image.fromarray(row_HBWC.reshape(side, -1, 3)), (0, y * side))
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage(work))

@@ -1,0 +1,114 @@
+"""Stage ``evaluate_sd``: base, high-KPI baseline and BoigSD on the same test prompts and noise, sampled on Ray, measured in this process.
+
+Reads ``dataset``, ``boigllm``, ``calibration``, ``high_kpi`` and ``boigsd``; publishes ``generation``: numbers, one row an image, grids.
+This layer alone names the held-out judge; the ad world's oracle is one, and nothing that trains may read it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boig_core.config import Recipe
+from boig_core.data.dataset import read_images, read_samples
+from boig_core.errors import InputError, RecipeError
+from boig_core.evaluation.files import write_generation
+from boig_core.evaluation.generation import make_plan, measure, summarize
+from boig_core.evaluation.judges import ClipJudge, Judge
+from boig_core.observability.logs import get_logger
+from boig_core.perception.describe import Perceiver
+from boig_core.rewards.calibration import read_calibration
+from boig_core.rewards.scorer import Scorer
+from boig_core.storage.job import Outcome, Workspace, run_stage
+from boig_core.vocabulary import Sample
+
+log = get_logger(__name__)
+
+
+class AdworldJudge:
+    """The ad world's oracle under one law, reading company and month from the sample."""
+
+    def __init__(self, law: str) -> None:
+        from boig_core.adworld.law import Law
+        from boig_core.adworld.oracle import Oracle
+
+        self.name = f"adworld:{law}"
+        self._oracle = Oracle(Law.load(law))
+
+    def judge(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+        """Expected log-likes above the account's level."""
+        from boig_core.adworld.export import season_of
+
+        seasons = [season_of(datetime.fromisoformat(sample.timestamp).month) for sample in samples]
+        return self._oracle.judge(list(images), [sample.company for sample in samples], seasons)
+
+
+def open_judge(name: str | None) -> Judge | None:
+    """The judge that a recipe names, or None.
+
+    Raises:
+        RecipeError: a judge that does not exist.
+    """
+    if name is None:
+        return None
+    kind, _, rest = name.partition(":")
+    if kind != "adworld" or not rest:
+        raise RecipeError(f"evaluation.judge = {name!r}", "must be adworld:LAW", "name a law, its path, or leave it out")
+    return AdworldJudge(rest)
+
+
+def work(space: Workspace) -> Outcome:
+    """Sample the models, measure their images, write the numbers and grids."""
+    from boig_core.cluster.session import connect
+
+    from boig_core.cluster.evaluation import Source, sample_models
+
+    recipe, job = space.recipe, space.job
+    judge = open_judge(recipe.evaluation.judge)
+    samples = read_samples(job.input("dataset"))
+    plan = make_plan(samples, recipe)
+    llm, _ = space.fetch("boigllm", "boigllm")
+    calibration = read_calibration(space.fetch("calibration", "calibration")[0])
+    scorer = Scorer(llm, Perceiver.from_recipe(recipe.perception), recipe, calibration)
+    clip = ClipJudge(recipe.evaluation.clip)
+    features = clip if recipe.evaluation.features == recipe.evaluation.clip else ClipJudge(recipe.evaluation.features)
+    sources = {"base": Source(recipe.sd.base, False)}
+    sources |= {name: Source(job.input(name), True) for name in ("high_kpi", "boigsd")}
+    connect()
+    started = time.monotonic()
+    images = sample_models(sources, plan.prompts, plan.seeds, recipe)
+    log.info("sampled %d images a model in %.1f s", len(plan.seeds), time.monotonic() - started)
+    measured = {name: measure(found, plan, scorer, judge, clip, features) for name, found in images.items()}
+    real_NF = features.see(real_images(job.input("dataset"), samples, recipe)).features_NF
+    summary = summarize(measured, plan, real_NF, recipe)
+    summary["settings"] = {
+        **recipe.evaluation.model_dump(mode="json"),
+        "prompts": len(plan.samples),
+        "reward": recipe.reward.name,
+        "reward_clip": list(calibration.clip),
+    }
+    out = space.scratch / "generation"
+    out.mkdir()
+    write_generation(out, summary, plan, images, measured)
+    rows = summary["generation"]
+    metrics = {f"{name}_{key}": rows[name][key] for name in images for key in ("reward", "judge", "clip_margin")}
+    log.info("rows: %s", metrics)
+    return Outcome({"generation": space.publish("evaluations/generation", out, kind="generation")}, metrics)
+
+
+def real_images(dataset: str, samples: Sequence[Sample], recipe: Recipe) -> list[NDArray[np.uint8]]:
+    """Held-out real HIGH images (validation and test), at the generators' side: what the generated ones are held against."""
+    hashes = sorted({sample.image for sample in samples if sample.split != "train" and sample.bucket == "high"})
+    if len(hashes) < 4:
+        raise InputError(f"{len(hashes)} held-out HIGH images", "must be at least 4", "ingest more posts")
+    found = read_images(dataset, hashes, recipe.sd.resolution)
+    return [found[name] for name in hashes]
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage(work))

@@ -1,0 +1,68 @@
+"""Stage finetune_llm: behaviour fine-tuning of BoigLLM and of its no-KPI twin, on Ray Train workers with DeepSpeed.
+
+Both are trained one after the other by the same workers, on the same samples, steps and seed; the twin's prompts lack the KPI line.
+Input: dataset (perceived). Outputs: boigllm, no_kpi.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from boig_core.storage import store
+from boig_core.storage.job import Job, Outcome, Workspace, run_stage
+
+MODELS = {"boigllm": ("models/boigllm", True), "no_kpi": ("models/boigllm-no-kpi", False)}
+
+
+def work(space: Workspace) -> Outcome:
+    """Train both models and publish them."""
+    from boig_core.cluster.session import connect
+    from boig_core.cluster.train import run_training
+    from boig_core.storage.manifest import verify
+
+    verify(space.job.input("dataset"), kind="dataset")
+    connect()
+    llm = space.recipe.llm
+    config = {"job": space.job.model_dump_json()}
+    result = run_training(train_models, config, workers=llm.workers, resources=space.recipe.resources, scratch=space.scratch)
+    return Outcome(outputs=result["outputs"], metrics=result["metrics"])
+
+
+def train_models(config: dict[str, Any]) -> dict[str, Any]:
+    """What each worker runs: rank 0 keeps the metrics and publishes the models."""
+    from boig_core.data.dataset import read_samples
+    from boig_core.llm.finetune import export, finetune
+    from boig_core.observability.metrics import MetricLog
+    from boig_core.training.checkpoint import Checkpoints
+    from boig_core.training.engine import rank
+
+    job = Job.model_validate_json(config["job"])
+    samples = read_samples(job.input("dataset"))
+    metrics_uri = store.join(job.attempt_uri, "metrics.jsonl")
+    curve = MetricLog(lambda data: store.write_bytes(metrics_uri, data), experiment="boigllm", run=job.version) if rank() == 0 else None
+    outputs, metrics = {}, {}
+    for name, (family, with_kpi) in MODELS.items():
+
+        def report(step: int, values: dict[str, float], name: str = name) -> None:
+            if curve is not None:
+                curve.log(step, **{f"{name}_{key}": value for key, value in values.items()})
+
+        checkpoints = Checkpoints(job.task, job.attempt, name)
+        trained = finetune(samples, job.recipe, with_kpi=with_kpi, checkpoints=checkpoints, report=report)
+        metrics[name] = trained.metrics
+        with tempfile.TemporaryDirectory(prefix="boig-llm-") as scratch:
+            folder = Path(scratch) / "model"
+            export(trained, folder)
+            if rank() == 0:
+                meta = {"with_kpi": with_kpi, **trained.metrics}
+                outputs[name] = Workspace(job, Path(scratch)).publish(family, folder, kind="boigllm", meta=meta)
+    if curve is not None:
+        curve.close()
+    return {"outputs": outputs, "metrics": metrics}
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage(work))

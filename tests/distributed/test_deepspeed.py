@@ -1,0 +1,85 @@
+"""Real processes over gloo: two ranks train as one does, resume exactly, and stop together."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TRAINING = """
+import json, sys
+from pathlib import Path
+import torch
+from torch import nn
+from boig_core.errors import TrainingDivergedError
+from boig_core.training.checkpoint import Checkpoints
+from boig_core.training.engine import Engine, EngineConfig, rank, world_size
+
+task, attempt, stop, poison, stage, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6]
+torch.manual_seed(1)
+inputs = torch.randn(10, 8, 6)
+targets = inputs.sum(-1, keepdim=True)
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1))
+engine = Engine.create(model, EngineConfig(lr=1e-2, steps=10, zero_stage=stage))
+points = Checkpoints(task, attempt)
+restored = points.restore(engine)
+losses, error = [], None
+try:
+    for step in range(engine.steps_done, stop):
+        x, y = inputs[step][rank() :: world_size()], targets[step][rank() :: world_size()]
+        scale = float("nan") if step == poison and rank() == 1 else 1.0
+        losses.append(engine.step([lambda: (engine(x) - y).pow(2).mean() * scale]).loss)
+        if step == 4:
+            points.save(engine, step + 1, {"cursor": step})
+except TrainingDivergedError as exc:
+    error = str(exc)
+weights = {name: tensor.tolist() for name, tensor in engine.state_dict().items()}
+told = {"ranks": world_size(), "from": restored and [restored.step, restored.state], "losses": losses, "error": error, "weights": weights}
+Path(f"{out}-{rank()}.json").write_text(json.dumps(told))
+"""
+
+
+def train(
+    folder: Path, ranks: int, *, task: str, attempt: int = 1, stop: int = 10, poison: int = -1, stage: int = 2
+) -> list[dict[str, Any]]:
+    """What each rank says after a training in processes of its own."""
+    script = folder / "training.py"
+    script.write_text(TRAINING)
+    out = folder / f"{task}-{ranks}-{attempt}-{stop}"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", str(script)]
+    arguments = [str(folder / task), str(attempt), str(stop), str(poison), str(stage), str(out)]
+    done = subprocess.run(
+        [*command, *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(Path(f"{out}-{rank}.json").read_text()) for rank in range(ranks)]
+
+
+def test_two_ranks_train_as_one_and_resume_exactly(tmp_path: Path) -> None:
+    (alone,) = train(tmp_path, 1, task="alone")
+    pair = train(tmp_path, 2, task="pair")
+    assert pair[0]["ranks"] == 2
+    assert pair[0]["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+    assert pair[0]["losses"] == pair[1]["losses"]
+    assert pair[0]["weights"] == pair[1]["weights"]
+
+    first = train(tmp_path, 2, task="cut", stop=7)
+    assert first[0]["from"] is None
+    second = train(tmp_path, 2, task="cut", attempt=2)
+    assert [told["from"] for told in second] == [[5, {"cursor": 4}]] * 2
+    assert second[0]["losses"] == pair[0]["losses"][5:]
+    assert second[0]["weights"] == pair[0]["weights"]
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_stops_both(tmp_path: Path) -> None:
+    told = train(tmp_path, 2, task="nan", poison=3)
+    for rank in told:
+        assert len(rank["losses"]) == 3
+        assert "loss of step 3" in rank["error"]
+    assert told[0]["weights"] == train(tmp_path, 2, task="ok", stop=3)[0]["weights"]

@@ -1,0 +1,122 @@
+"""Stages ingest and perceive over a real local Ray, from an export as the ad world writes it to a described dataset."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from boig_core.adworld.export import write_world
+from boig_core.adworld.law import Law
+from boig_core.cluster.data import fetch_images
+from boig_core.cluster.session import connect
+from boig_core.config import load_recipe
+from boig_core.data import dataset
+from boig_core.data.images import StoredImage
+from boig_core.storage import commit
+from boig_core.storage.job import Job, Stage, run_stage, write_job
+from boig_core.storage.manifest import read_manifest, sha256_file
+from boig_core.vocabulary import PALETTE
+from ray_jobs import ingest, perceive
+
+POSTS = 300
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    connect(cpus=2)
+    yield
+    ray.shutdown()
+
+
+def run(stage: Stage, store: Path, inputs: dict[str, str], run_id: str = "r1") -> tuple[int, str]:
+    task = f"{store}/runs/boig_ingest/{run_id}/{stage}"
+    recipe = load_recipe("tiny", ["perception.name_threshold=0.0"])
+    job = Job(stage=stage, recipe=recipe, inputs=inputs, store=str(store), root="test", task=task, attempt=1)
+    work = {Stage.INGEST: ingest.work, Stage.PERCEIVE: perceive.work}[stage]
+    return run_stage(work, [write_job(job)]), job.attempt_uri
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("world") / "export"
+    write_world(POSTS, 3, Law.load("sunlit"), out)
+    return out
+
+
+def test_an_export_becomes_a_described_dataset(world: Path, tmp_path: Path) -> None:
+    code, attempt = run(Stage.INGEST, tmp_path, {"posts": str(world)})
+    assert code == 0
+    done = commit.read_commit(attempt)
+    assert done is not None
+    uri = done["outputs"]["dataset"]
+    meta = read_manifest(uri, kind="dataset").meta
+    truth = [json.loads(line) for line in (world / "truth.jsonl").read_text().splitlines()]
+    broken = [row for row in truth if row["broken"]]
+    assert (meta["posts"], meta["rejected"], meta["images"]) == (POSTS, len(broken), POSTS - len(broken))
+    assert sum(sum(splits.values()) for splits in meta["buckets"].values()) + meta["without_bucket"] == meta["samples"]
+
+    samples = dataset.read_samples(uri)
+    likes = {row["id"]: row["likes"] for row in truth}
+    assert {sample.id: sample.kpi for sample in samples} == {row["id"]: row["likes"] for row in truth if not row["broken"]}
+    assert all(sample.description is None and sample.kpi == likes[sample.post] for sample in samples)
+    files = {row["id"]: world / row["image"] for row in truth}
+    assert all(sample.image == sha256_file(files[sample.id]) for sample in samples)
+
+    code, attempt = run(Stage.PERCEIVE, tmp_path, {"dataset": uri})
+    assert code == 0
+    done = commit.read_commit(attempt)
+    assert done is not None
+    described = dataset.read_samples(done["outputs"]["dataset"])
+    assert [sample.id for sample in described] == [sample.id for sample in samples]
+    scenes = {row["id"]: row for row in truth}
+    backgrounds = counts = 0
+    for sample in described:
+        assert sample.description is not None
+        scene = scenes[sample.id]["scene"]
+        assert round(100 * sum(sample.description.colors.values())) == 100
+        assert sample.description.colors.keys() <= PALETTE.keys()
+        assert all(0 <= edge <= 128 for box in sample.description.objects.values() for edge in box)
+        counts += bool(sample.description.objects)
+        backgrounds += scene["background"].capitalize() in sample.description.colors
+    assert counts == len(described)
+    assert backgrounds > 0.97 * len(described)
+    # The second version shares the image shards of the first.
+    first, second = (set(dataset.shards(read_manifest(at), dataset.IMAGES)) for at in (uri, done["outputs"]["dataset"]))
+    assert first == second
+
+
+def test_the_same_export_makes_the_same_dataset(world: Path, tmp_path: Path) -> None:
+    digests = []
+    for number, name in enumerate(("a", "b")):
+        code, attempt = run(Stage.INGEST, tmp_path / name, {"posts": str(world / "posts.jsonl")}, run_id=f"r{number}")
+        assert code == 0
+        done = commit.read_commit(attempt)
+        assert done is not None
+        digests.append([(entry.path, entry.sha256) for entry in read_manifest(done["outputs"]["dataset"]).files])
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"id": 1}\nnot json\n'])
+def test_nothing_to_read_is_a_user_error_and_leaves_no_dataset(content: bytes | None, tmp_path: Path) -> None:
+    source = tmp_path / "export" / "posts.jsonl"
+    source.parent.mkdir()
+    if content is not None:
+        source.write_bytes(content)
+    code, attempt = run(Stage.INGEST, tmp_path / "store", {"posts": str(source)})
+    failure = commit.read_failure(attempt)
+    assert code == 2
+    assert failure is not None
+    assert (failure.user, "\n" in failure.message) == (True, False)
+    assert str(source) in failure.message
+    assert not (tmp_path / "store" / "datasets").exists()
+
+
+def test_fetching_gives_every_reference_back_whatever_the_batches(world: Path) -> None:
+    recipe = load_recipe("tiny")
+    references = sorted(f"images/{path.name}" for path in (world / "images").iterdir())
+    found = dict(fetch_images([*references, "images/none.png"], str(world), recipe.data, recipe.resources))
+    assert found.keys() == {*references, "images/none.png"}
+    good = [one for one in found.values() if isinstance(one, StoredImage)]
+    assert len({one.sha256 for one in good}) == len(good) >= len(references) - 2

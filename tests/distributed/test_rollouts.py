@@ -1,0 +1,102 @@
+"""Real Ray: rollouts are the same bits for one and for two actors, and for an actor that died and was replaced."""
+
+import functools
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from numpy.typing import NDArray
+
+from boig_core.cluster.rollouts import RayRollouts
+from boig_core.cluster.session import connect
+from boig_core.config import Recipe, load_recipe
+from boig_core.diffusion.lora import Adapter, read_adapter
+from boig_core.diffusion.rollout import Chunk, Sampler, epoch_chunks
+from boig_core.errors import ScorerError
+from boig_core.vocabulary import Sample
+
+SETTINGS = ["ddpo.prompts=6", "ddpo.images_per_prompt=2", "ddpo.sampling_steps=4", "ddpo.window=2", "ddpo.chunk=4", "ddpo.updates=2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster() -> Iterator[None]:
+    connect(4)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    words = ("red", "green", "blue", "yellow", "white", "black")
+    return [
+        Sample(f"s{i}", f"p{i}", "a", "c", "2020", f"a {word} ball", (), 1, 95, "high", "train", "0", 8, 8) for i, word in enumerate(words)
+    ]
+
+
+def recipe_with(actors: int) -> Recipe:
+    return load_recipe("tiny", [*SETTINGS, f"ddpo.rollout_actors={actors}"])
+
+
+class Warmth:
+    """Red minus blue, in a process of its own."""
+
+    def __init__(self, device: str) -> None:
+        assert device == "cpu"
+
+    def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+        return (images[..., 0].astype(np.float64) - images[..., 2]).mean(axis=(1, 2))
+
+
+class Refusing(Warmth):
+    def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+        raise ScorerError("nan", "must be finite", "look at the images")
+
+
+def die_once(marker: Path, chunk: Chunk) -> None:
+    """Kill this actor at its second chunk, the first time only."""
+    if chunk.indices[0] == 4 and not marker.exists():
+        marker.write_text("died")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def adapter() -> Adapter:
+    return read_adapter(Sampler(recipe_with(1)).pipe.unet, 0)
+
+
+def test_same_bits_for_one_two_and_replaced_actors(samples: list[Sample], adapter: Adapter, tmp_path: Path) -> None:
+    chunks = epoch_chunks(recipe_with(1).ddpo, samples, 0, 0)
+    assert len(chunks) == 3
+    marker = tmp_path / "died"
+    pools = [
+        RayRollouts.start(recipe_with(1), Warmth),
+        RayRollouts.start(recipe_with(2), Warmth),
+        RayRollouts.start(recipe_with(1), Warmth, functools.partial(die_once, marker)),
+    ]
+    for pool in pools:
+        pool.wait_ready()
+    one, two, replaced = (pool.collect(adapter, chunks) for pool in pools)
+    for pool in pools:
+        pool.stop()
+    assert marker.exists()
+    for other in (two, replaced):
+        for (a, reward_a), (b, reward_b) in zip(one, other, strict=True):
+            assert a.indices_B.tolist() == b.indices_B.tolist()
+            assert np.array_equal(a.latents_BSCHW, b.latents_BSCHW)
+            assert np.array_equal(a.logprobs_old_BK, b.logprobs_old_BK)
+            assert np.array_equal(a.images_BHWC, b.images_BHWC)
+            assert np.array_equal(reward_a, reward_b)
+    assert [i for t, _ in one for i in t.indices_B.tolist()] == list(range(12))
+    np.testing.assert_array_equal(one[0][1], Warmth("cpu").score(one[0][0].images_BHWC, chunks[0].samples))
+
+
+def test_a_scorer_that_fails_raises_its_own_error(samples: list[Sample], adapter: Adapter) -> None:
+    rollouts = RayRollouts.start(recipe_with(1), Refusing)
+    rollouts.wait_ready()
+    with pytest.raises(ScorerError, match="must be finite"):
+        rollouts.collect(adapter, epoch_chunks(recipe_with(1).ddpo, samples, 0, 0))
+    rollouts.stop()
