@@ -1,0 +1,192 @@
+"""The assets that chain the DAGs, and the light tasks at both ends of each: ``plan`` checks what goes in, ``announce`` tells the next DAG.
+
+An event's ``extra`` carries what the next DAG needs: outputs by name, recipe, store, root run. In `plan`, explicit params win, then the
+event that triggered the run, then the newest event, then the defaults. Leaves out: the work (see `operator`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import Asset, Param, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from boig_core.config import Recipe, load_recipe
+from boig_core.errors import InputError, UserError
+from boig_core.orchestration import attempts
+from boig_core.storage import manifest, store
+
+DATASET = Asset("boig/dataset", uri="boig://dataset", group="boig", extra={"content": "posts, images and what is seen in them"})
+BOIGLLM = Asset("boig/boigllm", uri="boig://boigllm", group="boig", extra={"content": "BoigLLM, its evaluation and reward calibration"})
+BOIGSD = Asset("boig/boigsd", uri="boig://boigsd", group="boig", extra={"content": "BoigSD, its evaluation and the report"})
+
+DEFAULTS: dict[str, Any] = {"owner": "boig", "retries": 2, "retry_delay": timedelta(seconds=20)}
+"""Arguments of every task: infrastructure errors are retried, user errors fail at once whatever stands here."""
+
+
+def recipe_params(default: str | None) -> dict[str, Param]:
+    """Params that choose the recipe; ``default=None`` leaves the choice to the asset event."""
+    kind = "string" if default else ["null", "string"]
+    which = "A recipe of the package by name, or the path of a YAML file."
+    which += "" if default else " Empty: the recipe of the dataset or model that triggered this run."
+    settings = "One section.field=value a line, such as ddpo.epochs=5."
+    return {
+        "recipe": Param(default, type=kind, title="Recipe", description=which),
+        "overrides": Param([], type="array", items={"type": "string"}, title="Overrides", description=settings),
+    }
+
+
+def uri_param(what: str) -> Param:
+    """A param for the URI of an input; empty: from the asset event."""
+    return Param(None, type=["null", "string"], description=f"URI of {what}. Empty: the one that triggered this run, else the newest.")
+
+
+def plan(needs: Mapping[str, str], source: Asset | None = None, default_recipe: str = "tiny") -> Any:
+    """The first task of a DAG: resolves recipe and inputs, checks both, and writes the resolved recipe beside the run.
+
+    Args:
+        needs: kind of manifest of each input by name; ``posts`` is raw data.
+        source: asset whose events carry the inputs.
+        default_recipe: used when neither params nor events name one.
+
+    Returns:
+        XCom of ``{"store", "recipe", "root", "outputs": {name: URI}, "seconds": {stage: s}}``.
+    """
+
+    @task(task_id="plan", inlets=[source] if source is not None else [], doc_md="Resolves the recipe and the inputs, and checks both.")
+    def plan_(**context: Any) -> dict[str, Any]:
+        try:
+            return make_plan(context, dict(needs), newest_extra(context, source), default_recipe)
+        except UserError as exc:
+            raise AirflowFailException(str(exc)) from exc
+
+    return plan_()
+
+
+def make_plan(context: Mapping[str, Any], needs: Mapping[str, str], extra: Mapping[str, Any], default_recipe: str) -> dict[str, Any]:
+    """What `plan` does, as a function of the params and the event's extra.
+
+    Raises:
+        UserError: a recipe or input that is wrong, a store that is not set or refuses.
+    """
+    params = context["params"]
+    ti = context["ti"]
+    root = str(os.environ.get("BOIG_STORE") or extra.get("store") or "")
+    if not root:
+        raise InputError("BOIG_STORE", "is not set", "set it to s3://BUCKET/PREFIX or a folder, for Airflow and Ray alike")
+    root = store.normalize(root)
+    store.probe(root)
+    recipe = resolve_recipe(params.get("recipe"), params.get("overrides") or [], extra.get("recipe"), default_recipe)
+    outputs: dict[str, str] = {}
+    for name, kind in needs.items():
+        uri = params.get(name) or extra.get("outputs", {}).get(name)
+        if not uri:
+            raise InputError(f"input {name!r}", "is neither a param nor known from an asset event", f"give its URI as the param {name!r}")
+        outputs[name] = check_posts(str(uri)) if name == "posts" else store.normalize(str(uri))
+        if name != "posts":
+            manifest.read_manifest(outputs[name], kind=kind)
+    recipe_uri = store.join(root, "runs", ti.dag_id, attempts.run_folder(ti.run_id), "recipe.json")
+    store.write_bytes(recipe_uri, recipe.model_dump_json(indent=1).encode())
+    print(f"recipe {recipe.name} ({recipe.digest()[:12]}) -> {recipe_uri}")
+    for name, uri in outputs.items():
+        print(f"input {name} = {uri}")
+    return {
+        "store": root,
+        "recipe": recipe_uri,
+        "root": str(extra.get("root") or f"{ti.dag_id}/{ti.run_id}"),
+        "outputs": outputs,
+        "seconds": dict(extra.get("seconds") or {}),
+    }
+
+
+def resolve_recipe(chosen: str | None, overrides: Sequence[str], from_event: str | None, default: str) -> Recipe:
+    """The recipe of a run: the chosen one, else the event's resolved one, else the default; overrides on top.
+
+    Raises:
+        RecipeError: naming field, value, rule and remedy.
+    """
+    if chosen or not from_event:
+        return load_recipe(chosen or default, overrides)
+    with tempfile.TemporaryDirectory() as folder:  # JSON is YAML: a resolved recipe is a recipe file
+        path = Path(folder) / "recipe.yaml"
+        path.write_bytes(store.read_bytes(from_event))
+        return load_recipe(str(path), overrides)
+
+
+def check_posts(uri: str) -> str:
+    """A posts location that exists; returns it normalized.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    uri = store.normalize(uri)
+    if not store.exists(uri) and not any(True for _ in store.list_files(uri)):
+        raise InputError(uri, "no posts were found", "give the URI of posts.jsonl, or of the folder that holds it")
+    return uri
+
+
+def newest_extra(context: Mapping[str, Any], source: Asset | None) -> dict[str, Any]:
+    """Extra of the event that triggered this run, else of the asset's newest event, else empty."""
+    if source is None:
+        return {}
+    triggering = context.get("triggering_asset_events") or {}
+    events = list(triggering[source]) if source in triggering else list(context["inlet_events"][source].ascending(False).limit(1))
+    if not events:
+        return {}
+    return dict(max(events, key=lambda event: event.timestamp).extra or {})
+
+
+def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any]) -> Any:
+    """The last task of a DAG: emits the asset's event with all that the next DAG needs.
+
+    Args:
+        asset: what was made.
+        main: name of the output that the asset stands for.
+        plan_result: XCom of `plan`.
+        results: XComs of the DAG's stages.
+    """
+
+    @task(task_id="announce", outlets=[asset], doc_md=f"Tells the DAGs that wait for {asset.name}.")
+    def announce_(made_by: dict[str, Any], stages: list[dict[str, Any]], *, outlet_events: Any = None) -> dict[str, Any]:
+        outputs = dict(made_by["outputs"])
+        seconds = dict(made_by["seconds"])
+        for stage in stages:
+            outputs.update(stage["outputs"])
+            seconds[stage_name(stage)] = stage["metrics"].get("seconds")
+        extra = {
+            "manifest": store.join(outputs[main], manifest.MANIFEST),
+            "outputs": outputs,
+            "recipe": made_by["recipe"],
+            "store": made_by["store"],
+            "root": made_by["root"],
+            "seconds": seconds,
+        }
+        print(json.dumps(extra, indent=1))
+        outlet_events[asset].extra = extra
+        return extra
+
+    return announce_(plan_result, list(results))
+
+
+def stage_name(result: Mapping[str, Any]) -> str:
+    """Task id of a stage's result, from its attempt URI ``.../TASK/attempt-N``."""
+    return str(result["attempt"]).rstrip("/").rsplit("/", 2)[-2]
+
+
+def timings(plan_result: Any, results: Sequence[Any]) -> Any:
+    """A task that writes the seconds of every stage so far, for the report; returns the URI of the JSON file."""
+
+    @task(task_id="timings", doc_md="Writes how long each stage took, for the report.")
+    def timings_(made_by: dict[str, Any], stages: list[dict[str, Any]]) -> str:
+        seconds = {**made_by["seconds"], **{stage_name(stage): stage["metrics"].get("seconds") for stage in stages}}
+        uri = store.join(made_by["recipe"].rsplit("/", 1)[0], "timings.json")
+        store.write_bytes(uri, json.dumps(seconds, indent=1).encode())
+        return uri
+
+    return timings_(plan_result, list(results))

@@ -1,0 +1,83 @@
+"""Which attempt of a task counts: the store is asked first, then Ray (DESIGN section 3: job, attempt, commit, fence).
+
+Leaves out: Airflow and HTTP. `survey` is told by a function whether Ray still runs a job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from boig_core.storage import commit, store
+from boig_core.storage.job import slug
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The attempt that counts now.
+
+    Attributes:
+        number: 1 for the first.
+        uri: its folder.
+        state: ``committed``: use its result; ``live``: wait for its job; ``new``: start it.
+    """
+
+    number: int
+    uri: str
+    state: Literal["committed", "live", "new"]
+
+
+def task_uri(root: str, dag: str, run: str, task: str, map_index: int = -1) -> str:
+    """Folder of a task, ``ROOT/runs/DAG/RUN/TASK[/MAP]``; a run id that is no safe file name gets a readable one with a hash."""
+    parts = [root, "runs", dag, run_folder(run), task]
+    return store.join(*parts) if map_index < 0 else store.join(*parts, str(map_index))
+
+
+def run_folder(run: str) -> str:
+    """A run id as one part of a path: letters, digits, dot, hyphen, underscore."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", run).strip(".-")
+    return safe if safe == run else f"{safe}-{hashlib.sha256(run.encode()).hexdigest()[:6]}"
+
+
+def submission_id(task: str, attempt: int) -> str:
+    """Ray's id of an attempt: ``boig-`` + readable slug + hash, at most 100 characters of ``[a-z0-9-]``, the same on every ask.
+
+    Args:
+        task: URI of the task's folder, which holds DAG, run, task and map index.
+        attempt: the attempt's number.
+    """
+    digest = hashlib.sha256(f"{task}#{attempt}".encode()).hexdigest()[:12]
+    dag, run, *place = task.rsplit("/runs/", 1)[-1].split("/")
+    readable = slug("-".join([dag.removeprefix("boig_"), *place, run]))[:60].strip("-")
+    return f"boig-{readable}-a{attempt}-{digest}"
+
+
+def survey(task: str, is_live: Callable[[str], bool]) -> Attempt:
+    """Find the attempt that counts; an older one that is neither committed nor alive is fenced off for good.
+
+    Args:
+        task: URI of the task's folder.
+        is_live: whether Ray still runs the job of a submission id.
+    """
+    numbers = commit.attempts(task)
+    if not numbers:
+        return Attempt(1, commit.attempt_uri(task, 1), "new")
+    newest = numbers[-1]
+    uri = commit.attempt_uri(task, newest)
+    fate = commit.fate(uri)
+    if fate == "committed":
+        return Attempt(newest, uri, "committed")
+    if fate == "open" and is_live(submission_id(task, newest)):
+        return Attempt(newest, uri, "live")
+    if fate != "fenced" and commit.fence(uri) is not None:  # it has committed between the two looks
+        return Attempt(newest, uri, "committed")
+    return Attempt(newest + 1, commit.attempt_uri(task, newest + 1), "new")
+
+
+def result(uri: str) -> dict[str, Any] | None:
+    """What a committed attempt hands on: ``{"outputs", "metrics", "attempt"}``; None without a commit."""
+    body = commit.read_commit(uri)
+    return None if body is None else {"outputs": body["outputs"], "metrics": body["metrics"], "attempt": uri}

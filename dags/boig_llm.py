@@ -1,0 +1,32 @@
+"""# boig_llm: BoigLLM learns how a high-KPI image looks
+
+**finetune_llm** trains BoigLLM on the dataset (behaviour fine-tuning) and, beside it, a twin that does not see the KPI;
+**evaluate_llm** compares their descriptions of test images with what is really seen in them;
+**calibrate** asks whether BoigLLM's reward tells high from low on held-out real images, and fixes the reward's range.
+
+Runs when `boig/dataset` is updated, or by hand. Emits `boig/boigllm`, which starts `boig_sd`.
+"""
+
+from airflow.sdk import DAG
+
+from boig_core.orchestration.assets import BOIGLLM, DATASET, DEFAULTS, announce, plan, recipe_params, uri_param
+from boig_core.orchestration.callbacks import on_failure
+from boig_core.orchestration.operator import RayJobOperator
+
+with DAG(
+    "boig_llm",
+    description="BoigLLM learns from the dataset how a high-KPI image looks.",
+    schedule=[DATASET],
+    catchup=False,
+    max_active_runs=1,
+    default_args={**DEFAULTS, "on_failure_callback": on_failure},
+    doc_md=__doc__,
+    tags=["boig", "train"],
+    params={"dataset": uri_param("a perceived dataset"), **recipe_params(None)},
+) as dag:
+    planned = plan({"dataset": "dataset"}, DATASET)
+    finetune = RayJobOperator(task_id="finetune_llm", stage="finetune_llm", plan=planned, inputs={"dataset": planned})
+    trained = {"dataset": planned, "boigllm": finetune.output}
+    evaluate = RayJobOperator(task_id="evaluate_llm", stage="evaluate_llm", plan=planned, inputs={**trained, "no_kpi": finetune.output})
+    calibrate = RayJobOperator(task_id="calibrate", stage="calibrate", plan=planned, inputs=trained)
+    announce(BOIGLLM, "boigllm", planned, [finetune.output, evaluate.output, calibrate.output])

@@ -1,0 +1,34 @@
+"""# boig_promote: a person decides, the registry remembers
+
+**gates** holds the report against the recipe's promotion limits; a candidate that fails one goes no further (skipped), the champion stays.
+**approval** waits for a person: the form shows the gates and where the report lies. **promote** registers the model in MLflow and moves
+the alias `champion`; the one before stays as `previous`.
+
+Runs when `boig/boigsd` is updated, or by hand.
+"""
+
+from airflow.sdk import DAG
+
+from boig_core.orchestration.assets import BOIGSD, DEFAULTS, plan, recipe_params, uri_param
+from boig_core.orchestration.callbacks import on_failure
+from boig_core.orchestration.promotion import Approval, gates_task, promote_task
+
+with DAG(
+    "boig_promote",
+    description="Gates, a person's approval, and the registry's champion.",
+    schedule=[BOIGSD],
+    catchup=False,
+    max_active_runs=1,
+    default_args={**DEFAULTS, "on_failure_callback": on_failure},
+    doc_md=__doc__,
+    tags=["boig", "promote"],
+    params={
+        "boigsd": uri_param("a BoigSD"),
+        "report": uri_param("its report"),
+        **recipe_params(None),
+    },
+) as dag:
+    planned = plan({"boigsd": "sd", "report": "report"}, BOIGSD)
+    gates = gates_task(planned)
+    approval = Approval(task_id="approval", subject="Promote?", gates=gates, doc_md="Waits for a person, under Required Actions.")
+    promote_task(planned, gates, approval.output)

@@ -1,0 +1,41 @@
+"""# boig_sd: the image generator is aligned with the KPI
+
+**finetune_sd** fine-tunes the diffusion model on high-KPI images alone (the baseline to beat); **ddpo** aligns it with BoigLLM's reward;
+**evaluate_sd** compares base, baseline and BoigSD on the same prompts and seeds; **report** puts everything on one page.
+
+Runs when `boig/boigllm` is updated, or by hand. Emits `boig/boigsd`, which starts `boig_promote`.
+"""
+
+from airflow.sdk import DAG
+
+from boig_core.orchestration.assets import BOIGLLM, BOIGSD, DEFAULTS, announce, plan, recipe_params, timings, uri_param
+from boig_core.orchestration.callbacks import on_failure
+from boig_core.orchestration.operator import RayJobOperator
+
+with DAG(
+    "boig_sd",
+    description="The image generator is aligned with BoigLLM's reward, evaluated and reported.",
+    schedule=[BOIGLLM],
+    catchup=False,
+    max_active_runs=1,
+    default_args={**DEFAULTS, "on_failure_callback": on_failure},
+    doc_md=__doc__,
+    tags=["boig", "train"],
+    params={
+        "dataset": uri_param("a perceived dataset"),
+        "boigllm": uri_param("a BoigLLM"),
+        "calibration": uri_param("its reward calibration"),
+        "description": uri_param("its evaluation"),
+        **recipe_params(None),
+    },
+) as dag:
+    planned = plan({"dataset": "dataset", "boigllm": "boigllm", "calibration": "calibration", "description": "description"}, BOIGLLM)
+    finetune = RayJobOperator(task_id="finetune_sd", stage="finetune_sd", plan=planned, inputs={"dataset": planned})
+    judged = {"dataset": planned, "boigllm": planned, "calibration": planned}
+    ddpo = RayJobOperator(task_id="ddpo", stage="ddpo", plan=planned, inputs=judged)
+    candidates = {**judged, "high_kpi": finetune.output, "boigsd": ddpo.output}
+    evaluate = RayJobOperator(task_id="evaluate_sd", stage="evaluate_sd", plan=planned, inputs=candidates)
+    stages = [finetune.output, ddpo.output, evaluate.output]
+    evidence = {"dataset": planned, "description": planned, "calibration": planned, "generation": evaluate.output}
+    report = RayJobOperator(task_id="report", stage="report", plan=planned, inputs={**evidence, "runs": timings(planned, stages)})
+    announce(BOIGSD, "boigsd", planned, [*stages, report.output])

@@ -1,0 +1,144 @@
+"""Airflow's database, and a Jobs API as Ray serves it whose jobs run stand-in stages.
+
+A stand-in publishes small folders of the kinds that the real stage would publish, and commits them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from boig_core.errors import InputError
+from boig_core.storage.job import Outcome, Stage, Workspace, read_job, run_stage
+
+OUTPUTS: dict[str, dict[str, tuple[str, str]]] = {
+    "ingest": {"dataset": ("datasets/adworld", "dataset")},
+    "perceive": {"dataset": ("datasets/adworld", "dataset")},
+    "finetune_llm": {"boigllm": ("models/boigllm", "boigllm"), "no_kpi": ("models/boigllm-no-kpi", "boigllm")},
+    "evaluate_llm": {"description": ("evaluations/description", "description")},
+    "calibrate": {"calibration": ("evaluations/calibration", "calibration")},
+    "finetune_sd": {"high_kpi": ("models/high-kpi", "sd")},
+    "ddpo": {"boigsd": ("models/boigsd", "sd")},
+    "evaluate_sd": {"generation": ("evaluations/generation", "generation")},
+    "report": {"report": ("reports", "report")},
+}
+REPORT = {
+    "generation": {"base": {"clip_margin": 1.0, "diversity": 1.0}, "boigsd": {"clip_margin": 0.95, "diversity": 0.8}},
+    "paired": {"boigsd-base": {"reward": {"low": 0.2}, "judge": {"low": 0.1}}},
+}
+
+
+def stand_in(space: Workspace) -> Outcome:
+    """Publish one small folder for each output of the stage; fails on an input that is no output of an earlier stage."""
+    if "bad" in json.dumps(space.job.inputs):
+        raise InputError("posts", "are bad", "give good ones")
+    made = {}
+    for name, (family, kind) in OUTPUTS[space.job.stage.value].items():
+        folder = space.scratch / name
+        folder.mkdir(parents=True)
+        (folder / f"{name}.json").write_text(json.dumps(REPORT if name == "report" else {}))
+        made[name] = space.publish(family, folder, kind=kind)
+    return Outcome(made, {"rows": 3.0})
+
+
+class StubRay:
+    """Serves on a port of its own; use with ``with``.
+
+    Attributes:
+        entrypoints: what was posted, by submission id.
+        lose: stages whose first job dies without a word.
+    """
+
+    def __init__(self) -> None:
+        self.entrypoints: dict[str, str] = {}
+        self.states: dict[str, str] = {}
+        self.stopped: list[str] = []
+        self.lose: set[str] = set()
+        self.address = ""
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> StubRay:
+        self._thread.start()
+        assert self._ready.wait(20)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        app = web.Application()
+        app.add_routes(
+            [
+                web.post("/api/jobs/", self._submit),
+                web.get("/api/jobs/{id}", self._info),
+                web.get("/api/jobs/{id}/logs", self._logs),
+                web.post("/api/jobs/{id}/stop", self._stop),
+            ]
+        )
+        runner = web.AppRunner(app)
+        self._loop.run_until_complete(runner.setup())
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        self._loop.run_until_complete(site.start())
+        self.address = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        self._ready.set()
+        self._loop.run_forever()
+        self._loop.run_until_complete(runner.cleanup())
+
+    async def _submit(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        name = body["submission_id"]
+        if name in self.entrypoints:
+            return web.Response(status=500, text=f"Job with submission_id {name} already exists")
+        self.entrypoints[name] = body["entrypoint"]
+        _, _, module, uri = shlex.split(body["entrypoint"])
+        stage = Stage(module.removeprefix("ray_jobs."))
+        if stage.value in self.lose:
+            self.lose.discard(stage.value)
+            self.states[name] = "FAILED"
+        else:
+            self.states[name] = "RUNNING"
+            self._loop.run_in_executor(None, self._run, name, uri)
+        return web.json_response({"submission_id": name, "job_id": name})
+
+    def _run(self, name: str, uri: str) -> None:
+        assert read_job(uri).attempt_uri.startswith(str(Path(uri).parent))
+        code = run_stage(stand_in, [uri])
+        self.states[name] = "SUCCEEDED" if code == 0 else "FAILED"
+
+    async def _info(self, request: web.Request) -> web.Response:
+        name = request.match_info["id"]
+        if name not in self.states:
+            return web.Response(status=404, text="no such job")
+        return web.json_response({"submission_id": name, "status": self.states[name], "message": "said the stub"})
+
+    async def _logs(self, request: web.Request) -> web.Response:
+        return web.json_response({"logs": f"a line of {request.match_info['id']}\n"})
+
+    async def _stop(self, request: web.Request) -> web.Response:
+        self.stopped.append(request.match_info["id"])
+        self.states[request.match_info["id"]] = "STOPPED"
+        return web.json_response({"stopped": True})
+
+
+@pytest.fixture(scope="session")
+def airflow_db() -> None:
+    from airflow.utils.db import initdb
+
+    initdb()
+
+
+@pytest.fixture(scope="module")
+def ray_stub() -> Iterator[StubRay]:
+    with StubRay() as stub:
+        yield stub

@@ -1,0 +1,206 @@
+"""Each DAG runs whole, chained by its asset's newest event, against a Jobs API whose stages are stand-ins."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boig_core.storage import commit, store
+
+pytestmark = pytest.mark.usefixtures("airflow_db")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("boig")
+    (folder / "posts").mkdir()
+    (folder / "posts" / "posts.jsonl").write_text("{}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BOIG_STORE", str(folder / "store"))
+        patch.setenv("RAY_API_ADDRESS", ray_stub.address)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        yield folder
+
+
+def load(name: str) -> Any:
+    import importlib
+
+    dag = importlib.import_module(f"dags.{name}").dag
+    for task in dag.tasks:
+        if hasattr(task, "poll_s"):
+            task.poll_s = 0.05
+    return dag
+
+
+def xcoms(run: Any) -> dict[str, Any]:
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        rows = session.query(XComModel).filter(
+            XComModel.run_id == run.run_id, XComModel.dag_id == run.dag_id, XComModel.key == "return_value"
+        )
+        return {row.task_id: XComModel.deserialize_value(row) for row in rows}
+
+
+def states(run: Any) -> dict[str, str]:
+    return {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
+
+
+def events(name: str) -> list[dict[str, Any]]:
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        found = session.query(AssetEvent).join(AssetModel, AssetEvent.asset_id == AssetModel.id).filter(AssetModel.name == name)
+        return [dict(event.extra) for event in found.order_by(AssetEvent.timestamp)]
+
+
+@pytest.fixture(scope="module")
+def ingest(home: Path, ray_stub: Any) -> Any:
+    return load("boig_ingest").test(run_conf={"posts": str(home / "posts"), "overrides": ["seed=7", "promotion.max_days=1"]})
+
+
+@pytest.fixture(scope="module")
+def llm(ingest: Any) -> Any:
+    return load("boig_llm").test()
+
+
+@pytest.fixture(scope="module")
+def sd(llm: Any) -> Any:
+    return load("boig_sd").test()
+
+
+def test_ingest_commits_and_announces(ingest: Any, home: Path, ray_stub: Any) -> None:
+    assert set(states(ingest).values()) == {"success"}
+    results = xcoms(ingest)
+    dataset = results["perceive"]["outputs"]["dataset"]
+    assert results["perceive"]["metrics"]["rows"] == 3.0
+    assert commit.read_commit(results["perceive"]["attempt"])["outputs"] == {"dataset": dataset}
+    recipe = json.loads(store.read_bytes(results["plan"]["recipe"]))
+    assert recipe["seed"] == 7
+    assert recipe["name"] == "tiny"
+    [event] = events("boig/dataset")
+    assert event["outputs"] == {"posts": str(home / "posts"), "dataset": dataset}
+    assert event["manifest"] == f"{dataset}/manifest.json"
+    assert event["recipe"] == results["plan"]["recipe"]
+    assert event["store"] == str(home / "store")
+    assert event["root"] == f"boig_ingest/{ingest.run_id}"
+    assert set(event["seconds"]) == {"ingest", "perceive"}
+    names = list(ray_stub.entrypoints)
+    assert all(len(name) <= 100 and name.startswith("boig-") and name == name.lower() for name in names)
+    assert "perceive" in names[1]
+
+
+def test_what_ingest_knew_reaches_boig_llm(llm: Any, ingest: Any) -> None:
+    assert set(states(llm).values()) == {"success"}
+    results = xcoms(llm)
+    assert results["plan"]["outputs"]["dataset"] == xcoms(ingest)["perceive"]["outputs"]["dataset"]
+    assert json.loads(store.read_bytes(results["plan"]["recipe"]))["seed"] == 7
+    assert results["plan"]["root"] == f"boig_ingest/{ingest.run_id}"
+    job = json.loads(store.read_bytes(store.join(results["calibrate"]["attempt"], "job.json")))
+    assert set(job["inputs"]) == {"dataset", "boigllm"}
+    assert job["inputs"]["boigllm"] == results["finetune_llm"]["outputs"]["boigllm"]
+    assert set(events("boig/boigllm")[-1]["outputs"]) == {"dataset", "boigllm", "no_kpi", "description", "calibration"}
+
+
+def test_boig_sd_gives_the_report_all_it_needs(sd: Any, llm: Any) -> None:
+    assert set(states(sd).values()) == {"success"}
+    results = xcoms(sd)
+    job = json.loads(store.read_bytes(store.join(results["report"]["attempt"], "job.json")))
+    assert set(job["inputs"]) == {"dataset", "description", "calibration", "generation", "runs"}
+    seconds = json.loads(store.read_bytes(job["inputs"]["runs"]))
+    assert list(seconds) == ["ingest", "perceive", "finetune_llm", "evaluate_llm", "calibrate", "finetune_sd", "ddpo", "evaluate_sd"]
+
+
+def test_a_person_promotes(sd: Any, home: Path) -> None:
+    answer = Answer("Approve")
+    with answer:
+        run = load("boig_promote").test()
+    assert set(states(run).values()) == {"success"}
+    assert "| reward gain, lower end | 0.2 | 0 | yes |" in answer.body
+    promoted = xcoms(run)["promote"]
+    assert promoted["champion"] == promoted["version"] == "1"
+    from mlflow import MlflowClient
+
+    version = MlflowClient(f"sqlite:///{home / 'mlflow.db'}").get_model_version_by_alias("boigsd", "champion")
+    assert version.tags["uri"] == xcoms(sd)["ddpo"]["outputs"]["boigsd"]
+
+
+def test_a_person_rejects(sd: Any) -> None:
+    with Answer("Reject"):
+        run = load("boig_promote").test()
+    assert states(run)["promote"] == "skipped"
+    assert "promote" not in xcoms(run)
+
+
+def test_a_failed_gate_asks_nobody(sd: Any) -> None:
+    run = load("boig_promote").test(run_conf={"overrides": ["promotion.min_reward_gain=0.5"]})
+    assert states(run) == {"plan": "success", "gates": "skipped", "approval": "skipped", "promote": "skipped"}
+    assert xcoms(run)["gates"]["passed"] is False
+
+
+@pytest.mark.parametrize(
+    ("conf", "reason"),
+    [
+        ({"posts": "/nowhere/posts.jsonl"}, "no posts were found"),
+        ({"recipe": "tinny"}, "recipe 'tinny'"),
+        ({"overrides": ["ddpo.epochz=5"]}, "did you mean epochs?"),
+        ({}, "input 'posts'"),
+    ],
+)
+def test_a_wrong_param_fails_in_plan_with_one_line(home: Path, ray_stub: Any, caplog: Any, capfd: Any, conf: Any, reason: str) -> None:
+    posts = {"posts": str(home / "posts")} if conf and "posts" not in conf else {}
+    jobs = len(ray_stub.entrypoints)
+    run = load("boig_ingest").test(run_conf={**posts, **conf})
+    assert states(run)["plan"] == "failed"
+    assert states(run)["ingest"] == "upstream_failed"
+    assert len(ray_stub.entrypoints) == jobs
+    captured = capfd.readouterr()
+    assert reason in captured.out + captured.err + caplog.text
+
+
+class Answer:
+    """Answers the approval from a second thread through the REST API, as a click in the UI does."""
+
+    def __init__(self, option: str) -> None:
+        self.option = option
+        self.body = ""
+        self.error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Answer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._thread.join(60)
+        assert self.error is None, self.error
+
+    def _run(self) -> None:
+        try:
+            from airflow.api_fastapi.app import create_app
+            from fastapi.testclient import TestClient
+
+            with TestClient(create_app(apps="core")) as client:
+                token = client.get("/auth/token").json()["access_token"]
+                client.headers["Authorization"] = f"Bearer {token}"
+                base = "/api/v2/dags/boig_promote/dagRuns"
+                for _ in range(600):
+                    waiting = client.get(f"{base}/~/taskInstances?state=awaiting_input").json()["task_instances"]
+                    if waiting:
+                        path = f"{base}/{waiting[0]['dag_run_id']}/taskInstances/approval/-1/hitlDetails"
+                        self.body = client.get(path).json()["body"]
+                        done = client.patch(path, json={"chosen_options": [self.option], "params_input": {}})
+                        assert done.status_code == 200, done.text
+                        return
+                    time.sleep(0.2)
+                raise AssertionError("nobody asked")
+        except Exception as exc:
+            self.error = exc

@@ -1,0 +1,159 @@
+"""The Jobs API client, the watch and the operator's take on a job's end, against a Jobs API on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from boig_core.errors import ClusterError, InputError, StoreUnavailableError
+from boig_core.orchestration.operator import RayJobOperator, resolve_input
+from boig_core.orchestration.ray_api import RayJobs, job_page
+from boig_core.orchestration.trigger import GONE, RayJobTrigger, watch
+from boig_core.storage import commit
+
+
+class Api:
+    """Answers as told, and notes what was asked."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, list[str]] = {}
+        self.log = ["first line\n", "first line\nsecond", "first line\nsecond line\n\x1b[36mthird\x1b[0m"]
+        self.posts: list[dict[str, Any]] = []
+        self.tokens: set[str | None] = set()
+        self.stopped: list[str] = []
+        self.fail_posts = False
+        self.address = ""
+
+    async def submit(self, request: web.Request) -> web.Response:
+        self.tokens.add(request.headers.get("Authorization"))
+        body = await request.json()
+        self.posts.append(body)
+        if self.fail_posts or body["submission_id"] in self.states:
+            return web.Response(status=500, text="Traceback: already exists")
+        self.states[body["submission_id"]] = ["RUNNING"]
+        return web.json_response({"submission_id": body["submission_id"]})
+
+    async def info(self, request: web.Request) -> web.Response:
+        states = self.states.get(request.match_info["id"])
+        if states is None:
+            return web.Response(status=404, text="unknown")
+        return web.json_response({"status": states.pop(0) if len(states) > 1 else states[0], "message": "hm"})
+
+    async def logs(self, request: web.Request) -> web.Response:
+        if request.match_info["id"] not in self.states:
+            return web.Response(status=404, text="unknown")
+        return web.json_response({"logs": self.log.pop(0) if len(self.log) > 1 else self.log[0]})
+
+    async def stop(self, request: web.Request) -> web.Response:
+        self.stopped.append(request.match_info["id"])
+        return web.json_response({"stopped": True})
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    found, loop, ready = Api(), asyncio.new_event_loop(), threading.Event()
+
+    def serve() -> None:
+        app = web.Application()
+        app.add_routes([web.post("/api/jobs/", found.submit), web.get("/api/jobs/{id}", found.info)])
+        app.add_routes([web.get("/api/jobs/{id}/logs", found.logs), web.post("/api/jobs/{id}/stop", found.stop)])
+        runner = web.AppRunner(app)
+        loop.run_until_complete(runner.setup())
+        loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
+        found.address = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        ready.set()
+        loop.run_forever()
+        loop.run_until_complete(runner.cleanup())
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    yield found
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+
+
+async def submit(address: str, name: str) -> None:
+    async with RayJobs(address) as jobs:
+        await jobs.submit(name, "python -m ray_jobs.ingest x", {"stage": "ingest"})
+
+
+def test_a_duplicate_post_is_no_error_because_the_job_is_there(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    asyncio.run(submit(api.address, "boig-x"))
+    asyncio.run(submit(api.address, "boig-x"))
+    assert len(api.posts) == 2
+    assert api.tokens == {"Bearer secret"}
+    assert "secret" not in str(api.posts)
+    assert api.posts[0]["entrypoint_num_cpus"] == 0
+
+
+def test_a_post_that_failed_and_left_no_job_is_an_error(api: Api) -> None:
+    api.fail_posts = True
+    with pytest.raises(ClusterError, match="500"):
+        asyncio.run(submit(api.address, "boig-x"))
+
+
+def test_watch_passes_each_log_line_on_once_and_ends_with_the_job(api: Api) -> None:
+    api.states["boig-x"] = ["PENDING", "RUNNING", "SUCCEEDED"]
+    lines: list[str] = []
+    assert asyncio.run(watch(api.address, "boig-x", lines.append, poll_s=0.01))["status"] == "SUCCEEDED"
+    assert lines == ["first line", "second line", "third"]
+
+
+def test_watch_says_when_ray_no_longer_knows_the_job(api: Api) -> None:
+    assert asyncio.run(watch(api.address, "boig-x", print, poll_s=0.01))["status"] == GONE
+
+
+def test_watch_gives_up_on_a_silent_cluster() -> None:
+    with pytest.raises(ClusterError, match="does not answer"):
+        asyncio.run(watch("http://127.0.0.1:9", "boig-x", print, poll_s=0.01, patience_s=0.05))
+
+
+def test_the_trigger_survives_serialization_and_stops_its_job(api: Api) -> None:
+    path, arguments = RayJobTrigger(api.address, "boig-x", 0.5).serialize()
+    assert path == "boig_core.orchestration.trigger.RayJobTrigger"
+    asyncio.run(RayJobTrigger(**arguments).on_kill())
+    assert api.stopped == ["boig-x"]
+
+
+@pytest.fixture
+def operator() -> RayJobOperator:
+    return RayJobOperator(task_id="ingest", stage="ingest", plan={}, inputs={})
+
+
+def test_a_user_error_fails_at_once_and_an_infrastructure_error_is_retried(operator: RayJobOperator, tmp_path: Path) -> None:
+    event = {"status": "FAILED", "message": "exit code 2", "attempt_uri": ""}
+    commit.write_failure(str(tmp_path / "a"), InputError("posts.jsonl", "is empty", "give posts"))
+    with pytest.raises(AirflowFailException, match=r"ingest: InputError: posts.jsonl: is empty; give posts"):
+        operator.execute_complete({}, event, str(tmp_path / "a"), "")
+    commit.write_failure(str(tmp_path / "b"), StoreUnavailableError("s3://x", "is away", "wait"))
+    with pytest.raises(AirflowException, match="is away") as caught:
+        operator.execute_complete({}, event, str(tmp_path / "b"), "")
+    assert not isinstance(caught.value, AirflowFailException)
+    with pytest.raises(AirflowException, match="no commit"):
+        operator.execute_complete({}, event, str(tmp_path / "c"), "")
+
+
+def test_a_commit_counts_whatever_ray_says(operator: RayJobOperator, tmp_path: Path) -> None:
+    commit.commit(str(tmp_path / "a"), {"dataset": "d"}, {"rows": 1})
+    event = {"status": "FAILED", "message": "the node died while the job was ending"}
+    assert operator.execute_complete({}, event, str(tmp_path / "a"), "")["outputs"] == {"dataset": "d"}
+
+
+def test_an_unknown_stage_is_refused_when_the_dag_is_parsed() -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        RayJobOperator(task_id="x", stage="nonsense", plan={}, inputs={})
+
+
+def test_inputs_are_uris_or_earlier_results() -> None:
+    assert resolve_input("dataset", {"outputs": {"dataset": "s3://b/d"}}) == "s3://b/d"
+    assert resolve_input("dataset", "s3://b/e") == "s3://b/e"
+    assert job_page("http://h:1/", "boig-x") == "http://h:1/#/jobs/boig-x"
