@@ -1,0 +1,142 @@
+"""The command line: ``boig …``. Heavy imports stand inside the commands, so that ``--help`` answers at once.
+
+A bad input ends in one readable line on standard error and exit code 2; an infrastructure error in exit code 1.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from boig_core.demo.commands import add_commands
+from boig_core.errors import BoigError, UserError
+
+app = typer.Typer(help="Retrain image generators that aim at a KPI.", no_args_is_help=True, pretty_exceptions_enable=False)
+recipe_app = typer.Typer(help="List, show and check recipes.", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe")
+add_commands(app)
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a field: section.field=value. May be repeated.")]
+
+
+@recipe_app.command("list")
+def recipe_list(as_json: Json = False) -> None:
+    """Names of the recipes that come with the package."""
+    from boig_core.config import recipe_names
+
+    names = recipe_names()
+    print(json.dumps(names) if as_json else "\n".join(names))
+
+
+@recipe_app.command("show")
+def recipe_show(recipe: str, overrides: Overrides = None, as_json: Json = False) -> None:
+    """A recipe with every default filled in."""
+    import yaml
+
+    from boig_core.config import load_recipe
+
+    tree = load_recipe(recipe, overrides or []).model_dump(mode="json")
+    print(json.dumps(tree, indent=1) if as_json else yaml.safe_dump(tree, sort_keys=False), end="" if not as_json else "\n")
+
+
+@recipe_app.command("check")
+def recipe_check(recipe: str, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Validate a recipe by name or path; exit code 2 and one line when it is wrong."""
+    from boig_core.config import load_recipe
+
+    resolved = load_recipe(recipe, overrides or [])
+    print(
+        json.dumps({"name": resolved.name, "digest": resolved.digest()}) if as_json else f"{resolved.name}: ok ({resolved.digest()[:12]})"
+    )
+
+
+@app.command("report")
+def report(uri: Annotated[str, typer.Argument(help="Folder of a report output, or a report.json.")], as_json: Json = False) -> None:
+    """Show the results of a run as tables."""
+    from rich.console import Console
+
+    from boig_core.evaluation.report import read_report
+    from boig_core.evaluation.terminal import print_report
+
+    found = read_report(uri)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        print_report(found, Console())
+
+
+@app.command("doctor")
+def doctor(
+    store: Annotated[str | None, typer.Option(help="Root of the store; default BOIG_STORE, else .boig/store.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check Python, packages, shipped models, store, Ray and MLflow; exit code 1 when a check fails."""
+    import os
+
+    from boig_core import doctor as doctors
+
+    findings = doctors.diagnose(store or os.environ.get("BOIG_STORE") or ".boig/store")
+    if as_json:
+        print(doctors.as_json(findings))
+    else:
+        marks = {"ok": "ok  ", "skipped": "--  ", "failed": "FAIL"}
+        print("\n".join(f"{marks[finding.state]} {finding.check:<9} {finding.detail}" for finding in findings))
+    if any(finding.state == "failed" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command("describe-eval")
+def describe_eval(
+    pred: Annotated[Path, typer.Option("--pred", help="Predictions: JSONL with id and description (null: could not be parsed).")],
+    truth: Annotated[Path, typer.Option("--truth", help="Truth: JSONL with id, bucket, width, height, description.")],
+    as_json: Json = False,
+) -> None:
+    """The nine description metrics of one model's predictions (high, low and all samples)."""
+    from boig_core.evaluation.description import evaluate_files
+
+    rows = evaluate_files(truth, pred)
+    if as_json:
+        print(json.dumps(rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("metric", "high", "low", "all", "undefined")
+    for metric, row in rows.items():
+        shown.add_row(metric, *("-" if row[key] is None else f"{row[key]:.3f}" for key in ("high", "low", "all")), str(row["undefined"]))
+    Console().print(shown)
+
+
+@app.command()
+def verbalize(
+    image: Path, recipe: Annotated[str, typer.Option(help="Recipe whose perception is used.")] = "tiny", as_json: Json = False
+) -> None:
+    """Describe an image file: colors, tones and objects, boxes in pixels of the image. Needs neither Ray nor Airflow."""
+    from boig_core.config import load_recipe
+    from boig_core.data.images import load
+    from boig_core.perception.describe import Perceiver
+    from boig_core.verbalization.answer import print_answer, to_answer
+
+    settings = load_recipe(recipe)
+    pixels = load(image, settings.data.max_pixels)
+    perceiver = Perceiver.from_recipe(settings.perception)
+    seen = perceiver.describe([pixels])[0].scaled(pixels.shape[1] / perceiver.side, pixels.shape[0] / perceiver.side)
+    print(json.dumps(to_answer(seen)) if as_json else print_answer(seen))
+
+
+def main() -> None:
+    """Entry point of the ``boig`` command."""
+    try:
+        app()
+    except BoigError as exc:
+        print(f"boig: {exc}", file=sys.stderr)
+        sys.exit(2 if isinstance(exc, UserError) else 1)
+
+
+if __name__ == "__main__":
+    main()

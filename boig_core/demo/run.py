@@ -1,0 +1,230 @@
+"""``boig demo``: servers up, an ad world written, the four DAGs followed, the result shown, servers down.
+
+Leaves out: the stages. Everything lies under one folder, ``.boig``; only the store may be elsewhere (``BOIG_STORE``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from boig_core.adworld.export import write_world
+from boig_core.adworld.law import Law
+from boig_core.config import load_recipe
+from boig_core.demo.airflow_api import AirflowApi
+from boig_core.demo.follow import CHAIN, StageFailedError, View, follow
+from boig_core.demo.services import (
+    READY_S,
+    Ports,
+    Services,
+    answers,
+    choose_ports,
+    clean_up,
+    environment,
+    start_airflow,
+    start_mlflow,
+    start_ray,
+)
+from boig_core.orchestration import attempts
+from boig_core.storage import commit, store
+
+POOL = "boig_cluster"
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What a demo is asked for.
+
+    Attributes:
+        home: folder for everything it makes.
+        recipe: name or path.
+        overrides: ``section.field=value`` settings.
+        posts: posts of the ad world.
+        law: its KPI law, by name or path.
+        seed: of the world and of the recipe.
+        keep: leave the servers up.
+        minutes: longest time that the DAGs are followed.
+    """
+
+    home: Path
+    recipe: str = "tiny"
+    overrides: tuple[str, ...] = ()
+    posts: int = 4000
+    law: str = "sunlit"
+    seed: int = 0
+    keep: bool = False
+    minutes: float = 60.0
+
+
+def run_demo(settings: DemoSettings, console: Console) -> int:
+    """Run the whole demo; returns the exit code: 0, 1 for a failed stage or server, 2 for a wrong input."""
+    law = settings.law if "/" not in settings.law else os.path.abspath(settings.law)
+    overrides = [f"seed={settings.seed}", f"evaluation.judge=adworld:{law}", *settings.overrides]
+    load_recipe(settings.recipe, overrides)  # a wrong recipe or law ends here, before anything starts
+    rules = Law.load(law)
+    home = settings.home.resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    root = store.normalize(os.environ.get("BOIG_STORE") or str(home / "store"))
+    store.probe(root)
+    if stopped := clean_up(home):
+        console.print(f"Stopped {stopped} servers that an earlier demo had left behind.")
+    for folder in ("logs", "ray", "world"):
+        shutil.rmtree(home / folder, ignore_errors=True)
+    ports = choose_ports()
+    services = Services(home)
+    env = environment(home, root, ports)
+    try:
+        with _stoppable():
+            password = _start(services, env, ports, console)
+            _write_world(settings, rules, home / "world", console)
+            api = _wait(services, ports, password, console)
+            run = api.trigger("boig_ingest", {"posts": str(home / "world"), "recipe": settings.recipe, "overrides": overrides})
+            started = time.monotonic()
+            with View(console) as view:
+                runs = follow(api, view, root, run, services.check, settings.minutes * 60)
+            console.print(f"\nFrom posts to a decision in {(time.monotonic() - started) / 60:.1f} minutes.\n")
+            _show(console, home, root, runs, api)
+        if settings.keep:
+            services.leave()
+        _where(console, home, root, ports, password, settings.keep)
+        return 0
+    except StageFailedError as exc:
+        console.print(*exc.log, sep="\n", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"boig demo: {exc}", markup=False, highlight=False, soft_wrap=True)
+        if settings.keep:
+            services.leave()
+            _where(console, home, root, ports, password, True)
+        return 2 if exc.user else 1
+    except KeyboardInterrupt:
+        console.print("\nboig demo: interrupted; stopping what it started")
+        return 130
+    finally:
+        with _undisturbed():
+            services.stop_all()
+
+
+def _start(services: Services, env: dict[str, str], ports: Ports, console: Console) -> str:
+    with console.status("Starting Ray …"):
+        start_ray(services, env, ports)
+    password = start_airflow(services, env)
+    start_mlflow(services, env, ports)
+    return password
+
+
+def _wait(services: Services, ports: Ports, password: str, console: Console) -> AirflowApi:
+    api = AirflowApi(f"http://127.0.0.1:{ports.airflow}", password)
+    with console.status("Waiting for Airflow and MLflow …"):
+        services.wait_until("mlflow", lambda: answers(f"http://127.0.0.1:{ports.mlflow}/health"), READY_S)
+        services.wait_until("airflow", api.login, READY_S)
+        services.wait_until("airflow", lambda: api.has_dags(list(CHAIN)), READY_S)
+        api.create_pool(POOL, 1)  # one stage at a time: two cores carry no more
+    console.print(
+        f"Airflow http://127.0.0.1:{ports.airflow} (admin / {password})   Ray http://127.0.0.1:{ports.dashboard}", highlight=False
+    )
+    console.print(f"MLflow  http://127.0.0.1:{ports.mlflow}\n", highlight=False)
+    return api
+
+
+def _write_world(settings: DemoSettings, law: Law, out: Path, console: Console) -> None:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(f"Writing an ad world of {settings.posts} posts", total=settings.posts)
+        write_world(settings.posts, settings.seed, law, out, progress=lambda done, _: progress.update(bar, completed=done))
+    console.print(f"Ad world: {settings.posts} posts under law {settings.law} in {out}", highlight=False)
+
+
+def _show(console: Console, home: Path, root: str, runs: dict[str, str], api: AirflowApi) -> None:
+    uri = attempts.task_uri(root, "boig_sd", runs["boig_sd"], "report")
+    done = commit.read_commit(commit.attempt_uri(uri, commit.attempts(uri)[-1])) or {}
+    folder = done["outputs"]["report"]
+    for name in ("report.json", "report.html"):
+        store.download_file(store.join(folder, name), home / name)
+    report = json.loads((home / "report.json").read_text())
+    console.print(description_table(report), "", result_table(report), "", sep="\n")
+    gates = api.xcom("boig_promote", runs["boig_promote"], "gates") or {}
+    promoted = api.xcom("boig_promote", runs["boig_promote"], "promote")
+    for gate in gates.get("gates", []):
+        value = "absent" if gate["value"] is None else f"{gate['value']:.4g}"
+        console.print(
+            f"gate {gate['name']}: {value} (limit {gate['limit']:.4g}) {'passed' if gate['passed'] else 'FAILED'}", highlight=False
+        )
+    if promoted:
+        console.print(f"Promoted: {promoted['model']} version {promoted['version']} is champion (approved by {promoted['approved_by']}).\n")
+    else:
+        console.print("Not promoted: a gate failed, nobody was asked, the champion stays.\n")
+
+
+def result_table(report: dict[str, Any]) -> Table:
+    """The generators of the report by measure."""
+    table = Table(title="Generators, same prompts and seeds", box=None, title_justify="left", header_style="bold")
+    measures = ("reward", "judge", "clip", "diversity", "kid", "fid")
+    for name in ("model", *measures, "n"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for model, row in report["generation"].items():
+        if row and row.get("n"):
+            table.add_row(model, *(_number(row.get(measure)) for measure in measures), str(row["n"]))
+    return table
+
+
+def description_table(report: dict[str, Any]) -> Table:
+    """How well each model describes the image of a post: colors IOU by bucket."""
+    table = Table(title="Descriptions, colors IOU", box=None, title_justify="left", header_style="bold")
+    for name in ("model", "high", "low", "all"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for model, row in report["description"].items():
+        shares = (row or {}).get("colors_iou") or {}
+        if shares.get("all") is not None:
+            table.add_row(model, *(_number(shares.get(bucket)) for bucket in ("high", "low", "all")))
+    return table
+
+
+def _number(value: Any) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _where(console: Console, home: Path, root: str, ports: Ports, password: str, up: bool) -> None:
+    console.print(f"Report    {home / 'report.html'} and report.json\nStore     {root}", highlight=False, soft_wrap=True)
+    if up:
+        lines = [f"Airflow   http://127.0.0.1:{ports.airflow} (admin / {password})", f"Ray       http://127.0.0.1:{ports.dashboard}"]
+        lines += [f"MLflow    http://127.0.0.1:{ports.mlflow}", "The servers stay up; `boig demo --stop` ends them."]
+        console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    else:
+        console.print("`boig demo --keep` leaves Airflow, Ray's dashboard and MLflow up to look at.", highlight=False)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM ends the demo as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = [(number, signal.signal(number, interrupt)) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Stopping is not interrupted by a second Ctrl-C."""
+    before = [(number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)

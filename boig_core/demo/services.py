@@ -1,0 +1,360 @@
+"""The demo's servers: Ray, MLflow and Airflow as child processes with their own logs, started on free ports and stopped whole.
+
+Each server leads a session of its own, and its process id and start time are written down before it is used: so an earlier demo that was
+killed can be cleaned up, and nobody else's process is ever touched. Leaves out: what is done with the servers (see `follow`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+
+from boig_core.errors import InfrastructureError, InputError
+
+READY_S = 300.0
+"""Longest wait for a server to answer, in seconds: a busy machine needs minutes for what an idle one does in ten seconds."""
+RAY_ATTEMPTS = 3
+STOP_S = 10.0
+"""Seconds that a server is given to end with all its children."""
+
+
+@dataclass
+class Ports:
+    """Ports of one demo, chosen once, all free at that moment and all different."""
+
+    airflow: int = 0
+    ray: int = 0
+    dashboard: int = 0
+    mlflow: int = 0
+    spare: list[int] = field(default_factory=list)
+
+
+def choose_ports() -> Ports:
+    """The usual ports where they are free, others where they are taken."""
+    taken: set[int] = set()
+
+    def pick(preferred: int) -> int:
+        port = preferred if preferred not in taken and is_free(preferred) else 0
+        while port == 0 or port in taken:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+        taken.add(port)
+        return port
+
+    return Ports(pick(8080), pick(6379), pick(8265), pick(5000), [pick(0) for _ in range(8)])
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens on a port of this machine."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return port != 0
+
+
+class Services:
+    """Starts, watches and stops child processes.
+
+    Args:
+        home: folder of the demo (``.boig``); logs go to ``home/logs``, process ids to ``home/pids.json``.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._pids = home / "pids.json"
+        (home / "logs").mkdir(parents=True, exist_ok=True)
+
+    def start(self, name: str, argv: list[str], env: dict[str, str]) -> None:
+        """Start a server in a session of its own."""
+        with (self.home / "logs" / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd=repository()
+            )
+        self._running[name] = process
+        entries = {key: [p.pid, _started(p.pid)] for key, p in self._running.items()}
+        self._pids.write_text(json.dumps(entries))
+
+    def wait_until(self, name: str, ready: Callable[[], bool], limit_s: float) -> None:
+        """Wait for a server to answer.
+
+        Raises:
+            InfrastructureError: it ended or did not answer in time; with the last lines of its log.
+        """
+        end = time.monotonic() + limit_s
+        while time.monotonic() < end:
+            self.check()
+            if ready():
+                return
+            time.sleep(0.5)
+        raise InfrastructureError(name, f"did not answer within {limit_s:.0f} s", f"its log ends with: {self.tail(name)}")
+
+    def check(self) -> None:
+        """Raises InfrastructureError when a server has ended on its own."""
+        for name, process in self._running.items():
+            if process.poll() is not None:
+                raise InfrastructureError(name, f"ended with exit code {process.returncode}", f"its log ends with: {self.tail(name)}")
+
+    def tail(self, name: str, lines: int = 12) -> str:
+        """Last lines of a server's log."""
+        path = self.home / "logs" / f"{name}.log"
+        text = path.read_text(errors="replace").splitlines() if path.exists() else []
+        return "\n".join(["", *text[-lines:]])
+
+    def stop(self, name: str) -> None:
+        """Stop a server with all its descendants."""
+        process = self._running.pop(name)
+        stop_tree(process.pid)
+        process.wait()
+
+    def stop_all(self) -> None:
+        """Stop every server, the last started first."""
+        if self._running:
+            for name in reversed(list(self._running)):
+                self.stop(name)
+            self._pids.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """Let the servers run on; `clean_up` of a later demo stops them."""
+        self._running.clear()
+
+
+def clean_up(home: Path) -> int:
+    """Stop what an earlier demo of this folder has left behind; returns the number of servers stopped."""
+    path = home / "pids.json"
+    try:
+        entries = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
+    stopped = 0
+    for pid, started in entries.values():
+        now = _started(pid)
+        if now == started or (now is None and _session(pid)):  # the leader itself, or what it left in its session
+            stop_tree(pid)
+            stopped += 1
+    path.unlink(missing_ok=True)
+    return stopped
+
+
+def stop_tree(leader: int) -> None:
+    """End a session leader, its session and their descendants: SIGTERM to the leader, then to all that is left, then SIGKILL."""
+    family = _family(leader)
+    heads = [process for process in family if process.pid == leader]
+    _signal(heads, signal.SIGTERM)
+    psutil.wait_procs(heads, timeout=STOP_S)
+    family |= _family(leader)
+    _signal(family, signal.SIGTERM)
+    _, alive = psutil.wait_procs(family, timeout=5)
+    _signal(alive, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=5)
+
+
+def _family(leader: int) -> set[psutil.Process]:
+    members = set(_session(leader))
+    if psutil.pid_exists(leader):
+        members.add(psutil.Process(leader))
+    for process in list(members):
+        try:
+            members.update(process.children(recursive=True))
+        except psutil.NoSuchProcess:
+            continue
+    return members
+
+
+def _session(leader: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == leader:
+                found.append(process)
+        except (ProcessLookupError, PermissionError):
+            continue
+    return found
+
+
+def _signal(processes: Iterable[psutil.Process], how: signal.Signals) -> None:
+    for process in processes:
+        try:
+            process.send_signal(how)
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _started(pid: int) -> float | None:
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def repository() -> Path:
+    """Folder that holds ``dags/`` and ``ray_jobs/``.
+
+    Raises:
+        InputError: boig is installed without its repository.
+    """
+    root = Path(__file__).resolve().parents[2]
+    if not (root / "dags").is_dir():
+        raise InputError(root / "dags", "does not exist", "run the demo from a clone of the repository")
+    return root
+
+
+def environment(home: Path, store: str, ports: Ports) -> dict[str, str]:
+    """Environment that all servers share: the store, one thread a process, no usage statistics, this Python first on the path."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(repository()), os.environ.get("PYTHONPATH", "")])),
+        "BOIG_STORE": store,
+        "BOIG_RAY_PYTHON": sys.executable,
+        "RAY_API_ADDRESS": f"http://127.0.0.1:{ports.dashboard}",
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports.mlflow}",
+        "OMP_NUM_THREADS": "1",
+        # glibc gives large tensors back to the kernel at once, and fetching zeroed pages anew slows small models several times over
+        "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+        "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",  # whoever reaches the Jobs API can run code as this user
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "DO_NOT_TRACK": "true",
+        "SCARF_ANALYTICS": "false",
+        "NO_PROXY": ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get("NO_PROXY", "")])),
+        "no_proxy": ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get("no_proxy", "")])),
+        "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cpu"),
+        **airflow_settings(home, ports),
+    }
+
+
+def airflow_settings(home: Path, ports: Ports) -> dict[str, str]:
+    """Airflow's settings: SQLite, this repository's DAGs, one user with a generated password, few processes."""
+    base = f"http://127.0.0.1:{ports.airflow}"
+    settings = {
+        "CORE__DAGS_FOLDER": str(repository() / "dags"),
+        "CORE__LOAD_EXAMPLES": "False",
+        "CORE__EXECUTOR": "LocalExecutor",
+        "CORE__PARALLELISM": "3",
+        "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "CORE__EXECUTION_API_SERVER_URL": f"{base}/execution/",
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "airflow" / "passwords.json"),
+        "API__HOST": "127.0.0.1",
+        "API__PORT": str(ports.airflow),
+        "API__BASE_URL": base,
+        "API__WORKERS": "1",
+        "API__SECRET_KEY": secrets.token_hex(16),
+        "API_AUTH__JWT_SECRET": secrets.token_hex(32),
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+        "DAG_PROCESSOR__REFRESH_INTERVAL": "3600",
+        "DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        "LOGGING__WORKER_LOG_SERVER_PORT": str(ports.spare[0]),
+        "LOGGING__TRIGGER_LOG_SERVER_PORT": str(ports.spare[1]),
+        "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "1",
+    }
+    return {"AIRFLOW_HOME": str(home / "airflow"), **{f"AIRFLOW__{key}": value for key, value in settings.items()}}
+
+
+def start_ray(services: Services, env: dict[str, str], ports: Ports, cpus: int = 4) -> None:
+    """Start a Ray head with logical CPUs for the demo's actors (two real cores carry them), and wait until it takes jobs."""
+    options = {
+        "--port": ports.ray,
+        "--dashboard-host": "127.0.0.1",
+        "--dashboard-port": ports.dashboard,
+        "--ray-client-server-port": ports.spare[2],
+        "--dashboard-agent-listen-port": ports.spare[3],
+        "--dashboard-agent-grpc-port": ports.spare[4],
+        "--metrics-export-port": ports.spare[5],
+        "--runtime-env-agent-port": ports.spare[6],
+        "--num-cpus": cpus,
+        "--num-gpus": 0,
+        "--object-store-memory": 512 * 2**20,
+        "--temp-dir": ray_folder(services.home),
+    }
+    argv = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        "--node-ip-address=127.0.0.1",
+        "--disable-usage-stats",
+    ]
+    ray = [*argv, *(f"{key}={value}" for key, value in options.items())]
+
+    def ready() -> bool:
+        started = "Ray runtime started" in services.tail("ray", 200)  # the dashboard answers before the node has registered
+        return started and answers(f"http://127.0.0.1:{ports.dashboard}/api/version", env["RAY_AUTH_TOKEN"])
+
+    for attempt in range(RAY_ATTEMPTS):
+        services.start("ray", ray, env)
+        try:
+            services.wait_until("ray", ready, READY_S)
+            return
+        except InfrastructureError:  # Ray gives its node 30 s to register, which a busy machine can miss
+            services.stop("ray")
+            if attempt + 1 == RAY_ATTEMPTS:
+                raise
+
+
+def ray_folder(home: Path) -> str:
+    """Ray's folder for sessions; a short link to it when the path is too long for a unix socket (107 characters in all)."""
+    folder = home / "ray"
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(str(folder)) <= 40:
+        return str(folder)
+    link = Path(f"/tmp/boig-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}")
+    if link.is_symlink():
+        link.unlink()
+    link.symlink_to(folder)
+    return str(link)
+
+
+def start_mlflow(services: Services, env: dict[str, str], ports: Ports) -> None:
+    """Start MLflow on SQLite."""
+    folder = services.home / "mlflow"
+    folder.mkdir(exist_ok=True)
+    argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(ports.mlflow), "--workers", "1"]
+    paths = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "artifacts")]
+    services.start("mlflow", [*argv, *paths], {key: value for key, value in env.items() if key != "MLFLOW_TRACKING_URI"})
+
+
+def start_airflow(services: Services, env: dict[str, str]) -> str:
+    """Start Airflow afresh; returns the password of the user ``admin``."""
+    folder = services.home / "airflow"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    password = secrets.token_urlsafe(9)
+    (folder / "passwords.json").write_text(json.dumps({"admin": password}))
+    (folder / "passwords.json").chmod(0o600)
+    services.start("airflow", [sys.executable, "-m", "airflow", "standalone"], env)
+    return password
+
+
+def answers(url: str, token: str = "") -> bool:
+    """Whether a server answers a GET with success."""
+    try:
+        return httpx.get(url, timeout=5, trust_env=False, headers={"Authorization": f"Bearer {token}"} if token else {}).is_success
+    except httpx.HTTPError:
+        return False

@@ -1,0 +1,151 @@
+"""``boig doctor``: is this machine, its store and its cluster fit for a run? One line a check, with what to do.
+
+Checks what a run would stumble over late: Python, the package's parts, the shipped models, the store (a real conditional put), Ray's
+Jobs API and MLflow. What is not configured is skipped and says so. Leaves out: mending anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from boig_core.errors import BoigError, ClusterError, CorruptError, InputError
+from boig_core.models import MODELS_FOLDER, SHIPPED
+from boig_core.storage import manifest, store
+
+TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Result of one check; ``skipped`` means that nothing is configured to be checked."""
+
+    check: str
+    state: Literal["ok", "skipped", "failed"]
+    detail: str
+
+
+class _NotConfigured(Exception):
+    """What the check needs is not set on this machine."""
+
+
+def diagnose(store_uri: str) -> list[Finding]:
+    """Run every check; a failed one never keeps the others from running.
+
+    Args:
+        store_uri: root of the store to probe.
+    """
+    checks: dict[str, Callable[[], str]] = {
+        "python": _python,
+        "packages": _packages,
+        "models": _models,
+        "store": lambda: _store(store_uri),
+        "ray": _ray,
+        "mlflow": _mlflow,
+    }
+    return [_run(name, check) for name, check in checks.items()]
+
+
+def as_json(findings: list[Finding]) -> str:
+    """Findings as a JSON list."""
+    return json.dumps([asdict(finding) for finding in findings], indent=1)
+
+
+def _run(name: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, "ok", check())
+    except _NotConfigured as exc:
+        return Finding(name, "skipped", str(exc))
+    except BoigError as exc:
+        return Finding(name, "failed", str(exc))
+
+
+def _python() -> str:
+    found = sys.version.split()[0]
+    if not (3, 11) <= sys.version_info[:2] <= (3, 12):
+        raise InputError(f"Python {found}", "must be 3.11 or 3.12", "make the environment again with `make setup`")
+    return found
+
+
+def _packages() -> str:
+    """Both sides' versions; an image with one side alone is a sound one."""
+    found = {}
+    for package in ("boig", "apache-airflow", "ray", "torch", "deepspeed", "mlflow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    if not {"apache-airflow", "ray"} & set(found):
+        raise InputError("neither Airflow nor Ray", "is installed", "install boig[airflow], boig[ray] or boig[demo]")
+    return ", ".join(f"{package} {number}" for package, number in found.items())
+
+
+def _models() -> str:
+    path = MODELS_FOLDER / "manifest.json"
+    remedy = "reinstall boig, or train them again with `boig tiny-models`"
+    try:
+        files: dict[str, dict[str, object]] = json.loads(path.read_text())["files"]
+    except (OSError, ValueError, KeyError) as exc:
+        raise CorruptError(path, f"cannot be read ({type(exc).__name__})", remedy) from exc
+    for name, entry in files.items():
+        file = MODELS_FOLDER / name
+        if not file.is_file() or manifest.sha256_file(file) != entry["sha256"]:
+            raise CorruptError(file, "is missing or differs from the models' manifest", remedy)
+    absent = [model for model in SHIPPED if not any(name.startswith(f"{model}/") for name in files)]
+    if absent:
+        raise CorruptError(path, f"does not list {', '.join(absent)}", remedy)
+    return f"{', '.join(SHIPPED)}: {len(files)} files as their manifest says"
+
+
+def _store(uri: str) -> str:
+    store.probe(uri)
+    return f"{store.normalize(uri)}: writable, conditional puts are exclusive"
+
+
+def _ray() -> str:
+    address = _configured("RAY_API_ADDRESS")
+    token = os.environ.get("RAY_AUTH_TOKEN")
+    body = _get(f"{address}/api/version", {"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        found = str(json.loads(body)["ray_version"])
+    except (ValueError, KeyError, TypeError) as exc:
+        raise ClusterError(address, "is no Ray dashboard", "correct RAY_API_ADDRESS") from exc
+    return f"{address}: Ray {found}"
+
+
+def _mlflow() -> str:
+    address = _configured("MLFLOW_TRACKING_URI")
+    if not address.startswith(("http://", "https://")):
+        return f"{address}: a local store, no server to ask"
+    _get(f"{address}/health", {})
+    return f"{address}: answers"
+
+
+def _configured(variable: str) -> str:
+    if not (value := os.environ.get(variable, "").rstrip("/")):
+        raise _NotConfigured(f"{variable} is not set")
+    store.refuse_secrets(value)
+    return value
+
+
+def _get(url: str, headers: dict[str, str]) -> bytes:
+    """Body of a GET.
+
+    Raises:
+        ClusterError: no answer, or an error.
+    """
+    try:
+        with urlopen(Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
+            return bytes(answer.read())
+    except HTTPError as exc:
+        remedy = "set RAY_AUTH_TOKEN" if exc.code in {401, 403} else "see the server's log"
+        raise ClusterError(url, f"answered {exc.code}", remedy) from exc
+    except (URLError, OSError, ValueError) as exc:
+        raise ClusterError(url, f"does not answer ({getattr(exc, 'reason', exc)})", "start it, or correct the address") from exc

@@ -1,0 +1,71 @@
+"""The whole loop, small: ad world, real Airflow, real Ray, every stage, an approval through the API, the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+SMALL = [
+    "llm.steps=30",
+    "llm.hidden=64",
+    "llm.layers=2",
+    "llm.eval_posts=8",
+    "llm.max_new_tokens=160",
+    "reward.posts=24",
+    "sd.steps=10",
+    "ddpo.epochs=2",
+    "ddpo.prompts=4",
+    "ddpo.sampling_steps=5",
+    "evaluation.prompts=3",
+    "evaluation.images_per_prompt=2",
+    "evaluation.sampling_steps=5",
+    "evaluation.bootstrap=100",
+    "promotion.min_reward_gain=-1e9",
+    "promotion.min_judge_gain=null",
+    "promotion.min_clip_margin=0",
+    "promotion.min_diversity=0",
+]
+"""Everything shrunk, and gates that let any model through: what is tested is the way, not the models."""
+
+CLEAN = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "BOIG_", "RAY_", "MLFLOW_", "AWS_"))}
+
+
+def members_of(home: Path) -> list[psutil.Process]:
+    """Processes whose command line names the demo's folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if any(str(home) in part for part in process.cmdline()):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_one_command_takes_posts_to_a_promoted_model(tmp_path: Path) -> None:
+    home = tmp_path / "boig"
+    settings = [part for override in SMALL for part in ("--set", override)]
+    argv = [sys.executable, "-m", "boig_core.cli", "demo", "--home", str(home), "--posts", "800", "--minutes", "20", *settings]
+    done = subprocess.run(argv, env=CLEAN, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
+    report: dict[str, Any] = json.loads((home / "report.json").read_text())
+    assert set(report) >= {"dataset", "description", "reward_validity", "generation", "timings", "absent"}
+    assert report["generation"]["boigsd"]["n"] == report["generation"]["base"]["n"] == 6
+    assert report["description"]["boigllm"]["colors_iou"]["all"] is not None
+    stages = {"ingest", "perceive", "finetune_llm", "evaluate_llm", "calibrate", "finetune_sd", "ddpo", "evaluate_sd"}
+    assert stages <= {stage for stage, seconds in report["timings"].items() if seconds is not None}
+    assert (home / "report.html").stat().st_size > 10_000
+    assert "is champion" in done.stdout
+    for line in ("boig_ingest   perceive      done", "boig_promote  promote       done"):
+        assert line in done.stdout, done.stdout
+    assert members_of(home) == []
+    assert not (home / "pids.json").exists()

@@ -1,0 +1,78 @@
+"""What installs and starts boig: the lock, the extras, the compose file and its secrets agree with each other."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCK = {
+    canonicalize_name(name): version
+    for name, version in (line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines())
+}
+
+
+def extras() -> dict[str, list[Requirement]]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return {
+        extra: [Requirement(text) for text in texts]
+        for extra, texts in {"": project["dependencies"], **project["optional-dependencies"]}.items()
+    }
+
+
+def test_lock_pins_everything_but_torch_and_names_no_index() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    assert all(re.fullmatch(r"[a-z0-9.-]+==[^\s@;]+", line) for line in text.splitlines()), "only NAME==VERSION lines"
+    assert "torch" not in LOCK
+    assert not [name for name in LOCK if name.startswith(("nvidia", "triton", "cuda"))]
+    wanted = [found for texts in extras().values() for found in texts if found.name not in {"boig", "torch"}]
+    assert len(wanted) > 30
+    for requirement in wanted:
+        assert requirement.specifier.contains(LOCK[canonicalize_name(requirement.name)]), requirement
+
+
+def test_images_take_one_side_only() -> None:
+    sides = {extra: {canonicalize_name(requirement.name) for requirement in found} for extra, found in extras().items()}
+    assert not {"torch", "ray", "transformers", "deepspeed"} & (sides[""] | sides["airflow"] | sides["postgres"])
+    assert not [name for name in sides[""] | sides["ray"] if "airflow" in name]
+    for image, asked in {"airflow": {"airflow", "postgres"}, "ray": {"ray"}}.items():
+        text = (ROOT / "infra" / "docker" / f"{image}.Dockerfile").read_text()
+        assert set(re.findall(r"--extra (\w+)", text)) == asked
+        assert "-c requirements.lock" in text
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return found
+
+
+def test_every_port_stays_on_this_machine(compose: dict[str, Any]) -> None:
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    assert len(ports) == 4
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_compose_and_its_secrets_agree(compose: dict[str, Any]) -> None:
+    script = ROOT / "infra" / "docker" / "write-env.sh"
+    runs = [
+        dict(line.split("=", 1) for line in subprocess.run([script], capture_output=True, text=True, check=True).stdout.splitlines())
+        for _ in range(2)
+    ]
+    used = set(re.findall(r"\$\{([A-Z0-9_]+):-\}", (ROOT / "docker-compose.yml").read_text()))
+    assert used == set(runs[0]) - {"S3_BUCKET"}
+    assert all(len(value) >= 16 and value != runs[1][key] for key, value in runs[0].items() if key != "S3_BUCKET"), "drawn afresh"
+    assert "minio" not in str(compose).lower()
+    assert compose["services"]["ray-head"]["environment"]["RAY_AUTH_MODE"] == "token"
+
+
+def test_env_is_never_committed() -> None:
+    assert ".env" in (ROOT / ".gitignore").read_text().splitlines()
