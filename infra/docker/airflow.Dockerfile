@@ -1,0 +1,18 @@
+# Airflow with boig's DAGs and operator: no torch, no ray. Build from the repository's root.
+ARG PYTHON=3.11
+FROM python:${PYTHON}-slim-bookworm
+
+ENV PYTHONUNBUFFERED=1 UV_NO_CACHE=1 UV_SYSTEM_PYTHON=1 AIRFLOW_HOME=/opt/airflow
+RUN pip install --no-cache-dir uv && useradd --uid 50000 --gid 0 --create-home airflow \
+    && install -d -o airflow -g 0 -m 0775 /opt/airflow /opt/airflow/logs /opt/airflow/secrets
+WORKDIR /opt/boig
+
+# Packages first: they change less often than the code. The constraints pin what the extras ask for.
+COPY pyproject.toml requirements.lock README.md ./
+RUN uv pip install -c requirements.lock -r pyproject.toml --extra airflow --extra postgres
+COPY boig_core boig_core
+COPY dags dags
+RUN uv pip install --no-deps -e .
+
+USER airflow
+EXPOSE 8080

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Prints the .env of the compose stack with freshly drawn secrets; `make up` writes it once. Nothing of it is ever committed.
+set -eu
+umask 077
+secret() { od -An -N"$1" -tx1 /dev/urandom | tr -d ' \n'; }
+fernet() { head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '\n'; }
+cat <<END
+POSTGRES_PASSWORD=$(secret 16)
+AIRFLOW_FERNET_KEY=$(fernet)
+AIRFLOW_JWT_SECRET=$(secret 32)
+AIRFLOW_ADMIN_PASSWORD=$(secret 12)
+RAY_AUTH_TOKEN=$(secret 32)
+S3_ACCESS_KEY=boig$(secret 6)
+S3_SECRET_KEY=$(secret 24)
+S3_BUCKET=boig
+END
