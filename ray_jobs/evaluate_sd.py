@@ -64,9 +64,8 @@ def open_judge(name: str | None) -> Judge | None:
 
 def work(space: Workspace) -> Outcome:
     """Sample the models, measure their images, write the numbers and grids."""
-    from boig_core.cluster.session import connect
-
     from boig_core.cluster.evaluation import Source, sample_models
+    from boig_core.cluster.session import connect
 
     recipe, job = space.recipe, space.job
     judge = open_judge(recipe.evaluation.judge)
