@@ -14,18 +14,17 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from boig_core.config import Recipe
 from boig_core.data.dataset import read_images, read_samples
 from boig_core.errors import InputError, RecipeError
 from boig_core.evaluation.files import write_generation
-from boig_core.evaluation.generation import make_plan, measure, summarize
+from boig_core.evaluation.generation import make_plan, measure, named, summarize
 from boig_core.evaluation.judges import ClipJudge, Judge
 from boig_core.observability.logs import get_logger
 from boig_core.perception.describe import Perceiver
 from boig_core.rewards.calibration import read_calibration
 from boig_core.rewards.scorer import Scorer
 from boig_core.storage.job import Outcome, Workspace, run_stage
-from boig_core.vocabulary import Sample
+from boig_core.vocabulary import Description, Sample
 
 log = get_logger(__name__)
 
@@ -73,7 +72,8 @@ def work(space: Workspace) -> Outcome:
     plan = make_plan(samples, recipe)
     llm, _ = space.fetch("boigllm", "boigllm")
     calibration = read_calibration(space.fetch("calibration", "calibration")[0])
-    scorer = Scorer(llm, Perceiver.from_recipe(recipe.perception), recipe, calibration)
+    perceiver, kinds = Perceiver.from_recipe(recipe.perception), recipe.perception.kinds
+    scorer = Scorer(llm, perceiver, recipe, calibration)
     clip = ClipJudge(recipe.evaluation.clip)
     features = clip if recipe.evaluation.features == recipe.evaluation.clip else ClipJudge(recipe.evaluation.features)
     sources = {"base": Source(recipe.sd.base, False)}
@@ -82,9 +82,12 @@ def work(space: Workspace) -> Outcome:
     started = time.monotonic()
     images = sample_models(sources, plan.prompts, plan.seeds, recipe)
     log.info("sampled %d images a model in %.1f s", len(plan.seeds), time.monotonic() - started)
-    measured = {name: measure(found, plan, scorer, judge, clip, features) for name, found in images.items()}
-    real_NF = features.see(real_images(job.input("dataset"), samples, recipe)).features_NF
-    summary = summarize(measured, plan, real_NF, recipe)
+    measured = {name: measure(found, plan, scorer, judge, clip, features, perceiver, kinds) for name, found in images.items()}
+    real = real_samples(samples)
+    images_of = read_images(job.input("dataset"), [sample.image for sample in real], recipe.sd.resolution)
+    real_NF = features.see([images_of[sample.image] for sample in real]).features_NF
+    real_named_N = named([sample.description or Description() for sample in real], real, kinds)
+    summary = summarize(measured, plan, real_NF, real_named_N, recipe)
     summary["settings"] = {
         **recipe.evaluation.model_dump(mode="json"),
         "prompts": len(plan.samples),
@@ -100,13 +103,12 @@ def work(space: Workspace) -> Outcome:
     return Outcome({"generation": space.publish("evaluations/generation", out, kind="generation")}, metrics)
 
 
-def real_images(dataset: str, samples: Sequence[Sample], recipe: Recipe) -> list[NDArray[np.uint8]]:
-    """Held-out real HIGH images (validation and test), at the generators' side: what the generated ones are held against."""
-    hashes = sorted({sample.image for sample in samples if sample.split != "train" and sample.bucket == "high"})
-    if len(hashes) < 4:
-        raise InputError(f"{len(hashes)} held-out HIGH images", "must be at least 4", "ingest more posts")
-    found = read_images(dataset, hashes, recipe.sd.resolution)
-    return [found[name] for name in hashes]
+def real_samples(samples: Sequence[Sample]) -> list[Sample]:
+    """Held-out real HIGH samples (validation and test), one an image: what the generated images are held against."""
+    held = {sample.image: sample for sample in samples if sample.split != "train" and sample.bucket == "high"}
+    if len(held) < 4:
+        raise InputError(f"{len(held)} held-out HIGH images", "must be at least 4", "ingest more posts")
+    return [held[image] for image in sorted(held)]
 
 
 if __name__ == "__main__":

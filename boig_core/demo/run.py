@@ -15,15 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
-from boig_core.config import load_recipe
+from boig_core.config import Promotion, load_recipe
 from boig_core.demo.airflow_api import AirflowApi
 from boig_core.demo.follow import CHAIN, StageFailedError, View, follow
 from boig_core.demo.services import (
@@ -38,6 +36,7 @@ from boig_core.demo.services import (
     start_mlflow,
     start_ray,
 )
+from boig_core.evaluation.terminal import print_report
 from boig_core.orchestration import attempts
 from boig_core.storage import commit, store
 
@@ -73,7 +72,7 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
     """Run the whole demo; returns the exit code: 0, 1 for a failed stage or server, 2 for a wrong input."""
     law = settings.law if "/" not in settings.law else os.path.abspath(settings.law)
     overrides = [f"seed={settings.seed}", f"evaluation.judge=adworld:{law}", *settings.overrides]
-    load_recipe(settings.recipe, overrides)  # a wrong recipe or law ends here, before anything starts
+    recipe = load_recipe(settings.recipe, overrides)  # a wrong recipe or law ends here, before anything starts
     rules = Law.load(law)
     home = settings.home.resolve()
     home.mkdir(parents=True, exist_ok=True)
@@ -96,7 +95,7 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
             with View(console) as view:
                 runs = follow(api, view, root, run, services.check, settings.minutes * 60)
             console.print(f"\nFrom posts to a decision in {(time.monotonic() - started) / 60:.1f} minutes.\n")
-            _show(console, home, root, runs, api)
+            _show(console, home, root, runs, api, recipe.promotion)
         if settings.keep:
             services.leave()
         _where(console, home, root, ports, password, settings.keep)
@@ -145,14 +144,15 @@ def _write_world(settings: DemoSettings, law: Law, out: Path, console: Console) 
     console.print(f"Ad world: {settings.posts} posts under law {settings.law} in {out}", highlight=False)
 
 
-def _show(console: Console, home: Path, root: str, runs: dict[str, str], api: AirflowApi) -> None:
+def _show(console: Console, home: Path, root: str, runs: dict[str, str], api: AirflowApi, promotion: Promotion) -> None:
     uri = attempts.task_uri(root, "boig_sd", runs["boig_sd"], "report")
     done = commit.read_commit(commit.attempt_uri(uri, commit.attempts(uri)[-1])) or {}
     folder = done["outputs"]["report"]
     for name in ("report.json", "report.html"):
         store.download_file(store.join(folder, name), home / name)
     report = json.loads((home / "report.json").read_text())
-    console.print(description_table(report), "", result_table(report), "", sep="\n")
+    print_report(report, console, promotion)
+    console.print()
     gates = api.xcom("boig_promote", runs["boig_promote"], "gates") or {}
     promoted = api.xcom("boig_promote", runs["boig_promote"], "promote")
     for gate in gates.get("gates", []):
@@ -164,34 +164,6 @@ def _show(console: Console, home: Path, root: str, runs: dict[str, str], api: Ai
         console.print(f"Promoted: {promoted['model']} version {promoted['version']} is champion (approved by {promoted['approved_by']}).\n")
     else:
         console.print("Not promoted: a gate failed, nobody was asked, the champion stays.\n")
-
-
-def result_table(report: dict[str, Any]) -> Table:
-    """The generators of the report by measure."""
-    table = Table(title="Generators, same prompts and seeds", box=None, title_justify="left", header_style="bold")
-    measures = ("reward", "judge", "clip", "diversity", "kid", "fid")
-    for name in ("model", *measures, "n"):
-        table.add_column(name, justify="left" if name == "model" else "right")
-    for model, row in report["generation"].items():
-        if row and row.get("n"):
-            table.add_row(model, *(_number(row.get(measure)) for measure in measures), str(row["n"]))
-    return table
-
-
-def description_table(report: dict[str, Any]) -> Table:
-    """How well each model describes the image of a post: colors IOU by bucket."""
-    table = Table(title="Descriptions, colors IOU", box=None, title_justify="left", header_style="bold")
-    for name in ("model", "high", "low", "all"):
-        table.add_column(name, justify="left" if name == "model" else "right")
-    for model, row in report["description"].items():
-        shares = (row or {}).get("colors_iou") or {}
-        if shares.get("all") is not None:
-            table.add_row(model, *(_number(shares.get(bucket)) for bucket in ("high", "low", "all")))
-    return table
-
-
-def _number(value: Any) -> str:
-    return "–" if value is None else f"{value:.3g}"
 
 
 def _where(console: Console, home: Path, root: str, ports: Ports, password: str, up: bool) -> None:

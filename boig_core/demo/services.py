@@ -23,6 +23,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from boig_core.demo.stage import STEADY_MEMORY
 from boig_core.errors import InfrastructureError, InputError
 
 READY_S = 300.0
@@ -229,9 +230,7 @@ def environment(home: Path, store: str, ports: Ports) -> dict[str, str]:
         "RAY_API_ADDRESS": f"http://127.0.0.1:{ports.dashboard}",
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports.mlflow}",
         "OMP_NUM_THREADS": "1",
-        # glibc gives large tensors back to the kernel at once, and fetching zeroed pages anew slows small models several times over
-        "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-        "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+        **STEADY_MEMORY,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",  # whoever reaches the Jobs API can run code as this user
         "RAY_AUTH_TOKEN": secrets.token_hex(32),

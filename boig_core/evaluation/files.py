@@ -75,6 +75,7 @@ def _write_table(path: Path, plan: Plan, measured: Mapping[str, Measured]) -> No
             "judge": pa.nulls(count, pa.float64()) if found.judge_N is None else found.judge_N,
             "clip": found.clip_N,
             "clip_mismatched": found.mismatched_N,
+            "named": found.named_N,
         }
         tables.append(pa.table(columns))
     pq.write_table(pa.concat_tables(tables), path)

@@ -1,14 +1,16 @@
 """What is measured on generated images, paired by prompt and seed: the rows and differences of ``generation.json``.
 
 Each model samples the same prompts from the same starting noise. `reward` is clipped: it is what DDPO maximised. `judge` took no part
-in training. A measure that was not run is None and has its reason under ``absent``. Leaves out: sampling (`boig_core.cluster.evaluation`)
+in training. ``named`` says whether perception, on which the reward stands, still sees what the prompts name. A measure that was not run is
+None and has its reason under ``absent``. Leaves out: sampling (`boig_core.cluster.evaluation`)
 and the page (`report`). Shape letters: N = P x K images, P prompts, K images a prompt, in that order.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -20,7 +22,8 @@ from boig_core.evaluation.distances import fid, kid
 from boig_core.evaluation.intervals import paired_difference
 from boig_core.evaluation.judges import ClipJudge, Judge, clip_scores, diversity
 from boig_core.observability.logs import get_logger
-from boig_core.vocabulary import Sample
+from boig_core.rewards.scorer import Perceives
+from boig_core.vocabulary import Description, Sample
 
 log = get_logger(__name__)
 
@@ -67,21 +70,23 @@ class Plan:
 
 @dataclass(frozen=True)
 class Measured:
-    """One model's images, one by one. ``judge_N``: None without a judge; ``mismatched_N``: CLIP score with the other prompts."""
+    """One model's images, one by one.
+
+    ``judge_N``: None without a judge; ``mismatched_N``: CLIP score with the other prompts; ``named_N``: see `named`.
+    """
 
     reward_N: NDArray[np.float64]
     judge_N: NDArray[np.float64] | None
     clip_N: NDArray[np.float64]
     mismatched_N: NDArray[np.float64]
+    named_N: NDArray[np.float64]
     embedding_ND: NDArray[np.float64]
     features_NF: NDArray[np.float64]
 
     def take(self, index: NDArray[np.intp]) -> Measured:
         """Some of the images."""
-        judged = None if self.judge_N is None else self.judge_N[index]
-        return Measured(
-            self.reward_N[index], judged, self.clip_N[index], self.mismatched_N[index], self.embedding_ND[index], self.features_NF[index]
-        )
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Measured(**{name: None if column is None else column[index] for name, column in columns.items()})
 
     def values(self, measure: str) -> NDArray[np.float64] | None:
         """Values (N) of ``reward``, ``judge``, ``clip`` or ``clip_margin``."""
@@ -110,9 +115,16 @@ def make_plan(samples: Sequence[Sample], recipe: Recipe) -> Plan:
 
 
 def measure(
-    images_NHWC: NDArray[np.uint8], plan: Plan, rewards: Rewards, judge: Judge | None, clip: ClipJudge, features: ClipJudge
+    images_NHWC: NDArray[np.uint8],
+    plan: Plan,
+    rewards: Rewards,
+    judge: Judge | None,
+    clip: ClipJudge,
+    features: ClipJudge,
+    perceiver: Perceives,
+    kinds: Sequence[str],
 ) -> Measured:
-    """Score one model's images."""
+    """Score one model's images; ``kinds`` are the object names that ``perceiver`` chooses among."""
     seen = clip.see(images_NHWC)
     own_N = np.repeat(np.arange(len(plan.samples)), plan.images_per_prompt)
     matched_N, mismatched_N = clip_scores(seen.embedding_ND, clip.read([sample.text for sample in plan.samples]), own_N)
@@ -121,18 +133,40 @@ def measure(
         judge_N=None if judge is None else judge.judge(images_NHWC, plan.owners),
         clip_N=matched_N,
         mismatched_N=mismatched_N,
+        named_N=named(perceiver.describe(list(images_NHWC)), plan.owners, kinds),
         embedding_ND=seen.embedding_ND,
         features_NF=seen.features_NF if features is clip else features.see(images_NHWC).features_NF,
     )
 
 
-def summarize(measured: Mapping[str, Measured], plan: Plan, real_NF: NDArray[np.float64], recipe: Recipe) -> dict[str, Any]:
+def named(descriptions: Sequence[Description], samples: Sequence[Sample], kinds: Sequence[str]) -> NDArray[np.float64]:
+    """Share of the kinds that a sample's text names which perception sees in its image (N); NaN where the text names none.
+
+    On real images it is the naming accuracy of perception; on generated ones what is lost in drawing counts too.
+    """
+    found = []
+    for description, sample in zip(descriptions, samples, strict=True):
+        asked = set(kinds) & set(re.findall(r"\w+", sample.text.lower()))
+        found.append(len(asked & set(description.objects)) / len(asked) if asked else np.nan)
+    return np.array(found, np.float64)
+
+
+def _mean(values_N: NDArray[np.float64]) -> float | None:
+    """Mean of the finite values; None without any."""
+    finite_N = values_N[np.isfinite(values_N)]
+    return float(finite_N.mean()) if finite_N.size else None
+
+
+def summarize(
+    measured: Mapping[str, Measured], plan: Plan, real_NF: NDArray[np.float64], real_named_N: NDArray[np.float64], recipe: Recipe
+) -> dict[str, Any]:
     """Rows, paired differences and reasons: the numbers of ``generation.json``.
 
     Args:
         measured: base, high_kpi, boigsd, in this order.
         plan: prompts and seeds that all of them share.
         real_NF: features of held-out real HIGH images.
+        real_named_N: `named` of those images.
         recipe: what is enabled, and the seed.
     """
     settings = recipe.evaluation
@@ -155,7 +189,7 @@ def summarize(measured: Mapping[str, Measured], plan: Plan, real_NF: NDArray[np.
     return {
         "generation": {model: rows[model] for model in MODELS},
         "paired": {f"{model}-base": paired(found, measured["base"], plan, recipe) for model, found in measured.items() if model != "base"},
-        "floors": distances.floors(),
+        "floors": {**distances.floors(), "named": _mean(real_named_N)},
         "absent": absent,
     }
 
@@ -222,6 +256,7 @@ def _row(
         "fid": f"fewer than evaluation.fid_min = {settings.fid_min} generated images, or real ones for each of two halves",
         "aesthetic": _NO_AESTHETIC,
         "diversity": "one image a prompt",
+        "named": "no prompt names one of perception.kinds",
     }
     matched, margin = float(found.clip_N.mean()), float((found.clip_N - found.mismatched_N).mean())
     row: dict[str, float | int | None] = {
@@ -234,6 +269,7 @@ def _row(
         "diversity": diversity(found.embedding_ND.reshape(-1, per_prompt, found.embedding_ND.shape[1])) if per_prompt > 1 else None,
         "n": len(found.reward_N),
         "clip_margin": margin,
+        "named": _mean(found.named_N),
     }
     absent.update({f"generation.{model}.{name}": reasons[name] for name, value in row.items() if value is None})
     return row

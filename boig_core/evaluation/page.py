@@ -14,8 +14,8 @@ from typing import Any, Final
 from boig_core.config import Recipe
 from boig_core.evaluation.lineage import Step
 from boig_core.evaluation.plots import Line, line_chart, whiskers
-from boig_core.evaluation.report import METRICS
 from boig_core.evaluation.verdict import findings, headline
+from boig_core.llm.metrics import METRICS
 
 _SHOWN: Final = 6
 """Prompts whose images are shown at once; the others are folded away."""

@@ -12,22 +12,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from boig_core.errors import BoigError, CorruptError
+from boig_core.llm.metrics import METRICS
 from boig_core.storage import store
 from boig_core.storage.job import Stage
 
 REPORT_FILE: Final = "report.json"
 DESCRIBERS: Final = ("boigllm", "no_kpi", "retrieval", "few_shot")
-METRICS: Final = (
-    "colors_iou",
-    "colors_cosine",
-    "colors_rgb_distance",
-    "colors_coverage_rmse",
-    "tones_coverage_rmse",
-    "objects_iou",
-    "objects_cosine",
-    "objects_area_rmse",
-    "objects_position_error",
-)
 GENERATORS: Final = ("base", "high_kpi", "boigsd", "best_of_n", "prompt_rewrite")
 _DATASET: Final = ("posts", "rejected", "images", "buckets")
 _SHARES: Final = ("high", "low", "all", "undefined")

@@ -12,7 +12,7 @@ from boig_core.config import Promotion
 from boig_core.evaluation.verdict import findings, headline
 
 _MARKS: Final = {"good": "[green]✓[/]", "bad": "[red]✗[/]", "unknown": "[dim]·[/]"}
-_MEASURES: Final = ("reward", "judge", "clip", "clip_margin", "kid", "fid", "diversity", "n")
+_MEASURES: Final = ("reward", "judge", "clip", "clip_margin", "kid", "fid", "diversity", "named", "n")
 
 
 def print_report(report: Mapping[str, Any], console: Console, promotion: Promotion | None = None) -> None:

@@ -24,7 +24,7 @@ from boig_core.vocabulary import Box
 UNKNOWN: Final = "unknown"
 
 _MARGIN: Final = 0.12
-"""Room around a region in its crop, as a share of the region's width and height."""
+"""Room around a region in its crop, as a share of the region's longer side."""
 _DIFFERENCE: Final = 0.055
 """OKLab distance from which a pixel does not belong to the background; JPEG noise stays below 0.03."""
 _BODY: Final = 0.5
@@ -135,9 +135,11 @@ def fit_background(images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def cut(image_HWC: NDArray[np.uint8], box: Box) -> Image.Image:
-    """A box with its margin, cut at the image's edges."""
+    """The square window around a box, with its margin, cut at the image's edges: stretched to a square, a bar would look like a box."""
     x1, y1, x2, y2 = box
-    dx, dy = _MARGIN * (x2 - x1), _MARGIN * (y2 - y1)
+    side = max(x2 - x1, y2 - y1)
+    reach = side / 2 + max(_MARGIN * side, 1)
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
     height, width = image_HWC.shape[:2]
-    left, top = max(0, round(x1 - max(dx, 1))), max(0, round(y1 - max(dy, 1)))
-    return Image.fromarray(image_HWC[top : min(height, round(y2 + max(dy, 1))), left : min(width, round(x2 + max(dx, 1)))])
+    left, top = max(0, round(x - reach)), max(0, round(y - reach))
+    return Image.fromarray(image_HWC[top : min(height, round(y + reach)), left : min(width, round(x + reach))])

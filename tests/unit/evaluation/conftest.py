@@ -13,7 +13,7 @@ import pytest
 from boig_core.config import Recipe, load_recipe
 from boig_core.evaluation.files import write_generation
 from boig_core.evaluation.generation import Measured, make_plan, summarize
-from boig_core.evaluation.report import METRICS
+from boig_core.llm.metrics import METRICS
 from boig_core.rewards import REWARDS
 from boig_core.storage import commit, manifest, store
 from boig_core.storage.job import Job, Stage, Workspace, write_job
@@ -45,6 +45,7 @@ def made_up_models(recipe: Recipe, gain: float = 1.0) -> tuple[Any, dict[str, Me
             judge_N=rng.normal(shift, 0.5, count),
             clip_N=rng.normal(30, 1, count),
             mismatched_N=rng.normal(20, 1, count),
+            named_N=rng.choice([0.0, 0.5, 1.0], count),
             embedding_ND=embedding_ND / np.linalg.norm(embedding_ND, axis=1, keepdims=True),
             features_NF=rng.normal(0.1 * shift, 1, size=(count, 12)),
         )
@@ -120,7 +121,7 @@ def make_finished_run(tmp_path: Path) -> Job:
         Stage.DDPO, "sd", "models/boigsd", {"model_index.json": {}}, {"dataset": dataset, "calibration": calibration}, rows=rewards
     )
     plan, measured, images = made_up_models(recipe)
-    summary = summarize(measured, plan, rng.normal(size=(60, 12)), recipe)
+    summary = summarize(measured, plan, rng.normal(size=(60, 12)), np.array([1.0, 0.5]), recipe)
     summary["settings"] = {**recipe.evaluation.model_dump(mode="json"), "prompts": 8, "reward": "contrast", "reward_clip": [-4.0, 6.0]}
     out = tmp_path / "generation"
     out.mkdir()

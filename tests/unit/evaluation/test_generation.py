@@ -14,9 +14,11 @@ from boig_core.config import Recipe, load_recipe
 from boig_core.errors import InputError
 from boig_core.evaluation.distances import fid, kid
 from boig_core.evaluation.files import make_grid, write_generation
-from boig_core.evaluation.generation import Measured, Plan, best_of_n, make_plan, summarize
+from boig_core.evaluation.generation import Measured, Plan, best_of_n, make_plan, named, summarize
 from boig_core.evaluation.judges import clip_scores, diversity
-from boig_core.vocabulary import Sample
+from boig_core.vocabulary import Description, Sample
+
+REAL_NAMED = np.array([1.0, np.nan, 0.5])
 
 
 def sample(index: int, **changes: Any) -> Sample:
@@ -37,6 +39,7 @@ def measured(plan: Plan, shift: float, seed: int, judge: bool = True) -> Measure
     embedding = rng.normal(size=(n, 8))
     return Measured(
         shared + shift, shared + shift if judge else None, np.full(n, 30.0), np.full(n, 20.0) - shift,
+        np.where(np.arange(n) % 2, 0.5, np.nan),
         embedding / np.linalg.norm(embedding, axis=1, keepdims=True), rng.normal(shift, 1, size=(n, 6)),
     )  # fmt: skip
 
@@ -60,11 +63,13 @@ def test_prompts_are_distinct_high_test_texts_and_the_same_for_all_models() -> N
 def test_summary_pairs_models_and_gives_a_reason_for_every_null() -> None:
     plan = make_plan([sample(i) for i in range(10)], recipe())
     models = {name: measured(plan, shift, i) for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.5), ("boigsd", 1.0)])}
-    found = summarize(models, plan, np.random.default_rng(5).normal(size=(30, 6)), recipe())
+    found = summarize(models, plan, np.random.default_rng(5).normal(size=(30, 6)), REAL_NAMED, recipe())
     assert list(found["generation"]) == ["base", "high_kpi", "boigsd", "best_of_n", "prompt_rewrite"]
     row = found["generation"]["boigsd"]
     assert row["n"] == 40
     assert row["clip_margin"] == pytest.approx(11.0)
+    assert row["named"] == 0.5
+    assert found["floors"]["named"] == 0.75
     assert row["reward"] - found["generation"]["base"]["reward"] == pytest.approx(1.0)
     # The noise is shared, so the paired interval is as sharp as the shift.
     assert found["paired"]["boigsd-base"]["reward"]["low"] == pytest.approx(1.0)
@@ -78,10 +83,17 @@ def test_summary_pairs_models_and_gives_a_reason_for_every_null() -> None:
     json.dumps(found, allow_nan=False)
 
 
+def test_named_is_the_share_of_the_prompts_kinds_that_perception_sees() -> None:
+    box = (0.0, 0.0, 1.0, 1.0)
+    seen = [Description(objects={"ball": box, "star": box}), Description(objects={"unknown": box}), Description(objects={"ball": box})]
+    asked = [sample(0, text="A Ball, and a box"), sample(1, text="one star"), sample(2, text="a football alone")]
+    np.testing.assert_array_equal(named(seen, asked, ("ball", "box", "star")), [0.5, 0.0, np.nan])
+
+
 def test_without_a_judge_its_column_is_null_with_a_reason() -> None:
     plan = make_plan([sample(i) for i in range(4)], recipe())
     models = {name: measured(plan, 0.0, 0, judge=False) for name in ("base", "high_kpi", "boigsd")}
-    found = summarize(models, plan, np.random.default_rng(5).normal(size=(30, 6)), recipe())
+    found = summarize(models, plan, np.random.default_rng(5).normal(size=(30, 6)), REAL_NAMED, recipe())
     assert found["generation"]["boigsd"]["judge"] is None
     assert found["paired"]["boigsd-base"]["judge"] is None
     assert "evaluation.judge" in found["absent"]["generation.boigsd.judge"]
@@ -91,7 +103,7 @@ def test_fid_stands_beside_its_floor_at_the_same_n() -> None:
     settings = recipe("evaluation.fid_min=20")
     plan = make_plan([sample(i) for i in range(20)], settings)
     models = {name: measured(plan, shift, i) for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.0), ("boigsd", 3.0)])}
-    found = summarize(models, plan, np.random.default_rng(5).normal(size=(120, 6)), settings)
+    found = summarize(models, plan, np.random.default_rng(5).normal(size=(120, 6)), REAL_NAMED, settings)
     assert found["floors"]["fid_n"] == 60
     assert found["generation"]["boigsd"]["fid"] > 40
     assert found["generation"]["base"]["fid"] < 2 * found["floors"]["fid"] + 1
@@ -105,12 +117,12 @@ def test_best_of_n_picks_winners_within_a_prompt() -> None:
     settings = recipe("evaluation.best_of_n=4")
     plan = make_plan([sample(i) for i in range(5)], settings)
     models = {name: measured(plan, 0.0, i) for i, name in enumerate(("base", "high_kpi", "boigsd"))}
-    found = summarize(models, plan, np.random.default_rng(5).normal(size=(30, 6)), settings)
+    found = summarize(models, plan, np.random.default_rng(5).normal(size=(30, 6)), REAL_NAMED, settings)
     row = found["generation"]["best_of_n"]
     assert row["n"] == 5
     assert row["reward"] > found["generation"]["base"]["reward"] + 0.5
     assert found["absent"]["generation.best_of_n.diversity"] == "one image a prompt"
-    found = summarize(models, plan, np.random.default_rng(5).normal(size=(30, 6)), recipe("evaluation.best_of_n=9"))
+    found = summarize(models, plan, np.random.default_rng(5).normal(size=(30, 6)), REAL_NAMED, recipe("evaluation.best_of_n=9"))
     assert "best_of_n 9" in found["absent"]["generation.best_of_n"]
 
 

@@ -77,7 +77,7 @@ class BySize:
     """Names a crop by its width."""
 
     def name(self, crops: Sequence[Image.Image]) -> list[tuple[str, float]]:
-        return [("wide" if crop.width > 9 else "narrow", 1.0) for crop in crops]
+        return [("wide" if crop.width > 10 else "narrow", 1.0) for crop in crops]
 
 
 def test_names_go_to_the_right_boxes_and_the_largest_of_a_name_stays() -> None:
