@@ -27,7 +27,7 @@ from boig_core.adworld.tiny_models import clip, data, diffusion, fidelity, token
 from boig_core.errors import UserError
 
 _SCENES, _HELD_OUT, _JUDGE_SCENES = 24_000, 2_000, 12_000
-_CLIP_STEPS, _VAE_STEPS, _UNET_STEPS, _JUDGE_STEPS = 2_000, 2_400, 3_200, 1_200
+_CLIP_STEPS, _VAE_STEPS, _UNET_STEPS, _JUDGE_STEPS = 2_000, 2_400, 5_200, 1_200
 _FIDELITY_IMAGES: Final = 256
 _THREADS: Final = 2
 """Threads of every training run, whatever the machine has: another number changes the last bits."""
@@ -126,7 +126,7 @@ def _train(folder: Path, seed: int, scale: float, track: Tracker) -> dict[str, A
     return measured
 
 
-def _draw(count: int, seed: int, track: Tracker, squares: float = 0.5) -> data.TrainingSet:
+def _draw(count: int, seed: int, track: Tracker, squares: float = 0.75) -> data.TrainingSet:
     advance = track(f"{count} scenes", count)
     return data.draw(count, seed, lambda: advance(""), squares)
 

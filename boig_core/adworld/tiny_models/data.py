@@ -49,7 +49,7 @@ class TrainingSet:
     scenes: list[Scene]
 
 
-def draw(count: int, seed: int, advance: Callable[[], None] = lambda: None, squares: float = 0.5) -> TrainingSet:
+def draw(count: int, seed: int, advance: Callable[[], None] = lambda: None, squares: float = 0.75) -> TrainingSet:
     """Draw ``count`` scenes; scene i depends on ``seed`` and i alone.
 
     Args:
