@@ -410,8 +410,8 @@ def _first_error(exc: ValidationError) -> RecipeError:
         remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(_known_keys(error['loc'][:-1]))}"
         return RecipeError(where, "is not a key of the recipe", remedy)
     rule = error["msg"].removeprefix("Value error, ")
-    value = error["input"] if not isinstance(error["input"], (dict, BaseModel)) else "section"
-    return RecipeError(f"{where} = {value!r}", rule[0].lower() + rule[1:], "see `boig recipe show tiny` for every field")
+    met = where if isinstance(error["input"], (dict, BaseModel)) else f"{where} = {error['input']!r}"
+    return RecipeError(met, rule[0].lower() + rule[1:], "see `boig recipe show tiny` for every field")
 
 
 def _known_keys(loc: Sequence[str | int]) -> list[str]:

@@ -13,7 +13,9 @@ from typing import Any, Final
 
 _WIDTH: Final = 520
 _HEIGHT: Final = 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 96, 12, 28
+_LEFT, _TOP, _BOTTOM = 52, 12, 28
+_LETTER: Final = 6.6
+"""Width of a letter of a label."""
 
 
 @dataclass(frozen=True)
@@ -31,33 +33,33 @@ def line_chart(lines: Sequence[Line]) -> str:
     xs = _ticks(min(line.xs[0] for line in lines), max(line.xs[-1] for line in lines), 5, whole=True)
     ys = _ticks(min(every_y), max(every_y), 4)
     x0, x1 = min(line.xs[0] for line in lines), max(line.xs[-1] for line in lines)
+    smooth = [_running_mean(line.ys) for line in lines]
+    labels = [f"{line.label} {values[-1]:.3g}" for line, values in zip(lines, smooth, strict=True)]
+    right = 16 + _LETTER * max(len(label) for label in labels)
     y0, y1 = min(ys[0], min(every_y)), max(ys[-1], max(every_y))
 
     def px(x: float) -> float:
-        return _LEFT + (x - x0) / ((x1 - x0) or 1.0) * (_WIDTH - _LEFT - _RIGHT)
+        return _LEFT + (x - x0) / ((x1 - x0) or 1.0) * (_WIDTH - _LEFT - right)
 
     def py(y: float) -> float:
         return _HEIGHT - _BOTTOM - (y - y0) / ((y1 - y0) or 1) * (_HEIGHT - _TOP - _BOTTOM)
 
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(", ".join(line.label for line in lines))}">']
     for y in ys:
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>')
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - right:.1f}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>')
         parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{py(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
     for x in xs:
         parts.append(f'<text class="tick" x="{px(x):.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{x:g}</text>')
     ends: list[float] = []
     for index, line in enumerate(lines):
-        smooth = _running_mean(line.ys)
-        for values, kind in ((line.ys, "raw"), (smooth, "mean")):
+        for values, kind in ((line.ys, "raw"), (smooth[index], "mean")):
             path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in zip(line.xs, values, strict=True))
             parts.append(f'<polyline class="s{index} {kind}" points="{path}"/>')
-        end = py(smooth[-1])
+        end = py(smooth[index][-1])
         while any(abs(end - other) < 14 for other in ends):
-            end += 14
+            end -= 14  # upwards: losses end at the bottom
         ends.append(end)
-        parts.append(
-            f'<text class="label s{index}" x="{px(line.xs[-1]) + 8:.1f}" y="{end + 4:.1f}">{escape(line.label)} {smooth[-1]:.3g}</text>'
-        )
+        parts.append(f'<text class="label s{index}" x="{px(line.xs[-1]) + 8:.1f}" y="{end + 4:.1f}">{escape(labels[index])}</text>')
     return "".join([*parts, "</svg>"])
 
 
