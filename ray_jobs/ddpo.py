@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from boig_core.cluster.rollouts import RayRollouts
 from boig_core.cluster.session import connect
 from boig_core.cluster.train import run_training
@@ -21,6 +23,7 @@ from boig_core.data.dataset import read_samples
 from boig_core.diffusion.lora import Adapter, open_policy, save_policy
 from boig_core.diffusion.rollout import Scorer
 from boig_core.diffusion.trajectory import Trajectory
+from boig_core.evaluation.files import make_grid
 from boig_core.observability.logs import get_logger
 from boig_core.observability.metrics import MetricLog
 from boig_core.rewards.calibration import Calibration, read_calibration
@@ -96,8 +99,10 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float]]:
 
     def show(epoch: int, trajectory: Trajectory) -> None:
         if epoch % 5 == 0:
-            uri = store.join(job.attempt_uri, "samples", f"epoch-{epoch:04d}.png")
-            store.write_bytes(uri, _grid(trajectory, job.recipe.ddpo.images_per_prompt))
+            rows = np.split(trajectory.images_BHWC, job.recipe.ddpo.prompts)
+            buffer = io.BytesIO()
+            make_grid(rows).save(buffer, format="PNG")
+            store.write_bytes(store.join(job.attempt_uri, "samples", f"epoch-{epoch:04d}.png"), buffer.getvalue())
 
     learner = Learner(job.recipe, samples, rollouts, Checkpoints(job.task, job.attempt), report, show)
     rollouts.wait_ready()
@@ -107,21 +112,6 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float]]:
         if curve is not None and curve.rows:
             curve.close()
     return adapter, [row["reward"] for row in curve.rows] if curve is not None else []
-
-
-def _grid(trajectory: Trajectory, per_prompt: int) -> bytes:
-    """PNG of an epoch's images, a row a prompt."""
-    from PIL import Image
-
-    images_BHWC = trajectory.images_BHWC
-    rows = [images_BHWC[i : i + per_prompt].swapaxes(0, 1) for i in range(0, len(images_BHWC), per_prompt)]
-    side = images_BHWC.shape[1]
-    sheet = Image.new("RGB", (per_prompt * side, len(rows) * side))
-    for y, row_HBWC in enumerate(rows):
-        sheet.paste(Image.fromarray(row_HBWC.reshape(side, -1, 3)), (0, y * side))
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 if __name__ == "__main__":

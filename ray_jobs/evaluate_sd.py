@@ -1,7 +1,7 @@
 """Stage ``evaluate_sd``: base, high-KPI baseline and BoigSD on the same test prompts and noise, sampled on Ray, measured in this process.
 
 Reads ``dataset``, ``boigllm``, ``calibration``, ``high_kpi`` and ``boigsd``; publishes ``generation``: numbers, one row an image, grids.
-This layer alone names the held-out judge; the ad world's oracle is one, and nothing that trains may read it.
+The held-out judge (`ray_jobs.judge`) scores here alone.
 """
 
 from __future__ import annotations
@@ -9,56 +9,21 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from datetime import datetime
-
-import numpy as np
-from numpy.typing import NDArray
 
 from boig_core.data.dataset import read_images, read_samples
-from boig_core.errors import InputError, RecipeError
+from boig_core.errors import InputError
 from boig_core.evaluation.files import write_generation
 from boig_core.evaluation.generation import make_plan, measure, named, summarize
-from boig_core.evaluation.judges import ClipJudge, Judge
+from boig_core.evaluation.judges import ClipJudge
 from boig_core.observability.logs import get_logger
 from boig_core.perception.describe import Perceiver
 from boig_core.rewards.calibration import read_calibration
 from boig_core.rewards.scorer import Scorer
 from boig_core.storage.job import Outcome, Workspace, run_stage
 from boig_core.vocabulary import Description, Sample
+from ray_jobs.judge import open_judge
 
 log = get_logger(__name__)
-
-
-class AdworldJudge:
-    """The ad world's oracle under one law, reading company and month from the sample."""
-
-    def __init__(self, law: str) -> None:
-        from boig_core.adworld.law import Law
-        from boig_core.adworld.oracle import Oracle
-
-        self.name = f"adworld:{law}"
-        self._oracle = Oracle(Law.load(law))
-
-    def judge(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
-        """Expected log-likes above the account's level."""
-        from boig_core.adworld.export import season_of
-
-        seasons = [season_of(datetime.fromisoformat(sample.timestamp).month) for sample in samples]
-        return self._oracle.judge(list(images), [sample.company for sample in samples], seasons)
-
-
-def open_judge(name: str | None) -> Judge | None:
-    """The judge that a recipe names, or None.
-
-    Raises:
-        RecipeError: a judge that does not exist.
-    """
-    if name is None:
-        return None
-    kind, _, rest = name.partition(":")
-    if kind != "adworld" or not rest:
-        raise RecipeError(f"evaluation.judge = {name!r}", "must be adworld:LAW", "name a law, its path, or leave it out")
-    return AdworldJudge(rest)
 
 
 def work(space: Workspace) -> Outcome:

@@ -1,13 +1,14 @@
-"""Sampling for evaluation on Ray: a pool of actors, each pulling whole chunks of (model, prompts, seeds).
+"""Evaluation on Ray: images sampled by a pool of actors that pull whole chunks, prompts answered by tasks, a chunk each.
 
-A chunk is a pure function of its model and seeds, so an actor that dies is restarted and redoes it. Models travel as locations in the
-store, and each actor fetches and verifies what it samples from. Leaves out: what is sampled and measured (`boig_core.evaluation`).
+A chunk is a pure function of its model and inputs, so a worker that dies is replaced and the chunk redone. Models travel as locations in
+the store, and each worker fetches and verifies what it uses. Leaves out: what is asked and measured (`boig_core.evaluation`).
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from ray.util import ActorPool
 from boig_core.config import Recipe
 from boig_core.errors import ClusterError
 from boig_core.observability.logs import get_logger
+from boig_core.vocabulary import Description
 
 log = get_logger(__name__)
 
@@ -27,6 +29,8 @@ RESTARTS: Final = 3
 """Deaths of an actor, and repetitions of a chunk, that are forgiven."""
 STALL_S: Final = 1800.0
 """Longest wait for the next chunk."""
+_PROMPTS: Final = 384
+"""Prompts of one task: enough to be worth opening the model."""
 
 
 @dataclass(frozen=True)
@@ -109,3 +113,29 @@ def sample_models(
             ray.kill(actor)
     per_model = len(chunks) // len(sources)
     return {name: np.concatenate(parts[i * per_model : (i + 1) * per_model]) for i, name in enumerate(sources)}
+
+
+def answer_prompts(model_uri: str, prompts: Sequence[str], recipe: Recipe) -> Callable[[], list[Description | None]]:
+    """Start answering prompts with a committed ``boigllm``; Ray must be connected.
+
+    Returns:
+        What waits for the answers: one a prompt, in order; None for one that could not be parsed. So several models answer at a time.
+    """
+    wants, llm = recipe.resources, recipe.llm
+    environment = {} if wants.gpus else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    task = ray.remote(num_cpus=wants.cpus, num_gpus=wants.gpus, runtime_env={"env_vars": environment})(_answer_chunk)
+    chunks = [prompts[start : start + _PROMPTS] for start in range(0, len(prompts), _PROMPTS)]
+    pending = [task.remote(model_uri, chunk, llm.max_new_tokens, llm.generate_batch) for chunk in chunks]
+    return lambda: [answer for answers in ray.get(pending) for answer in answers]
+
+
+def _answer_chunk(model_uri: str, prompts: Sequence[str], max_new_tokens: int, batch: int) -> list[Description | None]:
+    """One chunk on one worker: fetch the model, answer, parse."""
+    from boig_core.llm.generate import generate_answers, load_llm, parse_or_none
+    from boig_core.storage.manifest import fetch_folder
+
+    with tempfile.TemporaryDirectory(prefix="boig-llm-") as folder:
+        fetch_folder(model_uri, Path(folder), kind="boigllm")
+        model, tokenizer = load_llm(folder)
+    texts = generate_answers(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch=batch)
+    return [parse_or_none(text) for text in texts]

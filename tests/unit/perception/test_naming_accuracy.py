@@ -1,7 +1,6 @@
 """The perception of the tiny recipe against the ad world's truth: what the loop on two cores stands on."""
 
 import numpy as np
-import pytest
 
 from boig_core.adworld.scene import render, sample_scene
 from boig_core.config import load_recipe
