@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -85,8 +85,8 @@ class Measured:
 
     def take(self, index: NDArray[np.intp]) -> Measured:
         """Some of the images."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Measured(**{name: None if column is None else column[index] for name, column in columns.items()})
+        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: column[index] for name, column in columns.items() if column is not None})
 
     def values(self, measure: str) -> NDArray[np.float64] | None:
         """Values (N) of ``reward``, ``judge``, ``clip`` or ``clip_margin``."""
