@@ -148,6 +148,8 @@ class LLM(_Section):
     """Longest answer, in tokens."""
     generate_batch: int = Field(64, ge=1)
     """Prompts answered at a time."""
+    samples: int = Field(1, ge=1)
+    """Answers sampled a prompt, whose consensus is the prediction; 1: the likeliest answer alone, which names too few colors."""
     eval_posts: int = Field(200, ge=1)
     """Test posts a bucket that the description metrics are measured on."""
 

@@ -18,7 +18,7 @@ import ray
 from numpy.typing import NDArray
 from ray.util import ActorPool
 
-from boig_core.config import Recipe
+from boig_core.config import LLM, Recipe
 from boig_core.errors import ClusterError
 from boig_core.observability.logs import get_logger
 from boig_core.vocabulary import Description
@@ -125,17 +125,21 @@ def answer_prompts(model_uri: str, prompts: Sequence[str], recipe: Recipe) -> Ca
     environment = {} if wants.gpus else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     task = ray.remote(num_cpus=wants.cpus, num_gpus=wants.gpus, runtime_env={"env_vars": environment})(_answer_chunk)
     chunks = [prompts[start : start + _PROMPTS] for start in range(0, len(prompts), _PROMPTS)]
-    pending = [task.remote(model_uri, chunk, llm.max_new_tokens, llm.generate_batch) for chunk in chunks]
+    pending = [task.remote(model_uri, chunk, llm, recipe.seed) for chunk in chunks]
     return lambda: [answer for answers in ray.get(pending) for answer in answers]
 
 
-def _answer_chunk(model_uri: str, prompts: Sequence[str], max_new_tokens: int, batch: int) -> list[Description | None]:
+def _answer_chunk(model_uri: str, prompts: Sequence[str], llm: LLM, seed: int) -> list[Description | None]:
     """One chunk on one worker: fetch the model, answer, parse."""
-    from boig_core.llm.generate import generate_answers, load_llm, parse_or_none
+    from boig_core.llm.consensus import consensus
+    from boig_core.llm.generate import generate_answers, load_llm, parse_or_none, sample_answers
     from boig_core.storage.manifest import fetch_folder
 
     with tempfile.TemporaryDirectory(prefix="boig-llm-") as folder:
         fetch_folder(model_uri, Path(folder), kind="boigllm")
         model, tokenizer = load_llm(folder)
-    texts = generate_answers(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch=batch)
-    return [parse_or_none(text) for text in texts]
+    limits = {"max_new_tokens": llm.max_new_tokens, "batch": llm.generate_batch}
+    if llm.samples == 1:
+        return [parse_or_none(text) for text in generate_answers(model, tokenizer, prompts, **limits)]
+    drawn = sample_answers(model, tokenizer, prompts, samples=llm.samples, seed=seed, **limits)
+    return [consensus([parse_or_none(text) for text in texts]) for texts in drawn]
