@@ -29,9 +29,10 @@ def home(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Iterator[Pa
 
 
 def load(name: str) -> Any:
+    """The DAG, parsed anew: a test run writes its conf into the params of the DAG object itself."""
     import importlib
 
-    dag = importlib.import_module(f"dags.{name}").dag
+    dag = importlib.reload(importlib.import_module(f"dags.{name}")).dag
     for task in dag.tasks:
         if hasattr(task, "poll_s"):
             task.poll_s = 0.05
