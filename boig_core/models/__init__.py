@@ -39,7 +39,7 @@ def resolve_model(ref: str) -> str:
             raise InputError(ref, f"its folder {folder} is missing", "reinstall boig, or run `boig tiny-models` to train it again")
         return str(folder)
     path = Path(ref).expanduser()
-    if path.is_dir():
+    if ref and path.is_dir():
         return str(path)
     if not ref or ref.startswith(("/", ".", "~")) or ref.count("/") > 1 or path.is_file():
         raise InputError(ref or "''", "is not a folder with a model", "give a model folder, a hub id ORG/NAME, or package:NAME")

@@ -29,7 +29,15 @@ def build_tokenizer(words: Sequence[str] = VOCABULARY) -> Any:
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = pre_tokenizers.Whitespace()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=100_000, min_frequency=0, end_of_word_suffix="</w>", show_progress=False)
+    letters = sorted({letter for word in words for letter in word})
+    trainer = trainers.BpeTrainer(
+        vocab_size=100_000,
+        min_frequency=0,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+        # Ids given beforehand: the trainer breaks ties by id, and numbers what it meets in a random order.
+        special_tokens=[*letters, *(letter + "</w>" for letter in letters)],
+    )
     learner.train_from_iterator(sorted(words), trainer)
     # The trainer's own JSON is the one place that lists its merges.
     learnt = json.loads(learner.to_str())["model"]
