@@ -149,7 +149,7 @@ class LLM(_Section):
     generate_batch: int = Field(64, ge=1)
     """Prompts answered at a time."""
     samples: int = Field(1, ge=1)
-    """Answers sampled a prompt, whose consensus is the prediction; 1: the likeliest answer alone, which names too few colors."""
+    """Answers sampled a prompt, whose consensus is the prediction (worth it from some tens on); 1: the likeliest answer."""
     eval_posts: int = Field(200, ge=1)
     """Test posts a bucket that the description metrics are measured on."""
 
