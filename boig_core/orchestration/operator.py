@@ -80,18 +80,14 @@ class RayJobOperator(BaseOperator):
             raise AirflowFailException(str(exc)) from exc
         self.log.info("Ray job: %s", self.job_url)
         if self.deferrable:
-            self.defer(
-                trigger=RayJobTrigger(address, name, self.poll_s),
-                method_name="execute_complete",
-                kwargs={"attempt_uri": found.uri, "job_url": self.job_url},
-            )
+            self.defer(trigger=RayJobTrigger(address, name, self.poll_s, found.uri), method_name="execute_complete")
         self._running = (address, name)
         return self._finish(found.uri, asyncio.run(watch(address, name, self.log.info, poll_s=self.poll_s)))
 
-    def execute_complete(self, context: Any, event: dict[str, str], attempt_uri: str, job_url: str) -> dict[str, Any]:
+    def execute_complete(self, context: Any, event: dict[str, str]) -> dict[str, Any]:
         """Go on when the trigger has fired."""
-        self.job_url = job_url
-        return self._finish(attempt_uri, event)
+        self.job_url = event["job_url"]
+        return self._finish(event["attempt"], event)
 
     def on_kill(self) -> None:
         """Stop the job when the worker is told to stop while it waits."""

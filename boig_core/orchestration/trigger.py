@@ -14,7 +14,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from boig_core.errors import ClusterError
-from boig_core.orchestration.ray_api import RayJobs
+from boig_core.orchestration.ray_api import RayJobs, job_page
 
 GONE = "GONE"
 """Status of a job that Ray no longer knows."""
@@ -64,27 +64,33 @@ async def watch(
 
 
 class RayJobTrigger(BaseTrigger):
-    """Fires once, when the job is over, gone, or Ray is away for too long."""
+    """Fires once, when the job is over, gone, or Ray is away for too long.
 
-    def __init__(self, address: str, submission_id: str, poll_s: float) -> None:
+    Its event is what `watch` returns and all that the operator needs to go on: ``attempt``, the URI of the attempt's folder, and
+    ``job_url``, the job's page. (``dag.test`` hands nothing else over.)
+    """
+
+    def __init__(self, address: str, submission_id: str, poll_s: float, attempt: str) -> None:
         super().__init__()
         self.address = address
         self.submission_id = submission_id
         self.poll_s = poll_s
+        self.attempt = attempt
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Class path and arguments, to be re-made in another triggerer."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
-            {"address": self.address, "submission_id": self.submission_id, "poll_s": self.poll_s},
+            {"address": self.address, "submission_id": self.submission_id, "poll_s": self.poll_s, "attempt": self.attempt},
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the job's end."""
         try:
-            yield TriggerEvent(await watch(self.address, self.submission_id, self.log.info, poll_s=self.poll_s))
+            end = await watch(self.address, self.submission_id, self.log.info, poll_s=self.poll_s)
         except ClusterError as exc:
-            yield TriggerEvent({"status": "UNREACHABLE", "message": str(exc)})
+            end = {"status": "UNREACHABLE", "message": str(exc)}
+        yield TriggerEvent({**end, "attempt": self.attempt, "job_url": job_page(self.address, self.submission_id)})
 
     async def on_kill(self) -> None:
         """Stop the job when a person fails or clears the task."""

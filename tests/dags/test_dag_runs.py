@@ -51,6 +51,7 @@ def xcoms(run: Any) -> dict[str, Any]:
 
 
 def states(run: Any) -> dict[str, str]:
+    assert {ti.try_number for ti in run.get_task_instances() if ti.state == "success"} <= {1}, "a task got there by a retry only"
     return {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
 
 
@@ -165,6 +166,21 @@ def test_a_wrong_param_fails_in_plan_with_one_line(home: Path, ray_stub: Any, ca
     assert len(ray_stub.entrypoints) == jobs
     captured = capfd.readouterr()
     assert reason in captured.out + captured.err + caplog.text
+
+
+def test_a_refused_input_fails_its_stage_at_once_and_announces_nothing(home: Path, ray_stub: Any, caplog: Any, capfd: Any) -> None:
+    jobs, announced = len(ray_stub.entrypoints), len(events("boig/dataset"))
+    ray_stub.refuse.add("perceive")
+    try:
+        run = load("boig_ingest").test(run_conf={"posts": str(home / "posts")})
+    finally:
+        ray_stub.refuse.clear()
+    found = states(run)
+    assert (found["ingest"], found["perceive"]) == ("success", "failed")
+    assert len(ray_stub.entrypoints) == jobs + 2
+    assert len(events("boig/dataset")) == announced
+    captured = capfd.readouterr()
+    assert "perceive: InputError: posts: are refused; give better ones" in captured.out + captured.err + caplog.text
 
 
 class Answer:

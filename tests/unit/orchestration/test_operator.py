@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.triggers.base import TriggerEvent
 
 from boig_core.errors import ClusterError, InputError, StoreUnavailableError
 from boig_core.orchestration.operator import RayJobOperator, resolve_input
@@ -80,6 +81,11 @@ def api() -> Iterator[Api]:
     thread.join(10)
 
 
+@pytest.fixture
+def operator() -> RayJobOperator:
+    return RayJobOperator(task_id="ingest", stage="ingest", plan={}, inputs={})
+
+
 async def submit(address: str, name: str) -> None:
     async with RayJobs(address) as jobs:
         await jobs.submit(name, "python -m ray_jobs.ingest x", {"stage": "ingest"})
@@ -118,34 +124,42 @@ def test_watch_gives_up_on_a_silent_cluster() -> None:
 
 
 def test_the_trigger_survives_serialization_and_stops_its_job(api: Api) -> None:
-    path, arguments = RayJobTrigger(api.address, "boig-x", 0.5).serialize()
+    path, arguments = RayJobTrigger(api.address, "boig-x", 0.5, "/store/attempt-1").serialize()
     assert path == "boig_core.orchestration.trigger.RayJobTrigger"
     asyncio.run(RayJobTrigger(**arguments).on_kill())
     assert api.stopped == ["boig-x"]
 
 
-@pytest.fixture
-def operator() -> RayJobOperator:
-    return RayJobOperator(task_id="ingest", stage="ingest", plan={}, inputs={})
+def test_the_triggers_event_is_all_the_operator_needs_to_go_on(api: Api, operator: RayJobOperator, tmp_path: Path) -> None:
+    api.states["boig-x"] = ["SUCCEEDED"]
+    attempt = str(tmp_path / "attempt-1")
+    commit.commit(attempt, {"dataset": "d"}, {"rows": 1})
+
+    async def fire() -> TriggerEvent:
+        return await anext(RayJobTrigger(api.address, "boig-x", 0.01, attempt).run())
+
+    event = asyncio.run(fire()).payload
+    assert operator.execute_complete({}, event) == {"outputs": {"dataset": "d"}, "metrics": {"rows": 1}, "attempt": attempt}
+    assert operator.job_url == f"{api.address}/#/jobs/boig-x"
 
 
 def test_a_user_error_fails_at_once_and_an_infrastructure_error_is_retried(operator: RayJobOperator, tmp_path: Path) -> None:
-    event = {"status": "FAILED", "message": "exit code 2", "attempt_uri": ""}
+    event = {"status": "FAILED", "message": "exit code 2", "job_url": ""}
     commit.write_failure(str(tmp_path / "a"), InputError("posts.jsonl", "is empty", "give posts"))
     with pytest.raises(AirflowFailException, match=r"ingest: InputError: posts.jsonl: is empty; give posts"):
-        operator.execute_complete({}, event, str(tmp_path / "a"), "")
+        operator.execute_complete({}, {**event, "attempt": str(tmp_path / "a")})
     commit.write_failure(str(tmp_path / "b"), StoreUnavailableError("s3://x", "is away", "wait"))
     with pytest.raises(AirflowException, match="is away") as caught:
-        operator.execute_complete({}, event, str(tmp_path / "b"), "")
+        operator.execute_complete({}, {**event, "attempt": str(tmp_path / "b")})
     assert not isinstance(caught.value, AirflowFailException)
     with pytest.raises(AirflowException, match="no commit"):
-        operator.execute_complete({}, event, str(tmp_path / "c"), "")
+        operator.execute_complete({}, {**event, "attempt": str(tmp_path / "c")})
 
 
 def test_a_commit_counts_whatever_ray_says(operator: RayJobOperator, tmp_path: Path) -> None:
     commit.commit(str(tmp_path / "a"), {"dataset": "d"}, {"rows": 1})
-    event = {"status": "FAILED", "message": "the node died while the job was ending"}
-    assert operator.execute_complete({}, event, str(tmp_path / "a"), "")["outputs"] == {"dataset": "d"}
+    event = {"status": "FAILED", "message": "the node died while the job was ending", "attempt": str(tmp_path / "a"), "job_url": ""}
+    assert operator.execute_complete({}, event)["outputs"] == {"dataset": "d"}
 
 
 def test_an_unknown_stage_is_refused_when_the_dag_is_parsed() -> None:
