@@ -132,7 +132,8 @@ def answer_prompts(model_uri: str, prompts: Sequence[str], recipe: Recipe) -> Ca
 def _answer_chunk(model_uri: str, prompts: Sequence[str], llm: LLM, seed: int) -> list[Description | None]:
     """One chunk on one worker: fetch the model, answer, parse."""
     from boig_core.llm.consensus import consensus
-    from boig_core.llm.generate import generate_answers, load_llm, parse_or_none, sample_answers
+    from boig_core.llm.generate import generate_answers, load_llm, parse_or_none
+    from boig_core.llm.sampling import sample_answers
     from boig_core.storage.manifest import fetch_folder
 
     with tempfile.TemporaryDirectory(prefix="boig-llm-") as folder:
