@@ -56,6 +56,10 @@ class Data(_Section):
     """Target size of an image shard, in MiB."""
     fetch_concurrency: int = Field(16, ge=1)
     """Images fetched at a time by one worker."""
+    fetch_per_host: int = Field(8, ge=1)
+    """Requests that one worker has open at one host."""
+    user_agent: str = Field("boig/0.1 (fetches the images of a posts export)", min_length=1, pattern=r"^[\x20-\x7e]+$")
+    """How requests name themselves: a host that wants to complain, or to opt out by name, must be able to."""
     fetch_timeout_s: float = Field(30.0, gt=0)
     """Longest time for one image, in seconds."""
     max_image_mb: float = Field(20.0, gt=0)

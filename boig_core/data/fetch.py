@@ -3,7 +3,8 @@
 A reference is relative to the export's folder, a ``file://`` or absolute path, ``s3://`` or ``http(s)://``. Over HTTP the size is capped
 while the body streams, only named transient errors are retried, and hosts on private addresses are refused: an export may name any URL,
 and the cluster's own network is not for it to probe. Redirects are followed by hand, each hop under the same rules, and a connection goes
-to the address that was checked. Leaves out: which references there are (see `posts`).
+to the address that was checked. Hosts are treated politely: few requests at a time, a name to complain about, waits as they ask for, and
+an opt-out from machine learning counts. Leaves out: which references there are (see `posts`).
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 import ipaddress
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from pathlib import Path
+from threading import Semaphore
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
@@ -31,10 +35,18 @@ if TYPE_CHECKING:
 _MAX_REDIRECTS: Final = 5
 _ATTEMPTS: Final = 3
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_LONGEST_WAIT_S: Final = 60.0
+_OPT_OUTS: Final = frozenset({"noai", "noimageai"})
+_VALUED: Final = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+"""Directives of ``X-Robots-Tag`` that have a colon of their own, which names no crawler."""
 
 
 class _Again(Exception):
-    """A failure over HTTP that another try may mend."""
+    """A failure over HTTP that another try may mend, after ``wait_s`` seconds if the server has named a time."""
+
+    def __init__(self, reason: str, wait_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait_s = wait_s
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,7 @@ class Fetcher:
 
     base: str
     data: Data
+    _turns: dict[str, Semaphore] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def fetch(self, references: Sequence[str]) -> list[StoredImage | Rejected]:
         """Fetch images at ``data.fetch_concurrency`` at a time; one result for each reference, in their order.
@@ -68,7 +81,7 @@ class Fetcher:
         """Bytes behind a reference.
 
         Raises:
-            Rejected: ``image_missing``, ``image_too_large``, ``host_refused`` or ``http_error``.
+            Rejected: ``image_missing``, ``image_too_large``, ``host_refused``, ``opted_out`` or ``http_error``.
             StoreUnavailableError: the store is away.
         """
         scheme = urlsplit(reference).scheme.lower()
@@ -112,18 +125,31 @@ class Fetcher:
         import httpx
 
         # A proxy of the environment would resolve names on its own, past the check of addresses.
-        return httpx.Client(timeout=self.data.fetch_timeout_s, trust_env=self.data.allow_private_hosts, follow_redirects=False)
+        return httpx.Client(
+            timeout=self.data.fetch_timeout_s,
+            trust_env=self.data.allow_private_hosts,
+            follow_redirects=False,
+            headers={"User-Agent": self.data.user_agent},
+        )
 
     def _read_http(self, url: str) -> bytes:
-        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+        from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-        retrying = Retrying(
-            retry=retry_if_exception_type(_Again), stop=stop_after_attempt(_ATTEMPTS), wait=wait_random_exponential(0.2, 5), reraise=True
-        )
+        backoff = wait_random_exponential(0.2, 5)
+
+        def wait(state: RetryCallState) -> float:
+            failure = state.outcome.exception() if state.outcome else None
+            asked = failure.wait_s if isinstance(failure, _Again) else None
+            return backoff(state) if asked is None else asked
+
+        def patient(exc: BaseException) -> bool:
+            return isinstance(exc, _Again) and (exc.wait_s or 0.0) <= _LONGEST_WAIT_S
+
+        retrying = Retrying(retry=retry_if_exception(patient), stop=stop_after_attempt(_ATTEMPTS), wait=wait, reraise=True)
         try:
             return retrying(self._follow, url)
         except _Again as exc:
-            raise Rejected("http_error", f"{url}: {exc} ({_ATTEMPTS} tries)") from exc
+            raise Rejected("http_error", f"{url}: {exc} ({retrying.statistics['attempt_number']} tries)") from exc
 
     def _follow(self, url: str) -> bytes:
         import httpx
@@ -153,13 +179,17 @@ class Fetcher:
             address = public_address(target.host, target.port or (443 if target.scheme == "https" else 80))
             headers, extensions = {"Host": target.netloc.decode()}, {"sni_hostname": target.host}
             target = target.copy_with(host=address)
-        with self._client.stream("GET", target, headers=headers, extensions=extensions) as response:
+        turn = self._turns.setdefault(httpx.URL(url).host, Semaphore(self.data.fetch_per_host))
+        with turn, self._client.stream("GET", target, headers=headers, extensions=extensions) as response:
+            if opt_out := opted_out(response.headers.get_list("X-Robots-Tag"), self.data.user_agent):
+                raise Rejected("opted_out", f"{url} says {opt_out} in X-Robots-Tag")
             if response.is_redirect:
                 return response.headers["Location"]
             if response.status_code in {404, 410}:
                 raise Rejected("image_missing", f"{url} answers {response.status_code}")
             if response.status_code in _TRANSIENT:
-                raise _Again(f"the server answers {response.status_code}")
+                wait_s = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
+                raise _Again(f"the server answers {response.status_code}" + (f" and asks for {wait_s:.0f} s" if wait_s else ""), wait_s)
             if response.status_code != 200:
                 raise Rejected("http_error", f"{url} answers {response.status_code}")
             body = bytearray()
@@ -172,6 +202,38 @@ class Fetcher:
                 if time.monotonic() > deadline:
                     raise Rejected("http_error", f"{url} takes longer than {self.data.fetch_timeout_s} s")
             return bytes(body)
+
+
+def opted_out(tags: Iterable[str], user_agent: str) -> str:
+    """The opt-out from machine learning among the values of ``X-Robots-Tag`` that concerns us; empty when there is none.
+
+    A value is a list of directives, for everyone or, after ``NAME:``, for the crawler of that name; ours is the first word of the user
+    agent, without a version.
+    """
+    own = user_agent.split()[0].split("/")[0].lower() if user_agent.split() else ""
+    for tag in tags:
+        whose = ""
+        for part in tag.lower().split(","):
+            name, colon, rest = part.partition(":")
+            if name.strip() in _VALUED:
+                continue
+            whose, directive = (name.strip(), rest) if colon else (whose, part)
+            if whose in {"", own, "*"} and directive.strip() in _OPT_OUTS:
+                return directive.strip()
+    return ""
+
+
+def retry_after(value: str | None, now: datetime) -> float | None:
+    """Seconds that a ``Retry-After`` header asks for (a number, or a date of HTTP); None when it says nothing that can be read."""
+    if value is None:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - now).total_seconds())
 
 
 def public_address(host: str, port: int) -> str:

@@ -26,6 +26,7 @@ Pixels = NDArray[np.uint8]
 # Formats that people post. The rest of Pillow's decoders are attack surface that no export needs.
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _KEPT: Final = frozenset({"JPEG", "PNG"})
+_MOVING: Final = frozenset({"GIF", "PNG", "WEBP"})
 _ORIENTATION: Final = 0x0112
 
 
@@ -47,7 +48,7 @@ def normalize(data: bytes, max_pixels: int) -> StoredImage:
         max_pixels: largest width x height.
 
     Raises:
-        Rejected: ``image_unreadable`` (no image, truncated, another format) or ``image_too_large``.
+        Rejected: ``image_unreadable`` (no image, truncated, another format), ``image_animated`` or ``image_too_large``.
     """
     try:
         with warnings.catch_warnings():
@@ -55,16 +56,19 @@ def normalize(data: bytes, max_pixels: int) -> StoredImage:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 if image.width * image.height > max_pixels:
                     raise Rejected("image_too_large", f"{image.width} x {image.height} pixels, at most {max_pixels} are allowed")
+                if image.format in _MOVING and getattr(image, "is_animated", False):
+                    raise Rejected("image_animated", f"an animated {image.format}; a description is of one image")
                 image.load()
                 turned = image.getexif().get(_ORIENTATION, 1) != 1
-                single = getattr(image, "n_frames", 1) == 1
-                if image.format in _KEPT and image.mode == "RGB" and single and not turned:
+                if image.format in _KEPT and image.mode == "RGB" and not turned:
                     return StoredImage(data, hashlib.sha256(data).hexdigest(), image.width, image.height)
                 upright = _flatten(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as exc:
         raise Rejected("image_too_large", f"more than the {max_pixels} pixels that are allowed") from exc
     except UnidentifiedImageError as exc:
-        raise Rejected("image_unreadable", f"{len(data)} bytes that are no {', '.join(_FORMATS)} image") from exc
+        text = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<svg", b"<?xml", b"<!doctype", b"<html", b"<!--"))
+        what = "an SVG, HTML or XML text, which is" if text else f"{len(data)} bytes that are"
+        raise Rejected("image_unreadable", f"{what} no {', '.join(_FORMATS)} image") from exc
     except (OSError, SyntaxError, ValueError, EOFError) as exc:  # what Pillow's decoders raise on broken files
         raise Rejected("image_unreadable", f"the image is broken ({exc})") from exc
     buffer = io.BytesIO()

@@ -21,7 +21,9 @@ Code = Literal[
     "image_missing",
     "image_unreadable",
     "image_too_large",
+    "image_animated",
     "host_refused",
+    "opted_out",
     "http_error",
 ]
 CODES: Final[tuple[str, ...]] = get_args(Code)

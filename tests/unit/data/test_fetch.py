@@ -2,8 +2,10 @@
 
 import io
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +15,7 @@ from PIL import Image
 
 from boig_core.config import Data
 from boig_core.data import fetch
-from boig_core.data.fetch import Fetcher, public_address
+from boig_core.data.fetch import Fetcher, opted_out, public_address, retry_after
 from boig_core.data.images import StoredImage
 from boig_core.data.rejects import Rejected
 
@@ -28,9 +30,27 @@ class Server(BaseHTTPRequestHandler):
     """Answers by path."""
 
     asked: ClassVar[Counter[str]] = Counter()
+    agents: ClassVar[set[str]] = set()
+    at_once: ClassVar[list[int]] = []
+    now: ClassVar[int] = 0
+    two: ClassVar[threading.Event] = threading.Event()
+    lock: ClassVar[threading.Lock] = threading.Lock()
 
     def do_GET(self) -> None:
         type(self).asked[self.path] += 1
+        type(self).agents.add(self.headers["User-Agent"])
+        if self.path.startswith("/slow"):
+            with self.lock:
+                type(self).now += 1
+                self.at_once.append(self.now)
+                if self.now == 2:
+                    self.two.set()
+            self.two.wait(5)
+            time.sleep(0.05)  # a third would come now
+            with self.lock:
+                type(self).now -= 1
+            self._answer(200, png())
+            return
         if self.path == "/good.png" or (self.path == "/second-try.png" and self.asked[self.path] > 1):
             self._answer(200, png())
         elif self.path == "/moved.png":
@@ -45,6 +65,13 @@ class Server(BaseHTTPRequestHandler):
             self._answer(503, b"")
         elif self.path == "/forbidden.png":
             self._answer(403, b"")
+        elif self.path == "/later.png":
+            waits = ["7", "3600"][self.asked[self.path] - 1]
+            self._answer(429, b"", **{"Retry-After": waits})
+        elif self.path == "/opted-out.png":
+            self._answer(200, png(), **{"X-Robots-Tag": "noindex, noai"})
+        elif self.path == "/opted-out-and-moved.png":
+            self._answer(302, b"", Location="/good.png", **{"X-Robots-Tag": "boig: noimageai"})
         else:
             self._answer(404, b"")
 
@@ -62,7 +89,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    Server.asked = Counter()
+    Server.asked, Server.agents, Server.at_once = Counter(), set(), []
     http = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     thread = threading.Thread(target=http.serve_forever, daemon=True)
     thread.start()
@@ -115,6 +142,57 @@ def test_http(server: str) -> None:
     }
     # Only what may pass is asked for again.
     assert (Server.asked["/busy.png"], Server.asked["/second-try.png"], Server.asked["/gone.png"]) == (3, 2, 1)
+
+
+def test_an_opt_out_counts(server: str) -> None:
+    found = Fetcher("/", INTRANET).fetch([f"{server}/opted-out.png", f"{server}/opted-out-and-moved.png"])
+    assert [code(one) for one in found] == ["opted_out", "opted_out"]
+    assert Server.asked["/good.png"] == 0
+    assert Server.agents == {INTRANET.user_agent}
+
+
+@pytest.mark.parametrize(
+    ("tags", "found"),
+    [
+        ([], ""),
+        (["noindex, nofollow"], ""),
+        (["NoAI"], "noai"),
+        (["noindex", "none, noimageai"], "noimageai"),
+        (["otherbot: noai, noimageai"], ""),
+        (["otherbot: noindex, boig: noai"], "noai"),
+        (["boig: noindex, noai"], "noai"),
+        (["unavailable_after: 25 Jun 2010 15:00:00 PST, noai"], "noai"),
+        (["max-snippet: 10"], ""),
+    ],
+)
+def test_an_opt_out_is_read_from_a_header_with_names_and_values(tags: list[str], found: str) -> None:
+    assert opted_out(tags, "boig/0.1 (test)") == found
+
+
+def test_a_server_that_asks_for_patience_gets_it_within_reason(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", slept.append)
+    [found] = Fetcher("/", INTRANET).fetch([f"{server}/later.png"])
+    assert code(found) == "http_error"
+    assert "asks for 3600 s (2 tries)" in str(found)
+    assert slept == [7.0]
+
+
+def test_retry_after_is_a_number_or_a_date() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    assert [retry_after(text, now) for text in (None, "3", "soon", "Thu, 01 Jan 2026 00:00:09 GMT", "Wed, 31 Dec 2025 00:00:00 GMT")] == [
+        None,
+        3.0,
+        None,
+        9.0,
+        0.0,
+    ]
+
+
+def test_a_host_is_asked_a_few_things_at_a_time(server: str) -> None:
+    data = INTRANET.model_copy(update={"fetch_per_host": 2, "fetch_concurrency": 12})
+    assert {code(one) for one in Fetcher("/", data).fetch([f"{server}/slow-{i}.png" for i in range(12)])} == {"stored"}
+    assert max(Server.at_once) == 2
 
 
 def test_a_server_that_is_not_there(server: str) -> None:

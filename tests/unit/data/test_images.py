@@ -66,12 +66,26 @@ def test_other_formats_are_stored_as_png(form: str) -> None:
         (encoded(form="JPEG")[:-300], "image_unreadable"),
         (encoded(form="TIFF"), "image_unreadable"),
         (encoded(Image.new("RGB", (40, 40))), "image_too_large"),
+        *((encoded(form=form, save_all=True, append_images=[PICTURE.rotate(180)]), "image_animated") for form in ("GIF", "PNG", "WEBP")),
     ],
 )
 def test_broken_and_large_images_are_rejected(data: bytes, code: str) -> None:
     with pytest.raises(Rejected) as caught:
         normalize(data, 1000)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("text", [b"\xef\xbb\xbf <svg xmlns='x'/>", b"<?xml version='1.0'?><svg/>", b"<!DOCTYPE html><p>gone</p>"])
+def test_text_that_poses_as_an_image_is_named(text: bytes) -> None:
+    with pytest.raises(Rejected, match="SVG, HTML or XML text"):
+        normalize(text, 1000)
+
+
+def test_a_photograph_of_two_pictures_is_its_first() -> None:
+    """Phones store a preview beside the photograph: JPEG's multi-picture format, which moves nothing."""
+    stored = normalize(encoded(form="MPO", save_all=True, append_images=[PICTURE.rotate(180)], quality=100), 1000)
+    off = [np.abs(decode(stored.data).astype(int) - np.asarray(one)).mean() for one in (PICTURE, PICTURE.rotate(180))]
+    assert off[0] < off[1] / 1.5
 
 
 def test_resize_averages_areas_and_keeps_the_whole_image() -> None:
