@@ -34,8 +34,10 @@ class Data(_Section):
 
     name: str = Field("posts", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Name of the dataset in the store: ``datasets/NAME``."""
-    kpi: str = "likes"
-    """Numeric column of the posts that the models aim at."""
+    kpi: str = Field("likes", pattern=r"^[^/]+(/[^/]+)?$")
+    """Numeric column of the posts that the models aim at, or the rate of two: ``clicks/impressions``."""
+    columns: dict[Literal["id", "account", "company", "timestamp", "text", "image", "images"], str] = Field(default_factory=dict)
+    """What the export calls our columns, where it calls them otherwise; dots reach into nested objects: ``account: user.name``."""
     min_text: int = Field(50, ge=0)
     """Shortest post text, in characters."""
     min_posts: int = Field(1, ge=1)
@@ -48,7 +50,7 @@ class Data(_Section):
     """First day that no longer counts, as ``YYYY-MM-DD``."""
     percentiles: tuple[float, float] = (60.0, 90.0)
     """Per-account percentiles that part low from medium and medium from high."""
-    floors: tuple[int, int, int] = (20, 30, 40)
+    floors: tuple[float, float, float] = (20, 30, 40)
     """A post enters low, medium, high only when its KPI is above this."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of posts in train, validation, test."""

@@ -39,7 +39,7 @@ def percentiles(accounts: Sequence[str], kpi_N: NDArray[np.float64]) -> NDArray[
 
 
 def buckets(
-    percentile_N: NDArray[np.float64], kpi_N: NDArray[np.float64], edges: tuple[float, float], floors: tuple[int, int, int]
+    percentile_N: NDArray[np.float64], kpi_N: NDArray[np.float64], edges: tuple[float, float], floors: tuple[float, float, float]
 ) -> list[Bucket | None]:
     """Bucket of each post; none for a post whose KPI is not above its bucket's floor.
 

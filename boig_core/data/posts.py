@@ -1,15 +1,19 @@
 """Posts: an export of a brand's history read row by row, each row accepted or rejected with a reason.
 
-Columns: id, account, company (else the account stands in), timestamp (ISO-8601), text, image or images, and the KPI of the recipe. JSONL
-is the main form; CSV and Parquet are read through pyarrow. Leaves out: fetching the images (see `fetch`) and the buckets (see `kpi`).
+Columns: id, account, company (else the account stands in), timestamp (ISO-8601), text, image or images, and the KPI of the recipe; other
+names are mapped by ``data.columns``. JSONL is the main form, of rows or of X API pages; a ``.json`` file is a list of them, or one page;
+CSV and Parquet are read through pyarrow; all but Parquet may be gzipped. Leaves out: fetching the images (see `fetch`) and the buckets
+(see `kpi`).
 """
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import math
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,12 +21,14 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from boig_core.config import Data
+from boig_core.data import x_api
 from boig_core.data.rejects import Rejected
 from boig_core.data.split import unit
 from boig_core.errors import InputError, NotFoundInStoreError
 from boig_core.storage import store
 
-SUFFIXES: Final = (".jsonl", ".ndjson", ".csv", ".parquet")
+_TEXTS: Final = (".jsonl", ".ndjson", ".json", ".csv")
+SUFFIXES: Final = (*_TEXTS, ".parquet", *(f"{suffix}.gz" for suffix in _TEXTS))
 LINK: Final = "<hyperlink>"
 _LINKS: Final = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
 _HASHTAGS: Final = re.compile(r"(?<!\w)#(\w+)")
@@ -110,43 +116,60 @@ def read_posts(uri: str, data: Data, seed: int) -> tuple[list[Post], list[Reject
     posts: dict[str, Post] = {}
     rejects: list[Reject] = []
     for line, row in _rows(uri):
-        fields = row if isinstance(row, Mapping) else {}
+        name: str | None = None
         try:
-            post = parse_post(line, row, data)
+            if isinstance(row, Rejected):
+                raise row
+            fields = rename(row, data.columns)
+            name = _label(fields.get("id"))
+            post = parse_post(line, fields, data)
             if post.id in posts:
                 raise Rejected("duplicate_id", f"id {post.id} stands in line {posts[post.id].line} already")
             posts[post.id] = post
         except Rejected as exc:
-            rejects.append(Reject(line, _label(fields.get("id")), None, exc.code, exc.reason))
+            rejects.append(Reject(line, name, None, exc.code, exc.reason))
     kept, dropped = _choose(posts.values(), data, seed)
     return kept, rejects + dropped
 
 
-def parse_post(line: int, row: bytes | Mapping[str, Any], data: Data) -> Post:
-    """One row of an export: a JSON line as bytes, or the cells of a table's row by name.
+def rename(fields: Any, columns: Mapping[str, str]) -> Mapping[str, Any]:
+    """A row under our column names, its own kept beside them: a KPI is named as the export names it.
+
+    Args:
+        fields: a row of the export.
+        columns: export's name by ours; dots reach into nested objects.
+
+    Raises:
+        Rejected: ``bad_json``, the row is no object.
+    """
+    if not isinstance(fields, Mapping):
+        raise Rejected("bad_json", "is no JSON object")
+    return {**fields, **{ours: _reach(fields, theirs) for ours, theirs in columns.items()}}
+
+
+def parse_post(line: int, fields: Mapping[str, Any], data: Data) -> Post:
+    """One row of an export, under our column names.
 
     Raises:
         Rejected: with the first rule that the row breaks.
     """
-    fields = _parse_json(row) if isinstance(row, bytes) else row
     moment = _moment(_require(fields, "timestamp"))
     day = moment.date().isoformat()
     if (data.since and day < data.since) or (data.until and day >= data.until):
         raise Rejected("out_of_period", f"{day} is not in [{data.since or '...'}, {data.until or '...'})")
-    raw = _require(fields, "text")
-    text = " ".join(_LINKS.sub(LINK, str(raw)).split())
+    text = " ".join(_LINKS.sub(LINK, _text(fields, "text")).split())
     if len(text) < data.min_text:
         raise Rejected("text_too_short", f"the text has {len(text)} characters, at least {data.min_text} are asked for")
-    account = str(_require(fields, "account"))
+    account = _text(fields, "account")
     return Post(
         line=line,
-        id=str(_require(fields, "id")),
+        id=_text(fields, "id"),
         account=account,
         company=str(fields.get("company") or account),
         timestamp=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
         text=text,
         keywords=keywords(text),
-        kpi=_number(_require(fields, data.kpi), data.kpi),
+        kpi=_kpi(fields, data.kpi),
         images=_images(fields),
     )
 
@@ -180,16 +203,29 @@ def _choose(posts: Iterable[Post], data: Data, seed: int) -> tuple[list[Post], l
     return kept, rejects
 
 
-def _rows(uri: str) -> Iterator[tuple[int, bytes | Mapping[str, Any]]]:
-    """Rows with their place from 1; empty lines are passed over."""
+def _rows(uri: str) -> Iterator[tuple[int, Any]]:
+    """Rows with their line or place from 1, or why a line holds none; empty lines are passed over."""
     try:
         content = store.read_bytes(uri)
     except NotFoundInStoreError as exc:
         raise InputError(uri, "does not exist", "give the posts file of an export, or its folder") from exc
-    if not uri.endswith((".csv", ".parquet")):
+    if uri.endswith(".gz"):
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as exc:
+            raise InputError(uri, f"cannot be unpacked ({exc})", "export the posts again, or without gzip") from exc
+    if uri.endswith((".json", ".json.gz")):
+        try:
+            whole = json.loads(content)
+        except (ValueError, RecursionError) as exc:
+            raise InputError(uri, f"is not JSON ({exc})", "export the posts again, or as JSON lines") from exc
+        items = whole if isinstance(whole, list) else [whole]
+        yield from ((place, one) for place, item in enumerate(items, start=1) for one in _flatten(item))
+        return
+    if not uri.endswith((".csv", ".csv.gz", ".parquet")):
         for line, row in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
             if row.strip():
-                yield line, row
+                yield from ((line, one) for one in _parse_json(row))
         return
     import pyarrow as pa
     from pyarrow import csv, parquet
@@ -201,23 +237,55 @@ def _rows(uri: str) -> Iterator[tuple[int, bytes | Mapping[str, Any]]]:
     yield from enumerate(table.to_pylist(), start=1)
 
 
-def _parse_json(row: bytes) -> Mapping[str, Any]:
+def _parse_json(row: bytes) -> list[Any]:
+    """The rows that a line holds, or why it holds none."""
     try:
-        fields = json.loads(row.decode("utf-8"))
+        return _flatten(json.loads(row.decode("utf-8")))
     except UnicodeDecodeError as exc:
-        raise Rejected("encoding", f"byte {exc.start} is not UTF-8") from exc
-    except (json.JSONDecodeError, RecursionError) as exc:
-        raise Rejected("bad_json", f"is not JSON ({exc})") from exc
-    if not isinstance(fields, dict):
-        raise Rejected("bad_json", "is no JSON object")
-    return fields
+        return [Rejected("encoding", f"byte {exc.start} is not UTF-8")]
+    except (ValueError, RecursionError) as exc:
+        return [Rejected("bad_json", f"is not JSON ({exc})")]
+
+
+def _flatten(item: Any) -> list[Any]:
+    """A row as it is, or the rows of an X API page."""
+    return x_api.rows_of(item) if isinstance(item, dict) and x_api.is_page(item) else [item]
+
+
+def _reach(fields: Mapping[str, Any], path: str) -> Any:
+    """Value of a column, or of a nested one by its dotted path; a column whose own name has dots comes first."""
+    value: Any = fields
+    if path in fields:
+        return fields[path]
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _kpi(fields: Mapping[str, Any], name: str) -> float:
+    """A column, or the rate of two: ``clicks/impressions``."""
+    upper, slash, lower = name.partition("/")
+    value = _number(_require(fields, upper), upper)
+    if not slash:
+        return value
+    whole = _number(_require(fields, lower), lower)
+    if whole == 0:
+        raise Rejected("bad_kpi", f"{name} is no rate: {lower} is 0")
+    return value / whole
 
 
 def _require(fields: Mapping[str, Any], name: str) -> Any:
-    value = fields.get(name)
+    value = _reach(fields, name)
     if value is None or value == "":
         raise Rejected("missing_field", f"{name} is missing")
     return value
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value = _require(fields, name)
+    if isinstance(value, (Mapping, list, bool)):
+        raise Rejected("missing_field", f"{name} = {str(value)[:40]!r} is no text")
+    return str(value)
 
 
 def _label(value: Any) -> str | None:

@@ -43,8 +43,13 @@ def build_prompt(sample: Sample, kpi: KpiCondition | None) -> str:
         f"{_line(', '.join(sample.keywords))} {sample.width}x{sample.height}".strip(),
     ]
     if kpi is not None:
-        lines.append(f"kpi: {kpi.value:.0f} {kpi.label}")
+        lines.append(f"kpi: {print_kpi(kpi.value)} {kpi.label}")
     return "\n".join(lines) + "\n" + ANSWER_FOLLOWS
+
+
+def print_kpi(value: float) -> str:
+    """A KPI in as few characters as tell it: counts whole, rates to three digits."""
+    return f"{value:.0f}" if value >= 100 or value == round(value) else f"{value:.3g}"
 
 
 def _line(text: str) -> str:

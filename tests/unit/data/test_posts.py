@@ -1,5 +1,6 @@
 """Exports read row by row: what is accepted, and the code of what is not."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from boig_core.config import Data
 from boig_core.data.posts import find_posts, keywords, read_posts
@@ -46,6 +49,7 @@ def test_a_good_row(tmp_path: Path) -> None:
         (json.dumps(GOOD).encode().replace(b"green", b"gr\xfcn"), "encoding"),
         ({"likes": None}, "missing_field"),
         ({"id": ""}, "missing_field"),
+        ({"account": {"name": "verde"}}, "missing_field"),
         ({"image": []}, "missing_field"),
         ({"image": [1]}, "image_missing"),
         ({"likes": "1,234"}, "bad_kpi"),
@@ -94,6 +98,119 @@ def test_hashtags_are_the_keywords() -> None:
 def test_another_kpi(tmp_path: Path) -> None:
     [post], _ = read(tmp_path, {**GOOD, "shares": "17"}, kpi="shares")
     assert post.kpi == 17.0
+
+
+def test_a_rate_of_two_columns_is_a_kpi(tmp_path: Path) -> None:
+    rows = [
+        {**GOOD, "id": "1", "clicks": 3, "impressions": 400},
+        {**GOOD, "id": "2", "clicks": 3, "impressions": 0},
+        {**GOOD, "id": "3", "clicks": 3},
+    ]
+    [post], rejects = read(tmp_path, *rows, kpi="clicks/impressions")
+    assert post.kpi == 0.0075
+    assert [(reject.code, reject.reason) for reject in rejects] == [
+        ("bad_kpi", "clicks/impressions is no rate: impressions is 0"),
+        ("missing_field", "impressions is missing"),
+    ]
+    with pytest.raises(ValueError, match="kpi"):
+        Data(kpi="clicks/impressions/days")
+
+
+def test_columns_that_are_called_otherwise_and_nested(tmp_path: Path) -> None:
+    row = {
+        "pk": 7,
+        "user": {"name": "verde_official"},
+        "created.at": "2019-03-04",
+        "text": GOOD["text"],
+        "media": ["a.png"],
+        "stats": {"up": 5},
+    }
+    columns = {"id": "pk", "account": "user.name", "timestamp": "created.at", "images": "media"}
+    [post], rejects = read(tmp_path, row, columns=columns, kpi="stats.up")
+    assert (post.id, post.account, post.company, post.kpi, post.images) == ("7", "verde_official", "verde_official", 5.0, ("a.png",))
+    assert rejects == []
+    with pytest.raises(ValueError, match="columns"):
+        Data(columns={"likes": "stats.up"})
+
+
+PAGE: dict[str, Any] = {
+    "data": [
+        {
+            "id": "100",
+            "author_id": "9",
+            "created_at": "2022-02-03T04:05:06.000Z",
+            "text": GOOD["text"],
+            "attachments": {"media_keys": ["3_1", "13_2", "3_3"]},
+            "public_metrics": {"like_count": 41, "retweet_count": 2, "impression_count": 900},
+        },
+        {"id": "101", "author_id": "8", "created_at": "2022-02-03T04:05:06.000Z", "text": GOOD["text"]},
+        "a string in place of a post",
+    ],
+    "includes": {
+        "users": [{"id": "9", "username": "verde_official", "name": "Verde"}],
+        "media": [
+            {"media_key": "3_1", "type": "photo", "url": "https://pbs.example/1.jpg"},
+            {"media_key": "13_2", "type": "video", "preview_image_url": "https://pbs.example/2.jpg"},
+            {"media_key": "3_3", "type": "photo", "url": "https://pbs.example/3.jpg"},
+        ],
+    },
+    "meta": {"result_count": 3},
+}
+
+
+def test_pages_of_the_x_api(tmp_path: Path) -> None:
+    [post], rejects = read(tmp_path, PAGE, kpi="likes/impressions")
+    assert (post.line, post.id, post.account, post.company) == (1, "100", "verde_official", "Verde")
+    assert post.timestamp == "2022-02-03T04:05:06Z"
+    assert post.images == ("https://pbs.example/1.jpg", "https://pbs.example/3.jpg")
+    assert post.kpi == 41 / 900
+    assert [(reject.line, reject.post, reject.code) for reject in rejects] == [(1, "101", "missing_field"), (1, None, "bad_json")]
+
+
+@pytest.mark.parametrize(
+    "hole", [{"includes": None}, {"includes": []}, {"includes": {"users": "x", "media": [1]}}, {"data": [{"attachments": 1}]}]
+)
+def test_a_page_with_holes_loses_rows_and_not_the_run(tmp_path: Path, hole: dict[str, Any]) -> None:
+    posts, rejects = read(tmp_path, {**PAGE, **hole})
+    assert posts == []
+    assert {reject.code for reject in rejects} <= {"missing_field", "bad_json"}
+
+
+def test_a_json_file_is_a_list_of_rows_and_pages(tmp_path: Path) -> None:
+    (tmp_path / "posts.json").write_text(json.dumps([GOOD, PAGE, {**GOOD, "id": "2", "text": "short"}]))
+    posts, rejects = read_posts(find_posts(str(tmp_path)), Data(), 0)
+    assert [(post.line, post.id) for post in posts] == [(1, "1"), (2, "100")]
+    assert [(reject.line, reject.code) for reject in rejects] == [(2, "missing_field"), (2, "bad_json"), (3, "text_too_short")]
+    (tmp_path / "posts.json").write_text("[{]")
+    with pytest.raises(InputError, match="is not JSON"):
+        read_posts(find_posts(str(tmp_path)), Data(), 0)
+
+
+def test_gzip(tmp_path: Path) -> None:
+    packed = gzip.compress(json.dumps(GOOD).encode())
+    (tmp_path / "posts.jsonl.gz").write_bytes(packed)
+    [post], _ = read_posts(find_posts(str(tmp_path)), Data(), 0)
+    assert post.id == "1"
+    for broken in (packed[:-9], b"no gzip", packed[:20] + b"x" * 30):
+        (tmp_path / "posts.jsonl.gz").write_bytes(broken)
+        with pytest.raises(InputError, match="cannot be unpacked"):
+            read_posts(find_posts(str(tmp_path)), Data(), 0)
+
+
+COLUMNS = ["id", "account", "timestamp", "text", "image", "images", "likes"]
+PARTS = ["data", "includes", "meta", "users", "media", "attachments", "media_keys", "public_metrics", "author_id"]
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(COLUMNS + PARTS), inner, max_size=6),
+    max_leaves=20,
+)
+
+
+@given(ANYTHING)
+def test_no_row_whatever_it_holds_ends_the_run(tmp_path_factory: pytest.TempPathFactory, row: Any) -> None:
+    posts, rejects = read(tmp_path_factory.mktemp("rows"), GOOD, json.dumps(row).encode())
+    assert [post.id for post in posts][:1] == ["1"]
+    assert all(reject.line == 2 for reject in rejects)
 
 
 def test_csv_and_parquet_say_the_same(tmp_path: Path) -> None:
