@@ -25,6 +25,10 @@ from boig_core.errors import RecipeError
 Fraction = float
 
 
+SplitBy = Literal["post", "account", "time"]
+"""What never crosses splits."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
 
@@ -54,6 +58,8 @@ class Data(_Section):
     """A post enters low, medium, high only when its KPI is above this."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of posts in train, validation, test."""
+    split_by: SplitBy = "post"
+    """What never crosses splits: a ``post`` with all its images, an ``account``, or a moment of ``time`` (the earliest posts train)."""
     shard_mb: float = Field(64.0, gt=0)
     """Target size of an image shard, in MiB."""
     fetch_concurrency: int = Field(16, ge=1)

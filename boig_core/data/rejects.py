@@ -22,6 +22,7 @@ Code = Literal[
     "image_unreadable",
     "image_too_large",
     "image_animated",
+    "image_repeated",
     "host_refused",
     "opted_out",
     "http_error",

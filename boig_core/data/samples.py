@@ -16,7 +16,7 @@ from boig_core.data.images import StoredImage
 from boig_core.data.kpi import buckets, percentiles
 from boig_core.data.posts import Post, Reject
 from boig_core.data.rejects import Rejected
-from boig_core.data.split import split_of
+from boig_core.data.split import Key, splits_of
 from boig_core.vocabulary import BUCKETS, Sample, Split
 
 SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")
@@ -46,10 +46,14 @@ def make_samples(
     kpi_N = np.array([post.kpi for post in kept], np.float64)
     percentile_N = percentiles([post.account for post in kept], kpi_N)
     labels = buckets(percentile_N, kpi_N, data.percentiles, data.floors)
+    splits = splits_of([_key(post, images) for post in kept], data.split_by, data.split, seed)
     samples: dict[str, Sample] = {}
     taken = {post.id for post in kept}
-    for post, percentile, bucket in zip(kept, percentile_N, labels, strict=True):
-        split = split_of(seed, post.id, data.split)
+    for post, percentile, bucket, split in zip(kept, percentile_N, labels, splits, strict=True):
+        if split is None:
+            reason = "it shares an image with a post of an earlier split"
+            rejects.append(Reject(post.line, post.id, None, "image_repeated", reason))
+            continue
         for place, reference in enumerate(post.images, start=1):
             image = images[reference]
             name = post.id if place == 1 else f"{post.id}-{place}"
@@ -75,6 +79,11 @@ def make_samples(
                 height=image.height,
             )
     return [samples[name] for name in sorted(samples)], rejects
+
+
+def _key(post: Post, images: Mapping[str, StoredImage | Rejected]) -> Key:
+    found = [images[reference] for reference in post.images]
+    return Key(post.id, post.account, post.timestamp, tuple(image.sha256 for image in found if isinstance(image, StoredImage)))
 
 
 def card(samples: Sequence[Sample], rejects: Sequence[Reject], posts: int) -> dict[str, Any]:

@@ -1,10 +1,16 @@
 """Buckets per account and splits by post."""
 
+from collections import defaultdict
+from typing import get_args
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from boig_core.config import SplitBy
 from boig_core.data.kpi import buckets, percentiles
-from boig_core.data.split import split_of
+from boig_core.data.split import Key, split_of, splits_of
 
 
 def test_percentiles_are_ranks_within_the_account() -> None:
@@ -44,3 +50,53 @@ def test_splits_follow_the_shares_and_stay_when_the_seed_does() -> None:
     assert splits == [split_of(0, post, (0.8, 0.1, 0.1)) for post in posts]
     assert splits != [split_of(1, post, (0.8, 0.1, 0.1)) for post in posts]
     assert split_of(0, "1000000007", (0.8, 0.1, 0.1)) == "train"  # pinned: a changed hash would move every post of every dataset
+
+
+KEYS = st.lists(
+    st.builds(
+        Key,
+        id=st.uuids().map(str),
+        account=st.sampled_from("abcdef"),
+        timestamp=st.datetimes().map(lambda moment: moment.isoformat(timespec="seconds")),
+        images=st.lists(st.sampled_from([f"image-{i}" for i in range(60)]), min_size=1, max_size=3, unique=True).map(tuple),
+    ),
+    unique_by=lambda key: key.id,
+    max_size=40,
+)
+
+
+@pytest.mark.parametrize("by", get_args(SplitBy))
+@given(keys=KEYS)
+def test_what_belongs_together_never_crosses_and_order_is_nothing(by: SplitBy, keys: list[Key]) -> None:
+    splits = splits_of(keys, by, (0.6, 0.2, 0.2), 0)
+    assert splits_of(keys[::-1], by, (0.6, 0.2, 0.2), 0) == splits[::-1]
+    held = defaultdict(set)
+    for key, split in zip(keys, splits, strict=True):
+        if split is not None:
+            for name in (*key.images, *([f"account {key.account}"] if by == "account" else [])):
+                held[name].add(split)
+    assert all(len(found) == 1 for found in held.values())
+    if by == "time":
+        order = [
+            ("train", "validation", "test").index(s) for _, s in sorted((k.timestamp, s) for k, s in zip(keys, splits, strict=True) if s)
+        ]
+        assert order == sorted(order)
+    else:
+        assert None not in splits
+
+
+def test_posts_that_share_no_image_are_split_by_their_own_id() -> None:
+    keys = [Key(str(i), "a", "2020", (f"image {i}",)) for i in range(300)]
+    assert splits_of(keys, "post", (0.8, 0.1, 0.1), 0) == [split_of(0, key.id, (0.8, 0.1, 0.1)) for key in keys]
+
+
+def test_by_time_the_shares_hold_and_a_repeated_image_is_left_out() -> None:
+    keys = [Key(str(i), "a", f"2020-01-{i + 1:02}", (f"image {i}",)) for i in range(20)]
+    found = splits_of(keys, "time", (0.6, 0.2, 0.2), 0)
+    assert found == ["train"] * 12 + ["validation"] * 4 + ["test"] * 4
+    repeats = [*keys[:-1], Key("19", "a", "2020-01-20", ("image 19", "image 3"))]
+    assert splits_of(repeats, "time", (0.6, 0.2, 0.2), 0) == [*found[:-1], None]
+
+
+def test_no_posts_no_splits() -> None:
+    assert [splits_of([], by, (0.6, 0.2, 0.2), 0) for by in get_args(SplitBy)] == [[], [], []]
