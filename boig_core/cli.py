@@ -17,7 +17,9 @@ from boig_core.errors import BoigError, UserError
 
 app = typer.Typer(help="Retrain image generators that aim at a KPI.", no_args_is_help=True, pretty_exceptions_enable=False)
 recipe_app = typer.Typer(help="List, show and check recipes.", no_args_is_help=True)
+dataset_app = typer.Typer(help="Look at a dataset in the store.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
+app.add_typer(dataset_app, name="dataset")
 add_commands(app)
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
@@ -53,6 +55,42 @@ def recipe_check(recipe: str, overrides: Overrides = None, as_json: Json = False
     print(
         json.dumps({"name": resolved.name, "digest": resolved.digest()}) if as_json else f"{resolved.name}: ok ({resolved.digest()[:12]})"
     )
+
+
+@dataset_app.command("show")
+def dataset_show(uri: str, as_json: Json = False) -> None:
+    """The numbers of a dataset: rows, rejects by reason, buckets by split, and what it was made from."""
+    import yaml
+
+    from boig_core.storage import manifest
+
+    parts = manifest.read_manifest(uri, kind="dataset")
+    found = {"digest": parts.digest(), **parts.meta, "lineage": parts.lineage.model_dump()}
+    print(json.dumps(found, indent=1) if as_json else yaml.safe_dump(found, sort_keys=False).rstrip())
+
+
+@dataset_app.command("verify")
+def dataset_verify(uri: str, as_json: Json = False) -> None:
+    """Read every byte of a dataset again and hold it against its manifest; exit code 1 when it is not whole."""
+    from boig_core.data.inspect import verify_dataset
+
+    found = verify_dataset(uri)
+    whole = f"whole: {found['files']} files of {found['bytes'] / 2**20:.1f} MiB, {found['samples']} samples of {found['images']} images"
+    print(json.dumps(found) if as_json else whole)
+
+
+@dataset_app.command("diff")
+def dataset_diff(old: str, new: str, as_json: Json = False) -> None:
+    """Samples that were added, removed or changed from one dataset to another, by the field that differs."""
+    from boig_core.data.inspect import diff
+
+    found = diff(old, new)
+    if as_json:
+        print(json.dumps(found))
+        return
+    rows = {"added": found["added"], "removed": found["removed"], **{f"changed {name}": ids for name, ids in found["changed"].items()}}
+    for name, ids in rows.items():
+        print(f"{name}: {len(ids)}" + (f"  ({', '.join(ids[:3])}{', …' if len(ids) > 3 else ''})" if ids else ""))
 
 
 @app.command("report")

@@ -1,6 +1,7 @@
 """A dataset written and read back: labels, images, descriptions, and what happens when a file was tampered with."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from boig_core.config import Data
 from boig_core.data import dataset
 from boig_core.data.images import StoredImage, normalize, resize
+from boig_core.data.inspect import diff, verify_dataset
 from boig_core.data.posts import Post
 from boig_core.data.rejects import Rejected
 from boig_core.data.samples import card, make_samples
@@ -35,8 +37,8 @@ POSTS = [post("p", 100, "0"), post("q", 50, "1", "2"), post("r", 25, "bad", "3")
 SEEN = Description({"Red": 0.6, "Blue": 0.4}, {"warm": 0.6, "neutral": 0.0, "cool": 0.4}, {"ball": (1.0, 2.0, 3.5, 4.0)})
 
 
-def publish(root: str, scratch: Path, *, perceived: bool = False) -> str:
-    samples, rejects = make_samples(POSTS, IMAGES, Data(), seed=0)
+def publish(root: str, scratch: Path, *, perceived: bool = False, posts: Sequence[Post] = POSTS) -> str:
+    samples, rejects = make_samples(posts, IMAGES, Data(), seed=0)
     stored = [found for found in IMAGES.values() if isinstance(found, StoredImage)]
     uri, attempt = store.join(root, "datasets", "d", "v1"), store.join(root, "runs", "attempt-1")
     # One image a shard, so that readers have to look into several.
@@ -110,6 +112,29 @@ def test_an_altered_shard_is_an_error(tmp_path: Path) -> None:
     shard.write_bytes(data)
     with pytest.raises(CorruptError, match="differs from its manifest"):
         dataset.read_images(uri)
+
+
+def test_a_whole_dataset_is_counted_and_a_torn_one_is_named(tmp_path: Path) -> None:
+    uri = publish(str(tmp_path / "store"), tmp_path / "scratch", perceived=True)
+    found = verify_dataset(uri)
+    assert (found["files"], found["samples"], found["images"]) == (9, 5, 6)
+    for name in (dataset.LABELS, dataset.REJECTS):
+        kept = (Path(uri) / name).read_bytes()
+        (Path(uri) / name).write_bytes(kept[:50] + bytes([kept[50] ^ 1]) + kept[51:])
+        with pytest.raises(CorruptError, match="differs from its manifest"):
+            verify_dataset(uri)
+        (Path(uri) / name).write_bytes(kept)
+    next((tmp_path / "store" / "datasets" / "d" / "blobs").glob("perception-*")).unlink()
+    with pytest.raises(CorruptError, match="has none"):
+        verify_dataset(uri)
+
+
+def test_what_changed_between_two_datasets(tmp_path: Path) -> None:
+    old = publish(str(tmp_path / "old"), tmp_path / "a")
+    later = [*(replace(one, kpi=one.kpi + 1) if one.id == "p" else one for one in POSTS if one.id != "t"), post("u", 90, "5", account="c")]
+    new = publish(str(tmp_path / "new"), tmp_path / "b", posts=later)
+    assert diff(old, new) == {"added": ["u"], "removed": ["t"], "changed": {"kpi": ["p"]}}
+    assert diff(new, new) == {"added": [], "removed": [], "changed": {}}
 
 
 def test_equal_images_make_equal_shards_in_any_order_and_are_written_once(tmp_path: Path) -> None:

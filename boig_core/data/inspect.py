@@ -1,0 +1,65 @@
+"""A dataset looked at from outside: is it whole, and what has changed since another version?
+
+Leaves out: reading a dataset for training (see `dataset`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from boig_core.data import dataset
+from boig_core.errors import CorruptError
+from boig_core.storage import manifest
+from boig_core.vocabulary import Sample
+
+
+def verify_dataset(uri: str) -> dict[str, int]:
+    """Read every byte of a dataset again.
+
+    Args:
+        uri: of a dataset.
+
+    Returns:
+        Counts of ``files``, ``bytes``, ``samples``, ``images``.
+
+    Raises:
+        NotFoundInStoreError: no such dataset.
+        CorruptError: it was never committed, a file is missing or differs from the manifest, or a sample's image is in no shard.
+    """
+    parts = manifest.verify(uri, kind=dataset.KIND)
+    images = dataset.shards(parts, dataset.IMAGES)
+    with tempfile.TemporaryDirectory(prefix="boig-verify-") as scratch:
+        for entry in parts.files:
+            if entry not in images:
+                manifest.fetch_file(uri, entry, Path(scratch) / "file")
+    held = {image.sha256 for entry in images for image in dataset.shard_images(uri, entry)}
+    samples = dataset.read_samples(uri)
+    if lost := {sample.image for sample in samples} - held:
+        raise CorruptError(uri, f"{len(lost)} images of its samples are in no shard, the first {min(lost)}", "run ingest again")
+    return {"files": len(parts.files), "bytes": sum(entry.size for entry in parts.files), "samples": len(samples), "images": len(held)}
+
+
+def diff(old: str, new: str) -> dict[str, Any]:
+    """What has changed from one dataset to another.
+
+    Args:
+        old: URI of a dataset.
+        new: URI of another, usually a later version of the same.
+
+    Returns:
+        ``added`` and ``removed``: ids of samples; ``changed``: ids of samples in both by the field that differs.
+
+    Raises:
+        NotFoundInStoreError, CorruptError: one of the two cannot be read.
+    """
+    before, after = ({sample.id: sample for sample in dataset.read_samples(uri)} for uri in (old, new))
+    both = sorted(before.keys() & after.keys())
+    changed = {field.name: [i for i in both if getattr(before[i], field.name) != getattr(after[i], field.name)] for field in fields(Sample)}
+    return {
+        "added": sorted(after.keys() - before.keys()),
+        "removed": sorted(before.keys() - after.keys()),
+        "changed": {name: ids for name, ids in changed.items() if ids},
+    }
