@@ -25,6 +25,8 @@ from boig_core.errors import RecipeError
 Fraction = float
 
 
+Column = Literal["id", "account", "company", "timestamp", "text", "image", "images"]
+"""A column of an export that every post has, beside its KPIs."""
 SplitBy = Literal["post", "account", "time"]
 """What never crosses splits."""
 
@@ -40,7 +42,7 @@ class Data(_Section):
     """Name of the dataset in the store: ``datasets/NAME``."""
     kpi: str = Field("likes", pattern=r"^[^/]+(/[^/]+)?$")
     """Numeric column of the posts that the models aim at, or the rate of two: ``clicks/impressions``."""
-    columns: dict[Literal["id", "account", "company", "timestamp", "text", "image", "images"], str] = Field(default_factory=dict)
+    columns: dict[Column, str] = Field(default_factory=dict)
     """What the export calls our columns, where it calls them otherwise; dots reach into nested objects: ``account: user.name``."""
     min_text: int = Field(50, ge=0)
     """Shortest post text, in characters."""

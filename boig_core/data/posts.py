@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from boig_core.config import Data
+from boig_core.config import Column, Data
 from boig_core.data import x_api
 from boig_core.data.rejects import Rejected
 from boig_core.data.split import unit
@@ -132,7 +132,7 @@ def read_posts(uri: str, data: Data, seed: int) -> tuple[list[Post], list[Reject
     return kept, rejects + dropped
 
 
-def rename(fields: Any, columns: Mapping[str, str]) -> Mapping[str, Any]:
+def rename(fields: Any, columns: Mapping[Column, str]) -> Mapping[str, Any]:
     """A row under our column names, its own kept beside them: a KPI is named as the export names it.
 
     Args:

@@ -88,8 +88,11 @@ def _draw(model: Any, cache: Any, logits_NV: Tensor, mask_NT: Tensor, chance_NT:
     return written_NT
 
 
-class Roomy(DynamicLayer):
+class Roomy(DynamicLayer):  # type: ignore[misc]  # transformers has no types
     """Keys and values of one layer with room for more: a new token is written in place, where transformers' own copies all before it."""
+
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, layer: DynamicLayer) -> None:
         super().__init__()
