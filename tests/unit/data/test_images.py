@@ -2,11 +2,14 @@
 
 import hashlib
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from boig_core.data.images import decode, load, normalize, resize
@@ -86,6 +89,22 @@ def test_a_photograph_of_two_pictures_is_its_first() -> None:
     stored = normalize(encoded(form="MPO", save_all=True, append_images=[PICTURE.rotate(180)], quality=100), 1000)
     off = [np.abs(decode(stored.data).astype(int) - np.asarray(one)).mean() for one in (PICTURE, PICTURE.rotate(180))]
     assert off[0] < off[1] / 1.5
+
+
+WHOLE = [encoded(form=form) for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP")]
+
+
+@settings(max_examples=300)
+@given(
+    st.sampled_from(WHOLE), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=12), st.integers(0, 400)
+)
+def test_bytes_that_were_tampered_with_give_an_image_or_a_reject(data: bytes, flips: list[tuple[int, int]], cut: int) -> None:
+    torn = bytearray(data[: max(1, len(data) - cut)])
+    for at, value in flips:
+        torn[at % len(torn)] = value
+    with suppress(Rejected):
+        stored = normalize(bytes(torn), 1000)
+        assert decode(stored.data).shape == (stored.height, stored.width, 3)
 
 
 def test_resize_averages_areas_and_keeps_the_whole_image() -> None:

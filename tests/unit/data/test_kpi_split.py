@@ -19,6 +19,14 @@ def test_percentiles_are_ranks_within_the_account() -> None:
     assert found.tolist() == [12.5, 25.0, 87.5, 50.0, 75.0, 50.0]
 
 
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9) | st.floats(0, 1e12)), max_size=60))
+def test_percentiles_agree_with_counting(rows: list[tuple[str, float]]) -> None:
+    found = percentiles([account for account, _ in rows], np.array([kpi for _, kpi in rows], np.float64))
+    for (account, kpi), percentile in zip(rows, found, strict=True):
+        own = [other for name, other in rows if name == account]
+        assert percentile == pytest.approx(100 * (sum(k < kpi for k in own) + sum(k == kpi for k in own) / 2) / len(own))
+
+
 def test_ten_distinct_posts_make_six_low_three_medium_one_high() -> None:
     kpi = np.arange(100.0, 110.0)
     labels = buckets(percentiles(["a"] * 10, kpi), kpi, (60, 90), (20, 30, 40))
