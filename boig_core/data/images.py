@@ -1,13 +1,15 @@
 """Images: encoded bytes checked and made uniform, decoded to pixels, resized one way everywhere.
 
-A stored image keeps its bytes when they are a plain RGB JPEG or PNG that stands upright; anything else is encoded as PNG. The SHA-256 of
-the stored bytes is the image's name. Leaves out: where bytes come from (see `fetch`). Shape letters: H height, W width, C = 3 channels.
+A stored image keeps its bytes when they are a plain RGB JPEG or PNG that stands upright, but for their metadata: where and by whom a
+photograph was taken is nobody's business downstream. Anything else is encoded as PNG. The SHA-256 of the stored bytes is the image's name.
+Leaves out: where bytes come from (see `fetch`). Shape letters: H height, W width, C = 3 channels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,6 @@ Pixels = NDArray[np.uint8]
 
 # Formats that people post. The rest of Pillow's decoders are attack surface that no export needs.
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-_KEPT: Final = frozenset({"JPEG", "PNG"})
 _MOVING: Final = frozenset({"GIF", "PNG", "WEBP"})
 _ORIENTATION: Final = 0x0112
 
@@ -60,8 +61,8 @@ def normalize(data: bytes, max_pixels: int) -> StoredImage:
                     raise Rejected("image_animated", f"an animated {image.format}; a description is of one image")
                 image.load()
                 turned = image.getexif().get(_ORIENTATION, 1) != 1
-                if image.format in _KEPT and image.mode == "RGB" and not turned:
-                    return StoredImage(data, hashlib.sha256(data).hexdigest(), image.width, image.height)
+                if image.format in _STRIP and image.mode == "RGB" and not turned and (kept := _STRIP[image.format](data)):
+                    return StoredImage(kept, hashlib.sha256(kept).hexdigest(), image.width, image.height)
                 upright = _flatten(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as exc:
         raise Rejected("image_too_large", f"more than the {max_pixels} pixels that are allowed") from exc
@@ -108,6 +109,42 @@ def load(path: Path, max_pixels: int = 50_000_000) -> Pixels:
         raise InputError(path, f"cannot be read ({exc.strerror})", "give the path of an image file") from exc
     except Rejected as exc:
         raise InputError(path, exc.reason, "give a JPEG, PNG, WebP, GIF or BMP image") from exc
+
+
+def _strip_jpeg(data: bytes) -> bytes:
+    """A JPEG without EXIF, XMP, thumbnails, comments and what follows its end; empty when it is built in no regular way."""
+    kept, at = [data[:2]], 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xDA:  # a scan: its data go on up to the next marker
+            found = _MARKER.search(data, end)
+            end = found.start() if found else len(data)
+        if marker not in _METADATA:
+            kept.append(data[at:end])
+        if data[end : end + 2] == b"\xff\xd9":
+            return b"".join([*kept, b"\xff\xd9"])
+        at = end
+    return b""
+
+
+def _strip_png(data: bytes) -> bytes:
+    """A PNG without texts, EXIF, time stamps and what follows its end: its critical chunks, and those that say how colors are meant."""
+    kept, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if kind[:1].isupper() or kind in _COLOR_CHUNKS:
+            kept.append(data[at:end])
+        if kind == b"IEND":
+            return b"".join(kept)
+        at = end
+    return b""
+
+
+# Of APP0 to APP15, JFIF (0), the color profile (2) and Adobe's color transform (14) decide about pixels; the others and comments do not.
+_METADATA: Final = frozenset({0xFE, 0xE1, *range(0xE3, 0xEE), 0xEF})
+_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_COLOR_CHUNKS: Final = frozenset({b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT"})
+_STRIP: Final = {"JPEG": _strip_jpeg, "PNG": _strip_png}
 
 
 def _flatten(image: Image.Image) -> Image.Image:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from boig_core.data.images import decode, load, normalize, resize
 from boig_core.data.rejects import Rejected
@@ -32,6 +33,28 @@ def test_a_plain_image_keeps_its_bytes(form: str) -> None:
     stored = normalize(data, 1000)
     assert (stored.data, stored.sha256) == (data, hashlib.sha256(data).hexdigest())
     assert (stored.width, stored.height) == (20, 12)
+
+
+def test_metadata_goes_and_pixels_stay() -> None:
+    exif = Image.Exif()
+    exif[0x9286] = "taken at home"  # user comment
+    exif.get_ifd(0x8825)[2] = (52.0, 31.0, 12.0)  # latitude
+    texts = PngInfo()
+    texts.add_text("Author", "a name")
+    texts.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta/>")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    photograph = encoded(form="JPEG", exif=exif, comment=b"by a name", icc_profile=profile, progressive=True)
+    drawing = encoded(exif=exif, pnginfo=texts, icc_profile=profile)
+    for data in (photograph, photograph + b"appended", drawing, drawing + b"appended"):
+        stored = normalize(data, 1000)
+        with Image.open(io.BytesIO(stored.data)) as bare, Image.open(io.BytesIO(data)) as full:
+            assert not bare.getexif()
+            assert bare.info["icc_profile"] == profile
+            assert not {"comment", "Author", "XML:com.adobe.xmp", "xmp"} & bare.info.keys()
+            assert np.array_equal(np.asarray(bare), np.asarray(full))
+        assert b"a name" not in stored.data
+        assert b"appended" not in stored.data
+        assert normalize(stored.data, 1000) == stored
 
 
 def test_transparency_shows_white() -> None:
