@@ -2,8 +2,8 @@
 
 The likeliest answer is the mode of a distribution, which a set metric does not ask for: it stops at few colors, because each further one
 is unlikely on its own. So names are chosen for their expected IOU with the samples (minimum Bayes risk decoding), shares are means, boxes
-are medians. It takes tens of samples to know that expectation: with 8 the consensus was worse than the likeliest answer on the ad world.
-Leaves out: sampling (see `generate`).
+are medians. It takes tens of samples to know that expectation: with 8 the consensus was worse than the likeliest answer on the ad world
+(decision 0007). Leaves out: sampling (see `sampling`).
 """
 
 from __future__ import annotations
