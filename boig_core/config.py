@@ -161,7 +161,7 @@ class LLM(_Section):
     max_new_tokens: int = Field(256, ge=16)
     """Longest answer, in tokens."""
     generate_batch: int = Field(64, ge=1)
-    """Prompts answered at a time."""
+    """Answers written at a time."""
     samples: int = Field(1, ge=1)
     """Answers sampled a prompt, whose consensus is the prediction (worth it from some tens on); 1: the likeliest answer."""
     eval_posts: int = Field(200, ge=1)

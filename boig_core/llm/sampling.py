@@ -27,7 +27,8 @@ def sample_answers(
 ) -> list[list[str]]:
     """Several answers to each prompt, in order, drawn from the model's own distribution.
 
-    A prompt is read once for all its answers. What is drawn depends on the seed and the prompt, not on its company.
+    A prompt is read once for all its answers. What is drawn depends on the seed and the prompt; on its company only
+    through the last bits of the logits, which padding rounds otherwise.
 
     Args:
         prompts: as `templates.build_prompt` words them.
