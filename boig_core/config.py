@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import date
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -25,8 +25,12 @@ from boig_core.errors import RecipeError
 Fraction = float
 
 
-Column = Literal["id", "account", "company", "timestamp", "text", "image", "images"]
-"""A column of an export that every post has, beside its KPIs."""
+Column = Literal["id", "account", "company", "timestamp", "text", "image", "images", "keywords", "licence"]
+"""A column of a post, beside its KPIs."""
+Kpi = Annotated[str, Field(pattern=r"^[^/]+(/[^/]+)?$")]
+"""A numeric column, or the rate of two: ``clicks/impressions``."""
+ImageFormat = Literal["original", "png", "jpeg", "webp"]
+"""How a dataset keeps images."""
 SplitBy = Literal["post", "account", "time"]
 """What never crosses splits."""
 
@@ -40,12 +44,21 @@ class Data(_Section):
 
     name: str = Field("posts", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Name of the dataset in the store: ``datasets/NAME``."""
-    kpi: str = Field("likes", pattern=r"^[^/]+(/[^/]+)?$")
+    kpi: Kpi = "likes"
     """Numeric column of the posts that the models aim at, or the rate of two: ``clicks/impressions``."""
+    more_kpis: tuple[Kpi, ...] = ()
+    """Further KPIs that are kept beside it, with percentile and bucket of their own; a post may lack them."""
     columns: dict[Column, str] = Field(default_factory=dict)
-    """What the export calls our columns, where it calls them otherwise; dots reach into nested objects: ``account: user.name``."""
+    """What the export calls our columns, where it calls them otherwise; dots reach into nested objects: ``account: user.name``, and
+    a value after ``=`` is the same for every row: ``account: =stock``."""
+    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Rows count only when these columns hold one of these values: ``category: [product, service]``."""
     min_text: int = Field(50, ge=0)
     """Shortest post text, in characters."""
+    max_text: int | None = Field(None, ge=1)
+    """Longest post text, in characters; none: any."""
+    mask_links: bool = True
+    """Write ``<hyperlink>`` in place of links."""
     min_posts: int = Field(1, ge=1)
     """Accounts with fewer posts are left out (the paper: 1000)."""
     max_posts: int = Field(2000, ge=1)
@@ -57,11 +70,23 @@ class Data(_Section):
     percentiles: tuple[float, float] = (60.0, 90.0)
     """Per-account percentiles that part low from medium and medium from high."""
     floors: tuple[float, float, float] = (20, 30, 40)
-    """A post enters low, medium, high only when its KPI is above this."""
+    """A post enters low, medium, high only when its KPI is above this; further KPIs have no floors."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of posts in train, validation, test."""
     split_by: SplitBy = "post"
     """What never crosses splits: a ``post`` with all its images, an ``account``, or a moment of ``time`` (the earliest posts train)."""
+    held_out: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """A domain kept apart: posts whose columns hold one of these values form the split ``held_out``, which no training reads."""
+    near_duplicates: int | None = Field(3, ge=0, le=7)
+    """Images whose perceptual hashes differ in at most this many of 64 bits never cross splits; none: identical images alone."""
+    negatives: Fraction = Field(0.0, ge=0, le=1)
+    """Share of the high and medium training samples that come again with an unrelated image and a low KPI (the paper: 0.25)."""
+    negative_kpi: tuple[float, float] = (5.0, 15.0)
+    """The KPI of a negative is drawn evenly from this range."""
+    image_format: ImageFormat = "original"
+    """How images are kept: ``original`` bytes where they are plain (else PNG), or every one encoded anew."""
+    image_quality: int = Field(90, ge=1, le=100)
+    """Quality of images that are encoded anew as JPEG or WebP."""
     shard_mb: float = Field(64.0, gt=0)
     """Target size of an image shard, in MiB."""
     fetch_concurrency: int = Field(16, ge=1)
@@ -94,6 +119,10 @@ class Data(_Section):
             raise ValueError(f"since {self.since} must be before until {self.until}")
         if abs(sum(self.split) - 1.0) > 1e-9 or min(self.split) <= 0:
             raise ValueError(f"split {self.split} must be three positive shares that sum to 1")
+        if not 0 <= self.negative_kpi[0] <= self.negative_kpi[1]:
+            raise ValueError(f"negative_kpi {self.negative_kpi} must be a range of numbers of at least 0")
+        if len({self.kpi, *self.more_kpis}) != 1 + len(self.more_kpis):
+            raise ValueError(f"more_kpis {self.more_kpis} must differ from each other and from kpi {self.kpi}")
         low, high = self.percentiles
         if not 0 < low < high < 100:
             raise ValueError(f"percentiles {self.percentiles} must rise within (0, 100)")

@@ -1,17 +1,19 @@
-"""What siblings share: the palette, the tones, the Description of an image, the Sample (one image of one post).
+"""What siblings share: the palette, the tones, the Description of an image, the Sample (one image of one post), content words.
 
 The 40 color names and 3 tones are the paper's (PAPER section 2). Their RGB values are ours: the authors never published any.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 Bucket = Literal["high", "medium", "low"]
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test", "held_out"]
 BUCKETS: Final[tuple[Bucket, ...]] = ("high", "medium", "low")
+SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test", "held_out")
 
 TONES: Final = ("warm", "neutral", "cool")
 
@@ -83,6 +85,15 @@ class Description:
 
 
 @dataclass(frozen=True)
+class KpiValue:
+    """One KPI of a post: its ``value``, its rank percentile within the account (0 to 100), and the ``bucket`` that follows."""
+
+    value: float
+    normalized: float
+    bucket: Bucket | None
+
+
+@dataclass(frozen=True)
 class Sample:
     """One image of one post: the row that every stage after ingestion reads.
 
@@ -102,6 +113,10 @@ class Sample:
         width: of the stored image, in pixels.
         height: of the stored image, in pixels.
         description: what perception measured, in pixels of (width, height); none before perception.
+        group: common name of the samples whose images are the same or nearly so; none when no other sample has one like it.
+        negative: whether the image is an unrelated one and the KPI was drawn low: for training only (PAPER section 1).
+        more_kpis: further KPIs by name, as far as the post has them.
+        caption: what a captioner says of the image; none without one.
     """
 
     id: str
@@ -119,3 +134,21 @@ class Sample:
     width: int
     height: int
     description: Description | None = None
+    group: str | None = None
+    negative: bool = False
+    more_kpis: Mapping[str, KpiValue] = field(default_factory=dict)
+    caption: str | None = None
+
+
+_WORDS: Final = re.compile(r"[^\W\d_]{3,}")
+_STOPPED: Final = """
+about after all also and any are because been but can day each every for from get give had has have her here his how into its just let
+like made make more much new not now off our out over she some such than that the their them then there these they this time today too
+use very want was were what when where which who whole why will with would you your comes say hello bring brings
+"""
+_STOP_WORDS: Final = frozenset(_STOPPED.split())
+
+
+def content_words(text: str) -> list[str]:
+    """Words of a text that say what it is about: three letters or more and none that stand in every English text; in order, as written."""
+    return [word for word in _WORDS.findall(text) if word.lower() not in _STOP_WORDS]

@@ -1,68 +1,48 @@
-"""Stage ingest: an export of posts and images becomes a dataset with buckets, splits and rejects.
+"""Stage ingest: an export of posts and images becomes a version of a dataset, with buckets, splits and rejects.
 
-Input ``posts``: URI of a posts file or of the folder that holds it. Output ``dataset``.
+Inputs, at least one: ``posts``, URI of a posts file, a folder that holds one, a glob or a web address; ``previous``, a version to add the
+posts to; ``retry``, a version whose rejects are tried again. Output ``dataset``.
 """
 
 from __future__ import annotations
 
 import sys
 
-from boig_core.data import dataset
-from boig_core.data.images import StoredImage
-from boig_core.data.posts import Reject, find_posts, read_posts
-from boig_core.data.samples import card, make_samples
+from boig_core.data import dataset, ingestion, staging
 from boig_core.errors import InputError
-from boig_core.observability.logs import get_logger
 from boig_core.storage import store
 from boig_core.storage.job import Outcome, Workspace, run_stage
-
-log = get_logger(__name__)
 
 
 def work(space: Workspace) -> Outcome:
     """Read, fetch, label, write.
 
     Raises:
-        InputError: no posts file, or not one row that can be used.
+        InputError: neither posts nor a version, no posts file, or not one row that can be used.
     """
-    from boig_core.cluster.data import fetch_images
+    from boig_core.cluster.data import RayCrew
     from boig_core.cluster.session import connect
 
-    recipe = space.recipe
-    source = find_posts(space.job.input("posts"))
-    posts, rejects = read_posts(source, recipe.data, recipe.seed)
-    log.info("%d posts accepted, %d rows rejected", len(posts), len(rejects))
-    if not posts:
-        raise InputError(source, f"has no usable post among {len(rejects)} rows", _most_common(rejects))
+    recipe, inputs = space.recipe, space.job.inputs
+    if not inputs.keys() & {"posts", "previous", "retry"} or {"previous", "retry"} <= inputs.keys():
+        raise InputError(
+            f"inputs {', '.join(inputs) or 'none'}", "must be posts, previous or retry", "give posts, and previous or retry to build on"
+        )
     connect()
-    references = sorted({reference for post in posts for reference in post.images})
-    images = dict(fetch_images(references, source.rsplit("/", 1)[0], recipe.data, recipe.resources))
-    samples, lost = make_samples(posts, images, recipe.data, recipe.seed)
-    rejects += lost
-    if not samples:
-        raise InputError(source, "has no post with an image that can be read", _most_common(rejects))
-
-    root = store.join(space.job.store, "datasets", recipe.data.name)
-    stored = (image for image in images.values() if isinstance(image, StoredImage))
-    blobs = tuple(dataset.write_shard(shard, dataset.IMAGES, root) for shard in dataset.image_shards(stored, recipe.data.shard_mb))
-    folder = space.scratch / "dataset"
-    folder.mkdir()
-    (folder / dataset.LABELS).write_bytes(dataset.parquet_bytes(dataset.labels_table(samples)))
-    (folder / dataset.REJECTS).write_bytes(dataset.parquet_bytes(dataset.rejects_table(rejects)))
-    meta = card(samples, rejects, posts=len(posts) + sum(reject.image is None for reject in rejects))
-    uri = space.publish(f"datasets/{recipe.data.name}", folder, kind=dataset.KIND, meta=meta, blobs=blobs)
-    return Outcome({"dataset": uri}, meta)
-
-
-def _most_common(rejects: list[Reject]) -> str:
-    """What to mend first."""
-    counts: dict[str, list[Reject]] = {}
-    for reject in rejects:
-        counts.setdefault(reject.code, []).append(reject)
-    if not counts:
-        return "export at least one post"
-    code, found = max(counts.items(), key=lambda item: len(item[1]))
-    return f"most often {code} ({len(found)} times), first in line {found[0].line}: {found[0].reason}"
+    family = f"datasets/{recipe.data.name}"
+    root = store.join(space.job.store, family)
+    made = ingestion.ingest(
+        inputs.get("posts"),
+        inputs.get("previous") or inputs.get("retry"),
+        recipe.data,
+        recipe.seed,
+        root=root,
+        scratch=space.scratch,
+        crew=RayCrew(recipe.resources),
+        retry="retry" in inputs,
+    )
+    uri = space.publish(family, made.folder, kind=dataset.KIND, meta=made.meta, blobs=made.blobs)
+    return Outcome({"dataset": uri}, made.meta, after=lambda: staging.clear(store.join(root, "staging"), made.staged))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def work(space: Workspace) -> Outcome:
     described = sum(table.num_rows for table in tables)
     log.info("%d images described; objects: %s", described, dict(names.most_common()))
     meta = {**parts.meta, "perceived": True, "objects": dict(sorted(names.items()))}
-    uri = space.publish(family, folder, kind=dataset.KIND, meta=meta, blobs=(*images, *perception))
+    uri = space.publish(family, folder, kind=dataset.KIND, meta=meta, blobs=(*dataset.shards(parts, dataset.POSTS), *images, *perception))
     return Outcome({"dataset": uri}, {"described": described, "objects": meta["objects"]})
 
 

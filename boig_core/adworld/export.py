@@ -140,7 +140,8 @@ def _line(record: dict[str, Any], way: str | None, earlier: str) -> bytes:
         case "likes_with_comma":
             broken["likes"] = f"{record['likes'] + 1000:,}"
         case "duplicate_id":
-            broken["id"] = earlier
+            # As of an export that was taken before the likes came.
+            broken |= {"id": earlier, "timestamp": _FIRST_DAY.strftime("%Y-%m-%dT%H:%M:%SZ"), "likes": 0}
         case "short_text":
             broken["text"] = f"New from {record['company']}"
         case "wrong_date":

@@ -6,55 +6,70 @@ do not depend on the number of processes. Leaves out: what is read and written (
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 import pyarrow as pa
 import ray
 import ray.data
 
 from boig_core.config import Data, Perception, Resources
-from boig_core.data import dataset
-from boig_core.data.fetch import Fetcher
+from boig_core.data import dataset, staging
 from boig_core.data.images import StoredImage, decode
-from boig_core.data.rejects import Rejected
+from boig_core.data.ingestion import Shard
+from boig_core.data.staging import Chunk
 from boig_core.perception.describe import Perceiver
 from boig_core.storage.manifest import FileEntry
 
-_FETCH_BATCH: Final = 512
 _DESCRIBE_BATCH: Final = 256
 """Images an actor describes at a time: the fixed unit of work."""
 
 
-def fetch_images(references: Sequence[str], base: str, data: Data, resources: Resources) -> Iterator[tuple[str, StoredImage | Rejected]]:
-    """Fetch images on the cluster.
+@dataclass(frozen=True)
+class RayCrew:
+    """Fetches and packs on as many processes as the cluster offers; implements `ingestion.Crew`.
 
-    Args:
-        references: distinct image references.
-        base: URI of the export's folder.
-        data: limits of the recipe.
-        resources: what a process asks for; fetching needs no GPU.
-
-    Yields:
-        Each reference with its image, or why it was rejected, in no particular order.
-
-    Raises:
-        StoreUnavailableError: the store is away (wrapped by Ray).
+    Attributes:
+        resources: what a process asks for; neither work needs a GPU.
     """
-    fetcher = Fetcher(base, data)
 
-    def fetch(batch: pa.Table) -> pa.Table:
-        wanted = [str(reference) for reference in batch["reference"].to_pylist()]
-        return pa.Table.from_pylist([_row(*pair) for pair in zip(wanted, fetcher.fetch(wanted), strict=True)], _FETCHED)
+    resources: Resources
 
+    def fetch(self, chunks: Iterable[Chunk], data: Data, folder: str) -> Iterator[pa.Table]:
+        """Chunk by chunk, as they come; a chunk whose process or node dies is staged again elsewhere.
+
+        Raises:
+            StoreUnavailableError: the store is away (wrapped by Ray).
+        """
+
+        def stage_batch(batch: pa.Table) -> pa.Table:
+            [chunk] = batch.to_pylist()
+            return staging.stage(Chunk(chunk["number"], chunk["key"], tuple(chunk["addresses"])), data, folder)
+
+        yield from _spread([asdict(chunk) for chunk in chunks], stage_batch, self.resources)
+
+    def build(self, shards: Sequence[Shard], folder: str, root: str) -> list[FileEntry]:
+        """Shard by shard."""
+
+        def build_batch(batch: pa.Table) -> pa.Table:
+            [shard] = batch.to_pylist()
+            entry = staging.build_shard(folder, shard["keys"], shard["images"], root)
+            return pa.table({"nr": [shard["nr"]], "entry": [entry.model_dump_json()]})
+
+        tasks = [{"nr": nr, "keys": list(shard.keys), "images": list(shard.images)} for nr, shard in enumerate(shards)]
+        built = {row["nr"]: row["entry"] for table in _spread(tasks, build_batch, self.resources) for row in table.to_pylist()}
+        return [FileEntry.model_validate_json(built[nr]) for nr in range(len(shards))]
+
+
+def _spread(items: list[dict[str, Any]], work: Callable[[pa.Table], pa.Table], resources: Resources) -> Iterator[pa.Table]:
+    """The result of each item, in no particular order."""
+    if not items:
+        return
     _quiet()
-    rows = ray.data.from_items([{"reference": reference} for reference in references], override_num_blocks=_blocks(references))
-    fetched = rows.map_batches(fetch, batch_size=_FETCH_BATCH, batch_format="pyarrow", num_cpus=resources.cpus)
-    for batch in fetched.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for row in batch.to_pylist():
-            reference, code, reason = (row.pop(name) for name in ("reference", "code", "reason"))
-            yield reference, Rejected(code, reason) if code else StoredImage(**row)
+    rows = ray.data.from_items(items, override_num_blocks=len(items))
+    done = rows.map_batches(work, batch_size=1, batch_format="pyarrow", num_cpus=resources.cpus)
+    yield from done.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def describe_images(dataset_uri: str, shards: Sequence[FileEntry], perception: Perception, resources: Resources) -> list[pa.Table]:
@@ -114,26 +129,6 @@ class _DescribeSlices:
         described = {i.sha256: d.scaled(i.width / side, i.height / side) for i, d in zip(images, seen, strict=True)}
         table = dataset.perception_table(described, {image.sha256: (image.width, image.height) for image in images})
         return table.append_column("shard", pa.array([shard] * len(images), pa.int64()))
-
-
-_FETCHED: Final = dataset.schema_of(
-    {
-        **dict.fromkeys(("reference", "sha256", "code", "reason"), pa.string()),
-        "data": pa.binary(),
-        "width": pa.int32(),
-        "height": pa.int32(),
-    }
-)
-
-
-def _row(reference: str, found: StoredImage | Rejected) -> dict[str, object]:
-    image = found if isinstance(found, StoredImage) else StoredImage(b"", "", 0, 0)
-    code, reason = (found.code, found.reason) if isinstance(found, Rejected) else ("", "")
-    return {"reference": reference, "code": code, "reason": reason, **image.__dict__}
-
-
-def _blocks(references: Sequence[str]) -> int:
-    return max(1, math.ceil(len(references) / _FETCH_BATCH))
 
 
 def _quiet() -> None:

@@ -1,28 +1,31 @@
-"""A dataset in the store: labels as one small table, images and perception as content-addressed shards beside it.
+"""A dataset in the store: one small table a version, and immutable content-addressed shards beside it.
 
-    datasets/NAME/blobs/images-HASH.parquet        sha256, image (encoded bytes), width, height
+    datasets/NAME/blobs/posts-HASH.parquet         id, account, company, timestamp, text, keywords, licence, images (references), held_out
+    datasets/NAME/blobs/images-HASH.parquet        sha256, image (encoded bytes), width, height, fingerprint
     datasets/NAME/blobs/perception-HASH.parquet    sha256, colors, tones, objects (boxes in pixels of width x height), width, height
-    datasets/NAME/VERSION/labels.parquet           one row a `Sample`, without its description
-    datasets/NAME/VERSION/rejects.parquet          what was left out, and why
+    datasets/NAME/VERSION/labels.parquet           one row a sample: its shards, KPIs, bucket, split, near-duplicate group
+    datasets/NAME/VERSION/sources.parquet          where each sample comes from: file, line, address, licence, opt-out
+    datasets/NAME/VERSION/rejects.parquet          what was left out, and why, with the row itself where it could be read
+    datasets/NAME/VERSION/card.json, card.html     the numbers of the version
     datasets/NAME/VERSION/manifest.json            names the shards that the version is made of
 
-A new version never rewrites a shard. Leaves out: how rows are made (see `posts`, `fetch`, `kpi`) and many machines (see `cluster.data`).
+A new version adds shards and rewrites none. Leaves out: how rows are made (see `ingestion`) and many machines (see `cluster.data`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from boig_core.data.images import Pixels, StoredImage, decode, resize
-from boig_core.data.posts import Reject
 from boig_core.errors import CorruptError, InputError
 from boig_core.storage import manifest, store
 from boig_core.storage.manifest import FileEntry, Manifest
-from boig_core.vocabulary import Box, Description, Sample
+from boig_core.vocabulary import Box, Description, KpiValue, Sample
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,9 +33,13 @@ if TYPE_CHECKING:
 KIND: Final = "dataset"
 LABELS: Final = "labels.parquet"
 REJECTS: Final = "rejects.parquet"
+SOURCES: Final = "sources.parquet"
+POSTS: Final = "posts"
 IMAGES: Final = "images"
 PERCEPTION: Final = "perception"
 _BLOBS: Final = "../blobs/"
+_ROWS: Final = 16384
+"""Rows of a row group, so that equal rows make equal files however they arrive."""
 
 
 def read_samples(dataset_uri: str) -> list[Sample]:
@@ -43,12 +50,52 @@ def read_samples(dataset_uri: str) -> list[Sample]:
         CorruptError: a file differs from its manifest, or an image of a perceived dataset has no description.
     """
     parts = manifest.read_manifest(dataset_uri, kind=KIND)
-    rows = _read(dataset_uri, _entry(parts, LABELS, dataset_uri)).to_pylist()
+    rows = read_table(dataset_uri, parts, LABELS).to_pylist()
     seen: dict[str, Description] | None = read_descriptions(dataset_uri, parts) if parts.meta.get("perceived") else None
     if seen is not None and (lost := {row["image"] for row in rows} - seen.keys()):
         raise CorruptError(dataset_uri, f"has no description of image {min(lost)}", "run perceive again")
-    samples = [Sample(**{**row, "keywords": tuple(row["keywords"])}, description=seen[row["image"]] if seen else None) for row in rows]
-    return sorted(samples, key=lambda sample: sample.id)
+    posts = _posts_of(dataset_uri, parts, rows)
+    return [_sample(row, posts[row["post"]], seen) for row in sorted(rows, key=lambda row: str(row["id"]))]
+
+
+def _posts_of(dataset_uri: str, parts: Manifest, rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The post of each label by id, from the shard that the label names."""
+    wanted: defaultdict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        wanted[row["post_shard"]].add(row["post"])
+    found: dict[str, dict[str, Any]] = {}
+    for entry in shards(parts, POSTS):
+        ids = wanted.pop(shard_name(entry), set())
+        held = {post["id"]: post for post in (read_shard(dataset_uri, entry).to_pylist() if ids else []) if post["id"] in ids}
+        if len(held) != len(ids):
+            raise CorruptError(dataset_uri, f"post {min(ids - held.keys())} is not in its shard {entry.path}", "run ingest again")
+        found |= held
+    if wanted:
+        raise CorruptError(dataset_uri, f"its manifest names no posts shard {min(wanted)}", "run ingest again")
+    return found
+
+
+def _sample(row: Mapping[str, Any], post: Mapping[str, Any], seen: Mapping[str, Description] | None) -> Sample:
+    return Sample(
+        id=row["id"],
+        post=row["post"],
+        account=post["account"],
+        company=post["company"],
+        timestamp=post["timestamp"],
+        text=post["text"],
+        keywords=tuple(post["keywords"]),
+        kpi=row["kpi"],
+        kpi_normalized=row["kpi_normalized"],
+        bucket=row["bucket"],
+        split=row["split"],
+        image=row["image"],
+        width=row["width"],
+        height=row["height"],
+        description=seen[row["image"]] if seen is not None else None,
+        group=row["group"],
+        negative=row["negative"],
+        more_kpis={more["name"]: KpiValue(more["value"], more["normalized"], more["bucket"]) for more in row["more_kpis"]},
+    )
 
 
 def read_images(dataset_uri: str, hashes: Iterable[str] | None = None, side: int | None = None) -> dict[str, Pixels]:
@@ -82,15 +129,20 @@ def read_descriptions(dataset_uri: str, parts: Manifest) -> dict[str, Descriptio
     """What perception measured, by SHA-256 of the image, in pixels of the stored image."""
     found: dict[str, Description] = {}
     for entry in shards(parts, PERCEPTION):
-        for row in _read(dataset_uri, entry).to_pylist():
+        for row in read_shard(dataset_uri, entry).to_pylist():
             objects: dict[str, Box] = {name: (box[0], box[1], box[2], box[3]) for name, box in row["objects"]}
             found[row["sha256"]] = Description(dict(row["colors"]), dict(row["tones"]), objects)
     return found
 
 
 def shards(parts: Manifest, family: str) -> list[FileEntry]:
-    """The shards of one family (`IMAGES` or `PERCEPTION`) that a manifest names."""
+    """The shards of one family (`POSTS`, `IMAGES` or `PERCEPTION`) that a manifest names."""
     return [entry for entry in parts.files if entry.path.startswith(f"{_BLOBS}{family}-")]
+
+
+def shard_name(entry: FileEntry) -> str:
+    """What labels call a shard: the hash in its file's name."""
+    return entry.path.rsplit("-", 1)[1].removesuffix(".parquet")
 
 
 def shard_images(dataset_uri: str, entry: FileEntry) -> Iterator[StoredImage]:
@@ -99,10 +151,10 @@ def shard_images(dataset_uri: str, entry: FileEntry) -> Iterator[StoredImage]:
     Raises:
         CorruptError: the shard differs from its manifest.
     """
-    table = _read(dataset_uri, entry)
-    columns = (table[name] for name in ("image", "sha256", "width", "height"))
-    for data, sha256, width, height in zip(*columns, strict=True):
-        yield StoredImage(data.as_py(), sha256.as_py(), width.as_py(), height.as_py())
+    table = read_shard(dataset_uri, entry)
+    columns = (table[name] for name in ("image", "sha256", "width", "height", "fingerprint"))
+    for values in zip(*columns, strict=True):
+        yield StoredImage(*(value.as_py() for value in values))
 
 
 def shard_rows(dataset_uri: str, entry: FileEntry) -> int:
@@ -114,49 +166,55 @@ def shard_rows(dataset_uri: str, entry: FileEntry) -> int:
     return rows
 
 
-def rejects_table(rejects: Sequence[Reject]) -> pa.Table:
-    """Rejects as the table of ``rejects.parquet``, sorted by line."""
+def labels_schema() -> pa.Schema:
+    """Columns of ``labels.parquet``."""
     import pyarrow as pa
 
-    schema = schema_of({"line": pa.int64(), **dict.fromkeys(("post", "image", "code", "reason"), pa.string())})
-    return pa.Table.from_pylist([asdict(reject) for reject in sorted(rejects, key=lambda r: (r.line, r.image or ""))], schema)
-
-
-def labels_table(samples: Sequence[Sample]) -> pa.Table:
-    """Samples as the table of ``labels.parquet``, sorted by id."""
-    import pyarrow as pa
-
-    text = ("id", "post", "account", "company", "timestamp", "text", "bucket", "split", "image")
+    text = ("id", "post", "post_shard", "image", "image_shard", "fingerprint", "bucket", "split", "group")
+    more = pa.struct([("name", pa.string()), ("value", pa.float64()), ("normalized", pa.float64()), ("bucket", pa.string())])
     types: dict[str, Any] = dict.fromkeys(text, pa.string())
-    types |= {"keywords": pa.list_(pa.string()), "kpi": pa.float64(), "kpi_normalized": pa.float64()}
-    types |= {"width": pa.int32(), "height": pa.int32()}
-    schema = schema_of({field.name: types[field.name] for field in fields(Sample) if field.name != "description"})
-    rows = [{name: getattr(sample, name) for name in schema.names} for sample in sorted(samples, key=lambda s: s.id)]
-    return pa.Table.from_pylist(rows, schema)
+    types |= dict.fromkeys(("kpi", "kpi_normalized"), pa.float64()) | dict.fromkeys(("place", "width", "height"), pa.int32())
+    return schema_of({**types, "negative": pa.bool_(), "more_kpis": pa.list_(more)})
 
 
-def image_shards(images: Iterable[StoredImage], target_mb: float) -> Iterator[pa.Table]:
-    """Cut images, sorted by hash and each once, into tables of about ``target_mb`` MiB of image bytes.
-
-    The cut depends on the images alone, so equal images make equal shards.
-    """
+def posts_schema() -> pa.Schema:
+    """Columns of a posts shard."""
     import pyarrow as pa
 
-    schema = schema_of({"sha256": pa.string(), "image": pa.binary(), "width": pa.int32(), "height": pa.int32()})
+    types: dict[str, Any] = dict.fromkeys(("id", "account", "company", "timestamp", "text", "licence"), pa.string())
+    return schema_of({**types, "keywords": pa.list_(pa.string()), "images": pa.list_(pa.string()), "held_out": pa.bool_()})
 
-    def table(rows: list[StoredImage]) -> pa.Table:
-        return pa.Table.from_pylist([{"sha256": r.sha256, "image": r.data, "width": r.width, "height": r.height} for r in rows], schema)
 
-    rows: list[StoredImage] = []
-    size = 0
-    for image in sorted({image.sha256: image for image in images}.values(), key=lambda i: i.sha256):
-        rows.append(image)
-        size += len(image.data)
-        if size >= target_mb * 2**20:
-            yield table(rows)
-            rows, size = [], 0
-    if rows:
-        yield table(rows)
+def sources_schema() -> pa.Schema:
+    """Columns of ``sources.parquet``."""
+    import pyarrow as pa
+
+    return schema_of({**dict.fromkeys(("id", "post", "file", "address", "licence", "opt_out"), pa.string()), "line": pa.int64()})
+
+
+def write_table(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> None:
+    """Write rows as they come into a Parquet file; the same rows make the same bytes, however they are cut into batches."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        held = schema.empty_table()
+        for batch in batches:
+            held = pa.concat_tables([held, pa.Table.from_batches([batch]).select(schema.names).cast(schema)])
+            while held.num_rows >= _ROWS:
+                writer.write_table(held.slice(0, _ROWS).combine_chunks(), row_group_size=_ROWS)
+                held = held.slice(_ROWS)
+        if held.num_rows:
+            writer.write_table(held.combine_chunks(), row_group_size=_ROWS)
+
+
+def image_table(images: Iterable[StoredImage]) -> pa.Table:
+    """Images, in the order given, as an image shard."""
+    import pyarrow as pa
+
+    schema = schema_of({"sha256": pa.string(), "image": pa.binary(), "width": pa.int32(), "height": pa.int32(), "fingerprint": pa.string()})
+    columns = zip(*((one.sha256, one.data, one.width, one.height, one.fingerprint) for one in images), strict=True)
+    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
 
 
 def perception_table(described: Mapping[str, Description], sizes: Mapping[str, tuple[int, int]]) -> pa.Table:
@@ -198,13 +256,17 @@ def write_shard(table: pa.Table, family: str, dataset_root: str) -> FileEntry:
 
     Args:
         table: the shard.
-        family: `IMAGES` or `PERCEPTION`.
+        family: `POSTS`, `IMAGES` or `PERCEPTION`.
         dataset_root: URI of ``datasets/NAME``.
 
     Returns:
         Its entry, with a path relative to a version's folder.
     """
-    data = parquet_bytes(table, compress=family != IMAGES)
+    return write_blob(parquet_bytes(table, compress=family != IMAGES), family, dataset_root)
+
+
+def write_blob(data: bytes, family: str, dataset_root: str) -> FileEntry:
+    """Put a Parquet file below ``datasets/NAME/blobs``, as `write_shard` does."""
     sha256 = hashlib.sha256(data).hexdigest()
     name = f"{family}-{sha256[:16]}.parquet"
     uri = store.join(dataset_root, "blobs", name)
@@ -229,15 +291,24 @@ def parquet_bytes(table: pa.Table, compress: bool = True) -> bytes:
     return buffer.getvalue()
 
 
-def _entry(parts: Manifest, path: str, uri: str) -> FileEntry:
+def read_table(dataset_uri: str, parts: Manifest, path: str) -> pa.Table:
+    """One of a version's own tables, verified.
+
+    Raises:
+        CorruptError: the manifest does not name it, or it differs.
+    """
     found = next((entry for entry in parts.files if entry.path == path), None)
     if found is None:
-        raise CorruptError(uri, f"its manifest names no {path}", "make the dataset again")
-    return found
+        raise CorruptError(dataset_uri, f"its manifest names no {path}", "make the dataset again")
+    return read_shard(dataset_uri, found)
 
 
-def _read(uri: str, entry: FileEntry) -> pa.Table:
-    """A Parquet file of a dataset, verified."""
+def read_shard(uri: str, entry: FileEntry) -> pa.Table:
+    """A Parquet file of a dataset, verified.
+
+    Raises:
+        CorruptError: it differs from its manifest.
+    """
     import pyarrow.parquet as pq
 
     source = manifest.resolve(uri, entry.path)

@@ -1,6 +1,6 @@
 """Fetching: the bytes behind an image reference of an export, checked and brought into the stored form.
 
-A reference is relative to the export's folder, a ``file://`` or absolute path, ``s3://`` or ``http(s)://``. Over HTTP the size is capped
+A reference is a ``file://`` or absolute path, ``s3://`` or ``http(s)://``. Over HTTP the size is capped
 while the body streams, only named transient errors are retried, and hosts on private addresses are refused: an export may name any URL,
 and the cluster's own network is not for it to probe. Redirects are followed by hand, each hop under the same rules, and a connection goes
 to the address that was checked. Hosts are treated politely: few requests at a time, a name to complain about, waits as they ask for, and
@@ -12,12 +12,13 @@ from __future__ import annotations
 import ipaddress
 import socket
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from threading import Semaphore
 from typing import TYPE_CHECKING, Final
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 _MAX_REDIRECTS: Final = 5
 _ATTEMPTS: Final = 3
+_DECODERS: Final = 4
+"""Images that a process decodes at a time."""
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_WAIT_S: Final = 60.0
 _OPT_OUTS: Final = frozenset({"noai", "noimageai"})
@@ -54,28 +57,41 @@ class Fetcher:
     """Fetches images of one export.
 
     Attributes:
-        base: URI of the export's folder; relative references start there.
         data: limits of the recipe.
     """
 
-    base: str
     data: Data
     _turns: dict[str, Semaphore] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _decoders: Semaphore = field(default_factory=lambda: Semaphore(_DECODERS), init=False, repr=False, compare=False)
 
-    def fetch(self, references: Sequence[str]) -> list[StoredImage | Rejected]:
-        """Fetch images at ``data.fetch_concurrency`` at a time; one result for each reference, in their order.
+    def fetch(self, references: Iterable[str]) -> Iterator[tuple[str, StoredImage | Rejected]]:
+        """Fetch images at ``data.fetch_concurrency`` at a time.
+
+        Yields:
+            Each reference with its image, or why there is none, as they come. At most twice as many as are fetched at a time are held.
 
         Raises:
             StoreUnavailableError: the store itself is away, which is no fault of a row.
         """
+        waiting = iter(references)
         with ThreadPoolExecutor(max_workers=self.data.fetch_concurrency) as pool:
-            return list(pool.map(self._fetch_one, references))
+            running = {pool.submit(self._fetch_one, one) for one in islice(waiting, 2 * self.data.fetch_concurrency)}
+            try:
+                while running:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield future.result()
+                    running |= {pool.submit(self._fetch_one, one) for one in islice(waiting, len(done))}
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
-    def _fetch_one(self, reference: str) -> StoredImage | Rejected:
+    def _fetch_one(self, reference: str) -> tuple[str, StoredImage | Rejected]:
         try:
-            return normalize(self.read(reference), self.data.max_pixels)
+            data = self.read(reference)
+            with self._decoders:  # decoding is the CPU's work: more at a time would only hold more pixels in memory
+                return reference, normalize(data, self.data.max_pixels, self.data.image_format, self.data.image_quality)
         except Rejected as exc:
-            return exc
+            return reference, exc
 
     def read(self, reference: str) -> bytes:
         """Bytes behind a reference.
@@ -111,7 +127,7 @@ class Fetcher:
             return reference
         if reference.startswith("file://"):
             return unquote(urlsplit(reference).path)
-        return reference if reference.startswith("/") else store.join(self.base, reference)
+        return reference
 
     @property
     def _cap(self) -> int:

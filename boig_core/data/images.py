@@ -1,7 +1,8 @@
 """Images: encoded bytes checked and made uniform, decoded to pixels, resized one way everywhere.
 
 A stored image keeps its bytes when they are a plain RGB JPEG or PNG that stands upright, but for their metadata: where and by whom a
-photograph was taken is nobody's business downstream. Anything else is encoded as PNG. The SHA-256 of the stored bytes is the image's name.
+photograph was taken is nobody's business downstream. Anything else is encoded as PNG, or every image in the recipe's format. The SHA-256 of
+the stored bytes is the image's name.
 Leaves out: where bytes come from (see `fetch`). Shape letters: H height, W width, C = 3 channels.
 """
 
@@ -19,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from boig_core.config import ImageFormat
+from boig_core.data.duplicates import fingerprint
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
 
@@ -27,43 +30,57 @@ Pixels = NDArray[np.uint8]
 
 # Formats that people post. The rest of Pillow's decoders are attack surface that no export needs.
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# Our own limit of pixels holds; and filters are the process's own, so that threads do not set them for one another.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
 _MOVING: Final = frozenset({"GIF", "PNG", "WEBP"})
 _ORIENTATION: Final = 0x0112
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image as a dataset keeps it: encoded ``data``, its name ``sha256`` (64 hex digits), ``width`` and ``height`` in pixels."""
+    """An image as a dataset keeps it.
+
+    Attributes:
+        data: encoded bytes.
+        sha256: of the bytes, 64 hex digits: its name.
+        width: in pixels.
+        height: in pixels.
+        fingerprint: what near-duplicates have nearly in common (see `duplicates.fingerprint`).
+    """
 
     data: bytes
     sha256: str
     width: int
     height: int
+    fingerprint: str
 
 
-def normalize(data: bytes, max_pixels: int) -> StoredImage:
+def normalize(data: bytes, max_pixels: int, image_format: ImageFormat = "original", quality: int = 90) -> StoredImage:
     """Check encoded bytes whole and bring them into the stored form.
 
     Args:
         data: content of an image file.
         max_pixels: largest width x height.
+        image_format: ``original`` keeps plain bytes; any other encodes every image anew.
+        quality: of JPEG and WebP.
 
     Raises:
         Rejected: ``image_unreadable`` (no image, truncated, another format), ``image_animated`` or ``image_too_large``.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                if image.width * image.height > max_pixels:
-                    raise Rejected("image_too_large", f"{image.width} x {image.height} pixels, at most {max_pixels} are allowed")
-                if image.format in _MOVING and getattr(image, "is_animated", False):
-                    raise Rejected("image_animated", f"an animated {image.format}; a description is of one image")
-                image.load()
-                turned = image.getexif().get(_ORIENTATION, 1) != 1
-                if image.format in _STRIP and image.mode == "RGB" and not turned and (kept := _STRIP[image.format](data)):
-                    return StoredImage(kept, hashlib.sha256(kept).hexdigest(), image.width, image.height)
-                upright = _flatten(ImageOps.exif_transpose(image))
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise Rejected("image_too_large", f"{image.width} x {image.height} pixels, at most {max_pixels} are allowed")
+            if image.format in _MOVING and getattr(image, "is_animated", False):
+                raise Rejected("image_animated", f"an animated {image.format}; a description is of one image")
+            image.load()
+            turned = image.getexif().get(_ORIENTATION, 1) != 1
+            plain = image_format == "original" and image.format in _STRIP and image.mode == "RGB" and not turned
+            kept = _STRIP[str(image.format)](data) if plain else b""
+            upright = image if kept else _flatten(ImageOps.exif_transpose(image))
+            kept = kept or _encode(upright, image_format, quality)
+            return StoredImage(kept, hashlib.sha256(kept).hexdigest(), *upright.size, fingerprint(upright))
     except Image.DecompressionBombError as exc:
         raise Rejected("image_too_large", f"more than the {max_pixels} pixels that are allowed") from exc
     except UnidentifiedImageError as exc:
@@ -72,10 +89,6 @@ def normalize(data: bytes, max_pixels: int) -> StoredImage:
         raise Rejected("image_unreadable", f"{what} no {', '.join(_FORMATS)} image") from exc
     except (OSError, SyntaxError, ValueError, EOFError) as exc:  # what Pillow's decoders raise on broken files
         raise Rejected("image_unreadable", f"the image is broken ({exc})") from exc
-    buffer = io.BytesIO()
-    upright.save(buffer, format="PNG", compress_level=3)
-    stored = buffer.getvalue()
-    return StoredImage(stored, hashlib.sha256(stored).hexdigest(), upright.width, upright.height)
 
 
 def decode(data: bytes) -> Pixels:
@@ -109,6 +122,15 @@ def load(path: Path, max_pixels: int = 50_000_000) -> Pixels:
         raise InputError(path, f"cannot be read ({exc.strerror})", "give the path of an image file") from exc
     except Rejected as exc:
         raise InputError(path, exc.reason, "give a JPEG, PNG, WebP, GIF or BMP image") from exc
+
+
+def _encode(image: Image.Image, image_format: ImageFormat, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    if image_format in {"jpeg", "webp"}:
+        image.save(buffer, format=image_format.upper(), quality=quality)
+    else:
+        image.save(buffer, format="PNG", compress_level=3)
+    return buffer.getvalue()
 
 
 def _strip_jpeg(data: bytes) -> bytes:

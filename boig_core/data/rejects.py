@@ -15,6 +15,8 @@ Code = Literal[
     "bad_timestamp",
     "out_of_period",
     "text_too_short",
+    "text_too_long",
+    "filtered_out",
     "duplicate_id",
     "account_too_small",
     "account_sampled",

@@ -101,10 +101,12 @@ class Outcome:
     Attributes:
         outputs: URI of each published output by name.
         metrics: small JSON values.
+        after: removes what is of no use once the outputs are committed.
     """
 
     outputs: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    after: Callable[[], None] | None = None
 
 
 @dataclass
@@ -208,6 +210,7 @@ def run_stage(work: Callable[[Workspace], Outcome], argv: list[str] | None = Non
         metrics = {**outcome.metrics, "seconds": round(time.monotonic() - started, 3)}
         commits.commit(job.attempt_uri, outcome.outputs, metrics)
         log.info("committed %s", json.dumps({"outputs": outcome.outputs, "metrics": metrics}))
+        _tidy(outcome)
         return 0
     except BaseException as exc:
         root = root_cause(exc)
@@ -217,6 +220,15 @@ def run_stage(work: Callable[[Workspace], Outcome], argv: list[str] | None = Non
             log.exception("stage failed")
         log.error("%s: %s", type(root).__name__, root)
         return 2 if isinstance(root, UserError) else 1
+
+
+def _tidy(outcome: Outcome) -> None:
+    """What is left over costs room and nothing else, so a failure here is no failure of the stage."""
+    try:
+        if outcome.after is not None:
+            outcome.after()
+    except Exception as exc:
+        log.warning("not everything could be tidied up: %s", exc)
 
 
 def _leave_reason(attempt: str, exc: BaseException) -> None:

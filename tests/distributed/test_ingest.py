@@ -9,11 +9,9 @@ import ray
 
 from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
-from boig_core.cluster.data import fetch_images
 from boig_core.cluster.session import connect
 from boig_core.config import load_recipe
 from boig_core.data import dataset
-from boig_core.data.images import StoredImage
 from boig_core.storage import commit
 from boig_core.storage.job import Job, Stage, run_stage, write_job
 from boig_core.storage.manifest import read_manifest, sha256_file
@@ -55,6 +53,7 @@ def test_an_export_becomes_a_described_dataset(world: Path, tmp_path: Path) -> N
     truth = [json.loads(line) for line in (world / "truth.jsonl").read_text().splitlines()]
     broken = [row for row in truth if row["broken"]]
     assert (meta["posts"], meta["rejected"], meta["images"]) == (POSTS, len(broken), POSTS - len(broken))
+    assert not list((tmp_path / "datasets" / "adworld" / "staging").iterdir())
     assert sum(sum(splits.values()) for splits in meta["buckets"].values()) + meta["without_bucket"] == meta["samples"]
 
     samples = dataset.read_samples(uri)
@@ -113,10 +112,28 @@ def test_nothing_to_read_is_a_user_error_and_leaves_no_dataset(content: bytes | 
     assert not (tmp_path / "store" / "datasets").exists()
 
 
-def test_fetching_gives_every_reference_back_whatever_the_batches(world: Path) -> None:
-    recipe = load_recipe("tiny")
-    references = sorted(f"images/{path.name}" for path in (world / "images").iterdir())
-    found = dict(fetch_images([*references, "images/none.png"], str(world), recipe.data, recipe.resources))
-    assert found.keys() == {*references, "images/none.png"}
-    good = [one for one in found.values() if isinstance(one, StoredImage)]
-    assert len({one.sha256 for one in good}) == len(good) >= len(references) - 2
+@pytest.mark.parametrize("inputs", [{}, {"previous": "/d", "retry": "/d", "posts": "/p"}])
+def test_inputs_that_say_nothing_or_too_much_are_refused(inputs: dict[str, str], tmp_path: Path) -> None:
+    code, attempt = run(Stage.INGEST, tmp_path, inputs)
+    failure = commit.read_failure(attempt)
+    assert code == 2
+    assert failure is not None
+    assert "must be posts, previous or retry" in failure.message
+
+
+def test_a_second_day_builds_on_the_first(world: Path, tmp_path: Path) -> None:
+    rows = (world / "posts.jsonl").read_bytes().splitlines(keepends=True)
+    uris: list[str] = []
+    for day, part in enumerate((rows[:200], rows[200:])):
+        source = world / f"day-{day}.jsonl"
+        source.write_bytes(b"".join(part))
+        code, attempt = run(Stage.INGEST, tmp_path, {"posts": str(source), **({"previous": uris[0]} if uris else {})}, run_id=f"d{day}")
+        assert code == 0
+        done = commit.read_commit(attempt)
+        assert done is not None
+        uris.append(done["outputs"]["dataset"])
+    code, attempt = run(Stage.INGEST, tmp_path / "whole", {"posts": str(world)})
+    done = commit.read_commit(attempt)
+    assert (code, done is not None) == (0, True)
+    assert done is not None
+    assert dataset.read_samples(uris[1]) == dataset.read_samples(done["outputs"]["dataset"])

@@ -107,6 +107,13 @@ def code(found: StoredImage | Rejected) -> str:
     return found.code if isinstance(found, Rejected) else "stored"
 
 
+def fetch_all(wanted: list[str], data: Data = INTRANET) -> list[StoredImage | Rejected]:
+    """Results in the order of what was asked for."""
+    found = dict(Fetcher(data).fetch(wanted))
+    assert found.keys() == set(wanted)
+    return [found[one] for one in wanted]
+
+
 def test_a_folder(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a b.png").write_bytes(png())
@@ -114,9 +121,9 @@ def test_a_folder(tmp_path: Path) -> None:
     (tmp_path / "large.png").write_bytes(b"\0" * 200_000)
     absolute = str(tmp_path / "images" / "a b.png")
     quoted = absolute.replace(" ", "%20")
-    wanted = ["images/a b.png", absolute, f"file://{quoted}", "gone.png", "torn.png", "large.png", "images", "ftp://x/y", "a\0b"]
-    found = Fetcher(str(tmp_path), INTRANET).fetch(wanted)
-    assert [code(one) for one in found] == ["stored"] * 3 + [
+    local = [f"{tmp_path}/{name}" for name in ("gone.png", "torn.png", "large.png", "images")]
+    found = fetch_all([absolute, f"file://{quoted}", *local, "ftp://x/y", "a\0b"])
+    assert [code(one) for one in found] == ["stored"] * 2 + [
         "image_missing",
         "image_unreadable",
         "image_too_large",
@@ -128,7 +135,7 @@ def test_a_folder(tmp_path: Path) -> None:
 
 def test_http(server: str) -> None:
     paths = ["good", "moved", "second-try", "gone", "loop", "to-file", "huge", "busy", "forbidden"]
-    found = Fetcher("/", INTRANET).fetch([f"{server}/{path}.png" for path in paths])
+    found = fetch_all([f"{server}/{path}.png" for path in paths])
     assert {path: code(one) for path, one in zip(paths, found, strict=True)} == {
         "good": "stored",
         "moved": "stored",
@@ -145,7 +152,7 @@ def test_http(server: str) -> None:
 
 
 def test_an_opt_out_counts(server: str) -> None:
-    found = Fetcher("/", INTRANET).fetch([f"{server}/opted-out.png", f"{server}/opted-out-and-moved.png"])
+    found = fetch_all([f"{server}/opted-out.png", f"{server}/opted-out-and-moved.png"])
     assert [code(one) for one in found] == ["opted_out", "opted_out"]
     assert Server.asked["/good.png"] == 0
     assert Server.agents == {INTRANET.user_agent}
@@ -172,7 +179,7 @@ def test_an_opt_out_is_read_from_a_header_with_names_and_values(tags: list[str],
 def test_a_server_that_asks_for_patience_gets_it_within_reason(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr("tenacity.nap.time.sleep", slept.append)
-    [found] = Fetcher("/", INTRANET).fetch([f"{server}/later.png"])
+    [found] = fetch_all([f"{server}/later.png"])
     assert code(found) == "http_error"
     assert "asks for 3600 s (2 tries)" in str(found)
     assert slept == [7.0]
@@ -191,12 +198,12 @@ def test_retry_after_is_a_number_or_a_date() -> None:
 
 def test_a_host_is_asked_a_few_things_at_a_time(server: str) -> None:
     data = INTRANET.model_copy(update={"fetch_per_host": 2, "fetch_concurrency": 12})
-    assert {code(one) for one in Fetcher("/", data).fetch([f"{server}/slow-{i}.png" for i in range(12)])} == {"stored"}
+    assert {code(one) for one in fetch_all([f"{server}/slow-{i}.png" for i in range(12)], data)} == {"stored"}
     assert max(Server.at_once) == 2
 
 
 def test_a_server_that_is_not_there(server: str) -> None:
-    [found] = Fetcher("/", INTRANET).fetch(["http://127.0.0.1:9/x.png"])
+    [found] = fetch_all(["http://127.0.0.1:9/x.png"])
     assert code(found) == "http_error"
 
 
@@ -205,7 +212,7 @@ def test_a_server_that_is_not_there(server: str) -> None:
 )
 def test_private_addresses_are_refused(host: str, server: str) -> None:
     port = server.rsplit(":", 1)[1]
-    [found] = Fetcher("/", Data()).fetch([f"http://{host}:{port}/good.png"])
+    [found] = fetch_all([f"http://{host}:{port}/good.png"], Data())
     assert code(found) == "host_refused"
     assert Server.asked["/good.png"] == 0
 

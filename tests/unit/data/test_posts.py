@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boig_core.config import Data
-from boig_core.data.posts import find_posts, keywords, read_posts
+from boig_core.data.posts import Post, Reject, accept, accept_again, keywords
+from boig_core.data.sources import find_sources, read_rows
 from boig_core.errors import InputError
 
 GOOD: dict[str, Any] = {
@@ -26,17 +27,23 @@ GOOD: dict[str, Any] = {
 }
 
 
-def read(folder: Path, *rows: dict[str, Any] | bytes, **rules: Any) -> Any:
+def read_all(location: Path | str, **rules: Any) -> tuple[list[tuple[int, Post]], list[Reject]]:
+    found = [one for file in find_sources(str(location)) for one in accept(file, read_rows(file), Data(**rules))]
+    return [one[:2] for one in found if not isinstance(one, Reject)], [one for one in found if isinstance(one, Reject)]
+
+
+def read(folder: Path, *rows: dict[str, Any] | bytes, **rules: Any) -> tuple[list[Post], list[Reject]]:
     lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
     (folder / "posts.jsonl").write_bytes(b"\n".join(lines))
-    return read_posts(find_posts(str(folder)), Data(**rules), seed=0)
+    posts, rejects = read_all(folder, **rules)
+    return [post for _, post in posts], rejects
 
 
 def test_a_good_row(tmp_path: Path) -> None:
     [post], rejects = read(tmp_path, GOOD)
     assert rejects == []
     assert post.text == "A long enough text about a green tent in a quiet forest, more at <hyperlink> for you"
-    assert (post.line, post.id, post.company, post.kpi, post.images) == (1, "1", "verde", 12.0, ("images/1.png",))
+    assert (post.id, post.company, post.kpis, post.images) == ("1", "verde", (12.0,), ("images/1.png",))
     assert post.timestamp == "2019-03-04T05:06:07Z"
     assert post.keywords == ("long", "enough", "text", "green", "tent", "quiet", "forest")
 
@@ -69,26 +76,80 @@ def test_a_bad_row_is_rejected_with_its_code(tmp_path: Path, change: dict[str, A
     assert reject.reason
 
 
-def test_an_id_counts_once_and_a_rejected_row_does_not_use_it_up(tmp_path: Path) -> None:
-    posts, rejects = read(tmp_path, {**GOOD, "text": "short"}, {**GOOD, "likes": 5}, {**GOOD, "likes": 7})
-    assert [post.kpi for post in posts] == [5.0]
-    assert [(reject.line, reject.code) for reject in rejects] == [(1, "text_too_short"), (3, "duplicate_id")]
-
-
-def test_period_small_accounts_and_sampling(tmp_path: Path) -> None:
-    rows = [{**GOOD, "id": f"{i}", "account": "big"} for i in range(30)]
-    rows += [{**GOOD, "id": "old", "timestamp": "2017-12-31T23:59:59Z"}, {**GOOD, "id": "alone", "account": "small"}]
-    rules = {"since": "2018-01-01", "min_posts": 2, "max_posts": 10}
-    posts, rejects = read(tmp_path, *rows, **rules)
-    assert sorted(reject.code for reject in rejects) == ["account_sampled"] * 20 + ["account_too_small", "out_of_period"]
-    again, _ = read(tmp_path, *reversed(rows), **rules)
-    assert {post.id for post in posts} == {post.id for post in again}
-    assert len(posts) == 10
-
-
 def test_offsets_become_utc_and_naive_times_count_as_utc(tmp_path: Path) -> None:
     posts, _ = read(tmp_path, {**GOOD, "timestamp": "2019-03-04T01:00:00+02:00"}, {**GOOD, "id": "2", "timestamp": "2019-03-04"})
     assert [post.timestamp for post in posts] == ["2019-03-03T23:00:00Z", "2019-03-04T00:00:00Z"]
+
+
+def test_keywords_and_licence_of_the_export_and_columns_that_are_the_same_for_every_row(tmp_path: Path) -> None:
+    row = {**GOOD, "tags": "Beach,  Summer ;sea, beach", "rights": "CC-BY-4.0"}
+    del row["account"]
+    [post], _ = read(tmp_path, row, columns={"keywords": "tags", "licence": "rights", "account": "=stock"})
+    assert (post.keywords, post.licence, post.account) == (("beach", "summer", "sea"), "CC-BY-4.0", "stock")
+    [post], _ = read(tmp_path, {**GOOD, "keywords": ["Red Tent", 7, ""]})
+    assert post.keywords == ("red tent",)
+
+
+def test_rows_are_filtered_by_any_column_and_a_domain_is_held_out(tmp_path: Path) -> None:
+    rows = [{**GOOD, "id": f"{i}", "category": kind} for i, kind in enumerate(("product", "meme", None, "service"))]
+    posts, rejects = read(tmp_path, *rows, where={"category": ["product", "service"]}, held_out={"category": ["service"]})
+    assert [(post.id, post.held_out) for post in posts] == [("0", False), ("3", True)]
+    assert [(reject.line, reject.code) for reject in rejects] == [(2, "filtered_out"), (3, "filtered_out")]
+    assert rejects[0].reason == "category = 'meme' is not among product, service"
+
+
+def test_text_rules(tmp_path: Path) -> None:
+    [post], _ = read(tmp_path, GOOD, mask_links=False)
+    assert "https://verde.example/x?y=1" in post.text
+    posts, [reject] = read(tmp_path, GOOD, max_text=60)
+    assert (posts, reject.code) == ([], "text_too_long")
+
+
+def test_a_rejected_row_can_be_tried_again_under_other_rules(tmp_path: Path) -> None:
+    _, [reject] = read(tmp_path, {**GOOD, "name": "verde", "text": "short"}, columns={"account": "name"})
+    assert reject.row is not None
+    again = accept_again(reject.file, reject.line, reject.row, Data(min_text=1))
+    assert not isinstance(again, Reject)
+    assert (again[1].account, again[1].text) == ("verde", "short")
+    still = accept_again(reject.file, reject.line, reject.row, Data())
+    assert isinstance(still, Reject)
+    assert (still.line, still.code) == (1, "text_too_short")
+
+
+def test_further_kpis_may_be_missing_and_may_not_be_wrong(tmp_path: Path) -> None:
+    rows = [{**GOOD, "id": "1", "shares": 3}, {**GOOD, "id": "2"}, {**GOOD, "id": "3", "shares": -1}]
+    posts, [reject] = read(tmp_path, *rows, more_kpis=("shares", "likes/impressions"))
+    assert [post.kpis for post in posts] == [(12.0, 3.0, None), (12.0, None, None)]
+    assert (reject.line, reject.code) == (3, "bad_kpi")
+    with pytest.raises(ValueError, match="more_kpis"):
+        Data(more_kpis=("likes",))
+
+
+def test_a_glob_takes_every_file_it_matches(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for place, name in enumerate(("a/1.jsonl", "a/2.jsonl.gz", "a/b/3.jsonl", "a/4.txt")):
+        data = json.dumps({**GOOD, "id": str(place)}).encode()
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    assert [post.id for _, post in read_all(tmp_path / "a" / "*")[0]] == ["0", "1"]
+    assert [post.id for _, post in read_all(tmp_path / "**" / "[13].jsonl")[0]] == ["0", "2"]
+    with pytest.raises(InputError, match="matches no"):
+        find_sources(str(tmp_path / "*" / "none*.jsonl"))
+
+
+def test_csv_rows_that_are_torn_are_named_by_line(tmp_path: Path) -> None:
+    good = ",".join(f'"{value}"' for value in GOOD.values())
+    two = good.replace('"1"', '"2"', 1).replace("tent", "ten\nt")
+    (tmp_path / "posts.csv").write_bytes(("\ufeff" + ",".join(GOOD) + f"\n{good}\n\n{good},5\n{two}\n").encode() + b'"\xff",2,3,4,5,6,7\n')
+    posts, rejects = read_all(tmp_path)
+    assert [(line, post.id) for line, post in posts] == [(2, "1"), (6, "2")]
+    assert [(reject.line, reject.code, reject.reason) for reject in rejects] == [
+        (4, "bad_json", "has 8 columns, the first line names 7"),
+        (7, "encoding", "a byte is not UTF-8"),
+    ]
+    (tmp_path / "posts.csv").write_bytes(gzip.compress(b"id,id\n1,2\n"))
+    (tmp_path / "posts.csv").rename(tmp_path / "twice.csv.gz")
+    with pytest.raises(InputError, match="two columns of one name"):
+        read_all(tmp_path / "twice.csv.gz")
 
 
 def test_hashtags_are_the_keywords() -> None:
@@ -97,7 +158,7 @@ def test_hashtags_are_the_keywords() -> None:
 
 def test_another_kpi(tmp_path: Path) -> None:
     [post], _ = read(tmp_path, {**GOOD, "shares": "17"}, kpi="shares")
-    assert post.kpi == 17.0
+    assert post.kpis == (17.0,)
 
 
 def test_a_rate_of_two_columns_is_a_kpi(tmp_path: Path) -> None:
@@ -107,7 +168,7 @@ def test_a_rate_of_two_columns_is_a_kpi(tmp_path: Path) -> None:
         {**GOOD, "id": "3", "clicks": 3},
     ]
     [post], rejects = read(tmp_path, *rows, kpi="clicks/impressions")
-    assert post.kpi == 0.0075
+    assert post.kpis == (0.0075,)
     assert [(reject.code, reject.reason) for reject in rejects] == [
         ("bad_kpi", "clicks/impressions is no rate: impressions is 0"),
         ("missing_field", "impressions is missing"),
@@ -127,7 +188,7 @@ def test_columns_that_are_called_otherwise_and_nested(tmp_path: Path) -> None:
     }
     columns = {"id": "pk", "account": "user.name", "timestamp": "created.at", "images": "media"}
     [post], rejects = read(tmp_path, row, columns=columns, kpi="stats.up")
-    assert (post.id, post.account, post.company, post.kpi, post.images) == ("7", "verde_official", "verde_official", 5.0, ("a.png",))
+    assert (post.id, post.account, post.company, post.kpis, post.images) == ("7", "verde_official", "verde_official", (5.0,), ("a.png",))
     assert rejects == []
     with pytest.raises(ValueError, match="columns"):
         Data(columns={"likes": "stats.up"})
@@ -160,10 +221,10 @@ PAGE: dict[str, Any] = {
 
 def test_pages_of_the_x_api(tmp_path: Path) -> None:
     [post], rejects = read(tmp_path, PAGE, kpi="likes/impressions")
-    assert (post.line, post.id, post.account, post.company) == (1, "100", "verde_official", "Verde")
+    assert (post.id, post.account, post.company) == ("100", "verde_official", "Verde")
     assert post.timestamp == "2022-02-03T04:05:06Z"
     assert post.images == ("https://pbs.example/1.jpg", "https://pbs.example/3.jpg")
-    assert post.kpi == 41 / 900
+    assert post.kpis == (41 / 900,)
     assert [(reject.line, reject.post, reject.code) for reject in rejects] == [(1, "101", "missing_field"), (1, None, "bad_json")]
 
 
@@ -178,23 +239,23 @@ def test_a_page_with_holes_loses_rows_and_not_the_run(tmp_path: Path, hole: dict
 
 def test_a_json_file_is_a_list_of_rows_and_pages(tmp_path: Path) -> None:
     (tmp_path / "posts.json").write_text(json.dumps([GOOD, PAGE, {**GOOD, "id": "2", "text": "short"}]))
-    posts, rejects = read_posts(find_posts(str(tmp_path)), Data(), 0)
-    assert [(post.line, post.id) for post in posts] == [(1, "1"), (2, "100")]
+    posts, rejects = read_all(tmp_path)
+    assert [(line, post.id) for line, post in posts] == [(1, "1"), (2, "100")]
     assert [(reject.line, reject.code) for reject in rejects] == [(2, "missing_field"), (2, "bad_json"), (3, "text_too_short")]
     (tmp_path / "posts.json").write_text("[{]")
     with pytest.raises(InputError, match="is not JSON"):
-        read_posts(find_posts(str(tmp_path)), Data(), 0)
+        read_all(tmp_path)
 
 
 def test_gzip(tmp_path: Path) -> None:
     packed = gzip.compress(json.dumps(GOOD).encode())
     (tmp_path / "posts.jsonl.gz").write_bytes(packed)
-    [post], _ = read_posts(find_posts(str(tmp_path)), Data(), 0)
+    [(_, post)], _ = read_all(tmp_path)
     assert post.id == "1"
     for broken in (packed[:-9], b"no gzip", packed[:20] + b"x" * 30):
         (tmp_path / "posts.jsonl.gz").write_bytes(broken)
         with pytest.raises(InputError, match="cannot be unpacked"):
-            read_posts(find_posts(str(tmp_path)), Data(), 0)
+            read_all(tmp_path)
 
 
 COLUMNS = ["id", "account", "timestamp", "text", "image", "images", "likes"]
@@ -219,17 +280,17 @@ def test_csv_and_parquet_say_the_same(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "posts.parquet")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "posts.csv").write_text(",".join(GOOD) + "\n" + ",".join(f'"{v}"' for v in GOOD.values()) + "\n")
-    [from_parquet], [reject] = read_posts(find_posts(str(tmp_path)), Data(), 0)
-    [from_csv], none = read_posts(find_posts(str(tmp_path / "sub")), Data(), 0)
+    [(_, from_parquet)], [reject] = read_all(tmp_path)
+    [(_, from_csv)], none = read_all(tmp_path / "sub")
     assert from_parquet == from_csv
     assert (reject.line, reject.code, none) == (2, "missing_field", [])
 
 
 def test_a_missing_or_foreign_file_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no posts"):
-        find_posts(str(tmp_path))
+        find_sources(str(tmp_path))
     with pytest.raises(InputError, match="does not exist"):
-        find_posts(str(tmp_path / "posts.jsonl"))
+        find_sources(str(tmp_path / "posts.jsonl"))
     (tmp_path / "posts.parquet").write_bytes(b"no parquet")
     with pytest.raises(InputError, match="cannot be read"):
-        read_posts(find_posts(str(tmp_path)), Data(), 0)
+        read_all(tmp_path)

@@ -1,0 +1,399 @@
+"""Ingestion: an export, and maybe an earlier version of the dataset, become a new version: the order of the work, and nothing of the how.
+
+Reads rows (`sources`, `posts`), chooses posts (`selection`), has images fetched and packed into shards (`staging`), labels (`labels`), and
+writes the version's tables. Runs on one machine as it is; `cluster.data` hands it a `Crew` that works on many. What is written is a pure
+function of rows, images, recipe and the earlier version, whatever the order of rows or the number of workers. Leaves out: manifests and
+commits (see `ray_jobs.ingest`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from boig_core.config import Data
+from boig_core.data import dataset, labels, posts, selection, sources, staging
+from boig_core.data.staging import Chunk
+from boig_core.errors import InputError
+from boig_core.observability.logs import get_logger
+from boig_core.observability.progress import Progress
+from boig_core.storage import manifest, store
+from boig_core.storage.manifest import FileEntry
+from boig_core.vocabulary import BUCKETS, SPLITS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from duckdb import DuckDBPyConnection
+
+log = get_logger(__name__)
+
+_POSTS_A_SHARD: Final = 100_000
+_RULES: Final = ("kpi", "more_kpis", "held_out")
+"""Fields of the recipe that posts of an earlier version were read under and cannot be read again under others."""
+_AGAIN: Final = ("account_too_small", "account_sampled", "image_repeated")
+"""Rejects that are looked at again with every new version, because they were good rows at a bad time."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An image shard to be built: the ``keys`` of the chunks that hold its images, and their hashes."""
+
+    keys: tuple[str, ...]
+    images: tuple[str, ...]
+
+
+class Crew(Protocol):
+    """Who fetches and packs: a few calls a chunk or shard, none an image, since each may cross a network."""
+
+    def fetch(self, chunks: Iterable[Chunk], data: Data, folder: str) -> Iterator[pa.Table]:
+        """What `staging.stage` returns for each chunk, in any order."""
+        ...
+
+    def build(self, shards: Sequence[Shard], folder: str, root: str) -> list[FileEntry]:
+        """What `staging.build_shard` returns for each shard, in their order."""
+        ...
+
+
+class OneProcess:
+    """A crew of one: this process."""
+
+    def fetch(self, chunks: Iterable[Chunk], data: Data, folder: str) -> Iterator[pa.Table]:
+        """Chunk by chunk."""
+        yield from (staging.stage(chunk, data, folder) for chunk in chunks)
+
+    def build(self, shards: Sequence[Shard], folder: str, root: str) -> list[FileEntry]:
+        """Shard by shard."""
+        return [staging.build_shard(folder, shard.keys, shard.images, root) for shard in shards]
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """A version that is ready to be published.
+
+    Attributes:
+        folder: local, with the version's tables.
+        blobs: its shards, new and old.
+        meta: its numbers (see `card`).
+        staged: keys of the chunks that are of no use once the version is committed.
+    """
+
+    folder: Path
+    blobs: tuple[FileEntry, ...]
+    meta: dict[str, Any]
+    staged: tuple[str, ...]
+
+
+def ingest(
+    location: str | None, earlier: str | None, data: Data, seed: int, *, root: str, scratch: Path, crew: Crew, retry: bool = False
+) -> Ingested:
+    """Make a version of a dataset.
+
+    Args:
+        location: of the export: a file, a folder, a glob or a web address; none: only what ``earlier`` holds.
+        earlier: URI of a version to build on; none: the first one.
+        data: the recipe's rules.
+        seed: of the sample of large accounts, of splits and negatives.
+        root: URI of ``datasets/NAME``.
+        scratch: an empty local folder.
+        crew: who fetches images and packs them.
+        retry: try every reject of ``earlier`` again, row by row and image by image.
+
+    Raises:
+        InputError: no posts, not one usable row, or an earlier version that was read under other rules or lies elsewhere.
+        CorruptError: the earlier version is not whole.
+        StoreUnavailableError: the store is away.
+    """
+    con = selection.connect(scratch)
+    con.execute(_EMPTY)
+    try:
+        kept = _load_earlier(con, earlier, data, root, retry) if earlier else []
+        _scan(con, location, data)
+        selection.choose(con, data, seed)
+        if not _count(con, "post"):
+            raise InputError(location or earlier, f"has no usable post among {_count(con, 'reject')} rows", _most_common(con))
+        selection.references(con)
+        folder = store.join(root, "staging")
+        keys = _fetch(con, data, folder, crew)
+        _locate_images(con)
+        new = _pack(con, data, keys, folder, root, crew)
+        labels.label(con, data, seed)
+        if not _count(con, "sample"):
+            raise InputError(location or earlier, "has no post with an image that can be read", _most_common(con))
+        return _write(con, data, [*kept, *new], scratch, root, tuple(keys.values()))
+    finally:
+        con.close()
+
+
+def _scan(con: DuckDBPyConnection, location: str | None, data: Data) -> None:
+    for file in sources.find_sources(location) if location else []:
+        selection.add_rows(con, file, posts.accept(file, sources.read_rows(file), data))
+    log.info("%d rows can be used, %d are rejected", _count(con, "candidate"), _count(con, "reject"))
+
+
+def _load_earlier(con: DuckDBPyConnection, uri: str, data: Data, root: str, retry: bool) -> list[FileEntry]:
+    """Posts, images and rejects of an earlier version; returns its shards of posts and images."""
+    parts = manifest.read_manifest(uri, kind=dataset.KIND)
+    if store.normalize(uri).rsplit("/", 1)[0] != store.normalize(root):
+        raise InputError(uri, f"does not lie in {root}, where its shards are shared", "set data.name and the store to the dataset's")
+    rules = data.model_dump(mode="json", include=set(_RULES))
+    if (before := parts.meta.get("rules")) != rules:
+        changed = next(name for name in _RULES if (before or {}).get(name) != rules[name])
+        raise InputError(
+            f"data.{changed} = {rules[changed]}", f"was {(before or {}).get(changed)} for {uri}", "ingest the whole export without it"
+        )
+    for name, file in (("old_label", dataset.LABELS), ("old_source", dataset.SOURCES), ("old_reject", dataset.REJECTS)):
+        con.register("arrow", dataset.read_table(uri, parts, file))
+        con.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM arrow")
+        con.unregister("arrow")
+    entries = dataset.shards(parts, dataset.POSTS)
+    for entry in entries:
+        con.register("arrow", dataset.read_shard(uri, entry))
+        con.execute(_OLD_POSTS.format(kpis=_old_kpis(data)), {"shard": dataset.shard_name(entry)})
+        con.unregister("arrow")
+    con.execute(
+        """
+        INSERT INTO known BY NAME
+        SELECT DISTINCT c.id AS post, c.images[l.place] AS reference, l.image AS sha256, l.width, l.height, l.fingerprint,
+            l.image_shard AS shard
+        FROM old_label l JOIN candidate c ON c.id = l.post WHERE NOT l.negative
+        """
+    )
+    chosen = "true" if retry else f"code IN {_AGAIN}"
+    again = con.execute(f"SELECT DISTINCT file, line, row FROM old_reject WHERE row IS NOT NULL AND ({chosen})").fetchall()
+    for file, line, row in again:
+        found = posts.accept_again(file, line, row, data)
+        selection.add_rows(con, file, [found], fresh=False)
+    con.execute(f"DELETE FROM old_reject WHERE row IS NOT NULL AND ({chosen})")
+    return [*entries, *dataset.shards(parts, dataset.IMAGES)]
+
+
+_EMPTY: Final = """
+    CREATE TABLE known (post VARCHAR, reference VARCHAR, sha256 VARCHAR, width INT, height INT, fingerprint VARCHAR, shard VARCHAR);
+    CREATE TABLE fetched (chunk BIGINT, address VARCHAR, sha256 VARCHAR, width INT, height INT, fingerprint VARCHAR, bytes BIGINT,
+        code VARCHAR, reason VARCHAR);
+    CREATE TABLE old_reject AS SELECT * FROM reject
+"""
+
+_OLD_POSTS: Final = """
+    INSERT INTO candidate BY NAME
+    WITH held AS (SELECT DISTINCT ON (post) post, kpi, more_kpis FROM old_label WHERE post_shard = $shard AND NOT negative),
+        origin AS (SELECT post, min(file) AS file, min(line) AS line FROM old_source GROUP BY post)
+    SELECT a.id, a.account, a.company, a.timestamp, a.text, a.keywords, a.licence, a.images, a.held_out, {kpis} AS kpis, o.file, o.line,
+        regexp_replace(o.file, '/[^/]*$', '') AS base, NULL AS row, false AS fresh, $shard AS shard
+    FROM arrow a JOIN held h ON h.post = a.id JOIN origin o ON o.post = a.id
+"""
+
+
+def _old_kpis(data: Data) -> str:
+    more = "".join(f", list_filter(h.more_kpis, lambda k: k.name = {selection.quoted(name)})[1].value" for name in data.more_kpis)
+    return f"[h.kpi{more}]"
+
+
+def _fetch(con: DuckDBPyConnection, data: Data, folder: str, crew: Crew) -> dict[int, str]:
+    """Fill ``fetched``; returns the key of each chunk by its number.
+
+    Not asked for: images that an earlier version holds, and those that it rejected for good.
+    """
+    con.execute(
+        """
+        CREATE TABLE wanted AS
+        SELECT address, min(reference) AS reference FROM reference
+        ANTI JOIN known USING (post, reference)
+        ANTI JOIN (SELECT post, image AS reference FROM old_reject WHERE image IS NOT NULL) USING (post, reference)
+        GROUP BY address
+        """
+    )
+    total = _count(con, "wanted")
+    # A cursor of its own, since results come in while addresses go out.
+    addresses = con.cursor().execute("SELECT address FROM wanted ORDER BY sha256(reference), address")
+    keys: dict[int, str] = {}
+
+    def chunks() -> Iterator[Chunk]:
+        for chunk in staging.make_chunks((str(row[0]) for row in iter(addresses.fetchone, None)), data):
+            keys[chunk.number] = chunk.key
+            yield chunk
+
+    progress = Progress("images", total, log.info)
+    for index in crew.fetch(chunks(), data, folder):
+        con.register("arrow", index)
+        con.execute("INSERT INTO fetched BY NAME SELECT * FROM arrow")
+        con.unregister("arrow")
+        progress.add(index["code"].to_pylist())
+    progress.close()
+    return keys
+
+
+def _locate_images(con: DuckDBPyConnection) -> None:
+    """``image``: the image of each reference that has one, and where it is stored; what has none goes to ``reject``."""
+    con.execute(
+        """
+        CREATE TABLE image AS
+        SELECT post, place, reference, address, sha256, width, height, fingerprint, shard FROM (
+            SELECT r.post, r.place, r.reference, r.address, coalesce(k.sha256, f.sha256) AS sha256, coalesce(k.width, f.width) AS width,
+                coalesce(k.height, f.height) AS height, coalesce(k.fingerprint, f.fingerprint) AS fingerprint, k.shard
+            FROM reference r LEFT JOIN known k USING (post, reference) LEFT JOIN fetched f USING (address)
+        ) WHERE sha256 IS NOT NULL
+        """
+    )
+    con.execute(
+        """
+        INSERT INTO reject BY NAME
+        SELECT p.file, p.line, p.id AS post, r.reference AS image, f.code, f.reason, p.row
+        FROM reference r JOIN fetched f USING (address) JOIN post p ON p.id = r.post
+            ANTI JOIN known USING (post, reference)
+        WHERE f.code IS NOT NULL
+        """
+    )
+
+
+def _pack(con: DuckDBPyConnection, data: Data, keys: dict[int, str], folder: str, root: str, crew: Crew) -> list[FileEntry]:
+    """Have the new images packed into shards in the order of chunk and hash; completes ``image.shard``."""
+    con.execute(
+        f"""
+        CREATE TABLE plan AS
+        WITH new AS (
+            SELECT sha256, min(chunk) AS chunk, min(bytes) AS bytes FROM fetched
+            WHERE sha256 IS NOT NULL AND sha256 NOT IN (SELECT sha256 FROM known) GROUP BY sha256
+        )
+        SELECT *, floor((sum(bytes) OVER (ORDER BY chunk, sha256) - bytes) / {data.shard_mb * 2**20!r})::BIGINT AS shard FROM new
+        """
+    )
+    shards = [
+        Shard(tuple(keys[chunk] for chunk in chunks), tuple(images))
+        for chunks, images in con.execute(
+            "SELECT list_sort(list(DISTINCT chunk)), list_sort(list(sha256)) FROM plan GROUP BY shard ORDER BY shard"
+        ).fetchall()
+    ]
+    entries = crew.build(shards, folder, root)
+    con.execute("CREATE TABLE built (nr BIGINT, name VARCHAR)")
+    if entries:
+        con.executemany("INSERT INTO built VALUES (?, ?)", [(nr, dataset.shard_name(entry)) for nr, entry in enumerate(entries)])
+    con.execute("CREATE TABLE held AS SELECT sha256, min(shard) AS shard FROM known GROUP BY sha256")
+    con.execute(
+        """
+        INSERT INTO held SELECT p.sha256, b.name FROM plan p
+        JOIN (SELECT shard, row_number() OVER (ORDER BY shard) - 1 AS nr FROM (SELECT DISTINCT shard FROM plan)) o USING (shard)
+        JOIN built b USING (nr)
+        """
+    )
+    log.info("%d new images in %d shards", _count(con, "plan"), len(entries))
+    return entries
+
+
+def _write(
+    con: DuckDBPyConnection, data: Data, entries: Sequence[FileEntry], scratch: Path, root: str, staged: tuple[str, ...]
+) -> Ingested:
+    """Write posts that are in no shard yet, and the version's tables."""
+    folder = scratch / "version"
+    folder.mkdir()
+    entries = [*entries, *_write_posts(con, scratch, root)]
+    names = ", ".join(selection.quoted(name) for name in (data.kpi, *data.more_kpis))
+    con.execute(
+        f"""
+        CREATE VIEW label AS
+        SELECT s.id, s.post, s.place, p.shard AS post_shard, s.sha256 AS image, h.shard AS image_shard, s.width, s.height, s.fingerprint,
+            s.kpi, s.normalized AS kpi_normalized, s.bucket, s.split, s.grp AS "group", s.negative,
+            list_transform(s.more, lambda k: {{'name': [{names}][k.nr], 'value': k.value, 'normalized': k.normalized, 'bucket': k.bucket}})
+                AS more_kpis
+        FROM sample s JOIN post p ON p.id = s.post JOIN held h ON h.sha256 = s.sha256
+        """
+    )
+    _table(con, "SELECT * FROM label ORDER BY id", dataset.labels_schema(), folder / dataset.LABELS)
+    _table(
+        con,
+        """
+        SELECT s.id, s.post, p.file, p.line, i.address, p.licence,
+            if(i.address LIKE 'http%', 'none declared', 'not asked') AS opt_out
+        FROM sample s JOIN post p ON p.id = s.post JOIN image i ON i.post = s.post AND i.place = s.place
+        WHERE NOT s.negative ORDER BY s.id
+        """,
+        dataset.sources_schema(),
+        folder / dataset.SOURCES,
+    )
+    con.execute("INSERT INTO reject BY NAME SELECT * FROM old_reject o ANTI JOIN (SELECT id FROM candidate WHERE fresh) c ON c.id = o.post")
+    order = "file, line, post NULLS FIRST, image NULLS FIRST, code"
+    _table(con, f"SELECT * FROM reject ORDER BY {order}", selection.reject_schema(), folder / dataset.REJECTS)
+    used = {name for row in con.execute("SELECT DISTINCT post_shard, image_shard FROM label").fetchall() for name in row}
+    blobs = tuple({entry.path: entry for entry in entries if dataset.shard_name(entry) in used}.values())
+    meta = {**card(con), "rules": data.model_dump(mode="json", include=set(_RULES))}
+    return Ingested(folder, blobs, meta, staged)
+
+
+def _write_posts(con: DuckDBPyConnection, scratch: Path, root: str) -> list[FileEntry]:
+    """Shards of the posts that have a sample and stand in no shard; completes ``post.shard``."""
+    con.execute(
+        f"""
+        CREATE TABLE new_post AS
+        SELECT id, floor((row_number() OVER (ORDER BY id) - 1) / {_POSTS_A_SHARD})::BIGINT AS nr
+        FROM post WHERE shard IS NULL AND id IN (SELECT post FROM sample)
+        """
+    )
+    entries = []
+    schema = dataset.posts_schema()
+    for (nr,) in con.execute("SELECT DISTINCT nr FROM new_post ORDER BY nr").fetchall():
+        path = scratch / "posts.parquet"
+        _table(con, f"SELECT p.* FROM post p JOIN new_post n USING (id) WHERE n.nr = {nr} ORDER BY id", schema, path)
+        entry = dataset.write_blob(path.read_bytes(), dataset.POSTS, root)
+        con.execute(
+            "UPDATE post SET shard = $name FROM new_post n WHERE n.id = post.id AND n.nr = $nr",
+            {"name": dataset.shard_name(entry), "nr": nr},
+        )
+        entries.append(entry)
+    return entries
+
+
+def _table(con: DuckDBPyConnection, query: str, schema: pa.Schema, path: Path) -> None:
+    dataset.write_table(con.sql(query).to_arrow_reader(8192), schema, path)
+
+
+def card(con: DuckDBPyConnection) -> dict[str, Any]:
+    """The numbers of a version, for its manifest and the report."""
+
+    def counts(query: str) -> dict[str, int]:
+        return {str(name): int(count) for name, count in con.execute(query).fetchall()}
+
+    buckets = {(bucket, split): n for bucket, split, n in con.execute("SELECT bucket, split, count(*) FROM sample GROUP BY ALL").fetchall()}
+    [(samples, images, accounts, posts_with, negatives, groups)] = con.execute(
+        """
+        SELECT count(*), count(DISTINCT sha256), (SELECT count(DISTINCT account) FROM post WHERE id IN (SELECT post FROM sample)),
+            count(DISTINCT post), count_if(negative), count(DISTINCT grp) FROM sample
+        """
+    ).fetchall()
+    by_reason = counts("SELECT code, count(*) FROM reject GROUP BY code ORDER BY code")
+    # Rows of which no post was chosen; a post that was chosen counts once, whatever became of it.
+    [(lost,)] = con.execute("SELECT count(*) FROM reject WHERE image IS NULL AND code != 'image_repeated'").fetchall()
+    return {
+        "posts": _count(con, "post") + int(lost),
+        "accepted": int(posts_with),
+        "rejected": sum(by_reason.values()),
+        "rejected_by_reason": by_reason,
+        "samples": int(samples),
+        "negatives": int(negatives),
+        "images": int(images),
+        "near_duplicate_groups": int(groups),
+        "accounts": int(accounts),
+        "buckets": {bucket: {split: int(buckets.get((bucket, split), 0)) for split in SPLITS} for bucket in BUCKETS},
+        "without_bucket": sum(int(n) for (bucket, _), n in buckets.items() if bucket is None),
+        "splits": counts("SELECT split, count(*) FROM sample GROUP BY split ORDER BY split"),
+    }
+
+
+def _count(con: DuckDBPyConnection, table: str) -> int:
+    [(count,)] = con.execute(f"SELECT count(*) FROM {table}").fetchall()
+    return int(count)
+
+
+def _most_common(con: DuckDBPyConnection) -> str:
+    """What to mend first."""
+    found = con.execute(
+        """
+        SELECT code, count(*) AS n, arg_min({'line': line, 'reason': reason}, (file, line)) AS first
+        FROM reject GROUP BY code ORDER BY n DESC, code LIMIT 1
+        """
+    ).fetchall()
+    if not found:
+        return "export at least one post"
+    code, count, first = found[0]
+    return f"most often {code} ({count} times), first in line {first['line']}: {first['reason']}"

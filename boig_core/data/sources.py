@@ -1,0 +1,206 @@
+"""Sources: where the rows of an export come from, streamed one by one from files on disk, in S3 or on the web.
+
+JSONL is the main form, of rows or of X API pages; a ``.json`` file is a list of them, or one page; CSV is read row by row, Parquet batch by
+batch. All but Parquet may be gzipped. Leaves out: what makes a row good (see `posts`).
+"""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import gzip
+import io
+import json
+import re
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from typing import IO, Any, Final, cast
+
+from boig_core.data import x_api
+from boig_core.data.rejects import Rejected
+from boig_core.errors import InputError, NotFoundInStoreError, StoreUnavailableError
+from boig_core.storage import store
+
+_TEXTS: Final = (".jsonl", ".ndjson", ".json", ".csv")
+SUFFIXES: Final = (*_TEXTS, ".parquet", *(f"{suffix}.gz" for suffix in _TEXTS))
+_BATCH: Final = 1024
+_LONGEST_LINE: Final = 64 * 2**20
+"""Bytes of a line that can be a row or a page; a longer one is a file of another kind."""
+
+Row = tuple[int, Any]
+"""Line or place in the file, from 1, and the row: a mapping, or why there is none."""
+
+
+def find_sources(location: str) -> list[str]:
+    """Files of an export: the file itself, every file that a glob matches, or the ``posts.*`` file of a folder; sorted.
+
+    Args:
+        location: a local path, ``s3://`` or ``http(s)://``; ``*``, ``?`` and ``[...]`` make a glob (not on the web).
+
+    Raises:
+        InputError: there is none, or its suffix is not known.
+    """
+    if re.match(r"https?://", location):
+        store.refuse_secrets(location)
+        if not _suffixed(location):
+            raise InputError(location, f"is no {', '.join(SUFFIXES)} file", "export the posts as JSON lines")
+        return [location]
+    if re.search(r"[*?\[]", location) and not store.exists(location):
+        return _match(location)
+    if _suffixed(location):
+        if not store.exists(location):
+            raise InputError(location, "does not exist", "give the posts file of an export, its folder, or a glob")
+        return [location]
+    for suffix in SUFFIXES:
+        if store.exists(store.join(location, f"posts{suffix}")):
+            return [store.join(location, f"posts{suffix}")]
+    if store.exists(location):
+        raise InputError(location, f"is no {', '.join(SUFFIXES)} file", "export the posts as JSON lines")
+    raise InputError(location, f"holds no posts{'|'.join(SUFFIXES)}", "give the posts file of an export, its folder, or a glob")
+
+
+def read_rows(uri: str) -> Iterator[Row]:
+    """Rows of one file, streamed; empty lines are passed over.
+
+    Raises:
+        InputError: the file cannot be read as what its suffix says.
+        StorePermissionError, StoreUnavailableError.
+    """
+    name = re.sub(r"[?#].*$", "", uri) if "://" in uri else uri
+    try:
+        with closing(_open(uri)) as file:
+            plain = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if name.endswith(".gz") else file
+            kind = name.removesuffix(".gz").rsplit(".", 1)[-1]
+            yield from {"json": _json, "csv": _csv, "parquet": _parquet}.get(kind, _json_lines)(uri, plain)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as exc:
+        raise InputError(uri, f"cannot be unpacked ({exc})", "export the posts again, or without gzip") from exc
+
+
+def _suffixed(location: str) -> bool:
+    return re.sub(r"[?#].*$", "", location).endswith(SUFFIXES) if "://" in location else location.endswith(SUFFIXES)
+
+
+def _match(pattern: str) -> list[str]:
+    """Files below the last folder without a wildcard; ``*`` stays within a folder, ``**`` does not."""
+    parts = pattern.split("/")
+    fixed = next(i for i, part in enumerate(parts) if re.search(r"[*?\[]", part))
+    root, rest = "/".join(parts[:fixed]) or ".", parts[fixed:]
+    files = [path for path, _ in store.list_files(root) if _matches(path.split("/"), rest) and path.endswith(SUFFIXES)]
+    if not files:
+        raise InputError(pattern, f"matches no {', '.join(SUFFIXES)} file", "check the pattern, and quote it against the shell")
+    return [store.join(root, path) for path in sorted(files)]
+
+
+def _matches(path: list[str], pattern: list[str]) -> bool:
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        return any(_matches(path[i:], pattern[1:]) for i in range(len(path) + 1))
+    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
+
+
+def _open(uri: str) -> IO[bytes]:
+    """A file as a stream of bytes that can be sought; from the web by way of a temporary file."""
+    if re.match(r"https?://", uri):
+        import httpx
+
+        spool = cast(IO[bytes], tempfile.TemporaryFile(prefix="boig-posts-"))  # noqa: SIM115 (the caller closes it)
+        try:
+            with httpx.stream("GET", uri, follow_redirects=True, timeout=60) as response:
+                response.raise_for_status()
+                for part in response.iter_bytes():
+                    spool.write(part)
+        except httpx.HTTPStatusError as exc:
+            raise InputError(uri, f"answers {exc.response.status_code}", "check the address of the posts") from exc
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise StoreUnavailableError(uri, f"cannot be read ({type(exc).__name__} {exc})", "check the address and try again") from exc
+        spool.seek(0)
+        return spool
+    if not store.exists(uri):
+        raise InputError(uri, "does not exist", "give the posts file of an export, its folder, or a glob")
+    filesystem, path = store.filesystem(uri)
+    try:
+        return cast(IO[bytes], filesystem.open_input_file(path))
+    except FileNotFoundError as exc:
+        raise NotFoundInStoreError(uri, "does not exist", "check the location") from exc
+
+
+def _json_lines(uri: str, file: IO[bytes]) -> Iterator[Row]:
+    for line, row in enumerate(_lines(uri, file), start=1):
+        if row.strip():
+            yield from ((line, one) for one in _parse_json(row))
+
+
+def _lines(uri: str, file: IO[bytes]) -> Iterator[bytes]:
+    buffered = io.BufferedReader(cast(Any, file), 2**20)  # pyarrow's streams read no lines
+    first = True
+    while row := buffered.readline(_LONGEST_LINE):
+        if len(row) == _LONGEST_LINE:
+            raise InputError(uri, f"has a line of over {_LONGEST_LINE} bytes", "export the posts as JSON lines, one post a line")
+        yield row.removeprefix(b"\xef\xbb\xbf") if first else row
+        first = False
+
+
+def _json(uri: str, file: IO[bytes]) -> Iterator[Row]:
+    try:
+        whole = json.loads(file.read())
+    except (ValueError, RecursionError) as exc:
+        raise InputError(uri, f"is not JSON ({exc})", "export the posts again, or as JSON lines") from exc
+    items = whole if isinstance(whole, list) else [whole]
+    yield from ((place, one) for place, item in enumerate(items, start=1) for one in _flatten(item))
+
+
+def _csv(uri: str, file: IO[bytes]) -> Iterator[Row]:
+    """Rows by the names of the first one; ``line`` is where a row ends, since texts may hold line breaks."""
+    text = io.TextIOWrapper(cast(Any, file), encoding="utf-8-sig", errors="surrogateescape", newline="")
+    rows = csv.reader(text)
+    header: list[str] | None = None
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as exc:
+            yield rows.line_num, Rejected("bad_json", f"is no CSV row ({exc})")
+            continue
+        if header is None:
+            header = row
+            if len(set(header)) != len(header):
+                raise InputError(f"{uri}, line 1", "has two columns of one name", "name each column once")
+        elif row and any("\udc80" <= letter <= "\udcff" for cell in row for letter in cell):
+            yield rows.line_num, Rejected("encoding", "a byte is not UTF-8")
+        elif row and len(row) != len(header):
+            yield rows.line_num, Rejected("bad_json", f"has {len(row)} columns, the first line names {len(header)}")
+        elif row:
+            yield rows.line_num, dict(zip(header, row, strict=True))
+
+
+def _parquet(uri: str, file: IO[bytes]) -> Iterator[Row]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        place = 0
+        for batch in parquet.ParquetFile(file).iter_batches(batch_size=_BATCH):
+            for row in batch.to_pylist():
+                place += 1
+                yield place, row
+    except (pa.ArrowInvalid, OSError) as exc:
+        raise InputError(uri, f"cannot be read ({exc})", "export the posts again, or as JSON lines") from exc
+
+
+def _parse_json(row: bytes) -> list[Any]:
+    """The rows that a line holds, or why it holds none."""
+    try:
+        return _flatten(json.loads(row.decode("utf-8")))
+    except UnicodeDecodeError as exc:
+        return [Rejected("encoding", f"byte {exc.start} is not UTF-8")]
+    except (ValueError, RecursionError) as exc:
+        return [Rejected("bad_json", f"is not JSON ({exc})")]
+
+
+def _flatten(item: Any) -> list[Any]:
+    """A row as it is, or the rows of an X API page."""
+    return x_api.rows_of(item) if isinstance(item, dict) and x_api.is_page(item) else [item]
