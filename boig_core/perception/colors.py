@@ -1,9 +1,9 @@
 """Colors of images: the nearest of the 40 palette names (PAPER section 2), with coverage.
 
-Every pixel takes the name that is nearest in OKLab, where equal distances look equally different; a lookup table over 64 x 64 x 64 RGB
-cells makes that one gather. Pixels that merely mix their two neighbors, as every downsized edge does, count as the nearer neighbor:
-else an edge between red and blue shows up as Purple. Leaves out: tones (see `tones`).
-Shape letters: B images, H height, W width, C = 3 channels, P palette, N pixels or cells.
+Every pixel takes the name that is nearest in OKLab, where equal distances look equally different; `cell_names` answers that for the
+64 x 64 x 64 RGB cells, so that a pixel costs one look into a table. In small images, pixels that merely mix their two neighbors, as every
+downsized edge does, count as the nearer neighbor: else an edge between red and blue shows up as Purple. Leaves out: counting (see `census`)
+and tones (see `tones`). Shape letters: B images, H height, W width, C = 3 channels, P palette, N cells.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from boig_core.vocabulary import PALETTE
 
 NAMES: Final = tuple(PALETTE)
-_CELL: Final = 4  # RGB levels a cell of the lookup table
+CELL: Final = 4
+"""RGB levels along a side of a cell of the lookup table."""
+CELLS: Final = 256 // CELL
 _EDGE: Final = 45.0
 """RGB distance across two pixels from which the one between them may be a mixture; gradients stay below."""
 _DETOUR: Final = 1.08
@@ -60,34 +62,26 @@ def unmix(rgb_BHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return result_BHWC
 
 
-def name_colors(rgb_BHWC: NDArray[np.uint8], max_colors: int, min_coverage: float) -> list[dict[str, float]]:
-    """Palette names and coverage of each image, the largest first.
+def name_shares(counts_P: NDArray[np.intp], max_colors: int, min_coverage: float) -> dict[str, float]:
+    """Palette names and coverage of an image, the largest first.
 
     Args:
-        rgb_BHWC: images, best after `unmix`.
-        max_colors: at most this many names an image.
+        counts_P: pixels of each name.
+        max_colors: at most this many names.
         min_coverage: names that cover less are folded into the kept name that looks most like them.
 
     Returns:
-        One mapping an image; coverages are hundredths that sum to exactly 1. The paper's 3 to 5 names are a habit of photographs: an
-        image that shows fewer names gets fewer, because a third one would be made up.
+        Coverages are hundredths that sum to exactly 1. The paper's 3 to 5 names are a habit of photographs: an image that shows fewer names
+        gets fewer, because a third one would be made up.
     """
-    index_BN = _table()[tuple(np.moveaxis(rgb_BHWC // _CELL, -1, 0))].reshape(len(rgb_BHWC), -1)
-    offsets_B1 = np.arange(len(index_BN))[:, None] * len(NAMES)
-    counts_BP = np.bincount((index_BN + offsets_B1).ravel(), minlength=len(index_BN) * len(NAMES)).reshape(-1, len(NAMES))
-    order_BP = np.argsort(-counts_BP, axis=1, kind="stable")
-    kept_BP = np.zeros(counts_BP.shape, bool)
-    np.put_along_axis(kept_BP, order_BP[:, :max_colors], True, axis=1)
-    kept_BP &= (counts_BP >= min_coverage * index_BN.shape[1]) & (counts_BP > 0)
-    np.put_along_axis(kept_BP, order_BP[:, :1], True, axis=1)
-    result = []
-    for counts_P, kept_P in zip(counts_BP, kept_BP, strict=True):
-        kept = np.flatnonzero(kept_P)
-        folded = np.bincount(_distances()[:, kept].argmin(axis=1), weights=counts_P, minlength=len(kept))
-        shares = to_hundredths(folded)
-        order = sorted(range(len(kept)), key=lambda k: (-shares[k], NAMES[kept[k]]))
-        result.append({NAMES[kept[k]]: shares[k] for k in order if shares[k] > 0})
-    return result
+    largest = np.argsort(-counts_P, kind="stable")[:max_colors]
+    kept = np.sort(largest[counts_P[largest] >= max(1, min_coverage * counts_P.sum())])
+    if len(kept) == 0:
+        kept = largest[:1]
+    folded = np.bincount(_distances()[:, kept].argmin(axis=1), weights=counts_P, minlength=len(kept))
+    shares = to_hundredths(folded)
+    order = sorted(range(len(kept)), key=lambda k: (-shares[k], NAMES[kept[k]]))
+    return {NAMES[kept[k]]: shares[k] for k in order if shares[k] > 0}
 
 
 def to_hundredths(weights: Sequence[float] | NDArray[Any]) -> list[float]:
@@ -121,9 +115,9 @@ def _distances() -> NDArray[np.float32]:
 
 
 @cache
-def _table() -> NDArray[np.uint8]:
-    """Index of the nearest name for each RGB cell, (64, 64, 64)."""
-    levels = np.arange(_CELL // 2, 256, _CELL, dtype=np.uint8)
+def cell_names() -> NDArray[np.uint8]:
+    """Index of the name that is nearest to the middle of each RGB cell, (64, 64, 64)."""
+    levels = np.arange(CELL // 2, 256, CELL, dtype=np.uint8)
     cells = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1)
     lab_N3, palette_P3 = to_oklab(cells.reshape(-1, 3)), _palette()
     # |lab|^2 is the same for every name, so it is left out of the comparison.

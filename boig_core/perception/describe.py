@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from boig_core.config import Perception
-from boig_core.perception import colors, tones
+from boig_core.perception import census
 from boig_core.perception.naming import ClipNamer
 from boig_core.perception.objects import ObjectDetector, SalientRegions
 from boig_core.vocabulary import Box, Description
@@ -60,9 +60,7 @@ class Perceiver:
         if len(images) == 0:
             return []
         rgb_BHWC = np.stack([_square(image, self.side) for image in images])
-        sharp_BHWC = colors.unmix(rgb_BHWC)
-        named = colors.name_colors(sharp_BHWC, self.max_colors, self.min_coverage)
-        toned = tones.measure_tones(colors.to_oklab(sharp_BHWC))
+        named, toned = census.measure(rgb_BHWC, self.max_colors, self.min_coverage)
         found = self.detector.detect(rgb_BHWC)
         described = []
         for color, tone, regions in zip(named, toned, found, strict=True):
