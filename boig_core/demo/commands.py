@@ -1,4 +1,4 @@
-"""The commands ``demo``, ``run``, ``adworld`` and ``tiny-models`` of the command line; heavy imports stand inside them."""
+"""The commands ``demo``, ``run``, ``ingest``, ``adworld`` and ``tiny-models`` of the command line; heavy imports stand inside them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to the command line."""
     app.command("demo")(demo)
     app.command("run")(run)
+    app.command("ingest")(ingest)
     app.command("adworld")(adworld)
     app.command("tiny-models")(tiny_models)
 
@@ -56,9 +57,28 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run one stage on this machine, without Airflow; prints its outputs."""
+    _run(stage, recipe, overrides, inputs or [], store, name, as_json)
+
+
+def ingest(
+    posts: Annotated[str | None, typer.Argument(help="Posts: a file, a folder that holds one, a quoted glob or a web address.")] = None,
+    previous: Annotated[str | None, typer.Option(help="Version of the dataset that the posts are added to.")] = None,
+    retry_rejects: Annotated[str | None, typer.Option(help="Version whose rejected rows and images are tried again.")] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe by name or path.")] = "tiny",
+    overrides: Overrides = None,
+    store: Annotated[str | None, typer.Option(help="Root of the store; default BOIG_STORE, else .boig/store.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the run in the store.")] = "local",
+    as_json: Json = False,
+) -> None:
+    """Make a version of a dataset from an export, on this machine, without Airflow; prints its URI."""
+    given = {"posts": posts, "previous": previous, "retry": retry_rejects}
+    _run("ingest", recipe, overrides, [f"{key}={uri}" for key, uri in given.items() if uri], store, name, as_json)
+
+
+def _run(stage: str, recipe: str, overrides: list[str] | None, inputs: list[str], store: str | None, name: str, as_json: bool) -> None:
     from boig_core.demo.stage import parse_inputs, run_one_stage
 
-    outcome = run_one_stage(stage, recipe, overrides or [], parse_inputs(inputs or []), store, name)
+    outcome = run_one_stage(stage, recipe, overrides or [], parse_inputs(inputs), store, name)
     if as_json:
         print(json.dumps(outcome))
     else:

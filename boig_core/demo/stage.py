@@ -34,7 +34,7 @@ def parse_inputs(items: Sequence[str]) -> dict[str, str]:
         name, _, uri = item.partition("=")
         if not name or not uri:
             raise InputError(f"--input {item}", "must read name=URI", "for example --input dataset=.boig/store/datasets/posts/VERSION")
-        found[name] = store.normalize(uri)
+        found[name] = store.normalize_source(uri)
     return found
 
 

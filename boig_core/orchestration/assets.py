@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -47,13 +48,16 @@ def uri_param(what: str) -> Param:
     return Param(None, type=["null", "string"], description=f"URI of {what}. Empty: the one that triggered this run, else the newest.")
 
 
-def plan(needs: Mapping[str, str], source: Asset | None = None, default_recipe: str = "tiny") -> Any:
+def plan(
+    needs: Mapping[str, str], source: Asset | None = None, default_recipe: str = "tiny", instead: Mapping[str, str] | None = None
+) -> Any:
     """The first task of a DAG: resolves recipe and inputs, checks both, and writes the resolved recipe beside the run.
 
     Args:
         needs: kind of manifest of each input by name; ``posts`` is raw data.
         source: asset whose events carry the inputs.
         default_recipe: used when neither params nor events name one.
+        instead: inputs by name and kind that may be given beside what is needed, and one of which may stand in for it.
 
     Returns:
         XCom of ``{"store", "recipe", "root", "outputs": {name: URI}, "seconds": {stage: s}}``.
@@ -62,14 +66,20 @@ def plan(needs: Mapping[str, str], source: Asset | None = None, default_recipe: 
     @task(task_id="plan", inlets=[source] if source is not None else [], doc_md="Resolves the recipe and the inputs, and checks both.")
     def plan_(**context: Any) -> dict[str, Any]:
         try:
-            return make_plan(context, dict(needs), newest_extra(context, source), default_recipe)
+            return make_plan(context, dict(needs), newest_extra(context, source), default_recipe, dict(instead or {}))
         except UserError as exc:
             raise AirflowFailException(str(exc)) from exc
 
     return plan_()
 
 
-def make_plan(context: Mapping[str, Any], needs: Mapping[str, str], extra: Mapping[str, Any], default_recipe: str) -> dict[str, Any]:
+def make_plan(
+    context: Mapping[str, Any],
+    needs: Mapping[str, str],
+    extra: Mapping[str, Any],
+    default_recipe: str,
+    instead: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """What `plan` does, as a function of the params and the event's extra.
 
     Raises:
@@ -84,8 +94,11 @@ def make_plan(context: Mapping[str, Any], needs: Mapping[str, str], extra: Mappi
     store.probe(root)
     recipe = resolve_recipe(params.get("recipe"), params.get("overrides") or [], extra.get("recipe"), default_recipe)
     outputs: dict[str, str] = {}
-    for name, kind in needs.items():
+    given = {name: kind for name, kind in (instead or {}).items() if params.get(name)}
+    for name, kind in {**needs, **given}.items():
         uri = params.get(name) or extra.get("outputs", {}).get(name)
+        if not uri and given:
+            continue
         if not uri:
             raise InputError(f"input {name!r}", "is neither a param nor known from an asset event", f"give its URI as the param {name!r}")
         outputs[name] = check_posts(str(uri)) if name == "posts" else store.normalize(str(uri))
@@ -120,12 +133,14 @@ def resolve_recipe(chosen: str | None, overrides: Sequence[str], from_event: str
 
 
 def check_posts(uri: str) -> str:
-    """A posts location that exists; returns it normalized.
+    """A posts location that exists, as far as it can be told from here (not for a glob or a web address); returns it normalized.
 
     Raises:
         InputError: nothing is there.
     """
-    uri = store.normalize(uri)
+    uri = store.normalize_source(uri)
+    if re.search(r"^https?://|[*?\[]", uri):
+        return uri
     if not store.exists(uri) and not any(True for _ in store.list_files(uri)):
         raise InputError(uri, "no posts were found", "give the URI of posts.jsonl, or of the folder that holds it")
     return uri

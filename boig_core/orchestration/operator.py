@@ -98,7 +98,7 @@ class RayJobOperator(BaseOperator):
         job = Job(
             stage=Stage(self.stage),
             recipe=parse_recipe(json.loads(store.read_bytes(self.plan["recipe"]))),
-            inputs={key: resolve_input(key, value) for key, value in self.inputs.items()},
+            inputs={key: uri for key, value in self.inputs.items() if (uri := resolve_input(key, value)) is not None},
             store=self.plan["store"],
             root=self.plan["root"],
             task=task,
@@ -121,10 +121,13 @@ class RayJobOperator(BaseOperator):
         raise (AirflowFailException if failure.user else AirflowException)(line)
 
 
-def resolve_input(name: str, value: Any) -> str:
-    """URI of an input: the value itself, or the output of that name in the result of an earlier task."""
+def resolve_input(name: str, value: Any) -> str | None:
+    """URI of an input: the value itself, or the output of that name in the result of an earlier task; none when that has no such output.
+
+    A stage that cannot do without an input says so itself.
+    """
     if isinstance(value, Mapping):
-        return str(value["outputs"][name])
+        return value["outputs"].get(name)
     return str(value)
 
 

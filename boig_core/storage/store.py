@@ -68,6 +68,18 @@ def normalize(uri: str) -> str:
     return os.path.abspath(os.path.expanduser(uri))
 
 
+def normalize_source(uri: str) -> str:
+    """Like `normalize`, for a location that is only read: a web address stays as it is.
+
+    Raises:
+        InputError: as `normalize`.
+    """
+    if re.match(r"https?://", uri):
+        refuse_secrets(uri)
+        return uri
+    return normalize(uri)
+
+
 def refuse_secrets(uri: str) -> None:
     """Keep credentials out of locations, since those end in job files, logs and manifests.
 

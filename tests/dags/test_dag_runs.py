@@ -155,6 +155,7 @@ def test_a_failed_gate_asks_nobody(sd: Any) -> None:
         ({"recipe": "tinny"}, "recipe 'tinny'"),
         ({"overrides": ["ddpo.epochz=5"]}, "did you mean epochs?"),
         ({}, "input 'posts'"),
+        ({"previous": "/nowhere"}, "/nowhere/manifest.json"),
     ],
 )
 def test_a_wrong_param_fails_in_plan_with_one_line(home: Path, ray_stub: Any, caplog: Any, capfd: Any, conf: Any, reason: str) -> None:
@@ -166,6 +167,15 @@ def test_a_wrong_param_fails_in_plan_with_one_line(home: Path, ray_stub: Any, ca
     assert len(ray_stub.entrypoints) == jobs
     captured = capfd.readouterr()
     assert reason in captured.out + captured.err + caplog.text
+
+
+def test_a_version_is_built_on_or_tried_again(ingest: Any, home: Path, ray_stub: Any) -> None:
+    dataset = xcoms(ingest)["ingest"]["outputs"]["dataset"]
+    for conf in ({"retry": dataset}, {"previous": dataset, "posts": str(home / "posts" / "*.jsonl")}):
+        run = load("boig_ingest").test(run_conf=conf)
+        assert set(states(run).values()) == {"success"}
+        job = json.loads(store.read_bytes(f"{xcoms(run)['ingest']['attempt']}/job.json"))
+        assert job["inputs"] == conf
 
 
 def test_a_refused_input_fails_its_stage_at_once_and_announces_nothing(home: Path, ray_stub: Any, caplog: Any, capfd: Any) -> None:

@@ -170,4 +170,5 @@ def test_an_unknown_stage_is_refused_when_the_dag_is_parsed() -> None:
 def test_inputs_are_uris_or_earlier_results() -> None:
     assert resolve_input("dataset", {"outputs": {"dataset": "s3://b/d"}}) == "s3://b/d"
     assert resolve_input("dataset", "s3://b/e") == "s3://b/e"
+    assert resolve_input("previous", {"outputs": {"posts": "s3://b/p"}}) is None
     assert job_page("http://h:1/", "boig-x") == "http://h:1/#/jobs/boig-x"
