@@ -1,10 +1,11 @@
-"""What siblings share: the palette, the tones, the Description of an image, the Sample (one image of one post).
+"""What siblings share: the palette, the tones, the Description of an image, the Sample (one image of one post), keywords of a text.
 
 The 40 color names and 3 tones are the paper's (PAPER section 2). Their RGB values are ours: the authors never published any.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
@@ -119,3 +120,22 @@ class Sample:
     width: int
     height: int
     description: Description | None = None
+
+
+LINK: Final = "<hyperlink>"
+"""What stands for a link in the text of a post."""
+_HASHTAGS: Final = re.compile(r"(?<!\w)#(\w+)")
+_WORDS: Final = re.compile(r"[^\W\d_]{3,}")
+_MAX_KEYWORDS: Final = 12
+_STOPPED: Final = """
+about after all also and any are because been but can day each every for from get give had has have her here his how into its just let
+like made make more much new not now off our out over she some such than that the their them then there these they this time today too
+use very want was were what when where which who whole why will with would you your comes say hello bring brings
+"""
+_STOP_WORDS: Final = frozenset(_STOPPED.split())
+
+
+def keywords(text: str, limit: int = _MAX_KEYWORDS, but: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    """Hashtags of a text in lower case; without any, its distinct content words; in order, at most ``limit`` and none of ``but``."""
+    found = _HASHTAGS.findall(text) or [w for w in _WORDS.findall(text.replace(LINK, " ")) if w.lower() not in _STOP_WORDS]
+    return tuple(word for word in dict.fromkeys(word.lower() for word in found) if word not in but)[:limit]

@@ -26,20 +26,11 @@ from boig_core.data.rejects import Rejected
 from boig_core.data.split import unit
 from boig_core.errors import InputError, NotFoundInStoreError
 from boig_core.storage import store
+from boig_core.vocabulary import LINK, keywords
 
 _TEXTS: Final = (".jsonl", ".ndjson", ".json", ".csv")
 SUFFIXES: Final = (*_TEXTS, ".parquet", *(f"{suffix}.gz" for suffix in _TEXTS))
-LINK: Final = "<hyperlink>"
 _LINKS: Final = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
-_HASHTAGS: Final = re.compile(r"(?<!\w)#(\w+)")
-_WORDS: Final = re.compile(r"[^\W\d_]{3,}")
-_MAX_KEYWORDS: Final = 12
-_STOPPED: Final = """
-about after all also and any are because been but can day each every for from get give had has have her here his how into its just let
-like made make more much new not now off our out over she some such than that the their them then there these they this time today too
-use very want was were what when where which who whole why will with would you your comes say hello bring brings
-"""
-_STOP_WORDS: Final = frozenset(_STOPPED.split())
 
 
 @dataclass(frozen=True)
@@ -172,12 +163,6 @@ def parse_post(line: int, fields: Mapping[str, Any], data: Data) -> Post:
         kpi=_kpi(fields, data.kpi),
         images=_images(fields),
     )
-
-
-def keywords(text: str) -> tuple[str, ...]:
-    """Hashtags of a text in lower case; without any, its distinct content words; at most 12, in order."""
-    found = _HASHTAGS.findall(text) or [w for w in _WORDS.findall(text.replace(LINK, " ")) if w.lower() not in _STOP_WORDS]
-    return tuple(dict.fromkeys(word.lower() for word in found))[:_MAX_KEYWORDS]
 
 
 def _choose(posts: Iterable[Post], data: Data, seed: int) -> tuple[list[Post], list[Reject]]:
