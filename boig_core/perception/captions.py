@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
+from PIL import Image
+
 from boig_core.config import Perception
 from boig_core.perception.loading import Dtype, open_model, open_part, use_bfloat16
 from boig_core.perception.pixels import Pixels
@@ -82,7 +84,7 @@ class Blip:
     def _write(self, images: list[Pixels]) -> list[str]:
         import torch
 
-        pixels_BCSS = self._processor(images, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
+        pixels_BCSS = self._processor([Image.fromarray(image) for image in images], return_tensors="pt")["pixel_values"]
         begun = {} if self._prompt is None else self._tokenizer([self._prompt] * len(images), return_tensors="pt")
         given = {name: begun[name].to(self._model.device) for name in ("input_ids", "attention_mask") if name in begun}
         with torch.inference_mode():
@@ -132,7 +134,8 @@ class Llava:
     def _write(self, images: list[Pixels]) -> list[str]:
         import torch
 
-        inputs = self._processor(images=images, text=[self._text] * len(images), padding=True, return_tensors="pt")
+        shown = [Image.fromarray(image) for image in images]
+        inputs = self._processor(images=shown, text=[self._text] * len(shown), padding=True, return_tensors="pt")
         inputs = inputs.to(self._model.device, self._model.dtype)  # casts what is a float
         pad = self._processor.tokenizer.pad_token_id
         with torch.inference_mode():

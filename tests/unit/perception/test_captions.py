@@ -111,6 +111,12 @@ def test_bfloat16_runs_where_it_is_asked_for(name: str, build: Callable[..., Cap
 
 
 @BOTH
+def test_a_strip_of_three_rows_is_no_stack_of_channels(name: str, build: Callable[..., Captioner], pictures: Pictures) -> None:
+    strip = np.full((3, 60, 3), (200, 30, 90), np.uint8)
+    assert build(name).caption([strip]) == build(name).caption([np.full((40, 60, 3), (200, 30, 90), np.uint8)])
+
+
+@BOTH
 def test_a_folder_without_such_a_model_is_one_clear_line(name: str, tmp_path: Path) -> None:
     for ref in ("package:clip", str(tmp_path)):
         with pytest.raises(InputError, match=r"^perception\.caption_model = .*holds (a clip|no model)") as caught:
