@@ -1,4 +1,4 @@
-"""What siblings share: the palette, the tones, the Description of an image, the Sample (one image of one post), content words.
+"""What siblings share: the palette, the tones, the Description of an image, the Sample (one image of one post), keywords.
 
 The 40 color names and 3 tones are the paper's (PAPER section 2). Their RGB values are ours: the authors never published any.
 """
@@ -140,7 +140,12 @@ class Sample:
     caption: str | None = None
 
 
+LINK: Final = "<hyperlink>"
+"""What stands for a link in the text of a post."""
+_HASHTAGS: Final = re.compile(r"(?<!\w)#(\w+)")
 _WORDS: Final = re.compile(r"[^\W\d_]{3,}")
+MAX_KEYWORDS: Final = 12
+"""Of a post or an image."""
 _STOPPED: Final = """
 about after all also and any are because been but can day each every for from get give had has have her here his how into its just let
 like made make more much new not now off our out over she some such than that the their them then there these they this time today too
@@ -149,6 +154,7 @@ use very want was were what when where which who whole why will with would you y
 _STOP_WORDS: Final = frozenset(_STOPPED.split())
 
 
-def content_words(text: str) -> list[str]:
-    """Words of a text that say what it is about: three letters or more and none that stand in every English text; in order, as written."""
-    return [word for word in _WORDS.findall(text) if word.lower() not in _STOP_WORDS]
+def keywords(text: str, limit: int = MAX_KEYWORDS, but: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    """Hashtags of a text in lower case; without any, its distinct content words; in order, at most ``limit`` and none of ``but``."""
+    found = _HASHTAGS.findall(text) or [w for w in _WORDS.findall(text.replace(LINK, " ")) if w.lower() not in _STOP_WORDS]
+    return tuple(word for word in dict.fromkeys(word.lower() for word in found) if word not in but)[:limit]

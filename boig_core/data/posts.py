@@ -18,12 +18,9 @@ from typing import Any, Final
 from boig_core.config import Column, Data
 from boig_core.data.rejects import Rejected
 from boig_core.data.sources import Row
-from boig_core.vocabulary import content_words
+from boig_core.vocabulary import LINK, MAX_KEYWORDS, keywords
 
-LINK: Final = "<hyperlink>"
 _LINKS: Final = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
-_HASHTAGS: Final = re.compile(r"(?<!\w)#(\w+)")
-_MAX_KEYWORDS: Final = 12
 
 
 @dataclass(frozen=True)
@@ -164,17 +161,11 @@ def parse_post(fields: Mapping[str, Any], data: Data) -> Post:
     )
 
 
-def keywords(text: str) -> tuple[str, ...]:
-    """Hashtags of a text in lower case; without any, its distinct content words; at most 12, in order."""
-    found = _HASHTAGS.findall(text) or content_words(text.replace(LINK, " "))
-    return tuple(dict.fromkeys(word.lower() for word in found))[:_MAX_KEYWORDS]
-
-
 def _own_keywords(value: Any) -> tuple[str, ...]:
     """Keywords of the export: a list, or one text with commas or semicolons."""
     words = re.split(r"[,;]", value) if isinstance(value, str) else value if isinstance(value, list) else []
     found = (" ".join(str(_label(word)).split()).lower() for word in words if isinstance(word, str))
-    return tuple(dict.fromkeys(word for word in found if word))[:_MAX_KEYWORDS]
+    return tuple(dict.fromkeys(word for word in found if word))[:MAX_KEYWORDS]
 
 
 def _reach(fields: Mapping[str, Any], path: str) -> Any:

@@ -127,7 +127,8 @@ def resolve_input(name: str, value: Any) -> str | None:
     A stage that cannot do without an input says so itself.
     """
     if isinstance(value, Mapping):
-        return value["outputs"].get(name)
+        found = value["outputs"].get(name)
+        return None if found is None else str(found)
     return str(value)
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from boig_core.errors import InputError
 from boig_core.perception.colors import to_oklab
 from boig_core.vocabulary import Box
 
@@ -36,7 +37,7 @@ _SCALE: Final = 12.0  # RGB levels: residuals above about twice this barely coun
 
 @dataclass(frozen=True)
 class Region:
-    """One object: its ``name``, its ``box`` in pixels of the measured image, and how sure the name is, in [0, 1]."""
+    """One object: its ``name``, its ``box`` in pixels of the image that was looked at, and how sure the name is, in [0, 1]."""
 
     name: str
     box: Box
@@ -46,8 +47,19 @@ class Region:
 class ObjectDetector(Protocol):
     """Finds and names objects, a whole batch at a time, because that is what a GPU and a reward loop want."""
 
-    def detect(self, images_BHWC: NDArray[np.uint8]) -> list[list[Region]]:
-        """Regions of each image, the largest first."""
+    @property
+    def wants_originals(self) -> bool:
+        """Whether `detect` gets images as they came, of any sizes, or brought to the measured square: small details need the former."""
+        ...
+
+    def detect(self, images: Sequence[NDArray[np.uint8]], vocabularies: Sequence[Sequence[str]] | None = None) -> list[list[Region]]:
+        """Regions of each image, the largest first, boxes in pixels of that image.
+
+        Args:
+            images: uint8 RGB, each (H, W, 3).
+            vocabularies: names to look for in each image; none: the detector's own, the same for every image. Always the caller's to
+                give, so that a real image and a generated one are asked for the same names.
+        """
         ...
 
 
@@ -73,8 +85,19 @@ class SalientRegions:
     min_area: float
     max_objects: int
 
-    def detect(self, images_BHWC: NDArray[np.uint8]) -> list[list[Region]]:
-        """Regions of each image, the largest first."""
+    wants_originals: ClassVar[bool] = False
+
+    def detect(self, images: Sequence[NDArray[np.uint8]], vocabularies: Sequence[Sequence[str]] | None = None) -> list[list[Region]]:
+        """Regions of each image, the largest first; images are all of one size.
+
+        Raises:
+            InputError: vocabularies, which a namer with its own kinds cannot follow.
+        """
+        if vocabularies is not None:
+            raise InputError("perception.detector = salient", "names out of perception.kinds alone", "use grounding_dino or owlv2")
+        if len(images) == 0:
+            return []
+        images_BHWC = np.stack(images)
         boxes = find_regions(images_BHWC, self.min_area, self.max_objects)
         crops = [cut(image_HWC, box) for image_HWC, found in zip(images_BHWC, boxes, strict=True) for box in found]
         named = iter(self.namer.name(crops) if self.namer is not None else [(UNKNOWN, 0.0)] * len(crops))
