@@ -85,6 +85,15 @@ class Description:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """All that perception says of an image: ``description``, and ``caption`` and ``keywords`` where they are taken from the image."""
+
+    description: Description
+    caption: str | None = None
+    keywords: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
 class KpiValue:
     """One KPI of a post: its ``value``, its rank percentile within the account (0 to 100), and the ``bucket`` that follows."""
 

@@ -1,6 +1,7 @@
-"""Stage perceive: colors, tones and objects of every image of a dataset, as a new version of it.
+"""Stage perceive: what is seen in every image of a dataset, as a new version of it.
 
-Input ``dataset``. Output ``dataset``: labels and rejects copied, perception shards among the blobs, ``perceived: true``.
+Input ``dataset``. Output ``dataset``: its tables copied, perception shards beside its image shards, ``perceived: true``. Images that were
+looked at before with the same settings, models and code are not looked at again.
 """
 
 from __future__ import annotations
@@ -8,9 +9,12 @@ from __future__ import annotations
 import sys
 from collections import Counter
 
-from boig_core.data import dataset
+from boig_core.data import dataset, perceived
+from boig_core.data.perceived import Question
 from boig_core.errors import InputError
 from boig_core.observability.logs import get_logger
+from boig_core.observability.progress import Progress
+from boig_core.perception.version import perception_key
 from boig_core.storage import store
 from boig_core.storage.job import Outcome, Workspace, run_stage
 
@@ -18,34 +22,49 @@ log = get_logger(__name__)
 
 
 def work(space: Workspace) -> Outcome:
-    """Describe, write, publish.
+    """Look, keep, publish.
 
     Raises:
-        InputError: the dataset belongs to another store or has another name than the recipe's.
+        InputError: the dataset belongs to another store or has another name than the recipe's, or a model cannot be opened.
         CorruptError: the dataset differs from its manifest.
     """
-    from boig_core.cluster.data import describe_images
+    from boig_core.cluster.data import build_perception, describe_images
     from boig_core.cluster.session import connect
 
     recipe = space.recipe
     source = space.job.input("dataset")
     folder, parts = space.fetch("dataset", dataset.KIND)
-    images = dataset.shards(parts, dataset.IMAGES)
+    shards = dataset.shards(parts, dataset.IMAGES)
     family = f"datasets/{recipe.data.name}"
     root = store.join(space.job.store, family)
     if store.normalize(source).rsplit("/", 1)[0] != store.normalize(root):
         raise InputError(
             source, f"does not lie in {root}, where its image shards are shared", "set data.name and the store to the dataset's"
         )
+    own_words = recipe.perception.vocabulary == "keywords" and recipe.perception.keywords == "post"
+    asked = dataset.images_by_shard(source, parts, recipe.perception.max_keywords if own_words else 0)
+    questions = [[Question(image, words) for image, words in sorted(asked[dataset.shard_name(entry)].items())] for entry in shards]
+    key = perception_key(recipe.perception)
+    kept = perceived.folder_of(space.job.store, key)
+    files = perceived.known(kept, (question for of_shard in questions for question in of_shard))
+    missing = {entry: [q for q in of_shard if q not in files] for entry, of_shard in zip(shards, questions, strict=True)}
+    total = sum(map(len, missing.values()))
+    log.info("perception %s: %d images are known, %d are looked at", key, len(files), total)
     connect()
-    tables = describe_images(source, images, recipe.perception, recipe.resources)
-    perception = [dataset.write_shard(table, dataset.PERCEPTION, root) for table in tables]
-    names = Counter(name for table in tables for objects in table["objects"].to_pylist() for name, _ in objects or ())
-    described = sum(table.num_rows for table in tables)
-    log.info("%d images described; objects: %s", described, dict(names.most_common()))
-    meta = {**parts.meta, "perceived": True, "objects": dict(sorted(names.items()))}
-    uri = space.publish(family, folder, kind=dataset.KIND, meta=meta, blobs=(*dataset.shards(parts, dataset.POSTS), *images, *perception))
-    return Outcome({"dataset": uri}, {"described": described, "objects": meta["objects"]})
+    progress = Progress("images", total, log.info)
+    for _, count in describe_images(source, missing, recipe.perception, recipe.resources, kept):
+        progress.add([None] * count)
+    progress.close()
+    if total:
+        files = perceived.known(kept, (question for of_shard in questions for question in of_shard))
+    seen = build_perception(questions, files, kept, recipe.resources)
+    names = Counter(name for entry in seen for _, look in dataset.shard_seen(source, entry) for name in look.description.objects)
+    log.info("objects: %s", dict(names.most_common(40)))
+    blobs = (*dataset.shards(parts, dataset.POSTS), *shards, *seen)
+    meta = {**parts.meta, "perceived": True, "perception": key, "objects": dict(sorted(names.items()))}
+    uri = space.publish(family, folder, kind=dataset.KIND, meta=meta, blobs=blobs)
+    metrics = {"images": sum(map(len, questions)), "described": total, "objects": meta["objects"]}
+    return Outcome({"dataset": uri}, metrics, after=lambda: perceived.clear(kept, set(files.values())))
 
 
 if __name__ == "__main__":

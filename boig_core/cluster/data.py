@@ -6,7 +6,7 @@ do not depend on the number of processes. Leaves out: what is read and written (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -15,12 +15,14 @@ import ray
 import ray.data
 
 from boig_core.config import Data, Perception, Resources
-from boig_core.data import dataset, staging
+from boig_core.data import dataset, perceived, staging
 from boig_core.data.images import StoredImage, decode
 from boig_core.data.ingestion import Shard
+from boig_core.data.perceived import Question
 from boig_core.data.staging import Chunk
 from boig_core.perception.describe import Perceiver
 from boig_core.storage.manifest import FileEntry
+from boig_core.vocabulary import Seen
 
 _DESCRIBE_BATCH: Final = 256
 """Images an actor describes at a time: the fixed unit of work."""
@@ -72,63 +74,101 @@ def _spread(items: list[dict[str, Any]], work: Callable[[pa.Table], pa.Table], r
     yield from done.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
-def describe_images(dataset_uri: str, shards: Sequence[FileEntry], perception: Perception, resources: Resources) -> list[pa.Table]:
-    """Describe every image of a dataset on a pool of actors, each of which loads its models once.
+def describe_images(
+    dataset_uri: str, wanted: Mapping[FileEntry, Sequence[Question]], perception: Perception, resources: Resources, folder: str
+) -> Iterator[tuple[str, int]]:
+    """Describe images on a pool of actors, each of which loads its models once and keeps safe what it has seen, slice by slice.
 
     Args:
         dataset_uri: a committed dataset.
-        shards: its image shards.
+        wanted: the questions that have no answer yet, by image shard.
         perception: the recipe's section.
         resources: what an actor asks for.
+        folder: where results are kept.
 
-    Returns:
-        One `dataset.perception_table` for each shard, boxes in pixels of the stored images.
+    Yields:
+        File and number of images of each slice, as they come.
     """
-    _quiet()
-    rows = [dataset.shard_rows(dataset_uri, entry) for entry in shards]
     slices = [
-        {"shard": shard, "start": start, "stop": min(start + _DESCRIBE_BATCH, rows[shard])}
-        for shard in range(len(shards))
-        for start in range(0, rows[shard], _DESCRIBE_BATCH)
+        {"shard": entry.model_dump_json(), "questions": [asdict(question) for question in questions[start : start + _DESCRIBE_BATCH]]}
+        for entry, questions in wanted.items()
+        for start in range(0, len(questions), _DESCRIBE_BATCH)
     ]
+    if not slices:
+        return
+    _quiet()
     # Half of the cluster's CPUs: an actor has to load its models first, so a few busy ones beat many that load.
     actors = max(1, min(len(slices), int(ray.cluster_resources().get("CPU", 1)) // 2))
     described = ray.data.from_items(slices, override_num_blocks=len(slices)).map_batches(
         _DescribeSlices,
-        fn_constructor_args=(dataset_uri, list(shards), perception),
+        fn_constructor_args=(dataset_uri, perception, folder),
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=resources.cpus,
         num_gpus=resources.gpus,
     )
-    found: list[list[pa.Table]] = [[] for _ in shards]
     for batch in described.iter_batches(batch_size=None, batch_format="pyarrow"):
-        found[batch["shard"][0].as_py()].append(batch.drop_columns(["shard"]))
-    return [pa.concat_tables(tables).sort_by("sha256") for tables in found]
+        for row in batch.to_pylist():
+            yield row["file"], row["images"]
+
+
+def build_perception(
+    shards: Sequence[Sequence[Question]], files: Mapping[Question, str], folder: str, resources: Resources
+) -> list[FileEntry]:
+    """What `perceived.build_shard` returns for each image shard, in their order."""
+
+    def build_batch(batch: pa.Table) -> pa.Table:
+        [row] = batch.to_pylist()
+        questions = [_question(fields) for fields in row["questions"]]
+        entry = perceived.build_shard(folder, questions, dict(zip(questions, row["files"], strict=True)))
+        return pa.table({"nr": [row["nr"]], "entry": [entry.model_dump_json()]})
+
+    tasks = [
+        {"nr": nr, "questions": [asdict(question) for question in questions], "files": [files[question] for question in questions]}
+        for nr, questions in enumerate(shards)
+    ]
+    built = {row["nr"]: row["entry"] for table in _spread(tasks, build_batch, resources) for row in table.to_pylist()}
+    return [FileEntry.model_validate_json(built[nr]) for nr in range(len(shards))]
 
 
 class _DescribeSlices:
     """Actor of `describe_images`: one slice of one shard at a time."""
 
-    def __init__(self, dataset_uri: str, shards: list[FileEntry], perception: Perception) -> None:
+    def __init__(self, dataset_uri: str, perception: Perception, folder: str) -> None:
         self._dataset_uri = dataset_uri
-        self._shards = shards
+        self._folder = folder
         self._perceiver = Perceiver.from_recipe(perception)
-        self._open: tuple[int, list[StoredImage]] = (-1, [])
+        self._by_keywords = perception.vocabulary == "keywords"
+        self._open: tuple[str, dict[str, StoredImage]] = ("", {})
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Perception of the batch's one slice, with the index of its shard."""
+        """Look at the batch's one slice and keep what was seen."""
         [piece] = batch.to_pylist()
-        shard = piece["shard"]
-        if self._open[0] != shard:  # slices of a shard come one after another, so the last one read stays at hand
-            self._open = shard, list(dataset.shard_images(self._dataset_uri, self._shards[shard]))
-        images = self._open[1][piece["start"] : piece["stop"]]
+        if self._open[0] != piece["shard"]:  # slices of a shard come one after another, so the last one read stays at hand
+            entry = FileEntry.model_validate_json(piece["shard"])
+            self._open = piece["shard"], {image.sha256: image for image in dataset.shard_images(self._dataset_uri, entry)}
+        questions = [_question(fields) for fields in piece["questions"]]
+        images = [self._open[1][question.sha256] for question in questions]
+        seen = dict(zip(questions, self._look(images, questions), strict=True))
+        table = perceived.table_of(seen, {image.sha256: (image.width, image.height) for image in images})
+        return pa.table({"file": [perceived.keep_part(table, self._folder)], "images": [len(images)]})
+
+    def _look(self, images: list[StoredImage], questions: list[Question]) -> list[Seen]:
+        pixels = [decode(image.data) for image in images]
+        captions = self._perceiver.caption(pixels)
+        keywords = self._perceiver.keywords(pixels, captions)
+        words = [own or question.words for own, question in zip(keywords, questions, strict=True)] if self._by_keywords else None
+        described = self._perceiver.describe(pixels, words)
         side = self._perceiver.side
-        seen = self._perceiver.describe([decode(image.data) for image in images])
-        described = {i.sha256: d.scaled(i.width / side, i.height / side) for i, d in zip(images, seen, strict=True)}
-        table = dataset.perception_table(described, {image.sha256: (image.width, image.height) for image in images})
-        return table.append_column("shard", pa.array([shard] * len(images), pa.int64()))
+        return [
+            Seen(description.scaled(image.width / side, image.height / side), caption, own)
+            for image, description, caption, own in zip(images, described, captions, keywords, strict=True)
+        ]
+
+
+def _question(fields: Mapping[str, Any]) -> Question:
+    return Question(fields["sha256"], tuple(fields["words"]))
 
 
 def _quiet() -> None:

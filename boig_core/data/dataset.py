@@ -2,7 +2,7 @@
 
     datasets/NAME/blobs/posts-HASH.parquet         id, account, company, timestamp, text, keywords, licence, images (references), held_out
     datasets/NAME/blobs/images-HASH.parquet        sha256, image (encoded bytes), width, height, fingerprint
-    datasets/NAME/blobs/perception-HASH.parquet    sha256, colors, tones, objects (boxes in pixels of width x height), width, height
+    perception/KEY/perception-HASH.parquet         what is seen in images, for all datasets (see `perceived`)
     datasets/NAME/VERSION/labels.parquet           one row a sample: its shards, KPIs, bucket, split, near-duplicate group
     datasets/NAME/VERSION/sources.parquet          where each sample comes from: file, line, address, licence, opt-out
     datasets/NAME/VERSION/rejects.parquet          what was left out, and why, with the row itself where it could be read
@@ -25,7 +25,7 @@ from boig_core.data.images import Pixels, StoredImage, decode, resize
 from boig_core.errors import CorruptError, InputError
 from boig_core.storage import manifest, store
 from boig_core.storage.manifest import FileEntry, Manifest
-from boig_core.vocabulary import Box, Description, KpiValue, Sample
+from boig_core.vocabulary import Box, Description, KpiValue, Sample, Seen
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,7 +51,7 @@ def read_samples(dataset_uri: str) -> list[Sample]:
     """
     parts = manifest.read_manifest(dataset_uri, kind=KIND)
     rows = read_table(dataset_uri, parts, LABELS).to_pylist()
-    seen: dict[str, Description] | None = read_descriptions(dataset_uri, parts) if parts.meta.get("perceived") else None
+    seen: dict[str, Seen] | None = read_seen(dataset_uri, parts) if parts.meta.get("perceived") else None
     if seen is not None and (lost := {row["image"] for row in rows} - seen.keys()):
         raise CorruptError(dataset_uri, f"has no description of image {min(lost)}", "run perceive again")
     posts = _posts_of(dataset_uri, parts, rows)
@@ -75,7 +75,9 @@ def _posts_of(dataset_uri: str, parts: Manifest, rows: Iterable[Mapping[str, Any
     return found
 
 
-def _sample(row: Mapping[str, Any], post: Mapping[str, Any], seen: Mapping[str, Description] | None) -> Sample:
+def _sample(row: Mapping[str, Any], post: Mapping[str, Any], seen: Mapping[str, Seen] | None) -> Sample:
+    look = seen[row["image"]] if seen is not None else None
+    keywords = post["keywords"] if look is None or look.keywords is None else look.keywords
     return Sample(
         id=row["id"],
         post=row["post"],
@@ -83,7 +85,7 @@ def _sample(row: Mapping[str, Any], post: Mapping[str, Any], seen: Mapping[str, 
         company=post["company"],
         timestamp=post["timestamp"],
         text=post["text"],
-        keywords=tuple(post["keywords"]),
+        keywords=tuple(keywords),
         kpi=row["kpi"],
         kpi_normalized=row["kpi_normalized"],
         bucket=row["bucket"],
@@ -91,10 +93,11 @@ def _sample(row: Mapping[str, Any], post: Mapping[str, Any], seen: Mapping[str, 
         image=row["image"],
         width=row["width"],
         height=row["height"],
-        description=seen[row["image"]] if seen is not None else None,
+        description=None if look is None else look.description,
         group=row["group"],
         negative=row["negative"],
         more_kpis={more["name"]: KpiValue(more["value"], more["normalized"], more["bucket"]) for more in row["more_kpis"]},
+        caption=None if look is None else look.caption,
     )
 
 
@@ -125,19 +128,33 @@ def read_images(dataset_uri: str, hashes: Iterable[str] | None = None, side: int
     return dict(sorted(found.items()))
 
 
-def read_descriptions(dataset_uri: str, parts: Manifest) -> dict[str, Description]:
-    """What perception measured, by SHA-256 of the image, in pixels of the stored image."""
-    found: dict[str, Description] = {}
-    for entry in shards(parts, PERCEPTION):
-        for row in read_shard(dataset_uri, entry).to_pylist():
-            objects: dict[str, Box] = {name: (box[0], box[1], box[2], box[3]) for name, box in row["objects"]}
-            found[row["sha256"]] = Description(dict(row["colors"]), dict(row["tones"]), objects)
-    return found
+def read_seen(dataset_uri: str, parts: Manifest) -> dict[str, Seen]:
+    """What perception saw, by SHA-256 of the image, boxes in pixels of the stored image."""
+    return dict(seen for entry in shards(parts, PERCEPTION) for seen in shard_seen(dataset_uri, entry))
+
+
+def shard_seen(dataset_uri: str, entry: FileEntry) -> Iterator[tuple[str, Seen]]:
+    """Image and what was seen in it, of one perception shard; the shard is verified."""
+    for row in read_shard(dataset_uri, entry).to_pylist():
+        objects: dict[str, Box] = {name: (box[0], box[1], box[2], box[3]) for name, box in row["objects"]}
+        keywords = None if row["keywords"] is None else tuple(row["keywords"])
+        yield row["sha256"], Seen(Description(dict(row["colors"]), dict(row["tones"]), objects), row["caption"], keywords)
+
+
+def images_by_shard(dataset_uri: str, parts: Manifest, words: int) -> dict[str, dict[str, tuple[str, ...]]]:
+    """The images of each image shard (by `shard_name`), each with the keywords of its posts, sorted and at most ``words``."""
+    rows = read_table(dataset_uri, parts, LABELS).select(["image_shard", "image", "post", "post_shard", "negative"]).to_pylist()
+    posts = _posts_of(dataset_uri, parts, rows) if words else {}
+    found: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for row in rows:
+        own = posts[row["post"]]["keywords"] if words and not row["negative"] else ()
+        found[row["image_shard"]][row["image"]].update(own)
+    return {shard: {image: tuple(sorted(own)[:words]) for image, own in images.items()} for shard, images in found.items()}
 
 
 def shards(parts: Manifest, family: str) -> list[FileEntry]:
     """The shards of one family (`POSTS`, `IMAGES` or `PERCEPTION`) that a manifest names."""
-    return [entry for entry in parts.files if entry.path.startswith(f"{_BLOBS}{family}-")]
+    return [entry for entry in parts.files if entry.path.startswith("../") and store.name(entry.path).startswith(f"{family}-")]
 
 
 def shard_name(entry: FileEntry) -> str:
@@ -217,46 +234,12 @@ def image_table(images: Iterable[StoredImage]) -> pa.Table:
     return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
 
 
-def perception_table(described: Mapping[str, Description], sizes: Mapping[str, tuple[int, int]]) -> pa.Table:
-    """Descriptions by image hash as a perception shard.
-
-    Args:
-        described: by SHA-256, boxes in pixels of the stored image.
-        sizes: width and height of each stored image.
-    """
-    import pyarrow as pa
-
-    shares = pa.map_(pa.string(), pa.float64())
-    schema = schema_of(
-        {
-            "sha256": pa.string(),
-            "colors": shares,
-            "tones": shares,
-            "objects": pa.map_(pa.string(), pa.list_(pa.float64())),
-            "width": pa.int32(),
-            "height": pa.int32(),
-        }
-    )
-    rows: list[dict[str, Any]] = [
-        {
-            "sha256": sha256,
-            "colors": list(seen.colors.items()),
-            "tones": list(seen.tones.items()),
-            "objects": [(name, list(box)) for name, box in seen.objects.items()],
-            "width": sizes[sha256][0],
-            "height": sizes[sha256][1],
-        }
-        for sha256, seen in sorted(described.items())
-    ]
-    return pa.Table.from_pylist(rows, schema)
-
-
 def write_shard(table: pa.Table, family: str, dataset_root: str) -> FileEntry:
     """Put a shard below ``datasets/NAME/blobs`` under the hash of its bytes, unless it is there already.
 
     Args:
         table: the shard.
-        family: `POSTS`, `IMAGES` or `PERCEPTION`.
+        family: `POSTS` or `IMAGES`.
         dataset_root: URI of ``datasets/NAME``.
 
     Returns:
@@ -267,12 +250,18 @@ def write_shard(table: pa.Table, family: str, dataset_root: str) -> FileEntry:
 
 def write_blob(data: bytes, family: str, dataset_root: str) -> FileEntry:
     """Put a Parquet file below ``datasets/NAME/blobs``, as `write_shard` does."""
+    entry = write_named(data, family, store.join(dataset_root, "blobs"))
+    return entry.model_copy(update={"path": _BLOBS + entry.path})
+
+
+def write_named(data: bytes, family: str, folder: str) -> FileEntry:
+    """Put a Parquet file into a folder under the hash of its bytes, unless it is there already; ``path`` of the entry is its name."""
     sha256 = hashlib.sha256(data).hexdigest()
     name = f"{family}-{sha256[:16]}.parquet"
-    uri = store.join(dataset_root, "blobs", name)
+    uri = store.join(folder, name)
     if not store.exists(uri):
         store.write_bytes(uri, data)
-    return FileEntry(path=_BLOBS + name, size=len(data), sha256=sha256)
+    return FileEntry(path=name, size=len(data), sha256=sha256)
 
 
 def schema_of(types: Mapping[str, Any]) -> pa.Schema:

@@ -133,7 +133,7 @@ def measure(
         judge_N=None if judge is None else judge.judge(images_NHWC, plan.owners),
         clip_N=matched_N,
         mismatched_N=mismatched_N,
-        named_N=named(perceiver.describe(list(images_NHWC)), plan.owners, kinds),
+        named_N=named(perceiver.describe(list(images_NHWC), [owner.keywords for owner in plan.owners]), plan.owners, kinds),
         embedding_ND=seen.embedding_ND,
         features_NF=seen.features_NF if features is clip else features.see(images_NHWC).features_NF,
     )

@@ -6,6 +6,8 @@ command, seed, code and measured fidelity). Imports no torch, so recipes can be 
 
 from __future__ import annotations
 
+import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -44,3 +46,33 @@ def resolve_model(ref: str) -> str:
     if not ref or ref.startswith(("/", ".", "~")) or ref.count("/") > 1 or path.is_file():
         raise InputError(ref or "''", "is not a folder with a model", "give a model folder, a hub id ORG/NAME, or package:NAME")
     return ref
+
+
+@cache
+def model_version(ref: str) -> str:
+    """What tells one state of a model from another: the SHA-256 of a folder's files, or the commit of a hub id.
+
+    Args:
+        ref: as for `resolve_model`.
+
+    Raises:
+        InputError: the reference leads nowhere, or the hub does not say which commit it stands for.
+    """
+    found = resolve_model(ref)
+    folder = Path(found)
+    if folder.is_dir():
+        digest = hashlib.sha256()
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            with path.open("rb") as file:
+                digest.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        return digest.hexdigest()
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    for name in ("config.json", "model_index.json"):
+        held = try_to_load_from_cache(found, name)
+        if isinstance(held, str):
+            return Path(held).parent.name
+    try:
+        return str(HfApi().model_info(found).sha)
+    except Exception as exc:
+        raise InputError(found, f"the hub does not say which commit it is ({exc})", "download the model, and give its folder") from exc

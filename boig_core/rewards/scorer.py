@@ -35,8 +35,8 @@ class Perceives(Protocol):
         """Side in pixels of the square that boxes are measured in, whatever the size of an image."""
         ...
 
-    def describe(self, images: Sequence[NDArray[np.uint8]]) -> Sequence[Description]:
-        """Description of each image, boxes in pixels of that square."""
+    def describe(self, images: Sequence[NDArray[np.uint8]], keywords: Sequence[Sequence[str]] | None = None) -> Sequence[Description]:
+        """Description of each image, boxes in pixels of that square; ``keywords`` of the posts, for a detector that looks for them."""
         ...
 
 
@@ -72,7 +72,8 @@ class Scorer:
         """
         if len(images) != len(samples):
             raise ScorerError(f"{len(images)} images for {len(samples)} samples", "must be as many", "redo the chunk")
-        descriptions = _exactly(len(images), self._perceiver.describe(list(images)), "perception")
+        seen = self._perceiver.describe(list(images), [sample.keywords for sample in samples])
+        descriptions = _exactly(len(images), seen, "perception")
         placed = [
             description.scaled(sample.width / self._perceiver.side, sample.height / self._perceiver.side)
             for description, sample in zip(descriptions, samples, strict=True)

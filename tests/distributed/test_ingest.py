@@ -28,9 +28,9 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def run(stage: Stage, store: Path, inputs: dict[str, str], run_id: str = "r1") -> tuple[int, str]:
+def run(stage: Stage, store: Path, inputs: dict[str, str], run_id: str = "r1", overrides: tuple[str, ...] = ()) -> tuple[int, str]:
     task = f"{store}/runs/boig_ingest/{run_id}/{stage}"
-    recipe = load_recipe("tiny", ["perception.name_threshold=0.0"])
+    recipe = load_recipe("tiny", ["perception.name_threshold=0.0", *overrides])
     job = Job(stage=stage, recipe=recipe, inputs=inputs, store=str(store), root="test", task=task, attempt=1)
     work = {Stage.INGEST: ingest.work, Stage.PERCEIVE: perceive.work}[stage]
     return run_stage(work, [write_job(job)]), job.attempt_uri
@@ -81,6 +81,20 @@ def test_an_export_becomes_a_described_dataset(world: Path, tmp_path: Path) -> N
         backgrounds += scene["background"].capitalize() in sample.description.colors
     assert counts == len(described)
     assert backgrounds > 0.97 * len(described)
+    # Nothing is looked at twice: not for another version, and not for another dataset of the store.
+    assert done["metrics"]["described"] == meta["images"] == done["metrics"]["images"]
+    again = run(Stage.PERCEIVE, tmp_path, {"dataset": uri}, run_id="r2")
+    other = run(Stage.INGEST, tmp_path, {"posts": str(world)}, run_id="r3", overrides=("data.name=other", "data.shard_mb=0.5"))
+    made = commit.read_commit(other[1])
+    assert made is not None
+    elsewhere = run(Stage.PERCEIVE, tmp_path, {"dataset": made["outputs"]["dataset"]}, run_id="r3", overrides=("data.name=other",))
+    for code, attempt in (again, elsewhere):
+        repeated = commit.read_commit(attempt)
+        assert code == 0
+        assert repeated is not None
+        assert repeated["metrics"]["described"] == 0
+        assert [sample.description for sample in dataset.read_samples(repeated["outputs"]["dataset"])] == [s.description for s in described]
+    assert not list((tmp_path / "perception").glob("*/part-*"))
     # The second version shares the image shards of the first.
     first, second = (set(dataset.shards(read_manifest(at), dataset.IMAGES)) for at in (uri, done["outputs"]["dataset"]))
     assert first == second

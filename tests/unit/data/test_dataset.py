@@ -1,6 +1,7 @@
 """A dataset written and read back: labels, images, descriptions, and what happens when a file was tampered with."""
 
 import io
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from boig_core.data import dataset
+from boig_core.data import dataset, perceived
 from boig_core.data.images import resize
 from boig_core.data.inspect import diff, verify_dataset
-from boig_core.errors import CorruptError, InputError
-from boig_core.storage import manifest
-from boig_core.vocabulary import Description, KpiValue
+from boig_core.data.perceived import Question
+from boig_core.errors import CorruptError, InputError, StoreUnavailableError
+from boig_core.storage import manifest, store
+from boig_core.vocabulary import Description, KpiValue, Seen
 
 from .conftest import Archive, picture, row
 
@@ -27,17 +29,21 @@ ROWS = [
     row("r", 25, "none.png", "3.png"),
     row("t", 70, "4.png", account="b"),
 ]
-SEEN = Description({"Red": 0.6, "Blue": 0.4}, {"warm": 0.6, "neutral": 0.0, "cool": 0.4}, {"ball": (1.0, 2.0, 3.5, 4.0)})
+DESCRIPTION = Description({"Red": 0.6, "Blue": 0.4}, {"warm": 0.6, "neutral": 0.0, "cool": 0.4}, {"ball": (1.0, 2.0, 3.5, 4.0)})
+SEEN = Seen(DESCRIPTION, "a red ball", ("red", "ball"))
 
 
-def publish(archive: Archive, *, perceived: bool = False) -> str:
+def publish(archive: Archive, *, described: bool = False) -> str:
     # One image a shard, so that readers have to look into several.
     made = archive.make(archive.export(ROWS, IMAGES), shard_mb=1e-6, more_kpis=("shares",))
-    if perceived:
-        names = dataset_images(made.blobs, archive.root)
-        table = dataset.perception_table(dict.fromkeys(names, SEEN), dict.fromkeys(names, (8, 8)))
-        made = type(made)(made.folder, (*made.blobs, dataset.write_shard(table, dataset.PERCEPTION, archive.root)), made.meta, made.staged)
-    return archive.publish(made, perceived=perceived)
+    if described:
+        questions = [Question(name) for name in sorted(dataset_images(made.blobs, archive.root))]
+        folder = perceived.folder_of(archive.store, "key")
+        table = perceived.table_of(dict.fromkeys(questions, SEEN), {question.sha256: (8, 8) for question in questions})
+        part = perceived.keep_part(table, folder)
+        entry = perceived.build_shard(folder, questions, dict.fromkeys(questions, part))
+        made = replace(made, blobs=(*made.blobs, entry))
+    return archive.publish(made, perceived=described)
 
 
 def dataset_images(blobs: tuple[manifest.FileEntry, ...], root: str) -> list[str]:
@@ -65,8 +71,11 @@ def test_read_back(archive: Archive) -> None:
 
 
 def test_descriptions_after_perceive(archive: Archive) -> None:
-    uri = publish(archive, perceived=True)
-    assert [sample.description for sample in dataset.read_samples(uri)] == [SEEN] * 5
+    uri = publish(archive, described=True)
+    samples = dataset.read_samples(uri)
+    assert [(sample.description, sample.caption, sample.keywords) for sample in samples] == [
+        (DESCRIPTION, "a red ball", ("red", "ball"))
+    ] * 5
 
 
 def test_an_unknown_image_is_an_error(archive: Archive) -> None:
@@ -87,7 +96,7 @@ def test_an_altered_shard_is_an_error(archive: Archive, family: str) -> None:
 
 
 def test_a_whole_dataset_is_counted_and_a_torn_one_is_named(archive: Archive) -> None:
-    uri = publish(archive, perceived=True)
+    uri = publish(archive, described=True)
     found = verify_dataset(uri)
     assert (found["files"], found["samples"], found["images"]) == (10, 5, 5)
     for name in (dataset.LABELS, dataset.REJECTS):
@@ -96,7 +105,7 @@ def test_a_whole_dataset_is_counted_and_a_torn_one_is_named(archive: Archive) ->
         with pytest.raises(CorruptError, match="differs from its manifest"):
             verify_dataset(uri)
         (Path(uri) / name).write_bytes(kept)
-    next((Path(archive.root) / "blobs").glob("perception-*")).unlink()
+    next((Path(archive.store) / "perception" / "key").glob("perception-*")).unlink()
     with pytest.raises(CorruptError, match="has none"):
         verify_dataset(uri)
 
@@ -121,3 +130,25 @@ def test_the_same_rows_make_the_same_file_however_they_come(tmp_path_factory: py
         dataset.write_table(pieces, schema, folder / "cut")
         dataset.write_table([pa.RecordBatch.from_pylist(rows, schema)], schema, folder / "whole")
     assert (folder / "cut").read_bytes() == (folder / "whole").read_bytes()
+
+
+def test_an_image_is_known_by_what_was_asked_and_shards_come_before_parts(tmp_path: Path) -> None:
+    folder = perceived.folder_of(str(tmp_path), "key")
+    plain, worded, other = Question("a" * 64), Question("a" * 64, ("ball",)), Question("b" * 64)
+    seen = {plain: SEEN, worded: Seen(DESCRIPTION), other: replace(SEEN, keywords=())}
+    sizes = {"a" * 64: (8, 8), "b" * 64: (8, 8)}
+    assert perceived.known(folder, seen) == {}
+    first = perceived.keep_part(perceived.table_of({plain: seen[plain]}, sizes), folder)
+    second = perceived.keep_part(perceived.table_of({worded: seen[worded], other: seen[other]}, sizes), folder)
+    files = perceived.known(folder, seen)
+    assert files == {plain: first, worded: second, other: second}
+    assert perceived.known(folder, [Question("a" * 64, ("box",))]) == {}
+    entry = perceived.build_shard(folder, [worded, other], files)
+    assert dict(dataset.shard_seen(f"{tmp_path}/datasets/d/v1", entry)) == {"a" * 64: seen[worded], "b" * 64: seen[other]}
+    # The same rows out of other parts are the same shard.
+    again = perceived.keep_part(perceived.table_of({other: seen[other]}, sizes), folder)
+    assert perceived.build_shard(folder, [other, worded], {worded: second, other: again}) == entry
+    perceived.clear(folder, [first, second, again, store.name(entry.path)])
+    assert perceived.known(folder, seen) == dict.fromkeys((worded, other), store.name(entry.path))
+    with pytest.raises(StoreUnavailableError, match="is gone"):
+        perceived.build_shard(folder, [plain], files)

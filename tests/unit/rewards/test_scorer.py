@@ -34,12 +34,12 @@ class FixedPerceiver:
 
     side = 32
 
-    def describe(self, images: Sequence[NDArray[np.uint8]]) -> list[Description]:
+    def describe(self, images: Sequence[NDArray[np.uint8]], keywords: object = None) -> list[Description]:
         return [Description({"Red": 0.5, "Blue": 0.5}, {"warm": 1.0}, {"ball": (0, 0, float(image[0, 0, 0]), 16)}) for image in images]
 
 
 class Silent(FixedPerceiver):
-    def describe(self, images: Sequence[NDArray[np.uint8]]) -> list[Description]:
+    def describe(self, images: Sequence[NDArray[np.uint8]], keywords: object = None) -> list[Description]:
         return super().describe(images)[1:]
 
 
