@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boig_core.config import Data, SplitBy
+from boig_core.config import Data, SplitBy, load_recipe
 from boig_core.data import labels, selection
 
 SHARES = (0.6, 0.2, 0.2)
@@ -110,7 +110,7 @@ def test_further_kpis_have_ranks_of_their_own_and_no_floors() -> None:
 
 def test_stock_photographs_fall_into_equal_thirds() -> None:
     posts = [One(str(i), "stock", kpis=(float((i * 37) % 300),), images=(f"{i}-",)) for i in range(300)]
-    found, _ = label(posts, Data(percentiles=(100 / 3, 200 / 3), floors=(-1, -1, -1)))
+    found, _ = label(posts, load_recipe("stock").data)
     counts = [sum(sample["bucket"] == bucket for sample in found.values()) for bucket in ("low", "medium", "high")]
     assert counts == [100, 100, 100]
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boig_core.config import Data
+from boig_core.config import Data, load_recipe
 from boig_core.data.posts import Post, Reject, accept, accept_again, keywords
 from boig_core.data.sources import find_sources, read_rows
 from boig_core.errors import InputError
@@ -294,3 +294,15 @@ def test_a_missing_or_foreign_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "posts.parquet").write_bytes(b"no parquet")
     with pytest.raises(InputError, match="cannot be read"):
         read_all(tmp_path)
+
+
+def test_an_export_of_stock_photographs(tmp_path: Path) -> None:
+    fields = {"id": 9, "caption": "A tent", "keywords": "tent; forest", "release_date": "2021-05-06", "image": "9.jpg"}
+    line = json.dumps({**fields, "downloads": 4, "forwards": 2, "impressions": 80})
+    (tmp_path / "posts.jsonl").write_text(line + "\n" + json.dumps({**fields, "id": 10, "forwards": 0}))
+    data = load_recipe("stock").data
+    found = [one for one in accept("f", read_rows(str(tmp_path / "posts.jsonl")), data) if not isinstance(one, Reject)]
+    assert [(post.id, post.account, post.text, post.keywords, post.kpis) for _, post, _ in found] == [
+        ("9", "stock", "A tent", ("tent", "forest"), (2.0, 4.0, 0.05)),
+        ("10", "stock", "A tent", ("tent", "forest"), (0.0, None, None)),
+    ]
