@@ -3,7 +3,7 @@
 Starts a web of images on the loopback addresses (`ingest_server`), most of them good, a tenth hostile in every way of `ingest_rows.KINDS`.
 Ingests exports of it with ``boig run ingest`` as a user would, watches the memory of the driver and the workers, and holds each row of the
 dataset against what it must become. A row that became something else ends in exit code 1 and is named. With ``--img2dataset`` (the Python
-of a virtual environment that has it; it is no dependency of boig) the same URLs go through that as well, in the same run, in three modes:
+of a virtual environment that has it; it is no dependency of boig) the same URLs go through that as well, in the same run, in these modes:
 
 * ``unchecked`` stores the bytes as they came: no decoding, no look at what they are (``disable_all_reencoding``);
 * ``decoded`` decodes whole and stores a JPEG's bytes as they came, anything else encoded as JPEG (``resize_mode=no``, ``skip_reencode``);
@@ -32,6 +32,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,7 +62,6 @@ SETTINGS: Final[dict[str, Any]] = {
     "timeout": TIMEOUT_S,
     "retries": TRIES - 1,
     "enable_wandb": False,
-    "incremental_mode": "overwrite",
 }
 """What spares img2dataset work that boig does not do either, and gives each process several shards."""
 
@@ -94,7 +94,7 @@ def main() -> int:
     parser.add_argument("--img2dataset", type=Path, help="Python of a virtual environment with img2dataset")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="modes of img2dataset")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="processes of img2dataset")
-    parser.add_argument("--threads", type=int, default=32, help="threads of each process of img2dataset")
+    parser.add_argument("--threads", type=int, default=16, help="threads of each process of img2dataset")
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="override a field of boig's recipe")
     parser.add_argument("--repeats", type=int, default=1, help="how often each compared run is done, in turn; the median counts")
     parser.add_argument("--only-mixed", action="store_true", help="leave out the runs on good images alone")
@@ -110,7 +110,7 @@ def main() -> int:
         found = measure(args, home.resolve(), stack.enter_context(serving(args.pictures)))
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
-    print("\n".join(table(found)), flush=True)
+    print("\n".join(report(found)), flush=True)
     return 0 if found["every_row_accounted_for"] else 1
 
 
@@ -135,7 +135,12 @@ def serving(pictures: int) -> Iterator[Server]:
 
 def measure(args: argparse.Namespace, home: Path, server: Server) -> dict[str, Any]:
     """All runs, in an order that lets a slow spell of the machine fall on both sides."""
-    found: dict[str, Any] = {"machine": machine(), "server": {**server.ready, **raw_rate(server)}, "boig": [], "img2dataset": []}
+    found: dict[str, Any] = {
+        "machine": machine(args.img2dataset),
+        "server": {**server.ready, **raw_rate(server)},
+        "boig": [],
+        "img2dataset": [],
+    }
     say(f"server: {found['server']}")
     first, *others = args.rows
     for hostile in (True,) if args.only_mixed else (False, True):
@@ -165,23 +170,22 @@ def run_boig(args: argparse.Namespace, home: Path, server: Server, export: Expor
     command += ["--input", f"posts={export.posts}", "--store", str(store)]
     for override in args.overrides:
         command += ["--set", override]
-    seen, asked = watched(server, command, "ray_jobs.ingest", home / "boig.log")
+    seen, asked = watched(server, command, {"RAY_USAGE_STATS_ENABLED": "0"}, "ray_jobs.ingest", home / "boig.log")
     if seen.code:
         raise RuntimeError(f"boig run ingest ended with {seen.code}:\n{(home / 'boig.log').read_text()[-4000:]}")
     done = json.loads(seen.output)
     uri = done["outputs"]["dataset"]
-    labels = pq.read_table(f"{uri}/{dataset.LABELS}", columns=["post", "image"])
-    rejects = pq.read_table(f"{uri}/{dataset.REJECTS}", columns=["line", "code"])
-    lines, codes = rejects["line"].to_pylist(), rejects["code"].to_pylist()
-    wrong = differences(export, labels["post"].to_pylist(), zip(lines, codes, strict=True))
+    posts, images = columns(f"{uri}/{dataset.LABELS}", "post", "image")
+    lines, codes = columns(f"{uri}/{dataset.REJECTS}", "line", "code")
+    wrong = differences(export, posts, zip(lines, codes, strict=True))
     shards = dataset.shards(manifest.read_manifest(uri, kind=dataset.KIND), dataset.IMAGES)
     stored = sum(dataset.shard_rows(uri, shard) for shard in shards)
     shutil.rmtree(store)
     run = {
         "rows": rows,
         "images": "mixed" if hostile else "good",
-        "accepted": labels.num_rows,
-        "distinct_images": len(set(labels["image"].to_pylist())),
+        "accepted": len(posts),
+        "distinct_images": len(set(images)),
         "stored_images": stored,
         "stored_mib": round(sum(shard.size for shard in shards) / 2**20, 1),
         "rejected": counts(codes),
@@ -190,7 +194,7 @@ def run_boig(args: argparse.Namespace, home: Path, server: Server, export: Expor
         "rows_that_differ": len(wrong),
         "stage_s": done["metrics"]["seconds"],
         **asked,
-        **speed(labels.num_rows, seen, asked),
+        **speed(len(posts), seen, asked),
         **seen.as_json(),
     }
     say(f"boig, {rows} {run['images']} rows: {run['images_per_s']} images/s, {len(wrong)} rows differ")
@@ -205,13 +209,12 @@ def run_img2dataset(args: argparse.Namespace, home: Path, server: Server, export
     settings = SETTINGS | MODES[mode] | {"processes_count": args.processes, "thread_count": args.threads}
     places = {"url_list": str(urls), "output_folder": str(out)}
     command = [str(args.img2dataset.with_name("img2dataset")), *(f"--{name}={value}" for name, value in (settings | places).items())]
-    seen, asked = watched(server, command, "bin/img2dataset", home / "img2dataset.log")
+    seen, asked = watched(server, command, {"NO_ALBUMENTATIONS_UPDATE": "1"}, "bin/img2dataset", home / "img2dataset.log")
     if seen.code:
         raise RuntimeError(f"img2dataset ended with {seen.code}:\n{(home / 'img2dataset.log').read_text()[-4000:]}")
     outcomes: dict[str, bool] = {}
     for shard in sorted(out.glob("*.parquet")):
-        rows = pq.read_table(shard, columns=["url", "status"])
-        outcomes |= {url: status == "success" for url, status in zip(rows["url"].to_pylist(), rows["status"].to_pylist(), strict=True)}
+        outcomes |= {url: status == "success" for url, status in zip(*columns(str(shard), "url", "status"), strict=True)}
     kinds = by_kind(outcomes)
     size = sum(path.stat().st_size for path in out.glob("*.parquet"))
     shutil.rmtree(out)
@@ -235,14 +238,21 @@ def run_img2dataset(args: argparse.Namespace, home: Path, server: Server, export
     return run
 
 
-def watched(server: Server, command: Sequence[str], driver: str, log: Path) -> tuple[Watched, dict[str, Any]]:
-    """Run a command against a server that has forgotten everything; returns what it took, and what the server saw and spent."""
+def columns(path: str, *names: str) -> list[list[Any]]:
+    """Columns of a Parquet file."""
+    table = pq.read_table(path, columns=list(names))
+    return [table[name].to_pylist() for name in names]
+
+
+def watched(server: Server, command: Sequence[str], env: dict[str, str], driver: str, log: Path) -> tuple[Watched, dict[str, Any]]:
+    """Run a command against a server that has forgotten everything; returns what it took, and what the server saw and spent.
+
+    Proxies are taken out of its environment, since none can reach the loopback addresses, and a Ray cluster that may be named there.
+    """
     server.ask("reset")
     before = server.cpu_s()
-    env = {
-        name: value for name, value in os.environ.items() if name.lower() not in {"http_proxy", "https_proxy", "all_proxy", "ray_address"}
-    }
-    seen = watch(command, env | {"RAY_USAGE_STATS_ENABLED": "0", "NO_ALBUMENTATIONS_UPDATE": "1"}, driver, log=str(log))
+    away = {"http_proxy", "https_proxy", "all_proxy", "ray_address"}
+    seen = watch(command, {name: value for name, value in os.environ.items() if name.lower() not in away} | env, driver, log=str(log))
     spent = server.cpu_s() - before
     return seen, {"server": {**json.loads(server.ask("stats")), "cpu_s": round(spent, 1)}}
 
@@ -319,24 +329,31 @@ def rates(found: dict[str, Any], rows: int) -> dict[str, Any]:
     }
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+def machine(other: Path | None) -> dict[str, Any]:
+    """What the numbers were measured on, and with which versions."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+    packages = [f"{name} {version(name)}" for name in ("ray", "pillow", "pyarrow")]
+    if other:
+        ask = "from importlib.metadata import version; import sys; print(*(f'{n} {version(n)}' for n in sys.argv[1:]), sep='\\n')"
+        asked = [str(other), "-c", ask, "img2dataset", "opencv-python-headless"]
+        packages += subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()
     return {
         "cpu": model,
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "python": platform.python_version(),
+        "packages": packages,
         "load_before": round(os.getloadavg()[0], 2),
     }
 
 
-def table(found: dict[str, Any]) -> list[str]:
+def report(found: dict[str, Any]) -> list[str]:
     """The numbers for a reader."""
     server = found["server"]
     lines = [
-        f"machine: {found['machine']['cores']} cores of {found['machine']['cpu']}, {found['machine']['memory_gib']} GiB",
+        f"machine: {found['machine']['cores']} cores of {found['machine']['cpu']}, {found['machine']['memory_gib']} GiB, "
+        f"load {found['machine']['load_before']}; {', '.join(found['machine']['packages'])}",
         f"server alone, one connection: {server['requests_per_s']} requests/s, {server['mib_per_s']} MiB/s, "
         f"{server['cpu_ms_per_request']} ms CPU each; an image has {server['mean_bytes'] // 1024} KiB",
         "",

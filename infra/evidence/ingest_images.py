@@ -26,10 +26,10 @@ from PIL import Image, ImageDraw
 
 Pixels = NDArray[np.uint8]
 
-_WEBP_SLOTS: Final = (7, 31)
+_WEBP_SLOTS: Final = (7,)
 _PNG_SLOTS: Final = (11, 37)
 _SLOTS: Final = 50
-"""Of 50 images in a row 2 are WebP, 2 PNG and 46 JPEG."""
+"""Of 50 images in a row 47 are JPEG, 2 PNG and 1 is a WebP."""
 _SIDE: Final = 512
 _SCENE: Final = 704
 _ALPHA_BITS: Final = 7
