@@ -138,12 +138,16 @@ def _look(pid: int, seen: Watched, driver: str, every_s: float, over: threading.
 
 
 def _group(process: psutil.Process, pid: int, driver: str) -> str:
-    """Part that a process plays; a process of Ray names itself after what it runs, and ``spawn_main`` is Python's own multiprocessing."""
+    """Part that a process plays.
+
+    A worker of Ray names itself after what it runs; ``spawn_main`` is Python's own multiprocessing. The raylet is asked for first, since
+    its command line holds that of its workers.
+    """
     name, line = process.name(), " ".join(process.cmdline())
-    if line.startswith("ray::") or "default_worker.py" in line or "spawn_main" in line:
-        return "worker"
     if name.startswith("raylet") or "/raylet" in line.split(" ")[0]:
         return "raylet"
+    if line.startswith("ray::") or "default_worker.py" in line or "spawn_main" in line:
+        return "worker"
     if driver in line and "ray/" not in line.split(" ")[0]:
         return "driver"
     return "command" if process.pid == pid else "other"
