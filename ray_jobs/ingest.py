@@ -20,7 +20,7 @@ def work(space: Workspace) -> Outcome:
     Raises:
         InputError: neither posts nor a version, no posts file, or not one row that can be used.
     """
-    from boig_core.cluster.data import RayCrew
+    from boig_core.cluster.ingest import RayCrew
     from boig_core.cluster.session import connect
 
     recipe, inputs = space.recipe, space.job.inputs
@@ -38,7 +38,7 @@ def work(space: Workspace) -> Outcome:
         recipe.seed,
         root=root,
         scratch=space.scratch,
-        crew=RayCrew(recipe.resources),
+        crew=RayCrew(),
         retry="retry" in inputs,
     )
     uri = space.publish(family, made.folder, kind=dataset.KIND, meta=made.meta, blobs=made.blobs)

@@ -28,7 +28,7 @@ def work(space: Workspace) -> Outcome:
         InputError: the dataset belongs to another store or has another name than the recipe's, or a model cannot be opened.
         CorruptError: the dataset differs from its manifest.
     """
-    from boig_core.cluster.data import build_perception, describe_images
+    from boig_core.cluster.perceive import build_perception, describe_images
     from boig_core.cluster.session import connect
 
     recipe = space.recipe
@@ -57,7 +57,7 @@ def work(space: Workspace) -> Outcome:
     progress.close()
     if total:
         files = perceived.known(kept, (question for of_shard in questions for question in of_shard))
-    seen = build_perception(questions, files, kept, recipe.resources)
+    seen = build_perception(questions, files, kept)
     names = Counter(name for entry in seen for _, look in dataset.shard_seen(source, entry) for name in look.description.objects)
     log.info("objects: %s", dict(names.most_common(40)))
     blobs = (*dataset.shards(parts, dataset.POSTS), *shards, *seen)

@@ -45,6 +45,12 @@ def connect(cpus: int | None = None) -> None:
     log.info("connected to Ray: %s", {name: round(amount, 1) for name, amount in ray.cluster_resources().items() if name in {"CPU", "GPU"}})
 
 
+def cores() -> int:
+    """CPUs that are really there: a cluster that was started here says it has more (see `connect`)."""
+    total = int(ray.cluster_resources().get("CPU", 1))
+    return max(1, total if os.environ.get("RAY_ADDRESS") else min(total, os.cpu_count() or 1))
+
+
 def _init(address: str | None, cpus: int | None) -> None:
     try:
         if address:

@@ -9,7 +9,7 @@
     datasets/NAME/VERSION/card.json, card.html     the numbers of the version
     datasets/NAME/VERSION/manifest.json            names the shards that the version is made of
 
-A new version adds shards and rewrites none. Leaves out: how rows are made (see `ingestion`) and many machines (see `cluster.data`).
+A new version adds shards and rewrites none. Leaves out: how rows are made (see `ingestion`) and many machines (see `cluster.ingest`).
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ def parquet_bytes(table: pa.Table, compress: bool = True) -> bytes:
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd" if compress else "none", store_schema=True)
+    pq.write_table(table, buffer, compression="zstd" if compress else "none", use_dictionary=compress, store_schema=True)
     return buffer.getvalue()
 
 

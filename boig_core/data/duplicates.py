@@ -15,7 +15,8 @@ from PIL import Image
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-_SIDE: Final = 64
+SIDE: Final = 64
+"""Side of the picture that a fingerprint is taken of."""
 _MEAN: Final = 8
 """Levels of 256 that the mean red, green or blue of near images may differ."""
 
@@ -28,7 +29,7 @@ def fingerprint(image: Image.Image) -> str:
     """
     import imagehash
 
-    small = image.resize((_SIDE, _SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+    small = image.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
     red, green, blue = small.resize((1, 1), Image.Resampling.BOX).tobytes()
     return f"{imagehash.phash(small)}{red:02x}{green:02x}{blue:02x}"
 

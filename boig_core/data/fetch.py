@@ -1,17 +1,13 @@
 """Fetching: the bytes behind an image reference of an export, checked and brought into the stored form.
 
-A reference is a ``file://`` or absolute path, ``s3://`` or ``http(s)://``. Over HTTP the size is capped
-while the body streams, only named transient errors are retried, and hosts on private addresses are refused: an export may name any URL,
-and the cluster's own network is not for it to probe. Redirects are followed by hand, each hop under the same rules, and a connection goes
-to the address that was checked. Hosts are treated politely: few requests at a time, a name to complain about, waits as they ask for, and
-an opt-out from machine learning counts. Leaves out: which references there are (see `posts`).
+A reference is a ``file://`` or absolute path, ``s3://`` or ``http(s)://``. Over HTTP only named transient errors are retried, and redirects
+are followed by hand, each hop under the same rules. Hosts are treated politely: few requests at a time, a name to complain about, waits as
+they ask for, and an opt-out from machine learning counts. Leaves out: which references there are (see `posts`), and the limits of a single
+request (see `web`).
 """
 
 from __future__ import annotations
 
-import ipaddress
-import socket
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -21,35 +17,26 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from threading import Semaphore
-from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlsplit
+from typing import Final
+from urllib.parse import unquote, urljoin, urlsplit
 
 from boig_core.config import Data
 from boig_core.data.images import StoredImage, normalize
 from boig_core.data.rejects import Rejected
+from boig_core.data.web import Again, Web, too_large
 from boig_core.errors import NotFoundInStoreError, StorePermissionError
 from boig_core.storage import store
-
-if TYPE_CHECKING:
-    import httpx
 
 _MAX_REDIRECTS: Final = 5
 _ATTEMPTS: Final = 3
 _DECODERS: Final = 4
 """Images that a process decodes at a time."""
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_WAIT_S: Final = 60.0
 _OPT_OUTS: Final = frozenset({"noai", "noimageai"})
 _VALUED: Final = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 """Directives of ``X-Robots-Tag`` that have a colon of their own, which names no crawler."""
-
-
-class _Again(Exception):
-    """A failure over HTTP that another try may mend, after ``wait_s`` seconds if the server has named a time."""
-
-    def __init__(self, reason: str, wait_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait_s = wait_s
 
 
 @dataclass(frozen=True)
@@ -100,15 +87,18 @@ class Fetcher:
             Rejected: ``image_missing``, ``image_too_large``, ``host_refused``, ``opted_out`` or ``http_error``.
             StoreUnavailableError: the store is away.
         """
-        scheme = urlsplit(reference).scheme.lower()
+        try:
+            scheme = urlsplit(reference).scheme.lower()
+        except ValueError as exc:
+            raise Rejected("image_missing", f"{reference[:80]!r} is no URL ({exc})") from exc
         if scheme in {"http", "https"}:
             return self._read_http(reference)
         if len(scheme) > 1 and scheme not in {"s3", "file"} and "://" in reference:
             raise Rejected("image_missing", f"{reference}: {scheme} is no scheme that can be fetched")
         uri = self._locate(reference)
         try:
-            if not store.is_s3(uri) and (size := Path(uri).stat().st_size) > self._cap:
-                raise self._too_large(reference, size)
+            if not store.is_s3(uri) and (size := Path(uri).stat().st_size) > self.data.max_image_mb * 2**20:
+                raise too_large(reference, size, self.data)
             data = store.read_bytes(uri)
         except (NotFoundInStoreError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as exc:
             raise Rejected("image_missing", f"{reference} does not exist") from exc
@@ -118,8 +108,8 @@ class Fetcher:
             if isinstance(exc, ConnectionError):
                 raise
             raise Rejected("image_missing", f"{reference[:80]!r} cannot be read ({exc})") from exc
-        if len(data) > self._cap:
-            raise self._too_large(reference, len(data))
+        if len(data) > self.data.max_image_mb * 2**20:
+            raise too_large(reference, len(data), self.data)
         return data
 
     def _locate(self, reference: str) -> str:
@@ -129,24 +119,9 @@ class Fetcher:
             return unquote(urlsplit(reference).path)
         return reference
 
-    @property
-    def _cap(self) -> int:
-        return int(self.data.max_image_mb * 2**20)
-
-    def _too_large(self, reference: str, size: int) -> Rejected:
-        return Rejected("image_too_large", f"{reference} has {size} bytes or more, at most {self.data.max_image_mb} MiB are allowed")
-
     @cached_property
-    def _client(self) -> httpx.Client:
-        import httpx
-
-        # A proxy of the environment would resolve names on its own, past the check of addresses.
-        return httpx.Client(
-            timeout=self.data.fetch_timeout_s,
-            trust_env=self.data.allow_private_hosts,
-            follow_redirects=False,
-            headers={"User-Agent": self.data.user_agent},
-        )
+    def _web(self) -> Web:
+        return Web(self.data)
 
     def _read_http(self, url: str) -> bytes:
         from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -155,69 +130,50 @@ class Fetcher:
 
         def wait(state: RetryCallState) -> float:
             failure = state.outcome.exception() if state.outcome else None
-            asked = failure.wait_s if isinstance(failure, _Again) else None
+            asked = failure.wait_s if isinstance(failure, Again) else None
             return backoff(state) if asked is None else asked
 
         def patient(exc: BaseException) -> bool:
-            return isinstance(exc, _Again) and (exc.wait_s or 0.0) <= _LONGEST_WAIT_S
+            return isinstance(exc, Again) and (exc.wait_s or 0.0) <= _LONGEST_WAIT_S
 
         retrying = Retrying(retry=retry_if_exception(patient), stop=stop_after_attempt(_ATTEMPTS), wait=wait, reraise=True)
         try:
             return retrying(self._follow, url)
-        except _Again as exc:
+        except Again as exc:
             raise Rejected("http_error", f"{url}: {exc} ({retrying.statistics['attempt_number']} tries)") from exc
 
     def _follow(self, url: str) -> bytes:
-        import httpx
-
         seen = url
-        try:
-            for _ in range(_MAX_REDIRECTS + 1):
-                answer = self._get(seen)
-                if isinstance(answer, bytes):
-                    return answer
-                seen = str(httpx.URL(seen).join(answer))
-        except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError) as exc:
-            raise _Again(f"{type(exc).__name__} {exc}".strip()) from exc
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise Rejected("http_error", f"{url}: {type(exc).__name__} {exc}") from exc
+        for _ in range(_MAX_REDIRECTS + 1):
+            answer = self._get(seen)
+            if isinstance(answer, bytes):
+                return answer
+            try:
+                seen = urljoin(seen, answer)
+                urlsplit(seen)
+            except ValueError as exc:
+                raise Rejected("http_error", f"{seen}: redirects to {answer[:80]!r}, which is no URL") from exc
         raise Rejected("http_error", f"{url}: more than {_MAX_REDIRECTS} redirects")
 
     def _get(self, url: str) -> bytes | str:
         """One request: the body, or where it redirects to."""
-        import httpx
-
-        target = httpx.URL(url)
-        if target.scheme not in {"http", "https"}:
-            raise Rejected("host_refused", f"{url}: redirects to {target.scheme} are not followed")
-        headers, extensions = {}, {}
-        if not self.data.allow_private_hosts:
-            address = public_address(target.host, target.port or (443 if target.scheme == "https" else 80))
-            headers, extensions = {"Host": target.netloc.decode()}, {"sni_hostname": target.host}
-            target = target.copy_with(host=address)
-        turn = self._turns.setdefault(httpx.URL(url).host, Semaphore(self.data.fetch_per_host))
-        with turn, self._client.stream("GET", target, headers=headers, extensions=extensions) as response:
-            if opt_out := opted_out(response.headers.get_list("X-Robots-Tag"), self.data.user_agent):
+        with self._turn(urlsplit(url).netloc), self._web.get(url) as answer:
+            status, headers = answer.response.status, answer.response.headers
+            if opt_out := opted_out(headers.getlist("X-Robots-Tag"), self.data.user_agent):
                 raise Rejected("opted_out", f"{url} says {opt_out} in X-Robots-Tag")
-            if response.is_redirect:
-                return response.headers["Location"]
-            if response.status_code in {404, 410}:
-                raise Rejected("image_missing", f"{url} answers {response.status_code}")
-            if response.status_code in _TRANSIENT:
-                wait_s = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
-                raise _Again(f"the server answers {response.status_code}" + (f" and asks for {wait_s:.0f} s" if wait_s else ""), wait_s)
-            if response.status_code != 200:
-                raise Rejected("http_error", f"{url} answers {response.status_code}")
-            body = bytearray()
-            # The client's timeout holds between two reads; a server that trickles is cut off here.
-            deadline = time.monotonic() + self.data.fetch_timeout_s
-            for chunk in response.iter_bytes():
-                body += chunk
-                if len(body) > self._cap:
-                    raise self._too_large(url, len(body))
-                if time.monotonic() > deadline:
-                    raise Rejected("http_error", f"{url} takes longer than {self.data.fetch_timeout_s} s")
-            return bytes(body)
+            if status in _REDIRECTS and headers.get("Location"):
+                return str(headers["Location"])
+            if status in {404, 410}:
+                raise Rejected("image_missing", f"{url} answers {status}")
+            if status in _TRANSIENT:
+                wait_s = retry_after(headers.get("Retry-After"), datetime.now(UTC))
+                raise Again(f"the server answers {status}" + (f" and asks for {wait_s:.0f} s" if wait_s else ""), wait_s)
+            if status != 200:
+                raise Rejected("http_error", f"{url} answers {status}")
+            return answer.read()
+
+    def _turn(self, host: str) -> Semaphore:
+        return self._turns.setdefault(host.rsplit("@", 1)[-1].lower(), Semaphore(self.data.fetch_per_host))
 
 
 def opted_out(tags: Iterable[str], user_agent: str) -> str:
@@ -250,22 +206,3 @@ def retry_after(value: str | None, now: datetime) -> float | None:
     except ValueError:
         return None
     return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - now).total_seconds())
-
-
-def public_address(host: str, port: int) -> str:
-    """An address of a host, when all its addresses are public.
-
-    Raises:
-        Rejected: ``host_refused`` when an address is private, loopback, link-local or otherwise not global.
-        _Again: the name cannot be resolved now.
-    """
-    try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
-    except (socket.gaierror, UnicodeError) as exc:
-        raise _Again(f"{host} cannot be resolved") from exc
-    for address in found:
-        parsed = ipaddress.ip_address(address.split("%")[0])
-        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
-        if not parsed.is_global or parsed.is_multicast:
-            raise Rejected("host_refused", f"{host} is at the private address {address}; data.allow_private_hosts lets such hosts in")
-    return sorted(found)[0]

@@ -1,6 +1,6 @@
 """Images: encoded bytes checked and made uniform, decoded to pixels, resized one way everywhere.
 
-A stored image keeps its bytes when they are a plain RGB JPEG or PNG that stands upright, but for their metadata: where and by whom a
+A stored image keeps its bytes when they are a plain RGB JPEG, PNG or WebP that stands upright, but for their metadata: where and by whom a
 photograph was taken is nobody's business downstream. Anything else is encoded as PNG, or every image in the recipe's format. The SHA-256 of
 the stored bytes is the image's name.
 Leaves out: where bytes come from (see `fetch`). Shape letters: H height, W width, C = 3 channels.
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from boig_core.config import ImageFormat
-from boig_core.data.duplicates import fingerprint
+from boig_core.data.duplicates import SIDE, fingerprint
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
 
@@ -32,6 +32,8 @@ Pixels = NDArray[np.uint8]
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # Our own limit of pixels holds; and filters are the process's own, so that threads do not set them for one another.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# Pillow grumbles at every oddity of a foreign file; what matters is raised.
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 _MOVING: Final = frozenset({"GIF", "PNG", "WEBP"})
 _ORIENTATION: Final = 0x0112
@@ -74,13 +76,19 @@ def normalize(data: bytes, max_pixels: int, image_format: ImageFormat = "origina
                 raise Rejected("image_too_large", f"{image.width} x {image.height} pixels, at most {max_pixels} are allowed")
             if image.format in _MOVING and getattr(image, "is_animated", False):
                 raise Rejected("image_animated", f"an animated {image.format}; a description is of one image")
-            image.load()
+            size = image.size
+            if image.format != "JPEG":  # a PNG's orientation may follow its pixels
+                image.load()
             turned = image.getexif().get(_ORIENTATION, 1) != 1
             plain = image_format == "original" and image.format in _STRIP and image.mode == "RGB" and not turned
             kept = _STRIP[str(image.format)](data) if plain else b""
+            if kept and image.format == "JPEG":
+                image.draft("RGB", (SIDE, SIDE))  # reads every coefficient, and spares most of the inverse transform
+            image.load()
             upright = image if kept else _flatten(ImageOps.exif_transpose(image))
+            width, height = size if kept else upright.size
             kept = kept or _encode(upright, image_format, quality)
-            return StoredImage(kept, hashlib.sha256(kept).hexdigest(), *upright.size, fingerprint(upright))
+            return StoredImage(kept, hashlib.sha256(kept).hexdigest(), width, height, fingerprint(upright))
     except Image.DecompressionBombError as exc:
         raise Rejected("image_too_large", f"more than the {max_pixels} pixels that are allowed") from exc
     except UnidentifiedImageError as exc:
@@ -129,7 +137,7 @@ def _encode(image: Image.Image, image_format: ImageFormat, quality: int) -> byte
     if image_format in {"jpeg", "webp"}:
         image.save(buffer, format=image_format.upper(), quality=quality)
     else:
-        image.save(buffer, format="PNG", compress_level=3)
+        image.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -162,11 +170,31 @@ def _strip_png(data: bytes) -> bytes:
     return b""
 
 
+def _strip_webp(data: bytes) -> bytes:
+    """A WebP without EXIF, XMP and what follows its end; empty when it is built in no regular way."""
+    kept: list[bytes] = []
+    at = 12
+    while at + 8 <= len(data) and len(kept) < _WEBP_CHUNKS:
+        kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        end = at + 8 + size + size % 2
+        if kind == b"VP8X" and size == 10:  # its flags say which chunks there are
+            kept.append(data[at : at + 8] + bytes([data[at + 8] & ~_WEBP_METADATA]) + data[at + 9 : end])
+        elif kind in {b"VP8 ", b"VP8L", b"ICCP"}:
+            kept.append(data[at:end])
+        if end >= len(data) or kind in {b"VP8 ", b"VP8L"}:
+            body = b"WEBP" + b"".join(kept)
+            return b"RIFF" + len(body).to_bytes(4, "little") + body if kind in {b"VP8 ", b"VP8L"} and end <= len(data) else b""
+        at = end
+    return b""
+
+
 # Of APP0 to APP15, JFIF (0), the color profile (2) and Adobe's color transform (14) decide about pixels; the others and comments do not.
 _METADATA: Final = frozenset({0xFE, 0xE1, *range(0xE3, 0xEE), 0xEF})
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _COLOR_CHUNKS: Final = frozenset({b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT"})
-_STRIP: Final = {"JPEG": _strip_jpeg, "PNG": _strip_png}
+_WEBP_METADATA: Final = 0x0C  # EXIF and XMP
+_WEBP_CHUNKS: Final = 16
+_STRIP: Final = {"JPEG": _strip_jpeg, "PNG": _strip_png, "WEBP": _strip_webp}
 
 
 def _flatten(image: Image.Image) -> Image.Image:

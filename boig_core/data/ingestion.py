@@ -1,7 +1,7 @@
 """Ingestion: an export, and maybe an earlier version of the dataset, become a new version: the order of the work, and nothing of the how.
 
 Reads rows (`sources`, `posts`), chooses posts (`selection`), has images fetched and packed into shards (`staging`), labels (`labels`), and
-writes the version's tables. Runs on one machine as it is; `cluster.data` hands it a `Crew` that works on many. What is written is a pure
+writes the version's tables. Runs on one machine as it is; `cluster.ingest` hands it a `Crew` that works on many. What is written is a pure
 function of rows, images, recipe and the earlier version, whatever the order of rows or the number of workers. Leaves out: manifests and
 commits (see `ray_jobs.ingest`).
 """

@@ -4,7 +4,7 @@
     STORE/perception/KEY/part-HASH.parquet          the same rows, safe as soon as they are seen, until they stand in the former
 
 An image that was looked at under a key is never looked at again. Where a detector is given words to look for, they belong to the question:
-``asked`` is their hash. Leaves out: the key (see `perception.version`), and who looks (see `cluster.data`).
+``asked`` is their hash. Leaves out: the key (see `perception.version`), and who looks (see `cluster.perceive`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 References come in chunks by a hash of their names: which chunk an image is in, and so in which shard, is a pure function of the references,
 whatever the number of workers. A chunk is fetched into one Parquet file, ``datasets/NAME/staging/KEY.parquet``, which appears whole or not
 at all; its key says what was asked for. Shards are cut from chunks in their order. Leaves out: spreading chunks over workers (see
-`cluster.data`).
+`cluster.ingest`).
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def stage(chunk: Chunk, data: Data, folder: str) -> pa.Table:
     if not store.exists(uri):
         with tempfile.TemporaryDirectory(prefix="boig-stage-") as scratch:
             local = Path(scratch) / "chunk.parquet"
-            with pq.ParquetWriter(local, _schema(), compression="none") as writer:
-                for rows in _buffered(Fetcher(data).fetch(chunk.addresses)):
+            with pq.ParquetWriter(local, _schema(), compression="none", use_dictionary=False, write_statistics=False) as writer:
+                for rows in _buffered(_fetcher(data).fetch(chunk.addresses)):
                     writer.write_table(_table(chunk.number, rows))
             store.upload_file(local, uri)
     return read_index(folder, chunk)
@@ -140,6 +140,14 @@ def clear(folder: str, keys: Iterable[str]) -> None:
         store.delete_file(_uri(folder, key))
 
 
+_fetchers: dict[str, Fetcher] = {}
+
+
+def _fetcher(data: Data) -> Fetcher:
+    """One a process and recipe, so that connections and the limits of hosts outlive a chunk."""
+    return _fetchers.setdefault(data.model_dump_json(), Fetcher(data))
+
+
 def _uri(folder: str, key: str) -> str:
     return store.join(folder, f"{key}.parquet")
 
@@ -166,14 +174,17 @@ def _buffered(found: Iterable[tuple[str, StoredImage | Rejected]]) -> Iterator[l
 
 
 def _table(number: int, rows: Sequence[tuple[str, StoredImage | Rejected]]) -> pa.Table:
+    """Column by column, since Arrow takes far longer over rows."""
     import pyarrow as pa
 
-    return pa.Table.from_pylist(
-        [
-            {"chunk": number, "address": address, "code": one.code, "reason": one.reason}
-            if isinstance(one, Rejected)
-            else {"chunk": number, "address": address, "bytes": len(one.data), **one.__dict__}
-            for address, one in rows
-        ],
-        _schema(),
-    )
+    found = [one for _, one in rows]
+
+    def of(kind: type, name: str) -> list[Any]:
+        return [getattr(one, name) if isinstance(one, kind) else None for one in found]
+
+    columns: dict[str, list[Any]] = {"chunk": [number] * len(rows), "address": [address for address, _ in rows]}
+    columns |= {name: of(StoredImage, name) for name in ("sha256", "width", "height", "fingerprint", "data")}
+    columns |= {name: of(Rejected, name) for name in ("code", "reason")}
+    columns["bytes"] = [None if data is None else len(data) for data in columns["data"]]
+    schema = _schema()
+    return pa.Table.from_pydict({name: columns[name] for name in schema.names}, schema)

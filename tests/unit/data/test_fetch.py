@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 from boig_core.config import Data
-from boig_core.data import fetch
-from boig_core.data.fetch import Fetcher, opted_out, public_address, retry_after
+from boig_core.data import web
+from boig_core.data.fetch import Fetcher, opted_out, retry_after
 from boig_core.data.images import StoredImage
 from boig_core.data.rejects import Rejected
+from boig_core.data.web import public_address
 
 
 def png() -> bytes:
@@ -219,8 +220,8 @@ def test_private_addresses_are_refused(host: str, server: str) -> None:
 
 def test_one_private_address_among_public_ones_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [(0, 0, 0, "", (address, 80)) for address in ("93.184.216.34", "192.168.0.1")]
-    monkeypatch.setattr(fetch.socket, "getaddrinfo", lambda *args, **kwargs: entries)
+    monkeypatch.setattr(web.socket, "getaddrinfo", lambda *args, **kwargs: entries)
     with pytest.raises(Rejected, match=r"192\.168\.0\.1"):
         public_address("mixed.example", 80)
-    monkeypatch.setattr(fetch.socket, "getaddrinfo", lambda *args, **kwargs: entries[:1])
+    monkeypatch.setattr(web.socket, "getaddrinfo", lambda *args, **kwargs: entries[:1])
     assert public_address("public.example", 80) == "93.184.216.34"

@@ -1,77 +1,30 @@
-"""Ray Data around the data and perception rooms: images fetched, and described, on as many processes as the cluster offers.
+"""Ray Data around the perception room: images described on a pool of actors, each of which loads its models once.
 
-The batch functions themselves live in `boig_core.data` and `boig_core.perception` and run without Ray; here they only get fed. Results
-do not depend on the number of processes. Leaves out: what is read and written (see `ray_jobs.ingest`, `ray_jobs.perceive`).
+What describes an image lives in `boig_core.perception` and runs without Ray; here it only gets fed. Results do not depend on the number of
+actors. Leaves out: what is read and written (see `ray_jobs.perceive`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 import pyarrow as pa
 import ray
 import ray.data
 
-from boig_core.config import Data, Perception, Resources
-from boig_core.data import dataset, perceived, staging
+from boig_core.cluster.spread import spread
+from boig_core.config import Perception, Resources
+from boig_core.data import dataset, perceived
 from boig_core.data.images import StoredImage, decode
-from boig_core.data.ingestion import Shard
 from boig_core.data.perceived import Question
-from boig_core.data.staging import Chunk
 from boig_core.perception.describe import Perceiver
 from boig_core.storage.manifest import FileEntry
 from boig_core.vocabulary import Seen
 
 _DESCRIBE_BATCH: Final = 256
 """Images an actor describes at a time: the fixed unit of work."""
-
-
-@dataclass(frozen=True)
-class RayCrew:
-    """Fetches and packs on as many processes as the cluster offers; implements `ingestion.Crew`.
-
-    Attributes:
-        resources: what a process asks for; neither work needs a GPU.
-    """
-
-    resources: Resources
-
-    def fetch(self, chunks: Iterable[Chunk], data: Data, folder: str) -> Iterator[pa.Table]:
-        """Chunk by chunk, as they come; a chunk whose process or node dies is staged again elsewhere.
-
-        Raises:
-            StoreUnavailableError: the store is away (wrapped by Ray).
-        """
-
-        def stage_batch(batch: pa.Table) -> pa.Table:
-            [chunk] = batch.to_pylist()
-            return staging.stage(Chunk(chunk["number"], chunk["key"], tuple(chunk["addresses"])), data, folder)
-
-        yield from _spread([asdict(chunk) for chunk in chunks], stage_batch, self.resources)
-
-    def build(self, shards: Sequence[Shard], folder: str, root: str) -> list[FileEntry]:
-        """Shard by shard."""
-
-        def build_batch(batch: pa.Table) -> pa.Table:
-            [shard] = batch.to_pylist()
-            entry = staging.build_shard(folder, shard["keys"], shard["images"], root)
-            return pa.table({"nr": [shard["nr"]], "entry": [entry.model_dump_json()]})
-
-        tasks = [{"nr": nr, "keys": list(shard.keys), "images": list(shard.images)} for nr, shard in enumerate(shards)]
-        built = {row["nr"]: row["entry"] for table in _spread(tasks, build_batch, self.resources) for row in table.to_pylist()}
-        return [FileEntry.model_validate_json(built[nr]) for nr in range(len(shards))]
-
-
-def _spread(items: list[dict[str, Any]], work: Callable[[pa.Table], pa.Table], resources: Resources) -> Iterator[pa.Table]:
-    """The result of each item, in no particular order."""
-    if not items:
-        return
-    _quiet()
-    rows = ray.data.from_items(items, override_num_blocks=len(items))
-    done = rows.map_batches(work, batch_size=1, batch_format="pyarrow", num_cpus=resources.cpus)
-    yield from done.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def describe_images(
@@ -113,23 +66,11 @@ def describe_images(
             yield row["file"], row["images"]
 
 
-def build_perception(
-    shards: Sequence[Sequence[Question]], files: Mapping[Question, str], folder: str, resources: Resources
-) -> list[FileEntry]:
+def build_perception(shards: Sequence[Sequence[Question]], files: Mapping[Question, str], folder: str) -> list[FileEntry]:
     """What `perceived.build_shard` returns for each image shard, in their order."""
-
-    def build_batch(batch: pa.Table) -> pa.Table:
-        [row] = batch.to_pylist()
-        questions = [_question(fields) for fields in row["questions"]]
-        entry = perceived.build_shard(folder, questions, dict(zip(questions, row["files"], strict=True)))
-        return pa.table({"nr": [row["nr"]], "entry": [entry.model_dump_json()]})
-
-    tasks = [
-        {"nr": nr, "questions": [asdict(question) for question in questions], "files": [files[question] for question in questions]}
-        for nr, questions in enumerate(shards)
-    ]
-    built = {row["nr"]: row["entry"] for table in _spread(tasks, build_batch, resources) for row in table.to_pylist()}
-    return [FileEntry.model_validate_json(built[nr]) for nr in range(len(shards))]
+    tasks = ((folder, questions, {question: files[question] for question in questions}) for questions in shards)
+    built = dict(spread(perceived.build_shard, tasks))
+    return [built[number] for number in range(len(shards))]
 
 
 class _DescribeSlices:
