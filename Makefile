@@ -7,6 +7,8 @@ FIND_LINKS := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 STAMP := $(VENV)/.boig-setup
 
+# Dozens of short processes import torch, ray and Airflow; without compiled modules each of them compiles anew where Python writes none.
+export UV_COMPILE_BYTECODE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export DO_NOT_TRACK := 1
 

@@ -84,7 +84,7 @@ class Data(_Section):
     negative_kpi: tuple[float, float] = (5.0, 15.0)
     """The KPI of a negative is drawn evenly from this range."""
     image_format: ImageFormat = "original"
-    """How images are kept: ``original`` bytes where they are plain (else PNG), or every one encoded anew."""
+    """How images are kept: ``original`` bytes where they are plain (else a fine JPEG or PNG), or every one encoded anew."""
     image_quality: int = Field(90, ge=1, le=100)
     """Quality of images that are encoded anew as JPEG or WebP."""
     shard_mb: float = Field(64.0, gt=0)

@@ -1,6 +1,6 @@
 """Spreading independent work over a cluster as plain Ray tasks: lazily, so that neither end holds more than it works on.
 
-Ray Data would start in each process what a function over tables needs; a call a chunk needs none of it, and fetching starts seconds earlier.
+Ray Data would start in each process what a function over tables needs; a call a chunk needs none of it, so fetching starts seconds earlier.
 A task whose process or node dies is run again elsewhere. Leaves out: what the work is (see `ingest`, `perceive`).
 """
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -245,23 +246,26 @@ def write_shard(table: pa.Table, family: str, dataset_root: str) -> FileEntry:
     Returns:
         Its entry, with a path relative to a version's folder.
     """
-    return write_blob(parquet_bytes(table, compress=family != IMAGES), family, dataset_root)
-
-
-def write_blob(data: bytes, family: str, dataset_root: str) -> FileEntry:
-    """Put a Parquet file below ``datasets/NAME/blobs``, as `write_shard` does."""
-    entry = write_named(data, family, store.join(dataset_root, "blobs"))
+    entry = write_named(table, family, store.join(dataset_root, "blobs"))
     return entry.model_copy(update={"path": _BLOBS + entry.path})
 
 
-def write_named(data: bytes, family: str, folder: str) -> FileEntry:
-    """Put a Parquet file into a folder under the hash of its bytes, unless it is there already; ``path`` of the entry is its name."""
-    sha256 = hashlib.sha256(data).hexdigest()
-    name = f"{family}-{sha256[:16]}.parquet"
-    uri = store.join(folder, name)
-    if not store.exists(uri):
-        store.write_bytes(uri, data)
-    return FileEntry(path=name, size=len(data), sha256=sha256)
+def write_named(table: pa.Table, family: str, folder: str) -> FileEntry:
+    """Put a table into a folder under the hash of its bytes, unless it is there already; ``path`` of the entry is its name.
+
+    Equal tables give equal bytes under one version of pyarrow. Goes by way of a file, since a shard of images is large.
+    """
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryDirectory(prefix="boig-shard-") as scratch:
+        path = Path(scratch) / "shard.parquet"
+        packed = family != IMAGES  # encoded images grow when they are compressed
+        pq.write_table(table, path, compression="zstd" if packed else "none", use_dictionary=packed)
+        sha256 = manifest.sha256_file(path)
+        entry = FileEntry(path=f"{family}-{sha256[:16]}.parquet", size=path.stat().st_size, sha256=sha256)
+        if not store.exists(store.join(folder, entry.path)):
+            store.upload_file(path, store.join(folder, entry.path), move=True)
+    return entry
 
 
 def schema_of(types: Mapping[str, Any]) -> pa.Schema:
@@ -269,15 +273,6 @@ def schema_of(types: Mapping[str, Any]) -> pa.Schema:
     import pyarrow as pa
 
     return pa.schema(list(types.items()))
-
-
-def parquet_bytes(table: pa.Table, compress: bool = True) -> bytes:
-    """A table as a Parquet file; equal tables give equal bytes under one version of pyarrow."""
-    import pyarrow.parquet as pq
-
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd" if compress else "none", use_dictionary=compress, store_schema=True)
-    return buffer.getvalue()
 
 
 def read_table(dataset_uri: str, parts: Manifest, path: str) -> pa.Table:

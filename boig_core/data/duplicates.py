@@ -28,10 +28,11 @@ def fingerprint(image: Image.Image) -> str:
         image: upright RGB, of any size.
     """
     import imagehash
+    import numpy as np
 
     small = image.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
     red, green, blue = small.resize((1, 1), Image.Resampling.BOX).tobytes()
-    return f"{imagehash.phash(small)}{red:02x}{green:02x}{blue:02x}"
+    return f"{np.packbits(imagehash.phash(small).hash).tobytes().hex()}{red:02x}{green:02x}{blue:02x}"
 
 
 def near_pairs(con: DuckDBPyConnection, table: str, distance: int) -> list[tuple[str, str]]:

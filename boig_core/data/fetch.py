@@ -9,14 +9,13 @@ request (see `web`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from threading import Semaphore
+from queue import Queue
+from threading import Event, Lock, Semaphore, Thread
 from typing import Final
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -55,22 +54,45 @@ class Fetcher:
         """Fetch images at ``data.fetch_concurrency`` at a time.
 
         Yields:
-            Each reference with its image, or why there is none, as they come. At most twice as many as are fetched at a time are held.
+            Each reference with its image, or why there is none, as they come; few that nobody has taken are held.
 
         Raises:
             StoreUnavailableError: the store itself is away, which is no fault of a row.
         """
-        waiting = iter(references)
-        with ThreadPoolExecutor(max_workers=self.data.fetch_concurrency) as pool:
-            running = {pool.submit(self._fetch_one, one) for one in islice(waiting, 2 * self.data.fetch_concurrency)}
+        waiting, turn = iter(references), Lock()
+        found: Queue[tuple[str, StoredImage | Rejected] | BaseException | None] = Queue(2 * self.data.fetch_concurrency)
+        left = Event()
+
+        def work() -> None:
             try:
-                while running:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield future.result()
-                    running |= {pool.submit(self._fetch_one, one) for one in islice(waiting, len(done))}
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+                while not left.is_set():
+                    with turn:
+                        reference = next(waiting, None)
+                    if reference is None:
+                        break
+                    found.put(self._fetch_one(reference))
+                found.put(None)
+            except BaseException as exc:
+                found.put(exc)
+
+        threads = [Thread(target=work, daemon=True, name="boig-fetch") for _ in range(self.data.fetch_concurrency)]
+        for thread in threads:
+            thread.start()
+        running = len(threads)
+        try:
+            while running:
+                one = found.get()
+                if isinstance(one, BaseException):
+                    raise one
+                if one is None:
+                    running -= 1
+                else:
+                    yield one
+        finally:
+            left.set()  # and room for those that wait to hand in what nobody wants any more
+            found.maxsize = 0
+            with found.not_full:
+                found.not_full.notify_all()
 
     def _fetch_one(self, reference: str) -> tuple[str, StoredImage | Rejected]:
         try:

@@ -1,8 +1,8 @@
 """Images: encoded bytes checked and made uniform, decoded to pixels, resized one way everywhere.
 
 A stored image keeps its bytes when they are a plain RGB JPEG, PNG or WebP that stands upright, but for their metadata: where and by whom a
-photograph was taken is nobody's business downstream. Anything else is encoded as PNG, or every image in the recipe's format. The SHA-256 of
-the stored bytes is the image's name.
+photograph was taken is nobody's business downstream. Anything else is encoded anew, as a fine JPEG where it was lossy before, else as PNG;
+or every image in the recipe's format. The SHA-256 of the stored bytes is the image's name.
 Leaves out: where bytes come from (see `fetch`). Shape letters: H height, W width, C = 3 channels.
 """
 
@@ -36,6 +36,9 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 _MOVING: Final = frozenset({"GIF", "PNG", "WEBP"})
+_LOSSY: Final = frozenset({"JPEG", "MPO", "WEBP"})
+_FINE: Final = 95
+"""Quality of a JPEG that takes the place of a lossy image: a PNG would keep every artifact, at four times the size."""
 _ORIENTATION: Final = 0x0112
 
 
@@ -87,7 +90,8 @@ def normalize(data: bytes, max_pixels: int, image_format: ImageFormat = "origina
             image.load()
             upright = image if kept else _flatten(ImageOps.exif_transpose(image))
             width, height = size if kept else upright.size
-            kept = kept or _encode(upright, image_format, quality)
+            lossy = image_format == "original" and image.format in _LOSSY
+            kept = kept or _encode(upright, "jpeg" if lossy else image_format, _FINE if lossy else quality)
             return StoredImage(kept, hashlib.sha256(kept).hexdigest(), width, height, fingerprint(upright))
     except Image.DecompressionBombError as exc:
         raise Rejected("image_too_large", f"more than the {max_pixels} pixels that are allowed") from exc
@@ -135,7 +139,7 @@ def load(path: Path, max_pixels: int = 50_000_000) -> Pixels:
 def _encode(image: Image.Image, image_format: ImageFormat, quality: int) -> bytes:
     buffer = io.BytesIO()
     if image_format in {"jpeg", "webp"}:
-        image.save(buffer, format=image_format.upper(), quality=quality)
+        image.save(buffer, format=image_format.upper(), quality=quality, **({"subsampling": 0} if quality >= _FINE else {}))
     else:
         image.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()

@@ -288,7 +288,7 @@ def _write(
     """Write posts that are in no shard yet, and the version's tables."""
     folder = scratch / "version"
     folder.mkdir()
-    entries = [*entries, *_write_posts(con, scratch, root)]
+    entries = [*entries, *_write_posts(con, root)]
     names = ", ".join(selection.quoted(name) for name in (data.kpi, *data.more_kpis))
     con.execute(
         f"""
@@ -321,7 +321,7 @@ def _write(
     return Ingested(folder, blobs, meta, staged)
 
 
-def _write_posts(con: DuckDBPyConnection, scratch: Path, root: str) -> list[FileEntry]:
+def _write_posts(con: DuckDBPyConnection, root: str) -> list[FileEntry]:
     """Shards of the posts that have a sample and stand in no shard; completes ``post.shard``."""
     con.execute(
         f"""
@@ -333,9 +333,8 @@ def _write_posts(con: DuckDBPyConnection, scratch: Path, root: str) -> list[File
     entries = []
     schema = dataset.posts_schema()
     for (nr,) in con.execute("SELECT DISTINCT nr FROM new_post ORDER BY nr").fetchall():
-        path = scratch / "posts.parquet"
-        _table(con, f"SELECT p.* FROM post p JOIN new_post n USING (id) WHERE n.nr = {nr} ORDER BY id", schema, path)
-        entry = dataset.write_blob(path.read_bytes(), dataset.POSTS, root)
+        rows = con.sql(f"SELECT p.* FROM post p JOIN new_post n USING (id) WHERE n.nr = {nr} ORDER BY id").to_arrow_table()
+        entry = dataset.write_shard(rows.select(schema.names).cast(schema).combine_chunks(), dataset.POSTS, root)
         con.execute(
             "UPDATE post SET shard = $name FROM new_post n WHERE n.id = post.id AND n.nr = $nr",
             {"name": dataset.shard_name(entry), "nr": nr},

@@ -100,7 +100,7 @@ def table_of(seen: Mapping[Question, Seen], sizes: Mapping[str, tuple[int, int]]
 
 def keep_part(table: pa.Table, folder: str) -> str:
     """Make results safe; returns the file's name."""
-    return dataset.write_named(dataset.parquet_bytes(table), _PART, folder).path
+    return dataset.write_named(table, _PART, folder).path
 
 
 def build_shard(folder: str, questions: Sequence[Question], files: Mapping[Question, str]) -> FileEntry:
@@ -133,7 +133,7 @@ def build_shard(folder: str, questions: Sequence[Question], files: Mapping[Quest
         held = zip(table["sha256"].to_pylist(), table["asked"].to_pylist(), strict=True)
         pieces.append(table.filter(pa.array([pair in pairs for pair in held], pa.bool_())))
     whole = pa.concat_tables(pieces).sort_by([("sha256", "ascending"), ("asked", "ascending")]).combine_chunks()
-    entry = dataset.write_named(dataset.parquet_bytes(whole), dataset.PERCEPTION, folder)
+    entry = dataset.write_named(whole, dataset.PERCEPTION, folder)
     return entry.model_copy(update={"path": f"../../../perception/{store.name(folder)}/{entry.path}"})
 
 

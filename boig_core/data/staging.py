@@ -33,6 +33,7 @@ CHUNK: Final = 256
 _BUFFER: Final = 16 * 2**20
 """Bytes of images that a worker holds before it writes them to its scratch file."""
 _INDEX: Final = ("chunk", "address", "sha256", "width", "height", "fingerprint", "bytes", "code", "reason")
+_SHARD: Final = ["sha256", "data", "width", "height", "fingerprint"]
 _LIMITS: Final = ("max_image_mb", "max_pixels", "image_format", "image_quality", "allow_private_hosts", "user_agent")
 """Fields of the recipe that decide what becomes of a reference."""
 
@@ -88,7 +89,7 @@ def stage(chunk: Chunk, data: Data, folder: str) -> pa.Table:
             with pq.ParquetWriter(local, _schema(), compression="none", use_dictionary=False, write_statistics=False) as writer:
                 for rows in _buffered(_fetcher(data).fetch(chunk.addresses)):
                     writer.write_table(_table(chunk.number, rows))
-            store.upload_file(local, uri)
+            store.upload_file(local, uri, move=True)
     return read_index(folder, chunk)
 
 
@@ -113,25 +114,26 @@ def build_shard(folder: str, keys: Sequence[str], wanted: Sequence[str], dataset
         wanted: SHA-256 of the images, which become the shard's rows, sorted.
         dataset_root: URI of ``datasets/NAME``.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    names = set(wanted)
-    images: dict[str, StoredImage] = {}
+    names = pa.array(sorted(wanted), pa.string())
+    pieces = []
     for key in keys:
         filesystem, path = store.filesystem(_uri(folder, key))
         with pq.ParquetFile(path, filesystem=filesystem) as file:
             for group in range(file.num_row_groups):
-                hashes = file.read_row_group(group, columns=["sha256"])["sha256"].to_pylist()
-                if names.isdisjoint(hashes):
-                    continue
-                rows = file.read_row_group(group, columns=["sha256", "data", "width", "height", "fingerprint"])
-                for at, sha256 in enumerate(hashes):
-                    if sha256 in names and sha256 not in images:
-                        width, height, look = (rows[name][at].as_py() for name in ("width", "height", "fingerprint"))
-                        images[sha256] = StoredImage(rows["data"][at].as_py(), sha256, width, height, look)
-    if lost := names - images.keys():
-        raise StoreUnavailableError(folder, f"image {min(lost)} is in no staged chunk any more", "run ingest again")
-    return dataset.write_shard(dataset.image_table(images[name] for name in sorted(names)), dataset.IMAGES, dataset_root)
+                hashes = file.read_row_group(group, columns=["sha256"])["sha256"]
+                if pc.any(pc.is_in(hashes, value_set=names)).as_py():
+                    rows = file.read_row_group(group, columns=_SHARD)
+                    pieces.append(rows.filter(pc.is_in(hashes, value_set=names)))
+    held = pa.concat_tables(pieces)
+    places = pc.index_in(names, value_set=held["sha256"].combine_chunks())  # where each stands first
+    if places.null_count:
+        raise StoreUnavailableError(folder, f"{places.null_count} images are in no staged chunk any more", "run ingest again")
+    shard = held.take(places).rename_columns(["sha256", "image", "width", "height", "fingerprint"]).combine_chunks()
+    return dataset.write_shard(shard, dataset.IMAGES, dataset_root)
 
 
 def clear(folder: str, keys: Iterable[str]) -> None:

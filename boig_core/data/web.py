@@ -117,9 +117,7 @@ class Web:
         headers = {"User-Agent": self.data.user_agent, "Accept-Encoding": "identity", "Host": str(target.netloc)}
         timeout = Timeout(connect=self.data.fetch_timeout_s, read=self.data.fetch_timeout_s)
         options: dict[str, Any] = {"headers": headers, "redirect": False, "retries": False, "preload_content": False, "timeout": timeout}
-        # A proxy of the environment would resolve names on its own, past the check of addresses.
-        proxy = getproxies().get(scheme) if self.data.allow_private_hosts and not proxy_bypass(host) else None
-        if proxy is not None:
+        if (proxy := self._proxies.get(scheme)) is not None and not proxy_bypass(host):
             return _proxy(proxy).urlopen("GET", target.url, **options)
         if self.data.allow_private_hosts:
             pool = self._manager.connection_from_host(host, port, scheme)
@@ -127,6 +125,11 @@ class Web:
             named = {"server_hostname": host, "assert_hostname": host} if scheme == "https" else None
             pool = self._manager.connection_from_host(public_address(host, port), port, scheme, pool_kwargs=named)
         return pool.urlopen("GET", target.request_uri, **options)
+
+    @cached_property
+    def _proxies(self) -> dict[str, str]:
+        """Those of the environment; none where addresses are checked, since a proxy would resolve names on its own."""
+        return getproxies() if self.data.allow_private_hosts else {}
 
     @cached_property
     def _manager(self) -> urllib3.PoolManager:
@@ -168,12 +171,14 @@ class _Reaper:
         self._open: dict[int, tuple[float, socket.socket]] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._pause = threading.Event()
 
     @contextmanager
     def watch(self, sock: socket.socket) -> Iterator[None]:
         """Hang up on ``sock`` when the deadline comes before the end of the ``with``."""
+        deadline = _asking.deadline
         with self._lock:
-            self._open[id(sock)] = _asking.deadline, sock
+            self._open[id(sock)] = deadline, sock
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._reap, daemon=True, name="boig-reaper")
                 self._thread.start()
@@ -182,10 +187,12 @@ class _Reaper:
         finally:
             with self._lock:
                 self._open.pop(id(sock), None)
+        if time.monotonic() > deadline:  # headers that were cut off read like headers that have ended
+            raise Rejected("http_error", "the server takes too long to answer")
 
     def _reap(self) -> None:
         while True:
-            time.sleep(0.25)
+            self._pause.wait(0.25)
             with self._lock:
                 for deadline, sock in self._open.values():
                     if time.monotonic() > deadline:
@@ -226,6 +233,8 @@ def public_address(host: str, port: int) -> str:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except (socket.gaierror, UnicodeError) as exc:
         raise Again(f"{host} cannot be resolved") from exc
+    if not found:
+        raise Again(f"{host} has no address")
     for address in found:
         parsed = ipaddress.ip_address(address.split("%")[0])
         parsed = getattr(parsed, "ipv4_mapped", None) or parsed

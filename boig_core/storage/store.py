@@ -190,15 +190,15 @@ def upload_folder(local: Path, uri: str) -> None:
         upload_file(path, join(uri, path.relative_to(local).as_posix()))
 
 
-def upload_file(local: Path, uri: str) -> None:
-    """Copy one local file into the store; on S3 in parts when it is large."""
+def upload_file(local: Path, uri: str, move: bool = False) -> None:
+    """Copy one local file into the store; on S3 in parts when it is large. ``move``: the local file may be gone afterwards."""
     if not is_s3(uri):
         target = Path(normalize(uri))
         with _local_errors(uri):
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
             try:
-                shutil.copyfile(local, temporary)
+                (shutil.move if move else shutil.copyfile)(local, temporary)
                 os.replace(temporary, target)
             finally:
                 temporary.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 ARG PYTHON=3.11
 FROM python:${PYTHON}-slim-bookworm
 
-ENV PYTHONUNBUFFERED=1 UV_NO_CACHE=1 UV_SYSTEM_PYTHON=1 AIRFLOW_HOME=/opt/airflow
+ENV PYTHONUNBUFFERED=1 UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_SYSTEM_PYTHON=1 AIRFLOW_HOME=/opt/airflow
 RUN pip install --no-cache-dir uv && useradd --uid 50000 --gid 0 --create-home airflow \
     && install -d -o airflow -g 0 -m 0775 /opt/airflow /opt/airflow/logs /opt/airflow/secrets
 WORKDIR /opt/boig

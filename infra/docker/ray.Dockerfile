@@ -3,7 +3,7 @@ ARG PYTHON=3.11
 FROM python:${PYTHON}-slim-bookworm
 
 ARG TORCH_BACKEND=cpu
-ENV PYTHONUNBUFFERED=1 UV_NO_CACHE=1 UV_SYSTEM_PYTHON=1 DS_BUILD_OPS=0 RAY_USAGE_STATS_ENABLED=0
+ENV PYTHONUNBUFFERED=1 UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_SYSTEM_PYTHON=1 DS_BUILD_OPS=0 RAY_USAGE_STATS_ENABLED=0
 # DeepSpeed compiles small operators at first use, so a compiler belongs to the image.
 RUN apt-get update && apt-get install -y --no-install-recommends g++ procps && rm -rf /var/lib/apt/lists/* \
     && pip install --no-cache-dir uv && useradd --uid 1000 --create-home ray

@@ -119,8 +119,8 @@ def write_export(folder: Path, rows: int, port: int, hostile: bool) -> Export:
                 row["likes"] = "many"
             if kind == "row-no-image":
                 del row["image"]
-            if kind == "row-twice":
-                row["id"] = "p1"
+            if kind == "row-twice":  # as of an export that was taken before the likes came: the row with more of them counts
+                row |= {"id": "p1", "timestamp": _START.isoformat(), "likes": 0}
             text = json.dumps(row)
             file.write((text[: len(text) // 2] if kind == "row-torn" else text) + "\n")
             if not kind.startswith("row-"):

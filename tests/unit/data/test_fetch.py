@@ -1,6 +1,8 @@
 """Fetching: from a folder, from S3, and over HTTP from a server that misbehaves in every way it can."""
 
+import gzip
 import io
+import socket
 import threading
 import time
 from collections import Counter
@@ -11,10 +13,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from boig_core.config import Data
-from boig_core.data import web
+from boig_core.data import fetch, web
 from boig_core.data.fetch import Fetcher, opted_out, retry_after
 from boig_core.data.images import StoredImage
 from boig_core.data.rejects import Rejected
@@ -35,6 +39,8 @@ class Server(BaseHTTPRequestHandler):
     at_once: ClassVar[list[int]] = []
     now: ClassVar[int] = 0
     two: ClassVar[threading.Event] = threading.Event()
+    hung_up: ClassVar[threading.Event] = threading.Event()
+    never: ClassVar[threading.Event] = threading.Event()
     lock: ClassVar[threading.Lock] = threading.Lock()
 
     def do_GET(self) -> None:
@@ -69,12 +75,35 @@ class Server(BaseHTTPRequestHandler):
         elif self.path == "/later.png":
             waits = ["7", "3600"][self.asked[self.path] - 1]
             self._answer(429, b"", **{"Retry-After": waits})
+        elif self.path == "/trickling-headers":
+            self._trickle(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        elif self.path == "/trickling-body":
+            self._trickle(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        elif self.path == "/less-than-it-says":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + png())
+        elif self.path == "/nonsense":
+            self.wfile.write(b"\0\1\2 this is no HTTP\r\n\r\n")
+        elif self.path == "/to-metadata":
+            self._answer(302, b"", Location="http://169.254.169.254/latest/meta-data")
+        elif self.path == "/to-nonsense":
+            self._answer(302, b"", Location="http://[::1/x.png")
+        elif self.path == "/packed":
+            self._answer(200, gzip.compress(b"\0" * 10_000_000), **{"Content-Encoding": "gzip"})
         elif self.path == "/opted-out.png":
             self._answer(200, png(), **{"X-Robots-Tag": "noindex, noai"})
         elif self.path == "/opted-out-and-moved.png":
             self._answer(302, b"", Location="/good.png", **{"X-Robots-Tag": "boig: noimageai"})
         else:
             self._answer(404, b"")
+
+    def _trickle(self, start: bytes) -> None:
+        try:
+            self.wfile.write(start)
+            for _ in range(600):
+                self.wfile.write(b"x")
+                self.never.wait(0.02)
+        except OSError:
+            type(self).hung_up.set()
 
     def _answer(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
@@ -150,6 +179,85 @@ def test_http(server: str) -> None:
     }
     # Only what may pass is asked for again.
     assert (Server.asked["/busy.png"], Server.asked["/second-try.png"], Server.asked["/gone.png"]) == (3, 2, 1)
+
+
+@pytest.mark.parametrize("path", ["trickling-headers", "trickling-body"])
+def test_a_server_that_trickles_is_hung_up_on(server: str, path: str) -> None:
+    Server.hung_up.clear()
+    [found] = fetch_all([f"{server}/{path}"], INTRANET.model_copy(update={"fetch_timeout_s": 0.5}))
+    assert code(found) == "http_error"
+    assert Server.hung_up.wait(5)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected", "asked"),
+    [
+        ("less-than-it-says", "http_error", 3),
+        ("nonsense", "http_error", 3),
+        ("to-nonsense", "http_error", 1),
+        ("packed", "image_too_large", 1),
+    ],
+)
+def test_servers_that_lie(server: str, path: str, expected: str, asked: int) -> None:
+    [found] = fetch_all([f"{server}/{path}"])
+    assert (code(found), Server.asked[f"/{path}"]) == (expected, asked)
+
+
+def test_a_redirect_to_a_private_address_is_not_followed(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first hop is let through as if it were public, the second one is looked at again."""
+    real, port = web.public_address, int(server.rsplit(":", 1)[1])
+    monkeypatch.setattr(web, "public_address", lambda host, at: "127.0.0.1" if at == port else real(host, at))
+    [found] = fetch_all([f"http://public.example:{port}/to-metadata"], Data())
+    assert code(found) == "host_refused"
+    assert "169.254.169.254" in str(found)
+
+
+def test_the_connection_goes_to_the_address_that_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that answers with a public address first and a private one afterwards gains nothing."""
+    answers = iter(["93.184.216.34", "127.0.0.1", "127.0.0.1", "127.0.0.1"])
+    resolve = socket.getaddrinfo
+
+    def rebinding(host: str, *args: object, **kwargs: object) -> object:
+        return [(2, 1, 6, "", (next(answers), 80))] if host == "rebinding.example" else resolve(host, *args, **kwargs)  # type: ignore[arg-type]
+
+    connected: list[object] = []
+
+    def connect(address: object, *args: object, **kwargs: object) -> None:
+        connected.append(address)
+        raise OSError("no network here")
+
+    monkeypatch.setattr(web.socket, "getaddrinfo", rebinding)
+    monkeypatch.setattr("urllib3.util.connection.create_connection", connect)
+    monkeypatch.setattr(fetch, "_ATTEMPTS", 1)
+    [found] = fetch_all(["http://rebinding.example/x.png"], Data())
+    assert code(found) == "http_error"
+    assert connected == [("93.184.216.34", 80)]
+
+
+ODD = [
+    "http://[::1/x.png",
+    "http://",
+    "https:///x",
+    "HTTP://127.0.0.1:99999999/x",
+    "http://a b/x",
+    "http://\ud800.example/x",
+    "//x/y.png",
+    "http://x:y@/",
+]
+
+
+@pytest.mark.parametrize("reference", ODD)
+def test_odd_references_are_rejected(reference: str) -> None:
+    assert code(fetch_all([reference], Data())[0]) in {"http_error", "host_refused", "image_missing"}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(max_size=30), st.sampled_from(["http://", "http://127.0.0.1:9/", "file://", "s3:/", "/tmp/none/", ""]))
+def test_no_reference_ends_the_run(text: str, start: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(web.socket, "getaddrinfo", lambda *args, **kwargs: [])
+        patch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+        assert code(fetch_all([start + text], Data())[0]) != "stored"
 
 
 def test_an_opt_out_counts(server: str) -> None:
