@@ -179,7 +179,8 @@ def test_the_page_says_what_the_card_says(archive: Archive) -> None:
         "shares",
         "81 posts, 9 without it",
         "missing_field",
-        "posts.jsonl, line 91",
+        "posts.jsonl",
+        ", line 91)",
         "CC0",
     ):
         assert said in page.text
