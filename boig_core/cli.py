@@ -69,9 +69,28 @@ def dataset_show(uri: str, as_json: Json = False) -> None:
     print(json.dumps(found, indent=1) if as_json else yaml.safe_dump(found, sort_keys=False).rstrip())
 
 
+@dataset_app.command("card")
+def dataset_card(
+    uri: str, out: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("card.html"), as_json: Json = False
+) -> None:
+    """Save the data card of a dataset as a page, and print where; with --json print its numbers instead."""
+    from boig_core.errors import InputError
+    from boig_core.storage import manifest
+
+    if as_json:
+        print(manifest.read_file(uri, "card.json", kind="dataset").decode())
+        return
+    page = manifest.read_file(uri, manifest.PAGE, kind="dataset")
+    try:
+        out.write_bytes(page)
+    except OSError as exc:
+        raise InputError(f"--out {out}", f"cannot be written ({exc.strerror})", "name a file in a folder that exists") from exc
+    print(out.resolve())
+
+
 @dataset_app.command("verify")
 def dataset_verify(uri: str, as_json: Json = False) -> None:
-    """Read every byte of a dataset again and hold it against its manifest; exit code 1 when it is not whole."""
+    """Read every byte of a dataset again and hold it against its manifest; exit code 2 when it is not whole."""
     from boig_core.data.inspect import verify_dataset
 
     found = verify_dataset(uri)

@@ -1,9 +1,9 @@
 """Ingestion: an export, and maybe an earlier version of the dataset, become a new version: the order of the work, and nothing of the how.
 
 Reads rows (`sources`, `posts`), chooses posts (`selection`), has images fetched and packed into shards (`staging`), labels (`labels`), and
-writes the version's tables. Runs on one machine as it is; `cluster.ingest` hands it a `Crew` that works on many. What is written is a pure
-function of rows, images, recipe and the earlier version, whatever the order of rows or the number of workers. Leaves out: manifests and
-commits (see `ray_jobs.ingest`).
+writes the version's tables and its data card (`card`). Runs on one machine as it is; `cluster.ingest` hands it a `Crew` that works on many.
+What is written is a pure function of rows, images, recipe and the earlier version, whatever the order of rows or the number of workers.
+Leaves out: manifests and commits (see `ray_jobs.ingest`).
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from boig_core.config import Data
-from boig_core.data import dataset, labels, posts, selection, sources, staging
+from boig_core.data import card, dataset, labels, posts, selection, sources, staging
 from boig_core.data.staging import Chunk
 from boig_core.errors import InputError
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Progress
 from boig_core.storage import manifest, store
 from boig_core.storage.manifest import FileEntry
-from boig_core.vocabulary import BUCKETS, SPLITS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,7 +74,7 @@ class Ingested:
     Attributes:
         folder: local, with the version's tables.
         blobs: its shards, new and old.
-        meta: its numbers (see `card`).
+        meta: its numbers (see `card.card`).
         staged: keys of the chunks that are of no use once the version is committed.
     """
 
@@ -285,7 +284,7 @@ def _pack(con: DuckDBPyConnection, data: Data, keys: dict[int, str], folder: str
 def _write(
     con: DuckDBPyConnection, data: Data, entries: Sequence[FileEntry], scratch: Path, root: str, staged: tuple[str, ...]
 ) -> Ingested:
-    """Write posts that are in no shard yet, and the version's tables."""
+    """Write posts that are in no shard yet, the version's tables, and its card."""
     folder = scratch / "version"
     folder.mkdir()
     entries = [*entries, *_write_posts(con, root)]
@@ -301,23 +300,23 @@ def _write(
         """
     )
     _table(con, "SELECT * FROM label ORDER BY id", dataset.labels_schema(), folder / dataset.LABELS)
-    _table(
-        con,
+    con.execute(
         """
+        CREATE VIEW source AS
         SELECT s.id, s.post, p.file, p.line, i.address, p.licence,
             if(i.address LIKE 'http%', 'none declared', 'not asked') AS opt_out
         FROM sample s JOIN post p ON p.id = s.post JOIN image i ON i.post = s.post AND i.place = s.place
-        WHERE NOT s.negative ORDER BY s.id
-        """,
-        dataset.sources_schema(),
-        folder / dataset.SOURCES,
+        WHERE NOT s.negative
+        """
     )
+    _table(con, "SELECT * FROM source ORDER BY id", dataset.sources_schema(), folder / dataset.SOURCES)
     con.execute("INSERT INTO reject BY NAME SELECT * FROM old_reject o ANTI JOIN (SELECT id FROM candidate WHERE fresh) c ON c.id = o.post")
     order = "file, line, post NULLS FIRST, image NULLS FIRST, code"
     _table(con, f"SELECT * FROM reject ORDER BY {order}", selection.reject_schema(), folder / dataset.REJECTS)
     used = {name for row in con.execute("SELECT DISTINCT post_shard, image_shard FROM label").fetchall() for name in row}
     blobs = tuple({entry.path: entry for entry in entries if dataset.shard_name(entry) in used}.values())
-    meta = {**card(con), "rules": data.model_dump(mode="json", include=set(_RULES))}
+    meta = {**card.card(con), "rules": data.model_dump(mode="json", include=set(_RULES))}
+    card.write_card(con, data, meta, folder, root, blobs)
     return Ingested(folder, blobs, meta, staged)
 
 
@@ -345,38 +344,6 @@ def _write_posts(con: DuckDBPyConnection, root: str) -> list[FileEntry]:
 
 def _table(con: DuckDBPyConnection, query: str, schema: pa.Schema, path: Path) -> None:
     dataset.write_table(con.sql(query).to_arrow_reader(8192), schema, path)
-
-
-def card(con: DuckDBPyConnection) -> dict[str, Any]:
-    """The numbers of a version, for its manifest and the report."""
-
-    def counts(query: str) -> dict[str, int]:
-        return {str(name): int(count) for name, count in con.execute(query).fetchall()}
-
-    buckets = {(bucket, split): n for bucket, split, n in con.execute("SELECT bucket, split, count(*) FROM sample GROUP BY ALL").fetchall()}
-    [(samples, images, accounts, posts_with, negatives, groups)] = con.execute(
-        """
-        SELECT count(*), count(DISTINCT sha256), (SELECT count(DISTINCT account) FROM post WHERE id IN (SELECT post FROM sample)),
-            count(DISTINCT post), count_if(negative), count(DISTINCT grp) FROM sample
-        """
-    ).fetchall()
-    by_reason = counts("SELECT code, count(*) FROM reject GROUP BY code ORDER BY code")
-    # Rows of which no post was chosen; a post that was chosen counts once, whatever became of it.
-    [(lost,)] = con.execute("SELECT count(*) FROM reject WHERE image IS NULL AND code != 'image_repeated'").fetchall()
-    return {
-        "posts": _count(con, "post") + int(lost),
-        "accepted": int(posts_with),
-        "rejected": sum(by_reason.values()),
-        "rejected_by_reason": by_reason,
-        "samples": int(samples),
-        "negatives": int(negatives),
-        "images": int(images),
-        "near_duplicate_groups": int(groups),
-        "accounts": int(accounts),
-        "buckets": {bucket: {split: int(buckets.get((bucket, split), 0)) for split in SPLITS} for bucket in BUCKETS},
-        "without_bucket": sum(int(n) for (bucket, _), n in buckets.items() if bucket is None),
-        "splits": counts("SELECT split, count(*) FROM sample GROUP BY split ORDER BY split"),
-    }
 
 
 def _count(con: DuckDBPyConnection, table: str) -> int:

@@ -30,6 +30,8 @@ Code = Literal[
     "http_error",
 ]
 CODES: Final[tuple[str, ...]] = get_args(Code)
+CHOICES: Final = ("account_sampled", "account_too_small", "filtered_out", "out_of_period")
+"""Codes of rows that the recipe asked to leave out: nothing is wrong with them."""
 
 
 class Rejected(Exception):

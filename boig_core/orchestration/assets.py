@@ -1,7 +1,8 @@
 """The assets that chain the DAGs, and the light tasks at both ends of each: ``plan`` checks what goes in, ``announce`` tells the next DAG.
 
-An event's ``extra`` carries what the next DAG needs: outputs by name, recipe, store, root run. In `plan`, explicit params win, then the
-event that triggered the run, then the newest event, then the defaults. Leaves out: the work (see `operator`).
+An event's ``extra`` carries what the next DAG needs: outputs by name, recipe, store, root run; and for people, where the data card is. In
+`plan`, explicit params win, then the event that triggered the run, then the newest event, then the defaults. Leaves out: the work (see
+`operator`).
 """
 
 from __future__ import annotations
@@ -182,6 +183,8 @@ def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any]) 
             "root": made_by["root"],
             "seconds": seconds,
         }
+        if card := manifest.find_file(outputs[main], manifest.PAGE):
+            extra["card"] = card
         print(json.dumps(extra, indent=1))
         outlet_events[asset].extra = extra
         return extra

@@ -17,9 +17,9 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from boig_core.config import parse_recipe
-from boig_core.errors import UserError
+from boig_core.errors import BoigError, UserError
 from boig_core.orchestration import attempts
-from boig_core.orchestration.links import RayJobLink
+from boig_core.orchestration.links import DataCardLink, RayJobLink, card_page
 from boig_core.orchestration.ray_api import JobInfo, RayJobs, job_page, ray_address
 from boig_core.orchestration.trigger import RayJobTrigger, watch
 from boig_core.storage import commit, store
@@ -44,7 +44,7 @@ class RayJobOperator(BaseOperator):
 
     template_fields = ("plan", "inputs")
     template_fields_renderers = {"plan": "json", "inputs": "json"}  # noqa: RUF012  (Airflow's own shape)
-    operator_extra_links = (RayJobLink(),)
+    operator_extra_links = (RayJobLink(), DataCardLink())
     ui_color = "#e8f1fb"
 
     def __init__(
@@ -57,6 +57,7 @@ class RayJobOperator(BaseOperator):
         self.deferrable = deferrable
         self.poll_s = poll_s
         self.job_url = ""
+        self.card_url = ""
         self._running: tuple[str, str] | None = None
 
     def execute(self, context: Any) -> dict[str, Any]:
@@ -113,12 +114,22 @@ class RayJobOperator(BaseOperator):
     def _finish(self, attempt_uri: str, event: dict[str, str]) -> dict[str, Any]:
         done = attempts.result(attempt_uri)
         if done is not None:
+            self.card_url = self._card(done["outputs"])
             return done
         failure = commit.read_failure(attempt_uri)
         if failure is None:
             raise AirflowException(f"{self.stage}: no commit and no error.json; Ray says {event['status']}: {event['message'][-500:]}")
         line = f"{self.stage}: {failure.type}: {failure.message}; {failure.remedy}"
         raise (AirflowFailException if failure.user else AirflowException)(line)
+
+    def _card(self, outputs: Mapping[str, str]) -> str:
+        if "dataset" not in outputs:
+            return ""
+        try:
+            return card_page(outputs["dataset"], self.plan["store"])
+        except BoigError as exc:  # what is committed is good without a link
+            self.log.warning("no link to the data card: %s", exc)
+            return ""
 
 
 def resolve_input(name: str, value: Any) -> str | None:

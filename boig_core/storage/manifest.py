@@ -19,6 +19,8 @@ from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
 from boig_core.storage import store
 
 MANIFEST = "manifest.json"
+PAGE = "card.html"
+"""The page that says what is in an output, for those that have one."""
 
 
 class FileEntry(BaseModel):
@@ -192,6 +194,31 @@ def fetch_file(uri: str, entry: FileEntry, local: Path) -> None:
     if local.stat().st_size != entry.size or sha256_file(local) != entry.sha256:
         local.unlink()
         raise CorruptError(source, "differs from its manifest", "make the output again")
+
+
+def find_file(uri: str, path: str) -> str | None:
+    """URI of a file of a committed output, if its manifest names one.
+
+    Raises:
+        NotFoundInStoreError, CorruptError: as `read_manifest`.
+    """
+    return next((resolve(uri, entry.path) for entry in read_manifest(uri).files if entry.path == path), None)
+
+
+def read_file(uri: str, path: str, *, kind: str | None = None) -> bytes:
+    """Content of a small file of a committed output, verified.
+
+    Raises:
+        InputError: the output has no such file.
+        CorruptError: it differs from its manifest, or as `read_manifest`.
+    """
+    entry = next((entry for entry in read_manifest(uri, kind=kind).files if entry.path == path), None)
+    if entry is None:
+        raise InputError(uri, f"has no {path}", "make the output again")
+    data = store.read_bytes(resolve(uri, path))
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise CorruptError(resolve(uri, path), "differs from its manifest", "make the output again")
+    return data
 
 
 def resolve(uri: str, path: str) -> str:

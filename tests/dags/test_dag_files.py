@@ -68,3 +68,10 @@ def test_stages_run_once_each_in_the_cluster_pool(dags: dict[str, Any]) -> None:
     stages = [task for dag in dags.values() for task in dag.tasks if isinstance(task, RayJobOperator)]
     assert sorted(task.stage for task in stages) == sorted(stage.value for stage in Stage)
     assert all(task.pool == POOL and task.deferrable and task.task_id == task.stage for task in stages)
+
+
+def test_every_stage_has_a_button_for_its_job_and_one_for_its_data_card(dags: dict[str, Any]) -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    found = DagSerialization.from_dict(DagSerialization.to_dict(dags["boig_ingest"]))
+    assert {link.name for link in found.get_task("perceive").operator_extra_links} == {"Ray job", "Data card"}

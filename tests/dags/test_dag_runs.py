@@ -91,6 +91,8 @@ def test_ingest_commits_and_announces(ingest: Any, home: Path, ray_stub: Any) ->
     [event] = events("boig/dataset")
     assert event["outputs"] == {"posts": str(home / "posts"), "dataset": dataset}
     assert event["manifest"] == f"{dataset}/manifest.json"
+    assert event["card"] == f"{dataset}/card.html"
+    assert store.exists(event["card"])
     assert event["recipe"] == results["plan"]["recipe"]
     assert event["store"] == str(home / "store")
     assert event["root"] == f"boig_ingest/{ingest.run_id}"
@@ -109,6 +111,7 @@ def test_what_ingest_knew_reaches_boig_llm(llm: Any, ingest: Any) -> None:
     job = json.loads(store.read_bytes(store.join(results["calibrate"]["attempt"], "job.json")))
     assert set(job["inputs"]) == {"dataset", "boigllm"}
     assert job["inputs"]["boigllm"] == results["finetune_llm"]["outputs"]["boigllm"]
+    assert "card" not in events("boig/boigllm")[-1]
     assert set(events("boig/boigllm")[-1]["outputs"]) == {"dataset", "boigllm", "no_kpi", "description", "calibration"}
 
 

@@ -14,7 +14,7 @@ from boig_core.config import load_recipe
 from boig_core.data import dataset
 from boig_core.storage import commit
 from boig_core.storage.job import Job, Stage, run_stage, write_job
-from boig_core.storage.manifest import read_manifest, sha256_file
+from boig_core.storage.manifest import PAGE, read_file, read_manifest, sha256_file
 from boig_core.vocabulary import PALETTE
 from ray_jobs import ingest, perceive
 
@@ -69,6 +69,8 @@ def test_an_export_becomes_a_described_dataset(world: Path, tmp_path: Path) -> N
     assert done is not None
     described = dataset.read_samples(done["outputs"]["dataset"])
     assert [sample.id for sample in described] == [sample.id for sample in samples]
+    cards = [read_file(at, PAGE) for at in (uri, done["outputs"]["dataset"])]
+    assert cards[0] == cards[1]
     scenes = {row["id"]: row for row in truth}
     backgrounds = counts = 0
     for sample in described:

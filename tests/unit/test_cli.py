@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from PIL import Image
 
 
 def boig(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -74,3 +78,107 @@ def test_doctor_names_what_fails(tmp_path: Path) -> None:
     assert "RAY_API_ADDRESS" in lines["ray"] or "correct the address" in lines["ray"]
     assert lines["python"].startswith("ok")
     assert lines["mlflow"].startswith("--")
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """URIs of a dataset and of a later version of it, in which one post is new, one is gone and one has more likes."""
+    from boig_core.config import Data
+    from boig_core.data import ingestion
+    from boig_core.storage import commit, manifest
+
+    folder = tmp_path_factory.mktemp("versions")
+    (folder / "export").mkdir()
+    for i in range(5):
+        Image.new("RGB", (16 + i, 16), (50 * i, 250 - 50 * i, 99)).save(folder / "export" / f"{i}.png")
+    uris = []
+    for version, posts in (("v1", {0: 50, 1: 60, 2: 70, 3: 80}), ("v2", {0: 50, 1: 65, 2: 70, 4: 90})):
+        text = "A text that is long enough for every rule of the recipe, whatever it says"
+        rows = [
+            {"id": f"p{i}", "account": "a", "timestamp": "2020-01-01", "text": text, "image": f"{i}.png", "likes": n}
+            for i, n in posts.items()
+        ]
+        (folder / "export" / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"id": "bad"}]))
+        scratch, root, attempt = folder / f"scratch-{version}", f"{folder}/store/datasets/posts", f"{folder}/store/runs/{version}"
+        scratch.mkdir()
+        made = ingestion.ingest(
+            str(folder / "export"), None, Data(near_duplicates=None), 0, root=root, scratch=scratch, crew=ingestion.OneProcess()
+        )
+        lineage = manifest.Lineage(inputs={"posts": "p"}, recipe="r", code="c")
+        where = f"{attempt}/{commit.COMMIT}"
+        manifest.publish_folder(
+            made.folder, f"{root}/{version}", kind="dataset", lineage=lineage, commit=where, meta=made.meta, blobs=made.blobs
+        )
+        commit.commit(attempt, {"dataset": f"{root}/{version}"}, {})
+        uris.append(f"{root}/{version}")
+    return uris[0], uris[1]
+
+
+def test_dataset_show_prints_the_numbers(versions: tuple[str, str], tmp_path: Path) -> None:
+    shown = boig("dataset", "show", versions[0], cwd=tmp_path)
+    found = json.loads(boig("dataset", "show", versions[0], "--json", cwd=tmp_path).stdout)
+    assert yaml.safe_load(shown.stdout) == found
+    assert (found["posts"], found["accepted"], found["rejected_by_reason"]) == (5, 4, {"missing_field": 1})
+    assert found["lineage"] == {"inputs": {"posts": "p"}, "recipe": "r", "code": "c"}
+    assert len(found["digest"]) == 64
+    assert shown.stderr == ""
+
+
+def test_dataset_verify_says_whole_or_names_the_file(versions: tuple[str, str], tmp_path: Path) -> None:
+    done = boig("dataset", "verify", versions[0], cwd=tmp_path)
+    assert done.returncode == 0
+    assert re.fullmatch(r"whole: 7 files of 0\.\d MiB, 4 samples of 4 images\n", done.stdout)
+    assert json.loads(boig("dataset", "verify", versions[0], "--json", cwd=tmp_path).stdout)["samples"] == 4
+    torn = tmp_path / "store"
+    shutil.copytree(Path(versions[0]).parents[2], torn)
+    for path in torn.rglob("*.json"):  # commits name the store that they are in
+        path.write_text(path.read_text().replace(str(Path(versions[0]).parents[2]), str(torn)))
+    file = torn / "datasets" / "posts" / "v1" / "rejects.parquet"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    done = boig("dataset", "verify", str(file.parent), cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"boig: {file}: differs from its manifest; make the output again\n"
+
+
+def test_dataset_diff_prints_counts_and_a_few_ids(versions: tuple[str, str], tmp_path: Path) -> None:
+    done = boig("dataset", "diff", *versions, cwd=tmp_path)
+    assert done.stdout.splitlines()[:2] == ["added: 1  (p4)", "removed: 1  (p3)"]
+    assert "changed kpi: 1  (p1)" in done.stdout.splitlines()
+    found = json.loads(boig("dataset", "diff", *versions, "--json", cwd=tmp_path).stdout)
+    assert (found["added"], found["removed"], found["changed"]["kpi"]) == (["p4"], ["p3"], ["p1"])
+    assert boig("dataset", "diff", versions[0], versions[0], cwd=tmp_path).stdout == "added: 0\nremoved: 0\n"
+
+
+def test_dataset_card_saves_the_page_or_prints_the_numbers(versions: tuple[str, str], tmp_path: Path) -> None:
+    done = boig("dataset", "card", versions[0], cwd=tmp_path)
+    assert done.stdout == f"{tmp_path / 'card.html'}\n"
+    assert (tmp_path / "card.html").read_bytes() == (Path(versions[0]) / "card.html").read_bytes()
+    done = boig("dataset", "card", versions[0], "--out", "other.html", cwd=tmp_path)
+    assert done.stdout == f"{tmp_path / 'other.html'}\n"
+    done = boig("dataset", "card", versions[0], "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["headline"].startswith("4 samples of 1 account, ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["card.html", "other.html"]
+    done = boig("dataset", "card", versions[0], "--out", "no/such/folder.html", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--out no/such/folder.html: cannot be written" in done.stderr
+
+
+@pytest.mark.parametrize(("command", "count"), [("show", 1), ("verify", 1), ("diff", 2), ("card", 1)])
+@pytest.mark.parametrize(("uri", "says"), [("/nowhere", "/nowhere/manifest.json"), ("ftp://x/y", "is no store")])
+def test_a_dataset_that_is_none_ends_in_one_line(command: str, count: int, uri: str, says: str, tmp_path: Path) -> None:
+    done = boig("dataset", command, *[uri] * count, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert says in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dataset_without_a_card_says_so(versions: tuple[str, str], tmp_path: Path) -> None:
+    from boig_core.storage import commit, manifest
+
+    uri, attempt = str(tmp_path / "d" / "v"), str(tmp_path / "runs" / "a")
+    (tmp_path / "made").mkdir()
+    lineage = manifest.Lineage(inputs={}, recipe="r", code="c")
+    manifest.publish_folder(tmp_path / "made", uri, kind="dataset", lineage=lineage, commit=f"{attempt}/{commit.COMMIT}")
+    commit.commit(attempt, {"dataset": uri}, {})
+    done = boig("dataset", "card", uri, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"boig: {uri}: has no card.html; make the output again\n")

@@ -98,7 +98,7 @@ def test_an_altered_shard_is_an_error(archive: Archive, family: str) -> None:
 def test_a_whole_dataset_is_counted_and_a_torn_one_is_named(archive: Archive) -> None:
     uri = publish(archive, described=True)
     found = verify_dataset(uri)
-    assert (found["files"], found["samples"], found["images"]) == (10, 5, 5)
+    assert (found["files"], found["samples"], found["images"]) == (12, 5, 5)
     for name in (dataset.LABELS, dataset.REJECTS):
         kept = (Path(uri) / name).read_bytes()
         (Path(uri) / name).write_bytes(kept[:50] + bytes([kept[50] ^ 1]) + kept[51:])

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from boig_core.config import Data
-from boig_core.data import dataset, staging
+from boig_core.data import card, dataset, staging
 from boig_core.data.ingestion import OneProcess
 from boig_core.data.inspect import diff
 from boig_core.data.staging import Chunk
@@ -31,9 +31,10 @@ def rejects(uri: str) -> list[dict[str, Any]]:
 
 
 def content(uri: str) -> dict[str, str]:
-    """Hash by name of all that a version is made of but where its rows stood."""
+    """Hash by name of all that a version is made of but where its rows stood, of which the card's examples of rejects tell too."""
     parts = manifest.read_manifest(uri)
-    return {entry.path: entry.sha256 for entry in parts.files if entry.path not in {dataset.SOURCES, dataset.REJECTS}}
+    told = {dataset.SOURCES, dataset.REJECTS, card.CARD, manifest.PAGE}
+    return {entry.path: entry.sha256 for entry in parts.files if entry.path not in told}
 
 
 class Threads(OneProcess):

@@ -17,7 +17,7 @@ from boig_core.errors import ClusterError, InputError, StoreUnavailableError
 from boig_core.orchestration.operator import RayJobOperator, resolve_input
 from boig_core.orchestration.ray_api import RayJobs, job_page
 from boig_core.orchestration.trigger import GONE, RayJobTrigger, watch
-from boig_core.storage import commit
+from boig_core.storage import commit, manifest
 
 
 class Api:
@@ -83,7 +83,7 @@ def api() -> Iterator[Api]:
 
 @pytest.fixture
 def operator() -> RayJobOperator:
-    return RayJobOperator(task_id="ingest", stage="ingest", plan={}, inputs={})
+    return RayJobOperator(task_id="ingest", stage="ingest", plan={"store": "/store"}, inputs={})
 
 
 async def submit(address: str, name: str) -> None:
@@ -172,3 +172,49 @@ def test_inputs_are_uris_or_earlier_results() -> None:
     assert resolve_input("dataset", "s3://b/e") == "s3://b/e"
     assert resolve_input("previous", {"outputs": {"posts": "s3://b/p"}}) is None
     assert job_page("http://h:1/", "boig-x") == "http://h:1/#/jobs/boig-x"
+
+
+def a_dataset(root: str, *files: str) -> dict[str, str]:
+    """An attempt that committed a dataset of these files, as the trigger's event."""
+    attempt, uri = f"{root}/runs/a", f"{root}/datasets/d/v"
+    folder = Path(root) / "made"
+    folder.mkdir(parents=True)
+    for name in files:
+        (folder / name).write_text("x")
+    lineage = manifest.Lineage(inputs={}, recipe="r", code="c")
+    manifest.publish_folder(folder, uri, kind="dataset", lineage=lineage, commit=f"{attempt}/{commit.COMMIT}")
+    commit.commit(attempt, {"dataset": uri}, {})
+    return {"attempt": attempt, "status": "SUCCEEDED", "message": "", "job_url": "http://h/#/jobs/j"}
+
+
+def links(operator: RayJobOperator) -> dict[str, str]:
+    return {link.name: link.get_link(operator, ti_key=None) for link in operator.operator_extra_links}
+
+
+@pytest.mark.parametrize("web", ["", "https://files.example/boig/"])
+def test_a_task_that_made_a_dataset_links_to_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, web: str) -> None:
+    monkeypatch.setenv("BOIG_STORE_WEB", web)
+    root = str(tmp_path / "the store")
+    operator = RayJobOperator(task_id="ingest", stage="ingest", plan={"store": root}, inputs={})
+    assert links(operator) == {"Ray job": "", "Data card": ""}
+    operator.execute_complete({}, a_dataset(root, "labels.parquet", "card.html"))
+    place = "https://files.example/boig" if web else f"{tmp_path.as_uri()}/the%20store"
+    assert links(operator) == {"Ray job": "http://h/#/jobs/j", "Data card": f"{place}/datasets/d/v/card.html"}
+
+
+def test_a_dataset_without_a_card_or_one_that_cannot_be_read_has_no_link_and_is_no_failure(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    operator = RayJobOperator(task_id="ingest", stage="ingest", plan={"store": root}, inputs={})
+    event = a_dataset(root, "labels.parquet")
+    assert operator.execute_complete({}, event)["outputs"] == {"dataset": f"{root}/datasets/d/v"}
+    assert links(operator)["Data card"] == ""
+    (tmp_path / "datasets/d/v/manifest.json").unlink()
+    assert operator.execute_complete({}, event)["outputs"] == {"dataset": f"{root}/datasets/d/v"}
+    assert links(operator)["Data card"] == ""
+
+
+def test_a_task_that_made_no_dataset_has_no_card(tmp_path: Path) -> None:
+    operator = RayJobOperator(task_id="ddpo", stage="ddpo", plan={"store": str(tmp_path)}, inputs={})
+    commit.commit(str(tmp_path / "a"), {"boigsd": "s"}, {})
+    operator.execute_complete({}, {"attempt": str(tmp_path / "a"), "status": "SUCCEEDED", "message": "", "job_url": ""})
+    assert links(operator)["Data card"] == ""

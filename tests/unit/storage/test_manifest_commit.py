@@ -44,6 +44,19 @@ def test_committed_output_can_be_fetched(root: str, tmp_path: Path) -> None:
     assert manifest.verify(uri) == found
 
 
+def test_one_file_of_an_output(root: str, tmp_path: Path) -> None:
+    uri, attempt = publish(root, tmp_path)
+    commit.commit(attempt, {"model": uri}, {})
+    assert manifest.find_file(uri, "sub/config.json") == store.join(uri, "sub", "config.json")
+    assert manifest.find_file(uri, "card.html") is None
+    assert manifest.read_file(uri, "weights.bin", kind="boigllm") == b"0123456789"
+    with pytest.raises(InputError, match=r"has no card\.html"):
+        manifest.read_file(uri, "card.html")
+    store.write_bytes(store.join(uri, "weights.bin"), b"0123456780")
+    with pytest.raises(CorruptError, match="differs from its manifest"):
+        manifest.read_file(uri, "weights.bin")
+
+
 def test_uncommitted_fenced_missing_and_wrong_outputs_are_refused(root: str, tmp_path: Path) -> None:
     uri, attempt = publish(root, tmp_path)
     with pytest.raises(CorruptError, match="has not committed"):

@@ -1,0 +1,80 @@
+"""What a data card says at a glance: one sentence with the essentials, and a sentence for each thing that looks wrong.
+
+Leaves out: counting (see `card`) and the page (see `card_page`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import date
+from itertools import pairwise
+from typing import Any
+
+from boig_core.data.rejects import CHOICES
+
+
+def glance(card: Mapping[str, Any]) -> dict[str, Any]:
+    """The essentials of a card's numbers: ``headline``, one sentence, and ``warnings``, a sentence for each thing that looks wrong."""
+    high = sum(card["buckets"]["high"].values())
+    rows, faults = card["rows"], [row["code"] for row in card["rejects"] if row["code"] not in CHOICES]
+    told = f"{many(card['samples'], 'sample')} of {many(card['accounts'], 'account')}, {high:,} high; "
+    if rows["rejected"]:
+        told += f"{percent(rows['rejected'] / rows['read'])} of the rows were rejected, most often {faults[0]}"
+    else:
+        told += f"no row was rejected{', but images of some' if faults else ''}"
+    if rows["left_out"]:
+        told += f"; {percent(rows['left_out'] / rows['read'])} were left out by the recipe's rules"
+    return {"headline": told, "warnings": [*_bucket_warnings(card), *_other_warnings(card)]}
+
+
+def _bucket_warnings(card: Mapping[str, Any]) -> Iterable[str]:
+    splits = {split: {bucket: counts[split] for bucket, counts in card["buckets"].items()} for split in card["buckets"]["high"]}
+    for split, counts in splits.items():
+        # Only what was held out may be missing as a whole.
+        if split == "held_out" and not card["splits"].get(split):
+            continue
+        total = sum(counts.values())
+        for bucket, count in counts.items():
+            if not count:
+                yield f"Split {split} has no {bucket} sample."
+            elif count < 0.01 * total:
+                yield f"Only {percent(count / total)} of split {split} is {bucket} ({count:,} of {total:,})."
+
+
+def _other_warnings(card: Mapping[str, Any]) -> Iterable[str]:
+    largest, rows, alike = card["by_account"][0], card["rows"], card["near_duplicates"]
+    if card["accounts"] > 1 and largest["posts"] > 0.5 * card["accepted"]:
+        yield f"Account {largest['account']} makes {percent(largest['posts'] / card['accepted'])} of all posts."
+    if rows["rejected"] > 0.2 * rows["read"]:
+        yield f"{percent(rows['rejected'] / rows['read'])} of the rows were rejected ({rows['rejected']:,} of {rows['read']:,})."
+    held = [month(row["month"]) for row in card["by_month"]]
+    if empty := held[-1] - held[0] + 1 - len(held):
+        after = next(one for one, following in pairwise(held) if following > one + 1)
+        yield f"{many(empty, 'month')} without posts, the first {month_name(after + 1)}."
+    if alike["samples"] > 0.1 * card["samples"]:
+        yield (
+            f"{percent(alike['samples'] / card['samples'])} of the samples look nearly like another: "
+            f"{many(alike['groups'], 'group')}, the largest of {alike['largest']:,}."
+        )
+
+
+def month(text: str) -> int:
+    """Number of the month of ``YYYY-MM``."""
+    return 12 * int(text[:4]) + int(text[5:7]) - 1
+
+
+def month_name(number: int) -> str:
+    """What `month` reads."""
+    return date(number // 12, number % 12 + 1, 1).isoformat()[:7]
+
+
+def many(count: int, what: str) -> str:
+    """A count of things."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def percent(share: float) -> str:
+    """A share without false precision: what is not nothing never reads as 0, and what is not all never as 100."""
+    if 0 < share < 0.01:
+        return "under 1 %"
+    return f"{min(share, 0.99) if share < 1 else 1:.0%}".replace("%", " %")
