@@ -42,7 +42,7 @@ def work(space: Workspace) -> Outcome:
         retry="retry" in inputs,
     )
     uri = space.publish(family, made.folder, kind=dataset.KIND, meta=made.meta, blobs=made.blobs)
-    return Outcome({"dataset": uri}, made.meta, after=lambda: staging.clear(store.join(root, "staging"), made.staged))
+    return Outcome({"dataset": uri}, made.meta, after=lambda: staging.clear(root, made.staged))
 
 
 if __name__ == "__main__":

@@ -163,6 +163,11 @@ def shard_name(entry: FileEntry) -> str:
     return entry.path.rsplit("-", 1)[1].removesuffix(".parquet")
 
 
+def shard_entry(family: str, name: str, sha256: str, size: int) -> FileEntry:
+    """The entry of a shard by its name."""
+    return FileEntry(path=f"{_BLOBS}{family}-{name}.parquet", size=size, sha256=sha256)
+
+
 def shard_images(dataset_uri: str, entry: FileEntry) -> Iterator[StoredImage]:
     """The images of one shard, sorted by hash; the shard is verified.
 

@@ -8,8 +8,10 @@ Leaves out: manifests and commits (see `ray_jobs.ingest`).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -35,36 +37,20 @@ _AGAIN: Final = ("account_too_small", "account_sampled", "image_repeated")
 """Rejects that are looked at again with every new version, because they were good rows at a bad time."""
 
 
-@dataclass(frozen=True)
-class Shard:
-    """An image shard to be built: the ``keys`` of the chunks that hold its images, and their hashes."""
-
-    keys: tuple[str, ...]
-    images: tuple[str, ...]
-
-
 class Crew(Protocol):
-    """Who fetches and packs: a few calls a chunk or shard, none an image, since each may cross a network."""
+    """Who fetches: a call a chunk, none an image, since each may cross a network."""
 
-    def fetch(self, chunks: Iterable[Chunk], data: Data, folder: str) -> Iterator[pa.Table]:
+    def fetch(self, chunks: Iterable[Chunk], data: Data, root: str) -> Iterator[pa.Table]:
         """What `staging.stage` returns for each chunk, in any order."""
-        ...
-
-    def build(self, shards: Sequence[Shard], folder: str, root: str) -> list[FileEntry]:
-        """What `staging.build_shard` returns for each shard, in their order."""
         ...
 
 
 class OneProcess:
     """A crew of one: this process."""
 
-    def fetch(self, chunks: Iterable[Chunk], data: Data, folder: str) -> Iterator[pa.Table]:
+    def fetch(self, chunks: Iterable[Chunk], data: Data, root: str) -> Iterator[pa.Table]:
         """Chunk by chunk."""
-        yield from (staging.stage(chunk, data, folder) for chunk in chunks)
-
-    def build(self, shards: Sequence[Shard], folder: str, root: str) -> list[FileEntry]:
-        """Shard by shard."""
-        return [staging.build_shard(folder, shard.keys, shard.images, root) for shard in shards]
+        yield from (staging.stage(chunk, data, root) for chunk in chunks)
 
 
 @dataclass(frozen=True)
@@ -113,14 +99,12 @@ def ingest(
         if not _count(con, "post"):
             raise InputError(location or earlier, f"has no usable post among {_count(con, 'reject')} rows", _most_common(con))
         selection.references(con)
-        folder = store.join(root, "staging")
-        keys = _fetch(con, data, folder, crew)
+        staged = _fetch(con, data, root, crew)
         _locate_images(con)
-        new = _pack(con, data, keys, folder, root, crew)
         labels.label(con, data, seed)
         if not _count(con, "sample"):
             raise InputError(location or earlier, "has no post with an image that can be read", _most_common(con))
-        return _write(con, data, [*kept, *new], scratch, root, tuple(keys.values()))
+        return _write(con, data, [*kept, *_new_shards(con)], scratch, root, staged)
     finally:
         con.close()
 
@@ -170,8 +154,8 @@ def _load_earlier(con: DuckDBPyConnection, uri: str, data: Data, root: str, retr
 
 _EMPTY: Final = """
     CREATE TABLE known (post VARCHAR, reference VARCHAR, sha256 VARCHAR, width INT, height INT, fingerprint VARCHAR, shard VARCHAR);
-    CREATE TABLE fetched (chunk BIGINT, address VARCHAR, sha256 VARCHAR, width INT, height INT, fingerprint VARCHAR, bytes BIGINT,
-        code VARCHAR, reason VARCHAR);
+    CREATE TABLE fetched (chunk BIGINT, address VARCHAR, sha256 VARCHAR, width INT, height INT, fingerprint VARCHAR, shard VARCHAR,
+        shard_sha256 VARCHAR, shard_bytes BIGINT, code VARCHAR, reason VARCHAR);
     CREATE TABLE old_reject AS SELECT * FROM reject
 """
 
@@ -190,8 +174,8 @@ def _old_kpis(data: Data) -> str:
     return f"[h.kpi{more}]"
 
 
-def _fetch(con: DuckDBPyConnection, data: Data, folder: str, crew: Crew) -> dict[int, str]:
-    """Fill ``fetched``; returns the key of each chunk by its number.
+def _fetch(con: DuckDBPyConnection, data: Data, root: str, crew: Crew) -> tuple[str, ...]:
+    """Fill ``fetched``; returns the keys of the chunks.
 
     Not asked for: images that an earlier version holds, and those that it rejected for good.
     """
@@ -207,21 +191,29 @@ def _fetch(con: DuckDBPyConnection, data: Data, folder: str, crew: Crew) -> dict
     total = _count(con, "wanted")
     # A cursor of its own, since results come in while addresses go out.
     addresses = con.cursor().execute("SELECT address FROM wanted ORDER BY sha256(reference), address")
-    keys: dict[int, str] = {}
+    waiting = (str(row[0]) for row in iter(addresses.fetchone, None))
+    keys: list[str] = []
+    progress = Progress("images", total, log.info)
 
-    def chunks() -> Iterator[Chunk]:
-        for chunk in staging.make_chunks((str(row[0]) for row in iter(addresses.fetchone, None)), data):
-            keys[chunk.number] = chunk.key
+    def noted(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        for chunk in chunks:
+            keys.append(chunk.key)
             yield chunk
 
-    progress = Progress("images", total, log.info)
-    for index in crew.fetch(chunks(), data, folder):
-        con.register("arrow", index)
-        con.execute("INSERT INTO fetched BY NAME SELECT * FROM arrow")
-        con.unregister("arrow")
-        progress.add(index["code"].to_pylist())
+    def fetch(chunks: Iterable[Chunk]) -> Iterator[pa.Table]:
+        for index in crew.fetch(noted(chunks), data, root):
+            con.register("arrow", index)
+            con.execute("INSERT INTO fetched BY NAME SELECT * FROM arrow")
+            con.unregister("arrow")
+            progress.add(index["code"].to_pylist())
+            yield index
+
+    # The first chunk says how large images are, and so how many make a shard.
+    for index in fetch(staging.make_chunks(islice(waiting, staging.CHUNK), data, staging.CHUNK)):
+        size = staging.chunk_size(index, data)
+        deque(fetch(staging.make_chunks(waiting, data, size, first=1)), maxlen=0)
     progress.close()
-    return keys
+    return tuple(keys)
 
 
 def _locate_images(con: DuckDBPyConnection) -> None:
@@ -247,37 +239,20 @@ def _locate_images(con: DuckDBPyConnection) -> None:
     )
 
 
-def _pack(con: DuckDBPyConnection, data: Data, keys: dict[int, str], folder: str, root: str, crew: Crew) -> list[FileEntry]:
-    """Have the new images packed into shards in the order of chunk and hash; completes ``image.shard``."""
-    con.execute(
-        f"""
-        CREATE TABLE plan AS
-        WITH new AS (
-            SELECT sha256, min(chunk) AS chunk, min(bytes) AS bytes FROM fetched
-            WHERE sha256 IS NOT NULL AND sha256 NOT IN (SELECT sha256 FROM known) GROUP BY sha256
-        )
-        SELECT *, floor((sum(bytes) OVER (ORDER BY chunk, sha256) - bytes) / {data.shard_mb * 2**20!r})::BIGINT AS shard FROM new
-        """
-    )
-    shards = [
-        Shard(tuple(keys[chunk] for chunk in chunks), tuple(images))
-        for chunks, images in con.execute(
-            "SELECT list_sort(list(DISTINCT chunk)), list_sort(list(sha256)) FROM plan GROUP BY shard ORDER BY shard"
-        ).fetchall()
-    ]
-    entries = crew.build(shards, folder, root)
-    con.execute("CREATE TABLE built (nr BIGINT, name VARCHAR)")
-    if entries:
-        con.executemany("INSERT INTO built VALUES (?, ?)", [(nr, dataset.shard_name(entry)) for nr, entry in enumerate(entries)])
-    con.execute("CREATE TABLE held AS SELECT sha256, min(shard) AS shard FROM known GROUP BY sha256")
+def _new_shards(con: DuckDBPyConnection) -> list[FileEntry]:
+    """Make ``held``: the shard of each image, of an earlier version where it has one, else of the first chunk; returns the new shards."""
     con.execute(
         """
-        INSERT INTO held SELECT p.sha256, b.name FROM plan p
-        JOIN (SELECT shard, row_number() OVER (ORDER BY shard) - 1 AS nr FROM (SELECT DISTINCT shard FROM plan)) o USING (shard)
-        JOIN built b USING (nr)
+        CREATE TABLE held AS
+        WITH known_image AS (SELECT sha256, min(shard) AS shard FROM known GROUP BY sha256)
+        SELECT * FROM known_image UNION ALL
+        SELECT sha256, arg_min(shard, chunk) AS shard FROM fetched ANTI JOIN known_image USING (sha256)
+        WHERE sha256 IS NOT NULL GROUP BY sha256
         """
     )
-    log.info("%d new images in %d shards", _count(con, "plan"), len(entries))
+    rows = con.execute("SELECT DISTINCT shard, shard_sha256, shard_bytes FROM fetched WHERE shard IS NOT NULL ORDER BY shard").fetchall()
+    entries = [dataset.shard_entry(dataset.IMAGES, str(name), str(sha256), int(size)) for name, sha256, size in rows]
+    log.info("%d images in %d new shards", _count(con, "held"), len(entries))
     return entries
 
 

@@ -1,40 +1,39 @@
-"""Staging: fetched images kept safe chunk by chunk until they stand in shards, so that a restart does not fetch again what is there.
+"""Staging: images fetched chunk by chunk straight into shards, so that a restart does not fetch again what is safe.
 
-References come in chunks by a hash of their names: which chunk an image is in, and so in which shard, is a pure function of the references,
-whatever the number of workers. A chunk is fetched into one Parquet file, ``datasets/NAME/staging/KEY.parquet``, which appears whole or not
-at all; its key says what was asked for. Shards are cut from chunks in their order. Leaves out: spreading chunks over workers (see
-`cluster.ingest`).
+References come in chunks by a hash of their names: which chunk an image is in, and so in which shard, is a pure function of the references
+and what they lead to, whatever the number of workers. A chunk's images become one shard (more when they are large), sorted by hash and each
+once; then its index appears at ``datasets/NAME/staging/KEY.parquet``, whole or not at all: the key says what was asked for, and where the
+index is, the shards are. Leaves out: spreading chunks over workers (see `cluster.ingest`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import mmap
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from itertools import count, islice
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from boig_core.config import Data
 from boig_core.data import dataset
 from boig_core.data.fetch import Fetcher
 from boig_core.data.images import StoredImage
 from boig_core.data.rejects import Rejected
-from boig_core.errors import StoreUnavailableError
 from boig_core.storage import store
-from boig_core.storage.manifest import FileEntry
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 CHUNK: Final = 256
-"""References that are fetched into one file."""
-_BUFFER: Final = 16 * 2**20
-"""Bytes of images that a worker holds before it writes them to its scratch file."""
-_INDEX: Final = ("chunk", "address", "sha256", "width", "height", "fingerprint", "bytes", "code", "reason")
-_SHARD: Final = ["sha256", "data", "width", "height", "fingerprint"]
-_LIMITS: Final = ("max_image_mb", "max_pixels", "image_format", "image_quality", "allow_private_hosts", "user_agent")
+"""References of the first chunk; the following have as many as fill a shard, at the size that images of the first one have."""
+_LARGEST_CHUNK: Final = 4096
+_INDEX: Final = ("chunk", "address", "sha256", "width", "height", "fingerprint", "shard", "shard_sha256", "shard_bytes", "code", "reason")
+_LIMITS: Final = ("max_image_mb", "max_pixels", "image_format", "image_quality", "shard_mb", "allow_private_hosts", "user_agent")
 """Fields of the recipe that decide what becomes of a reference."""
 
 
@@ -47,99 +46,100 @@ class Chunk:
     addresses: tuple[str, ...]
 
 
-def make_chunks(addresses: Iterable[str], data: Data) -> Iterator[Chunk]:
-    """Cut addresses, which come in their final order, into chunks."""
+def make_chunks(addresses: Iterable[str], data: Data, size: int, first: int = 0) -> Iterator[Chunk]:
+    """Cut addresses, which come in their final order, into chunks of ``size``, numbered from ``first``."""
     limits = data.model_dump(mode="json", include=set(_LIMITS))
-    batch: list[str] = []
-    number = 0
-
-    def chunk() -> Chunk:
+    waiting = iter(addresses)
+    for number in count(first):
+        batch = tuple(islice(waiting, size))
+        if not batch:
+            return
         asked = json.dumps([limits, batch], sort_keys=True).encode()
-        return Chunk(number, hashlib.sha256(asked).hexdigest()[:32], tuple(batch))
-
-    for address in addresses:
-        batch.append(address)
-        if len(batch) == CHUNK:
-            yield chunk()
-            batch, number = [], number + 1
-    if batch:
-        yield chunk()
+        yield Chunk(number, hashlib.sha256(asked).hexdigest()[:32], batch)
 
 
-def stage(chunk: Chunk, data: Data, folder: str) -> pa.Table:
-    """Fetch a chunk, unless it is staged already.
+def chunk_size(index: pa.Table, data: Data) -> int:
+    """References that fill a shard, by the index of the first chunk."""
+    total = sum({row["shard"]: int(row["shard_bytes"]) for row in index.to_pylist() if row["shard"] is not None}.values())
+    return max(1, min(_LARGEST_CHUNK, round(data.shard_mb * 2**20 * index.num_rows / total))) if total else CHUNK
+
+
+def stage(chunk: Chunk, data: Data, root: str) -> pa.Table:
+    """Fetch a chunk into shards, unless it is staged already.
 
     Args:
         chunk: what to fetch.
         data: limits of the recipe.
-        folder: URI of the staging folder.
+        root: URI of ``datasets/NAME``.
 
     Returns:
-        Its index: one row an address, without the images: ``sha256`` and sizes, or ``code`` and ``reason``.
+        Its index: one row an address: ``sha256``, sizes and shard, or ``code`` and ``reason``.
 
     Raises:
         StoreUnavailableError: the store is away.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    uri = _uri(folder, chunk.key)
+    uri = _uri(root, chunk.key)
     if not store.exists(uri):
-        with tempfile.TemporaryDirectory(prefix="boig-stage-") as scratch:
-            local = Path(scratch) / "chunk.parquet"
-            with pq.ParquetWriter(local, _schema(), compression="none", use_dictionary=False, write_statistics=False) as writer:
-                for rows in _buffered(_fetcher(data).fetch(chunk.addresses)):
-                    writer.write_table(_table(chunk.number, rows))
-            store.upload_file(local, uri, move=True)
-    return read_index(folder, chunk)
-
-
-def read_index(folder: str, chunk: Chunk) -> pa.Table:
-    """What `stage` returned."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    filesystem, path = store.filesystem(_uri(folder, chunk.key))
-    table = pq.read_table(path, columns=list(_INDEX), filesystem=filesystem)
+        with tempfile.TemporaryFile(prefix="boig-stage-") as spool:
+            rows, places = _fetch_into(spool, chunk, data)
+            shards = _write_shards(spool, rows, places, data, root)
+        for row in rows:
+            row |= shards.get(row.get("sha256", ""), {})
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(sorted(rows, key=lambda row: str(row["address"])), _schema()), sink)
+        store.write_bytes(uri, sink.getvalue().to_pybytes())
+    filesystem, path = store.filesystem(uri)
+    table = pq.read_table(path, filesystem=filesystem)
     # The same chunk may have had another number in an ingestion of more references.
-    numbers = pa.array([chunk.number] * table.num_rows, pa.int64())
-    return table.set_column(0, "chunk", numbers).sort_by("address")
+    return table.set_column(0, "chunk", pa.array([chunk.number] * table.num_rows, pa.int64()))
 
 
-def build_shard(folder: str, keys: Sequence[str], wanted: Sequence[str], dataset_root: str) -> FileEntry:
-    """Write one image shard from staged chunks.
+def _fetch_into(spool: IO[bytes], chunk: Chunk, data: Data) -> tuple[list[dict[str, Any]], dict[str, tuple[int, int]]]:
+    """Fetch into a scratch file; returns a row an address, and offset and length of each image by its hash."""
+    rows: list[dict[str, Any]] = []
+    places: dict[str, tuple[int, int]] = {}
+    for address, one in _fetcher(data).fetch(chunk.addresses):
+        if isinstance(one, Rejected):
+            rows.append({"address": address, "code": one.code, "reason": one.reason})
+            continue
+        rows.append({"address": address, **{name: getattr(one, name) for name in ("sha256", "width", "height", "fingerprint")}})
+        if one.sha256 not in places:
+            places[one.sha256] = spool.tell(), len(one.data)
+            spool.write(one.data)
+    spool.flush()
+    return rows, places
 
-    Args:
-        folder: URI of the staging folder.
-        keys: of the chunks that hold its images.
-        wanted: SHA-256 of the images, which become the shard's rows, sorted.
-        dataset_root: URI of ``datasets/NAME``.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    names = pa.array(sorted(wanted), pa.string())
-    pieces = []
+def _write_shards(
+    spool: IO[bytes], rows: Sequence[dict[str, Any]], places: dict[str, tuple[int, int]], data: Data, root: str
+) -> dict[str, dict[str, Any]]:
+    """Cut the images, sorted by hash, into shards; returns name, hash and size of its shard for each image."""
+    found: dict[str, dict[str, Any]] = {}
+    looks = {row["sha256"]: row for row in rows if "sha256" in row}
+    names, total = sorted(places), sum(length for _, length in places.values())
+    # A little more than a shard's worth stays one shard.
+    parts = min(len(names), math.ceil(total / (1.5 * data.shard_mb * 2**20)))
+    with mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) if total else nullcontext(b"") as held:
+        for part in range(parts):
+            chosen = names[part * len(names) // parts : (part + 1) * len(names) // parts]
+            images = (
+                StoredImage(held[at : at + length], name, *(looks[name][key] for key in ("width", "height", "fingerprint")))
+                for name in chosen
+                for at, length in (places[name],)
+            )
+            entry = dataset.write_shard(dataset.image_table(images), dataset.IMAGES, root)
+            shard = {"shard": dataset.shard_name(entry), "shard_sha256": entry.sha256, "shard_bytes": entry.size}
+            found |= dict.fromkeys(chosen, shard)
+    return found
+
+
+def clear(root: str, keys: Iterable[str]) -> None:
+    """Remove the indexes of chunks whose images stand in a committed dataset."""
     for key in keys:
-        filesystem, path = store.filesystem(_uri(folder, key))
-        with pq.ParquetFile(path, filesystem=filesystem) as file:
-            for group in range(file.num_row_groups):
-                hashes = file.read_row_group(group, columns=["sha256"])["sha256"]
-                if pc.any(pc.is_in(hashes, value_set=names)).as_py():
-                    rows = file.read_row_group(group, columns=_SHARD)
-                    pieces.append(rows.filter(pc.is_in(hashes, value_set=names)))
-    held = pa.concat_tables(pieces)
-    places = pc.index_in(names, value_set=held["sha256"].combine_chunks())  # where each stands first
-    if places.null_count:
-        raise StoreUnavailableError(folder, f"{places.null_count} images are in no staged chunk any more", "run ingest again")
-    shard = held.take(places).rename_columns(["sha256", "image", "width", "height", "fingerprint"]).combine_chunks()
-    return dataset.write_shard(shard, dataset.IMAGES, dataset_root)
-
-
-def clear(folder: str, keys: Iterable[str]) -> None:
-    """Remove staged chunks whose images stand in a committed dataset."""
-    for key in keys:
-        store.delete_file(_uri(folder, key))
+        store.delete_file(_uri(root, key))
 
 
 _fetchers: dict[str, Fetcher] = {}
@@ -150,43 +150,13 @@ def _fetcher(data: Data) -> Fetcher:
     return _fetchers.setdefault(data.model_dump_json(), Fetcher(data))
 
 
-def _uri(folder: str, key: str) -> str:
-    return store.join(folder, f"{key}.parquet")
+def _uri(root: str, key: str) -> str:
+    return store.join(root, "staging", f"{key}.parquet")
 
 
 def _schema() -> pa.Schema:
     import pyarrow as pa
 
-    types: dict[str, Any] = dict.fromkeys((*_INDEX, "data"), pa.string())
-    types |= {name: pa.int32() for name in ("width", "height")} | {name: pa.int64() for name in ("chunk", "bytes")} | {"data": pa.binary()}
+    types: dict[str, Any] = dict.fromkeys(_INDEX, pa.string())
+    types |= {name: pa.int32() for name in ("width", "height")} | {name: pa.int64() for name in ("chunk", "shard_bytes")}
     return dataset.schema_of(types)
-
-
-def _buffered(found: Iterable[tuple[str, StoredImage | Rejected]]) -> Iterator[list[tuple[str, StoredImage | Rejected]]]:
-    rows: list[tuple[str, StoredImage | Rejected]] = []
-    size = 0
-    for address, one in found:
-        rows.append((address, one))
-        size += len(one.data) if isinstance(one, StoredImage) else 0
-        if size >= _BUFFER:
-            yield rows
-            rows, size = [], 0
-    if rows:
-        yield rows
-
-
-def _table(number: int, rows: Sequence[tuple[str, StoredImage | Rejected]]) -> pa.Table:
-    """Column by column, since Arrow takes far longer over rows."""
-    import pyarrow as pa
-
-    found = [one for _, one in rows]
-
-    def of(kind: type, name: str) -> list[Any]:
-        return [getattr(one, name) if isinstance(one, kind) else None for one in found]
-
-    columns: dict[str, list[Any]] = {"chunk": [number] * len(rows), "address": [address for address, _ in rows]}
-    columns |= {name: of(StoredImage, name) for name in ("sha256", "width", "height", "fingerprint", "data")}
-    columns |= {name: of(Rejected, name) for name in ("code", "reason")}
-    columns["bytes"] = [None if data is None else len(data) for data in columns["data"]]
-    schema = _schema()
-    return pa.Table.from_pydict({name: columns[name] for name in schema.names}, schema)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
+from http.client import RemoteDisconnected
 from typing import Any, Final, Self
 from urllib.request import getproxies, proxy_bypass
 
@@ -106,7 +107,14 @@ class Web:
         deadline = time.monotonic() + self.data.fetch_timeout_s
         _asking.deadline = deadline
         with _named(url):
-            return Answer(url, self._send(parse_url(url)), deadline, self.data)
+            target = parse_url(url)
+            try:
+                response = self._send(target)
+            except ProtocolError as exc:
+                if not isinstance(exc.args[-1], RemoteDisconnected):
+                    raise
+                response = self._send(target)  # a server may close a connection that was kept open just as it is used again
+            return Answer(url, response, deadline, self.data)
 
     def _send(self, target: Url) -> urllib3.BaseHTTPResponse:
         """The request, to the address that was checked; headers have come, the body has not."""

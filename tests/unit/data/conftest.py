@@ -86,7 +86,7 @@ class Archive:
         where = store.join(attempt, commit.COMMIT)
         publish_folder(made.folder, uri, kind=dataset.KIND, lineage=lineage, commit=where, meta=made.meta | meta, blobs=made.blobs)
         commit.commit(attempt, {"dataset": uri}, {})
-        staging.clear(store.join(self.root, "staging"), made.staged)
+        staging.clear(self.root, made.staged)
         return uri
 
 
