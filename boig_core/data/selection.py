@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _BATCH: Final = 4096
 """Rows that are put into a table at a time."""
-_MEMORY: Final = "512MB"
+_MEMORY: Final = "256MB"
 """What DuckDB keeps in memory before it writes to the scratch folder."""
 
 

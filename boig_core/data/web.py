@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
-from http.client import RemoteDisconnected
 from typing import Any, Final, Self
 from urllib.request import getproxies, proxy_bypass
 
@@ -111,7 +110,7 @@ class Web:
             try:
                 response = self._send(target)
             except ProtocolError as exc:
-                if not isinstance(exc.args[-1], RemoteDisconnected):
+                if not isinstance(exc.args[-1], ConnectionError):
                     raise
                 response = self._send(target)  # a server may close a connection that was kept open just as it is used again
             return Answer(url, response, deadline, self.data)

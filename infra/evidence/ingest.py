@@ -176,8 +176,11 @@ def run_boig(args: argparse.Namespace, home: Path, server: Server, export: Expor
     done = json.loads(seen.output)
     uri = done["outputs"]["dataset"]
     posts, images = columns(f"{uri}/{dataset.LABELS}", "post", "image")
-    lines, codes = columns(f"{uri}/{dataset.REJECTS}", "line", "code")
+    lines, codes, reasons = columns(f"{uri}/{dataset.REJECTS}", "line", "code", "reason")
     wrong = differences(export, posts, zip(lines, codes, strict=True))
+    told = dict(zip(lines, reasons, strict=True))
+    for one in wrong[:5]:
+        say(f"    line {one.line}: {told.get(one.line, 'not rejected')}")
     shards = dataset.shards(manifest.read_manifest(uri, kind=dataset.KIND), dataset.IMAGES)
     stored = sum(dataset.shard_rows(uri, shard) for shard in shards)
     shutil.rmtree(store)
