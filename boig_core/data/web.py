@@ -63,8 +63,10 @@ class Answer:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self.response.length_remaining != 0:  # a body that nobody wants costs more than a new connection
-            self.response.close()
+        if self.response.length_remaining == 0:
+            self.response.drain_conn()  # an answer that was not read to its end, be it empty, blocks its connection
+        else:
+            self.response.close()  # a body that nobody wants costs more than a new connection
         self.response.release_conn()
 
     def read(self) -> bytes:

@@ -34,7 +34,9 @@ def png() -> bytes:
 class Server(BaseHTTPRequestHandler):
     """Answers by path."""
 
+    protocol_version = "HTTP/1.1"
     asked: ClassVar[Counter[str]] = Counter()
+    connections: ClassVar[int] = 0
     agents: ClassVar[set[str]] = set()
     at_once: ClassVar[list[int]] = []
     now: ClassVar[int] = 0
@@ -42,6 +44,10 @@ class Server(BaseHTTPRequestHandler):
     hung_up: ClassVar[threading.Event] = threading.Event()
     never: ClassVar[threading.Event] = threading.Event()
     lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def setup(self) -> None:
+        super().setup()
+        type(self).connections += 1
 
     def do_GET(self) -> None:
         type(self).asked[self.path] += 1
@@ -81,8 +87,10 @@ class Server(BaseHTTPRequestHandler):
             self._trickle(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
         elif self.path == "/less-than-it-says":
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + png())
+            self.close_connection = True
         elif self.path == "/nonsense":
             self.wfile.write(b"\0\1\2 this is no HTTP\r\n\r\n")
+            self.close_connection = True
         elif self.path == "/to-metadata":
             self._answer(302, b"", Location="http://169.254.169.254/latest/meta-data")
         elif self.path == "/to-nonsense":
@@ -104,6 +112,7 @@ class Server(BaseHTTPRequestHandler):
                 self.never.wait(0.02)
         except OSError:
             type(self).hung_up.set()
+        self.close_connection = True
 
     def _answer(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
@@ -119,7 +128,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    Server.asked, Server.agents, Server.at_once = Counter(), set(), []
+    Server.asked, Server.agents, Server.at_once, Server.connections = Counter(), set(), [], 0
     http = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     thread = threading.Thread(target=http.serve_forever, daemon=True)
     thread.start()
@@ -309,6 +318,15 @@ def test_a_host_is_asked_a_few_things_at_a_time(server: str) -> None:
     data = INTRANET.model_copy(update={"fetch_per_host": 2, "fetch_concurrency": 12})
     assert {code(one) for one in fetch_all([f"{server}/slow-{i}.png" for i in range(12)], data)} == {"stored"}
     assert max(Server.at_once) == 2
+
+
+def test_an_empty_answer_leaves_its_connection_usable(server: str) -> None:
+    found = fetch_all(
+        [f"{server}/{path}.png" for path in ("second-try", "gone", "forbidden", "good")],
+        INTRANET.model_copy(update={"fetch_concurrency": 1}),
+    )
+    assert [code(one) for one in found] == ["stored", "image_missing", "http_error", "stored"]
+    assert (Server.asked["/second-try.png"], Server.connections) == (2, 1)
 
 
 def test_a_server_that_is_not_there(server: str) -> None:

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from boig_core.config import Data, load_recipe
 from boig_core.data.posts import Post, Reject, accept, accept_again, keywords
 from boig_core.data.sources import find_sources, read_rows
-from boig_core.errors import InputError
+from boig_core.errors import InputError, StoreUnavailableError
 
 GOOD: dict[str, Any] = {
     "id": "1",
@@ -306,3 +309,20 @@ def test_an_export_of_stock_photographs(tmp_path: Path) -> None:
         ("9", "stock", "A tent", ("tent", "forest"), (2.0, 4.0, 0.05)),
         ("10", "stock", "A tent", ("tent", "forest"), (0.0, None, None)),
     ]
+
+
+def test_posts_on_the_web(tmp_path: Path) -> None:
+    (tmp_path / "posts.jsonl.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode()))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        root = f"http://127.0.0.1:{http.server_port}"
+        [(line, post)], rejects = read_all(f"{root}/posts.jsonl.gz?download=1")
+        assert (line, post.id, rejects) == (1, "1", [])
+        with pytest.raises(InputError, match="answers 404"):
+            read_all(f"{root}/none.jsonl")
+        with pytest.raises(InputError, match="is no"):
+            read_all(f"{root}/posts.txt")
+        http.shutdown()
+    with pytest.raises(StoreUnavailableError, match="cannot be read"):
+        read_all(f"{root}/posts.jsonl")
