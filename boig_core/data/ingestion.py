@@ -82,7 +82,7 @@ def ingest(
         seed: of the sample of large accounts, of splits and negatives.
         root: URI of ``datasets/NAME``.
         scratch: an empty local folder.
-        crew: who fetches images and packs them.
+        crew: who fetches images.
         retry: try every reject of ``earlier`` again, row by row and image by image.
 
     Raises:
@@ -95,6 +95,8 @@ def ingest(
     try:
         kept = _load_earlier(con, earlier, data, root, retry) if earlier else []
         _scan(con, location, data)
+        # A row of the export takes the place of whatever was rejected under its id.
+        con.execute("DELETE FROM old_reject WHERE post IN (SELECT id FROM candidate WHERE fresh)")
         selection.choose(con, data, seed)
         if not _count(con, "post"):
             raise InputError(location or earlier, f"has no usable post among {_count(con, 'reject')} rows", _most_common(con))
@@ -285,7 +287,7 @@ def _write(
         """
     )
     _table(con, "SELECT * FROM source ORDER BY id", dataset.sources_schema(), folder / dataset.SOURCES)
-    con.execute("INSERT INTO reject BY NAME SELECT * FROM old_reject o ANTI JOIN (SELECT id FROM candidate WHERE fresh) c ON c.id = o.post")
+    con.execute("INSERT INTO reject BY NAME SELECT * FROM old_reject")
     order = "file, line, post NULLS FIRST, image NULLS FIRST, code"
     _table(con, f"SELECT * FROM reject ORDER BY {order}", selection.reject_schema(), folder / dataset.REJECTS)
     used = {name for row in con.execute("SELECT DISTINCT post_shard, image_shard FROM label").fetchall() for name in row}

@@ -183,6 +183,15 @@ def test_rejects_are_tried_again_one_by_one(archive: Archive) -> None:
     assert dataset.read_samples(at_once) == dataset.read_samples(second)
 
 
+def test_a_row_that_comes_again_is_looked_at_anew(archive: Archive) -> None:
+    rows = [row("p", 100, "0.png"), row("q", 50, "1.png", "2.png"), row("s", 60, "3.png")]
+    first = archive.ingest(archive.export(rows, {name: IMAGES[name] for name in ("0.png", "1.png")}))
+    assert [(one["post"], one["image"]) for one in rejects(first)] == [("q", "2.png"), ("s", "3.png")]
+    second = archive.ingest(archive.export([rows[1]], IMAGES, "day-2"), first)
+    assert [sample.id for sample in dataset.read_samples(second)] == ["p", "q", "q-2"]
+    assert [(one["post"], one["image"]) for one in rejects(second)] == [("s", "3.png")]
+
+
 def test_what_waited_for_a_larger_account_comes_in_with_the_next_version(archive: Archive) -> None:
     first = archive.ingest(archive.export([*ROWS[:6:2], ROWS[1]], IMAGES), min_posts=2)
     assert {sample.account for sample in dataset.read_samples(first)} == {"a"}
