@@ -35,6 +35,7 @@ from boig_core.demo.services import (
     start_airflow,
     start_mlflow,
     start_ray,
+    start_store_view,
 )
 from boig_core.evaluation.terminal import print_report
 from boig_core.orchestration import attempts
@@ -120,6 +121,7 @@ def _start(services: Services, env: dict[str, str], ports: Ports, console: Conso
         start_ray(services, env, ports)
     password = start_airflow(services, env)
     start_mlflow(services, env, ports)
+    start_store_view(services, env, ports)
     return password
 
 
