@@ -21,14 +21,12 @@ def work(space: Workspace) -> Outcome:
         InputError: neither posts nor a version, no posts file, or not one row that can be used.
     """
     from boig_core.cluster.ingest import RayCrew
-    from boig_core.cluster.session import connect
 
     recipe, inputs = space.recipe, space.job.inputs
     if not inputs.keys() & {"posts", "previous", "retry"} or {"previous", "retry"} <= inputs.keys():
         raise InputError(
             f"inputs {', '.join(inputs) or 'none'}", "must be posts, previous or retry", "give posts, and previous or retry to build on"
         )
-    connect()
     family = f"datasets/{recipe.data.name}"
     root = store.join(space.job.store, family)
     made = ingestion.ingest(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
+from boig_core.cluster.session import connect
 from boig_core.cluster.spread import spread
 from boig_core.config import Data
 from boig_core.data import staging
@@ -21,13 +22,16 @@ if TYPE_CHECKING:
 
 
 class RayCrew:
-    """Fetches on as many processes as the cluster has cores; implements `ingestion.Crew`."""
+    """Fetches on as many processes as the cluster has cores; implements `ingestion.Crew`. Connects when there is something to fetch, so
+    that a wrong input ends before a cluster is started."""
 
     def fetch(self, chunks: Iterable[Chunk], data: Data, root: str) -> Iterator[pa.Table]:
         """Chunk by chunk, as they come; a chunk whose process or node dies is staged again elsewhere.
 
         Raises:
+            ClusterError: there is no cluster.
             StoreUnavailableError: the store is away (wrapped by Ray).
         """
+        connect()
         limits = ray.put(data)
         yield from (index for _, index in spread(staging.stage, ((chunk, limits, root) for chunk in chunks)))
