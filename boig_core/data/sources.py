@@ -75,7 +75,11 @@ def read_rows(uri: str) -> Iterator[Row]:
             kind = name.removesuffix(".gz").rsplit(".", 1)[-1]
             yield from {"json": _json, "csv": _csv, "parquet": _parquet}.get(kind, _json_lines)(uri, plain)
     except (gzip.BadGzipFile, EOFError, zlib.error) as exc:
-        raise InputError(uri, f"cannot be unpacked ({exc})", "export the posts again, or without gzip") from exc
+        raise InputError(uri, f"cannot be unpacked ({_line(exc)})", "export the posts again, or without gzip") from exc
+
+
+def _line(exc: Exception) -> str:
+    return " ".join(str(exc).split())
 
 
 def _suffixed(location: str) -> bool:
@@ -147,7 +151,7 @@ def _json(uri: str, file: IO[bytes]) -> Iterator[Row]:
     try:
         whole = json.loads(file.read())
     except (ValueError, RecursionError) as exc:
-        raise InputError(uri, f"is not JSON ({exc})", "export the posts again, or as JSON lines") from exc
+        raise InputError(uri, f"is not JSON ({_line(exc)})", "export the posts again, or as JSON lines") from exc
     items = whole if isinstance(whole, list) else [whole]
     yield from ((place, one) for place, item in enumerate(items, start=1) for one in _flatten(item))
 
@@ -187,8 +191,8 @@ def _parquet(uri: str, file: IO[bytes]) -> Iterator[Row]:
             for row in batch.to_pylist():
                 place += 1
                 yield place, row
-    except (pa.ArrowInvalid, OSError) as exc:
-        raise InputError(uri, f"cannot be read ({exc})", "export the posts again, or as JSON lines") from exc
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as exc:
+        raise InputError(uri, f"cannot be read ({_line(exc)})", "export the posts again, or as JSON lines") from exc
 
 
 def _parse_json(row: bytes) -> list[Any]:

@@ -72,6 +72,14 @@ def test_gray_in_16_bits_keeps_its_brightness() -> None:
     assert abs(int(decode(normalize(encoded(gray), 1000).data)[0, 0, 0]) - 127) <= 1
 
 
+def test_print_colors_become_rgb() -> None:
+    data = encoded(PICTURE.convert("CMYK"), "JPEG", quality=95)
+    stored = normalize(data, 1000)
+    with Image.open(io.BytesIO(stored.data)) as kept:
+        assert (kept.format, kept.mode) == ("JPEG", "RGB")
+    assert np.abs(decode(stored.data).astype(int) - np.asarray(PICTURE)).mean() < 12
+
+
 def test_an_image_is_turned_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boig_core.config import Data, load_recipe
@@ -275,6 +275,44 @@ def test_no_row_whatever_it_holds_ends_the_run(tmp_path_factory: pytest.TempPath
     posts, rejects = read(tmp_path_factory.mktemp("rows"), GOOD, json.dumps(row).encode())
     assert [post.id for post in posts][:1] == ["1"]
     assert all(reject.line == 2 for reject in rejects)
+
+
+def _encoded(suffix: str, folder: Path) -> bytes:
+    """A good export of two rows under each suffix."""
+    rows = [GOOD, {**GOOD, "id": "2"}]
+    lines = "\n".join(map(json.dumps, rows)).encode()
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), folder / "whole.parquet")
+        return (folder / "whole.parquet").read_bytes()
+    if suffix.startswith(".csv"):
+        lines = "\n".join([",".join(GOOD), *(",".join(f'"{value}"' for value in row.values()) for row in rows)]).encode()
+    if suffix == ".json":
+        return json.dumps(rows).encode()
+    return gzip.compress(lines) if suffix.endswith(".gz") else lines
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".csv.gz"])
+@settings(max_examples=60, deadline=None)
+@given(
+    flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=10), cut=st.integers(0, 300), tail=st.binary(max_size=40)
+)
+def test_a_file_that_was_tampered_with_gives_rows_rejects_or_one_clear_error(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, flips: list[tuple[int, int]], cut: int, tail: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("torn")
+    whole = _encoded(suffix, folder)
+    torn = bytearray(whole[: max(1, len(whole) - cut)] + tail)
+    for at, value in flips:
+        torn[at % len(torn)] = value
+    (folder / f"posts{suffix}").write_bytes(torn)
+    posts: list[tuple[int, Post]] = []
+    said = ""
+    try:
+        posts, _ = read_all(folder / f"posts{suffix}")
+    except InputError as exc:
+        said = str(exc)
+    assert "\n" not in said
+    assert all(post.images and post.account and post.id for _, post in posts)
 
 
 def test_csv_and_parquet_say_the_same(tmp_path: Path) -> None:
