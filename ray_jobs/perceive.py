@@ -11,7 +11,6 @@ from collections import Counter
 
 from boig_core.data import dataset, perceived
 from boig_core.data.perceived import Question
-from boig_core.errors import InputError
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Progress
 from boig_core.perception.version import perception_key
@@ -36,11 +35,7 @@ def work(space: Workspace) -> Outcome:
     folder, parts = space.fetch("dataset", dataset.KIND)
     shards = dataset.shards(parts, dataset.IMAGES)
     family = f"datasets/{recipe.data.name}"
-    root = store.join(space.job.store, family)
-    if store.normalize(source).rsplit("/", 1)[0] != store.normalize(root):
-        raise InputError(
-            source, f"does not lie in {root}, where its image shards are shared", "set data.name and the store to the dataset's"
-        )
+    dataset.must_lie_in(source, store.join(space.job.store, family))
     own_words = recipe.perception.vocabulary == "keywords" and recipe.perception.keywords == "post"
     asked = dataset.images_by_shard(source, parts, recipe.perception.max_keywords if own_words else 0)
     questions = [[Question(image, words) for image, words in sorted(asked[dataset.shard_name(entry)].items())] for entry in shards]
@@ -52,11 +47,10 @@ def work(space: Workspace) -> Outcome:
     log.info("perception %s: %d images are known, %d are looked at", key, len(files), total)
     connect()
     progress = Progress("images", total, log.info)
-    for _, count in describe_images(source, missing, recipe.perception, recipe.resources, kept):
-        progress.add([None] * count)
+    for file, answered in describe_images(source, missing, recipe.perception, recipe.resources, kept):
+        files |= dict.fromkeys(answered, file)
+        progress.add([None] * len(answered))
     progress.close()
-    if total:
-        files = perceived.known(kept, (question for of_shard in questions for question in of_shard))
     seen = build_perception(questions, files, kept)
     names = Counter(name for entry in seen for _, look in dataset.shard_seen(source, entry) for name in look.description.objects)
     log.info("objects: %s", dict(names.most_common(40)))

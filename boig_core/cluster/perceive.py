@@ -29,7 +29,7 @@ _DESCRIBE_BATCH: Final = 256
 
 def describe_images(
     dataset_uri: str, wanted: Mapping[FileEntry, Sequence[Question]], perception: Perception, resources: Resources, folder: str
-) -> Iterator[tuple[str, int]]:
+) -> Iterator[tuple[str, list[Question]]]:
     """Describe images on a pool of actors, each of which loads its models once and keeps safe what it has seen, slice by slice.
 
     Args:
@@ -40,7 +40,7 @@ def describe_images(
         folder: where results are kept.
 
     Yields:
-        File and number of images of each slice, as they come.
+        File of each slice and the questions that it answers, as they come.
     """
     slices = [
         {"shard": entry.model_dump_json(), "questions": [asdict(question) for question in questions[start : start + _DESCRIBE_BATCH]]}
@@ -63,7 +63,7 @@ def describe_images(
     )
     for batch in described.iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in batch.to_pylist():
-            yield row["file"], row["images"]
+            yield row["file"], [_question(fields) for fields in row["questions"]]
 
 
 def build_perception(shards: Sequence[Sequence[Question]], files: Mapping[Question, str], folder: str) -> list[FileEntry]:
@@ -93,7 +93,7 @@ class _DescribeSlices:
         images = [self._open[1][question.sha256] for question in questions]
         seen = dict(zip(questions, self._look(images, questions), strict=True))
         table = perceived.table_of(seen, {image.sha256: (image.width, image.height) for image in images})
-        return pa.table({"file": [perceived.keep_part(table, self._folder)], "images": [len(images)]})
+        return pa.table({"file": [perceived.keep_part(table, self._folder)], "questions": [piece["questions"]]})
 
     def _look(self, images: list[StoredImage], questions: list[Question]) -> list[Seen]:
         pixels = [decode(image.data) for image in images]

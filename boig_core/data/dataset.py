@@ -153,6 +153,17 @@ def images_by_shard(dataset_uri: str, parts: Manifest, words: int) -> dict[str, 
     return {shard: {image: tuple(sorted(own)[:words]) for image, own in images.items()} for shard, images in found.items()}
 
 
+def must_lie_in(dataset_uri: str, dataset_root: str) -> None:
+    """A version that is built on must lie among those that share its shards.
+
+    Raises:
+        InputError: it lies elsewhere.
+    """
+    if store.normalize(dataset_uri).rsplit("/", 1)[0] != store.normalize(dataset_root):
+        remedy = "set data.name and the store to the dataset's"
+        raise InputError(dataset_uri, f"does not lie in {dataset_root}, where its shards are shared", remedy)
+
+
 def shards(parts: Manifest, family: str) -> list[FileEntry]:
     """The shards of one family (`POSTS`, `IMAGES` or `PERCEPTION`) that a manifest names."""
     return [entry for entry in parts.files if entry.path.startswith("../") and store.name(entry.path).startswith(f"{family}-")]

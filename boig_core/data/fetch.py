@@ -9,12 +9,13 @@ request (see `web`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from pathlib import Path
-from queue import Queue
+from queue import Full, Queue
 from threading import Event, Lock, Semaphore, Thread
 from typing import Final
 from urllib.parse import unquote, urljoin, urlsplit
@@ -63,6 +64,11 @@ class Fetcher:
         found: Queue[tuple[str, StoredImage | Rejected] | BaseException | None] = Queue(2 * self.data.fetch_concurrency)
         left = Event()
 
+        def hand_in(one: tuple[str, StoredImage | Rejected] | BaseException | None) -> None:
+            while not left.is_set():  # nobody may be there to take it any more
+                with suppress(Full):
+                    return found.put(one, timeout=0.2)
+
         def work() -> None:
             try:
                 while not left.is_set():
@@ -70,10 +76,10 @@ class Fetcher:
                         reference = next(waiting, None)
                     if reference is None:
                         break
-                    found.put(self._fetch_one(reference))
-                found.put(None)
+                    hand_in(self._fetch_one(reference))
+                hand_in(None)
             except BaseException as exc:
-                found.put(exc)
+                hand_in(exc)
 
         threads = [Thread(target=work, daemon=True, name="boig-fetch") for _ in range(self.data.fetch_concurrency)]
         for thread in threads:
@@ -89,10 +95,7 @@ class Fetcher:
                 else:
                     yield one
         finally:
-            left.set()  # and room for those that wait to hand in what nobody wants any more
-            found.maxsize = 0
-            with found.not_full:
-                found.not_full.notify_all()
+            left.set()
 
     def _fetch_one(self, reference: str) -> tuple[str, StoredImage | Rejected]:
         try:

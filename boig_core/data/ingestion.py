@@ -21,7 +21,7 @@ from boig_core.data.staging import Chunk
 from boig_core.errors import InputError
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Progress
-from boig_core.storage import manifest, store
+from boig_core.storage import manifest
 from boig_core.storage.manifest import FileEntry
 
 if TYPE_CHECKING:
@@ -120,8 +120,7 @@ def _scan(con: DuckDBPyConnection, location: str | None, data: Data) -> None:
 def _load_earlier(con: DuckDBPyConnection, uri: str, data: Data, root: str, retry: bool) -> list[FileEntry]:
     """Posts, images and rejects of an earlier version; returns its shards of posts and images."""
     parts = manifest.read_manifest(uri, kind=dataset.KIND)
-    if store.normalize(uri).rsplit("/", 1)[0] != store.normalize(root):
-        raise InputError(uri, f"does not lie in {root}, where its shards are shared", "set data.name and the store to the dataset's")
+    dataset.must_lie_in(uri, root)
     rules = data.model_dump(mode="json", include=set(_RULES))
     if (before := parts.meta.get("rules")) != rules:
         changed = next(name for name in _RULES if (before or {}).get(name) != rules[name])

@@ -5,7 +5,7 @@ do not disturb. Splits are drawn by a hash of the post's id, so that adding post
 an image with), by a hash of its account, or by time, the earliest to train; posts whose images are the same or nearly so belong together.
 Everything is a pure function of posts, images and seed. Leaves out: which posts there are (see `selection`) and their images (see `fetch`).
 
-Reads the tables ``post``, ``reference`` and ``image`` (post, place, sha256, width, height, fingerprint); makes ``sample``.
+Reads the tables ``post`` and ``image`` (post, place, reference, sha256, width, height, fingerprint); makes ``sample``.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _split(con: DuckDBPyConnection, data: Data, seed: int) -> None:
     con.execute(
         f"""
         CREATE TABLE bound AS
-        SELECT id, {unit} AS unit, timestamp, held_out, coalesce(linked.root, {unit}) AS component
+        SELECT id, timestamp, held_out, coalesce(linked.root, {unit}) AS component
         FROM kept LEFT JOIN linked ON linked.name = {unit}
         """
     )
@@ -122,7 +122,7 @@ def _split(con: DuckDBPyConnection, data: Data, seed: int) -> None:
             FROM bound WINDOW same AS (PARTITION BY component)
         )
         SELECT id, CASE WHEN held_out THEN 'held_out' WHEN beside_held_out THEN NULL ELSE {rule} END AS split
-        FROM joined WHERE $seed IS NOT NULL
+        FROM joined
         """,
         {"seed": str(seed)},
     )
@@ -212,7 +212,7 @@ def _negate(con: DuckDBPyConnection, data: Data, seed: int) -> None:
             NULL AS grp, true AS negative, [] AS more, 'low' AS bucket,
             (SELECT round(100 * coalesce(avg(CASE WHEN k.value < drawn THEN 1 WHEN k.value = drawn THEN 0.5 ELSE 0 END), 0), 4)
              FROM kpi k JOIN kept p ON p.id = k.id WHERE k.nr = 1 AND p.account = offered.account) AS normalized
-        FROM offered WHERE first = 1 AND $seed IS NOT NULL
+        FROM offered WHERE first = 1
         """,
         {"seed": str(seed)},
     )

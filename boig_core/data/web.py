@@ -36,6 +36,7 @@ from urllib3.util import Timeout, Url, parse_url
 from boig_core.config import Data
 from boig_core.data.rejects import Rejected
 
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _PIECE: Final = 65536
 _PORTS: Final = {"http": 80, "https": 443}
 _POOLS: Final = 256
@@ -246,7 +247,9 @@ def public_address(host: str, port: int) -> str:
         raise Again(f"{host} has no address")
     for address in found:
         parsed = ipaddress.ip_address(address.split("%")[0])
-        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+        # Mapped, 6to4 and NAT64 addresses stand for the IPv4 address inside.
+        inside = getattr(parsed, "ipv4_mapped", None) or getattr(parsed, "sixtofour", None)
+        parsed = ipaddress.IPv4Address(parsed.packed[12:]) if parsed in _NAT64 else inside or parsed
         if not parsed.is_global or parsed.is_multicast:
             raise Rejected("host_refused", f"{host} is at the private address {address}; data.allow_private_hosts lets such hosts in")
     return sorted(found)[0]

@@ -48,18 +48,9 @@ class Archive:
             (folder / path).write_bytes(data)
         return str(folder)
 
-    def ingest(
-        self,
-        location: str | None,
-        earlier: str | None = None,
-        *,
-        seed: int = 0,
-        retry: bool = False,
-        crew: Crew | None = None,
-        **rules: Any,
-    ) -> str:
-        """Ingest and commit a version; returns its URI."""
-        return self.publish(self.make(location, earlier, seed=seed, retry=retry, crew=crew, **rules))
+    def ingest(self, location: str | None, earlier: str | None = None, **options: Any) -> str:
+        """Ingest and commit a version; options are those of `make`; returns its URI."""
+        return self.publish(self.make(location, earlier, **options))
 
     def make(
         self,

@@ -335,13 +335,32 @@ def test_a_server_that_is_not_there(server: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1", "localhost", "[::1]", "10.1.2.3", "169.254.169.254", "[::ffff:10.0.0.1]", "0.0.0.0", "2130706433"]
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "[::1]",
+        "10.1.2.3",
+        "169.254.169.254",
+        "[::ffff:10.0.0.1]",
+        "[64:ff9b::a00:1]",
+        "[2002:7f00:1::1]",
+        "0.0.0.0",
+        "2130706433",
+    ],
 )
 def test_private_addresses_are_refused(host: str, server: str) -> None:
     port = server.rsplit(":", 1)[1]
     [found] = fetch_all([f"http://{host}:{port}/good.png"], Data())
     assert code(found) == "host_refused"
     assert Server.asked["/good.png"] == 0
+
+
+@pytest.mark.parametrize("address", ["64:ff9b::a00:1", "2002:7f00:1::1", "::ffff:192.168.0.1", "fe80::1%eth0"])
+def test_an_ipv4_address_inside_an_ipv6_one_is_looked_at(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr(web.socket, "getaddrinfo", lambda *args, **kwargs: [(10, 1, 6, "", (address, 80))])
+    with pytest.raises(Rejected, match="private address"):
+        public_address("inside.example", 80)
 
 
 def test_one_private_address_among_public_ones_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,3 +370,15 @@ def test_one_private_address_among_public_ones_is_enough(monkeypatch: pytest.Mon
         public_address("mixed.example", 80)
     monkeypatch.setattr(web.socket, "getaddrinfo", lambda *args, **kwargs: entries[:1])
     assert public_address("public.example", 80) == "93.184.216.34"
+
+
+def test_threads_end_when_nobody_takes_what_they_fetch(tmp_path: Path) -> None:
+    files = [tmp_path / f"{i}.png" for i in range(60)]
+    for file in files:
+        file.write_bytes(png())
+    found = Fetcher(INTRANET.model_copy(update={"fetch_concurrency": 2})).fetch(map(str, files))
+    assert code(next(found)[1]) == "stored"
+    found.close()  # type: ignore[attr-defined]
+    for thread in [thread for thread in threading.enumerate() if thread.name == "boig-fetch"]:
+        thread.join(5)
+        assert not thread.is_alive()

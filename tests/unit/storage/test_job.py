@@ -112,6 +112,17 @@ def test_lost_store_does_not_hide_the_reason(root: str, monkeypatch: pytest.Monk
     assert job.run_stage(work, [uri]) == 2
 
 
+def test_what_cannot_be_tidied_up_is_no_failure(root: str) -> None:
+    def after() -> None:
+        done.append(commit.read_commit(made.attempt_uri) is not None)
+        raise OSError("away")
+
+    done: list[bool] = []
+    made = make_job(root)
+    assert job.run_stage(lambda space: job.Outcome(after=after), [job.write_job(made)]) == 0
+    assert done == [True], "the outputs were committed before"
+
+
 def test_lineage_of_raw_inputs(root: str, tmp_path: Path) -> None:
     (tmp_path / "posts.jsonl").write_bytes(b"{}")
     this = make_job(root, file=str(tmp_path / "posts.jsonl"), folder=str(tmp_path), web="https://example.org/p.jsonl")
