@@ -187,7 +187,7 @@ def _parquet(uri: str, file: IO[bytes]) -> Iterator[Row]:
 
     try:
         place = 0
-        for batch in parquet.ParquetFile(file).iter_batches(batch_size=_BATCH):
+        for batch in parquet.ParquetFile(file).iter_batches(batch_size=_BATCH, use_threads=False):  # see `dataset.read_shard`
             for row in batch.to_pylist():
                 place += 1
                 yield place, row

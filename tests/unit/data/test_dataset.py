@@ -1,6 +1,8 @@
 """A dataset written and read back: labels, images, descriptions, and what happens when a file was tampered with."""
 
 import io
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -76,6 +78,22 @@ def test_descriptions_after_perceive(archive: Archive) -> None:
     assert [(sample.description, sample.caption, sample.keywords) for sample in samples] == [
         (DESCRIPTION, "a red ball", ("red", "ball"))
     ] * 5
+
+
+def test_reading_leaves_no_thread_that_could_abort_the_end_of_a_process(archive: Archive) -> None:
+    uri = publish(archive)
+    code = f"""
+import os
+import pyarrow.parquet
+from boig_core.data import dataset
+from boig_core.storage import manifest
+parts = manifest.read_manifest({uri!r}, kind="dataset")
+before = set(os.listdir("/proc/self/task"))
+dataset.read_table({uri!r}, parts, dataset.LABELS)
+dataset.read_samples({uri!r})
+print(sorted(set(os.listdir("/proc/self/task")) - before))
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_an_unknown_image_is_an_error(archive: Archive) -> None:
