@@ -101,6 +101,8 @@ class Data(_Section):
     """Larger files are rejected, in MiB."""
     max_pixels: int = Field(50_000_000, gt=0)
     """Images with more pixels are rejected (decompression bombs)."""
+    tables_mb: int = Field(128, ge=64)
+    """What the tables of an ingestion take of memory before they go to disk, in MiB: enough for some ten million posts."""
     allow_private_hosts: bool = False
     """Let image URLs point at loopback and private addresses (tests and intranets)."""
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-_POSTS_A_SHARD: Final = 100_000
+_POSTS_A_SHARD: Final = 16_384
 _RULES: Final = ("kpi", "more_kpis", "held_out")
 """Fields of the recipe that posts of an earlier version were read under and cannot be read again under others."""
 _AGAIN: Final = ("account_too_small", "account_sampled", "image_repeated")
@@ -86,13 +86,13 @@ def ingest(
         retry: try every reject of ``earlier`` again, row by row and image by image.
 
     Raises:
-        InputError: no posts, not one usable row, or an earlier version that was read under other rules or lies elsewhere.
+        InputError: no posts, not one usable row, an earlier version that was read under other rules or lies elsewhere, or a
+            ``data.tables_mb`` that is too little.
         CorruptError: the earlier version is not whole.
         StoreUnavailableError: the store is away.
     """
-    con = selection.connect(scratch)
-    con.execute(_EMPTY)
-    try:
+    with selection.connect(scratch, data.tables_mb) as con:
+        con.execute(_EMPTY)
         kept = _load_earlier(con, earlier, data, root, retry) if earlier else []
         _scan(con, location, data)
         # A row of the export takes the place of whatever was rejected under its id.
@@ -107,8 +107,6 @@ def ingest(
         if not _count(con, "sample"):
             raise InputError(location or earlier, "has no post with an image that can be read", _most_common(con))
         return _write(con, data, [*kept, *_new_shards(con)], scratch, root, staged)
-    finally:
-        con.close()
 
 
 def _scan(con: DuckDBPyConnection, location: str | None, data: Data) -> None:
@@ -267,7 +265,7 @@ def _write(
     names = ", ".join(selection.quoted(name) for name in (data.kpi, *data.more_kpis))
     con.execute(
         f"""
-        CREATE VIEW label AS
+        CREATE TABLE label AS
         SELECT s.id, s.post, s.place, p.shard AS post_shard, s.sha256 AS image, h.shard AS image_shard, s.width, s.height, s.fingerprint,
             s.kpi, s.normalized AS kpi_normalized, s.bucket, s.split, s.grp AS "group", s.negative,
             list_transform(s.more, lambda k: {{'name': [{names}][k.nr], 'value': k.value, 'normalized': k.normalized, 'bucket': k.bucket}})
@@ -278,7 +276,7 @@ def _write(
     _table(con, "SELECT * FROM label ORDER BY id", dataset.labels_schema(), folder / dataset.LABELS)
     con.execute(
         """
-        CREATE VIEW source AS
+        CREATE TABLE source AS
         SELECT s.id, s.post, p.file, p.line, i.address, p.licence,
             if(i.address LIKE 'http%', 'none declared', 'not asked') AS opt_out
         FROM sample s JOIN post p ON p.id = s.post JOIN image i ON i.post = s.post AND i.place = s.place

@@ -9,7 +9,8 @@ Tables made here: ``candidate`` (every readable row, ``fresh`` or from an earlie
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from boig_core.config import Data
 from boig_core.data.dataset import posts_schema
 from boig_core.data.posts import Post, Reject
+from boig_core.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,22 +26,36 @@ if TYPE_CHECKING:
 
 _BATCH: Final = 4096
 """Rows that are put into a table at a time."""
-_MEMORY: Final = "256MB"
-"""What DuckDB keeps in memory before it writes to the scratch folder."""
 
 
-def connect(scratch: Path) -> DuckDBPyConnection:
-    """A DuckDB of our own in a scratch folder, with the empty tables ``candidate`` and ``reject``."""
+@contextmanager
+def connect(scratch: Path, memory_mb: int) -> Iterator[DuckDBPyConnection]:
+    """A DuckDB of our own in a scratch folder, with the empty tables ``candidate`` and ``reject``.
+
+    Of one thread: each more asks for memory of its own, and fetching takes a hundred times as long as all work on tables.
+
+    Args:
+        scratch: local folder with space for all rows.
+        memory_mb: what it takes of memory before it writes to ``scratch``, in MiB.
+
+    Raises:
+        InputError: a statement cannot do with so little.
+    """
     import duckdb
 
     con = duckdb.connect(str(scratch / "ingest.duckdb"))
-    con.execute(f"SET memory_limit = '{_MEMORY}'; SET temp_directory = '{scratch / 'spill'}'; SET preserve_insertion_order = false")
-    con.execute("SET threads = 2; SET enable_progress_bar = false")
-    for name, schema in (("candidate", _candidate_schema()), ("reject", reject_schema())):
-        con.register("arrow", schema.empty_table())
-        con.execute(f"CREATE TABLE {name} AS SELECT * FROM arrow")
-        con.unregister("arrow")
-    return con
+    try:
+        con.execute(f"SET memory_limit = '{memory_mb}MiB'; SET temp_directory = '{scratch / 'spill'}'; SET threads = 1")
+        con.execute("SET preserve_insertion_order = false; SET enable_progress_bar = false")
+        for name, schema in (("candidate", _candidate_schema()), ("reject", reject_schema())):
+            con.register("arrow", schema.empty_table())
+            con.execute(f"CREATE TABLE {name} AS SELECT * FROM arrow")
+            con.unregister("arrow")
+        yield con
+    except duckdb.OutOfMemoryException as exc:
+        raise InputError(f"data.tables_mb = {memory_mb}", "is too little for so many posts", "double it") from exc
+    finally:
+        con.close()
 
 
 def add_rows(con: DuckDBPyConnection, file: str, rows: Iterable[tuple[int, Post, str] | Reject], fresh: bool = True) -> None:

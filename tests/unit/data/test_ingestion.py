@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from boig_core.config import Data
-from boig_core.data import card, dataset, staging
+from boig_core.data import card, dataset, selection, staging
 from boig_core.data.ingestion import OneProcess
 from boig_core.data.inspect import diff
 from boig_core.data.staging import Chunk
@@ -245,6 +245,11 @@ def test_nothing_usable_says_what_is_most_often_wrong(archive: Archive) -> None:
         archive.ingest(archive.export([{**ROWS[0], "likes": "x"}, {**ROWS[1], "account": ""}, {**ROWS[2], "account": ""}], {}))
     with pytest.raises(InputError, match="no post with an image that can be read"):
         archive.ingest(archive.export(ROWS, {}, "bare"))
+
+
+def test_too_little_memory_for_the_tables_names_the_field(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^data.tables_mb = 8: is too little"), selection.connect(tmp_path, 8) as con:
+        con.execute("CREATE TABLE longest AS SELECT list(sha256(i::VARCHAR)) AS all FROM range(1_000_000) t(i)")
 
 
 def test_an_image_of_several_posts_is_stored_once(archive: Archive) -> None:

@@ -34,8 +34,7 @@ class One:
 def label(posts: Iterable[One], data: Data, seed: int = 0) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str]]]:
     """Samples by id, and rejects as (post, code)."""
     posts = list(posts)
-    with tempfile.TemporaryDirectory() as scratch:
-        con = selection.connect(Path(scratch))
+    with tempfile.TemporaryDirectory() as scratch, selection.connect(Path(scratch), 64) as con:
         held = [
             {
                 "id": p.id,
@@ -70,7 +69,6 @@ def label(posts: Iterable[One], data: Data, seed: int = 0) -> tuple[dict[str, di
         labels.label(con, data, seed)
         found = con.sql("FROM sample").to_arrow_table().to_pylist()
         rejects = con.execute("SELECT post, code FROM reject ORDER BY ALL").fetchall()
-        con.close()
     return {sample["id"]: sample for sample in found}, rejects
 
 
