@@ -222,7 +222,7 @@ class LLM(_Section):
     kpi_noise: Fraction = Field(0.2, ge=0, lt=1)
     """Largest relative error of the approximate KPIs of the patterns ``aim_describe`` and ``aim_predict``."""
     more_kpis: tuple[Kpi, ...] = ()
-    """Those of ``data.more_kpis`` that prompts and answers name beside ``data.kpi``; rewards ask by ``data.kpi`` alone."""
+    """Those of ``data.more_kpis`` that prompts and answers may name beside ``data.kpi``; rewards ask by ``data.kpi`` alone."""
     steps: int = Field(300, ge=1)
     """Optimiser steps."""
     batch: int = Field(32, ge=1)

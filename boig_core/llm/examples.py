@@ -13,7 +13,7 @@ from typing import Any, overload
 from boig_core.config import LLM, Pattern, Recipe
 from boig_core.llm.batches import Draw
 from boig_core.llm.tokens import Example, encode_examples
-from boig_core.verbalization.patterns import NOISY, Mix
+from boig_core.verbalization.patterns import Mix
 from boig_core.vocabulary import Sample
 
 
@@ -73,7 +73,7 @@ class Examples(Sequence[Example]):
         return self._mix.pattern(self._samples[draw.row], draw.turn)
 
     def _keep(self, draw: Draw, example: Example) -> None:
-        if (pattern := self._pattern(draw)) not in NOISY:
+        if not self._mix.varies(pattern := self._pattern(draw)):
             self._kept[draw.row, pattern] = example
 
     def _encode(self, draws: Iterable[Draw]) -> list[Example]:

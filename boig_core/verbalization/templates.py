@@ -5,8 +5,9 @@
     aim_predict     approximate KPIs; the exact KPIs
     predict         no KPIs; the exact KPIs
 
-Two wordings. ``compact``: a fine-tuned small model needs no instruction, and cannot spare the tokens. ``full``: an instruction that lists
-palette and tones and asks for JSON alone, then every field by name. In both the KPIs stand in one line at the end, so that prompts which
+Two wordings. ``compact``: a fine-tuned small model needs no instruction, and cannot spare the tokens, nor those of the account and of an
+image's caption. ``full``: an instruction that lists palette and tones, where the answer holds any, and asks for JSON alone; then every
+field by name. In both the KPIs stand in one line at the end, so that prompts which
 differ in the KPIs alone share everything before it, and the no-KPI twin's prompt is the same without that line. The engagement predictor's
 prompt is here too. Leaves out: which pattern a sample gets (see `patterns`) and descriptions as text (see `answer`).
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from boig_core.llm import examples as module
 from boig_core.llm.batches import BalancedOrder, Draw
 from boig_core.llm.examples import Examples, make_examples
 from boig_core.llm.tokens import Example, build_tokenizer
-from boig_core.verbalization.patterns import Mix
+from boig_core.verbalization.patterns import PATTERNS, Mix
 from boig_core.verbalization.templates import build_prompt, condition_of
 from boig_core.vocabulary import Sample
 
@@ -85,7 +85,7 @@ def test_answers_follow_the_pattern(samples: list[Sample], tokenizer: Any) -> No
         assert ("colors" in answer) == (pattern in ("describe", "aim_describe"))
         assert answer.endswith(kpis) == (pattern != "describe")
         assert (f"kpi: {sample.kpi:.0f} {sample.bucket}" in tokenizer.decode(example.prompt_T)) == (pattern == "describe")
-    assert met == set(get_args(Pattern))
+    assert met == set(PATTERNS)
 
 
 def test_what_was_cut_is_counted_over_the_samples(samples: list[Sample], tokenizer: Any) -> None:

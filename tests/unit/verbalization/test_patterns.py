@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boig_core.config import Pattern, load_recipe
-from boig_core.verbalization.patterns import Mix
+from boig_core.verbalization.patterns import PATTERNS, Mix
 from boig_core.verbalization.templates import COMPACT, Wording, condition_of
 from boig_core.vocabulary import Description, KpiValue, Sample
 
@@ -20,7 +20,7 @@ SAMPLE = Sample(
     "1", "1", "a", "acme", "2021-07-01T10:00:00Z", "a summer text of acme", ("ball",), 90, 99, "high", "test", "0" * 64, 128, 64,
     Description({"Red": 1.0}), more_kpis={"shares": KpiValue(40.0, 50.0, "medium")},
 )  # fmt: skip
-EVEN: dict[Pattern, float] = dict.fromkeys(get_args(Pattern), 1.0)
+EVEN: dict[Pattern, float] = dict.fromkeys(PATTERNS, 1.0)
 
 
 def mix(**changes: Any) -> Mix:
@@ -35,6 +35,8 @@ def test_patterns_come_in_the_shares_of_their_weights() -> None:
     for pattern, weight in weights.items():
         assert counts[pattern] / 4000 == pytest.approx(weight / 5, abs=0.03)
     assert len({for_weights.pattern(SAMPLE, turn) for turn in range(40)}) == 3
+    turned = mix(weights=dict(reversed(weights.items())))
+    assert all(turned.pattern(SAMPLE, turn) == for_weights.pattern(SAMPLE, turn) for turn in range(40))
 
 
 def test_errors_are_even_and_of_no_more_than_their_size() -> None:
@@ -75,10 +77,21 @@ def test_the_twin_meets_the_same_patterns_and_no_kpi() -> None:
 
 
 def test_only_the_exact_pattern_states_exact_kpis() -> None:
-    for pattern, says in {"describe": "kpi: 90 high, shares 40 medium\n", "aim_predict": "aim: ", "aim_describe": "aim: "}.items():
-        prompts = [mix(weights={pattern: 1.0}).worded(SAMPLE, turn)[0] for turn in range(5)]
+    for pattern, says in {"describe": "\nkpi: 90 high\n", "aim_predict": "\naim: ", "aim_describe": "\naim: "}.items():
+        drawing = mix(weights={pattern: 1.0}, wording=COMPACT)
+        prompts = [drawing.worded(SAMPLE, turn)[0] for turn in range(5)]
         assert all(says in prompt for prompt in prompts)
-        assert len(set(prompts)) == (1 if pattern == "describe" else 5)
+        assert len(set(prompts)) == (5 if drawing.varies(pattern) else 1) == (1 if pattern == "describe" else 5)
+
+
+def test_further_kpis_are_told_in_about_half_of_the_passes_and_always_answered() -> None:
+    drawing = mix(weights={"describe": 1.0})
+    assert drawing.varies("describe")
+    lines = Counter(drawing.worded(SAMPLE, turn)[0].split("\n")[-2] for turn in range(400))
+    assert lines.keys() == {"kpi: 90 high", "kpi: 90 high, shares 40 medium"}
+    assert min(lines.values()) > 150
+    answers = {mix(weights={"predict": 1.0}).worded(SAMPLE, turn)[1] for turn in range(5)}
+    assert answers == {'{"kpis":{"likes":90,"shares":40}}'}
 
 
 def test_the_mix_is_the_recipes() -> None:

@@ -5,7 +5,6 @@ import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from boig_core.config import Pattern, load_recipe
 from boig_core.verbalization import templates
 from boig_core.verbalization.answer import parse_answer, print_prediction
+from boig_core.verbalization.patterns import PATTERNS
 from boig_core.verbalization.templates import (
     COMPACT,
     TEMPLATES_VERSION,
@@ -48,7 +48,6 @@ SAMPLE = Sample(
     more_kpis={"shares": KpiValue(12.0, 40.0, "low"), "clicks/impressions": KpiValue(0.01234, 55.0, "medium")},
     caption="Two red balls in the sun",
 )
-PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
 TWEETS = Wording("full", "tweets", "likes", ("shares",))
 STOCK = Wording("full", "stock", "forwards", ("clicks/impressions",))
 NEAR = KpiCondition(244.3, None, (("shares", KpiCondition(10.9, None)),))
