@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import date
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -31,6 +31,8 @@ Kpi = Annotated[str, Field(pattern=r"^[^/]+(/[^/]+)?$")]
 """A numeric column, or the rate of two: ``clicks/impressions``."""
 ImageFormat = Literal["original", "png", "jpeg", "webp"]
 """How a dataset keeps images."""
+Pattern = Literal["describe", "aim_describe", "aim_predict", "predict"]
+"""A pattern of behavior fine-tuning, 1 to 4 in PAPER section 3."""
 SplitBy = Literal["post", "account", "time"]
 """What never crosses splits."""
 
@@ -210,7 +212,17 @@ class LLM(_Section):
     vocab_size: int = Field(1024, ge=256)
     """Size of the tokenizer that is built from the training text, when trained from scratch."""
     context: int = Field(512, ge=64)
-    """Longest sequence, in tokens."""
+    """Longest sequence, in tokens; a prompt has room for what ``max_new_tokens``, or half of the context, leaves of it."""
+    wording: Literal["compact", "full"] = "compact"
+    """How prompts are worded: without an instruction, for small models that are fine-tuned; or with one that lists the palette."""
+    source: Literal["tweets", "stock"] = "tweets"
+    """What the posts are: the full wording tells the account of tweets."""
+    patterns: dict[Pattern, float] = {"describe": 1.0}
+    """Weights of the patterns that a training mixes, by name or by number (1 to 4)."""
+    kpi_noise: Fraction = Field(0.2, ge=0, lt=1)
+    """Largest relative error of the approximate KPIs of the patterns ``aim_describe`` and ``aim_predict``."""
+    more_kpis: tuple[Kpi, ...] = ()
+    """Those of ``data.more_kpis`` that prompts and answers may name beside ``data.kpi``; rewards ask by ``data.kpi`` alone."""
     steps: int = Field(300, ge=1)
     """Optimiser steps."""
     batch: int = Field(32, ge=1)
@@ -241,6 +253,22 @@ class LLM(_Section):
     """Answers sampled a prompt, whose consensus is the prediction (worth it from some tens on); 1: the likeliest answer."""
     eval_posts: int = Field(200, ge=1)
     """Test posts a bucket that the description metrics are measured on."""
+
+    @field_validator("patterns", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        """Patterns may be numbered as in the paper, in YAML and, as keys are there, in JSON."""
+        if not isinstance(value, dict):
+            return value
+        names = {str(number): name for number, name in enumerate(get_args(Pattern), start=1)}
+        return {names.get(str(key), key): weight for key, weight in value.items()}
+
+    @field_validator("patterns")
+    @classmethod
+    def _weights(cls, value: dict[Pattern, float]) -> dict[Pattern, float]:
+        if not value or min(value.values()) < 0 or max(value.values()) <= 0:
+            raise ValueError("must hold weights of at least 0, one of them above 0")
+        return value
 
 
 class Reward(_Section):
@@ -419,6 +447,13 @@ class Recipe(_Section):
     """Gates."""
     resources: Resources = Resources()
     """Ray resources."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        unknown = [name for name in self.llm.more_kpis if name not in self.data.more_kpis]
+        if unknown:
+            raise ValueError(f"llm.more_kpis {unknown} must be among data.more_kpis {list(self.data.more_kpis)}")
+        return self
 
     def digest(self) -> str:
         """SHA-256 of the resolved recipe as canonical JSON: 64 hex digits."""

@@ -21,6 +21,7 @@ from boig_core.rewards import REWARDS
 from boig_core.rewards.calibration import Calibration, Conditions, clip_range, conditions, write_calibration
 from boig_core.rewards.scorer import AnswerLogprobs, load_logprobs, score_tokens
 from boig_core.storage.job import Outcome, Workspace, run_stage
+from boig_core.verbalization.templates import Wording
 from boig_core.vocabulary import Description, Sample, Split
 
 log = get_logger(__name__)
@@ -65,7 +66,9 @@ def measure(
     logprobs: AnswerLogprobs, samples: Sequence[Sample], found: Conditions, recipe: Recipe
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, Validity]]:
     """Reward of each sample's own image and its validity, by formulation."""
-    evidence = score_tokens(logprobs, [sample.description or Description() for sample in samples], samples, found, recipe.reward.chunk)
+    evidence = score_tokens(
+        logprobs, [sample.description or Description() for sample in samples], samples, found, recipe.reward.chunk, Wording.of(recipe)
+    )
     length_N = np.array([len(high_T) for high_T, _ in evidence], np.float64)
     rewards = {name: np.array([formulation(high_T, low_T) for high_T, low_T in evidence]) for name, formulation in REWARDS.items()}
     options = {"resamples": recipe.evaluation.bootstrap, "seed": recipe.seed}

@@ -22,15 +22,16 @@ def work(space: Workspace) -> Outcome:
     from boig_core.evaluation.description import evaluate, write_files
     from boig_core.llm.baselines import most_frequent, retrieval
     from boig_core.storage.manifest import read_manifest
-    from boig_core.verbalization.templates import build_prompt, condition_of
+    from boig_core.verbalization.templates import Wording, build_prompt, condition_of
 
     recipe = space.recipe
+    wording = Wording.of(recipe)
     samples = read_samples(space.job.input("dataset"))
     asked = pick(samples, recipe.llm.eval_posts)
     train = [s for s in samples if s.split == "train" and s.bucket is not None]
     prompts = {
-        "boigllm": [build_prompt(s, condition_of(s)) for s in asked],
-        "no_kpi": [build_prompt(s, None) for s in asked],
+        "boigllm": [build_prompt(s, condition_of(s, wording), wording) for s in asked],
+        "no_kpi": [build_prompt(s, None, wording) for s in asked],
     }
     for name in prompts:
         read_manifest(space.job.input(name), kind="boigllm")

@@ -38,6 +38,7 @@ def train_models(config: dict[str, Any]) -> dict[str, Any]:
     from boig_core.observability.metrics import MetricLog
     from boig_core.training.checkpoint import Checkpoints
     from boig_core.training.engine import rank
+    from boig_core.verbalization.templates import TEMPLATES_VERSION
 
     job = Job.model_validate_json(config["job"])
     samples = read_samples(job.input("dataset"))
@@ -57,7 +58,7 @@ def train_models(config: dict[str, Any]) -> dict[str, Any]:
             folder = Path(scratch) / "model"
             export(trained, folder)
             if rank() == 0:
-                meta = {"with_kpi": with_kpi, **trained.metrics}
+                meta = {"with_kpi": with_kpi, "templates": TEMPLATES_VERSION, **trained.metrics}
                 outputs[name] = Workspace(job, Path(scratch)).publish(family, folder, kind="boigllm", meta=meta)
     if curve is not None:
         curve.close()

@@ -8,6 +8,7 @@ B examples, T tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,13 @@ from boig_core.llm.tokens import Example
 from boig_core.vocabulary import BUCKETS, Sample
 
 IGNORE = -100
+
+
+class Draw(NamedTuple):
+    """A sample of a step: its index, and how often it was drawn before."""
+
+    row: int
+    turn: int
 
 
 class BalancedOrder:
@@ -44,14 +52,18 @@ class BalancedOrder:
 
     def rows(self, step: int) -> list[int]:
         """Sample indices of one step, as many of each bucket as divide evenly."""
+        return [draw.row for draw in self.draws(step)]
+
+    def draws(self, step: int) -> list[Draw]:
+        """The same with the pass that each sample is met in."""
         return [self._draw(draw % len(BUCKETS), draw // len(BUCKETS)) for draw in range(step * self._batch, (step + 1) * self._batch)]
 
-    def _draw(self, bucket: int, number: int) -> int:
+    def _draw(self, bucket: int, number: int) -> Draw:
         members = self._members[bucket]
         turn, place = divmod(number, len(members))
         if (bucket, turn) not in self._passes:
             self._passes[bucket, turn] = np.random.default_rng([self._seed, bucket, turn]).permutation(len(members))
-        return int(members[self._passes[bucket, turn][place]])
+        return Draw(int(members[self._passes[bucket, turn][place]]), turn)
 
 
 def collate(examples: Sequence[Example], pad: int, *, width: int | None = None) -> tuple[Tensor, Tensor]:

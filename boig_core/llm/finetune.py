@@ -20,12 +20,12 @@ from torch.nn.functional import cross_entropy
 from boig_core.config import LLM, Recipe
 from boig_core.errors import InputError, RecipeError
 from boig_core.llm.batches import IGNORE, BalancedOrder, collate
-from boig_core.llm.tokens import Example, build_tokenizer, encode_examples
+from boig_core.llm.examples import make_examples
+from boig_core.llm.tokens import Example, build_tokenizer, set_limits
 from boig_core.observability.logs import get_logger
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, EngineConfig, init_process_group, rank, world_size
-from boig_core.verbalization.answer import print_answer
-from boig_core.verbalization.templates import build_prompt, condition_of
+from boig_core.verbalization.patterns import Mix
 from boig_core.vocabulary import BUCKETS, Sample
 
 log = get_logger(__name__)
@@ -54,7 +54,7 @@ def finetune(
 
     Args:
         samples: of all splits, perceived; the validation split gives the validation loss, the test split is not looked at.
-        recipe: its ``llm`` section and seed.
+        recipe: its ``llm`` section, seed and the names of its KPIs.
         with_kpi: tell the model each sample's KPI; without, the twin.
         checkpoints: where to continue from and to save; none: neither.
         report: receives metrics by step, on rank 0.
@@ -69,9 +69,11 @@ def finetune(
     if llm.batch % world_size():
         raise RecipeError(f"llm.batch = {llm.batch}", f"must be a multiple of llm.workers = {world_size()}", "change one of them")
     train = _usable(samples, "train")
-    tokenizer, model = make_model(llm, [build_prompt(s, condition_of(s)) for s in train], recipe.seed)
-    examples = make_examples(tokenizer, train, llm.context, with_kpi=with_kpi)
-    held_out = make_examples(tokenizer, _balanced(_usable(samples, "validation"), _VALIDATION), llm.context, with_kpi=with_kpi)
+    told = Mix.of(recipe, with_kpi=True)  # the twin's tokenizer is the same
+    tokenizer, model = make_model(llm, [told.worded(s, 0)[0] for s in train], recipe.seed)
+    set_limits(model, tokenizer, llm.context, llm.max_new_tokens)
+    examples = make_examples(tokenizer, train, recipe, with_kpi=with_kpi)
+    held_out = make_examples(tokenizer, _balanced(_usable(samples, "validation"), _VALIDATION), recipe, with_kpi=with_kpi)
     order = BalancedOrder(train, llm.batch, recipe.seed)
     engine = Engine.create(model, engine_config(llm))
     if checkpoints is not None:
@@ -80,7 +82,7 @@ def finetune(
 
     started, values = time.monotonic(), {"val_loss": float("nan")}
     for step in range(engine.steps_done, llm.steps):
-        info = engine.step(micro_losses(engine, [examples[i] for i in order.rows(step)], llm.micro_batch, tokenizer.pad_token_id))
+        info = engine.step(micro_losses(engine, examples.drawn(order.draws(step)), llm.micro_batch, tokenizer.pad_token_id))
         values = {"loss": info.loss, "lr": info.lr, "grad_norm": info.grad_norm}
         done = step + 1
         if done % llm.checkpoint_every == 0 or done == llm.steps:
@@ -92,7 +94,7 @@ def finetune(
             if done % _LOG_EVERY == 0 or done == llm.steps:
                 log.info("step %d of %d · loss %.3f · %.0f s", done, llm.steps, info.loss, time.monotonic() - started)
     final = validation_loss(engine, held_out, llm.micro_batch, tokenizer.pad_token_id)
-    return Trained(engine, tokenizer, {"val_loss": final, "train_samples": len(train), "steps": engine.steps_done})
+    return Trained(engine, tokenizer, {"val_loss": final, "train_samples": len(train), "steps": engine.steps_done, **examples.cut})
 
 
 def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
@@ -126,12 +128,6 @@ def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
         pad_token_id=tokenizer.pad_token_id,
     )
     return tokenizer, LlamaForCausalLM(config).to(dtype)
-
-
-def make_examples(tokenizer: Any, samples: Sequence[Sample], context: int, *, with_kpi: bool) -> list[Example]:
-    """Samples as prompt and answer tokens, with or without their KPI in the prompt."""
-    prompts = [build_prompt(s, condition_of(s) if with_kpi else None) for s in samples]
-    return encode_examples(tokenizer, prompts, [print_answer(s.description) for s in samples if s.description], context)
 
 
 def engine_config(llm: LLM) -> EngineConfig:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from boig_core.errors import InputError
-from boig_core.llm.tokens import encode_prompts
+from boig_core.llm.tokens import encode_prompts, limits_of, prompt_room
 from boig_core.verbalization.answer import from_answer
 from boig_core.vocabulary import Description
 
@@ -69,7 +69,8 @@ def prompt_batches(
     Raises:
         InputError: the model's context leaves no room for a prompt.
     """
-    room = model.config.max_position_embeddings - max_new_tokens
+    context, longest = limits_of(model, tokenizer)
+    room = min(prompt_room(context, longest), context - max_new_tokens)
     if room < 16:
         raise InputError(f"max_new_tokens = {max_new_tokens}", "leaves no room for a prompt in the model's context", "lower it")
     prompts_NT = encode_prompts(tokenizer, prompts, room)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from boig_core.llm.batches import IGNORE, collate
-from boig_core.llm.tokens import Example, encode_examples
+from boig_core.llm.tokens import Example, encode_examples, limits_of
 
 _MULTIPLE = 16
 
@@ -41,7 +41,7 @@ def answer_logprobs(
     """
     if len(prompts) != len(answers):
         raise ValueError(f"{len(prompts)} prompts for {len(answers)} answers")
-    examples = encode_examples(tokenizer, prompts, answers, model.config.max_position_embeddings)
+    examples = encode_examples(tokenizer, prompts, answers, *limits_of(model, tokenizer))
     scored: list[NDArray[np.float64]] = []
     for start in range(0, len(examples), chunk):
         rows = examples[start : start + chunk]

@@ -2,12 +2,16 @@
 
 A scratch tokenizer is byte-level BPE, built from the training text alone. Three things keep an answer at some fifty tokens: the
 answer's fixed pieces are one token each, numbers fall into pairs of digits, and every word of the palette is learnt whole. Any text
-survives encoding and decoding. Leaves out: wording (see `boig_core.verbalization`) and batching (see `batches`).
+survives encoding and decoding.
+
+A prompt is encoded the same way wherever it is needed, in training, scoring and generation: within the same room, and as the user's turn
+of a chat where the tokenizer has a chat template. What a post says is text: a special token's name in it is no special token.
+Leaves out: wording (see `boig_core.verbalization`) and batching (see `batches`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boig_core.errors import InputError
+from boig_core.verbalization.templates import Prompt
 from boig_core.vocabulary import PALETTE
 
 BOS: Final = "<s>"
@@ -40,6 +45,8 @@ _PIECES: Final = (
     "]}}",
 )
 _SPLIT: Final = r"[0-9]{1,2}| ?[A-Za-z_]+|[^A-Za-z0-9_]"
+
+_DATE: Final = "26 Jul 2024"
 
 Tokens = NDArray[np.int32]
 
@@ -76,10 +83,19 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt with its answer as token ids: ``prompt_T`` opens with BOS where the tokenizer has one, ``answer_T`` ends with EOS."""
+    """One prompt with its answer as token ids.
+
+    Attributes:
+        prompt_T: opens with BOS where the tokenizer has one, or as the chat template has it.
+        answer_T: ends with EOS, or with the chat template's end of turn.
+        cut_keywords: keywords that the prompt lost because it was too long.
+        cut_text: characters of the post's text that it lost.
+    """
 
     prompt_T: Tokens
     answer_T: Tokens
+    cut_keywords: int = 0
+    cut_text: int = 0
 
     @property
     def length(self) -> int:
@@ -87,23 +103,119 @@ class Example:
         return len(self.prompt_T) + len(self.answer_T)
 
 
+def set_limits(model: Any, tokenizer: Any, context: int, max_new_tokens: int) -> None:
+    """Write into a model and its tokenizer what they are trained for, so that the saved folder tells `limits_of` and whoever opens it.
+
+    Args:
+        context: longest sequence, in tokens.
+        max_new_tokens: longest answer, in tokens.
+    """
+    tokenizer.model_max_length = context
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))
+    model.generation_config.max_new_tokens = max_new_tokens
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+
+
+def limits_of(model: Any, tokenizer: Any) -> tuple[int, int]:
+    """Longest sequence and longest answer of a model, in tokens; a model that names no longest answer has a quarter of the context."""
+    context = min(model.config.max_position_embeddings, tokenizer.model_max_length)
+    return context, model.generation_config.max_new_tokens or context // 4
+
+
+def prompt_room(context: int, max_new_tokens: int) -> int:
+    """Tokens that a prompt may have: what the longest answer leaves of the context, and half of it at least."""
+    return context - min(max_new_tokens, context // 2)
+
+
 def encode_prompts(tokenizer: Any, prompts: Sequence[str], room: int) -> list[Tokens]:
-    """Prompts as token ids, each at most ``room`` long: of a longer one the beginning is cut, because the KPI stands at its end."""
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
-    return [np.array([*bos, *ids[-(room - len(bos)) :]], np.int32) for ids in encoded]
-
-
-def encode_examples(tokenizer: Any, prompts: Sequence[str], answers: Sequence[str], context: int) -> list[Example]:
-    """Prompts with their answers, each pair within ``context`` tokens.
+    """Prompts as token ids, each at most ``room`` long: a longer one is cut as `Prompt` says.
 
     Raises:
-        InputError: an answer leaves less than a quarter of the context to its prompt.
+        InputError: a prompt is longer, and has nothing that can be cut.
     """
-    encoded = tokenizer(list(answers), add_special_tokens=False)["input_ids"] if answers else []
-    answers_NT = [np.array([*ids, tokenizer.eos_token_id], np.int32) for ids in encoded]
+    return [ids_T for ids_T, _ in _fit(tokenizer, prompts, [room] * len(prompts))]
+
+
+def encode_examples(
+    tokenizer: Any, prompts: Sequence[str], answers: Sequence[str], context: int, max_new_tokens: int | None = None
+) -> list[Example]:
+    """Prompts with their answers, each pair within ``context`` tokens. Answers are never cut.
+
+    A prompt loses no more and no less than in `encode_prompts` with the `prompt_room` of the same limits, unless its own answer is longer
+    than ``max_new_tokens`` (none: a quarter of the context).
+
+    Raises:
+        InputError: an answer leaves less than a quarter of the context to its prompt, or a prompt has nothing more that can be cut.
+    """
+    end = end_of_turn(tokenizer)
+    answers_NT = [np.array([*ids, end], np.int32) for ids in _plain(tokenizer, answers)]
     longest = max((len(ids) for ids in answers_NT), default=0)
     if longest > 0.75 * context:
         raise InputError(f"an answer of {longest} tokens", f"does not fit into a context of {context}", "raise llm.context")
-    prompts_NT = encode_prompts(tokenizer, prompts, context - longest)
-    return [Example(prompt_T, answer_T) for prompt_T, answer_T in zip(prompts_NT, answers_NT, strict=True)]
+    room = prompt_room(context, max_new_tokens or context // 4)
+    fitted = _fit(tokenizer, prompts, [min(room, context - len(answer_T)) for answer_T in answers_NT])
+    examples = []
+    for whole, (ids_T, prompt), answer_T in zip(prompts, fitted, answers_NT, strict=True):
+        lost = (0, 0)
+        if isinstance(whole, Prompt) and isinstance(prompt, Prompt):
+            lost = len(whole.keywords) - len(prompt.keywords), len(whole.text) - len(prompt.text)
+        examples.append(Example(ids_T, answer_T, *lost))
+    return examples
+
+
+def end_of_turn(tokenizer: Any) -> int:
+    """Id of the token that ends an answer: the special token that a chat template writes after it, else EOS."""
+    if tokenizer.chat_template is None:
+        return int(tokenizer.eos_token_id)
+    mark = "(the answer)"
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
+    tail = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(mark)[2].lstrip()
+    ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
+    known = tokenizer.added_tokens_decoder
+    return int(ids[0] if ids and ids[0] in known and known[ids[0]].special else tokenizer.eos_token_id)
+
+
+def _fit(tokenizer: Any, prompts: Sequence[str], rooms: Sequence[int]) -> list[tuple[Tokens, str]]:
+    """Token ids of each prompt within its room, and the prompt that they encode. Only what may be too long is encoded again."""
+    fitted, ids_NT = list(prompts), _encode(tokenizer, prompts)
+    # A token is one byte at least: where the widest line of KPIs fits byte by byte, it fits.
+    near = [i for i, prompt in enumerate(prompts) if len(ids_NT[i]) + getattr(prompt, "spare", 0) > rooms[i]]
+    over = {i: prompts[i] for i, length in _lengths(tokenizer, {i: prompts[i] for i in near}).items() if length > rooms[i]}
+    long = {i: prompt for i, prompt in over.items() if isinstance(prompt, Prompt)}
+    # The fewest cuts that fit, by halving: `most` of them fit, `few` do not. All prompts at a time, since a tokenizer is fast on many.
+    few, most = dict.fromkeys(long, 0), {i: prompt.cuts for i, prompt in long.items()}
+    while halved := {i: (few[i] + most[i]) // 2 for i in long if most[i] - few[i] > 1}:
+        for i, length in _lengths(tokenizer, {i: long[i].shortened(cuts) for i, cuts in halved.items()}).items():
+            (most if length <= rooms[i] else few)[i] = halved[i]
+    for i, prompt in long.items():
+        fitted[i] = prompt.shortened(most[i])
+    for i, ids_T in zip(long, _encode(tokenizer, [fitted[i] for i in long]), strict=True):
+        ids_NT[i] = ids_T
+    for i in near:
+        if len(ids_NT[i]) > rooms[i]:
+            remedy = "raise llm.context, or lower llm.max_new_tokens"
+            raise InputError(f"a prompt of {len(ids_NT[i])} tokens", f"must fit into {rooms[i]}, and holds no more that can be cut", remedy)
+    return list(zip(ids_NT, fitted, strict=True))
+
+
+def _lengths(tokenizer: Any, prompts: Mapping[int, str]) -> dict[int, int]:
+    """Tokens of each prompt with KPIs as long as any, so that what is cut does not depend on the KPIs."""
+    widest = [prompt.widest if isinstance(prompt, Prompt) else prompt for prompt in prompts.values()]
+    return {i: len(ids_T) for i, ids_T in zip(prompts, _encode(tokenizer, widest), strict=True)}
+
+
+def _encode(tokenizer: Any, prompts: Sequence[str]) -> list[Tokens]:
+    if not prompts or tokenizer.chat_template is None:
+        bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        return [np.array([*bos, *ids], np.int32) for ids in _plain(tokenizer, prompts)]
+    chats = [[{"role": "user", "content": str(prompt)}] for prompt in prompts]
+    # The template writes BOS itself where the model wants one. Some templates write today's date unless they are told one.
+    told = {"add_generation_prompt": True, "sanitize_control_tokens": True, "date_string": _DATE}
+    return [np.array(ids, np.int32) for ids in tokenizer.apply_chat_template(chats, **told)["input_ids"]]
+
+
+def _plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    encoded: list[list[int]] = tokenizer([str(text) for text in texts], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return encoded

@@ -19,7 +19,7 @@ from boig_core.errors import ScorerError
 from boig_core.rewards import REWARDS
 from boig_core.rewards.calibration import Calibration, Conditions
 from boig_core.verbalization.answer import print_answer
-from boig_core.verbalization.templates import build_prompt
+from boig_core.verbalization.templates import Wording, build_prompt
 from boig_core.vocabulary import Description, Sample
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Scorer:
     Args:
         llm_folder: local folder of BoigLLM.
         perceiver: measures images, in training and here with the same eyes.
-        recipe: `reward.name` and `reward.chunk` are read.
+        recipe: `reward.name` and `reward.chunk` are read, and how prompts are worded.
         calibration: conditions and clip range, by the stage ``calibrate``.
 
     Raises:
@@ -62,6 +62,7 @@ class Scorer:
         self._perceiver = perceiver
         self._formulation = REWARDS[recipe.reward.name]
         self._chunk = recipe.reward.chunk
+        self._wording = Wording.of(recipe)
         self._calibration = calibration
 
     def score(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
@@ -78,7 +79,7 @@ class Scorer:
             description.scaled(sample.width / self._perceiver.side, sample.height / self._perceiver.side)
             for description, sample in zip(descriptions, samples, strict=True)
         ]
-        evidence = score_tokens(self._logprobs, placed, samples, self._calibration.conditions, self._chunk)
+        evidence = score_tokens(self._logprobs, placed, samples, self._calibration.conditions, self._chunk, self._wording)
         rewards_B = np.array([self._formulation(high_T, low_T) for high_T, low_T in evidence], np.float64)
         return np.clip(finite(rewards_B), *self._calibration.clip)
 
@@ -93,7 +94,12 @@ def load_logprobs(llm_folder: Path | str) -> AnswerLogprobs:
 
 
 def score_tokens(
-    logprobs: AnswerLogprobs, descriptions: Sequence[Description], samples: Sequence[Sample], conditions: Conditions, chunk: int
+    logprobs: AnswerLogprobs,
+    descriptions: Sequence[Description],
+    samples: Sequence[Sample],
+    conditions: Conditions,
+    chunk: int,
+    wording: Wording,
 ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Token log-probabilities of each description's answer under HIGH and under LOW of its sample's account, in nats.
 
@@ -102,6 +108,7 @@ def score_tokens(
     Args:
         descriptions: boxes in pixels of the sample's (width, height).
         samples: prompts and accounts, one a description.
+        wording: the one that the language model was trained in.
 
     Raises:
         ScorerError: the language model gave another count, no token, or a value that is not finite.
@@ -110,8 +117,8 @@ def score_tokens(
     for start in range(0, len(samples), chunk):
         picked = [min(index, len(samples) - 1) for index in range(start, start + chunk)]
         pairs = [conditions.of(samples[index].account) for index in picked]
-        prompts = [build_prompt(samples[index], pair.high_condition) for index, pair in zip(picked, pairs, strict=True)]
-        prompts += [build_prompt(samples[index], pair.low_condition) for index, pair in zip(picked, pairs, strict=True)]
+        prompts = [build_prompt(samples[index], pair.high_condition, wording) for index, pair in zip(picked, pairs, strict=True)]
+        prompts += [build_prompt(samples[index], pair.low_condition, wording) for index, pair in zip(picked, pairs, strict=True)]
         answers = [print_answer(descriptions[index]) for index in picked] * 2
         found = [finite(np.asarray(row_T, np.float64)) for row_T in _exactly(2 * chunk, logprobs(prompts, answers), "the language model")]
         evidence += list(zip(found[:chunk], found[chunk:], strict=True))[: len(samples) - start]

@@ -4,7 +4,8 @@
      "objects": {NAME: [x1, y1, x2, y2]}}
 
 The canonical text has two digits a coverage, colors and objects from the largest down, and boxes in whole pixels, so that one
-description has one text and a small model needs few tokens. Leaves out: the prompt (see `templates`) and measuring (see `perception`).
+description has one text and a small model needs few tokens. Beside it stands the engagement predictor's answer, a KPI from 0 to
+100. Leaves out: the prompt (see `templates`) and measuring (see `perception`).
 """
 
 from __future__ import annotations
@@ -80,6 +81,28 @@ def from_answer(tree: Any) -> Description:
     tones = {_known(tone, TONES, "tone"): _share(share, tone) for tone, share in _mapping(look.get("tones"), '"tones"').items()}
     objects = {name: _box(box, name) for name, box in _mapping(root.get("objects"), '"objects"').items()}
     return Description(colors, tones, objects)
+
+
+def print_prediction(normalized: float, kpi: str = "likes") -> str:
+    """The engagement predictor's answer (PAPER section 3): a KPI within its account, 0 to 100, as a whole number."""
+    return f"{{{json.dumps(kpi)}:{round(normalized)}}}"
+
+
+def parse_prediction(text: str, kpi: str = "likes") -> int:
+    """The KPI, 0 to 100, that an engagement predictor's answer states.
+
+    Raises:
+        InputError: anything but a JSON object that holds ``kpi`` alone, as a whole number from 0 to 100.
+    """
+    remedy = f"write {print_prediction(50, kpi)}"
+    try:
+        tree = _mapping(json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse), "the prediction")
+    except (ValueError, RecursionError) as exc:
+        raise InputError(_short(text), "is no prediction", remedy) from exc
+    value = tree.get(kpi)
+    if len(tree) != 1 or not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 100:
+        raise InputError(_short(text), f"must be {kpi} alone, a whole number from 0 to 100", remedy)
+    return value
 
 
 def _area(box: Box) -> float:

@@ -49,6 +49,13 @@ def test_digest_follows_content_only(tmp_path: Path) -> None:
     assert load_recipe(write(tmp_path, "seed: 2\nllm: {steps: 5}")).digest() != one.digest()
 
 
+def test_patterns_go_by_name_or_number(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, "llm: {patterns: {1: 2, aim_describe: 1, '4': 0.5}}"))
+    assert recipe.llm.patterns == {"describe": 2, "aim_describe": 1, "predict": 0.5}
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    assert Recipe().llm.patterns == {"describe": 1}
+
+
 def test_recipes_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_recipe("tiny").seed = 1  # type: ignore[misc]
@@ -65,6 +72,13 @@ def test_recipes_are_frozen() -> None:
         ("llm: {lr: .inf}", r"^llm\.lr = inf: input should be a finite number"),
         ("llm: {lr: .nan}", r"^llm\.lr = nan: input should be "),
         ("llm: {zero_stage: 4}", r"^llm\.zero_stage = 4: input should be 0, 1, 2 or 3"),
+        ("llm: {patterns: {}}", r"^llm\.patterns: must hold weights of at least 0, one of them above 0"),
+        ("llm: {patterns: {1: 0}}", r"^llm\.patterns: must hold weights"),
+        ("llm: {patterns: {1: 1, 2: -1}}", r"^llm\.patterns: must hold weights"),
+        ("llm: {patterns: {5: 1}}", r"^llm\.patterns\.5.* input should be 'describe', 'aim_describe', 'aim_predict' or 'predict'"),
+        ("llm: {patterns: [1]}", r"^llm\.patterns = \[1\]: input should be a valid dictionary"),
+        ("llm: {kpi_noise: 1}", r"^llm\.kpi_noise = 1: input should be less than 1"),
+        ("llm: {more_kpis: [shares]}", r"llm\.more_kpis \['shares'\] must be among data\.more_kpis \[\]"),
         ("reward: {name: magic}", r"^reward\.name = 'magic': input should be 'contrast'"),
         ("data: {split: [0.5, 0.1, 0.1]}", r"split \(0\.5, 0\.1, 0\.1\) must be three positive shares"),
         ("data: {percentiles: [90, 60]}", r"must rise within \(0, 100\)"),

@@ -27,6 +27,17 @@ def test_each_step_is_balanced_and_each_bucket_comes_in_full_passes(make_samples
         assert sorted(first_pass) == members
 
 
+def test_a_draw_names_the_pass_that_its_sample_is_met_in(make_samples: MakeSamples) -> None:
+    samples = make_samples(30)
+    order = BalancedOrder(samples, batch=12, seed=3)
+    seen: Counter[int] = Counter()
+    for step in range(20):
+        assert order.rows(step) == [row for row, _ in order.draws(step)]
+        for row, turn in order.draws(step):
+            assert turn == seen[row]
+            seen[row] += 1
+
+
 def test_the_order_is_a_function_of_seed_and_step(make_samples: MakeSamples) -> None:
     samples = make_samples(90)
     late = BalancedOrder(samples, 12, 3).rows(41)

@@ -11,7 +11,7 @@ import torch
 
 from boig_core.config import Recipe, parse_recipe
 from boig_core.errors import InputError
-from boig_core.llm.finetune import export, finetune, make_examples
+from boig_core.llm.finetune import export, finetune
 from boig_core.llm.generate import generate_answers, load_llm, parse_or_none
 from boig_core.llm.score import answer_logprobs
 from boig_core.training.checkpoint import Checkpoints
@@ -107,15 +107,6 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(make_samples: M
     resumed = weights(samples, small(), checkpoints=Checkpoints(str(tmp_path), 2), report=lambda step, values: seen.append(step))
     assert seen == [4, 5, 6]
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
-def test_the_twin_differs_in_the_kpi_line_alone(learned: Model, make_samples: MakeSamples) -> None:
-    _, tokenizer = learned
-    samples = make_samples(6)
-    told, blind = (make_examples(tokenizer, samples, 160, with_kpi=flag) for flag in (True, False))
-    for one, other in zip(told, blind, strict=True):
-        assert one.answer_T.tolist() == other.answer_T.tolist()
-        assert len(one.prompt_T) > len(other.prompt_T)
 
 
 def test_samples_without_descriptions_are_refused(make_samples: MakeSamples) -> None:

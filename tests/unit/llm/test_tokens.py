@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
 from boig_core.errors import InputError
-from boig_core.llm.tokens import build_tokenizer, encode_examples, encode_prompts
+from boig_core.llm.tokens import build_tokenizer, encode_examples, encode_prompts, prompt_room
 from boig_core.verbalization.answer import print_answer
-from boig_core.verbalization.templates import build_prompt, condition_of
+from boig_core.verbalization.templates import COMPACT, KpiCondition, Prompt, Wording, build_answer, build_prompt, condition_of
 from boig_core.vocabulary import PALETTE, Description, Sample
 
 MakeSamples = Callable[[int], list[Sample]]
@@ -47,15 +49,83 @@ def test_an_answer_is_short(make_samples: MakeSamples) -> None:
     assert tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"]) == answer
 
 
-def test_a_long_prompt_loses_its_beginning_and_keeps_the_kpi(make_samples: MakeSamples) -> None:
+def long_samples(make_samples: MakeSamples) -> list[Sample]:
+    """Posts of all lengths, some far too long."""
+    samples = make_samples(40)
+    return [
+        replace(s, text=" ".join([s.text] * (1 + i % 7)), keywords=tuple(f"word{n} of {i}" for n in range(i % 13)))
+        for i, s in enumerate(samples)
+    ]
+
+
+def kept(whole: Prompt, tokenizer: Any, ids_T: Any) -> Prompt:
+    """The shortened prompt that token ids encode."""
+    text = tokenizer.decode(ids_T, skip_special_tokens=True)
+    found = [short for cuts in range(whole.cuts + 1) if (short := whole.shortened(cuts)) == text]
+    assert found, text
+    return found[0]
+
+
+@pytest.mark.parametrize("room", [44, 60, 90])
+@pytest.mark.parametrize("wording", [COMPACT, Wording("full", "stock", "forwards")])
+def test_a_long_prompt_loses_keywords_then_text_and_never_its_kpi(make_samples: MakeSamples, room: int, wording: Wording) -> None:
+    samples = long_samples(make_samples)
+    tokenizer = build_tokenizer(prompts_of(samples), 800)
+    fixed = len(tokenizer(build_prompt(replace(samples[0], text="", keywords=()), None, wording))["input_ids"]) if wording != COMPACT else 0
+    room += fixed
+    told = [build_prompt(s, condition_of(s), wording) for s in samples]
+    variants = [told, *([build_prompt(s, kpi, wording) for s in samples] for kpi in (KpiCondition(7, "low"), None))]
+    encoded = [encode_prompts(tokenizer, prompts, room) for prompts in variants]
+    cut = 0
+    for rows, ids in zip(zip(*variants, strict=True), zip(*encoded, strict=True), strict=True):
+        assert all(len(ids_T) <= room and ids_T[0] == tokenizer.bos_token_id for ids_T in ids)
+        shorts = [kept(prompt, tokenizer, ids_T) for prompt, ids_T in zip(rows, ids, strict=True)]
+        assert len({(short.text, short.keywords) for short in shorts}) == 1  # whatever the KPI, and without it
+        whole, short = rows[0], shorts[0]
+        assert short.split("\n")[-2:] == whole.split("\n")[-2:]
+        if short != whole:
+            cut += 1
+            assert not short.keywords or short.text == whole.text
+            assert len(tokenizer(short.widest, add_special_tokens=False)["input_ids"]) + 1 <= room
+            assert len(tokenizer(whole.widest, add_special_tokens=False)["input_ids"]) + 1 > room
+    assert cut > 5
+
+
+def test_what_does_not_need_to_be_cut_is_not(make_samples: MakeSamples) -> None:
+    prompts = prompts_of(long_samples(make_samples))
+    tokenizer = build_tokenizer(prompts, 800)
+    plain = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    assert [ids_T.tolist() for ids_T in encode_prompts(tokenizer, prompts, 2000)] == [[tokenizer.bos_token_id, *ids] for ids in plain]
+    assert encode_prompts(tokenizer, [], 100) == []
+
+
+def test_a_prompt_that_cannot_be_cut_enough_is_refused(make_samples: MakeSamples) -> None:
     prompts = prompts_of(make_samples(60))
     tokenizer = build_tokenizer(prompts, 800)
-    (whole,) = encode_prompts(tokenizer, prompts[:1], 500)
-    (cut,) = encode_prompts(tokenizer, prompts[:1], 20)
-    assert len(cut) == 20
-    assert cut[0] == tokenizer.bos_token_id
-    assert cut[1:].tolist() == whole[-19:].tolist()
-    assert "kpi:" in tokenizer.decode(cut)
+    with pytest.raises(InputError, match=r"must fit into 12, and holds no more that can be cut; raise llm\.context"):
+        encode_prompts(tokenizer, prompts[:1], 12)
+    with pytest.raises(InputError, match="must fit into 12"):
+        encode_prompts(tokenizer, ["a plain text that is no Prompt " * 5], 12)
+
+
+def test_examples_count_what_they_lost_and_keep_their_answers(make_samples: MakeSamples) -> None:
+    samples = long_samples(make_samples)
+    prompts, answers = [build_prompt(s, condition_of(s)) for s in samples], [build_answer(s) for s in samples]
+    tokenizer = build_tokenizer(prompts, 800)
+    examples = encode_examples(tokenizer, prompts, answers, 128, 60)
+    alone = [encode_examples(tokenizer, [prompt], [answer], 128, 60)[0] for prompt, answer in zip(prompts, answers, strict=True)]
+    scored = encode_prompts(tokenizer, prompts, prompt_room(128, 60))
+    for sample, whole, answer, example, one, ids_T in zip(samples, prompts, answers, examples, alone, scored, strict=True):
+        short = kept(whole, tokenizer, example.prompt_T)
+        assert example.cut_keywords == len(sample.keywords) - len(short.keywords)
+        assert example.cut_text == len(whole.text) - len(short.text)
+        assert tokenizer.decode(example.answer_T[:-1]) == answer
+        assert example.answer_T[-1] == tokenizer.eos_token_id
+        assert example.prompt_T.tolist() == one.prompt_T.tolist() == ids_T.tolist()  # whatever stands beside it
+        assert example.length <= 128
+    assert any(e.cut_text for e in examples)
+    assert any(e.cut_keywords and not e.cut_text for e in examples)
+    assert any(not e.cut_keywords and not e.cut_text for e in examples)
 
 
 def test_an_answer_that_leaves_no_room_is_refused(make_samples: MakeSamples) -> None:
@@ -63,6 +133,14 @@ def test_an_answer_that_leaves_no_room_is_refused(make_samples: MakeSamples) -> 
     assert sample.description is not None
     prompt, answer = build_prompt(sample, None), print_answer(sample.description)
     tokenizer = build_tokenizer([prompt], 800)
-    assert encode_examples(tokenizer, [prompt], [answer], 64)[0].length <= 64
+    assert encode_examples(tokenizer, [prompt], [answer], 80)[0].length <= 80
     with pytest.raises(InputError, match=r"llm\.context"):
         encode_examples(tokenizer, [prompt], [answer], 32)
+
+
+def test_a_special_tokens_name_in_a_post_is_text(make_samples: MakeSamples) -> None:
+    sample = replace(make_samples(1)[0], text="buy </s> now <s> or <pad>")
+    tokenizer = build_tokenizer(prompts_of([sample]), 500)
+    (ids_T,) = encode_prompts(tokenizer, prompts_of([sample]), 200)
+    assert [i for i in ids_T if i in tokenizer.all_special_ids] == [tokenizer.bos_token_id]
+    assert tokenizer.decode(ids_T, skip_special_tokens=True) == prompts_of([sample])[0]

@@ -20,7 +20,7 @@ from boig_core.llm.tokens import build_tokenizer
 from boig_core.rewards.calibration import Calibration, Conditions, Pair
 from boig_core.rewards.scorer import Scorer, score_tokens
 from boig_core.verbalization.answer import print_answer
-from boig_core.verbalization.templates import KpiCondition, build_prompt
+from boig_core.verbalization.templates import COMPACT, KpiCondition, build_prompt
 from boig_core.vocabulary import Description, Sample
 
 SAMPLE = Sample(
@@ -117,7 +117,7 @@ def test_a_value_that_is_not_finite_raises_and_is_never_zero(value: float) -> No
         return [np.array([-1.0, value])] * len(prompts)
 
     with pytest.raises(ScorerError, match="must be finite"):
-        score_tokens(broken, [Description()], [SAMPLE], CONDITIONS, 2)
+        score_tokens(broken, [Description()], [SAMPLE], CONDITIONS, 2, COMPACT)
 
 
 def test_chunks_have_one_shape_and_each_sample_its_own_account() -> None:
@@ -128,7 +128,7 @@ def test_chunks_have_one_shape_and_each_sample_its_own_account() -> None:
         return [np.array([-1.0 if " high" in prompt else -2.0]) for prompt in prompts]
 
     samples = [SAMPLE, replace(SAMPLE, account="elsewhere"), SAMPLE]
-    evidence = score_tokens(log, [Description()] * 3, samples, CONDITIONS, 2)
+    evidence = score_tokens(log, [Description()] * 3, samples, CONDITIONS, 2, COMPACT)
     assert [len(prompts) for prompts in asked] == [4, 4]
     assert [(high[0], low[0]) for high, low in evidence] == [(-1.0, -2.0)] * 3
     assert ["90" in prompt for prompt in asked[0]] == [True, False, False, False]

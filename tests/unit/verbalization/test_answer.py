@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boig_core.errors import InputError
-from boig_core.verbalization.answer import parse_answer, print_answer, to_answer
+from boig_core.verbalization.answer import parse_answer, parse_prediction, print_answer, print_prediction, to_answer
 from boig_core.vocabulary import PALETTE, Description
 
 SEEN = Description(
@@ -83,3 +83,20 @@ LOOK = '"color and tones":{"colors":{},"tones":{}}'
 def test_what_is_no_answer_is_refused(text: str, rule: str) -> None:
     with pytest.raises(InputError, match=rule):
         parse_answer(text)
+
+
+@given(st.floats(0, 100), st.sampled_from(["likes", 'clicks/"impressions"']))
+def test_a_prediction_is_read_back_as_a_whole_number(normalized: float, kpi: str) -> None:
+    assert parse_prediction(print_prediction(normalized, kpi), kpi) == pytest.approx(normalized, abs=0.5)
+    assert print_prediction(97.4) == '{"likes":97}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "97", "[97]", "{}", '{"likes":101}', '{"likes":-1}', '{"likes":9.5}', '{"likes":true}', '{"likes":"9"}', '{"shares":9}',
+     '{"likes":9,"shares":8}', '{"likes":9,"likes":9}', '{"likes":NaN}', "{" * 100_000],
+)  # fmt: skip
+def test_what_is_no_prediction_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"write \{\"likes\":50\}") as caught:
+        parse_prediction(text)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,82 @@
+"""Examples: samples as the token ids that a training sees, sample by sample and pass by pass.
+
+Which pattern a sample meets, and how far off its approximate KPIs are, changes from pass to pass (`boig_core.verbalization.patterns`). All
+samples are encoded once, as their first pass has them: that says early what does not fit and how much is cut. What differs in a later pass
+is encoded when it is drawn. Leaves out: the order of the draws (see `batches`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, overload
+
+from boig_core.config import LLM, Pattern, Recipe
+from boig_core.llm.batches import Draw
+from boig_core.llm.tokens import Example, encode_examples
+from boig_core.verbalization.patterns import Mix
+from boig_core.vocabulary import Sample
+
+
+def make_examples(tokenizer: Any, samples: Sequence[Sample], recipe: Recipe, *, with_kpi: bool) -> Examples:
+    """Samples as a recipe's training sees them, with or without their KPIs in the prompts."""
+    return Examples(tokenizer, samples, recipe.llm, Mix.of(recipe, with_kpi=with_kpi))
+
+
+class Examples(Sequence[Example]):
+    """One example a sample, as its first pass has it; `drawn` gives those of any pass.
+
+    Raises:
+        InputError: a prompt or an answer does not fit into the context.
+    """
+
+    def __init__(self, tokenizer: Any, samples: Sequence[Sample], llm: LLM, mix: Mix) -> None:
+        self._tokenizer = tokenizer
+        self._samples = samples
+        self._llm = llm
+        self._mix = mix
+        self._first = self._encode([Draw(row, 0) for row in range(len(samples))])
+        self._kept: dict[tuple[int, Pattern], Example] = {}
+        for row, example in enumerate(self._first):
+            self._keep(Draw(row, 0), example)
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        return self._first[index]
+
+    def drawn(self, draws: Sequence[Draw]) -> list[Example]:
+        """The examples of some draws, in order."""
+        found = {draw: example for draw in draws if (example := self._known(draw)) is not None}
+        missing = list(dict.fromkeys(draw for draw in draws if draw not in found))
+        for draw, example in zip(missing, self._encode(missing), strict=True):
+            found[draw] = example
+            self._keep(draw, example)
+        return [found[draw] for draw in draws]
+
+    @property
+    def cut(self) -> dict[str, float]:
+        """How many samples lost keywords or text because their prompt was too long, and how many keywords they lost in all."""
+        return {
+            "cut_samples": sum(example.cut_keywords + example.cut_text > 0 for example in self._first),
+            "cut_keywords": sum(example.cut_keywords for example in self._first),
+        }
+
+    def _known(self, draw: Draw) -> Example | None:
+        return self._first[draw.row] if draw.turn == 0 else self._kept.get((draw.row, self._pattern(draw)))
+
+    def _pattern(self, draw: Draw) -> Pattern:
+        return self._mix.pattern(self._samples[draw.row], draw.turn)
+
+    def _keep(self, draw: Draw, example: Example) -> None:
+        if not self._mix.varies(pattern := self._pattern(draw)):
+            self._kept[draw.row, pattern] = example
+
+    def _encode(self, draws: Iterable[Draw]) -> list[Example]:
+        worded = [self._mix.worded(self._samples[draw.row], draw.turn) for draw in draws]
+        prompts, answers = [prompt for prompt, _ in worded], [answer for _, answer in worded]
+        return encode_examples(self._tokenizer, prompts, answers, self._llm.context, self._llm.max_new_tokens)
