@@ -210,13 +210,19 @@ class LLM(_Section):
     vocab_size: int = Field(1024, ge=256)
     """Size of the tokenizer that is built from the training text, when trained from scratch."""
     context: int = Field(512, ge=64)
-    """Longest sequence, in tokens."""
+    """Longest sequence, in tokens; with packing a row holds as many."""
+    packing: bool = True
+    """Lay samples end to end in rows, none of which sees another; the loss is the same as without."""
     steps: int = Field(300, ge=1)
     """Optimiser steps."""
     batch: int = Field(32, ge=1)
     """Samples an optimiser step, over all workers."""
     micro_batch: int = Field(16, ge=1)
-    """Samples a forward pass and worker."""
+    """Samples a forward pass and worker; what a step needs beyond them is accumulated."""
+    lora_rank: int | None = Field(None, ge=1)
+    """LoRA rank, on every linear layer but the output head; none: all weights. The published model has it merged."""
+    lora_alpha: float = Field(32.0, gt=0)
+    """LoRA alpha: the adapter is scaled by alpha / rank."""
     lr: float = Field(2e-3, gt=0)
     """Peak learning rate."""
     warmup: Fraction = Field(0.03, ge=0, lt=1)
@@ -229,10 +235,16 @@ class LLM(_Section):
     """Ray Train workers, one process each."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What rests in the hosts' memory: the optimizer's states (ZeRO 1 to 3), or the weights too (ZeRO 3)."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, a third more work."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the training."""
     checkpoint_every: int = Field(100, ge=1)
-    """Steps between checkpoints."""
+    """Steps between checkpoints, and between validations: the published model is the best of them."""
+    patience: int | None = Field(None, ge=1)
+    """Validations in a row without a new best after which training stops; none: it never stops early."""
     max_new_tokens: int = Field(256, ge=16)
     """Longest answer, in tokens."""
     generate_batch: int = Field(64, ge=1)
@@ -241,6 +253,12 @@ class LLM(_Section):
     """Answers sampled a prompt, whose consensus is the prediction (worth it from some tens on); 1: the likeliest answer."""
     eval_posts: int = Field(200, ge=1)
     """Test posts a bucket that the description metrics are measured on."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LLM:
+        if self.zero_stage < (least := {"none": 0, "optimizer": 1, "all": 3}[self.offload]):
+            raise ValueError(f"offload {self.offload} needs a zero_stage of at least {least}, not {self.zero_stage}")
+        return self
 
 
 class Reward(_Section):
