@@ -200,7 +200,7 @@ class LLM(_Section):
     """BoigLLM: behaviour fine-tuning of a causal language model (PAPER sections 3 and 4)."""
 
     base: str | None = None
-    """A causal LM to start from: a hub id or a folder; none: a Llama from scratch with the sizes below."""
+    """A causal LM to start from: a hub id, a folder or a store URI; none: a Llama from scratch with the sizes below."""
     hidden: int = Field(128, ge=16)
     """Width, when trained from scratch."""
     layers: int = Field(3, ge=1)

@@ -8,8 +8,10 @@ and, on one machine, `python -m boig_core.llm`).
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from boig_core.llm.loss import AnswerLoss
 from boig_core.llm.packing import check_packing, layout_for
 from boig_core.llm.tokens import Example, build_tokenizer, encode_examples
 from boig_core.observability.logs import get_logger
+from boig_core.storage import manifest, store
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, EngineConfig, init_process_group, rank, world_size
 from boig_core.verbalization.answer import print_answer
@@ -146,11 +149,12 @@ def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
     dtype = torch.bfloat16 if llm.dtype == "bfloat16" else torch.float32
     if llm.base is not None:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(llm.base)
-            model = AutoModelForCausalLM.from_pretrained(llm.base, dtype=dtype)
+            with _opened(llm.base) as folder:
+                tokenizer = AutoTokenizer.from_pretrained(folder)
+                model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         except (OSError, ValueError) as exc:
             first = str(exc).strip().splitlines()[0]
-            raise RecipeError(f"llm.base = {llm.base!r}", f"cannot be opened ({first})", "give a hub id or a local folder") from exc
+            raise RecipeError(f"llm.base = {llm.base!r}", f"cannot be opened ({first})", "give a hub id, a folder or a store URI") from exc
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         room = getattr(model.config, "max_position_embeddings", llm.context)
@@ -172,6 +176,18 @@ def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
         pad_token_id=tokenizer.pad_token_id,
     )
     return tokenizer, _prepared(LlamaForCausalLM(config).to(dtype), llm)
+
+
+@contextmanager
+def _opened(base: str) -> Iterator[str]:
+    """A folder or hub id; what stands in an object store is fetched for as long as it is read."""
+    if not store.is_s3(base):
+        yield base
+        return
+    with tempfile.TemporaryDirectory(prefix="boig-base-") as scratch:
+        fetch = manifest.fetch_folder if store.exists(store.join(base, manifest.MANIFEST)) else store.download_folder
+        fetch(base, Path(scratch))
+        yield scratch
 
 
 def _prepared(model: Any, llm: LLM) -> Any:
@@ -244,8 +260,11 @@ def export(trained: Trained, folder: Path) -> None:
     state = trained.engine.state_dict()
     if rank() != 0:
         return
-    state.update(trained.best.weights())
     model: Any = trained.engine.module
+    # A tied weight stands under one name: under two, the best beside the last, it would be loaded as two.
+    twice = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {name for name, _ in model.named_parameters()}
+    names = model.state_dict().keys() - twice
+    state = {name: tensor for name, tensor in {**state, **trained.best.weights()}.items() if name in names}
     if trained.recipe.llm.lora_rank is not None:
         state = merged(model, state)
         with torch.device("meta"):

@@ -77,7 +77,13 @@ class StepInfo:
 
 
 class Engine:
-    """A model with its optimiser, spread over the ranks of the process group. Make it with `create`."""
+    """A model with its optimiser, spread over the ranks of the process group. Make it with `create`.
+
+    Attributes:
+        config: how it optimises.
+        settings: the same as DeepSpeed's config, as JSON holds it.
+        steps_done: optimiser steps so far.
+    """
 
     def __init__(self, engine: Any, config: EngineConfig, settings: dict[str, Any]) -> None:
         self._engine = engine
@@ -106,7 +112,8 @@ class Engine:
         optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=fused)
         settings = deepspeed_settings(config, sum(p.numel() for p in trained))
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
-        return cls(engine, config, settings)
+        own = {"lr": config.lr, "betas": list(config.betas), "weight_decay": config.weight_decay}
+        return cls(engine, config, {**settings, "optimizer": {"type": "AdamW", "params": own}})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Forward pass of the model."""
