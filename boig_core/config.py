@@ -202,7 +202,7 @@ class LLM(_Section):
     """BoigLLM: behaviour fine-tuning of a causal language model (PAPER sections 3 and 4)."""
 
     base: str | None = None
-    """A causal LM to start from: a hub id or a folder; none: a Llama from scratch with the sizes below."""
+    """A causal LM to start from: a hub id, a folder or a store URI; none: a Llama from scratch with the sizes below."""
     hidden: int = Field(128, ge=16)
     """Width, when trained from scratch."""
     layers: int = Field(3, ge=1)
@@ -213,6 +213,8 @@ class LLM(_Section):
     """Size of the tokenizer that is built from the training text, when trained from scratch."""
     context: int = Field(512, ge=64)
     """Longest sequence, in tokens; a prompt has room for what ``max_new_tokens``, or half of the context, leaves of it."""
+    packing: bool = True
+    """Lay samples end to end in rows of ``context`` tokens, none of which sees another; the loss is the same as without."""
     wording: Literal["compact", "full"] = "compact"
     """How prompts are worded: without an instruction, for small models that are fine-tuned; or with one that lists the palette."""
     source: Literal["tweets", "stock"] = "tweets"
@@ -228,7 +230,11 @@ class LLM(_Section):
     batch: int = Field(32, ge=1)
     """Samples an optimiser step, over all workers."""
     micro_batch: int = Field(16, ge=1)
-    """Samples a forward pass and worker."""
+    """Samples a forward pass and worker; what a step needs beyond them is accumulated."""
+    lora_rank: int | None = Field(None, ge=1)
+    """LoRA rank, on every linear layer but the output head; none: all weights. The published model has it merged."""
+    lora_alpha: float = Field(32.0, gt=0)
+    """LoRA alpha: the adapter is scaled by alpha / rank."""
     lr: float = Field(2e-3, gt=0)
     """Peak learning rate."""
     warmup: Fraction = Field(0.03, ge=0, lt=1)
@@ -241,10 +247,16 @@ class LLM(_Section):
     """Ray Train workers, one process each."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What rests in the hosts' memory: the optimizer's states (ZeRO 1 to 3), or the weights too (ZeRO 3)."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, a third more work."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the training."""
     checkpoint_every: int = Field(100, ge=1)
-    """Steps between checkpoints."""
+    """Steps between checkpoints, and between validations: the published model is the best of them."""
+    patience: int | None = Field(None, ge=1)
+    """Validations in a row without a new best after which training stops; none: it never stops early."""
     max_new_tokens: int = Field(256, ge=16)
     """Longest answer, in tokens."""
     generate_batch: int = Field(64, ge=1)
@@ -269,6 +281,12 @@ class LLM(_Section):
         if not value or min(value.values()) < 0 or max(value.values()) <= 0:
             raise ValueError("must hold weights of at least 0, one of them above 0")
         return value
+
+    @model_validator(mode="after")
+    def _check(self) -> LLM:
+        if self.zero_stage < (least := {"none": 0, "optimizer": 1, "all": 3}[self.offload]):
+            raise ValueError(f"offload {self.offload} needs a zero_stage of at least {least}, not {self.zero_stage}")
+        return self
 
 
 class Reward(_Section):

@@ -6,6 +6,7 @@ Input: dataset (perceived). Outputs: boigllm, no_kpi.
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -37,7 +38,7 @@ def train_models(config: dict[str, Any]) -> dict[str, Any]:
     from boig_core.llm.finetune import export, finetune
     from boig_core.observability.metrics import MetricLog
     from boig_core.training.checkpoint import Checkpoints
-    from boig_core.training.engine import rank
+    from boig_core.training.engine import Engine, rank
     from boig_core.verbalization.templates import TEMPLATES_VERSION
 
     job = Job.model_validate_json(config["job"])
@@ -51,8 +52,11 @@ def train_models(config: dict[str, Any]) -> dict[str, Any]:
             if curve is not None:
                 curve.log(step, **{f"{name}_{key}": value for key, value in values.items()})
 
+        def started(engine: Engine) -> None:
+            store.write_bytes(store.join(job.attempt_uri, "deepspeed.json"), json.dumps(engine.settings, indent=1).encode())
+
         checkpoints = Checkpoints(job.task, job.attempt, name)
-        trained = finetune(samples, job.recipe, with_kpi=with_kpi, checkpoints=checkpoints, report=report)
+        trained = finetune(samples, job.recipe, with_kpi=with_kpi, checkpoints=checkpoints, report=report, started=started)
         metrics[name] = trained.metrics
         with tempfile.TemporaryDirectory(prefix="boig-llm-") as scratch:
             folder = Path(scratch) / "model"

@@ -1,28 +1,35 @@
 """Behaviour fine-tuning of a causal language model (PAPER sections 3 and 4): the loop, without knowing of Ray.
 
-The same code trains BoigLLM and its no-KPI twin, from scratch or from a base model, in one process or many. The loss is the sum over
-the answers' tokens of the whole step, over all ranks, divided by their number, so that it does not depend on the number of workers.
-Leaves out: where samples come from, and starting processes (see `boig_core.cluster.train`).
+The same code trains BoigLLM and its no-KPI twin, from scratch or from a base model, all weights or a LoRA, in one process or many. The
+loss is the sum over the answers' tokens of the whole step, over all ranks, divided by their number, so that it does not depend on the
+number of workers, micro-batches or packing. Leaves out: where samples come from, and starting processes (see `boig_core.cluster.train`
+and, on one machine, `python -m boig_core.llm`).
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from boig_core.config import LLM, Recipe
 from boig_core.errors import InputError, RecipeError
-from boig_core.llm.batches import IGNORE, BalancedOrder, collate
+from boig_core.llm.batches import BalancedOrder
+from boig_core.llm.best import Best, History
+from boig_core.llm.card import model_card
 from boig_core.llm.examples import make_examples
+from boig_core.llm.loss import AnswerLoss
+from boig_core.llm.packing import check_packing, layout_for
 from boig_core.llm.tokens import Example, build_tokenizer, set_limits
 from boig_core.observability.logs import get_logger
+from boig_core.storage import manifest, store
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, EngineConfig, init_process_group, rank, world_size
 from boig_core.verbalization.patterns import Mix
@@ -35,10 +42,22 @@ _LOG_EVERY = 20
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model on every rank, and what there is to say about its training."""
+    """A trained model on every rank, and what there is to say about its training.
+
+    Attributes:
+        engine: with the weights of the last step.
+        best: with those of the best validation.
+        tokenizer: the model's own.
+        recipe: that it was trained by.
+        with_kpi: whether its prompts told the KPI.
+        metrics: of the training.
+    """
 
     engine: Engine
+    best: Best
     tokenizer: Any
+    recipe: Recipe
+    with_kpi: bool
     metrics: dict[str, float]
 
 
@@ -49,6 +68,7 @@ def finetune(
     with_kpi: bool,
     checkpoints: Checkpoints | None = None,
     report: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+    started: Callable[[Engine], None] = lambda engine: None,
 ) -> Trained:
     """Train one model on the training split; every rank calls it with the same arguments.
 
@@ -58,10 +78,11 @@ def finetune(
         with_kpi: tell the model each sample's KPI; without, the twin.
         checkpoints: where to continue from and to save; none: neither.
         report: receives metrics by step, on rank 0.
+        started: receives the engine before the first step, on rank 0.
 
     Raises:
         InputError: samples without descriptions, or a bucket without samples.
-        RecipeError: a batch that the workers cannot share evenly.
+        RecipeError: a batch that the workers cannot share evenly, or a model that cannot be packed.
         TrainingDivergedError: the loss is not finite.
     """
     init_process_group()
@@ -76,25 +97,50 @@ def finetune(
     held_out = make_examples(tokenizer, _balanced(_usable(samples, "validation"), _VALIDATION), recipe, with_kpi=with_kpi)
     order = BalancedOrder(train, llm.batch, recipe.seed)
     engine = Engine.create(model, engine_config(llm))
-    if checkpoints is not None:
-        checkpoints.restore(engine)
-    torch.manual_seed(recipe.seed)
+    loss = checked_loss(engine, llm, tokenizer.pad_token_id, examples[:2])
+    best = Best(engine)
+    torch.manual_seed(recipe.seed + rank())
+    restored = checkpoints.restore(best) if checkpoints is not None else None
+    if restored is None:
+        best.judge(0, loss.validation(held_out))
+    else:
+        best.resume(restored.state)
+    if rank() == 0:
+        started(engine)
 
-    started, values = time.monotonic(), {"val_loss": float("nan")}
-    for step in range(engine.steps_done, llm.steps):
-        info = engine.step(micro_losses(engine, examples.drawn(order.draws(step)), llm.micro_batch, tokenizer.pad_token_id))
+    began, done = time.monotonic(), engine.steps_done
+    while done < llm.steps and not (llm.patience and best.history.since >= llm.patience):
+        info = engine.step(loss.of_step(examples.drawn(order.draws(done))))
         values = {"loss": info.loss, "lr": info.lr, "grad_norm": info.grad_norm}
-        done = step + 1
+        done = engine.steps_done
         if done % llm.checkpoint_every == 0 or done == llm.steps:
-            values["val_loss"] = validation_loss(engine, held_out, llm.micro_batch, tokenizer.pad_token_id)
+            values["val_loss"] = loss.validation(held_out)
+            best.judge(done, values["val_loss"])
             if checkpoints is not None:
-                checkpoints.save(engine, done)
+                checkpoints.save(best, done, best.state())
         if rank() == 0:
             report(done, values)
             if done % _LOG_EVERY == 0 or done == llm.steps:
-                log.info("step %d of %d · loss %.3f · %.0f s", done, llm.steps, info.loss, time.monotonic() - started)
-    final = validation_loss(engine, held_out, llm.micro_batch, tokenizer.pad_token_id)
-    return Trained(engine, tokenizer, {"val_loss": final, "train_samples": len(train), "steps": engine.steps_done, **examples.cut})
+                log.info("step %d of %d · loss %.3f · %.0f s", done, llm.steps, info.loss, time.monotonic() - began)
+    metrics = {"train_samples": len(train), "steps": done, **examples.cut, **_verdict(best.history, llm)}
+    return Trained(engine, best, tokenizer, recipe, with_kpi, metrics)
+
+
+def _verdict(history: History, llm: LLM) -> dict[str, float]:
+    """What the validations say of the whole training; empty without any."""
+    if history.first is None or history.last is None or history.best is None or history.fell is None:
+        return {}
+    if rank() == 0 and llm.patience and history.since >= llm.patience:
+        log.info("stopped early: %d validations without a loss below %.4f of step %d", history.since, history.best, history.best_step)
+    if rank() == 0 and not history.fell:
+        log.warning("the validation loss never fell: %.4f before training, at best %.4f after it", history.first, history.best)
+    return {
+        "first_val_loss": history.first,
+        "last_val_loss": history.last,
+        "best_val_loss": history.best,
+        "best_step": history.best_step,
+        "loss_fell": history.fell,
+    }
 
 
 def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
@@ -105,14 +151,18 @@ def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
     dtype = torch.bfloat16 if llm.dtype == "bfloat16" else torch.float32
     if llm.base is not None:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(llm.base)
-            model = AutoModelForCausalLM.from_pretrained(llm.base, dtype=dtype)
+            with _opened(llm.base) as folder:
+                tokenizer = AutoTokenizer.from_pretrained(folder)
+                model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         except (OSError, ValueError) as exc:
             first = str(exc).strip().splitlines()[0]
-            raise RecipeError(f"llm.base = {llm.base!r}", f"cannot be opened ({first})", "give a hub id or a local folder") from exc
+            raise RecipeError(f"llm.base = {llm.base!r}", f"cannot be opened ({first})", "give a hub id, a folder or a store URI") from exc
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        return tokenizer, model
+        room = getattr(model.config, "max_position_embeddings", llm.context)
+        if llm.context > room:
+            raise RecipeError(f"llm.context = {llm.context}", f"is more than {llm.base} reads: {room} tokens", "lower it")
+        return tokenizer, _prepared(model, llm)
     tokenizer = build_tokenizer(prompts, llm.vocab_size)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -127,7 +177,38 @@ def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return tokenizer, LlamaForCausalLM(config).to(dtype)
+    return tokenizer, _prepared(LlamaForCausalLM(config).to(dtype), llm)
+
+
+@contextmanager
+def _opened(base: str) -> Iterator[str]:
+    """A folder or hub id; what stands in an object store is fetched for as long as it is read."""
+    if not store.is_s3(base):
+        yield base
+        return
+    with tempfile.TemporaryDirectory(prefix="boig-base-") as scratch:
+        fetch = manifest.fetch_folder if store.exists(store.join(base, manifest.MANIFEST)) else store.download_folder
+        fetch(base, Path(scratch))
+        yield scratch
+
+
+def _prepared(model: Any, llm: LLM) -> Any:
+    """A model as it is trained: with flash attention where it is installed, a LoRA or activation checkpointing as the recipe says."""
+    from transformers.utils import is_flash_attn_2_available
+
+    if llm.dtype == "bfloat16" and is_flash_attn_2_available():
+        try:
+            model.set_attn_implementation("flash_attention_2")
+        except ValueError as exc:
+            log.info("without flash attention: %s", exc)
+    if llm.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    if llm.lora_rank is not None:
+        from peft import LoraConfig
+
+        model.requires_grad_(False)
+        model.add_adapter(LoraConfig(r=llm.lora_rank, lora_alpha=llm.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"))
+    return model.train()
 
 
 def engine_config(llm: LLM) -> EngineConfig:
@@ -140,45 +221,71 @@ def engine_config(llm: LLM) -> EngineConfig:
         grad_clip=llm.grad_clip,
         zero_stage=llm.zero_stage,
         dtype=llm.dtype,
+        offload=llm.offload,
     )
 
 
-def micro_losses(engine: Engine, batch: Sequence[Example], micro: int, pad: int) -> list[Callable[[], Tensor]]:
-    """This rank's micro-batch losses of a step's whole batch, scaled so that their mean over ranks is the loss a token."""
-    tokens = sum(len(example.answer_T) for example in batch)
-    mine = batch[rank() :: world_size()]
-    parts = [mine[start : start + micro] for start in range(0, len(mine), micro)]
-    return [lambda part=part: answer_loss(engine, part, pad) * (world_size() / tokens) for part in parts]  # type: ignore[misc]
+def checked_loss(engine: Engine, llm: LLM, pad: int, examples: Sequence[Example]) -> AnswerLoss:
+    """The loss of a training, after a look at whether this very model computes packed samples as it computes them alone.
 
+    Args:
+        engine: with the model.
+        llm: the recipe's section.
+        pad: token id of padding.
+        examples: a few, to try the loss on.
 
-def answer_loss(engine: Engine, examples: Sequence[Example], pad: int) -> Tensor:
-    """Sum of the cross-entropy, in nats, of the answers' tokens."""
-    ids_BT, labels_BT = (x.to(engine.device) for x in collate(examples, pad))
-    # Logits are made for the columns that can hold answers alone: the vocabulary is the widest part of a small model.
-    keep = ids_BT.shape[1] - min(len(example.prompt_T) for example in examples) + 1
-    logits_BKV = engine(input_ids=ids_BT, logits_to_keep=keep, use_cache=False).logits[:, :-1].float()
-    return cross_entropy(logits_BKV.flatten(0, 1), labels_BT[:, 1 - keep :].flatten(), ignore_index=IGNORE, reduction="sum")
-
-
-@torch.no_grad()
-def validation_loss(engine: Engine, examples: Sequence[Example], micro: int, pad: int) -> float:
-    """Loss a token on held-out samples, in equal shares of the ranks (ZeRO 3 needs all of them in each forward pass)."""
-    mine = examples[rank() : len(examples) // world_size() * world_size() : world_size()]
-    if not mine:
-        return float("nan")
-    parts = [mine[start : start + micro] for start in range(0, len(mine), micro)]
-    nats = sum(float(answer_loss(engine, part, pad)) for part in parts)
-    tokens = sum(len(example.answer_T) for example in mine)
-    summed = engine.total(torch.tensor([nats, tokens], dtype=torch.float64))
-    return float(summed[0] / summed[1])
+    Raises:
+        RecipeError: packing is asked for, and samples of one row see each other.
+    """
+    model: Any = engine.module
+    layout = layout_for(model, pad, llm.context, packing=llm.packing)
+    loss = AnswerLoss(engine, layout, llm.micro_batch)
+    model.eval()
+    if layout.room:
+        check_packing(engine, layout, model.config.vocab_size, type(model).__name__, engine.device)
+    loss.check(examples)
+    model.train()
+    return loss
 
 
 def export(trained: Trained, folder: Path) -> None:
-    """Write the model as an ordinary transformers folder (rank 0; every rank must call it)."""
+    """Write the best weights as an ordinary transformers folder with a model card (rank 0; every rank must call it).
+
+    A LoRA is merged into its base, so that whoever reads the folder needs neither peft nor the base.
+    """
     state = trained.engine.state_dict()
-    if rank() == 0:
-        trained.engine.module.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
-        trained.tokenizer.save_pretrained(folder)
+    if rank() != 0:
+        return
+    model: Any = trained.engine.module
+    # A tied weight stands under one name: under two, the best beside the last, it would be loaded as two.
+    twice = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {name for name, _ in model.named_parameters()}
+    names = model.state_dict().keys() - twice
+    state = {name: tensor for name, tensor in {**state, **trained.best.weights()}.items() if name in names}
+    if trained.recipe.llm.lora_rank is not None:
+        state = merged(model, state)
+        with torch.device("meta"):
+            plain = type(model)(model.config)
+        plain.generation_config = model.generation_config
+        model = plain
+    model.save_pretrained(folder, state_dict=state)
+    trained.tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(trained.recipe, trained.with_kpi, trained.metrics), "utf-8")
+
+
+def merged(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the base with each LoRA added to its layer: W + scale B A, summed in float32."""
+    from peft.tuners.lora import LoraLayer
+
+    plain = dict(state)
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer):
+            down, up = (plain.pop(f"{name}.lora_{part}.default.weight").float() for part in "AB")
+            change = up @ down * layer.scaling["default"]
+            weight = plain.pop(f"{name}.base_layer.weight")
+            plain[f"{name}.weight"] = (weight.float() + (change.T if layer.fan_in_fan_out else change)).to(weight.dtype)
+            if f"{name}.base_layer.bias" in plain:
+                plain[f"{name}.bias"] = plain.pop(f"{name}.base_layer.bias")
+    return plain
 
 
 def _usable(samples: Sequence[Sample], split: str) -> list[Sample]:

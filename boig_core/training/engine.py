@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from boig_core.errors import RecipeError, TrainingDivergedError
 
+Offload = Literal["none", "optimizer", "all"]
 _TAG = "state"
 _LARGEST_BUCKET = 500_000_000
 
@@ -41,6 +42,7 @@ class EngineConfig:
         grad_clip: largest gradient norm.
         zero_stage: DeepSpeed ZeRO stage.
         dtype: precision of weights and activations; the optimiser always keeps float32 master weights.
+        offload: what rests in the host's memory: nothing, the ``optimizer`` (its states and its step), or ``all`` (weights too; ZeRO 3).
     """
 
     lr: float
@@ -52,6 +54,7 @@ class EngineConfig:
     grad_clip: float = 1.0
     zero_stage: Literal[0, 1, 2, 3] = 2
     dtype: Literal["float32", "bfloat16"] = "float32"
+    offload: Offload = "none"
 
     def lr_at(self, step: int) -> float:
         """Learning rate of optimiser step ``step``, counted from 0."""
@@ -74,11 +77,18 @@ class StepInfo:
 
 
 class Engine:
-    """A model with its optimiser, spread over the ranks of the process group. Make it with `create`."""
+    """A model with its optimiser, spread over the ranks of the process group. Make it with `create`.
 
-    def __init__(self, engine: Any, config: EngineConfig) -> None:
+    Attributes:
+        config: how it optimises.
+        settings: the same as DeepSpeed's config, as JSON holds it.
+        steps_done: optimiser steps so far.
+    """
+
+    def __init__(self, engine: Any, config: EngineConfig, settings: dict[str, Any]) -> None:
         self._engine = engine
         self.config = config
+        self.settings = settings
         self.steps_done = 0
 
     @classmethod
@@ -97,26 +107,13 @@ class Engine:
             {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas)
-        bucket = min(_LARGEST_BUCKET, 2 * (sum(p.numel() for p in trained) // 2 + 1))  # must be even
-        settings = {
-            "train_micro_batch_size_per_gpu": 1,  # informative only: batches are the caller's
-            "gradient_accumulation_steps": 1,  # boundaries are set by hand in `step`
-            "gradient_clipping": config.grad_clip,
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-            "bf16": {"enabled": config.dtype == "bfloat16"},
-            "steps_per_print": 2**31,
-            "zero_optimization": {
-                "stage": config.zero_stage,
-                # DeepSpeed allocates buckets of this size in full: its default of 2 GB would dwarf a small model.
-                "reduce_bucket_size": bucket,
-                "allgather_bucket_size": bucket,
-                "overlap_comm": torch.cuda.is_available(),
-            },
-        }
+        # On the host torch's fused AdamW is as vectorized as DeepSpeed's own, which would have to be compiled first.
+        fused = config.offload != "none"
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=fused)
+        settings = deepspeed_settings(config, sum(p.numel() for p in trained))
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
-        return cls(engine, config)
+        own = {"lr": config.lr, "betas": list(config.betas), "weight_decay": config.weight_decay}
+        return cls(engine, config, {**settings, "optimizer": {"type": "AdamW", "params": own}})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Forward pass of the model."""
@@ -226,6 +223,31 @@ class Engine:
             raise RecipeError(str(folder), "holds no engine state", "give the folder of a complete checkpoint")
         self.steps_done = int(client["steps_done"])
         _set_rng_state(torch.load(folder / f"rng-{rank():05d}.pt", weights_only=False))
+
+
+def deepspeed_settings(config: EngineConfig, trained: int) -> dict[str, Any]:
+    """The DeepSpeed config of a training of so many parameters; the optimiser and the learning rate are the engine's own."""
+    cuda = torch.cuda.is_available()
+    host = {"device": "cpu", "pin_memory": cuda}
+    bucket = min(_LARGEST_BUCKET, 2 * (trained // 2 + 1))  # must be even
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # informative only: batches are the caller's
+        "gradient_accumulation_steps": 1,  # boundaries are set by hand in `step`
+        "gradient_clipping": config.grad_clip,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": config.dtype == "bfloat16"},
+        "steps_per_print": 2**31,
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            # DeepSpeed allocates buckets of this size in full: its default of 2 GB would dwarf a small model.
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+            "overlap_comm": cuda,
+            **({"offload_optimizer": host} if config.offload != "none" else {}),
+            **({"offload_param": host} if config.offload == "all" else {}),
+        },
+    }
 
 
 def init_process_group() -> None:

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from boig_core.config import Recipe, parse_recipe
-from boig_core.errors import InputError
-from boig_core.llm.finetune import export, finetune
+from boig_core.errors import InputError, RecipeError
+from boig_core.llm.examples import make_examples
+from boig_core.llm.finetune import checked_loss, export, finetune
 from boig_core.llm.generate import generate_answers, load_llm, parse_or_none
 from boig_core.llm.score import answer_logprobs
+from boig_core.llm.tokens import build_tokenizer
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.verbalization.answer import print_answer
 from boig_core.verbalization.templates import KpiCondition, build_prompt, condition_of
@@ -112,3 +114,90 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(make_samples: M
 def test_samples_without_descriptions_are_refused(make_samples: MakeSamples) -> None:
     with pytest.raises(InputError, match="run perceive first"):
         finetune([replace(s, description=None) for s in make_samples(30)], small(), with_kpi=True)
+
+
+def base_of_another_kind(samples: list[Sample], folder: Path) -> str:
+    """A small Qwen2 with random weights, saved with a tokenizer of its own."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = build_tokenizer([build_prompt(s, condition_of(s)) for s in samples], 512)
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **sizes, max_position_embeddings=200)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def prompts_and_answers(samples: list[Sample]) -> tuple[list[str], list[str]]:
+    return [build_prompt(s, condition_of(s)) for s in samples], [print_answer(s.description) for s in samples if s.description]
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_lora_on_any_base_is_published_merged(stage: int, make_samples: MakeSamples, tmp_path: Path) -> None:
+    samples = make_samples(60)
+    base = base_of_another_kind(samples, tmp_path / "base")
+    recipe = small(base=base, lora_rank=4, lr=1e-2, zero_stage=stage, checkpoint_every=6)
+    trained = finetune(samples, recipe, with_kpi=True)
+    assert trained.metrics["best_step"] == 6
+    assert {name.split(".")[-3] for name in trained.best.weights()} == {"lora_A", "lora_B"}
+    export(trained, tmp_path / "model")
+    model, tokenizer = load_llm(tmp_path / "model")
+    assert not [name for name, _ in model.named_parameters() if "lora" in name]
+    before, _ = load_llm(base)
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before.get_parameter(name))}
+    assert changed == {name for name, p in before.named_parameters() if p.dim() == 2 and "layers" in name}
+    examples = make_examples(tokenizer, samples[:4], recipe, with_kpi=True)[:]
+    loss = -sum(row.sum() for row in answer_logprobs(model, tokenizer, *prompts_and_answers(samples[:4])))
+    engine = trained.engine
+    engine.module.eval()
+    expected = checked_loss(engine, recipe.llm, tokenizer.pad_token_id, examples)(examples)
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+    assert "LoRA of rank 4" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_memory_savers_change_nothing(make_samples: MakeSamples) -> None:
+    samples = make_samples(60)
+    plain = weights(samples, small(packing=False))
+    savers: list[dict[str, Any]] = [
+        {"gradient_checkpointing": True},
+        {"offload": "optimizer"},
+        {"offload": "all", "zero_stage": 3, "gradient_checkpointing": True},
+    ]
+    for saver in savers:
+        saved = weights(samples, small(**saver))
+        assert all(torch.allclose(saved[name], plain[name], atol=2e-4) for name in saved.keys() & plain.keys()), saver
+
+
+def test_training_stops_when_patience_ends_and_the_best_is_published(
+    make_samples: MakeSamples, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = make_samples(60)
+    caplog.set_level("INFO")
+    recipe = small(lr=1.0, warmup=0.0, grad_clip=100.0, steps=30, checkpoint_every=1, patience=2)
+    trained = finetune(samples, recipe, with_kpi=True, checkpoints=Checkpoints(str(tmp_path), 1))
+    best, steps = int(trained.metrics["best_step"]), int(trained.metrics["steps"])
+    assert steps == best + 2 < 30
+    assert trained.metrics["best_val_loss"] < trained.metrics["last_val_loss"]
+    assert "stopped early: 2 validations" in caplog.text
+    export(trained, tmp_path / "model")
+    published, _ = load_llm(tmp_path / "model")
+    last, kept = trained.engine.state_dict(), trained.best.weights()
+    assert all(torch.equal(p, kept[name]) and not torch.equal(p, last[name]) for name, p in published.named_parameters())
+    resumed = finetune(samples, recipe, with_kpi=True, checkpoints=Checkpoints(str(tmp_path), 2))
+    assert resumed.metrics == trained.metrics, "a training that has stopped stays stopped"
+
+
+def test_a_loss_that_never_falls_is_reported(make_samples: MakeSamples, caplog: pytest.LogCaptureFixture) -> None:
+    trained = finetune(make_samples(60), small(lr=3.0, warmup=0.0, grad_clip=1e6, steps=3), with_kpi=True)
+    assert trained.metrics["loss_fell"] is False
+    assert "the validation loss never fell: " in caplog.text
+    assert finetune(make_samples(60), small(), with_kpi=True).metrics["loss_fell"] is True
+
+
+def test_what_a_base_cannot_do_is_refused(make_samples: MakeSamples, tmp_path: Path) -> None:
+    samples = make_samples(30)
+    base = base_of_another_kind(samples, tmp_path)
+    with pytest.raises(RecipeError, match=r"^llm\.context = 300: is more than .* reads: 200 tokens; lower it$"):
+        finetune(samples, small(base=base, context=300), with_kpi=True)
+    with pytest.raises(RecipeError, match=r"cannot be opened"):
+        finetune(samples, small(base=str(tmp_path / "nowhere")), with_kpi=True)

@@ -1,0 +1,74 @@
+"""Behaviour fine-tuning on one machine, without Ray: ``torchrun --nproc-per-node 2 -m boig_core.llm RECIPE DATASET OUT``.
+
+The same loop as in the stage, fed by hand. ``OUT`` receives the model folder, ``metrics.jsonl``, ``deepspeed.json``, ``recipe.json`` and
+checkpoints; a run that starts again with the same ``OUT`` continues from the newest one. Leaves out: manifests and commits, which are a
+stage's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from boig_core.config import load_recipe
+from boig_core.errors import BoigError
+from boig_core.observability.logs import configure_logging
+
+
+def main() -> int:
+    """Train one model; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="torchrun -m boig_core.llm", description="Behaviour fine-tuning without Ray.")
+    parser.add_argument("recipe", help="a recipe by name, or a YAML file")
+    parser.add_argument("dataset", help="URI of a perceived dataset's version")
+    parser.add_argument("out", type=Path, help="folder for the model, its metrics and checkpoints")
+    parser.add_argument("--set", action="append", default=[], metavar="section.field=value", help="override a field of the recipe")
+    parser.add_argument("--no-kpi", action="store_true", help="train the twin whose prompts tell no KPI")
+    given = parser.parse_args()
+    configure_logging()
+    try:
+        _train(given.recipe, given.set, given.dataset, given.out, with_kpi=not given.no_kpi)
+    except BoigError as exc:
+        print(exc, file=sys.stderr)
+        return 2 if exc.is_user_error else 1
+    return 0
+
+
+def _train(recipe_name: str, overrides: list[str], dataset: str, out: Path, *, with_kpi: bool) -> None:
+    import torch.distributed as dist
+
+    from boig_core.data.dataset import read_samples
+    from boig_core.llm.finetune import export, finetune
+    from boig_core.observability.metrics import MetricLog
+    from boig_core.storage import store
+    from boig_core.storage.manifest import verify
+    from boig_core.training.checkpoint import Checkpoints
+    from boig_core.training.engine import Engine, init_process_group, rank
+
+    recipe = load_recipe(recipe_name, overrides)
+    init_process_group()
+    verify(dataset, kind="dataset")
+    out.mkdir(parents=True, exist_ok=True)
+    metrics_uri = store.join(str(out), "metrics.jsonl")
+    curve = MetricLog(lambda data: store.write_bytes(metrics_uri, data), experiment="boigllm", run=out.name) if rank() == 0 else None
+
+    def started(engine: Engine) -> None:
+        (out / "recipe.json").write_text(recipe.model_dump_json(indent=1), "utf-8")
+        (out / "deepspeed.json").write_text(json.dumps(engine.settings, indent=1), "utf-8")
+
+    def report(step: int, values: dict[str, float]) -> None:
+        if curve is not None:
+            curve.log(step, **values)
+
+    checkpoints = Checkpoints(str(out), attempt=1)
+    trained = finetune(read_samples(dataset), recipe, with_kpi=with_kpi, checkpoints=checkpoints, report=report, started=started)
+    export(trained, out / "model")
+    if curve is not None:
+        curve.close()
+        print(json.dumps(trained.metrics))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""The loss of behaviour fine-tuning: cross-entropy of the answers' tokens, over all ranks and micro-batches of a step.
+
+Logits are made at the columns that predict an answer's token alone. Where they would still be wide (tokens x vocabulary), the output
+head gives the loss in place of logits, by torch's chunked linear cross-entropy, which never holds them. Leaves out: how samples become
+rows (see `packing`). Shape letters: N answer tokens, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear_cross_entropy
+
+from boig_core.llm.packing import Layout, Rows
+from boig_core.llm.tokens import Example
+from boig_core.observability.logs import get_logger
+from boig_core.training.engine import Engine, rank, world_size
+
+log = get_logger(__name__)
+_WIDE = 2**24
+"""Logits that are cheaper never held, in elements; fewer are computed faster at once."""
+
+
+class AnswerLoss:
+    """Sum of the cross-entropy of answers' tokens, in nats, of a causal language model in an engine.
+
+    Args:
+        engine: with the model.
+        layout: of samples in rows.
+        micro: samples a forward pass.
+    """
+
+    def __init__(self, engine: Engine, layout: Layout, micro: int) -> None:
+        self._engine, self._layout, self._micro = engine, layout, micro
+        module: Any = engine.module
+        self._head: Any = module.get_output_embeddings()
+        self._vocab: int = module.config.vocab_size
+        self._fuses = False
+
+    def __call__(self, examples: Sequence[Example]) -> Tensor:
+        """The loss of one micro-batch."""
+        rows = self._layout(examples)
+        return self.chunked(rows) if len(rows.targets_N) * self._vocab > _WIDE and self._fuses else self.plain(rows)
+
+    def plain(self, rows: Rows) -> Tensor:
+        """The loss by way of logits."""
+        logits_NV = self._engine(**rows.inputs(self._engine.device)).logits
+        return cross_entropy(logits_NV.float(), rows.targets_N.to(self._engine.device), reduction="sum")
+
+    def chunked(self, rows: Rows) -> Tensor:
+        """The loss by way of the output head, without logits."""
+        with _head_gives_loss(self._head, rows.targets_N.to(self._engine.device)):
+            losses_N: Tensor = self._engine(**rows.inputs(self._engine.device)).logits
+        return losses_N.float().sum()
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Find out whether the head may give the loss: some models go on to scale or cap its logits. Every rank must call it."""
+        made: list[Tensor] = []
+        hook = self._head.register_forward_hook(lambda head, inputs, output: made.append(output))
+        with torch.no_grad():
+            logits_NV = self._engine(**self._layout(examples).inputs(self._engine.device)).logits
+        hook.remove()
+        self._fuses = isinstance(self._head, nn.Linear) and torch.equal(logits_NV, made[0])
+        if not self._fuses:
+            log.info("%s: its loss is computed from whole logits", type(self._engine.module).__name__)
+
+    def of_step(self, batch: Sequence[Example]) -> list[Callable[[], Tensor]]:
+        """This rank's micro-batch losses of a step's whole batch, scaled so that their mean over ranks is the loss a token."""
+        tokens = sum(len(example.answer_T) for example in batch)
+        parts = self._parts(batch[rank() :: world_size()])
+        return [lambda part=part: self(part) * (world_size() / tokens) for part in parts]  # type: ignore[misc]
+
+    @torch.no_grad()
+    def validation(self, examples: Sequence[Example]) -> float:
+        """Loss a token on held-out samples, in equal shares of the ranks (ZeRO 3 needs all of them in each forward pass)."""
+        mine = examples[rank() : len(examples) // world_size() * world_size() : world_size()]
+        if not mine:
+            return float("nan")
+        self._engine.module.eval()
+        nats = sum(float(self(part)) for part in self._parts(mine))
+        self._engine.module.train()
+        tokens = sum(len(example.answer_T) for example in mine)
+        summed = self._engine.total(torch.tensor([nats, tokens], dtype=torch.float64))
+        return float(summed[0] / summed[1])
+
+    def _parts(self, examples: Sequence[Example]) -> list[Sequence[Example]]:
+        return [examples[start : start + self._micro] for start in range(0, len(examples), self._micro)]
+
+
+@contextmanager
+def _head_gives_loss(head: Any, targets_N: Tensor) -> Iterator[None]:
+    """Let a model's output head take hidden states (N, H) to losses (N,); ZeRO 3 still gathers its weight once, when it is called."""
+
+    def forward(hidden_NH: Tensor) -> Tensor:
+        # Summed in float32 afterwards: a sum in bfloat16 would be half a percent off.
+        return linear_cross_entropy(
+            hidden_NH, head.weight, targets_N, linear_bias=head.bias, reduction="none", options=nn.LinearCrossEntropyOptions()
+        )
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward

@@ -1,0 +1,140 @@
+"""Packing: samples of a micro-batch laid end to end in rows, each blind to the others.
+
+Position ids restart at each sample, and from them transformers builds a mask of blocks (SDPA, eager) or calls flash attention with the
+samples' lengths. It does so only where it is given neither an attention mask nor a cache: with either, samples silently see those
+before them. So nothing here makes a mask, and `check_packing` asks the model itself before it is trained. Leaves out: which samples
+share a micro-batch (see `batches`). Shape letters: B rows, T columns, N answer tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from boig_core.errors import RecipeError
+from boig_core.llm.tokens import Example
+
+_MOVED = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+_SEEN = 1e-5
+"""Largest differences of logits that rounding explains, as shares of their spread: of a sample that is packed instead of alone, and of one
+beside another neighbor (where experts are batched together, else there is none at all)."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What one forward pass reads.
+
+    Attributes:
+        ids_BT: token ids, int64, padded on the right, where nothing that counts can see it.
+        positions_BT: place of each token in its sample, int64; none where every row holds one sample.
+        keep_BT: whether the next token belongs to an answer, bool: the columns that need logits.
+        targets_N: those next tokens, int64, row by row.
+    """
+
+    ids_BT: Tensor
+    positions_BT: Tensor | None
+    keep_BT: Tensor
+    targets_N: Tensor
+
+    def inputs(self, device: torch.device) -> dict[str, Any]:
+        """Keyword arguments of a causal language model; its logits are then (N, V)."""
+        told = {"input_ids": self.ids_BT.to(device), "logits_to_keep": self.keep_BT.to(device), "use_cache": False}
+        return told if self.positions_BT is None else {**told, "position_ids": self.positions_BT.to(device)}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How samples become rows.
+
+    Attributes:
+        pad: token id of padding.
+        room: tokens a row holds; 0: one sample a row, infinite: one row (what flash attention needs: it takes no second one).
+    """
+
+    pad: int
+    room: float = 0
+
+    def __call__(self, examples: Sequence[Example]) -> Rows:
+        """Rows of some samples, which keep their order within and among rows as far as first fit does."""
+        rows = first_fit([example.length for example in examples], self.room)
+        shape = len(rows), max(sum(examples[i].length for i in row) for row in rows)
+        ids_BT = np.full(shape, self.pad, np.int64)
+        places_BT = np.zeros(shape, np.int64)
+        answered_BT = np.zeros(shape, bool)
+        for b, row in enumerate(rows):
+            end = 0
+            for example in (examples[i] for i in row):
+                start, end = end, end + example.length
+                answer = start + len(example.prompt_T)
+                ids_BT[b, start:answer], ids_BT[b, answer:end] = example.prompt_T, example.answer_T
+                places_BT[b, start:] = np.arange(shape[1] - start)
+                answered_BT[b, answer:end] = True
+        keep_BT = np.roll(answered_BT, -1, axis=1)  # no answer stands in the first column
+        packed = any(len(row) > 1 for row in rows)
+        return Rows(
+            torch.from_numpy(ids_BT),
+            torch.from_numpy(places_BT) if packed else None,
+            torch.from_numpy(keep_BT),
+            torch.from_numpy(ids_BT[answered_BT]),
+        )
+
+
+def first_fit(lengths: Sequence[int], room: float) -> list[list[int]]:
+    """Indices of the samples of each row: every sample goes into the first row that has room for it, a longer one into its own."""
+    rows: list[list[int]] = []
+    left: list[float] = []
+    for index, length in enumerate(lengths):
+        row = next((r for r, free in enumerate(left) if length <= free), len(rows))
+        if row == len(rows):
+            rows.append([])
+            left.append(room)
+        rows[row].append(index)
+        left[row] -= length
+    return rows
+
+
+def layout_for(model: Any, pad: int, context: int, *, packing: bool) -> Layout:
+    """The layout that a model's attention needs."""
+    flash = "flash" in (getattr(model.config, "_attn_implementation", None) or "")
+    return Layout(pad, (math.inf if flash else context) if packing else 0)
+
+
+@torch.no_grad()
+def check_packing(forward: Callable[..., Any], layout: Layout, vocab_size: int, name: str, device: torch.device) -> None:
+    """Make sure that a packed sample is computed as it is alone, and that no other sample changes it.
+
+    Args:
+        forward: the causal language model, in evaluation mode; every rank calls it (ZeRO 3).
+        layout: of the training.
+        vocab_size: token ids are drawn below it.
+        name: of the model, for the message.
+        device: where it computes.
+
+    Raises:
+        RecipeError: the architecture sees across samples, or does not heed position ids.
+    """
+    first, other, last = (_random_sample(length, seed, vocab_size) for seed, length in enumerate((7, 7, 9)))
+    packed_TV, changed_TV = (_logits(forward, layout([before, last]), device)[-8:] for before in (first, other))
+    alone_TV = _logits(forward, layout([last]), device)[-8:]
+    spread = float(alone_TV.float().std())
+    seen, moved = (float((packed_TV - logits_TV).abs().max()) for logits_TV in (changed_TV, alone_TV))
+    if seen > _SEEN * spread:
+        raise RecipeError("llm.packing = true", f"{name} sees other samples of a row: logits change by {seen:.2g}", "set llm.packing=false")
+    if moved > _MOVED[alone_TV.dtype] * spread:
+        raise RecipeError("llm.packing = true", f"{name} does not start anew at each sample of a row", "set llm.packing=false")
+
+
+def _random_sample(length: int, seed: int, vocab_size: int) -> Example:
+    ids_T = np.random.default_rng(seed).integers(vocab_size, size=length).astype(np.int32)
+    return Example(ids_T[:1], ids_T[1:])
+
+
+def _logits(forward: Callable[..., Any], rows: Rows, device: torch.device) -> Tensor:
+    logits_NV: Tensor = forward(**rows.inputs(device)).logits
+    return logits_NV
