@@ -92,6 +92,8 @@ def finetune(
             if done % _LOG_EVERY == 0 or done == llm.steps:
                 log.info("step %d of %d · loss %.3f · %.0f s", done, llm.steps, info.loss, time.monotonic() - started)
     final = validation_loss(engine, held_out, llm.micro_batch, tokenizer.pad_token_id)
+    if checkpoints is not None:
+        checkpoints.wait()
     return Trained(engine, tokenizer, {"val_loss": final, "train_samples": len(train), "steps": engine.steps_done})
 
 
