@@ -246,3 +246,14 @@ def test_a_checkpoint_of_another_model_is_one_clear_error(tmp_path: Path) -> Non
     wider = Engine.create(nn.Linear(5, 1), EngineConfig(lr=1e-2, steps=2))
     with pytest.raises(RecipeError, match=r"trained parameter weight: has shape \[1, 4\] in the checkpoint and \[1, 5\]"):
         points.restore(wider)
+
+
+def test_on_s3_threads_send_remove_and_are_read_back(s3_bucket: str) -> None:
+    points = Checkpoints(f"{s3_bucket}/task", 1, "model")
+    uris = [points.save(Number(step), step) for step in (100, 200, 300)]
+    points.wait()
+    assert points.found() == [uris[2], uris[1]]
+    assert store.list_files(uris[0]) == []
+    number = Number()
+    assert Checkpoints(f"{s3_bucket}/task", 2, "model").restore(number) is not None
+    assert number.value == 300
