@@ -82,6 +82,7 @@ def finetune(recipe: Recipe, examples: Examples, checkpoints: Checkpoints, repor
             report(step, {"loss": info.loss, "grad_norm": info.grad_norm, "lr": info.lr, "images_per_s": config.batch / seconds})
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
             checkpoints.save(engine, step + 1)
+    checkpoints.wait()
     return read_adapter(engine.module, engine.steps_done)
 
 

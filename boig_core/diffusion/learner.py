@@ -110,6 +110,7 @@ class Learner:
                 self.report(epoch, metrics)
             if (epoch + 1) % self.config.checkpoint_every == 0 or epoch + 1 == self.config.epochs:
                 self.checkpoints.save(self.engine, epoch + 1, {"history": self.history})
+        self.checkpoints.wait()
         return self._policy()
 
     def _restore(self) -> int:

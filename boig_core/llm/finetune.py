@@ -122,6 +122,8 @@ def finetune(
             report(done, values)
             if done % _LOG_EVERY == 0 or done == llm.steps:
                 log.info("step %d of %d · loss %.3f · %.0f s", done, llm.steps, info.loss, time.monotonic() - began)
+    if checkpoints is not None:
+        checkpoints.wait()
     metrics = {"train_samples": len(train), "steps": done, **examples.cut, **_verdict(best.history, llm)}
     return Trained(engine, best, tokenizer, recipe, with_kpi, metrics)
 

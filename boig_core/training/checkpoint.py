@@ -1,7 +1,8 @@
-"""Checkpoints in the store: written by all ranks, true once the marker is there, found again by any later attempt of the task.
+"""Checkpoints in the store: written by all ranks while training goes on, true once the marker is there, found by any later attempt.
 
-A checkpoint is the folder ``attempt-N/checkpoints/[NAME/]step-000100/``; each rank uploads its own files and rank 0 writes
-``complete.json`` last, with size and SHA-256 of every file. A folder without that marker does not count. Leaves out: what a
+A checkpoint is the folder ``attempt-N/checkpoints/[NAME/]step-000100/``. Each rank writes a local snapshot, which alone stalls the step,
+and sends its files and then the list of them in a thread; rank 0's thread writes ``complete.json`` once the lists of all ranks are there.
+The threads meet in the store alone: collectives belong to the training. A folder without that marker does not count. Leaves out: what a
 checkpoint holds (the engine writes it) and when to write one (the loop decides).
 """
 
@@ -10,13 +11,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import tempfile
+import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import torch.distributed as dist
 
@@ -28,6 +33,11 @@ from boig_core.storage.manifest import FileEntry, sha256_file
 from boig_core.training.engine import rank, world_size
 
 COMPLETE = "complete.json"
+KEPT: Final = 2
+"""Checkpoints of an attempt that stay: the newest, and the one before in case that is damaged."""
+_FORMAT = 2
+_MARKER = re.compile(rf"(step-(\d+))/{re.escape(COMPLETE)}")
+_LONGEST_POLL_S = 2.0
 T = TypeVar("T")
 log = get_logger(__name__)
 
@@ -39,7 +49,7 @@ class Saveable(Protocol):
         """Write this rank's part into a local folder."""
 
     def load(self, folder: Path) -> None:
-        """Continue from the files of all ranks."""
+        """Continue from the files of all ranks; they are shared with other ranks, so change none."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +60,9 @@ class Restored:
     state: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Checkpoints:
-    """The checkpoints of one task, seen from one attempt. Every rank makes one and calls the same methods.
+    """The checkpoints of one task, seen from one attempt. Every rank makes one and calls the same methods, `wait` as the last.
 
     Attributes:
         task: URI of the task's folder.
@@ -63,42 +73,64 @@ class Checkpoints:
     task: str
     attempt: int
     name: str = ""
+    _upload: _Upload | None = field(default=None, init=False, repr=False, compare=False)
 
     def save(self, what: Saveable, step: int, state: Mapping[str, Any] | None = None) -> str:
-        """Write the checkpoint of ``step`` (steps done so far) with a small JSON state; returns its URI.
+        """Snapshot ``step`` (steps done so far) with a small JSON state, and start to upload it; returns its URI.
+
+        One upload is under way at a time: the next `save`, and `wait`, wait for it. Older checkpoints of this attempt are removed once
+        this one is complete.
 
         Raises:
-            InfrastructureError: another rank could not write its part; nothing counts then.
+            BoigError: on every rank, if any could not write its snapshot now, or send its part of the checkpoint before; the first of what
+                they met. What is incomplete does not count.
         """
+        self.wait()
+        local = Path(tempfile.mkdtemp(prefix="boig-checkpoint-"))
+        try:
+            folders = _every_rank(partial(_snapshot, what, local))
+        except BaseException:
+            shutil.rmtree(local, ignore_errors=True)
+            raise
         uri = store.join(self._folder(self.attempt), f"step-{step:06d}")
-        with _scratch() as local:
-            what.save(local)
-            mine = [
-                FileEntry(path=p.relative_to(local).as_posix(), size=p.stat().st_size, sha256=sha256_file(p))
-                for p in sorted(local.rglob("*"))
-                if p.is_file() and p.suffix != ".py"  # DeepSpeed adds conversion scripts
-            ]
-            parts = _every_rank(lambda: _upload(mine, local, uri))
-        if rank() == 0:
-            files = {entry.path: entry.model_dump() for part in parts for entry in part}
-            marker = {"step": step, "workers": world_size(), "files": list(files.values()), "state": dict(state or {})}
-            store.write_bytes(store.join(uri, COMPLETE), json.dumps(marker).encode())
+        # A folder of its own for each save: after a restart the same step is written again, perhaps beside a rank that is not dead yet.
+        marker = {"format": _FORMAT, "step": step, "workers": world_size(), "folder": folders[0], "state": dict(state or {})}
+        self._upload = _Upload(local, uri, marker)
         return uri
+
+    def wait(self) -> None:
+        """Wait until the checkpoint that was saved last is complete. A training calls it at its end, or may lose that checkpoint.
+
+        Raises:
+            BoigError: as `save`.
+        """
+        upload, self._upload = self._upload, None
+        if upload is None:
+            return
+        try:
+            _every_rank(upload.sent.result)
+            _broadcast(upload.marked.result)
+        finally:
+            upload.ended.set()
 
     def restore(self, what: Saveable) -> Restored | None:
         """Load the newest complete checkpoint of this or an older attempt; None when there is none.
 
         A checkpoint whose files differ from its marker is passed over with a warning for the one before it.
+
+        Raises:
+            BoigError: on every rank, what ``what`` met on any.
         """
+        self.wait()
         for uri in self.found():
             with _scratch() as local:
                 try:
                     marker = _broadcast(partial(_read_marker, uri))
-                    _every_rank(partial(_download, uri, marker, local))
+                    folder = _download(uri, marker, local)
                 except CorruptError as exc:
                     log.warning("checkpoint passed over: %s", exc)
                     continue
-                what.load(local)
+                _every_rank(partial(what.load, folder))
             if rank() == 0:
                 log.info("continuing from %s", uri)
             return Restored(int(marker["step"]), marker["state"])
@@ -113,8 +145,7 @@ class Checkpoints:
         for attempt in range(self.attempt, 0, -1):
             folder = self._folder(attempt)
             for path, _ in store.list_files(folder):
-                match = re.fullmatch(rf"(step-(\d+))/{re.escape(COMPLETE)}", path)
-                if match:
+                if match := _MARKER.fullmatch(path):
                     steps.append((int(match[2]), attempt, store.join(folder, match[1])))
         return [uri for _, _, uri in sorted(steps, reverse=True)]
 
@@ -122,27 +153,128 @@ class Checkpoints:
         return store.join(commits.attempt_uri(self.task, attempt), *["checkpoints", self.name][: 2 if self.name else 1])
 
 
-def _upload(entries: list[FileEntry], local: Path, uri: str) -> list[FileEntry]:
-    for entry in entries:
-        store.upload_file(local / entry.path, store.join(uri, entry.path))
-    return entries
+def _snapshot(what: Saveable, local: Path) -> str:
+    """Write a rank's part; returns a name that no other save has."""
+    what.save(local)
+    return uuid.uuid4().hex[:12]
+
+
+class _Upload:
+    """One rank's part of a checkpoint on its way to the store, in a thread.
+
+    Attributes:
+        sent: set when this rank's files and their list are in the store.
+        marked: set, on rank 0, when the checkpoint is complete.
+        ended: to be set when nobody waits any more; rank 0 then no longer waits for the others.
+    """
+
+    def __init__(self, local: Path, uri: str, marker: Mapping[str, Any]) -> None:
+        self.sent: Future[None] = Future()
+        self.marked: Future[None] = Future()
+        self.ended = threading.Event()
+        self._local, self._uri, self._marker = local, uri, marker
+        self._data = store.join(uri, marker["folder"])
+        self._rank = rank()
+        # A daemon: a training that failed elsewhere must end, and rank 0 would wait for ranks that are gone.
+        threading.Thread(target=self._run, name="boig-checkpoint", daemon=True).start()
+
+    def _run(self) -> None:
+        if _settle(self.sent, self._send) and self._rank == 0:
+            _settle(self.marked, self._mark)
+
+    def _send(self) -> None:
+        try:
+            files = [
+                FileEntry(path=p.relative_to(self._local).as_posix(), size=p.stat().st_size, sha256=sha256_file(p))
+                for p in sorted(self._local.rglob("*"))
+                if p.is_file() and p.suffix != ".py"  # DeepSpeed adds conversion scripts
+            ]
+            for entry in files:
+                store.upload_file(self._local / entry.path, store.join(self._data, entry.path), move=True)
+        finally:
+            shutil.rmtree(self._local, ignore_errors=True)
+        store.write_bytes(self._part(self._rank), json.dumps([entry.model_dump() for entry in files]).encode())
+
+    def _mark(self) -> None:
+        files: dict[str, Any] = {}
+        for other in range(self._marker["workers"]):
+            pause = 0.05
+            while not store.exists(self._part(other)):
+                if self.ended.wait(pause):
+                    raise InfrastructureError(self._part(other), "never came", "see the log of that rank")
+                pause = min(2 * pause, _LONGEST_POLL_S)
+            files |= {item["path"]: item for item in json.loads(store.read_bytes(self._part(other)))}
+        store.write_bytes(store.join(self._uri, COMPLETE), json.dumps({**self._marker, "files": list(files.values())}).encode())
+        try:
+            _remove_before(self._uri)
+        except BoigError as exc:
+            log.warning("old checkpoints stay: %s", exc)
+
+    def _part(self, rank: int) -> str:
+        return store.join(self._data, f"part-{rank:05d}.json")
+
+
+def _settle(future: Future[None], act: Callable[[], None]) -> bool:
+    """Run something and leave its end, good or bad, in a future; says whether it was good."""
+    try:
+        act()
+    except BaseException as exc:
+        future.set_exception(exc)
+        return False
+    future.set_result(None)
+    return True
+
+
+def _remove_before(uri: str) -> None:
+    """Remove what is older than a checkpoint and the complete one before it; markers first, so that nothing torn looks whole."""
+    folder, newest = uri.rsplit("/", 1)[0], _step(store.name(uri))
+    files = [path for path, _ in store.list_files(folder) if _step(path) <= newest]
+    kept = sorted(_step(path) for path in files if _MARKER.fullmatch(path))[-KEPT:]
+    for path in sorted((path for path in files if 0 <= _step(path) < newest and _step(path) not in kept), key=_is_no_marker):
+        store.delete_file(store.join(folder, path))
+
+
+def _step(path: str) -> int:
+    """Step of a checkpoint's folder or file; -1 for what belongs to no checkpoint of this name."""
+    match = re.match(r"step-(\d+)(/|$)", path)
+    return int(match[1]) if match else -1
+
+
+def _is_no_marker(path: str) -> bool:
+    return not _MARKER.fullmatch(path)
 
 
 def _read_marker(uri: str) -> dict[str, Any]:
-    marker: dict[str, Any] = json.loads(store.read_bytes(store.join(uri, COMPLETE)))
+    target = store.join(uri, COMPLETE)
+    try:
+        marker: dict[str, Any] = json.loads(store.read_bytes(target))
+    except json.JSONDecodeError as exc:
+        raise CorruptError(target, "is no marker", "an older checkpoint is used") from exc
+    if marker.get("format", 1) > _FORMAT:
+        raise CorruptError(target, f"has format {marker['format']}, newer than {_FORMAT}", "an older checkpoint is used")
     return marker
 
 
-def _download(uri: str, marker: Mapping[str, Any], local: Path) -> None:
-    for item in marker["files"]:
-        entry = FileEntry.model_validate(item)
-        target = local / entry.path
+def _download(uri: str, marker: Mapping[str, Any], local: Path) -> Path:
+    """Fetch and check the files of all ranks, each file once a machine; returns the folder, which the machine's ranks share."""
+    places = _every_rank(lambda: (socket.gethostname(), str(local)))
+    # Equal host names need not mean one disk (containers); then the other rank's folder is not there.
+    together = [place for host, place in places if host == socket.gethostname() and Path(place).is_dir()]
+    source, folder = store.join(uri, marker.get("folder", "")).rstrip("/"), Path(together[0])
+    mine = marker["files"][together.index(str(local)) :: len(together)]
+    _every_rank(partial(_fetch, source, mine, folder))
+    return folder
+
+
+def _fetch(source: str, items: list[Any], folder: Path) -> None:
+    for entry in map(FileEntry.model_validate, items):
+        file, target = store.join(source, entry.path), folder / entry.path
         try:
-            store.download_file(store.join(uri, entry.path), target)
+            store.download_file(file, target)
         except FileNotFoundError as exc:
-            raise CorruptError(store.join(uri, entry.path), "is missing", "an older checkpoint is used") from exc
+            raise CorruptError(file, "is missing", "an older checkpoint is used") from exc
         if target.stat().st_size != entry.size or sha256_file(target) != entry.sha256:
-            raise CorruptError(store.join(uri, entry.path), "differs from its marker", "an older checkpoint is used")
+            raise CorruptError(file, "differs from its marker", "an older checkpoint is used")
 
 
 def _every_rank(act: Callable[[], T]) -> list[T]:

@@ -7,6 +7,7 @@ loading its whole state. This is the only module that imports deepspeed. Leaves 
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -22,9 +23,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from boig_core.errors import RecipeError, TrainingDivergedError
+from boig_core.training.reshard import pieces, refill
 
 Offload = Literal["none", "optimizer", "all"]
 _TAG = "state"
+_LAYOUT = "layout.json"
 _LARGEST_BUCKET = 500_000_000
 
 
@@ -202,27 +205,77 @@ class Engine:
         self._engine.save_checkpoint(
             str(folder),
             tag=_TAG,
-            client_state={"steps_done": self.steps_done, "world_size": world_size()},
+            client_state={"steps_done": self.steps_done},
             save_latest=False,
             exclude_frozen_parameters=frozen and self.config.zero_stage > 0,
         )
         torch.save(_rng_state(), folder / f"rng-{rank():05d}.pt")
+        if rank() == 0:
+            layout = {"ranks": world_size(), "zero_stage": self.config.zero_stage, "groups": self._groups()}
+            (folder / _LAYOUT).write_text(json.dumps(layout))
 
     def load(self, folder: Path) -> None:
         """Continue from what `save` wrote on all ranks; every rank must call it with the files of all ranks in ``folder``.
 
+        On as many ranks and with the same ZeRO stage the training goes on bit for bit. Otherwise weights and moments are the same numbers,
+        so that it goes on to rounding, and each rank is seeded by (step, rank), since the random states of the old ranks have no heirs.
+
         Raises:
-            RecipeError: it was written by another number of ranks.
+            RecipeError: it is of another model, or only one of the two trainings uses ZeRO.
         """
-        ranks = len(list(folder.glob("rng-*.pt")))
-        if ranks != world_size():
-            raise RecipeError(f"workers: {world_size()}", f"the checkpoint was written by {ranks}", "keep the number of workers of a run")
-        frozen = any(not p.requires_grad for p in self.module.parameters())
-        path, client = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=not frozen, load_lr_scheduler_states=False)
-        if path is None:
+        if not (folder / _LAYOUT).is_file():
             raise RecipeError(str(folder), "holds no engine state", "give the folder of a complete checkpoint")
+        layout = json.loads((folder / _LAYOUT).read_text())
+        stage = self.config.zero_stage
+        _refuse_other_model(layout["groups"], self._groups())
+        if (layout["zero_stage"] == 0) != (stage == 0):
+            raise RecipeError(
+                f"zero_stage: {stage}", f"the checkpoint was written with {layout['zero_stage']}", "keep stage 0, or stages 1 to 3"
+            )
+        same = (layout["ranks"], layout["zero_stage"]) == (world_size(), stage)
+        if same or stage == 0:
+            frozen = any(not p.requires_grad for p in self.module.parameters())
+            _, client = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=not frozen, load_lr_scheduler_states=False)
+        else:
+            client = self._load_resharded(folder / _TAG, layout["groups"], layout["ranks"])
         self.steps_done = int(client["steps_done"])
-        _set_rng_state(torch.load(folder / f"rng-{rank():05d}.pt", weights_only=False))
+        if same:
+            _set_rng_state(torch.load(folder / f"rng-{rank():05d}.pt", weights_only=False))
+        else:
+            _seed(self.steps_done, rank())
+
+    def _groups(self) -> list[dict[str, list[int]]]:
+        """Shape by name of what is trained, in the order in which DeepSpeed flattens it."""
+        if self.config.zero_stage == 0:
+            return [{name: list(param.shape) for name, param in self.module.named_parameters() if param.requires_grad}]
+        return [{name: list(shape) for name, shape in group.items()} for group in self._engine._get_zero_param_shapes()]
+
+    def _load_resharded(self, files: Path, groups: list[dict[str, list[int]]], ranks: int) -> dict[str, Any]:
+        """Weights, moments and buffers from the partitions of other ranks; returns what was saved beside them."""
+        saved = []
+        for index in range(ranks):
+            (path,) = files.glob(f"*zero_pp_rank_{index}_mp_rank_00_optim_states.pt")
+            state = torch.load(path, map_location="cpu", mmap=True, weights_only=False)["optimizer_state_dict"]
+            saved.append((state, list(pieces(state, groups, index, ranks))))
+        optimizer = self._engine.optimizer
+        if self.config.zero_stage == 3:
+            optimizer.checkpoint_event_prologue()
+        state = optimizer.state_dict()
+        mine = list(pieces(state, self._groups(), rank(), world_size()))
+        everyone: list[Any] = [None] * world_size()
+        dist.all_gather_object(everyone, {piece.name: piece.size for piece in mine})
+        refill(state, mine, {piece.name: sum(sizes.get(piece.name, 0) for sizes in everyone[: rank()]) for piece in mine}, saved)
+        optimizer.load_state_dict([state] * world_size(), load_optimizer_states=True, load_from_fp32_weights=True)
+        if self.config.zero_stage == 3:
+            optimizer.checkpoint_event_epilogue()
+        else:
+            optimizer.update_lp_params()
+        first = next(path for path in sorted(files.glob("*_model_states.pt")))
+        client: dict[str, Any] = torch.load(first, map_location="cpu", weights_only=False)
+        for name, buffer in self.module.named_buffers():
+            if name in client["module"]:
+                buffer.copy_(client["module"][name])
+        return client
 
 
 def deepspeed_settings(config: EngineConfig, trained: int) -> dict[str, Any]:
@@ -299,3 +352,21 @@ def _set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def _seed(step: int, rank: int) -> None:
+    seed = int(np.random.SeedSequence((step, rank)).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)  # of the CPU and of all GPUs
+
+
+def _refuse_other_model(saved: list[dict[str, list[int]]], groups: list[dict[str, list[int]]]) -> None:
+    old, new = ({name: shape for group in side for name, shape in group.items()} for side in (saved, groups))
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            raise RecipeError(
+                f"trained parameter {name}",
+                f"has shape {old.get(name, 'none')} in the checkpoint and {new.get(name, 'none')} in this model",
+                "go back to the recipe of that run, or start a new one",
+            )

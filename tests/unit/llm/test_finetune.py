@@ -104,8 +104,10 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(make_samples: M
         if step == 4:
             raise KeyboardInterrupt
 
+    points = Checkpoints(str(tmp_path), 1)
     with pytest.raises(KeyboardInterrupt):
-        weights(samples, small(), checkpoints=Checkpoints(str(tmp_path), 1), report=stop)
+        weights(samples, small(), checkpoints=points, report=stop)
+    points.wait()
     resumed = weights(samples, small(), checkpoints=Checkpoints(str(tmp_path), 2), report=lambda step, values: seen.append(step))
     assert seen == [4, 5, 6]
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -96,11 +96,36 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in engine.state_dict().items())
 
 
-def test_the_checkpoint_of_another_number_of_workers_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("saved", "loaded"), [(1, 3), (3, 2)])
+def test_a_checkpoint_goes_on_under_another_zero_stage_to_rounding(saved: int, loaded: int, tmp_path: Path) -> None:
+    def create(stage: int) -> Engine:
+        model = make_model()
+        model.register_buffer("seen", torch.zeros(1))
+        return Engine.create(model, EngineConfig(lr=1e-2, steps=12, weight_decay=0.1, zero_stage=stage))  # type: ignore[arg-type]
+
+    whole = create(saved)
+    run(whole, 5)
+    whole.module.get_buffer("seen").fill_(5.0)
+    whole.save(tmp_path)
+    run(whole)
+    later = create(loaded)
+    later.load(tmp_path)
+    assert later.steps_done == 5
+    noise = torch.rand(3)
+    run(later)
+    for name, tensor in later.state_dict().items():
+        torch.testing.assert_close(tensor, whole.state_dict()[name], rtol=0, atol=1e-6)
+    again = create(loaded)
+    again.load(tmp_path)
+    assert torch.equal(torch.rand(3), noise), "seeded by step and rank"
+
+
+def test_a_checkpoint_without_zero_is_refused_with_zero_and_so_is_an_empty_folder(tmp_path: Path) -> None:
+    Engine.create(make_model(), EngineConfig(lr=1e-2, steps=12, zero_stage=0)).save(tmp_path / "plain")
     engine = Engine.create(make_model(), CONFIG)
-    engine.save(tmp_path)
-    (tmp_path / "rng-00001.pt").write_bytes(b"")
-    with pytest.raises(RecipeError, match="written by 2"):
+    with pytest.raises(RecipeError, match="zero_stage: 2: the checkpoint was written with 0"):
+        engine.load(tmp_path / "plain")
+    with pytest.raises(RecipeError, match="holds no engine state"):
         engine.load(tmp_path)
 
 
