@@ -40,7 +40,7 @@ def work(space: Workspace) -> Outcome:
         calibration=calibration,
         generation=generation,
         seconds={stage: s for stage, s in seconds.items() if s is not None},
-        recipe=recipe.name,
+        recipe=recipe,
     )
     out = space.scratch / "report"
     out.mkdir()
