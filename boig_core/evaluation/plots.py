@@ -97,13 +97,13 @@ def reliability(deciles: Sequence[Mapping[str, Any]]) -> str:
     """
     total = sum(row["n"] for row in deciles)
     top = max(0.05, *(row["share_high"] for row in deciles)) * 1.05
-    panels = (("share_high", _TOP, 96, 0.0, top, "share of HIGH"), ("kpi_normalized", 118, 202, 0.0, 100.0, "mean KPI"))
+    panels = (("share_high", 26, 102, 0.0, top, "share of HIGH"), ("kpi_normalized", 132, 208, 0.0, 100.0, "mean KPI"))
     step = (_WIDTH - _LEFT - 16) / 10
 
     def px(decile: int) -> float:
         return float(_LEFT + (decile - 0.5) * step)
 
-    parts = [f'<svg viewBox="0 0 {_WIDTH} 246" role="img" aria-label="share of HIGH images and mean KPI by decile of the reward">']
+    parts = [f'<svg viewBox="0 0 {_WIDTH} 252" role="img" aria-label="share of HIGH images and mean KPI by decile of the reward">']
     for key, upper, lower, y0, y1, title in panels:
 
         def py(y: float, upper: int = upper, lower: int = lower, y0: float = y0, y1: float = y1) -> float:
@@ -118,8 +118,8 @@ def reliability(deciles: Sequence[Mapping[str, Any]]) -> str:
             parts.append(bar if key == "share_high" else f'<circle class="dot clear" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>')
         mean = py(sum(row["n"] * row[key] for row in deciles) / total)
         parts.append(f'<line class="zero" x1="{_LEFT}" x2="{_WIDTH - 16}" y1="{mean:.1f}" y2="{mean:.1f}"/>')
-        parts.append(f'<text class="label" x="{_LEFT + 6}" y="{upper + 10}">{title}</text>')
-    for y, key in ((221, "decile"), (239, "n")):
+        parts.append(f'<text class="label" x="{_LEFT}" y="{upper - 8}">{title}</text>')
+    for y, key in ((227, "decile"), (245, "n")):
         parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y}" text-anchor="end">{key}</text>')
         parts += [f'<text class="tick" x="{px(row["decile"]):.1f}" y="{y}" text-anchor="middle">{row[key]}</text>' for row in deciles]
     return "".join([*parts, "</svg>"])
