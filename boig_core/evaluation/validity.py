@@ -19,7 +19,8 @@ from boig_core.evaluation.intervals import interval, resample_counts
 from boig_core.vocabulary import KpiValue, Sample
 
 MIN_POSTS: Final = 10
-"""Fewer posts have no interval, fewer HIGH or LOW posts no interval of the AUC: resampling a handful of posts is sure of anything."""
+"""Fewer posts have no interval, fewer HIGH or LOW posts no interval of the AUC: resampling a handful of posts is sure of anything. At this
+many a reward of pure noise has its whole interval above 0.5 in 3 of 100 cases, as it should; with 4 HIGH posts in 6."""
 MIN_ACCOUNT: Final = 20
 """Fewer images of an account are counted, not shown; so are accounts with fewer than `MIN_BUCKET` HIGH or LOW images."""
 MIN_BUCKET: Final = 3
@@ -191,8 +192,9 @@ class _Held:
     def auc(self, reward_N: Floats, high_N: NDArray[np.bool_], low_N: NDArray[np.bool_]) -> tuple[float | None, Interval | None]:
         """AUC and its interval."""
         both = np.intersect1d(self.account_N[high_N], self.account_N[low_N])
-        if not both.size:
-            self.undefined |= dict.fromkeys(("auc_high_vs_low", "auc_interval"), "no account has both a HIGH and a LOW image")
+        if not both.size or not varies_within(reward_N, self.account_N):
+            reason = "the reward does not vary within any account" if both.size else "no account has both a HIGH and a LOW image"
+            self.undefined |= dict.fromkeys(("auc_high_vs_low", "auc_interval"), reason)
             return None, None
         auc_R = auc_within(reward_N, high_N, low_N, self.account_N, self.weights_RN)
         paired_N = np.isin(self.account_N, both)

@@ -152,16 +152,16 @@ def require_worth(calibration: Calibration, reward: Reward) -> None:
     """The gate before anything is optimized.
 
     Raises:
-        InputError: the calibration is of another formulation than ``reward.name``, or this one does not pass on the test split.
+        InputError: the calibration is of another formulation than the recipe's, or this one does not pass on the test split.
     """
     name, rows = reward.name, calibration.splits["test"]
     if calibration.reward != name:
-        raise InputError(f"reward.name = {name}", f"the calibration was made for {calibration.reward}", "run the stage calibrate again")
+        raise InputError(f"reward {name}", f"the calibration was made for {calibration.reward}", "run the stage calibrate again")
     if passes(rows[name], reward.min_auc):
         return
     best = calibration.recommended
     if best is not None and best != name and passes(rows[best], reward.min_auc):
-        remedy = f"set reward.name={best}, with {_told(rows[best])}, and run calibrate again"
+        remedy = f"let the recipe's reward be {best}, with {_told(rows[best])}, and run calibrate again"
     else:
         remedy = "ingest more posts or train BoigLLM longer, and run calibrate again"
     rule = f"the 95 % interval must lie above {reward.min_auc:g} (reward.min_auc) before ddpo may optimize the reward"

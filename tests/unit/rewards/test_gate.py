@@ -84,7 +84,7 @@ def test_the_refusal_names_the_recommended_formulation_if_that_one_passes() -> N
     found = calibrated({"contrast": shuffled, "dsg": informative()})
     assert found.recommended == "dsg"
     with pytest.raises(
-        InputError, match=r"^reward contrast: AUC .*; set reward.name=dsg, with AUC .*, and run calibrate again$"
+        InputError, match=r"^reward contrast: AUC .*; let the recipe's reward be dsg, with AUC .*, and run calibrate again$"
     ) as refused:
         require_worth(found, recipe().reward)
     assert "\n" not in str(refused.value)
@@ -144,16 +144,24 @@ def job(root: str, stage: Stage, inputs: dict[str, str], made: Recipe) -> Job:
     return Job(stage=stage, recipe=made, inputs=inputs, store=root, root="dag/run", task=task, attempt=1)
 
 
+def published(root: str, stage: Stage, kind: str, folder: Path, made: Recipe) -> str:
+    """A committed output."""
+    maker = job(root, stage, {}, made)
+    uri = Workspace(maker, folder).publish(f"made/{kind}", folder, kind=kind, meta={"perception": "of a test"})
+    commit.commit(maker.attempt_uri, {kind: uri}, {})
+    return uri
+
+
 def test_calibrate_measures_an_untrained_model_and_ddpo_refuses_it_before_ray(
     tmp_path: Path, untrained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, made = str(tmp_path / "store"), recipe("reward.posts=120")
-    llm = job(root, Stage.FINETUNE_LLM, {}, made)
-    boigllm = Workspace(llm, tmp_path / "scratch").publish("models/boigllm", untrained, kind="boigllm")
-    commit.commit(llm.attempt_uri, {"boigllm": boigllm}, {})
+    boigllm = published(root, Stage.FINETUNE_LLM, "boigllm", untrained, made)
+    (tmp_path / "dataset").mkdir()
+    dataset = published(root, Stage.PERCEIVE, "dataset", tmp_path / "dataset", made)
     every = [*posts("train"), *posts("validation"), *posts("test")]
     monkeypatch.setattr(ray_jobs.calibrate, "read_samples", lambda uri: [*every, replace(every[-1], id="unseen", description=None)])
-    calibrate = job(root, Stage.CALIBRATE, {"dataset": "made-up", "boigllm": boigllm}, made)
+    calibrate = job(root, Stage.CALIBRATE, {"dataset": dataset, "boigllm": boigllm}, made)
     assert run_stage(ray_jobs.calibrate.work, [write_job(calibrate)]) == 0
     assert "ddpo will not start: reward contrast" in capsys.readouterr().out
     done = commit.read_commit(calibrate.attempt_uri)
@@ -174,7 +182,7 @@ def test_calibrate_measures_an_untrained_model_and_ddpo_refuses_it_before_ray(
         raise AssertionError("Ray was asked for")
 
     monkeypatch.setattr(ray_jobs.ddpo, "connect", never)
-    ddpo = job(root, Stage.DDPO, {"dataset": "made-up", "boigllm": boigllm, "calibration": done["outputs"]["calibration"]}, made)
+    ddpo = job(root, Stage.DDPO, {"dataset": dataset, "boigllm": boigllm, "calibration": done["outputs"]["calibration"]}, made)
     assert run_stage(ray_jobs.ddpo.work, [write_job(ddpo)]) == 2
     reason = json.loads(store.read_bytes(store.join(ddpo.attempt_uri, "error.json")))
     assert reason["type"] == "InputError"
