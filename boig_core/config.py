@@ -298,6 +298,9 @@ class Reward(_Section):
     """Rewards are clipped to this range of the reward on real validation images."""
     posts: int = Field(600, ge=10)
     """Held-out posts a split that the calibration scores."""
+    min_auc: Fraction | None = Field(0.5, ge=0, lt=1)
+    """ddpo refuses a reward unless the whole 95 % interval of its AUC, HIGH against LOW on test images, lies above this; 0.5 is chance;
+    none: no gate."""
     chunk: int = Field(32, ge=1)
     """Images scored at a time: fixed, so that a redone chunk gives the same bits."""
 

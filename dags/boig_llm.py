@@ -2,7 +2,8 @@
 
 **finetune_llm** trains BoigLLM on the dataset (behaviour fine-tuning) and, beside it, a twin that does not see the KPI;
 **evaluate_llm** compares their descriptions of test images with what is really seen in them;
-**calibrate** asks whether BoigLLM's reward tells high from low on held-out real images, and fixes the reward's range.
+**calibrate** asks how well each formulation of the reward tells high from low on held-out real images, recommends one, and fixes the
+range of the one that the recipe names.
 
 Runs when `boig/dataset` is updated, or by hand. Emits `boig/boigllm`, which starts `boig_sd`.
 """

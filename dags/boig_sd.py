@@ -1,7 +1,8 @@
 """# boig_sd: the image generator is aligned with the KPI
 
-**finetune_sd** fine-tunes the diffusion model on high-KPI images alone (the baseline to beat); **ddpo** aligns it with BoigLLM's reward;
-**evaluate_sd** compares base, baseline and BoigSD on the same prompts and seeds; **report** puts everything on one page.
+**finetune_sd** fine-tunes the diffusion model on high-KPI images alone (the baseline to beat); **ddpo** aligns it with BoigLLM's reward,
+if that reward tells high from low on test images with confidence; **evaluate_sd** compares base, baseline and BoigSD on the same prompts
+and seeds; **report** puts everything on one page.
 
 Runs when `boig/boigllm` is updated, or by hand. Emits `boig/boigsd`, which starts `boig_promote`.
 """

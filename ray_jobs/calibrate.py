@@ -1,13 +1,14 @@
 """Stage ``calibrate``: does each reward tell high-KPI images from low ones? Held-out real images, within account; in this process.
 
-Reads ``dataset`` (perceived) and ``boigllm``; publishes ``calibration`` (`boig_core.rewards.calibration.Calibration`). The best
-formulation is named by the validation split; the test split reports it. The recipe's own choice is what DDPO maximises, whichever is best.
+Reads ``dataset`` (perceived) and ``boigllm``; publishes ``calibration`` (`boig_core.rewards.calibration.Calibration`). The validation split
+recommends a formulation. The recipe's own choice is what DDPO maximizes, if it passes its gate on the test split.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,41 +16,63 @@ from numpy.typing import NDArray
 from boig_core.config import Recipe
 from boig_core.data.dataset import read_samples
 from boig_core.errors import InputError
-from boig_core.evaluation.validity import Validity, validity
+from boig_core.evaluation.terminal import validity_lines
+from boig_core.evaluation.validity import validity
 from boig_core.observability.logs import get_logger
 from boig_core.rewards import REWARDS
-from boig_core.rewards.calibration import Calibration, Conditions, clip_range, conditions, write_calibration
+from boig_core.rewards.calibration import (
+    Calibration,
+    Conditions,
+    clip_range,
+    conditions,
+    passes,
+    recommend,
+    require_worth,
+    write_calibration,
+)
 from boig_core.rewards.scorer import AnswerLogprobs, load_logprobs, score_tokens
 from boig_core.storage.job import Outcome, Workspace, run_stage
 from boig_core.verbalization.templates import Wording
 from boig_core.vocabulary import Description, Sample, Split
 
 log = get_logger(__name__)
+Rows = dict[str, dict[str, Any]]
 
 
 def work(space: Workspace) -> Outcome:
     """Score real validation and test images by every formulation, and write what DDPO and the report need of it."""
-    recipe = space.recipe
+    recipe, name = space.recipe, space.recipe.reward.name
     samples = read_samples(space.job.input("dataset"))
     found = conditions(samples)
     folder, _ = space.fetch("boigllm", "boigllm")
     logprobs = load_logprobs(folder)
     rewards, splits = {}, {}
     for split in ("validation", "test"):
-        rewards[split], measured = measure(logprobs, pick(samples, split, recipe), found, recipe)
-        splits[split] = {name: row.as_json() for name, row in measured.items()}
-        for name, row in measured.items():
-            log.info("%s %s: AUC %.3f, Pearson %.3f, n %d", split, name, row.auc_high_vs_low, row.pearson, row.n)
-    best = max(REWARDS, key=lambda name: float(splits["validation"][name]["auc_high_vs_low"]))
-    chosen = recipe.reward.name
-    clip = clip_range(rewards["validation"][chosen], recipe.reward.clip_percentiles)
+        picked = pick(samples, split, recipe)
+        rewards[split], length_N = score(logprobs, picked, found, recipe)
+        splits[split] = measure(rewards[split], length_N, picked, recipe)
+    clip = clip_range(rewards["validation"][name], recipe.reward.clip_percentiles)
+    best = recommend(splits["validation"])
+    calibration = Calibration(reward=name, clip=clip, conditions=found, recommended=best, splits=splits)
+    for line in validity_lines(calibration, recipe.reward.min_auc):
+        log.info("%s", line)
+    try:
+        require_worth(calibration, recipe.reward)
+    except InputError as refusal:
+        log.warning("ddpo will not start: %s", refusal)
     out = space.scratch / "calibration"
     out.mkdir()
-    write_calibration(
-        Calibration(reward=chosen, clip=clip, conditions=found, best_on_validation=best, splits=splits),
-        out,
-    )
-    metrics = {"reward": chosen, "best_on_validation": best, "auc_test": splits["test"][chosen]["auc_high_vs_low"]}
+    write_calibration(calibration, out)
+    row = splits["test"][name]
+    metrics = {
+        "reward": name,
+        "recommended": best,
+        "auc_test": row["auc_high_vs_low"],
+        "auc_test_interval": row["auc_interval"],
+        "spearman_test": row["spearman"],
+        "length_test": row["length_correlation"],
+        "passes": passes(row, recipe.reward.min_auc),
+    }
     return Outcome({"calibration": space.publish("evaluations/calibration", out, kind="calibration")}, metrics)
 
 
@@ -62,17 +85,21 @@ def pick(samples: Sequence[Sample], split: Split, recipe: Recipe) -> list[Sample
     return [held[index] for index in sorted(order)]
 
 
-def measure(
+def score(
     logprobs: AnswerLogprobs, samples: Sequence[Sample], found: Conditions, recipe: Recipe
-) -> tuple[dict[str, NDArray[np.float64]], dict[str, Validity]]:
-    """Reward of each sample's own image and its validity, by formulation."""
-    evidence = score_tokens(
-        logprobs, [sample.description or Description() for sample in samples], samples, found, recipe.reward.chunk, Wording.of(recipe)
-    )
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+    """Reward of each sample's own image by formulation, and the length of its answer in tokens."""
+    descriptions = [sample.description or Description() for sample in samples]
+    evidence = score_tokens(logprobs, descriptions, samples, found, recipe.reward.chunk, Wording.of(recipe))
     length_N = np.array([len(high_T) for high_T, _ in evidence], np.float64)
-    rewards = {name: np.array([formulation(high_T, low_T) for high_T, low_T in evidence]) for name, formulation in REWARDS.items()}
-    options = {"resamples": recipe.evaluation.bootstrap, "seed": recipe.seed}
-    return rewards, {name: validity(reward_N, length_N, samples, **options) for name, reward_N in rewards.items()}
+    return {name: np.array([formulation(high_T, low_T) for high_T, low_T in evidence]) for name, formulation in REWARDS.items()}, length_N
+
+
+def measure(rewards: Mapping[str, NDArray[np.float64]], length_N: NDArray[np.float64], samples: Sequence[Sample], recipe: Recipe) -> Rows:
+    """Validity of each formulation, as JSON."""
+    draws = {"resamples": recipe.evaluation.bootstrap, "seed": recipe.seed}
+    kpis = recipe.data.more_kpis
+    return {name: validity(reward_N, length_N, samples, more_kpis=kpis, **draws).as_json() for name, reward_N in rewards.items()}
 
 
 if __name__ == "__main__":

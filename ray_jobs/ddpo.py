@@ -1,7 +1,8 @@
 """Stage ``ddpo``: align Stable Diffusion with the reward; rollout and reward actors on Ray, the learner under Ray Train + DeepSpeed.
 
 Reads ``dataset``, ``boigllm`` and ``calibration``; publishes ``boigsd``: a whole diffusers folder with the adapter merged, which
-``StableDiffusionPipeline.from_pretrained`` opens, and the adapter alone in ``lora/``, for ``pipe.load_lora_weights`` on the base.
+``StableDiffusionPipeline.from_pretrained`` opens, and the adapter alone in ``lora/``, for ``pipe.load_lora_weights`` on the base. Nothing
+starts for a reward that does not tell HIGH from LOW on test images (`boig_core.rewards.calibration.require_worth`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from boig_core.diffusion.trajectory import Trajectory
 from boig_core.evaluation.files import make_grid
 from boig_core.observability.logs import get_logger
 from boig_core.observability.metrics import MetricLog
-from boig_core.rewards.calibration import Calibration, read_calibration
+from boig_core.rewards.calibration import Calibration, read_calibration, require_worth
 from boig_core.storage import manifest, store
 from boig_core.storage.job import Job, Outcome, Workspace, run_stage
 from boig_core.training.checkpoint import Checkpoints
@@ -38,8 +39,9 @@ log = get_logger("ray_jobs.ddpo")  # this module runs as __main__
 def work(space: Workspace) -> Outcome:
     """Start the actors, train, publish the aligned pipeline and its adapter."""
     recipe, job = space.recipe, space.job
-    manifest.verify(job.input("boigllm"), kind="boigllm")
     calibration = read_calibration(space.fetch("calibration", "calibration")[0])
+    require_worth(calibration, recipe.reward)
+    manifest.verify(job.input("boigllm"), kind="boigllm")
     connect()
     rollouts = RayRollouts.start(recipe, functools.partial(open_scorer, recipe, job.input("boigllm"), calibration))
     try:

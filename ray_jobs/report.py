@@ -18,6 +18,7 @@ from boig_core.evaluation.page import render
 from boig_core.evaluation.report import REPORT_FILE, build_report
 from boig_core.evaluation.verdict import findings, headline
 from boig_core.observability.logs import get_logger
+from boig_core.rewards.calibration import read_calibration
 from boig_core.storage import manifest, store
 from boig_core.storage.job import Outcome, Stage, Workspace, run_stage
 
@@ -30,7 +31,8 @@ def work(space: Workspace) -> Outcome:
     started = time.monotonic()
     recipe, job = space.recipe, space.job
     folders = {name: space.fetch(name, name)[0] for name in ("description", "calibration", "generation")}
-    description, calibration, generation = (read_json(folder / f"{name}.json") for name, folder in folders.items())
+    description, generation = (read_json(folders[name] / f"{name}.json") for name in ("description", "generation"))
+    calibration = read_calibration(folders["calibration"]).model_dump(mode="json")
     steps = trace(job.input(name) for name in _EVIDENCE)
     seconds = {stage: step.seconds for stage, step in steps.items()} | read_runs(job.inputs.get("runs"))
     seconds[Stage.REPORT.value] = round(time.monotonic() - started, 3)
@@ -40,7 +42,7 @@ def work(space: Workspace) -> Outcome:
         calibration=calibration,
         generation=generation,
         seconds={stage: s for stage, s in seconds.items() if s is not None},
-        recipe=recipe.name,
+        recipe=recipe,
     )
     out = space.scratch / "report"
     out.mkdir()

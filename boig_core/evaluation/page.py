@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from boig_core.config import Recipe
 from boig_core.evaluation.lineage import Step
-from boig_core.evaluation.plots import Line, line_chart, whiskers
+from boig_core.evaluation.plots import Line, line_chart, reliability, whiskers
 from boig_core.evaluation.verdict import findings, headline
 from boig_core.llm.metrics import METRICS
 
@@ -21,6 +21,8 @@ _SHOWN: Final = 6
 """Prompts whose images are shown at once; the others are folded away."""
 _MOST: Final = 24
 """Prompts whose images are in the page at all."""
+_ACCOUNTS: Final = 40
+"""Accounts whose numbers are in the page; ``report.json`` has them all."""
 MODEL_NAMES: Final = {
     "base": "Base",
     "high_kpi": "High-KPI fine-tune",
@@ -87,6 +89,8 @@ def render(
         floors=generation["floors"],
         gains=[(measure, whiskers(_gains(report, measure))) for measure in ("reward", "judge", "clip_margin")],
         knowing=whiskers([(f"{bucket} KPI", row) for bucket, row in _knowing(report).items()], digits=3),
+        reliability=_reliability(report),
+        accounts=sorted(report["reward_validity"][report["reward"]["name"]]["accounts"].items(), key=lambda row: -row[1]["n"])[:_ACCOUNTS],
         curves=_curves(steps),
         metrics=METRICS,
         steps=steps,
@@ -103,6 +107,13 @@ def _knowing(report: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     """Colors IOU of BoigLLM minus its twin's, by bucket."""
     found: Mapping[str, Mapping[str, Any]] = report["paired"].get("boigllm-no_kpi", {}).get("colors_iou", {})
     return found
+
+
+def _reliability(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and chart of each formulation: the one that is optimized, the recommended one, the others."""
+    first = [name for name in (report["reward"]["name"], report["reward"]["recommended"]) if name]
+    names = dict.fromkeys([*first, *report["reward_validity"]])
+    return [(name, reliability(report["reward_validity"][name]["reliability"])) for name in names]
 
 
 def _curves(steps: Mapping[str, Step]) -> list[Curve]:

@@ -1,6 +1,6 @@
-"""Two small charts as inline SVG that take their colors from the page's CSS, so that they follow light and dark.
+"""Three small charts as inline SVG that take their colors from the page's CSS, so that they follow light and dark.
 
-Lines over steps, and differences with their intervals. Leaves out: choosing what to draw (see `page`).
+Lines over steps, differences with their intervals, and what each decile of a reward holds. Leaves out: choosing what to draw (see `page`).
 """
 
 from __future__ import annotations
@@ -86,6 +86,42 @@ def whiskers(rows: Sequence[tuple[str, Mapping[str, Any]]], digits: int = 2) -> 
         parts.append(f'<circle class="dot {clear}" cx="{px(row["mean"]):.1f}" cy="{y}" r="5"/>')
         span = f"{row['mean']:+.{digits}f} ({row['low']:+.{digits}f}, {row['high']:+.{digits}f})"
         parts.append(f'<text class="tick" x="{_WIDTH - 4}" y="{y + 4}" text-anchor="end">{span}</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def reliability(deciles: Sequence[Mapping[str, Any]]) -> str:
+    """What the deciles of a reward hold: bars for the share of HIGH images, dots for the mean normalized KPI, and the images' counts.
+
+    Args:
+        deciles: rows of `boig_core.evaluation.validity.Decile`, at least one. The dashed lines are the means over all of them.
+    """
+    total = sum(row["n"] for row in deciles)
+    top = max(0.05, *(row["share_high"] for row in deciles)) * 1.05
+    panels = (("share_high", 26, 102, 0.0, top, "share of HIGH"), ("kpi_normalized", 132, 208, 0.0, 100.0, "mean KPI"))
+    step = (_WIDTH - _LEFT - 16) / 10
+
+    def px(decile: int) -> float:
+        return float(_LEFT + (decile - 0.5) * step)
+
+    parts = [f'<svg viewBox="0 0 {_WIDTH} 252" role="img" aria-label="share of HIGH images and mean KPI by decile of the reward">']
+    for key, upper, lower, y0, y1, title in panels:
+
+        def py(y: float, upper: int = upper, lower: int = lower, y0: float = y0, y1: float = y1) -> float:
+            return lower - (y - y0) / (y1 - y0) * (lower - upper)
+
+        for y in _ticks(y0, y1, 2):
+            parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - 16}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>')
+            parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{py(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
+        for row in deciles:
+            x, y, half = px(row["decile"]), py(row[key]), 0.36 * step
+            bar = f'<rect class="share" x="{x - half:.1f}" y="{y:.1f}" width="{2 * half:.1f}" height="{lower - y:.1f}"/>'
+            parts.append(bar if key == "share_high" else f'<circle class="dot clear" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>')
+        mean = py(sum(row["n"] * row[key] for row in deciles) / total)
+        parts.append(f'<line class="zero" x1="{_LEFT}" x2="{_WIDTH - 16}" y1="{mean:.1f}" y2="{mean:.1f}"/>')
+        parts.append(f'<text class="label" x="{_LEFT}" y="{upper - 8}">{title}</text>')
+    for y, key in ((227, "decile"), (245, "n")):
+        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y}" text-anchor="end">{key}</text>')
+        parts += [f'<text class="tick" x="{px(row["decile"]):.1f}" y="{y}" text-anchor="middle">{row[key]}</text>' for row in deciles]
     return "".join([*parts, "</svg>"])
 
 

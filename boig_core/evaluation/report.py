@@ -11,8 +11,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from boig_core.config import Recipe
 from boig_core.errors import BoigError, CorruptError
 from boig_core.llm.metrics import METRICS
+from boig_core.rewards.calibration import passes
 from boig_core.storage import store
 from boig_core.storage.job import Stage
 
@@ -38,7 +40,7 @@ def build_report(
     calibration: Mapping[str, Any],
     generation: Mapping[str, Any],
     seconds: Mapping[str, float],
-    recipe: str,
+    recipe: Recipe,
 ) -> dict[str, Any]:
     """Put the stages' results into the report's shape and check it.
 
@@ -48,7 +50,7 @@ def build_report(
         calibration: content of ``calibration.json``.
         generation: content of ``generation.json``.
         seconds: of each stage that is known.
-        recipe: name of the recipe.
+        recipe: its name is shown, its gate is applied to each reward.
 
     Raises:
         CorruptError: a number is not finite, or is missing without a reason.
@@ -63,21 +65,22 @@ def build_report(
             absent |= dict.fromkeys(empty, "undefined for every sample of this bucket")
     timings = {stage.value: seconds.get(stage.value) for stage in Stage}
     absent |= {f"timings.{stage}": "not among the runs that this report was made from" for stage, s in timings.items() if s is None}
-    validity = calibration["splits"]["test"]
-    for reward, row in validity.items():
-        absent |= {f"reward_validity.{reward}.{key}": "undefined: no variation" for key, value in row.items() if value is None}
+    validity = {name: _validity(calibration, name, recipe) for name in calibration["splits"]["test"]}
+    reward = {key: calibration[key] for key in ("clip", "recommended")} | {"name": calibration["reward"], "min_auc": recipe.reward.min_auc}
+    why = {"recommended": "no formulation has an AUC on the validation split", "min_auc": "the recipe sets no gate"}
+    absent |= {f"reward.{key}": reason for key, reason in why.items() if reward[key] is None}
     report = {
         "schema_version": 1,
-        "recipe": recipe,
+        "recipe": recipe.name,
         "dataset": {key: dataset.get(key) for key in _DATASET},
         "description": described,
-        "reward_validity": validity,
+        "reward_validity": {name: _explained(row, f"reward_validity.{name}", absent) for name, row in validity.items()},
         "generation": generation["generation"],
         "paired": {
             pair: {name: row for name, row in rows.items() if row}
             for pair, rows in {**description.get("paired", {}), **generation["paired"]}.items()
         },
-        "reward": {"name": calibration["reward"], "clip": calibration["clip"], "best_on_validation": calibration["best_on_validation"]},
+        "reward": reward,
         "timings": timings,
         "absent": absent,
     }
@@ -137,6 +140,24 @@ def read_report(uri: str) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, AttributeError) as exc:
         raise CorruptError(target, "is not a report", "give the folder that the stage report has published") from exc
     return dict(report)
+
+
+def _validity(calibration: Mapping[str, Any], name: str, recipe: Recipe) -> dict[str, Any]:
+    """Validity of one formulation on the test split, whether it passes the gate, and its numbers on the validation split."""
+    row, chosen_by = (calibration["splits"][split][name] for split in ("test", "validation"))
+    detail = {"reliability", "accounts", "accounts_too_few", "more_kpis"}
+    validation = {key: value for key, value in chosen_by.items() if key not in detail}
+    return {**row, "passes": passes(row, recipe.reward.min_auc), "validation": validation}
+
+
+def _explained(tree: Mapping[str, Any], path: str, absent: dict[str, str]) -> dict[str, Any]:
+    """The same without its ``undefined``, at any depth; each reason goes to ``absent``."""
+    absent |= {f"{path}.{key}": reason for key, reason in tree.get("undefined", {}).items()}
+    return {
+        key: _explained(value, f"{path}.{key}", absent) if isinstance(value, Mapping) else value
+        for key, value in tree.items()
+        if key != "undefined"
+    }
 
 
 def _extra_models(description: Mapping[str, Any]) -> set[str]:

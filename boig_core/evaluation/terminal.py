@@ -1,8 +1,8 @@
-"""A report as tables in a terminal: the same numbers as the page, for `boig report` and the end of a demo."""
+"""A report as tables in a terminal: the same numbers as the page, for `boig report` and the end of a demo; a calibration as log lines."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from rich.console import Console
@@ -10,8 +10,12 @@ from rich.table import Table
 
 from boig_core.config import Promotion
 from boig_core.evaluation.verdict import findings, headline
+from boig_core.rewards.calibration import Calibration, passes
 
 _MARKS: Final = {"good": "[green]✓[/]", "bad": "[red]✗[/]", "unknown": "[dim]·[/]"}
+_VALIDITY: Final = {
+    "AUC high / low": "auc_high_vs_low", "Pearson": "pearson", "Spearman": "spearman", "with length": "length_correlation", "n": "n",
+}  # fmt: skip
 _MEASURES: Final = ("reward", "judge", "clip", "clip_margin", "kid", "fid", "diversity", "named", "n")
 
 
@@ -31,9 +35,9 @@ def print_report(report: Mapping[str, Any], console: Console, promotion: Promoti
     for model, row in report["generation"].items():
         generators.add_row(model, *(["–"] * len(_MEASURES) if row is None else [_show(row.get(name)) for name in _MEASURES]))
     console.print(generators)
-    validity = _table("Reward on real test images", ("reward", "AUC high / low", "Pearson", "n"))
+    validity = _table("Reward on real test images", ("reward", *_VALIDITY, "gate"))
     for name, row in report["reward_validity"].items():
-        validity.add_row(name, _show(row["auc_high_vs_low"]), _show(row["pearson"]), _show(row["n"]))
+        validity.add_row(name, *(_show(row[key]) for key in _VALIDITY.values()), "passes" if row["passes"] else "blocked")
     console.print(validity)
     described = _table("Descriptions: colors IOU", ("model", "high", "low", "all"))
     for model, row in report["description"].items():
@@ -41,6 +45,20 @@ def print_report(report: Mapping[str, Any], console: Console, promotion: Promoti
     console.print(described)
     spent = sum(seconds for seconds in report["timings"].values() if seconds)
     console.print(f"[dim]– was not measured: {len(report['absent'])} reasons under absent in report.json · stages took {spent:.0f} s[/]")
+
+
+def validity_lines(calibration: Calibration, min_auc: float | None) -> Iterator[str]:
+    """Lines of one table, a formulation a line: AUCs with their 95 % intervals on both splits, the rest on the test split, the verdict."""
+    yield f"{'reward':<24}{'AUC, validation':>22}{'AUC, test':>22}{'Pearson':>9}{'Spearman':>10}{'length':>8}  gate"
+    for name, row in calibration.splits["test"].items():
+        aucs = ""
+        for measured in (calibration.splits["validation"][name], row):
+            span = measured["auc_interval"]
+            aucs += f"{_show(measured['auc_high_vs_low']) + (f' [{span[0]:.3f}, {span[1]:.3f}]' if span else ''):>22}"
+        numbers = f"{_show(row['pearson']):>9}{_show(row['spearman']):>10}{_show(row['length_correlation']):>8}"
+        marks = {"chosen": name == calibration.reward, "recommended": name == calibration.recommended}
+        verdict = ["passes" if passes(row, min_auc) else "blocked", *(mark for mark, on in marks.items() if on)]
+        yield f"{name:<24}{aucs}{numbers}  {', '.join(verdict)}"
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:

@@ -76,6 +76,9 @@ def _kept(report: Mapping[str, Any], measure: str, title: str, detail: str, leas
 def _validity(report: Mapping[str, Any]) -> Finding:
     name = report["reward"]["name"]
     row = report["reward_validity"][name]
-    low, high = row.get("auc_interval") or (row["auc_high_vs_low"],) * 2
-    detail = f"95 % interval {low:.2f} to {high:.2f}: {name} tells high from low on real test images; 0.5 is chance"
-    return Finding("Reward's AUC", f"{row['auc_high_vs_low']:.2f}", detail, "good" if low > 0.5 else "bad")
+    title, auc, span = "Reward's AUC", row["auc_high_vs_low"], row["auc_interval"]
+    if span is None:
+        missing = "auc_high_vs_low" if auc is None else "auc_interval"
+        return Finding(title, "undefined" if auc is None else f"{auc:.2f}", report["absent"][f"reward_validity.{name}.{missing}"], "bad")
+    detail = f"95 % interval {span[0]:.2f} to {span[1]:.2f}: {name} tells high from low on real test images; 0.5 is chance"
+    return Finding(title, f"{auc:.2f}", detail, "good" if span[0] > 0.5 else "bad")

@@ -2,25 +2,29 @@
 
 A condition is what a prompt ends with: the label with the likes that this account's posts of that bucket have, by the median over the
 training split. The stage ``calibrate`` writes it all into ``calibration.json``, with how well each formulation tells high from low on
-held-out images (`boig_core.evaluation.validity`). Leaves out: scoring (see `scorer`).
+held-out images (`boig_core.evaluation.validity`). The validation split recommends a formulation, the test split decides whether the one
+that the recipe names may be optimized at all. Leaves out: scoring (see `scorer`).
 """
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from boig_core.config import Reward
 from boig_core.errors import CorruptError, InputError
 from boig_core.verbalization.templates import KpiCondition
 from boig_core.vocabulary import Sample
 
 CALIBRATION_FILE: Final = "calibration.json"
+_VERSION: Final = 2
 
 
 class _Model(BaseModel):
@@ -112,29 +116,88 @@ class Calibration(_Model):
         reward: the formulation that the recipe maximises.
         clip: range that it is clipped to.
         conditions: HIGH and LOW by account.
-        best_on_validation: formulation with the highest AUC on the validation split.
+        recommended: the formulation that `recommend` names; none when no AUC is defined on the validation split.
         splits: validity of each formulation on ``validation`` and ``test`` (`boig_core.evaluation.validity.Validity`).
     """
 
-    schema_version: int = 1
+    schema_version: Literal[2] = _VERSION
     reward: str
     clip: tuple[float, float]
     conditions: Conditions
-    best_on_validation: str
+    recommended: str | None
     splits: dict[str, dict[str, dict[str, Any]]]
+
+
+def recommend(validation: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The formulation that tells HIGH from LOW best on the validation split: by AUC, then Spearman, then name.
+
+    Args:
+        validation: validity of each formulation; those without an AUC are passed over.
+    """
+    ranked = [
+        (-row["auc_high_vs_low"], np.inf if row["spearman"] is None else -row["spearman"], name)
+        for name, row in validation.items()
+        if row["auc_high_vs_low"] is not None
+    ]
+    return min(ranked)[2] if ranked else None
+
+
+def passes(row: Mapping[str, Any], min_auc: float | None) -> bool:
+    """Whether a formulation with this validity on the test split may be optimized: the whole interval of its AUC lies above ``min_auc``."""
+    span = row["auc_interval"]
+    return min_auc is None or (span is not None and span[0] > min_auc)
+
+
+def require_worth(calibration: Calibration, reward: Reward) -> None:
+    """The gate before anything is optimized.
+
+    Raises:
+        InputError: the calibration is of another formulation than the recipe's, or this one does not pass on the test split.
+    """
+    name, rows = reward.name, calibration.splits["test"]
+    if calibration.reward != name:
+        raise InputError(f"reward {name}", f"the calibration was made for {calibration.reward}", "run the stage calibrate again")
+    if passes(rows[name], reward.min_auc):
+        return
+    best = calibration.recommended
+    if best is not None and best != name and passes(rows[best], reward.min_auc):
+        remedy = f"let the recipe's reward be {best}, with {_told(rows[best])}, and run calibrate again"
+    else:
+        remedy = "ingest more posts or train BoigLLM longer, and run calibrate again"
+    rule = f"the 95 % interval must lie above {reward.min_auc:g} (reward.min_auc) before ddpo may optimize the reward"
+    raise InputError(f"reward {name}: {_told(rows[name])}", rule, remedy)
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    """A test AUC in words."""
+    images = f"on {row['n']} test images"
+    if row["auc_high_vs_low"] is None:
+        return f"no AUC {images} ({row['undefined']['auc_high_vs_low']})"
+    if row["auc_interval"] is None:
+        return f"AUC {row['auc_high_vs_low']:.3f} without an interval {images} ({row['undefined']['auc_interval']})"
+    low, high = row["auc_interval"]
+    return f"AUC {row['auc_high_vs_low']:.3f} [{low:.3f}, {high:.3f}] {images}"
 
 
 def read_calibration(folder: Path) -> Calibration:
     """Calibration of a fetched ``calibration`` output.
 
     Raises:
-        CorruptError: the file is missing or is none.
+        CorruptError: the file is missing, is none, or is one of an older version of boig.
     """
     path = folder / CALIBRATION_FILE
+    broken = CorruptError(path, "is not a calibration", "run the stage calibrate again")
     try:
-        return Calibration.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as exc:
-        raise CorruptError(path, "is not a calibration", "run the stage calibrate again") from exc
+        tree = json.loads(path.read_bytes())
+    except (OSError, ValueError) as exc:
+        raise broken from exc
+    version = tree.get("schema_version") if isinstance(tree, dict) else None
+    if isinstance(version, int) and version != _VERSION:
+        raise CorruptError(f"{path} of schema version {version}", f"must be of version {_VERSION}", "run the stage calibrate again")
+    try:
+        return Calibration.model_validate(tree)
+    except ValidationError as exc:
+        raise broken from exc
 
 
 def write_calibration(calibration: Calibration, folder: Path) -> Path:

@@ -2,7 +2,8 @@
 
 Runs the real stages one after the other with ``boig_core.demo.stage`` on the Ray cluster of ``RAY_ADDRESS`` (or one of its own):
 per law the ad world, ingest, perceive and the high-KPI baseline once; per training seed BoigLLM with its twin, calibration, alignment and
-evaluation. What is finished is never done again, so the script can be stopped and started. Writes ``evidence-LAW.json``; prints one table.
+evaluation. The reward's AUC on real test images stands beside that of the law's own oracle on the same images. What is finished is never
+done again, so the script can be stopped and started. Writes ``evidence-LAW.json``; prints one table.
 
     python infra/evidence/both_laws.py --home .boig/evidence [--laws sunlit nordic] [--seeds 0 1 2]
 """
@@ -14,11 +15,18 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from boig_core.adworld.ceiling import ceilings
 from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
+from boig_core.config import load_recipe
+from boig_core.data.dataset import read_images, read_samples
 from boig_core.demo.stage import run_one_stage
+from boig_core.evaluation.validity import validity
 from boig_core.storage import commit, store
+from ray_jobs.calibrate import pick
+from ray_jobs.judge import AdworldJudge
 
 RECIPE: Final = "tiny"
 LONGER: Final = (
@@ -29,6 +37,7 @@ LONGER: Final = (
     "llm.samples=24",
     "llm.generate_batch=256",
     "llm.eval_posts=1000",
+    "reward.posts=3000",
     "evaluation.fid_min=200",
 )
 """The demo's recipe on more posts, half of them held out, so that the intervals are narrow: 1,000 test posts a bucket. BoigLLM trains three
@@ -75,13 +84,29 @@ def seed_results(stages: Stages, seed: int, dataset: dict[str, str], high_kpi: d
     generated = stages.run("evaluate_sd", run, seed, {**inputs, **high_kpi, **boigsd})
     description = json.loads(store.read_bytes(store.join(described["description"], "description.json")))
     generation = json.loads(store.read_bytes(store.join(generated["generation"], "generation.json")))
+    calibration = json.loads(store.read_bytes(store.join(inputs["calibration"], "calibration.json")))
     base, aligned = (generation["generation"][model] for model in ("base", "boigsd"))
     return {
         "colors_iou": description["paired"]["boigllm-no_kpi"]["colors_iou"],
         "boigsd-base": generation["paired"]["boigsd-base"],
+        "reward_auc": reward_against_oracle(calibration, stages.law, dataset["dataset"], stages.overrides(seed)),
         "kept": {name: aligned[name] / base[name] for name in ("clip_margin", "diversity")},
         "generation": generation["generation"],
     }
+
+
+def reward_against_oracle(calibration: dict[str, Any], law: str, dataset: str, overrides: list[str]) -> dict[str, Any]:
+    """AUC of the reward and of the law's oracle on the same test images, and how much of the oracle's AUC above chance the reward has."""
+    recipe = load_recipe(RECIPE, overrides)
+    samples = pick(read_samples(dataset), "test", recipe)
+    images = read_images(dataset, {sample.image for sample in samples})
+    judged_N = AdworldJudge(law).judge([images[sample.image] for sample in samples], samples)
+    draws = {"resamples": recipe.evaluation.bootstrap, "seed": recipe.seed}
+    oracle = validity(judged_N, np.zeros(len(samples)), samples, **draws).as_json()
+    found = {"oracle": oracle, "reward": calibration["splits"]["test"][calibration["reward"]]}
+    above = {who: row["auc_high_vs_low"] - 0.5 for who, row in found.items()}
+    spans = {who: {key: row[key] for key in ("auc_high_vs_low", "auc_interval", "n")} for who, row in found.items()}
+    return {**spans, "share_of_oracle": above["reward"] / above["oracle"]}
 
 
 class Stages:
@@ -98,8 +123,11 @@ class Stages:
             done = commit.read_commit(commit.attempt_uri(task, number))
             if done is not None:
                 return dict(done["outputs"])
-        overrides = [*LONGER, f"seed={seed}", f"data.name={self.law}", f"evaluation.judge=adworld:{self.law}"]
-        return dict(run_one_stage(stage, RECIPE, overrides, inputs, self.root, name)["outputs"])
+        return dict(run_one_stage(stage, RECIPE, self.overrides(seed), inputs, self.root, name)["outputs"])
+
+    def overrides(self, seed: int) -> list[str]:
+        """What differs from the demo's recipe."""
+        return [*LONGER, f"seed={seed}", f"data.name={self.law}", f"evaluation.judge=adworld:{self.law}"]
 
 
 def table(law: str, found: dict[str, Any]) -> list[str]:
@@ -112,6 +140,10 @@ def table(law: str, found: dict[str, Any]) -> list[str]:
         }
         cells = [f"{name} {d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}] n={d['n']}" for name, d in spans.items()]
         cells += [f"{name} kept {share:.0%}" for name, share in row["kept"].items()]
+        ours, oracle = row["reward_auc"]["reward"], row["reward_auc"]["oracle"]
+        low, high = ours["auc_interval"]
+        cells.append(f"AUC of the reward {ours['auc_high_vs_low']:.3f} [{low:.3f}, {high:.3f}] n={ours['n']}")
+        cells.append(f"of the oracle {oracle['auc_high_vs_low']:.3f}; share above chance {row['reward_auc']['share_of_oracle']:.2f}")
         lines.append(f"  seed {seed}: " + " · ".join(cells))
     return lines
 

@@ -19,6 +19,7 @@ SMALL = [
     "llm.eval_posts=8",
     "llm.max_new_tokens=160",
     "reward.posts=24",
+    "reward.min_auc=null",
     "sd.steps=10",
     "ddpo.epochs=2",
     "ddpo.prompts=4",

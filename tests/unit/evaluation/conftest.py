@@ -13,11 +13,12 @@ import pytest
 from boig_core.config import Recipe, load_recipe
 from boig_core.evaluation.files import write_generation
 from boig_core.evaluation.generation import Measured, make_plan, summarize
+from boig_core.evaluation.validity import validity
 from boig_core.llm.metrics import METRICS
 from boig_core.rewards import REWARDS
 from boig_core.storage import commit, manifest, store
 from boig_core.storage.job import Job, Stage, Workspace, write_job
-from boig_core.vocabulary import Sample
+from boig_core.vocabulary import KpiValue, Sample
 
 
 def make_sample(index: int, **changes: Any) -> Sample:
@@ -52,6 +53,24 @@ def made_up_models(recipe: Recipe, gain: float = 1.0) -> tuple[Any, dict[str, Me
         colors = rng.integers(0, 255, size=(count, 1, 1, 3)) * np.linspace(1, 0.6, 32)[None, :, None, None]
         images[name] = np.broadcast_to(colors, (count, 32, 32, 3)).astype(np.uint8)
     return plan, measured, images
+
+
+def made_up_validity(seed: int) -> dict[str, Any]:
+    """Validity of each formulation on made-up posts: the first tells HIGH from LOW, the last pays for length."""
+    rng = np.random.default_rng(seed)
+    buckets = ["low"] * 12 + ["medium"] * 6 + ["high"] * 2
+    samples = [
+        make_sample(i, bucket=buckets[i // 3 % 20], kpi_normalized=5.0 * (i // 3 % 20), more_kpis={"shares": KpiValue(1.0, i % 97, None)})
+        for i in range(600)
+    ]
+    length_N = rng.integers(40, 60, 600).astype(float)
+    rewards = {name: rng.normal(size=600) for name in REWARDS}
+    rewards["contrast"] += [sample.kpi_normalized / 40 for sample in samples]
+    rewards["dsg"] += length_N / 4
+    return {
+        name: validity(reward_N, length_N, samples, more_kpis=("shares",), resamples=200, seed=0).as_json()
+        for name, reward_N in rewards.items()
+    }
 
 
 class Store:
@@ -104,11 +123,9 @@ def make_finished_run(tmp_path: Path) -> Job:
     description = world.run(
         Stage.EVALUATE_LLM, "description", "evaluations/description", {"description.json": described}, {"dataset": dataset, "boigllm": llm}
     )
-    valid = {"auc_high_vs_low": 0.81, "auc_interval": [0.76, 0.85], "pearson": 0.5, "pearson_interval": [0.4, 0.6],
-             "length_correlation": 0.1, "n": 400, "pairs": 9000}  # fmt: skip
-    calibrated = {"schema_version": 1, "reward": "contrast", "clip": [-4.0, 6.0], "best_on_validation": "contrast",
+    calibrated = {"schema_version": 2, "reward": "contrast", "clip": [-4.0, 6.0], "recommended": "contrast",
                   "conditions": {"accounts": {}, "fallback": {"high": 200.0, "low": 20.0}},
-                  "splits": {split: dict.fromkeys(REWARDS, valid) for split in ("validation", "test")}}  # fmt: skip
+                  "splits": {split: made_up_validity(seed) for seed, split in enumerate(("validation", "test"))}}  # fmt: skip
     calibration = world.run(
         Stage.CALIBRATE, "calibration", "evaluations/calibration", {"calibration.json": calibrated}, {"dataset": dataset, "boigllm": llm}
     )

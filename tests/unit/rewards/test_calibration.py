@@ -57,7 +57,7 @@ def test_clip_range_is_percentiles_and_never_empty() -> None:
 
 
 def test_calibration_survives_its_file_and_a_torn_one_is_refused(tmp_path: Path) -> None:
-    written = Calibration(reward="contrast", clip=(-1, 2), conditions=conditions(POSTS), best_on_validation="dsg", splits={"test": {}})
+    written = Calibration(reward="contrast", clip=(-1, 2), conditions=conditions(POSTS), recommended="dsg", splits={"test": {}})
     path = write_calibration(written, tmp_path)
     assert read_calibration(tmp_path) == written
     path.write_text(path.read_text()[:-20])

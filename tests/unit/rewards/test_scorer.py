@@ -68,7 +68,7 @@ def recipe(name: str = "contrast", chunk: int = 4) -> Recipe:
 
 
 def calibration(name: str = "contrast", clip: tuple[float, float] = (-1e9, 1e9)) -> Calibration:
-    return Calibration(reward=name, clip=clip, conditions=CONDITIONS, best_on_validation=name, splits={})
+    return Calibration(reward=name, clip=clip, conditions=CONDITIONS, recommended=name, splits={})
 
 
 def test_reward_is_the_contrast_of_the_answer_in_the_frame_of_training(llm: Path) -> None:
