@@ -244,7 +244,7 @@ def checked_loss(engine: Engine, llm: LLM, pad: int, examples: Sequence[Example]
     loss = AnswerLoss(engine, layout, llm.micro_batch)
     model.eval()
     if layout.room:
-        check_packing(engine, layout, model.config.vocab_size, type(model).__name__, engine.device)
+        check_packing(engine, model.config.vocab_size, type(model).__name__, engine.device)
     loss.check(examples)
     model.train()
     return loss

@@ -76,15 +76,17 @@ class AnswerLoss:
 
     @torch.no_grad()
     def validation(self, examples: Sequence[Example]) -> float:
-        """Loss a token on held-out samples, in equal shares of the ranks (ZeRO 3 needs all of them in each forward pass)."""
-        mine = examples[rank() : len(examples) // world_size() * world_size() : world_size()]
-        if not mine:
+        """Loss a token on held-out samples; not a number without any."""
+        if not examples:
             return float("nan")
+        mine = self._parts(examples[rank() :: world_size()])
+        # ZeRO 3 needs every rank in each forward pass: one that has no sample left looks at any, and does not count it.
+        idle = len(self._parts(examples[:: world_size()])) - len(mine)
         self._engine.module.eval()
-        nats = sum(float(self(part)) for part in self._parts(mine))
+        nats = [float(self(part)) for part in [*mine, *[examples[:1]] * idle]][: len(mine)]
         self._engine.module.train()
-        tokens = sum(len(example.answer_T) for example in mine)
-        summed = self._engine.total(torch.tensor([nats, tokens], dtype=torch.float64))
+        tokens = sum(len(example.answer_T) for part in mine for example in part)
+        summed = self._engine.total(torch.tensor([sum(nats), tokens], dtype=torch.float64))
         return float(summed[0] / summed[1])
 
     def _parts(self, examples: Sequence[Example]) -> list[Sequence[Example]]:

@@ -19,7 +19,9 @@ from boig_core.training.engine import Engine, EngineConfig
 VOCAB = 400
 SIZES: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 rng = np.random.default_rng(5)
-EXAMPLES = [Example(ids[:split], ids[split:]) for ids, split in ((rng.integers(3, VOCAB, 20).astype(np.int32), 4 + i % 9) for i in range(16))]
+EXAMPLES = [
+    Example(ids[:split], ids[split:]) for ids, split in ((rng.integers(3, VOCAB, 20).astype(np.int32), 4 + i % 9) for i in range(16))
+]
 
 
 def make_loss(config: Any, stage: int = 2, dtype: Any = "float32", room: float = 64, micro: int = 8) -> tuple[AnswerLoss, Engine]:

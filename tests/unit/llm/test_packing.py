@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MambaConfig, MistralConfig, Qwen2Config
 
 from boig_core.errors import RecipeError
-from boig_core.llm.packing import Layout, check_packing, first_fit
+from boig_core.llm.packing import Layout, cheapest_rows, check_packing, first_fit
 from boig_core.llm.tokens import Example
 
 VOCAB = 90
@@ -58,8 +58,8 @@ def test_first_fit_places_every_sample_once_in_the_first_row_with_room(sizes: li
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=9), st.sampled_from([0, 16, math.inf]))
 def test_rows_hold_the_samples_and_ask_for_the_answers(sizes: list[tuple[int, int]], room: float) -> None:
     examples = [example(*size, seed) for seed, size in enumerate(sizes)]
-    rows = Layout(pad=0, room=room)(examples)
-    order = [i for row in first_fit([e.length for e in examples], room) for i in row]
+    rows = Layout(pad=0, room=room, hidden=99)(examples)
+    order = [i for row in cheapest_rows([e.length for e in examples], room, 99) for i in row]
     assert rows.targets_N.tolist() == [token for i in order for token in examples[i].answer_T]
     following = torch.roll(rows.ids_BT, -1, dims=1)
     assert following[rows.keep_BT].tolist() == rows.targets_N.tolist()
@@ -73,9 +73,20 @@ def test_rows_hold_the_samples_and_ask_for_the_answers(sizes: list[tuple[int, in
     assert len(rows.ids_BT) == 1 or room != math.inf
 
 
-def test_the_longest_row_stays_within_the_context() -> None:
-    rows = Layout(pad=0, room=16)([example(4, 4, seed) for seed in range(7)])
-    assert rows.ids_BT.shape == (4, 16)
+@given(lengths, st.integers(12, 60), st.sampled_from([1, 64, 5000]))
+def test_rows_stay_within_the_context_and_never_hold_more_padding_than_a_sample_each(sizes: list[int], room: int, hidden: int) -> None:
+    rows = cheapest_rows(sizes, room, hidden)
+    width = max(sum(sizes[i] for i in row) for row in rows)
+    assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
+    assert width <= room
+    assert len(rows) * width <= len(sizes) * max(sizes)
+
+
+def test_a_wide_model_packs_tightly_and_a_narrow_one_keeps_rows_short() -> None:
+    sizes = [8, 120, 8, 8, 96, 40, 120, 8]
+    assert len(cheapest_rows(sizes, 512, 5120)) == 1
+    assert max(sum(sizes[i] for i in row) for row in cheapest_rows(sizes, 512, 1)) == 120
+    assert cheapest_rows([50] * 6, 512, 5120) == [[i] for i in range(6)], "without padding there is nothing to gain"
 
 
 def logits_of(model: Callable[..., Any], examples: list[Example], room: float) -> list[Tensor]:
@@ -90,13 +101,25 @@ def logits_of(model: Callable[..., Any], examples: list[Example], room: float) -
 def test_a_packed_sample_is_computed_as_it_is_alone_and_sees_no_other(name: str) -> None:
     model = make_model(MODELS[name])
     samples = [example(5, 6, seed) for seed in range(5)]
-    packed = logits_of(model, samples, 24)
+    packed = logits_of(model, samples, math.inf)
     for sample, logits in zip(samples, packed, strict=True):
         torch.testing.assert_close(logits, logits_of(model, [sample], 0)[0], rtol=0, atol=1e-5)
-    changed = logits_of(model, [example(5, 6, 9), *samples[1:]], 24)
+    changed = logits_of(model, [example(5, 6, 9), *samples[1:]], math.inf)
     assert not torch.equal(changed[0], packed[0])
     assert all(torch.equal(a, b) for a, b in zip(changed[1:], packed[1:], strict=True))
-    check_packing(model, Layout(0, 24), VOCAB, name, CPU)
+    check_packing(model, VOCAB, name, CPU)
+
+
+def test_padding_at_the_end_of_a_row_changes_nothing() -> None:
+    model = make_model(MODELS["llama"])
+    samples = [example(3, 9), example(2, 2), example(2, 5), example(1, 2)]
+    rows = Layout(pad=0, room=12, hidden=10**6)(samples)
+    assert rows.ids_BT.shape == (3, 12)
+    with torch.no_grad():
+        packed = model(**rows.inputs(CPU)).logits
+    order = [i for row in cheapest_rows([e.length for e in samples], 12, 10**6) for i in row]
+    alone = torch.cat([logits_of(model, [samples[i]], 0)[0] for i in order])
+    torch.testing.assert_close(packed, alone, rtol=0, atol=1e-5)
 
 
 def test_a_mask_of_ones_or_a_cache_would_leak_and_is_noticed() -> None:
@@ -110,17 +133,17 @@ def test_a_mask_of_ones_or_a_cache_would_leak_and_is_noticed() -> None:
 
     samples = [example(5, 6, seed) for seed in range(2)]
     for leaky in (masked, cached):
-        one, other = (logits_of(leaky, [first, samples[1]], 24)[1] for first in (samples[0], example(5, 6, 9)))
+        one, other = (logits_of(leaky, [first, samples[1]], math.inf)[1] for first in (samples[0], example(5, 6, 9)))
         assert not torch.allclose(one, other, atol=1e-3)
         with pytest.raises(RecipeError, match="sees other samples of a row"):
-            check_packing(leaky, Layout(0, 24), VOCAB, "a leaky model", CPU)
+            check_packing(leaky, VOCAB, "a leaky model", CPU)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_recurrent_model_is_refused(dtype: torch.dtype) -> None:
     model = make_model(MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=4)).to(dtype)
     with pytest.raises(RecipeError, match=r"^llm\.packing = true: Mamba sees other samples.*; set llm\.packing=false$"):
-        check_packing(model, Layout(0, 24), VOCAB, "Mamba", CPU)
+        check_packing(model, VOCAB, "Mamba", CPU)
 
 
 def test_a_model_that_counts_positions_through_a_row_is_refused() -> None:
@@ -134,4 +157,4 @@ def test_a_model_that_counts_positions_through_a_row_is_refused() -> None:
         return model(attention_mask=seen_BTT[:, None], **kwargs)
 
     with pytest.raises(RecipeError, match="does not start anew"):
-        check_packing(counting, Layout(0, 24), VOCAB, "a counting model", CPU)
+        check_packing(counting, VOCAB, "a counting model", CPU)
