@@ -270,8 +270,8 @@ class Engine:
             optimizer.checkpoint_event_epilogue()
         else:
             optimizer.update_lp_params()
-        first = next(path for path in sorted(files.glob("*_model_states.pt")))
-        client: dict[str, Any] = torch.load(first, map_location="cpu", weights_only=False)
+        first = min(files.glob("*_model_states.pt"))
+        client: dict[str, Any] = torch.load(first, map_location="cpu", mmap=True, weights_only=False)
         for name, buffer in self.module.named_buffers():
             if name in client["module"]:
                 buffer.copy_(client["module"][name])
