@@ -66,7 +66,7 @@ def test_page_shows_descriptions_with_intervals_beside_the_published_figures(pub
     assert "Names are compared by hashed character n-grams, the offline fallback." in page
     assert "Published, on another dataset" in page
     assert "0.407 / 0.453" in page
-    assert "0.400 0.37 – 0.43 0.350 0.31 – 0.39" in page
+    assert "0.400 .37–.43 0.350 .31–.39" in page
     assert "without it, BoigLLM's parsed in 95.0 % of 60 cases" in page
     assert "2 × HTTP 500, 7 × the text is no answer" in page
     assert page.count("BoigLLM minus …") == 3
