@@ -64,7 +64,8 @@ def work(space: Workspace) -> Outcome:
     write_files(folder, asked, predictions)
     (folder / "description.json").write_text(json.dumps(result, indent=1), "utf-8")
     uri = space.publish("evaluations/description", folder, kind="description")
-    return Outcome({"description": uri}, {"paired": result["paired"], "parse_rate": result["parse_rate"], "n": result["n"]})
+    gains = {pair: rows["colors_iou"] for pair, rows in result["paired"].items()}
+    return Outcome({"description": uri}, {"colors_iou": gains, "parse_rate": result["parse_rate"], "n": result["n"]})
 
 
 def ask_endpoint(
