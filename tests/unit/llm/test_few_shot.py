@@ -19,6 +19,7 @@ from boig_core.errors import EndpointError, InputError, RecipeError
 from boig_core.llm.few_shot import LONGEST_WAIT_S, Endpoint, build_messages, choose, few_shot
 from boig_core.verbalization.answer import print_answer
 from boig_core.vocabulary import BUCKETS, PALETTE, Description, Sample
+from ray_jobs.evaluate_llm import ask_endpoint, pick
 
 MakeSamples = Callable[[int], list[Sample]]
 Reply = tuple[int, dict[str, str], str]
@@ -217,6 +218,18 @@ def test_a_prompt_tells_the_vocabulary_the_examples_and_the_kpi_but_not_the_answ
     assert f"KPI: {asked.kpi:.0f} ({asked.bucket})" in told
     assert "Text: one KPI: 9 (high)" in told
     assert "Red" not in messages[-1]["content"]
+
+
+def test_the_stage_asks_once_for_each_number_of_examples(serve: Callable[..., Server], make_samples: MakeSamples) -> None:
+    samples = make_samples(120)
+    train = [s for s in samples if s.split == "train"]
+    assert ask_endpoint(train, samples, parse_recipe({})) == ({}, {})
+    server = serve(completion("no"), GOOD)
+    few = {"base_url": server.url, "model": "m", "posts": 2, "shots": [3, 5], "concurrency": 1}
+    said, failures = ask_endpoint(train, samples, parse_recipe({"evaluation": {"few_shot": few}}))
+    assert failures == {"few_shot_3": {"the text is no answer": 1}, "few_shot": {}}
+    assert list(said["few_shot"]) == list(said["few_shot_3"]) == [s.id for s in pick(samples, 2)]
+    assert [len(body["messages"]) for body in server.bodies] == [8] * 6 + [12] * 6
 
 
 @pytest.mark.parametrize(
