@@ -151,12 +151,16 @@ def doctor(
 def describe_eval(
     pred: Annotated[Path, typer.Option("--pred", help="Predictions: JSONL with id and description (null: could not be parsed).")],
     truth: Annotated[Path, typer.Option("--truth", help="Truth: JSONL with id, bucket, width, height, description.")],
+    vectors: Annotated[
+        str | None, typer.Option(help="What compares names: spacy:MODEL or hf:ID, as evaluation.word_vectors; default: spelling.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """The nine description metrics of one model's predictions (high, low and all samples)."""
     from boig_core.evaluation.description import evaluate_files
+    from boig_core.llm.vectors import open_vectors
 
-    rows = evaluate_files(truth, pred)
+    rows = evaluate_files(truth, pred, open_vectors(vectors))
     if as_json:
         print(json.dumps(rows))
         return

@@ -261,6 +261,10 @@ class LLM(_Section):
     """Longest answer, in tokens."""
     generate_batch: int = Field(64, ge=1)
     """Answers written at a time."""
+    constrained: bool = True
+    """Write answers under the grammar of the ANSWER shape; without it a small or new model may write what cannot be parsed."""
+    unconstrained_posts: int = Field(20, ge=0)
+    """Test posts a bucket that BoigLLM also answers without the grammar, to report its parse rate of its own; 0: none."""
     samples: int = Field(1, ge=1)
     """Answers sampled a prompt, whose consensus is the prediction (worth it from some tens on); 1: the likeliest answer."""
     eval_posts: int = Field(200, ge=1)
@@ -394,8 +398,31 @@ class DDPO(_Section):
         return self
 
 
+class FewShot(_Section):
+    """A general language model behind an OpenAI-compatible endpoint, shown examples of the training split (PAPER section 5)."""
+
+    base_url: str = Field(pattern=r"^https?://[^\s?#@]+$")
+    """Of the endpoint, up to where ``/chat/completions`` follows: ``https://HOST/v1``. Posts are sent there."""
+    model: str = Field(min_length=1)
+    """Name that the endpoint gives the model."""
+    key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Environment variable of the stage that holds the key, never the key itself; none: the endpoint asks for none."""
+    shots: tuple[Annotated[int, Field(ge=1, le=30)], ...] = Field((3, 5), min_length=1)
+    """Examples in the prompt; each number is a baseline of its own, the largest is the report's ``few_shot``."""
+    posts: int = Field(50, ge=1)
+    """Test posts a bucket that are asked about."""
+    concurrency: int = Field(4, ge=1, le=64)
+    """Requests open at a time."""
+    timeout_s: float = Field(60.0, gt=0)
+    """Longest time for one answer, in seconds."""
+    attempts: int = Field(5, ge=1)
+    """Tries a request: 429, 5xx and connections that fail are worth another."""
+    max_tokens: int = Field(600, ge=16)
+    """Longest answer, in the endpoint's tokens."""
+
+
 class Evaluation(_Section):
-    """What evaluate_sd measures, paired by prompt and seed (DESIGN: report)."""
+    """What evaluate_sd measures, paired by prompt and seed, and how evaluate_llm measures descriptions (DESIGN: report)."""
 
     prompts: int = Field(50, ge=2)
     """Test prompts."""
@@ -417,6 +444,11 @@ class Evaluation(_Section):
     """FID is reported only at this many images a side or more (KID always)."""
     bootstrap: int = Field(1000, ge=100)
     """Resamples of each interval."""
+    word_vectors: str | None = Field(None, pattern=r"^(spacy|hf):.+$")
+    """What compares names of colors and objects: ``spacy:MODEL`` (the paper: spaCy), ``hf:ID`` for a sentence-embedding model by hub id or
+    folder; none: vectors of spelling, offline."""
+    few_shot: FewShot | None = None
+    """A general language model to compare BoigLLM with; none: absent from the report."""
 
 
 class Promotion(_Section):
@@ -565,4 +597,5 @@ def _known_keys(loc: Sequence[str | int]) -> list[str]:
     model: Any = Recipe
     for part in loc:
         model = model.model_fields[str(part)].annotation
+        model = next((kind for kind in get_args(model) if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
     return list(model.model_fields)

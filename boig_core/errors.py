@@ -80,5 +80,9 @@ class ScorerError(InfrastructureError):
     """A reward scorer failed, timed out, or returned a wrong count or a value that is not finite."""
 
 
+class EndpointError(InfrastructureError, ConnectionError):
+    """A service outside the cluster, such as a language model's endpoint, does not answer."""
+
+
 class ClusterError(InfrastructureError):
     """Ray cannot be reached, or cannot place what a recipe asks for."""

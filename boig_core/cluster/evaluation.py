@@ -115,23 +115,50 @@ def sample_models(
     return {name: np.concatenate(parts[i * per_model : (i + 1) * per_model]) for i, name in enumerate(sources)}
 
 
-def answer_prompts(model_uri: str, prompts: Sequence[str], recipe: Recipe) -> Callable[[], list[Description | None]]:
+@dataclass(frozen=True)
+class Answered:
+    """What a model said to prompts.
+
+    Attributes:
+        said: one description a prompt, in order; None where nothing could be parsed.
+        texts: answers that were written, one or several a prompt.
+        parsed: how many of them could be parsed.
+    """
+
+    said: list[Description | None]
+    texts: int
+    parsed: int
+
+    @property
+    def parse_rate(self) -> float:
+        """Share of the texts that could be parsed."""
+        return self.parsed / self.texts if self.texts else 0.0
+
+
+def answer_prompts(model_uri: str, prompts: Sequence[str], recipe: Recipe) -> Callable[[], Answered]:
     """Start answering prompts with a committed ``boigllm``; Ray must be connected.
 
     Returns:
-        What waits for the answers: one a prompt, in order; None for one that could not be parsed. So several models answer at a time.
+        What waits for the answers. So several models answer at a time.
     """
     wants, llm = recipe.resources, recipe.llm
     environment = {} if wants.gpus else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     task = ray.remote(num_cpus=wants.cpus, num_gpus=wants.gpus, runtime_env={"env_vars": environment})(_answer_chunk)
     chunks = [prompts[start : start + _PROMPTS] for start in range(0, len(prompts), _PROMPTS)]
     pending = [task.remote(model_uri, chunk, llm, recipe.seed) for chunk in chunks]
-    return lambda: [answer for answers in ray.get(pending) for answer in answers]
+
+    def wait() -> Answered:
+        parts: list[Answered] = ray.get(pending)
+        said = [description for part in parts for description in part.said]
+        return Answered(said, sum(part.texts for part in parts), sum(part.parsed for part in parts))
+
+    return wait
 
 
-def _answer_chunk(model_uri: str, prompts: Sequence[str], llm: LLM, seed: int) -> list[Description | None]:
+def _answer_chunk(model_uri: str, prompts: Sequence[str], llm: LLM, seed: int) -> Answered:
     """One chunk on one worker: fetch the model, answer, parse."""
     from boig_core.llm.consensus import consensus
+    from boig_core.llm.constraint import AnswerConstraint
     from boig_core.llm.generate import generate_answers, load_llm, parse_or_none
     from boig_core.llm.sampling import sample_answers
     from boig_core.storage.manifest import fetch_folder
@@ -139,8 +166,13 @@ def _answer_chunk(model_uri: str, prompts: Sequence[str], llm: LLM, seed: int) -
     with tempfile.TemporaryDirectory(prefix="boig-llm-") as folder:
         fetch_folder(model_uri, Path(folder), kind="boigllm")
         model, tokenizer = load_llm(folder)
+    constraint = AnswerConstraint(tokenizer) if llm.constrained else None
     limits = {"max_new_tokens": llm.max_new_tokens, "batch": llm.generate_batch}
     if llm.samples == 1:
-        return [parse_or_none(text) for text in generate_answers(model, tokenizer, prompts, **limits)]
-    drawn = sample_answers(model, tokenizer, prompts, samples=llm.samples, seed=seed, **limits)
-    return [consensus([parse_or_none(text) for text in texts]) for texts in drawn]
+        drawn = [[text] for text in generate_answers(model, tokenizer, prompts, constraint=constraint, **limits)]
+    else:
+        drawn = sample_answers(model, tokenizer, prompts, samples=llm.samples, seed=seed, constraint=constraint, **limits)
+    read = [[parse_or_none(text) for text in texts] for texts in drawn]
+    said = [consensus(found) if llm.samples > 1 else found[0] for found in read]
+    flat = [description for found in read for description in found]
+    return Answered(said, len(flat), sum(description is not None for description in flat))

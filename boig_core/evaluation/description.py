@@ -1,8 +1,8 @@
 """Evaluation of behaviour-conditioned image description: models in one table, compared in pairs, from memory or from JSONL files.
 
 Files join on ``id``. Truth lines: ``{"id", "bucket", "width", "height", "description": ANSWER}``; prediction lines:
-``{"id", "description": ANSWER | null}``, null for an answer that could not be parsed. Leaves out: the metrics (`llm.metrics`) and
-making predictions (`llm.generate`).
+``{"id", "description": ANSWER | null}``, null for an answer that could not be parsed. Leaves out: the metrics (`llm.metrics`),
+vectors (`llm.vectors`) and making predictions (`llm.generate`, `llm.baselines`, `llm.few_shot`). Shape letters: N samples, R resamples.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boig_core.errors import InputError
-from boig_core.evaluation.intervals import paired_difference
-from boig_core.llm.metrics import HashedNgrams, Pair, summarize, table
+from boig_core.evaluation.intervals import Difference, interval, resample_counts
+from boig_core.llm.metrics import METRICS, Pair, WordVectors, summarize, table
 from boig_core.verbalization.answer import from_answer, to_answer
 from boig_core.vocabulary import BUCKETS, Description, Sample
 
@@ -25,9 +26,10 @@ _RULE = "must be a JSON object with"
 
 def evaluate(
     samples: Sequence[Sample],
-    predictions: Mapping[str, Sequence[Description | None]],
+    predictions: Mapping[str, Mapping[str, Description | None]],
     *,
-    compare: tuple[str, str],
+    candidate: str,
+    vectors: WordVectors,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -35,41 +37,50 @@ def evaluate(
 
     Args:
         samples: described, each with a bucket.
-        predictions: by model, one a sample in the same order; None: could not be parsed.
-        compare: candidate and base of the paired differences, models of ``predictions``.
+        predictions: by model and sample id; None: could not be parsed. A model may have been asked about some of the samples only.
+        candidate: model whose paired differences from every other model are taken.
+        vectors: that compare names.
         resamples: draws of each interval, clustered by post.
         seed: of the draws.
 
     Returns:
-        For each MODEL its METRIC rows; beside them ``parse_rate`` by model, ``paired`` (colors_iou, candidate minus base, by bucket),
-        ``n`` by bucket, and which word ``vectors`` were used.
+        For each MODEL its METRIC rows: ``high``, ``medium``, ``low`` and ``all`` (means), ``interval`` (95 %, where defined),
+        ``undefined`` and ``undefined_in`` (by bucket). Beside them by model ``asked`` (samples) and ``parse_rate``; ``paired``
+        (candidate minus model, by metric and bucket, over the samples in which both are defined); ``n`` by bucket; and the name of the
+        ``vectors``.
     """
-    values, result, vectors = {}, {}, HashedNgrams()
-    for model, described in predictions.items():
-        pairs = [_pair(sample, said) for sample, said in zip(samples, described, strict=True)]
-        values[model] = table(pairs, vectors)
-        result[model] = summarize(pairs, values[model])
-    candidate, base = compare
-    paired: dict[str, Any] = {}
-    for bucket in (*BUCKETS, "all"):
-        rows = [i for i, s in enumerate(samples) if bucket in (s.bucket, "all")]
-        if rows:
-            first, second = (values[model]["colors_iou"][rows] for model in (candidate, base))
-            defined = np.isfinite(first) & np.isfinite(second)
-            posts = [samples[i].post for i, kept in zip(rows, defined, strict=True) if kept]
-            if posts:
-                paired[bucket] = paired_difference(first[defined], second[defined], posts, resamples=resamples, seed=seed).as_json()
+    parts = {bucket: np.array([bucket in (s.bucket, "all") for s in samples], bool) for bucket in (*BUCKETS, "all")}
+    posts = [s.post for s in samples]
+    drawn = {
+        bucket: resample_counts([post for post, kept in zip(posts, inside, strict=True) if kept], resamples, seed)
+        for bucket, inside in parts.items()
+        if inside.any()
+    }
+    values, result = {}, {}
+    for model, said in predictions.items():
+        asked_N = np.array([s.id in said for s in samples], bool)
+        measured = table([_pair(s, said[s.id]) for s in samples if s.id in said], vectors)
+        values[model] = {metric: _spread(column, asked_N) for metric, column in measured.items()}
+        result[model] = {metric: _row(column, asked_N, parts, drawn) for metric, column in values[model].items()}
+    paired = {
+        f"{candidate}-{base}": {
+            metric: _differences(values[candidate][metric] - values[base][metric], posts, parts, drawn) for metric in METRICS
+        }
+        for base in predictions
+        if base != candidate
+    }
     return {
         **result,
-        "parse_rate": {model: float(np.mean([said is not None for said in described])) for model, described in predictions.items()},
-        "paired": {f"{candidate}-{base}": {"colors_iou": paired}},
-        "n": {bucket: sum(s.bucket == bucket for s in samples) for bucket in BUCKETS},
+        "asked": {model: len(said) for model, said in predictions.items()},
+        "parse_rate": {model: float(np.mean([d is not None for d in said.values()])) for model, said in predictions.items()},
+        "paired": paired,
+        "n": {bucket: int(parts[bucket].sum()) for bucket in BUCKETS},
         "vectors": vectors.name,
     }
 
 
-def evaluate_files(truth: Path, predicted: Path) -> dict[str, dict[str, float | int | None]]:
-    """The METRIC rows of one model from two JSONL files.
+def evaluate_files(truth: Path, predicted: Path, vectors: WordVectors | None = None) -> dict[str, dict[str, float | int | None]]:
+    """The METRIC rows of one model from two JSONL files, without intervals.
 
     Raises:
         InputError: a file or line that cannot be read, an id named twice, or ids that the two files do not share.
@@ -95,10 +106,10 @@ def evaluate_files(truth: Path, predicted: Path) -> dict[str, dict[str, float | 
             if isinstance(exc, InputError):
                 raise InputError(f"id {key!r}: {exc.value}", exc.rule, exc.remedy) from exc
             raise InputError(f"id {key!r}", f"{_RULE} bucket (high, medium, low), width, height, description", "mend its line") from exc
-    return summarize(pairs, table(pairs))
+    return summarize(pairs, table(pairs, vectors))
 
 
-def write_files(folder: Path, samples: Sequence[Sample], predictions: Mapping[str, Sequence[Description | None]]) -> None:
+def write_files(folder: Path, samples: Sequence[Sample], predictions: Mapping[str, Mapping[str, Description | None]]) -> None:
     """Write ``truth.jsonl`` and ``predictions-MODEL.jsonl``, as `evaluate_files` reads them."""
     folder.mkdir(parents=True, exist_ok=True)
     truth = [
@@ -108,8 +119,55 @@ def write_files(folder: Path, samples: Sequence[Sample], predictions: Mapping[st
     ]
     _write_lines(folder / "truth.jsonl", truth)
     for model, described in predictions.items():
-        lines = [{"id": s.id, "description": None if said is None else to_answer(said)} for s, said in zip(samples, described, strict=True)]
+        lines = [{"id": key, "description": None if said is None else to_answer(said)} for key, said in described.items()]
         _write_lines(folder / f"predictions-{model}.jsonl", lines)
+
+
+def _spread(column_M: NDArray[np.float64], asked_N: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Values of the samples that were asked about (M of N) at their places; NaN elsewhere."""
+    column_N = np.full(len(asked_N), np.nan)
+    column_N[asked_N] = column_M
+    return column_N
+
+
+def _row(
+    column_N: NDArray[np.float64],
+    asked_N: NDArray[np.bool_],
+    parts: Mapping[str, NDArray[np.bool_]],
+    drawn: Mapping[str, NDArray[np.float64]],
+) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(parts)
+    undefined_N, spans = asked_N & ~np.isfinite(column_N), {}
+    for bucket, counts_RN in drawn.items():
+        if found := _mean(column_N[parts[bucket]], counts_RN):
+            row[bucket], *spans[bucket] = found
+    missed = {bucket: int(undefined_N[inside].sum()) for bucket, inside in parts.items() if bucket != "all"}
+    return {**row, "undefined": int(undefined_N.sum()), "interval": spans, "undefined_in": missed}
+
+
+def _differences(
+    difference_N: NDArray[np.float64],
+    posts: Sequence[str],
+    parts: Mapping[str, NDArray[np.bool_]],
+    drawn: Mapping[str, NDArray[np.float64]],
+) -> dict[str, Any]:
+    rows = {}
+    for bucket, counts_RN in drawn.items():
+        if found := _mean(difference_N[parts[bucket]], counts_RN):
+            kept = np.flatnonzero(parts[bucket] & np.isfinite(difference_N)).tolist()
+            rows[bucket] = Difference(*found, clusters=len({posts[i] for i in kept}), n=len(kept)).as_json()
+    return rows
+
+
+def _mean(values_N: NDArray[np.float64], counts_RN: NDArray[np.float64]) -> tuple[float, float, float] | None:
+    """Mean of the defined values with its 95 % interval; None without any."""
+    defined_N = np.isfinite(values_N)
+    if not defined_N.any():
+        return None
+    kept_RN = counts_RN[:, defined_N]
+    with np.errstate(invalid="ignore"):  # a resample may hold none of them: NaN, which `interval` leaves out
+        means_R = kept_RN @ values_N[defined_N] / kept_RN.sum(axis=1)
+    return float(values_N[defined_N].mean()), *interval(means_R)
 
 
 def _pair(sample: Sample, said: Description | None) -> Pair:

@@ -6,6 +6,7 @@ Numbers come from ``report.json`` alone; images and curves are shown beside them
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any, Final
 from boig_core.config import Recipe
 from boig_core.evaluation.lineage import Step
 from boig_core.evaluation.plots import Line, line_chart, reliability, whiskers
+from boig_core.evaluation.published import PUBLISHED
 from boig_core.evaluation.verdict import findings, headline
-from boig_core.llm.metrics import METRICS
 
 _SHOWN: Final = 6
 """Prompts whose images are shown at once; the others are folded away."""
@@ -30,11 +31,24 @@ MODEL_NAMES: Final = {
     "best_of_n": "Best of N",
     "prompt_rewrite": "Prompt rewriting",
     "boigllm": "BoigLLM",
-    "no_kpi": "Same, without KPI",
+    "no_kpi": "Without KPI",
     "retrieval": "Retrieval",
     "few_shot": "Few-shot LLM",
     "most_frequent": "Most frequent",
 }
+_TITLES: Final = {
+    "colors_iou": "Colors IOU ↑",
+    "colors_cosine": "Colors cosine ↑",
+    "colors_rgb_distance": "Colors RGB distance ↓",
+    "colors_coverage_rmse": "Colors RMSE ↓",
+    "tones_coverage_rmse": "Tones RMSE ↓",
+    "objects_iou": "Objects IOU ↑",
+    "objects_cosine": "Objects cosine ↑",
+    "objects_area_rmse": "Objects area RMSE ↓",
+    "objects_position_error": "Objects position error ↓",
+}
+_COMPARED: Final = ("colors_iou", "objects_iou", "tones_coverage_rmse")
+"""Metrics whose differences from BoigLLM's are drawn."""
 # Stage, title, unit of y, metrics to draw: those of these names that were logged.
 _CURVES: Final = (
     ("ddpo", "BoigSD: reward while it is aligned", "reward, by epoch", ("reward",)),
@@ -73,7 +87,7 @@ def render(
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(loader=PackageLoader("boig_core.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"number": _number, "model": lambda name: MODEL_NAMES.get(name, name), "percent": lambda x: f"{x:.0%}"}
+    environment.filters |= {"number": _number, "model": lambda name: _model_name(name, recipe), "percent": lambda x: f"{x:.0%}"}
     found = findings(report, recipe.promotion)
     return environment.get_template("report.html.j2").render(
         report=report,
@@ -88,11 +102,13 @@ def render(
         settings=generation["settings"],
         floors=generation["floors"],
         gains=[(measure, whiskers(_gains(report, measure))) for measure in ("reward", "judge", "clip_margin")],
-        knowing=whiskers([(f"{bucket} KPI", row) for bucket, row in _knowing(report).items()], digits=3),
+        comparisons=_comparisons(report, recipe),
         reliability=_reliability(report),
         accounts=sorted(report["reward_validity"][report["reward"]["name"]]["accounts"].items(), key=lambda row: -row[1]["n"])[:_ACCOUNTS],
         curves=_curves(steps),
-        metrics=METRICS,
+        titles=_TITLES,
+        models=[name for name, row in report["description"].items() if row is not None],
+        published=PUBLISHED,
         steps=steps,
         slowest=max([seconds for seconds in report["timings"].values() if seconds] or [1.0]),
     )
@@ -103,10 +119,27 @@ def _gains(report: Mapping[str, Any], measure: str) -> list[tuple[str, Mapping[s
     return [(MODEL_NAMES.get(model, model), row) for model, row in pairs if row]
 
 
-def _knowing(report: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    """Colors IOU of BoigLLM minus its twin's, by bucket."""
-    found: Mapping[str, Mapping[str, Any]] = report["paired"].get("boigllm-no_kpi", {}).get("colors_iou", {})
-    return found
+def _comparisons(report: Mapping[str, Any], recipe: Recipe) -> list[tuple[str, str]]:
+    """Charts of BoigLLM minus each other describer, on high and on low posts."""
+    charts = []
+    for metric in _COMPARED:
+        rows = []
+        for pair, found in report["paired"].items():
+            candidate, _, base = pair.partition("-")
+            if candidate == "boigllm":
+                spans = found.get(metric) or {}
+                rows += [(f"{_model_name(base, recipe)}, {bucket}", spans[bucket]) for bucket in ("high", "low") if bucket in spans]
+        if rows:
+            charts.append((f"{_TITLES[metric][:-2]}: BoigLLM minus …", whiskers(rows, digits=3)))
+    return charts
+
+
+def _model_name(name: str, recipe: Recipe) -> str:
+    """Name that the page shows: with the number of examples where one was shown any."""
+    asked, settings = re.fullmatch(r"few_shot(?:_(\d+))?", name), recipe.evaluation.few_shot
+    if asked and settings:
+        return f"Few-shot, {asked[1] or max(settings.shots)} examples"
+    return MODEL_NAMES.get(name, name)
 
 
 def _reliability(report: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -23,10 +23,11 @@ DESCRIBERS: Final = ("boigllm", "no_kpi", "retrieval", "few_shot")
 GENERATORS: Final = ("base", "high_kpi", "boigsd", "best_of_n", "prompt_rewrite")
 _DATASET: Final = ("posts", "rejected", "images", "buckets")
 _SHARES: Final = ("high", "low", "all", "undefined")
+_DESCRIBING: Final = ("n", "asked", "vectors", "constrained", "parse_rate", "parse_rate_unconstrained", "failures")
 _VALIDITY: Final = ("auc_high_vs_low", "pearson", "n")
 _GENERATION: Final = ("reward", "judge", "kid", "fid", "clip", "aesthetic", "diversity", "n")
 _NOT_MEASURED: Final = {
-    "few_shot": "needs a general language model to prompt; none is configured",
+    "few_shot": "needs a general language model to prompt; evaluation.few_shot of the recipe names none",
     "retrieval": "was not run",
     "no_kpi": "was not run",
     "boigllm": "was not run",
@@ -74,6 +75,7 @@ def build_report(
         "recipe": recipe.name,
         "dataset": {key: dataset.get(key) for key in _DATASET},
         "description": described,
+        "describing": {key: description[key] for key in _DESCRIBING if key in description},
         "reward_validity": {name: _explained(row, f"reward_validity.{name}", absent) for name, row in validity.items()},
         "generation": generation["generation"],
         "paired": {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from boig_core.errors import InputError
+from boig_core.llm.constraint import AnswerConstraint, MaskedLogits
 from boig_core.llm.tokens import encode_prompts, limits_of, prompt_room
 from boig_core.verbalization.answer import from_answer
 from boig_core.vocabulary import Description
@@ -38,12 +39,21 @@ def load_llm(folder: Path | str) -> tuple[Any, Any]:
 
 
 @torch.inference_mode()
-def generate_answers(model: Any, tokenizer: Any, prompts: Sequence[str], *, max_new_tokens: int = 256, batch: int = 64) -> list[str]:
+def generate_answers(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    constraint: AnswerConstraint | None = None,
+    max_new_tokens: int = 256,
+    batch: int = 64,
+) -> list[str]:
     """The model's answer to each prompt, in order, by greedy decoding; it may or may not parse.
 
     Args:
         prompts: as `templates.build_prompt` words them.
-        max_new_tokens: longest answer.
+        constraint: of the tokenizer: what ends can be parsed; none: the model writes as it likes.
+        max_new_tokens: longest answer; a longer one is cut, and cannot be parsed.
         batch: prompts at a time; those of similar length are answered together, which saves padding.
     """
     answers = [""] * len(prompts)
@@ -55,6 +65,7 @@ def generate_answers(model: Any, tokenizer: Any, prompts: Sequence[str], *, max_
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
+            logits_processor=[] if constraint is None else [MaskedLogits(constraint.begin(len(rows)), ids_BT.shape[1])],
         )[:, ids_BT.shape[1] :]
         for i, text in zip(rows, tokenizer.batch_decode(written_BT, skip_special_tokens=True), strict=True):
             answers[i] = text

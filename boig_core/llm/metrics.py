@@ -39,7 +39,13 @@ Cosine = Callable[[str, str], float]
 
 
 class WordVectors(Protocol):
-    """Similarity of names: only the cosine is needed, so that any vectors (spaCy's in the paper) fit."""
+    """Similarity of names: only the cosine is needed, so that any vectors (spaCy's in the paper) fit.
+
+    Attributes:
+        name: that reports show.
+    """
+
+    name: str
 
     def cosine(self, first: str, second: str) -> float:
         """Cosine of two names' vectors, in [-1, 1]."""
@@ -52,7 +58,7 @@ class HashedNgrams:
     comparable with the paper's, which used spaCy's vectors.
     """
 
-    name = "hashed character n-grams"
+    name = "hashed character n-grams, the offline fallback"
 
     def __init__(self, dims: int = 512, sizes: tuple[int, ...] = (2, 3, 4)) -> None:
         self._dims = dims

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import DynamicLayer
 
+from boig_core.llm.constraint import AnswerConstraint, AnswerMask
 from boig_core.llm.generate import prompt_batches
 
 _ROOM: Final = 16
@@ -23,7 +24,15 @@ _ROOM: Final = 16
 
 @torch.inference_mode()
 def sample_answers(
-    model: Any, tokenizer: Any, prompts: Sequence[str], *, samples: int, seed: int, max_new_tokens: int = 256, batch: int = 64
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    samples: int,
+    seed: int,
+    constraint: AnswerConstraint | None = None,
+    max_new_tokens: int = 256,
+    batch: int = 64,
 ) -> list[list[str]]:
     """Several answers to each prompt, in order, drawn from the model's own distribution.
 
@@ -34,6 +43,7 @@ def sample_answers(
         prompts: as `templates.build_prompt` words them.
         samples: answers a prompt.
         seed: of the draws.
+        constraint: of the tokenizer: each token is drawn among those that it allows; none: among all.
         max_new_tokens: longest answer.
         batch: answers at a time, and at least those of one prompt.
     """
@@ -54,6 +64,7 @@ def sample_answers(
             mask_BT.repeat_interleave(samples, dim=0),
             torch.from_numpy(chance_NT).float().to(model.device),
             (tokenizer.eos_token_id, tokenizer.pad_token_id),
+            None if constraint is None else constraint.begin(len(rows) * samples),
         )
         texts = tokenizer.batch_decode(written_NT, skip_special_tokens=True)
         for place, i in enumerate(rows):
@@ -61,7 +72,9 @@ def sample_answers(
     return answers
 
 
-def _draw(model: Any, cache: Any, logits_NV: Tensor, mask_NT: Tensor, chance_NT: Tensor, marks: tuple[int, int]) -> Tensor:
+def _draw(
+    model: Any, cache: Any, logits_NV: Tensor, mask_NT: Tensor, chance_NT: Tensor, marks: tuple[int, int], allowed: AnswerMask | None
+) -> Tensor:
     """Token ids drawn one after the other by inverting the cumulative distribution at ``chance_NT``, until every answer has ended.
 
     Lengths differ widely: answers that have ended leave the batch (N) as soon as they are a fifth of what is left of it (M).
@@ -72,8 +85,15 @@ def _draw(model: Any, cache: Any, logits_NV: Tensor, mask_NT: Tensor, chance_NT:
     over_M = torch.zeros_like(rows_M, dtype=torch.bool)
     logits_MV = logits_NV
     for step in range(chance_NT.shape[1]):
+        if allowed is not None:
+            logits_MV = allowed.apply(logits_MV)
         cumulated_MV = logits_MV.float().softmax(dim=-1).cumsum(dim=-1)
         drawn_M = (cumulated_MV < chance_NT[rows_M, step, None] * cumulated_MV[:, -1:]).sum(dim=-1)
+        if allowed is not None:
+            # The running sum is rounded, so that a draw can land beside the token that it belongs to.
+            barred_M = logits_MV.gather(1, drawn_M[:, None])[:, 0].isneginf()
+            drawn_M = drawn_M.where(~barred_M, logits_MV.argmax(dim=-1))
+            allowed.advance(drawn_M.tolist())
         written_NT[rows_M, step] = drawn_M.masked_fill(over_M, pad)
         over_M = over_M | (drawn_M == end)
         if 5 * (over := int(over_M.sum())) >= len(over_M):
@@ -82,6 +102,8 @@ def _draw(model: Any, cache: Any, logits_NV: Tensor, mask_NT: Tensor, chance_NT:
             kept_M = (~over_M).nonzero()[:, 0]
             rows_M, place_M, mask_MT, drawn_M, over_M = (x[kept_M] for x in (rows_M, place_M, mask_MT, drawn_M, over_M))
             cache.batch_select_indices(kept_M)
+            if allowed is not None:
+                allowed.select(kept_M.tolist())
         mask_MT = torch.cat([mask_MT, torch.ones_like(mask_MT[:, :1])], dim=1)
         logits_MV = model(
             input_ids=drawn_M[:, None], attention_mask=mask_MT, position_ids=(place_M + step)[:, None], past_key_values=cache

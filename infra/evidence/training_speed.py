@@ -184,7 +184,9 @@ def _for_trl(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(command: list[str]) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533"}
+    machine = {} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **alone, **machine})
     if done.returncode:
         raise SystemExit(f"{command[0]} failed:\n{done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -193,7 +195,12 @@ def _run(command: list[str]) -> dict[str, Any]:
 
 def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     rates = [sum(row["tokens"][WARM:]) / sum(row["seconds"][WARM:]) for row in rows]
-    return {"tokens_per_s": statistics.median(rates), "slowest": min(rates), "fastest": max(rates), "peak_mib": max(r["peak_mib"] for r in rows)}
+    return {
+        "tokens_per_s": statistics.median(rates),
+        "slowest": min(rates),
+        "fastest": max(rates),
+        "peak_mib": max(r["peak_mib"] for r in rows),
+    }
 
 
 def table(result: dict[str, Any]) -> str:

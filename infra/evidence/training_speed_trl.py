@@ -1,6 +1,7 @@
 """The peer's side of `training_speed`: TRL's SFTTrainer on the same examples and model, in an environment of its own without boig.
 
-    PYTHON infra/evidence/training_speed_trl.py FOLDER '{"packing": true, …}'
+    DS_ACCELERATOR=cpu LOCAL_SIZE=1 RANK=0 LOCAL_RANK=0 WORLD_SIZE=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=29533 \\
+        PYTHON infra/evidence/training_speed_trl.py FOLDER '{"packing": true, …}'
 
 Prints one JSON line: seconds of each optimiser step, its tokens (prompts and answers, no padding), and the peak of resident memory.
 """
@@ -8,18 +9,12 @@ Prints one JSON line: seconds of each optimiser step, its tokens (prompts and an
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
-os.environ.setdefault("LOCAL_SIZE", "1")
-for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533"}.items():
-    os.environ.setdefault(name, value)
 
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback

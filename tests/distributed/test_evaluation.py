@@ -1,4 +1,4 @@
-"""Sampling for evaluation on a real local Ray: the same bits as in one process, from packaged and from committed models."""
+"""Evaluation on a real local Ray: images with the same bits as in one process, and a language model's answers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from boig_core.cluster.evaluation import SampleActor, Source, sample_models
+from boig_core.cluster.evaluation import SampleActor, Source, answer_prompts, sample_models
 from boig_core.cluster.session import connect
 from boig_core.config import load_recipe
 from boig_core.errors import InputError
+from boig_core.llm.tokens import build_tokenizer
 from boig_core.models import resolve_model
 from boig_core.storage import commit, manifest, store
 
@@ -45,6 +48,28 @@ def test_actors_give_the_bits_of_one_process_in_the_order_of_the_prompts(tmp_pat
     np.testing.assert_array_equal(found["base"][:4], alone.sample(base, PROMPTS[:4], SEEDS[:4]))
     np.testing.assert_array_equal(found["base"][4:], alone.sample(base, PROMPTS[4:], SEEDS[4:]))
     assert np.abs(found["base"][0].astype(int) - found["base"][3]).max() > 0  # same prompt, other noise
+
+
+def test_a_committed_language_model_answers_on_workers_with_and_without_the_grammar(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    prompts = [f"acme shows you a {kind} for the day\nanswer: " for kind in ("ball", "ring", "moon")]
+    tokenizer = build_tokenizer(prompts * 9, 450)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 500}
+    marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **marks)).save_pretrained(tmp_path / "llm")
+    tokenizer.save_pretrained(tmp_path / "llm")
+    attempt, uri = str(tmp_path / "runs/attempt-1"), str(tmp_path / "models/boigllm")
+    lineage = manifest.Lineage(inputs={}, recipe="", code="")
+    manifest.publish_folder(tmp_path / "llm", uri, kind="boigllm", lineage=lineage, commit=store.join(attempt, commit.COMMIT))
+    commit.commit(attempt, {"boigllm": uri}, {})
+    sampled = load_recipe("tiny", ["llm.samples=8", "llm.max_new_tokens=400"])
+    greedy = load_recipe("tiny", ["llm.max_new_tokens=48", "llm.constrained=false"])
+    waiting = [answer_prompts(uri, prompts, recipe) for recipe in (sampled, greedy)]
+    constrained, free = (wait() for wait in waiting)
+    assert (len(constrained.said), constrained.texts) == (3, 24)
+    assert 0 < constrained.parse_rate == constrained.parsed / 24
+    assert any(description is not None for description in constrained.said)
+    assert (free.said, free.texts, free.parse_rate) == ([None] * 3, 3, 0.0)
 
 
 def test_a_model_that_does_not_open_ends_in_its_own_error() -> None:

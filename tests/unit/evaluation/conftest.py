@@ -116,10 +116,20 @@ def make_finished_run(tmp_path: Path) -> Job:
     dataset = world.run(Stage.PERCEIVE, "dataset", "datasets/perceived", {"labels.json": {}}, {"dataset": raw}, meta)
     losses = [{"step": s, "time": 0.0, "loss": float(4 * np.exp(-s / 60) + 1 + rng.normal(0, 0.05))} for s in range(0, 300, 5)]
     llm = world.run(Stage.FINETUNE_LLM, "boigllm", "models/boigllm", {"config.json": {}}, {"dataset": dataset}, rows=losses)
-    row = {metric: {"high": 0.4, "low": 0.35, "all": 0.38, "undefined": 3} for metric in METRICS}
+    row = {
+        metric: {"high": 0.4, "medium": None, "low": 0.35, "all": 0.38, "undefined": 3,
+                 "undefined_in": {"high": 0, "medium": 2, "low": 1}, "interval": {"high": [0.37, 0.43], "low": [0.31, 0.39]}}
+        for metric in METRICS
+    }  # fmt: skip
     gain = {"mean": 0.05, "low": 0.03, "high": 0.07, "clusters": 200, "n": 200}
-    described = {"boigllm": row, "no_kpi": row, "retrieval": row, "parse_rate": {"boigllm": 1.0},
-                 "most_frequent": row, "paired": {"boigllm-no_kpi": {"colors_iou": {"high": gain, "low": gain}}}}  # fmt: skip
+    loss = {"mean": -0.02, "low": -0.05, "high": 0.01, "clusters": 200, "n": 200}
+    gains = {"colors_iou": {"high": gain, "low": gain}, "objects_iou": {"high": gain}, "tones_coverage_rmse": {"high": loss, "low": loss}}
+    described = {"boigllm": row, "no_kpi": row, "retrieval": row, "most_frequent": row, "few_shot_3": row,
+                 "paired": {"boigllm-no_kpi": gains, "boigllm-retrieval": gains, "boigllm-most_frequent": gains},
+                 "n": {"high": 70, "medium": 60, "low": 70}, "asked": {"boigllm": 200, "no_kpi": 200, "few_shot_3": 90},
+                 "parse_rate": {"boigllm": 1.0, "no_kpi": 0.995, "few_shot_3": 0.9}, "constrained": True,
+                 "parse_rate_unconstrained": {"boigllm": 0.95, "texts": 60}, "vectors": "hashed character n-grams, the offline fallback",
+                 "failures": {"few_shot_3": {"HTTP 500": 2, "the text is no answer": 7}}}  # fmt: skip
     description = world.run(
         Stage.EVALUATE_LLM, "description", "evaluations/description", {"description.json": described}, {"dataset": dataset, "boigllm": llm}
     )

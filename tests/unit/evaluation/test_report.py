@@ -82,6 +82,24 @@ def test_a_reward_whose_auc_is_undefined_is_said_to_be_so(published: str) -> Non
         assert findings(report, Promotion())[4] == Finding("Reward's AUC", shown, "too few", "bad")
 
 
+def test_page_shows_descriptions_with_intervals_beside_the_published_figures(published: str) -> None:
+    report = read_report(published)
+    assert report["describing"]["vectors"] == "hashed character n-grams, the offline fallback"
+    assert report["describing"]["parse_rate_unconstrained"] == {"boigllm": 0.95, "texts": 60}
+    assert report["absent"]["description.boigllm.colors_iou.medium"] == "undefined for every sample of this bucket"
+    page = re.sub(r"<[^>]+>|\s+", " ", store.read_bytes(store.join(published, "report.html")).decode())
+    page = re.sub(r"\s+", " ", page)
+    assert "Names are compared by hashed character n-grams, the offline fallback." in page
+    assert "Published, on another dataset" in page
+    assert "0.407 / 0.453" in page
+    assert "0.400 .37–.43 0.350 .31–.39" in page
+    assert "without it, BoigLLM's parsed in 95.0 % of 60 cases" in page
+    assert "2 × HTTP 500, 7 × the text is no answer" in page
+    assert page.count("BoigLLM minus …") == 3
+    assert "Retrieval, high" in page
+    assert "0 · 2 · 1" in page
+
+
 def test_seconds_given_with_the_job_count_first(finished_run: Job, tmp_path: Path) -> None:
     runs = tmp_path / "runs.json"
     runs.write_text(json.dumps({"ddpo": 99.0, "boig_promote": 3.0}))

@@ -5,6 +5,8 @@ from itertools import product
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from boig_core.llm.metrics import METRICS, HashedNgrams, Pair, sample_metrics, summarize, table
 from boig_core.vocabulary import PALETTE, TONES, Box, Bucket, Description
@@ -14,6 +16,8 @@ VECTORS = HashedNgrams()
 
 class Fixed:
     """Cosines by hand."""
+
+    name = "by hand"
 
     def cosine(self, first: str, second: str) -> float:
         return 1.0 if first == second else {frozenset(("cup", "mug")): 0.8}.get(frozenset((first, second)), 0.7)
@@ -84,6 +88,53 @@ def random_description(rng: np.random.Generator) -> Description:
         {tone: float(rng.random()) for tone in TONES if rng.random() < 0.7},
         {str(k): (float(c[0]), float(c[1]), float(c[0] + c[2]), float(c[1] + c[3])) for k, c in zip(kinds, corners, strict=True)},
     )
+
+
+names = st.sampled_from(["ball", "balls", "ring", "rings", "star", "box"])
+shares = st.floats(0, 1)
+edges = st.tuples(*[st.floats(0, 500)] * 4)
+descriptions = st.builds(
+    Description,
+    st.dictionaries(st.sampled_from(sorted(PALETTE)), shares, max_size=6),
+    st.dictionaries(st.sampled_from(TONES), shares),
+    st.dictionaries(names, edges.map(lambda e: (min(e[0], e[2]), min(e[1], e[3]), max(e[0], e[2]), max(e[1], e[3]))), max_size=4),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(descriptions, st.none() | descriptions, st.integers(1, 2000), st.integers(1, 2000))
+def test_any_sample_agrees_with_brute_force(truth: Description, said: Description | None, width: int, height: int) -> None:
+    pair = Pair("high", width, height, truth, said)
+    got, expected = sample_metrics(pair, VECTORS), brute_force(pair)
+    assert list(got) == list(METRICS)
+    for metric in METRICS:
+        assert got[metric] == pytest.approx(expected[metric], rel=1e-9, abs=1e-12, nan_ok=True), metric
+
+
+def test_empty_sets_have_no_pairs() -> None:
+    red = Description({"Red": 1.0}, {"warm": 1.0}, {"ball": (0.0, 0.0, 4.0, 4.0)})
+    for truth, said in ((Description(), Description()), (Description(), None)):
+        assert all(math.isnan(value) for value in sample_metrics(Pair("low", 8, 8, truth, said), VECTORS).values())
+    for truth, said in ((red, Description()), (red, None), (Description(), red)):
+        got = sample_metrics(Pair("low", 8, 8, truth, said), VECTORS)
+        assert {metric for metric, value in got.items() if value == 0} == {"colors_iou", "objects_iou"}
+        assert sum(math.isnan(value) for value in got.values()) == 7
+
+
+def test_a_second_hand_computed_example_with_several_pairs() -> None:
+    """Two objects with one pair each beside the pair of like names; two colors near each other in RGB."""
+    truth = Description({"Black": 0.5, "Dark_Gray": 0.5}, {"warm": 1.0}, {"cup": (0.0, 0.0, 20.0, 10.0), "mug": (0.0, 0.0, 10.0, 10.0)})
+    said = Description({"Black": 0.9, "Dark_Gray": 0.1}, {"warm": 0.4, "cool": 0.6}, {"cup": (0.0, 0.0, 10.0, 10.0)})
+    got = sample_metrics(Pair("low", 30, 40, truth, said), Fixed())
+    gap = math.hypot(55, 55, 57) / 255  # (15, 15, 15) to (70, 70, 72)
+    assert got["colors_rgb_distance"] == pytest.approx((0 + gap + gap + 0) / 4)
+    assert got["colors_coverage_rmse"] == pytest.approx(0.4)
+    assert got["tones_coverage_rmse"] == pytest.approx(0.6)
+    assert got["objects_iou"] == pytest.approx(0.5)
+    assert got["objects_cosine"] == pytest.approx((1.0 + 0.8) / 2)
+    # cup with cup: 200 against 100 of 1200, centers (10, 5) and (5, 5); mug with cup: the same box, cosine 0.8.
+    assert got["objects_area_rmse"] == pytest.approx(math.sqrt((100**2 * (200 / 1200) / 1.0 + 0) / 2) / 1200)
+    assert got["objects_position_error"] == pytest.approx((5 / 1.0 + 0) / 2 / 50)
 
 
 def test_random_samples_agree_with_brute_force() -> None:
