@@ -37,7 +37,8 @@ def answer_grammar(lead: str = "") -> str:
     """All answers as a grammar in llguidance's Lark dialect.
 
     A rule ``name::_`` carries 64 bits. Those of the colors tell which ones are named already; those of a box hold x1 and y1 in decimal
-    digits of four bits each, which x2 and y2 are compared with digit by digit.
+    digits of four bits each, which x2 and y2 are compared with digit by digit. At most one rule fits what has been read of a number:
+    parsing stays cheap where nearly every token is tried.
 
     Args:
         lead: what stands before an answer: some tokenizers write a space in front of every text.
@@ -59,9 +60,10 @@ def answer_grammar(lead: str = "") -> str:
             f'objects: object ("," object){{0,{MAX_OBJECTS - 1}}}',
             'object: NAME ":[" x1::0x0',
             *_stored("x1", 0, "y1"),
-            *_stored("y1", 4 * DIGITS, "x2"),
-            *_at_least("x2", 0, "y2"),
-            *_at_least("y2", 4 * DIGITS, None),
+            *_stored("y1", 1, "x2"),
+            *_at_least("x2", 0, '"," y2::_'),
+            *_at_least("y2", 1, '"]"'),
+            "DIGIT: /[0-9]/",
             r"SHARE: /0\.[0-9][0-9]|1\.00/",
             rf'NAME: /"([\x20-\x21\x23-\x5b\x5d-\x7f]|\\["\\bfnrt]|\\u[0-9a-f]{{4}}){{1,{NAME_LENGTH}}}"/',
         ]
@@ -149,43 +151,68 @@ class MaskedLogits(LogitsProcessor):  # type: ignore[misc]  # transformers has n
         return self._mask.apply(logits_BV)
 
 
-def _stored(name: str, offset: int, then: str) -> list[str]:
-    """Rules that read a whole number, keep its digits from bit ``offset`` on and go on with the rule ``then``."""
+def _kept(edge: int, place: int) -> tuple[int, int]:
+    """Bits of the digit at a place, from the left, of the first (x1) or second (y1) edge that a box keeps."""
+    start = 4 * (DIGITS * edge + place)
+    return start, start + 4
+
+
+def _length(edge: int) -> tuple[int, int]:
+    """Bits of the number of its digits."""
+    start = 8 * DIGITS + 4 * edge
+    return start, start + 4
+
+
+def _stored(name: str, edge: int, then: str) -> list[str]:
+    """Rules that read a whole number, keep its digits and their number, and go on with the rule ``then``; ``name_P`` has read P digits."""
 
     def read(digit: int, place: int) -> str:
-        rule = f"{name}_{place}" if place else f'"," {then}'
-        return f'"{digit}" {rule}::bit_or({digit << (4 * place + offset):#x})'
+        return f'"{digit}" {name}_{place + 1}::bit_or({digit << _kept(edge, place)[0]:#x})'
 
-    opening = [read(0, 0), *(read(digit, place) for place in range(DIGITS) for digit in range(1, 10))]
-    later = [_rule(f"{name}_{place + 1}::_", [read(digit, place) for digit in range(10)]) for place in range(DIGITS - 1)]
-    return [_rule(f"{name}::_", opening), *later]
+    def end(place: int) -> str:
+        return f'"," {then}::bit_or({place << _length(edge)[0]:#x})'
 
-
-def _at_least(name: str, offset: int, then: str | None) -> list[str]:
-    """Rules that read a whole number not below the one kept from bit ``offset`` on, and go on with ``then`` or end the box.
-
-    As long as its digits equal the kept ones it is at ``name_PLACE``, and once one is greater at ``name_free_PLACE``.
-    """
-    end, carry = (f'"," {then}::_', "::_") if then else ('"]"', "")
-
-    def read(digit: int, place: int, also: str = "") -> list[str]:
-        kept = f"[{4 * place + offset}:{4 * place + offset + 4}]"
-        ways = [(f"{name}_{place}::_", f"eq({kept}, {digit})")]
-        if digit:
-            ways.append((f"{name}_free_{place}{carry}", f"lt({kept}, {digit})"))
-        return [f'"{digit}" {rule if place else end} %if ' + (f"and({test}, {also})" if also else test) for rule, test in ways]
-
-    opening = [f'"0" {end} %if is_zeros([{offset}:{offset + 4 * DIGITS}])']
-    for place in range(DIGITS):
-        # A number of fewer digits is smaller: none of the kept ones may stand before the first.
-        also = f"is_zeros([{offset + 4 * (place + 1)}:{offset + 4 * DIGITS}])" if place < DIGITS - 1 else ""
-        opening += [way for digit in range(1, 10) for way in read(digit, place, also)]
-    rules = [_rule(f"{name}::_", opening)]
-    for place in range(DIGITS - 1):
-        free = f"{name}_free_{place}{carry}" if place else end
-        rules.append(_rule(f"{name}_{place + 1}::_", [way for digit in range(10) for way in read(digit, place)]))
-        rules.append(_rule(f"{name}_free_{place + 1}{carry}", [f'"{digit}" {free}' for digit in range(10)]))
+    rules = [_rule(f"{name}::_", [f'"0" {end(1)}', *(read(digit, 0) for digit in range(1, 10))])]
+    for place in range(1, DIGITS + 1):
+        more = [read(digit, place) for digit in range(10)] if place < DIGITS else []
+        rules.append(_rule(f"{name}_{place}::_", [end(place), *more]))
     return rules
+
+
+def _at_least(name: str, edge: int, end: str) -> list[str]:
+    """Rules that read a whole number not below the kept edge, and go on with ``end``.
+
+    ``name_as_P`` has read P digits that equal the kept ones, ``name_above_P`` some of which the first that differs is greater, and
+    ``name_below_P`` smaller: then only a number of more digits will do.
+    """
+    length = _bits(_length(edge))
+
+    def read(digit: int, place: int) -> list[str]:
+        kept = _bits(_kept(edge, place))
+        return [
+            f'"{digit}" {name}_as_{place + 1}::_ %if eq({kept}, {digit})',
+            f'"{digit}" {name}_above_{place + 1}::_ %if lt({kept}, {digit})',
+            f'"{digit}" {name}_below_{place + 1}::_ %if and(gt({kept}, {digit}), lt({length}, {DIGITS}))',
+        ]
+
+    zero = f'"0" {end} %if and(eq({length}, 1), is_zeros({_bits(_kept(edge, 0))}))'
+    rules = [_rule(f"{name}::_", [zero, *(way for digit in range(1, 10) for way in read(digit, 0))])]
+    for place in range(1, DIGITS + 1):
+        last = place == DIGITS
+        enough = f"{end} %if le({length}, {place})"
+        rules += [
+            _rule(f"{name}_as_{place}::_", [enough, *([] if last else [way for digit in range(10) for way in read(digit, place)])]),
+            _rule(f"{name}_above_{place}::_", [enough, *([] if last else [f"DIGIT {name}_above_{place + 1}::_"])]),
+            _rule(
+                f"{name}_below_{place}::_",
+                [f"{end} %if lt({length}, {place})", *([] if last else [f"DIGIT {name}_below_{place + 1}::_"])],
+            ),
+        ]
+    return rules
+
+
+def _bits(span: tuple[int, int]) -> str:
+    return f"[{span[0]}:{span[1]}]"
 
 
 def _color(name: str) -> str:

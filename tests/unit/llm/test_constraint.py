@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -82,17 +83,27 @@ descriptions = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(descriptions, st.sampled_from(sorted(TOKENIZERS)))
 def test_every_answer_that_is_printed_is_accepted(description: Description, tokenizer: str) -> None:
     assert accepts(tokenizer, print_answer(description))
 
 
+near = edges.flatmap(lambda edge: st.tuples(st.just(edge), edges | st.integers(max(0, edge - 9), min(99_999, edge + 9))))
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.tuples(edges, edges), st.tuples(edges, edges))
+@given(near, near)
 def test_a_box_must_not_be_turned_around(first: tuple[int, int], second: tuple[int, int]) -> None:
     (x1, x2), (y1, y2) = first, second
     assert accepts("scratch", LOOK.replace("[5,20,30,400]", f"[{x1},{y1},{x2},{y2}]")) == (x1 <= x2 and y1 <= y2)
+
+
+def test_edges_are_compared_across_all_lengths() -> None:
+    values = (0, 1, 9, 10, 11, 90, 100, 109, 190, 1000, 9999, 10_000, 99_999)
+    for x1, x2 in itertools.product(values, values):
+        assert accepts("scratch", LOOK.replace("[5,20,30,400]", f"[{x1},{x2},{x2},{x1}]")) == (x1 == x2), (x1, x2)
+        assert accepts("scratch", LOOK.replace("[5,20,30,400]", f"[{x1},0,{x2},0]")) == (x1 <= x2), (x1, x2)
 
 
 @pytest.mark.parametrize(
