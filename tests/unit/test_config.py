@@ -65,6 +65,7 @@ def test_recipes_are_frozen() -> None:
         ("llm: {lr: .inf}", r"^llm\.lr = inf: input should be a finite number"),
         ("llm: {lr: .nan}", r"^llm\.lr = nan: input should be "),
         ("llm: {zero_stage: 4}", r"^llm\.zero_stage = 4: input should be 0, 1, 2 or 3"),
+        ("llm: {offload: all}", r"^llm: offload all needs a zero_stage of at least 3, not 2"),
         ("reward: {name: magic}", r"^reward\.name = 'magic': input should be 'contrast'"),
         ("data: {split: [0.5, 0.1, 0.1]}", r"split \(0\.5, 0\.1, 0\.1\) must be three positive shares"),
         ("data: {percentiles: [90, 60]}", r"must rise within \(0, 100\)"),
