@@ -59,12 +59,14 @@ class AnswerLoss:
 
     def check(self, examples: Sequence[Example]) -> None:
         """Find out whether the head may give the loss: some models go on to scale or cap its logits. Every rank must call it."""
+        if not isinstance(self._head, nn.Linear):
+            return
         made: list[Tensor] = []
         hook = self._head.register_forward_hook(lambda head, inputs, output: made.append(output))
         with torch.no_grad():
             logits_NV = self._engine(**self._layout(examples).inputs(self._engine.device)).logits
         hook.remove()
-        self._fuses = isinstance(self._head, nn.Linear) and torch.equal(logits_NV, made[0])
+        self._fuses = torch.equal(logits_NV, made[0])
         if not self._fuses:
             log.info("%s: its loss is computed from whole logits", type(self._engine.module).__name__)
 
