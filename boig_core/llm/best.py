@@ -65,7 +65,7 @@ class Best:
         if step == 0:
             history = History(first=loss, last=loss)
         elif self.history.best is None or loss < self.history.best:
-            weights = self._engine.state_dict(trained_only=True)
+            weights = self._engine.state_dict(trained_only=True, everywhere=False)
             if rank() == 0:
                 from safetensors.torch import save_file
 

@@ -28,12 +28,12 @@ pipeline_tag: text-generation
 
 # {what} of recipe `{recipe.name}`
 
-{what} answers a prompt about a post with a description of its image as JSON: colors and tones with their coverage, objects with their
-boxes. The prompt tells company, date, text, keywords, resolution and {asks}; `boig_core.verbalization` words prompts and reads answers.
+It answers a prompt about a post with a description of its image as JSON: colors and tones with their coverage, objects with their boxes.
+The prompt tells company, date, text, keywords, resolution and {asks}; `boig_core.verbalization` words prompts and reads answers.
 
 * Base: {base}
 * Trained: {trained}, {llm.dtype}, context {llm.context}, {llm.batch} samples a step, peak learning rate {llm.lr:g}
-* Data: dataset `{recipe.data.name}`; its digest and this version's lineage stand in `manifest.json` beside this file.
+* Data: dataset `{recipe.data.name}`; the `manifest.json` of a published version names its digest and lineage
 
 Intended use: telling how an image that reaches a KPI looks, for the brands it was trained on, and scoring images by it. Not meant for
 other brands or other questions. It repeats what its posts show, their biases included; its answers are no promise of engagement.

@@ -255,7 +255,7 @@ def export(trained: Trained, folder: Path) -> None:
 
     A LoRA is merged into its base, so that whoever reads the folder needs neither peft nor the base.
     """
-    state = trained.engine.state_dict()
+    state = trained.engine.state_dict(everywhere=False)
     if rank() != 0:
         return
     model: Any = trained.engine.module

@@ -176,24 +176,27 @@ class Engine:
         dist.all_reduce(summed)
         return summed.to(values.device)
 
-    def state_dict(self, *, trained_only: bool = False) -> dict[str, Tensor]:
+    def state_dict(self, *, trained_only: bool = False, everywhere: bool = True) -> dict[str, Tensor]:
         """Copy of the weights on the CPU, gathered if they are partitioned; every rank must call it.
 
         Args:
             trained_only: leave out frozen parameters and buffers, as for a LoRA adapter.
+            everywhere: on every rank, or on rank 0 alone (the others get nothing): a host with eight ranks need not hold eight copies.
         """
+        wanted = everywhere or rank() == 0
         if self.config.zero_stage == 3:
             deepspeed = _import_deepspeed()
             found = {}
             for name, param in self.module.named_parameters():
                 if param.requires_grad or not trained_only:
                     with deepspeed.zero.GatheredParameters([param]):
-                        found[name] = param.detach().cpu().clone()
-            if not trained_only:
+                        if wanted:
+                            found[name] = param.detach().cpu().clone()
+            if wanted and not trained_only:
                 found.update({name: buffer.detach().cpu().clone() for name, buffer in self.module.named_buffers()})
             return found
-        trained = {name for name, param in self.module.named_parameters() if param.requires_grad}
-        return {k: v.detach().cpu().clone() for k, v in self.module.state_dict().items() if k in trained or not trained_only}
+        trained = {name for name, param in self.module.named_parameters() if param.requires_grad and wanted}
+        return {k: v.detach().cpu().clone() for k, v in self.module.state_dict().items() if k in trained or (wanted and not trained_only)}
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of weights, optimiser, step count and RNG state; every rank must call it.

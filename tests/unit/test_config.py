@@ -79,6 +79,7 @@ def test_recipes_are_frozen() -> None:
         ("llm: {patterns: [1]}", r"^llm\.patterns = \[1\]: input should be a valid dictionary"),
         ("llm: {kpi_noise: 1}", r"^llm\.kpi_noise = 1: input should be less than 1"),
         ("llm: {more_kpis: [shares]}", r"llm\.more_kpis \['shares'\] must be among data\.more_kpis \[\]"),
+        ("llm: {offload: all}", r"^llm: offload all needs a zero_stage of at least 3, not 2"),
         ("reward: {name: magic}", r"^reward\.name = 'magic': input should be 'contrast'"),
         ("data: {split: [0.5, 0.1, 0.1]}", r"split \(0\.5, 0\.1, 0\.1\) must be three positive shares"),
         ("data: {percentiles: [90, 60]}", r"must rise within \(0, 100\)"),

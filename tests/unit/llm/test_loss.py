@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,15 @@ from boig_core.training.engine import Engine, EngineConfig
 VOCAB = 400
 SIZES: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 rng = np.random.default_rng(5)
-EXAMPLES = [
-    Example(ids[:split], ids[split:]) for ids, split in ((rng.integers(3, VOCAB, 20).astype(np.int32), 4 + i % 9) for i in range(16))
-]
+WORDS = [rng.integers(3, VOCAB, 8 + 7 * i % 23).astype(np.int32) for i in range(16)]
+EXAMPLES = [Example(ids[:split], ids[split:]) for ids, split in zip(WORDS, [3, 5, 4, 6] * 4, strict=True)]
 
 
 def make_loss(config: Any, stage: int = 2, dtype: Any = "float32", room: float = 64, micro: int = 8) -> tuple[AnswerLoss, Engine]:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     engine = Engine.create(model.train(), EngineConfig(lr=1e-3, steps=5, zero_stage=stage, dtype=dtype))  # type: ignore[arg-type]
-    loss = AnswerLoss(engine, Layout(0, room), micro)
+    loss = AnswerLoss(engine, Layout(0, room, 9999), micro)
     loss.check(EXAMPLES[:2])
     return loss, engine
 
@@ -44,11 +44,12 @@ class Bare:
 
 
 @pytest.mark.parametrize("config", [LlamaConfig(**SIZES, tie_word_embeddings=True), PhiConfig(**SIZES)], ids=["tied", "with a bias"])
-def test_the_head_gives_the_loss_that_logits_give_and_the_same_gradient(config: Any) -> None:
+def test_the_head_gives_the_loss_that_logits_give_and_the_same_gradient(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     engine: Any = Bare(AutoModelForCausalLM.from_config(config).eval())
-    loss = AnswerLoss(engine, Layout(0, 64), 8)
-    rows = Layout(0, 64)(EXAMPLES)
+    loss = AnswerLoss(engine, Layout(0, 64, 9999), 8)
+    monkeypatch.setattr(losses, "_WIDE", 30 * VOCAB)
+    rows = Layout(0, 64, 9999)(EXAMPLES)
     values, gradients = [], []
     for way in (loss.plain, loss.chunked):
         engine.module.zero_grad()
@@ -64,7 +65,7 @@ def test_the_head_gives_the_loss_that_logits_give_and_the_same_gradient(config: 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_both_ways_train_alike_under_every_zero_stage(stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
     curves = []
-    for wide in (2**40, 0):
+    for wide in (2**40, 10 * VOCAB):
         monkeypatch.setattr(losses, "_WIDE", wide)
         loss, engine = make_loss(LlamaConfig(**SIZES), stage=stage)
         curves.append([engine.step(loss.of_step(EXAMPLES)).loss for _ in range(5)])
@@ -74,7 +75,7 @@ def test_both_ways_train_alike_under_every_zero_stage(stage: int, monkeypatch: p
 
 def test_bfloat16_losses_are_summed_in_float32() -> None:
     loss, _ = make_loss(LlamaConfig(**SIZES), dtype="bfloat16")
-    rows = Layout(0, 64)(EXAMPLES)
+    rows = Layout(0, 64, 9999)(EXAMPLES)
     assert float(loss.chunked(rows)) == pytest.approx(float(loss.plain(rows)), rel=1e-3)
 
 
@@ -90,8 +91,9 @@ def test_a_model_that_caps_its_logits_keeps_its_own_loss(monkeypatch: pytest.Mon
 
 
 def test_packing_and_micro_batches_change_nothing() -> None:
+    assert len(Layout(0, 64, 9999)(EXAMPLES).ids_BT) < 9, "rows do hold several"
     curves = []
-    for room, micro in ((0, 16), (64, 16), (64, 5), (1e9, 8)):
+    for room, micro in ((0, 16), (64, 16), (64, 5), (math.inf, 8)):
         loss, engine = make_loss(GPTNeoXConfig(**SIZES, max_position_embeddings=512, hidden_dropout=0.0), room=room, micro=micro)
         curves.append([engine.step(loss.of_step(EXAMPLES)).loss for _ in range(4)])
     for curve in curves[1:]:
