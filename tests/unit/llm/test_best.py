@@ -36,7 +36,9 @@ def test_the_weights_of_the_lowest_validation_are_kept_through_a_checkpoint(tmp_
             lowest = weights
         best.judge(number, loss)
     assert best.history == History(first=1.0, last=0.7, best=0.5, best_step=2, since=1)
-    Checkpoints(str(tmp_path), 1).save(best, 4, best.state())
+    points = Checkpoints(str(tmp_path), 1)
+    points.save(best, 4, best.state())
+    points.wait()
 
     later = make_best()
     restored = Checkpoints(str(tmp_path), 2).restore(later)
