@@ -115,6 +115,8 @@ class Engine:
         optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=fused)
         settings = deepspeed_settings(config, sum(p.numel() for p in trained))
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
+        for state in optimizer.state.values():
+            state["step"].zero_()  # without ZeRO, DeepSpeed allocates bfloat16's states by a step of zero gradients, which would count
         own = {"lr": config.lr, "betas": list(config.betas), "weight_decay": config.weight_decay}
         return cls(engine, config, {**settings, "optimizer": {"type": "AdamW", "params": own}})
 

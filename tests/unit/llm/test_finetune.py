@@ -12,10 +12,11 @@ import torch
 from boig_core.config import Recipe, parse_recipe
 from boig_core.errors import InputError, RecipeError
 from boig_core.llm.examples import make_examples
-from boig_core.llm.finetune import checked_loss, export, finetune
+from boig_core.llm.finetune import checked_loss, export, finetune, make_model
 from boig_core.llm.generate import generate_answers, load_llm, parse_or_none
 from boig_core.llm.score import answer_logprobs
 from boig_core.llm.tokens import build_tokenizer
+from boig_core.storage import store
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.verbalization.answer import print_answer
 from boig_core.verbalization.templates import KpiCondition, build_prompt, condition_of
@@ -203,3 +204,13 @@ def test_what_a_base_cannot_do_is_refused(make_samples: MakeSamples, tmp_path: P
         finetune(samples, small(base=base, context=300), with_kpi=True)
     with pytest.raises(RecipeError, match=r"cannot be opened"):
         finetune(samples, small(base=str(tmp_path / "nowhere")), with_kpi=True)
+
+
+def test_a_base_is_read_from_a_store(make_samples: MakeSamples, tmp_path: Path, s3_bucket: str) -> None:
+    samples = make_samples(30)
+    base = base_of_another_kind(samples, tmp_path)
+    store.upload_folder(tmp_path, f"{s3_bucket}/bases/qwen")
+    fetched, local = (make_model(small(base=ref).llm, [], 0)[1] for ref in (f"{s3_bucket}/bases/qwen", base))
+    assert all(torch.equal(p, local.get_parameter(name)) for name, p in fetched.named_parameters())
+    with pytest.raises(RecipeError, match=r"^llm\.base = 's3://boig-tests/bases/none': cannot be opened"):
+        make_model(small(base=f"{s3_bucket}/bases/none").llm, [], 0)

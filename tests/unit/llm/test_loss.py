@@ -68,6 +68,7 @@ def test_both_ways_train_alike_under_every_zero_stage(stage: int, monkeypatch: p
     for wide in (2**40, 10 * VOCAB):
         monkeypatch.setattr(losses, "_WIDE", wide)
         loss, engine = make_loss(LlamaConfig(**SIZES), stage=stage)
+        assert loss._fuses
         curves.append([engine.step(loss.of_step(EXAMPLES)).loss for _ in range(5)])
     assert curves[1] == pytest.approx(curves[0], rel=1e-5)
     assert curves[0][-1] < curves[0][0]
@@ -83,6 +84,7 @@ def test_a_model_that_caps_its_logits_keeps_its_own_loss(monkeypatch: pytest.Mon
     monkeypatch.setattr(losses, "_WIDE", 0)
     config = Gemma2Config(**SIZES, num_key_value_heads=2, head_dim=8, final_logit_softcapping=30.0)
     loss, engine = make_loss(config)
+    assert not loss._fuses
     expected = sum(
         float(cross_entropy(engine(input_ids=ids[None]).logits[0, len(e.prompt_T) - 1 : -1], ids[len(e.prompt_T) :], reduction="sum"))
         for e, ids in ((e, torch.from_numpy(np.concatenate([e.prompt_T, e.answer_T])).long()) for e in EXAMPLES)

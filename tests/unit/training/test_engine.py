@@ -54,6 +54,40 @@ def test_every_zero_stage_trains_as_plain_pytorch_does(stage: int, micro: int) -
         torch.testing.assert_close(tensor, weights[name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_bfloat16_keeps_float32_masters_under_every_zero_stage(stage: int) -> None:
+    config = EngineConfig(lr=1e-2, steps=12, zero_stage=stage, dtype="bfloat16")  # type: ignore[arg-type]
+    model, expected = make_model().bfloat16(), []
+    masters = [p.detach().float().clone().requires_grad_() for p in model.parameters()]
+    optimizer = torch.optim.AdamW(masters, betas=config.betas, weight_decay=0.0)
+    inputs, targets = INPUTS.bfloat16(), TARGETS.bfloat16()
+    for step in range(12):
+        model.zero_grad()
+        loss = (model(inputs[step]) - targets[step]).float().pow(2).mean()
+        loss.backward()
+        for master, weight in zip(masters, model.parameters(), strict=True):
+            assert weight.grad is not None
+            master.grad = weight.grad.float()
+        nn.utils.clip_grad_norm_(masters, config.grad_clip)
+        optimizer.param_groups[0]["lr"] = config.lr_at(step)
+        optimizer.step()
+        for master, weight in zip(masters, model.parameters(), strict=True):
+            weight.data.copy_(master.data)
+        expected.append(float(loss.detach()))
+    engine = Engine.create(make_model().bfloat16(), config)
+    found = [engine.step([lambda x=x, y=y: (engine(x) - y).float().pow(2).mean()]).loss for x, y in zip(inputs, targets, strict=True)]  # type: ignore[misc]
+    assert found == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize("offload", ["optimizer", "all"])
+def test_what_rests_on_the_host_trains_alike(offload: str) -> None:
+    expected, _ = by_hand()
+    engine = Engine.create(make_model(), EngineConfig(lr=1e-2, steps=12, zero_stage=3, offload=offload))  # type: ignore[arg-type]
+    assert run(engine, micro=2) == pytest.approx(expected, rel=1e-4)
+    assert engine.settings["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+    assert ("offload_param" in engine.settings["zero_optimization"]) == (offload == "all")
+
+
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_a_loaded_engine_goes_on_bit_for_bit(stage: int, tmp_path: Path) -> None:
     config = EngineConfig(lr=1e-2, steps=12, zero_stage=stage)  # type: ignore[arg-type]
