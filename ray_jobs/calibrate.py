@@ -7,7 +7,7 @@ formulation is named by the validation split; the test split reports it. The rec
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,11 @@ from boig_core.errors import InputError
 from boig_core.evaluation.validity import Validity, validity
 from boig_core.observability.logs import get_logger
 from boig_core.rewards import REWARDS
+from boig_core.rewards.cache import Rows, cache_folder, in_parts, questions, through_cache
 from boig_core.rewards.calibration import Calibration, Conditions, clip_range, conditions, write_calibration
-from boig_core.rewards.scorer import AnswerLogprobs, load_logprobs, score_tokens
+from boig_core.rewards.scorer import TOKENS, Models, load_models, rate
+from boig_core.rewards.weighted import Scale, scale_of, weighted
+from boig_core.storage import manifest
 from boig_core.storage.job import Outcome, Workspace, run_stage
 from boig_core.vocabulary import Description, Sample, Split
 
@@ -31,11 +34,19 @@ def work(space: Workspace) -> Outcome:
     recipe = space.recipe
     samples = read_samples(space.job.input("dataset"))
     found = conditions(samples)
-    folder, _ = space.fetch("boigllm", "boigllm")
-    logprobs = load_logprobs(folder)
+    folder, model = space.fetch("boigllm", "boigllm")
+    models = load_models(folder, recipe.llm)
+    seen_by = manifest.read_manifest(space.job.input("dataset")).meta["perception"]
+    kept = cache_folder(space.job.store, names=REWARDS, perception=seen_by, model=model.digest(), llm=recipe.llm)
     rewards, splits = {}, {}
+    scales: dict[str, Scale] = {}
     for split in ("validation", "test"):
-        rewards[split], measured = measure(logprobs, pick(samples, split, recipe), found, recipe)
+        picked = pick(samples, split, recipe)
+        rewards[split] = score(models, picked, found, recipe, kept)
+        length_N = rewards[split].pop(TOKENS)
+        scales = scales or {name: scale_of(reward_N) for name, reward_N in rewards[split].items()}  # of the validation split
+        rewards[split].setdefault(recipe.reward.name, weighted(rewards[split], recipe.reward.weights, scales))
+        measured = measure(rewards[split], length_N, picked, recipe)
         splits[split] = {name: row.as_json() for name, row in measured.items()}
         for name, row in measured.items():
             log.info("%s %s: AUC %.3f, Pearson %.3f, n %d", split, name, row.auc_high_vs_low, row.pearson, row.n)
@@ -45,7 +56,7 @@ def work(space: Workspace) -> Outcome:
     out = space.scratch / "calibration"
     out.mkdir()
     write_calibration(
-        Calibration(reward=chosen, clip=clip, conditions=found, best_on_validation=best, splits=splits),
+        Calibration(reward=chosen, clip=clip, scales=scales, conditions=found, best_on_validation=best, splits=splits),
         out,
     )
     metrics = {"reward": chosen, "best_on_validation": best, "auc_test": splits["test"][chosen]["auc_high_vs_low"]}
@@ -61,15 +72,22 @@ def pick(samples: Sequence[Sample], split: Split, recipe: Recipe) -> list[Sample
     return [held[index] for index in sorted(order)]
 
 
-def measure(
-    logprobs: AnswerLogprobs, samples: Sequence[Sample], found: Conditions, recipe: Recipe
-) -> tuple[dict[str, NDArray[np.float64]], dict[str, Validity]]:
-    """Reward of each sample's own image and its validity, by formulation."""
-    evidence = score_tokens(logprobs, [sample.description or Description() for sample in samples], samples, found, recipe.reward.chunk)
-    length_N = np.array([len(high_T) for high_T, _ in evidence], np.float64)
-    rewards = {name: np.array([formulation(high_T, low_T) for high_T, low_T in evidence]) for name, formulation in REWARDS.items()}
+def score(models: Models, samples: Sequence[Sample], found: Conditions, recipe: Recipe, kept: str) -> Rows:
+    """Each formulation of each sample's own image, and the length of its answer in tokens; ``kept`` holds what is known already."""
+
+    def scored(missing: Sequence[int]) -> Iterator[tuple[Sequence[int], Rows]]:
+        for part in in_parts(missing, recipe.reward.chunk):
+            chosen = [samples[index] for index in part]
+            seen = [sample.description or Description() for sample in chosen]
+            yield part, rate(models, seen, chosen, found, recipe.reward.chunk, REWARDS)
+
+    return through_cache(kept, questions([sample.image for sample in samples], samples, found), scored)[0]
+
+
+def measure(rewards: Rows, length_N: NDArray[np.float64], samples: Sequence[Sample], recipe: Recipe) -> dict[str, Validity]:
+    """Validity of each formulation, and of the reward if it is a sum."""
     options = {"resamples": recipe.evaluation.bootstrap, "seed": recipe.seed}
-    return rewards, {name: validity(reward_N, length_N, samples, **options) for name, reward_N in rewards.items()}
+    return {name: validity(reward_N, length_N, samples, **options) for name, reward_N in rewards.items()}
 
 
 if __name__ == "__main__":

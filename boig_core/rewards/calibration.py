@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from boig_core.errors import CorruptError, InputError
+from boig_core.rewards.weighted import Scale
 from boig_core.verbalization.templates import KpiCondition
 from boig_core.vocabulary import Sample
 
@@ -109,8 +110,9 @@ class Calibration(_Model):
     """Content of ``calibration.json``.
 
     Attributes:
-        reward: the formulation that the recipe maximises.
+        reward: name of what the recipe maximizes (`boig_core.config.Reward.name`).
         clip: range that it is clipped to.
+        scales: mean and spread of each formulation on the validation split, for weighted sums.
         conditions: HIGH and LOW by account.
         best_on_validation: formulation with the highest AUC on the validation split.
         splits: validity of each formulation on ``validation`` and ``test`` (`boig_core.evaluation.validity.Validity`).
@@ -119,6 +121,7 @@ class Calibration(_Model):
     schema_version: int = 1
     reward: str
     clip: tuple[float, float]
+    scales: dict[str, Scale] = {}
     conditions: Conditions
     best_on_validation: str
     splits: dict[str, dict[str, dict[str, Any]]]

@@ -38,6 +38,7 @@ class Stage(StrEnum):
     FINETUNE_LLM = "finetune_llm"
     EVALUATE_LLM = "evaluate_llm"
     CALIBRATE = "calibrate"
+    SCORE_REWARDS = "score_rewards"
     FINETUNE_SD = "finetune_sd"
     DDPO = "ddpo"
     EVALUATE_SD = "evaluate_sd"

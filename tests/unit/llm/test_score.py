@@ -141,5 +141,5 @@ def test_a_long_prompt_fills_the_context_to_its_last_place(model: Any, tokenizer
     shared, plain = (answer_logprobs(model, tokenizer, prompts, answers, share=share) for share in (True, False))
     for a, b in zip(shared, plain, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
-    with pytest.raises(InputError, match="raise llm.context"):
+    with pytest.raises(InputError, match=r"raise llm\.context"):
         answer_logprobs(model, tokenizer, prompts, ["day " * 300] * 2)
