@@ -36,7 +36,7 @@ def work(space: Workspace) -> Outcome:
     found = conditions(samples)
     folder, model = space.fetch("boigllm", "boigllm")
     models = load_models(folder, recipe.llm)
-    seen_by = manifest.read_manifest(space.job.input("dataset")).meta["perception"]
+    seen_by = manifest.read_manifest(space.job.input("dataset")).meta.get("perception", "")
     kept = cache_folder(space.job.store, names=REWARDS, perception=seen_by, model=model.digest(), llm=recipe.llm)
     rewards, splits = {}, {}
     scales: dict[str, Scale] = {}
@@ -50,7 +50,7 @@ def work(space: Workspace) -> Outcome:
         splits[split] = {name: row.as_json() for name, row in measured.items()}
         for name, row in measured.items():
             log.info("%s %s: AUC %.3f, Pearson %.3f, n %d", split, name, row.auc_high_vs_low, row.pearson, row.n)
-    best = max(REWARDS, key=lambda name: float(splits["validation"][name]["auc_high_vs_low"]))
+    best = max(splits["validation"], key=lambda name: float(splits["validation"][name]["auc_high_vs_low"]))
     chosen = recipe.reward.name
     clip = clip_range(rewards["validation"][chosen], recipe.reward.clip_percentiles)
     out = space.scratch / "calibration"
@@ -85,9 +85,9 @@ def score(models: Models, samples: Sequence[Sample], found: Conditions, recipe: 
 
 
 def measure(rewards: Rows, length_N: NDArray[np.float64], samples: Sequence[Sample], recipe: Recipe) -> dict[str, Validity]:
-    """Validity of each formulation, and of the reward if it is a sum."""
+    """Validity of each formulation, and of the reward if it is a sum; one that is alike for all images is left out."""
     options = {"resamples": recipe.evaluation.bootstrap, "seed": recipe.seed}
-    return {name: validity(reward_N, length_N, samples, **options) for name, reward_N in rewards.items()}
+    return {name: validity(reward_N, length_N, samples, **options) for name, reward_N in rewards.items() if np.ptp(reward_N) > 0}
 
 
 if __name__ == "__main__":

@@ -75,14 +75,9 @@ class _Call:
 
 
 class Watch:
-    """Calls under way, at most one an actor.
+    """Calls under way, at most one an actor."""
 
-    Args:
-        start_s: what an actor that was killed is given, beside the call's own limit, to open its models again.
-    """
-
-    def __init__(self, start_s: float = START_S) -> None:
-        self._start_s = start_s
+    def __init__(self) -> None:
         self._calls: dict[Any, _Call] = {}
 
     def add(self, ref: Any, actor: Any, what: str, limit_s: float) -> None:
@@ -111,4 +106,4 @@ class Watch:
             raise ClusterError(call.what, rule, "see the actor's log on the Ray dashboard")
         log.warning("%s takes longer than %g s: its actor is replaced, and it is done again", call.what, call.limit_s)
         ray.kill(call.actor, no_restart=False)
-        call.deadline = time.monotonic() + self._start_s + call.limit_s
+        call.deadline = time.monotonic() + START_S + call.limit_s  # it has to open its models again

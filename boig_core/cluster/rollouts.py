@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -62,10 +63,16 @@ class RewardActor:
     """
 
     def __init__(self, recipe: Recipe, make_scorer: Callable[[str], Scorer]) -> None:
-        self._scorer = make_scorer(settle(scorer_resources(recipe)))
+        self._recipe, self._make = recipe, make_scorer
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        """Opened by a call, not by the constructor, whose errors Ray passes on as text alone."""
+        return self._make(settle(scorer_resources(self._recipe)))
 
     def ready(self) -> int:
         """Process id, once the models are open."""
+        _ = self._scorer
         return os.getpid()
 
     def score(self, trajectory: Trajectory, chunk: Chunk) -> NDArray[np.float64]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from boig_core.cluster.actors import RESTARTS, START_S, Watch, scorer_options, scorer_resources, settle, wait_ready
+from boig_core.cluster.actors import RESTARTS, Watch, scorer_options, scorer_resources, settle, wait_ready
 from boig_core.config import Recipe
 from boig_core.errors import ClusterError
 from boig_core.rewards.scorer import checked
@@ -29,10 +30,16 @@ class ScoreActor:
     """One scorer in a process of its own; ``open_score`` opens it there, given the device."""
 
     def __init__(self, recipe: Recipe, open_score: Callable[[str], Score]) -> None:
-        self._score = open_score(settle(scorer_resources(recipe)))
+        self._recipe, self._open = recipe, open_score
+
+    @cached_property
+    def _score(self) -> Score:
+        """Opened by a call, not by the constructor, whose errors Ray passes on as text alone."""
+        return self._open(settle(scorer_resources(self._recipe)))
 
     def ready(self) -> int:
         """Process id, once the models are open."""
+        _ = self._score
         return os.getpid()
 
     def score(self, chunk: Sequence[Any]) -> Values:
@@ -40,16 +47,13 @@ class ScoreActor:
         return self._score(chunk)
 
 
-def score_chunks(
-    recipe: Recipe, open_score: Callable[[str], Score], chunks: Sequence[Sequence[Any]], start_s: float = START_S
-) -> Iterator[tuple[int, Values]]:
+def score_chunks(recipe: Recipe, open_score: Callable[[str], Score], chunks: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Values]]:
     """Score chunks on `reward.actors` actors, which end with this iterator. Ray must be connected.
 
     Args:
         recipe: names actors, their resources and the longest time for a chunk.
         open_score: opens a scorer; runs in the actor.
         chunks: items that ``open_score``'s result understands.
-        start_s: longest wait for an actor to open its models.
 
     Yields:
         Number of a chunk and its values, as they come.
@@ -62,8 +66,8 @@ def score_chunks(
     actor_class = ray.remote(ScoreActor).options(**scorer_options(recipe))
     actors = [actor_class.remote(recipe, open_score) for _ in range(min(recipe.reward.actors, len(chunks)))]
     try:
-        wait_ready(actors, "scorers", "add nodes, or lower reward.actors or reward.resources", start_s)
-        watch, running, waiting = Watch(start_s), dict[Any, int](), iter(enumerate(chunks))
+        wait_ready(actors, "scorers", "add nodes, or lower reward.actors or reward.resources")
+        watch, running, waiting = Watch(), dict[Any, int](), iter(enumerate(chunks))
 
         def feed(actor: Any) -> None:
             for number, chunk in waiting:

@@ -31,7 +31,10 @@ log = get_logger(__name__)
 
 
 class Stage(StrEnum):
-    """The stages, in the order of the data. Entry points are ``python -m ray_jobs.STAGE JOB_URI``."""
+    """The stages, in the order of the data. Entry points are ``python -m ray_jobs.STAGE JOB_URI``.
+
+    All but ``score_rewards``, which is run by hand, are tasks of a DAG.
+    """
 
     INGEST = "ingest"
     PERCEIVE = "perceive"
