@@ -275,7 +275,8 @@ class Reward(_Section):
     runtime_env: dict[str, Any] = Field(default_factory=dict)
     """Ray runtime environment of such an actor, such as ``{pip: [spacy]}``; empty: that of the job. No place for secrets."""
     timeout_s: float = Field(600.0, gt=0)
-    """Longest time for a chunk, in seconds: then its actor is replaced, and the chunk is scored again."""
+    """Longest time for a chunk, in seconds, opening the models anew after a death included: then its actor is replaced, and the chunk is
+    scored again."""
 
     @model_validator(mode="after")
     def _check(self) -> Reward:

@@ -98,11 +98,11 @@ def _score_shared(model: Any, pad: int, examples: Sequence[Example]) -> list[Val
         level = _read_on(model, pad, rests, level, stem_of_head)
     texts = [np.concatenate([example.prompt_T[-1:], example.answer_T[:-1]]) for example in examples]
     ids_RT, here_RT = _batch(model, pad, texts)
-    labels_RT = torch.full_like(ids_RT, IGNORE)
+    labels_RT = torch.full(ids_RT.shape, IGNORE)
     for row, example in enumerate(examples):
         labels_RT[row, : len(example.answer_T)] = torch.from_numpy(example.answer_T)
     logits_RTV, _ = _forward(model, ids_RT, here_RT, level, head_of_row, keep=False)
-    return _chosen(logits_RTV, labels_RT)
+    return _chosen(logits_RTV, labels_RT.to(model.device))
 
 
 def _chosen(logits_RTV: Tensor, labels_RT: Tensor) -> list[Values]:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from boig_core.adworld.export import write_world
@@ -19,7 +20,7 @@ from boig_core.adworld.law import Law
 from boig_core.cluster.session import connect
 from boig_core.config import load_recipe
 from boig_core.data import dataset, perceived
-from boig_core.data.images import Image, decode
+from boig_core.data.images import decode
 from boig_core.data.ingestion import OneProcess, ingest
 from boig_core.data.perceived import Question
 from boig_core.llm.tokens import build_tokenizer

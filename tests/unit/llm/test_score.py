@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,13 @@ def test_what_prompts_have_in_common_is_read_once(tokenizer: Any, monkeypatch: p
     model = llama(len(tokenizer))
     score._can_share(model, tokenizer.pad_token_id)
     shapes: list[tuple[int, ...]] = []
-    monkeypatch.setattr(score, "_batch", lambda *args, real=score._batch: (shapes.append(tuple(map(len, args[2]))), real(*args))[1])
+    real = score._batch
+
+    def noted(model: Any, pad: int, texts: Sequence[Any]) -> Any:
+        shapes.append(tuple(map(len, texts)))
+        return real(model, pad, texts)
+
+    monkeypatch.setattr(score, "_batch", noted)
     prompts = PROMPTS[:2] * 16
     answer_logprobs(model, tokenizer, prompts, ["ball"] * 32)
     (stem,), rests, answers = shapes
@@ -134,6 +141,13 @@ def test_a_model_that_cannot_share_is_read_plainly_and_says_so(
     for a, b in zip(found, answer_logprobs(model, tokenizer, PROMPTS[:2], ["ball"] * 2, share=False), strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(found[0], again[0])
+
+
+def test_a_model_that_passes_positions_over_is_found_out(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = model.forward
+    assert score._why_not(model, tokenizer.pad_token_id) == ""
+    monkeypatch.setattr(model, "forward", lambda *args, position_ids=None, **kwargs: real(*args, **kwargs))
+    assert "nats when it reads on" in score._why_not(model, tokenizer.pad_token_id)
 
 
 def test_a_long_prompt_fills_the_context_to_its_last_place(model: Any, tokenizer: Any) -> None:

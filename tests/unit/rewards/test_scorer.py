@@ -18,7 +18,7 @@ from boig_core.llm.generate import load_llm
 from boig_core.llm.score import answer_logprobs
 from boig_core.llm.tokens import build_tokenizer
 from boig_core.rewards.calibration import Calibration, Conditions, Pair
-from boig_core.rewards.scorer import Models, Scorer, gather, rate
+from boig_core.rewards.scorer import Models, Scorer, checked, gather, rate
 from boig_core.rewards.weighted import Scale
 from boig_core.verbalization.answer import print_answer
 from boig_core.verbalization.templates import KpiCondition, build_prompt
@@ -107,6 +107,13 @@ def test_a_wrong_count_raises(llm: Path) -> None:
         Scorer(llm, Silent(), recipe(), calibration()).score(images(3), [SAMPLE] * 3)
 
 
+@pytest.mark.parametrize(("given", "says"), [([1.0], "1 results of the scorer"), ([1.0, np.nan], "must be finite"), ([], "0 results")])
+def test_what_comes_from_elsewhere_is_checked(given: list[float], says: str) -> None:
+    with pytest.raises(ScorerError, match=says):
+        checked(given, 2)
+    assert checked([1, 2], 2).tolist() == [1.0, 2.0]
+
+
 def test_a_calibration_of_another_formulation_is_refused(llm: Path) -> None:
     with pytest.raises(ScorerError, match="calibrate again"):
         Scorer(llm, FixedPerceiver(), recipe("dsg"), calibration("contrast"))
@@ -153,7 +160,8 @@ def test_chunks_have_one_shape_and_each_sample_its_own_account() -> None:
     samples = [SAMPLE, replace(SAMPLE, account="elsewhere"), SAMPLE]
     evidence = gather(Models(log, nothing), [Description()] * 3, samples, CONDITIONS, 2, {"high_T", "low_T"})
     assert [len(prompts) for prompts in asked] == [4, 4]
-    assert [(one.high_T, one.low_T, one.predicted) for one in evidence] == [(-1.0, -2.0, None)] * 3
+    assert [(np.asarray(one.high_T).tolist(), np.asarray(one.low_T).tolist()) for one in evidence] == [([-1.0], [-2.0])] * 3
+    assert [one.predicted for one in evidence] == [None] * 3
     assert ["90" in prompt for prompt in asked[0]] == [True, False, False, False]
     assert "70 high" in asked[0][1]
     assert "3 low" in asked[0][3]
