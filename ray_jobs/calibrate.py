@@ -6,8 +6,9 @@ formulation is named by the validation split; the test split reports it. The rec
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,14 @@ from boig_core.errors import InputError
 from boig_core.evaluation.validity import Validity, validity
 from boig_core.observability.logs import get_logger
 from boig_core.rewards import REWARDS
+from boig_core.rewards.batch import BatchScorer, Item
 from boig_core.rewards.cache import Rows, cache_folder, in_parts, questions, through_cache
 from boig_core.rewards.calibration import Calibration, Conditions, clip_range, conditions, write_calibration
-from boig_core.rewards.scorer import TOKENS, Models, load_models, rate
+from boig_core.rewards.scorer import TOKENS, Models, load_models
 from boig_core.rewards.weighted import Scale, scale_of, weighted
 from boig_core.storage import manifest
 from boig_core.storage.job import Outcome, Workspace, run_stage
-from boig_core.vocabulary import Description, Sample, Split
+from boig_core.vocabulary import Sample, Split
 
 log = get_logger(__name__)
 
@@ -74,14 +76,10 @@ def pick(samples: Sequence[Sample], split: Split, recipe: Recipe) -> list[Sample
 
 def score(models: Models, samples: Sequence[Sample], found: Conditions, recipe: Recipe, kept: str) -> Rows:
     """Each formulation of each sample's own image, and the length of its answer in tokens; ``kept`` holds what is known already."""
-
-    def scored(missing: Sequence[int]) -> Iterator[tuple[Sequence[int], Rows]]:
-        for part in in_parts(missing, recipe.reward.chunk):
-            chosen = [samples[index] for index in part]
-            seen = [sample.description or Description() for sample in chosen]
-            yield part, rate(models, seen, chosen, found, recipe.reward.chunk, REWARDS)
-
-    return through_cache(kept, questions([sample.image for sample in samples], samples, found), scored)[0]
+    items, score_items = [Item(sample, sample.image, sample.image) for sample in samples], BatchScorer(models, None, recipe, found)
+    asked = questions([item.sha256 for item in items], samples, found)
+    parts = functools.partial(in_parts, size=recipe.reward.chunk)
+    return through_cache(kept, asked, lambda missing: ((part, score_items([items[i] for i in part])) for part in parts(missing)))[0]
 
 
 def measure(rewards: Rows, length_N: NDArray[np.float64], samples: Sequence[Sample], recipe: Recipe) -> dict[str, Validity]:
