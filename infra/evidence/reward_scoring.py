@@ -2,7 +2,7 @@
 
 Floor: of 16 images a prompt, P tokens of prompt and A of answer, reading each prompt anew takes 16 (P + A) tokens, reading it once
 P + 16 A; the ratio of both is what sharing can gain at most, when a token costs the same everywhere. With HIGH and LOW, which differ in
-the last R tokens of the prompt, it is 32 (P + A) against P + R + 32 A. Seconds are the best of alternating rounds.
+the last R tokens of the prompt, it is 32 (P + A) against P + R + 32 A. Seconds are CPU time, the best of alternating rounds.
 
 Rate: images a second through the pool of actors that stages use, by the contrast (HIGH and LOW), actors started beforehand; with and
 without a shared prompt, and out of the store's cache, for 1 and 2 actors.
@@ -119,7 +119,7 @@ def prompts(sample: Sample) -> dict[str, str]:
 def floor(
     model: Any, tokenizer: Any, sample: Sample, descriptions: Sequence[Description], labels: Sequence[str], rounds: int
 ) -> dict[str, float]:
-    """Seconds of both ways for the images of one post, their ratio, its floor, and the share of it that is reached."""
+    """CPU seconds of both ways for the images of one post, their ratio, its floor, and the share of it that is reached."""
     asked = [prompts(sample)[label] for label in labels for _ in descriptions]
     answers = [print_answer(description) for description in descriptions] * len(labels)
     ids = [[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in map(prompts(sample).get, labels)]
@@ -130,9 +130,9 @@ def floor(
     for _ in range(rounds + 1):  # the first one warms up
         values = {}
         for share in (False, True):
-            started = time.perf_counter()
+            started = time.process_time()
             values[share] = np.concatenate(answer_logprobs(model, tokenizer, asked, answers, share=share))
-            best[share] = min(best[share], time.perf_counter() - started)
+            best[share] = min(best[share], time.process_time() - started)
         differ = max(differ, float(np.abs(values[True] - values[False]).max()))
     rows = len(asked)
     gain = rows * (prompt + answer) / (prompt + (len(labels) - 1) * (prompt - common) + rows * answer)
