@@ -26,6 +26,8 @@ from boig_core.errors import InputError
 from boig_core.llm import score
 from boig_core.llm.score import answer_logprobs
 from boig_core.llm.tokens import build_tokenizer
+from boig_core.verbalization.templates import KpiCondition, build_prompt
+from boig_core.vocabulary import Sample
 
 POSTS = ["Acme 2021-07-01\na ball for a summer day, number one\nball 64x64", "Acme 2021-07-01\na ball for a winter day\nball 64x64", "Bolt"]
 PROMPTS = [f"{post}\nkpi: {kpi}\nanswer: " for post in POSTS for kpi in ("900 high", "50 low")]
@@ -151,7 +153,9 @@ def test_a_model_that_passes_positions_over_is_found_out(model: Any, tokenizer: 
 
 
 def test_a_long_prompt_fills_the_context_to_its_last_place(model: Any, tokenizer: Any) -> None:
-    prompts, answers = [f"{'x y ' * 200}kpi: {kpi}\nanswer: " for kpi in ("9 high", "5 low")], ["ball 12 of the day"] * 2
+    post = Sample("1", "1", "a", "Acme", "2021-07-01T10:00:00Z", "x y " * 200, (), 9, 50, "high", "test", "0", 64, 64)
+    prompts = [build_prompt(post, KpiCondition(value, label)) for value, label in ((900, "high"), (5, "low"))]
+    answers = ["ball 12 of the day"] * 2
     shared, plain = (answer_logprobs(model, tokenizer, prompts, answers, share=share) for share in (True, False))
     for a, b in zip(shared, plain, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
