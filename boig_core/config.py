@@ -33,6 +33,8 @@ ImageFormat = Literal["original", "png", "jpeg", "webp"]
 """How a dataset keeps images."""
 Pattern = Literal["describe", "aim_describe", "aim_predict", "predict"]
 """A pattern of behavior fine-tuning, 1 to 4 in PAPER section 3."""
+RewardName = Literal["contrast", "mean_logprob", "dsg", "attribute_similarity"]
+"""A formulation of the reward."""
 SplitBy = Literal["post", "account", "time"]
 """What never crosses splits."""
 
@@ -293,11 +295,21 @@ class LLM(_Section):
         return self
 
 
-class Reward(_Section):
-    """What DDPO maximises (PAPER section 6)."""
+class Resources(_Section):
+    """What one Ray actor or training worker asks for."""
 
-    name: Literal["contrast", "mean_logprob", "dsg"] = "contrast"
-    """The formulation."""
+    cpus: float = Field(0.5, gt=0)
+    """CPUs an actor or worker."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs an actor or worker."""
+
+
+class Reward(_Section):
+    """What DDPO maximizes (PAPER section 6)."""
+
+    weights: dict[RewardName, float] = Field({"contrast": 1.0}, min_length=1)
+    """Formulations by their weights. Of several, each counts in units of its own spread on real validation images; one alone keeps its
+    own unit."""
     clip_percentiles: tuple[float, float] = (1.0, 99.0)
     """Rewards are clipped to this range of the reward on real validation images."""
     posts: int = Field(600, ge=10)
@@ -307,6 +319,28 @@ class Reward(_Section):
     none: no gate."""
     chunk: int = Field(32, ge=1)
     """Images scored at a time: fixed, so that a redone chunk gives the same bits."""
+    split: Literal["train", "validation", "test", "held_out"] = "test"
+    """What score_rewards scores where it is given no folder of images."""
+    actors: int = Field(1, ge=1)
+    """Ray actors that score."""
+    resources: Resources | None = None
+    """What such an actor asks for; none: what the recipe's other actors do."""
+    runtime_env: dict[str, Any] = Field(default_factory=dict)
+    """Ray runtime environment of such an actor, such as ``{pip: [spacy]}``; empty: that of the job. No place for secrets."""
+    timeout_s: float = Field(600.0, gt=0)
+    """Longest time for a chunk, in seconds, opening the models anew after a death included: then its actor is replaced, and the chunk is
+    scored again."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Reward:
+        if 0 in self.weights.values():
+            raise ValueError(f"weights {self.weights} must differ from 0")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What is maximized, in words: ``contrast``, or ``contrast + 0.5 dsg``."""
+        return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in self.weights.items())
 
 
 class SD(_Section):
@@ -373,8 +407,6 @@ class DDPO(_Section):
     """Samples a forward pass and worker in the update."""
     rollout_actors: int = Field(2, ge=1)
     """Ray actors that sample."""
-    reward_actors: int = Field(1, ge=1)
-    """Ray actors that score."""
     workers: int = Field(1, ge=1)
     """Learner ranks."""
     zero_stage: Literal[0, 1, 2] = 1
@@ -464,15 +496,6 @@ class Promotion(_Section):
     """Share of the base's diversity that must be kept."""
     max_days: float = Field(7.0, gt=0)
     """Days that the approval waits for a person."""
-
-
-class Resources(_Section):
-    """What one Ray actor or training worker asks for."""
-
-    cpus: float = Field(0.5, gt=0)
-    """CPUs an actor or worker."""
-    gpus: float = Field(0.0, ge=0)
-    """GPUs an actor or worker."""
 
 
 class Recipe(_Section):

@@ -6,6 +6,7 @@ recommends a formulation. The recipe's own choice is what DDPO maximizes, if it 
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from boig_core.evaluation.terminal import validity_lines
 from boig_core.evaluation.validity import validity
 from boig_core.observability.logs import get_logger
 from boig_core.rewards import REWARDS
+from boig_core.rewards.batch import BatchScorer, Item
+from boig_core.rewards.cache import cache_folder, in_parts, questions, through_cache
 from boig_core.rewards.calibration import (
     Calibration,
     Conditions,
@@ -30,10 +33,11 @@ from boig_core.rewards.calibration import (
     require_worth,
     write_calibration,
 )
-from boig_core.rewards.scorer import AnswerLogprobs, load_logprobs, score_tokens
+from boig_core.rewards.scorer import TOKENS, Models, load_models
+from boig_core.rewards.weighted import Scale, scale_of, weighted
+from boig_core.storage import manifest
 from boig_core.storage.job import Outcome, Workspace, run_stage
-from boig_core.verbalization.templates import Wording
-from boig_core.vocabulary import Description, Sample, Split
+from boig_core.vocabulary import Sample, Split
 
 log = get_logger(__name__)
 Rows = dict[str, dict[str, Any]]
@@ -44,16 +48,22 @@ def work(space: Workspace) -> Outcome:
     recipe, name = space.recipe, space.recipe.reward.name
     samples = read_samples(space.job.input("dataset"))
     found = conditions(samples)
-    folder, _ = space.fetch("boigllm", "boigllm")
-    logprobs = load_logprobs(folder)
+    folder, model = space.fetch("boigllm", "boigllm")
+    models = load_models(folder, recipe)
+    seen_by = manifest.read_manifest(space.job.input("dataset")).meta.get("perception", "")
+    kept = cache_folder(space.job.store, names=REWARDS, perception=seen_by, model=model.digest(), llm=recipe.llm)
     rewards, splits = {}, {}
+    scales: dict[str, Scale] = {}
     for split in ("validation", "test"):
         picked = pick(samples, split, recipe)
-        rewards[split], length_N = score(logprobs, picked, found, recipe)
+        rewards[split] = score(models, picked, found, recipe, kept)
+        length_N = rewards[split].pop(TOKENS)
+        scales = scales or {each: scale_of(reward_N) for each, reward_N in rewards[split].items()}  # of the validation split
+        rewards[split].setdefault(name, weighted(rewards[split], recipe.reward.weights, scales))
         splits[split] = measure(rewards[split], length_N, picked, recipe)
     clip = clip_range(rewards["validation"][name], recipe.reward.clip_percentiles)
     best = recommend(splits["validation"])
-    calibration = Calibration(reward=name, clip=clip, conditions=found, recommended=best, splits=splits)
+    calibration = Calibration(reward=name, clip=clip, scales=scales, conditions=found, recommended=best, splits=splits)
     for line in validity_lines(calibration, recipe.reward.min_auc):
         log.info("%s", line)
     try:
@@ -85,14 +95,12 @@ def pick(samples: Sequence[Sample], split: Split, recipe: Recipe) -> list[Sample
     return [held[index] for index in sorted(order)]
 
 
-def score(
-    logprobs: AnswerLogprobs, samples: Sequence[Sample], found: Conditions, recipe: Recipe
-) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
-    """Reward of each sample's own image by formulation, and the length of its answer in tokens."""
-    descriptions = [sample.description or Description() for sample in samples]
-    evidence = score_tokens(logprobs, descriptions, samples, found, recipe.reward.chunk, Wording.of(recipe))
-    length_N = np.array([len(high_T) for high_T, _ in evidence], np.float64)
-    return {name: np.array([formulation(high_T, low_T) for high_T, low_T in evidence]) for name, formulation in REWARDS.items()}, length_N
+def score(models: Models, samples: Sequence[Sample], found: Conditions, recipe: Recipe, kept: str) -> dict[str, NDArray[np.float64]]:
+    """Each formulation of each sample's own image, and the length of its answer in tokens; ``kept`` holds what is known already."""
+    items, score_items = [Item(sample, sample.image, sample.image) for sample in samples], BatchScorer(models, None, recipe, found)
+    asked = questions([item.sha256 for item in items], samples, found, models.wording)
+    parts = functools.partial(in_parts, size=recipe.reward.chunk)
+    return through_cache(kept, asked, lambda missing: ((part, score_items([items[i] for i in part])) for part in parts(missing)))[0]
 
 
 def measure(rewards: Mapping[str, NDArray[np.float64]], length_N: NDArray[np.float64], samples: Sequence[Sample], recipe: Recipe) -> Rows:

@@ -10,27 +10,23 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from boig_core.config import Recipe, Resources
+from boig_core.cluster.actors import RESTARTS, START_S, Watch, options, scorer_options, scorer_resources, settle, wait_ready
+from boig_core.config import Recipe
 from boig_core.diffusion.lora import Adapter
 from boig_core.diffusion.rollout import Chunk, Scorer
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.errors import ClusterError
-from boig_core.observability.logs import get_logger
+from boig_core.rewards.scorer import checked
 
-log = get_logger(__name__)
-
-RESTARTS: Final = 3
-"""Deaths of an actor, and repetitions of a chunk on it, that are forgiven."""
-START_S: Final = 600.0
-"""Longest wait for the actors to be placed and to open their models."""
-STALL_S: Final = 1800.0
-"""Longest time without any chunk finishing, before the stage gives up."""
+ROLLOUT_S: Final = 1800.0
+"""Longest time for the rollouts of a chunk."""
 
 
 class RolloutActor:
@@ -45,7 +41,7 @@ class RolloutActor:
         from boig_core.diffusion.rollout import Sampler
 
         self._before = before
-        self._sampler = Sampler(recipe, _settle(recipe.resources))
+        self._sampler = Sampler(recipe, settle(recipe.resources))
 
     def ready(self) -> int:
         """Process id, once the model is open."""
@@ -67,10 +63,16 @@ class RewardActor:
     """
 
     def __init__(self, recipe: Recipe, make_scorer: Callable[[str], Scorer]) -> None:
-        self._scorer = make_scorer(_settle(recipe.resources))
+        self._recipe, self._make = recipe, make_scorer
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        """Opened by a call, not by the constructor, whose errors Ray passes on as text alone."""
+        return self._make(settle(scorer_resources(self._recipe)))
 
     def ready(self) -> int:
         """Process id, once the models are open."""
+        _ = self._scorer
         return os.getpid()
 
     def score(self, trajectory: Trajectory, chunk: Chunk) -> NDArray[np.float64]:
@@ -81,22 +83,18 @@ class RewardActor:
 class RayRollouts:
     """`boig_core.diffusion.rollout.Rollouts` over pools of actors. Pickles, so a training worker can drive what the stage owns."""
 
-    def __init__(self, samplers: Sequence[Any], scorers: Sequence[Any]) -> None:
-        self._samplers, self._scorers = list(samplers), list(scorers)
+    def __init__(self, samplers: Sequence[Any], scorers: Sequence[Any], score_s: float) -> None:
+        self._samplers, self._scorers, self._score_s = list(samplers), list(scorers), score_s
 
     @classmethod
     def start(cls, recipe: Recipe, make_scorer: Callable[[str], Scorer], before: Callable[[Chunk], None] | None = None) -> RayRollouts:
         """Start the actors that the recipe names; they live as long as the calling driver. Returns at once, see `wait_ready`."""
-        options: dict[str, Any] = {
-            "num_cpus": recipe.resources.cpus,
-            "num_gpus": recipe.resources.gpus,
-            "max_restarts": RESTARTS,
-            "max_task_retries": RESTARTS,
-        }
-        rollout, reward = ray.remote(RolloutActor), ray.remote(RewardActor)
+        rollout = ray.remote(RolloutActor).options(**options(recipe.resources))
+        reward = ray.remote(RewardActor).options(**scorer_options(recipe))
         return cls(
-            [rollout.options(**options).remote(recipe, before) for _ in range(recipe.ddpo.rollout_actors)],
-            [reward.options(**options).remote(recipe, make_scorer) for _ in range(recipe.ddpo.reward_actors)],
+            [rollout.remote(recipe, before) for _ in range(recipe.ddpo.rollout_actors)],
+            [reward.remote(recipe, make_scorer) for _ in range(recipe.reward.actors)],
+            recipe.reward.timeout_s,
         )
 
     def wait_ready(self, timeout_s: float = START_S) -> None:
@@ -105,16 +103,8 @@ class RayRollouts:
         Raises:
             ClusterError: they were not placed, or did not start, in time.
         """
-        actors = [*self._samplers, *self._scorers]
-        try:
-            ray.get([actor.ready.remote() for actor in actors], timeout=timeout_s)
-        except ray.exceptions.GetTimeoutError as exc:
-            available = ray.available_resources()
-            raise ClusterError(
-                f"{len(actors)} rollout and reward actors",
-                f"did not start within {timeout_s:.0f} s (free: {available.get('CPU', 0)} CPU, {available.get('GPU', 0)} GPU)",
-                "add nodes, or lower ddpo.rollout_actors, ddpo.reward_actors or resources",
-            ) from exc
+        remedy = "add nodes, or lower ddpo.rollout_actors, reward.actors or their resources"
+        wait_ready([*self._samplers, *self._scorers], "rollout and reward actors", remedy, timeout_s)
 
     def stop(self) -> None:
         """End the actors; only their owner, the driver that started them, calls it."""
@@ -125,48 +115,44 @@ class RayRollouts:
         """Trajectory and rewards of each chunk, in the order of ``chunks``.
 
         Raises:
-            ClusterError: an actor died more often than its budget allows, or nothing finished for `STALL_S`.
+            ClusterError: an actor died, or hung, more often than is forgiven.
+            ScorerError: a scorer gave a wrong count, or a value that is not finite.
             BoigError: whatever a sampler or scorer raised.
         """
         adapter_ref = ray.put(adapter)
         chunk_refs = [ray.put(chunk) for chunk in chunks]
         to_sample, to_score = deque(range(len(chunks))), deque[int]()
         free_samplers, free_scorers = list(self._samplers), list(self._scorers)
-        running: dict[Any, tuple[int, Any]] = {}  # reference of a result -> (chunk, actor)
+        watch, running = Watch(), dict[Any, int]()
         trajectory_refs: dict[int, Any] = {}
         reward_refs: dict[int, Any] = {}
         while len(reward_refs) < len(chunks):
             while to_sample and free_samplers:
                 actor, i = free_samplers.pop(), to_sample.popleft()
-                running[actor.rollout.remote(adapter_ref, chunk_refs[i])] = (i, actor)
+                ref = actor.rollout.remote(adapter_ref, chunk_refs[i])
+                watch.add(ref, actor, f"rollouts of chunk {i}", ROLLOUT_S)
+                running[ref] = i
             while to_score and free_scorers:
                 actor, i = free_scorers.pop(), to_score.popleft()
-                running[actor.score.remote(trajectory_refs[i], chunk_refs[i])] = (i, actor)
-            done, _ = ray.wait(list(running), num_returns=1, timeout=STALL_S, fetch_local=False)
-            if not done:
-                raise ClusterError("rollouts", f"no chunk finished for {STALL_S:.0f} s", "see the actors' logs on the Ray dashboard")
-            i, actor = running.pop(done[0])
+                ref = actor.score.remote(trajectory_refs[i], chunk_refs[i])
+                watch.add(ref, actor, f"rewards of chunk {i}", self._score_s)
+                running[ref] = i
+            ref, actor = watch.next()
+            i = running.pop(ref)
             if i not in trajectory_refs:
-                trajectory_refs[i] = done[0]
+                trajectory_refs[i] = ref
                 to_score.append(i)
                 free_samplers.append(actor)
             else:
-                reward_refs[i] = done[0]
+                reward_refs[i] = ref
                 free_scorers.append(actor)
         try:
             trajectories: list[Trajectory] = ray.get([trajectory_refs[i] for i in range(len(chunks))])
-            rewards: list[NDArray[np.float64]] = ray.get([reward_refs[i] for i in range(len(chunks))])
+            scored = ray.get([reward_refs[i] for i in range(len(chunks))])
         except ray.exceptions.RayActorError as exc:
             raise ClusterError("a rollout or reward actor", f"died more than {RESTARTS} times", "see its log on the Ray dashboard") from exc
         for trajectory in trajectories:
             if trajectory.checksum != adapter.checksum:
                 raise ClusterError(f"policy {trajectory.checksum[:12]}", f"is not {adapter.checksum[:12]}", "restart the stage")
+        rewards = [checked(found, len(chunk.samples)) for found, chunk in zip(scored, chunks, strict=True)]
         return list(zip(trajectories, rewards, strict=True))
-
-
-def _settle(resources: Resources) -> str:
-    """Fix the thread count, on which the last bits depend, and name the device."""
-    import torch
-
-    torch.set_num_threads(max(1, int(resources.cpus)))
-    return "cuda" if resources.gpus > 0 and torch.cuda.is_available() else "cpu"

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from boig_core.config import Reward
 from boig_core.errors import CorruptError, InputError
+from boig_core.rewards.weighted import Scale
 from boig_core.verbalization.templates import KpiCondition
 from boig_core.vocabulary import Sample
 
@@ -113,8 +114,9 @@ class Calibration(_Model):
     """Content of ``calibration.json``.
 
     Attributes:
-        reward: the formulation that the recipe maximises.
+        reward: name of what the recipe maximizes (`boig_core.config.Reward.name`).
         clip: range that it is clipped to.
+        scales: mean and spread of each formulation on the validation split, for weighted sums.
         conditions: HIGH and LOW by account.
         recommended: the formulation that `recommend` names; none when no AUC is defined on the validation split.
         splits: validity of each formulation on ``validation`` and ``test`` (`boig_core.evaluation.validity.Validity`).
@@ -123,6 +125,7 @@ class Calibration(_Model):
     schema_version: Literal[2] = _VERSION
     reward: str
     clip: tuple[float, float]
+    scales: dict[str, Scale] = {}
     conditions: Conditions
     recommended: str | None
     splits: dict[str, dict[str, dict[str, Any]]]
@@ -161,7 +164,7 @@ def require_worth(calibration: Calibration, reward: Reward) -> None:
         return
     best = calibration.recommended
     if best is not None and best != name and passes(rows[best], reward.min_auc):
-        remedy = f"let the recipe's reward be {best}, with {_told(rows[best])}, and run calibrate again"
+        remedy = f"set reward.weights to {{{best}: 1}}, with {_told(rows[best])}, and run calibrate again"
     else:
         remedy = "ingest more posts or train BoigLLM longer, and run calibrate again"
     rule = f"the 95 % interval must lie above {reward.min_auc:g} (reward.min_auc) before ddpo may optimize the reward"

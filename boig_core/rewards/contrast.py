@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from boig_core.rewards.evidence import Evidence, given
 
 
-def contrast(high_T: NDArray[np.float64], low_T: NDArray[np.float64]) -> float:
-    """``log p(answer | HIGH) - log p(answer | LOW)`` of one answer with T tokens, in nats: above 0 speaks for HIGH."""
-    return float(high_T.sum() - low_T.sum())
+def contrast(evidence: Evidence) -> float:
+    """``log p(answer | HIGH) - log p(answer | LOW)``, in nats: above 0 speaks for HIGH."""
+    return float(given(evidence.high_T).sum() - given(evidence.low_T).sum())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+
+from boig_core.rewards.evidence import Evidence, given
 
 
-def dsg(high_T: NDArray[np.float64], low_T: NDArray[np.float64]) -> float:
-    """Sum of ``p(token | HIGH)`` over one answer's tokens (T); LOW is not looked at. At least 0, at most the number of tokens."""
-    del low_T
-    return float(np.exp(high_T).sum())
+def dsg(evidence: Evidence) -> float:
+    """Sum of ``p(token | HIGH)`` over the answer's tokens. At least 0, at most the number of tokens."""
+    return float(np.exp(given(evidence.high_T)).sum())

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from boig_core.rewards.evidence import Evidence, given
 
 
-def mean_logprob(high_T: NDArray[np.float64], low_T: NDArray[np.float64]) -> float:
-    """Mean of ``log p(token | HIGH)`` over one answer's tokens (T), in nats a token; LOW is not looked at. At most 0."""
-    del low_T
-    return float(high_T.mean())
+def mean_logprob(evidence: Evidence) -> float:
+    """Mean of ``log p(token | HIGH)`` over the answer's tokens, in nats a token. At most 0."""
+    return float(given(evidence.high_T).mean())

@@ -1,4 +1,4 @@
-"""From pixels to a reward: perceive, print as an answer, teacher-force under HIGH and LOW, apply a formulation, clip.
+"""From pixels to a reward: perceive, gather evidence by BoigLLM, apply formulations, weigh, clip.
 
 The answer stands in the frame that BoigLLM was trained in: perception measures an image at ``recipe.perception.side``, and boxes are
 scaled to the sample's own (width, height), as those of the stored images were. A score that cannot be computed raises; it is never a zero.
@@ -7,24 +7,50 @@ Leaves out: Ray (`boig_core.cluster` puts a `Scorer` into an actor) and the form
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from boig_core.config import Recipe
+from boig_core.config import Recipe, Reward
 from boig_core.errors import ScorerError
 from boig_core.rewards import REWARDS
 from boig_core.rewards.calibration import Calibration, Conditions
+from boig_core.rewards.engagement import EngagementPredictor
+from boig_core.rewards.evidence import Evidence, Part, given
+from boig_core.rewards.weighted import weighted
 from boig_core.verbalization.answer import print_answer
-from boig_core.verbalization.templates import Wording, build_prompt
+from boig_core.verbalization.templates import COMPACT, Wording, build_prompt
 from boig_core.vocabulary import Description, Sample
 
 T = TypeVar("T")
+TOKENS: Final = "tokens"
+"""Length of an answer beside the formulations' values: a reward that merely pays for it is a known flaw."""
 AnswerLogprobs = Callable[[Sequence[str], Sequence[str]], Sequence[NDArray[np.float64]]]
-"""Prompts and answers to the log-probabilities of each answer's tokens: all that a reward needs of a language model."""
+"""Prompts and answers to the log-probabilities of each answer's tokens."""
+Predict = Callable[[Sequence[str]], Sequence[Description | None]]
+"""Prompts to the description that the language model expects; None: its answer could not be parsed."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """All that a reward asks of models, and the wording of prompts that the language model was trained in.
+
+    Attributes:
+        logprobs: how probable it finds answers.
+        predict: what it would answer.
+        engagement: None where no formulation needs it.
+        wording: of its prompts.
+    """
+
+    logprobs: AnswerLogprobs
+    predict: Predict
+    engagement: EngagementPredictor | None = None
+    wording: Wording = COMPACT
 
 
 class Perceives(Protocol):
@@ -46,23 +72,18 @@ class Scorer:
     Args:
         llm_folder: local folder of BoigLLM.
         perceiver: measures images, in training and here with the same eyes.
-        recipe: `reward.name` and `reward.chunk` are read, and how prompts are worded.
-        calibration: conditions and clip range, by the stage ``calibrate``.
+        recipe: `reward.weights` and `reward.chunk` are read, how prompts are worded and how long answers may be.
+        calibration: conditions, scales and clip range, by the stage ``calibrate``.
 
     Raises:
-        ScorerError: the calibration was made for another formulation, so that its clip range does not fit.
+        ScorerError: the calibration was made for another reward, so that its clip range does not fit.
     """
 
     def __init__(self, llm_folder: Path | str, perceiver: Perceives, recipe: Recipe, calibration: Calibration) -> None:
-        if calibration.reward != recipe.reward.name:
-            raise ScorerError(
-                f"reward.name = {recipe.reward.name}", f"the calibration's clip range is that of {calibration.reward}", "calibrate again"
-            )
-        self._logprobs = load_logprobs(llm_folder)
+        must_fit(calibration, recipe.reward)
+        self._models = load_models(llm_folder, recipe)
         self._perceiver = perceiver
-        self._formulation = REWARDS[recipe.reward.name]
-        self._chunk = recipe.reward.chunk
-        self._wording = Wording.of(recipe)
+        self._reward = recipe.reward
         self._calibration = calibration
 
     def score(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
@@ -71,58 +92,133 @@ class Scorer:
         Raises:
             ScorerError: the counts differ, or a part failed to give one finite value an image.
         """
-        if len(images) != len(samples):
-            raise ScorerError(f"{len(images)} images for {len(samples)} samples", "must be as many", "redo the chunk")
-        seen = self._perceiver.describe(list(images), [sample.keywords for sample in samples])
-        descriptions = _exactly(len(images), seen, "perception")
-        placed = [
-            description.scaled(sample.width / self._perceiver.side, sample.height / self._perceiver.side)
-            for description, sample in zip(descriptions, samples, strict=True)
-        ]
-        evidence = score_tokens(self._logprobs, placed, samples, self._calibration.conditions, self._chunk, self._wording)
-        rewards_B = np.array([self._formulation(high_T, low_T) for high_T, low_T in evidence], np.float64)
-        return np.clip(finite(rewards_B), *self._calibration.clip)
+        seen, conditions = look(self._perceiver, images, samples), self._calibration.conditions
+        values = rate(self._models, seen, samples, conditions, self._reward.chunk, self._reward.weights)
+        return clipped(values, self._reward, self._calibration)
 
 
-def load_logprobs(llm_folder: Path | str) -> AnswerLogprobs:
-    """Teacher forcing with a language model in a local folder."""
-    from boig_core.llm.generate import load_llm
+def must_fit(calibration: Calibration, reward: Reward) -> None:
+    """Hold a calibration against the reward that is asked for.
+
+    Raises:
+        ScorerError: it was made for another one, so that its clip range does not fit.
+    """
+    if calibration.reward != reward.name:
+        rule = f"the calibration's clip range is that of {calibration.reward}"
+        raise ScorerError(f"reward.weights = {reward.name}", rule, "calibrate again")
+
+
+def clipped(values: Mapping[str, NDArray[np.float64]], reward: Reward, calibration: Calibration) -> NDArray[np.float64]:
+    """The reward (N,) of the formulations' values: weighed, and clipped to the calibration's range."""
+    return np.clip(weighted(values, reward.weights, calibration.scales), *calibration.clip)
+
+
+def load_models(llm_folder: Path | str, recipe: Recipe) -> Models:
+    """Teacher forcing and greedy answers of a language model in a local folder."""
+    from boig_core.llm.constraint import AnswerConstraint
+    from boig_core.llm.generate import generate_answers, load_llm, parse_or_none
     from boig_core.llm.score import answer_logprobs
 
+    llm = recipe.llm
     model, tokenizer = load_llm(Path(llm_folder))
-    return lambda prompts, answers: answer_logprobs(model, tokenizer, prompts, answers)
+    constraint = functools.cache(lambda: AnswerConstraint(tokenizer) if llm.constrained else None)
+
+    def predict(prompts: Sequence[str]) -> list[Description | None]:
+        options = {"max_new_tokens": llm.max_new_tokens, "batch": llm.generate_batch}
+        return [parse_or_none(text) for text in generate_answers(model, tokenizer, prompts, constraint=constraint(), **options)]
+
+    return Models(lambda prompts, answers: answer_logprobs(model, tokenizer, prompts, answers), predict, wording=Wording.of(recipe))
 
 
-def score_tokens(
-    logprobs: AnswerLogprobs,
+def look(perceiver: Perceives, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]) -> list[Description]:
+    """What is seen in images (B, H, W, 3) that belong to ``samples``, boxes in pixels of each sample's (width, height).
+
+    Raises:
+        ScorerError: the counts differ.
+    """
+    if len(images) != len(samples):
+        raise ScorerError(f"{len(images)} images for {len(samples)} samples", "must be as many", "redo the chunk")
+    seen = exactly(len(images), perceiver.describe(list(images), [sample.keywords for sample in samples]), "perception")
+    side = perceiver.side
+    return [description.scaled(sample.width / side, sample.height / side) for description, sample in zip(seen, samples, strict=True)]
+
+
+def rate(
+    models: Models,
     descriptions: Sequence[Description],
     samples: Sequence[Sample],
     conditions: Conditions,
     chunk: int,
-    wording: Wording,
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Token log-probabilities of each description's answer under HIGH and under LOW of its sample's account, in nats.
+    names: Collection[str],
+) -> dict[str, NDArray[np.float64]]:
+    """Each formulation of ``names`` for each image, (N,), and the answer's `TOKENS` where they were counted; else as `gather`."""
+    needs = frozenset(part for name in names for part in REWARDS[name].needs)
+    evidence = gather(models, descriptions, samples, conditions, chunk, needs)
+    values = {name: finite(np.array([REWARDS[name].of(one) for one in evidence], np.float64)) for name in names}
+    if "high_T" in needs:
+        values[TOKENS] = np.array([len(given(one.high_T)) for one in evidence], np.float64)
+    return values
 
-    Works in chunks of ``chunk`` descriptions, the last one filled up, so that a redone chunk meets the same batch shape.
+
+def gather(
+    models: Models,
+    descriptions: Sequence[Description],
+    samples: Sequence[Sample],
+    conditions: Conditions,
+    chunk: int,
+    needs: Collection[Part],
+) -> list[Evidence]:
+    """The needed evidence of each image.
+
+    Works in chunks of ``chunk`` images, the last one filled up. A chunk's evidence is computed within it alone, predictions included, so
+    that a redone chunk gives the same bits wherever it is redone.
 
     Args:
+        models: what is asked.
         descriptions: boxes in pixels of the sample's (width, height).
         samples: prompts and accounts, one a description.
-        wording: the one that the language model was trained in.
+        conditions: HIGH and LOW of each account.
+        chunk: images at a time.
+        needs: parts that are computed.
 
     Raises:
-        ScorerError: the language model gave another count, no token, or a value that is not finite.
+        ScorerError: a model gave another count, no token, or a value that is not finite.
     """
-    evidence: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+    found: list[Evidence] = []
     for start in range(0, len(samples), chunk):
         picked = [min(index, len(samples) - 1) for index in range(start, start + chunk)]
-        pairs = [conditions.of(samples[index].account) for index in picked]
-        prompts = [build_prompt(samples[index], pair.high_condition, wording) for index, pair in zip(picked, pairs, strict=True)]
-        prompts += [build_prompt(samples[index], pair.low_condition, wording) for index, pair in zip(picked, pairs, strict=True)]
-        answers = [print_answer(descriptions[index]) for index in picked] * 2
-        found = [finite(np.asarray(row_T, np.float64)) for row_T in _exactly(2 * chunk, logprobs(prompts, answers), "the language model")]
-        evidence += list(zip(found[:chunk], found[chunk:], strict=True))[: len(samples) - start]
-    return evidence
+        evidence = _gather_chunk(models, [descriptions[i] for i in picked], [samples[i] for i in picked], conditions, needs)
+        found += evidence[: len(samples) - start]
+    return found
+
+
+def _gather_chunk(
+    models: Models, descriptions: Sequence[Description], samples: Sequence[Sample], conditions: Conditions, needs: Collection[Part]
+) -> list[Evidence]:
+    count = len(samples)
+    pairs = [conditions.of(sample.account) for sample in samples]
+    high = [build_prompt(sample, pair.high_condition, models.wording) for sample, pair in zip(samples, pairs, strict=True)]
+    low = [build_prompt(sample, pair.low_condition, models.wording) for sample, pair in zip(samples, pairs, strict=True)]
+    high_T: Sequence[NDArray[np.float64] | None] = [None] * count
+    low_T: Sequence[NDArray[np.float64] | None] = [None] * count
+    predicted: Sequence[Description | None] = [None] * count
+    engagement: Sequence[float | None] = [None] * count
+    wanted = [prompts for part, prompts in (("high_T", high), ("low_T", low)) if part in needs]
+    if wanted:  # in one call, so that HIGH and LOW are read together
+        answers = [print_answer(description) for description in descriptions] * len(wanted)
+        rows = exactly(len(answers), models.logprobs([prompt for prompts in wanted for prompt in prompts], answers), "the language model")
+        tokens = [finite(np.asarray(row_T, np.float64)) for row_T in rows]
+        high_T = tokens[:count] if "high_T" in needs else high_T
+        low_T = tokens[-count:] if "low_T" in needs else low_T
+    if "predicted" in needs:
+        prompts = list(dict.fromkeys(high))
+        said = dict(zip(prompts, exactly(len(prompts), models.predict(prompts), "the language model"), strict=True))
+        predicted = [said[prompt] or Description() for prompt in high]
+    if "engagement" in needs:
+        if models.engagement is None:
+            raise ScorerError("engagement", "needs a predictor of engagement", "choose another formulation")
+        engagement = exactly(count, models.engagement.predict(samples, descriptions), "the engagement predictor")
+    return [Evidence(*parts) for parts in zip(descriptions, high_T, low_T, predicted, engagement, strict=True)]
 
 
 def finite(values_N: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -137,7 +233,21 @@ def finite(values_N: NDArray[np.float64]) -> NDArray[np.float64]:
     return values_N
 
 
-def _exactly(count: int, values: Sequence[T], part: str) -> Sequence[T]:
+def exactly(count: int, values: Sequence[T], part: str) -> Sequence[T]:
+    """The same values.
+
+    Raises:
+        ScorerError: there are more or fewer than ``count``.
+    """
     if len(values) != count:
         raise ScorerError(f"{len(values)} results of {part} for {count} inputs", "must be as many", "redo the chunk")
     return values
+
+
+def checked(values: Any, count: int) -> NDArray[np.float64]:
+    """What a scorer gave for ``count`` images, as an array (N,).
+
+    Raises:
+        ScorerError: another count, or a value that is not finite.
+    """
+    return finite(np.asarray(exactly(count, values, "the scorer"), np.float64))

@@ -31,13 +31,17 @@ log = get_logger(__name__)
 
 
 class Stage(StrEnum):
-    """The stages, in the order of the data. Entry points are ``python -m ray_jobs.STAGE JOB_URI``."""
+    """The stages, in the order of the data. Entry points are ``python -m ray_jobs.STAGE JOB_URI``.
+
+    All but ``score_rewards``, which is run by hand, are tasks of a DAG.
+    """
 
     INGEST = "ingest"
     PERCEIVE = "perceive"
     FINETUNE_LLM = "finetune_llm"
     EVALUATE_LLM = "evaluate_llm"
     CALIBRATE = "calibrate"
+    SCORE_REWARDS = "score_rewards"
     FINETUNE_SD = "finetune_sd"
     DDPO = "ddpo"
     EVALUATE_SD = "evaluate_sd"

@@ -66,7 +66,7 @@ def test_stages_run_once_each_in_the_cluster_pool(dags: dict[str, Any]) -> None:
     from boig_core.storage.job import Stage
 
     stages = [task for dag in dags.values() for task in dag.tasks if isinstance(task, RayJobOperator)]
-    assert sorted(task.stage for task in stages) == sorted(stage.value for stage in Stage)
+    assert sorted(task.stage for task in stages) == sorted(stage.value for stage in Stage if stage != Stage.SCORE_REWARDS)
     assert all(task.pool == POOL and task.deferrable and task.task_id == task.stage for task in stages)
 
 

@@ -35,7 +35,7 @@ def post(index: int, split: Split) -> Sample:
     return Sample(
         id=f"{split}{index}", post=f"{split}{index}", account=f"account{index % 2}", company="acme", timestamp="2021-07-01T10:00:00Z",
         text="a summer text of acme", keywords=("ball",), kpi=10.0 + place, kpi_normalized=5.0 * place, bucket=BUCKETS[place], split=split,
-        image="0" * 64, width=64, height=64, description=Description({name: 1 / len(colors) for name in colors}, {"warm": 1.0}),
+        image=f"{split}{index}", width=64, height=64, description=Description({name: 1 / len(colors) for name in colors}, {"warm": 1.0}),
         more_kpis={"shares": KpiValue(1.0, 50.0 + index % 40, "high" if index % 40 > 30 else "low")},
     )  # fmt: skip
 
@@ -84,7 +84,7 @@ def test_the_refusal_names_the_recommended_formulation_if_that_one_passes() -> N
     found = calibrated({"contrast": shuffled, "dsg": informative()})
     assert found.recommended == "dsg"
     with pytest.raises(
-        InputError, match=r"^reward contrast: AUC .*; let the recipe's reward be dsg, with AUC .*, and run calibrate again$"
+        InputError, match=r"^reward contrast: AUC .*; set reward.weights to \{dsg: 1\}, with AUC .*, and run calibrate again$"
     ) as refused:
         require_worth(found, recipe().reward)
     assert "\n" not in str(refused.value)

@@ -18,9 +18,10 @@ from boig_core.llm.generate import load_llm
 from boig_core.llm.score import answer_logprobs
 from boig_core.llm.tokens import build_tokenizer
 from boig_core.rewards.calibration import Calibration, Conditions, Pair
-from boig_core.rewards.scorer import Scorer, score_tokens
+from boig_core.rewards.scorer import Models, Scorer, checked, gather, rate
+from boig_core.rewards.weighted import Scale
 from boig_core.verbalization.answer import print_answer
-from boig_core.verbalization.templates import COMPACT, KpiCondition, build_prompt
+from boig_core.verbalization.templates import KpiCondition, build_prompt
 from boig_core.vocabulary import Description, Sample
 
 SAMPLE = Sample(
@@ -64,7 +65,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(name: str = "contrast", chunk: int = 4) -> Recipe:
-    return load_recipe("tiny", [f"reward.name={name}", f"reward.chunk={chunk}"])
+    return load_recipe("tiny", [f"reward.weights={{{name}: 1}}", f"reward.chunk={chunk}"])
 
 
 def calibration(name: str = "contrast", clip: tuple[float, float] = (-1e9, 1e9)) -> Calibration:
@@ -106,9 +107,34 @@ def test_a_wrong_count_raises(llm: Path) -> None:
         Scorer(llm, Silent(), recipe(), calibration()).score(images(3), [SAMPLE] * 3)
 
 
+@pytest.mark.parametrize(("given", "says"), [([1.0], "1 results of the scorer"), ([1.0, np.nan], "must be finite"), ([], "0 results")])
+def test_what_comes_from_elsewhere_is_checked(given: list[float], says: str) -> None:
+    with pytest.raises(ScorerError, match=says):
+        checked(given, 2)
+    assert checked([1, 2], 2).tolist() == [1.0, 2.0]
+
+
 def test_a_calibration_of_another_formulation_is_refused(llm: Path) -> None:
     with pytest.raises(ScorerError, match="calibrate again"):
         Scorer(llm, FixedPerceiver(), recipe("dsg"), calibration("contrast"))
+
+
+def test_a_sum_weighs_each_formulation_by_its_spread(llm: Path) -> None:
+    weights = "reward.weights={contrast: 1, dsg: 0.5}"
+    both = load_recipe("tiny", [weights, "reward.chunk=4"])
+    assert both.reward.name == "contrast + 0.5 dsg"
+    scales = {"contrast": Scale(mean=1, std=2), "dsg": Scale(mean=-3, std=0.1)}
+    summed = calibration(both.reward.name).model_copy(update={"scales": scales})
+    found = Scorer(llm, FixedPerceiver(), both, summed).score(images(3), [SAMPLE] * 3)
+    contrast, dsg = (
+        Scorer(llm, FixedPerceiver(), recipe(name), calibration(name)).score(images(3), [SAMPLE] * 3) for name in ("contrast", "dsg")
+    )
+    np.testing.assert_allclose(found, (contrast - 1) / 2 + 0.5 * (dsg + 3) / 0.1, atol=1e-4)
+
+
+def test_similarity_asks_the_model_what_it_expects(llm: Path) -> None:
+    scorer = Scorer(llm, FixedPerceiver(), recipe("attribute_similarity"), calibration("attribute_similarity"))
+    assert scorer.score(images(2), [SAMPLE] * 2).tolist() == [0.0, 0.0]  # random weights write nothing that parses
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
@@ -117,7 +143,11 @@ def test_a_value_that_is_not_finite_raises_and_is_never_zero(value: float) -> No
         return [np.array([-1.0, value])] * len(prompts)
 
     with pytest.raises(ScorerError, match="must be finite"):
-        score_tokens(broken, [Description()], [SAMPLE], CONDITIONS, 2, COMPACT)
+        gather(Models(broken, nothing), [Description()], [SAMPLE], CONDITIONS, 2, {"high_T"})
+
+
+def nothing(prompts: Sequence[str]) -> list[Description]:
+    raise AssertionError("was not needed")
 
 
 def test_chunks_have_one_shape_and_each_sample_its_own_account() -> None:
@@ -128,9 +158,35 @@ def test_chunks_have_one_shape_and_each_sample_its_own_account() -> None:
         return [np.array([-1.0 if " high" in prompt else -2.0]) for prompt in prompts]
 
     samples = [SAMPLE, replace(SAMPLE, account="elsewhere"), SAMPLE]
-    evidence = score_tokens(log, [Description()] * 3, samples, CONDITIONS, 2, COMPACT)
+    evidence = gather(Models(log, nothing), [Description()] * 3, samples, CONDITIONS, 2, {"high_T", "low_T"})
     assert [len(prompts) for prompts in asked] == [4, 4]
-    assert [(high[0], low[0]) for high, low in evidence] == [(-1.0, -2.0)] * 3
+    assert [(np.asarray(one.high_T).tolist(), np.asarray(one.low_T).tolist()) for one in evidence] == [([-1.0], [-2.0])] * 3
+    assert [one.predicted for one in evidence] == [None] * 3
     assert ["90" in prompt for prompt in asked[0]] == [True, False, False, False]
     assert "70 high" in asked[0][1]
     assert "3 low" in asked[0][3]
+
+
+def test_what_no_formulation_needs_is_not_computed() -> None:
+    asked: list[str] = []
+
+    def log(prompts: Sequence[str], answers: Sequence[str]) -> list[NDArray[np.float64]]:
+        asked.extend(prompts)
+        return [np.array([-1.0])] * len(prompts)
+
+    values = rate(Models(log, nothing), [Description()], [SAMPLE], CONDITIONS, 1, ["dsg"])
+    assert ["high" in prompt for prompt in asked] == [True]
+    assert {name: of_N.tolist() for name, of_N in values.items()} == {"dsg": [pytest.approx(np.exp(-1))], "tokens": [1.0]}
+
+    def expects(prompts: Sequence[str]) -> list[Description | None]:
+        said.append(list(prompts))
+        return [Description({"Red": 1.0}), None][: len(prompts)]
+
+    said: list[list[str]] = []
+    models = Models(lambda prompts, answers: [], expects)
+    samples = [SAMPLE, replace(SAMPLE, account="elsewhere"), SAMPLE]
+    found = gather(models, [Description()] * 3, samples, CONDITIONS, 3, {"predicted"})
+    assert [len(prompts) for prompts in said] == [2]  # each prompt once
+    assert [one.predicted for one in found] == [Description({"Red": 1.0}), Description(), Description({"Red": 1.0})]
+    with pytest.raises(ScorerError, match="needs a predictor"):
+        gather(models, [Description()], [SAMPLE], CONDITIONS, 1, {"engagement"})
