@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("boig", deadline=None)  # timings never decide a test
+settings.load_profile("boig")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -260,7 +260,7 @@ def test_odd_references_are_rejected(reference: str) -> None:
     assert code(fetch_all([reference], Data())[0]) in {"http_error", "host_refused", "image_missing"}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(max_size=30), st.sampled_from(["http://", "http://127.0.0.1:9/", "file://", "s3:/", "/tmp/none/", ""]))
 def test_no_reference_ends_the_run(text: str, start: str) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -28,7 +28,7 @@ numbers = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(values=st.lists(numbers, min_size=1, max_size=40))
 def test_every_value_is_counted_in_the_bin_that_holds_it(values: list[float]) -> None:
     found = histogram(table(list(values)), "SELECT * FROM t")

@@ -116,7 +116,7 @@ def test_images_that_are_lost_and_posts_that_are_left(archive: Archive) -> None:
     assert lineage["q-2"]["address"].endswith("/export/2.png")
 
 
-@settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(ROWS), seed=st.integers(0, 99))
 def test_neither_order_nor_workers_change_a_bit(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, order: list[dict[str, Any]], seed: int

@@ -81,7 +81,7 @@ def look(image: str) -> str:
 KPIS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9) | st.floats(0, 1e12)), max_size=40)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(rows=KPIS, floors=st.sampled_from([(20, 30, 40), (-1, -1, -1)]))
 def test_percentiles_and_buckets_agree_with_counting(rows: list[tuple[str, float]], floors: tuple[float, float, float]) -> None:
     posts = [One(str(i), account, kpis=(float(kpi),), images=(f"{i}-",)) for i, (account, kpi) in enumerate(rows)]
@@ -131,7 +131,7 @@ POSTS = st.lists(
 
 @pytest.mark.parametrize("by", get_args(SplitBy))
 @pytest.mark.parametrize("near", [3, None])
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(posts=POSTS)
 def test_splits_agree_with_walking_and_nothing_crosses(by: SplitBy, near: int | None, posts: list[One]) -> None:
     data = Data(split_by=by, split=SHARES, near_duplicates=near, floors=(-1, -1, -1))

@@ -292,7 +292,7 @@ def _encoded(suffix: str, folder: Path) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".csv.gz"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=10), cut=st.integers(0, 300), tail=st.binary(max_size=40)
 )

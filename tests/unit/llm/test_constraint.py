@@ -83,7 +83,7 @@ descriptions = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(descriptions, st.sampled_from(sorted(TOKENIZERS)))
 def test_every_answer_that_is_printed_is_accepted(description: Description, tokenizer: str) -> None:
     assert accepts(tokenizer, print_answer(description))
@@ -92,7 +92,7 @@ def test_every_answer_that_is_printed_is_accepted(description: Description, toke
 near = edges.flatmap(lambda edge: st.tuples(st.just(edge), edges | st.integers(max(0, edge - 9), min(99_999, edge + 9))))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(near, near)
 def test_a_box_must_not_be_turned_around(first: tuple[int, int], second: tuple[int, int]) -> None:
     (x1, x2), (y1, y2) = first, second

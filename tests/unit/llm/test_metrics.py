@@ -101,7 +101,7 @@ descriptions = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(descriptions, st.none() | descriptions, st.integers(1, 2000), st.integers(1, 2000))
 def test_any_sample_agrees_with_brute_force(truth: Description, said: Description | None, width: int, height: int) -> None:
     pair = Pair("high", width, height, truth, said)
