@@ -110,7 +110,7 @@ def test_it_learns_what_the_image_says_and_is_published_with_it(
     said_N = predictor.predict(test, seen)
     truth_N = np.array([sample.kpi_normalized for sample in test])
     assert said_N.shape == (len(test),)
-    assert np.sqrt(np.mean((said_N - truth_N) ** 2)) < 8, "a constant is off by 29"
+    assert np.sqrt(np.mean((said_N - truth_N) ** 2)) < (8 if method == "head" else 15), "a constant is off by 29"
     assert np.corrcoef(said_N, truth_N)[0, 1] > 0.95
     other = predictor.predict(test, seen[1:] + seen[:1])
     assert np.corrcoef(other, np.roll(truth_N, -1))[0, 1] > 0.9, "the image decides, not the post"
