@@ -35,8 +35,9 @@ def work(space: Workspace) -> Outcome:
 def train_models(config: dict[str, Any]) -> dict[str, Any]:
     """What each worker runs: rank 0 keeps the metrics and publishes the models."""
     from boig_core.data.dataset import read_samples
-    from boig_core.llm.finetune import Describing, Task, export, train
+    from boig_core.llm.finetune import export, train
     from boig_core.llm.predictor import Rating
+    from boig_core.llm.task import Describing, Task
     from boig_core.observability.metrics import MetricLog
     from boig_core.training.checkpoint import Checkpoints
     from boig_core.training.engine import Engine, rank

@@ -1,6 +1,6 @@
 """Behaviour fine-tuning of a causal language model (PAPER sections 3 and 4): the loop, without knowing of Ray.
 
-The same code trains BoigLLM, its no-KPI twin and the engagement predictor (`predictor`), which differ in their `Task` alone: from scratch
+The same code trains BoigLLM, its no-KPI twin and the engagement predictor (`predictor`), which differ in their `task` alone: from scratch
 or from a base model, all weights or a LoRA, in one process or many. The loss is the sum over the answers' tokens of the whole step, over
 all ranks, divided by their number, so that it does not depend on the number of workers, micro-batches or packing. Leaves out: where
 samples come from, and starting processes (see `boig_core.cluster.train` and, on one machine, `python -m boig_core.llm`).
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,100 +23,19 @@ from boig_core.config import LLM, Recipe
 from boig_core.errors import InputError, RecipeError
 from boig_core.llm.batches import BalancedOrder
 from boig_core.llm.best import Best, History
-from boig_core.llm.card import model_card
-from boig_core.llm.examples import Encoded, make_examples
 from boig_core.llm.loss import AnswerLoss
 from boig_core.llm.packing import Layout, check_packing, layout_for
+from boig_core.llm.task import Describing, Task
 from boig_core.llm.tokens import Example, build_tokenizer, set_limits
 from boig_core.observability.logs import get_logger
 from boig_core.storage import manifest, store
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, EngineConfig, init_process_group, rank, world_size
-from boig_core.verbalization.patterns import Mix
 from boig_core.vocabulary import BUCKETS, Sample
 
 log = get_logger(__name__)
 _VALIDATION = 96
 _LOG_EVERY = 20
-
-
-class Task(Protocol):
-    """What a model is trained for: all that the loop does not know, so that there is one loop."""
-
-    @property
-    def kind(self) -> str:
-        """Of what is published."""
-        ...
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """What a published manifest says of it."""
-        ...
-
-    @property
-    def longest_answer(self) -> int:
-        """In tokens: what the published model is told, and what prompts leave room for."""
-        ...
-
-    def prompts(self, samples: Sequence[Sample]) -> list[str]:
-        """Text that the tokenizer of a model from scratch is built of."""
-        ...
-
-    def fit(self, model: Any) -> None:
-        """Give a causal language model what it needs beside its own parts; trained with it."""
-        ...
-
-    def examples(self, tokenizer: Any, samples: Sequence[Sample]) -> Encoded:
-        """Samples as the training sees them."""
-        ...
-
-    def loss(self, engine: Engine, layout: Layout, micro: int) -> AnswerLoss:
-        """What is minimized, on the model that was fitted."""
-        ...
-
-    def publish(self, weights: dict[str, Tensor], folder: Path, metrics: Mapping[str, float]) -> dict[str, Tensor]:
-        """Write what stands beside the model into its folder; returns the weights of the language model itself."""
-        ...
-
-
-@dataclass(frozen=True)
-class Describing:
-    """The task of BoigLLM, or of its twin, whose prompts tell no KPI."""
-
-    kind: ClassVar[str] = "boigllm"
-    recipe: Recipe
-    with_kpi: bool
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """Whether it was told KPIs."""
-        return {"with_kpi": self.with_kpi}
-
-    @property
-    def longest_answer(self) -> int:
-        """As the recipe says."""
-        return self.recipe.llm.max_new_tokens
-
-    def prompts(self, samples: Sequence[Sample]) -> list[str]:
-        """Those of the first pass."""
-        told = Mix.of(self.recipe, with_kpi=True)  # the twin's tokenizer is the same
-        return [told.worded(sample, 0)[0] for sample in samples]
-
-    def fit(self, model: Any) -> None:
-        """It needs nothing."""
-
-    def examples(self, tokenizer: Any, samples: Sequence[Sample]) -> Encoded:
-        """In the patterns of the recipe."""
-        return make_examples(tokenizer, samples, self.recipe, with_kpi=self.with_kpi)
-
-    def loss(self, engine: Engine, layout: Layout, micro: int) -> AnswerLoss:
-        """Cross-entropy of the answers."""
-        return AnswerLoss(engine, layout, micro)
-
-    def publish(self, weights: dict[str, Tensor], folder: Path, metrics: Mapping[str, float]) -> dict[str, Tensor]:
-        """The model card."""
-        (folder / "README.md").write_text(model_card(self.recipe, self.with_kpi, metrics), "utf-8")
-        return weights
 
 
 @dataclass(frozen=True)

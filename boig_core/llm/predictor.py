@@ -57,7 +57,7 @@ class _About(BaseModel):
 
 @dataclass(frozen=True)
 class Rating:
-    """The task of the engagement predictor (`boig_core.llm.finetune.Task`)."""
+    """The task of the engagement predictor (`boig_core.llm.task.Task`)."""
 
     kind: ClassVar[str] = "predictor"
     recipe: Recipe
