@@ -139,7 +139,6 @@ def load_models(llm_folder: Path | str, recipe: Recipe, predictor: Path | str | 
     """Teacher forcing and greedy answers of a language model in a local folder, and an engagement predictor in another."""
     from boig_core.llm.constraint import AnswerConstraint
     from boig_core.llm.generate import generate_answers, load_llm, parse_or_none
-    from boig_core.llm.predictor import load_predictor
     from boig_core.llm.score import answer_logprobs
 
     llm = recipe.llm
@@ -150,7 +149,11 @@ def load_models(llm_folder: Path | str, recipe: Recipe, predictor: Path | str | 
         options = {"max_new_tokens": llm.max_new_tokens, "batch": llm.generate_batch}
         return [parse_or_none(text) for text in generate_answers(model, tokenizer, prompts, constraint=constraint(), **options)]
 
-    engagement = None if predictor is None else load_predictor(predictor)
+    engagement: EngagementPredictor | None = None
+    if predictor is not None:
+        from boig_core.llm.predictor import load_predictor
+
+        engagement = load_predictor(predictor)
     return Models(lambda prompts, answers: answer_logprobs(model, tokenizer, prompts, answers), predict, engagement, Wording.of(recipe))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from boig_core.config import Recipe, parse_recipe
 from boig_core.errors import InputError, ScorerError
+from boig_core.llm.__main__ import main
 from boig_core.llm.finetune import export
 from boig_core.llm.loss import AnswerLoss
 from boig_core.llm.packing import Layout
@@ -190,6 +192,14 @@ def test_a_folder_that_is_no_predictor_is_refused(posts: list[Sample], tmp_path:
     (tmp_path / "p" / "predictor.json").write_text(json.dumps({**about, "method": "guess"}))
     with pytest.raises(InputError, match=r"holds no valid predictor\.json"):
         load_predictor(tmp_path / "p")
+
+
+def test_torchrun_refuses_to_train_a_predictor_that_the_recipe_does_not_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["llm", "tiny", str(tmp_path), str(tmp_path / "out"), "--predictor"])
+    assert main() == 2
+    assert capsys.readouterr().err == "--predictor: needs a recipe that trains one; add --set llm.predictor=head or text\n"
 
 
 def test_a_prediction_that_is_not_finite_is_refused(posts: list[Sample], tmp_path: Path) -> None:
