@@ -33,7 +33,7 @@ ImageFormat = Literal["original", "png", "jpeg", "webp"]
 """How a dataset keeps images."""
 Pattern = Literal["describe", "aim_describe", "aim_predict", "predict"]
 """A pattern of behavior fine-tuning, 1 to 4 in PAPER section 3."""
-RewardName = Literal["contrast", "mean_logprob", "dsg", "attribute_similarity"]
+RewardName = Literal["contrast", "mean_logprob", "dsg", "attribute_similarity", "engagement"]
 """A formulation of the reward."""
 SplitBy = Literal["post", "account", "time"]
 """What never crosses splits."""
@@ -271,6 +271,9 @@ class LLM(_Section):
     """Answers sampled a prompt, whose consensus is the prediction (worth it from some tens on); 1: the likeliest answer."""
     eval_posts: int = Field(200, ge=1)
     """Test posts a bucket that the description metrics are measured on."""
+    predictor: Literal["none", "text", "head"] = "none"
+    """Also train an engagement predictor by this section's other settings: it reads a post with its verbalized image, and answers with the
+    KPI within the account, 0 to 100, as ``text``, or by a regression ``head`` beside it; the reward ``engagement`` needs one."""
 
     @field_validator("patterns", mode="before")
     @classmethod
@@ -529,6 +532,8 @@ class Recipe(_Section):
         unknown = [name for name in self.llm.more_kpis if name not in self.data.more_kpis]
         if unknown:
             raise ValueError(f"llm.more_kpis {unknown} must be among data.more_kpis {list(self.data.more_kpis)}")
+        if "engagement" in self.reward.weights and self.llm.predictor == "none":
+            raise ValueError("reward.weights name engagement, which needs a predictor: set llm.predictor to head or text")
         return self
 
     def digest(self) -> str:

@@ -1,6 +1,7 @@
 """# boig_llm: BoigLLM learns how a high-KPI image looks
 
-**finetune_llm** trains BoigLLM on the dataset (behaviour fine-tuning) and, beside it, a twin that does not see the KPI;
+**finetune_llm** trains BoigLLM on the dataset (behaviour fine-tuning) and, beside it, a twin that does not see the KPI; where the recipe
+says so, an engagement predictor too;
 **evaluate_llm** compares their descriptions of test images with what is really seen in them;
 **calibrate** asks how well each formulation of the reward tells high from low on held-out real images, recommends one, and fixes the
 range of the one that the recipe names.
@@ -28,6 +29,7 @@ with DAG(
     planned = plan({"dataset": "dataset"}, DATASET)
     finetune = RayJobOperator(task_id="finetune_llm", stage="finetune_llm", plan=planned, inputs={"dataset": planned})
     trained = {"dataset": planned, "boigllm": finetune.output}
+    rated = {**trained, "predictor": finetune.output}
     evaluate = RayJobOperator(task_id="evaluate_llm", stage="evaluate_llm", plan=planned, inputs={**trained, "no_kpi": finetune.output})
-    calibrate = RayJobOperator(task_id="calibrate", stage="calibrate", plan=planned, inputs=trained)
+    calibrate = RayJobOperator(task_id="calibrate", stage="calibrate", plan=planned, inputs=rated)
     announce(BOIGLLM, "boigllm", planned, [finetune.output, evaluate.output, calibrate.output])

@@ -26,13 +26,15 @@ with DAG(
         "dataset": uri_param("a perceived dataset"),
         "boigllm": uri_param("a BoigLLM"),
         "calibration": uri_param("its reward calibration"),
+        "predictor": uri_param("its engagement predictor, if there is one"),
         "description": uri_param("its evaluation"),
         **recipe_params(None),
     },
 ) as dag:
-    planned = plan({"dataset": "dataset", "boigllm": "boigllm", "calibration": "calibration", "description": "description"}, BOIGLLM)
+    needs = {"dataset": "dataset", "boigllm": "boigllm", "calibration": "calibration", "description": "description"}
+    planned = plan(needs, BOIGLLM, optional={"predictor": "predictor"})
     finetune = RayJobOperator(task_id="finetune_sd", stage="finetune_sd", plan=planned, inputs={"dataset": planned})
-    judged = {"dataset": planned, "boigllm": planned, "calibration": planned}
+    judged = {"dataset": planned, "boigllm": planned, "calibration": planned, "predictor": planned}
     ddpo = RayJobOperator(task_id="ddpo", stage="ddpo", plan=planned, inputs=judged)
     candidates = {**judged, "high_kpi": finetune.output, "boigsd": ddpo.output}
     evaluate = RayJobOperator(task_id="evaluate_sd", stage="evaluate_sd", plan=planned, inputs=candidates)

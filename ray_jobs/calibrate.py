@@ -1,7 +1,8 @@
 """Stage ``calibrate``: does each reward tell high-KPI images from low ones? Held-out real images, within account; in this process.
 
-Reads ``dataset`` (perceived) and ``boigllm``; publishes ``calibration`` (`boig_core.rewards.calibration.Calibration`). The validation split
-recommends a formulation. The recipe's own choice is what DDPO maximizes, if it passes its gate on the test split.
+Reads ``dataset`` (perceived), ``boigllm`` and, where there is one, ``predictor``; publishes ``calibration``
+(`boig_core.rewards.calibration.Calibration`). The validation split recommends a formulation. The recipe's own choice is what DDPO
+maximizes, if it passes its gate on the test split.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from boig_core.errors import InputError
 from boig_core.evaluation.terminal import validity_lines
 from boig_core.evaluation.validity import validity
 from boig_core.observability.logs import get_logger
-from boig_core.rewards import REWARDS
+from boig_core.rewards import offered
 from boig_core.rewards.batch import BatchScorer, Item
 from boig_core.rewards.cache import cache_folder, in_parts, questions, through_cache
 from boig_core.rewards.calibration import (
@@ -33,7 +34,7 @@ from boig_core.rewards.calibration import (
     require_worth,
     write_calibration,
 )
-from boig_core.rewards.scorer import TOKENS, Models, load_models
+from boig_core.rewards.scorer import TOKENS, Models, load_models, needs_predictor
 from boig_core.rewards.weighted import Scale, scale_of, weighted
 from boig_core.storage import manifest
 from boig_core.storage.job import Outcome, Workspace, run_stage
@@ -49,9 +50,11 @@ def work(space: Workspace) -> Outcome:
     samples = read_samples(space.job.input("dataset"))
     found = conditions(samples)
     folder, model = space.fetch("boigllm", "boigllm")
-    models = load_models(folder, recipe)
+    predictor = space.fetch("predictor", "predictor") if "predictor" in space.job.inputs or needs_predictor(recipe.reward) else None
+    models = load_models(folder, recipe, predictor and predictor[0])
     seen_by = manifest.read_manifest(space.job.input("dataset")).meta.get("perception", "")
-    kept = cache_folder(space.job.store, names=REWARDS, perception=seen_by, model=model.digest(), llm=recipe.llm)
+    names, rater = offered(predictor=predictor is not None), predictor and predictor[1].digest()
+    kept = cache_folder(space.job.store, names=names, perception=seen_by, model=model.digest(), llm=recipe.llm, predictor=rater)
     rewards, splits = {}, {}
     scales: dict[str, Scale] = {}
     for split in ("validation", "test"):
@@ -82,6 +85,7 @@ def work(space: Workspace) -> Outcome:
         "spearman_test": row["spearman"],
         "length_test": row["length_correlation"],
         "passes": passes(row, recipe.reward.min_auc),
+        **rmse_of(rewards["test"], pick(samples, "test", recipe)),
     }
     return Outcome({"calibration": space.publish("evaluations/calibration", out, kind="calibration")}, metrics)
 
@@ -101,6 +105,15 @@ def score(models: Models, samples: Sequence[Sample], found: Conditions, recipe: 
     asked = questions([item.sha256 for item in items], samples, found, models.wording)
     parts = functools.partial(in_parts, size=recipe.reward.chunk)
     return through_cache(kept, asked, lambda missing: ((part, score_items([items[i] for i in part])) for part in parts(missing)))[0]
+
+
+def rmse_of(rewards: Mapping[str, NDArray[np.float64]], samples: Sequence[Sample]) -> dict[str, float]:
+    """Root mean squared error of the engagement predictor, in points of 100, beside that of the mean KPI; empty without a predictor."""
+    if "engagement" not in rewards:
+        return {}
+    kpi_N = np.array([sample.kpi_normalized for sample in samples])
+    error_N = rewards["engagement"] - kpi_N
+    return {"engagement_rmse_test": float(np.sqrt(np.mean(error_N**2))), "mean_kpi_rmse_test": float(kpi_N.std())}
 
 
 def measure(rewards: Mapping[str, NDArray[np.float64]], length_N: NDArray[np.float64], samples: Sequence[Sample], recipe: Recipe) -> Rows:

@@ -1,8 +1,9 @@
 """Stage ``ddpo``: align Stable Diffusion with the reward; rollout and reward actors on Ray, the learner under Ray Train + DeepSpeed.
 
-Reads ``dataset``, ``boigllm`` and ``calibration``; publishes ``boigsd``: a whole diffusers folder with the adapter merged, which
-``StableDiffusionPipeline.from_pretrained`` opens, and the adapter alone in ``lora/``, for ``pipe.load_lora_weights`` on the base. Nothing
-starts for a reward that does not tell HIGH from LOW on test images (`boig_core.rewards.calibration.require_worth`).
+Reads ``dataset``, ``boigllm``, ``calibration`` and, for a reward that takes one, ``predictor``; publishes ``boigsd``: a whole diffusers
+folder with the adapter merged, which ``StableDiffusionPipeline.from_pretrained`` opens, and the adapter alone in ``lora/``, for
+``pipe.load_lora_weights`` on the base. Nothing starts for a reward that does not tell HIGH from LOW on test images
+(`boig_core.rewards.calibration.require_worth`).
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from __future__ import annotations
 import functools
 import io
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from boig_core.evaluation.files import make_grid
 from boig_core.observability.logs import get_logger
 from boig_core.observability.metrics import MetricLog
 from boig_core.rewards.calibration import Calibration, read_calibration, require_worth
+from boig_core.rewards.scorer import needs_predictor
 from boig_core.storage import manifest, store
 from boig_core.storage.job import Job, Outcome, Workspace, run_stage
 from boig_core.training.checkpoint import Checkpoints
@@ -42,8 +42,11 @@ def work(space: Workspace) -> Outcome:
     calibration = read_calibration(space.fetch("calibration", "calibration")[0])
     require_worth(calibration, recipe.reward)
     manifest.verify(job.input("boigllm"), kind="boigllm")
+    predictor = job.input("predictor") if needs_predictor(recipe.reward) else None
+    if predictor is not None:
+        manifest.verify(predictor, kind="predictor")
     connect()
-    rollouts = RayRollouts.start(recipe, functools.partial(open_scorer, recipe, job.input("boigllm"), calibration))
+    rollouts = RayRollouts.start(recipe, functools.partial(open_scorer, recipe, job.input("boigllm"), predictor, calibration))
     try:
         config = {"job": job, "rollouts": rollouts}
         adapter, rewards = run_training(
@@ -69,14 +72,14 @@ def work(space: Workspace) -> Outcome:
     return Outcome({"boigsd": space.publish("models/boigsd", out, kind="sd", meta=meta)}, metrics)
 
 
-def open_scorer(recipe: Recipe, boigllm: str, calibration: Calibration, device: str) -> Scorer:
+def open_scorer(recipe: Recipe, boigllm: str, predictor: str | None, calibration: Calibration, device: str) -> Scorer:
     """The reward, in the process that scores."""
     from boig_core.perception.describe import Perceiver
     from boig_core.rewards.scorer import Scorer as LlmScorer
+    from boig_core.rewards.scorer import fetched
 
-    with tempfile.TemporaryDirectory(prefix="boig-boigllm-") as folder:
-        manifest.fetch_folder(boigllm, Path(folder), kind="boigllm")
-        return LlmScorer(folder, Perceiver.from_recipe(recipe.perception), recipe, calibration)
+    with fetched(boigllm, predictor) as (llm, rater):
+        return LlmScorer(llm, Perceiver.from_recipe(recipe.perception), recipe, calibration, rater)
 
 
 def train(config: dict[str, Any]) -> tuple[Adapter, list[float]]:

@@ -1,7 +1,7 @@
 """Stage ``evaluate_sd``: base, high-KPI baseline and BoigSD on the same test prompts and noise, sampled on Ray, measured in this process.
 
-Reads ``dataset``, ``boigllm``, ``calibration``, ``high_kpi`` and ``boigsd``; publishes ``generation``: numbers, one row an image, grids.
-The held-out judge (`ray_jobs.judge`) scores here alone.
+Reads ``dataset``, ``boigllm``, ``calibration``, ``high_kpi``, ``boigsd`` and, for a reward that takes one, ``predictor``; publishes
+``generation``: numbers, one row an image, grids. The held-out judge (`ray_jobs.judge`) scores here alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from boig_core.evaluation.judges import ClipJudge
 from boig_core.observability.logs import get_logger
 from boig_core.perception.describe import Perceiver
 from boig_core.rewards.calibration import read_calibration
-from boig_core.rewards.scorer import Scorer
+from boig_core.rewards.scorer import Scorer, needs_predictor
 from boig_core.storage.job import Outcome, Workspace, run_stage
 from boig_core.vocabulary import Description, Sample
 from ray_jobs.judge import open_judge
@@ -38,7 +38,8 @@ def work(space: Workspace) -> Outcome:
     llm, _ = space.fetch("boigllm", "boigllm")
     calibration = read_calibration(space.fetch("calibration", "calibration")[0])
     perceiver, kinds = Perceiver.from_recipe(recipe.perception), recipe.perception.kinds
-    scorer = Scorer(llm, perceiver, recipe, calibration)
+    predictor = space.fetch("predictor", "predictor")[0] if needs_predictor(recipe.reward) else None
+    scorer = Scorer(llm, perceiver, recipe, calibration, predictor)
     clip = ClipJudge(recipe.evaluation.clip)
     features = clip if recipe.evaluation.features == recipe.evaluation.clip else ClipJudge(recipe.evaluation.features)
     sources = {"base": Source(recipe.sd.base, False)}

@@ -1,7 +1,7 @@
 """Stage finetune_llm: behaviour fine-tuning of BoigLLM and of its no-KPI twin, on Ray Train workers with DeepSpeed.
 
-Both are trained one after the other by the same workers, on the same samples, steps and seed; the twin's prompts lack the KPI line.
-Input: dataset (perceived). Outputs: boigllm, no_kpi.
+They are trained one after the other by the same workers, on the same samples, steps and seed; the twin's prompts lack the KPI line. Where
+the recipe says so (``llm.predictor``), the engagement predictor follows. Input: dataset (perceived). Outputs: boigllm, no_kpi, predictor.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from boig_core.storage import store
 from boig_core.storage.job import Job, Outcome, Workspace, run_stage
 
-MODELS = {"boigllm": ("models/boigllm", True), "no_kpi": ("models/boigllm-no-kpi", False)}
+FAMILIES = {"boigllm": "models/boigllm", "no_kpi": "models/boigllm-no-kpi", "predictor": "models/predictor"}
 
 
 def work(space: Workspace) -> Outcome:
-    """Train both models and publish them."""
+    """Train the models and publish them."""
     from boig_core.cluster.session import connect
     from boig_core.cluster.train import run_training
     from boig_core.storage.manifest import verify
@@ -35,7 +35,9 @@ def work(space: Workspace) -> Outcome:
 def train_models(config: dict[str, Any]) -> dict[str, Any]:
     """What each worker runs: rank 0 keeps the metrics and publishes the models."""
     from boig_core.data.dataset import read_samples
-    from boig_core.llm.finetune import export, finetune
+    from boig_core.llm.finetune import export, train
+    from boig_core.llm.predictor import Rating
+    from boig_core.llm.task import Describing, Task
     from boig_core.observability.metrics import MetricLog
     from boig_core.training.checkpoint import Checkpoints
     from boig_core.training.engine import Engine, rank
@@ -46,7 +48,10 @@ def train_models(config: dict[str, Any]) -> dict[str, Any]:
     metrics_uri = store.join(job.attempt_uri, "metrics.jsonl")
     curve = MetricLog(lambda data: store.write_bytes(metrics_uri, data), experiment="boigllm", run=job.version) if rank() == 0 else None
     outputs, metrics = {}, {}
-    for name, (family, with_kpi) in MODELS.items():
+    tasks: dict[str, Task] = {"boigllm": Describing(job.recipe, with_kpi=True), "no_kpi": Describing(job.recipe, with_kpi=False)}
+    if job.recipe.llm.predictor != "none":
+        tasks["predictor"] = Rating(job.recipe)
+    for name, task in tasks.items():
 
         def report(step: int, values: dict[str, float], name: str = name) -> None:
             if curve is not None:
@@ -56,14 +61,14 @@ def train_models(config: dict[str, Any]) -> dict[str, Any]:
             store.write_bytes(store.join(job.attempt_uri, "deepspeed.json"), json.dumps(engine.settings, indent=1).encode())
 
         checkpoints = Checkpoints(job.task, job.attempt, name)
-        trained = finetune(samples, job.recipe, with_kpi=with_kpi, checkpoints=checkpoints, report=report, started=started)
+        trained = train(samples, job.recipe, task, checkpoints=checkpoints, report=report, started=started)
         metrics[name] = trained.metrics
         with tempfile.TemporaryDirectory(prefix="boig-llm-") as scratch:
             folder = Path(scratch) / "model"
             export(trained, folder)
             if rank() == 0:
-                meta = {"with_kpi": with_kpi, "templates": TEMPLATES_VERSION, **trained.metrics}
-                outputs[name] = Workspace(job, Path(scratch)).publish(family, folder, kind="boigllm", meta=meta)
+                meta = {**task.about, "templates": TEMPLATES_VERSION, **trained.metrics}
+                outputs[name] = Workspace(job, Path(scratch)).publish(FAMILIES[name], folder, kind=task.kind, meta=meta)
     if curve is not None:
         curve.close()
     return {"outputs": outputs, "metrics": metrics}

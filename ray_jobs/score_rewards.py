@@ -1,8 +1,9 @@
 """Stage ``score_rewards``: every formulation and the reward of many images, as a job of its own, on a pool of Ray actors.
 
-Reads ``dataset`` (perceived), ``boigllm`` and ``calibration``, and scores the split `reward.split` with its own images; or, given
-``images`` (a folder of files) and ``posts`` (JSON lines ``{"image": FILE, "id": SAMPLE}``), those files for these posts. Publishes
-``rewards``: ``rewards.parquet``, one row an image, and ``rewards.json``. What the store has scored before is not scored again.
+Reads ``dataset`` (perceived), ``boigllm``, ``calibration`` and, where there is one, ``predictor``, and scores the split `reward.split` with
+its own images; or, given ``images`` (a folder of files) and ``posts`` (JSON lines ``{"image": FILE, "id": SAMPLE}``), those files for these
+posts. Publishes ``rewards``: ``rewards.parquet``, one row an image, and ``rewards.json``. What the store has scored before is not scored
+again.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,11 +22,11 @@ from boig_core.cluster.session import connect
 from boig_core.config import Recipe
 from boig_core.data.dataset import read_samples
 from boig_core.perception.version import perception_key
-from boig_core.rewards import REWARDS
+from boig_core.rewards import offered
 from boig_core.rewards.batch import BatchScorer, folder_items, split_items, summary
 from boig_core.rewards.cache import cache_folder, in_parts, questions, through_cache
 from boig_core.rewards.calibration import Conditions, read_calibration
-from boig_core.rewards.scorer import clipped, must_fit
+from boig_core.rewards.scorer import clipped, must_fit, needs_predictor
 from boig_core.storage import manifest
 from boig_core.storage.job import Outcome, Workspace, run_stage
 from boig_core.verbalization.templates import Wording
@@ -39,11 +38,14 @@ def work(space: Workspace) -> Outcome:
     calibration = read_calibration(space.fetch("calibration", "calibration")[0])
     must_fit(calibration, recipe.reward)
     model = manifest.verify(job.input("boigllm"), kind="boigllm")
+    predictor = job.input("predictor") if needs_predictor(recipe.reward) else job.inputs.get("predictor")
+    known_as = predictor and manifest.verify(predictor, kind="predictor").digest()
+    offers = offered(predictor=predictor is not None)
     samples, files = read_samples(job.input("dataset")), "images" in job.inputs
     items = folder_items(samples, job.input("images"), job.input("posts")) if files else split_items(samples, recipe.reward.split)
     seen_by = perception_key(recipe.perception) if files else manifest.read_manifest(job.input("dataset")).meta["perception"]
-    folder = cache_folder(job.store, names=REWARDS, perception=seen_by, model=model.digest(), llm=recipe.llm)
-    opener = functools.partial(open_score, recipe, job.input("boigllm"), calibration.conditions, files)
+    folder = cache_folder(job.store, names=offers, perception=seen_by, model=model.digest(), llm=recipe.llm, predictor=known_as)
+    opener = functools.partial(open_score, recipe, job.input("boigllm"), predictor, calibration.conditions, files)
 
     def scored(missing: Sequence[int]) -> Iterator[tuple[Sequence[int], Values]]:
         connect()
@@ -65,14 +67,13 @@ def work(space: Workspace) -> Outcome:
     return Outcome({"rewards": space.publish("evaluations/rewards", out, kind="rewards")}, metrics)
 
 
-def open_score(recipe: Recipe, boigllm: str, conditions: Conditions, files: bool, device: str) -> Score:
+def open_score(recipe: Recipe, boigllm: str, predictor: str | None, conditions: Conditions, files: bool, device: str) -> Score:
     """The scorer, in the process that scores."""
     from boig_core.perception.describe import Perceiver
-    from boig_core.rewards.scorer import load_models
+    from boig_core.rewards.scorer import fetched, load_models
 
-    with tempfile.TemporaryDirectory(prefix="boig-boigllm-") as folder:
-        manifest.fetch_folder(boigllm, Path(folder), kind="boigllm")
-        models = load_models(folder, recipe)
+    with fetched(boigllm, predictor) as (llm, rater):
+        models = load_models(llm, recipe, rater)
     return BatchScorer(models, Perceiver.from_recipe(recipe.perception) if files else None, recipe, conditions)
 
 

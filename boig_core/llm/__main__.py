@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from boig_core.config import load_recipe
-from boig_core.errors import BoigError
+from boig_core.errors import BoigError, RecipeError
 from boig_core.observability.logs import configure_logging
 
 
@@ -24,22 +24,26 @@ def main() -> int:
     parser.add_argument("dataset", help="URI of a perceived dataset's version")
     parser.add_argument("out", type=Path, help="folder for the model, its metrics and checkpoints")
     parser.add_argument("--set", action="append", default=[], metavar="section.field=value", help="override a field of the recipe")
-    parser.add_argument("--no-kpi", action="store_true", help="train the twin whose prompts tell no KPI")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--no-kpi", action="store_true", help="train the twin whose prompts tell no KPI")
+    other.add_argument("--predictor", action="store_true", help="train the engagement predictor that llm.predictor asks for")
     given = parser.parse_args()
     configure_logging()
     try:
-        _train(given.recipe, given.set, given.dataset, given.out, with_kpi=not given.no_kpi)
+        _train(given.recipe, given.set, given.dataset, given.out, with_kpi=not given.no_kpi, predictor=given.predictor)
     except BoigError as exc:
         print(exc, file=sys.stderr)
         return 2 if exc.is_user_error else 1
     return 0
 
 
-def _train(recipe_name: str, overrides: list[str], dataset: str, out: Path, *, with_kpi: bool) -> None:
+def _train(recipe_name: str, overrides: list[str], dataset: str, out: Path, *, with_kpi: bool, predictor: bool) -> None:
     import torch.distributed as dist
 
     from boig_core.data.dataset import read_samples
-    from boig_core.llm.finetune import export, finetune
+    from boig_core.llm.finetune import export, train
+    from boig_core.llm.predictor import Rating
+    from boig_core.llm.task import Describing
     from boig_core.observability.metrics import MetricLog
     from boig_core.storage import store
     from boig_core.storage.manifest import verify
@@ -47,6 +51,9 @@ def _train(recipe_name: str, overrides: list[str], dataset: str, out: Path, *, w
     from boig_core.training.engine import Engine, init_process_group, rank
 
     recipe = load_recipe(recipe_name, overrides)
+    if predictor and recipe.llm.predictor == "none":
+        raise RecipeError("--predictor", "needs a recipe that trains one", "add --set llm.predictor=head or text")
+    task = Rating(recipe) if predictor else Describing(recipe, with_kpi)
     init_process_group()
     verify(dataset, kind="dataset")
     out.mkdir(parents=True, exist_ok=True)
@@ -62,7 +69,7 @@ def _train(recipe_name: str, overrides: list[str], dataset: str, out: Path, *, w
             curve.log(step, **values)
 
     checkpoints = Checkpoints(str(out), attempt=1)
-    trained = finetune(read_samples(dataset), recipe, with_kpi=with_kpi, checkpoints=checkpoints, report=report, started=started)
+    trained = train(read_samples(dataset), recipe, task, checkpoints=checkpoints, report=report, started=started)
     export(trained, out / "model")
     if curve is not None:
         curve.close()

@@ -22,22 +22,15 @@ def make_examples(tokenizer: Any, samples: Sequence[Sample], recipe: Recipe, *, 
     return Examples(tokenizer, samples, recipe.llm, Mix.of(recipe, with_kpi=with_kpi))
 
 
-class Examples(Sequence[Example]):
-    """One example a sample, as its first pass has it; `drawn` gives those of any pass.
+class Encoded(Sequence[Example]):
+    """One example a sample, the same in every pass.
 
-    Raises:
-        InputError: a prompt or an answer does not fit into the context.
+    Args:
+        first: the examples.
     """
 
-    def __init__(self, tokenizer: Any, samples: Sequence[Sample], llm: LLM, mix: Mix) -> None:
-        self._tokenizer = tokenizer
-        self._samples = samples
-        self._llm = llm
-        self._mix = mix
-        self._first = self._encode([Draw(row, 0) for row in range(len(samples))])
-        self._kept: dict[tuple[int, Pattern], Example] = {}
-        for row, example in enumerate(self._first):
-            self._keep(Draw(row, 0), example)
+    def __init__(self, first: Sequence[Example]) -> None:
+        self._first = list(first)
 
     def __len__(self) -> int:
         return len(self._first)
@@ -51,12 +44,7 @@ class Examples(Sequence[Example]):
 
     def drawn(self, draws: Sequence[Draw]) -> list[Example]:
         """The examples of some draws, in order."""
-        found = {draw: example for draw in draws if (example := self._known(draw)) is not None}
-        missing = list(dict.fromkeys(draw for draw in draws if draw not in found))
-        for draw, example in zip(missing, self._encode(missing), strict=True):
-            found[draw] = example
-            self._keep(draw, example)
-        return [found[draw] for draw in draws]
+        return [self._first[draw.row] for draw in draws]
 
     @property
     def cut(self) -> dict[str, float]:
@@ -65,6 +53,33 @@ class Examples(Sequence[Example]):
             "cut_samples": sum(example.cut_keywords + example.cut_text > 0 for example in self._first),
             "cut_keywords": sum(example.cut_keywords for example in self._first),
         }
+
+
+class Examples(Encoded):
+    """One example a sample, as its first pass has it; `drawn` gives those of any pass.
+
+    Raises:
+        InputError: a prompt or an answer does not fit into the context.
+    """
+
+    def __init__(self, tokenizer: Any, samples: Sequence[Sample], llm: LLM, mix: Mix) -> None:
+        self._tokenizer = tokenizer
+        self._samples = samples
+        self._llm = llm
+        self._mix = mix
+        super().__init__(self._encode([Draw(row, 0) for row in range(len(samples))]))
+        self._kept: dict[tuple[int, Pattern], Example] = {}
+        for row, example in enumerate(self._first):
+            self._keep(Draw(row, 0), example)
+
+    def drawn(self, draws: Sequence[Draw]) -> list[Example]:
+        """The examples of some draws, in order."""
+        found = {draw: example for draw in draws if (example := self._known(draw)) is not None}
+        missing = list(dict.fromkeys(draw for draw in draws if draw not in found))
+        for draw, example in zip(missing, self._encode(missing), strict=True):
+            found[draw] = example
+            self._keep(draw, example)
+        return [found[draw] for draw in draws]
 
     def _known(self, draw: Draw) -> Example | None:
         return self._first[draw.row] if draw.turn == 0 else self._kept.get((draw.row, self._pattern(draw)))

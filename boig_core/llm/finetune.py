@@ -1,9 +1,9 @@
 """Behaviour fine-tuning of a causal language model (PAPER sections 3 and 4): the loop, without knowing of Ray.
 
-The same code trains BoigLLM and its no-KPI twin, from scratch or from a base model, all weights or a LoRA, in one process or many. The
-loss is the sum over the answers' tokens of the whole step, over all ranks, divided by their number, so that it does not depend on the
-number of workers, micro-batches or packing. Leaves out: where samples come from, and starting processes (see `boig_core.cluster.train`
-and, on one machine, `python -m boig_core.llm`).
+The same code trains BoigLLM, its no-KPI twin and the engagement predictor (`predictor`), which differ in their `task` alone: from scratch
+or from a base model, all weights or a LoRA, in one process or many. The loss is the sum over the answers' tokens of the whole step, over
+all ranks, divided by their number, so that it does not depend on the number of workers, micro-batches or packing. Leaves out: where
+samples come from, and starting processes (see `boig_core.cluster.train` and, on one machine, `python -m boig_core.llm`).
 """
 
 from __future__ import annotations
@@ -23,16 +23,14 @@ from boig_core.config import LLM, Recipe
 from boig_core.errors import InputError, RecipeError
 from boig_core.llm.batches import BalancedOrder
 from boig_core.llm.best import Best, History
-from boig_core.llm.card import model_card
-from boig_core.llm.examples import make_examples
 from boig_core.llm.loss import AnswerLoss
-from boig_core.llm.packing import check_packing, layout_for
+from boig_core.llm.packing import Layout, check_packing, layout_for
+from boig_core.llm.task import Describing, Task
 from boig_core.llm.tokens import Example, build_tokenizer, set_limits
 from boig_core.observability.logs import get_logger
 from boig_core.storage import manifest, store
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, EngineConfig, init_process_group, rank, world_size
-from boig_core.verbalization.patterns import Mix
 from boig_core.vocabulary import BUCKETS, Sample
 
 log = get_logger(__name__)
@@ -49,7 +47,7 @@ class Trained:
         best: with those of the best validation.
         tokenizer: the model's own.
         recipe: that it was trained by.
-        with_kpi: whether its prompts told the KPI.
+        task: that it was trained for.
         metrics: of the training.
     """
 
@@ -57,15 +55,20 @@ class Trained:
     best: Best
     tokenizer: Any
     recipe: Recipe
-    with_kpi: bool
+    task: Task
     metrics: dict[str, float]
 
 
-def finetune(
+def finetune(samples: Sequence[Sample], recipe: Recipe, *, with_kpi: bool, **options: Any) -> Trained:
+    """Train BoigLLM, or its twin, which is not told the KPI; options and errors as for `train`."""
+    return train(samples, recipe, Describing(recipe, with_kpi), **options)
+
+
+def train(
     samples: Sequence[Sample],
     recipe: Recipe,
+    task: Task,
     *,
-    with_kpi: bool,
     checkpoints: Checkpoints | None = None,
     report: Callable[[int, dict[str, float]], None] = lambda step, values: None,
     started: Callable[[Engine], None] = lambda engine: None,
@@ -75,7 +78,7 @@ def finetune(
     Args:
         samples: of all splits, perceived; the validation split gives the validation loss, the test split is not looked at.
         recipe: its ``llm`` section, seed and the names of its KPIs.
-        with_kpi: tell the model each sample's KPI; without, the twin.
+        task: what the model is trained for.
         checkpoints: where to continue from and to save; none: neither.
         report: receives metrics by step, on rank 0.
         started: receives the engine before the first step, on rank 0.
@@ -89,15 +92,15 @@ def finetune(
     llm = recipe.llm
     if llm.batch % world_size():
         raise RecipeError(f"llm.batch = {llm.batch}", f"must be a multiple of llm.workers = {world_size()}", "change one of them")
-    train = _usable(samples, "train")
-    told = Mix.of(recipe, with_kpi=True)  # the twin's tokenizer is the same
-    tokenizer, model = make_model(llm, [told.worded(s, 0)[0] for s in train], recipe.seed)
-    set_limits(model, tokenizer, llm.context, llm.max_new_tokens)
-    examples = make_examples(tokenizer, train, recipe, with_kpi=with_kpi)
-    held_out = make_examples(tokenizer, _balanced(_usable(samples, "validation"), _VALIDATION), recipe, with_kpi=with_kpi)
-    order = BalancedOrder(train, llm.batch, recipe.seed)
+    chosen = _usable(samples, "train")
+    tokenizer, model = make_model(llm, task.prompts(chosen), recipe.seed)
+    set_limits(model, tokenizer, llm.context, task.longest_answer)
+    task.fit(model)
+    examples = task.examples(tokenizer, chosen)
+    held_out = task.examples(tokenizer, _balanced(_usable(samples, "validation"), _VALIDATION))
+    order = BalancedOrder(chosen, llm.batch, recipe.seed)
     engine = Engine.create(model, engine_config(llm))
-    loss = checked_loss(engine, llm, tokenizer.pad_token_id, examples[:2])
+    loss = checked_loss(engine, llm, tokenizer.pad_token_id, examples[:2], task.loss)
     best = Best(engine)
     torch.manual_seed(recipe.seed + rank())
     restored = checkpoints.restore(best) if checkpoints is not None else None
@@ -124,8 +127,8 @@ def finetune(
                 log.info("step %d of %d · loss %.3f · %.0f s", done, llm.steps, info.loss, time.monotonic() - began)
     if checkpoints is not None:
         checkpoints.wait()
-    metrics = {"train_samples": len(train), "steps": done, **examples.cut, **_verdict(best.history, llm)}
-    return Trained(engine, best, tokenizer, recipe, with_kpi, metrics)
+    metrics = {"train_samples": len(chosen), "steps": done, **examples.cut, **_verdict(best.history, llm)}
+    return Trained(engine, best, tokenizer, recipe, task, metrics)
 
 
 def _verdict(history: History, llm: LLM) -> dict[str, float]:
@@ -227,7 +230,9 @@ def engine_config(llm: LLM) -> EngineConfig:
     )
 
 
-def checked_loss(engine: Engine, llm: LLM, pad: int, examples: Sequence[Example]) -> AnswerLoss:
+def checked_loss(
+    engine: Engine, llm: LLM, pad: int, examples: Sequence[Example], make: Callable[[Engine, Layout, int], AnswerLoss] = AnswerLoss
+) -> AnswerLoss:
     """The loss of a training, after a look at whether this very model computes packed samples as it computes them alone.
 
     Args:
@@ -235,13 +240,14 @@ def checked_loss(engine: Engine, llm: LLM, pad: int, examples: Sequence[Example]
         llm: the recipe's section.
         pad: token id of padding.
         examples: a few, to try the loss on.
+        make: makes the loss.
 
     Raises:
         RecipeError: packing is asked for, and samples of one row see each other.
     """
     model: Any = engine.module
     layout = layout_for(model, pad, llm.context, packing=llm.packing)
-    loss = AnswerLoss(engine, layout, llm.micro_batch)
+    loss = make(engine, layout, llm.micro_batch)
     model.eval()
     if layout.room:
         check_packing(engine, model.config.vocab_size, type(model).__name__, engine.device)
@@ -263,6 +269,8 @@ def export(trained: Trained, folder: Path) -> None:
     twice = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {name for name, _ in model.named_parameters()}
     names = model.state_dict().keys() - twice
     state = {name: tensor for name, tensor in {**state, **trained.best.weights()}.items() if name in names}
+    folder.mkdir(parents=True, exist_ok=True)
+    state = trained.task.publish(state, folder, trained.metrics)
     if trained.recipe.llm.lora_rank is not None:
         state = merged(model, state)
         with torch.device("meta"):
@@ -271,7 +279,6 @@ def export(trained: Trained, folder: Path) -> None:
         model = plain
     model.save_pretrained(folder, state_dict=state)
     trained.tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(model_card(trained.recipe, trained.with_kpi, trained.metrics), "utf-8")
 
 
 def merged(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -43,7 +43,10 @@ class AnswerLoss:
 
     def __call__(self, examples: Sequence[Example]) -> Tensor:
         """The loss of one micro-batch."""
-        rows = self._layout(examples)
+        return self.of_rows(self._layout(examples))
+
+    def of_rows(self, rows: Rows) -> Tensor:
+        """The loss of what one forward pass reads, the cheaper way."""
         return self.chunked(rows) if len(rows.targets_N) * self._vocab > _WIDE and self._fuses else self.plain(rows)
 
     def plain(self, rows: Rows) -> Tensor:
@@ -70,26 +73,27 @@ class AnswerLoss:
         if not self._fuses:
             log.info("%s: its loss is computed from whole logits", type(self._engine.module).__name__)
 
+    def share(self, part: Sequence[Example], batch: Sequence[Example]) -> Tensor:
+        """What one micro-batch adds to the loss of a whole batch: the shares of all its micro-batches sum to the loss a token."""
+        return self(part) / sum(len(example.answer_T) for example in batch)
+
     def of_step(self, batch: Sequence[Example]) -> list[Callable[[], Tensor]]:
-        """This rank's micro-batch losses of a step's whole batch, scaled so that their mean over ranks is the loss a token."""
-        tokens = sum(len(example.answer_T) for example in batch)
+        """This rank's micro-batch losses of a step's whole batch, scaled so that their mean over ranks is the batch's loss."""
         parts = self._parts(batch[rank() :: world_size()])
-        return [lambda part=part: self(part) * (world_size() / tokens) for part in parts]  # type: ignore[misc]
+        return [lambda part=part: self.share(part, batch) * world_size() for part in parts]  # type: ignore[misc]
 
     @torch.no_grad()
     def validation(self, examples: Sequence[Example]) -> float:
-        """Loss a token on held-out samples; not a number without any."""
+        """Loss of held-out samples as one batch; not a number without any."""
         if not examples:
             return float("nan")
         mine = self._parts(examples[rank() :: world_size()])
         # ZeRO 3 needs every rank in each forward pass: one that has no sample left looks at any, and does not count it.
         idle = len(self._parts(examples[:: world_size()])) - len(mine)
         self._engine.module.eval()
-        nats = [float(self(part)) for part in [*mine, *[examples[:1]] * idle]][: len(mine)]
+        shares = [float(self.share(part, examples)) for part in [*mine, *[examples[:1]] * idle]][: len(mine)]
         self._engine.module.train()
-        tokens = sum(len(example.answer_T) for part in mine for example in part)
-        summed = self._engine.total(torch.tensor([sum(nats), tokens], dtype=torch.float64))
-        return float(summed[0] / summed[1])
+        return float(self._engine.total(torch.tensor(shares, dtype=torch.float64).sum()))
 
     def _parts(self, examples: Sequence[Example]) -> list[Sequence[Example]]:
         return [examples[start : start + self._micro] for start in range(0, len(examples), self._micro)]

@@ -3,7 +3,8 @@
 Position ids restart at each sample, and from them transformers builds a mask of blocks (SDPA, eager) or calls flash attention with the
 samples' lengths. It does so only where it is given neither an attention mask nor a cache: with either, samples silently see those
 before them. So nothing here makes a mask, and `check_packing` asks the model itself before it is trained. Leaves out: which samples
-share a micro-batch (see `batches`). Shape letters: B rows, T columns, N answer tokens, V vocabulary.
+share a micro-batch (see `batches`). Shape letters: B rows, T columns, N answer tokens,
+E samples, V vocabulary.
 """
 
 from __future__ import annotations
@@ -35,12 +36,15 @@ class Rows:
         positions_BT: place of each token in its sample, int64; none where every row holds one sample.
         keep_BT: whether the next token belongs to an answer, bool: the columns that need logits.
         targets_N: those next tokens, int64, row by row.
+        first_E: index among them of each sample's first, int64, in the order in which the samples were given: its column is that of the
+            last token of the sample's prompt.
     """
 
     ids_BT: Tensor
     positions_BT: Tensor | None
     keep_BT: Tensor
     targets_N: Tensor
+    first_E: Tensor
 
     def inputs(self, device: torch.device) -> dict[str, Any]:
         """Keyword arguments of a causal language model; its logits are then (N, V)."""
@@ -79,11 +83,15 @@ class Layout:
                 answered_BT[b, answer:end] = True
         keep_BT = np.roll(answered_BT, -1, axis=1)  # no answer stands in the first column
         packed = any(len(row) > 1 for row in rows)
+        laid = [i for row in rows for i in row]
+        first_E = np.empty(len(examples), np.int64)
+        first_E[laid] = np.cumsum([0, *(len(examples[i].answer_T) for i in laid[:-1])])
         return Rows(
             torch.from_numpy(ids_BT),
             torch.from_numpy(places_BT) if packed else None,
             torch.from_numpy(keep_BT),
             torch.from_numpy(ids_BT[answered_BT]),
+            torch.from_numpy(first_E),
         )
 
 

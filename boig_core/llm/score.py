@@ -39,7 +39,6 @@ _APART_HALF: Final = 0.25
 Values = NDArray[np.float64]
 
 
-@torch.inference_mode()
 def answer_logprobs(
     model: Any, tokenizer: Any, prompts: Sequence[str], answers: Sequence[str], *, chunk: int = 64, share: bool = True
 ) -> list[Values]:
@@ -64,7 +63,12 @@ def answer_logprobs(
     if len(prompts) != len(answers):
         raise ValueError(f"{len(prompts)} prompts for {len(answers)} answers")
     examples = encode_examples(tokenizer, prompts, answers, *limits_of(model, tokenizer))
-    pad = tokenizer.pad_token_id
+    return example_logprobs(model, tokenizer.pad_token_id, examples, chunk=chunk, share=share)
+
+
+@torch.inference_mode()
+def example_logprobs(model: Any, pad: int, examples: Sequence[Example], *, chunk: int = 64, share: bool = True) -> list[Values]:
+    """The same as `answer_logprobs` of what is encoded already, with token id ``pad`` for padding."""
     share = share and _can_share(model, pad)
     order = sorted(range(len(examples)), key=lambda i: examples[i].prompt_T.tolist())
     scored: list[Values] = [np.empty(0)] * len(examples)

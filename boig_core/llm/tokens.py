@@ -90,12 +90,14 @@ class Example:
         answer_T: ends with EOS, or with the chat template's end of turn.
         cut_keywords: keywords that the prompt lost because it was too long.
         cut_text: characters of the post's text that it lost.
+        rating: what a regression head should say of it, 0 to 1; none but for the engagement predictor.
     """
 
     prompt_T: Tokens
     answer_T: Tokens
     cut_keywords: int = 0
     cut_text: int = 0
+    rating: float | None = None
 
     @property
     def length(self) -> int:
@@ -147,8 +149,7 @@ def encode_examples(
     Raises:
         InputError: an answer leaves less than a quarter of the context to its prompt, or a prompt has nothing more that can be cut.
     """
-    end = end_of_turn(tokenizer)
-    answers_NT = [np.array([*ids, end], np.int32) for ids in _plain(tokenizer, answers)]
+    answers_NT = encode_answers(tokenizer, answers)
     longest = max((len(ids) for ids in answers_NT), default=0)
     if longest > 0.75 * context:
         raise InputError(f"an answer of {longest} tokens", f"does not fit into a context of {context}", "raise llm.context")
@@ -161,6 +162,12 @@ def encode_examples(
             lost = len(whole.keywords) - len(prompt.keywords), len(whole.text) - len(prompt.text)
         examples.append(Example(ids_T, answer_T, *lost))
     return examples
+
+
+def encode_answers(tokenizer: Any, answers: Sequence[str]) -> list[Tokens]:
+    """Answers as token ids, each with the end of its turn."""
+    end = end_of_turn(tokenizer)
+    return [np.array([*ids, end], np.int32) for ids in _plain(tokenizer, answers)]
 
 
 def end_of_turn(tokenizer: Any) -> int:

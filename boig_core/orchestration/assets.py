@@ -50,7 +50,11 @@ def uri_param(what: str) -> Param:
 
 
 def plan(
-    needs: Mapping[str, str], source: Asset | None = None, default_recipe: str = "tiny", instead: Mapping[str, str] | None = None
+    needs: Mapping[str, str],
+    source: Asset | None = None,
+    default_recipe: str = "tiny",
+    instead: Mapping[str, str] | None = None,
+    optional: Mapping[str, str] | None = None,
 ) -> Any:
     """The first task of a DAG: resolves recipe and inputs, checks both, and writes the resolved recipe beside the run.
 
@@ -59,6 +63,7 @@ def plan(
         source: asset whose events carry the inputs.
         default_recipe: used when neither params nor events name one.
         instead: inputs by name and kind that may be given beside what is needed, and one of which may stand in for it.
+        optional: inputs by name and kind that are passed on where a param or the event names them.
 
     Returns:
         XCom of ``{"store", "recipe", "root", "outputs": {name: URI}, "seconds": {stage: s}}``.
@@ -67,7 +72,7 @@ def plan(
     @task(task_id="plan", inlets=[source] if source is not None else [], doc_md="Resolves the recipe and the inputs, and checks both.")
     def plan_(**context: Any) -> dict[str, Any]:
         try:
-            return make_plan(context, dict(needs), newest_extra(context, source), default_recipe, dict(instead or {}))
+            return make_plan(context, dict(needs), newest_extra(context, source), default_recipe, dict(instead or {}), dict(optional or {}))
         except UserError as exc:
             raise AirflowFailException(str(exc)) from exc
 
@@ -80,6 +85,7 @@ def make_plan(
     extra: Mapping[str, Any],
     default_recipe: str,
     instead: Mapping[str, str] | None = None,
+    optional: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What `plan` does, as a function of the params and the event's extra.
 
@@ -96,9 +102,9 @@ def make_plan(
     recipe = resolve_recipe(params.get("recipe"), params.get("overrides") or [], extra.get("recipe"), default_recipe)
     outputs: dict[str, str] = {}
     given = {name: kind for name, kind in (instead or {}).items() if params.get(name)}
-    for name, kind in {**needs, **given}.items():
+    for name, kind in {**needs, **given, **(optional or {})}.items():
         uri = params.get(name) or extra.get("outputs", {}).get(name)
-        if not uri and given:
+        if not uri and (given or name in (optional or {})):
             continue
         if not uri:
             raise InputError(f"input {name!r}", "is neither a param nor known from an asset event", f"give its URI as the param {name!r}")

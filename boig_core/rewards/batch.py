@@ -18,7 +18,7 @@ from boig_core.config import Recipe
 from boig_core.data.images import Pixels, decode, normalize
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
-from boig_core.rewards import REWARDS
+from boig_core.rewards import offered
 from boig_core.rewards.calibration import Conditions
 from boig_core.rewards.scorer import Models, Perceives, look, rate
 from boig_core.storage import store
@@ -84,10 +84,10 @@ def folder_items(samples: Sequence[Sample], folder: str, posts: str) -> list[Ite
 
 
 class BatchScorer:
-    """Scores items by every formulation.
+    """Scores items by every formulation that the models offer.
 
     Args:
-        models: of BoigLLM.
+        models: of BoigLLM, and the engagement predictor where there is one.
         perceiver: looks at files; None where there are none.
         recipe: `reward.chunk` and `data.max_pixels` are read.
         conditions: HIGH and LOW of each account.
@@ -103,7 +103,8 @@ class BatchScorer:
             seen = [sample.description or Description() for sample in samples]
         else:
             seen = look(self._perceiver, [_pixels(str(item.uri), self._recipe.data.max_pixels) for item in items], samples)
-        return rate(self._models, seen, samples, self._conditions, self._recipe.reward.chunk, REWARDS)
+        names = offered(predictor=self._models.engagement is not None)
+        return rate(self._models, seen, samples, self._conditions, self._recipe.reward.chunk, names)
 
 
 def summary(values: Mapping[str, NDArray[np.float64]], reward_N: NDArray[np.float64], items: Sequence[Item]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ _CODE: Final = ("rewards", "verbalization", "llm")
 """Rooms whose source decides about scores."""
 
 
-def cache_folder(root: str, *, names: Collection[str], perception: str, model: str, llm: LLM) -> str:
+def cache_folder(root: str, *, names: Collection[str], perception: str, model: str, llm: LLM, predictor: str | None = None) -> str:
     """Where scores are kept that depend on the same things.
 
     Args:
@@ -48,10 +48,11 @@ def cache_folder(root: str, *, names: Collection[str], perception: str, model: s
         perception: key of what saw the images (`boig_core.perception.version.perception_key`).
         model: digest of BoigLLM's manifest; its files fix the precision too, because a model is scored in the one that it is stored in.
         llm: how its own answers are written.
+        predictor: digest of the engagement predictor's manifest; None without one.
     """
     here = Path(__file__).parent.parent
     code = [hashlib.sha256(path.read_bytes()).hexdigest() for room in _CODE for path in sorted((here / room).glob("*.py"))]
-    parts = [sorted(names), perception, model, llm.max_new_tokens, llm.constrained, code]
+    parts = [sorted(names), perception, model, predictor, llm.max_new_tokens, llm.constrained, code]
     return store.join(root, "rewards", hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16])
 
 

@@ -1,12 +1,15 @@
 """Predicted engagement (PAPER sections 3 and 6): the KPI that a predictor expects of the post with this image.
 
-Not in `REWARDS` until there is a predictor: what stands there can be named by a recipe. Leaves out: the predictor.
+To be had where the recipe trains a predictor (``llm.predictor``). Leaves out: the predictor (`boig_core.llm.predictor` has one).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from boig_core.rewards.evidence import Evidence, given
 from boig_core.vocabulary import Description, Sample
@@ -15,8 +18,8 @@ from boig_core.vocabulary import Description, Sample
 class EngagementPredictor(Protocol):
     """Verbalized images in, KPI out: all that the formulation needs, so that a regression head and a text answer both fit."""
 
-    def predict(self, samples: Sequence[Sample], descriptions: Sequence[Description]) -> Sequence[float]:
-        """Expected KPI of each post with an image of this description, as a percentile within the account, 0 to 100."""
+    def predict(self, samples: Sequence[Sample], descriptions: Sequence[Description]) -> NDArray[np.float64]:
+        """Expected KPI (N,) of each post with an image of this description, as a percentile within the account, 0 to 100."""
         ...
 
 

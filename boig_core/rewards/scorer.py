@@ -8,7 +8,9 @@ Leaves out: Ray (`boig_core.cluster` puts a `Scorer` into an actor) and the form
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -23,11 +25,12 @@ from boig_core.rewards.calibration import Calibration, Conditions
 from boig_core.rewards.engagement import EngagementPredictor
 from boig_core.rewards.evidence import Evidence, Part, given
 from boig_core.rewards.weighted import weighted
+from boig_core.storage import manifest
 from boig_core.verbalization.answer import print_answer
 from boig_core.verbalization.templates import COMPACT, Wording, build_prompt
 from boig_core.vocabulary import Description, Sample
 
-T = TypeVar("T")
+S = TypeVar("S", bound=Sized)
 TOKENS: Final = "tokens"
 """Length of an answer beside the formulations' values: a reward that merely pays for it is a known flaw."""
 AnswerLogprobs = Callable[[Sequence[str], Sequence[str]], Sequence[NDArray[np.float64]]]
@@ -43,7 +46,7 @@ class Models:
     Attributes:
         logprobs: how probable it finds answers.
         predict: what it would answer.
-        engagement: None where no formulation needs it.
+        engagement: the engagement predictor; None where there is none.
         wording: of its prompts.
     """
 
@@ -74,14 +77,17 @@ class Scorer:
         perceiver: measures images, in training and here with the same eyes.
         recipe: `reward.weights` and `reward.chunk` are read, how prompts are worded and how long answers may be.
         calibration: conditions, scales and clip range, by the stage ``calibrate``.
+        predictor: local folder of the engagement predictor, which `needs_predictor` asks for.
 
     Raises:
         ScorerError: the calibration was made for another reward, so that its clip range does not fit.
     """
 
-    def __init__(self, llm_folder: Path | str, perceiver: Perceives, recipe: Recipe, calibration: Calibration) -> None:
+    def __init__(
+        self, llm_folder: Path | str, perceiver: Perceives, recipe: Recipe, calibration: Calibration, predictor: Path | str | None = None
+    ) -> None:
         must_fit(calibration, recipe.reward)
-        self._models = load_models(llm_folder, recipe)
+        self._models = load_models(llm_folder, recipe, predictor)
         self._perceiver = perceiver
         self._reward = recipe.reward
         self._calibration = calibration
@@ -113,8 +119,24 @@ def clipped(values: Mapping[str, NDArray[np.float64]], reward: Reward, calibrati
     return np.clip(weighted(values, reward.weights, calibration.scales), *calibration.clip)
 
 
-def load_models(llm_folder: Path | str, recipe: Recipe) -> Models:
-    """Teacher forcing and greedy answers of a language model in a local folder."""
+def needs_predictor(reward: Reward) -> bool:
+    """Whether what is maximized takes an engagement predictor."""
+    return any("engagement" in REWARDS[name].needs for name in reward.weights)
+
+
+@contextmanager
+def fetched(boigllm: str, predictor: str | None) -> Iterator[tuple[Path, Path | None]]:
+    """Local folders of a published BoigLLM and engagement predictor, for as long as they are being opened."""
+    with tempfile.TemporaryDirectory(prefix="boig-reward-") as scratch:
+        folders = Path(scratch, "boigllm"), Path(scratch, "predictor")
+        manifest.fetch_folder(boigllm, folders[0], kind="boigllm")
+        if predictor is not None:
+            manifest.fetch_folder(predictor, folders[1], kind="predictor")
+        yield folders[0], folders[1] if predictor is not None else None
+
+
+def load_models(llm_folder: Path | str, recipe: Recipe, predictor: Path | str | None = None) -> Models:
+    """Teacher forcing and greedy answers of a language model in a local folder, and an engagement predictor in another."""
     from boig_core.llm.constraint import AnswerConstraint
     from boig_core.llm.generate import generate_answers, load_llm, parse_or_none
     from boig_core.llm.score import answer_logprobs
@@ -127,7 +149,12 @@ def load_models(llm_folder: Path | str, recipe: Recipe) -> Models:
         options = {"max_new_tokens": llm.max_new_tokens, "batch": llm.generate_batch}
         return [parse_or_none(text) for text in generate_answers(model, tokenizer, prompts, constraint=constraint(), **options)]
 
-    return Models(lambda prompts, answers: answer_logprobs(model, tokenizer, prompts, answers), predict, wording=Wording.of(recipe))
+    engagement: EngagementPredictor | None = None
+    if predictor is not None:
+        from boig_core.llm.predictor import load_predictor
+
+        engagement = load_predictor(predictor)
+    return Models(lambda prompts, answers: answer_logprobs(model, tokenizer, prompts, answers), predict, engagement, Wording.of(recipe))
 
 
 def look(perceiver: Perceives, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]) -> list[Description]:
@@ -217,7 +244,8 @@ def _gather_chunk(
     if "engagement" in needs:
         if models.engagement is None:
             raise ScorerError("engagement", "needs a predictor of engagement", "choose another formulation")
-        engagement = exactly(count, models.engagement.predict(samples, descriptions), "the engagement predictor")
+        said_N = models.engagement.predict(samples, descriptions)
+        engagement = finite(np.asarray(exactly(count, said_N, "the engagement predictor"), np.float64)).tolist()
     return [Evidence(*parts) for parts in zip(descriptions, high_T, low_T, predicted, engagement, strict=True)]
 
 
@@ -233,7 +261,7 @@ def finite(values_N: NDArray[np.float64]) -> NDArray[np.float64]:
     return values_N
 
 
-def exactly(count: int, values: Sequence[T], part: str) -> Sequence[T]:
+def exactly(count: int, values: S, part: str) -> S:
     """The same values.
 
     Raises:

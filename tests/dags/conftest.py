@@ -21,7 +21,11 @@ from boig_core.storage.job import Outcome, Workspace, read_job, run_stage
 OUTPUTS: dict[str, dict[str, tuple[str, str]]] = {
     "ingest": {"dataset": ("datasets/adworld", "dataset")},
     "perceive": {"dataset": ("datasets/adworld", "dataset")},
-    "finetune_llm": {"boigllm": ("models/boigllm", "boigllm"), "no_kpi": ("models/boigllm-no-kpi", "boigllm")},
+    "finetune_llm": {
+        "boigllm": ("models/boigllm", "boigllm"),
+        "no_kpi": ("models/boigllm-no-kpi", "boigllm"),
+        "predictor": ("models/predictor", "predictor"),
+    },
     "evaluate_llm": {"description": ("evaluations/description", "description")},
     "calibrate": {"calibration": ("evaluations/calibration", "calibration")},
     "finetune_sd": {"high_kpi": ("models/high-kpi", "sd")},

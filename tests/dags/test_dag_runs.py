@@ -109,10 +109,10 @@ def test_what_ingest_knew_reaches_boig_llm(llm: Any, ingest: Any) -> None:
     assert json.loads(store.read_bytes(results["plan"]["recipe"]))["seed"] == 7
     assert results["plan"]["root"] == f"boig_ingest/{ingest.run_id}"
     job = json.loads(store.read_bytes(store.join(results["calibrate"]["attempt"], "job.json")))
-    assert set(job["inputs"]) == {"dataset", "boigllm"}
-    assert job["inputs"]["boigllm"] == results["finetune_llm"]["outputs"]["boigllm"]
+    assert set(job["inputs"]) == {"dataset", "boigllm", "predictor"}
+    assert all(job["inputs"][name] == results["finetune_llm"]["outputs"][name] for name in ("boigllm", "predictor"))
     assert "card" not in events("boig/boigllm")[-1]
-    assert set(events("boig/boigllm")[-1]["outputs"]) == {"dataset", "boigllm", "no_kpi", "description", "calibration"}
+    assert set(events("boig/boigllm")[-1]["outputs"]) == {"dataset", "boigllm", "no_kpi", "predictor", "description", "calibration"}
 
 
 def test_boig_sd_gives_the_report_all_it_needs(sd: Any, llm: Any) -> None:
@@ -120,6 +120,9 @@ def test_boig_sd_gives_the_report_all_it_needs(sd: Any, llm: Any) -> None:
     results = xcoms(sd)
     job = json.loads(store.read_bytes(store.join(results["report"]["attempt"], "job.json")))
     assert set(job["inputs"]) == {"dataset", "description", "calibration", "generation", "runs"}
+    for stage in ("ddpo", "evaluate_sd"):
+        job_inputs = json.loads(store.read_bytes(store.join(results[stage]["attempt"], "job.json")))["inputs"]
+        assert job_inputs["predictor"] == xcoms(llm)["finetune_llm"]["outputs"]["predictor"]
     seconds = json.loads(store.read_bytes(job["inputs"]["runs"]))
     assert list(seconds) == ["ingest", "perceive", "finetune_llm", "evaluate_llm", "calibrate", "finetune_sd", "ddpo", "evaluate_sd"]
 

@@ -21,6 +21,7 @@ from boig_core.data.ingestion import OneProcess, ingest
 from boig_core.data.perceived import Question
 from boig_core.llm.finetune import finetune
 from boig_core.llm.generate import load_llm
+from boig_core.llm.predictor import train_predictor
 from boig_core.storage import commit, store
 from boig_core.storage.manifest import Lineage, publish_folder
 from boig_core.vocabulary import Description, Seen
@@ -31,6 +32,7 @@ from pathlib import Path
 from boig_core.config import parse_recipe
 from boig_core.data.dataset import read_samples
 from boig_core.llm.finetune import finetune
+from boig_core.llm.predictor import train_predictor
 from boig_core.training.engine import rank
 
 recipe, samples, curves = json.loads(Path(sys.argv[1]).read_text()), read_samples(sys.argv[2]), {}
@@ -40,6 +42,9 @@ for stage in (1, 2, 3):
         varied = parse_recipe({**recipe, "llm": {**recipe["llm"], "zero_stage": stage, "packing": packing}})
         finetune(samples, varied, with_kpi=True, report=lambda step, values: losses.append(values["loss"]))
         curves[f"ZeRO {stage}, {'packed' if packing else 'unpacked'}"] = losses
+    rated = []
+    train_predictor(samples, varied, report=lambda step, values: rated.append(values["loss"]))
+    curves[f"predictor, ZeRO {stage}"] = rated
 if rank() == 0:
     Path(sys.argv[3]).write_text(json.dumps(curves))
 os._exit(0)  # gloo's threads may still run at an ordinary exit, which aborts the process now and then; all is written
@@ -95,15 +100,18 @@ def test_workers_zero_stages_and_packing_give_one_loss_curve(dataset_uri: str, t
     alone: list[float] = []
     samples = dataset.read_samples(dataset_uri)
     finetune(samples, small(packing=False), with_kpi=True, report=lambda step, values: alone.append(values["loss"]))
-    assert len(alone) == 6
-    assert alone[-1] < alone[0] - 1
+    rated: list[float] = []
+    train_predictor(samples, small(predictor="head"), report=lambda step, values: rated.append(values["loss"]))
+    for losses in (alone, rated):
+        assert len(losses) == 6
+        assert losses[-1] < losses[0] - 1
     (tmp_path / "curves.py").write_text(CURVES)
-    (tmp_path / "recipe.json").write_text(small().model_dump_json())
+    (tmp_path / "recipe.json").write_text(small(predictor="head").model_dump_json())
     torchrun(str(tmp_path / "curves.py"), str(tmp_path / "recipe.json"), dataset_uri, str(tmp_path / "out.json"))
     curves = json.loads((tmp_path / "out.json").read_text())
-    assert len(curves) == 6
+    assert len(curves) == 9
     for name, curve in curves.items():
-        assert curve == pytest.approx(alone, abs=1e-4), name
+        assert curve == pytest.approx(rated if name.startswith("predictor") else alone, abs=1e-4), name
 
 
 def test_torchrun_trains_without_ray(dataset_uri: str, tmp_path: Path) -> None:

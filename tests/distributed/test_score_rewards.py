@@ -25,13 +25,13 @@ from boig_core.data.ingestion import OneProcess, ingest
 from boig_core.data.perceived import Question
 from boig_core.llm.tokens import build_tokenizer
 from boig_core.perception.describe import Perceiver
-from boig_core.rewards import REWARDS
+from boig_core.rewards import REWARDS, offered
 from boig_core.storage import commit, manifest, store
 from boig_core.storage.job import Job, Stage, run_stage, write_job
 from boig_core.verbalization.answer import print_answer
 from boig_core.verbalization.templates import build_prompt, condition_of
 from boig_core.vocabulary import Seen
-from ray_jobs import calibrate, score_rewards
+from ray_jobs import calibrate, finetune_llm, score_rewards
 
 WORK = {Stage.CALIBRATE: calibrate.work, Stage.SCORE_REWARDS: score_rewards.work}
 SETTINGS = (
@@ -115,13 +115,13 @@ def test_a_split_is_scored_once_and_a_folder_of_its_images_alike(made: Made, tmp
     calibration = json.loads(Path(made.inputs["calibration"], "calibration.json").read_text())
     assert calibration["reward"] == "contrast + 0.5 mean_logprob"
     assert set(calibration["splits"]["test"]) >= {"dsg", "contrast", "mean_logprob", calibration["reward"]}
-    assert set(calibration["scales"]) == set(REWARDS)
+    assert set(calibration["scales"]) == set(offered(predictor=False))
 
     done = made.run(Stage.SCORE_REWARDS, "reward.actors=2", **made.inputs)
     rows, found = read(done)
     test = {sample.id: sample for sample in made.samples if sample.split == "test"}
     assert sorted(row["id"] for row in rows) == sorted(test)
-    assert set(rows[0]) == {"id", "image", "account", *REWARDS, "tokens", "reward"}
+    assert set(rows[0]) == {"id", "image", "account", *offered(predictor=False), "tokens", "reward"}
     assert done["metrics"]["known"] == 24  # those that the calibration scored
     low, high = calibration["clip"]
     for row in rows:
@@ -155,3 +155,42 @@ def test_a_reward_that_was_not_calibrated_is_refused(made: Made) -> None:
     failure = commit.read_failure(f"{made.root}/runs/dag/other/score_rewards/attempt-1")
     assert failure is not None
     assert "calibrate again" in failure.remedy
+
+
+def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Made) -> None:
+    sizes = ("llm.hidden=32", "llm.layers=1", "llm.steps=40", "llm.checkpoint_every=40", "llm.batch=12", "llm.micro_batch=12")
+    rated = ("llm.predictor=head", "reward.weights={engagement: 1}")
+    job = Job(
+        stage=Stage.FINETUNE_LLM, recipe=load_recipe("tiny", [*SETTINGS, *sizes, *rated]), inputs={"dataset": made.dataset},
+        store=made.root, root="test", task=f"{made.root}/runs/dag/rated/finetune_llm", attempt=1,
+    )  # fmt: skip
+    trained = finetune_llm.train_models({"job": job.model_dump_json()})
+    commit.commit(job.attempt_uri, trained["outputs"], {})
+    assert set(trained["outputs"]) == {"boigllm", "no_kpi", "predictor"}
+    assert trained["metrics"]["predictor"]["loss_fell"] is True
+    published = manifest.read_manifest(trained["outputs"]["predictor"], kind="predictor")
+    assert published.meta["method"] == "head"
+    assert {"head.safetensors", "predictor.json", "README.md"} <= {entry.path for entry in published.files}
+
+    inputs = {"dataset": made.dataset, "boigllm": trained["outputs"]["boigllm"], "predictor": trained["outputs"]["predictor"]}
+    done = made.run(Stage.CALIBRATE, *rated, name="rated", **inputs)
+    calibration = json.loads(Path(done["outputs"]["calibration"], "calibration.json").read_text())
+    assert set(calibration["splits"]["test"]) == set(REWARDS)
+    assert 0 <= calibration["clip"][0] < calibration["clip"][1] <= 100
+    assert 0 < done["metrics"]["engagement_rmse_test"] < 100
+    assert done["metrics"]["mean_kpi_rmse_test"] > 0
+
+    inputs |= done["outputs"]
+    scored = made.run(Stage.SCORE_REWARDS, *rated, name="rated", **inputs)
+    assert scored["metrics"]["known"] == 24
+    rows, _ = read(scored)
+    assert set(rows[0]) == {"id", "image", "account", *REWARDS, "tokens", "reward"}
+    for row in rows:
+        assert row["reward"] == pytest.approx(np.clip(row["engagement"], *calibration["clip"]))
+
+    del inputs["predictor"]
+    assert made.run(Stage.SCORE_REWARDS, *rated, name="unrated", **inputs) == {}
+    failure = commit.read_failure(f"{made.root}/runs/dag/unrated/score_rewards/attempt-1")
+    assert failure is not None
+    assert failure.user
+    assert failure.message.startswith("input 'predictor'")

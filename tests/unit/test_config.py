@@ -81,6 +81,10 @@ def test_recipes_are_frozen() -> None:
         ("llm: {more_kpis: [shares]}", r"llm\.more_kpis \['shares'\] must be among data\.more_kpis \[\]"),
         ("llm: {offload: all}", r"^llm: offload all needs a zero_stage of at least 3, not 2"),
         ("reward: {weights: {magic: 1}}", r"^reward\.weights\.magic.* = 'magic': input should be 'contrast'"),
+        (
+            "reward: {weights: {engagement: 1}}",
+            r"reward\.weights name engagement, which needs a predictor: set llm\.predictor to head or text",
+        ),
         ("reward: {weights: {}}", r"^reward\.weights: dictionary should have at least 1 item"),
         ("reward: {weights: {dsg: 0}}", r"weights \{'dsg': 0\.0\} must differ from 0"),
         ("data: {split: [0.5, 0.1, 0.1]}", r"split \(0\.5, 0\.1, 0\.1\) must be three positive shares"),

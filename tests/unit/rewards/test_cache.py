@@ -76,9 +76,9 @@ def test_the_folder_changes_with_all_that_decides_about_scores(tmp_path: Path, m
     folder = cache_folder("s3://b", **usual)
     assert folder.startswith("s3://b/rewards/")
     assert cache_folder("s3://b", **usual | {"names": ("contrast", "dsg")}) == folder
-    changes = ({"names": ("dsg",)}, {"perception": "q"}, {"model": "n"}, {"llm": LLM(max_new_tokens=99)})
+    changes = ({"names": ("dsg",)}, {"perception": "q"}, {"model": "n"}, {"predictor": "r"}, {"llm": LLM(max_new_tokens=99)})
     others = {cache_folder("s3://b", **usual | change) for change in changes}
     (tmp_path / "rewards").mkdir()
     (tmp_path / "rewards" / "dsg.py").write_text("changed")
     monkeypatch.setattr(cache, "__file__", str(tmp_path / "rewards" / "cache.py"))
-    assert len(others | {folder, cache_folder("s3://b", **usual)}) == 6
+    assert len(others | {folder, cache_folder("s3://b", **usual)}) == 7

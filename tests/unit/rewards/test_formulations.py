@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from boig_core.config import RewardName
-from boig_core.rewards import REWARDS
+from boig_core.rewards import REWARDS, offered
 from boig_core.rewards.engagement import engagement
 from boig_core.rewards.evidence import Evidence
 from boig_core.vocabulary import Box, Description
@@ -76,6 +76,11 @@ def test_a_formulation_reads_what_it_declares_and_nothing_else(name: str) -> Non
     for part in needs:
         with pytest.raises(ValueError, match="does not declare"):
             REWARDS[name].of(Evidence(SEEN, **{other: whole[other] for other in needs - {part}}))
+
+
+def test_engagement_is_offered_with_a_predictor_alone() -> None:
+    assert set(offered(predictor=True)) == set(REWARDS)
+    assert set(REWARDS) - set(offered(predictor=False)) == {"engagement"}
 
 
 def test_the_recipe_can_name_each_formulation() -> None:

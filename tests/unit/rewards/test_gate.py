@@ -18,7 +18,7 @@ from boig_core.config import Recipe, load_recipe
 from boig_core.errors import CorruptError, InputError
 from boig_core.evaluation.terminal import validity_lines
 from boig_core.llm.tokens import build_tokenizer
-from boig_core.rewards import REWARDS
+from boig_core.rewards import REWARDS, offered
 from boig_core.rewards.calibration import Calibration, Conditions, Pair, passes, read_calibration, recommend, require_worth
 from boig_core.storage import commit, store
 from boig_core.storage.job import Job, Stage, Workspace, run_stage, write_job
@@ -169,7 +169,7 @@ def test_calibrate_measures_an_untrained_model_and_ddpo_refuses_it_before_ray(
     found = Calibration.model_validate_json(store.read_bytes(store.join(done["outputs"]["calibration"], "calibration.json")))
     assert set(found.splits) == {"validation", "test"}
     for rows in found.splits.values():
-        assert set(rows) == set(REWARDS)
+        assert set(rows) == set(offered(predictor=False)) == set(REWARDS) - {"engagement"}
         for row in rows.values():
             assert (row["n"], row["more_kpis"]["shares"]["n"]) == (120, 120)
             assert set(row["accounts"]) == {"account0", "account1"}

@@ -1,0 +1,101 @@
+"""What a language model is trained for: all that the training loop does not know, so that there is one loop.
+
+The task of BoigLLM and of its no-KPI twin is here, that of the engagement predictor in `predictor`. Leaves out: the loop (`finetune`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from boig_core.config import Recipe
+from boig_core.llm.card import model_card
+from boig_core.llm.examples import Encoded, make_examples
+from boig_core.llm.loss import AnswerLoss
+from boig_core.llm.packing import Layout
+from boig_core.training.engine import Engine
+from boig_core.verbalization.patterns import Mix
+from boig_core.vocabulary import Sample
+
+
+class Task(Protocol):
+    """A kind of model with its examples and its loss: what `boig_core.llm.finetune.train` asks for."""
+
+    @property
+    def kind(self) -> str:
+        """Of what is published."""
+        ...
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a published manifest says of it."""
+        ...
+
+    @property
+    def longest_answer(self) -> int:
+        """In tokens: what the published model is told, and what prompts leave room for."""
+        ...
+
+    def prompts(self, samples: Sequence[Sample]) -> list[str]:
+        """Text that the tokenizer of a model from scratch is built of."""
+        ...
+
+    def fit(self, model: Any) -> None:
+        """Give a causal language model what it needs beside its own parts; trained with it."""
+        ...
+
+    def examples(self, tokenizer: Any, samples: Sequence[Sample]) -> Encoded:
+        """Samples as the training sees them."""
+        ...
+
+    def loss(self, engine: Engine, layout: Layout, micro: int) -> AnswerLoss:
+        """What is minimized, on the model that was fitted."""
+        ...
+
+    def publish(self, weights: dict[str, Tensor], folder: Path, metrics: Mapping[str, float]) -> dict[str, Tensor]:
+        """Write what stands beside the model into its folder; returns the weights of the language model itself."""
+        ...
+
+
+@dataclass(frozen=True)
+class Describing:
+    """The task of BoigLLM, or of its twin, whose prompts tell no KPI."""
+
+    kind: ClassVar[str] = "boigllm"
+    recipe: Recipe
+    with_kpi: bool
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Whether it was told KPIs."""
+        return {"with_kpi": self.with_kpi}
+
+    @property
+    def longest_answer(self) -> int:
+        """As the recipe says."""
+        return self.recipe.llm.max_new_tokens
+
+    def prompts(self, samples: Sequence[Sample]) -> list[str]:
+        """Those of the first pass."""
+        told = Mix.of(self.recipe, with_kpi=True)  # the twin's tokenizer is the same
+        return [told.worded(sample, 0)[0] for sample in samples]
+
+    def fit(self, model: Any) -> None:
+        """It needs nothing."""
+
+    def examples(self, tokenizer: Any, samples: Sequence[Sample]) -> Encoded:
+        """In the patterns of the recipe."""
+        return make_examples(tokenizer, samples, self.recipe, with_kpi=self.with_kpi)
+
+    def loss(self, engine: Engine, layout: Layout, micro: int) -> AnswerLoss:
+        """Cross-entropy of the answers."""
+        return AnswerLoss(engine, layout, micro)
+
+    def publish(self, weights: dict[str, Tensor], folder: Path, metrics: Mapping[str, float]) -> dict[str, Tensor]:
+        """The model card."""
+        (folder / "README.md").write_text(model_card(self.recipe, self.with_kpi, metrics), "utf-8")
+        return weights
