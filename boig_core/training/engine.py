@@ -302,6 +302,8 @@ def deepspeed_settings(config: EngineConfig, trained: int) -> dict[str, Any]:
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
             "overlap_comm": cuda,
+            # With ZeRO 3 DeepSpeed would replace torch's linear in the whole process for good; its own rounds otherwise, in rollouts too.
+            "memory_efficient_linear": False,
             **({"offload_optimizer": host} if config.offload != "none" else {}),
             **({"offload_param": host} if config.offload == "all" else {}),
         },
