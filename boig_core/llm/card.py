@@ -11,7 +11,11 @@ from boig_core.config import Recipe
 def predictor_card(recipe: Recipe, metrics: Mapping[str, float]) -> str:
     """Markdown for the README of an engagement predictor's folder; arguments as for `model_card`."""
     head = recipe.llm.predictor == "head"
-    reads = "the last hidden state by a linear layer (`head.safetensors`), in units of 100" if head else "the number that it answers with"
+    reads = (
+        "the last hidden state over the square root of its width by a linear layer (`head.safetensors`), in units of 100"
+        if head
+        else "the number that it answers with"
+    )
     return f"""---
 library_name: transformers
 ---

@@ -1,8 +1,8 @@
 """The engagement predictor's regression head: a linear layer on the last hidden state of a prompt's last token, and its loss.
 
-That state is what the output head reads to predict the answer's first token, so it is taken there, inside the model's own forward pass:
-packed or not, under any ZeRO stage (which gathers the layer's weights when it is called) and for any architecture. Leaves out: what the
-model reads and answers (see `predictor`). Shape letters: E samples, H hidden size, N answer tokens.
+The layer reads that state over the square root of its width. The state is what the output head reads to predict the answer's first token,
+so it is taken there, inside the model's own forward pass: packed or not, under any ZeRO stage (which gathers the layer's weights when it is
+called) and for any architecture. Leaves out: what the model reads and answers (see `predictor`). Shape letters: E samples, H hidden size.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ def listening(model: Any, first_E: Tensor) -> Iterator[list[Tensor]]:
     head: nn.Linear = model.get_submodule(HEAD)
 
     def listen(output_head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        hidden_EH = inputs[0][first_E.to(inputs[0].device)]
-        said.append(head(hidden_EH.to(head.weight.dtype))[:, 0])
+        hidden_EH = inputs[0][first_E.to(inputs[0].device)].to(head.weight.dtype)
+        # Adam moves every weight by the learning rate, so a wide layer's output would jump by H times that at each step.
+        said.append(head(hidden_EH * head.in_features**-0.5)[:, 0])
 
     handle = model.get_output_embeddings().register_forward_pre_hook(listen)
     try:
