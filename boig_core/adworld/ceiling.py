@@ -7,6 +7,7 @@ under the bucket-balanced mixture on which the no-KPI twin is trained. Both pred
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -82,7 +83,43 @@ def _pool(
     seen = [of_scene(scene) for scene in scenes]
     names_NP = np.stack([color_names(render(scene, _SIDE, rng).image) for scene in scenes])
     scores_N = np.array([law.score(features, brand, SEASONS[int(rng.integers(4))]) for features in seen])
-    return seen, names_NP, np.quantile(np.repeat(scores_N, 5) + rng.choice(noise, 5 * size), (0.6, 0.9))
+    return seen, names_NP, bucket_edges(scores_N, noise, rng)
+
+
+def bucket_edges(scores_N: NDArray[np.float64], noise_M: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Where low ends and high begins among an account's posts, in log-likes above its level, (2,).
+
+    Args:
+        scores_N: of its posts under the law.
+        noise_M: draws of the law's noise.
+        rng: pairs the two.
+    """
+    return np.asarray(np.quantile(np.repeat(scores_N, 5) + rng.choice(noise_M, 5 * len(scores_N)), (0.6, 0.9)), np.float64)
+
+
+def bucket_weights(
+    law: Law,
+    stand_ins: Sequence[Features],
+    told: tuple[str, str, Sequence[str]],
+    edges_2: NDArray[np.float64],
+    noise_M: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> dict[Bucket, NDArray[np.float64]]:
+    """How much each image counts among those that a post with the told facts may show, by bucket; on average buckets count alike.
+
+    Args:
+        law: whose likes decide the buckets.
+        stand_ins: images of the brand with as many objects as kinds were told (N), relabeled with these in a random order.
+        told: brand, season, kinds.
+        edges_2: from `bucket_edges`.
+        noise_M: draws of the law's noise, sorted.
+        rng: of the relabeling.
+    """
+    brand, season, kinds = told
+    scores_N = np.array([law.score(_with_kinds(features, list(rng.permutation(kinds))), brand, season) for features in stand_ins])
+    below_2N = np.searchsorted(noise_M, edges_2[:, None] - scores_N) / len(noise_M)
+    odds: dict[Bucket, NDArray[np.float64]] = {"low": below_2N[0], "medium": below_2N[1] - below_2N[0], "high": 1 - below_2N[1]}
+    return {bucket: odds[bucket] / (SHARES[bucket][1] - SHARES[bucket][0]) / len(stand_ins) for bucket in BUCKETS}
 
 
 def ceilings(law: Law, contexts: int = 150, pool: int = 1500, seed: int = 0) -> dict[Bucket, BucketCeiling]:
@@ -106,10 +143,7 @@ def ceilings(law: Law, contexts: int = 150, pool: int = 1500, seed: int = 0) -> 
         kinds = [KINDS[int(k)] for k in rng.permutation(len(KINDS))[:count]]
         chosen = np.flatnonzero(counts_N == count)
         truth_NP = names_NP[chosen]
-        scores_N = np.array([law.score(_with_kinds(seen[i], list(rng.permutation(kinds))), brand, season) for i in chosen])
-        below_2N = np.searchsorted(noise, edges_2[:, None] - scores_N) / len(noise)
-        odds = {"low": below_2N[0], "medium": below_2N[1] - below_2N[0], "high": 1 - below_2N[1]}
-        weights = {bucket: odds[bucket] / (SHARES[bucket][1] - SHARES[bucket][0]) / len(chosen) for bucket in BUCKETS}
+        weights = bucket_weights(law, [seen[i] for i in chosen], (brand, season, kinds), edges_2, noise, rng)
         blind_P = best_set(truth_NP, np.sum([weights[bucket] for bucket in BUCKETS], axis=0))
         for bucket in BUCKETS:
             told_P = best_set(truth_NP, weights[bucket])

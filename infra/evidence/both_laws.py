@@ -13,37 +13,20 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
+from stages import RECIPE, WORLD_SEED, Stages
 
 from boig_core.adworld.ceiling import ceilings
 from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
 from boig_core.config import load_recipe
 from boig_core.data.dataset import read_images, read_samples
-from boig_core.demo.stage import run_one_stage
 from boig_core.evaluation.validity import validity
-from boig_core.storage import commit, store
+from boig_core.storage import store
 from ray_jobs.calibrate import pick
 from ray_jobs.judge import AdworldJudge
-
-RECIPE: Final = "tiny"
-LONGER: Final = (
-    "data.max_posts=5000",
-    "data.split=[0.45,0.05,0.5]",
-    "llm.workers=1",
-    "llm.steps=3000",
-    "llm.samples=24",
-    "llm.generate_batch=256",
-    "llm.eval_posts=1000",
-    "reward.posts=3000",
-    "evaluation.fid_min=200",
-)
-"""The demo's recipe on more posts, half of them held out, so that the intervals are narrow: 1,000 test posts a bucket. BoigLLM trains three
-times as long, and predicts by the consensus of 24 answers: the likeliest one names too few colors to tell the buckets apart (decision
-0007). One worker, so that two laws run side by side on two cores."""
-WORLD_SEED: Final = 0
 
 
 def main() -> None:
@@ -107,27 +90,6 @@ def reward_against_oracle(calibration: dict[str, Any], law: str, dataset: str, o
     above = {who: row["auc_high_vs_low"] - 0.5 for who, row in found.items()}
     spans = {who: {key: row[key] for key in ("auc_high_vs_low", "auc_interval", "n")} for who, row in found.items()}
     return {**spans, "share_of_oracle": above["reward"] / above["oracle"]}
-
-
-class Stages:
-    """Runs stages of one law, each once: a committed attempt is used again."""
-
-    def __init__(self, root: str, law: str) -> None:
-        self.root, self.law = store.normalize(root), law
-
-    def run(self, stage: str, run: str, seed: int, inputs: dict[str, str]) -> dict[str, str]:
-        """Outputs of a stage."""
-        name = f"{self.law}-{run}"
-        task = store.join(self.root, "runs", "manual", name, stage)
-        for number in reversed(commit.attempts(task)):
-            done = commit.read_commit(commit.attempt_uri(task, number))
-            if done is not None:
-                return dict(done["outputs"])
-        return dict(run_one_stage(stage, RECIPE, self.overrides(seed), inputs, self.root, name)["outputs"])
-
-    def overrides(self, seed: int) -> list[str]:
-        """What differs from the demo's recipe."""
-        return [*LONGER, f"seed={seed}", f"data.name={self.law}", f"evaluation.judge=adworld:{self.law}"]
 
 
 def table(law: str, found: dict[str, Any]) -> list[str]:

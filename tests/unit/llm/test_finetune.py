@@ -49,6 +49,27 @@ def test_the_model_learns_what_the_kpi_changes(learned: Model, make_samples: Mak
     assert np.mean(right) > 0.9
 
 
+def test_shuffled_labels_take_away_what_a_model_knows_more_than_its_twin(learned: Model, make_samples: MakeSamples, tmp_path: Path) -> None:
+    samples = make_samples(240)
+    others = np.random.default_rng(0).permutation(len(samples)).tolist()
+    shuffled = [replace(s, kpi=samples[i].kpi, bucket=samples[i].bucket) for s, i in zip(samples, others, strict=True)]
+    models = {}
+    for with_kpi in (True, False):
+        export(finetune(shuffled, small(steps=100, lr=1e-2, checkpoint_every=100), with_kpi=with_kpi), tmp_path / str(with_kpi))
+        models[with_kpi] = load_llm(tmp_path / str(with_kpi))
+
+    def advantage(model: Model, known: list[Sample]) -> float:
+        """Mean log-probability of test answers, over that of the twin, which the labels leave as it is."""
+        asked = [s for s in known if s.split == "test"]
+        answers = [print_answer(s.description) for s in asked if s.description]
+        told = answer_logprobs(*model, [build_prompt(s, condition_of(s)) for s in asked], answers)
+        blind = answer_logprobs(*models[False], [build_prompt(s, None) for s in asked], answers)
+        return float(np.mean([a.sum() - b.sum() for a, b in zip(told, blind, strict=True)]))
+
+    assert advantage(learned, samples) > 1
+    assert advantage(models[True], shuffled) < 0.3
+
+
 def test_contrast_tells_high_images_from_low_ones(learned: Model, make_samples: MakeSamples) -> None:
     asked = [s for s in make_samples(240) if s.split == "test" and s.bucket != "medium"]
     high, low = KpiCondition(920, "high"), KpiCondition(70, "low")
