@@ -20,8 +20,8 @@ from boig_core.llm.tokens import Example
 HEAD: Final = "kpi_head"
 """Name of the layer in the model."""
 MSE_WEIGHT: Final = 0.1
-"""Weight of the squared error beside the cross-entropy (PAPER section 3), for ratings from 0 to 1. The authors leave the unit open; in
-points of 100 the squared error would weigh ten thousand times as much, and drown the cross-entropy."""
+"""Weight of the squared error beside the cross-entropy a token (PAPER section 3), in points of 100, the unit of the answer.
+The authors name no unit. In shares of 1 the error's gradient would drown in the cross-entropy's, and the head would learn by luck."""
 
 
 def add_head(model: Any) -> nn.Linear:
@@ -58,7 +58,7 @@ def listening(model: Any, first_E: Tensor) -> Iterator[list[Tensor]]:
 
 
 class RatedLoss(AnswerLoss):
-    """Cross-entropy a token of the answers + `MSE_WEIGHT` x mean squared error of the head; examples must have a rating."""
+    """Cross-entropy a token of the answers + `MSE_WEIGHT` x mean squared error of the head in points; examples must have a rating."""
 
     def share(self, part: Sequence[Example], batch: Sequence[Example]) -> Tensor:
         """What one micro-batch adds to the loss of a whole batch."""
@@ -66,5 +66,5 @@ class RatedLoss(AnswerLoss):
         with listening(self._engine.module, rows.first_E) as said:
             nats = self.of_rows(rows)
         rating_E = torch.tensor([example.rating for example in part], device=nats.device)
-        squared = (said[0].float() - rating_E).square().sum()
+        squared = (100 * (said[0].float() - rating_E)).square().sum()
         return nats / sum(len(example.answer_T) for example in batch) + MSE_WEIGHT * squared / len(batch)
