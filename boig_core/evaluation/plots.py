@@ -71,20 +71,21 @@ def whiskers(rows: Sequence[tuple[str, Mapping[str, Any]]], digits: int = 2) -> 
     reach = [0.0, *(row[end] for _, row in rows for end in ("low", "high"))]
     x0, x1 = min(reach), max(reach)
     margin = 0.06 * ((x1 - x0) or 1)
+    spans = [f"{row['mean']:+.{digits}f} ({row['low']:+.{digits}f}, {row['high']:+.{digits}f})" for _, row in rows]
+    room = 7 * max(len(span) for span in spans)  # of the numbers on the right
 
     def px(x: float) -> float:
-        return float(label + 10 + (x - x0 + margin) / (x1 - x0 + 2 * margin) * (_WIDTH - label - 150))
+        return float(label + 10 + (x - x0 + margin) / (x1 - x0 + 2 * margin) * (_WIDTH - label - 10 - room))
 
     height = step * len(rows) + 8
     parts = [f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="differences from the base with 95 % intervals">']
     parts.append(f'<line class="zero" x1="{px(0):.1f}" x2="{px(0):.1f}" y1="2" y2="{height - 4}"/>')
-    for index, (name, row) in enumerate(rows):
+    for index, ((name, row), span) in enumerate(zip(rows, spans, strict=True)):
         y = step * index + step / 2 + 2
         clear = "clear" if row["low"] > 0 or row["high"] < 0 else "open"
         parts.append(f'<text class="label" x="{label - 4}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
         parts.append(f'<line class="whisker" x1="{px(row["low"]):.1f}" x2="{px(row["high"]):.1f}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="dot {clear}" cx="{px(row["mean"]):.1f}" cy="{y}" r="5"/>')
-        span = f"{row['mean']:+.{digits}f} ({row['low']:+.{digits}f}, {row['high']:+.{digits}f})"
         parts.append(f'<text class="tick" x="{_WIDTH - 4}" y="{y + 4}" text-anchor="end">{span}</text>')
     return "".join([*parts, "</svg>"])
 
