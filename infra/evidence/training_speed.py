@@ -31,7 +31,7 @@ import torch
 HERE: Final = Path(__file__).resolve().parent
 SIZES: Final[dict[str, dict[str, int]]] = {
     "smoke": {"hidden": 64, "layers": 2, "heads": 4, "samples": 64, "steps": 3},
-    "small": {"hidden": 384, "layers": 6, "heads": 6, "samples": 512, "steps": 10},
+    "small": {"hidden": 256, "layers": 4, "heads": 4, "samples": 512, "steps": 10},
 }
 CONTEXT: Final = 512
 MICRO: Final = 8
