@@ -148,6 +148,17 @@ class Sample:
     more_kpis: Mapping[str, KpiValue] = field(default_factory=dict)
     caption: str | None = None
 
+    @property
+    def seen(self) -> Description:
+        """Its description, for those who need one.
+
+        Raises:
+            ValueError: it was not perceived.
+        """
+        if self.description is None:
+            raise ValueError(f"sample {self.id} has no description")
+        return self.description
+
 
 LINK: Final = "<hyperlink>"
 """What stands for a link in the text of a post."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,24 @@ os.environ.update(
 )
 
 BUCKET = "boig-tests"
+
+
+@pytest.fixture(scope="session")
+def save_llama() -> Callable[..., None]:
+    """Writes a Llama of random weights, the same at each call, with its tokenizer into a folder."""
+
+    def save(folder: Path, tokenizer: Any, *, hidden: int = 32, layers: int = 1, context: int = 512) -> None:
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        torch.manual_seed(0)
+        sizes = {"hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": layers}
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+        config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=context, **sizes, **heads)
+        LlamaForCausalLM(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return save
 
 
 class _AtomicPuts:

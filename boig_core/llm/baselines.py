@@ -35,13 +35,13 @@ def retrieval(train: Sequence[Sample], asked: Sequence[Sample]) -> list[Descript
         shared_N = np.zeros(len(train))
         for word in own & where.keys():
             shared_N[where[word]] += 1
-        answers.append(_described(train[int(np.argmax(shared_N / (sizes_N + len(own) - shared_N)))]))
+        answers.append(train[int(np.argmax(shared_N / (sizes_N + len(own) - shared_N)))].seen)
     return answers
 
 
 def most_frequent(train: Sequence[Sample]) -> Description:
     """The typical image: as many of the most frequent colors and objects as images have on average, at their mean coverage and box."""
-    seen = [_described(sample) for sample in train]
+    seen = [sample.seen for sample in train]
     colors = _common([d.colors for d in seen])
     shares = {name: float(np.mean([d.colors[name] for d in seen if name in d.colors])) for name in colors}
     objects = _common([d.objects for d in seen])
@@ -65,9 +65,3 @@ def _mean_box(boxes: Sequence[Box]) -> Box:
 
 def _words(sample: Sample) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", " ".join((sample.company, sample.text, *sample.keywords)).lower()))
-
-
-def _described(sample: Sample) -> Description:
-    if sample.description is None:
-        raise ValueError(f"sample {sample.id} has no description")
-    return sample.description

@@ -23,7 +23,7 @@ _WEIGHTS = "best.safetensors"
 
 @dataclass(frozen=True)
 class History:
-    """Validation losses in nats a token that decide something, as a checkpoint carries them.
+    """Validation losses that decide something, as a checkpoint carries them, in the unit of the task's loss (BoigLLM: nats a token).
 
     Attributes:
         first: before the first step.

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from time import sleep
 from typing import Any, Final, Self
 
@@ -24,6 +23,7 @@ import numpy as np
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from boig_core.config import FewShot
+from boig_core.data.fetch import retry_after
 from boig_core.errors import EndpointError, InputError
 from boig_core.llm.generate import parse_or_none
 from boig_core.verbalization.answer import print_answer
@@ -140,7 +140,7 @@ class Endpoint:
             raise _Again(type(exc).__name__, answered=True) from exc
         code = answer.status_code
         if code == 429 or code >= 500:
-            raise _Again(f"HTTP {code}", answered=True, wait_s=_retry_after(answer.headers.get("retry-after")))
+            raise _Again(f"HTTP {code}", answered=True, wait_s=retry_after(answer.headers.get("retry-after"), datetime.now(UTC)))
         # What the endpoint says of a key stays out of the message: some repeat a part of it.
         if code in (401, 403):
             named = f"the key in {settings.key_env}" if settings.key_env else "requests without a key"
@@ -225,9 +225,7 @@ def build_messages(sample: Sample, examples: Sequence[Sample]) -> list[dict[str,
     """The chat about one sample: the instruction, each example with its answer, the post."""
     messages = [{"role": "system", "content": INSTRUCTION}]
     for example in examples:
-        if example.description is None:
-            raise ValueError(f"sample {example.id} has no description")
-        messages += [{"role": "user", "content": _facts(example)}, {"role": "assistant", "content": print_answer(example.description)}]
+        messages += [{"role": "user", "content": _facts(example)}, {"role": "assistant", "content": print_answer(example.seen)}]
     return [*messages, {"role": "user", "content": _facts(sample)}]
 
 
@@ -248,17 +246,3 @@ def _json_of(text: str) -> str:
     """What stands between the outermost braces: models like to add words and fences."""
     found = re.search(r"\{.*\}", text, re.DOTALL)
     return found.group() if found else text
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After names, as a number or as a date."""
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
-        return None

@@ -78,7 +78,7 @@ class Rating:
 
     def prompts(self, samples: Sequence[Sample]) -> list[str]:
         """With each sample's own image."""
-        return _prompts(samples, [_seen(sample) for sample in samples], Wording.of(self.recipe))
+        return _prompts(samples, [sample.seen for sample in samples], Wording.of(self.recipe))
 
     def fit(self, model: Any) -> None:
         """The regression head, where the recipe asks for one."""
@@ -187,9 +187,3 @@ def load_predictor(folder: Path | str) -> Predictor:
 
 def _prompts(samples: Sequence[Sample], descriptions: Sequence[Description], wording: Wording) -> list[str]:
     return [build_predictor_prompt(sample, seen, wording) for sample, seen in zip(samples, descriptions, strict=True)]
-
-
-def _seen(sample: Sample) -> Description:
-    if sample.description is None:
-        raise ValueError(f"sample {sample.id} has no description")
-    return sample.description

@@ -189,9 +189,7 @@ def build_answer(sample: Sample, wording: Wording = COMPACT, pattern: Pattern = 
     kpis = {wording.kpi: sample.kpi, **{name: sample.more_kpis[name].value for name in wording.more if name in sample.more_kpis}}
     if pattern in ("aim_predict", "predict"):
         return print_kpis(kpis)
-    if sample.description is None:
-        raise ValueError(f"sample {sample.id} has no description")
-    look = print_answer(sample.description)
+    look = print_answer(sample.seen)
     return look if pattern == "describe" else f"{look[:-1]},{print_kpis(kpis)[1:]}"
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from boig_core.config import parse_recipe
 from boig_core.llm.examples import make_examples
@@ -84,16 +83,12 @@ def test_high_and_low_share_all_but_the_kpi_however_long_the_post(tokenizer: Any
 
 
 @pytest.fixture(scope="module")
-def tuned(tokenizer: Any, make_samples: MakeSamples, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+def tuned(
+    tokenizer: Any, make_samples: MakeSamples, save_llama: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any]:
     """A model fine-tuned from a base with a chat template, in a context of 160 of its 512 tokens."""
     base, folder = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("tuned")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
-        max_position_embeddings=512,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(base)
-    tokenizer.save_pretrained(base)
+    save_llama(base, tokenizer)
     llm = {"base": str(base), "context": 160, "max_new_tokens": 64, "batch": 6, "micro_batch": 6, "steps": 2, "checkpoint_every": 2}
     recipe = parse_recipe({"llm": llm})
     export(finetune(make_samples(60), recipe, with_kpi=True), folder)

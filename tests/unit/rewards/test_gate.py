@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import ray_jobs.calibrate
 import ray_jobs.ddpo
@@ -123,19 +122,13 @@ def test_recommendation_goes_by_auc_then_spearman_then_name() -> None:
 
 
 @pytest.fixture
-def untrained(tmp_path: Path) -> Path:
+def untrained(tmp_path: Path, save_llama: Callable[..., None]) -> Path:
     """Folder of a BoigLLM of random weights."""
     folder = tmp_path / "llm"
     sample = posts("test")[1]
     text = build_prompt(sample, KpiCondition(90, "high")) + print_answer(sample.description or Description())
     tokenizer = build_tokenizer([text, " ".join(PALETTE)], 512)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
-        max_position_embeddings=512,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_llama(folder, tokenizer, hidden=16)
     return folder
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from boig_core.config import Recipe, load_recipe
 from boig_core.errors import ScorerError
@@ -51,16 +49,10 @@ def images(count: int) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def llm(tmp_path_factory: pytest.TempPathFactory, save_llama: Callable[..., None]) -> Path:
     folder = tmp_path_factory.mktemp("llm")
     tokenizer = build_tokenizer([build_prompt(SAMPLE, KpiCondition(90, "high"))], 512)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        max_position_embeddings=256,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_llama(folder, tokenizer, layers=2, context=256)
     return folder
 
 
