@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from boig_core.bench import bench_app
 from boig_core.demo.commands import add_commands
 from boig_core.errors import BoigError, UserError
 
@@ -20,6 +21,7 @@ recipe_app = typer.Typer(help="List, show and check recipes.", no_args_is_help=T
 dataset_app = typer.Typer(help="Look at a dataset in the store.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(dataset_app, name="dataset")
+app.add_typer(bench_app, name="bench")
 add_commands(app)
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]

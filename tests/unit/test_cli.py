@@ -34,6 +34,17 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
+def test_bench_runs_the_whole_recipe_and_prints_its_phases(tmp_path: Path) -> None:
+    small = ["epochs=1", "prompts=2", "images_per_prompt=2", "sampling_steps=3", "window=1", "chunk=4", "micro_batch=2", "updates=1"]
+    settings = [part for setting in small for part in ("--set", f"ddpo.{setting}")] + ["--set", "llm.hidden=32"]
+    done = boig("bench", "ddpo", "tiny", "--epochs", "1", "--json", *settings, cwd=tmp_path, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr[-500:]
+    speed = json.loads(done.stdout.splitlines()[-1])
+    assert speed["images"] == 4
+    assert all(speed[f"{phase}_s"] > 0 for phase in ("sampling", "reward", "update", "epoch", "forward", "backward", "decode", "floor"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_recipe_commands(tmp_path: Path) -> None:
     assert "tiny" in json.loads(boig("recipe", "list", "--json", cwd=tmp_path).stdout)
     shown = boig("recipe", "show", "tiny", "--set", "ddpo.epochs=5", "--json", cwd=tmp_path)
@@ -49,6 +60,7 @@ def test_recipe_commands(tmp_path: Path) -> None:
         (["recipe", "check", "tiny", "--set", "ddpo.epoch=1"], "did you mean epochs?"),
         (["recipe", "check", "missing.yaml"], "cannot be read"),
         (["recipe", "show", "nope"], "is not known"),
+        (["bench", "ddpo", "tiny", "--set", "llm.predictor=head", "--set", "reward.weights={engagement: 1}"], "engagement predictor"),
     ],
 )
 def test_mistakes_end_in_one_line_and_exit_code_2(tmp_path: Path, args: list[str], says: str) -> None:

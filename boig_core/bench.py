@@ -1,0 +1,119 @@
+"""``boig bench``: how fast a recipe's stages are on this machine, so that a team can size a cluster before it pays for one.
+
+Models of the recipe's sizes do the work on made-up posts; what a language model has learned does not change how long it takes, so one of
+random weights gives the rewards. Leaves out: the measuring itself (`boig_core.diffusion.bench`), and more than one device.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from boig_core.config import Recipe, load_recipe
+from boig_core.errors import RecipeError
+from boig_core.vocabulary import Sample
+
+if TYPE_CHECKING:
+    from boig_core.rewards.scorer import Scorer
+
+bench_app = typer.Typer(help="Measure how fast a recipe is on this machine.", no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a field: section.field=value. May be repeated.")]
+
+
+@bench_app.callback()
+def _group() -> None:
+    """Keeps ``ddpo`` a command of its own while it is the only one."""
+
+
+@bench_app.command("ddpo")
+def ddpo(
+    recipe: Annotated[str, typer.Argument(help="Recipe by name or path.")] = "tiny",
+    overrides: Overrides = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs that count, after one that does not.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Images a second of DDPO by phase, on one device and without Ray, beside what the UNet alone takes."""
+    settings = load_recipe(recipe, overrides or [])
+    if "engagement" in settings.reward.weights:
+        rule = "needs an engagement predictor, which is not measured here"
+        raise RecipeError(f"reward.weights = {settings.reward.name}", rule, "name other formulations")
+    from boig_core.diffusion.bench import bench
+
+    samples = made_up(settings.ddpo.prompts)
+    with tempfile.TemporaryDirectory(prefix="boig-bench-") as folder:
+        speed = bench(settings, samples, untrained_scorer(settings, samples, Path(folder)), epochs)
+    if as_json:
+        print(json.dumps({**asdict(speed), "images_per_s": speed.images_per_s, "share_of_floor": speed.share_of_floor}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("phase", "s an epoch", "images/s", "share")
+    rest_s = speed.epoch_s - speed.sampling_s - speed.reward_s - speed.update_s
+    phases = {"sampling": speed.sampling_s, "rewards": speed.reward_s, "update": speed.update_s, "rest": rest_s, "epoch": speed.epoch_s}
+    for name, seconds in phases.items():
+        rate = f"{speed.images / seconds:.1f}" if name != "rest" else ""
+        shown.add_row(name, f"{seconds:.3f}", rate, f"{seconds / speed.epoch_s:.0%}")
+    Console().print(shown)
+    config = settings.ddpo
+    print(f"UNet alone: forward {1000 * speed.forward_s:.1f} ms ({config.chunk} images), ", end="")
+    print(f"forward and backward {1000 * speed.backward_s:.1f} ms ({config.micro_batch} images)")
+    print(f"an epoch's passes and decoding take {speed.floor_s:.3f} s at these rates: {speed.share_of_floor:.0%} of the epoch")
+
+
+def made_up(count: int) -> list[Sample]:
+    """High-KPI posts that exist nowhere, all different."""
+    return [
+        Sample(
+            id=f"bench-{i}",
+            post=f"bench-{i}",
+            account="bench",
+            company="Bench",
+            timestamp="2024-01-01T00:00:00Z",
+            text=f"a post about product {i} that a brand could have written this spring",
+            keywords=("product", "spring"),
+            kpi=50.0,
+            kpi_normalized=95.0,
+            bucket="high",
+            split="train",
+            image="0" * 64,
+            width=512,
+            height=512,
+        )
+        for i in range(count)
+    ]
+
+
+def untrained_scorer(recipe: Recipe, samples: Sequence[Sample], folder: Path) -> Scorer:
+    """The recipe's reward, by a language model of its sizes that has learned nothing, or by its base; nothing is clipped away."""
+    from boig_core.llm.finetune import make_model
+    from boig_core.llm.tokens import set_limits
+    from boig_core.perception.describe import Perceiver
+    from boig_core.rewards.calibration import Calibration, Conditions, Pair
+    from boig_core.rewards.scorer import Scorer
+    from boig_core.rewards.weighted import Scale
+    from boig_core.verbalization.templates import Wording, build_prompt
+
+    reward = recipe.reward
+    pair = Pair(high=90, low=10)
+    prompts = [build_prompt(sample, pair.high_condition, Wording.of(recipe)) for sample in samples]
+    tokenizer, model = make_model(recipe.llm.model_copy(update={"lora_rank": None}), prompts, recipe.seed)
+    set_limits(model, tokenizer, recipe.llm.context, recipe.llm.max_new_tokens)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    calibration = Calibration(
+        reward=reward.name,
+        clip=(-1e9, 1e9),
+        scales={name: Scale(mean=0.0, std=1.0) for name in reward.weights},
+        conditions=Conditions(accounts={}, fallback=pair),
+        recommended=next(iter(reward.weights)),
+        splits={},
+    )
+    return Scorer(folder, Perceiver.from_recipe(recipe.perception), recipe, calibration)
