@@ -1,10 +1,12 @@
-"""Real Ray: rollouts are the same bits for one and for two actors, and for an actor that died and was replaced."""
+"""Real Ray: the same bits for one, two and four actors and where an actor died or hung; a scorer that fails ends the epoch by name."""
 
 import functools
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +21,12 @@ from boig_core.diffusion.rollout import Chunk, Sampler, epoch_chunks
 from boig_core.errors import ScorerError
 from boig_core.vocabulary import Sample
 
-SETTINGS = ["ddpo.prompts=6", "ddpo.images_per_prompt=2", "ddpo.sampling_steps=4", "ddpo.window=2", "ddpo.chunk=4", "ddpo.updates=2"]
+SETTINGS = ["ddpo.prompts=6", "ddpo.images_per_prompt=2", "ddpo.sampling_steps=4", "ddpo.window=2", "ddpo.chunk=2", "ddpo.updates=2"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _cluster() -> Iterator[None]:
-    connect(4)
+    connect(8)
     yield
     ray.shutdown()
 
@@ -56,6 +58,30 @@ class Refusing(Warmth):
         raise ScorerError("nan", "must be finite", "look at the images")
 
 
+class NotANumber(Warmth):
+    def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+        return super().score(images, samples) * np.nan
+
+
+class OneTooFew(Warmth):
+    def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+        return super().score(images, samples)[1:]
+
+
+class HangsOnce(Warmth):
+    """Hangs at its first call, the first time only."""
+
+    def __init__(self, marker: Path, device: str) -> None:
+        super().__init__(device)
+        self.marker = marker
+
+    def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+        if not self.marker.exists():
+            self.marker.write_text("hung")
+            time.sleep(3600)
+        return super().score(images, samples)
+
+
 def die_once(marker: Path, chunk: Chunk) -> None:
     """Kill this actor at its second chunk, the first time only."""
     if chunk.indices[0] == 4 and not marker.exists():
@@ -68,22 +94,24 @@ def adapter() -> Adapter:
     return read_adapter(Sampler(recipe_with(1)).pipe.unet, 0)
 
 
-def test_same_bits_for_one_two_and_replaced_actors(samples: list[Sample], adapter: Adapter, tmp_path: Path) -> None:
+def test_same_bits_for_one_two_four_and_replaced_actors(samples: list[Sample], adapter: Adapter, tmp_path: Path) -> None:
     chunks = epoch_chunks(recipe_with(1).ddpo, samples, 0, 0)
-    assert len(chunks) == 3
-    marker = tmp_path / "died"
+    assert len(chunks) == 6
+    died, hung = tmp_path / "died", tmp_path / "hung"
+    impatient = recipe_with(1).model_copy(update={"reward": recipe_with(1).reward.model_copy(update={"timeout_s": 5.0})})
     pools = [
-        RayRollouts.start(recipe_with(1), Warmth),
-        RayRollouts.start(recipe_with(2), Warmth),
-        RayRollouts.start(recipe_with(1), Warmth, functools.partial(die_once, marker)),
+        *(RayRollouts.start(recipe_with(actors), Warmth) for actors in (1, 2, 4)),
+        RayRollouts.start(recipe_with(1), Warmth, functools.partial(die_once, died)),
+        RayRollouts.start(impatient, functools.partial(HangsOnce, hung)),
     ]
     for pool in pools:
         pool.wait_ready()
-    one, two, replaced = (pool.collect(adapter, chunks) for pool in pools)
+    one, *others = (pool.collect(adapter, chunks) for pool in pools)
     for pool in pools:
         pool.stop()
-    assert marker.exists()
-    for other in (two, replaced):
+    assert died.exists()
+    assert hung.exists()
+    for other in others:
         for (a, reward_a), (b, reward_b) in zip(one, other, strict=True):
             assert a.indices_B.tolist() == b.indices_B.tolist()
             assert np.array_equal(a.latents_BSCHW, b.latents_BSCHW)
@@ -94,9 +122,13 @@ def test_same_bits_for_one_two_and_replaced_actors(samples: list[Sample], adapte
     np.testing.assert_array_equal(one[0][1], Warmth("cpu").score(one[0][0].images_BHWC, chunks[0].samples))
 
 
-def test_a_scorer_that_fails_raises_its_own_error(samples: list[Sample], adapter: Adapter) -> None:
-    rollouts = RayRollouts.start(recipe_with(1), Refusing)
+@pytest.mark.parametrize(
+    ("scorer", "says"),
+    [(Refusing, "nan: must be finite"), (NotANumber, "score nan: must be finite"), (OneTooFew, "1 results of the scorer for 2 inputs")],
+)
+def test_a_scorer_that_fails_ends_the_epoch_with_its_own_error(samples: list[Sample], adapter: Adapter, scorer: Any, says: str) -> None:
+    rollouts = RayRollouts.start(recipe_with(1), scorer)
     rollouts.wait_ready()
-    with pytest.raises(ScorerError, match="must be finite"):
+    with pytest.raises(ScorerError, match=says):
         rollouts.collect(adapter, epoch_chunks(recipe_with(1).ddpo, samples, 0, 0))
     rollouts.stop()
