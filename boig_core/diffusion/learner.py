@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from boig_core.config import Recipe
 from boig_core.diffusion.ddim import ddim_step, predict_noise, schedule
 from boig_core.diffusion.lora import Adapter, make_trainable, read_adapter
-from boig_core.diffusion.objectives import OBJECTIVES, Rewarded, Scored, clipped_ratio
+from boig_core.diffusion.objectives import EXTREMES, MEANS, OBJECTIVES, Rewarded, Scored, clipped_ratio
 from boig_core.diffusion.pipeline import encode_prompts, load_pipeline
 from boig_core.diffusion.rollout import Rollouts, epoch_chunks
 from boig_core.diffusion.trajectory import Trajectory, concatenate
+from boig_core.diffusion.watch import image_metrics, reward_metrics
 from boig_core.errors import InputError, RecipeError, ScorerError
 from boig_core.observability.logs import get_logger
 from boig_core.training.checkpoint import Checkpoints
@@ -140,8 +141,8 @@ class Learner:
             rewarded = Rewarded(rewards_B, whole.prompts_B, groups_B, self.history, self.config.clip_advantage)
             advantages_B, self.history = OBJECTIVES[self.config.objective](rewarded)
             slices = list(self._slices(epoch, whole, advantages_B))
-            group_means = rewards_B.reshape(-1, self.config.images_per_prompt).std(axis=1).mean()
-            metrics = {"reward": float(rewards_B.mean()), "reward_std": float(rewards_B.std()), "reward_std_in_prompt": float(group_means)}
+            metrics = reward_metrics(rewards_B, advantages_B, self.config.images_per_prompt)
+            metrics |= image_metrics(whole.images_BHWC, self.config.images_per_prompt)
             if self.show is not None:
                 self.show(epoch, whole)
         received: list[Slice | None] = [None]
@@ -178,7 +179,7 @@ class Learner:
         old_B = torch.from_numpy(part.trajectory.logprobs_old_BK[rows, k]).to(device)
         advantages_B = torch.from_numpy(part.advantages_B[rows]).float().to(device)
         loss, metrics = clipped_ratio(Scored(self._score(part.trajectory, rows, k), old_B, advantages_B, self.config.clip_ratio))
-        return loss * weight, {name: value * (1.0 if name == "ratio_deviation" else weight) for name, value in metrics.items()}
+        return loss * weight, {name: value * (1.0 if name in EXTREMES else weight) for name, value in metrics.items()}
 
     def _score(self, trajectory: Trajectory, rows: list[int], k: int) -> torch.Tensor:
         """Log-probabilities of trained step k under the weights as they are."""
@@ -215,7 +216,7 @@ class Learner:
             )
 
     def _update(self, epoch: int, part: Slice) -> dict[str, float]:
-        """The epoch's policy updates; metrics are means over ranks and updates, but the largest ratio deviation."""
+        """The epoch's policy updates; metrics are means over ranks and updates, but the ratio's extremes."""
         infos, norms = [], []
         for inner in range(self.config.inner_epochs):
             order = np.random.default_rng((_SHUFFLE, self.seed, epoch, inner)).permutation(self.config.updates)
@@ -225,14 +226,16 @@ class Learner:
                 info = self.engine.step([self._kept(loss, seen) for loss in self._losses(part, rows[update].tolist())])
                 infos.append(seen)
                 norms.append(info.grad_norm)
-        deviation = torch.tensor(max(m["ratio_deviation"] for seen in infos for m in seen)).to(self.engine.device)
-        dist.all_reduce(deviation, op=dist.ReduceOp.MAX)
-        sums = torch.tensor([[sum(m[name] for m in seen) for name in ("clip_fraction", "approx_kl")] for seen in infos]).mean(dim=0)
-        clip_fraction, approx_kl = (self.engine.total(sums) / world_size()).tolist()
+        worst, low, high = ([m[name] for seen in infos for m in seen] for name in EXTREMES)
+        extremes = torch.tensor([max(worst), -min(low), max(high)]).to(self.engine.device)
+        dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
+        sums = torch.tensor([[sum(m[name] for m in seen) for name in MEANS] for seen in infos]).mean(dim=0)
+        means = (self.engine.total(sums) / world_size()).tolist()
         return {
-            "ratio_deviation": float(deviation),
-            "clip_fraction": clip_fraction,
-            "approx_kl": approx_kl,
+            "ratio_deviation": float(extremes[0]),
+            "ratio_min": -float(extremes[1]),
+            "ratio_max": float(extremes[2]),
+            **dict(zip(MEANS, means, strict=True)),
             "grad_norm": float(np.mean(norms)),
         }
 
