@@ -35,6 +35,8 @@ Pattern = Literal["describe", "aim_describe", "aim_predict", "predict"]
 """A pattern of behavior fine-tuning, 1 to 4 in PAPER section 3."""
 RewardName = Literal["contrast", "mean_logprob", "dsg", "attribute_similarity", "engagement"]
 """A formulation of the reward."""
+Action = Literal["off", "warn", "stop", "keep_best"]
+"""What a tripped monitor does: nothing; one line in the log; end the training with what it has; end it with the best epoch's policy."""
 SplitBy = Literal["post", "account", "time"]
 """What never crosses splits."""
 
@@ -369,6 +371,55 @@ class SD(_Section):
     """Steps between checkpoints."""
 
 
+class Plateau(_Section):
+    """The reward no longer rises."""
+
+    action: Action = "warn"
+    """What happens then."""
+    epochs: int = Field(10, ge=1)
+    """Latest epochs that are held against all before."""
+    rise: float = Field(0.05, ge=0)
+    """Rise that is expected of them, in spreads (standard deviations) of the first epoch's rewards."""
+
+
+class Fall(_Section):
+    """The reward falls again."""
+
+    action: Action = "warn"
+    """What happens then."""
+    epochs: int = Field(3, ge=1)
+    """Epochs a mean: single ones are noisy."""
+    share: Fraction = Field(0.5, gt=0, le=1)
+    """Share of the rise up to the best mean that may be lost."""
+
+
+class Collapse(_Section):
+    """Images grow alike."""
+
+    action: Action = "warn"
+    """What happens then."""
+    diversity: Fraction = Field(0.5, ge=0, le=1)
+    """Share of the first epoch's difference between images of one prompt that must stay."""
+    entropy: Fraction = Field(0.5, ge=0, le=1)
+    """Share of the first epoch's entropy of palette colors that must stay."""
+
+
+class Monitors(_Section):
+    """Signs of a training that fails (PAPER section 7), checked after each epoch."""
+
+    plateau: Plateau = Plateau()
+    """No rise of the reward."""
+    fall: Fall = Fall()
+    """Loss of what the reward gained."""
+    collapse: Collapse = Collapse()
+    """Loss of variety."""
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether any monitor may ask for the policy of the best epoch."""
+        return "keep_best" in (self.plateau.action, self.fall.action, self.collapse.action)
+
+
 class DDPO(_Section):
     """Alignment of the diffusion model by its reward (PAPER section 7)."""
 
@@ -416,6 +467,8 @@ class DDPO(_Section):
     """DeepSpeed ZeRO stage of the learner."""
     checkpoint_every: int = Field(5, ge=1)
     """Epochs between checkpoints."""
+    monitors: Monitors = Monitors()
+    """What warns of, or ends, a training that fails."""
 
     @model_validator(mode="after")
     def _check(self) -> DDPO:

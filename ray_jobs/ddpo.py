@@ -32,6 +32,7 @@ from boig_core.storage import manifest, store
 from boig_core.storage.job import Job, Outcome, Workspace, run_stage
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import rank
+from boig_core.training.monitors import Trip
 
 log = get_logger("ray_jobs.ddpo")  # this module runs as __main__
 
@@ -49,7 +50,7 @@ def work(space: Workspace) -> Outcome:
     rollouts = RayRollouts.start(recipe, functools.partial(open_scorer, recipe, job.input("boigllm"), predictor, calibration))
     try:
         config = {"job": job, "rollouts": rollouts}
-        adapter, rewards = run_training(
+        adapter, rewards, trips = run_training(
             train, config, workers=recipe.ddpo.workers, resources=recipe.resources, scratch=space.scratch / "train"
         )
     finally:
@@ -60,12 +61,13 @@ def work(space: Workspace) -> Outcome:
     meta = {
         "base": recipe.sd.base,
         "lora_rank": lora,
-        "epochs": recipe.ddpo.epochs,
+        "epochs": len(rewards),
         "reward": recipe.reward.name,
         "checksum": adapter.checksum,
     }
     metrics = {
-        "epochs": recipe.ddpo.epochs,
+        "epochs": len(rewards),
+        "monitors": {trip.monitor: str(trip) for trip in trips},
         "reward_first": rewards[0] if rewards else None,
         "reward_last": rewards[-1] if rewards else None,
     }
@@ -82,8 +84,8 @@ def open_scorer(recipe: Recipe, boigllm: str, predictor: str | None, calibration
         return LlmScorer(llm, Perceiver.from_recipe(recipe.perception), recipe, calibration, rater)
 
 
-def train(config: dict[str, Any]) -> tuple[Adapter, list[float]]:
-    """One learner: the trained weights, and the mean reward of each epoch that this run trained."""
+def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
+    """One learner: the trained weights, the mean reward of each epoch from the first on, and the monitors that tripped."""
     from boig_core.diffusion.learner import Learner
 
     job: Job = config["job"]
@@ -116,7 +118,7 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float]]:
     finally:
         if curve is not None and curve.rows:
             curve.close()
-    return adapter, [row["reward"] for row in curve.rows] if curve is not None else []
+    return adapter, [row["reward"] for row in learner.rows], learner.trips
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,22 @@ from numpy.typing import NDArray
 
 from boig_core.config import Recipe
 from boig_core.diffusion.ddim import ddim_step, predict_noise, schedule
-from boig_core.diffusion.lora import Adapter, make_trainable, read_adapter
-from boig_core.diffusion.objectives import OBJECTIVES, Rewarded, Scored, clipped_ratio
+from boig_core.diffusion.lora import Adapter, checksum, make_trainable, read_adapter
+from boig_core.diffusion.objectives import EXTREMES, MEANS, OBJECTIVES, Rewarded, Scored, clipped_ratio
 from boig_core.diffusion.pipeline import encode_prompts, load_pipeline
 from boig_core.diffusion.rollout import Rollouts, epoch_chunks
 from boig_core.diffusion.trajectory import Trajectory, concatenate
+from boig_core.diffusion.watch import image_metrics, reward_metrics
 from boig_core.errors import InputError, RecipeError, ScorerError
 from boig_core.observability.logs import get_logger
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, EngineConfig, rank, world_size
+from boig_core.training.monitors import MONITORS, WATCHED, Trip, check
 from boig_core.vocabulary import Sample
 
 log = get_logger(__name__)
+_BEST = "best.npz"
+_WEIGHT = "weight:"
 _SHUFFLE = 4  # stream of random numbers, beside those of `rollout`
 
 
@@ -41,6 +46,42 @@ class Slice:
 
     trajectory: Trajectory
     advantages_B: NDArray[np.float64]
+
+
+@dataclass
+class Best:
+    """The engine, and beside it the policy whose images had the highest mean reward: one checkpoint holds both.
+
+    Attributes:
+        engine: what trains.
+        reward: mean reward of the best epoch.
+        adapter: weights that its images were sampled from; None where none was offered.
+    """
+
+    engine: Engine
+    reward: float = float("-inf")
+    adapter: Adapter | None = None
+
+    def offer(self, reward: float, policy: Callable[[], Adapter]) -> None:
+        """Keep the policy if its reward is the highest so far."""
+        if reward > self.reward:
+            self.reward, self.adapter = reward, policy()
+
+    def save(self, folder: Path) -> None:
+        """The engine's files, and ``best.npz`` of the rank that holds a best policy."""
+        self.engine.save(folder)
+        if self.adapter is not None:
+            arrays: dict[str, Any] = {_WEIGHT + name: weight for name, weight in self.adapter.weights.items()}
+            np.savez(folder / _BEST, np.array([self.reward, self.adapter.version]), **arrays)
+
+    def load(self, folder: Path) -> None:
+        """Continue from what `save` wrote on all ranks."""
+        self.engine.load(folder)
+        if rank() == 0 and (folder / _BEST).is_file():
+            with np.load(folder / _BEST) as stored:
+                reward, version = stored["arr_0"].tolist()
+                weights = {name.removeprefix(_WEIGHT): stored[name] for name in stored.files if name.startswith(_WEIGHT)}
+            self.reward, self.adapter = reward, Adapter(int(version), weights, checksum(weights))
 
 
 class Learner:
@@ -88,37 +129,74 @@ class Learner:
         self.pipe.text_encoder.to(self.engine.device)
         self.alphas_T1 = schedule(self.pipe, self.config.sampling_steps)[2]
         self.history: dict[str, tuple[float, ...]] = {}
+        self.rows: list[dict[str, float]] = []
+        self.trips: list[Trip] = []
+        self.best = Best(self.engine)
 
     def fit(self) -> Adapter:
-        """Train from the newest checkpoint, or the start, to the last epoch; returns the trained weights."""
+        """Train from the newest checkpoint, or the start, to the last epoch or a monitor's stop.
+
+        Returns:
+            The trained weights; on rank 0 those of the best epoch, when a monitor that keeps it ended the training.
+        """
         start = self._restore()
+        ended = time.monotonic()
         for epoch in range(start, self.config.epochs):
-            started = time.monotonic()
+            if self._stopped():
+                break
+            before, started = ended, time.monotonic()
             part, metrics = self._experience(epoch)
             sampled = time.monotonic()
             if epoch == start:
                 self._check_ratio(part)
+            if rank() == 0 and self.config.monitors.keeps_best:
+                self.best.offer(metrics["reward"], self._policy)
             metrics |= self._update(epoch, part)
             ended = time.monotonic()
             images = self.config.prompts * self.config.images_per_prompt
             metrics |= {
                 "seconds_rollouts": sampled - started,
                 "seconds_update": ended - sampled,
+                "seconds_between": started - before,
                 "images_per_s": images / (ended - started),
             }
+            stopped = self._watch(metrics)
             if rank() == 0:
                 self.report(epoch, metrics)
-            if (epoch + 1) % self.config.checkpoint_every == 0 or epoch + 1 == self.config.epochs:
-                self.checkpoints.save(self.engine, epoch + 1, {"history": self.history})
+            if (epoch + 1) % self.config.checkpoint_every == 0 or epoch + 1 == self.config.epochs or stopped:
+                state = {"history": self.history, "rows": self.rows, "trips": [trip.state() for trip in self.trips]}
+                self.checkpoints.save(self.best, epoch + 1, state)
         self.checkpoints.wait()
-        return self._policy()
+        keep = any(trip.action == "keep_best" for trip in self.trips)
+        return self.best.adapter if keep and self.best.adapter is not None else self._policy()
+
+    def _stopped(self) -> bool:
+        return any(trip.action in ("stop", "keep_best") for trip in self.trips)
+
+    def _watch(self, metrics: dict[str, float]) -> bool:
+        """Ask the monitors about an epoch, on rank 0; every rank learns whether the training ends, so that none waits for ever."""
+        if rank() == 0:
+            self.rows.append({name: metrics[name] for name in WATCHED})
+            tripped, known = check(self.config.monitors, self.rows), {trip.monitor for trip in self.trips}
+            metrics |= {f"monitor_{name}": float(name in {trip.monitor for trip in tripped}) for name in MONITORS}
+            for trip in tripped:
+                if trip.monitor not in known:  # a warning that is repeated each epoch is not read
+                    log.warning("%s", trip)
+                    self.trips.append(trip)
+        agreed: list[Any] = [(self.rows, self.trips)]
+        if world_size() > 1:
+            dist.broadcast_object_list(agreed, src=0)
+        self.rows, self.trips = agreed[0]
+        return self._stopped()
 
     def _restore(self) -> int:
-        """Weights, optimiser, RNG and per-prompt statistics of the newest checkpoint; returns the epoch to start with."""
-        restored = self.checkpoints.restore(self.engine)
+        """Weights, optimiser, RNG, per-prompt statistics and what the monitors saw, of the newest checkpoint; returns the first epoch."""
+        restored = self.checkpoints.restore(self.best)
         if restored is None:
             return 0
         self.history = {prompt: tuple(rewards) for prompt, rewards in restored.state["history"].items()}
+        self.rows = [dict(row) for row in restored.state["rows"]]
+        self.trips = [Trip(**trip) for trip in restored.state["trips"]]
         return restored.step
 
     def _policy(self) -> Adapter:
@@ -140,8 +218,8 @@ class Learner:
             rewarded = Rewarded(rewards_B, whole.prompts_B, groups_B, self.history, self.config.clip_advantage)
             advantages_B, self.history = OBJECTIVES[self.config.objective](rewarded)
             slices = list(self._slices(epoch, whole, advantages_B))
-            group_means = rewards_B.reshape(-1, self.config.images_per_prompt).std(axis=1).mean()
-            metrics = {"reward": float(rewards_B.mean()), "reward_std": float(rewards_B.std()), "reward_std_in_prompt": float(group_means)}
+            metrics = reward_metrics(rewards_B, advantages_B, self.config.images_per_prompt)
+            metrics |= image_metrics(whole.images_BHWC, self.config.images_per_prompt)
             if self.show is not None:
                 self.show(epoch, whole)
         received: list[Slice | None] = [None]
@@ -178,7 +256,7 @@ class Learner:
         old_B = torch.from_numpy(part.trajectory.logprobs_old_BK[rows, k]).to(device)
         advantages_B = torch.from_numpy(part.advantages_B[rows]).float().to(device)
         loss, metrics = clipped_ratio(Scored(self._score(part.trajectory, rows, k), old_B, advantages_B, self.config.clip_ratio))
-        return loss * weight, {name: value * (1.0 if name == "ratio_deviation" else weight) for name, value in metrics.items()}
+        return loss * weight, {name: value * (1.0 if name in EXTREMES else weight) for name, value in metrics.items()}
 
     def _score(self, trajectory: Trajectory, rows: list[int], k: int) -> torch.Tensor:
         """Log-probabilities of trained step k under the weights as they are."""
@@ -215,7 +293,7 @@ class Learner:
             )
 
     def _update(self, epoch: int, part: Slice) -> dict[str, float]:
-        """The epoch's policy updates; metrics are means over ranks and updates, but the largest ratio deviation."""
+        """The epoch's policy updates; metrics are means over ranks and updates, but the ratio's extremes."""
         infos, norms = [], []
         for inner in range(self.config.inner_epochs):
             order = np.random.default_rng((_SHUFFLE, self.seed, epoch, inner)).permutation(self.config.updates)
@@ -225,14 +303,16 @@ class Learner:
                 info = self.engine.step([self._kept(loss, seen) for loss in self._losses(part, rows[update].tolist())])
                 infos.append(seen)
                 norms.append(info.grad_norm)
-        deviation = torch.tensor(max(m["ratio_deviation"] for seen in infos for m in seen)).to(self.engine.device)
-        dist.all_reduce(deviation, op=dist.ReduceOp.MAX)
-        sums = torch.tensor([[sum(m[name] for m in seen) for name in ("clip_fraction", "approx_kl")] for seen in infos]).mean(dim=0)
-        clip_fraction, approx_kl = (self.engine.total(sums) / world_size()).tolist()
+        worst, low, high = ([m[name] for seen in infos for m in seen] for name in EXTREMES)
+        extremes = torch.tensor([max(worst), -min(low), max(high)]).to(self.engine.device)
+        dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
+        sums = torch.tensor([[sum(m[name] for m in seen) for name in MEANS] for seen in infos]).mean(dim=0)
+        means = (self.engine.total(sums) / world_size()).tolist()
         return {
-            "ratio_deviation": float(deviation),
-            "clip_fraction": clip_fraction,
-            "approx_kl": approx_kl,
+            "ratio_deviation": float(extremes[0]),
+            "ratio_min": -float(extremes[1]),
+            "ratio_max": float(extremes[2]),
+            **dict(zip(MEANS, means, strict=True)),
             "grad_norm": float(np.mean(norms)),
         }
 

@@ -18,6 +18,10 @@ BUFFER: Final = 32
 """Rewards of a prompt that are remembered."""
 ENOUGH: Final = 16
 """With fewer rewards of a prompt, the whole batch's statistics are used (reference code: 16)."""
+EXTREMES: Final = ("ratio_deviation", "ratio_min", "ratio_max")
+"""Metrics of `clipped_ratio` that are extremes, so that no mean is taken of them."""
+MEANS: Final = ("clip_fraction", "clip_fraction_up", "clip_fraction_down", "approx_kl")
+"""Metrics of `clipped_ratio` that are means over samples."""
 _TINY: Final = 1e-6
 
 
@@ -90,7 +94,8 @@ def clipped_ratio(batch: Scored) -> tuple[torch.Tensor, dict[str, float]]:
     """PPO's clipped surrogate, to be minimised, as a mean over the micro-batch.
 
     Returns:
-        loss, and metrics: ``ratio_deviation`` (largest |ratio - 1|), ``clip_fraction``, ``approx_kl`` (half the mean squared log-ratio).
+        loss, and metrics: ``ratio_deviation`` (largest |ratio - 1|), ``ratio_min``, ``ratio_max``; shares outside the clip range
+        ``clip_fraction``, above it ``clip_fraction_up``, below it ``clip_fraction_down``; ``approx_kl`` (half the mean squared log-ratio).
     """
     log_ratio_B = batch.logprobs_B - batch.logprobs_old_B
     ratio_B = log_ratio_B.exp()
@@ -99,7 +104,11 @@ def clipped_ratio(batch: Scored) -> tuple[torch.Tensor, dict[str, float]]:
     with torch.no_grad():
         metrics = {
             "ratio_deviation": float((ratio_B - 1).abs().max()),
+            "ratio_min": float(ratio_B.min()),
+            "ratio_max": float(ratio_B.max()),
             "clip_fraction": float(((ratio_B - 1).abs() > batch.clip_ratio).float().mean()),
+            "clip_fraction_up": float((ratio_B - 1 > batch.clip_ratio).float().mean()),
+            "clip_fraction_down": float((1 - ratio_B > batch.clip_ratio).float().mean()),
             "approx_kl": float(0.5 * (log_ratio_B**2).mean()),
         }
     return loss, metrics

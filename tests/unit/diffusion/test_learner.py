@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boig_core.config import Recipe
+from boig_core.config import Monitors, Recipe
 from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import Adapter
 from boig_core.diffusion.rollout import Chunk, LocalRollouts, Sampler, epoch_window
@@ -101,3 +101,30 @@ def test_chunks_reach_the_scorer_with_their_own_samples(recipe: Recipe, samples:
 
     Learner(recipe, samples, Watched(Sampler(recipe), Watching()), Checkpoints(str(tmp_path), 1), lambda *_: None).fit()
     assert seen == [tuple(s.id for s in chunk.samples) for chunk in chunks]
+
+
+class Falling:
+    """Rewards that rise for three epochs and are lost in the fourth, whatever the images show; two chunks an epoch."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def score(self, images: Any, samples: list[Sample]) -> Any:
+        level = (0.0, 1.0, 2.0, 0.0, 0.0)[self.calls // 2]
+        self.calls += 1
+        return level + np.linspace(0, 0.1, len(images))
+
+
+@pytest.mark.parametrize(("action", "epochs_kept"), [("keep_best", 2), ("stop", 4)])
+def test_a_fall_ends_the_training_and_a_resumed_run_agrees(
+    recipe: Recipe, samples: list[Sample], tmp_path: Path, action: str, epochs_kept: int
+) -> None:
+    monitors = Monitors.model_validate({"fall": {"action": action, "epochs": 1}})
+    watched, scorer = set_ddpo(recipe, epochs=8, monitors=monitors), Falling()
+    fit(set_ddpo(watched, epochs=3), samples, scorer, tmp_path, attempt=1)
+    adapter, rows = fit(watched, samples, scorer, tmp_path, attempt=2)
+    assert [row["epoch"] for row in rows] == [3]
+    assert rows[0]["monitor_fall"] == 1
+    assert adapter.version == epochs_kept * recipe.ddpo.updates  # the policy that sampled the third epoch, or the last one
+    again, nothing = fit(watched, samples, scorer, tmp_path, attempt=3)
+    assert (again.checksum, nothing) == (adapter.checksum, [])

@@ -1,0 +1,116 @@
+"""Monitors: signs in a run's metrics that it stopped improving or started to harm itself, each a pure function of the rows so far.
+
+They read the training's own metrics only; the held-out judge of the evaluation has no part in them. Leaves out: where the metrics come
+from, and what a loop does when a monitor trips (`Action`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from boig_core.config import Action, Monitors
+
+Row = Mapping[str, float]
+WATCHED: Final = ("reward", "reward_std", "similarity", "color_entropy")
+"""Metrics that monitors read: what a checkpoint keeps of each epoch."""
+
+MONITORS: Final = tuple(Monitors.model_fields)
+"""Names of the monitors."""
+
+
+@dataclass(frozen=True)
+class Trip:
+    """A monitor that found its sign.
+
+    Attributes:
+        monitor: its name in `ddpo.monitors`.
+        epoch: number of the epoch whose row showed it, from 0.
+        action: what the recipe wants done.
+        met: what was measured against which threshold.
+        remedy: what a person can do.
+    """
+
+    monitor: str
+    epoch: int
+    action: Action
+    met: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"monitor {self.monitor} in epoch {self.epoch + 1}: {self.met}; {self.remedy} (action: {self.action})"
+
+    def state(self) -> dict[str, Any]:
+        """As JSON takes it; ``Trip(**state)`` makes it again."""
+        return asdict(self)
+
+
+def plateau(rows: Sequence[Row], epochs: int, rise: float) -> str | None:
+    """No row of the last ``epochs`` beats the best before them by ``rise`` spreads of the first epoch's rewards."""
+    if len(rows) <= epochs:
+        return None
+    rewards = [row["reward"] for row in rows]
+    before, latest = max(rewards[:-epochs]), max(rewards[-epochs:])
+    needed = rise * rows[0]["reward_std"]
+    if latest - before > needed:
+        return None
+    return f"best reward of the last {epochs} epochs {latest:.4g}, best before {before:.4g}, must rise by more than {needed:.4g}"
+
+
+def fall(rows: Sequence[Row], epochs: int, share: float) -> str | None:
+    """The mean reward of the last ``epochs`` lies below the best such mean by more than ``share`` of the rise up to it.
+
+    A rise below the spread of the first epoch's rewards counts as that spread: else a run that never rose would trip on its noise.
+    """
+    if len(rows) <= epochs:
+        return None
+    means = np.convolve([row["reward"] for row in rows], np.ones(epochs) / epochs, mode="valid")
+    floor = means.max() - share * max(means.max() - means[0], rows[0]["reward_std"])
+    if means[-1] >= floor:
+        return None
+    return f"mean reward of the last {epochs} epochs {means[-1]:.4g}, best {means.max():.4g}, must not fall below {floor:.4g}"
+
+
+def collapse(rows: Sequence[Row], diversity: float, entropy: float) -> str | None:
+    """Images of a prompt, or their colors, keep less than a share of the variety of the first epoch, whose policy is the base."""
+    first, last = rows[0], rows[-1]
+    kinds = {
+        "diversity within a prompt (1 - similarity)": (1 - last["similarity"], diversity * (1 - first["similarity"])),
+        "color entropy in bits": (last["color_entropy"], entropy * first["color_entropy"]),
+    }
+    met = [f"{kind} {value:.4g}, must not fall below {floor:.4g}" for kind, (value, floor) in kinds.items() if value < floor]
+    return " and ".join(met) or None
+
+
+def check(monitors: Monitors, rows: Sequence[Row]) -> list[Trip]:
+    """The monitors that trip on the newest of the rows, those switched off left out.
+
+    Args:
+        monitors: thresholds and actions.
+        rows: one of each epoch from the first on, with the metrics of `WATCHED`; not empty.
+    """
+    found = {
+        "plateau": (
+            monitors.plateau.action,
+            plateau(rows, monitors.plateau.epochs, monitors.plateau.rise),
+            "end here, or sample more images a prompt or lower ddpo.lr",
+        ),
+        "fall": (
+            monitors.fall.action,
+            fall(rows, monitors.fall.epochs, monitors.fall.share),
+            "lower ddpo.lr or ddpo.clip_ratio, or keep the best epoch",
+        ),
+        "collapse": (
+            monitors.collapse.action,
+            collapse(rows, monitors.collapse.diversity, monitors.collapse.entropy),
+            "look at the sample grids, then train fewer epochs or lower ddpo.lr",
+        ),
+    }
+    return [
+        Trip(name, len(rows) - 1, action, met, remedy)
+        for name, (action, met, remedy) in found.items()
+        if action != "off" and met is not None
+    ]
