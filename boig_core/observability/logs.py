@@ -5,6 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import Final
+
+FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+DATES: Final = "%H:%M:%S"
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -14,8 +18,6 @@ def get_logger(name: str) -> logging.Logger:
 
 def configure_logging() -> None:
     """Send boig's logs to standard output at ``BOIG_LOG_LEVEL`` (default INFO), libraries' at WARNING; safe to call again."""
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stdout, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S", force=True
-    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format=FORMAT, datefmt=DATES, force=True)
     for name in ("boig_core", "ray_jobs", "__main__"):
         logging.getLogger(name).setLevel(os.environ.get("BOIG_LOG_LEVEL", "INFO").upper())
