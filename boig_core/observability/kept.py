@@ -6,36 +6,12 @@ Leaves out: the store itself (the caller passes a function that writes one chunk
 from __future__ import annotations
 
 import logging
-import os
-import re
 import threading
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final
 
-from boig_core.observability.logs import DATES, FORMAT
-
-SECRET_NAMES: Final = re.compile(r"(KEY|KEY_ID|SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)$", re.IGNORECASE)
-"""Names of environment variables whose values are never written down."""
-
-SHORTEST: Final = 8
-"""Characters of the shortest value that is hidden: a shorter one (``true``, ``testing``) stands in ordinary words too."""
-
-IN_ADDRESS: Final = re.compile(r"(?<=://)[^\s/@]+@")
-"""User and password of an address."""
-
-
-def hide_secrets(text: str) -> str:
-    """The text without values of secret environment variables, and without user and password of any address."""
-    for name, value in os.environ.items():
-        if SECRET_NAMES.search(name) and len(value.strip()) >= SHORTEST:
-            text = text.replace(value.strip(), f"[{name}]")
-        for found in IN_ADDRESS.findall(value):
-            password = found[:-1].partition(":")[2]
-            if len(password) >= SHORTEST:
-                text = text.replace(password, "[password]")
-    return IN_ADDRESS.sub("[credentials]@", text)
+from boig_core.observability.logs import LineFormat
 
 
 class KeptLog(logging.Handler):
@@ -50,7 +26,7 @@ class KeptLog(logging.Handler):
 
     def __init__(self, put: Callable[[int, bytes], None], *, first: int = 1, every_s: float = 3.0, limit: int = 2**18) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter(FORMAT, DATES))
+        self.setFormatter(LineFormat())
         self._put, self._next, self._every_s, self._limit = put, first, every_s, limit
         self._lines: list[bytes] = []
         self._chunks: deque[tuple[int, bytes]] = deque()
@@ -73,7 +49,7 @@ class KeptLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Remember a line."""
         try:
-            self._lines.append((hide_secrets(self.format(record)) + "\n").encode(errors="replace"))
+            self._lines.append((self.format(record) + "\n").encode(errors="replace"))
         except Exception:
             self.handleError(record)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from boig_core.errors import BoigError, FencedError, NotFoundInStoreError
-from boig_core.observability.kept import hide_secrets
+from boig_core.observability.logs import hide_secrets
 from boig_core.storage import store
 
 COMMIT = "commit.json"

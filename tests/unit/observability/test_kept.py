@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boig_core.observability.kept import KeptLog, hide_secrets
+from boig_core.observability.kept import KeptLog
+from boig_core.observability.logs import hide_secrets
 
 
 @given(

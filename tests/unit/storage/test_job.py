@@ -226,7 +226,9 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_log_is_kept_from_head_to_result_and_nothing_secret_is_written(root: str, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+def test_log_is_kept_from_head_to_result_and_nothing_secret_is_written(
+    root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: bool
+) -> None:
     this = make_job(root, posts="https://example.org/posts.jsonl")
     uri = job.write_job(this)
     for name, value in PLANTED.items():
@@ -251,6 +253,7 @@ def test_log_is_kept_from_head_to_result_and_nothing_secret_is_written(root: str
     assert "input posts = https://example.org/posts.jsonl" in lines[2]
     assert "resources {" in lines[3]
     assert ("(infrastructure error): RuntimeError: " if fails else '{"outputs": {"dataset"') in lines[-1]
+    assert "planted" not in capsys.readouterr().out
     for path, _ in store.list_files(root):
         assert b"planted" not in store.read_bytes(store.join(root, path)), path
 
