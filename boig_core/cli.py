@@ -129,6 +129,61 @@ def report(uri: Annotated[str, typer.Argument(help="Folder of a report output, o
         print_report(found, Console())
 
 
+StoreRoot = Annotated[str | None, typer.Option("--store", help="Root of the store; default BOIG_STORE, else .boig/store.")]
+
+
+@app.command("status")
+def status(
+    run: Annotated[str | None, typer.Argument(help="DAG/RUN, a part of it that no other run has, or latest; none: list runs.")] = None,
+    store: StoreRoot = None,
+    as_json: Json = False,
+) -> None:
+    """How every attempt of a run's stages ended, with reasons, outputs and the last metrics; without RUN the newest runs."""
+    from dataclasses import asdict
+    from datetime import datetime
+
+    from boig_core.storage import runs
+
+    root = _store_root(store)
+    if run is None:
+        newest = dict(list(runs.newest_runs(root).items())[:20])
+        lines = [f"{datetime.fromtimestamp(at):%Y-%m-%d %H:%M}  {name}" for name, at in newest.items()]
+        print(json.dumps(newest) if as_json else "\n".join(lines or [f"no runs in {root}"]))
+        return
+    found = runs.find_run(root, run)
+    states = runs.run_state(root, found)
+    if as_json:
+        print(json.dumps({"run": found, "attempts": [asdict(state) for state in states]}, indent=1))
+    else:
+        print("\n".join([found, *runs.status_lines(states)]))
+
+
+@app.command("logs")
+def logs(
+    run: Annotated[str, typer.Argument(help="DAG/RUN, a part of it that no other run has, or latest.")],
+    stage: Annotated[str, typer.Argument(help="Name of the task, as boig status shows it.")],
+    attempt: Annotated[int | None, typer.Option(help="Number of the attempt; default the newest.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the attempt has ended.")] = False,
+    store: StoreRoot = None,
+) -> None:
+    """Print what a stage logged, from the store."""
+    from boig_core.storage import runs
+
+    root = _store_root(store)
+    found = runs.find_run(root, run)
+    uri = runs.find_attempt(runs.run_state(root, found), found, stage, attempt).uri
+    for text in runs.follow_log(uri) if follow else (text for _, text in runs.read_log(uri)):
+        print(text, end="", flush=True)
+
+
+def _store_root(given: str | None) -> str:
+    import os
+
+    from boig_core.storage.store import normalize
+
+    return normalize(given or os.environ.get("BOIG_STORE") or ".boig/store")
+
+
 @app.command("doctor")
 def doctor(
     store: Annotated[str | None, typer.Option(help="Root of the store; default BOIG_STORE, else .boig/store.")] = None,

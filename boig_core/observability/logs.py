@@ -4,7 +4,41 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
+from typing import Final
+
+SECRET_NAMES: Final = re.compile(r"(KEY|KEY_ID|SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)$", re.IGNORECASE)
+"""Names of environment variables whose values are never written down."""
+
+SHORTEST: Final = 8
+"""Characters of the shortest value that is hidden: a shorter one (``true``, ``testing``) stands in ordinary words too."""
+
+IN_ADDRESS: Final = re.compile(r"(?<=://)[^\s/@]+@")
+"""User and password of an address."""
+
+
+def hide_secrets(text: str) -> str:
+    """The text without values of secret environment variables, and without user and password of any address."""
+    for name, value in os.environ.items():
+        if SECRET_NAMES.search(name) and len(value.strip()) >= SHORTEST:
+            text = text.replace(value.strip(), f"[{name}]")
+        for found in IN_ADDRESS.findall(value):
+            password = found[:-1].partition(":")[2]
+            if len(password) >= SHORTEST:
+                text = text.replace(password, "[password]")
+    return IN_ADDRESS.sub("[credentials]@", text)
+
+
+class LineFormat(logging.Formatter):
+    """Time, level, logger and message, without secrets."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record, with its traceback if it has one."""
+        return hide_secrets(super().format(record))
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -14,8 +48,8 @@ def get_logger(name: str) -> logging.Logger:
 
 def configure_logging() -> None:
     """Send boig's logs to standard output at ``BOIG_LOG_LEVEL`` (default INFO), libraries' at WARNING; safe to call again."""
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stdout, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S", force=True
-    )
+    shown = logging.StreamHandler(sys.stdout)
+    shown.setFormatter(LineFormat())
+    logging.basicConfig(level=logging.WARNING, handlers=[shown], force=True)
     for name in ("boig_core", "ray_jobs", "__main__"):
         logging.getLogger(name).setLevel(os.environ.get("BOIG_LOG_LEVEL", "INFO").upper())

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from boig_core.errors import BoigError, FencedError, NotFoundInStoreError
+from boig_core.observability.logs import hide_secrets
 from boig_core.storage import store
 
 COMMIT = "commit.json"
@@ -92,11 +93,11 @@ class Failure:
 
 
 def write_failure(attempt: str, exc: BaseException) -> Failure:
-    """Leave the reason of a failed attempt where the operator looks for it."""
+    """Leave the reason of a failed attempt, without secrets, where the operator looks for it."""
     if isinstance(exc, BoigError):
-        failure = Failure(type(exc).__name__, f"{exc.value}: {exc.rule}", exc.remedy, exc.is_user_error)
+        failure = Failure(type(exc).__name__, hide_secrets(f"{exc.value}: {exc.rule}"), hide_secrets(exc.remedy), exc.is_user_error)
     else:
-        failure = Failure(type(exc).__name__, str(exc), "see the job's log", False)
+        failure = Failure(type(exc).__name__, hide_secrets(str(exc)), "see the job's log", False)
     store.write_bytes(store.join(attempt, ERROR), json.dumps(failure.__dict__, indent=1).encode())
     return failure
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from boig_core.config import Recipe
 from boig_core.errors import BoigError, FencedError, InputError, UserError
+from boig_core.observability.kept import KeptLog
 from boig_core.observability.logs import configure_logging, get_logger
 from boig_core.storage import commit as commits
 from boig_core.storage import manifest, store
@@ -196,34 +198,54 @@ def run_stage(work: Callable[[Workspace], Outcome], argv: list[str] | None = Non
     if len(args) != 1:
         log.error("usage: python -m ray_jobs.STAGE JOB_URI")
         return 2
+    started = time.monotonic()
     job: Job | None = None
-    try:
-        job = read_job(args[0])
-        log.info("stage %s · attempt %d · recipe %s (%s)", job.stage, job.attempt, job.recipe.name, job.recipe.digest()[:12])
-        for name, uri in job.inputs.items():
-            log.info("input %s = %s", name, uri)
-        fate = commits.fate(job.attempt_uri)
-        if fate == "committed":
-            log.info("attempt %d has committed already", job.attempt)
+    with ExitStack() as kept:
+        try:
+            job = read_job(args[0])
+            kept.enter_context(_kept_log(job.attempt_uri))
+            _say_what_runs(job)
+            fate = commits.fate(job.attempt_uri)
+            if fate == "committed":
+                log.info("attempt %d has committed already", job.attempt)
+                return 0
+            if fate == "fenced":
+                raise FencedError(job.attempt_uri, "a newer attempt has fenced this one", "nothing was done; use the newer attempt")
+            with tempfile.TemporaryDirectory(prefix=f"boig-{job.stage}-") as scratch:
+                outcome = work(Workspace(job, Path(scratch)))
+            metrics = {**outcome.metrics, "seconds": round(time.monotonic() - started, 3)}
+            commits.commit(job.attempt_uri, outcome.outputs, metrics)
+            _tidy(outcome)
+            log.info("committed after %.1f s: %s", metrics["seconds"], json.dumps({"outputs": outcome.outputs, "metrics": metrics}))
             return 0
-        if fate == "fenced":
-            raise FencedError(job.attempt_uri, "a newer attempt has fenced this one", "nothing was done; use the newer attempt")
-        started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix=f"boig-{job.stage}-") as scratch:
-            outcome = work(Workspace(job, Path(scratch)))
-        metrics = {**outcome.metrics, "seconds": round(time.monotonic() - started, 3)}
-        commits.commit(job.attempt_uri, outcome.outputs, metrics)
-        log.info("committed %s", json.dumps({"outputs": outcome.outputs, "metrics": metrics}))
-        _tidy(outcome)
-        return 0
-    except BaseException as exc:
-        root = root_cause(exc)
-        if job is not None and not isinstance(exc, (KeyboardInterrupt, SystemExit)):
-            _leave_reason(job.attempt_uri, root)
-        if not isinstance(root, UserError):
-            log.exception("stage failed")
-        log.error("%s: %s", type(root).__name__, root)
-        return 2 if isinstance(root, UserError) else 1
+        except BaseException as exc:
+            root = root_cause(exc)
+            if job is not None and not isinstance(exc, (KeyboardInterrupt, SystemExit)):
+                _leave_reason(job.attempt_uri, root)
+            user = isinstance(root, UserError)
+            if not user:
+                log.exception("stage failed")
+            kind = "user" if user else "infrastructure"
+            log.error("failed after %.1f s (%s error): %s: %s", time.monotonic() - started, kind, type(root).__name__, root)
+            return 2 if user else 1
+
+
+def _kept_log(attempt: str) -> KeptLog:
+    """Chunks ``log/000001.txt`` and on below an attempt; a process that runs the attempt again goes on after the last one."""
+    folder = store.join(attempt, "log")
+    numbers = [int(path.removesuffix(".txt")) for path, _ in store.list_files(folder)]
+    return KeptLog(
+        lambda number, chunk: store.write_bytes(store.join(folder, f"{number:06}.txt"), chunk), first=max(numbers, default=0) + 1
+    )
+
+
+def _say_what_runs(job: Job) -> None:
+    """The head of a stage's log."""
+    log.info("stage %s · attempt %d of %s", job.stage, job.attempt, job.task)
+    log.info("recipe %s (%s) · code %s", job.recipe.name, job.recipe.digest()[:12], manifest.code_version())
+    for name, uri in job.inputs.items():
+        log.info("input %s = %s", name, uri)
+    log.info("resources %s", json.dumps(job.recipe.resources.model_dump()))
 
 
 def _tidy(outcome: Outcome) -> None:

@@ -214,3 +214,48 @@ def test_root_cause_looks_through_wrappers_only() -> None:
     loop = Wrapped(ValueError())
     loop.cause = loop
     assert job.root_cause(loop) is loop
+
+
+PLANTED = {
+    "AWS_SESSION_TOKEN": "planted-aws-session",
+    "BOIG_PROBE_SECRET_ACCESS_KEY": "planted-aws-secret",
+    "RAY_AUTH_TOKEN": "planted-ray-token",
+    "FEW_SHOT_KEY": "planted-few-shot-key",
+    "MLFLOW_TRACKING_PASSWORD": "planted-mlflow-password",
+}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_log_is_kept_from_head_to_result_and_nothing_secret_is_written(
+    root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: bool
+) -> None:
+    this = make_job(root, posts="https://example.org/posts.jsonl")
+    uri = job.write_job(this)
+    for name, value in PLANTED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:planted-in-address@127.0.0.1:1")
+    everything = " ".join([*PLANTED.values(), "http://me:planted-in-address@127.0.0.1:1", "planted-in-address"])
+
+    def work(space: job.Workspace) -> job.Outcome:
+        job.log.warning("a library complains about %s", everything)
+        try:
+            raise ConnectionError(everything)
+        except ConnectionError:
+            job.log.exception("with a traceback")
+        if fails:
+            raise RuntimeError(everything)
+        return make_dataset(space)
+
+    assert job.run_stage(work, [uri]) == (1 if fails else 0)
+    lines = store.read_bytes(store.join(this.attempt_uri, "log", "000001.txt")).decode().splitlines()
+    assert f"stage ingest · attempt 1 of {this.task}" in lines[0]
+    assert f"recipe tiny ({this.recipe.digest()[:12]})" in lines[1]
+    assert "input posts = https://example.org/posts.jsonl" in lines[2]
+    assert "resources {" in lines[3]
+    assert ("(infrastructure error): RuntimeError: " if fails else '{"outputs": {"dataset"') in lines[-1]
+    assert "planted" not in capsys.readouterr().out
+    for path, _ in store.list_files(root):
+        assert b"planted" not in store.read_bytes(store.join(root, path)), path
+
+    job.run_stage(work, [uri])
+    assert store.exists(store.join(this.attempt_uri, "log", "000002.txt")), "a second process goes on after the first one's chunks"
