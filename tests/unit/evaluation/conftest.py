@@ -12,7 +12,7 @@ import pytest
 
 from boig_core.config import Recipe, load_recipe
 from boig_core.evaluation.files import write_generation
-from boig_core.evaluation.generation import Measured, make_plan, summarize
+from boig_core.evaluation.generation import Measured, Real, make_plan, summarize
 from boig_core.evaluation.validity import validity
 from boig_core.llm.metrics import METRICS
 from boig_core.rewards import REWARDS
@@ -148,7 +148,7 @@ def make_finished_run(tmp_path: Path) -> Job:
         Stage.DDPO, "sd", "models/boigsd", {"model_index.json": {}}, {"dataset": dataset, "calibration": calibration}, rows=rewards
     )
     plan, measured, images = made_up_models(recipe)
-    summary = summarize(measured, plan, rng.normal(size=(60, 12)), np.array([1.0, 0.5]), recipe)
+    summary = summarize(measured, plan, Real(rng.normal(size=(60, 12)), np.eye(16), np.array([1.0, 0.5]), np.eye(16)[:9]), recipe)
     summary["settings"] = {**recipe.evaluation.model_dump(mode="json"), "prompts": 8, "reward": "contrast", "reward_clip": [-4.0, 6.0]}
     out = tmp_path / "generation"
     out.mkdir()
