@@ -16,7 +16,8 @@ from boig_core.vocabulary import Sample
 def rewrite_by_retrieval(samples: Sequence[Sample], asked: Sequence[Sample]) -> list[str]:
     """Prompt of each asked sample, followed by the caption (without one: the text) of the nearest HIGH training post.
 
-    The same account's posts come first, where it has one; posts with the very same text would add nothing and are passed over.
+    The same account's posts are preferred, where it has some; posts with the very same text would add nothing and are passed over.
+    The prompt itself comes first, so that a text encoder that cuts long prompts cuts what was added.
 
     Args:
         samples: of the dataset; all but HIGH samples of the training split are ignored.
