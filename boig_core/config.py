@@ -527,7 +527,10 @@ class Evaluation(_Section):
     judge: str | None = None
     """Held-out judge: ``adworld:LAW`` for the ad world's oracle; none: absent from the report."""
     best_of_n: int | None = Field(None, ge=2)
-    """Also report best-of-N by the reward, over the images of the base; none: absent."""
+    """Also report best-of-N by the reward, over the images of the base and of BoigSD; none: absent."""
+    rewrite: Literal["none", "retrieval"] = "none"
+    """Also report prompt rewriting, on the base and on BoigSD: ``retrieval`` puts the words of the nearest high-KPI training post, of the
+    same account where it has one, after the prompt; none: absent."""
     fid_min: int = Field(1000, ge=2)
     """FID is reported only at this many images a side or more (KID always)."""
     bootstrap: int = Field(1000, ge=100)

@@ -1,5 +1,7 @@
 """Stage ``evaluate_sd``: base, high-KPI baseline and BoigSD on the same test prompts and noise, sampled on Ray, measured in this process.
 
+Base and BoigSD sample rewritten prompts too, where the recipe asks for them.
+
 Reads ``dataset``, ``boigllm``, ``calibration``, ``high_kpi``, ``boigsd`` and, for a reward that takes one, ``predictor``; publishes
 ``generation``: numbers, one row an image, grids. The held-out judge (`ray_jobs.judge`) scores here alone.
 """
@@ -9,11 +11,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
 
 from boig_core.data.dataset import read_images, read_samples
 from boig_core.errors import InputError
 from boig_core.evaluation.files import write_generation
-from boig_core.evaluation.generation import make_plan, measure, named, summarize
+from boig_core.evaluation.generation import REWRITTEN, Real, make_plan, measure, named, summarize
 from boig_core.evaluation.judges import ClipJudge
 from boig_core.observability.logs import get_logger
 from boig_core.perception.describe import Perceiver
@@ -24,6 +29,9 @@ from boig_core.vocabulary import Description, Sample
 from ray_jobs.judge import open_judge
 
 log = get_logger(__name__)
+
+_TRAINED: Final = 512
+"""Training images that novelty is measured against, at most: they are held in memory at the model's resolution."""
 
 
 def work(space: Workspace) -> Outcome:
@@ -47,13 +55,12 @@ def work(space: Workspace) -> Outcome:
     connect()
     started = time.monotonic()
     images = sample_models(sources, plan.prompts, plan.seeds, recipe)
+    if plan.rewritten is not None:
+        again = {row: sources[model] for row, model in REWRITTEN.items()}
+        images |= sample_models(again, plan.rewritten_prompts, plan.seeds, recipe)
     log.info("sampled %d images a model in %.1f s", len(plan.seeds), time.monotonic() - started)
     measured = {name: measure(found, plan, scorer, judge, clip, features, perceiver, kinds) for name, found in images.items()}
-    real = real_samples(samples)
-    images_of = read_images(job.input("dataset"), [sample.image for sample in real], recipe.sd.resolution)
-    real_NF = features.see([images_of[sample.image] for sample in real]).features_NF
-    real_named_N = named([sample.description or Description() for sample in real], real, kinds)
-    summary = summarize(measured, plan, real_NF, real_named_N, recipe)
+    summary = summarize(measured, plan, real_images(space, samples, clip, features), recipe)
     summary["settings"] = {
         **recipe.evaluation.model_dump(mode="json"),
         "prompts": len(plan.samples),
@@ -67,6 +74,25 @@ def work(space: Workspace) -> Outcome:
     metrics = {f"{name}_{key}": rows[name][key] for name in images for key in ("reward", "judge", "clip_margin")}
     log.info("rows: %s", metrics)
     return Outcome({"generation": space.publish("evaluations/generation", out, kind="generation")}, metrics)
+
+
+def real_images(space: Workspace, samples: Sequence[Sample], clip: ClipJudge, features: ClipJudge) -> Real:
+    """See held-out HIGH images, and a seeded sample of at most `_TRAINED` HIGH images of the training split."""
+    recipe, dataset = space.recipe, space.job.input("dataset")
+    held = real_samples(samples)
+    images_of = read_images(dataset, [sample.image for sample in held], recipe.sd.resolution)
+    pixels = [images_of[sample.image] for sample in held]
+    seen = clip.see(pixels)
+    names = sorted({sample.image for sample in samples if sample.split == "train" and sample.bucket == "high"})
+    order = np.random.default_rng(recipe.seed).permutation(len(names))[:_TRAINED]
+    chosen = [names[index] for index in order]
+    train_of = read_images(dataset, chosen, recipe.sd.resolution)
+    return Real(
+        features_HF=seen.features_NF if features is clip else features.see(pixels).features_NF,
+        embedding_HD=seen.embedding_ND,
+        named_H=named([sample.description or Description() for sample in held], held, recipe.perception.kinds),
+        embedding_TD=clip.see([train_of[image] for image in chosen]).embedding_ND if chosen else seen.embedding_ND[:0],
+    )
 
 
 def real_samples(samples: Sequence[Sample]) -> list[Sample]:

@@ -41,6 +41,8 @@ def write_generation(
         path = f"grids/{index:03d}.png"
         make_grid(rows).save(folder / path, optimize=True)
         prompts.append({"id": sample.id, "company": sample.company, "text": sample.text, "grid": path})
+        if plan.rewritten is not None:
+            prompts[-1]["rewritten"] = plan.rewritten[index]
     body = {"schema_version": 1, **summary, "prompts": prompts, "grid_rows": list(images)}
     (folder / GENERATION_FILE).write_text(json.dumps(body, indent=1, allow_nan=False), encoding="utf-8")
     _write_table(folder / IMAGES_FILE, plan, measured)

@@ -20,18 +20,21 @@ from boig_core.config import Evaluation, Recipe
 from boig_core.errors import InputError
 from boig_core.evaluation.distances import fid, kid
 from boig_core.evaluation.intervals import paired_difference
-from boig_core.evaluation.judges import ClipJudge, Judge, clip_scores, diversity
+from boig_core.evaluation.judges import ClipJudge, Judge, clip_scores, diversity, diversity_across, novelty
+from boig_core.evaluation.rewriting import rewrite_by_retrieval
 from boig_core.observability.logs import get_logger
 from boig_core.rewards.scorer import Perceives
 from boig_core.vocabulary import Description, Sample
 
 log = get_logger(__name__)
 
-MODELS: Final = ("base", "high_kpi", "boigsd", "best_of_n", "prompt_rewrite")
-MEASURES: Final = ("reward", "judge", "kid", "fid", "clip", "aesthetic", "diversity")
+REWRITTEN: Final = {"prompt_rewrite": "base", "boigsd_prompt_rewrite": "boigsd"}
+"""Model that each row of rewritten prompts samples with."""
+BEST: Final = {"best_of_n": "base", "boigsd_best_of_n": "boigsd"}
+"""Model whose images each row of best-of-N picks from."""
+MODELS: Final = ("base", "high_kpi", "boigsd", *BEST, *REWRITTEN)
 PAIRED: Final = ("reward", "judge", "clip_margin")
 _NO_AESTHETIC: Final = "no aesthetic predictor is configured"
-_NO_REWRITE: Final = "prompt rewriting is not implemented yet"
 _EVALUATION_STREAM: Final = 7_301  # keeps this noise apart from that of the rollouts
 
 
@@ -51,11 +54,13 @@ class Plan:
         samples: P samples whose texts are the prompts.
         images_per_prompt: K.
         seeds: of the starting noise of each of the N images, the same for all models.
+        rewritten: P prompts for the rows of rewritten prompts, which are measured as the samples' own; none: no such rows.
     """
 
     samples: tuple[Sample, ...]
     images_per_prompt: int
     seeds: tuple[int, ...]
+    rewritten: tuple[str, ...] | None = None
 
     @property
     def owners(self) -> list[Sample]:
@@ -66,6 +71,28 @@ class Plan:
     def prompts(self) -> list[str]:
         """Prompt of each image (N)."""
         return [sample.text for sample in self.owners]
+
+    @property
+    def rewritten_prompts(self) -> list[str]:
+        """Rewritten prompt of each image (N); empty without."""
+        return [text for text in self.rewritten or () for _ in range(self.images_per_prompt)]
+
+
+@dataclass(frozen=True)
+class Real:
+    """Real HIGH images that generated ones are held against; H held-out ones, T of the training split.
+
+    Attributes:
+        features_HF: for KID and FID.
+        embedding_HD: for their own novelty.
+        named_H: `named` of them.
+        embedding_TD: what novelty is measured against.
+    """
+
+    features_HF: NDArray[np.float64]
+    embedding_HD: NDArray[np.float64]
+    named_H: NDArray[np.float64]
+    embedding_TD: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -99,7 +126,7 @@ def make_plan(samples: Sequence[Sample], recipe: Recipe) -> Plan:
     """Choose prompts: distinct texts of HIGH samples of the test split, drawn by the recipe's seed.
 
     Raises:
-        InputError: fewer than two of them.
+        InputError: fewer than two of them, or nothing to rewrite them with.
     """
     texts = {sample.text: sample for sample in sorted(samples, key=lambda s: s.id) if sample.split == "test" and sample.bucket == "high"}
     held = sorted(texts.values(), key=lambda sample: sample.id)
@@ -111,7 +138,8 @@ def make_plan(samples: Sequence[Sample], recipe: Recipe) -> Plan:
     order = np.random.default_rng([recipe.seed, _EVALUATION_STREAM]).permutation(len(held))[: settings.prompts]
     chosen = tuple(held[index] for index in sorted(order))
     seeds = np.random.SeedSequence([recipe.seed, _EVALUATION_STREAM, 1]).generate_state(len(chosen) * settings.images_per_prompt)
-    return Plan(chosen, settings.images_per_prompt, tuple(int(seed) for seed in seeds))
+    rewritten = tuple(rewrite_by_retrieval(samples, chosen)) if settings.rewrite == "retrieval" else None
+    return Plan(chosen, settings.images_per_prompt, tuple(int(seed) for seed in seeds), rewritten)
 
 
 def measure(
@@ -157,39 +185,37 @@ def _mean(values_N: NDArray[np.float64]) -> float | None:
     return float(finite_N.mean()) if finite_N.size else None
 
 
-def summarize(
-    measured: Mapping[str, Measured], plan: Plan, real_NF: NDArray[np.float64], real_named_N: NDArray[np.float64], recipe: Recipe
-) -> dict[str, Any]:
+def summarize(measured: Mapping[str, Measured], plan: Plan, real: Real, recipe: Recipe) -> dict[str, Any]:
     """Rows, paired differences and reasons: the numbers of ``generation.json``.
 
     Args:
-        measured: base, high_kpi, boigsd, in this order.
+        measured: base, high_kpi, boigsd, in this order, and the rows of `REWRITTEN` if the plan has such prompts.
         plan: prompts and seeds that all of them share.
-        real_NF: features of held-out real HIGH images.
-        real_named_N: `named` of those images.
+        real: real HIGH images.
         recipe: what is enabled, and the seed.
     """
     settings = recipe.evaluation
     absent: dict[str, str] = {}
     rows: dict[str, dict[str, float | int | None] | None] = {}
-    distances = _Distances(real_NF, len(plan.seeds), settings.fid_min, recipe.seed)
+    distances = _Distances(real, len(plan.seeds), settings.fid_min, recipe.seed)
     for model, found in measured.items():
         rows[model] = _row(model, found, plan.images_per_prompt, distances, settings, absent)
-    rows["best_of_n"] = None
-    if settings.best_of_n is None:
-        absent["generation.best_of_n"] = "evaluation.best_of_n is not set"
-    elif settings.best_of_n > plan.images_per_prompt:
-        absent["generation.best_of_n"] = f"evaluation.images_per_prompt {plan.images_per_prompt} is below best_of_n {settings.best_of_n}"
-    else:
-        best = best_of_n(measured["base"].reward_N, plan, settings.best_of_n)
-        kept = len(best) // len(plan.samples)
-        rows["best_of_n"] = _row("best_of_n", measured["base"].take(best), kept, distances, settings, absent)
-    rows["prompt_rewrite"] = None
-    absent["generation.prompt_rewrite"] = _NO_REWRITE
+    for model, source in BEST.items():
+        if settings.best_of_n is None:
+            absent[f"generation.{model}"] = "evaluation.best_of_n is not set"
+        elif settings.best_of_n > plan.images_per_prompt:
+            absent[f"generation.{model}"] = f"evaluation.images_per_prompt {plan.images_per_prompt} is below best_of_n {settings.best_of_n}"
+        else:
+            best = best_of_n(measured[source].reward_N, plan, settings.best_of_n)
+            rows[model] = _row(model, measured[source].take(best), len(best) // len(plan.samples), distances, settings, absent)
+    absent |= {f"generation.{model}": "evaluation.rewrite is none" for model in REWRITTEN if model not in measured}
+    pairs = [(model, "base") for model in measured if model != "base"]
+    if REWRITTEN.keys() <= measured.keys():
+        pairs.append(("boigsd_prompt_rewrite", "prompt_rewrite"))
     return {
-        "generation": {model: rows[model] for model in MODELS},
-        "paired": {f"{model}-base": paired(found, measured["base"], plan, recipe) for model, found in measured.items() if model != "base"},
-        "floors": {**distances.floors(), "named": _mean(real_named_N)},
+        "generation": {model: rows.get(model) for model in MODELS},
+        "paired": {f"{ours}-{theirs}": paired(measured[ours], measured[theirs], plan, recipe) for ours, theirs in pairs},
+        "floors": {**distances.floors(), "named": _mean(real.named_H)},
         "absent": absent,
     }
 
@@ -203,7 +229,7 @@ def best_of_n(reward_N: NDArray[np.float64], plan: Plan, n: int) -> NDArray[np.i
 
 
 def paired(candidate: Measured, base: Measured, plan: Plan, recipe: Recipe) -> dict[str, dict[str, float | int] | None]:
-    """Mean differences from the base, same prompt and same noise, with 95 % intervals clustered by prompt; None without a judge."""
+    """Mean differences from ``base``, same prompt and same noise, with 95 % intervals clustered by prompt; None without a judge."""
     clusters = [sample.id for sample in plan.owners]
     found: dict[str, dict[str, float | int] | None] = {}
     for name in PAIRED:
@@ -219,8 +245,10 @@ class _Distances:
     FID compares ``fid_n`` images a side: as many as are generated, at most half of the real ones; 0 where that is below ``fid_min``.
     """
 
-    def __init__(self, real_NF: NDArray[np.float64], generated: int, fid_min: int, seed: int) -> None:
+    def __init__(self, real: Real, generated: int, fid_min: int, seed: int) -> None:
+        real_NF = real.features_HF
         order = np.random.default_rng([seed, _EVALUATION_STREAM, 2]).permutation(len(real_NF))
+        self._real = real
         self._real_NF, self._half, self._seed = real_NF[order], len(real_NF) // 2, seed
         n = min(self._half, generated)
         self._fid_n = n if n >= fid_min else 0
@@ -235,13 +263,18 @@ class _Distances:
         spread_n = np.linspace(0, len(features_NF) - 1, n).round().astype(int)  # evenly over the prompts
         return fid(self._real_NF[:n], features_NF[spread_n])
 
+    def novelty(self, embedding_ND: NDArray[np.float64]) -> float | None:
+        return novelty(embedding_ND, self._real.embedding_TD) if len(self._real.embedding_TD) else None
+
     def floors(self) -> dict[str, float | int | None]:
-        """Real against real: KID of the two halves, FID at the n of the models' own."""
+        """Real against real: KID of the two halves, FID at the n of the models' own, novelty of held-out images."""
         halves, n = (self._real_NF[: self._half], self._real_NF[self._half :]), self._fid_n
         return {
             "kid": kid(*halves, self._seed) if self._half >= 2 else None,
             "fid": fid(halves[0][:n], halves[1][:n]) if n >= 2 else None,
             "fid_n": n,
+            "novelty": self.novelty(self._real.embedding_HD),
+            "trained": len(self._real.embedding_TD),
             "real": len(self._real_NF),
             "features": int(self._real_NF.shape[1]),
         }
@@ -256,8 +289,10 @@ def _row(
         "fid": f"fewer than evaluation.fid_min = {settings.fid_min} generated images, or real ones for each of two halves",
         "aesthetic": _NO_AESTHETIC,
         "diversity": "one image a prompt",
+        "novelty": "the training split has no HIGH image",
         "named": "no prompt names one of perception.kinds",
     }
+    embedding_PKD = found.embedding_ND.reshape(-1, per_prompt, found.embedding_ND.shape[1])
     matched, margin = float(found.clip_N.mean()), float((found.clip_N - found.mismatched_N).mean())
     row: dict[str, float | int | None] = {
         "reward": float(found.reward_N.mean()),
@@ -266,7 +301,9 @@ def _row(
         "fid": distances.fid(found.features_NF),
         "clip": matched,
         "aesthetic": None,
-        "diversity": diversity(found.embedding_ND.reshape(-1, per_prompt, found.embedding_ND.shape[1])) if per_prompt > 1 else None,
+        "diversity": diversity(embedding_PKD) if per_prompt > 1 else None,
+        "diversity_across": diversity_across(embedding_PKD),
+        "novelty": distances.novelty(found.embedding_ND),
         "n": len(found.reward_N),
         "clip_margin": margin,
         "named": _mean(found.named_N),

@@ -118,5 +118,18 @@ def diversity(embedding_PKD: NDArray[np.float64]) -> float:
     return float(1.0 - (off_diagonal_P / (count * (count - 1))).mean())
 
 
+def diversity_across(embedding_PKD: NDArray[np.float64]) -> float:
+    """Mean cosine distance between images of different prompts: (P >= 2 prompts, K images each, D). 0: all alike."""
+    prompts, count, _ = embedding_PKD.shape
+    sum_PD = embedding_PKD.sum(axis=1)
+    across = float((sum_PD.sum(axis=0) ** 2).sum() - (sum_PD**2).sum())
+    return float(1.0 - across / (prompts * (prompts - 1) * count**2))
+
+
+def novelty(embedding_ND: NDArray[np.float64], train_TD: NDArray[np.float64]) -> float:
+    """Mean cosine distance of an image from the training image (T >= 1) that is most like it. 0: all are copies."""
+    return float(1.0 - (embedding_ND @ train_TD.T).max(axis=1).mean())
+
+
 def _unit(rows_ND: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(rows_ND / np.linalg.norm(rows_ND, axis=1, keepdims=True), np.float64)

@@ -29,7 +29,9 @@ MODEL_NAMES: Final = {
     "high_kpi": "High-KPI fine-tune",
     "boigsd": "BoigSD",
     "best_of_n": "Best of N",
+    "boigsd_best_of_n": "BoigSD, best of N",
     "prompt_rewrite": "Prompt rewriting",
+    "boigsd_prompt_rewrite": "BoigSD, rewriting",
     "boigllm": "BoigLLM",
     "no_kpi": "Without KPI",
     "retrieval": "Retrieval",
@@ -115,7 +117,8 @@ def render(
 
 
 def _gains(report: Mapping[str, Any], measure: str) -> list[tuple[str, Mapping[str, Any]]]:
-    pairs = [(model.removesuffix("-base"), rows.get(measure)) for model, rows in report["paired"].items()]
+    """Differences from the base, by the model's name."""
+    pairs = [(model.removesuffix("-base"), rows.get(measure)) for model, rows in report["paired"].items() if model.endswith("-base")]
     return [(MODEL_NAMES.get(model, model), row) for model, row in pairs if row]
 
 

@@ -16,7 +16,7 @@ _MARKS: Final = {"good": "[green]✓[/]", "bad": "[red]✗[/]", "unknown": "[dim
 _VALIDITY: Final = {
     "AUC high / low": "auc_high_vs_low", "Pearson": "pearson", "Spearman": "spearman", "with length": "length_correlation", "n": "n",
 }  # fmt: skip
-_MEASURES: Final = ("reward", "judge", "clip", "clip_margin", "kid", "fid", "diversity", "named", "n")
+_MEASURES: Final = ("reward", "judge", "clip", "clip_margin", "kid", "fid", "diversity", "diversity_across", "novelty", "named", "n")
 
 
 def print_report(report: Mapping[str, Any], console: Console, promotion: Promotion | None = None) -> None:

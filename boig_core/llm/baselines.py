@@ -16,12 +16,17 @@ from boig_core.vocabulary import TONES, Box, Description, Sample
 
 
 def retrieval(train: Sequence[Sample], asked: Sequence[Sample]) -> list[Description]:
-    """Description of the training sample with the largest Jaccard overlap of words (company, text, keywords); of equals the first.
+    """Description of the `nearest` training sample.
 
     Args:
         train: described samples, at least one.
         asked: samples whose own description is not looked at.
     """
+    return [train[index].seen for index in nearest(train, asked)]
+
+
+def nearest(train: Sequence[Sample], asked: Sequence[Sample]) -> list[int]:
+    """Index of the training sample with the largest Jaccard overlap of words (company, text, keywords); of equals the first."""
     words = [_words(sample) for sample in train]
     sizes_N = np.array([len(found) for found in words])
     holders: dict[str, list[int]] = defaultdict(list)
@@ -35,7 +40,7 @@ def retrieval(train: Sequence[Sample], asked: Sequence[Sample]) -> list[Descript
         shared_N = np.zeros(len(train))
         for word in own & where.keys():
             shared_N[where[word]] += 1
-        answers.append(train[int(np.argmax(shared_N / (sizes_N + len(own) - shared_N)))].seen)
+        answers.append(int(np.argmax(shared_N / (sizes_N + len(own) - shared_N))))
     return answers
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from boig_core.config import Recipe, load_recipe
 from boig_core.evaluation.files import write_generation
-from boig_core.evaluation.generation import Measured, make_plan, summarize
+from boig_core.evaluation.generation import REWRITTEN, Measured, Real, make_plan, summarize
 from boig_core.evaluation.validity import validity
 from boig_core.llm.metrics import METRICS
 from boig_core.rewards import REWARDS
@@ -31,15 +31,17 @@ def make_sample(index: int, **changes: Any) -> Sample:
 
 
 def shrunken() -> Recipe:
-    return load_recipe("tiny", ["evaluation.prompts=8", "evaluation.images_per_prompt=4", "evaluation.bootstrap=200"])
+    return load_recipe(
+        "tiny", ["evaluation.prompts=8", "evaluation.images_per_prompt=4", "evaluation.bootstrap=200", "evaluation.rewrite=retrieval"]
+    )
 
 
 def made_up_models(recipe: Recipe, gain: float = 1.0) -> tuple[Any, dict[str, Measured], dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
-    plan = make_plan([make_sample(i) for i in range(40)], recipe)
+    plan = make_plan([*(make_sample(i) for i in range(40)), make_sample(40, split="train")], recipe)
     count = len(plan.seeds)
     measured, images = {}, {}
-    for name, shift in (("base", 0.0), ("high_kpi", 0.4 * gain), ("boigsd", gain)):
+    for name, shift in zip(("base", "high_kpi", "boigsd", *REWRITTEN), (0.0, 0.4 * gain, gain, 0.2, 1.5 * gain), strict=True):
         embedding_ND = rng.normal(size=(count, 16))
         measured[name] = Measured(
             reward_N=rng.normal(shift, 0.5, count),
@@ -148,7 +150,7 @@ def make_finished_run(tmp_path: Path) -> Job:
         Stage.DDPO, "sd", "models/boigsd", {"model_index.json": {}}, {"dataset": dataset, "calibration": calibration}, rows=rewards
     )
     plan, measured, images = made_up_models(recipe)
-    summary = summarize(measured, plan, rng.normal(size=(60, 12)), np.array([1.0, 0.5]), recipe)
+    summary = summarize(measured, plan, Real(rng.normal(size=(60, 12)), np.eye(16), np.array([1.0, 0.5]), np.eye(16)[:9]), recipe)
     summary["settings"] = {**recipe.evaluation.model_dump(mode="json"), "prompts": 8, "reward": "contrast", "reward_clip": [-4.0, 6.0]}
     out = tmp_path / "generation"
     out.mkdir()

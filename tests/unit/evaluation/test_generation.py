@@ -14,8 +14,9 @@ from boig_core.config import Recipe, load_recipe
 from boig_core.errors import InputError
 from boig_core.evaluation.distances import fid, kid
 from boig_core.evaluation.files import make_grid, write_generation
-from boig_core.evaluation.generation import Measured, Plan, best_of_n, make_plan, named, summarize
-from boig_core.evaluation.judges import clip_scores, diversity
+from boig_core.evaluation.generation import REWRITTEN, Measured, Plan, Real, best_of_n, make_plan, named, summarize
+from boig_core.evaluation.judges import clip_scores, diversity, diversity_across, novelty
+from boig_core.evaluation.rewriting import rewrite_by_retrieval
 from boig_core.vocabulary import Description, Sample
 
 REAL_NAMED = np.array([1.0, np.nan, 0.5])
@@ -44,6 +45,13 @@ def measured(plan: Plan, shift: float, seed: int, judge: bool = True) -> Measure
     )  # fmt: skip
 
 
+def real(count: int) -> Real:
+    rng = np.random.default_rng(5)
+    features, seen = rng.normal(size=(count, 6)), rng.normal(size=(count, 8))
+    seen /= np.linalg.norm(seen, axis=1, keepdims=True)
+    return Real(features, seen, REAL_NAMED, seen[::2])
+
+
 def test_prompts_are_distinct_high_test_texts_and_the_same_for_all_models() -> None:
     held = [sample(i) for i in range(10)]
     others = [sample(20, bucket="low"), sample(21, split="train"), sample(22, bucket=None), sample(23, text="text 3")]
@@ -63,13 +71,22 @@ def test_prompts_are_distinct_high_test_texts_and_the_same_for_all_models() -> N
 def test_summary_pairs_models_and_gives_a_reason_for_every_null() -> None:
     plan = make_plan([sample(i) for i in range(10)], recipe())
     models = {name: measured(plan, shift, i) for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.5), ("boigsd", 1.0)])}
-    found = summarize(models, plan, np.random.default_rng(5).normal(size=(30, 6)), REAL_NAMED, recipe())
-    assert list(found["generation"]) == ["base", "high_kpi", "boigsd", "best_of_n", "prompt_rewrite"]
+    found = summarize(models, plan, real(30), recipe())
+    assert list(found["generation"]) == [
+        "base",
+        "high_kpi",
+        "boigsd",
+        "best_of_n",
+        "boigsd_best_of_n",
+        "prompt_rewrite",
+        "boigsd_prompt_rewrite",
+    ]
     row = found["generation"]["boigsd"]
     assert row["n"] == 40
     assert row["clip_margin"] == pytest.approx(11.0)
     assert row["named"] == 0.5
     assert found["floors"]["named"] == 0.75
+    assert 0 < found["floors"]["novelty"] < row["novelty"] < row["diversity_across"]
     assert row["reward"] - found["generation"]["base"]["reward"] == pytest.approx(1.0)
     # The noise is shared, so the paired interval is as sharp as the shift.
     assert found["paired"]["boigsd-base"]["reward"]["low"] == pytest.approx(1.0)
@@ -93,7 +110,7 @@ def test_named_is_the_share_of_the_prompts_kinds_that_perception_sees() -> None:
 def test_without_a_judge_its_column_is_null_with_a_reason() -> None:
     plan = make_plan([sample(i) for i in range(4)], recipe())
     models = {name: measured(plan, 0.0, 0, judge=False) for name in ("base", "high_kpi", "boigsd")}
-    found = summarize(models, plan, np.random.default_rng(5).normal(size=(30, 6)), REAL_NAMED, recipe())
+    found = summarize(models, plan, real(30), recipe())
     assert found["generation"]["boigsd"]["judge"] is None
     assert found["paired"]["boigsd-base"]["judge"] is None
     assert "evaluation.judge" in found["absent"]["generation.boigsd.judge"]
@@ -103,7 +120,7 @@ def test_fid_stands_beside_its_floor_at_the_same_n() -> None:
     settings = recipe("evaluation.fid_min=20")
     plan = make_plan([sample(i) for i in range(20)], settings)
     models = {name: measured(plan, shift, i) for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.0), ("boigsd", 3.0)])}
-    found = summarize(models, plan, np.random.default_rng(5).normal(size=(120, 6)), REAL_NAMED, settings)
+    found = summarize(models, plan, real(120), settings)
     assert found["floors"]["fid_n"] == 60
     assert found["generation"]["boigsd"]["fid"] > 40
     assert found["generation"]["base"]["fid"] < 2 * found["floors"]["fid"] + 1
@@ -117,12 +134,12 @@ def test_best_of_n_picks_winners_within_a_prompt() -> None:
     settings = recipe("evaluation.best_of_n=4")
     plan = make_plan([sample(i) for i in range(5)], settings)
     models = {name: measured(plan, 0.0, i) for i, name in enumerate(("base", "high_kpi", "boigsd"))}
-    found = summarize(models, plan, np.random.default_rng(5).normal(size=(30, 6)), REAL_NAMED, settings)
+    found = summarize(models, plan, real(30), settings)
     row = found["generation"]["best_of_n"]
     assert row["n"] == 5
     assert row["reward"] > found["generation"]["base"]["reward"] + 0.5
     assert found["absent"]["generation.best_of_n.diversity"] == "one image a prompt"
-    found = summarize(models, plan, np.random.default_rng(5).normal(size=(30, 6)), REAL_NAMED, recipe("evaluation.best_of_n=9"))
+    found = summarize(models, plan, real(30), recipe("evaluation.best_of_n=9"))
     assert "best_of_n 9" in found["absent"]["generation.best_of_n"]
 
 
@@ -140,6 +157,54 @@ def test_clip_margin_is_zero_for_images_that_show_no_prompt() -> None:
 def test_diversity_is_zero_for_copies_and_one_for_orthogonal_images() -> None:
     assert diversity(np.tile(np.eye(4)[0], (2, 3, 1))) == pytest.approx(0.0)
     assert diversity(np.eye(4)[None]) == pytest.approx(1.0)
+
+
+def test_diversity_across_prompts_ignores_what_differs_within_one() -> None:
+    rng = np.random.default_rng(0)
+    seen = rng.normal(size=(3, 4, 5))
+    seen /= np.linalg.norm(seen, axis=2, keepdims=True)
+    pairs = [1 - a @ b for i in range(3) for j in range(3) if i != j for a in seen[i] for b in seen[j]]
+    assert diversity_across(seen) == pytest.approx(np.mean(pairs))
+    assert diversity_across(np.tile(np.eye(4)[None], (2, 1, 1))) == pytest.approx(0.75)
+
+
+def test_novelty_is_zero_for_copies_and_counts_the_most_similar_training_image() -> None:
+    train = np.eye(4)[:2]
+    assert novelty(train[[0, 1, 0]], train) == pytest.approx(0.0)
+    assert novelty(np.eye(4)[2:], train) == pytest.approx(1.0)
+    assert novelty(np.array([[0.8, 0.6, 0, 0], [0, 0, 1, 0]]), train) == pytest.approx((0.2 + 1.0) / 2)
+
+
+def test_rewriting_takes_the_nearest_high_training_post_of_the_account() -> None:
+    train = {"split": "train", "keywords": ()}
+    posts = [
+        sample(1, text="ball in the sun", account="b", **train),
+        sample(2, text="a ball by the sea", caption="a red ball", **train),
+        sample(3, text="star at night", **train),
+        sample(4, text="ball in the sun", bucket="low", **train),
+        sample(5, text="ball in the sun", split="validation"),
+        sample(6, text="star in the sun", **train),
+    ]
+    asked = [sample(10, text="ball in the sun", account="a"), sample(11, text="star in the sun"), sample(12, text="ball", account="c")]
+    expected = ["ball in the sun star in the sun", "star in the sun star at night", "ball ball in the sun"]
+    assert rewrite_by_retrieval(posts[:1] + posts[2:], asked) == expected
+    assert rewrite_by_retrieval(posts, [sample(10, text="a ball by a sea")]) == ["a ball by a sea a red ball"]
+    with pytest.raises(InputError, match="rewrite=none"):
+        rewrite_by_retrieval(posts[3:5], asked)
+
+
+def test_rewritten_rows_are_measured_as_the_prompts_own_and_paired_with_what_they_add_to() -> None:
+    settings = recipe("evaluation.rewrite=retrieval")
+    posts = [*(sample(i) for i in range(10)), sample(20, text="text 99", split="train")]
+    plan = make_plan(posts, settings)
+    assert plan.prompts == make_plan(posts, recipe()).prompts
+    assert plan.rewritten_prompts == [f"{prompt} text 99" for prompt in plan.prompts]
+    shifts = {"base": 0.0, "high_kpi": 0.5, "boigsd": 1.0, "prompt_rewrite": 0.25, "boigsd_prompt_rewrite": 1.5}
+    found = summarize({name: measured(plan, shift, i) for i, (name, shift) in enumerate(shifts.items())}, plan, real(30), settings)
+    assert found["generation"]["prompt_rewrite"]["n"] == 40
+    assert found["paired"]["prompt_rewrite-base"]["reward"]["low"] == pytest.approx(0.25)
+    assert found["paired"]["boigsd_prompt_rewrite-prompt_rewrite"]["judge"]["high"] == pytest.approx(1.25)
+    assert not any(path.split(".")[1] in REWRITTEN and path.count(".") == 1 for path in found["absent"])
 
 
 def test_kid_and_fid_grow_with_the_distance_and_kid_is_seeded() -> None:

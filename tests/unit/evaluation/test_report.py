@@ -37,9 +37,7 @@ def test_report_holds_the_schema_with_a_reason_for_each_null(published: str) -> 
     assert report["description"]["few_shot"] is None
     assert report["reward_validity"]["contrast"]["auc_high_vs_low"] > 0.8
     assert report["generation"]["boigsd"]["n"] == 32
-    assert {"description.few_shot", "generation.prompt_rewrite", "generation.base.aesthetic", "generation.base.fid"} <= set(
-        report["absent"]
-    )
+    assert {"description.few_shot", "generation.best_of_n", "generation.base.aesthetic", "generation.base.fid"} <= set(report["absent"])
     assert report["description"]["most_frequent"]["objects_iou"]["all"] == 0.38
     assert report["paired"]["boigllm-no_kpi"]["colors_iou"]["high"]["low"] == 0.03
     assert report["timings"]["ddpo"] == 12.5
@@ -53,6 +51,9 @@ def test_page_shows_verdict_images_and_curves_and_fetches_nothing(published: str
     assert page.count("data:image/png;base64,") == 8
     assert len(re.findall(r"<polyline", page)) == 6  # three curves, each raw and smoothed
     assert "Made-up post number" in page
+    assert "the most similar of 9 real training images" in page
+    over = read_report(published)["paired"]["boigsd_prompt_rewrite-prompt_rewrite"]["reward"]
+    assert f"minus rewriting alone: reward {over['mean']:.2f} ({over['low']:.2f} to {over['high']:.2f}), judge" in page
     assert not re.findall(r"(?:src|href)=\"(?!data:)|url\(|@import|<script", page)
 
 
@@ -186,5 +187,5 @@ def test_terminal_marks_nulls(published: str) -> None:
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     print_report(read_report(published), console)
     text = console.export_text()
-    assert re.search(r"prompt_rewrite\s+–", text)
+    assert re.search(r"best_of_n\s+–", text)
     assert re.search(r"boigsd\s+0\.9", text)
