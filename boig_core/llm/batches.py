@@ -1,13 +1,13 @@
 """Batches: which samples each optimiser step sees, and how they become tensors.
 
 The order is a pure function of (seed, step): BoigLLM and its no-KPI twin see the same samples, and a resumed training goes on exactly
-where it stopped. Each batch holds as many high as medium as low samples, each bucket in passes of its own shuffling. Shape letters:
-B examples, T tokens.
+where it stopped. The task says in which groups samples are drawn: with one for each bucket, a batch holds as many high as medium as low
+samples; with a single one, each sample comes as often as any other. Shape letters: B examples, T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,41 +29,52 @@ class Draw(NamedTuple):
     turn: int
 
 
-class BalancedOrder:
-    """Indices of the samples of each step.
+class Order:
+    """Indices of the samples of each step: groups take turns, each in passes of its own shuffling.
 
     Args:
-        samples: the training split; samples without a bucket are never drawn.
+        groups: indices of the samples of each group by its name, as `by_bucket` or `as_one` gives them.
         batch: samples a step, over all ranks.
         seed: of the shuffling.
 
     Raises:
-        InputError: a bucket has no sample.
+        InputError: a group has no sample.
     """
 
-    def __init__(self, samples: Sequence[Sample], batch: int, seed: int) -> None:
+    def __init__(self, groups: Mapping[str, Sequence[int]], batch: int, seed: int) -> None:
         self._batch = batch
         self._seed = seed
-        self._members = [np.array([i for i, s in enumerate(samples) if s.bucket == bucket], np.int64) for bucket in BUCKETS]
+        self._groups = [np.array(group, np.int64) for group in groups.values()]
         self._passes: dict[tuple[int, int], NDArray[np.int64]] = {}
-        for bucket, members in zip(BUCKETS, self._members, strict=True):
-            if not len(members):
-                raise InputError(f"bucket {bucket}", "has no training sample", "add posts, or lower data.floors and data.min_posts")
+        for name, group in groups.items():
+            if not len(group):
+                raise InputError(name, "has no training sample", "add posts, or lower data.floors and data.min_posts")
 
     def rows(self, step: int) -> list[int]:
-        """Sample indices of one step, as many of each bucket as divide evenly."""
+        """Sample indices of one step, as many of each group as divide evenly."""
         return [draw.row for draw in self.draws(step)]
 
     def draws(self, step: int) -> list[Draw]:
         """The same with the pass that each sample is met in."""
-        return [self._draw(draw % len(BUCKETS), draw // len(BUCKETS)) for draw in range(step * self._batch, (step + 1) * self._batch)]
+        draws, groups = range(step * self._batch, (step + 1) * self._batch), len(self._groups)
+        return [self._draw(draw % groups, draw // groups) for draw in draws]
 
-    def _draw(self, bucket: int, number: int) -> Draw:
-        members = self._members[bucket]
+    def _draw(self, group: int, number: int) -> Draw:
+        members = self._groups[group]
         turn, place = divmod(number, len(members))
-        if (bucket, turn) not in self._passes:
-            self._passes[bucket, turn] = np.random.default_rng([self._seed, bucket, turn]).permutation(len(members))
-        return Draw(int(members[self._passes[bucket, turn][place]]), turn)
+        if (group, turn) not in self._passes:
+            self._passes[group, turn] = np.random.default_rng([self._seed, group, turn]).permutation(len(members))
+        return Draw(int(members[self._passes[group, turn][place]]), turn)
+
+
+def by_bucket(samples: Sequence[Sample]) -> dict[str, list[int]]:
+    """A group for each bucket, drawn as often as the others; samples without a bucket are in none."""
+    return {f"bucket {bucket}": [i for i, s in enumerate(samples) if s.bucket == bucket] for bucket in BUCKETS}
+
+
+def as_one(samples: Sequence[Sample]) -> dict[str, list[int]]:
+    """One group, so that each sample is drawn as often as any other."""
+    return {"the training split": list(range(len(samples)))}
 
 
 def collate(examples: Sequence[Example], pad: int, *, width: int | None = None) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from boig_core.config import LLM, Recipe
 from boig_core.errors import InputError, RecipeError
-from boig_core.llm.batches import BalancedOrder
+from boig_core.llm.batches import Order
 from boig_core.llm.best import Best, History
 from boig_core.llm.loss import AnswerLoss
 from boig_core.llm.packing import Layout, check_packing, layout_for
@@ -31,7 +31,7 @@ from boig_core.observability.logs import get_logger
 from boig_core.storage import manifest, store
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, EngineConfig, init_process_group, rank, world_size
-from boig_core.vocabulary import BUCKETS, Sample
+from boig_core.vocabulary import Sample
 
 log = get_logger(__name__)
 _VALIDATION = 96
@@ -84,7 +84,7 @@ def train(
         started: receives the engine before the first step, on rank 0.
 
     Raises:
-        InputError: samples without descriptions, or a bucket without samples.
+        InputError: samples without descriptions, or a group of the task without samples.
         RecipeError: a batch that the workers cannot share evenly, or a model that cannot be packed.
         TrainingDivergedError: the loss is not finite.
     """
@@ -97,8 +97,8 @@ def train(
     set_limits(model, tokenizer, llm.context, task.longest_answer)
     task.fit(model)
     examples = task.examples(tokenizer, chosen)
-    held_out = task.examples(tokenizer, _balanced(_usable(samples, "validation"), _VALIDATION))
-    order = BalancedOrder(chosen, llm.batch, recipe.seed)
+    held_out = task.examples(tokenizer, _first(task, _usable(samples, "validation")))
+    order = Order(task.groups(chosen), llm.batch, recipe.seed)
     engine = Engine.create(model, engine_config(llm))
     loss = checked_loss(engine, llm, tokenizer.pad_token_id, examples[:2], task.loss)
     best = Best(engine)
@@ -304,6 +304,6 @@ def _usable(samples: Sequence[Sample], split: str) -> list[Sample]:
     return chosen
 
 
-def _balanced(samples: Sequence[Sample], count: int) -> list[Sample]:
-    each = count // len(BUCKETS)
-    return [s for bucket in BUCKETS for s in [x for x in samples if x.bucket == bucket][:each]]
+def _first(task: Task, samples: Sequence[Sample]) -> list[Sample]:
+    groups = task.groups(samples)
+    return [samples[row] for rows in groups.values() for row in rows[: _VALIDATION // len(groups)]]

@@ -1,9 +1,9 @@
 """The engagement predictor (PAPER section 3): a post with its verbalized image goes in, its KPI within the account comes out, 0 to 100.
 
 A causal language model that is trained as BoigLLM is (`finetune`), on other prompts; with a regression head where the recipe says so.
-Published as a transformers folder with ``predictor.json`` and, with a head, ``head.safetensors`` beside. Trained on as many high as medium
-as low posts, as BoigLLM is. Leaves out: the wording (`boig_core.verbalization`), the head and its loss (`regression`). Shape letters: N
-posts, T tokens.
+Published as a transformers folder with ``predictor.json`` and, with a head, ``head.safetensors`` beside. Each post is drawn as often as any
+other, where BoigLLM sees as many high as low ones. Leaves out: the wording (`boig_core.verbalization`), the head and its loss
+(`regression`). Shape letters: N posts, T tokens.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from boig_core.config import Recipe
 from boig_core.errors import InputError, ScorerError
+from boig_core.llm.batches import as_one
 from boig_core.llm.card import predictor_card
 from boig_core.llm.examples import Encoded
 from boig_core.llm.finetune import Trained, train
@@ -90,6 +91,10 @@ class Rating:
         answers = [print_prediction(sample.kpi_normalized, self.recipe.data.kpi) for sample in samples]
         encoded = encode_examples(tokenizer, self.prompts(samples), answers, self.recipe.llm.context, _LONGEST)
         return Encoded([replace(e, rating=sample.kpi_normalized / 100) for e, sample in zip(encoded, samples, strict=True)])
+
+    def groups(self, samples: Sequence[Sample]) -> dict[str, list[int]]:
+        """One: draws balanced over the buckets would shift the mean that is predicted."""
+        return as_one(samples)
 
     def loss(self, engine: Engine, layout: Layout, micro: int) -> AnswerLoss:
         """Cross-entropy of the answers, with a head also its squared error."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from boig_core.config import Recipe
+from boig_core.llm.batches import by_bucket
 from boig_core.llm.card import model_card
 from boig_core.llm.examples import Encoded, make_examples
 from boig_core.llm.loss import AnswerLoss
@@ -50,6 +51,10 @@ class Task(Protocol):
 
     def examples(self, tokenizer: Any, samples: Sequence[Sample]) -> Encoded:
         """Samples as the training sees them."""
+        ...
+
+    def groups(self, samples: Sequence[Sample]) -> dict[str, list[int]]:
+        """Indices of the samples by group: each step draws as many of every group (`boig_core.llm.batches.Order`)."""
         ...
 
     def loss(self, engine: Engine, layout: Layout, micro: int) -> AnswerLoss:
@@ -90,6 +95,10 @@ class Describing:
     def examples(self, tokenizer: Any, samples: Sequence[Sample]) -> Encoded:
         """In the patterns of the recipe."""
         return make_examples(tokenizer, samples, self.recipe, with_kpi=self.with_kpi)
+
+    def groups(self, samples: Sequence[Sample]) -> dict[str, list[int]]:
+        """By bucket, so that it learns as much of the rarest as of the others."""
+        return by_bucket(samples)
 
     def loss(self, engine: Engine, layout: Layout, micro: int) -> AnswerLoss:
         """Cross-entropy of the answers."""

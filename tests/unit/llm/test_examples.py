@@ -11,7 +11,7 @@ import pytest
 
 from boig_core.config import Pattern, Recipe, parse_recipe
 from boig_core.llm import examples as module
-from boig_core.llm.batches import BalancedOrder, Draw
+from boig_core.llm.batches import Draw, Order, by_bucket
 from boig_core.llm.examples import Examples, make_examples
 from boig_core.llm.tokens import Example, build_tokenizer
 from boig_core.verbalization.patterns import PATTERNS, Mix
@@ -65,7 +65,7 @@ def test_the_twin_differs_in_the_kpi_line_alone(samples: list[Sample], tokenizer
 def test_a_training_that_goes_on_draws_what_an_uninterrupted_one_does(samples: list[Sample], tokenizer: Any) -> None:
     def walk(start: int) -> list[list[tuple[bytes, bytes]]]:
         made = make_examples(tokenizer, samples, recipe(**EVEN), with_kpi=True)
-        order = BalancedOrder(samples, 12, seed=0)
+        order = Order(by_bucket(samples), 12, seed=0)
         return [texts(made.drawn(order.draws(step))) for step in range(start, 10)]
 
     whole = walk(0)
