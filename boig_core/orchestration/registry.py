@@ -44,13 +44,9 @@ def rollback(by: str, why: str) -> dict[str, str]:
         if champion is None or previous is None or champion == previous:
             raise InputError(MODEL, "has no previous model to go back to", "promote another model with boig_promote")
         # The reason is written first: an alias that moved without a record could not be explained afterwards.
-        tags = {
-            "rollback_by": by,
-            "rollback_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "rollback_why": why,
-            "rollback_of": champion,
-        }
-        for key, value in {**tags, "rollback_of": champion}.items():
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        tags = {"rollback_by": by, "rollback_at": now, "rollback_why": why, "rollback_of": champion}
+        for key, value in tags.items():
             client.set_model_version_tag(MODEL, previous, key, value)
         client.set_registered_model_alias(MODEL, "champion", previous)
         client.set_registered_model_alias(MODEL, "previous", champion)
