@@ -204,6 +204,21 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command("rollback")
+def rollback(
+    why: Annotated[str, typer.Option(help="The reason; kept with the model in the registry.")],
+    by: Annotated[str | None, typer.Option(help="Who decided; default: the user of this shell.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make the previous model champion again in MLflow's registry; a second rollback undoes the first."""
+    import getpass
+
+    from boig_core.orchestration import registry
+
+    found = registry.rollback(by or getpass.getuser(), why)
+    print(json.dumps(found) if as_json else f"{found['model']}: champion is version {found['champion']}, previous {found['previous']}")
+
+
 @app.command("describe-eval")
 def describe_eval(
     pred: Annotated[Path, typer.Option("--pred", help="Predictions: JSONL with id and description (null: could not be parsed).")],

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
@@ -19,10 +19,8 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from boig_core.config import Promotion, parse_recipe
 from boig_core.errors import CorruptError, InfrastructureError, InputError, NotFoundInStoreError, UserError
 from boig_core.orchestration.gates import Gate, evaluate_gates, table
+from boig_core.orchestration.registry import MODEL
 from boig_core.storage import manifest, store
-
-MODEL = "boigsd"
-"""Name of the registered model."""
 
 
 class Approval(ApprovalOperator):
@@ -80,9 +78,9 @@ def gates_task(plan: dict[str, Any], **context: Any) -> dict[str, Any]:
 def promote_task(plan: dict[str, Any], gates: dict[str, Any], approval: dict[str, Any]) -> dict[str, Any]:
     """Runs after a person approved; returns ``{"model", "version", "champion", "previous", "approved_by"}``."""
     user = approval.get("responded_by_user") or {}
-    name = user.get("name") if isinstance(user, Mapping) else str(user)
+    name = str((user.get("name") if isinstance(user, Mapping) else user) or "unknown")
     try:
-        return {**register(plan["outputs"]["boigsd"], plan, gates), "approved_by": name}
+        return {**register(plan["outputs"]["boigsd"], plan, gates, name), "approved_by": name}
     except UserError as exc:
         raise AirflowFailException(str(exc)) from exc
 
@@ -92,13 +90,14 @@ def read_gates(plan: Mapping[str, Any], promotion: Promotion) -> list[Gate]:
     return evaluate_gates(_read_json(store.join(plan["outputs"]["report"], "report.json")), promotion)
 
 
-def register(uri: str, plan: Mapping[str, Any], gates: Mapping[str, Any]) -> dict[str, Any]:
+def register(uri: str, plan: Mapping[str, Any], gates: Mapping[str, Any], approved_by: str) -> dict[str, Any]:
     """Register a model folder and make it champion; the same folder is registered once.
 
     Args:
         uri: the model's folder in the store.
         plan: of the promoting run.
         gates: what the candidate has shown.
+        approved_by: the person who approved; kept with the time as tags on the version.
 
     Raises:
         InputError: no tracking server is set.
@@ -126,6 +125,8 @@ def register(uri: str, plan: Mapping[str, Any], gates: Mapping[str, Any]) -> dic
         versions = client.search_model_versions(f"name='{MODEL}'")
         same = [version for version in versions if version.tags.get("uri") == uri]
         new = same[0] if same else client.create_model_version(MODEL, source, tags=tags)
+        for key, value in {"approved_by": approved_by, "approved_at": datetime.now(UTC).isoformat(timespec="seconds")}.items():
+            client.set_model_version_tag(MODEL, str(new.version), key, value)
         champion = client.get_registered_model(MODEL).aliases.get("champion")
         if champion is not None and str(champion) != str(new.version):
             client.set_registered_model_alias(MODEL, "previous", str(champion))

@@ -139,6 +139,8 @@ def test_a_person_promotes(sd: Any, home: Path) -> None:
 
     version = MlflowClient(f"sqlite:///{home / 'mlflow.db'}").get_model_version_by_alias("boigsd", "champion")
     assert version.tags["uri"] == xcoms(sd)["ddpo"]["outputs"]["boigsd"]
+    assert version.tags["approved_by"] == promoted["approved_by"]
+    assert version.tags["approved_at"].endswith("+00:00")
 
 
 def test_a_person_rejects(sd: Any) -> None:
