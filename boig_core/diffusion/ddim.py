@@ -102,7 +102,7 @@ def ddim_step(
         eps_BCHW = math.sqrt(alpha) * eps_BCHW + math.sqrt(1 - alpha) * sample_BCHW
     else:
         clean_BCHW = (sample_BCHW - math.sqrt(1 - alpha) * eps_BCHW) / math.sqrt(alpha)
-    mean_BCHW = math.sqrt(alpha_prev) * clean_BCHW + math.sqrt(1 - alpha_prev - sigma**2) * eps_BCHW
+    mean_BCHW = math.sqrt(alpha_prev) * clean_BCHW + math.sqrt(max(0.0, 1 - alpha_prev - sigma**2)) * eps_BCHW
     if sigma == 0.0:
         if prev_BCHW is not None or noise_BCHW is not None:
             raise ValueError(f"step {t} -> {t_prev} with eta {eta} is deterministic: it has no log-probability and takes no noise")
