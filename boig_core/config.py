@@ -433,16 +433,19 @@ class DDPO(_Section):
     """Denoising steps."""
     guidance: float = Field(1.0, ge=1)
     """Classifier-free guidance, in sampling and in scoring alike."""
-    eta: float = Field(1.0, gt=0)
-    """DDIM's eta on the stochastic steps."""
+    eta: float = Field(1.0, gt=0, le=1)
+    """DDIM's eta on the stochastic steps; 0 would leave them without a log-probability."""
     window: int | None = Field(3, ge=1)
     """Steps of the random window that is stochastic and trained on; none: every step (DDPO as published)."""
     window_span: Fraction = Field(0.6, gt=0, le=1)
     """The window lies within this first share of the steps: where the image is decided."""
     objective: Literal["ddpo", "grpo"] = "grpo"
     """``ddpo``: per-prompt statistics over epochs; ``grpo``: the group's mean over the batch's spread."""
+    logprob: Literal["mean", "sum"] = "mean"
+    """Log-probability of a step: ``mean`` over latent dimensions, as the reference code; ``sum``: the density itself."""
     clip_ratio: float = Field(1e-3, gt=0)
-    """PPO clip of the importance ratio (log-probability is the mean over latent dimensions)."""
+    """PPO clip of the importance ratio under this ``logprob``: with ``sum`` log-ratios grow by the number of latent dimensions, so it must
+    be given."""
     clip_advantage: float = Field(5.0, gt=0)
     """Largest absolute advantage."""
     inner_epochs: int = Field(1, ge=1)
@@ -479,6 +482,8 @@ class DDPO(_Section):
             raise ValueError(f"updates x workers = {self.updates * self.workers} must divide prompts x images_per_prompt = {images}")
         if self.window is not None and self.window >= self.sampling_steps:
             raise ValueError(f"window {self.window} must be below sampling_steps = {self.sampling_steps}: the last step has no noise")
+        if self.logprob == "sum" and "clip_ratio" not in self.model_fields_set:
+            raise ValueError("logprob sum needs a clip_ratio of its own, such as 0.2: the default is for the mean over latent dimensions")
         if self.window is not None and self.window > max(1, int(self.window_span * self.sampling_steps)):
             raise ValueError(
                 f"window {self.window} must fit into window_span x sampling_steps = {int(self.window_span * self.sampling_steps)} steps"

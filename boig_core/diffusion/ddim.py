@@ -1,12 +1,13 @@
 """One DDIM step, sampled or scored by the same few lines, so that sampling and training can never disagree about the policy.
 
-With eta > 0 a step is a Gaussian policy (PAPER section 7); its log-probability here is the MEAN over latent dimensions. A deterministic
-step has none. Leaves out: which steps are stochastic and where the noise comes from (`rollout`). Only epsilon prediction.
+With eta > 0 a step is a Gaussian policy (PAPER section 7); its log-probability is the mean over latent dimensions, or their sum. A
+deterministic step has none. The model predicts epsilon or v. Leaves out: which steps are stochastic and where the noise comes from
+(`rollout`).
 
     paper                      name here
     x_t                        sample_BCHW
     x_{t-1}                    prev_BCHW
-    epsilon_theta(x_t, t)      noise_pred_BCHW
+    epsilon_theta(x_t, t)      eps_BCHW, from the model's output pred_BCHW
     alpha-bar_t, _{t-1}        alpha, alpha_prev      (products over the noise schedule, as DDIM writes alpha)
     predicted x_0              clean_BCHW
     mu_theta, sigma_t          mean_BCHW, sigma
@@ -18,11 +19,15 @@ Shape letters: B batch, C channels, H height, W width, T training timesteps, L t
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 
 from boig_core.errors import RecipeError
+
+PREDICTIONS: Final = ("epsilon", "v_prediction")
+"""What a model may predict, as its scheduler's prediction_type says: v = sqrt(alpha) epsilon - sqrt(1 - alpha) x_0."""
+Reduction = Literal["mean", "sum"]
 
 
 def schedule(pipe: Any, steps: int) -> tuple[list[int], list[int], torch.Tensor]:
@@ -36,11 +41,12 @@ def schedule(pipe: Any, steps: int) -> tuple[list[int], list[int], torch.Tensor]
         timesteps (falling), timesteps_prev (the last is -1), alphas_T1 whose last entry is the final alpha, so that index -1 finds it.
 
     Raises:
-        RecipeError: a model that does not predict epsilon, or more steps than the model was trained with.
+        RecipeError: a model that predicts neither epsilon nor v, or more steps than the model was trained with.
     """
     config = pipe.scheduler.config
-    if config.prediction_type != "epsilon":
-        raise RecipeError(f"prediction_type {config.prediction_type}", "must be epsilon", "use a Stable Diffusion 1.x model")
+    if config.prediction_type not in PREDICTIONS:
+        rule = f"must be one of {', '.join(PREDICTIONS)}"
+        raise RecipeError(f"prediction_type {config.prediction_type}", rule, "use a Stable Diffusion 1.x or 2.x model")
     if steps > config.num_train_timesteps:
         raise RecipeError(f"{steps} sampling steps", f"must be at most {config.num_train_timesteps}", "lower sampling_steps")
     pipe.scheduler.set_timesteps(steps)
@@ -56,39 +62,47 @@ def step_sigma(t: int, t_prev: int, alphas_T1: torch.Tensor, eta: float) -> floa
 
 
 def ddim_step(
-    noise_pred_BCHW: torch.Tensor,
+    pred_BCHW: torch.Tensor,
     sample_BCHW: torch.Tensor,
     t: int,
     t_prev: int,
     alphas_T1: torch.Tensor,
     eta: float,
     *,
+    prediction: str = "epsilon",
+    reduction: Reduction = "mean",
     prev_BCHW: torch.Tensor | None = None,
     noise_BCHW: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Go from x_t to x_{t-1}.
 
     Args:
-        noise_pred_BCHW: the model's epsilon.
+        pred_BCHW: the model's output, from `predict_noise`.
         sample_BCHW: x_t.
         t: timestep of ``sample_BCHW``.
         t_prev: timestep to go to; -1 for the image itself.
         alphas_T1: from `schedule`.
         eta: 1 for the DDPO policy, 0 for plain DDIM.
+        prediction: the scheduler's prediction_type, one of `PREDICTIONS`.
+        reduction: of the log-density over C, H and W.
         prev_BCHW: an x_{t-1} sampled earlier: score it instead of sampling.
         noise_BCHW: standard normal noise for sampling with eta > 0.
 
     Returns:
-        x_{t-1} in float32, and ``logprob_B``: mean over C, H and W of the log-density of x_{t-1}; None for a deterministic step.
+        x_{t-1} in float32, and ``logprob_B``: log-density of x_{t-1}, mean or sum over C, H and W; None for a deterministic step.
 
     Raises:
         ValueError: a log-probability or noise for a deterministic step, or a stochastic step without noise: errors of the caller.
     """
     alpha, alpha_prev = float(alphas_T1[t]), float(alphas_T1[t_prev])
     sigma = step_sigma(t, t_prev, alphas_T1, eta)
-    noise_pred_BCHW, sample_BCHW = noise_pred_BCHW.float(), sample_BCHW.float()
-    clean_BCHW = (sample_BCHW - math.sqrt(1 - alpha) * noise_pred_BCHW) / math.sqrt(alpha)
-    mean_BCHW = math.sqrt(alpha_prev) * clean_BCHW + math.sqrt(1 - alpha_prev - sigma**2) * noise_pred_BCHW
+    eps_BCHW, sample_BCHW = pred_BCHW.float(), sample_BCHW.float()
+    if prediction == "v_prediction":  # no division: a schedule of zero terminal SNR starts at alpha 0
+        clean_BCHW = math.sqrt(alpha) * sample_BCHW - math.sqrt(1 - alpha) * eps_BCHW
+        eps_BCHW = math.sqrt(alpha) * eps_BCHW + math.sqrt(1 - alpha) * sample_BCHW
+    else:
+        clean_BCHW = (sample_BCHW - math.sqrt(1 - alpha) * eps_BCHW) / math.sqrt(alpha)
+    mean_BCHW = math.sqrt(alpha_prev) * clean_BCHW + math.sqrt(max(0.0, 1 - alpha_prev - sigma**2)) * eps_BCHW
     if sigma == 0.0:
         if prev_BCHW is not None or noise_BCHW is not None:
             raise ValueError(f"step {t} -> {t_prev} with eta {eta} is deterministic: it has no log-probability and takes no noise")
@@ -99,7 +113,7 @@ def ddim_step(
         prev_BCHW = mean_BCHW + sigma * noise_BCHW
     prev_BCHW = prev_BCHW.detach()
     logprob_BCHW = -((prev_BCHW - mean_BCHW) ** 2) / (2 * sigma**2) - math.log(sigma) - 0.5 * math.log(2 * math.pi)
-    return prev_BCHW, logprob_BCHW.mean(dim=(1, 2, 3))
+    return prev_BCHW, logprob_BCHW.mean(dim=(1, 2, 3)) if reduction == "mean" else logprob_BCHW.sum(dim=(1, 2, 3))
 
 
 def predict_noise(
@@ -110,7 +124,7 @@ def predict_noise(
     blank_1LD: torch.Tensor | None = None,
     guidance: float = 1.0,
 ) -> torch.Tensor:
-    """Epsilon of the UNet under classifier-free guidance: one forward pass without guidance, one of twice the batch with it.
+    """The UNet's epsilon or v under classifier-free guidance: one forward pass without guidance, one of twice the batch with it.
 
     Args:
         unet: a diffusers UNet, or an engine around it.

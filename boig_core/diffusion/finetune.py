@@ -62,6 +62,10 @@ def finetune(recipe: Recipe, examples: Examples, checkpoints: Checkpoints, repor
     if config.batch % world_size():
         raise RecipeError(f"sd.batch = {config.batch}", f"must divide by sd.workers = {world_size()}", "change one of the two")
     pipe: Any = load_pipeline(config.base)
+    if (predicted := pipe.scheduler.config.prediction_type) != "epsilon":
+        raise RecipeError(
+            f"prediction_type {predicted}", "must be epsilon for the high-KPI fine-tuning", "use a Stable Diffusion 1.x model"
+        )
     make_trainable(pipe.unet, config.lora_rank, recipe.seed)
     engine = Engine.create(
         pipe.unet,

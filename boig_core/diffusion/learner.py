@@ -268,7 +268,17 @@ class Learner:
         latents_BCHW, prev_BCHW = (torch.from_numpy(trajectory.latents_BSCHW[rows, s]).to(device) for s in (k, k + 1))
         t, t_prev = trajectory.timesteps_K[k], trajectory.timesteps_prev_K[k]
         noise_pred_BCHW = predict_noise(self.engine, latents_BCHW, t, text_BLD, blank_1LD, self.config.guidance)
-        _, logprobs_B = ddim_step(noise_pred_BCHW, latents_BCHW, t, t_prev, self.alphas_T1, self.config.eta, prev_BCHW=prev_BCHW)
+        _, logprobs_B = ddim_step(
+            noise_pred_BCHW,
+            latents_BCHW,
+            t,
+            t_prev,
+            self.alphas_T1,
+            self.config.eta,
+            prediction=self.pipe.scheduler.config.prediction_type,
+            reduction=self.config.logprob,
+            prev_BCHW=prev_BCHW,
+        )
         if logprobs_B is None:
             raise ValueError(f"step {t} -> {t_prev} has no log-probability")
         return logprobs_B

@@ -143,6 +143,7 @@ class Sampler:
         prompts = tuple(sample.text for sample in chunk.samples)
         text_BLD = encode_prompts(self.pipe, prompts)
         blank_1LD = encode_prompts(self.pipe, [""]) if self.config.guidance > 1 else None
+        prediction = self.pipe.scheduler.config.prediction_type
         latents_BCHW = noise_BSCHW[:, 0]
         kept, logprobs = [], []
         for step, (t, t_prev) in enumerate(zip(self.timesteps, self.timesteps_prev, strict=True)):
@@ -156,13 +157,15 @@ class Sampler:
                     t_prev,
                     self.alphas_T1,
                     self.config.eta,
+                    prediction=prediction,
+                    reduction=self.config.logprob,
                     noise_BCHW=noise_BSCHW[:, 1 + step - first],
                 )
                 logprobs.append(logprob_B)
                 if step == end - 1:
                     kept.append(latents_BCHW)
             else:
-                latents_BCHW, _ = ddim_step(noise_pred_BCHW, latents_BCHW, t, t_prev, self.alphas_T1, 0.0)
+                latents_BCHW, _ = ddim_step(noise_pred_BCHW, latents_BCHW, t, t_prev, self.alphas_T1, 0.0, prediction=prediction)
         return Trajectory(
             epoch=chunk.epoch,
             version=adapter.version,

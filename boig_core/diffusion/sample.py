@@ -36,6 +36,7 @@ def sample_images(
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds")
     timesteps, timesteps_prev, alphas_T1 = schedule(pipe, steps)
+    prediction = pipe.scheduler.config.prediction_type
     blank_1LD = encode_prompts(pipe, [""])
     parts = []
     for start in range(0, len(prompts), batch):
@@ -48,7 +49,7 @@ def sample_images(
         text_BLD = encode_prompts(pipe, texts)
         for t, t_prev in zip(timesteps, timesteps_prev, strict=True):
             noise_pred_BCHW = predict_noise(pipe.unet, latents_BCHW, t, text_BLD, blank_1LD, guidance)
-            latents_BCHW, _ = ddim_step(noise_pred_BCHW, latents_BCHW, t, t_prev, alphas_T1, 0.0)
+            latents_BCHW, _ = ddim_step(noise_pred_BCHW, latents_BCHW, t, t_prev, alphas_T1, 0.0, prediction=prediction)
         parts.append(decode(pipe, latents_BCHW)[:count])
     if not parts:
         raise ValueError("no prompts to sample")

@@ -75,11 +75,34 @@ def test_a_deterministic_step_has_no_logprob(tensors: tuple[torch.Tensor, ...]) 
         ddim_step(noise_pred, sample, timesteps[0], timesteps_prev[0], alphas, 1.0)
 
 
-def test_only_epsilon_models_and_possible_step_counts() -> None:
-    with pytest.raises(RecipeError, match="epsilon"):
-        schedule(make_pipe(prediction_type="v_prediction"), 10)
+def test_only_known_predictions_and_possible_step_counts() -> None:
+    with pytest.raises(RecipeError, match="prediction_type sample: must be one of epsilon, v_prediction"):
+        schedule(make_pipe(prediction_type="sample"), 10)
     with pytest.raises(RecipeError, match="1001 sampling steps"):
         schedule(make_pipe(), 1001)
+
+
+@pytest.mark.parametrize(("eta", "rescale_betas_zero_snr"), [(0.0, False), (1.0, False), (0.0, True), (0.5, True)])
+def test_v_prediction_equals_diffusers(tensors: tuple[torch.Tensor, ...], eta: float, rescale_betas_zero_snr: bool) -> None:
+    v, sample, noise = tensors
+    config = {"timestep_spacing": "trailing", "rescale_betas_zero_snr": rescale_betas_zero_snr}
+    pipe = make_pipe(prediction_type="v_prediction", set_alpha_to_one=False, **config)
+    timesteps, timesteps_prev, alphas = schedule(pipe, 10)
+    for t, t_prev in zip(timesteps[:-1], timesteps_prev[:-1], strict=True):
+        expected = pipe.scheduler.step(v, t, sample, eta=eta, variance_noise=noise if eta else None).prev_sample
+        got, _ = ddim_step(v, sample, t, t_prev, alphas, eta, prediction="v_prediction", noise_BCHW=noise if eta else None)
+        torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_the_sum_is_the_density_itself(tensors: tuple[torch.Tensor, ...]) -> None:
+    noise_pred, sample, noise = tensors
+    timesteps, timesteps_prev, alphas = schedule(make_pipe(), 10)
+    step = (noise_pred, sample, timesteps[2], timesteps_prev[2], alphas, 1.0)
+    prev, mean = ddim_step(*step, noise_BCHW=noise)
+    _, total = ddim_step(*step, reduction="sum", prev_BCHW=prev)
+    assert mean is not None
+    assert total is not None
+    torch.testing.assert_close(total, mean * noise[0].numel())
 
 
 def test_guidance_extrapolates_from_the_blank_prompt() -> None:
