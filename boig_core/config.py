@@ -439,6 +439,10 @@ class DDPO(_Section):
     """Steps of the random window that is stochastic and trained on; none: every step (DDPO as published)."""
     window_span: Fraction = Field(0.6, gt=0, le=1)
     """The window lies within this first share of the steps: where the image is decided."""
+    timestep_fraction: Fraction = Field(1.0, gt=0, le=1)
+    """Share of the stochastic steps that an epoch trains on, drawn anew for each: fewer backward passes, more noise in the gradient."""
+    shared_noise: bool = False
+    """Images of one prompt and epoch start from the same noise, so that they differ by the stochastic steps alone."""
     objective: Literal["ddpo", "grpo"] = "grpo"
     """``ddpo``: per-prompt statistics over epochs; ``grpo``: the group's mean over the batch's spread."""
     logprob: Literal["mean", "sum"] = "mean"

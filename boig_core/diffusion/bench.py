@@ -24,7 +24,7 @@ from boig_core.diffusion.ddim import predict_noise
 from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import Adapter
 from boig_core.diffusion.pipeline import decode, encode_prompts, latent_shape
-from boig_core.diffusion.rollout import Chunk, Sampler, Scorer, epoch_window
+from boig_core.diffusion.rollout import Chunk, Sampler, Scorer, epoch_steps, epoch_window
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.vocabulary import Sample
@@ -129,7 +129,7 @@ def bench(recipe: Recipe, samples: Sequence[Sample], scorer: Scorer, epochs: int
         after = _alone(learner, timed.sampler, samples)
     forward_s, backward_s, decode_s = (min(pair) for pair in zip(before, after, strict=True))
     first, end = epoch_window(ddpo, recipe.seed, 0)
-    asked = passes(ddpo, end - first)
+    asked = passes(ddpo, len(epoch_steps(ddpo, recipe.seed, 0, end - first)))
 
     def median(values: Sequence[float]) -> float:
         return float(np.median(values[1:]))

@@ -24,7 +24,7 @@ from boig_core.diffusion.ddim import ddim_step, predict_noise, schedule
 from boig_core.diffusion.lora import Adapter, checksum, make_trainable, read_adapter
 from boig_core.diffusion.objectives import EXTREMES, MEANS, OBJECTIVES, Rewarded, Scored, clipped_ratio
 from boig_core.diffusion.pipeline import encode_prompts, load_pipeline
-from boig_core.diffusion.rollout import Rollouts, epoch_chunks
+from boig_core.diffusion.rollout import Rollouts, epoch_chunks, epoch_steps
 from boig_core.diffusion.trajectory import Trajectory, concatenate
 from boig_core.diffusion.watch import image_metrics, reward_metrics
 from boig_core.errors import InputError, RecipeError, ScorerError
@@ -244,11 +244,11 @@ class Learner:
     def _losses(self, part: Slice, rows: Sequence[int]) -> list[Callable[[], tuple[torch.Tensor, dict[str, float]]]]:
         """One function per micro-batch and trained step: its share of the update's loss, and its metrics."""
         trajectory = part.trajectory
+        steps = epoch_steps(self.config, self.seed, trajectory.epoch, len(trajectory.timesteps_K))
         functions: list[Callable[[], tuple[torch.Tensor, dict[str, float]]]] = []
         for start in range(0, len(rows), self.config.micro_batch):
             micro = list(rows[start : start + self.config.micro_batch])
-            for k in range(len(trajectory.timesteps_K)):
-                functions.append(functools.partial(self._loss, part, micro, k, len(micro) / len(rows) / len(trajectory.timesteps_K)))
+            functions += [functools.partial(self._loss, part, micro, k, len(micro) / len(rows) / len(steps)) for k in steps]
         return functions
 
     def _loss(self, part: Slice, rows: list[int], k: int, weight: float) -> tuple[torch.Tensor, dict[str, float]]:

@@ -10,7 +10,7 @@ from boig_core.config import Recipe, load_recipe
 from boig_core.diffusion.ddim import predict_noise
 from boig_core.diffusion.lora import Adapter, checksum, read_adapter
 from boig_core.diffusion.pipeline import encode_prompts
-from boig_core.diffusion.rollout import Sampler, draw_noise, epoch_chunks, epoch_samples, epoch_window
+from boig_core.diffusion.rollout import Sampler, draw_noise, epoch_chunks, epoch_samples, epoch_steps, epoch_window
 from boig_core.errors import RecipeError
 from boig_core.vocabulary import Sample
 
@@ -97,3 +97,32 @@ def test_gradient_reaches_the_adapter_alone(recipe: Recipe) -> None:
     reached = {name for name, p in sampler.pipe.unet.named_parameters() if p.grad is not None}
     assert reached
     assert all("lora_" in name for name in reached)
+
+
+def test_images_of_a_prompt_share_their_start_where_the_recipe_says_so(recipe: Recipe, samples: list[Sample]) -> None:
+    shared = recipe.model_copy(update={"ddpo": recipe.ddpo.model_copy(update={"shared_noise": True, "window": None})})
+    sampler = Sampler(shared)
+    adapter = read_adapter(sampler.pipe.unet, 0)
+    starts, images = [], []
+    for chunk in epoch_chunks(shared.ddpo, samples, shared.seed, 0):
+        found = sampler.rollout(adapter, chunk)
+        starts += list(found.latents_BSCHW[:, 0])
+        images += list(found.images_BHWC)
+    for a, b in ((0, 1), (2, 3), (4, 5), (6, 7)):
+        assert np.array_equal(starts[a], starts[b])
+        assert not np.array_equal(images[a], images[b]), "the steps' own noise still differs"
+    assert len({start.tobytes() for start in starts}) == 4
+
+
+def test_the_trained_steps_of_an_epoch_are_a_share_drawn_anew() -> None:
+    whole = load_recipe("tiny").ddpo
+    assert epoch_steps(whole, 0, 3, 7) == list(range(7))
+    half = load_recipe("tiny", ["ddpo.timestep_fraction=0.5"]).ddpo
+    drawn = [epoch_steps(half, 0, epoch, 8) for epoch in range(60)]
+    assert drawn[3] == epoch_steps(half, 0, 3, 8)
+    assert all(len(set(steps)) == 4 and steps == sorted(steps) for steps in drawn)
+    counts = np.bincount([step for steps in drawn for step in steps], minlength=8)
+    assert counts.min() > 15, "every step has its turn"
+    assert len(epoch_steps(load_recipe("tiny", ["ddpo.timestep_fraction=0.01"]).ddpo, 0, 0, 3)) == 1
+    with pytest.raises(RecipeError, match="timestep_fraction"):
+        load_recipe("tiny", ["ddpo.timestep_fraction=0"])
