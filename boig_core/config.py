@@ -276,6 +276,8 @@ class LLM(_Section):
     predictor: Literal["none", "text", "head"] = "none"
     """Also train an engagement predictor by this section's other settings: it reads a post with its verbalized image, and answers with the
     KPI within the account, 0 to 100, as ``text``, or by a regression ``head`` beside it; the reward ``engagement`` needs one."""
+    predictor_lr: float | None = Field(None, gt=0)
+    """Peak learning rate of the predictor; none: ``lr``. A head's squared error asks for a lower one where a model learns from scratch."""
 
     @field_validator("patterns", mode="before")
     @classmethod

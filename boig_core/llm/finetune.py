@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def train(
     examples = task.examples(tokenizer, chosen)
     held_out = task.examples(tokenizer, _first(task, _usable(samples, "validation")))
     order = Order(task.groups(chosen), llm.batch, recipe.seed)
-    engine = Engine.create(model, engine_config(llm))
+    engine = Engine.create(model, replace(engine_config(llm), lr=task.lr))
     loss = checked_loss(engine, llm, tokenizer.pad_token_id, examples[:2], task.loss)
     best = Best(engine)
     torch.manual_seed(recipe.seed + rank())

@@ -74,6 +74,11 @@ class Rating:
         return _LONGEST
 
     @property
+    def lr(self) -> float:
+        """Its own where the recipe gives one."""
+        return self.recipe.llm.predictor_lr or self.recipe.llm.lr
+
+    @property
     def _head(self) -> bool:
         return self.recipe.llm.predictor == "head"
 

@@ -41,6 +41,11 @@ class Task(Protocol):
         """In tokens: what the published model is told, and what prompts leave room for."""
         ...
 
+    @property
+    def lr(self) -> float:
+        """Peak learning rate."""
+        ...
+
     def prompts(self, samples: Sequence[Sample]) -> list[str]:
         """Text that the tokenizer of a model from scratch is built of."""
         ...
@@ -83,6 +88,11 @@ class Describing:
     def longest_answer(self) -> int:
         """As the recipe says."""
         return self.recipe.llm.max_new_tokens
+
+    @property
+    def lr(self) -> float:
+        """As the recipe says."""
+        return self.recipe.llm.lr
 
     def prompts(self, samples: Sequence[Sample]) -> list[str]:
         """Those of the first pass."""

@@ -105,7 +105,7 @@ def test_it_learns_what_the_image_says_and_is_published_with_it(
 ) -> None:
     if method == "text":  # digits are learned later than a head: a law of three numbers
         posts = [replace(sample, kpi_normalized={"high": 85.0, "medium": 50.0, "low": 15.0}[str(sample.bucket)]) for sample in posts]
-    trained = train_predictor(posts, small(predictor=method, steps=steps, lr=lr, checkpoint_every=steps))
+    trained = train_predictor(posts, small(predictor=method, steps=steps, lr=1.0, predictor_lr=lr, checkpoint_every=steps))
     export(trained, tmp_path)
     predictor = load_predictor(tmp_path)
     test, seen = held_out(posts)
