@@ -55,6 +55,8 @@ def work(space: Workspace) -> Outcome:
         )
     finally:
         rollouts.stop()
+    for trip in trips:  # a worker's own lines stay in Ray's log
+        log.warning("%s", trip)
     lora = recipe.ddpo.lora_rank
     out = space.scratch / "boigsd"
     save_policy(open_policy(recipe.sd.base, lora, recipe.seed, adapter), out, lora=lora is not None)
