@@ -92,7 +92,7 @@ def epoch_window(config: DDPO, seed: int, epoch: int) -> tuple[int, int]:
 
 
 def epoch_steps(config: DDPO, seed: int, epoch: int, stochastic: int) -> list[int]:
-    """Which of an epoch's stochastic steps are trained on, in order: a function of seed and epoch alone."""
+    """Which of an epoch's so many stochastic steps are trained on, as falling in time: a function of seed and epoch alone."""
     count = max(1, round(config.timestep_fraction * stochastic))
     return sorted(np.random.default_rng((_STEPS, seed, epoch)).permutation(stochastic)[:count].tolist())
 
@@ -147,15 +147,14 @@ class Sampler:
         first, end = chunk.window
         shape = latent_shape(self.pipe)
         noise_BSCHW = torch.stack([draw_noise(self.seed, chunk.epoch, i, 1 + end - first, shape) for i in chunk.indices]).to(self.device)
-        starts_BCHW = noise_BSCHW[:, 0]
+        latents_BCHW = noise_BSCHW[:, 0]
         if self.config.shared_noise:
             firsts = [i - i % self.config.images_per_prompt for i in chunk.indices]
-            starts_BCHW = torch.stack([draw_noise(self.seed, chunk.epoch, i, 1, shape)[0] for i in firsts]).to(self.device)
+            latents_BCHW = torch.stack([draw_noise(self.seed, chunk.epoch, i, 1, shape)[0] for i in firsts]).to(self.device)
         prompts = tuple(sample.text for sample in chunk.samples)
         text_BLD = encode_prompts(self.pipe, prompts)
         blank_1LD = encode_prompts(self.pipe, [""]) if self.config.guidance > 1 else None
         prediction = self.pipe.scheduler.config.prediction_type
-        latents_BCHW = starts_BCHW
         kept, logprobs = [], []
         for step, (t, t_prev) in enumerate(zip(self.timesteps, self.timesteps_prev, strict=True)):
             noise_pred_BCHW = predict_noise(self.pipe.unet, latents_BCHW, t, text_BLD, blank_1LD, self.config.guidance)

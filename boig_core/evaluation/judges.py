@@ -119,7 +119,7 @@ def diversity(embedding_PKD: NDArray[np.float64]) -> float:
 
 
 def diversity_across(embedding_PKD: NDArray[np.float64]) -> float:
-    """Mean cosine distance between images of different prompts: (P >= 2 prompts, K images each, D). 0: all alike."""
+    """Mean cosine distance between images of different prompts: (P >= 2 prompts, K images each, D), rows of length 1. 0: all alike."""
     prompts, count, _ = embedding_PKD.shape
     sum_PD = embedding_PKD.sum(axis=1)
     across = float((sum_PD.sum(axis=0) ** 2).sum() - (sum_PD**2).sum())
@@ -127,7 +127,7 @@ def diversity_across(embedding_PKD: NDArray[np.float64]) -> float:
 
 
 def novelty(embedding_ND: NDArray[np.float64], train_TD: NDArray[np.float64]) -> float:
-    """Mean cosine distance of an image from the training image (T >= 1) that is most like it. 0: all are copies."""
+    """Mean cosine distance of an image from the training image (T >= 1) that is most like it, rows of length 1. 0: all are copies."""
     return float(1.0 - (embedding_ND @ train_TD.T).max(axis=1).mean())
 
 
