@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from boig_core.storage import commit, store
+from boig_core.storage import commit, manifest, store
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
@@ -141,6 +142,19 @@ def test_a_person_promotes(sd: Any, home: Path) -> None:
     assert version.tags["uri"] == xcoms(sd)["ddpo"]["outputs"]["boigsd"]
     assert version.tags["approved_by"] == promoted["approved_by"]
     assert version.tags["approved_at"].endswith("+00:00")
+
+
+def test_maintenance_lists_and_then_removes_what_nothing_refers_to(sd: Any, home: Path) -> None:
+    orphan = home / "store" / "models" / "boigsd" / "died-halfway" / "unet.bin"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"half")
+    os.utime(orphan, (0, 0))
+    listed = load("boig_maintenance").test()
+    assert xcoms(listed)["clean"] == {"files": 1, "bytes": 4, "removed": False}
+    assert orphan.exists()
+    load("boig_maintenance").test(run_conf={"apply": True})
+    assert not orphan.exists()
+    assert manifest.verify(xcoms(sd)["ddpo"]["outputs"]["boigsd"])
 
 
 def test_a_person_rejects(sd: Any) -> None:

@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient
 
 from boig_core.errors import InputError
-from boig_core.orchestration.registry import MODEL, rollback
+from boig_core.orchestration.registry import MODEL, promoted, rollback
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,10 @@ def client(server: str, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
 def test_rollback_swaps_records_and_is_undone_by_another(client: MlflowClient) -> None:
     with pytest.raises(InputError, match="no previous model"):
         rollback("ada", "worse")
+    assert promoted() == []
     client.create_registered_model(MODEL)
-    versions = [str(client.create_model_version(MODEL, f"boig:///models/{n}").version) for n in range(2)]
+    tags = [{"uri": f"/store/models/{n}", "report": f"/store/reports/{n}"} for n in range(3)]
+    versions = [str(client.create_model_version(MODEL, f"boig:///models/{n}", tags=tags[n]).version) for n in range(3)]
     client.set_registered_model_alias(MODEL, "champion", versions[1])
     with pytest.raises(InputError, match="no previous model"):
         rollback("ada", "worse")
@@ -39,6 +41,7 @@ def test_rollback_swaps_records_and_is_undone_by_another(client: MlflowClient) -
     assert champion.tags["rollback_of"] == versions[1]
     assert champion.tags["rollback_at"].endswith("+00:00")
     assert rollback("ada", "a false alarm")["champion"] == versions[1]
+    assert promoted() == sorted([*tags[0].values(), *tags[1].values()]), "the third was never promoted"
 
 
 def test_without_a_server_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
