@@ -35,6 +35,8 @@ Pattern = Literal["describe", "aim_describe", "aim_predict", "predict"]
 """A pattern of behavior fine-tuning, 1 to 4 in PAPER section 3."""
 RewardName = Literal["contrast", "mean_logprob", "dsg", "attribute_similarity", "engagement"]
 """A formulation of the reward."""
+Rewrite = Literal["retrieval", "boigllm"]
+"""A way to rewrite prompts: by a high-KPI post's words, or by BoigLLM's own description."""
 Action = Literal["off", "warn", "stop", "keep_best"]
 """What a tripped monitor does: nothing; one line in the log; end the training with what it has; end it with the best epoch's policy."""
 SplitBy = Literal["post", "account", "time"]
@@ -520,17 +522,26 @@ class FewShot(_Section):
     """Longest answer, in the endpoint's tokens."""
 
 
+class Aesthetic(_Section):
+    """A score of looks: a head on the image embeddings of the CLIP that it was trained on, such as LAION's for ViT-L/14."""
+
+    clip: str = Field(min_length=1)
+    """That CLIP: a hub id or a folder."""
+    head: str = Field(min_length=1)
+    """Weights of the head, one linear layer or several: a file or store URI, safetensors or a torch state dict."""
+
+
 class Evaluation(_Section):
     """What evaluate_sd measures, paired by prompt and seed, and how evaluate_llm measures descriptions (DESIGN: report)."""
 
     prompts: int = Field(50, ge=2)
-    """Test prompts."""
+    """Test prompts, as many from posts of each KPI bucket as there are."""
     images_per_prompt: int = Field(4, ge=2)
     """Images a prompt and model."""
     sampling_steps: int = Field(20, ge=2)
     """Deterministic denoising steps."""
     guidance: float = Field(3.0, ge=1)
-    """Guidance of the deployment."""
+    """Guidance of the deployment; base and BoigSD are sampled without any, too."""
     clip: str = "package:clip-judge"
     """A CLIP that took no part in training: CLIP score."""
     features: str = "package:clip-judge"
@@ -539,9 +550,11 @@ class Evaluation(_Section):
     """Held-out judge: ``adworld:LAW`` for the ad world's oracle; none: absent from the report."""
     best_of_n: int | None = Field(None, ge=2)
     """Also report best-of-N by the reward, over the images of the base and of BoigSD; none: absent."""
-    rewrite: Literal["none", "retrieval"] = "none"
-    """Also report prompt rewriting, on the base and on BoigSD: ``retrieval`` puts the words of the nearest high-KPI training post, of the
-    same account where it has one, after the prompt; none: absent."""
+    rewrite: tuple[Rewrite, ...] = ()
+    """Also report prompt rewriting, on the base and on BoigSD, one way or both. After the prompt stand, by ``retrieval``, the words of the
+    nearest high-KPI training post, of the same account where it has one; by ``boigllm``, BoigLLM's description of a high-KPI image."""
+    aesthetic: Aesthetic | None = None
+    """What scores looks; none: absent from the report."""
     fid_min: int = Field(1000, ge=2)
     """FID is reported only at this many images a side or more (KID always)."""
     bootstrap: int = Field(1000, ge=100)
@@ -551,6 +564,12 @@ class Evaluation(_Section):
     folder; none: vectors of spelling, offline."""
     few_shot: FewShot | None = None
     """A general language model to compare BoigLLM with; none: absent from the report."""
+
+    @field_validator("rewrite", mode="before")
+    @classmethod
+    def _one_or_both(cls, value: Any) -> Any:
+        """One way needs no brackets."""
+        return (value,) if isinstance(value, str) else value
 
 
 class Promotion(_Section):
