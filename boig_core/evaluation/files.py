@@ -32,18 +32,19 @@ def write_generation(
         folder: exists, empty.
         summary: content of ``generation.json``; the prompts and their grids are added here.
         plan: prompts and seeds.
-        images: (N, H, W, 3) by model, in the order of the grids' rows.
-        measured: by model.
+        images: (N, H, W, 3) by row of the report; grids show those with guidance, in this order.
+        measured: the same rows.
     """
     (folder / "grids").mkdir()
+    shown = [model for model in images if ROWS[model].guided]
     prompts = []
     for index, sample in enumerate(plan.samples):
-        rows = [found[index * plan.images_per_prompt : (index + 1) * plan.images_per_prompt] for found in images.values()]
+        rows = [images[model][index * plan.images_per_prompt : (index + 1) * plan.images_per_prompt] for model in shown]
         path = f"grids/{index:03d}.png"
         make_grid(rows).save(folder / path, optimize=True)
         rewritten = {way: texts[index] for way, texts in plan.rewritten.items()}
         prompts.append({"id": sample.id, "company": sample.company, "text": sample.text, "rewritten": rewritten, "grid": path})
-    body = {"schema_version": 1, **summary, "prompts": prompts, "grid_rows": list(images)}
+    body = {"schema_version": 1, **summary, "prompts": prompts, "grid_rows": shown}
     (folder / GENERATION_FILE).write_text(json.dumps(body, indent=1, allow_nan=False), encoding="utf-8")
     _write_table(folder / IMAGES_FILE, plan, measured)
 
