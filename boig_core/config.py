@@ -80,11 +80,13 @@ class Data(_Section):
     floors: tuple[float, float, float] = (20, 30, 40)
     """A post enters low, medium, high only when its KPI is above this; further KPIs have no floors."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Shares of posts in train, validation, test."""
+    """Shares in train, validation, test of the posts that are in no split of their own."""
     split_by: SplitBy = "post"
     """What never crosses splits: a ``post`` with all its images, an ``account``, or a moment of ``time`` (the earliest posts train)."""
     held_out: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """A domain kept apart: posts whose columns hold one of these values form the split ``held_out``, which no training reads."""
+    judge: Fraction = Field(0.0, ge=0, lt=1)
+    """Share of posts kept apart as the split ``judge``, which only an engagement predictor that judges reads (``evaluation.judge``)."""
     near_duplicates: int | None = Field(3, ge=0, le=7)
     """Images whose perceptual hashes differ in at most this many of 64 bits never cross splits; none: identical images alone."""
     negatives: Fraction = Field(0.0, ge=0, le=1)
@@ -547,7 +549,8 @@ class Evaluation(_Section):
     features: str = "package:clip-judge"
     """Vision model whose features serve KID and FID."""
     judge: str | None = None
-    """Held-out judge: ``adworld:LAW`` for the ad world's oracle; none: absent from the report."""
+    """Held-out judge: ``adworld:LAW`` for the ad world's oracle; ``predictor`` for an engagement predictor that finetune_llm trains on the
+    split ``judge`` alone; none: absent from the report."""
     best_of_n: int | None = Field(None, ge=2)
     """Also report best-of-N by the reward, over the images of the base and of BoigSD; none: absent."""
     rewrite: tuple[Rewrite, ...] = ()
@@ -620,6 +623,8 @@ class Recipe(_Section):
             raise ValueError(f"llm.more_kpis {unknown} must be among data.more_kpis {list(self.data.more_kpis)}")
         if "engagement" in self.reward.weights and self.llm.predictor == "none":
             raise ValueError("reward.weights name engagement, which needs a predictor: set llm.predictor to head or text")
+        if self.evaluation.judge == "predictor" and (self.llm.predictor == "none" or not self.data.judge):
+            raise ValueError("evaluation.judge predictor needs posts and a kind: set data.judge above 0, and llm.predictor to head or text")
         return self
 
     def digest(self) -> str:

@@ -2,8 +2,8 @@
 
 Base and BoigSD are sampled without guidance, too, and with rewritten prompts where the recipe asks for them.
 
-Reads ``dataset``, ``boigllm``, ``calibration``, ``high_kpi``, ``boigsd`` and, for a reward that takes one, ``predictor``; publishes
-``generation``: numbers, one row an image, grids. The held-out judge (`ray_jobs.judge`) scores here alone.
+Reads ``dataset``, ``boigllm``, ``calibration``, ``high_kpi``, ``boigsd``, for a reward that takes one ``predictor``, for an evaluation that
+asks for one ``judge``; publishes ``generation``: numbers, one row an image, grids. The held-out judge (`ray_jobs.judge`) scores here alone.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def work(space: Workspace) -> Outcome:
     summary["by"] = by_bucket_and_account(measured, plan, recipe)
     summary["settings"] = {
         **settings.model_dump(mode="json"),
+        "judge": tools.judge and tools.judge.name,
         "prompts": len(plan.samples),
         "reward": recipe.reward.name,
         "reward_clip": list(calibration.clip),
@@ -74,10 +75,10 @@ def work(space: Workspace) -> Outcome:
 def open_instruments(space: Workspace, calibration: Calibration) -> Instruments:
     """All that looks at the images."""
     recipe, settings = space.recipe, space.recipe.evaluation
-    judge = open_judge(settings.judge)
     llm, _ = space.fetch("boigllm", "boigllm")
     predictor = space.fetch("predictor", "predictor")[0] if needs_predictor(recipe.reward) else None
     perceiver = Perceiver.from_recipe(recipe.perception)
+    judge = open_judge(space, perceiver)
     rewards = Scorer(llm, perceiver, recipe, calibration, predictor)
     clip = ClipJudge(settings.clip)
     features = clip if settings.features == settings.clip else ClipJudge(settings.features)

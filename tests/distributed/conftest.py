@@ -26,7 +26,7 @@ from boig_core.vocabulary import Seen
 
 SETTINGS = (
     "llm.max_new_tokens=16", "reward.posts=24", "reward.chunk=16", "reward.weights={contrast: 1, mean_logprob: 0.5}",
-    "evaluation.bootstrap=100", "data.split=[0.6, 0.2, 0.2]", "perception.kinds=[]",
+    "evaluation.bootstrap=100", "data.split=[0.6, 0.2, 0.2]", "data.judge=0.15", "perception.kinds=[]",
     "data.percentiles=[40, 60]", "data.floors=[-1, -1, -1]",
 )  # fmt: skip
 

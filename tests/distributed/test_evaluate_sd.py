@@ -19,6 +19,8 @@ from boig_core.evaluation.generation import MODELS
 from boig_core.evaluation.judges import ClipJudge
 from boig_core.evaluation.plan import ROWS
 from boig_core.evaluation.real import real_samples, see_real
+from boig_core.llm.finetune import export, train
+from boig_core.llm.predictor import Rating, judge_samples
 from boig_core.models import resolve_model
 from boig_core.storage.job import Stage
 from boig_core.vocabulary import PALETTE
@@ -31,20 +33,26 @@ def _cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def test_every_row_is_sampled_and_measured_as_the_prompts_own(made: Any) -> None:
+def test_every_row_is_sampled_and_measured_as_the_prompts_own(made: Any, tmp_path: Path) -> None:
+    rated = load_recipe("tiny", [*made.settings, "llm.predictor=head", "llm.hidden=32", "llm.layers=1", "llm.steps=2", "llm.batch=4"])
+    export(train(judge_samples(made.samples), rated, Rating(rated, kind="judge")), tmp_path / "judge")
+    judge = made.publish("models/judge", tmp_path / "judge", "judge")
     model = made.publish("models/tiny", Path(resolve_model("package:tiny-sd")), "sd")
     settings = (
         "evaluation.prompts=3", "evaluation.images_per_prompt=2", "evaluation.sampling_steps=2", "evaluation.best_of_n=2",
-        "evaluation.rewrite=[retrieval, boigllm]", "llm.max_new_tokens=160", "ddpo.chunk=4", "ddpo.prompts=2", "ddpo.images_per_prompt=4",
+        "evaluation.rewrite=[retrieval, boigllm]", "evaluation.judge=predictor", "llm.predictor=head", "llm.max_new_tokens=160",
+        "ddpo.chunk=4", "ddpo.prompts=2", "ddpo.images_per_prompt=4",
     )  # fmt: skip
-    done = made.run(Stage.EVALUATE_SD, *settings, **made.inputs, high_kpi=model, boigsd=model)
+    done = made.run(Stage.EVALUATE_SD, *settings, **made.inputs, high_kpi=model, boigsd=model, judge=judge)
     folder = Path(done["outputs"]["generation"])
     found = json.loads((folder / "generation.json").read_text())
     assert [name for name, row in found["generation"].items() if row] == list(MODELS)
-    assert found["grid_rows"] == list(ROWS)
+    assert found["grid_rows"] == [name for name in ROWS if not name.endswith("_unguided")]
+    assert found["settings"]["judge"] == "engagement predictor of the split judge"
     # The three models are one and the same here: only prompts and guidance make a difference.
     rows = found["generation"]
     assert rows["boigsd"] == rows["base"]
+    assert 0 < rows["base"]["judge"] < 100
     assert rows["boigsd_description_rewrite"] == rows["description_rewrite"] != rows["prompt_rewrite"]
     assert rows["base_unguided"]["clip"] != rows["base"]["clip"]
     assert rows["base"]["forwards"] == 2 * rows["base_unguided"]["forwards"] == 4

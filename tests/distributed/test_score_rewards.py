@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,14 +84,18 @@ def test_a_reward_that_was_not_calibrated_is_refused(made: Any) -> None:
 
 def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Any) -> None:
     sizes = ("llm.hidden=32", "llm.layers=1", "llm.steps=40", "llm.checkpoint_every=40", "llm.batch=12", "llm.micro_batch=12")
-    rated = ("llm.predictor=head", "reward.weights={engagement: 1}")
+    rated = ("llm.predictor=head", "reward.weights={engagement: 1}", "evaluation.judge=predictor")
     job = Job(
         stage=Stage.FINETUNE_LLM, recipe=load_recipe("tiny", [*made.settings, *sizes, *rated]), inputs={"dataset": made.dataset},
         store=made.root, root="test", task=f"{made.root}/runs/dag/rated/finetune_llm", attempt=1,
     )  # fmt: skip
     trained = finetune_llm.train_models({"job": job.model_dump_json()})
     commit.commit(job.attempt_uri, trained["outputs"], {})
-    assert set(trained["outputs"]) == {"boigllm", "no_kpi", "predictor"}
+    assert set(trained["outputs"]) == {"boigllm", "no_kpi", "predictor", "judge"}
+    counts = Counter(sample.split for sample in made.samples if sample.bucket is not None)
+    assert trained["metrics"]["predictor"]["train_samples"] == counts["train"]
+    assert trained["metrics"]["judge"]["train_samples"] < counts["judge"]
+    manifest.read_manifest(trained["outputs"]["judge"], kind="judge")
     told = trained["metrics"]["predictor"]
     assert told["steps"] == 40
     # Whether forty steps beat a head that says the middle of everything is not asked here, only that they are told of as they were.

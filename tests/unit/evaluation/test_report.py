@@ -40,7 +40,9 @@ def test_report_holds_the_schema_with_a_reason_for_each_null(published: str) -> 
     assert report["by"]["bucket"]["low"]["prompts"] == 6
     assert report["by"]["bucket"]["low"]["gain"]["reward"]["low"] > 0.5
     assert sum(part["prompts"] for part in report["by"]["account"].values()) == 18
-    assert {"description.few_shot", "generation.best_of_n.diversity", "generation.base.aesthetic", "generation.base.fid"} <= set(report["absent"])
+    assert {"description.few_shot", "generation.best_of_n.diversity", "generation.base.aesthetic", "generation.base.fid"} <= set(
+        report["absent"]
+    )
     assert report["description"]["most_frequent"]["objects_iou"]["all"] == 0.38
     assert report["paired"]["boigllm-no_kpi"]["colors_iou"]["high"]["low"] == 0.03
     assert report["timings"]["ddpo"] == 12.5
@@ -57,7 +59,7 @@ def test_page_shows_verdict_images_and_curves_and_fetches_nothing(published: str
     assert "the most similar of 9 real training images" in page
     report = read_report(published)
     over = report["paired"]["boigsd_description_rewrite-description_rewrite"]["reward"]
-    assert f"<td>{over['mean']:+.2f}<small class=\"span\">{over['low']:+.2f} to {over['high']:+.2f}</small></td>" in page
+    assert f'<td>{over["mean"]:+.2f}<small class="span">{over["low"]:+.2f} to {over["high"]:+.2f}</small></td>' in page
     best = report["generation"]["best_of_n"]
     assert f"<td>{best['n']}</td><td>4</td><td>{best['forwards']}</td>" in page
     assert page.count("Base, best of 4") > 1
