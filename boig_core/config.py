@@ -86,7 +86,7 @@ class Data(_Section):
     held_out: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """A domain kept apart: posts whose columns hold one of these values form the split ``held_out``, which no training reads."""
     judge: Fraction = Field(0.0, ge=0, lt=1)
-    """Share of posts kept apart as the split ``judge``, which only an engagement predictor that judges reads (``evaluation.judge``)."""
+    """Share of posts kept apart as the split ``judge``, which only the engagement predictor of ``evaluation.judge`` learns from."""
     near_duplicates: int | None = Field(3, ge=0, le=7)
     """Images whose perceptual hashes differ in at most this many of 64 bits never cross splits; none: identical images alone."""
     negatives: Fraction = Field(0.0, ge=0, le=1)

@@ -37,7 +37,7 @@ class AdworldJudge:
 
 
 class PredictorJudge:
-    """An engagement predictor that learnt from the split ``judge``, which nothing else reads; it sees what perception sees.
+    """An engagement predictor that learnt from the split ``judge``, which nothing else learns from; it sees what perception sees.
 
     Args:
         folder: of the published judge.
