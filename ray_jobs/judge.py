@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +43,7 @@ class PredictorJudge:
         perceiver: measures images.
     """
 
-    name: Final = "engagement predictor of the split judge"
+    name = "engagement predictor of the split judge"
 
     def __init__(self, folder: Path, perceiver: Perceives) -> None:
         self._predictor, self._perceiver = load_predictor(folder), perceiver
