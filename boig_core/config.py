@@ -35,6 +35,8 @@ Pattern = Literal["describe", "aim_describe", "aim_predict", "predict"]
 """A pattern of behavior fine-tuning, 1 to 4 in PAPER section 3."""
 RewardName = Literal["contrast", "mean_logprob", "dsg", "attribute_similarity", "engagement"]
 """A formulation of the reward."""
+Rewrite = Literal["retrieval", "boigllm"]
+"""A way to rewrite prompts: by a high-KPI post's words, or by BoigLLM's own description."""
 Action = Literal["off", "warn", "stop", "keep_best"]
 """What a tripped monitor does: nothing; one line in the log; end the training with what it has; end it with the best epoch's policy."""
 SplitBy = Literal["post", "account", "time"]
@@ -78,11 +80,13 @@ class Data(_Section):
     floors: tuple[float, float, float] = (20, 30, 40)
     """A post enters low, medium, high only when its KPI is above this; further KPIs have no floors."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Shares of posts in train, validation, test."""
+    """Shares in train, validation, test of the posts that are in no split of their own."""
     split_by: SplitBy = "post"
     """What never crosses splits: a ``post`` with all its images, an ``account``, or a moment of ``time`` (the earliest posts train)."""
     held_out: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """A domain kept apart: posts whose columns hold one of these values form the split ``held_out``, which no training reads."""
+    judge: Fraction = Field(0.0, ge=0, lt=1)
+    """Share of posts kept apart as the split ``judge``, which only the engagement predictor of ``evaluation.judge`` learns from."""
     near_duplicates: int | None = Field(3, ge=0, le=7)
     """Images whose perceptual hashes differ in at most this many of 64 bits never cross splits; none: identical images alone."""
     negatives: Fraction = Field(0.0, ge=0, le=1)
@@ -520,28 +524,40 @@ class FewShot(_Section):
     """Longest answer, in the endpoint's tokens."""
 
 
+class Aesthetic(_Section):
+    """A score of looks: a head on the image embeddings of the CLIP that it was trained on, such as LAION's for ViT-L/14."""
+
+    clip: str = Field(min_length=1)
+    """That CLIP: a hub id or a folder."""
+    head: str = Field(min_length=1)
+    """Weights of the head, one linear layer or several: a file or store URI, safetensors or a torch state dict."""
+
+
 class Evaluation(_Section):
     """What evaluate_sd measures, paired by prompt and seed, and how evaluate_llm measures descriptions (DESIGN: report)."""
 
     prompts: int = Field(50, ge=2)
-    """Test prompts."""
+    """Test prompts, as many from posts of each KPI bucket as there are."""
     images_per_prompt: int = Field(4, ge=2)
     """Images a prompt and model."""
     sampling_steps: int = Field(20, ge=2)
     """Deterministic denoising steps."""
     guidance: float = Field(3.0, ge=1)
-    """Guidance of the deployment."""
+    """Guidance of the deployment; base and BoigSD are sampled without any, too."""
     clip: str = "package:clip-judge"
     """A CLIP that took no part in training: CLIP score."""
     features: str = "package:clip-judge"
     """Vision model whose features serve KID and FID."""
     judge: str | None = None
-    """Held-out judge: ``adworld:LAW`` for the ad world's oracle; none: absent from the report."""
+    """Held-out judge: ``adworld:LAW`` for the ad world's oracle; ``predictor`` for an engagement predictor that finetune_llm trains on the
+    split ``judge`` alone; none: absent from the report."""
     best_of_n: int | None = Field(None, ge=2)
     """Also report best-of-N by the reward, over the images of the base and of BoigSD; none: absent."""
-    rewrite: Literal["none", "retrieval"] = "none"
-    """Also report prompt rewriting, on the base and on BoigSD: ``retrieval`` puts the words of the nearest high-KPI training post, of the
-    same account where it has one, after the prompt; none: absent."""
+    rewrite: tuple[Rewrite, ...] = ()
+    """Also report prompt rewriting, on the base and on BoigSD, one way or both. After the prompt stand, by ``retrieval``, the words of the
+    nearest high-KPI training post, of the same account where it has one; by ``boigllm``, BoigLLM's description of a high-KPI image."""
+    aesthetic: Aesthetic | None = None
+    """What scores looks; none: absent from the report."""
     fid_min: int = Field(1000, ge=2)
     """FID is reported only at this many images a side or more (KID always)."""
     bootstrap: int = Field(1000, ge=100)
@@ -551,6 +567,12 @@ class Evaluation(_Section):
     folder; none: vectors of spelling, offline."""
     few_shot: FewShot | None = None
     """A general language model to compare BoigLLM with; none: absent from the report."""
+
+    @field_validator("rewrite", mode="before")
+    @classmethod
+    def _one_or_both(cls, value: Any) -> Any:
+        """One way needs no brackets."""
+        return (value,) if isinstance(value, str) else value
 
 
 class Promotion(_Section):
@@ -601,6 +623,8 @@ class Recipe(_Section):
             raise ValueError(f"llm.more_kpis {unknown} must be among data.more_kpis {list(self.data.more_kpis)}")
         if "engagement" in self.reward.weights and self.llm.predictor == "none":
             raise ValueError("reward.weights name engagement, which needs a predictor: set llm.predictor to head or text")
+        if self.evaluation.judge == "predictor" and (self.llm.predictor == "none" or not self.data.judge):
+            raise ValueError("evaluation.judge predictor needs posts and a kind: set data.judge above 0, and llm.predictor to head or text")
         return self
 
     def digest(self) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from boig_core.evaluation.generation import Measured, Plan
+from boig_core.evaluation.generation import Measured
+from boig_core.evaluation.plan import ROWS, Plan
 
 GENERATION_FILE: Final = "generation.json"
 IMAGES_FILE: Final = "images.parquet"
@@ -31,19 +32,19 @@ def write_generation(
         folder: exists, empty.
         summary: content of ``generation.json``; the prompts and their grids are added here.
         plan: prompts and seeds.
-        images: (N, H, W, 3) by model, in the order of the grids' rows.
-        measured: by model.
+        images: (N, H, W, 3) by row of the report; grids show those with guidance, in this order.
+        measured: the same rows.
     """
     (folder / "grids").mkdir()
+    shown = [model for model in images if ROWS[model].guided]
     prompts = []
     for index, sample in enumerate(plan.samples):
-        rows = [found[index * plan.images_per_prompt : (index + 1) * plan.images_per_prompt] for found in images.values()]
+        rows = [images[model][index * plan.images_per_prompt : (index + 1) * plan.images_per_prompt] for model in shown]
         path = f"grids/{index:03d}.png"
         make_grid(rows).save(folder / path, optimize=True)
-        prompts.append({"id": sample.id, "company": sample.company, "text": sample.text, "grid": path})
-        if plan.rewritten is not None:
-            prompts[-1]["rewritten"] = plan.rewritten[index]
-    body = {"schema_version": 1, **summary, "prompts": prompts, "grid_rows": list(images)}
+        rewritten = {way: texts[index] for way, texts in plan.rewritten.items()}
+        prompts.append({"id": sample.id, "company": sample.company, "text": sample.text, "rewritten": rewritten, "grid": path})
+    body = {"schema_version": 1, **summary, "prompts": prompts, "grid_rows": shown}
     (folder / GENERATION_FILE).write_text(json.dumps(body, indent=1, allow_nan=False), encoding="utf-8")
     _write_table(folder / IMAGES_FILE, plan, measured)
 
@@ -71,10 +72,13 @@ def _write_table(path: Path, plan: Plan, measured: Mapping[str, Measured]) -> No
         columns: dict[str, Any] = {
             "model": [model] * count,
             "sample": [sample.id for sample in plan.owners],
-            "prompt": plan.prompts,
+            "bucket": [sample.bucket for sample in plan.owners],
+            "account": [sample.account for sample in plan.owners],
+            "prompt": plan.prompts(ROWS[model]),
             "seed": list(plan.seeds),
             "reward": found.reward_N,
             "judge": pa.nulls(count, pa.float64()) if found.judge_N is None else found.judge_N,
+            "aesthetic": pa.nulls(count, pa.float64()) if found.aesthetic_N is None else found.aesthetic_N,
             "clip": found.clip_N,
             "clip_mismatched": found.mismatched_N,
             "named": found.named_N,

@@ -67,6 +67,11 @@ class ClipJudge:
         except (OSError, ValueError) as exc:
             raise InputError(ref, f"does not open as a CLIP ({str(exc).splitlines()[0][:160]})", "give a CLIP folder or hub id") from exc
 
+    @property
+    def width(self) -> int:
+        """Of the joint space."""
+        return int(self._model.config.projection_dim)
+
     @torch.no_grad()
     def see(self, images_NHWC: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Seen:
         """Embeddings and features of uint8 RGB images."""

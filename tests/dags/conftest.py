@@ -25,6 +25,7 @@ OUTPUTS: dict[str, dict[str, tuple[str, str]]] = {
         "boigllm": ("models/boigllm", "boigllm"),
         "no_kpi": ("models/boigllm-no-kpi", "boigllm"),
         "predictor": ("models/predictor", "predictor"),
+        "judge": ("models/judge", "judge"),
     },
     "evaluate_llm": {"description": ("evaluations/description", "description")},
     "calibrate": {"calibration": ("evaluations/calibration", "calibration")},

@@ -113,7 +113,8 @@ def test_what_ingest_knew_reaches_boig_llm(llm: Any, ingest: Any) -> None:
     assert set(job["inputs"]) == {"dataset", "boigllm", "predictor"}
     assert all(job["inputs"][name] == results["finetune_llm"]["outputs"][name] for name in ("boigllm", "predictor"))
     assert "card" not in events("boig/boigllm")[-1]
-    assert set(events("boig/boigllm")[-1]["outputs"]) == {"dataset", "boigllm", "no_kpi", "predictor", "description", "calibration"}
+    outputs = {"dataset", "boigllm", "no_kpi", "predictor", "judge", "description", "calibration"}
+    assert set(events("boig/boigllm")[-1]["outputs"]) == outputs
 
 
 def test_boig_sd_gives_the_report_all_it_needs(sd: Any, llm: Any) -> None:
@@ -124,6 +125,7 @@ def test_boig_sd_gives_the_report_all_it_needs(sd: Any, llm: Any) -> None:
     for stage in ("ddpo", "evaluate_sd"):
         job_inputs = json.loads(store.read_bytes(store.join(results[stage]["attempt"], "job.json")))["inputs"]
         assert job_inputs["predictor"] == xcoms(llm)["finetune_llm"]["outputs"]["predictor"]
+        assert ("judge" in job_inputs) == (stage == "evaluate_sd")  # what trains and chooses never gets the judge
     seconds = json.loads(store.read_bytes(job["inputs"]["runs"]))
     assert list(seconds) == ["ingest", "perceive", "finetune_llm", "evaluate_llm", "calibrate", "finetune_sd", "ddpo", "evaluate_sd"]
 

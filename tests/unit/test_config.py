@@ -85,6 +85,8 @@ def test_recipes_are_frozen() -> None:
             "reward: {weights: {engagement: 1}}",
             r"reward\.weights name engagement, which needs a predictor: set llm\.predictor to head or text",
         ),
+        ("evaluation: {judge: predictor}", r"set data\.judge above 0, and llm\.predictor to head or text"),
+        ("{evaluation: {judge: predictor}, llm: {predictor: head}}", r"set data\.judge above 0"),
         ("reward: {weights: {}}", r"^reward\.weights: dictionary should have at least 1 item"),
         ("reward: {weights: {dsg: 0}}", r"weights \{'dsg': 0\.0\} must differ from 0"),
         ("data: {split: [0.5, 0.1, 0.1]}", r"split \(0\.5, 0\.1, 0\.1\) must be three positive shares"),
