@@ -354,9 +354,12 @@ class SD(_Section):
     """The diffusion model and its high-KPI fine-tuning baseline (PAPER section 6)."""
 
     base: str = "package:tiny-sd"
-    """Stable Diffusion to start from: a hub id, a folder, or ``package:NAME``."""
+    """Stable Diffusion 1.x, 2.x or XL to start from: a hub id, a folder, or ``package:NAME``."""
     resolution: int = Field(32, ge=16)
-    """Side of the generated images, in pixels."""
+    """Side of the generated images, in pixels: that of the base model."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of UNet and text encoders in fine-tuning, alignment and evaluation; a LoRA and the autoencoder are float32 in any case.
+    Alignment in bfloat16 needs a clip_ratio of 1e-3 or so: the start-up check asks for ratios within a tenth of it."""
     steps: int = Field(300, ge=1)
     """Optimiser steps of the high-KPI fine-tuning."""
     batch: int = Field(32, ge=1)
