@@ -1,6 +1,6 @@
 """The high-KPI baseline: ordinary diffusion training on the images of high-KPI posts alone (PAPER section 6).
 
-Epsilon is predicted from noised latents under the post's text; the text encoder and the autoencoder stay as they are. Each step's images,
+Epsilon or v is predicted from noised latents under the post's text; text encoders and autoencoder stay as they are. Each step's images,
 noise and timesteps are pure functions of (seed, step), so a resumed run continues as if never stopped and any number of ranks makes the
 same steps. Runs under Ray Train, ``torchrun`` and one plain process. Leaves out: reading the dataset. Shape letters: B images of this
 rank, C channels, H height, W width.
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from boig_core.config import Recipe
-from boig_core.diffusion.ddim import predict
+from boig_core.diffusion.ddim import predict, schedule
 from boig_core.diffusion.lora import Adapter, engine_dtype, make_trainable, read_adapter
 from boig_core.diffusion.pipeline import encode_images, encode_prompts, load_base, text_encoders
 from boig_core.errors import InputError, RecipeError
@@ -54,7 +54,7 @@ def finetune(recipe: Recipe, examples: Examples, checkpoints: Checkpoints, repor
 
     Raises:
         InputError: no examples.
-        RecipeError: the batch does not divide by the number of ranks.
+        RecipeError: the batch does not divide by the number of ranks, or a base model whose images have another side.
     """
     config = recipe.sd
     if not len(examples.texts_B):
@@ -62,10 +62,7 @@ def finetune(recipe: Recipe, examples: Examples, checkpoints: Checkpoints, repor
     if config.batch % world_size():
         raise RecipeError(f"sd.batch = {config.batch}", f"must divide by sd.workers = {world_size()}", "change one of the two")
     pipe: Any = load_base(config)
-    if (predicted := pipe.scheduler.config.prediction_type) != "epsilon":
-        raise RecipeError(
-            f"prediction_type {predicted}", "must be epsilon for the high-KPI fine-tuning", "use a Stable Diffusion 1.x model"
-        )
+    alphas_T1 = schedule(pipe, 1)[2]  # refuses a model that predicts neither epsilon nor v
     make_trainable(pipe.unet, config.lora_rank, recipe.seed)
     engine = Engine.create(
         pipe.unet,
@@ -81,7 +78,7 @@ def finetune(recipe: Recipe, examples: Examples, checkpoints: Checkpoints, repor
     for part in (pipe.vae, *text_encoders(pipe)):
         part.to(engine.device)
     latents_NCHW = encode_images(pipe, examples.images_BHWC)
-    alphas_T = pipe.scheduler.alphas_cumprod.to(engine.device)
+    alphas_T = alphas_T1[:-1].to(engine.device)
     restored = checkpoints.restore(engine)
     for step in range(restored.step if restored else 0, config.steps):
         started = time.monotonic()
@@ -123,10 +120,14 @@ def _loss(
     condition = encode_prompts(pipe, [None if dropped else texts[row] for row, (_, _, dropped) in zip(rows, draws, strict=True)])
     alpha_B111 = alphas_T[timesteps_B].reshape(-1, 1, 1, 1)
     noisy_BCHW = alpha_B111.sqrt() * latents_NCHW[rows] + (1 - alpha_B111).sqrt() * noise_BCHW
-    noise_pred_BCHW = predict(engine, noisy_BCHW, timesteps_B, condition)
+    pred_BCHW = predict(engine, noisy_BCHW, timesteps_B, condition)
     snr_B = (alpha_B111 / (1 - alpha_B111)).reshape(-1)
-    error_B = ((noise_pred_BCHW - noise_BCHW) ** 2).mean(dim=(1, 2, 3))
-    loss: torch.Tensor = (error_B * snr_B.clamp(max=MIN_SNR) / snr_B).mean()
+    target_BCHW, unit_B = noise_BCHW, snr_B
+    if pipe.scheduler.config.prediction_type == "v_prediction":
+        # v's error is epsilon's over alpha: both weigh an error of the predicted image alike
+        target_BCHW, unit_B = alpha_B111.sqrt() * noise_BCHW - (1 - alpha_B111).sqrt() * latents_NCHW[rows], snr_B + 1
+    error_B = ((pred_BCHW - target_BCHW) ** 2).mean(dim=(1, 2, 3))
+    loss: torch.Tensor = (error_B * snr_B.clamp(max=MIN_SNR) / unit_B).mean()
     return loss
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from boig_core.errors import InputError, RecipeError
 from boig_core.models import resolve_model
 
 Dtype = Literal["float32", "bfloat16"]
-Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
+Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 FAMILIES: Final[dict[str, tuple[Any, dict[str, Any]]]] = {
     "StableDiffusionPipeline": (StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}),
     "StableDiffusionXLPipeline": (StableDiffusionXLPipeline, {"add_watermarker": False}),
@@ -94,7 +94,7 @@ def load_pipeline(ref: str, dtype: Dtype = "float32") -> Pipeline:
 
 
 def load_base(sd: SD) -> Pipeline:
-    """The recipe's base model in the recipe's precision.
+    """The recipe's base model in the recipe's precision; it saves activations where the recipe says so, which sampling does not notice.
 
     Raises:
         InputError: from `load_pipeline`.
@@ -102,7 +102,11 @@ def load_base(sd: SD) -> Pipeline:
     """
     pipe = load_pipeline(sd.base, sd.dtype)
     if (side := image_side(pipe)) != sd.resolution:
-        raise RecipeError(f"sd.resolution = {sd.resolution}", f"must be {side}, the side of the images of {sd.base}", "change one of the two")
+        raise RecipeError(
+            f"sd.resolution = {sd.resolution}", f"must be {side}, the side of the images of {sd.base}", "change one of the two"
+        )
+    if sd.gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
     return pipe
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from boig_core.config import Recipe
@@ -37,6 +38,13 @@ def on_base(recipe: Recipe, base: str, **settings: Any) -> Recipe:
 
 def set_ddpo(recipe: Recipe, **settings: Any) -> Recipe:
     return recipe.model_copy(update={"ddpo": recipe.ddpo.model_copy(update=settings)})
+
+
+def make_learner(
+    recipe: Recipe, samples: list[Sample], sampler: Sampler, scorer: Any, folder: Path, rows: list[dict[str, float]]
+) -> Learner:
+    rollouts = LocalRollouts(sampler, scorer)
+    return Learner(recipe, samples, rollouts, Checkpoints(str(folder), 1), lambda _, values: rows.append(values))
 
 
 def open_own(base: str) -> Any:
@@ -75,18 +83,48 @@ def test_the_prompt_reaches_every_part_of_sdxl(sdxl: str) -> None:
     assert encode_prompts(pipe, [None]).text_BLD.any()
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize(("dtype", "rank", "guidance"), [("float32", 4, 1.0), ("bfloat16", 4, 3.0), ("bfloat16", None, 1.0)])
 def test_an_epoch_passes_the_ratio_check_and_moves_the_weights(
-    either: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, guidance: float
+    recipe: Recipe, sdxl: str, samples: list[Sample], warmth: Any, tmp_path: Path, dtype: str, rank: int | None, guidance: float
 ) -> None:
     rows: list[dict[str, float]] = []
-    recipe = set_ddpo(either, epochs=1, guidance=guidance)
+    recipe = set_ddpo(on_base(recipe, sdxl, dtype=dtype), epochs=1, guidance=guidance, lora_rank=rank)
     sampler = Sampler(recipe)
     before = read_adapter(sampler.pipe.unet, 0)
-    rollouts = LocalRollouts(sampler, warmth)
-    adapter = Learner(recipe, samples, rollouts, Checkpoints(str(tmp_path), 1), lambda _, values: rows.append(values)).fit()
+    learner = make_learner(recipe, samples, sampler, warmth, tmp_path, rows)
+    adapter = learner.fit()
+    trained = {p.dtype for p in learner.pipe.unet.parameters() if p.requires_grad}
+    frozen = {p.dtype for p in learner.pipe.unet.parameters() if not p.requires_grad}
+    assert trained == {torch.float32 if rank else getattr(torch, dtype)}
+    assert frozen == ({getattr(torch, dtype)} if rank else set())
     assert adapter.checksum != before.checksum
     assert rows[0]["grad_norm"] > 0
+
+
+def test_rollouts_in_another_precision_are_refused(recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path) -> None:
+    learner = make_learner(recipe, samples, Sampler(on_base(recipe, recipe.sd.base, dtype="bfloat16")), warmth, tmp_path, [])
+    with pytest.raises(RecipeError, match=r"with unchanged weights in float32: .*sd\.dtype"):
+        learner.fit()
+
+
+def test_checkpointing_changes_no_gradient(
+    recipe: Recipe, sdxl: str, samples: list[Sample], warmth: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[bool] = []
+    real = torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr(
+        torch.utils.checkpoint, "checkpoint", lambda *args, **kw: calls.append(torch.is_grad_enabled()) or real(*args, **kw)
+    )
+    rows: list[dict[str, float]] = []
+    found = []
+    for saving in (False, True):
+        each = set_ddpo(on_base(recipe, sdxl, gradient_checkpointing=saving), epochs=1)
+        found.append(make_learner(each, samples, Sampler(each), warmth, tmp_path / str(saving), rows).fit())
+        assert bool(calls) == saving
+        assert all(calls), "sampling has no activations to save"
+    assert rows[0]["grad_norm"] == pytest.approx(rows[1]["grad_norm"], rel=1e-6)
+    for name, weights in found[0].weights.items():
+        np.testing.assert_allclose(found[1].weights[name], weights, rtol=0, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("rank", [None, 4])
