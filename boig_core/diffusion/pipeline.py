@@ -84,7 +84,7 @@ def load_pipeline(ref: str, dtype: Dtype = "float32") -> Pipeline:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise InputError(ref, f"does not open as Stable Diffusion ({reason})", "give a diffusers folder with a model_index.json") from error
     if "beta_schedule" not in pipe.scheduler.config:
-        raise InputError(ref, f"denoises by a {type(pipe.scheduler).__name__}", "give a model with Stable Diffusion's own noise schedule")
+        raise InputError(ref, f"denoises by {type(pipe.scheduler).__name__}", "give a model with Stable Diffusion's own noise schedule")
     # Other schedulers share the training noise schedule; clipping x0 in latent space would change the policy's mean.
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     pipe.set_progress_bar_config(disable=True)

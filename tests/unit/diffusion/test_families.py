@@ -1,6 +1,7 @@
 """Both families through one code path: the pictures of diffusers' own pipelines, ratio 1, training, and folders that open again."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.utils.checkpoint
-from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, EDMEulerScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from boig_core.config import Recipe
 from boig_core.diffusion.finetune import Examples, finetune
@@ -178,6 +179,15 @@ def test_another_family_is_refused_by_name(sdxl: str, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({**index, "_class_name": "FluxPipeline"}))
     with pytest.raises(InputError, match=r"is a FluxPipeline.*StableDiffusionPipeline or StableDiffusionXLPipeline"):
         load_pipeline(str(tmp_path))
+
+
+def test_another_noise_schedule_is_refused_by_name(sdxl: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(sdxl, tmp_path / "edm"))
+    EDMEulerScheduler().save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", "EDMEulerScheduler"]}))
+    with pytest.raises(InputError, match=r"denoises by EDMEulerScheduler.*own noise schedule"):
+        load_pipeline(str(folder))
 
 
 def test_the_resolution_must_be_the_models(either: Recipe) -> None:
