@@ -1,8 +1,8 @@
 """The Recipe: everything that decides what a run computes, as frozen models that refuse unknown keys.
 
-A recipe file holds only what differs from the defaults below; `load_recipe` resolves it, and the resolved recipe is written beside
-each run. What decides only *where* things run (store, cluster address, credentials) is not a recipe's: it comes from the
-environment. Leaves out: reading data, and any import heavier than pydantic and YAML.
+A recipe file holds only what differs from the defaults below, or from the shipped recipe that it names under ``extends``; `load_recipe`
+resolves it, and the resolved recipe is written beside each run. What decides only *where* things run (store, cluster address,
+credentials) is not a recipe's: it comes from the environment. Leaves out: reading data, and any import heavier than pydantic and YAML.
 """
 
 from __future__ import annotations
@@ -358,9 +358,12 @@ class SD(_Section):
     """The diffusion model and its high-KPI fine-tuning baseline (PAPER section 6)."""
 
     base: str = "package:tiny-sd"
-    """Stable Diffusion to start from: a hub id, a folder, or ``package:NAME``."""
+    """Stable Diffusion 1.x, 2.x or XL to start from: a hub id, a folder, or ``package:NAME``."""
     resolution: int = Field(32, ge=16)
-    """Side of the generated images, in pixels."""
+    """Side of the generated images, in pixels: that of the base model."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of UNet and text encoders in fine-tuning, alignment and evaluation; a LoRA and the autoencoder are float32 in any case.
+    Alignment in bfloat16 needs a clip_ratio of 1e-3 or so: the start-up check asks for ratios within a tenth of it."""
     steps: int = Field(300, ge=1)
     """Optimiser steps of the high-KPI fine-tuning."""
     batch: int = Field(32, ge=1)
@@ -373,6 +376,8 @@ class SD(_Section):
     """Ray Train workers, one process each."""
     zero_stage: Literal[0, 1, 2] = 2
     """DeepSpeed ZeRO stage."""
+    gradient_checkpointing: bool = False
+    """Compute the UNet's activations again in the backward pass, in fine-tuning and alignment: less memory, a third more work."""
     checkpoint_every: int = Field(100, ge=1)
     """Steps between checkpoints."""
 
@@ -647,6 +652,14 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: no such recipe, YAML that cannot be read, an unknown key, or a value that breaks its rule.
     """
+    tree = _tree(name_or_path)
+    for override in overrides:
+        _apply(tree, override)
+    return parse_recipe(tree)
+
+
+def _tree(name_or_path: str) -> dict[str, Any]:
+    """A recipe file over the one that it extends: a field of a section wins as a whole."""
     path = Path(name_or_path)
     if path.suffix in {".yaml", ".yml"} or os.sep in name_or_path:
         try:
@@ -666,9 +679,15 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(tree, dict):
         raise RecipeError(f"recipe {name_or_path}", "must be a mapping of sections", "see `boig recipe show tiny`")
     tree.setdefault("name", fallback)
-    for override in overrides:
-        _apply(tree, override)
-    return parse_recipe(tree)
+    if (below := tree.pop("extends", None)) is None:
+        return tree
+    if below not in recipe_names():
+        raise RecipeError(f"extends = {below!r}", "must be a recipe of the package", f"use one of {', '.join(recipe_names())}")
+    merged = _tree(below)
+    for key, value in tree.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = {**merged[key], **value} if both else value
+    return merged
 
 
 def parse_recipe(tree: Any) -> Recipe:

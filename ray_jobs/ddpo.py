@@ -1,7 +1,7 @@
 """Stage ``ddpo``: align Stable Diffusion with the reward; rollout and reward actors on Ray, the learner under Ray Train + DeepSpeed.
 
 Reads ``dataset``, ``boigllm``, ``calibration`` and, for a reward that takes one, ``predictor``; publishes ``boigsd``: a whole diffusers
-folder with the adapter merged, which ``StableDiffusionPipeline.from_pretrained`` opens, and the adapter alone in ``lora/``, for
+folder with the adapter merged, which ``DiffusionPipeline.from_pretrained`` opens, and the adapter alone in ``lora/``, for
 ``pipe.load_lora_weights`` on the base. Nothing starts for a reward that does not tell HIGH from LOW on test images
 (`boig_core.rewards.calibration.require_worth`).
 """

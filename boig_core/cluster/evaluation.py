@@ -89,7 +89,7 @@ class SampleActor:
                 local = Path(tempfile.mkdtemp(dir=self._folder.name))
                 fetch_folder(location, local, kind="sd")
                 location = str(local)
-            pipe = load_pipeline(location)
+            pipe = load_pipeline(location, self._recipe.sd.dtype)
             self._opened = source, pipe.to("cuda") if self._recipe.resources.gpus else pipe
         return self._opened[1]
 

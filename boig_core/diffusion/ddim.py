@@ -13,7 +13,7 @@ deterministic step has none. The model predicts epsilon or v. Leaves out: which 
     mu_theta, sigma_t          mean_BCHW, sigma
     log p_theta(x_{t-1}|x_t)   logprob_B
 
-Shape letters: B batch, C channels, H height, W width, T training timesteps, L tokens, D text width.
+Shape letters: B batch, C channels, H height, W width, T training timesteps.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, Final, Literal
 
 import torch
 
+from boig_core.diffusion.pipeline import Condition
 from boig_core.errors import RecipeError
 
 PREDICTIONS: Final = ("epsilon", "v_prediction")
@@ -46,7 +47,7 @@ def schedule(pipe: Any, steps: int) -> tuple[list[int], list[int], torch.Tensor]
     config = pipe.scheduler.config
     if config.prediction_type not in PREDICTIONS:
         rule = f"must be one of {', '.join(PREDICTIONS)}"
-        raise RecipeError(f"prediction_type {config.prediction_type}", rule, "use a Stable Diffusion 1.x or 2.x model")
+        raise RecipeError(f"prediction_type {config.prediction_type}", rule, "use a Stable Diffusion model")
     if steps > config.num_train_timesteps:
         raise RecipeError(f"{steps} sampling steps", f"must be at most {config.num_train_timesteps}", "lower sampling_steps")
     pipe.scheduler.set_timesteps(steps)
@@ -77,7 +78,7 @@ def ddim_step(
     """Go from x_t to x_{t-1}.
 
     Args:
-        pred_BCHW: the model's output, from `predict_noise`.
+        pred_BCHW: the model's output, from `predict`.
         sample_BCHW: x_t.
         t: timestep of ``sample_BCHW``.
         t_prev: timestep to go to; -1 for the image itself.
@@ -116,31 +117,33 @@ def ddim_step(
     return prev_BCHW, logprob_BCHW.mean(dim=(1, 2, 3)) if reduction == "mean" else logprob_BCHW.sum(dim=(1, 2, 3))
 
 
-def predict_noise(
+def predict(
     unet: Any,
     latents_BCHW: torch.Tensor,
-    t: int,
-    text_BLD: torch.Tensor,
-    blank_1LD: torch.Tensor | None = None,
+    t: int | torch.Tensor,
+    condition: Condition,
+    blank: Condition | None = None,
     guidance: float = 1.0,
 ) -> torch.Tensor:
-    """The UNet's epsilon or v under classifier-free guidance: one forward pass without guidance, one of twice the batch with it.
+    """The UNet's epsilon or v under classifier-free guidance, in float32.
+
+    One forward pass without guidance, one of twice the batch with it.
 
     Args:
         unet: a diffusers UNet, or an engine around it.
         latents_BCHW: x_t.
-        t: timestep.
-        text_BLD: text embeddings.
-        blank_1LD: embedding of the empty prompt; only used when ``guidance`` exceeds 1.
+        t: timestep, or one a row.
+        condition: of the prompts, from `encode_prompts`.
+        blank: the one row of no prompt; only used when ``guidance`` exceeds 1.
         guidance: 1 for the conditional prediction alone.
     """
-    dtype = text_BLD.dtype
+    latents_BCHW = latents_BCHW.to(condition.text_BLD.dtype)
     if guidance == 1.0:
-        plain_BCHW: torch.Tensor = unet(latents_BCHW.to(dtype), t, encoder_hidden_states=text_BLD).sample
-        return plain_BCHW
-    if blank_1LD is None:
-        raise ValueError("guidance above 1 needs the embedding of the empty prompt")
-    both = torch.cat([blank_1LD.expand_as(text_BLD), text_BLD])
-    blank_BCHW, cond_BCHW = unet(torch.cat([latents_BCHW, latents_BCHW]).to(dtype), t, encoder_hidden_states=both).sample.chunk(2)
+        plain_BCHW: torch.Tensor = unet(latents_BCHW, t, **condition.inputs).sample
+        return plain_BCHW.float()
+    if blank is None:
+        raise ValueError("guidance above 1 needs the condition of no prompt")
+    both_BCHW = unet(torch.cat([latents_BCHW, latents_BCHW]), t, **condition.after(blank).inputs).sample
+    blank_BCHW, cond_BCHW = both_BCHW.float().chunk(2)
     guided_BCHW: torch.Tensor = blank_BCHW + guidance * (cond_BCHW - blank_BCHW)
     return guided_BCHW

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from boig_core.config import DDPO, Recipe
-from boig_core.diffusion.ddim import ddim_step, predict_noise, schedule
+from boig_core.diffusion.ddim import ddim_step, predict, schedule
 from boig_core.diffusion.lora import Adapter, make_trainable, write_adapter
-from boig_core.diffusion.pipeline import decode, encode_prompts, latent_shape, load_pipeline
+from boig_core.diffusion.pipeline import decode, encode_prompts, latent_shape, load_base
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.vocabulary import Sample
 
@@ -124,7 +124,7 @@ class Sampler:
 
     def __init__(self, recipe: Recipe, device: str = "cpu") -> None:
         self.config, self.seed, self.device = recipe.ddpo, recipe.seed, torch.device(device)
-        self.pipe: Any = load_pipeline(recipe.sd.base).to(self.device)
+        self.pipe: Any = load_base(recipe.sd).to(self.device)
         make_trainable(self.pipe.unet, self.config.lora_rank, self.seed)
         self._checksum: str | None = None
         self.timesteps, self.timesteps_prev, self.alphas_T1 = schedule(self.pipe, self.config.sampling_steps)
@@ -152,16 +152,16 @@ class Sampler:
             firsts = [i - i % self.config.images_per_prompt for i in chunk.indices]
             latents_BCHW = torch.stack([draw_noise(self.seed, chunk.epoch, i, 1, shape)[0] for i in firsts]).to(self.device)
         prompts = tuple(sample.text for sample in chunk.samples)
-        text_BLD = encode_prompts(self.pipe, prompts)
-        blank_1LD = encode_prompts(self.pipe, [""]) if self.config.guidance > 1 else None
+        condition = encode_prompts(self.pipe, prompts)
+        blank = encode_prompts(self.pipe, [None]) if self.config.guidance > 1 else None
         prediction = self.pipe.scheduler.config.prediction_type
         kept, logprobs = [], []
         for step, (t, t_prev) in enumerate(zip(self.timesteps, self.timesteps_prev, strict=True)):
-            noise_pred_BCHW = predict_noise(self.pipe.unet, latents_BCHW, t, text_BLD, blank_1LD, self.config.guidance)
+            pred_BCHW = predict(self.pipe.unet, latents_BCHW, t, condition, blank, self.config.guidance)
             if first <= step < end:
                 kept.append(latents_BCHW)
                 latents_BCHW, logprob_B = ddim_step(
-                    noise_pred_BCHW,
+                    pred_BCHW,
                     latents_BCHW,
                     t,
                     t_prev,
@@ -175,7 +175,7 @@ class Sampler:
                 if step == end - 1:
                     kept.append(latents_BCHW)
             else:
-                latents_BCHW, _ = ddim_step(noise_pred_BCHW, latents_BCHW, t, t_prev, self.alphas_T1, 0.0, prediction=prediction)
+                latents_BCHW, _ = ddim_step(pred_BCHW, latents_BCHW, t, t_prev, self.alphas_T1, 0.0, prediction=prediction)
         return Trajectory(
             epoch=chunk.epoch,
             version=adapter.version,

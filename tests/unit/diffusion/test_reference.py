@@ -30,7 +30,8 @@ RATIO_MEAN = 2e-6
 RATIO_SUM = 256 * RATIO_MEAN
 """The same for the sum: a log-ratio grows by the number of latent dimensions, here 4 x 8 x 8."""
 RATIO_BF16 = 1e-4
-"""The same for the mean in bfloat16 in sampling and scoring alike: a tenth of the default clip, which the start-up check asks for."""
+"""The same for the mean in bfloat16 in sampling and scoring alike, its LoRA in float32: a tenth of the default clip, which the
+start-up check asks for. The CPU it was measured on gave 0."""
 
 
 def open_reference() -> Any:
@@ -150,20 +151,17 @@ def test_advantages_of_several_epochs() -> None:
 @pytest.mark.parametrize(
     ("logprob", "dtype", "bound"),
     [
-        ("mean", torch.float32, RATIO_MEAN),
-        ("sum", torch.float32, RATIO_SUM),
-        ("mean", torch.bfloat16, RATIO_BF16),
+        ("mean", "float32", RATIO_MEAN),
+        ("sum", "float32", RATIO_SUM),
+        ("mean", "bfloat16", RATIO_BF16),
     ],
 )
 def test_unchanged_weights_give_ratio_1_in_shuffled_minibatches(
-    recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, logprob: str, dtype: torch.dtype, bound: float
+    recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, logprob: str, dtype: str, bound: float
 ) -> None:
-    recipe = set_ddpo(recipe, logprob=logprob, chunk=8)
+    recipe = set_ddpo(recipe, logprob=logprob, chunk=8).model_copy(update={"sd": recipe.sd.model_copy(update={"dtype": dtype})})
     sampler = Sampler(recipe)
     learner = make_learner(recipe, samples, sampler, warmth, tmp_path)
-    for pipe in (sampler.pipe, learner.pipe):
-        pipe.unet.to(dtype)
-        pipe.text_encoder.to(dtype)
     whole = sampler.rollout(read_adapter(sampler.pipe.unet, 0), epoch_chunks(recipe.ddpo, samples, recipe.seed, 0)[0])
     order = np.random.default_rng(2).permutation(len(whole))
     worst = 0.0
