@@ -7,7 +7,8 @@ checksum. Leaves out: optimiser state (see `boig_core.training`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,16 @@ def make_trainable(unet: Any, rank: int | None, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS))
+
+
+@contextmanager
+def base_model(unet: Any) -> Iterator[None]:
+    """The UNet of `make_trainable` computes as the frozen base model: its LoRA is switched off. For passes without a gradient."""
+    unet.disable_adapters()
+    try:
+        yield
+    finally:
+        unet.enable_adapters()
 
 
 def read_adapter(unet: Any, version: int) -> Adapter:
