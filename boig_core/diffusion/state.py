@@ -46,18 +46,15 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The UNet computes with the average; afterwards with its own weights again, to the bit. For passes without a gradient."""
-        own = {name: parameter.detach().clone() for name, parameter in self._trained.items()}
+        """The UNet computes with the average; afterwards with its own weights again, which are not copied. For passes without a gradient."""
+        own = {name: parameter.data for name, parameter in self._trained.items()}
         try:
-            self._write(self.weights)
+            for name, parameter in self._trained.items():
+                parameter.data = self.weights[name].to(parameter.dtype)
             yield
         finally:
-            self._write(own)
-
-    @torch.no_grad()
-    def _write(self, weights: dict[str, torch.Tensor]) -> None:
-        for name, parameter in self._trained.items():
-            parameter.copy_(weights[name])
+            for name, parameter in self._trained.items():
+                parameter.data = own[name]
 
     def adapter(self, version: int) -> Adapter:
         """A copy, as it travels."""
