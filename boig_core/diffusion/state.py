@@ -46,7 +46,7 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The UNet computes with the average; afterwards with its own weights again, which are not copied. For passes without a gradient."""
+        """The UNet computes with the average; afterwards with its own weights again. For passes without a gradient."""
         own = {name: parameter.data for name, parameter in self._trained.items()}
         try:
             for name, parameter in self._trained.items():
