@@ -24,7 +24,7 @@ from boig_core.diffusion.ddim import predict
 from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import Adapter
 from boig_core.diffusion.pipeline import Condition, decode, encode_prompts, latent_shape
-from boig_core.diffusion.rollout import Chunk, Sampler, Scorer, epoch_steps, epoch_window
+from boig_core.diffusion.rollout import Chunk, Sampler, Scorer, epoch_steps
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.vocabulary import Sample
@@ -80,11 +80,12 @@ class Passes:
 
 
 def passes(config: DDPO, trained_steps: int) -> Passes:
-    """What an epoch of one learner asks of the models."""
+    """What an epoch of one learner asks of the models; an anchor's and recomputed log-probabilities' own passes lie above the floor."""
     images = config.prompts * config.images_per_prompt
     micro = config.updates * math.ceil(images // config.updates / config.micro_batch)
     chunks = images // config.chunk
-    return Passes(chunks * config.sampling_steps, config.inner_epochs * micro * trained_steps, chunks)
+    forward = chunks * (config.sampling_steps + (config.draws if config.forward_process else 0))
+    return Passes(forward, config.inner_epochs * micro * trained_steps, chunks)
 
 
 class _Timed:
@@ -128,8 +129,7 @@ def bench(recipe: Recipe, samples: Sequence[Sample], scorer: Scorer, epochs: int
         learner.fit()
         after = _alone(learner, timed.sampler, samples)
     forward_s, backward_s, decode_s = (min(pair) for pair in zip(before, after, strict=True))
-    first, end = epoch_window(ddpo, recipe.seed, 0)
-    asked = passes(ddpo, len(epoch_steps(ddpo, recipe.seed, 0, end - first)))
+    asked = passes(ddpo, len(epoch_steps(ddpo, recipe.seed, 0, ddpo.trained_steps)))
 
     def median(values: Sequence[float]) -> float:
         return float(np.median(values[1:]))

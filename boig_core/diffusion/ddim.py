@@ -95,15 +95,8 @@ def ddim_step(
     Raises:
         ValueError: a log-probability or noise for a deterministic step, or a stochastic step without noise: errors of the caller.
     """
-    alpha, alpha_prev = float(alphas_T1[t]), float(alphas_T1[t_prev])
     sigma = step_sigma(t, t_prev, alphas_T1, eta)
-    eps_BCHW, sample_BCHW = pred_BCHW.float(), sample_BCHW.float()
-    if prediction == "v_prediction":  # no division: a schedule of zero terminal SNR starts at alpha 0
-        clean_BCHW = math.sqrt(alpha) * sample_BCHW - math.sqrt(1 - alpha) * eps_BCHW
-        eps_BCHW = math.sqrt(alpha) * eps_BCHW + math.sqrt(1 - alpha) * sample_BCHW
-    else:
-        clean_BCHW = (sample_BCHW - math.sqrt(1 - alpha) * eps_BCHW) / math.sqrt(alpha)
-    mean_BCHW = math.sqrt(alpha_prev) * clean_BCHW + math.sqrt(max(0.0, 1 - alpha_prev - sigma**2)) * eps_BCHW
+    mean_BCHW = step_mean(pred_BCHW, sample_BCHW, t, t_prev, alphas_T1, eta, prediction)
     if sigma == 0.0:
         if prev_BCHW is not None or noise_BCHW is not None:
             raise ValueError(f"step {t} -> {t_prev} with eta {eta} is deterministic: it has no log-probability and takes no noise")
@@ -114,7 +107,27 @@ def ddim_step(
         prev_BCHW = mean_BCHW + sigma * noise_BCHW
     prev_BCHW = prev_BCHW.detach()
     logprob_BCHW = -((prev_BCHW - mean_BCHW) ** 2) / (2 * sigma**2) - math.log(sigma) - 0.5 * math.log(2 * math.pi)
-    return prev_BCHW, logprob_BCHW.mean(dim=(1, 2, 3)) if reduction == "mean" else logprob_BCHW.sum(dim=(1, 2, 3))
+    return prev_BCHW, reduce_latents(logprob_BCHW, reduction)
+
+
+def step_mean(
+    pred_BCHW: torch.Tensor, sample_BCHW: torch.Tensor, t: int, t_prev: int, alphas_T1: torch.Tensor, eta: float, prediction: str
+) -> torch.Tensor:
+    """mu_theta in float32: where a step leads before its noise is added. Arguments as in `ddim_step`."""
+    alpha, alpha_prev = float(alphas_T1[t]), float(alphas_T1[t_prev])
+    sigma = step_sigma(t, t_prev, alphas_T1, eta)
+    eps_BCHW, sample_BCHW = pred_BCHW.float(), sample_BCHW.float()
+    if prediction == "v_prediction":  # no division: a schedule of zero terminal SNR starts at alpha 0
+        clean_BCHW = math.sqrt(alpha) * sample_BCHW - math.sqrt(1 - alpha) * eps_BCHW
+        eps_BCHW = math.sqrt(alpha) * eps_BCHW + math.sqrt(1 - alpha) * sample_BCHW
+    else:
+        clean_BCHW = (sample_BCHW - math.sqrt(1 - alpha) * eps_BCHW) / math.sqrt(alpha)
+    return math.sqrt(alpha_prev) * clean_BCHW + math.sqrt(max(0.0, 1 - alpha_prev - sigma**2)) * eps_BCHW
+
+
+def reduce_latents(values_BCHW: torch.Tensor, reduction: Reduction) -> torch.Tensor:
+    """Mean or sum over C, H and W: ``values_B``."""
+    return values_BCHW.mean(dim=(1, 2, 3)) if reduction == "mean" else values_BCHW.sum(dim=(1, 2, 3))
 
 
 def predict(
@@ -132,7 +145,7 @@ def predict(
     Args:
         unet: a diffusers UNet, or an engine around it.
         latents_BCHW: x_t.
-        t: timestep, or one a row.
+        t: timestep of all images, or int64 ``t_B``; the latter without guidance alone.
         condition: of the prompts, from `encode_prompts`.
         blank: the one row of no prompt; only used when ``guidance`` exceeds 1.
         guidance: 1 for the conditional prediction alone.

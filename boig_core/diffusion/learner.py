@@ -1,8 +1,8 @@
 """DDPO: align the diffusion model with a reward, one epoch of rollouts, rewards, advantages and policy updates after the other.
 
 Every rank runs `Learner.fit`; rank 0 alone asks for rollouts and hands each rank its equal slice. Runs under Ray Train, ``torchrun`` and
-one plain process. Leaves out: where rollouts and rewards run (`rollout.Rollouts`) and the objectives (`objectives`). Shape letters: B
-images of this rank, K trained steps, S = K + 1.
+one plain process. Leaves out: where rollouts and rewards run (`rollout.Rollouts`), the objectives (`objectives`) and what a step is scored
+on (`scoring`). Shape letters: B images of this rank, K trained steps or draws, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,13 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from boig_core.config import Recipe
-from boig_core.diffusion.ddim import ddim_step, predict, schedule
-from boig_core.diffusion.lora import Adapter, checksum, engine_dtype, make_trainable, read_adapter
+from boig_core.diffusion.ddim import predict, schedule
+from boig_core.diffusion.lora import Adapter, base_model, engine_dtype, make_trainable, read_adapter
 from boig_core.diffusion.objectives import EXTREMES, MEANS, OBJECTIVES, Rewarded, Scored, clipped_ratio
 from boig_core.diffusion.pipeline import encode_prompts, load_base, text_encoders
-from boig_core.diffusion.rollout import Rollouts, epoch_chunks, epoch_steps
+from boig_core.diffusion.rollout import Rollouts, epoch_chunks, epoch_steps, made_on
+from boig_core.diffusion.scoring import Step, trained_step
+from boig_core.diffusion.state import Average, Best
 from boig_core.diffusion.trajectory import Trajectory, concatenate
 from boig_core.diffusion.watch import image_metrics, reward_metrics
 from boig_core.errors import InputError, RecipeError, ScorerError
@@ -35,8 +36,6 @@ from boig_core.training.monitors import MONITORS, WATCHED, Trip, check
 from boig_core.vocabulary import Sample
 
 log = get_logger(__name__)
-_BEST = "best.npz"
-_WEIGHT = "weight:"
 _SHUFFLE = 4  # stream of random numbers, beside those of `rollout`
 
 
@@ -46,42 +45,6 @@ class Slice:
 
     trajectory: Trajectory
     advantages_B: NDArray[np.float64]
-
-
-@dataclass
-class Best:
-    """The engine, and beside it the policy whose images had the highest mean reward: one checkpoint holds both.
-
-    Attributes:
-        engine: what trains.
-        reward: mean reward of the best epoch.
-        adapter: weights that its images were sampled from; None where none was offered.
-    """
-
-    engine: Engine
-    reward: float = float("-inf")
-    adapter: Adapter | None = None
-
-    def offer(self, reward: float, policy: Callable[[], Adapter]) -> None:
-        """Keep the policy if its reward is the highest so far."""
-        if reward > self.reward:
-            self.reward, self.adapter = reward, policy()
-
-    def save(self, folder: Path) -> None:
-        """The engine's files, and ``best.npz`` of the rank that holds a best policy."""
-        self.engine.save(folder)
-        if self.adapter is not None:
-            arrays: dict[str, Any] = {_WEIGHT + name: weight for name, weight in self.adapter.weights.items()}
-            np.savez(folder / _BEST, np.array([self.reward, self.adapter.version]), **arrays)
-
-    def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote on all ranks."""
-        self.engine.load(folder)
-        if rank() == 0 and (folder / _BEST).is_file():
-            with np.load(folder / _BEST) as stored:
-                reward, version = stored["arr_0"].tolist()
-                weights = {name.removeprefix(_WEIGHT): stored[name] for name in stored.files if name.startswith(_WEIGHT)}
-            self.reward, self.adapter = reward, Adapter(int(version), weights, checksum(weights))
 
 
 class Learner:
@@ -107,7 +70,7 @@ class Learner:
     ) -> None:
         if not samples:
             raise InputError("high-KPI training samples: 0", "DDPO prompts are their texts", "ingest more posts or lower data.floors")
-        self.config, self.seed, self.samples, self.dtype = recipe.ddpo, recipe.seed, samples, recipe.sd.dtype
+        self.config, self.seed, self.samples = recipe.ddpo, recipe.seed, samples
         self.rollouts, self.checkpoints, self.report, self.show = rollouts, checkpoints, report, show
         self.pipe: Any = load_base(recipe.sd)
         make_trainable(self.pipe.unet, self.config.lora_rank, self.seed)
@@ -123,7 +86,7 @@ class Learner:
                 weight_decay=1e-4,
                 grad_clip=self.config.grad_clip,
                 zero_stage=self.config.zero_stage,
-                dtype=engine_dtype(self.dtype, self.config.lora_rank),
+                dtype=engine_dtype(recipe.sd.dtype, self.config.lora_rank),
             ),
         )
         self.engine.module.eval()  # dropout would part the scored policy from the sampled one
@@ -133,13 +96,15 @@ class Learner:
         self.history: dict[str, tuple[float, ...]] = {}
         self.rows: list[dict[str, float]] = []
         self.trips: list[Trip] = []
-        self.best = Best(self.engine)
+        self.average = Average(self.pipe.unet, self.config.ema) if self.config.ema is not None else None
+        self.best = Best(self.engine, average=self.average)
 
     def fit(self) -> Adapter:
         """Train from the newest checkpoint, or the start, to the last epoch or a monitor's stop.
 
         Returns:
-            The trained weights; on rank 0 those of the best epoch, when a monitor that keeps it ended the training.
+            The trained weights, or their moving average; on rank 0 those of the best epoch, when a monitor that keeps
+            it ended the training.
         """
         start = self._restore()
         ended = time.monotonic()
@@ -151,6 +116,8 @@ class Learner:
             sampled = time.monotonic()
             if epoch == start:
                 self._check_ratio(part)
+            if self.config.recompute_logprobs:
+                part = self._recomputed(part)
             if rank() == 0 and self.config.monitors.keeps_best:
                 self.best.offer(metrics["reward"], self._policy)
             metrics |= self._update(epoch, part)
@@ -170,7 +137,9 @@ class Learner:
                 self.checkpoints.save(self.best, epoch + 1, state)
         self.checkpoints.wait()
         keep = any(trip.action == "keep_best" for trip in self.trips)
-        return self.best.adapter if keep and self.best.adapter is not None else self._policy()
+        if keep and self.best.adapter is not None:
+            return self.best.adapter
+        return self._policy() if self.average is None else self.average.adapter(self.engine.steps_done)
 
     def _stopped(self) -> bool:
         return any(trip.action in ("stop", "keep_best") for trip in self.trips)
@@ -246,65 +215,90 @@ class Learner:
     def _losses(self, part: Slice, rows: Sequence[int]) -> list[Callable[[], tuple[torch.Tensor, dict[str, float]]]]:
         """One function per micro-batch and trained step: its share of the update's loss, and its metrics."""
         trajectory = part.trajectory
-        steps = epoch_steps(self.config, self.seed, trajectory.epoch, len(trajectory.timesteps_K))
+        steps = epoch_steps(self.config, self.seed, trajectory.epoch, self.config.trained_steps)
         functions: list[Callable[[], tuple[torch.Tensor, dict[str, float]]]] = []
-        for start in range(0, len(rows), self.config.micro_batch):
-            micro = list(rows[start : start + self.config.micro_batch])
+        for micro in self._micro_batches(rows):
             functions += [functools.partial(self._loss, part, micro, k, len(micro) / len(rows) / len(steps)) for k in steps]
         return functions
+
+    def _micro_batches(self, rows: Sequence[int]) -> list[list[int]]:
+        return [list(rows[start : start + self.config.micro_batch]) for start in range(0, len(rows), self.config.micro_batch)]
 
     def _loss(self, part: Slice, rows: list[int], k: int, weight: float) -> tuple[torch.Tensor, dict[str, float]]:
         device = self.engine.device
         old_B = torch.from_numpy(part.trajectory.logprobs_old_BK[rows, k]).to(device)
         advantages_B = torch.from_numpy(part.advantages_B[rows]).float().to(device)
-        loss, metrics = clipped_ratio(Scored(self._score(part.trajectory, rows, k), old_B, advantages_B, self.config.clip_ratio))
+        step = self._step(part.trajectory, rows, k)
+        prompts = [part.trajectory.prompts_B[row] for row in rows]
+        anchor_BCHW = self._predict_anchor(step, prompts) if self.config.kl else None
+        pred_BCHW = self._predict(step, prompts, self.engine)
+        loss, metrics = clipped_ratio(Scored(step.logprob(pred_BCHW), old_B, advantages_B, self.config.clip_ratio))
+        if anchor_BCHW is not None:
+            kl = step.kl(pred_BCHW, anchor_BCHW).mean()
+            loss, metrics["kl"] = loss + self.config.kl * kl, float(kl.detach())
         return loss * weight, {name: value * (1.0 if name in EXTREMES else weight) for name, value in metrics.items()}
 
     def _score(self, trajectory: Trajectory, rows: list[int], k: int) -> torch.Tensor:
         """Log-probabilities of trained step k under the weights as they are."""
-        device = self.engine.device
-        prompts = [trajectory.prompts_B[row] for row in rows]
+        step = self._step(trajectory, rows, k)
+        return step.logprob(self._predict(step, [trajectory.prompts_B[row] for row in rows], self.engine))
+
+    def _step(self, trajectory: Trajectory, rows: list[int], k: int) -> Step:
+        prediction = self.pipe.scheduler.config.prediction_type
+        return trained_step(self.config, self.seed, trajectory, rows, k, self.alphas_T1, prediction, self.engine.device)
+
+    def _predict(self, step: Step, prompts: list[str], unet: Any) -> torch.Tensor:
         condition = encode_prompts(self.pipe, prompts)
         blank = encode_prompts(self.pipe, [None]) if self.config.guidance > 1 else None
-        latents_BCHW, prev_BCHW = (torch.from_numpy(trajectory.latents_BSCHW[rows, s]).to(device) for s in (k, k + 1))
-        t, t_prev = trajectory.timesteps_K[k], trajectory.timesteps_prev_K[k]
-        pred_BCHW = predict(self.engine, latents_BCHW, t, condition, blank, self.config.guidance)
-        _, logprobs_B = ddim_step(
-            pred_BCHW,
-            latents_BCHW,
-            t,
-            t_prev,
-            self.alphas_T1,
-            self.config.eta,
-            prediction=self.pipe.scheduler.config.prediction_type,
-            reduction=self.config.logprob,
-            prev_BCHW=prev_BCHW,
-        )
-        if logprobs_B is None:
-            raise ValueError(f"step {t} -> {t_prev} has no log-probability")
-        return logprobs_B
+        return predict(unet, step.sample_BCHW, step.t, condition, blank, self.config.guidance)
+
+    @torch.no_grad()
+    def _predict_anchor(self, step: Step, prompts: list[str]) -> torch.Tensor:
+        """What the base model, or the moving average, predicts."""
+        if self.config.anchor == "ema" and self.average is not None:
+            with self.average.in_place():
+                return self._predict(step, prompts, self.pipe.unet)
+        with base_model(self.pipe.unet):
+            return self._predict(step, prompts, self.pipe.unet)
 
     @torch.no_grad()
     def _check_ratio(self, part: Slice) -> None:
         """With weights unchanged since the rollout, scoring again must give the stored log-probabilities.
 
         On CPU the ratio was 1 within 2e-6 in float32 (for the mean over latent dimensions) and exactly 1 in bfloat16, whatever the batch's
-        composition. A GPU may choose other kernels for another batch, which bfloat16 shows more.
+        composition. A GPU may choose other kernels for another batch, which bfloat16 shows more. Where log-probabilities are recomputed
+        anyway, a difference is logged alone.
 
         Raises:
-            RecipeError: naming the worst step: sampling and training do not see the same policy.
+            RecipeError: naming the worst step, and dtypes and devices that differ: sampling and training do not see the same policy.
         """
-        rows = list(range(min(self.config.micro_batch, len(part.trajectory))))
-        old_BK = part.trajectory.logprobs_old_BK
-        worst = [float((self._score(part.trajectory, rows, k).cpu() - torch.from_numpy(old_BK[rows, k])).exp().sub(1).abs().max())
-                 for k in range(len(part.trajectory.timesteps_K))]  # fmt: skip
+        trajectory = part.trajectory
+        rows = list(range(min(self.config.micro_batch, len(trajectory))))
+        old_BK = torch.from_numpy(trajectory.logprobs_old_BK)
+        worst = [float((self._score(trajectory, rows, k).cpu() - old_BK[rows, k]).exp().sub(1).abs().max()) for k in range(old_BK.shape[1])]
         k = int(np.argmax(worst))
-        if not worst[k] <= self.config.clip_ratio / 10:
-            raise RecipeError(
-                f"ratio {1 + worst[k]:.6f} at timestep {part.trajectory.timesteps_K[k]} with unchanged weights in {self.dtype}",
-                f"must be 1 within clip_ratio / 10 = {self.config.clip_ratio / 10:g}",
-                "set sd.dtype to float32, use one kind of device for rollouts and learner, or raise ddpo.clip_ratio",
-            )
+        if worst[k] <= self.config.clip_ratio / 10:
+            return
+        mine, others = made_on(self.pipe.unet), sorted(set(trajectory.made_on_B) - {made_on(self.pipe.unet)})
+        where = f"timestep {trajectory.timesteps_K[k]}" if trajectory.timesteps_K else f"draw {k}"
+        error = RecipeError(
+            f"ratio {1 + worst[k]:.6f} at {where} with unchanged weights, rollouts in {' and '.join(others) or mine}, learner in {mine}",
+            f"must be 1 within clip_ratio / 10 = {self.config.clip_ratio / 10:g}",
+            "use one precision and kind of device (sd.dtype float32), set ddpo.recompute_logprobs, or raise ddpo.clip_ratio",
+        )
+        if not self.config.recompute_logprobs:
+            raise error
+        log.warning("%s: the learner's own log-probabilities are used", error.value)
+
+    @torch.no_grad()
+    def _recomputed(self, part: Slice) -> Slice:
+        """The slice with old log-probabilities under the learner's own weights as they are, in the batches of the updates."""
+        old_BK = part.trajectory.logprobs_old_BK.copy()
+        for rows in np.split(np.arange(len(part.trajectory)), self.config.updates):
+            for micro in self._micro_batches(rows.tolist()):
+                for k in range(old_BK.shape[1]):
+                    old_BK[micro, k] = self._score(part.trajectory, micro, k).cpu().numpy()
+        return replace(part, trajectory=replace(part.trajectory, logprobs_old_BK=old_BK))
 
     def _update(self, epoch: int, part: Slice) -> dict[str, float]:
         """The epoch's policy updates; metrics are means over ranks and updates, but the ratio's extremes."""
@@ -315,18 +309,21 @@ class Learner:
             for update in order:
                 seen: list[dict[str, float]] = []
                 info = self.engine.step([self._kept(loss, seen) for loss in self._losses(part, rows[update].tolist())])
+                if self.average is not None:
+                    self.average.update()
                 infos.append(seen)
                 norms.append(info.grad_norm)
         worst, low, high = ([m[name] for seen in infos for m in seen] for name in EXTREMES)
         extremes = torch.tensor([max(worst), -min(low), max(high)]).to(self.engine.device)
         dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
-        sums = torch.tensor([[sum(m[name] for m in seen) for name in MEANS] for seen in infos]).mean(dim=0)
+        names = (*MEANS, "kl") if self.config.kl else MEANS
+        sums = torch.tensor([[sum(m[name] for m in seen) for name in names] for seen in infos]).mean(dim=0)
         means = (self.engine.total(sums) / world_size()).tolist()
         return {
             "ratio_deviation": float(extremes[0]),
             "ratio_min": -float(extremes[1]),
             "ratio_max": float(extremes[2]),
-            **dict(zip(MEANS, means, strict=True)),
+            **dict(zip(names, means, strict=True)),
             "grad_norm": float(np.mean(norms)),
         }
 

@@ -7,7 +7,8 @@ checksum. Leaves out: optimiser state (see `boig_core.training`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,16 @@ def engine_dtype(dtype: Dtype, rank: int | None) -> Dtype:
     An engine in bfloat16 would cast the adapter down; in float32 it leaves the frozen weights as they are.
     """
     return dtype if rank is None else "float32"
+
+
+@contextmanager
+def base_model(unet: Any) -> Iterator[None]:
+    """The UNet of `make_trainable` computes as the frozen base model: its LoRA is switched off. For passes without a gradient."""
+    unet.disable_adapters()
+    try:
+        yield
+    finally:
+        unet.enable_adapters()
 
 
 def read_adapter(unet: Any, version: int) -> Adapter:

@@ -2,12 +2,14 @@
 
 The unit of work is a chunk of fixed size. Its noise is drawn on the CPU from (seed, epoch, index), so a chunk gives the same bits
 whoever samples it, and again when it is redone (same hardware, threads and versions). Outside a window of a few early steps the
-sampling is deterministic: only the window is stochastic and trained on. Leaves out: where chunks run (`boig_core.cluster.rollouts`)
+sampling is deterministic: only the window is stochastic and trained on. For the forward process all of it is deterministic, and the final
+latents are trained on. Leaves out: where chunks run (`boig_core.cluster.rollouts`)
 and the update (`learner`). Shape letters: B images, K trained steps, S = K + 1, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -20,6 +22,7 @@ from boig_core.config import DDPO, Recipe
 from boig_core.diffusion.ddim import ddim_step, predict, schedule
 from boig_core.diffusion.lora import Adapter, make_trainable, write_adapter
 from boig_core.diffusion.pipeline import decode, encode_prompts, latent_shape, load_base
+from boig_core.diffusion.scoring import draw_matching
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.vocabulary import Sample
 
@@ -82,8 +85,10 @@ def epoch_samples(samples: Sequence[Sample], seed: int, epoch: int, count: int) 
 def epoch_window(config: DDPO, seed: int, epoch: int) -> tuple[int, int]:
     """Stochastic and trained steps of an epoch: first, and one past the last.
 
-    Without a window every step but the last, whose noise has no variance.
+    Without a window every step but the last, whose noise has no variance; none at all for the forward process.
     """
+    if config.forward_process:
+        return config.sampling_steps, config.sampling_steps
     if config.window is None:
         return 0, config.sampling_steps - 1
     span = min(max(config.window, int(config.window_span * config.sampling_steps)), config.sampling_steps - 1)
@@ -92,7 +97,7 @@ def epoch_window(config: DDPO, seed: int, epoch: int) -> tuple[int, int]:
 
 
 def epoch_steps(config: DDPO, seed: int, epoch: int, stochastic: int) -> list[int]:
-    """Which of an epoch's so many stochastic steps are trained on, as falling in time: a function of seed and epoch alone."""
+    """Which of an epoch's so many stochastic steps or draws are trained on, as falling in time: a function of seed and epoch alone."""
     count = max(1, round(config.timestep_fraction * stochastic))
     return sorted(np.random.default_rng((_STEPS, seed, epoch)).permutation(stochastic)[:count].tolist())
 
@@ -112,6 +117,12 @@ def draw_noise(seed: int, epoch: int, index: int, count: int, shape: tuple[int, 
     key = np.random.SeedSequence((_NOISE, seed, epoch, index)).generate_state(1, np.uint64)[0]
     generator = torch.Generator("cpu").manual_seed(int(key >> np.uint64(1)))
     return torch.randn((count, *shape), generator=generator)
+
+
+def made_on(unet: Any) -> str:
+    """What decides the last bits of a prediction: dtype, device and library, in words."""
+    device = torch.cuda.get_device_name(unet.device) if unet.device.type == "cuda" else f"{unet.device.type}, {platform.machine()}"
+    return f"{str(unet.dtype).removeprefix('torch.')} on {device}, torch {torch.__version__}"
 
 
 class Sampler:
@@ -176,6 +187,11 @@ class Sampler:
                     kept.append(latents_BCHW)
             else:
                 latents_BCHW, _ = ddim_step(pred_BCHW, latents_BCHW, t, t_prev, self.alphas_T1, 0.0, prediction=prediction)
+        if self.config.forward_process:
+            kept.append(latents_BCHW)
+            for k in range(self.config.draws):
+                draw = draw_matching(self.config, self.seed, chunk.epoch, chunk.indices, k, latents_BCHW, self.alphas_T1, prediction)
+                logprobs.append(draw.logprob(predict(self.pipe.unet, draw.sample_BCHW, draw.t, condition)))
         return Trajectory(
             epoch=chunk.epoch,
             version=adapter.version,
@@ -187,6 +203,7 @@ class Sampler:
             latents_BSCHW=torch.stack(kept, dim=1).cpu().numpy(),
             logprobs_old_BK=torch.stack([logprob for logprob in logprobs if logprob is not None], dim=1).cpu().numpy(),
             images_BHWC=decode(self.pipe, latents_BCHW),
+            made_on_B=(made_on(self.pipe.unet),) * len(chunk.indices),
         )
 
 
