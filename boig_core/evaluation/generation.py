@@ -122,21 +122,30 @@ class Measured:
         return {"reward": self.reward_N, "judge": self.judge_N, "clip": self.clip_N}[measure]
 
 
+def draw_prompts(samples: Sequence[Sample], split: str, count: int, key: tuple[int, ...]) -> tuple[Sample, ...]:
+    """Samples of ``count`` distinct texts among the HIGH ones of a split, drawn by the random ``key``; all where there are fewer.
+
+    Raises:
+        InputError: fewer than two of them.
+    """
+    texts = {sample.text: sample for sample in sorted(samples, key=lambda s: s.id) if sample.split == split and sample.bucket == "high"}
+    held = sorted(texts.values(), key=lambda sample: sample.id)
+    if len(held) < 2:
+        raise InputError(f"{len(held)} distinct prompts of HIGH {split} samples", "must be at least 2", "ingest more posts")
+    if len(held) < count:
+        log.warning("the %s split has %d distinct HIGH prompts, fewer than the %d asked for", split, len(held), count)
+    order = np.random.default_rng(key).permutation(len(held))[:count]
+    return tuple(held[index] for index in sorted(order))
+
+
 def make_plan(samples: Sequence[Sample], recipe: Recipe) -> Plan:
     """Choose prompts: distinct texts of HIGH samples of the test split, drawn by the recipe's seed.
 
     Raises:
         InputError: fewer than two of them, or nothing to rewrite them with.
     """
-    texts = {sample.text: sample for sample in sorted(samples, key=lambda s: s.id) if sample.split == "test" and sample.bucket == "high"}
-    held = sorted(texts.values(), key=lambda sample: sample.id)
-    if len(held) < 2:
-        raise InputError(f"{len(held)} distinct prompts of HIGH test samples", "must be at least 2", "ingest more posts")
     settings = recipe.evaluation
-    if len(held) < settings.prompts:
-        log.warning("the test split has %d distinct HIGH prompts, fewer than evaluation.prompts = %d", len(held), settings.prompts)
-    order = np.random.default_rng([recipe.seed, _EVALUATION_STREAM]).permutation(len(held))[: settings.prompts]
-    chosen = tuple(held[index] for index in sorted(order))
+    chosen = draw_prompts(samples, "test", settings.prompts, (recipe.seed, _EVALUATION_STREAM))
     seeds = np.random.SeedSequence([recipe.seed, _EVALUATION_STREAM, 1]).generate_state(len(chosen) * settings.images_per_prompt)
     rewritten = tuple(rewrite_by_retrieval(samples, chosen)) if settings.rewrite == "retrieval" else None
     return Plan(chosen, settings.images_per_prompt, tuple(int(seed) for seed in seeds), rewritten)
