@@ -13,6 +13,7 @@ import functools
 import io
 import json
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 from boig_core.cluster.gauges import Gauges
@@ -24,6 +25,7 @@ from boig_core.data.dataset import read_samples
 from boig_core.diffusion.lora import Adapter, open_policy, save_policy
 from boig_core.diffusion.rollout import Scorer
 from boig_core.evaluation.files import make_grid
+from boig_core.evaluation.probe import Look, Probe, Witnesses
 from boig_core.observability.logs import get_logger
 from boig_core.observability.metrics import MetricLog
 from boig_core.rewards.calibration import Calibration, read_calibration, require_worth
@@ -80,7 +82,6 @@ def work(space: Workspace) -> Outcome:
 def open_scorer(recipe: Recipe, boigllm: str, predictor: str | None, calibration: Calibration, device: str) -> Scorer:
     """The reward, and what the probe asks beside it, in the process that scores."""
     from boig_core.evaluation.judges import ClipJudge
-    from boig_core.evaluation.probe import Witnesses
     from boig_core.perception.describe import Perceiver
     from boig_core.rewards.scorer import Scorer as LlmScorer
     from boig_core.rewards.scorer import fetched
@@ -93,7 +94,6 @@ def open_scorer(recipe: Recipe, boigllm: str, predictor: str | None, calibration
 def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
     """One learner: the trained weights, the mean reward of each epoch from the first on, and the monitors that tripped."""
     from boig_core.diffusion.learner import Learner
-    from boig_core.evaluation.probe import Look, Probe
 
     job: Job = config["job"]
     rollouts: RayRollouts = config["rollouts"]
@@ -103,8 +103,9 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
     gauges = Gauges(job.stage, job.version)
 
     def report(epoch: int, values: dict[str, float]) -> None:
-        wall_s = sum(values[f"seconds_{phase}"] for phase in ("probe", "rollouts", "update", "between"))
-        row = {**values, **rollouts.idle(wall_s), "idle_learner": 1 - values["seconds_update"] / wall_s}
+        waited_s = values["seconds_probe"] + values["seconds_rollouts"]
+        wall_s = waited_s + values["seconds_update"] + values["seconds_between"]
+        row = {**values, **rollouts.idle(wall_s), "idle_learner": waited_s / wall_s}
         gauges.set({"epoch": epoch, **row})
         if curve is not None:
             curve.log(epoch, **row)
@@ -115,22 +116,10 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
             *(values[name] for name in ("reward", "reward_std", "seconds_rollouts", "seconds_update", "clip_fraction")),
         )
 
-    def keep(name: str, content: bytes) -> None:
-        store.write_bytes(store.join(job.attempt_uri, "samples", name), content)
-
-    def by_prompt(epoch: int, means: list[tuple[str, float]]) -> None:
-        rows = [{"prompt": prompt, "reward": mean} for prompt, mean in means]
-        keep(f"epoch-{epoch:04d}.json", json.dumps(rows, indent=1).encode())
-
-    def show(epoch: int, look: Look) -> None:
-        buffer = io.BytesIO()
-        make_grid(list(look.images_PKHWC)).save(buffer, format="PNG")
-        keep(f"probe-{epoch:04d}.png", buffer.getvalue())
-        keep(f"probe-{epoch:04d}.json", json.dumps({**look.metrics, "rows": look.by_prompt}, indent=1).encode())
-
-    probe = Probe(job.recipe, samples, rollouts, show) if job.recipe.ddpo.probe_every is not None else None
+    shown = Shown(job.attempt_uri)
+    probe = Probe(job.recipe, samples, rollouts, shown.look) if job.recipe.ddpo.probe_every is not None else None
     prompts = [sample for sample in samples if sample.split == "train" and sample.bucket == "high"]
-    learner = Learner(job.recipe, prompts, rollouts, Checkpoints(job.task, job.attempt), report, by_prompt, probe)
+    learner = Learner(job.recipe, prompts, rollouts, Checkpoints(job.task, job.attempt), report, shown.prompts, probe)
     rollouts.wait_ready()
     try:
         adapter = learner.fit()
@@ -138,6 +127,27 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
         if curve is not None and curve.rows:
             curve.close()
     return adapter, [row["reward"] for row in learner.rows], learner.trips
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What people look at while it trains: ``samples/`` of an attempt."""
+
+    attempt: str
+
+    def prompts(self, epoch: int, means: list[tuple[str, float]]) -> None:
+        """Prompts that an epoch trains on, with their mean rewards."""
+        self._put(f"epoch-{epoch:04d}.json", json.dumps([{"prompt": prompt, "reward": mean} for prompt, mean in means], indent=1).encode())
+
+    def look(self, epoch: int, look: Look) -> None:
+        """A probe's images, one row a prompt, and its numbers in the same order."""
+        buffer = io.BytesIO()
+        make_grid(list(look.images_PKHWC)).save(buffer, format="PNG")
+        self._put(f"probe-{epoch:04d}.png", buffer.getvalue())
+        self._put(f"probe-{epoch:04d}.json", json.dumps({**look.metrics, "rows": look.by_prompt}, indent=1).encode())
+
+    def _put(self, name: str, content: bytes) -> None:
+        store.write_bytes(store.join(self.attempt, "samples", name), content)
 
 
 if __name__ == "__main__":

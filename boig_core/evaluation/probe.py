@@ -1,9 +1,10 @@
 """The probe: how a policy does, while it trains, on held-out prompts and noise that are the same every time.
 
 Its numbers stand in the rows of the epochs that it looks at, where monitors and the choice of the best epoch read them. It samples as the
-training does, on the same actors. The CLIP is the perception's and the prompts are the validation split's: the judges and prompts of
-`generation` take no part. Leaves out: when it looks (`boig_core.diffusion.learner`) and what follows
-(`boig_core.training.monitors`). Shape letters: B images of a chunk, N all images, P prompts, K images a prompt, D width of the CLIP.
+training does, on the same actors. The prompts are the validation split's and the CLIP is the perception's: prompts and judges of
+`generation` take no part. A reward may read that CLIP too, so that a margin which falls says more than one which stays. Leaves out: when
+it looks (`boig_core.diffusion.learner`) and what follows (`boig_core.training.monitors`). Shape letters: B images of a chunk, N all images,
+P prompts, K images a prompt, D width of the CLIP.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Stages calibrate and score_rewards over a real dataset and a BoigLLM with random weights, by Ray actors, from store to store."""
+"""Stages calibrate, score_rewards and ddpo over a real dataset and a BoigLLM with random weights, by Ray actors, from store to store."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import ray
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from boig_core.adworld.export import write_world
@@ -29,11 +31,11 @@ from boig_core.rewards import REWARDS, offered
 from boig_core.storage import commit, manifest, store
 from boig_core.storage.job import Job, Stage, run_stage, write_job
 from boig_core.verbalization.answer import print_answer
-from boig_core.verbalization.templates import build_prompt, condition_of
+from boig_core.verbalization.templates import Wording, build_prompt, condition_of
 from boig_core.vocabulary import Seen
-from ray_jobs import calibrate, finetune_llm, score_rewards
+from ray_jobs import calibrate, ddpo, finetune_llm, score_rewards
 
-WORK = {Stage.CALIBRATE: calibrate.work, Stage.SCORE_REWARDS: score_rewards.work}
+WORK = {Stage.CALIBRATE: calibrate.work, Stage.SCORE_REWARDS: score_rewards.work, Stage.DDPO: ddpo.work}
 SETTINGS = (
     "llm.max_new_tokens=16", "reward.posts=24", "reward.chunk=16", "reward.weights={contrast: 1, mean_logprob: 0.5}",
     "evaluation.bootstrap=100", "data.split=[0.6, 0.2, 0.2]", "perception.kinds=[]",
@@ -198,3 +200,39 @@ def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Made) -
     assert failure is not None
     assert failure.user
     assert failure.message.startswith("input 'predictor'")
+
+
+def test_an_alignment_is_watched_by_a_predictor_that_it_does_not_maximize(made: Made, tmp_path: Path) -> None:
+    folder = tmp_path / "predictor"
+    shutil.copytree(made.inputs["boigllm"], folder, ignore=shutil.ignore_patterns(manifest.MANIFEST))
+    save_file({"weight": torch.full((1, 32), 0.1), "bias": torch.tensor([0.5])}, folder / "head.safetensors")
+    about = {"method": "head", "wording": Wording.of(load_recipe("tiny", SETTINGS)).model_dump(mode="json")}
+    (folder / "predictor.json").write_text(json.dumps(about))
+    predictor = made.publish("models/predictor", folder, "predictor")
+    sizes = ("epochs=2", "prompts=2", "images_per_prompt=2", "chunk=4", "sampling_steps=3", "window=1", "updates=1", "probe_every=2")
+    settings = ("reward.min_auc=null", *(f"ddpo.{size}" for size in sizes))
+    done = made.run(Stage.DDPO, *settings, **made.inputs, predictor=predictor)
+    assert set(done["outputs"]) == {"boigsd"}
+
+    attempt = Path(made.root, "runs/dag/r/ddpo/attempt-1")
+    first, second = (json.loads(line) for line in (attempt / "metrics.jsonl").read_text().splitlines())
+    assert 0 <= first["probe_engagement"] <= 100
+    low, high = json.loads(Path(made.inputs["calibration"], "calibration.json").read_text())["clip"]
+    assert low <= first["probe_reward"] <= high
+    assert first["probe_diversity"] > 0
+    assert not any(name.startswith("probe_") for name in second)
+    for row in (first, second):
+        assert all(0 < row[f"idle_{pool}"] < 1 for pool in ("learner", "rollout_actors", "reward_actors"))
+
+    assert sorted(path.name for path in (attempt / "samples").iterdir()) == [
+        "epoch-0000.json", "epoch-0001.json", "probe-0000.json", "probe-0000.png"
+    ]  # fmt: skip
+    texts = {split: {sample.text for sample in made.samples if sample.split == split} for split in ("train", "validation")}
+    trained = json.loads((attempt / "samples/epoch-0001.json").read_text())
+    assert {row["prompt"] for row in trained} <= texts["train"]
+    assert [row["reward"] for row in trained] == pytest.approx([second["reward_prompt_max"], second["reward_prompt_min"]])
+    probed = json.loads((attempt / "samples/probe-0000.json").read_text())
+    assert {row["prompt"] for row in probed["rows"]} <= texts["validation"]
+    assert np.mean([row["engagement"] for row in probed["rows"]]) == pytest.approx(first["probe_engagement"])
+    with Image.open(attempt / "samples/probe-0000.png") as grid:
+        assert grid.size == (4 * 100 - 4, len(probed["rows"]) * 100 - 4)

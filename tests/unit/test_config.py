@@ -97,6 +97,7 @@ def test_recipes_are_frozen() -> None:
         ("ddpo: {window: 10, window_span: 1}", r"window 10 must be below sampling_steps = 10: the last step has no noise"),
         ("ddpo: {eta: 0}", r"^ddpo\.eta = 0: input should be greater than 0"),
         ("ddpo: {eta: 1.1}", r"^ddpo\.eta = 1\.1: input should be less than or equal to 1"),
+        ("perception: {clip: 'package:clip-judge'}", r"perception\.clip package:clip-judge, which the probe of ddpo reads, must differ"),
         ("ddpo: {logprob: sum}", r"logprob sum needs a clip_ratio of its own"),
         ("name: 'Not a slug!'", r"^name = 'Not a slug!': string should match"),
         ("- a list", r"must be a mapping of sections"),
