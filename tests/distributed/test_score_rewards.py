@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -202,11 +203,12 @@ def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Made) -
     assert failure.message.startswith("input 'predictor'")
 
 
+@pytest.mark.slow
 def test_an_alignment_is_watched_by_a_predictor_that_it_does_not_maximize(made: Made, tmp_path: Path) -> None:
     folder = tmp_path / "predictor"
     shutil.copytree(made.inputs["boigllm"], folder, ignore=shutil.ignore_patterns(manifest.MANIFEST))
     save_file({"weight": torch.full((1, 32), 0.1), "bias": torch.tensor([0.5])}, folder / "head.safetensors")
-    about = {"method": "head", "wording": Wording.of(load_recipe("tiny", SETTINGS)).model_dump(mode="json")}
+    about = {"method": "head", "wording": asdict(Wording.of(load_recipe("tiny", SETTINGS)))}
     (folder / "predictor.json").write_text(json.dumps(about))
     predictor = made.publish("models/predictor", folder, "predictor")
     sizes = ("epochs=2", "prompts=2", "images_per_prompt=2", "chunk=4", "sampling_steps=3", "window=1", "updates=1", "probe_every=2")

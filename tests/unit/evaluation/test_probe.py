@@ -76,6 +76,7 @@ def fit(setting: Recipe, samples: list[Sample], scorer: Any, task: Path, attempt
     return learner, learner.fit(), looks
 
 
+@pytest.mark.slow
 def test_a_hacked_reward_is_stopped_while_the_policy_is_still_better_than_the_base(samples: list[Sample], tmp_path: Path) -> None:
     def trained(action: str) -> tuple[Learner, Adapter]:
         guard = f"monitors.overoptimization={{action: {action}, rise: 0.3, fall: 0.3}}"
