@@ -426,7 +426,8 @@ class Overoptimization(_Section):
     rise: float = Field(0.5, ge=0)
     """Rise of the training's reward since the probe's best, in spreads of the first epoch's rewards, that makes a fall suspicious."""
     fall: float = Field(0.5, gt=0)
-    """Fall of the probe since its best that is one, in spreads of the first probe's images: three standard errors of its mean, at least."""
+    """Fall of the probe since its best that counts, in spreads of the first probe's images: between two means of 64 independent images the
+    standard error is 0.18."""
 
 
 class Monitors(_Section):
@@ -504,7 +505,7 @@ class DDPO(_Section):
     checkpoint_every: int = Field(5, ge=1)
     """Epochs between checkpoints."""
     probe_every: int | None = Field(5, ge=1)
-    """Epochs between two looks at the same held-out prompts and noise, the first at the base; none: never."""
+    """Epochs between two looks at 64 images of the same held-out prompts and noise, the first at the base; none: never."""
     monitors: Monitors = Monitors()
     """What warns of, or ends, a training that fails."""
 

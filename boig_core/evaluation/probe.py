@@ -88,9 +88,11 @@ class Probe:
     def __init__(self, recipe: Recipe, samples: Sequence[Sample], rollouts: Examines, show: Callable[[int, Look], None]) -> None:
         self._samples = draw_prompts(samples, "validation", PROMPTS, (recipe.seed, _STREAM))
         owners = [sample for sample in self._samples for _ in range(PER_PROMPT)]
-        starts, size, window = range(0, len(owners), recipe.ddpo.chunk), recipe.ddpo.chunk, epoch_window(recipe.ddpo, recipe.seed, 0)
-        pieces = [range(start, min(start + size, len(owners))) for start in starts]
-        self._chunks = [Chunk(_EPOCH, tuple(piece), tuple(owners[i] for i in piece), window) for piece in pieces]
+        window = epoch_window(recipe.ddpo, recipe.seed, 0)
+        self._chunks = []
+        for start in range(0, len(owners), recipe.ddpo.chunk):
+            part = tuple(owners[start : start + recipe.ddpo.chunk])
+            self._chunks.append(Chunk(_EPOCH, tuple(range(start, start + len(part))), part, window))
         self._rollouts, self._show = rollouts, show
 
     def __call__(self, epoch: int, adapter: Adapter) -> dict[str, float]:

@@ -102,7 +102,7 @@ class Scorer:
         return clipped(self._rate(images, samples, self._reward.weights), self._reward, self._calibration)
 
     def examine(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]) -> _Values:
-        """``reward`` as `score` gives it, and ``engagement`` where there is a predictor that the reward does not take; else as `score`."""
+        """``reward`` as `score` gives it, and ``engagement`` where there is a predictor that the reward does not take; errors as there."""
         extra = {"engagement"} - self._reward.weights.keys() if self._models.engagement is not None else set()
         values = self._rate(images, samples, self._reward.weights.keys() | extra)
         return {"reward": clipped(values, self._reward, self._calibration), **{name: values[name] for name in extra}}

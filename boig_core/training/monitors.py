@@ -106,7 +106,7 @@ def overoptimization(rows: Sequence[Row], rise: float, fall: float) -> str | Non
     """Since the best probe by a measure of `HELD_OUT` that measure fell by more than ``fall`` spreads, and the reward rose by more than
     ``rise``.
 
-    Held against the best probe and not against the base: a policy is worth stopping while it is still better than that.
+    Held against the best probe and not against the base, so that a training ends while its policy is still better than the base.
     """
     met = []
     for kind in HELD_OUT:
