@@ -27,12 +27,12 @@ from boig_core.diffusion.rollout import Rollouts, epoch_chunks, epoch_steps, mad
 from boig_core.diffusion.scoring import Step, trained_step
 from boig_core.diffusion.state import Average, Best
 from boig_core.diffusion.trajectory import Trajectory, concatenate
-from boig_core.diffusion.watch import image_metrics, reward_metrics
+from boig_core.diffusion.watch import image_metrics, prompt_means, reward_metrics
 from boig_core.errors import InputError, RecipeError, ScorerError
 from boig_core.observability.logs import get_logger
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, EngineConfig, rank, world_size
-from boig_core.training.monitors import MONITORS, WATCHED, Trip, check
+from boig_core.training.monitors import MONITORS, WATCHED, Trip, check, quality
 from boig_core.vocabulary import Sample
 
 log = get_logger(__name__)
@@ -56,7 +56,9 @@ class Learner:
         rollouts: where experience comes from; needed by rank 0 alone.
         checkpoints: where the state goes.
         report: called by rank 0 after each epoch with its number and metrics.
-        show: called by rank 0 after each epoch with its number and whole trajectory: sample images for people.
+        by_prompt: called by rank 0 after each epoch's rollouts with its number, and each prompt with the mean of its rewards.
+        probe: called by rank 0 every `ddpo.probe_every` epochs, before the rollouts, with the epoch and the policy; what it says of the
+            policy stands in the epoch's row.
     """
 
     def __init__(
@@ -66,12 +68,14 @@ class Learner:
         rollouts: Rollouts | None,
         checkpoints: Checkpoints,
         report: Callable[[int, dict[str, float]], None],
-        show: Callable[[int, Trajectory], None] | None = None,
+        by_prompt: Callable[[int, list[tuple[str, float]]], None] = lambda *_: None,
+        probe: Callable[[int, Adapter], dict[str, float]] | None = None,
     ) -> None:
         if not samples:
             raise InputError("high-KPI training samples: 0", "DDPO prompts are their texts", "ingest more posts or lower data.floors")
         self.config, self.seed, self.samples = recipe.ddpo, recipe.seed, samples
-        self.rollouts, self.checkpoints, self.report, self.show = rollouts, checkpoints, report, show
+        self.rollouts, self.checkpoints, self.report = rollouts, checkpoints, report
+        self.by_prompt, self.probe = by_prompt, None if recipe.ddpo.probe_every is None else probe
         self.pipe: Any = load_base(recipe.sd)
         make_trainable(self.pipe.unet, self.config.lora_rank, self.seed)
         updates = self.config.epochs * self.config.inner_epochs * self.config.updates
@@ -111,22 +115,26 @@ class Learner:
         for epoch in range(start, self.config.epochs):
             if self._stopped():
                 break
-            before, started = ended, time.monotonic()
+            before, begun = ended, time.monotonic()
+            probed = self._probe(epoch)
+            started = time.monotonic()
             part, metrics = self._experience(epoch)
+            metrics |= probed
             sampled = time.monotonic()
             if epoch == start:
                 self._check_ratio(part)
             if self.config.recompute_logprobs:
                 part = self._recomputed(part)
             if rank() == 0 and self.config.monitors.keeps_best:
-                self.best.offer(metrics["reward"], self._policy)
+                self._offer(metrics)
             metrics |= self._update(epoch, part)
             ended = time.monotonic()
             images = self.config.prompts * self.config.images_per_prompt
             metrics |= {
                 "seconds_rollouts": sampled - started,
                 "seconds_update": ended - sampled,
-                "seconds_between": started - before,
+                "seconds_probe": started - begun,
+                "seconds_between": begun - before,
                 "images_per_s": images / (ended - started),
             }
             stopped = self._watch(metrics)
@@ -139,7 +147,16 @@ class Learner:
         keep = any(trip.action == "keep_best" for trip in self.trips)
         if keep and self.best.adapter is not None:
             return self.best.adapter
-        return self._policy() if self.average is None else self.average.adapter(self.engine.steps_done)
+        return self._candidate()
+
+    def _probe(self, epoch: int) -> dict[str, float]:
+        due = rank() == 0 and epoch % (self.config.probe_every or 1) == 0
+        return self.probe(epoch, self._candidate()) if due and self.probe is not None else {}
+
+    def _offer(self, metrics: dict[str, float]) -> None:
+        found = quality(metrics, probed=self.probe is not None)
+        if found is not None:
+            self.best.offer(found, self._candidate)
 
     def _stopped(self) -> bool:
         return any(trip.action in ("stop", "keep_best") for trip in self.trips)
@@ -147,7 +164,7 @@ class Learner:
     def _watch(self, metrics: dict[str, float]) -> bool:
         """Ask the monitors about an epoch, on rank 0; every rank learns whether the training ends, so that none waits for ever."""
         if rank() == 0:
-            self.rows.append({name: metrics[name] for name in WATCHED})
+            self.rows.append({name: metrics[name] for name in WATCHED if name in metrics})
             tripped, known = check(self.config.monitors, self.rows), {trip.monitor for trip in self.trips}
             metrics |= {f"monitor_{name}": float(name in {trip.monitor for trip in tripped}) for name in MONITORS}
             for trip in tripped:
@@ -173,6 +190,10 @@ class Learner:
     def _policy(self) -> Adapter:
         return read_adapter(self.engine.module, self.engine.steps_done)
 
+    def _candidate(self) -> Adapter:
+        """What would be published now: the moving average of the weights, or the policy."""
+        return self._policy() if self.average is None else self.average.adapter(self.engine.steps_done)
+
     def _experience(self, epoch: int) -> tuple[Slice, dict[str, float]]:
         """Rollouts, rewards and advantages of an epoch on rank 0; this rank's slice on every rank."""
         slices: list[Slice | None] = [None] * world_size()
@@ -191,8 +212,7 @@ class Learner:
             slices = list(self._slices(epoch, whole, advantages_B))
             metrics = reward_metrics(rewards_B, advantages_B, self.config.images_per_prompt)
             metrics |= image_metrics(whole.images_BHWC, self.config.images_per_prompt)
-            if self.show is not None:
-                self.show(epoch, whole)
+            self.by_prompt(epoch, prompt_means(rewards_B, whole.prompts_B, self.config.images_per_prompt))
         received: list[Slice | None] = [None]
         if world_size() == 1:
             received = slices

@@ -9,10 +9,11 @@ and the update (`learner`). Shape letters: B images, K trained steps, S = K + 1,
 
 from __future__ import annotations
 
+import functools
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +26,10 @@ from boig_core.diffusion.pipeline import decode, encode_prompts, latent_shape, l
 from boig_core.diffusion.scoring import draw_matching
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.vocabulary import Sample
+
+Findings = Mapping[str, NDArray[np.float64]]
+"""What is measured of some images, by name: one row an image."""
+T = TypeVar("T")
 
 # Streams of random numbers: a first key keeps noise, window and prompts independent of each other.
 _NOISE: Final = 1
@@ -58,6 +63,15 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
+class Examiner(Scorer, Protocol):
+    """A scorer that measures more than the reward, where a probe asks for it."""
+
+    def examine(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> Findings:
+        """``reward`` of uint8 ``images_BHWC``, and whatever else is measured."""
+        ...
+
+
 class Rollouts(Protocol):
     """Where experience comes from.
 
@@ -68,6 +82,11 @@ class Rollouts(Protocol):
     def collect(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, NDArray[np.float64]]]:
         """Trajectory and rewards of each chunk under the policy with this adapter."""
         ...
+
+
+def examine(scorer: Scorer, images: NDArray[np.uint8], samples: Sequence[Sample]) -> Findings:
+    """All that a scorer can say of uint8 ``images_BHWC``: of one that is no `Examiner`, the ``reward`` alone."""
+    return scorer.examine(images, samples) if isinstance(scorer, Examiner) else {"reward": scorer.score(images, samples)}
 
 
 def epoch_samples(samples: Sequence[Sample], seed: int, epoch: int, count: int) -> list[Sample]:
@@ -215,8 +234,17 @@ class LocalRollouts:
 
     def collect(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, NDArray[np.float64]]]:
         """See `Rollouts`."""
+        return self._each(adapter, chunks, self.scorer.score)
+
+    def examine(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, Findings]]:
+        """As `collect`, with all that the scorer can say in place of the rewards."""
+        return self._each(adapter, chunks, functools.partial(examine, self.scorer))
+
+    def _each(
+        self, adapter: Adapter, chunks: Sequence[Chunk], ask: Callable[[NDArray[np.uint8], Sequence[Sample]], T]
+    ) -> list[tuple[Trajectory, T]]:
         results = []
         for chunk in chunks:
             trajectory = self.sampler.rollout(adapter, chunk)
-            results.append((trajectory, self.scorer.score(trajectory.images_BHWC, chunk.samples)))
+            results.append((trajectory, ask(trajectory.images_BHWC, chunk.samples)))
         return results

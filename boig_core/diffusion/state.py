@@ -1,4 +1,4 @@
-"""What a training holds beside its engine: the moving average of the weights, and the policy whose images had the highest reward.
+"""What a training holds beside its engine: the moving average of the weights, and the best policy.
 
 Both are in each checkpoint. Leaves out: when they change and what they are used for (`learner`).
 """
@@ -84,24 +84,24 @@ class Average:
 
 @dataclass
 class Best:
-    """The engine, and beside it the policy whose images had the highest mean reward and the moving average: one checkpoint holds all.
+    """The engine, and beside it the moving average and the best policy (`boig_core.training.monitors.quality`): one checkpoint holds all.
 
     Attributes:
         engine: what trains.
-        reward: mean reward of the best epoch.
-        adapter: weights that its images were sampled from; None where none was offered.
+        quality: of the best epoch.
+        adapter: the weights that epoch began with; None where none was offered.
         average: the moving average of the weights; None where the recipe asks for none.
     """
 
     engine: Engine
-    reward: float = float("-inf")
+    quality: float = float("-inf")
     adapter: Adapter | None = None
     average: Average | None = None
 
-    def offer(self, reward: float, policy: Callable[[], Adapter]) -> None:
-        """Keep the policy if its reward is the highest so far."""
-        if reward > self.reward:
-            self.reward, self.adapter = reward, policy()
+    def offer(self, quality: float, policy: Callable[[], Adapter]) -> None:
+        """Keep the policy if it is the best so far."""
+        if quality > self.quality:
+            self.quality, self.adapter = quality, policy()
 
     def save(self, folder: Path) -> None:
         """The engine's files, the average's, and ``best.npz`` of the rank that holds a best policy."""
@@ -110,7 +110,7 @@ class Best:
             self.average.save(folder)
         if self.adapter is not None:
             arrays: dict[str, Any] = {_WEIGHT + name: weight for name, weight in self.adapter.weights.items()}
-            np.savez(folder / _BEST, np.array([self.reward, self.adapter.version]), **arrays)
+            np.savez(folder / _BEST, np.array([self.quality, self.adapter.version]), **arrays)
 
     def load(self, folder: Path) -> None:
         """Continue from what `save` wrote on all ranks."""
@@ -119,6 +119,6 @@ class Best:
             self.average.load(folder)
         if rank() == 0 and (folder / _BEST).is_file():
             with np.load(folder / _BEST) as stored:
-                reward, version = stored["arr_0"].tolist()
+                quality, version = stored["arr_0"].tolist()
                 weights = {name.removeprefix(_WEIGHT): stored[name] for name in stored.files if name.startswith(_WEIGHT)}
-            self.reward, self.adapter = reward, Adapter(int(version), weights, checksum(weights))
+            self.quality, self.adapter = quality, Adapter(int(version), weights, checksum(weights))

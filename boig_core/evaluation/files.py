@@ -20,6 +20,8 @@ from boig_core.evaluation.plan import ROWS, Plan
 GENERATION_FILE: Final = "generation.json"
 IMAGES_FILE: Final = "images.parquet"
 _ENLARGE: Final = 3
+_LARGE: Final = 128
+"""Images of this side are shown as they are: a person sees nothing in 32 pixels, and a grid of enlarged 512 fills the memory."""
 _GUTTER: Final = 4
 
 
@@ -50,15 +52,16 @@ def write_generation(
 
 
 def make_grid(rows: list[NDArray[np.uint8]]) -> Image.Image:
-    """One row of images (K, H, W, 3) a model, enlarged without smoothing; transparent between them."""
+    """Rows of images (K, H, W, 3) below each other, small ones enlarged without smoothing; transparent between them."""
     count, height, width, _ = rows[0].shape
-    step_y, step_x = height * _ENLARGE + _GUTTER, width * _ENLARGE + _GUTTER
+    times = _ENLARGE if max(height, width) < _LARGE else 1
+    step_y, step_x = height * times + _GUTTER, width * times + _GUTTER
     canvas = np.zeros((len(rows) * step_y - _GUTTER, count * step_x - _GUTTER, 4), np.uint8)
     for r, row_KHWC in enumerate(rows):
         for k, image_HWC in enumerate(row_KHWC):
-            large_HWC = image_HWC.repeat(_ENLARGE, axis=0).repeat(_ENLARGE, axis=1)
-            canvas[r * step_y :, k * step_x :][: height * _ENLARGE, : width * _ENLARGE, :3] = large_HWC
-            canvas[r * step_y :, k * step_x :][: height * _ENLARGE, : width * _ENLARGE, 3] = 255
+            large_HWC = image_HWC.repeat(times, axis=0).repeat(times, axis=1)
+            canvas[r * step_y :, k * step_x :][: height * times, : width * times, :3] = large_HWC
+            canvas[r * step_y :, k * step_x :][: height * times, : width * times, 3] = 255
     return Image.fromarray(canvas)
 
 

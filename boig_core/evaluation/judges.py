@@ -1,7 +1,8 @@
 """Who judges generated images: a held-out judge of the KPI, and a CLIP that took no part in training.
 
-Neither is read by any training stage, monitor or checkpoint choice; they score afterwards. Which KPI judge there is, a stage file says
-(`ray_jobs/judge.py`). Shape letters: N images, M texts, D width of the joint space, F width of the vision features.
+Neither is read by any training stage, monitor or checkpoint choice; they score afterwards. The training's own `probe` asks another CLIP by
+the functions here. Which KPI judge there is, a stage file says (`ray_jobs/judge.py`). Shape letters: N images, M texts, D width of the
+joint space, F width of the vision features.
 """
 
 from __future__ import annotations

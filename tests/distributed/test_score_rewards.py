@@ -1,10 +1,12 @@
-"""Stages calibrate and score_rewards over a real dataset and a BoigLLM with random weights, by Ray actors, from store to store."""
+"""Stages calibrate, score_rewards and ddpo over a real dataset and a BoigLLM with random weights, by Ray actors, from store to store."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from boig_core.cluster.session import connect
 from boig_core.config import load_recipe
@@ -21,6 +25,7 @@ from boig_core.rewards import REWARDS, offered
 from boig_core.storage import commit, manifest
 from boig_core.storage.job import Job, Stage
 from boig_core.verbalization.answer import print_answer
+from boig_core.verbalization.templates import Wording
 from ray_jobs import finetune_llm
 
 
@@ -127,3 +132,40 @@ def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Any) ->
     assert failure is not None
     assert failure.user
     assert failure.message.startswith("input 'predictor'")
+
+
+@pytest.mark.slow
+def test_an_alignment_is_watched_by_a_predictor_that_it_does_not_maximize(made: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "predictor"
+    shutil.copytree(made.inputs["boigllm"], folder, ignore=shutil.ignore_patterns(manifest.MANIFEST))
+    save_file({"weight": torch.full((1, 32), 0.1), "bias": torch.tensor([0.5])}, folder / "head.safetensors")
+    about = {"method": "head", "wording": asdict(Wording.of(load_recipe("tiny", made.settings)))}
+    (folder / "predictor.json").write_text(json.dumps(about))
+    predictor = made.publish("models/predictor", folder, "predictor")
+    sizes = ("epochs=2", "prompts=2", "images_per_prompt=2", "chunk=4", "sampling_steps=3", "window=1", "updates=1", "probe_every=2")
+    settings = ("reward.min_auc=null", *(f"ddpo.{size}" for size in sizes))
+    done = made.run(Stage.DDPO, *settings, **made.inputs, predictor=predictor)
+    assert set(done["outputs"]) == {"boigsd"}
+
+    attempt = Path(made.root, "runs/dag/r/ddpo/attempt-1")
+    first, second = (json.loads(line) for line in (attempt / "metrics.jsonl").read_text().splitlines())
+    assert 0 <= first["probe_engagement"] <= 100
+    low, high = json.loads(Path(made.inputs["calibration"], "calibration.json").read_text())["clip"]
+    assert low <= first["probe_reward"] <= high
+    assert first["probe_diversity"] > 0
+    assert not any(name.startswith("probe_") for name in second)
+    for row in (first, second):
+        assert all(0 < row[f"idle_{pool}"] < 1 for pool in ("learner", "rollout_actors", "reward_actors"))
+
+    assert sorted(path.name for path in (attempt / "samples").iterdir()) == [
+        "epoch-0000.json", "epoch-0001.json", "probe-0000.json", "probe-0000.png"
+    ]  # fmt: skip
+    texts = {split: {sample.text for sample in made.samples if sample.split == split} for split in ("train", "validation")}
+    trained = json.loads((attempt / "samples/epoch-0001.json").read_text())
+    assert {row["prompt"] for row in trained} <= texts["train"]
+    assert [row["reward"] for row in trained] == pytest.approx([second["reward_prompt_max"], second["reward_prompt_min"]])
+    probed = json.loads((attempt / "samples/probe-0000.json").read_text())
+    assert {row["prompt"] for row in probed["rows"]} <= texts["validation"]
+    assert np.mean([row["engagement"] for row in probed["rows"]]) == pytest.approx(first["probe_engagement"])
+    with Image.open(attempt / "samples/probe-0000.png") as grid:
+        assert grid.size == (4 * 100 - 4, len(probed["rows"]) * 100 - 4)

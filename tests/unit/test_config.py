@@ -105,6 +105,7 @@ def test_recipes_are_frozen() -> None:
         ("ddpo: {anchor: ema, ema: 0.9}", r"anchor ema needs ema, the decay of its moving average, and a kl above 0"),
         ("ddpo: {anchor: ema, kl: 0.1}", r"anchor ema needs ema"),
         ("ddpo: {ema: 1}", r"^ddpo\.ema = 1: input should be less than 1"),
+        ("perception: {clip: 'package:clip-judge'}", r"perception\.clip package:clip-judge, which the probe of ddpo reads, must differ"),
         ("ddpo: {logprob: sum}", r"logprob sum needs a clip_ratio of its own"),
         ("name: 'Not a slug!'", r"^name = 'Not a slug!': string should match"),
         ("- a list", r"must be a mapping of sections"),
