@@ -20,6 +20,7 @@ class Api:
         states: the states of each job, one an answer; the last one stays.
         metadata: what was posted with each job.
         stubborn: jobs that go on when they are told to stop.
+        fail_stops: jobs that cannot even be told.
         down: answers 503 to everything.
     """
 
@@ -31,6 +32,7 @@ class Api:
         self.stopped: list[str] = []
         self.asked: list[str] = []
         self.stubborn: set[str] = set()
+        self.fail_stops: set[str] = set()
         self.down = self.fail_posts = False
         self.address = ""
 
@@ -78,6 +80,8 @@ class Api:
         name = request.match_info["id"]
         if name not in self.states:
             return web.Response(status=404, text="unknown")
+        if name in self.fail_stops:
+            return web.Response(status=500, text="Traceback: no such actor")
         if name not in self.stopped and name not in self.stubborn:
             self.states[name] = ["RUNNING", "STOPPED"]
         self.stopped.append(name)
