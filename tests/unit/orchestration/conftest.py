@@ -87,9 +87,6 @@ class Api:
         self.stopped.append(name)
         return web.json_response({"stopped": True})
 
-    async def version(self, request: web.Request) -> web.Response:
-        return web.json_response({"version": "4", "ray_version": "2.60.0"})
-
 
 @pytest.fixture
 def api() -> Iterator[Api]:
@@ -99,7 +96,6 @@ def api() -> Iterator[Api]:
         app = web.Application(middlewares=[found.note])
         app.add_routes([web.post("/api/jobs/", found.submit), web.get("/api/jobs/", found.jobs), web.get("/api/jobs/{id}", found.info)])
         app.add_routes([web.get("/api/jobs/{id}/logs", found.logs), web.post("/api/jobs/{id}/stop", found.stop)])
-        app.add_routes([web.get("/api/version", found.version)])
         runner = web.AppRunner(app)
         loop.run_until_complete(runner.setup())
         loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
