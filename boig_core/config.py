@@ -713,6 +713,11 @@ def recipe_names() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in resources.files("boig_core.recipes").iterdir() if p.name.endswith(".yaml"))
 
 
+def is_recipe_file(name_or_path: str) -> bool:
+    """Whether a recipe is named by its file, not by its name in the package."""
+    return Path(name_or_path).suffix in {".yaml", ".yml"} or os.sep in name_or_path
+
+
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Resolve a recipe.
 
@@ -732,7 +737,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 def _tree(name_or_path: str) -> dict[str, Any]:
     """A recipe file over the one that it extends: a field of a section wins as a whole."""
     path = Path(name_or_path)
-    if path.suffix in {".yaml", ".yml"} or os.sep in name_or_path:
+    if is_recipe_file(name_or_path):
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:

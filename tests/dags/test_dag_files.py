@@ -37,7 +37,7 @@ def dags() -> dict[str, Any]:
 
 
 def test_there_are_the_dags_and_four_are_chained_by_assets(dags: dict[str, Any]) -> None:
-    assert list(dags) == ["boig_ingest", "boig_llm", "boig_maintenance", "boig_promote", "boig_sd"]
+    assert list(dags) == ["boig_ingest", "boig_llm", "boig_maintenance", "boig_promote", "boig_reconcile", "boig_sd"]
     emits = {asset.name: name for name, dag in dags.items() for task in dag.tasks for asset in task.outlets}
     assert emits == {"boig/dataset": "boig_ingest", "boig/boigllm": "boig_llm", "boig/boigsd": "boig_sd"}
     chained = ("boig_llm", "boig_promote", "boig_sd")
