@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +33,14 @@ from aiohttp import web
 
 from boig_core.config import load_recipe
 from boig_core.demo.airflow_api import AirflowApi
-from boig_core.demo.services import READY_S, Ports, Services, environment, repository, start_ray
+from boig_core.demo.services import READY_S, Ports, Services, environment, start_ray
 from boig_core.orchestration.attempts import run_folder
 
 HERE = Path(__file__).parent
 SERVERS = ("api-server", "scheduler", "dag-processor", "triggerer")
 SETTINGS = {
     "CORE__PARALLELISM": "10",
+    "CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
     "DAG_PROCESSOR__DISABLE_BUNDLE_VERSIONING": "True",
     "SCHEDULER__JOB_HEARTBEAT_SEC": "1",
     "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
@@ -102,11 +103,21 @@ class Airflow(AirflowApi):
     def task(self, run: Run, task: str = "stage") -> dict[str, Any]:
         return self.tasks(run.dag, run.id)[task]
 
+    def all_tasks(self, run: Run) -> dict[str, dict[str, Any]]:
+        """Task instances of a run by task id, however many there are."""
+        found: dict[str, dict[str, Any]] = {}
+        while page := self._call("GET", f"{run.path}/taskInstances?limit=100&offset={len(found)}&order_by=id")["task_instances"]:
+            found |= {task["task_id"]: task for task in page}
+        return found
+
     def state(self, run: Run, task: str = "stage") -> str | None:
         return self.task(run, task)["state"]  # type: ignore[no-any-return]
 
     def result(self, run: Run) -> Any:
         return self.xcom(run.dag, run.id, "stage")
+
+    def unpause(self, dag: str) -> None:
+        self._call("PATCH", f"/dags/{dag}", {"is_paused": False})
 
     def mark(self, run: Run, state: str) -> None:
         self._call("PATCH", f"{run.path}/taskInstances/stage", {"new_state": state})
@@ -188,10 +199,12 @@ class Installation(Services):
 
     Args:
         home: an empty folder that other users may pass through (Postgres does not run as root).
+        dags: DAG files.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, dags: Sequence[Path]) -> None:
         super().__init__(home)
+        self._dags = dags
         self.store = home / "store"
         self.signals = home / "signals"
         self.ports = free_ports()
@@ -199,18 +212,25 @@ class Installation(Services):
         self.env = self._environment()
         self.airflow = Airflow(f"http://127.0.0.1:{self.ports.airflow}", "of-tests")
 
-    def start_all(self) -> None:
+    def prepare(self) -> None:
+        """Everything that Airflow's servers and Ray need to start: folders, files, and a database with its tables."""
         programs = postgres_programs()
         (self.signals / "go").mkdir(parents=True)
-        self.store.mkdir()
+        for name in ("store", "airflow", "dags"):
+            (self.home / name).mkdir()
         (self.store / "recipe.json").write_text(load_recipe("tiny").model_dump_json())
-        self._lay_out_airflow()
+        (self.home / "airflow" / "passwords.json").write_text(json.dumps({"admin": "of-tests"}))
+        for file in self._dags:
+            shutil.copy(file, self.home / "dags")
+        python = self.home / "python"
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} {HERE / "stand_in.py"} "$@"\n')
+        python.chmod(0o755)
         self._start_postgres(programs)
-        self.start_ray()
         with (self.home / "logs" / "migrate.log").open("wb") as log:
             subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=self.env, stdout=log, stderr=log, check=True)
-        self.start_airflow(*SERVERS)
-        self.wait_until("dag-processor", lambda: self.airflow.has_dags(["deferred", "waiting"]), READY_S)
+
+    def start_ray(self) -> None:
+        start_ray(self, self.env, self.ports)
 
     def start_airflow(self, *names: str) -> None:
         """Start servers of Airflow, and wait until all that run have heartbeats; ``triggerer-2`` is a second triggerer."""
@@ -219,9 +239,6 @@ class Installation(Services):
             self.start(name, [sys.executable, "-m", "airflow", name.removesuffix("-2")], {**self.env, **second})
         self.wait_until("api-server", self.airflow.login, READY_S)
         self.wait_until("scheduler", lambda: not self.airflow.unhealthy(), READY_S)
-
-    def start_ray(self) -> None:
-        start_ray(self, self.env, self.ports)
 
     def kill(self, *names: str) -> None:
         """SIGKILL to servers and all their descendants at once: nothing of them can say a last word."""
@@ -290,17 +307,6 @@ class Installation(Services):
             "BOIG_FAULTS": str(self.signals),
             "RAY_API_ADDRESS": self.gate.address,
         }
-
-    def _lay_out_airflow(self) -> None:
-        for folder in ("airflow", "dags"):
-            (self.home / folder).mkdir()
-        (self.home / "airflow" / "passwords.json").write_text(json.dumps({"admin": "of-tests"}))
-        for file in (HERE / "dags" / "stages.py", repository() / "dags" / "boig_reconcile.py"):
-            if file.exists():
-                shutil.copy(file, self.home / "dags")
-        python = self.home / "python"
-        python.write_text(f'#!/bin/sh\nexec {sys.executable} {HERE / "stand_in.py"} "$@"\n')
-        python.chmod(0o755)
 
     def _start_postgres(self, programs: Path) -> None:
         import psycopg2

@@ -10,7 +10,7 @@ from boig_core.orchestration.operator import RayJobOperator
 STORE = os.environ["BOIG_STORE"]
 
 for name, deferrable in {"deferred": True, "waiting": False}.items():
-    with DAG(name, schedule=None, max_active_runs=50, max_active_tasks=50):
+    with DAG(name, schedule=None, max_active_runs=50, max_active_tasks=50, is_paused_upon_creation=False):
         RayJobOperator(
             task_id="stage",
             stage="ingest",
