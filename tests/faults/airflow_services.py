@@ -248,6 +248,18 @@ class Installation(Services):
         for name in names:
             self._running.pop(name).wait()
 
+    def repair(self) -> None:
+        """Bring back what an earlier test has killed or frozen: one that failed must not fail the next."""
+        for name in self._running:
+            self.wake(name)
+        if "triggerer-2" in self._running:
+            self.kill("triggerer-2")
+        if "ray" not in self._running:
+            self.start_ray()
+        if missing := [name for name in SERVERS if name not in self._running]:
+            self.start_airflow(*missing)
+        self.gate.release()
+
     def kill_all(self) -> None:
         """Nothing of this machine is wanted any more."""
         self.kill(*self._running)

@@ -45,7 +45,8 @@ def services(request: pytest.FixtureRequest) -> Iterator[Installation]:
 
 @pytest.fixture(autouse=True)
 def logs(services: Installation) -> Iterator[None]:
-    """What the servers said during a test is shown when it fails."""
+    """Each test begins with all services; what they said during it is shown when it fails."""
+    services.repair()
     files = services.home / "logs"
     before = {file: file.stat().st_size for file in files.iterdir()}
     yield
@@ -207,7 +208,6 @@ def test_a_frozen_triggerer_is_replaced_and_wakes_up(services: Installation) -> 
     assert [job["status"] for job in services.jobs(run)] == ["RUNNING"]
     services.go(run)
     used_once(services, run)
-    services.stop("triggerer-2")
 
 
 def test_a_scheduler_killed_with_its_workers(services: Installation) -> None:
