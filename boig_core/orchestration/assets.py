@@ -12,24 +12,23 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Asset, Param, task
-from airflow.sdk.exceptions import AirflowFailException
 
 from boig_core.config import Recipe, load_recipe
-from boig_core.errors import InputError, UserError
+from boig_core.errors import InputError
 from boig_core.orchestration import attempts
+from boig_core.orchestration.retries import RETRIES
 from boig_core.storage import manifest, store
 
 DATASET = Asset("boig/dataset", uri="boig://dataset", group="boig", extra={"content": "posts, images and what is seen in them"})
 BOIGLLM = Asset("boig/boigllm", uri="boig://boigllm", group="boig", extra={"content": "BoigLLM, its evaluation and reward calibration"})
 BOIGSD = Asset("boig/boigsd", uri="boig://boigsd", group="boig", extra={"content": "BoigSD, its evaluation and the report"})
 
-DEFAULTS: dict[str, Any] = {"owner": "boig", "retries": 2, "retry_delay": timedelta(seconds=20)}
-"""Arguments of every task: infrastructure errors are retried, user errors fail at once whatever stands here."""
+DEFAULTS: dict[str, Any] = {"owner": "boig", **RETRIES}
+"""Arguments of every task."""
 
 
 def recipe_params(default: str | None) -> dict[str, Param]:
@@ -71,10 +70,7 @@ def plan(
 
     @task(task_id="plan", inlets=[source] if source is not None else [], doc_md="Resolves the recipe and the inputs, and checks both.")
     def plan_(**context: Any) -> dict[str, Any]:
-        try:
-            return make_plan(context, dict(needs), newest_extra(context, source), default_recipe, dict(instead or {}), dict(optional or {}))
-        except UserError as exc:
-            raise AirflowFailException(str(exc)) from exc
+        return make_plan(context, dict(needs), newest_extra(context, source), default_recipe, dict(instead or {}), dict(optional or {}))
 
     return plan_()
 

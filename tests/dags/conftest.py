@@ -63,6 +63,7 @@ class StubRay:
     def __init__(self) -> None:
         self.entrypoints: dict[str, str] = {}
         self.states: dict[str, str] = {}
+        self.metadata: dict[str, dict[str, str]] = {}
         self.stopped: list[str] = []
         self.refuse: set[str] = set()
         self.address = ""
@@ -85,6 +86,7 @@ class StubRay:
         app.add_routes(
             [
                 web.post("/api/jobs/", self._submit),
+                web.get("/api/jobs/", self._jobs),
                 web.get("/api/jobs/{id}", self._info),
                 web.get("/api/jobs/{id}/logs", self._logs),
                 web.post("/api/jobs/{id}/stop", self._stop),
@@ -104,7 +106,7 @@ class StubRay:
         name = body["submission_id"]
         if name in self.entrypoints:
             return web.Response(status=500, text=f"Job with submission_id {name} already exists")
-        self.entrypoints[name] = body["entrypoint"]
+        self.entrypoints[name], self.metadata[name] = body["entrypoint"], body["metadata"]
         _, _, module, uri = shlex.split(body["entrypoint"])
         assert module.startswith("ray_jobs.")
         self.states[name] = "RUNNING"
@@ -125,7 +127,13 @@ class StubRay:
         name = request.match_info["id"]
         if name not in self.states:
             return web.Response(status=404, text="no such job")
-        return web.json_response({"submission_id": name, "status": self.states[name], "message": "said the stub"})
+        return web.json_response(self._details(name))
+
+    async def _jobs(self, request: web.Request) -> web.Response:
+        return web.json_response([self._details(name) for name in self.states])
+
+    def _details(self, name: str) -> dict[str, object]:
+        return {"submission_id": name, "status": self.states[name], "message": "said the stub", "metadata": self.metadata.get(name)}
 
     async def _logs(self, request: web.Request) -> web.Response:
         return web.json_response({"logs": f"a line of {request.match_info['id']}\n"})
