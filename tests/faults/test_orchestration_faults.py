@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from boig_core.demo.services import repository
-from boig_core.orchestration.ray_api import RayJobs
+from boig_core.orchestration.ray_api import RayCluster
 from boig_core.storage import commit, store
 from tests.faults.airflow_services import HERE, SERVERS, Installation, Run, until
 
@@ -232,7 +232,8 @@ def test_all_of_airflow_killed_while_some_jobs_end_and_others_go_on(services: In
 
 def test_two_submitters_of_one_id_start_one_job(services: Installation) -> None:
     async def race(name: str, entrypoint: str) -> None:
-        async with RayJobs(services.gate.address) as one, RayJobs(services.gate.address) as two:
+        cluster = RayCluster(services.gate.address)
+        async with cluster.connect() as one, cluster.connect() as two:
             await asyncio.gather(*(jobs.submit(name, entrypoint, {}) for jobs in (one, two)))
 
     marks = services.signals / "raced"
