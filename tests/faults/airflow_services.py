@@ -39,20 +39,20 @@ from boig_core.orchestration.attempts import run_folder
 HERE = Path(__file__).parent
 SERVERS = ("api-server", "scheduler", "dag-processor", "triggerer")
 SETTINGS = {
-    "CORE__PARALLELISM": "10",
+    "CORE__PARALLELISM": "8",
     "CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
     "DAG_PROCESSOR__DISABLE_BUNDLE_VERSIONING": "True",
-    "SCHEDULER__JOB_HEARTBEAT_SEC": "1",
+    "SCHEDULER__JOB_HEARTBEAT_SEC": "2",
     "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
-    "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "10",
-    "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "3",
-    "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "12",
-    "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
-    "TRIGGERER__JOB_HEARTBEAT_SEC": "1",
-    "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
-    "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+    "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "30",
+    "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
+    "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
+    "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+    "TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+    "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "20",
+    "WORKERS__MIN_HEARTBEAT_INTERVAL": "3",
 }
-"""A dead process is noticed within seconds, not minutes."""
+"""A dead process is noticed within half a minute, not five; less, and a busy machine takes the living for dead."""
 
 
 def postgres_programs() -> Path:

@@ -20,7 +20,7 @@ from boig_core.storage import commit, store
 from tests.faults.airflow_services import HERE, SERVERS, Installation, Run, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-STOPPED_S = 30.0
+STOPPED_S = 60.0
 """Longest time from a person's click to the end of the job's last process."""
 MODES = ("deferred", "waiting")
 
