@@ -613,6 +613,11 @@ def recipe_names() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in resources.files("boig_core.recipes").iterdir() if p.name.endswith(".yaml"))
 
 
+def is_recipe_file(name_or_path: str) -> bool:
+    """Whether a recipe is named by its file, not by its name in the package."""
+    return Path(name_or_path).suffix in {".yaml", ".yml"} or os.sep in name_or_path
+
+
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Resolve a recipe.
 
@@ -624,7 +629,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: no such recipe, YAML that cannot be read, an unknown key, or a value that breaks its rule.
     """
     path = Path(name_or_path)
-    if path.suffix in {".yaml", ".yml"} or os.sep in name_or_path:
+    if is_recipe_file(name_or_path):
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:

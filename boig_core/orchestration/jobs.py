@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
+
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from boig_core.errors import ClusterError
+
+T = TypeVar("T")
+
+AWAY_S: Final = 60.0
+"""Longest time, in seconds, that a cluster may be away while a worker asks it; while a job is waited for it is `poller.PATIENCE_S`."""
 
 LIVE: Final = frozenset({"PENDING", "RUNNING"})
 
@@ -95,3 +102,22 @@ async def stop_and_see(jobs: JobBackend, submission_id: str, within_s: float = 1
             raise ClusterError(submission_id, f"still {info.status} {within_s:.0f} s after it was told to stop", "stop it by hand")
         await jobs.stop(submission_id)
         await asyncio.sleep(poll_s)
+
+
+@retry(retry=retry_if_exception_type(AwayError), stop=stop_after_delay(AWAY_S), wait=wait_exponential(max=10), reraise=True)
+def ask(cluster: Cluster, call: Callable[[JobBackend], Awaitable[T]]) -> T:
+    """Talk to a cluster from a thread without an event loop, again while it is away.
+
+    Args:
+        cluster: which cluster.
+        call: what is asked; it may be asked twice.
+
+    Raises:
+        ClusterError: the cluster refuses, or stayed away for ``AWAY_S``.
+    """
+
+    async def talk() -> T:
+        async with cluster.connect() as jobs:
+            return await call(jobs)
+
+    return asyncio.run(talk())

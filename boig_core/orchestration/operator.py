@@ -13,25 +13,23 @@ import os
 import re
 import shlex
 import threading
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping
+from typing import Any, Final
 
 from airflow.sdk import BaseOperator
-from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential
+from airflow.sdk.configuration import conf
 
 from boig_core.config import parse_recipe
 from boig_core.errors import BoigError, ClusterError, InfrastructureError, UserError
 from boig_core.orchestration import attempts
 from boig_core.orchestration.airflow_state import TaskKey, try_is_over
-from boig_core.orchestration.jobs import AwayError, JobBackend, stop_and_see
+from boig_core.orchestration.jobs import ask, stop_and_see
 from boig_core.orchestration.links import DataCardLink, RayJobLink, card_page
 from boig_core.orchestration.ray_api import RayCluster
 from boig_core.orchestration.retries import POLICY
 from boig_core.orchestration.trigger import GONE, UNREACHABLE, RayJobTrigger, follow
 from boig_core.storage import commit, runs, store
 from boig_core.storage.job import Job, Stage, Try, write_job
-
-T = TypeVar("T")
 
 POOL = "boig_cluster"
 """Airflow pool whose slots limit how many stages run on the cluster at once (deferred tasks count)."""
@@ -41,9 +39,6 @@ STATE: Final = "boig_job"
 
 KILL_S: Final = 2.0
 """Seconds that a killed worker waits for Airflow's word, and again for the cluster's: SIGKILL comes 5 s after SIGTERM."""
-
-AWAY_S: Final = 60.0
-"""Longest time, in seconds, that a cluster may be away while a worker asks it; while a job is waited for it is `poller.PATIENCE_S`."""
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -128,7 +123,7 @@ class RayJobOperator(BaseOperator):
 
         def stop() -> None:
             try:
-                _ask(cluster, lambda jobs: jobs.stop(name))
+                ask(cluster, lambda jobs: jobs.stop(name))
             except ClusterError as exc:
                 self.log.warning("job %s could not be stopped, boig_reconcile will do it: %s", name, exc)
 
@@ -139,7 +134,7 @@ class RayJobOperator(BaseOperator):
 
     def _stop_old(self, cluster: RayCluster, name: str) -> None:
         self.log.info("the task was cleared: job %s is stopped if it still runs, and the next attempt starts", name)
-        _ask(cluster, lambda jobs: stop_and_see(jobs, name))
+        ask(cluster, lambda jobs: stop_and_see(jobs, name))
 
     def _start(self, cluster: RayCluster, name: str, task: str, number: int, now: Try, key: TaskKey) -> None:
         job = Job(
@@ -156,7 +151,7 @@ class RayJobOperator(BaseOperator):
         python = os.environ.get("BOIG_RAY_PYTHON", "python")
         entrypoint = f"{shlex.quote(python)} -m ray_jobs.{job.stage.value} {shlex.quote(uri)}"
         self.log.info("attempt %d: %s", number, entrypoint)
-        _ask(cluster, lambda jobs: jobs.submit(name, entrypoint, metadata_of(job, key)))
+        ask(cluster, lambda jobs: jobs.submit(name, entrypoint, metadata_of(job, key)))
 
     def _finish(self, attempt_uri: str, event: Mapping[str, str]) -> dict[str, Any]:
         done = attempts.result(attempt_uri)
@@ -174,7 +169,7 @@ class RayJobOperator(BaseOperator):
     def _show_tail(self, name: str) -> None:
         """The stage never began, so Ray alone has its last words."""
         try:
-            text = _ask(RayCluster.find(), lambda jobs: jobs.tail(name))
+            text = ask(RayCluster.find(), lambda jobs: jobs.tail(name))
         except ClusterError as exc:
             self.log.warning("Ray does not give the job's output: %s", exc)
             return
@@ -206,7 +201,13 @@ def metadata_of(job: Job, key: TaskKey) -> dict[str, str]:
     """What a Ray job carries, for people and for `reconcile`: which task of which run it belongs to. Ray shows it to anyone."""
     assert job.started_by is not None
     place = {"dag": key.dag_id, "run": key.run_id, "task": key.task_id, "map": str(key.map_index), "try": str(job.started_by.number)}
-    return {**place, "stage": job.stage.value, "attempt": str(job.attempt), "root": job.root, "store": job.store}
+    work = {"stage": job.stage.value, "attempt": str(job.attempt), "root": job.root}
+    return {**place, **work, **belongs_to(job.store)}
+
+
+def belongs_to(root: str) -> dict[str, str]:
+    """What tells the jobs of this Airflow and store from those of others on the same cluster."""
+    return {"store": root, "airflow": conf.get("api", "base_url", fallback="")}
 
 
 def _this_try(context: Any) -> Try:
@@ -215,16 +216,5 @@ def _this_try(context: Any) -> Try:
 
 
 def _is_live(cluster: RayCluster, name: str) -> bool:
-    info = _ask(cluster, lambda jobs: jobs.states([name])).get(name)
+    info = ask(cluster, lambda jobs: jobs.states([name])).get(name)
     return info is not None and info.live
-
-
-@retry(retry=retry_if_exception_type(AwayError), stop=stop_after_delay(AWAY_S), wait=wait_exponential(max=10), reraise=True)
-def _ask(cluster: RayCluster, call: Callable[[JobBackend], Awaitable[T]]) -> T:
-    """One question, asked again while the cluster is away; each may be repeated, since ids are ours."""
-
-    async def ask() -> T:
-        async with cluster.connect() as jobs:
-            return await call(jobs)
-
-    return asyncio.run(ask())

@@ -167,10 +167,6 @@ class RayJobs:
         answer = await self._call("GET", f"/api/jobs/{quote(submission_id)}/logs", missing_ok=True)
         return "" if answer is None else str(answer.get("logs") or "")[-TAIL:]
 
-    async def version(self) -> str:
-        """Ray's version; proves that address, token and certificate are right."""
-        return str((await self._call("GET", "/api/version"))["ray_version"])
-
     async def _info(self, submission_id: str) -> JobInfo | None:
         answer = await self._call("GET", f"/api/jobs/{quote(submission_id)}", missing_ok=True)
         return None if answer is None else _info_of(answer)

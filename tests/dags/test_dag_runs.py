@@ -23,6 +23,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Iterator[Pa
     (folder / "posts" / "posts.jsonl").write_text("{}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BOIG_STORE", str(folder / "store"))
+        patch.setenv("BOIG_ROOTS", f"{folder / 'posts'},/nowhere")
         patch.setenv("RAY_API_ADDRESS", ray_stub.address)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
         yield folder
@@ -160,6 +161,7 @@ def test_a_failed_gate_asks_nobody(sd: Any) -> None:
     ("conf", "reason"),
     [
         ({"posts": "/nowhere/posts.jsonl"}, "no posts were found"),
+        ({"posts": "/etc/passwd"}, "/etc/passwd: lies below no allowed root"),
         ({"recipe": "tinny"}, "recipe 'tinny'"),
         ({"overrides": ["ddpo.epochz=5"]}, "did you mean epochs?"),
         ({}, "input 'posts'"),

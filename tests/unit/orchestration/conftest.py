@@ -20,6 +20,7 @@ class Api:
         states: the states of each job, one an answer; the last one stays.
         metadata: what was posted with each job.
         stubborn: jobs that go on when they are told to stop.
+        fail_stops: jobs that cannot even be told.
         down: answers 503 to everything.
     """
 
@@ -31,6 +32,7 @@ class Api:
         self.stopped: list[str] = []
         self.asked: list[str] = []
         self.stubborn: set[str] = set()
+        self.fail_stops: set[str] = set()
         self.down = self.fail_posts = False
         self.address = ""
 
@@ -78,13 +80,12 @@ class Api:
         name = request.match_info["id"]
         if name not in self.states:
             return web.Response(status=404, text="unknown")
+        if name in self.fail_stops:
+            return web.Response(status=500, text="Traceback: no such actor")
         if name not in self.stopped and name not in self.stubborn:
             self.states[name] = ["RUNNING", "STOPPED"]
         self.stopped.append(name)
         return web.json_response({"stopped": True})
-
-    async def version(self, request: web.Request) -> web.Response:
-        return web.json_response({"version": "4", "ray_version": "2.60.0"})
 
 
 @pytest.fixture
@@ -95,7 +96,6 @@ def api() -> Iterator[Api]:
         app = web.Application(middlewares=[found.note])
         app.add_routes([web.post("/api/jobs/", found.submit), web.get("/api/jobs/", found.jobs), web.get("/api/jobs/{id}", found.info)])
         app.add_routes([web.get("/api/jobs/{id}/logs", found.logs), web.post("/api/jobs/{id}/stop", found.stop)])
-        app.add_routes([web.get("/api/version", found.version)])
         runner = web.AppRunner(app)
         loop.run_until_complete(runner.setup())
         loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
@@ -77,7 +78,13 @@ def test_the_first_try_starts_a_job_that_says_whose_it_is(run: Run, api: Any) ->
     [post] = api.posts
     assert post["submission_id"] == trigger.submission_id == run.name(1)
     place = {"dag": "d", "run": "r", "task": "ingest", "map": "-1", "try": "1", "store": run.root}
-    assert post["metadata"] == {**place, "stage": "ingest", "attempt": "1", "root": "d/r"}
+    assert post["metadata"] == {
+        **place,
+        "stage": "ingest",
+        "attempt": "1",
+        "root": "d/r",
+        "airflow": conf.get("api", "base_url", fallback=""),
+    }
     job = read_job(f"{run.attempt(1)}/job.json")
     assert (job.started_by.number, job.started_by.limit) == (1, 3)
     assert post["entrypoint"] == f"python -m ray_jobs.ingest {run.attempt(1)}/job.json"

@@ -105,5 +105,5 @@ def test_certificates_are_checked_unless_the_connection_says_no(tmp_path: Any) -
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.check_hostname
     assert RayCluster.of_connection(connection(host="https://ray", extra='{"verify": false}')).tls() is False
-    with pytest.raises(InputError, match="missing.pem"):
+    with pytest.raises(InputError, match=r"missing\.pem"):
         RayCluster("https://ray", ca_bundle=str(tmp_path / "missing.pem")).tls()
