@@ -67,7 +67,7 @@ def postgres_programs() -> Path:
     pytest.skip(reason)
 
 
-def until(what: str, true: Callable[[], Any], limit_s: float = 120.0) -> Any:
+def until(what: str, true: Callable[[], Any], limit_s: float = 240.0) -> Any:
     """Wait for an event; returns what ``true`` returned. The limit is for a hang alone: it decides nothing else."""
     end = time.monotonic() + limit_s
     while not (value := true()):
@@ -275,6 +275,11 @@ class Installation(Services):
 
     def log(self, name: str) -> str:
         return (self.home / "logs" / f"{name}.log").read_text(errors="replace")
+
+    def trigger_log(self, run: Run) -> str:
+        """What triggerers wrote to the logs of a run's tasks."""
+        folder = self.home / "airflow" / "logs" / f"dag_id={run.dag}" / f"run_id={run.id}"
+        return "\n".join(file.read_text(errors="replace") for file in folder.rglob("*.trigger.*.log"))
 
     def kill_worker(self, run: Run) -> None:
         """SIGKILL to the worker of a running task: the process that runs the task, and the one that watches over it."""
