@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import threading
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from boig_core.observability.logs import get_logger
 
 log = get_logger(__name__)
 
-Word = Literal["over", "alive", "unknown"]
+_warm = threading.Event()
 
 OVER: Final = frozenset({"failed", "success", "skipped", "upstream_failed", "removed", "restarting", "cleared", "deleted"})
 """States in which the try that had the job is over. ``restarting``: cleared while it ran. The last two are this module's own words."""
@@ -60,20 +60,23 @@ def state_of(task: TaskKey) -> str:
     return "deleted" if not states else str(getattr(states[0], "value", states[0]) or "cleared")
 
 
+def warm_up(task: TaskKey) -> None:
+    """Ask once a process, and do not wait for the answer.
+
+    A triggerer builds its way to Airflow at the first question, which takes seconds: more than a kill has.
+    """
+    if not _warm.is_set():
+        _warm.set()
+        threading.Thread(target=_ask, args=(task, []), name="boig-state", daemon=True).start()
+
+
 def try_is_over(task: TaskKey, within_s: float) -> bool:
     """Whether Airflow confirms that the task's try is over; False when it denies it, or does not say so in time.
 
     The question is asked in a thread of its own: a signal handler may run while the main thread holds the only line to Airflow.
     """
     answer: list[str] = []
-
-    def ask() -> None:
-        try:
-            answer.append(state_of(task))
-        except Exception as exc:
-            log.warning("Airflow does not say how %s stands: %s", task, exc)
-
-    thread = threading.Thread(target=ask, name="boig-state", daemon=True)
+    thread = threading.Thread(target=_ask, args=(task, answer), name="boig-state", daemon=True)
     thread.start()
     thread.join(within_s)
     if not answer:
@@ -82,3 +85,10 @@ def try_is_over(task: TaskKey, within_s: float) -> bool:
     over = answer[0] in OVER
     log.info("%s is %s: its job %s", task, answer[0], "is stopped" if over else "goes on")
     return over
+
+
+def _ask(task: TaskKey, answer: list[str]) -> None:
+    try:
+        answer.append(state_of(task))
+    except Exception as exc:
+        log.warning("Airflow does not say how %s stands: %s", task, exc)

@@ -140,7 +140,7 @@ class RayJobOperator(BaseOperator):
         job = Job(
             stage=Stage(self.stage),
             recipe=parse_recipe(json.loads(store.read_bytes(self.plan["recipe"]))),
-            inputs={key: uri for key, value in self.inputs.items() if (uri := resolve_input(key, value)) is not None},
+            inputs={to: uri for to, value in self.inputs.items() if (uri := resolve_input(to, value)) is not None},
             store=self.plan["store"],
             root=self.plan["root"],
             task=task,

@@ -12,7 +12,7 @@ from typing import Any, Final
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from boig_core.errors import ClusterError
-from boig_core.orchestration.airflow_state import TaskKey, try_is_over
+from boig_core.orchestration.airflow_state import TaskKey, try_is_over, warm_up
 from boig_core.orchestration.jobs import Cluster, JobInfo, stop_and_see
 from boig_core.orchestration.poller import PATIENCE_S, watched
 from boig_core.orchestration.ray_api import RayCluster
@@ -24,8 +24,11 @@ GONE: Final = "GONE"
 UNREACHABLE: Final = "UNREACHABLE"
 """Status of a job whose cluster stayed away for too long."""
 
-KILL_S: Final = (8.0, 15.0)
+KILL_S: Final = (15.0, 12.0)
 """Seconds that a kill may wait for Airflow's word and for the job's end; Airflow allows 30 for both."""
+
+_kills: set[asyncio.Task[None]] = set()
+"""Kills at work; an event loop keeps no task alive by itself."""
 
 
 async def follow(
@@ -88,6 +91,8 @@ class RayJobTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the job's end."""
+        if self.task_instance is not None:
+            warm_up(TaskKey.of(self.task_instance))
         end = await follow(self.cluster, self.submission_id, self.attempt, self.log.info, poll_s=self.poll_s)
         page = self.cluster.page(self.submission_id)
         yield TriggerEvent({**end, "attempt": self.attempt, "submission_id": self.submission_id, "job_url": page})
@@ -98,11 +103,19 @@ class RayJobTrigger(BaseTrigger):
         Airflow calls this too when the trigger has merely moved to another triggerer; then, and whenever the state is unknown, the job
         goes on.
         """
-        if self.task_instance is None:
-            return
+        # Airflow cancels this call anew each second while it lasts, so the work goes on in a task of its own.
+        kill = asyncio.create_task(self._kill(), name="boig-kill")
+        _kills.add(kill)
+        kill.add_done_callback(_kills.discard)
+        await asyncio.shield(kill)
+
+    async def _kill(self) -> None:
         word_s, end_s = KILL_S
-        if not await asyncio.to_thread(try_is_over, TaskKey.of(self.task_instance), word_s):
+        if self.task_instance is None or not await asyncio.to_thread(try_is_over, TaskKey.of(self.task_instance), word_s):
             return
-        async with self.cluster.connect() as jobs:
-            await stop_and_see(jobs, self.submission_id, end_s)
-        self.log.info("job %s is over", self.submission_id)
+        try:
+            async with self.cluster.connect() as jobs:
+                await stop_and_see(jobs, self.submission_id, end_s)
+            self.log.info("job %s is over", self.submission_id)
+        except ClusterError as exc:
+            self.log.warning("job %s could not be stopped, boig_reconcile tries again: %s", self.submission_id, exc)

@@ -58,6 +58,7 @@ class StubRay:
     Attributes:
         entrypoints: what was posted, by submission id.
         refuse: stages that refuse their input.
+        asked: jobs whose state was asked for.
     """
 
     def __init__(self) -> None:
@@ -66,6 +67,7 @@ class StubRay:
         self.metadata: dict[str, dict[str, str]] = {}
         self.stopped: list[str] = []
         self.refuse: set[str] = set()
+        self.asked: set[str] = set()
         self.address = ""
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -125,6 +127,7 @@ class StubRay:
 
     async def _info(self, request: web.Request) -> web.Response:
         name = request.match_info["id"]
+        self.asked.add(name)
         if name not in self.states:
             return web.Response(status=404, text="no such job")
         return web.json_response(self._details(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ import pytest
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.triggers.base import TriggerEvent
 
-from boig_core.errors import ClusterError, StoreUnavailableError
-from boig_core.orchestration import poller, task_log
+from boig_core.errors import StoreUnavailableError
+from boig_core.orchestration import airflow_state, poller, task_log
+from boig_core.orchestration import trigger as triggers
 from boig_core.orchestration.jobs import AwayError, JobInfo
 from boig_core.orchestration.poller import watched
 from boig_core.orchestration.ray_api import RayCluster
@@ -154,8 +156,6 @@ def test_a_store_that_is_away_for_a_moment_costs_no_line_and_no_wait(api: Any, t
 
 
 def test_a_jobs_end_does_not_wait_for_a_store_that_hangs(api: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
     api.states["boig-x"] = ["SUCCEEDED"]
     free = threading.Event()
     monkeypatch.setattr(task_log, "LAST_S", 0.05)
@@ -193,6 +193,25 @@ def test_the_event_says_all_that_the_operator_needs(api: Any, tmp_path: Any) -> 
     expected = {"status": "SUCCEEDED", "message": "hm", "attempt": str(tmp_path), "submission_id": "boig-x"}
     assert asyncio.run(fire()).payload == {**expected, "job_url": f"{api.address}/#/jobs/boig-x"}
     assert store.exists(f"{tmp_path}/{CURSOR}")
+
+
+def test_the_way_to_airflow_is_built_before_a_kill_needs_it_once_a_process(
+    api: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(airflow_state, "_warm", threading.Event())
+    monkeypatch.setattr(airflow_state, "state_of", lambda task: asked.append(str(task)) or "deferred")
+    api.states["boig-x"] = ["SUCCEEDED"]
+
+    async def fire() -> None:
+        for _ in range(2):
+            await anext(trigger(api, str(tmp_path)).run())
+
+    asyncio.run(fire())
+    for thread in threading.enumerate():
+        if thread.name == "boig-state":
+            thread.join()
+    assert asked == ["d/r/t"]
 
 
 def test_a_trigger_that_ends_stops_nothing(api: Any, tmp_path: Any) -> None:
@@ -244,9 +263,33 @@ def test_a_kill_stops_the_job_only_on_airflows_word(api: Any, monkeypatch: pytes
     assert api.states["boig-x"] == (["STOPPED"] if stops else ["RUNNING"])
 
 
-def test_a_kill_whose_job_goes_on_says_so(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_that_airflow_cancels_goes_on(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.states["boig-x"] = ["RUNNING"]
+    asked, answer = threading.Event(), threading.Event()
+
+    def states(**_: Any) -> Any:
+        asked.set()
+        answer.wait(60)
+        return {"r": {"t": "failed"}}
+
+    monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", staticmethod(states))
+
+    async def run() -> None:
+        kill = asyncio.create_task(trigger(api).on_kill())
+        await asyncio.to_thread(asked.wait, 60)
+        kill.cancel()
+        await asyncio.wait({kill})
+        assert kill.cancelled()
+        answer.set()
+        await asyncio.wait(set(triggers._kills))
+
+    asyncio.run(run())
+    assert api.states["boig-x"] == ["STOPPED"]
+
+
+def test_a_kill_whose_job_goes_on_says_so(api: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     api.states["boig-x"], api.stubborn = ["RUNNING"], {"boig-x"}
     monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", staticmethod(lambda **_: {"r": {"t": "failed"}}))
-    monkeypatch.setattr("boig_core.orchestration.trigger.KILL_S", (5.0, 0.01))
-    with pytest.raises(ClusterError, match="still RUNNING"):
-        asyncio.run(trigger(api).on_kill())
+    monkeypatch.setattr(triggers, "KILL_S", (5.0, 0.01))
+    asyncio.run(trigger(api).on_kill())
+    assert "job boig-x could not be stopped, boig_reconcile tries again: boig-x: still RUNNING" in capsys.readouterr().out
