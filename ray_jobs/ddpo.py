@@ -47,14 +47,12 @@ def work(space: Workspace) -> Outcome:
     if predictor is not None:
         manifest.verify(predictor, kind="predictor")
     connect()
-    rollouts = RayRollouts.start(recipe, functools.partial(open_scorer, recipe, job.input("boigllm"), predictor, calibration))
-    try:
+    scorer = functools.partial(open_scorer, recipe, job.input("boigllm"), predictor, calibration)
+    with RayRollouts.placed(recipe, scorer) as rollouts:
         config = {"job": job, "rollouts": rollouts}
         adapter, rewards, trips = run_training(
-            train, config, workers=recipe.ddpo.workers, resources=recipe.resources, scratch=space.scratch / "train"
+            train, config, workers=recipe.ddpo.workers, resources=recipe.worker_resources, scratch=space.scratch / "train"
         )
-    finally:
-        rollouts.stop()
     for trip in trips:  # a worker's own lines stay in Ray's log
         log.warning("%s", trip)
     lora = recipe.ddpo.lora_rank
@@ -94,11 +92,14 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
     rollouts: RayRollouts = config["rollouts"]
     samples = [sample for sample in read_samples(job.input("dataset")) if sample.split == "train" and sample.bucket == "high"]
     uri = store.join(job.attempt_uri, "metrics.jsonl")
-    curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment="boig/ddpo", run=job.version) if rank() == 0 else None
+    curve: MetricLog | None = None
+    if rank() == 0:
+        earlier = store.read_bytes(uri) if store.exists(uri) else b""
+        curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment="boig/ddpo", run=job.version, earlier=earlier)
 
     def report(epoch: int, values: dict[str, float]) -> None:
         if curve is not None:
-            curve.log(epoch, **values)
+            curve.log(epoch, **values, **rollouts.lost)
         log.info(
             "epoch %d/%d: reward %.3f ± %.3f, rollouts %.1f s, update %.1f s, clipped %.2f",
             epoch + 1,
@@ -114,7 +115,6 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
             store.write_bytes(store.join(job.attempt_uri, "samples", f"epoch-{epoch:04d}.png"), buffer.getvalue())
 
     learner = Learner(job.recipe, samples, rollouts, Checkpoints(job.task, job.attempt), report, show)
-    rollouts.wait_ready()
     try:
         adapter = learner.fit()
     finally:

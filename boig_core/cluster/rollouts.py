@@ -1,29 +1,34 @@
 """Rollouts and rewards on Ray: actors pull whole chunks; rewards are computed as trajectories arrive, while others still sample.
 
-A chunk is a pure function of (adapter, chunk), so Ray may run it again: an actor that dies is restarted and redoes its chunk with the
-same bits, up to a budget an actor. Only the adapter travels, with version and checksum; each actor opens the base model by itself.
-Leaves out: what a rollout is (`boig_core.diffusion.rollout`) and what a reward is (`boig_core.rewards`).
+A chunk is a pure function of (adapter, chunk), so a chunk whose actor is lost is done again by another with the same bits. Results are
+fetched as they come, so a node that goes takes only what is under way. Only the adapter travels, with version and checksum; each actor
+opens the base model by itself. Leaves out: what a rollout is (`boig_core.diffusion.rollout`) and what a reward is (`boig_core.rewards`).
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from boig_core.cluster.actors import RESTARTS, START_S, Watch, options, scorer_options, scorer_resources, settle, wait_ready
+from boig_core.cluster.actors import START_S, Crew, finished, options, scorer_options, settle
+from boig_core.cluster.placement import Demand, room
 from boig_core.config import Recipe
-from boig_core.diffusion.lora import Adapter
-from boig_core.diffusion.rollout import Chunk, Scorer
-from boig_core.diffusion.trajectory import Trajectory
-from boig_core.errors import ClusterError
+from boig_core.errors import BoigError, ClusterError, ScorerError
 from boig_core.rewards.scorer import checked
+from boig_core.vocabulary import Sample
+
+if TYPE_CHECKING:  # a scorer's process needs nothing of it, and would take seconds to import it
+    from boig_core.diffusion.lora import Adapter
+    from boig_core.diffusion.rollout import Chunk, Sampler, Scorer
+    from boig_core.diffusion.trajectory import Trajectory
 
 ROLLOUT_S: Final = 1800.0
 """Longest time for the rollouts of a chunk."""
@@ -38,13 +43,18 @@ class RolloutActor:
     """
 
     def __init__(self, recipe: Recipe, before: Callable[[Chunk], None] | None = None) -> None:
+        self._recipe, self._before = recipe, before
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        """Opened by a call, not by the constructor, whose errors Ray passes on as text alone."""
         from boig_core.diffusion.rollout import Sampler
 
-        self._before = before
-        self._sampler = Sampler(recipe, settle(recipe.resources))
+        return Sampler(self._recipe, settle(self._recipe.rollout_resources))
 
     def ready(self) -> int:
         """Process id, once the model is open."""
+        _ = self._sampler
         return os.getpid()
 
     def rollout(self, adapter: Adapter, chunk: Chunk) -> Trajectory:
@@ -68,91 +78,125 @@ class RewardActor:
     @cached_property
     def _scorer(self) -> Scorer:
         """Opened by a call, not by the constructor, whose errors Ray passes on as text alone."""
-        return self._make(settle(scorer_resources(self._recipe)))
+        return self._make(settle(self._recipe.scorer_resources))
 
     def ready(self) -> int:
         """Process id, once the models are open."""
         _ = self._scorer
         return os.getpid()
 
-    def score(self, trajectory: Trajectory, chunk: Chunk) -> NDArray[np.float64]:
-        """Rewards of a chunk's images."""
-        return self._scorer.score(trajectory.images_BHWC, chunk.samples)
+    def score(self, images_BHWC: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+        """Rewards of a chunk's images.
+
+        Raises:
+            ScorerError: what the scorer raised, unless it is boig's own: the data's failure, not the cluster's.
+        """
+        try:
+            return self._scorer.score(images_BHWC, samples)
+        except BoigError:
+            raise
+        except Exception as exc:
+            raise ScorerError(f"the scorer of {len(samples)} images", f"raised {exc!r}", "see the actor's log") from exc
 
 
 class RayRollouts:
-    """`boig_core.diffusion.rollout.Rollouts` over pools of actors. Pickles, so a training worker can drive what the stage owns."""
+    """`boig_core.diffusion.rollout.Rollouts` over pools of actors. Pickles, so a training worker can drive what the stage owns.
+
+    Attributes:
+        lost: chunks that the last `collect` did again, and seconds that actors had spent on them.
+    """
 
     def __init__(self, samplers: Sequence[Any], scorers: Sequence[Any], score_s: float) -> None:
         self._samplers, self._scorers, self._score_s = list(samplers), list(scorers), score_s
+        self.lost: dict[str, float] = {}
+
+    @classmethod
+    @contextmanager
+    def placed(cls, recipe: Recipe, make_scorer: Callable[[str], Scorer]) -> Iterator[RayRollouts]:
+        """The actors, once there is room for them and the learner ranks, and placed so that the ranks keep theirs; end with the context.
+
+        Raises:
+            ClusterError: not all of it fits within `ddpo.placement_s`, or actors did not start.
+        """
+        ranks = Demand(recipe.ddpo.workers, "learner ranks", recipe.worker_resources)
+        actors = [
+            Demand(recipe.ddpo.rollout_actors, "rollout actors", recipe.rollout_resources),
+            Demand(recipe.reward.actors, "reward actors", recipe.scorer_resources),
+        ]
+        started: RayRollouts | None = None
+        try:
+            with room(ranks, actors, recipe.ddpo.placement_s):
+                started = cls.start(recipe, make_scorer)
+                started.wait_placed()
+            yield started
+        finally:
+            if started is not None:
+                started.stop()
 
     @classmethod
     def start(cls, recipe: Recipe, make_scorer: Callable[[str], Scorer], before: Callable[[Chunk], None] | None = None) -> RayRollouts:
-        """Start the actors that the recipe names; they live as long as the calling driver. Returns at once, see `wait_ready`."""
-        rollout = ray.remote(RolloutActor).options(**options(recipe.resources))
+        """Start the actors that the recipe names; they live as long as the calling driver. Returns at once, see `wait_placed`."""
+        rollout = ray.remote(RolloutActor).options(**options(recipe.rollout_resources))
         reward = ray.remote(RewardActor).options(**scorer_options(recipe))
-        return cls(
+        started = cls(
             [rollout.remote(recipe, before) for _ in range(recipe.ddpo.rollout_actors)],
             [reward.remote(recipe, make_scorer) for _ in range(recipe.reward.actors)],
             recipe.reward.timeout_s,
         )
+        for actor in started._actors:
+            actor.ready.remote()  # models open while other things start
+        return started
 
-    def wait_ready(self, timeout_s: float = START_S) -> None:
-        """Wait until each actor has opened its models.
+    @property
+    def _actors(self) -> list[Any]:
+        return [*self._samplers, *self._scorers]
+
+    def wait_placed(self, timeout_s: float = START_S) -> None:
+        """Wait until each actor's process runs on its node; its models may still have to be opened.
 
         Raises:
-            ClusterError: they were not placed, or did not start, in time.
+            ClusterError: they did not start in time.
         """
-        remedy = "add nodes, or lower ddpo.rollout_actors, reward.actors or their resources"
-        wait_ready([*self._samplers, *self._scorers], "rollout and reward actors", remedy, timeout_s)
+        waiting = [actor.__ray_ready__.remote() for actor in self._actors]
+        _, late = ray.wait(waiting, num_returns=len(waiting), timeout=timeout_s)
+        if late:
+            rule = f"did not start within {timeout_s:g} s"
+            raise ClusterError(f"{len(late)} of {len(waiting)} rollout and reward actors", rule, "see the Ray dashboard")
 
     def stop(self) -> None:
         """End the actors; only their owner, the driver that started them, calls it."""
-        for actor in (*self._samplers, *self._scorers):
+        for actor in self._actors:
             ray.kill(actor)
 
     def collect(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, NDArray[np.float64]]]:
         """Trajectory and rewards of each chunk, in the order of ``chunks``.
 
         Raises:
-            ClusterError: an actor died, or hung, more often than is forgiven.
-            ScorerError: a scorer gave a wrong count, or a value that is not finite.
+            ClusterError: a chunk lost its actor more often than is forgiven, or no actor of a kind was there for `START_S`.
+            ScorerError: a scorer failed, gave a wrong count, or a value that is not finite.
             BoigError: whatever a sampler or scorer raised.
         """
+        sampling, scoring = Crew("rollouts", self._samplers, ROLLOUT_S), Crew("rewards", self._scorers, self._score_s)
         adapter_ref = ray.put(adapter)
-        chunk_refs = [ray.put(chunk) for chunk in chunks]
-        to_sample, to_score = deque(range(len(chunks))), deque[int]()
-        free_samplers, free_scorers = list(self._samplers), list(self._scorers)
-        watch, running = Watch(), dict[Any, int]()
-        trajectory_refs: dict[int, Any] = {}
-        reward_refs: dict[int, Any] = {}
-        while len(reward_refs) < len(chunks):
-            while to_sample and free_samplers:
-                actor, i = free_samplers.pop(), to_sample.popleft()
-                ref = actor.rollout.remote(adapter_ref, chunk_refs[i])
-                watch.add(ref, actor, f"rollouts of chunk {i}", ROLLOUT_S)
-                running[ref] = i
-            while to_score and free_scorers:
-                actor, i = free_scorers.pop(), to_score.popleft()
-                ref = actor.score.remote(trajectory_refs[i], chunk_refs[i])
-                watch.add(ref, actor, f"rewards of chunk {i}", self._score_s)
-                running[ref] = i
-            ref, actor = watch.next()
-            i = running.pop(ref)
-            if i not in trajectory_refs:
-                trajectory_refs[i] = ref
-                to_score.append(i)
-                free_samplers.append(actor)
+        for i, chunk in enumerate(chunks):
+            sampling.add(i, functools.partial(_sample, adapter_ref, ray.put(chunk)))
+        trajectories: dict[int, Trajectory] = {}
+        rewards: dict[int, NDArray[np.float64]] = {}
+        for crew, i, result in finished(sampling, scoring):
+            if crew is sampling:
+                if result.checksum != adapter.checksum:
+                    raise ClusterError(f"policy {result.checksum[:12]}", f"is not {adapter.checksum[:12]}", "restart the stage")
+                trajectories[i] = result
+                scoring.add(i, functools.partial(_score, ray.put(result.images_BHWC), chunks[i].samples))
             else:
-                reward_refs[i] = ref
-                free_scorers.append(actor)
-        try:
-            trajectories: list[Trajectory] = ray.get([trajectory_refs[i] for i in range(len(chunks))])
-            scored = ray.get([reward_refs[i] for i in range(len(chunks))])
-        except ray.exceptions.RayActorError as exc:
-            raise ClusterError("a rollout or reward actor", f"died more than {RESTARTS} times", "see its log on the Ray dashboard") from exc
-        for trajectory in trajectories:
-            if trajectory.checksum != adapter.checksum:
-                raise ClusterError(f"policy {trajectory.checksum[:12]}", f"is not {adapter.checksum[:12]}", "restart the stage")
-        rewards = [checked(found, len(chunk.samples)) for found, chunk in zip(scored, chunks, strict=True)]
-        return list(zip(trajectories, rewards, strict=True))
+                rewards[i] = checked(result, len(chunks[i].samples))
+        self.lost = {"chunks_redone": sampling.redone + scoring.redone, "seconds_lost": sampling.lost_s + scoring.lost_s}
+        return [(trajectories[i], rewards[i]) for i in range(len(chunks))]
+
+
+def _sample(adapter_ref: Any, chunk_ref: Any, actor: Any) -> Any:
+    return actor.rollout.remote(adapter_ref, chunk_ref)
+
+
+def _score(images_ref: Any, samples: Sequence[Sample], actor: Any) -> Any:
+    return actor.score.remote(images_ref, samples)
