@@ -121,6 +121,7 @@ def client(port: int) -> int:
 def cluster() -> Iterator[Cluster]:
     """A head without CPUs, and a node that does the work."""
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    made._shutdown_at_exit = False  # a node is added in a thread of the server, too, which cannot set signal handlers
     made.add_node(num_cpus=2)
     ray.init(address=made.address)
     yield made
@@ -137,7 +138,6 @@ def test_a_killed_worker_or_node_changes_nothing(
 
     def strike(port: int) -> None:
         pid = client(port)
-        struck.append(pid)
         if victim == "worker":
             os.kill(pid, signal.SIGKILL)
         else:
@@ -147,6 +147,7 @@ def test_a_killed_worker_or_node_changes_nothing(
             cluster.add_node(num_cpus=2)
             for process in (node, *node.children(recursive=True)):  # as when the machine goes down
                 process.kill()
+        struck.append(pid)
 
     Server.asked.clear()
     Server.strike, Server.strike_at = staticmethod(strike), IMAGES // 2
