@@ -25,7 +25,7 @@ from boig_core.diffusion.rollout import Scorer
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.evaluation.files import make_grid
 from boig_core.observability.logs import get_logger
-from boig_core.observability.metrics import MetricLog
+from boig_core.observability.metrics import MetricLog, experiment
 from boig_core.rewards.calibration import Calibration, read_calibration, require_worth
 from boig_core.rewards.scorer import needs_predictor
 from boig_core.storage import manifest, store
@@ -94,7 +94,7 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
     rollouts: RayRollouts = config["rollouts"]
     samples = [sample for sample in read_samples(job.input("dataset")) if sample.split == "train" and sample.bucket == "high"]
     uri = store.join(job.attempt_uri, "metrics.jsonl")
-    curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment="boig/ddpo", run=job.version) if rank() == 0 else None
+    curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment=experiment(job.stage), run=job.version) if rank() == 0 else None
 
     def report(epoch: int, values: dict[str, float]) -> None:
         if curve is not None:

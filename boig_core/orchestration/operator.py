@@ -19,7 +19,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from boig_core.config import parse_recipe
 from boig_core.errors import BoigError, UserError
 from boig_core.orchestration import attempts
-from boig_core.orchestration.links import DataCardLink, RayJobLink, card_page
+from boig_core.orchestration.links import DataCardLink, MlflowRunLink, RayJobLink, ReportLink, result_pages
 from boig_core.orchestration.ray_api import JobInfo, RayJobs, job_page, ray_address
 from boig_core.orchestration.trigger import RayJobTrigger, watch
 from boig_core.storage import commit, store
@@ -44,7 +44,7 @@ class RayJobOperator(BaseOperator):
 
     template_fields = ("plan", "inputs")
     template_fields_renderers = {"plan": "json", "inputs": "json"}  # noqa: RUF012  (Airflow's own shape)
-    operator_extra_links = (RayJobLink(), DataCardLink())
+    operator_extra_links = (RayJobLink(), MlflowRunLink(), DataCardLink(), ReportLink())
     ui_color = "#e8f1fb"
 
     def __init__(
@@ -57,7 +57,7 @@ class RayJobOperator(BaseOperator):
         self.deferrable = deferrable
         self.poll_s = poll_s
         self.job_url = ""
-        self.card_url = ""
+        self.pages: dict[str, str] = {}
         self._running: tuple[str, str] | None = None
 
     def execute(self, context: Any) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class RayJobOperator(BaseOperator):
     def _finish(self, attempt_uri: str, event: dict[str, str]) -> dict[str, Any]:
         done = attempts.result(attempt_uri)
         if done is not None:
-            self.card_url = self._card(done["outputs"])
+            self.pages = self._pages(done)
             return done
         failure = commit.read_failure(attempt_uri)
         if failure is None:
@@ -122,14 +122,12 @@ class RayJobOperator(BaseOperator):
         line = f"{self.stage}: {failure.type}: {failure.message}; {failure.remedy}"
         raise (AirflowFailException if failure.user else AirflowException)(line)
 
-    def _card(self, outputs: Mapping[str, str]) -> str:
-        if "dataset" not in outputs:
-            return ""
+    def _pages(self, result: Mapping[str, Any]) -> dict[str, str]:
         try:
-            return card_page(outputs["dataset"], self.plan["store"])
+            return result_pages(result, self.plan["store"])
         except BoigError as exc:  # what is committed is good without a link
-            self.log.warning("no link to the data card: %s", exc)
-            return ""
+            self.log.warning("no links to its pages: %s", exc)
+            return {}
 
 
 def resolve_input(name: str, value: Any) -> str | None:
