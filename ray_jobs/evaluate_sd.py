@@ -1,9 +1,9 @@
 """Stage ``evaluate_sd``: base, high-KPI baseline and BoigSD on the same test prompts and noise, sampled on Ray, measured in this process.
 
-Base and BoigSD sample rewritten prompts too, where the recipe asks for them.
+Base and BoigSD sample rewritten prompts too, where the recipe asks for them; the registry's champion stands beside them, if there is one.
 
-Reads ``dataset``, ``boigllm``, ``calibration``, ``high_kpi``, ``boigsd`` and, for a reward that takes one, ``predictor``; publishes
-``generation``: numbers, one row an image, grids. The held-out judge (`ray_jobs.judge`) scores here alone.
+Reads ``dataset``, ``boigllm``, ``calibration``, ``high_kpi``, ``boigsd``, ``champion`` (optional) and, for a reward that takes one,
+``predictor``; publishes ``generation``: numbers, one row an image, grids. The held-out judge (`ray_jobs.judge`) scores here alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from boig_core.data.dataset import read_images, read_samples
 from boig_core.errors import InputError
 from boig_core.evaluation.files import write_generation
-from boig_core.evaluation.generation import REWRITTEN, Real, make_plan, measure, named, summarize
+from boig_core.evaluation.generation import CHAMPION, REWRITTEN, Real, make_plan, measure, named, summarize
 from boig_core.evaluation.judges import ClipJudge
 from boig_core.observability.logs import get_logger
 from boig_core.perception.describe import Perceiver
@@ -51,10 +51,14 @@ def work(space: Workspace) -> Outcome:
     clip = ClipJudge(recipe.evaluation.clip)
     features = clip if recipe.evaluation.features == recipe.evaluation.clip else ClipJudge(recipe.evaluation.features)
     sources = {"base": Source(recipe.sd.base, False)}
-    sources |= {name: Source(job.input(name), True) for name in ("high_kpi", "boigsd")}
+    ours = ["high_kpi", "boigsd", *([CHAMPION] if CHAMPION in job.inputs else [])]
+    sources |= {name: Source(job.input(name), True) for name in ours}
     connect()
     started = time.monotonic()
     images = sample_models(sources, plan.prompts, plan.seeds, recipe)
+    if CHAMPION in images and images[CHAMPION].shape != images["base"].shape:
+        size = " x ".join(map(str, images.pop(CHAMPION).shape[1:3]))
+        log.warning("the champion makes images of another size (%s): it is left out, and no candidate of this size can beat it", size)
     if plan.rewritten is not None:
         again = {row: sources[model] for row, model in REWRITTEN.items()}
         images |= sample_models(again, plan.rewritten_prompts, plan.seeds, recipe)

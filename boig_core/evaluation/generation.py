@@ -33,6 +33,9 @@ REWRITTEN: Final = {"prompt_rewrite": "base", "boigsd_prompt_rewrite": "boigsd"}
 BEST: Final = {"best_of_n": "base", "boigsd_best_of_n": "boigsd"}
 """Model whose images each row of best-of-N picks from."""
 MODELS: Final = ("base", "high_kpi", "boigsd", *BEST, *REWRITTEN)
+"""Rows that are always there; one that was not measured is None with its reason."""
+CHAMPION: Final = "champion"
+"""Row of the model that is served now, where there is one: what a candidate must beat."""
 PAIRED: Final = ("reward", "judge", "clip_margin")
 _NO_AESTHETIC: Final = "no aesthetic predictor is configured"
 _EVALUATION_STREAM: Final = 7_301  # keeps this noise apart from that of the rollouts
@@ -189,7 +192,8 @@ def summarize(measured: Mapping[str, Measured], plan: Plan, real: Real, recipe: 
     """Rows, paired differences and reasons: the numbers of ``generation.json``.
 
     Args:
-        measured: base, high_kpi, boigsd, in this order, and the rows of `REWRITTEN` if the plan has such prompts.
+        measured: base, high_kpi, boigsd, in this order, the champion if there is one, and the rows of `REWRITTEN` if the plan has such
+            prompts.
         plan: prompts and seeds that all of them share.
         real: real HIGH images.
         recipe: what is enabled, and the seed.
@@ -210,10 +214,12 @@ def summarize(measured: Mapping[str, Measured], plan: Plan, real: Real, recipe: 
             rows[model] = _row(model, measured[source].take(best), len(best) // len(plan.samples), distances, settings, absent)
     absent |= {f"generation.{model}": "evaluation.rewrite is none" for model in REWRITTEN if model not in measured}
     pairs = [(model, "base") for model in measured if model != "base"]
+    if CHAMPION in measured:
+        pairs.append(("boigsd", CHAMPION))
     if REWRITTEN.keys() <= measured.keys():
         pairs.append(("boigsd_prompt_rewrite", "prompt_rewrite"))
     return {
-        "generation": {model: rows.get(model) for model in MODELS},
+        "generation": {model: rows.get(model) for model in dict.fromkeys([*MODELS, *rows])},
         "paired": {f"{ours}-{theirs}": paired(measured[ours], measured[theirs], plan, recipe) for ours, theirs in pairs},
         "floors": {**distances.floors(), "named": _mean(real.named_H)},
         "absent": absent,

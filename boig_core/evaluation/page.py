@@ -28,6 +28,7 @@ MODEL_NAMES: Final = {
     "base": "Base",
     "high_kpi": "High-KPI fine-tune",
     "boigsd": "BoigSD",
+    "champion": "Champion",
     "best_of_n": "Best of N",
     "boigsd_best_of_n": "BoigSD, best of N",
     "prompt_rewrite": "Prompt rewriting",

@@ -100,6 +100,15 @@ def test_summary_pairs_models_and_gives_a_reason_for_every_null() -> None:
     json.dumps(found, allow_nan=False)
 
 
+def test_the_champion_is_one_more_row_and_the_candidate_is_paired_with_it() -> None:
+    plan = make_plan([sample(i) for i in range(10)], recipe())
+    shifts = {"base": 0.0, "high_kpi": 0.5, "boigsd": 1.0, "champion": 0.75}
+    found = summarize({name: measured(plan, shift, i) for i, (name, shift) in enumerate(shifts.items())}, plan, real(30), recipe())
+    assert found["generation"]["champion"]["n"] == 40
+    assert found["paired"]["boigsd-champion"]["judge"]["low"] == pytest.approx(0.25)
+    assert found["paired"]["champion-base"]["reward"]["mean"] == pytest.approx(0.75)
+
+
 def test_named_is_the_share_of_the_prompts_kinds_that_perception_sees() -> None:
     box = (0.0, 0.0, 1.0, 1.0)
     seen = [Description(objects={"ball": box, "star": box}), Description(objects={"unknown": box}), Description(objects={"ball": box})]
