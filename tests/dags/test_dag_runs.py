@@ -124,7 +124,7 @@ def test_boig_sd_gives_the_report_all_it_needs(sd: Any, llm: Any) -> None:
         job_inputs = json.loads(store.read_bytes(store.join(results[stage]["attempt"], "job.json")))["inputs"]
         assert job_inputs["predictor"] == xcoms(llm)["finetune_llm"]["outputs"]["predictor"]
     summary = json.loads(store.read_bytes(f"{results['plan']['recipe'].rsplit('/', 1)[0]}/summary.json"))
-    assert list(summary["stages"]) == ["finetune_sd", "ddpo", "evaluate_sd", "report"]
+    assert set(summary["stages"]) == {"finetune_sd", "ddpo", "evaluate_sd", "report"}
     assert summary["seconds"] == pytest.approx(sum(results[stage]["metrics"]["seconds"] for stage in summary["stages"]), abs=0.2)
     seconds = json.loads(store.read_bytes(job["inputs"]["runs"]))
     assert list(seconds) == ["ingest", "perceive", "finetune_llm", "evaluate_llm", "calibrate", "finetune_sd", "ddpo", "evaluate_sd"]
