@@ -185,6 +185,25 @@ def _store_root(given: str | None) -> str:
     return normalize(given or os.environ.get("BOIG_STORE") or ".boig/store")
 
 
+@app.command("clean")
+def clean(
+    days: Annotated[
+        float, typer.Option(min=0.0, help="What is younger stays, and so does all that runs of these days read or wrote.")
+    ] = 30.0,
+    apply: Annotated[bool, typer.Option("--apply", help="Remove it; without, it is only listed.")] = False,
+    store: StoreRoot = None,
+    as_json: Json = False,
+) -> None:
+    """List, or remove, what no manifest, promoted model or recent run refers to. Asks MLflow's registry who is promoted."""
+    from dataclasses import asdict
+
+    from boig_core.orchestration import registry
+    from boig_core.storage import retention
+
+    found = (retention.clean if apply else retention.find_garbage)(_store_root(store), registry.promoted(), days)
+    print(json.dumps([asdict(each) for each in found], indent=1) if as_json else "\n".join(retention.summary(found)))
+
+
 @app.command("doctor")
 def doctor(
     store: Annotated[str | None, typer.Option(help="Root of the store; default BOIG_STORE, else .boig/store.")] = None,

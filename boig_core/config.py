@@ -1,8 +1,8 @@
 """The Recipe: everything that decides what a run computes, as frozen models that refuse unknown keys.
 
-A recipe file holds only what differs from the defaults below; `load_recipe` resolves it, and the resolved recipe is written beside
-each run. What decides only *where* things run (store, cluster address, credentials) is not a recipe's: it comes from the
-environment. Leaves out: reading data, and any import heavier than pydantic and YAML.
+A recipe file holds only what differs from the defaults below, or from the shipped recipe that it names under ``extends``; `load_recipe`
+resolves it, and the resolved recipe is written beside each run. What decides only *where* things run (store, cluster address,
+credentials) is not a recipe's: it comes from the environment. Leaves out: reading data, and any import heavier than pydantic and YAML.
 """
 
 from __future__ import annotations
@@ -35,8 +35,12 @@ Pattern = Literal["describe", "aim_describe", "aim_predict", "predict"]
 """A pattern of behavior fine-tuning, 1 to 4 in PAPER section 3."""
 RewardName = Literal["contrast", "mean_logprob", "dsg", "attribute_similarity", "engagement"]
 """A formulation of the reward."""
+Rewrite = Literal["retrieval", "boigllm"]
+"""A way to rewrite prompts: by a high-KPI post's words, or by BoigLLM's own description."""
 Action = Literal["off", "warn", "stop", "keep_best"]
 """What a tripped monitor does: nothing; one line in the log; end the training with what it has; end it with the best epoch's policy."""
+Monitor = Literal["plateau", "fall", "collapse", "drift", "overoptimization"]
+"""A sign of a training that fails (PAPER section 7)."""
 SplitBy = Literal["post", "account", "time"]
 """What never crosses splits."""
 
@@ -78,11 +82,13 @@ class Data(_Section):
     floors: tuple[float, float, float] = (20, 30, 40)
     """A post enters low, medium, high only when its KPI is above this; further KPIs have no floors."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Shares of posts in train, validation, test."""
+    """Shares in train, validation, test of the posts that are in no split of their own."""
     split_by: SplitBy = "post"
     """What never crosses splits: a ``post`` with all its images, an ``account``, or a moment of ``time`` (the earliest posts train)."""
     held_out: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """A domain kept apart: posts whose columns hold one of these values form the split ``held_out``, which no training reads."""
+    judge: Fraction = Field(0.0, ge=0, lt=1)
+    """Share of posts kept apart as the split ``judge``, which only the engagement predictor of ``evaluation.judge`` learns from."""
     near_duplicates: int | None = Field(3, ge=0, le=7)
     """Images whose perceptual hashes differ in at most this many of 64 bits never cross splits; none: identical images alone."""
     negatives: Fraction = Field(0.0, ge=0, le=1)
@@ -155,7 +161,8 @@ class Perception(_Section):
     vocabulary: Literal["kinds", "keywords"] = "kinds"
     """What that model looks for: the ``kinds``, or each image's own keywords."""
     clip: str = "package:clip"
-    """CLIP that names salient regions and finds tags: a hub id, a folder, or ``package:NAME``."""
+    """CLIP that names salient regions and finds tags, and by which the alignment's probe sees drift: a hub id, a folder, or
+    ``package:NAME``."""
     kinds: tuple[str, ...] = ()
     """Object names to choose among, the same for every image; empty: every salient region is ``unknown``."""
     name_threshold: float = Field(0.5, ge=0, le=1)
@@ -354,9 +361,12 @@ class SD(_Section):
     """The diffusion model and its high-KPI fine-tuning baseline (PAPER section 6)."""
 
     base: str = "package:tiny-sd"
-    """Stable Diffusion to start from: a hub id, a folder, or ``package:NAME``."""
+    """Stable Diffusion 1.x, 2.x or XL to start from: a hub id, a folder, or ``package:NAME``."""
     resolution: int = Field(32, ge=16)
-    """Side of the generated images, in pixels."""
+    """Side of the generated images, in pixels: that of the base model."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of UNet and text encoders in fine-tuning, alignment and evaluation; a LoRA and the autoencoder are float32 in any case.
+    Alignment in bfloat16 needs a clip_ratio of 1e-3 or so: the start-up check asks for ratios within a tenth of it."""
     steps: int = Field(300, ge=1)
     """Optimiser steps of the high-KPI fine-tuning."""
     batch: int = Field(32, ge=1)
@@ -369,6 +379,8 @@ class SD(_Section):
     """Ray Train workers, one process each."""
     zero_stage: Literal[0, 1, 2] = 2
     """DeepSpeed ZeRO stage."""
+    gradient_checkpointing: bool = False
+    """Compute the UNet's activations again in the backward pass, in fine-tuning and alignment: less memory, a third more work."""
     checkpoint_every: int = Field(100, ge=1)
     """Steps between checkpoints."""
 
@@ -400,14 +412,37 @@ class Collapse(_Section):
 
     action: Action = "warn"
     """What happens then."""
-    diversity: Fraction = Field(0.5, ge=0, le=1)
-    """Share of the first epoch's difference between images of one prompt that must stay."""
+    diversity: Fraction = Field(0.25, ge=0, le=1)
+    """Share of the first epoch's difference between images of one prompt that must stay. Low, because it is a difference of pixels: images
+    that all take on the rewarded colors lose most of it long before they show the same. Under a reward for warm colors alone the tiny model
+    kept 26 % of it where a CLIP still found 68 % of the variety, and two epochs later 4 % where the CLIP found 34 %."""
     entropy: Fraction = Field(0.5, ge=0, le=1)
     """Share of the first epoch's entropy of palette colors that must stay."""
 
 
+class Drift(_Section):
+    """Images no longer show what their prompts say."""
+
+    action: Action = "warn"
+    """What happens then."""
+    margin: Fraction = Field(0.8, gt=0, le=1)
+    """Share of the base's CLIP margin that must stay: how much better the probe's images fit their own prompt than the other prompts."""
+
+
+class Overoptimization(_Section):
+    """The reward rises, and what it stands for falls: the engagement predictor on held-out prompts, or the reward on them."""
+
+    action: Action = "warn"
+    """What happens then."""
+    rise: float = Field(0.5, ge=0)
+    """Rise of the training's reward since the probe's best, in spreads of the first epoch's rewards, that makes a fall suspicious."""
+    fall: float = Field(0.5, gt=0)
+    """Fall of the probe since its best that counts, in spreads of the first probe's images: between two means of 64 independent images the
+    standard error is 0.18."""
+
+
 class Monitors(_Section):
-    """Signs of a training that fails (PAPER section 7), checked after each epoch."""
+    """Signs of a training that fails (PAPER section 7), checked after each epoch; the last two where there is a probe."""
 
     plateau: Plateau = Plateau()
     """No rise of the reward."""
@@ -415,11 +450,15 @@ class Monitors(_Section):
     """Loss of what the reward gained."""
     collapse: Collapse = Collapse()
     """Loss of variety."""
+    drift: Drift = Drift()
+    """Loss of the prompts' content."""
+    overoptimization: Overoptimization = Overoptimization()
+    """A reward that is hacked, or learned by heart."""
 
     @property
     def keeps_best(self) -> bool:
         """Whether any monitor may ask for the policy of the best epoch."""
-        return "keep_best" in (self.plateau.action, self.fall.action, self.collapse.action)
+        return any(getattr(self, name).action == "keep_best" for name in type(self).model_fields)
 
 
 class DDPO(_Section):
@@ -434,26 +473,41 @@ class DDPO(_Section):
     sampling_steps: int = Field(10, ge=2)
     """Denoising steps."""
     guidance: float = Field(1.0, ge=1)
-    """Classifier-free guidance, in sampling and in scoring alike."""
+    """Classifier-free guidance, in sampling and in scoring alike: no field mixes two, which would be off-policy."""
     eta: float = Field(1.0, gt=0, le=1)
     """DDIM's eta on the stochastic steps; 0 would leave them without a log-probability."""
     window: int | None = Field(3, ge=1)
     """Steps of the random window that is stochastic and trained on; none: every step (DDPO as published)."""
     window_span: Fraction = Field(0.6, gt=0, le=1)
-    """The window lies within this first share of the steps: where the image is decided."""
+    """The window, and the timesteps of the draws, lie within this first share of the steps: where the image is decided."""
+    draws: int = Field(3, ge=1)
+    """Timesteps, each with its noise, at which ``awm`` matches each image."""
     timestep_fraction: Fraction = Field(1.0, gt=0, le=1)
-    """Share of the stochastic steps that an epoch trains on, drawn anew for each: fewer backward passes, more noise in the gradient."""
+    """Share of the stochastic steps, or draws, that an epoch trains on, drawn anew for each: fewer backward passes, more noise in the
+    gradient."""
     shared_noise: bool = False
     """Images of one prompt and epoch start from the same noise, so that they differ by the stochastic steps alone."""
-    objective: Literal["ddpo", "grpo"] = "grpo"
-    """``ddpo``: per-prompt statistics over epochs; ``grpo``: the group's mean over the batch's spread."""
+    objective: Literal["ddpo", "grpo", "awm"] = "grpo"
+    """``ddpo``: per-prompt statistics over epochs; ``grpo``: the group's mean over the batch's spread; ``awm``: the same advantages on the
+    forward process: rollouts are deterministic (``eta`` and ``window`` have no say), their final latents are noised again, and the ratio
+    is that of the matching losses, before and now, on the same draws."""
     logprob: Literal["mean", "sum"] = "mean"
     """Log-probability of a step: ``mean`` over latent dimensions, as the reference code; ``sum``: the density itself."""
     clip_ratio: float = Field(1e-3, gt=0)
     """PPO clip of the importance ratio under this ``logprob``: with ``sum`` log-ratios grow by the number of latent dimensions, so it must
-    be given."""
+    be given. Matching losses move further than log-probabilities: ``awm`` takes ten times as much."""
     clip_advantage: float = Field(5.0, gt=0)
     """Largest absolute advantage."""
+    kl: float = Field(0.0, ge=0)
+    """Weight of the KL divergence from the ``anchor``, in the units of ``logprob``; 0: none is measured. Costs a forward pass a sample."""
+    anchor: Literal["base", "ema"] = "base"
+    """What ``kl`` holds the policy to: the base model, which is the policy with its LoRA switched off, or the moving average of ``ema``."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of a moving average of the trained weights, which is published in their place: it spans about 1 / (1 - ema) updates; none: the
+    last weights are published."""
+    recompute_logprobs: bool = False
+    """The learner works out the old log-probabilities by itself before it updates: for rollouts in another dtype, with other kernels or on
+    other hardware. The start-up check then reports what differs, and does not stop. Costs a forward pass a sample."""
     inner_epochs: int = Field(1, ge=1)
     """Passes over an epoch's trajectories."""
     updates: int = Field(2, ge=1)
@@ -476,11 +530,30 @@ class DDPO(_Section):
     """DeepSpeed ZeRO stage of the learner."""
     checkpoint_every: int = Field(5, ge=1)
     """Epochs between checkpoints."""
+    probe_every: int | None = Field(5, ge=1)
+    """Epochs between two looks at 64 images of the same held-out prompts and noise, the first at the base; none: never."""
     monitors: Monitors = Monitors()
     """What warns of, or ends, a training that fails."""
 
+    @property
+    def forward_process(self) -> bool:
+        """Whether the objective trains on final latents that are noised again, not on the steps of the denoising."""
+        return self.objective == "awm"
+
+    @property
+    def trained_steps(self) -> int:
+        """Stochastic steps, or draws, of an epoch, of which `timestep_fraction` are trained on."""
+        if self.forward_process:
+            return self.draws
+        return self.sampling_steps - 1 if self.window is None else self.window
+
     @model_validator(mode="after")
     def _check(self) -> DDPO:
+        self._check_anchor()
+        if self.forward_process and self.guidance != 1:
+            raise ValueError(f"objective awm needs guidance 1, not {self.guidance:g}: it matches the model without guidance")
+        if self.forward_process and self.shared_noise:
+            raise ValueError("objective awm excludes shared_noise: without noise in the steps all images of a prompt would be the same")
         images = self.prompts * self.images_per_prompt
         if images % self.chunk:
             raise ValueError(f"chunk {self.chunk} must divide prompts x images_per_prompt = {images}")
@@ -495,6 +568,12 @@ class DDPO(_Section):
                 f"window {self.window} must fit into window_span x sampling_steps = {int(self.window_span * self.sampling_steps)} steps"
             )
         return self
+
+    def _check_anchor(self) -> None:
+        if self.kl and self.anchor == "base" and self.lora_rank is None:
+            raise ValueError(f"kl {self.kl:g} from the base needs a LoRA that can be switched off: set lora_rank, or anchor ema")
+        if self.anchor == "ema" and (self.ema is None or not self.kl):
+            raise ValueError("anchor ema needs ema, the decay of its moving average, and a kl above 0")
 
 
 class FewShot(_Section):
@@ -520,28 +599,40 @@ class FewShot(_Section):
     """Longest answer, in the endpoint's tokens."""
 
 
+class Aesthetic(_Section):
+    """A score of looks: a head on the image embeddings of the CLIP that it was trained on, such as LAION's for ViT-L/14."""
+
+    clip: str = Field(min_length=1)
+    """That CLIP: a hub id or a folder."""
+    head: str = Field(min_length=1)
+    """Weights of the head, one linear layer or several: a file or store URI, safetensors or a torch state dict."""
+
+
 class Evaluation(_Section):
     """What evaluate_sd measures, paired by prompt and seed, and how evaluate_llm measures descriptions (DESIGN: report)."""
 
     prompts: int = Field(50, ge=2)
-    """Test prompts."""
+    """Test prompts, as many from posts of each KPI bucket as there are."""
     images_per_prompt: int = Field(4, ge=2)
     """Images a prompt and model."""
     sampling_steps: int = Field(20, ge=2)
     """Deterministic denoising steps."""
     guidance: float = Field(3.0, ge=1)
-    """Guidance of the deployment."""
+    """Guidance of the deployment; base and BoigSD are sampled without any, too."""
     clip: str = "package:clip-judge"
     """A CLIP that took no part in training: CLIP score."""
     features: str = "package:clip-judge"
     """Vision model whose features serve KID and FID."""
     judge: str | None = None
-    """Held-out judge: ``adworld:LAW`` for the ad world's oracle; none: absent from the report."""
+    """Held-out judge: ``adworld:LAW`` for the ad world's oracle; ``predictor`` for an engagement predictor that finetune_llm trains on the
+    split ``judge`` alone; none: absent from the report."""
     best_of_n: int | None = Field(None, ge=2)
     """Also report best-of-N by the reward, over the images of the base and of BoigSD; none: absent."""
-    rewrite: Literal["none", "retrieval"] = "none"
-    """Also report prompt rewriting, on the base and on BoigSD: ``retrieval`` puts the words of the nearest high-KPI training post, of the
-    same account where it has one, after the prompt; none: absent."""
+    rewrite: tuple[Rewrite, ...] = ()
+    """Also report prompt rewriting, on the base and on BoigSD, one way or both. After the prompt stand, by ``retrieval``, the words of the
+    nearest high-KPI training post, of the same account where it has one; by ``boigllm``, BoigLLM's description of a high-KPI image."""
+    aesthetic: Aesthetic | None = None
+    """What scores looks; none: absent from the report."""
     fid_min: int = Field(1000, ge=2)
     """FID is reported only at this many images a side or more (KID always)."""
     bootstrap: int = Field(1000, ge=100)
@@ -551,6 +642,12 @@ class Evaluation(_Section):
     folder; none: vectors of spelling, offline."""
     few_shot: FewShot | None = None
     """A general language model to compare BoigLLM with; none: absent from the report."""
+
+    @field_validator("rewrite", mode="before")
+    @classmethod
+    def _one_or_both(cls, value: Any) -> Any:
+        """One way needs no brackets."""
+        return (value,) if isinstance(value, str) else value
 
 
 class Promotion(_Section):
@@ -569,8 +666,8 @@ class Promotion(_Section):
     """Share of the base's diversity that must be kept."""
     max_fid: float | None = Field(2.0, gt=0)
     """FID, as a share of the base's, must not exceed this where it is measured; none: not asked."""
-    silent: tuple[Literal["plateau", "fall", "collapse"], ...] = ("fall", "collapse")
-    """Monitors of ddpo that must not have tripped."""
+    silent: tuple[Monitor, ...] = ("fall", "collapse", "drift", "overoptimization")
+    """Monitors of ddpo that must not have tripped; one that is off, or needs a probe that the training does without, is silent."""
     max_days: float = Field(7.0, gt=0)
     """Days that the approval waits for a person."""
 
@@ -608,6 +705,11 @@ class Recipe(_Section):
             raise ValueError(f"llm.more_kpis {unknown} must be among data.more_kpis {list(self.data.more_kpis)}")
         if "engagement" in self.reward.weights and self.llm.predictor == "none":
             raise ValueError("reward.weights name engagement, which needs a predictor: set llm.predictor to head or text")
+        if self.evaluation.judge == "predictor" and (self.llm.predictor == "none" or not self.data.judge):
+            raise ValueError("evaluation.judge predictor needs posts and a kind: set data.judge above 0, and llm.predictor to head or text")
+        if self.ddpo.probe_every is not None and self.perception.clip == self.evaluation.clip:
+            rule = "differ from evaluation.clip, which judges afterwards and takes no part in training, or ddpo.probe_every be null"
+            raise ValueError(f"perception.clip {self.perception.clip}, which the probe of ddpo reads, must {rule}")
         return self
 
     def digest(self) -> str:
@@ -620,6 +722,11 @@ def recipe_names() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in resources.files("boig_core.recipes").iterdir() if p.name.endswith(".yaml"))
 
 
+def is_recipe_file(name_or_path: str) -> bool:
+    """Whether a recipe is named by its file, not by its name in the package."""
+    return Path(name_or_path).suffix in {".yaml", ".yml"} or os.sep in name_or_path
+
+
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Resolve a recipe.
 
@@ -630,8 +737,16 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: no such recipe, YAML that cannot be read, an unknown key, or a value that breaks its rule.
     """
+    tree = _tree(name_or_path)
+    for override in overrides:
+        _apply(tree, override)
+    return parse_recipe(tree)
+
+
+def _tree(name_or_path: str) -> dict[str, Any]:
+    """A recipe file over the one that it extends: a field of a section wins as a whole."""
     path = Path(name_or_path)
-    if path.suffix in {".yaml", ".yml"} or os.sep in name_or_path:
+    if is_recipe_file(name_or_path):
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:
@@ -649,9 +764,15 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(tree, dict):
         raise RecipeError(f"recipe {name_or_path}", "must be a mapping of sections", "see `boig recipe show tiny`")
     tree.setdefault("name", fallback)
-    for override in overrides:
-        _apply(tree, override)
-    return parse_recipe(tree)
+    if (below := tree.pop("extends", None)) is None:
+        return tree
+    if below not in recipe_names():
+        raise RecipeError(f"extends = {below!r}", "must be a recipe of the package", f"use one of {', '.join(recipe_names())}")
+    merged = _tree(below)
+    for key, value in tree.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = {**merged[key], **value} if both else value
+    return merged
 
 
 def parse_recipe(tree: Any) -> Recipe:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 Bucket = Literal["high", "medium", "low"]
-Split = Literal["train", "validation", "test", "held_out"]
+Split = Literal["train", "validation", "test", "held_out", "judge"]
 BUCKETS: Final[tuple[Bucket, ...]] = ("high", "medium", "low")
-SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test", "held_out")
+SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test", "held_out", "judge")
 
 TONES: Final = ("warm", "neutral", "cool")
 

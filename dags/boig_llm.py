@@ -1,7 +1,7 @@
 """# boig_llm: BoigLLM learns how a high-KPI image looks
 
 **finetune_llm** trains BoigLLM on the dataset (behaviour fine-tuning) and, beside it, a twin that does not see the KPI; where the recipe
-says so, an engagement predictor too;
+says so, an engagement predictor too, and a second one that judges;
 **evaluate_llm** compares their descriptions of test images with what is really seen in them;
 **calibrate** asks how well each formulation of the reward tells high from low on held-out real images, recommends one, and fixes the
 range of the one that the recipe names.

@@ -27,16 +27,17 @@ with DAG(
         "boigllm": uri_param("a BoigLLM"),
         "calibration": uri_param("its reward calibration"),
         "predictor": uri_param("its engagement predictor, if there is one"),
+        "judge": uri_param("the engagement predictor that judges, if there is one"),
         "description": uri_param("its evaluation"),
         **recipe_params(None),
     },
 ) as dag:
     needs = {"dataset": "dataset", "boigllm": "boigllm", "calibration": "calibration", "description": "description"}
-    planned = plan(needs, BOIGLLM, optional={"predictor": "predictor", "champion": "sd"}, beside_champion=True)
+    planned = plan(needs, BOIGLLM, optional={"predictor": "predictor", "judge": "judge", "champion": "sd"}, beside_champion=True)
     finetune = RayJobOperator(task_id="finetune_sd", stage="finetune_sd", plan=planned, inputs={"dataset": planned})
-    judged = {"dataset": planned, "boigllm": planned, "calibration": planned, "predictor": planned}
-    ddpo = RayJobOperator(task_id="ddpo", stage="ddpo", plan=planned, inputs=judged)
-    candidates = {**judged, "high_kpi": finetune.output, "boigsd": ddpo.output, "champion": planned}
+    rewarded = {"dataset": planned, "boigllm": planned, "calibration": planned, "predictor": planned}
+    ddpo = RayJobOperator(task_id="ddpo", stage="ddpo", plan=planned, inputs=rewarded)
+    candidates = {**rewarded, "high_kpi": finetune.output, "boigsd": ddpo.output, "judge": planned, "champion": planned}
     evaluate = RayJobOperator(task_id="evaluate_sd", stage="evaluate_sd", plan=planned, inputs=candidates)
     stages = [finetune.output, ddpo.output, evaluate.output]
     evidence = {"dataset": planned, "description": planned, "calibration": planned, "generation": evaluate.output}

@@ -1,20 +1,22 @@
 """Stage ``ddpo``: align Stable Diffusion with the reward; rollout and reward actors on Ray, the learner under Ray Train + DeepSpeed.
 
-Reads ``dataset``, ``boigllm``, ``calibration`` and, for a reward that takes one, ``predictor``; publishes ``boigsd``: a whole diffusers
-folder with the adapter merged, which ``StableDiffusionPipeline.from_pretrained`` opens, and the adapter alone in ``lora/``, for
-``pipe.load_lora_weights`` on the base. Nothing starts for a reward that does not tell HIGH from LOW on test images
-(`boig_core.rewards.calibration.require_worth`).
+Reads ``dataset``, ``boigllm``, ``calibration`` and, for a reward that takes one, ``predictor``, which the probe reads too where there is
+one; publishes ``boigsd``: a whole diffusers folder with the adapter merged, which ``DiffusionPipeline.from_pretrained`` opens, and the
+adapter alone in ``lora/``, for ``pipe.load_lora_weights`` on the base. Nothing starts for a reward that does not tell HIGH from LOW on test
+images (`boig_core.rewards.calibration.require_worth`). ``samples/`` of the attempt holds each epoch's prompts with their mean rewards, and
+each probe's images with what was measured of each prompt.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import json
 import sys
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from boig_core.cluster.gauges import Gauges
 from boig_core.cluster.rollouts import RayRollouts
 from boig_core.cluster.session import connect
 from boig_core.cluster.train import run_training
@@ -22,8 +24,8 @@ from boig_core.config import Recipe
 from boig_core.data.dataset import read_samples
 from boig_core.diffusion.lora import Adapter, open_policy, save_policy
 from boig_core.diffusion.rollout import Scorer
-from boig_core.diffusion.trajectory import Trajectory
 from boig_core.evaluation.files import make_grid
+from boig_core.evaluation.probe import Look, Probe, Witnesses
 from boig_core.observability.logs import get_logger
 from boig_core.observability.metrics import MetricLog, experiment
 from boig_core.rewards.calibration import Calibration, read_calibration, require_worth
@@ -43,7 +45,8 @@ def work(space: Workspace) -> Outcome:
     calibration = read_calibration(space.fetch("calibration", "calibration")[0])
     require_worth(calibration, recipe.reward)
     manifest.verify(job.input("boigllm"), kind="boigllm")
-    predictor = job.input("predictor") if needs_predictor(recipe.reward) else None
+    wanted = needs_predictor(recipe.reward) or (recipe.ddpo.probe_every is not None and "predictor" in job.inputs)
+    predictor = job.input("predictor") if wanted else None
     if predictor is not None:
         manifest.verify(predictor, kind="predictor")
     connect()
@@ -69,7 +72,8 @@ def work(space: Workspace) -> Outcome:
     }
     metrics = {
         "epochs": len(rewards),
-        "monitors": {trip.monitor: str(trip) for trip in trips},
+        # keep_best publishes a policy from before the sign: it says nothing against that one.
+        "monitors": {trip.monitor: str(trip) for trip in trips if trip.action != "keep_best"},
         "reward_first": rewards[0] if rewards else None,
         "reward_last": rewards[-1] if rewards else None,
     }
@@ -77,13 +81,15 @@ def work(space: Workspace) -> Outcome:
 
 
 def open_scorer(recipe: Recipe, boigllm: str, predictor: str | None, calibration: Calibration, device: str) -> Scorer:
-    """The reward, in the process that scores."""
+    """The reward, and what the probe asks beside it, in the process that scores."""
+    from boig_core.evaluation.judges import ClipJudge
     from boig_core.perception.describe import Perceiver
     from boig_core.rewards.scorer import Scorer as LlmScorer
     from boig_core.rewards.scorer import fetched
 
     with fetched(boigllm, predictor) as (llm, rater):
-        return LlmScorer(llm, Perceiver.from_recipe(recipe.perception), recipe, calibration, rater)
+        scorer = LlmScorer(llm, Perceiver.from_recipe(recipe.perception), recipe, calibration, rater)
+    return scorer if recipe.ddpo.probe_every is None else Witnesses(scorer, ClipJudge(recipe.perception.clip))
 
 
 def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
@@ -92,13 +98,18 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
 
     job: Job = config["job"]
     rollouts: RayRollouts = config["rollouts"]
-    samples = [sample for sample in read_samples(job.input("dataset")) if sample.split == "train" and sample.bucket == "high"]
+    samples = read_samples(job.input("dataset"))
     uri = store.join(job.attempt_uri, "metrics.jsonl")
     curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment=experiment(job.stage), run=job.version) if rank() == 0 else None
+    gauges = Gauges(job.stage, job.version)
 
     def report(epoch: int, values: dict[str, float]) -> None:
+        waited_s = values["seconds_probe"] + values["seconds_rollouts"]
+        wall_s = waited_s + values["seconds_update"] + values["seconds_between"]
+        row = {**values, **rollouts.idle(wall_s), "idle_learner": waited_s / wall_s}
+        gauges.set({"epoch": epoch, **row})
         if curve is not None:
-            curve.log(epoch, **values)
+            curve.log(epoch, **row)
         log.info(
             "epoch %d/%d: reward %.3f ± %.3f, rollouts %.1f s, update %.1f s, clipped %.2f",
             epoch + 1,
@@ -106,14 +117,10 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
             *(values[name] for name in ("reward", "reward_std", "seconds_rollouts", "seconds_update", "clip_fraction")),
         )
 
-    def show(epoch: int, trajectory: Trajectory) -> None:
-        if epoch % 5 == 0:
-            rows = np.split(trajectory.images_BHWC, job.recipe.ddpo.prompts)
-            buffer = io.BytesIO()
-            make_grid(rows).save(buffer, format="PNG")
-            store.write_bytes(store.join(job.attempt_uri, "samples", f"epoch-{epoch:04d}.png"), buffer.getvalue())
-
-    learner = Learner(job.recipe, samples, rollouts, Checkpoints(job.task, job.attempt), report, show)
+    shown = Shown(job.attempt_uri)
+    probe = Probe(job.recipe, samples, rollouts, shown.look) if job.recipe.ddpo.probe_every is not None else None
+    prompts = [sample for sample in samples if sample.split == "train" and sample.bucket == "high"]
+    learner = Learner(job.recipe, prompts, rollouts, Checkpoints(job.task, job.attempt), report, shown.prompts, probe)
     rollouts.wait_ready()
     try:
         adapter = learner.fit()
@@ -121,6 +128,27 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
         if curve is not None and curve.rows:
             curve.close()
     return adapter, [row["reward"] for row in learner.rows], learner.trips
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What people look at while it trains: ``samples/`` of an attempt."""
+
+    attempt: str
+
+    def prompts(self, epoch: int, means: list[tuple[str, float]]) -> None:
+        """Prompts that an epoch trains on, with their mean rewards."""
+        self._put(f"epoch-{epoch:04d}.json", json.dumps([{"prompt": prompt, "reward": mean} for prompt, mean in means], indent=1).encode())
+
+    def look(self, epoch: int, look: Look) -> None:
+        """A probe's images, one row a prompt, and its numbers in the same order."""
+        buffer = io.BytesIO()
+        make_grid(list(look.images_PKHWC)).save(buffer, format="PNG")
+        self._put(f"probe-{epoch:04d}.png", buffer.getvalue())
+        self._put(f"probe-{epoch:04d}.json", json.dumps({**look.metrics, "rows": look.by_prompt}, indent=1).encode())
+
+    def _put(self, name: str, content: bytes) -> None:
+        store.write_bytes(store.join(self.attempt, "samples", name), content)
 
 
 if __name__ == "__main__":

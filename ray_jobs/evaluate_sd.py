@@ -1,9 +1,11 @@
 """Stage ``evaluate_sd``: base, high-KPI baseline and BoigSD on the same test prompts and noise, sampled on Ray, measured in this process.
 
-Base and BoigSD sample rewritten prompts too, where the recipe asks for them; the registry's champion stands beside them, if there is one.
+Base and BoigSD are sampled without guidance, too, and with rewritten prompts where the recipe asks for them; the registry's champion stands
+beside them, if there is one.
 
-Reads ``dataset``, ``boigllm``, ``calibration``, ``high_kpi``, ``boigsd``, ``champion`` (optional) and, for a reward that takes one,
-``predictor``; publishes ``generation``: numbers, one row an image, grids. The held-out judge (`ray_jobs.judge`) scores here alone.
+Reads ``dataset``, ``boigllm``, ``calibration``, ``high_kpi``, ``boigsd``, ``champion`` if there is one, for a reward that takes one
+``predictor``, for an evaluation that asks for one ``judge``; publishes ``generation``: numbers, one row an image, grids. The held-out judge
+(`ray_jobs.judge`) scores here alone.
 """
 
 from __future__ import annotations
@@ -11,62 +13,59 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import replace
 
-import numpy as np
-
-from boig_core.data.dataset import read_images, read_samples
-from boig_core.errors import InputError
+from boig_core.config import Recipe, Rewrite
+from boig_core.data.dataset import read_samples
+from boig_core.evaluation.aesthetic import AestheticJudge
 from boig_core.evaluation.files import write_generation
-from boig_core.evaluation.generation import CHAMPION, REWRITTEN, Real, make_plan, measure, named, summarize
+from boig_core.evaluation.generation import PAIRED, Instruments, measure, summarize
 from boig_core.evaluation.judges import ClipJudge
+from boig_core.evaluation.plan import CHAMPION, Plan, make_plan
+from boig_core.evaluation.real import see_real
+from boig_core.evaluation.rewriting import high_prompts, rewrite_by_description, rewrite_by_retrieval
+from boig_core.evaluation.slices import by_bucket_and_account
 from boig_core.observability.logs import get_logger
 from boig_core.perception.describe import Perceiver
-from boig_core.rewards.calibration import read_calibration
+from boig_core.rewards.calibration import Calibration, read_calibration
 from boig_core.rewards.scorer import Scorer, needs_predictor
 from boig_core.storage.job import Outcome, Workspace, run_stage
-from boig_core.vocabulary import Description, Sample
+from boig_core.vocabulary import Sample
 from ray_jobs.judge import open_judge
 
 log = get_logger(__name__)
 
-_TRAINED: Final = 512
-"""Training images that novelty is measured against, at most: they are held in memory at the model's resolution."""
-
 
 def work(space: Workspace) -> Outcome:
     """Sample the models, measure their images, write the numbers and grids."""
-    from boig_core.cluster.evaluation import Source, sample_models
+    from boig_core.cluster.evaluation import Draw, Source, sample_draws
     from boig_core.cluster.session import connect
 
     recipe, job = space.recipe, space.job
-    judge = open_judge(recipe.evaluation.judge)
     samples = read_samples(job.input("dataset"))
     plan = make_plan(samples, recipe)
-    llm, _ = space.fetch("boigllm", "boigllm")
     calibration = read_calibration(space.fetch("calibration", "calibration")[0])
-    perceiver, kinds = Perceiver.from_recipe(recipe.perception), recipe.perception.kinds
-    predictor = space.fetch("predictor", "predictor")[0] if needs_predictor(recipe.reward) else None
-    scorer = Scorer(llm, perceiver, recipe, calibration, predictor)
-    clip = ClipJudge(recipe.evaluation.clip)
-    features = clip if recipe.evaluation.features == recipe.evaluation.clip else ClipJudge(recipe.evaluation.features)
+    tools = open_instruments(space, calibration)
     sources = {"base": Source(recipe.sd.base, False)}
     ours = ["high_kpi", "boigsd", *([CHAMPION] if CHAMPION in job.inputs else [])]
     sources |= {name: Source(job.input(name), True) for name in ours}
     connect()
-    started = time.monotonic()
-    images = sample_models(sources, plan.prompts, plan.seeds, recipe)
+    plan = replace(plan, rewritten=rewrite(job.input("boigllm"), samples, plan, calibration, recipe))
+    settings, started = recipe.evaluation, time.monotonic()
+    rows = plan.rows(settings, champion=CHAMPION in sources)
+    draws = {name: Draw(sources[row.model], plan.prompts(row), row.guidance(settings)) for name, row in rows.items()}
+    images = sample_draws(draws, plan.seeds, recipe)
     if CHAMPION in images and images[CHAMPION].shape != images["base"].shape:
         size = " x ".join(map(str, images.pop(CHAMPION).shape[1:3]))
         log.warning("the champion makes images of another size (%s): it is left out, and no candidate of this size can beat it", size)
-    if plan.rewritten is not None:
-        again = {row: sources[model] for row, model in REWRITTEN.items()}
-        images |= sample_models(again, plan.rewritten_prompts, plan.seeds, recipe)
-    log.info("sampled %d images a model in %.1f s", len(plan.seeds), time.monotonic() - started)
-    measured = {name: measure(found, plan, scorer, judge, clip, features, perceiver, kinds) for name, found in images.items()}
-    summary = summarize(measured, plan, real_images(space, samples, clip, features), recipe)
+    log.info("sampled %d images for each of %d rows in %.1f s", len(plan.seeds), len(rows), time.monotonic() - started)
+    measured = {name: measure(found, plan, tools) for name, found in images.items()}
+    real = see_real(job.input("dataset"), samples, tools.clip, tools.features, recipe)
+    summary = summarize(measured, plan, real, recipe)
+    summary["by"] = by_bucket_and_account(measured, plan, recipe)
     summary["settings"] = {
-        **recipe.evaluation.model_dump(mode="json"),
+        **settings.model_dump(mode="json"),
+        "judge": tools.judge and tools.judge.name,
         "prompts": len(plan.samples),
         "reward": recipe.reward.name,
         "reward_clip": list(calibration.clip),
@@ -74,37 +73,39 @@ def work(space: Workspace) -> Outcome:
     out = space.scratch / "generation"
     out.mkdir()
     write_generation(out, summary, plan, images, measured)
-    rows = summary["generation"]
-    metrics = {f"{name}_{key}": rows[name][key] for name in images for key in ("reward", "judge", "clip_margin")}
+    metrics = {f"{name}_{key}": summary["generation"][name][key] for name in images for key in PAIRED}
     log.info("rows: %s", metrics)
     return Outcome({"generation": space.publish("evaluations/generation", out, kind="generation")}, metrics)
 
 
-def real_images(space: Workspace, samples: Sequence[Sample], clip: ClipJudge, features: ClipJudge) -> Real:
-    """See held-out HIGH images, and a seeded sample of at most `_TRAINED` HIGH images of the training split."""
-    recipe, dataset = space.recipe, space.job.input("dataset")
-    held = real_samples(samples)
-    images_of = read_images(dataset, [sample.image for sample in held], recipe.sd.resolution)
-    pixels = [images_of[sample.image] for sample in held]
-    seen = clip.see(pixels)
-    names = sorted({sample.image for sample in samples if sample.split == "train" and sample.bucket == "high"})
-    order = np.random.default_rng(recipe.seed).permutation(len(names))[:_TRAINED]
-    chosen = [names[index] for index in order]
-    train_of = read_images(dataset, chosen, recipe.sd.resolution)
-    return Real(
-        features_HF=seen.features_NF if features is clip else features.see(pixels).features_NF,
-        embedding_HD=seen.embedding_ND,
-        named_H=named([sample.description or Description() for sample in held], held, recipe.perception.kinds),
-        embedding_TD=clip.see([train_of[image] for image in chosen]).embedding_ND if chosen else seen.embedding_ND[:0],
-    )
+def open_instruments(space: Workspace, calibration: Calibration) -> Instruments:
+    """All that looks at the images."""
+    recipe, settings = space.recipe, space.recipe.evaluation
+    llm, _ = space.fetch("boigllm", "boigllm")
+    predictor = space.fetch("predictor", "predictor")[0] if needs_predictor(recipe.reward) else None
+    perceiver = Perceiver.from_recipe(recipe.perception)
+    judge = open_judge(space, perceiver)
+    rewards = Scorer(llm, perceiver, recipe, calibration, predictor)
+    clip = ClipJudge(settings.clip)
+    features = clip if settings.features == settings.clip else ClipJudge(settings.features)
+    looks, opened = settings.aesthetic, {settings.clip: clip}
+    aesthetic = AestheticJudge(looks, opened.get(looks.clip)) if looks else None
+    return Instruments(rewards, judge, clip, features, aesthetic, perceiver, recipe.perception.kinds)
 
 
-def real_samples(samples: Sequence[Sample]) -> list[Sample]:
-    """Held-out real HIGH samples (validation and test), one an image: what the generated images are held against."""
-    held = {sample.image: sample for sample in samples if sample.split != "train" and sample.bucket == "high"}
-    if len(held) < 4:
-        raise InputError(f"{len(held)} held-out HIGH images", "must be at least 4", "ingest more posts")
-    return [held[image] for image in sorted(held)]
+def rewrite(
+    boigllm: str, samples: Sequence[Sample], plan: Plan, calibration: Calibration, recipe: Recipe
+) -> dict[Rewrite, tuple[str, ...]]:
+    """The plan's prompts, rewritten in each way that the recipe asks for; Ray must be connected."""
+    from boig_core.cluster.evaluation import answer_prompts
+
+    found: dict[Rewrite, tuple[str, ...]] = {}
+    if "retrieval" in recipe.evaluation.rewrite:
+        found["retrieval"] = tuple(rewrite_by_retrieval(samples, plan.samples))
+    if "boigllm" in recipe.evaluation.rewrite:
+        answered = answer_prompts(boigllm, high_prompts(plan.samples, calibration.conditions, recipe), recipe)()
+        found["boigllm"] = tuple(rewrite_by_description(plan.samples, answered.said))
+    return found
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Stage finetune_llm: behaviour fine-tuning of BoigLLM and of its no-KPI twin, on Ray Train workers with DeepSpeed.
 
 They are trained one after the other by the same workers, on the same samples, steps and seed; the twin's prompts lack the KPI line. Where
-the recipe says so (``llm.predictor``), the engagement predictor follows. Input: dataset (perceived). Outputs: boigllm, no_kpi, predictor.
+the recipe says so, the engagement predictor follows (``llm.predictor``), and another one that judges (``evaluation.judge``), by the split
+``judge`` alone. Input: dataset (perceived). Outputs: boigllm, no_kpi, predictor, judge.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from boig_core.storage import store
 from boig_core.storage.job import Job, Outcome, Workspace, run_stage
 
-FAMILIES = {"boigllm": "models/boigllm", "no_kpi": "models/boigllm-no-kpi", "predictor": "models/predictor"}
+FAMILIES = {"boigllm": "models/boigllm", "no_kpi": "models/boigllm-no-kpi", "predictor": "models/predictor", "judge": "models/judge"}
 
 
 def work(space: Workspace) -> Outcome:
@@ -36,7 +37,7 @@ def train_models(config: dict[str, Any]) -> dict[str, Any]:
     """What each worker runs: rank 0 keeps the metrics and publishes the models."""
     from boig_core.data.dataset import read_samples
     from boig_core.llm.finetune import export, train
-    from boig_core.llm.predictor import Rating
+    from boig_core.llm.predictor import Rating, judge_samples
     from boig_core.llm.task import Describing, Task
     from boig_core.observability.metrics import MetricLog, experiment
     from boig_core.training.checkpoint import Checkpoints
@@ -51,6 +52,8 @@ def train_models(config: dict[str, Any]) -> dict[str, Any]:
     tasks: dict[str, Task] = {"boigllm": Describing(job.recipe, with_kpi=True), "no_kpi": Describing(job.recipe, with_kpi=False)}
     if job.recipe.llm.predictor != "none":
         tasks["predictor"] = Rating(job.recipe)
+    if job.recipe.evaluation.judge == "predictor":
+        tasks["judge"] = Rating(job.recipe, kind="judge")
     for name, task in tasks.items():
 
         def report(step: int, values: dict[str, float], name: str = name) -> None:
@@ -61,7 +64,8 @@ def train_models(config: dict[str, Any]) -> dict[str, Any]:
             store.write_bytes(store.join(job.attempt_uri, "deepspeed.json"), json.dumps(engine.settings, indent=1).encode())
 
         checkpoints = Checkpoints(job.task, job.attempt, name)
-        trained = train(samples, job.recipe, task, checkpoints=checkpoints, report=report, started=started)
+        learnt = judge_samples(samples) if name == "judge" else samples
+        trained = train(learnt, job.recipe, task, checkpoints=checkpoints, report=report, started=started)
         metrics[name] = trained.metrics
         with tempfile.TemporaryDirectory(prefix="boig-llm-") as scratch:
             folder = Path(scratch) / "model"

@@ -1,6 +1,6 @@
 """Stage ``finetune_sd``: the baseline, Stable Diffusion trained further on the high-KPI images alone; Ray Train + DeepSpeed.
 
-Reads ``dataset``; publishes ``high_kpi``: a whole diffusers folder that ``StableDiffusionPipeline.from_pretrained`` opens.
+Reads ``dataset``; publishes ``high_kpi``: a whole diffusers folder that ``DiffusionPipeline.from_pretrained`` opens.
 """
 
 from __future__ import annotations

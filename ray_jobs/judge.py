@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from boig_core.errors import RecipeError
 from boig_core.evaluation.judges import Judge
+from boig_core.llm.predictor import load_predictor
+from boig_core.rewards.scorer import Perceives, look
+from boig_core.storage.job import Workspace
 from boig_core.vocabulary import Sample
 
 
@@ -31,15 +35,37 @@ class AdworldJudge:
         return self._oracle.judge(list(images), [sample.company for sample in samples], seasons)
 
 
-def open_judge(name: str | None) -> Judge | None:
-    """The judge that a recipe names, or None.
+class PredictorJudge:
+    """An engagement predictor that learnt from the split ``judge``, which nothing else learns from; it sees what perception sees.
+
+    Args:
+        folder: of the published judge.
+        perceiver: measures images.
+    """
+
+    name = "engagement predictor of the split judge"
+
+    def __init__(self, folder: Path, perceiver: Perceives) -> None:
+        self._predictor, self._perceiver = load_predictor(folder), perceiver
+
+    def judge(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+        """Expected KPI within the account, 0 to 100."""
+        return self._predictor.predict(samples, look(self._perceiver, images, samples))
+
+
+def open_judge(space: Workspace, perceiver: Perceives) -> Judge | None:
+    """The judge that a job's recipe names, or None.
 
     Raises:
         RecipeError: a judge that does not exist.
+        InputError: the job lacks the input ``judge`` that a predictor is, or it is none.
     """
+    name = space.recipe.evaluation.judge
     if name is None:
         return None
+    if name == "predictor":
+        return PredictorJudge(space.fetch("judge", "judge")[0], perceiver)
     kind, _, rest = name.partition(":")
     if kind != "adworld" or not rest:
-        raise RecipeError(f"evaluation.judge = {name!r}", "must be adworld:LAW", "name a law, its path, or leave it out")
+        raise RecipeError(f"evaluation.judge = {name!r}", "must be adworld:LAW or predictor", "name a law, its path, or leave it out")
     return AdworldJudge(rest)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,6 +46,21 @@ class Source:
     committed: bool
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What is sampled: one image for each of the prompts.
+
+    Attributes:
+        source: the model.
+        prompts: of the images.
+        guidance: classifier-free guidance.
+    """
+
+    source: Source
+    prompts: Sequence[str]
+    guidance: float
+
+
 class SampleActor:
     """One sampler in a process of its own; keeps the model of its last chunk open."""
 
@@ -57,12 +72,12 @@ class SampleActor:
         self._opened: tuple[Source, Any] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="boig-sample-")
 
-    def sample(self, source: Source, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
+    def sample(self, draw: Draw, seeds: Sequence[int]) -> NDArray[np.uint8]:
         """Images (B, H, W, 3) of one chunk."""
         from boig_core.diffusion.sample import sample_images
 
-        settings = self._recipe.evaluation
-        return sample_images(self._pipe(source), prompts, seeds, settings.sampling_steps, settings.guidance, self._recipe.ddpo.chunk)
+        steps, chunk = self._recipe.evaluation.sampling_steps, self._recipe.ddpo.chunk
+        return sample_images(self._pipe(draw.source), draw.prompts, seeds, steps, draw.guidance, chunk)
 
     def _pipe(self, source: Source) -> Any:
         from boig_core.diffusion.pipeline import load_pipeline
@@ -74,15 +89,18 @@ class SampleActor:
                 local = Path(tempfile.mkdtemp(dir=self._folder.name))
                 fetch_folder(location, local, kind="sd")
                 location = str(local)
-            pipe = load_pipeline(location)
+            pipe = load_pipeline(location, self._recipe.sd.dtype)
             self._opened = source, pipe.to("cuda") if self._recipe.resources.gpus else pipe
         return self._opened[1]
 
 
-def sample_models(
-    sources: Mapping[str, Source], prompts: Sequence[str], seeds: Sequence[int], recipe: Recipe
-) -> dict[str, NDArray[np.uint8]]:
-    """Images (N, H, W, 3) of each model for the same prompts and seeds. Ray must be connected; the actors end with this call.
+def sample_draws(draws: Mapping[str, Draw], seeds: Sequence[int], recipe: Recipe) -> dict[str, NDArray[np.uint8]]:
+    """Images (N, H, W, 3) of each draw, all from the same noise. Ray must be connected; the actors end with this call.
+
+    Args:
+        draws: of N prompts each; those of one model follow each other in the work, so that it is opened once.
+        seeds: of the N starting noises.
+        recipe: steps, chunk and number of the actors.
 
     Raises:
         ClusterError: no chunk finished for `STALL_S`, or an actor died more often than its budget allows.
@@ -95,11 +113,12 @@ def sample_models(
         "max_task_retries": RESTARTS,
     }
     actors = [ray.remote(SampleActor).options(**options).remote(recipe) for _ in range(recipe.ddpo.rollout_actors)]
-    size = recipe.ddpo.chunk
-    chunks = [(source, start) for source in sources.values() for start in range(0, len(prompts), size)]
+    size, order = recipe.ddpo.chunk, sorted(draws, key=lambda name: draws[name].source.location)
+    slices = [slice(start, start + size) for start in range(0, len(seeds), size)]
+    chunks = [(replace(draws[name], prompts=draws[name].prompts[part]), seeds[part]) for name in order for part in slices]
     pool = ActorPool(actors)
     for chunk in chunks:
-        pool.submit(lambda actor, c: actor.sample.remote(c[0], prompts[c[1] : c[1] + size], seeds[c[1] : c[1] + size]), chunk)
+        pool.submit(lambda actor, c: actor.sample.remote(*c), chunk)
     parts: list[NDArray[np.uint8]] = []
     try:
         while len(parts) < len(chunks):
@@ -111,8 +130,8 @@ def sample_models(
     finally:
         for actor in actors:
             ray.kill(actor)
-    per_model = len(chunks) // len(sources)
-    return {name: np.concatenate(parts[i * per_model : (i + 1) * per_model]) for i, name in enumerate(sources)}
+    found = {name: np.concatenate(parts[i * len(slices) : (i + 1) * len(slices)]) for i, name in enumerate(order)}
+    return {name: found[name] for name in draws}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ Leaves out: what a rollout is (`boig_core.diffusion.rollout`) and what a reward 
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -20,13 +21,15 @@ from numpy.typing import NDArray
 from boig_core.cluster.actors import RESTARTS, START_S, Watch, options, scorer_options, scorer_resources, settle, wait_ready
 from boig_core.config import Recipe
 from boig_core.diffusion.lora import Adapter
-from boig_core.diffusion.rollout import Chunk, Scorer
+from boig_core.diffusion.rollout import Chunk, Findings, Scorer, examine
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.errors import ClusterError
 from boig_core.rewards.scorer import checked
 
 ROLLOUT_S: Final = 1800.0
 """Longest time for the rollouts of a chunk."""
+SAMPLERS: Final = "rollout_actors"
+SCORERS: Final = "reward_actors"
 
 
 class RolloutActor:
@@ -79,12 +82,17 @@ class RewardActor:
         """Rewards of a chunk's images."""
         return self._scorer.score(trajectory.images_BHWC, chunk.samples)
 
+    def examine(self, trajectory: Trajectory, chunk: Chunk) -> Findings:
+        """All that the scorer can say of a chunk's images."""
+        return examine(self._scorer, trajectory.images_BHWC, chunk.samples)
+
 
 class RayRollouts:
     """`boig_core.diffusion.rollout.Rollouts` over pools of actors. Pickles, so a training worker can drive what the stage owns."""
 
     def __init__(self, samplers: Sequence[Any], scorers: Sequence[Any], score_s: float) -> None:
         self._samplers, self._scorers, self._score_s = list(samplers), list(scorers), score_s
+        self._busy_s = {SAMPLERS: 0.0, SCORERS: 0.0}
 
     @classmethod
     def start(cls, recipe: Recipe, make_scorer: Callable[[str], Scorer], before: Callable[[Chunk], None] | None = None) -> RayRollouts:
@@ -111,6 +119,16 @@ class RayRollouts:
         for actor in (*self._samplers, *self._scorers):
             ray.kill(actor)
 
+    def idle(self, wall_s: float) -> dict[str, float]:
+        """Share of the last ``wall_s`` seconds, in [0, 1], that the actors of each pool had no call; what was counted is forgotten.
+
+        A call counts from being handed out to having ended, and so do the death or the wait for a restart in between.
+        """
+        pools = {SAMPLERS: self._samplers, SCORERS: self._scorers}
+        shares = {f"idle_{name}": max(0.0, 1 - self._busy_s[name] / (len(pool) * wall_s)) for name, pool in pools.items()}
+        self._busy_s = dict.fromkeys(pools, 0.0)
+        return shares
+
     def collect(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, NDArray[np.float64]]]:
         """Trajectory and rewards of each chunk, in the order of ``chunks``.
 
@@ -119,11 +137,21 @@ class RayRollouts:
             ScorerError: a scorer gave a wrong count, or a value that is not finite.
             BoigError: whatever a sampler or scorer raised.
         """
+        found = self._run(adapter, chunks, "score")
+        return [(trajectory, checked(rewards, len(trajectory))) for trajectory, rewards in found]
+
+    def examine(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, Findings]]:
+        """As `collect`, with all that the scorer can say in place of the rewards; the same errors."""
+        found = self._run(adapter, chunks, "examine")
+        return [(trajectory, {name: checked(of_N, len(trajectory)) for name, of_N in said.items()}) for trajectory, said in found]
+
+    def _run(self, adapter: Adapter, chunks: Sequence[Chunk], ask: str) -> list[tuple[Trajectory, Any]]:
+        """Each chunk's trajectory, and what the reward actors' method ``ask`` said of it."""
         adapter_ref = ray.put(adapter)
         chunk_refs = [ray.put(chunk) for chunk in chunks]
         to_sample, to_score = deque(range(len(chunks))), deque[int]()
         free_samplers, free_scorers = list(self._samplers), list(self._scorers)
-        watch, running = Watch(), dict[Any, int]()
+        watch, running = Watch(), dict[Any, tuple[int, float]]()
         trajectory_refs: dict[int, Any] = {}
         reward_refs: dict[int, Any] = {}
         while len(reward_refs) < len(chunks):
@@ -131,14 +159,15 @@ class RayRollouts:
                 actor, i = free_samplers.pop(), to_sample.popleft()
                 ref = actor.rollout.remote(adapter_ref, chunk_refs[i])
                 watch.add(ref, actor, f"rollouts of chunk {i}", ROLLOUT_S)
-                running[ref] = i
+                running[ref] = i, time.monotonic()
             while to_score and free_scorers:
                 actor, i = free_scorers.pop(), to_score.popleft()
-                ref = actor.score.remote(trajectory_refs[i], chunk_refs[i])
+                ref = getattr(actor, ask).remote(trajectory_refs[i], chunk_refs[i])
                 watch.add(ref, actor, f"rewards of chunk {i}", self._score_s)
-                running[ref] = i
+                running[ref] = i, time.monotonic()
             ref, actor = watch.next()
-            i = running.pop(ref)
+            i, began = running.pop(ref)
+            self._busy_s[SCORERS if i in trajectory_refs else SAMPLERS] += time.monotonic() - began
             if i not in trajectory_refs:
                 trajectory_refs[i] = ref
                 to_score.append(i)
@@ -154,5 +183,4 @@ class RayRollouts:
         for trajectory in trajectories:
             if trajectory.checksum != adapter.checksum:
                 raise ClusterError(f"policy {trajectory.checksum[:12]}", f"is not {adapter.checksum[:12]}", "restart the stage")
-        rewards = [checked(found, len(chunk.samples)) for found, chunk in zip(scored, chunks, strict=True)]
-        return list(zip(trajectories, rewards, strict=True))
+        return list(zip(trajectories, scored, strict=True))

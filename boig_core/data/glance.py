@@ -30,8 +30,8 @@ def glance(card: Mapping[str, Any]) -> dict[str, Any]:
 def _bucket_warnings(card: Mapping[str, Any]) -> Iterable[str]:
     splits = {split: {bucket: counts[split] for bucket, counts in card["buckets"].items()} for split in card["buckets"]["high"]}
     for split, counts in splits.items():
-        # Only what was held out may be missing as a whole.
-        if split == "held_out" and not card["splits"].get(split):
+        # Only what is kept apart may be missing as a whole.
+        if split in ("held_out", "judge") and not card["splits"].get(split):
             continue
         total = sum(counts.values())
         for bucket, count in counts.items():

@@ -3,6 +3,7 @@
 The paper leaves the map of a KPI to 0-100 open; ours is the mid-rank percentile within the account, which ties, tails and the order of rows
 do not disturb. Splits are drawn by a hash of the post's id, so that adding posts moves none of the others (but those that a new one shares
 an image with), by a hash of its account, or by time, the earliest to train; posts whose images are the same or nearly so belong together.
+Those of the split ``judge`` are drawn apart from that, so that keeping some moves none of the others.
 Everything is a pure function of posts, images and seed. Leaves out: which posts there are (see `selection`) and their images (see `fetch`).
 
 Reads the tables ``post`` and ``image`` (post, place, reference, sha256, width, height, fingerprint); makes ``sample``.
@@ -117,11 +118,12 @@ def _split(con: DuckDBPyConnection, data: Data, seed: int) -> None:
         f"""
         CREATE TABLE placed AS
         WITH joined AS (
-            SELECT id, timestamp, held_out, bool_or(held_out) OVER same AS beside_held_out,
+            SELECT id, timestamp, component, held_out, bool_or(held_out) OVER same AS beside_held_out,
                 min(timestamp) OVER same AS first_moment, {uniform("split", "component")} AS lot
             FROM bound WINDOW same AS (PARTITION BY component)
         )
-        SELECT id, CASE WHEN held_out THEN 'held_out' WHEN beside_held_out THEN NULL ELSE {rule} END AS split
+        SELECT id, CASE WHEN held_out THEN 'held_out' WHEN beside_held_out THEN NULL WHEN {uniform("judge", "component")} < {data.judge!r}
+            THEN 'judge' ELSE {rule} END AS split
         FROM joined
         """,
         {"seed": str(seed)},

@@ -67,10 +67,10 @@ class AirflowApi:
         return {task["task_id"]: task for task in answer["task_instances"]}
 
     def log(self, dag: str, run: str, task: str, attempt: int) -> list[str]:
-        """Lines of a task's log."""
+        """Lines of a task's log; an exception is one line, ``Type: message``."""
         path = f"/dags/{dag}/dagRuns/{quote(run)}/taskInstances/{task}/logs/{max(1, attempt)}?full_content=true"
         content = self._call("GET", path).get("content") or []
-        return [str(line.get("event", "")) if isinstance(line, dict) else str(line) for line in content]
+        return [line for entry in content for line in _lines(entry)]
 
     def xcom(self, dag: str, run: str, task: str) -> Any:
         """What a task returned; None when it returned nothing."""
@@ -100,3 +100,10 @@ class AirflowApi:
         if not answer.is_success:
             raise InfrastructureError(f"{method} {path}", f"Airflow answered {answer.status_code}: {answer.text[:500]}", "see its log")
         return answer.json()
+
+
+def _lines(entry: Any) -> list[str]:
+    if not isinstance(entry, dict):
+        return [str(entry)]
+    raised = [f"{error.get('exc_type')}: {error.get('exc_value')}" for error in entry.get("error_detail") or []]
+    return [str(entry.get("event", "")), *raised]

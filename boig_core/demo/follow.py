@@ -191,7 +191,8 @@ def _failure(api: AirflowApi, root: str, dag: str, run: str, task: str, tries: i
     failure = commit.read_failure(commit.attempt_uri(uri, numbers[-1])) if numbers else None
     if failure is None:
         error = next((line for line in reversed(lines) if "Exception" in line or "Error" in line), lines[-1] if lines else "no log")
-        return StageFailedError(f"{dag} / {task}", error, "see the log above", task == "plan" and "AirflowFailException" in error, lines)
+        user = task == "plan" and tries == 1  # anything else is tried again
+        return StageFailedError(f"{dag} / {task}", error, "see the log above", user, lines)
     return StageFailedError(f"{dag} / {task}", f"{failure.type}: {failure.message}", failure.remedy, failure.user, lines)
 
 

@@ -226,6 +226,7 @@ def environment(home: Path, store: str, ports: Ports) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(repository()), os.environ.get("PYTHONPATH", "")])),
         "BOIG_STORE": store,
+        "BOIG_ROOTS": ",".join(filter(None, [str(home), os.getcwd(), os.environ.get("BOIG_ROOTS", "")])),
         "BOIG_RAY_PYTHON": sys.executable,
         "RAY_API_ADDRESS": f"http://127.0.0.1:{ports.dashboard}",
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports.mlflow}",

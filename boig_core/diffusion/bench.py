@@ -3,7 +3,7 @@
 Runs real epochs of a recipe in one process: the same sampler, scorer and learner, no Ray. The floor is the time that the epoch's forward
 passes, its forward and backward passes and its decoding take by themselves, each measured alone at the recipe's own batch before and after
 the epochs. What lies above it is this code's own: rewards, the optimizer, moving arrays. Leaves out: several devices, and how well the
-weights learn. Shape letters: B images, C channels, H height, W width, L tokens, D text width.
+weights learn. Shape letters: B images, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 
 from boig_core.config import DDPO, Recipe
-from boig_core.diffusion.ddim import predict_noise
+from boig_core.diffusion.ddim import predict
 from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import Adapter
-from boig_core.diffusion.pipeline import decode, encode_prompts, latent_shape
-from boig_core.diffusion.rollout import Chunk, Sampler, Scorer, epoch_steps, epoch_window
+from boig_core.diffusion.pipeline import Condition, decode, encode_prompts, latent_shape
+from boig_core.diffusion.rollout import Chunk, Sampler, Scorer, epoch_steps
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.vocabulary import Sample
@@ -80,11 +80,12 @@ class Passes:
 
 
 def passes(config: DDPO, trained_steps: int) -> Passes:
-    """What an epoch of one learner asks of the models."""
+    """What an epoch of one learner asks of the models; an anchor's and recomputed log-probabilities' own passes lie above the floor."""
     images = config.prompts * config.images_per_prompt
     micro = config.updates * math.ceil(images // config.updates / config.micro_batch)
     chunks = images // config.chunk
-    return Passes(chunks * config.sampling_steps, config.inner_epochs * micro * trained_steps, chunks)
+    forward = chunks * (config.sampling_steps + (config.draws if config.forward_process else 0))
+    return Passes(forward, config.inner_epochs * micro * trained_steps, chunks)
 
 
 class _Timed:
@@ -128,8 +129,7 @@ def bench(recipe: Recipe, samples: Sequence[Sample], scorer: Scorer, epochs: int
         learner.fit()
         after = _alone(learner, timed.sampler, samples)
     forward_s, backward_s, decode_s = (min(pair) for pair in zip(before, after, strict=True))
-    first, end = epoch_window(ddpo, recipe.seed, 0)
-    asked = passes(ddpo, len(epoch_steps(ddpo, recipe.seed, 0, end - first)))
+    asked = passes(ddpo, len(epoch_steps(ddpo, recipe.seed, 0, ddpo.trained_steps)))
 
     def median(values: Sequence[float]) -> float:
         return float(np.median(values[1:]))
@@ -151,23 +151,22 @@ def _alone(learner: Learner, sampler: Sampler, samples: Sequence[Sample]) -> tup
     """Seconds of a forward pass, a forward and backward pass, and a decoding; the gradients are thrown away."""
     config = sampler.config
 
-    def inputs(pipe: Any, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def inputs(pipe: Any, count: int, device: torch.device) -> tuple[torch.Tensor, Condition, Condition | None]:
         texts = [samples[i % len(samples)].text for i in range(count)]
-        with torch.no_grad():
-            blank_1LD = encode_prompts(pipe, [""]) if config.guidance > 1 else None
-            return torch.randn((count, *latent_shape(pipe))).to(device), encode_prompts(pipe, texts), blank_1LD
+        blank = encode_prompts(pipe, [None]) if config.guidance > 1 else None
+        return torch.randn((count, *latent_shape(pipe))).to(device), encode_prompts(pipe, texts), blank
 
     t = sampler.timesteps[0]
-    latents_BCHW, text_BLD, blank_1LD = inputs(sampler.pipe, config.chunk, sampler.device)
-    trained_BCHW, trained_BLD, trained_1LD = inputs(learner.pipe, config.micro_batch, learner.engine.device)
+    latents_BCHW, condition, blank = inputs(sampler.pipe, config.chunk, sampler.device)
+    trained_BCHW, trained, trained_blank = inputs(learner.pipe, config.micro_batch, learner.engine.device)
 
     @torch.no_grad()
     def forward() -> None:
-        predict_noise(sampler.pipe.unet, latents_BCHW, t, text_BLD, blank_1LD, config.guidance)
+        predict(sampler.pipe.unet, latents_BCHW, t, condition, blank, config.guidance)
 
     def backward() -> None:
-        noise_pred_BCHW = predict_noise(learner.engine.module, trained_BCHW, t, trained_BLD, trained_1LD, config.guidance)
-        torch.autograd.backward(noise_pred_BCHW.square().mean())
+        pred_BCHW = predict(learner.engine.module, trained_BCHW, t, trained, trained_blank, config.guidance)
+        torch.autograd.backward(pred_BCHW.square().mean())
         learner.engine.module.zero_grad(set_to_none=True)
 
     return _fastest(forward), _fastest(backward), _fastest(lambda: decode(sampler.pipe, latents_BCHW))

@@ -13,7 +13,7 @@ deterministic step has none. The model predicts epsilon or v. Leaves out: which 
     mu_theta, sigma_t          mean_BCHW, sigma
     log p_theta(x_{t-1}|x_t)   logprob_B
 
-Shape letters: B batch, C channels, H height, W width, T training timesteps, L tokens, D text width.
+Shape letters: B batch, C channels, H height, W width, T training timesteps.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, Final, Literal
 
 import torch
 
+from boig_core.diffusion.pipeline import Condition
 from boig_core.errors import RecipeError
 
 PREDICTIONS: Final = ("epsilon", "v_prediction")
@@ -46,7 +47,7 @@ def schedule(pipe: Any, steps: int) -> tuple[list[int], list[int], torch.Tensor]
     config = pipe.scheduler.config
     if config.prediction_type not in PREDICTIONS:
         rule = f"must be one of {', '.join(PREDICTIONS)}"
-        raise RecipeError(f"prediction_type {config.prediction_type}", rule, "use a Stable Diffusion 1.x or 2.x model")
+        raise RecipeError(f"prediction_type {config.prediction_type}", rule, "use a Stable Diffusion model")
     if steps > config.num_train_timesteps:
         raise RecipeError(f"{steps} sampling steps", f"must be at most {config.num_train_timesteps}", "lower sampling_steps")
     pipe.scheduler.set_timesteps(steps)
@@ -77,7 +78,7 @@ def ddim_step(
     """Go from x_t to x_{t-1}.
 
     Args:
-        pred_BCHW: the model's output, from `predict_noise`.
+        pred_BCHW: the model's output, from `predict`.
         sample_BCHW: x_t.
         t: timestep of ``sample_BCHW``.
         t_prev: timestep to go to; -1 for the image itself.
@@ -94,15 +95,8 @@ def ddim_step(
     Raises:
         ValueError: a log-probability or noise for a deterministic step, or a stochastic step without noise: errors of the caller.
     """
-    alpha, alpha_prev = float(alphas_T1[t]), float(alphas_T1[t_prev])
     sigma = step_sigma(t, t_prev, alphas_T1, eta)
-    eps_BCHW, sample_BCHW = pred_BCHW.float(), sample_BCHW.float()
-    if prediction == "v_prediction":  # no division: a schedule of zero terminal SNR starts at alpha 0
-        clean_BCHW = math.sqrt(alpha) * sample_BCHW - math.sqrt(1 - alpha) * eps_BCHW
-        eps_BCHW = math.sqrt(alpha) * eps_BCHW + math.sqrt(1 - alpha) * sample_BCHW
-    else:
-        clean_BCHW = (sample_BCHW - math.sqrt(1 - alpha) * eps_BCHW) / math.sqrt(alpha)
-    mean_BCHW = math.sqrt(alpha_prev) * clean_BCHW + math.sqrt(max(0.0, 1 - alpha_prev - sigma**2)) * eps_BCHW
+    mean_BCHW = step_mean(pred_BCHW, sample_BCHW, t, t_prev, alphas_T1, eta, prediction)
     if sigma == 0.0:
         if prev_BCHW is not None or noise_BCHW is not None:
             raise ValueError(f"step {t} -> {t_prev} with eta {eta} is deterministic: it has no log-probability and takes no noise")
@@ -113,34 +107,56 @@ def ddim_step(
         prev_BCHW = mean_BCHW + sigma * noise_BCHW
     prev_BCHW = prev_BCHW.detach()
     logprob_BCHW = -((prev_BCHW - mean_BCHW) ** 2) / (2 * sigma**2) - math.log(sigma) - 0.5 * math.log(2 * math.pi)
-    return prev_BCHW, logprob_BCHW.mean(dim=(1, 2, 3)) if reduction == "mean" else logprob_BCHW.sum(dim=(1, 2, 3))
+    return prev_BCHW, reduce_latents(logprob_BCHW, reduction)
 
 
-def predict_noise(
+def step_mean(
+    pred_BCHW: torch.Tensor, sample_BCHW: torch.Tensor, t: int, t_prev: int, alphas_T1: torch.Tensor, eta: float, prediction: str
+) -> torch.Tensor:
+    """mu_theta in float32: where a step leads before its noise is added. Arguments as in `ddim_step`."""
+    alpha, alpha_prev = float(alphas_T1[t]), float(alphas_T1[t_prev])
+    sigma = step_sigma(t, t_prev, alphas_T1, eta)
+    eps_BCHW, sample_BCHW = pred_BCHW.float(), sample_BCHW.float()
+    if prediction == "v_prediction":  # no division: a schedule of zero terminal SNR starts at alpha 0
+        clean_BCHW = math.sqrt(alpha) * sample_BCHW - math.sqrt(1 - alpha) * eps_BCHW
+        eps_BCHW = math.sqrt(alpha) * eps_BCHW + math.sqrt(1 - alpha) * sample_BCHW
+    else:
+        clean_BCHW = (sample_BCHW - math.sqrt(1 - alpha) * eps_BCHW) / math.sqrt(alpha)
+    return math.sqrt(alpha_prev) * clean_BCHW + math.sqrt(max(0.0, 1 - alpha_prev - sigma**2)) * eps_BCHW
+
+
+def reduce_latents(values_BCHW: torch.Tensor, reduction: Reduction) -> torch.Tensor:
+    """Mean or sum over C, H and W: ``values_B``."""
+    return values_BCHW.mean(dim=(1, 2, 3)) if reduction == "mean" else values_BCHW.sum(dim=(1, 2, 3))
+
+
+def predict(
     unet: Any,
     latents_BCHW: torch.Tensor,
-    t: int,
-    text_BLD: torch.Tensor,
-    blank_1LD: torch.Tensor | None = None,
+    t: int | torch.Tensor,
+    condition: Condition,
+    blank: Condition | None = None,
     guidance: float = 1.0,
 ) -> torch.Tensor:
-    """The UNet's epsilon or v under classifier-free guidance: one forward pass without guidance, one of twice the batch with it.
+    """The UNet's epsilon or v under classifier-free guidance, in float32.
+
+    One forward pass without guidance, one of twice the batch with it.
 
     Args:
         unet: a diffusers UNet, or an engine around it.
         latents_BCHW: x_t.
-        t: timestep.
-        text_BLD: text embeddings.
-        blank_1LD: embedding of the empty prompt; only used when ``guidance`` exceeds 1.
+        t: timestep of all images, or int64 ``t_B``; the latter without guidance alone.
+        condition: of the prompts, from `encode_prompts`.
+        blank: the one row of no prompt; only used when ``guidance`` exceeds 1.
         guidance: 1 for the conditional prediction alone.
     """
-    dtype = text_BLD.dtype
+    latents_BCHW = latents_BCHW.to(condition.text_BLD.dtype)
     if guidance == 1.0:
-        plain_BCHW: torch.Tensor = unet(latents_BCHW.to(dtype), t, encoder_hidden_states=text_BLD).sample
-        return plain_BCHW
-    if blank_1LD is None:
-        raise ValueError("guidance above 1 needs the embedding of the empty prompt")
-    both = torch.cat([blank_1LD.expand_as(text_BLD), text_BLD])
-    blank_BCHW, cond_BCHW = unet(torch.cat([latents_BCHW, latents_BCHW]).to(dtype), t, encoder_hidden_states=both).sample.chunk(2)
+        plain_BCHW: torch.Tensor = unet(latents_BCHW, t, **condition.inputs).sample
+        return plain_BCHW.float()
+    if blank is None:
+        raise ValueError("guidance above 1 needs the condition of no prompt")
+    both_BCHW = unet(torch.cat([latents_BCHW, latents_BCHW]), t, **condition.after(blank).inputs).sample
+    blank_BCHW, cond_BCHW = both_BCHW.float().chunk(2)
     guided_BCHW: torch.Tensor = blank_BCHW + guidance * (cond_BCHW - blank_BCHW)
     return guided_BCHW

@@ -1,9 +1,9 @@
 """The high-KPI baseline: ordinary diffusion training on the images of high-KPI posts alone (PAPER section 6).
 
-Epsilon is predicted from noised latents under the post's text; the text encoder and the autoencoder stay as they are. Each step's images,
+Epsilon or v is predicted from noised latents under the post's text; text encoders and autoencoder stay as they are. Each step's images,
 noise and timesteps are pure functions of (seed, step), so a resumed run continues as if never stopped and any number of ranks makes the
 same steps. Runs under Ray Train, ``torchrun`` and one plain process. Leaves out: reading the dataset. Shape letters: B images of this
-rank, C channels, H height, W width, L tokens, D text width.
+rank, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from boig_core.config import Recipe
-from boig_core.diffusion.lora import Adapter, make_trainable, read_adapter
-from boig_core.diffusion.pipeline import encode_images, encode_prompts, load_pipeline
+from boig_core.diffusion.ddim import predict, schedule
+from boig_core.diffusion.lora import Adapter, engine_dtype, make_trainable, read_adapter
+from boig_core.diffusion.pipeline import encode_images, encode_prompts, load_base, text_encoders
 from boig_core.errors import InputError, RecipeError
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, EngineConfig, rank, world_size
@@ -31,7 +32,6 @@ MIN_SNR: Final = 5.0
 """Min-SNR weighting: the loss of a timestep is weighted by min(SNR, this) / SNR, so that easy, almost clean steps do not dominate."""
 _ORDER: Final = 5  # streams of random numbers, beside those of `rollout` and `learner`
 _NOISE: Final = 6
-_ENCODE: Final = 64
 _REPORT_EVERY: Final = 10
 
 
@@ -54,27 +54,31 @@ def finetune(recipe: Recipe, examples: Examples, checkpoints: Checkpoints, repor
 
     Raises:
         InputError: no examples.
-        RecipeError: the batch does not divide by the number of ranks.
+        RecipeError: the batch does not divide by the number of ranks, or a base model whose images have another side.
     """
     config = recipe.sd
     if not len(examples.texts_B):
         raise InputError("high-KPI training samples: 0", "the baseline trains on their images", "ingest more posts or lower data.floors")
     if config.batch % world_size():
         raise RecipeError(f"sd.batch = {config.batch}", f"must divide by sd.workers = {world_size()}", "change one of the two")
-    pipe: Any = load_pipeline(config.base)
-    if (predicted := pipe.scheduler.config.prediction_type) != "epsilon":
-        raise RecipeError(
-            f"prediction_type {predicted}", "must be epsilon for the high-KPI fine-tuning", "use a Stable Diffusion 1.x model"
-        )
+    pipe: Any = load_base(config)
+    alphas_T1 = schedule(pipe, 1)[2]  # refuses a model that predicts neither epsilon nor v
     make_trainable(pipe.unet, config.lora_rank, recipe.seed)
     engine = Engine.create(
         pipe.unet,
-        EngineConfig(lr=config.lr, steps=config.steps, betas=(0.9, 0.999), weight_decay=1e-2, zero_stage=config.zero_stage),
+        EngineConfig(
+            lr=config.lr,
+            steps=config.steps,
+            betas=(0.9, 0.999),
+            weight_decay=1e-2,
+            zero_stage=config.zero_stage,
+            dtype=engine_dtype(config.dtype, config.lora_rank),
+        ),
     )
-    pipe.vae.to(engine.device)
-    pipe.text_encoder.to(engine.device)
-    latents_NCHW = torch.cat([encode_images(pipe, part) for part in _parts(examples.images_BHWC)])
-    alphas_T = pipe.scheduler.alphas_cumprod.to(engine.device)
+    for part in (pipe.vae, *text_encoders(pipe)):
+        part.to(engine.device)
+    latents_NCHW = encode_images(pipe, examples.images_BHWC)
+    alphas_T = alphas_T1[:-1].to(engine.device)
     restored = checkpoints.restore(engine)
     for step in range(restored.step if restored else 0, config.steps):
         started = time.monotonic()
@@ -113,14 +117,17 @@ def _loss(
     draws = [_draw(seed, step, row, tuple(latents_NCHW.shape[1:]), len(alphas_T)) for row in rows]
     noise_BCHW = torch.stack([noise for noise, _, _ in draws]).to(engine.device)
     timesteps_B = torch.tensor([t for _, t, _ in draws], device=engine.device)
-    with torch.no_grad():
-        text_BLD = encode_prompts(pipe, ["" if dropped else texts[row] for row, (_, _, dropped) in zip(rows, draws, strict=True)])
+    condition = encode_prompts(pipe, [None if dropped else texts[row] for row, (_, _, dropped) in zip(rows, draws, strict=True)])
     alpha_B111 = alphas_T[timesteps_B].reshape(-1, 1, 1, 1)
     noisy_BCHW = alpha_B111.sqrt() * latents_NCHW[rows] + (1 - alpha_B111).sqrt() * noise_BCHW
-    noise_pred_BCHW = engine(noisy_BCHW, timesteps_B, encoder_hidden_states=text_BLD).sample
+    pred_BCHW = predict(engine, noisy_BCHW, timesteps_B, condition)
     snr_B = (alpha_B111 / (1 - alpha_B111)).reshape(-1)
-    error_B = ((noise_pred_BCHW - noise_BCHW) ** 2).mean(dim=(1, 2, 3))
-    loss: torch.Tensor = (error_B * snr_B.clamp(max=MIN_SNR) / snr_B).mean()
+    target_BCHW, unit_B = noise_BCHW, snr_B
+    if pipe.scheduler.config.prediction_type == "v_prediction":
+        # v's error is epsilon's over alpha: both weigh an error of the predicted image alike
+        target_BCHW, unit_B = alpha_B111.sqrt() * noise_BCHW - (1 - alpha_B111).sqrt() * latents_NCHW[rows], snr_B + 1
+    error_B = ((pred_BCHW - target_BCHW) ** 2).mean(dim=(1, 2, 3))
+    loss: torch.Tensor = (error_B * snr_B.clamp(max=MIN_SNR) / unit_B).mean()
     return loss
 
 
@@ -129,7 +136,3 @@ def _draw(seed: int, step: int, row: int, shape: tuple[int, ...], timesteps: int
     rng = np.random.default_rng((_NOISE, seed, step, row))
     noise_CHW = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
     return noise_CHW, int(rng.integers(timesteps)), bool(rng.random() < CAPTION_DROPOUT)
-
-
-def _parts(images_BHWC: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    return [images_BHWC[start : start + _ENCODE] for start in range(0, len(images_BHWC), _ENCODE)]

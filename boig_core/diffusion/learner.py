@@ -1,8 +1,8 @@
 """DDPO: align the diffusion model with a reward, one epoch of rollouts, rewards, advantages and policy updates after the other.
 
 Every rank runs `Learner.fit`; rank 0 alone asks for rollouts and hands each rank its equal slice. Runs under Ray Train, ``torchrun`` and
-one plain process. Leaves out: where rollouts and rewards run (`rollout.Rollouts`) and the objectives (`objectives`). Shape letters: B
-images of this rank, K trained steps, S = K + 1, L tokens, D text width.
+one plain process. Leaves out: where rollouts and rewards run (`rollout.Rollouts`), the objectives (`objectives`) and what a step is scored
+on (`scoring`). Shape letters: B images of this rank, K trained steps or draws, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,23 +19,23 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from boig_core.config import Recipe
-from boig_core.diffusion.ddim import ddim_step, predict_noise, schedule
-from boig_core.diffusion.lora import Adapter, checksum, make_trainable, read_adapter
+from boig_core.diffusion.ddim import predict, schedule
+from boig_core.diffusion.lora import Adapter, base_model, engine_dtype, make_trainable, read_adapter
 from boig_core.diffusion.objectives import EXTREMES, MEANS, OBJECTIVES, Rewarded, Scored, clipped_ratio
-from boig_core.diffusion.pipeline import encode_prompts, load_pipeline
-from boig_core.diffusion.rollout import Rollouts, epoch_chunks, epoch_steps
+from boig_core.diffusion.pipeline import encode_prompts, load_base, text_encoders
+from boig_core.diffusion.rollout import Rollouts, epoch_chunks, epoch_steps, made_on
+from boig_core.diffusion.scoring import Step, trained_step
+from boig_core.diffusion.state import Average, Best
 from boig_core.diffusion.trajectory import Trajectory, concatenate
-from boig_core.diffusion.watch import image_metrics, reward_metrics
+from boig_core.diffusion.watch import image_metrics, prompt_means, reward_metrics
 from boig_core.errors import InputError, RecipeError, ScorerError
 from boig_core.observability.logs import get_logger
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, EngineConfig, rank, world_size
-from boig_core.training.monitors import MONITORS, WATCHED, Trip, check
+from boig_core.training.monitors import MONITORS, WATCHED, Trip, check, quality
 from boig_core.vocabulary import Sample
 
 log = get_logger(__name__)
-_BEST = "best.npz"
-_WEIGHT = "weight:"
 _SHUFFLE = 4  # stream of random numbers, beside those of `rollout`
 
 
@@ -48,42 +47,6 @@ class Slice:
     advantages_B: NDArray[np.float64]
 
 
-@dataclass
-class Best:
-    """The engine, and beside it the policy whose images had the highest mean reward: one checkpoint holds both.
-
-    Attributes:
-        engine: what trains.
-        reward: mean reward of the best epoch.
-        adapter: weights that its images were sampled from; None where none was offered.
-    """
-
-    engine: Engine
-    reward: float = float("-inf")
-    adapter: Adapter | None = None
-
-    def offer(self, reward: float, policy: Callable[[], Adapter]) -> None:
-        """Keep the policy if its reward is the highest so far."""
-        if reward > self.reward:
-            self.reward, self.adapter = reward, policy()
-
-    def save(self, folder: Path) -> None:
-        """The engine's files, and ``best.npz`` of the rank that holds a best policy."""
-        self.engine.save(folder)
-        if self.adapter is not None:
-            arrays: dict[str, Any] = {_WEIGHT + name: weight for name, weight in self.adapter.weights.items()}
-            np.savez(folder / _BEST, np.array([self.reward, self.adapter.version]), **arrays)
-
-    def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote on all ranks."""
-        self.engine.load(folder)
-        if rank() == 0 and (folder / _BEST).is_file():
-            with np.load(folder / _BEST) as stored:
-                reward, version = stored["arr_0"].tolist()
-                weights = {name.removeprefix(_WEIGHT): stored[name] for name in stored.files if name.startswith(_WEIGHT)}
-            self.reward, self.adapter = reward, Adapter(int(version), weights, checksum(weights))
-
-
 class Learner:
     """One rank of the training.
 
@@ -93,7 +56,9 @@ class Learner:
         rollouts: where experience comes from; needed by rank 0 alone.
         checkpoints: where the state goes.
         report: called by rank 0 after each epoch with its number and metrics.
-        show: called by rank 0 after each epoch with its number and whole trajectory: sample images for people.
+        by_prompt: called by rank 0 after each epoch's rollouts with its number, and each prompt with the mean of its rewards.
+        probe: called by rank 0 every `ddpo.probe_every` epochs, before the rollouts, with the epoch and the policy; what it says of the
+            policy stands in the epoch's row.
     """
 
     def __init__(
@@ -103,13 +68,15 @@ class Learner:
         rollouts: Rollouts | None,
         checkpoints: Checkpoints,
         report: Callable[[int, dict[str, float]], None],
-        show: Callable[[int, Trajectory], None] | None = None,
+        by_prompt: Callable[[int, list[tuple[str, float]]], None] = lambda *_: None,
+        probe: Callable[[int, Adapter], dict[str, float]] | None = None,
     ) -> None:
         if not samples:
             raise InputError("high-KPI training samples: 0", "DDPO prompts are their texts", "ingest more posts or lower data.floors")
         self.config, self.seed, self.samples = recipe.ddpo, recipe.seed, samples
-        self.rollouts, self.checkpoints, self.report, self.show = rollouts, checkpoints, report, show
-        self.pipe: Any = load_pipeline(recipe.sd.base)
+        self.rollouts, self.checkpoints, self.report = rollouts, checkpoints, report
+        self.by_prompt, self.probe = by_prompt, None if recipe.ddpo.probe_every is None else probe
+        self.pipe: Any = load_base(recipe.sd)
         make_trainable(self.pipe.unet, self.config.lora_rank, self.seed)
         updates = self.config.epochs * self.config.inner_epochs * self.config.updates
         self.engine = Engine.create(
@@ -123,41 +90,51 @@ class Learner:
                 weight_decay=1e-4,
                 grad_clip=self.config.grad_clip,
                 zero_stage=self.config.zero_stage,
+                dtype=engine_dtype(recipe.sd.dtype, self.config.lora_rank),
             ),
         )
         self.engine.module.eval()  # dropout would part the scored policy from the sampled one
-        self.pipe.text_encoder.to(self.engine.device)
+        for encoder in text_encoders(self.pipe):
+            encoder.to(self.engine.device)
         self.alphas_T1 = schedule(self.pipe, self.config.sampling_steps)[2]
         self.history: dict[str, tuple[float, ...]] = {}
         self.rows: list[dict[str, float]] = []
         self.trips: list[Trip] = []
-        self.best = Best(self.engine)
+        self.average = Average(self.pipe.unet, self.config.ema) if self.config.ema is not None else None
+        self.best = Best(self.engine, average=self.average)
 
     def fit(self) -> Adapter:
         """Train from the newest checkpoint, or the start, to the last epoch or a monitor's stop.
 
         Returns:
-            The trained weights; on rank 0 those of the best epoch, when a monitor that keeps it ended the training.
+            The trained weights, or their moving average; on rank 0 those of the best epoch, when a monitor that keeps
+            it ended the training.
         """
         start = self._restore()
         ended = time.monotonic()
         for epoch in range(start, self.config.epochs):
             if self._stopped():
                 break
-            before, started = ended, time.monotonic()
+            before, begun = ended, time.monotonic()
+            probed = self._probe(epoch)
+            started = time.monotonic()
             part, metrics = self._experience(epoch)
+            metrics |= probed
             sampled = time.monotonic()
             if epoch == start:
                 self._check_ratio(part)
+            if self.config.recompute_logprobs:
+                part = self._recomputed(part)
             if rank() == 0 and self.config.monitors.keeps_best:
-                self.best.offer(metrics["reward"], self._policy)
+                self._offer(metrics)
             metrics |= self._update(epoch, part)
             ended = time.monotonic()
             images = self.config.prompts * self.config.images_per_prompt
             metrics |= {
                 "seconds_rollouts": sampled - started,
                 "seconds_update": ended - sampled,
-                "seconds_between": started - before,
+                "seconds_probe": started - begun,
+                "seconds_between": begun - before,
                 "images_per_s": images / (ended - started),
             }
             stopped = self._watch(metrics)
@@ -168,7 +145,18 @@ class Learner:
                 self.checkpoints.save(self.best, epoch + 1, state)
         self.checkpoints.wait()
         keep = any(trip.action == "keep_best" for trip in self.trips)
-        return self.best.adapter if keep and self.best.adapter is not None else self._policy()
+        if keep and self.best.adapter is not None:
+            return self.best.adapter
+        return self._candidate()
+
+    def _probe(self, epoch: int) -> dict[str, float]:
+        due = rank() == 0 and epoch % (self.config.probe_every or 1) == 0
+        return self.probe(epoch, self._candidate()) if due and self.probe is not None else {}
+
+    def _offer(self, metrics: dict[str, float]) -> None:
+        found = quality(metrics, probed=self.probe is not None)
+        if found is not None:
+            self.best.offer(found, self._candidate)
 
     def _stopped(self) -> bool:
         return any(trip.action in ("stop", "keep_best") for trip in self.trips)
@@ -176,7 +164,7 @@ class Learner:
     def _watch(self, metrics: dict[str, float]) -> bool:
         """Ask the monitors about an epoch, on rank 0; every rank learns whether the training ends, so that none waits for ever."""
         if rank() == 0:
-            self.rows.append({name: metrics[name] for name in WATCHED})
+            self.rows.append({name: metrics[name] for name in WATCHED if name in metrics})
             tripped, known = check(self.config.monitors, self.rows), {trip.monitor for trip in self.trips}
             metrics |= {f"monitor_{name}": float(name in {trip.monitor for trip in tripped}) for name in MONITORS}
             for trip in tripped:
@@ -202,6 +190,10 @@ class Learner:
     def _policy(self) -> Adapter:
         return read_adapter(self.engine.module, self.engine.steps_done)
 
+    def _candidate(self) -> Adapter:
+        """What would be published now: the moving average of the weights, or the policy."""
+        return self._policy() if self.average is None else self.average.adapter(self.engine.steps_done)
+
     def _experience(self, epoch: int) -> tuple[Slice, dict[str, float]]:
         """Rollouts, rewards and advantages of an epoch on rank 0; this rank's slice on every rank."""
         slices: list[Slice | None] = [None] * world_size()
@@ -220,8 +212,7 @@ class Learner:
             slices = list(self._slices(epoch, whole, advantages_B))
             metrics = reward_metrics(rewards_B, advantages_B, self.config.images_per_prompt)
             metrics |= image_metrics(whole.images_BHWC, self.config.images_per_prompt)
-            if self.show is not None:
-                self.show(epoch, whole)
+            self.by_prompt(epoch, prompt_means(rewards_B, whole.prompts_B, self.config.images_per_prompt))
         received: list[Slice | None] = [None]
         if world_size() == 1:
             received = slices
@@ -244,63 +235,90 @@ class Learner:
     def _losses(self, part: Slice, rows: Sequence[int]) -> list[Callable[[], tuple[torch.Tensor, dict[str, float]]]]:
         """One function per micro-batch and trained step: its share of the update's loss, and its metrics."""
         trajectory = part.trajectory
-        steps = epoch_steps(self.config, self.seed, trajectory.epoch, len(trajectory.timesteps_K))
+        steps = epoch_steps(self.config, self.seed, trajectory.epoch, self.config.trained_steps)
         functions: list[Callable[[], tuple[torch.Tensor, dict[str, float]]]] = []
-        for start in range(0, len(rows), self.config.micro_batch):
-            micro = list(rows[start : start + self.config.micro_batch])
+        for micro in self._micro_batches(rows):
             functions += [functools.partial(self._loss, part, micro, k, len(micro) / len(rows) / len(steps)) for k in steps]
         return functions
+
+    def _micro_batches(self, rows: Sequence[int]) -> list[list[int]]:
+        return [list(rows[start : start + self.config.micro_batch]) for start in range(0, len(rows), self.config.micro_batch)]
 
     def _loss(self, part: Slice, rows: list[int], k: int, weight: float) -> tuple[torch.Tensor, dict[str, float]]:
         device = self.engine.device
         old_B = torch.from_numpy(part.trajectory.logprobs_old_BK[rows, k]).to(device)
         advantages_B = torch.from_numpy(part.advantages_B[rows]).float().to(device)
-        loss, metrics = clipped_ratio(Scored(self._score(part.trajectory, rows, k), old_B, advantages_B, self.config.clip_ratio))
+        step = self._step(part.trajectory, rows, k)
+        prompts = [part.trajectory.prompts_B[row] for row in rows]
+        anchor_BCHW = self._predict_anchor(step, prompts) if self.config.kl else None
+        pred_BCHW = self._predict(step, prompts, self.engine)
+        loss, metrics = clipped_ratio(Scored(step.logprob(pred_BCHW), old_B, advantages_B, self.config.clip_ratio))
+        if anchor_BCHW is not None:
+            kl = step.kl(pred_BCHW, anchor_BCHW).mean()
+            loss, metrics["kl"] = loss + self.config.kl * kl, float(kl.detach())
         return loss * weight, {name: value * (1.0 if name in EXTREMES else weight) for name, value in metrics.items()}
 
     def _score(self, trajectory: Trajectory, rows: list[int], k: int) -> torch.Tensor:
         """Log-probabilities of trained step k under the weights as they are."""
-        device = self.engine.device
-        prompts = [trajectory.prompts_B[row] for row in rows]
-        with torch.no_grad():
-            text_BLD = encode_prompts(self.pipe, prompts)
-            blank_1LD = encode_prompts(self.pipe, [""]) if self.config.guidance > 1 else None
-        latents_BCHW, prev_BCHW = (torch.from_numpy(trajectory.latents_BSCHW[rows, s]).to(device) for s in (k, k + 1))
-        t, t_prev = trajectory.timesteps_K[k], trajectory.timesteps_prev_K[k]
-        noise_pred_BCHW = predict_noise(self.engine, latents_BCHW, t, text_BLD, blank_1LD, self.config.guidance)
-        _, logprobs_B = ddim_step(
-            noise_pred_BCHW,
-            latents_BCHW,
-            t,
-            t_prev,
-            self.alphas_T1,
-            self.config.eta,
-            prediction=self.pipe.scheduler.config.prediction_type,
-            reduction=self.config.logprob,
-            prev_BCHW=prev_BCHW,
-        )
-        if logprobs_B is None:
-            raise ValueError(f"step {t} -> {t_prev} has no log-probability")
-        return logprobs_B
+        step = self._step(trajectory, rows, k)
+        return step.logprob(self._predict(step, [trajectory.prompts_B[row] for row in rows], self.engine))
+
+    def _step(self, trajectory: Trajectory, rows: list[int], k: int) -> Step:
+        prediction = self.pipe.scheduler.config.prediction_type
+        return trained_step(self.config, self.seed, trajectory, rows, k, self.alphas_T1, prediction, self.engine.device)
+
+    def _predict(self, step: Step, prompts: list[str], unet: Any) -> torch.Tensor:
+        condition = encode_prompts(self.pipe, prompts)
+        blank = encode_prompts(self.pipe, [None]) if self.config.guidance > 1 else None
+        return predict(unet, step.sample_BCHW, step.t, condition, blank, self.config.guidance)
+
+    @torch.no_grad()
+    def _predict_anchor(self, step: Step, prompts: list[str]) -> torch.Tensor:
+        """What the base model, or the moving average, predicts."""
+        if self.config.anchor == "ema" and self.average is not None:
+            with self.average.in_place():
+                return self._predict(step, prompts, self.pipe.unet)
+        with base_model(self.pipe.unet):
+            return self._predict(step, prompts, self.pipe.unet)
 
     @torch.no_grad()
     def _check_ratio(self, part: Slice) -> None:
         """With weights unchanged since the rollout, scoring again must give the stored log-probabilities.
 
+        On CPU the ratio was 1 within 2e-6 in float32 (for the mean over latent dimensions) and exactly 1 in bfloat16, whatever the batch's
+        composition. A GPU may choose other kernels for another batch, which bfloat16 shows more. Where log-probabilities are recomputed
+        anyway, a difference is logged alone.
+
         Raises:
-            RecipeError: naming the worst step: sampling and training do not see the same policy.
+            RecipeError: naming the worst step, and dtypes and devices that differ: sampling and training do not see the same policy.
         """
-        rows = list(range(min(self.config.micro_batch, len(part.trajectory))))
-        old_BK = part.trajectory.logprobs_old_BK
-        worst = [float((self._score(part.trajectory, rows, k).cpu() - torch.from_numpy(old_BK[rows, k])).exp().sub(1).abs().max())
-                 for k in range(len(part.trajectory.timesteps_K))]  # fmt: skip
+        trajectory = part.trajectory
+        rows = list(range(min(self.config.micro_batch, len(trajectory))))
+        old_BK = torch.from_numpy(trajectory.logprobs_old_BK)
+        worst = [float((self._score(trajectory, rows, k).cpu() - old_BK[rows, k]).exp().sub(1).abs().max()) for k in range(old_BK.shape[1])]
         k = int(np.argmax(worst))
-        if not worst[k] <= self.config.clip_ratio / 10:
-            raise RecipeError(
-                f"ratio {1 + worst[k]:.6f} at timestep {part.trajectory.timesteps_K[k]} with unchanged weights",
-                f"must be 1 within clip_ratio / 10 = {self.config.clip_ratio / 10:g}",
-                "use one precision in rollouts and learner, or raise ddpo.clip_ratio",
-            )
+        if worst[k] <= self.config.clip_ratio / 10:
+            return
+        mine, others = made_on(self.pipe.unet), sorted(set(trajectory.made_on_B) - {made_on(self.pipe.unet)})
+        where = f"timestep {trajectory.timesteps_K[k]}" if trajectory.timesteps_K else f"draw {k}"
+        error = RecipeError(
+            f"ratio {1 + worst[k]:.6f} at {where} with unchanged weights, rollouts in {' and '.join(others) or mine}, learner in {mine}",
+            f"must be 1 within clip_ratio / 10 = {self.config.clip_ratio / 10:g}",
+            "use one precision and kind of device (sd.dtype float32), set ddpo.recompute_logprobs, or raise ddpo.clip_ratio",
+        )
+        if not self.config.recompute_logprobs:
+            raise error
+        log.warning("%s: the learner's own log-probabilities are used", error.value)
+
+    @torch.no_grad()
+    def _recomputed(self, part: Slice) -> Slice:
+        """The slice with old log-probabilities under the learner's own weights as they are, in the batches of the updates."""
+        old_BK = part.trajectory.logprobs_old_BK.copy()
+        for rows in np.split(np.arange(len(part.trajectory)), self.config.updates):
+            for micro in self._micro_batches(rows.tolist()):
+                for k in range(old_BK.shape[1]):
+                    old_BK[micro, k] = self._score(part.trajectory, micro, k).cpu().numpy()
+        return replace(part, trajectory=replace(part.trajectory, logprobs_old_BK=old_BK))
 
     def _update(self, epoch: int, part: Slice) -> dict[str, float]:
         """The epoch's policy updates; metrics are means over ranks and updates, but the ratio's extremes."""
@@ -311,18 +329,21 @@ class Learner:
             for update in order:
                 seen: list[dict[str, float]] = []
                 info = self.engine.step([self._kept(loss, seen) for loss in self._losses(part, rows[update].tolist())])
+                if self.average is not None:
+                    self.average.update()
                 infos.append(seen)
                 norms.append(info.grad_norm)
         worst, low, high = ([m[name] for seen in infos for m in seen] for name in EXTREMES)
         extremes = torch.tensor([max(worst), -min(low), max(high)]).to(self.engine.device)
         dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
-        sums = torch.tensor([[sum(m[name] for m in seen) for name in MEANS] for seen in infos]).mean(dim=0)
+        names = (*MEANS, "kl") if self.config.kl else MEANS
+        sums = torch.tensor([[sum(m[name] for m in seen) for name in names] for seen in infos]).mean(dim=0)
         means = (self.engine.total(sums) / world_size()).tolist()
         return {
             "ratio_deviation": float(extremes[0]),
             "ratio_min": -float(extremes[1]),
             "ratio_max": float(extremes[2]),
-            **dict(zip(MEANS, means, strict=True)),
+            **dict(zip(names, means, strict=True)),
             "grad_norm": float(np.mean(norms)),
         }
 

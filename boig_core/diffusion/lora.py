@@ -7,7 +7,8 @@ checksum. Leaves out: optimiser state (see `boig_core.training`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from boig_core.diffusion.pipeline import Dtype, load_pipeline
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
 """Every linear part of the transformer blocks: attention alone moved backgrounds too slowly in the tiny model."""
@@ -47,7 +50,8 @@ def checksum(weights: Mapping[str, NDArray[np.float32]]) -> str:
 def make_trainable(unet: Any, rank: int | None, seed: int) -> None:
     """Freeze the UNet and add a LoRA of this rank, or make all its weights trainable when rank is None.
 
-    The adapter starts as the identity, the same for every process with one seed.
+    The adapter starts as the identity, the same for every process with one seed. It is float32 whatever the UNet is: steps of training
+    are too small for bfloat16.
     """
     unet.requires_grad_(rank is None)
     if rank is None:
@@ -57,6 +61,27 @@ def make_trainable(unet: Any, rank: int | None, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS))
+    for parameter in unet.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def engine_dtype(dtype: Dtype, rank: int | None) -> Dtype:
+    """Precision of the engine that trains what `make_trainable` made trainable in a UNet of this dtype.
+
+    An engine in bfloat16 would cast the adapter down; in float32 it leaves the frozen weights as they are.
+    """
+    return dtype if rank is None else "float32"
+
+
+@contextmanager
+def base_model(unet: Any) -> Iterator[None]:
+    """The UNet of `make_trainable` computes as the frozen base model: its LoRA is switched off. For passes without a gradient."""
+    unet.disable_adapters()
+    try:
+        yield
+    finally:
+        unet.enable_adapters()
 
 
 def read_adapter(unet: Any, version: int) -> Adapter:
@@ -84,8 +109,6 @@ def write_adapter(unet: Any, adapter: Adapter) -> None:
 
 def open_policy(base: str, rank: int | None, seed: int, adapter: Adapter) -> Any:
     """Pipeline of the base model with a trained adapter in its UNet."""
-    from boig_core.diffusion.pipeline import load_pipeline
-
     pipe = load_pipeline(base)
     make_trainable(pipe.unet, rank, seed)
     write_adapter(pipe.unet, adapter)
@@ -93,7 +116,7 @@ def open_policy(base: str, rank: int | None, seed: int, adapter: Adapter) -> Any
 
 
 def save_policy(pipe: Any, folder: Path, *, lora: bool) -> None:
-    """Write a diffusers folder that `StableDiffusionPipeline.from_pretrained` opens as it is.
+    """Write a diffusers folder that `DiffusionPipeline.from_pretrained` opens as it is.
 
     Args:
         pipe: pipeline whose UNet is trained; its adapter is merged and gone afterwards.
@@ -102,11 +125,10 @@ def save_policy(pipe: Any, folder: Path, *, lora: bool) -> None:
             the pipeline's UNet.
     """
     if lora:
-        from diffusers import StableDiffusionPipeline
         from peft import get_peft_model_state_dict
 
         layers = {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(pipe.unet).items()}
-        StableDiffusionPipeline.save_lora_weights(folder / "lora", unet_lora_layers=layers)
+        pipe.save_lora_weights(folder / "lora", unet_lora_layers=layers)
         pipe.unet.fuse_lora()
         pipe.unet.unload_lora()
     pipe.save_pretrained(folder, safe_serialization=True)

@@ -1,7 +1,8 @@
 """What DDPO maximises once rewards are there: advantages by one of two rules, and the clipped importance ratio. Pure functions.
 
 ``ddpo`` holds each reward against the running statistics of its prompt over epochs (PAPER section 7); ``grpo`` against the mean of
-its group, the images of one prompt in this epoch, over the spread of the whole batch. Shape letters: B images, K trained steps.
+its group, the images of one prompt in this epoch, over the spread of the whole batch; ``awm`` has the advantages of ``grpo``, and differs
+in what the ratio is of (`scoring`). Shape letters: B images, K trained steps.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def per_group(epoch: Rewarded) -> tuple[NDArray[np.float64], dict[str, tuple[flo
     return np.clip(centered_B / (centered_B.std() + _TINY), -epoch.clip, epoch.clip), {}
 
 
-OBJECTIVES: Final[Mapping[str, Advantages]] = {"ddpo": per_prompt, "grpo": per_group}
+OBJECTIVES: Final[Mapping[str, Advantages]] = {"ddpo": per_prompt, "grpo": per_group, "awm": per_group}
 
 
 @dataclass(frozen=True)

@@ -1,65 +1,153 @@
 """Open a Stable Diffusion model, and move between text, latents and pixels with it.
 
-The rest of this room samples, scores and trains on top of these few functions, so that no other file needs to know how a pipeline
-stores its parts. Sampling with log-probabilities is `ddim`'s; nothing here draws noise. Shape letters: B batch, L tokens, D text width,
-C channels, H height, W width.
+Knows what parts the two families of `FAMILIES` hold; the rest of this room samples, scores and trains on top of these few functions, the
+same for both. Sampling with log-probabilities is `ddim`'s; nothing here draws noise. Leaves out: models that are trained by flow matching.
+Shape letters: B batch, L tokens, D text width, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from numpy.typing import NDArray
 
-from boig_core.errors import InputError
+from boig_core.config import SD
+from boig_core.errors import InputError, RecipeError
 from boig_core.models import resolve_model
 
+Dtype = Literal["float32", "bfloat16"]
+Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
+FAMILIES: Final[dict[str, tuple[Any, dict[str, Any]]]] = {
+    "StableDiffusionPipeline": (StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}),
+    "StableDiffusionXLPipeline": (StableDiffusionXLPipeline, {"add_watermarker": False}),
+}
+"""What a ``model_index.json`` may call its model, with the class and settings that open it: Stable Diffusion 1.x and 2.x, and SDXL."""
+_AT_ONCE: Final = 2**20
+"""Pixels that the autoencoder sees at a time: it holds some thousand bytes of activations for each."""
 
-def load_pipeline(ref: str, dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
+
+@dataclass(frozen=True)
+class Condition:
+    """What a UNet is told beside latents and time, one row an image.
+
+    Attributes:
+        text_BLD: text embeddings, in the precision of the UNet.
+        added: what SDXL is told besides: ``text_embeds``, the second text encoder's pooled embeddings, and ``time_ids``, six numbers of
+            pixels a row: original height and width, top and left of the crop, height and width to paint. Empty for the other family.
+    """
+
+    text_BLD: torch.Tensor
+    added: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The same as keyword arguments of a diffusers UNet."""
+        added = {"added_cond_kwargs": dict(self.added)} if self.added else {}
+        return {"encoder_hidden_states": self.text_BLD, **added}
+
+    def after(self, blank: Condition) -> Condition:
+        """One row of ``blank`` for each row here, then the rows here: what guidance takes."""
+
+        def both(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+            return torch.cat([first.expand_as(second), second])
+
+        return Condition(both(blank.text_BLD, self.text_BLD), {name: both(blank.added[name], rows) for name, rows in self.added.items()})
+
+
+def load_pipeline(ref: str, dtype: Dtype = "float32") -> Pipeline:
     """Open a Stable Diffusion pipeline with a DDIM scheduler and without a safety checker.
 
     Args:
         ref: hub id, local folder, or ``package:tiny-sd`` (`resolve_model`).
-        dtype: of all weights; float32 on CPU.
+        dtype: of UNet and text encoders. The autoencoder is always float32: SDXL's overflows in half precision, as its ``force_upcast``
+            says, and it takes a small share of the time.
 
     Raises:
-        InputError: nothing that opens as Stable Diffusion stands at ``ref``.
+        InputError: nothing that opens as one of `FAMILIES` stands at ``ref``.
     """
     location = resolve_model(ref)
+    dtypes = {"vae": torch.float32, "default": getattr(torch, dtype)}
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(location, torch_dtype=dtype, safety_checker=None, requires_safety_checker=False)
+        family = DiffusionPipeline.load_config(location).get("_class_name")
+        if family not in FAMILIES:
+            raise InputError(ref, f"is a {family}, which boig cannot train", f"give a model of class {' or '.join(FAMILIES)}")
+        build, settings = FAMILIES[family]
+        pipe: Pipeline = build.from_pretrained(location, dtype=dtypes, **settings)
+    except InputError:
+        raise
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise InputError(ref, f"does not open as Stable Diffusion ({reason})", "give a diffusers folder with a model_index.json") from error
+    if "beta_schedule" not in pipe.scheduler.config:
+        raise InputError(ref, f"denoises by {type(pipe.scheduler).__name__}", "give a model with Stable Diffusion's own noise schedule")
     # Other schedulers share the training noise schedule; clipping x0 in latent space would change the policy's mean.
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     pipe.set_progress_bar_config(disable=True)
-    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+    for part in (pipe.unet, pipe.vae, *text_encoders(pipe)):
         part.eval()
     return pipe
 
 
-def encode_prompts(pipe: Any, prompts: Sequence[str]) -> torch.Tensor:
-    """Text embeddings ``embeddings_BLD``, padded or truncated to the tokenizer's length; the empty prompt is the unconditional one.
+def load_base(sd: SD) -> Pipeline:
+    """The recipe's base model in the recipe's precision; it saves activations where the recipe says so, which sampling does not notice.
 
-    Gradients reach the text encoder unless the caller forbids them.
+    Raises:
+        InputError: from `load_pipeline`.
+        RecipeError: the recipe's images have another side than the model's.
     """
-    tokens = pipe.tokenizer(
-        list(prompts), padding="max_length", max_length=pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt"
-    )
-    embeddings_BLD: torch.Tensor = pipe.text_encoder(tokens.input_ids.to(pipe.text_encoder.device))[0]
-    return embeddings_BLD
+    pipe = load_pipeline(sd.base, sd.dtype)
+    if (side := image_side(pipe)) != sd.resolution:
+        raise RecipeError(
+            f"sd.resolution = {sd.resolution}", f"must be {side}, the side of the images of {sd.base}", "change one of the two"
+        )
+    if sd.gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
+    return pipe
+
+
+def text_encoders(pipe: Any) -> list[Any]:
+    """The text encoders of a pipeline."""
+    return [pipe.components[name] for name in ("text_encoder", "text_encoder_2") if name in pipe.components]
+
+
+@torch.no_grad()
+def encode_prompts(pipe: Any, prompts: Sequence[str | None]) -> Condition:
+    """What the UNet is told of prompts, padded or truncated to the tokenizer's length, for images of the model's own side, not cropped.
+
+    Args:
+        pipe: from `load_pipeline`.
+        prompts: texts; None for no prompt, which guidance leads away from: the empty text, or zeros where the model's
+            ``force_zeros_for_empty_prompt`` says so.
+    """
+    texts = [prompt or "" for prompt in prompts]
+    first = _embed(pipe.tokenizer, pipe.text_encoder, texts)
+    if "text_encoder_2" not in pipe.components:
+        return Condition(first.last_hidden_state)
+    second = _embed(pipe.tokenizer_2, pipe.text_encoder_2, texts)
+    text_BLD, pooled_BP = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds
+    if pipe.config.force_zeros_for_empty_prompt:
+        without = [row for row, prompt in enumerate(prompts) if prompt is None]
+        text_BLD[without], pooled_BP[without] = 0.0, 0.0
+    side = float(image_side(pipe))
+    sizes_B6 = torch.tensor([side, side, 0.0, 0.0, side, side], device=text_BLD.device).expand(len(texts), 6)
+    return Condition(text_BLD, {"text_embeds": pooled_BP, "time_ids": sizes_B6})
+
+
+def _embed(tokenizer: Any, encoder: Any, texts: list[str]) -> Any:
+    tokens = tokenizer(texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt")
+    return encoder(tokens.input_ids.to(encoder.device), output_hidden_states=True)
 
 
 @torch.no_grad()
 def decode(pipe: Any, latents_BCHW: torch.Tensor) -> NDArray[np.uint8]:
     """Pixels of scaled latents: uint8 ``images_BHWC`` RGB, on the CPU."""
     scaled_BCHW = latents_BCHW.to(pipe.vae.device, pipe.vae.dtype) / pipe.vae.config.scaling_factor
-    images_BCHW = pipe.vae.decode(scaled_BCHW).sample
+    images_BCHW = torch.cat([pipe.vae.decode(part_BCHW).sample for part_BCHW in scaled_BCHW.split(_at_once(image_side(pipe)))])
     levels_BHWC = (images_BCHW.float() * 127.5 + 127.5).round().clamp(0, 255).permute(0, 2, 3, 1)
     pixels_BHWC: NDArray[np.uint8] = levels_BHWC.to(torch.uint8).cpu().numpy()
     return pixels_BHWC
@@ -68,14 +156,25 @@ def decode(pipe: Any, latents_BCHW: torch.Tensor) -> NDArray[np.uint8]:
 @torch.no_grad()
 def encode_images(pipe: Any, images_BHWC: NDArray[np.uint8]) -> torch.Tensor:
     """Scaled latents ``latents_BCHW`` of uint8 RGB images of the pipeline's own sides; the mode where the encoder gives a distribution."""
-    images_BCHW = torch.from_numpy(np.ascontiguousarray(images_BHWC)).permute(0, 3, 1, 2).to(pipe.vae.device, pipe.vae.dtype) / 127.5 - 1
-    encoded = pipe.vae.encode(images_BCHW)
-    unscaled_BCHW = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-    latents_BCHW: torch.Tensor = unscaled_BCHW * pipe.vae.config.scaling_factor
+    step, parts = _at_once(images_BHWC.shape[1]), []
+    for start in range(0, len(images_BHWC), step):
+        levels_BHWC = torch.from_numpy(np.ascontiguousarray(images_BHWC[start : start + step]))
+        encoded = pipe.vae.encode(levels_BHWC.permute(0, 3, 1, 2).to(pipe.vae.device, pipe.vae.dtype) / 127.5 - 1)
+        parts.append(encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents)
+    latents_BCHW: torch.Tensor = torch.cat(parts) * pipe.vae.config.scaling_factor
     return latents_BCHW
+
+
+def _at_once(side: int) -> int:
+    return max(1, _AT_ONCE // side**2)
 
 
 def latent_shape(pipe: Any) -> tuple[int, int, int]:
     """Channels, height and width of one image's latents."""
     size = int(pipe.unet.config.sample_size)
     return int(pipe.unet.config.in_channels), size, size
+
+
+def image_side(pipe: Any) -> int:
+    """Height and width of the images, in pixels."""
+    return int(pipe.unet.config.sample_size * pipe.vae_scale_factor)

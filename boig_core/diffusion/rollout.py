@@ -2,26 +2,34 @@
 
 The unit of work is a chunk of fixed size. Its noise is drawn on the CPU from (seed, epoch, index), so a chunk gives the same bits
 whoever samples it, and again when it is redone (same hardware, threads and versions). Outside a window of a few early steps the
-sampling is deterministic: only the window is stochastic and trained on. Leaves out: where chunks run (`boig_core.cluster.rollouts`)
+sampling is deterministic: only the window is stochastic and trained on. For the forward process all of it is deterministic, and the final
+latents are trained on. Leaves out: where chunks run (`boig_core.cluster.rollouts`)
 and the update (`learner`). Shape letters: B images, K trained steps, S = K + 1, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import platform
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from boig_core.config import DDPO, Recipe
-from boig_core.diffusion.ddim import ddim_step, predict_noise, schedule
+from boig_core.diffusion.ddim import ddim_step, predict, schedule
 from boig_core.diffusion.lora import Adapter, make_trainable, write_adapter
-from boig_core.diffusion.pipeline import decode, encode_prompts, latent_shape, load_pipeline
+from boig_core.diffusion.pipeline import decode, encode_prompts, latent_shape, load_base
+from boig_core.diffusion.scoring import draw_matching
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.vocabulary import Sample
+
+Findings = Mapping[str, NDArray[np.float64]]
+"""What is measured of some images, by name: one row an image."""
+T = TypeVar("T")
 
 # Streams of random numbers: a first key keeps noise, window and prompts independent of each other.
 _NOISE: Final = 1
@@ -55,6 +63,15 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
+class Examiner(Scorer, Protocol):
+    """A scorer that measures more than the reward, where a probe asks for it."""
+
+    def examine(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> Findings:
+        """``reward`` of uint8 ``images_BHWC``, and whatever else is measured."""
+        ...
+
+
 class Rollouts(Protocol):
     """Where experience comes from.
 
@@ -65,6 +82,11 @@ class Rollouts(Protocol):
     def collect(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, NDArray[np.float64]]]:
         """Trajectory and rewards of each chunk under the policy with this adapter."""
         ...
+
+
+def examine(scorer: Scorer, images: NDArray[np.uint8], samples: Sequence[Sample]) -> Findings:
+    """All that a scorer can say of uint8 ``images_BHWC``: of one that is no `Examiner`, the ``reward`` alone."""
+    return scorer.examine(images, samples) if isinstance(scorer, Examiner) else {"reward": scorer.score(images, samples)}
 
 
 def epoch_samples(samples: Sequence[Sample], seed: int, epoch: int, count: int) -> list[Sample]:
@@ -82,8 +104,10 @@ def epoch_samples(samples: Sequence[Sample], seed: int, epoch: int, count: int) 
 def epoch_window(config: DDPO, seed: int, epoch: int) -> tuple[int, int]:
     """Stochastic and trained steps of an epoch: first, and one past the last.
 
-    Without a window every step but the last, whose noise has no variance.
+    Without a window every step but the last, whose noise has no variance; none at all for the forward process.
     """
+    if config.forward_process:
+        return config.sampling_steps, config.sampling_steps
     if config.window is None:
         return 0, config.sampling_steps - 1
     span = min(max(config.window, int(config.window_span * config.sampling_steps)), config.sampling_steps - 1)
@@ -92,7 +116,7 @@ def epoch_window(config: DDPO, seed: int, epoch: int) -> tuple[int, int]:
 
 
 def epoch_steps(config: DDPO, seed: int, epoch: int, stochastic: int) -> list[int]:
-    """Which of an epoch's so many stochastic steps are trained on, as falling in time: a function of seed and epoch alone."""
+    """Which of an epoch's so many stochastic steps or draws are trained on, as falling in time: a function of seed and epoch alone."""
     count = max(1, round(config.timestep_fraction * stochastic))
     return sorted(np.random.default_rng((_STEPS, seed, epoch)).permutation(stochastic)[:count].tolist())
 
@@ -114,6 +138,12 @@ def draw_noise(seed: int, epoch: int, index: int, count: int, shape: tuple[int, 
     return torch.randn((count, *shape), generator=generator)
 
 
+def made_on(unet: Any) -> str:
+    """What decides the last bits of a prediction: dtype, device and library, in words."""
+    device = torch.cuda.get_device_name(unet.device) if unet.device.type == "cuda" else f"{unet.device.type}, {platform.machine()}"
+    return f"{str(unet.dtype).removeprefix('torch.')} on {device}, torch {torch.__version__}"
+
+
 class Sampler:
     """Samples chunks with one copy of the pipeline.
 
@@ -124,7 +154,7 @@ class Sampler:
 
     def __init__(self, recipe: Recipe, device: str = "cpu") -> None:
         self.config, self.seed, self.device = recipe.ddpo, recipe.seed, torch.device(device)
-        self.pipe: Any = load_pipeline(recipe.sd.base).to(self.device)
+        self.pipe: Any = load_base(recipe.sd).to(self.device)
         make_trainable(self.pipe.unet, self.config.lora_rank, self.seed)
         self._checksum: str | None = None
         self.timesteps, self.timesteps_prev, self.alphas_T1 = schedule(self.pipe, self.config.sampling_steps)
@@ -152,16 +182,16 @@ class Sampler:
             firsts = [i - i % self.config.images_per_prompt for i in chunk.indices]
             latents_BCHW = torch.stack([draw_noise(self.seed, chunk.epoch, i, 1, shape)[0] for i in firsts]).to(self.device)
         prompts = tuple(sample.text for sample in chunk.samples)
-        text_BLD = encode_prompts(self.pipe, prompts)
-        blank_1LD = encode_prompts(self.pipe, [""]) if self.config.guidance > 1 else None
+        condition = encode_prompts(self.pipe, prompts)
+        blank = encode_prompts(self.pipe, [None]) if self.config.guidance > 1 else None
         prediction = self.pipe.scheduler.config.prediction_type
         kept, logprobs = [], []
         for step, (t, t_prev) in enumerate(zip(self.timesteps, self.timesteps_prev, strict=True)):
-            noise_pred_BCHW = predict_noise(self.pipe.unet, latents_BCHW, t, text_BLD, blank_1LD, self.config.guidance)
+            pred_BCHW = predict(self.pipe.unet, latents_BCHW, t, condition, blank, self.config.guidance)
             if first <= step < end:
                 kept.append(latents_BCHW)
                 latents_BCHW, logprob_B = ddim_step(
-                    noise_pred_BCHW,
+                    pred_BCHW,
                     latents_BCHW,
                     t,
                     t_prev,
@@ -175,7 +205,12 @@ class Sampler:
                 if step == end - 1:
                     kept.append(latents_BCHW)
             else:
-                latents_BCHW, _ = ddim_step(noise_pred_BCHW, latents_BCHW, t, t_prev, self.alphas_T1, 0.0, prediction=prediction)
+                latents_BCHW, _ = ddim_step(pred_BCHW, latents_BCHW, t, t_prev, self.alphas_T1, 0.0, prediction=prediction)
+        if self.config.forward_process:
+            kept.append(latents_BCHW)
+            for k in range(self.config.draws):
+                draw = draw_matching(self.config, self.seed, chunk.epoch, chunk.indices, k, latents_BCHW, self.alphas_T1, prediction)
+                logprobs.append(draw.logprob(predict(self.pipe.unet, draw.sample_BCHW, draw.t, condition)))
         return Trajectory(
             epoch=chunk.epoch,
             version=adapter.version,
@@ -187,6 +222,7 @@ class Sampler:
             latents_BSCHW=torch.stack(kept, dim=1).cpu().numpy(),
             logprobs_old_BK=torch.stack([logprob for logprob in logprobs if logprob is not None], dim=1).cpu().numpy(),
             images_BHWC=decode(self.pipe, latents_BCHW),
+            made_on_B=(made_on(self.pipe.unet),) * len(chunk.indices),
         )
 
 
@@ -198,8 +234,17 @@ class LocalRollouts:
 
     def collect(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, NDArray[np.float64]]]:
         """See `Rollouts`."""
+        return self._each(adapter, chunks, self.scorer.score)
+
+    def examine(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, Findings]]:
+        """As `collect`, with all that the scorer can say in place of the rewards."""
+        return self._each(adapter, chunks, functools.partial(examine, self.scorer))
+
+    def _each(
+        self, adapter: Adapter, chunks: Sequence[Chunk], ask: Callable[[NDArray[np.uint8], Sequence[Sample]], T]
+    ) -> list[tuple[Trajectory, T]]:
         results = []
         for chunk in chunks:
             trajectory = self.sampler.rollout(adapter, chunk)
-            results.append((trajectory, self.scorer.score(trajectory.images_BHWC, chunk.samples)))
+            results.append((trajectory, ask(trajectory.images_BHWC, chunk.samples)))
         return results

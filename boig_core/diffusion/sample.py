@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from boig_core.diffusion.ddim import ddim_step, predict_noise, schedule
+from boig_core.diffusion.ddim import ddim_step, predict, schedule
 from boig_core.diffusion.pipeline import decode, encode_prompts, latent_shape
 
 
-@torch.no_grad()
 def sample_images(
     pipe: Any, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float, batch: int = 32
 ) -> NDArray[np.uint8]:
@@ -35,9 +34,6 @@ def sample_images(
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds")
-    timesteps, timesteps_prev, alphas_T1 = schedule(pipe, steps)
-    prediction = pipe.scheduler.config.prediction_type
-    blank_1LD = encode_prompts(pipe, [""])
     parts = []
     for start in range(0, len(prompts), batch):
         texts, keys = list(prompts[start : start + batch]), list(seeds[start : start + batch])
@@ -45,12 +41,20 @@ def sample_images(
         texts += [""] * (batch - count)
         keys += [0] * (batch - count)
         noise = [torch.randn(latent_shape(pipe), generator=torch.Generator("cpu").manual_seed(key)) for key in keys]
-        latents_BCHW = torch.stack(noise).to(pipe.unet.device)
-        text_BLD = encode_prompts(pipe, texts)
-        for t, t_prev in zip(timesteps, timesteps_prev, strict=True):
-            noise_pred_BCHW = predict_noise(pipe.unet, latents_BCHW, t, text_BLD, blank_1LD, guidance)
-            latents_BCHW, _ = ddim_step(noise_pred_BCHW, latents_BCHW, t, t_prev, alphas_T1, 0.0, prediction=prediction)
-        parts.append(decode(pipe, latents_BCHW)[:count])
+        parts.append(decode(pipe, sample_latents(pipe, texts, torch.stack(noise), steps, guidance))[:count])
     if not parts:
         raise ValueError("no prompts to sample")
     return np.concatenate(parts)
+
+
+@torch.no_grad()
+def sample_latents(pipe: Any, prompts: Sequence[str], start_BCHW: torch.Tensor, steps: int, guidance: float) -> torch.Tensor:
+    """Scaled latents ``latents_BCHW`` of one image a prompt, from the noise that is given."""
+    timesteps, timesteps_prev, alphas_T1 = schedule(pipe, steps)
+    prediction = pipe.scheduler.config.prediction_type
+    condition, blank = encode_prompts(pipe, prompts), encode_prompts(pipe, [None])
+    latents_BCHW = start_BCHW.to(pipe.unet.device)
+    for t, t_prev in zip(timesteps, timesteps_prev, strict=True):
+        pred_BCHW = predict(pipe.unet, latents_BCHW, t, condition, blank, guidance)
+        latents_BCHW, _ = ddim_step(pred_BCHW, latents_BCHW, t, t_prev, alphas_T1, 0.0, prediction=prediction)
+    return latents_BCHW

@@ -1,4 +1,4 @@
-"""What a rollout leaves behind: the trained window of the denoising, the image, and which policy made it.
+"""What a rollout leaves behind: the trained window of the denoising or the final latents, the image, and which policy made it.
 
 Numpy alone, so that it travels between processes without a copy and without torch. Leaves out rewards, which arrive later. Shape
 letters: B images, K trained steps, S = K + 1 latents around them, C channels, H height, W width (latents or pixels).
@@ -21,13 +21,14 @@ class Trajectory:
         epoch: epoch they belong to.
         version: version of the policy's weights.
         checksum: SHA-256 of the policy's trainable weights.
-        timesteps_K: timesteps of the trained steps, falling.
-        timesteps_prev_K: timesteps that they lead to.
+        timesteps_K: timesteps of the trained steps, falling; empty for the forward process, whose draws each image has for itself.
+        timesteps_prev_K: timesteps that they lead to; empty for the forward process.
         indices_B: index of each image in its epoch: with recipe seed and epoch it fixes the noise.
         prompts_B: prompt texts.
-        latents_BSCHW: float32 x_t of the trained steps, and the x_{t-1} of the last.
-        logprobs_old_BK: float32 log-probabilities under the policy that sampled.
+        latents_BSCHW: float32 x_t of the trained steps, and the x_{t-1} of the last; for the forward process x_0 alone, S = 1.
+        logprobs_old_BK: float32 log-probabilities, or minus the matching losses, under the policy that sampled.
         images_BHWC: uint8 RGB.
+        made_on_B: dtype, device and library that sampled each image.
     """
 
     epoch: int
@@ -40,6 +41,7 @@ class Trajectory:
     latents_BSCHW: NDArray[np.float32]
     logprobs_old_BK: NDArray[np.float32]
     images_BHWC: NDArray[np.uint8]
+    made_on_B: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.prompts_B)
@@ -54,6 +56,7 @@ class Trajectory:
             latents_BSCHW=self.latents_BSCHW[index],
             logprobs_old_BK=self.logprobs_old_BK[index],
             images_BHWC=self.images_BHWC[index] if images else self.images_BHWC[:0],
+            made_on_B=tuple(self.made_on_B[row] for row in rows),
         )
 
 
@@ -76,4 +79,5 @@ def concatenate(parts: Sequence[Trajectory]) -> Trajectory:
         latents_BSCHW=np.concatenate([p.latents_BSCHW for p in parts]),
         logprobs_old_BK=np.concatenate([p.logprobs_old_BK for p in parts]),
         images_BHWC=np.concatenate([p.images_BHWC for p in parts]),
+        made_on_B=tuple(made_on for p in parts for made_on in p.made_on_B),
     )

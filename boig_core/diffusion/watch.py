@@ -6,6 +6,7 @@ B images, G groups (prompts of an epoch), N images of a group, H height, W width
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -31,15 +32,18 @@ def reward_metrics(rewards_B: NDArray[np.float64], advantages_B: NDArray[np.floa
         images_per_prompt: N; divides B.
 
     Returns:
-        ``reward``, ``reward_std``; ``reward_std_in_prompt`` (mean of the prompts' spreads); smallest, quartiles and largest of the
-        prompts' mean rewards; ``advantage_std``; ``groups_without_spread`` (share: all rewards equal, nothing to learn from).
+        ``reward``, ``reward_std``; ``reward_std_in_prompt`` (mean of the prompts' spreads); spread (``reward_std_of_prompts``), smallest,
+        quartiles and largest of the prompts' mean rewards; ``advantage_std``; ``groups_without_spread`` (share: all rewards equal, nothing
+        to learn from).
     """
     rewards_GN = rewards_B.reshape(-1, images_per_prompt)
-    low, q25, median, q75, high = np.quantile(rewards_GN.mean(axis=1), (0, 0.25, 0.5, 0.75, 1)).tolist()
+    means_G = rewards_GN.mean(axis=1)
+    low, q25, median, q75, high = np.quantile(means_G, (0, 0.25, 0.5, 0.75, 1)).tolist()
     return {
         "reward": float(rewards_B.mean()),
         "reward_std": float(rewards_B.std()),
         "reward_std_in_prompt": float(rewards_GN.std(axis=1).mean()),
+        "reward_std_of_prompts": float(means_G.std()),
         "reward_prompt_min": low,
         "reward_prompt_q25": q25,
         "reward_prompt_median": median,
@@ -48,6 +52,12 @@ def reward_metrics(rewards_B: NDArray[np.float64], advantages_B: NDArray[np.floa
         "advantage_std": float(advantages_B.std()),
         "groups_without_spread": float((np.ptp(rewards_GN, axis=1) <= _FLAT).mean()),
     }
+
+
+def prompt_means(rewards_B: NDArray[np.float64], prompts_B: Sequence[str], images_per_prompt: int) -> list[tuple[str, float]]:
+    """Each prompt of an epoch with the mean of its rewards, the best first; images of one prompt stand together."""
+    means = rewards_B.reshape(-1, images_per_prompt).mean(axis=1).tolist()
+    return sorted(zip(prompts_B[::images_per_prompt], means, strict=True), key=lambda pair: -pair[1])
 
 
 def image_metrics(images_BHWC: NDArray[np.uint8], images_per_prompt: int) -> dict[str, float]:

@@ -14,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from boig_core.evaluation.generation import Measured, Plan
+from boig_core.evaluation.generation import Measured
+from boig_core.evaluation.plan import ROWS, Plan
 
 GENERATION_FILE: Final = "generation.json"
 IMAGES_FILE: Final = "images.parquet"
 _ENLARGE: Final = 3
+_LARGE: Final = 128
+"""Images of this side are shown as they are: a person sees nothing in 32 pixels, and a grid of enlarged 512 fills the memory."""
 _GUTTER: Final = 4
 
 
@@ -31,33 +34,34 @@ def write_generation(
         folder: exists, empty.
         summary: content of ``generation.json``; the prompts and their grids are added here.
         plan: prompts and seeds.
-        images: (N, H, W, 3) by model, in the order of the grids' rows.
-        measured: by model.
+        images: (N, H, W, 3) by row of the report; grids show those with guidance, in this order.
+        measured: the same rows.
     """
     (folder / "grids").mkdir()
+    shown = [model for model in images if ROWS[model].guided]
     prompts = []
     for index, sample in enumerate(plan.samples):
-        rows = [found[index * plan.images_per_prompt : (index + 1) * plan.images_per_prompt] for found in images.values()]
+        rows = [images[model][index * plan.images_per_prompt : (index + 1) * plan.images_per_prompt] for model in shown]
         path = f"grids/{index:03d}.png"
         make_grid(rows).save(folder / path, optimize=True)
-        prompts.append({"id": sample.id, "company": sample.company, "text": sample.text, "grid": path})
-        if plan.rewritten is not None:
-            prompts[-1]["rewritten"] = plan.rewritten[index]
-    body = {"schema_version": 1, **summary, "prompts": prompts, "grid_rows": list(images)}
+        rewritten = {way: texts[index] for way, texts in plan.rewritten.items()}
+        prompts.append({"id": sample.id, "company": sample.company, "text": sample.text, "rewritten": rewritten, "grid": path})
+    body = {"schema_version": 1, **summary, "prompts": prompts, "grid_rows": shown}
     (folder / GENERATION_FILE).write_text(json.dumps(body, indent=1, allow_nan=False), encoding="utf-8")
     _write_table(folder / IMAGES_FILE, plan, measured)
 
 
 def make_grid(rows: list[NDArray[np.uint8]]) -> Image.Image:
-    """One row of images (K, H, W, 3) a model, enlarged without smoothing; transparent between them."""
+    """Rows of images (K, H, W, 3) below each other, small ones enlarged without smoothing; transparent between them."""
     count, height, width, _ = rows[0].shape
-    step_y, step_x = height * _ENLARGE + _GUTTER, width * _ENLARGE + _GUTTER
+    times = _ENLARGE if max(height, width) < _LARGE else 1
+    step_y, step_x = height * times + _GUTTER, width * times + _GUTTER
     canvas = np.zeros((len(rows) * step_y - _GUTTER, count * step_x - _GUTTER, 4), np.uint8)
     for r, row_KHWC in enumerate(rows):
         for k, image_HWC in enumerate(row_KHWC):
-            large_HWC = image_HWC.repeat(_ENLARGE, axis=0).repeat(_ENLARGE, axis=1)
-            canvas[r * step_y :, k * step_x :][: height * _ENLARGE, : width * _ENLARGE, :3] = large_HWC
-            canvas[r * step_y :, k * step_x :][: height * _ENLARGE, : width * _ENLARGE, 3] = 255
+            large_HWC = image_HWC.repeat(times, axis=0).repeat(times, axis=1)
+            canvas[r * step_y :, k * step_x :][: height * times, : width * times, :3] = large_HWC
+            canvas[r * step_y :, k * step_x :][: height * times, : width * times, 3] = 255
     return Image.fromarray(canvas)
 
 
@@ -71,10 +75,13 @@ def _write_table(path: Path, plan: Plan, measured: Mapping[str, Measured]) -> No
         columns: dict[str, Any] = {
             "model": [model] * count,
             "sample": [sample.id for sample in plan.owners],
-            "prompt": plan.prompts,
+            "bucket": [sample.bucket for sample in plan.owners],
+            "account": [sample.account for sample in plan.owners],
+            "prompt": plan.prompts(ROWS[model]),
             "seed": list(plan.seeds),
             "reward": found.reward_N,
             "judge": pa.nulls(count, pa.float64()) if found.judge_N is None else found.judge_N,
+            "aesthetic": pa.nulls(count, pa.float64()) if found.aesthetic_N is None else found.aesthetic_N,
             "clip": found.clip_N,
             "clip_mismatched": found.mismatched_N,
             "named": found.named_N,

@@ -2,14 +2,13 @@
 
 Each model samples the same prompts from the same starting noise. `reward` is clipped: it is what DDPO maximised. `judge` took no part
 in training. ``named`` says whether perception, on which the reward stands, still sees what the prompts name. A measure that was not run is
-None and has its reason under ``absent``. Leaves out: sampling (`boig_core.cluster.evaluation`)
-and the page (`report`). Shape letters: N = P x K images, P prompts, K images a prompt, in that order.
+None and has its reason under ``absent``. Leaves out: what is sampled (`plan`), real images (`real`), parts of the prompts (`slices`)
+and the page (`report`). Shape letters: N = P x K images, P prompts, K images a prompt, in that order; G groups of n successive images.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Protocol
 
@@ -17,28 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boig_core.config import Evaluation, Recipe
-from boig_core.errors import InputError
-from boig_core.evaluation.distances import fid, kid
+from boig_core.evaluation.aesthetic import AestheticJudge
 from boig_core.evaluation.intervals import paired_difference
-from boig_core.evaluation.judges import ClipJudge, Judge, clip_scores, diversity, diversity_across, novelty
-from boig_core.evaluation.rewriting import rewrite_by_retrieval
-from boig_core.observability.logs import get_logger
+from boig_core.evaluation.judges import ClipJudge, Judge, clip_scores, diversity, diversity_across
+from boig_core.evaluation.named import mean_named, named
+from boig_core.evaluation.plan import CHAMPION, ROWS, Plan, reason, without_boigsd
+from boig_core.evaluation.real import Distances, Real
 from boig_core.rewards.scorer import Perceives
-from boig_core.vocabulary import Description, Sample
+from boig_core.vocabulary import Sample
 
-log = get_logger(__name__)
-
-REWRITTEN: Final = {"prompt_rewrite": "base", "boigsd_prompt_rewrite": "boigsd"}
-"""Model that each row of rewritten prompts samples with."""
 BEST: Final = {"best_of_n": "base", "boigsd_best_of_n": "boigsd"}
-"""Model whose images each row of best-of-N picks from."""
-MODELS: Final = ("base", "high_kpi", "boigsd", *BEST, *REWRITTEN)
+"""Row whose images each row of best-of-N picks from."""
+MODELS: Final = tuple(dict.fromkeys(["base", "high_kpi", "boigsd", *BEST, *(name for name in ROWS if name != CHAMPION)]))
 """Rows that are always there; one that was not measured is None with its reason."""
-CHAMPION: Final = "champion"
-"""Row of the model that is served now, where there is one: what a candidate must beat."""
 PAIRED: Final = ("reward", "judge", "clip_margin")
-_NO_AESTHETIC: Final = "no aesthetic predictor is configured"
-_EVALUATION_STREAM: Final = 7_301  # keeps this noise apart from that of the rollouts
+Values = Callable[[str], NDArray[np.float64] | None]
+"""Name of a measure of `PAIRED` to its value for each image, or group of images; None where it was not measured."""
 
 
 class Rewards(Protocol):
@@ -50,65 +43,48 @@ class Rewards(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The images that each model makes.
+class Instruments:
+    """All that looks at images.
 
     Attributes:
-        samples: P samples whose texts are the prompts.
-        images_per_prompt: K.
-        seeds: of the starting noise of each of the N images, the same for all models.
-        rewritten: P prompts for the rows of rewritten prompts, which are measured as the samples' own; none: no such rows.
+        rewards: what DDPO maximized.
+        judge: held-out judge of the KPI; None: there is none.
+        clip: took no part in training; for CLIP score, diversity and novelty.
+        features: gives the features of KID and FID; may be the same.
+        aesthetic: scores looks; None: not measured.
+        perceiver: sees objects.
+        kinds: object names that it chooses among.
     """
 
-    samples: tuple[Sample, ...]
-    images_per_prompt: int
-    seeds: tuple[int, ...]
-    rewritten: tuple[str, ...] | None = None
-
-    @property
-    def owners(self) -> list[Sample]:
-        """Sample of each image (N)."""
-        return [sample for sample in self.samples for _ in range(self.images_per_prompt)]
-
-    @property
-    def prompts(self) -> list[str]:
-        """Prompt of each image (N)."""
-        return [sample.text for sample in self.owners]
-
-    @property
-    def rewritten_prompts(self) -> list[str]:
-        """Rewritten prompt of each image (N); empty without."""
-        return [text for text in self.rewritten or () for _ in range(self.images_per_prompt)]
-
-
-@dataclass(frozen=True)
-class Real:
-    """Real HIGH images that generated ones are held against; H held-out ones, T of the training split.
-
-    Attributes:
-        features_HF: for KID and FID.
-        embedding_HD: for their own novelty.
-        named_H: `named` of them.
-        embedding_TD: what novelty is measured against.
-    """
-
-    features_HF: NDArray[np.float64]
-    embedding_HD: NDArray[np.float64]
-    named_H: NDArray[np.float64]
-    embedding_TD: NDArray[np.float64]
+    rewards: Rewards
+    judge: Judge | None
+    clip: ClipJudge
+    features: ClipJudge
+    aesthetic: AestheticJudge | None
+    perceiver: Perceives
+    kinds: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One model's images, one by one.
+    """One row's images, one by one.
 
-    ``judge_N``: None without a judge; ``mismatched_N``: CLIP score with the other prompts; ``named_N``: see `named`.
+    Attributes:
+        reward_N: clipped.
+        judge_N: None without a judge.
+        clip_N: CLIP score with the own prompt.
+        mismatched_N: mean CLIP score with the other prompts.
+        aesthetic_N: None where it is not measured.
+        named_N: see `named`.
+        embedding_ND: of unit length.
+        features_NF: for KID and FID.
     """
 
     reward_N: NDArray[np.float64]
     judge_N: NDArray[np.float64] | None
     clip_N: NDArray[np.float64]
     mismatched_N: NDArray[np.float64]
+    aesthetic_N: NDArray[np.float64] | None
     named_N: NDArray[np.float64]
     embedding_ND: NDArray[np.float64]
     features_NF: NDArray[np.float64]
@@ -119,200 +95,144 @@ class Measured:
         return replace(self, **{name: column[index] for name, column in columns.items() if column is not None})
 
     def values(self, measure: str) -> NDArray[np.float64] | None:
-        """Values (N) of ``reward``, ``judge``, ``clip`` or ``clip_margin``."""
+        """Values (N) of a measure of `PAIRED`."""
         if measure == "clip_margin":
             return self.clip_N - self.mismatched_N
-        return {"reward": self.reward_N, "judge": self.judge_N, "clip": self.clip_N}[measure]
+        return {"reward": self.reward_N, "judge": self.judge_N}[measure]
 
 
-def make_plan(samples: Sequence[Sample], recipe: Recipe) -> Plan:
-    """Choose prompts: distinct texts of HIGH samples of the test split, drawn by the recipe's seed.
-
-    Raises:
-        InputError: fewer than two of them, or nothing to rewrite them with.
-    """
-    texts = {sample.text: sample for sample in sorted(samples, key=lambda s: s.id) if sample.split == "test" and sample.bucket == "high"}
-    held = sorted(texts.values(), key=lambda sample: sample.id)
-    if len(held) < 2:
-        raise InputError(f"{len(held)} distinct prompts of HIGH test samples", "must be at least 2", "ingest more posts")
-    settings = recipe.evaluation
-    if len(held) < settings.prompts:
-        log.warning("the test split has %d distinct HIGH prompts, fewer than evaluation.prompts = %d", len(held), settings.prompts)
-    order = np.random.default_rng([recipe.seed, _EVALUATION_STREAM]).permutation(len(held))[: settings.prompts]
-    chosen = tuple(held[index] for index in sorted(order))
-    seeds = np.random.SeedSequence([recipe.seed, _EVALUATION_STREAM, 1]).generate_state(len(chosen) * settings.images_per_prompt)
-    rewritten = tuple(rewrite_by_retrieval(samples, chosen)) if settings.rewrite == "retrieval" else None
-    return Plan(chosen, settings.images_per_prompt, tuple(int(seed) for seed in seeds), rewritten)
-
-
-def measure(
-    images_NHWC: NDArray[np.uint8],
-    plan: Plan,
-    rewards: Rewards,
-    judge: Judge | None,
-    clip: ClipJudge,
-    features: ClipJudge,
-    perceiver: Perceives,
-    kinds: Sequence[str],
-) -> Measured:
-    """Score one model's images; ``kinds`` are the object names that ``perceiver`` chooses among."""
-    seen = clip.see(images_NHWC)
+def measure(images_NHWC: NDArray[np.uint8], plan: Plan, tools: Instruments) -> Measured:
+    """Look at one row's images."""
+    seen = tools.clip.see(images_NHWC)
     own_N = np.repeat(np.arange(len(plan.samples)), plan.images_per_prompt)
-    matched_N, mismatched_N = clip_scores(seen.embedding_ND, clip.read([sample.text for sample in plan.samples]), own_N)
+    matched_N, mismatched_N = clip_scores(seen.embedding_ND, tools.clip.read([sample.text for sample in plan.samples]), own_N)
+    described = tools.perceiver.describe(list(images_NHWC), [owner.keywords for owner in plan.owners])
+    looks = tools.aesthetic
     return Measured(
-        reward_N=rewards.score(images_NHWC, plan.owners),
-        judge_N=None if judge is None else judge.judge(images_NHWC, plan.owners),
+        reward_N=tools.rewards.score(images_NHWC, plan.owners),
+        judge_N=None if tools.judge is None else tools.judge.judge(images_NHWC, plan.owners),
         clip_N=matched_N,
         mismatched_N=mismatched_N,
-        named_N=named(perceiver.describe(list(images_NHWC), [owner.keywords for owner in plan.owners]), plan.owners, kinds),
+        aesthetic_N=None if looks is None else looks.score(seen if looks.clip is tools.clip else looks.clip.see(images_NHWC)),
+        named_N=named(described, plan.owners, tools.kinds),
         embedding_ND=seen.embedding_ND,
-        features_NF=seen.features_NF if features is clip else features.see(images_NHWC).features_NF,
+        features_NF=seen.features_NF if tools.features is tools.clip else tools.features.see(images_NHWC).features_NF,
     )
-
-
-def named(descriptions: Sequence[Description], samples: Sequence[Sample], kinds: Sequence[str]) -> NDArray[np.float64]:
-    """Share of the kinds that a sample's text names which perception sees in its image (N); NaN where the text names none.
-
-    On real images it is the naming accuracy of perception; on generated ones what is lost in drawing counts too.
-    """
-    found = []
-    for description, sample in zip(descriptions, samples, strict=True):
-        asked = set(kinds) & set(re.findall(r"\w+", sample.text.lower()))
-        found.append(len(asked & set(description.objects)) / len(asked) if asked else np.nan)
-    return np.array(found, np.float64)
-
-
-def _mean(values_N: NDArray[np.float64]) -> float | None:
-    """Mean of the finite values; None without any."""
-    finite_N = values_N[np.isfinite(values_N)]
-    return float(finite_N.mean()) if finite_N.size else None
 
 
 def summarize(measured: Mapping[str, Measured], plan: Plan, real: Real, recipe: Recipe) -> dict[str, Any]:
     """Rows, paired differences and reasons: the numbers of ``generation.json``.
 
     Args:
-        measured: base, high_kpi, boigsd, in this order, the champion if there is one, and the rows of `REWRITTEN` if the plan has such
-            prompts.
+        measured: the rows that the plan samples, base first; the champion among them if there is one.
         plan: prompts and seeds that all of them share.
         real: real HIGH images.
         recipe: what is enabled, and the seed.
     """
     settings = recipe.evaluation
-    absent: dict[str, str] = {}
+    absent: dict[str, str] = {f"generation.{model}": why for model, row in ROWS.items() if (why := reason(row, settings))}
     rows: dict[str, dict[str, float | int | None] | None] = {}
-    distances = _Distances(real, len(plan.seeds), settings.fid_min, recipe.seed)
+    distances = Distances(real, len(plan.seeds), settings.fid_min, recipe.seed)
     for model, found in measured.items():
-        rows[model] = _row(model, found, plan.images_per_prompt, distances, settings, absent)
-    for model, source in BEST.items():
-        if settings.best_of_n is None:
-            absent[f"generation.{model}"] = "evaluation.best_of_n is not set"
-        elif settings.best_of_n > plan.images_per_prompt:
-            absent[f"generation.{model}"] = f"evaluation.images_per_prompt {plan.images_per_prompt} is below best_of_n {settings.best_of_n}"
-        else:
-            best = best_of_n(measured[source].reward_N, plan, settings.best_of_n)
-            rows[model] = _row(model, measured[source].take(best), len(best) // len(plan.samples), distances, settings, absent)
-    absent |= {f"generation.{model}": "evaluation.rewrite is none" for model in REWRITTEN if model not in measured}
+        rows[model] = _row(model, found, plan, distances, settings, absent) | _cost(1, model, settings)
     pairs = [(model, "base") for model in measured if model != "base"]
-    if CHAMPION in measured:
-        pairs.append(("boigsd", CHAMPION))
-    if REWRITTEN.keys() <= measured.keys():
-        pairs.append(("boigsd_prompt_rewrite", "prompt_rewrite"))
+    pairs += [(model, same) for model in measured if ROWS[model].model == "boigsd" and (same := without_boigsd(model)) != "base"]
+    pairs += [("boigsd", CHAMPION)] if CHAMPION in measured else []
+    clusters = [sample.id for sample in plan.owners]
+    differences = {f"{ours}-{theirs}": paired(measured[ours].values, measured[theirs].values, clusters, recipe) for ours, theirs in pairs}
+    if why := _no_best(plan, settings):
+        absent |= {f"generation.{model}": why for model in BEST}
+    elif n := settings.best_of_n:
+        best = {model: measured[source].take(best_of_n(measured[source].reward_N, plan, n)) for model, source in BEST.items()}
+        for model, found in best.items():
+            rows[model] = _row(model, found, plan, distances, settings, absent) | _cost(n, BEST[model], settings)
+        differences |= _at_equal_sampling(best, measured["boigsd"], plan, n, recipe)
     return {
         "generation": {model: rows.get(model) for model in dict.fromkeys([*MODELS, *rows])},
-        "paired": {f"{ours}-{theirs}": paired(measured[ours], measured[theirs], plan, recipe) for ours, theirs in pairs},
-        "floors": {**distances.floors(), "named": _mean(real.named_H)},
+        "paired": differences,
+        "floors": {**distances.floors(), "named": mean_named(real.named_H)},
         "absent": absent,
     }
 
 
-def best_of_n(reward_N: NDArray[np.float64], plan: Plan, n: int) -> NDArray[np.intp]:
-    """Index of the best of each ``n`` successive images of a prompt, by reward; a rest that is smaller than ``n`` is left out."""
-    groups = plan.images_per_prompt // n
-    grouped = np.arange(len(reward_N)).reshape(len(plan.samples), plan.images_per_prompt)[:, : groups * n].reshape(-1, n)
-    winners: NDArray[np.intp] = grouped[np.arange(len(grouped)), reward_N[grouped].argmax(axis=1)]
-    return winners
-
-
-def paired(candidate: Measured, base: Measured, plan: Plan, recipe: Recipe) -> dict[str, dict[str, float | int] | None]:
+def paired(candidate: Values, base: Values, clusters: Sequence[str], recipe: Recipe) -> dict[str, dict[str, float | int] | None]:
     """Mean differences from ``base``, same prompt and same noise, with 95 % intervals clustered by prompt; None without a judge."""
-    clusters = [sample.id for sample in plan.owners]
     found: dict[str, dict[str, float | int] | None] = {}
     for name in PAIRED:
-        ours, theirs = candidate.values(name), base.values(name)
+        ours, theirs = candidate(name), base(name)
         options = {"resamples": recipe.evaluation.bootstrap, "seed": recipe.seed}
         found[name] = None if ours is None or theirs is None else paired_difference(ours, theirs, clusters, **options).as_json()
     return found
 
 
-class _Distances:
-    """Distances of sets of images from real ones, and what two halves of the real ones give.
+def best_of_n(reward_N: NDArray[np.float64], plan: Plan, n: int) -> NDArray[np.intp]:
+    """Index (G) of the best of each ``n`` successive images of a prompt, by reward; a rest that is smaller than ``n`` is left out."""
+    groups_Gn = _groups(plan, n)
+    winners_G: NDArray[np.intp] = groups_Gn[np.arange(len(groups_Gn)), reward_N[groups_Gn].argmax(axis=1)]
+    return winners_G
 
-    FID compares ``fid_n`` images a side: as many as are generated, at most half of the real ones; 0 where that is below ``fid_min``.
-    """
 
-    def __init__(self, real: Real, generated: int, fid_min: int, seed: int) -> None:
-        real_NF = real.features_HF
-        order = np.random.default_rng([seed, _EVALUATION_STREAM, 2]).permutation(len(real_NF))
-        self._real = real
-        self._real_NF, self._half, self._seed = real_NF[order], len(real_NF) // 2, seed
-        n = min(self._half, generated)
-        self._fid_n = n if n >= fid_min else 0
+def _groups(plan: Plan, n: int) -> NDArray[np.intp]:
+    whole = plan.images_per_prompt // n * n
+    return np.arange(len(plan.seeds)).reshape(len(plan.samples), plan.images_per_prompt)[:, :whole].reshape(-1, n)
 
-    def kid(self, features_NF: NDArray[np.float64]) -> float | None:
-        return kid(self._real_NF, features_NF, self._seed) if min(len(self._real_NF), len(features_NF)) >= 2 else None
 
-    def fid(self, features_NF: NDArray[np.float64]) -> float | None:
-        n = self._fid_n
-        if not 2 <= n <= len(features_NF):
-            return None
-        spread_n = np.linspace(0, len(features_NF) - 1, n).round().astype(int)  # evenly over the prompts
-        return fid(self._real_NF[:n], features_NF[spread_n])
+def _no_best(plan: Plan, settings: Evaluation) -> str | None:
+    if settings.best_of_n is None:
+        return "evaluation.best_of_n is not set"
+    if settings.best_of_n > plan.images_per_prompt:
+        return f"evaluation.images_per_prompt {plan.images_per_prompt} is below best_of_n {settings.best_of_n}"
+    return None
 
-    def novelty(self, embedding_ND: NDArray[np.float64]) -> float | None:
-        return novelty(embedding_ND, self._real.embedding_TD) if len(self._real.embedding_TD) else None
 
-    def floors(self) -> dict[str, float | int | None]:
-        """Real against real: KID of the two halves, FID at the n of the models' own, novelty of held-out images."""
-        halves, n = (self._real_NF[: self._half], self._real_NF[self._half :]), self._fid_n
-        return {
-            "kid": kid(*halves, self._seed) if self._half >= 2 else None,
-            "fid": fid(halves[0][:n], halves[1][:n]) if n >= 2 else None,
-            "fid_n": n,
-            "novelty": self.novelty(self._real.embedding_HD),
-            "trained": len(self._real.embedding_TD),
-            "real": len(self._real_NF),
-            "features": int(self._real_NF.shape[1]),
-        }
+def _at_equal_sampling(best: Mapping[str, Measured], boigsd: Measured, plan: Plan, n: int, recipe: Recipe) -> dict[str, Any]:
+    """BoigSD against best-of-N where both sampled as many images: all of BoigSD's by their mean, and the best of them, against the best."""
+    groups_Gn = _groups(plan, n)
+
+    def means(name: str) -> NDArray[np.float64] | None:
+        values_N = boigsd.values(name)
+        return None if values_N is None else values_N[groups_Gn].mean(axis=1)
+
+    owners, theirs = plan.owners, best["best_of_n"].values
+    clusters = [owners[group_n[0]].id for group_n in groups_Gn]
+    return {
+        "boigsd-best_of_n": paired(means, theirs, clusters, recipe),
+        "boigsd_best_of_n-best_of_n": paired(best["boigsd_best_of_n"].values, theirs, clusters, recipe),
+    }
+
+
+def _cost(sampled: int, model: str, settings: Evaluation) -> dict[str, float | int | None]:
+    """What one image that is kept costs: images sampled for it, and forward passes of the UNet for them."""
+    return {"sampled": sampled, "forwards": sampled * ROWS[model].forwards(settings)}
 
 
 def _row(
-    model: str, found: Measured, per_prompt: int, distances: _Distances, settings: Evaluation, absent: dict[str, str]
+    model: str, found: Measured, plan: Plan, distances: Distances, settings: Evaluation, absent: dict[str, str]
 ) -> dict[str, float | int | None]:
     reasons = {
         "judge": "evaluation.judge is not set",
         "kid": "fewer than 2 images",
         "fid": f"fewer than evaluation.fid_min = {settings.fid_min} generated images, or real ones for each of two halves",
-        "aesthetic": _NO_AESTHETIC,
+        "aesthetic": "evaluation.aesthetic is not set",
         "diversity": "one image a prompt",
         "novelty": "the training split has no HIGH image",
         "named": "no prompt names one of perception.kinds",
     }
+    per_prompt = len(found.reward_N) // len(plan.samples)
     embedding_PKD = found.embedding_ND.reshape(-1, per_prompt, found.embedding_ND.shape[1])
-    matched, margin = float(found.clip_N.mean()), float((found.clip_N - found.mismatched_N).mean())
     row: dict[str, float | int | None] = {
         "reward": float(found.reward_N.mean()),
         "judge": None if found.judge_N is None else float(found.judge_N.mean()),
         "kid": distances.kid(found.features_NF),
         "fid": distances.fid(found.features_NF),
-        "clip": matched,
-        "aesthetic": None,
+        "clip": float(found.clip_N.mean()),
+        "aesthetic": None if found.aesthetic_N is None else float(found.aesthetic_N.mean()),
         "diversity": diversity(embedding_PKD) if per_prompt > 1 else None,
         "diversity_across": diversity_across(embedding_PKD),
         "novelty": distances.novelty(found.embedding_ND),
         "n": len(found.reward_N),
-        "clip_margin": margin,
-        "named": _mean(found.named_N),
+        "clip_margin": float((found.clip_N - found.mismatched_N).mean()),
+        "named": mean_named(found.named_N),
     }
     absent.update({f"generation.{model}.{name}": reasons[name] for name, value in row.items() if value is None})
     return row

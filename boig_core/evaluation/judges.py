@@ -1,7 +1,8 @@
 """Who judges generated images: a held-out judge of the KPI, and a CLIP that took no part in training.
 
-Neither is read by any training stage, monitor or checkpoint choice; they score afterwards. Which KPI judge there is, a stage file says
-(`ray_jobs/judge.py`). Shape letters: N images, M texts, D width of the joint space, F width of the vision features.
+Neither is read by any training stage, monitor or checkpoint choice; they score afterwards. The training's own `probe` asks another CLIP by
+the functions here. Which KPI judge there is, a stage file says (`ray_jobs/judge.py`). Shape letters: N images, M texts, D width of the
+joint space, F width of the vision features.
 """
 
 from __future__ import annotations
@@ -66,6 +67,11 @@ class ClipJudge:
             self._processor = CLIPImageProcessorPil.from_pretrained(folder)
         except (OSError, ValueError) as exc:
             raise InputError(ref, f"does not open as a CLIP ({str(exc).splitlines()[0][:160]})", "give a CLIP folder or hub id") from exc
+
+    @property
+    def width(self) -> int:
+        """Of the joint space."""
+        return int(self._model.config.projection_dim)
 
     @torch.no_grad()
     def see(self, images_NHWC: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Seen:

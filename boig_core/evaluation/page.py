@@ -29,10 +29,14 @@ MODEL_NAMES: Final = {
     "high_kpi": "High-KPI fine-tune",
     "boigsd": "BoigSD",
     "champion": "Champion",
-    "best_of_n": "Best of N",
+    "best_of_n": "Base, best of N",
     "boigsd_best_of_n": "BoigSD, best of N",
-    "prompt_rewrite": "Prompt rewriting",
-    "boigsd_prompt_rewrite": "BoigSD, rewriting",
+    "prompt_rewrite": "Base, retrieved words",
+    "boigsd_prompt_rewrite": "BoigSD, retrieved words",
+    "description_rewrite": "Base, BoigLLM's words",
+    "boigsd_description_rewrite": "BoigSD, BoigLLM's words",
+    "base_unguided": "Base, no guidance",
+    "boigsd_unguided": "BoigSD, no guidance",
     "boigllm": "BoigLLM",
     "no_kpi": "Without KPI",
     "retrieval": "Retrieval",
@@ -50,6 +54,23 @@ _TITLES: Final = {
     "objects_area_rmse": "Objects area RMSE ↓",
     "objects_position_error": "Objects position error ↓",
 }
+_GROUPS: Final = (
+    ("Prompts as they are, every image kept", ("base", "high_kpi", "champion", "boigsd")),
+    ("Several images sampled, the one with the highest reward kept", ("best_of_n", "boigsd_best_of_n")),
+    ("Words of a similar high-KPI post after the prompt", ("prompt_rewrite", "boigsd_prompt_rewrite")),
+    ("BoigLLM's description of a high-KPI image after the prompt", ("description_rewrite", "boigsd_description_rewrite")),
+    ("Without guidance: half of the UNet passes", ("base_unguided", "boigsd_unguided")),
+)
+_ADDED: Final = (
+    ("boigsd-base", "the base"),
+    ("boigsd-champion", "the champion"),
+    ("boigsd-best_of_n", "the base's best of N: as many images sampled, and all of BoigSD's kept"),
+    ("boigsd_best_of_n-best_of_n", "the base's best of N, with BoigSD's best of N"),
+    ("boigsd_prompt_rewrite-prompt_rewrite", "retrieved words"),
+    ("boigsd_description_rewrite-description_rewrite", "BoigLLM's words"),
+    ("boigsd_unguided-base_unguided", "the base, both without guidance"),
+)
+"""Pairs that say what BoigSD adds, and to what."""
 _COMPARED: Final = ("colors_iou", "objects_iou", "tones_coverage_rmse")
 """Metrics whose differences from BoigLLM's are drawn."""
 # Stage, title, unit of y, metrics to draw: those of these names that were logged.
@@ -104,6 +125,9 @@ def render(
         rows=generation["grid_rows"],
         settings=generation["settings"],
         floors=generation["floors"],
+        groups=_groups(report),
+        added=[(_numbered(name, recipe), report["paired"][pair]) for pair, name in _ADDED if pair in report["paired"]],
+        by_accounts=sorted(report["by"]["account"].items(), key=lambda part: -part[1]["prompts"])[:_ACCOUNTS],
         gains=[(measure, whiskers(_gains(report, measure))) for measure in ("reward", "judge", "clip_margin")],
         comparisons=_comparisons(report, recipe),
         reliability=_reliability(report),
@@ -117,10 +141,17 @@ def render(
     )
 
 
+def _groups(report: Mapping[str, Any]) -> list[tuple[str, dict[str, Mapping[str, Any]]]]:
+    """Rows of the generators that were measured, by what they have in common."""
+    rows = report["generation"]
+    groups = [(title, {model: rows[model] for model in models if rows.get(model)}) for title, models in _GROUPS]
+    return [(title, found) for title, found in groups if found]
+
+
 def _gains(report: Mapping[str, Any], measure: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """Differences from the base, by the model's name."""
+    """Differences from the base, by the model's name; those without guidance have a base of their own."""
     pairs = [(model.removesuffix("-base"), rows.get(measure)) for model, rows in report["paired"].items() if model.endswith("-base")]
-    return [(MODEL_NAMES.get(model, model), row) for model, row in pairs if row]
+    return [(MODEL_NAMES.get(model, model), row) for model, row in pairs if row and not model.endswith("_unguided")]
 
 
 def _comparisons(report: Mapping[str, Any], recipe: Recipe) -> list[tuple[str, str]]:
@@ -139,11 +170,15 @@ def _comparisons(report: Mapping[str, Any], recipe: Recipe) -> list[tuple[str, s
 
 
 def _model_name(name: str, recipe: Recipe) -> str:
-    """Name that the page shows: with the number of examples where one was shown any."""
+    """Name that the page shows: with the number of examples where one was shown any, and of images of which the best is kept."""
     asked, settings = re.fullmatch(r"few_shot(?:_(\d+))?", name), recipe.evaluation.few_shot
     if asked and settings:
         return f"Few-shot, {asked[1] or max(settings.shots)} examples"
-    return MODEL_NAMES.get(name, name)
+    return _numbered(MODEL_NAMES.get(name, name), recipe)
+
+
+def _numbered(words: str, recipe: Recipe) -> str:
+    return words.replace("best of N", f"best of {recipe.evaluation.best_of_n or 'N'}")
 
 
 def _reliability(report: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -67,7 +67,7 @@ def whiskers(rows: Sequence[tuple[str, Mapping[str, Any]]], digits: int = 2) -> 
     """Differences (mean, low, high) as dots with intervals around a line at zero; empty when there is nothing to draw."""
     if not rows:
         return ""
-    step, label = 34, 130
+    step, label = 34, max(130, 7 * max(len(name) for name, _ in rows))
     reach = [0.0, *(row[end] for _, row in rows for end in ("low", "high"))]
     x0, x1 = min(reach), max(reach)
     margin = 0.06 * ((x1 - x0) or 1)

@@ -82,6 +82,7 @@ def build_report(
             pair: {name: row for name, row in rows.items() if row}
             for pair, rows in {**description.get("paired", {}), **generation["paired"]}.items()
         },
+        "by": generation["by"],
         "reward": reward,
         "timings": timings,
         "absent": absent,

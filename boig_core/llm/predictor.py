@@ -8,10 +8,11 @@ other, where BoigLLM sees as many high as low ones. Leaves out: the wording (`bo
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ _LONGEST: Final = 32
 """Answer tokens that prompts leave room for: a KPI's name and a number."""
 _NUMBERS: Final = range(101)
 _BATCH: Final = 32
+_JUDGE_PARTS: Final = 8
 _REMEDY: Final = "give the folder of a published predictor"
 
 
@@ -58,10 +60,15 @@ class _About(BaseModel):
 
 @dataclass(frozen=True)
 class Rating:
-    """The task of the engagement predictor (`boig_core.llm.task.Task`)."""
+    """The task of an engagement predictor (`boig_core.llm.task.Task`).
 
-    kind: ClassVar[str] = "predictor"
+    Attributes:
+        recipe: its wording and method.
+        kind: ``predictor``, which a reward may ask, or ``judge``, which nothing that trains or chooses reads.
+    """
+
     recipe: Recipe
+    kind: str = "predictor"
 
     @property
     def about(self) -> dict[str, Any]:
@@ -119,6 +126,13 @@ class Rating:
 def train_predictor(samples: Sequence[Sample], recipe: Recipe, **options: Any) -> Trained:
     """Train an engagement predictor on the training split; options and errors as for `boig_core.llm.finetune.train`."""
     return train(samples, recipe, Rating(recipe), **options)
+
+
+def judge_samples(samples: Sequence[Sample]) -> list[Sample]:
+    """The split ``judge`` as the posts of a training of its own: about one in eight validates, by the hash of its group or post."""
+    kept = [sample for sample in samples if sample.split == "judge"]
+    lots = [int(hashlib.sha256((sample.group or sample.post).encode()).hexdigest()[:8], 16) % _JUDGE_PARTS for sample in kept]
+    return [replace(sample, split="train" if lot else "validation") for sample, lot in zip(kept, lots, strict=True)]
 
 
 class Predictor:

@@ -12,24 +12,24 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Asset, Param, task
-from airflow.sdk.exceptions import AirflowFailException
 
-from boig_core.config import Recipe, load_recipe
+from boig_core.config import Recipe, is_recipe_file, load_recipe
 from boig_core.errors import InputError, UserError
 from boig_core.orchestration import attempts, registry
+from boig_core.orchestration.retries import RETRIES
+from boig_core.orchestration.roots import allowed
 from boig_core.storage import manifest, runs, store
 
 DATASET = Asset("boig/dataset", uri="boig://dataset", group="boig", extra={"content": "posts, images and what is seen in them"})
 BOIGLLM = Asset("boig/boigllm", uri="boig://boigllm", group="boig", extra={"content": "BoigLLM, its evaluation and reward calibration"})
 BOIGSD = Asset("boig/boigsd", uri="boig://boigsd", group="boig", extra={"content": "BoigSD, its evaluation and the report"})
 
-DEFAULTS: dict[str, Any] = {"owner": "boig", "retries": 2, "retry_delay": timedelta(seconds=20)}
-"""Arguments of every task: infrastructure errors are retried, user errors fail at once whatever stands here."""
+DEFAULTS: dict[str, Any] = {"owner": "boig", **RETRIES}
+"""Arguments of every task."""
 
 
 def recipe_params(default: str | None) -> dict[str, Param]:
@@ -73,13 +73,10 @@ def plan(
 
     @task(task_id="plan", inlets=[source] if source is not None else [], doc_md="Resolves the recipe and the inputs, and checks both.")
     def plan_(**context: Any) -> dict[str, Any]:
-        try:
-            extra = newest_extra(context, source)
-            if beside_champion:
-                extra = {**extra, "outputs": with_champion(extra.get("outputs", {}))}
-            return make_plan(context, dict(needs), extra, default_recipe, dict(instead or {}), dict(optional or {}))
-        except UserError as exc:
-            raise AirflowFailException(str(exc)) from exc
+        extra = newest_extra(context, source)
+        if beside_champion:
+            extra = {**extra, "outputs": with_champion(extra.get("outputs", {}))}
+        return make_plan(context, dict(needs), extra, default_recipe, dict(instead or {}), dict(optional or {}))
 
     return plan_()
 
@@ -104,6 +101,9 @@ def make_plan(
         raise InputError("BOIG_STORE", "is not set", "set it to s3://BUCKET/PREFIX or a folder, for Airflow and Ray alike")
     root = store.normalize(root)
     store.probe(root)
+    for named in filter(None, (params.get("recipe"), extra.get("recipe"))):
+        if is_recipe_file(named):
+            allowed(named, root)
     recipe = resolve_recipe(params.get("recipe"), params.get("overrides") or [], extra.get("recipe"), default_recipe)
     outputs: dict[str, str] = {}
     given = {name: kind for name, kind in (instead or {}).items() if params.get(name)}
@@ -113,8 +113,10 @@ def make_plan(
             continue
         if not uri:
             raise InputError(f"input {name!r}", "is neither a param nor known from an asset event", f"give its URI as the param {name!r}")
-        outputs[name] = check_posts(str(uri)) if name == "posts" else store.normalize(str(uri))
-        if name != "posts":
+        outputs[name] = allowed(str(uri), root)
+        if name == "posts":
+            check_posts(outputs[name])
+        else:
             manifest.read_manifest(outputs[name], kind=kind)
     recipe_uri = store.join(root, "runs", ti.dag_id, attempts.run_folder(ti.run_id), "recipe.json")
     store.write_bytes(recipe_uri, recipe.model_dump_json(indent=1).encode())
@@ -160,18 +162,16 @@ def resolve_recipe(chosen: str | None, overrides: Sequence[str], from_event: str
         return load_recipe(str(path), overrides)
 
 
-def check_posts(uri: str) -> str:
-    """A posts location that exists, as far as it can be told from here (not for a glob or a web address); returns it normalized.
+def check_posts(uri: str) -> None:
+    """Posts exist, as far as it can be told from here: not for a glob or a web address.
 
     Raises:
         InputError: nothing is there.
     """
-    uri = store.normalize_source(uri)
     if re.search(r"^https?://|[*?\[]", uri):
-        return uri
+        return
     if not store.exists(uri) and not any(True for _ in store.list_files(uri)):
         raise InputError(uri, "no posts were found", "give the URI of posts.jsonl, or of the folder that holds it")
-    return uri
 
 
 def newest_extra(context: Mapping[str, Any], source: Asset | None) -> dict[str, Any]:

@@ -1,18 +1,20 @@
 """Which attempt of a task counts: the store is asked first, then Ray (DESIGN section 3: job, attempt, commit, fence).
 
-Leaves out: Airflow and HTTP. `survey` is told by a function whether Ray still runs a job.
+Leaves out: Airflow and HTTP. `survey` is told by functions whether Ray still runs a job, and that it has stopped one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from boig_core.errors import NotFoundInStoreError
 from boig_core.storage import commit, store
-from boig_core.storage.job import slug
+from boig_core.storage.job import JOB, Try, slug
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,17 @@ def submission_id(task: str, attempt: int) -> str:
     return f"boig-{readable}-a{attempt}-{digest}"
 
 
-def survey(task: str, is_live: Callable[[str], bool]) -> Attempt:
-    """Find the attempt that counts; an older one that is neither committed nor alive is fenced off for good.
+def survey(task: str, now: Try, is_live: Callable[[str], bool], stop: Callable[[str], object]) -> Attempt:
+    """Find the attempt that counts; an older one that does not is fenced off for good.
+
+    On a retry a committed attempt is used, a live job is adopted, anything else is followed by the next attempt. After a clear the old
+    job is stopped and seen to be over, and the next attempt starts whatever the old one has done.
 
     Args:
         task: URI of the task's folder.
-        is_live: whether Ray still runs the job of a submission id.
+        now: the try that asks.
+        is_live: whether the job of a submission id still runs.
+        stop: stops the job of a submission id, and returns when it is over.
     """
     numbers = commit.attempts(task)
     if not numbers:
@@ -68,13 +75,27 @@ def survey(task: str, is_live: Callable[[str], bool]) -> Attempt:
     newest = numbers[-1]
     uri = commit.attempt_uri(task, newest)
     fate = commit.fate(uri)
-    if fate == "committed":
-        return Attempt(newest, uri, "committed")
-    if fate == "open" and is_live(submission_id(task, newest)):
-        return Attempt(newest, uri, "live")
-    if fate != "fenced" and commit.fence(uri) is not None:  # it has committed between the two looks
-        return Attempt(newest, uri, "committed")
+    starter = started_by(uri)
+    if starter is None or not now.redoes(starter):
+        if fate == "committed":
+            return Attempt(newest, uri, "committed")
+        if fate == "open" and is_live(submission_id(task, newest)):
+            return Attempt(newest, uri, "live")
+        if fate != "fenced" and commit.fence(uri) is not None:  # it has committed between the two looks
+            return Attempt(newest, uri, "committed")
+    else:
+        stop(submission_id(task, newest))
+        commit.fence(uri)
     return Attempt(newest + 1, commit.attempt_uri(task, newest + 1), "new")
+
+
+def started_by(uri: str) -> Try | None:
+    """The try that started an attempt; none: it left no job file, or not Airflow wrote it."""
+    try:
+        found = json.loads(store.read_bytes(store.join(uri, JOB))).get("started_by")
+    except NotFoundInStoreError:
+        return None
+    return None if found is None else Try.model_validate(found)
 
 
 def result(uri: str) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
 """The operator that runs one stage as a Ray job and hands its committed result on.
 
-Each try looks in the store first: a committed attempt is used, a live job is adopted, anything else is fenced and a new attempt starts
-(`attempts.survey`). Leaves out: the stages themselves, and Ray: jobs go through its REST API.
+Each try looks in the store first, then at Ray (`attempts.survey`): a retry uses what has committed, adopts a job that lives, and starts
+the next attempt after anything else; the try after a clear stops the old job and starts the next attempt always. Leaves out: the stages
+themselves, and Ray: jobs go through its REST API.
 """
 
 from __future__ import annotations
@@ -9,24 +10,37 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shlex
+import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.configuration import conf
 
 from boig_core.config import parse_recipe
-from boig_core.errors import BoigError, UserError
+from boig_core.errors import BoigError, ClusterError, InfrastructureError, UserError
 from boig_core.orchestration import attempts
+from boig_core.orchestration.airflow_state import TaskKey, try_is_over
+from boig_core.orchestration.jobs import ask, stop_and_see
 from boig_core.orchestration.links import DataCardLink, MlflowRunLink, RayJobLink, ReportLink, result_pages
-from boig_core.orchestration.ray_api import JobInfo, RayJobs, job_page, ray_address
-from boig_core.orchestration.trigger import RayJobTrigger, watch
-from boig_core.storage import commit, store
-from boig_core.storage.job import Job, Stage, write_job
+from boig_core.orchestration.ray_api import RayCluster
+from boig_core.orchestration.retries import POLICY
+from boig_core.orchestration.trigger import GONE, UNREACHABLE, RayJobTrigger, follow
+from boig_core.storage import commit, runs, store
+from boig_core.storage.job import Job, Stage, Try, write_job
 
 POOL = "boig_cluster"
 """Airflow pool whose slots limit how many stages run on the cluster at once (deferred tasks count)."""
+
+STATE: Final = "boig_job"
+"""Key in the task's state store: which attempt and job the task has."""
+
+KILL_S: Final = 2.0
+"""Seconds that a killed worker waits for Airflow's word, and again for the cluster's: SIGKILL comes 5 s after SIGTERM."""
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class RayJobOperator(BaseOperator):
@@ -38,7 +52,8 @@ class RayJobOperator(BaseOperator):
         stage: which stage.
         plan: result of the DAG's plan task.
         inputs: each input by name: a URI, or the result of the plan or of an earlier stage that has an output of that name.
-        deferrable: wait in the triggerer; else in the worker.
+        deferrable: wait in the triggerer; else in the worker, which is for installations without a triggerer. None: as ``BOIG_DEFERRABLE``
+            says, true unless it is ``false``.
         poll_s: seconds between two looks at the job.
     """
 
@@ -48,42 +63,50 @@ class RayJobOperator(BaseOperator):
     ui_color = "#e8f1fb"
 
     def __init__(
-        self, *, stage: Stage | str, plan: Any, inputs: Mapping[str, Any], deferrable: bool = True, poll_s: float = 3.0, **kwargs: Any
+        self,
+        *,
+        stage: Stage | str,
+        plan: Any,
+        inputs: Mapping[str, Any],
+        deferrable: bool | None = None,
+        poll_s: float = 1.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(**{"pool": POOL, **kwargs})
+        super().__init__(**{"pool": POOL, "retry_policy": POLICY, **kwargs})
         self.stage = Stage(stage).value
         self.plan = plan
         self.inputs = dict(inputs)
-        self.deferrable = deferrable
+        self.deferrable = os.environ.get("BOIG_DEFERRABLE", "true").lower() != "false" if deferrable is None else deferrable
         self.poll_s = poll_s
         self.job_url = ""
         self.pages: dict[str, str] = {}
-        self._running: tuple[str, str] | None = None
+        self._running: tuple[RayCluster, str, TaskKey] | None = None
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Use, adopt or start an attempt; then wait for it."""
-        ti = context["ti"]
-        try:
-            task = attempts.task_uri(self.plan["store"], ti.dag_id, ti.run_id, ti.task_id, ti.map_index if ti.map_index is not None else -1)
-            address = ray_address()
-            found = attempts.survey(task, lambda name: _is_live(address, name))
-            if found.state == "committed":
-                self.log.info("%s has committed already: its result is used", found.uri)
-                return self._finish(found.uri, {"status": "SUCCEEDED", "message": ""})
-            name = attempts.submission_id(task, found.number)
-            self.job_url = job_page(address, name)
-            ti.xcom_push(key=RayJobLink().xcom_key, value=self.job_url)
-            if found.state == "live":
-                self.log.info("adopting job %s, which is still running", name)
-            else:
-                self._start(address, name, task, found.number)
-        except UserError as exc:
-            raise AirflowFailException(str(exc)) from exc
+        key = TaskKey.of(context["ti"])
+        task = attempts.task_uri(self.plan["store"], key.dag_id, key.run_id, key.task_id, key.map_index)
+        now = _this_try(context)
+        cluster = RayCluster.find()
+        found = attempts.survey(task, now, lambda name: _is_live(cluster, name), lambda name: self._stop_old(cluster, name))
+        if found.state == "committed":
+            self.log.info("%s has committed already: its result is used", found.uri)
+            return self._finish(found.uri, {"status": "SUCCEEDED", "message": ""})
+        name = attempts.submission_id(task, found.number)
+        self.job_url = cluster.page(name)
+        context["ti"].xcom_push(key=RayJobLink().xcom_key, value=self.job_url)
+        # Written before the job starts: a pointer to nothing is found out, a job without a pointer would have to be searched for.
+        context["task_state_store"].set(STATE, {"attempt": found.uri, "submission_id": name, "job_url": self.job_url})
+        self._running = (cluster, name, key)
+        if found.state == "live":
+            self.log.info("adopting job %s, which is still running", name)
+        else:
+            self._start(cluster, name, task, found.number, now, key)
         self.log.info("Ray job: %s", self.job_url)
         if self.deferrable:
-            self.defer(trigger=RayJobTrigger(address, name, self.poll_s, found.uri), method_name="execute_complete")
-        self._running = (address, name)
-        return self._finish(found.uri, asyncio.run(watch(address, name, self.log.info, poll_s=self.poll_s)))
+            self.defer(trigger=RayJobTrigger(cluster.serialize(), name, self.poll_s, found.uri), method_name="execute_complete")
+        end = asyncio.run(follow(cluster, name, found.uri, self.log.info, poll_s=self.poll_s))
+        return self._finish(found.uri, {**end, "submission_id": name})
 
     def execute_complete(self, context: Any, event: dict[str, str]) -> dict[str, Any]:
         """Go on when the trigger has fired."""
@@ -91,36 +114,67 @@ class RayJobOperator(BaseOperator):
         return self._finish(event["attempt"], event)
 
     def on_kill(self) -> None:
-        """Stop the job when the worker is told to stop while it waits."""
-        if self._running is not None:
-            asyncio.run(_stop(*self._running))
+        """Stop the job when the worker is told to stop and Airflow confirms that the try is over; else the next try adopts it."""
+        if self._running is None:
+            return
+        cluster, name, key = self._running
+        if not try_is_over(key, KILL_S):
+            return
 
-    def _start(self, address: str, name: str, task: str, number: int) -> None:
+        def stop() -> None:
+            try:
+                ask(cluster, lambda jobs: jobs.stop(name))
+            except ClusterError as exc:
+                self.log.warning("job %s could not be stopped, boig_reconcile will do it: %s", name, exc)
+
+        # A signal handler runs amid whatever the main thread does, an event loop included, so the loop of this call is elsewhere.
+        thread = threading.Thread(target=stop, name="boig-kill", daemon=True)
+        thread.start()
+        thread.join(KILL_S)
+
+    def _stop_old(self, cluster: RayCluster, name: str) -> None:
+        self.log.info("the task was cleared: job %s is stopped if it still runs, and the next attempt starts", name)
+        ask(cluster, lambda jobs: stop_and_see(jobs, name))
+
+    def _start(self, cluster: RayCluster, name: str, task: str, number: int, now: Try, key: TaskKey) -> None:
         job = Job(
             stage=Stage(self.stage),
             recipe=parse_recipe(json.loads(store.read_bytes(self.plan["recipe"]))),
-            inputs={key: uri for key, value in self.inputs.items() if (uri := resolve_input(key, value)) is not None},
+            inputs={to: uri for to, value in self.inputs.items() if (uri := resolve_input(to, value)) is not None},
             store=self.plan["store"],
             root=self.plan["root"],
             task=task,
             attempt=number,
+            started_by=now,
         )
         uri = write_job(job)
         python = os.environ.get("BOIG_RAY_PYTHON", "python")
         entrypoint = f"{shlex.quote(python)} -m ray_jobs.{job.stage.value} {shlex.quote(uri)}"
         self.log.info("attempt %d: %s", number, entrypoint)
-        asyncio.run(_submit(address, name, entrypoint, {"stage": self.stage, "attempt": str(number), "root": job.root}))
+        ask(cluster, lambda jobs: jobs.submit(name, entrypoint, metadata_of(job, key)))
 
-    def _finish(self, attempt_uri: str, event: dict[str, str]) -> dict[str, Any]:
+    def _finish(self, attempt_uri: str, event: Mapping[str, str]) -> dict[str, Any]:
         done = attempts.result(attempt_uri)
         if done is not None:
             self.pages = self._pages(done)
             return done
         failure = commit.read_failure(attempt_uri)
-        if failure is None:
-            raise AirflowException(f"{self.stage}: no commit and no error.json; Ray says {event['status']}: {event['message'][-500:]}")
-        line = f"{self.stage}: {failure.type}: {failure.message}; {failure.remedy}"
-        raise (AirflowFailException if failure.user else AirflowException)(line)
+        if failure is not None:
+            raise (UserError if failure.user else InfrastructureError)(f"{self.stage}: {failure.type}", failure.message, failure.remedy)
+        if event["status"] not in (GONE, UNREACHABLE) and not any(runs.read_log(attempt_uri)):
+            self._show_tail(event["submission_id"])
+        said = f"no commit and no error.json; Ray says {event['status']}: {event['message'][-500:]}"
+        raise InfrastructureError(self.stage, said, "the next try adopts the job or starts the next attempt; see the Ray job's page")
+
+    def _show_tail(self, name: str) -> None:
+        """The stage never began, so Ray alone has its last words."""
+        try:
+            text = ask(RayCluster.find(), lambda jobs: jobs.tail(name))
+        except ClusterError as exc:
+            self.log.warning("Ray does not give the job's output: %s", exc)
+            return
+        for line in _ANSI.sub("", text).splitlines()[-100:]:
+            self.log.info(line)
 
     def _pages(self, result: Mapping[str, Any]) -> dict[str, str]:
         try:
@@ -141,21 +195,24 @@ def resolve_input(name: str, value: Any) -> str | None:
     return str(value)
 
 
-def _is_live(address: str, submission_id: str) -> bool:
-    info = asyncio.run(_info(address, submission_id))
+def metadata_of(job: Job, key: TaskKey) -> dict[str, str]:
+    """What a Ray job carries, for people and for `reconcile`: which task of which run it belongs to. Ray shows it to anyone."""
+    assert job.started_by is not None
+    place = {"dag": key.dag_id, "run": key.run_id, "task": key.task_id, "map": str(key.map_index), "try": str(job.started_by.number)}
+    work = {"stage": job.stage.value, "attempt": str(job.attempt), "root": job.root}
+    return {**place, **work, **belongs_to(job.store)}
+
+
+def belongs_to(root: str) -> dict[str, str]:
+    """What tells the jobs of this Airflow and store from those of others on the same cluster."""
+    return {"store": root, "airflow": conf.get("api", "base_url", fallback="")}
+
+
+def _this_try(context: Any) -> Try:
+    ti = context["ti"]
+    return Try(run_after=context["dag_run"].run_after.isoformat(), number=ti.try_number, limit=ti.max_tries)
+
+
+def _is_live(cluster: RayCluster, name: str) -> bool:
+    info = ask(cluster, lambda jobs: jobs.states([name])).get(name)
     return info is not None and info.live
-
-
-async def _info(address: str, submission_id: str) -> JobInfo | None:
-    async with RayJobs(address) as jobs:
-        return await jobs.info(submission_id)
-
-
-async def _submit(address: str, submission_id: str, entrypoint: str, metadata: dict[str, str]) -> None:
-    async with RayJobs(address) as jobs:
-        await jobs.submit(submission_id, entrypoint, metadata)
-
-
-async def _stop(address: str, submission_id: str) -> None:
-    async with RayJobs(address) as jobs:
-        await jobs.stop(submission_id)

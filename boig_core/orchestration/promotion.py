@@ -17,13 +17,14 @@ from airflow.sdk import Param, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from boig_core.config import parse_recipe
-from boig_core.errors import CorruptError, InputError, NotFoundInStoreError, UserError
+from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
 from boig_core.orchestration.gates import Evidence, evaluate_gates, table
 from boig_core.orchestration.links import REPORT_PAGE, ReportLink, page_url
 from boig_core.orchestration.registry import MODEL, Move, aliases, champion, is_registered, last_move, move, registry, rollback
 from boig_core.storage import commit as commits
 from boig_core.storage import manifest, store
 from boig_core.storage.job import Job, read_job
+from boig_core.storage.runs import DECISION
 
 
 class Approval(ApprovalOperator):
@@ -74,7 +75,7 @@ class Approval(ApprovalOperator):
 
 def form(gates: Mapping[str, Any]) -> str:
     """What the approval shows, as Markdown: links first, since they are what a person opens before deciding."""
-    links = [f"**[Report with images]({gates['page']})**" if gates["page"] else f"Report: `{gates['report']}`"]
+    links = [f"**[Report with images]({gates['page']})**" if gates["page"] else f"Report: `{store.join(gates['report'], REPORT_PAGE)}`"]
     champion = gates["champion"] or "none yet"
     about = f"Candidate `{gates['candidate']}`. Champion now: `{champion}`."
     return "\n\n".join([*links, gates["table"], about])
@@ -103,25 +104,21 @@ def person(event: Mapping[str, Any]) -> str:
 def gates_task(plan: dict[str, Any], **context: Any) -> dict[str, Any]:
     """Returns gates, verdict and what the approval form shows; skips what follows when a gate fails."""
     candidate, report = plan["outputs"]["boigsd"], plan["outputs"]["report"]
-    try:
-        recipe = parse_recipe(_read_json(plan["recipe"]))
-        evidence = gather(candidate, report)
-        gates = evaluate_gates(json.loads(manifest.read_file(report, "report.json", kind="report")), recipe, evidence)
-        digest = manifest.read_manifest(candidate, kind="sd").digest()
-    except UserError as exc:
-        raise AirflowFailException(str(exc)) from exc
+    recipe = parse_recipe(_read_json(plan["recipe"]))
+    evidence = gather(candidate, report)
+    gates = evaluate_gates(json.loads(manifest.read_file(report, "report.json", kind="report")), recipe, evidence)
     result = {
         "gates": [asdict(gate) for gate in gates],
         "passed": all(gate.passed for gate in gates),
         "table": table(gates),
         "candidate": candidate,
-        "manifest": digest,
+        "manifest": manifest.read_manifest(candidate, kind="sd").digest(),
         "champion": evidence.champion,
-        "report": store.join(report, REPORT_PAGE),
+        "report": report,
         "page": page_url(report, REPORT_PAGE, plan["store"]),
         "recipe": plan["recipe"],
         "root": plan["root"],
-        "decision": store.join(plan["recipe"].rsplit("/", 1)[0], "decision.json"),
+        "decision": store.join(plan["recipe"].rsplit("/", 1)[0], DECISION),
         "max_days": recipe.promotion.max_days,
     }
     print(result["table"])
@@ -136,20 +133,14 @@ def gates_task(plan: dict[str, Any], **context: Any) -> dict[str, Any]:
 def promote_task(gates: dict[str, Any], approval: dict[str, Any]) -> dict[str, Any]:
     """Runs after a person approved; returns ``{"model", "version", "champion", "previous", "approved_by"}``."""
     name = person(approval)
-    try:
-        return {**register(gates, name, (approval.get("params_input") or {}).get("why") or ""), "approved_by": name}
-    except UserError as exc:
-        raise AirflowFailException(str(exc)) from exc
+    return {**register(gates, name, (approval.get("params_input") or {}).get("why") or ""), "approved_by": name}
 
 
 @task(task_id="rollback", doc_md="The champion and the one before it change places.")
 def rollback_task(**context: Any) -> dict[str, Any]:
     """Returns ``{"model", "champion", "previous"}``; a retry of the same run changes nothing more."""
     run = context["dag_run"]
-    try:
-        return rollback(run.triggering_user_name or "unknown", context["params"]["why"], f"{run.dag_id}/{run.run_id}")
-    except UserError as exc:
-        raise AirflowFailException(str(exc)) from exc
+    return rollback(run.triggering_user_name or "unknown", context["params"]["why"], f"{run.dag_id}/{run.run_id}")
 
 
 def gather(candidate: str, report: str) -> Evidence:

@@ -82,6 +82,20 @@ def champion() -> str | None:
     return str(uri)
 
 
+def promoted() -> list[str]:
+    """URIs of the models that an alias names, or will name by a move that was cut, and of their reports; empty before the first promotion.
+
+    Raises:
+        InputError: no tracking server is set.
+        InfrastructureError: MLflow does not answer.
+    """
+    with registry() as client:
+        newest = _newest_move(client)
+        named = {*aliases(client).values(), *([newest.champion] if newest is not None and not newest.done else [])}
+        tags = [client.get_model_version(MODEL, version).tags for version in named]
+    return sorted({str(tag[key]) for tag in tags for key in ("uri", "report") if key in tag})
+
+
 def is_registered(client: Any) -> bool:
     """Whether the registry knows the model at all."""
     return bool(client.search_registered_models(f"name='{MODEL}'"))
@@ -96,11 +110,8 @@ def aliases(client: Any) -> dict[str, str]:
 
 def last_move(client: Any) -> tuple[Move | None, bool]:
     """The newest move, and whether it had been cut and was finished just now."""
-    tag = client.get_registered_model(MODEL).tags.get(_MOVE) if is_registered(client) else None
-    if tag is None:
-        return None, False
-    newest = Move(**json.loads(tag))
-    return (newest, False) if newest.done else (_carry_out(client, newest), True)
+    newest = _newest_move(client)
+    return (newest, False) if newest is None or newest.done else (_carry_out(client, newest), True)
 
 
 def move(client: Any, wanted: Move) -> dict[str, str | None]:
@@ -116,6 +127,11 @@ def move(client: Any, wanted: Move) -> dict[str, str | None]:
         rule = f"is version {found.get('champion')}, not {wanted.champion}: somebody else has moved it at the same time"
         raise InfrastructureError(f"champion of {MODEL}", rule, "look at the registry, then decide again")
     return {"champion": found["champion"], "previous": found.get("previous")}
+
+
+def _newest_move(client: Any) -> Move | None:
+    tag = client.get_registered_model(MODEL).tags.get(_MOVE) if is_registered(client) else None
+    return None if tag is None else Move(**json.loads(tag))
 
 
 def _carry_out(client: Any, wanted: Move) -> Move:

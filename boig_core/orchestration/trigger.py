@@ -1,4 +1,4 @@
-"""Waiting for a Ray job without holding a worker: the trigger polls Ray, passes the job's log on, and stops the job when a person does.
+"""Waiting for a job without holding a worker: the trigger waits for its end, passes its log on, and stops it when a person ends the task.
 
 Leaves out: what the end means: the operator reads that from the store.
 """
@@ -6,93 +6,116 @@ Leaves out: what the end means: the operator reads that from the store.
 from __future__ import annotations
 
 import asyncio
-import re
-import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Final
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from boig_core.errors import ClusterError
-from boig_core.orchestration.ray_api import RayJobs, job_page
+from boig_core.orchestration.airflow_state import TaskKey, try_is_over, warm_up
+from boig_core.orchestration.jobs import Cluster, JobInfo, stop_and_see
+from boig_core.orchestration.poller import PATIENCE_S, watched
+from boig_core.orchestration.ray_api import RayCluster
+from boig_core.orchestration.task_log import TaskLog
 
-GONE = "GONE"
-"""Status of a job that Ray no longer knows."""
+GONE: Final = "GONE"
+"""Status of a job that its cluster no longer knows."""
 
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+UNREACHABLE: Final = "UNREACHABLE"
+"""Status of a job whose cluster stayed away for too long."""
+
+KILL_S: Final = (15.0, 12.0)
+"""Seconds that a kill may wait for Airflow's word and for the job's end; Airflow allows 30 for both."""
+
+_kills: set[asyncio.Task[None]] = set()
+"""Kills at work; an event loop keeps no task alive by itself."""
 
 
-async def watch(
-    address: str, submission_id: str, emit: Callable[[str], object], *, poll_s: float, patience_s: float = 300.0
+async def follow(
+    cluster: Cluster,
+    submission_id: str,
+    attempt: str,
+    emit: Callable[[str], object],
+    *,
+    poll_s: float,
+    patience_s: float = PATIENCE_S,
 ) -> dict[str, str]:
-    """Follow a job to its end.
+    """Follow a job to its end, and show its log.
 
     Args:
-        address: of the Jobs API.
+        cluster: where it runs.
         submission_id: the job.
-        emit: takes each new line of its log.
-        poll_s: seconds between two looks.
-        patience_s: longest time without an answer of Ray.
+        attempt: URI of the attempt's folder, where the stage keeps its log.
+        emit: takes each new line.
+        poll_s: seconds between two looks at the job.
+        patience_s: longest time without an answer of the cluster.
 
     Returns:
-        ``{"status", "message"}``: Ray's last word, or ``GONE`` when it does not know the job.
-
-    Raises:
-        ClusterError: Ray stayed away longer than ``patience_s``.
+        ``{"status", "message"}``: the cluster's last word, ``GONE`` when it does not know the job, ``UNREACHABLE`` when it stayed away.
     """
-    shown = 0
-    heard = time.monotonic()
-    async with RayJobs(address) as jobs:
-        while True:
-            try:
-                info = await jobs.info(submission_id)
-                text = await jobs.logs(submission_id)
-                heard = time.monotonic()
-            except ClusterError:
-                if time.monotonic() - heard > patience_s:
-                    raise
-                await asyncio.sleep(poll_s)
-                continue
-            over = info is None or not info.live
-            end = len(text) if over else text.rfind("\n") + 1
-            for line in _ANSI.sub("", text[shown:end]).splitlines():
-                emit(line)
-            shown = max(shown, end)
-            if over:
-                return {"status": GONE, "message": "Ray does not know the job"} if info is None else info.__dict__
-            await asyncio.sleep(poll_s)
+    log = TaskLog(attempt, emit)
+    async with watched(cluster, submission_id, poll_s=poll_s, patience_s=patience_s) as end:
+        showing = asyncio.create_task(log.follow())
+        try:
+            info = await end
+        except ClusterError as exc:
+            info = JobInfo(UNREACHABLE, str(exc))
+        finally:
+            showing.cancel()
+            await asyncio.wait({showing})
+    await log.finish()
+    if info is None:
+        return {"status": GONE, "message": "the cluster does not know the job: its head has restarted, or the job was deleted"}
+    return {"status": info.status, "message": info.message}
 
 
 class RayJobTrigger(BaseTrigger):
-    """Fires once, when the job is over, gone, or Ray is away for too long.
+    """Fires once, when the job is over, gone, or its cluster is away for too long.
 
-    Its event is what `watch` returns and all that the operator needs to go on: ``attempt``, the URI of the attempt's folder, and
-    ``job_url``, the job's page. (``dag.test`` hands nothing else over.)
+    Its event is what `follow` returns and all that the operator needs to go on: ``attempt``, the URI of the attempt's folder,
+    ``submission_id`` and ``job_url``, the job's page. (``dag.test`` hands nothing else over.) Its end, however it comes, stops nothing:
+    triggerers restart, and triggers move between them.
     """
 
-    def __init__(self, address: str, submission_id: str, poll_s: float, attempt: str) -> None:
+    def __init__(self, cluster: dict[str, Any], submission_id: str, poll_s: float, attempt: str) -> None:
         super().__init__()
-        self.address = address
+        self.cluster = RayCluster(**cluster)
         self.submission_id = submission_id
         self.poll_s = poll_s
         self.attempt = attempt
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Class path and arguments, to be re-made in another triggerer."""
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {"address": self.address, "submission_id": self.submission_id, "poll_s": self.poll_s, "attempt": self.attempt},
-        )
+        arguments = {"submission_id": self.submission_id, "poll_s": self.poll_s, "attempt": self.attempt}
+        return f"{type(self).__module__}.{type(self).__qualname__}", {"cluster": self.cluster.serialize(), **arguments}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the job's end."""
-        try:
-            end = await watch(self.address, self.submission_id, self.log.info, poll_s=self.poll_s)
-        except ClusterError as exc:
-            end = {"status": "UNREACHABLE", "message": str(exc)}
-        yield TriggerEvent({**end, "attempt": self.attempt, "job_url": job_page(self.address, self.submission_id)})
+        if self.task_instance is not None:
+            warm_up(TaskKey.of(self.task_instance))
+        end = await follow(self.cluster, self.submission_id, self.attempt, self.log.info, poll_s=self.poll_s)
+        page = self.cluster.page(self.submission_id)
+        yield TriggerEvent({**end, "attempt": self.attempt, "submission_id": self.submission_id, "job_url": page})
 
     async def on_kill(self) -> None:
-        """Stop the job when a person fails or clears the task."""
-        async with RayJobs(self.address) as jobs:
-            await jobs.stop(self.submission_id)
+        """Stop the job if Airflow confirms that the task's try is over: failed, set to success, cleared or deleted.
+
+        Airflow calls this too when the trigger has merely moved to another triggerer; then, and whenever the state is unknown, the job
+        goes on.
+        """
+        # Airflow cancels this call anew each second while it lasts, so the work goes on in a task of its own.
+        kill = asyncio.create_task(self._kill(), name="boig-kill")
+        _kills.add(kill)
+        kill.add_done_callback(_kills.discard)
+        await asyncio.shield(kill)
+
+    async def _kill(self) -> None:
+        word_s, end_s = KILL_S
+        if self.task_instance is None or not await asyncio.to_thread(try_is_over, TaskKey.of(self.task_instance), word_s):
+            return
+        try:
+            async with self.cluster.connect() as jobs:
+                await stop_and_see(jobs, self.submission_id, end_s)
+            self.log.info("job %s is over", self.submission_id)
+        except ClusterError as exc:
+            self.log.warning("job %s could not be stopped, boig_reconcile tries again: %s", self.submission_id, exc)

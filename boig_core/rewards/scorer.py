@@ -31,6 +31,7 @@ from boig_core.verbalization.templates import COMPACT, Wording, build_prompt
 from boig_core.vocabulary import Description, Sample
 
 S = TypeVar("S", bound=Sized)
+_Values = dict[str, NDArray[np.float64]]
 TOKENS: Final = "tokens"
 """Length of an answer beside the formulations' values: a reward that merely pays for it is a known flaw."""
 AnswerLogprobs = Callable[[Sequence[str], Sequence[str]], Sequence[NDArray[np.float64]]]
@@ -98,9 +99,17 @@ class Scorer:
         Raises:
             ScorerError: the counts differ, or a part failed to give one finite value an image.
         """
-        seen, conditions = look(self._perceiver, images, samples), self._calibration.conditions
-        values = rate(self._models, seen, samples, conditions, self._reward.chunk, self._reward.weights)
-        return clipped(values, self._reward, self._calibration)
+        return clipped(self._rate(images, samples, self._reward.weights), self._reward, self._calibration)
+
+    def examine(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]) -> _Values:
+        """``reward`` as `score` gives it, and ``engagement`` where there is a predictor that the reward does not take; errors as there."""
+        extra = {"engagement"} - self._reward.weights.keys() if self._models.engagement is not None else set()
+        values = self._rate(images, samples, self._reward.weights.keys() | extra)
+        return {"reward": clipped(values, self._reward, self._calibration), **{name: values[name] for name in extra}}
+
+    def _rate(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample], names: Collection[str]) -> _Values:
+        seen = look(self._perceiver, images, samples)
+        return rate(self._models, seen, samples, self._calibration.conditions, self._reward.chunk, names)
 
 
 def must_fit(calibration: Calibration, reward: Reward) -> None:

@@ -31,6 +31,8 @@ from boig_core.storage import manifest, store, usage
 
 log = get_logger(__name__)
 
+JOB = "job.json"
+
 
 class Stage(StrEnum):
     """The stages, in the order of the data. Entry points are ``python -m ray_jobs.STAGE JOB_URI``.
@@ -50,6 +52,28 @@ class Stage(StrEnum):
     REPORT = "report"
 
 
+class Try(BaseModel):
+    """One try of an Airflow task, by what tells a retry from a clear.
+
+    Attributes:
+        run_after: the run's; another one under the same run id means that the run was deleted and made anew.
+        number: ``try_number``, 1 for the first; every retry and every clear raises it.
+        limit: ``max_tries``; a retry leaves it alone, a clear sets it to the tries so far plus the task's retries.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    run_after: str
+    number: int
+    limit: int
+
+    def redoes(self, earlier: Try) -> bool:
+        """Whether this try wants the work anew: the task was cleared, or its run made anew.
+
+        An older try that is still there, since its worker was frozen, does not.
+        """
+        return self.run_after != earlier.run_after or (self.number > earlier.number and self.limit != earlier.limit)
+
+
 class Job(BaseModel):
     """Content of ``job.json``.
 
@@ -61,6 +85,7 @@ class Job(BaseModel):
         root: root run, such as ``boig_ingest/manual-2026...``: the ingest run that everything downstream belongs to.
         task: URI of the task's folder, ``STORE/runs/DAG/RUN/TASK[/MAP]``.
         attempt: 1 for the first.
+        started_by: the try of an Airflow task; none: Airflow had no part in it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +97,7 @@ class Job(BaseModel):
     root: str
     task: str
     attempt: int
+    started_by: Try | None = None
 
     @property
     def attempt_uri(self) -> str:
@@ -169,7 +195,7 @@ def write_job(job: Job) -> str:
     """
     for location in (job.store, job.task, *job.inputs.values()):
         store.refuse_secrets(location)
-    uri = store.join(job.attempt_uri, "job.json")
+    uri = store.join(job.attempt_uri, JOB)
     store.write_bytes(uri, job.model_dump_json(indent=1).encode())
     return uri
 

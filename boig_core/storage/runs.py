@@ -20,6 +20,8 @@ from boig_core.storage.job import Job, Stage, read_job
 
 ATTEMPT: Final = re.compile(r"(?P<run>[^/]+/[^/]+)/(?P<task>[^/]+(?:/\d+)?)/attempt-(?P<attempt>\d+)/(?P<file>.+)")
 """A file's path below ``runs/``."""
+DECISION: Final = "decision.json"
+"""File of a run in which a person decided on a promotion."""
 
 
 @dataclass(frozen=True)
@@ -179,13 +181,15 @@ def _rows(uri: str) -> list[dict[str, Any]]:
 
 
 def _idle(told: Job, rows: list[dict[str, Any]]) -> float | None:
-    """In ddpo learners wait while others sample and score, and these wait while they learn; of what happens between nothing is known."""
-    sampling, learning = (sum(row.get(f"seconds_{name}") or 0.0 for row in rows) for name in ("rollouts", "update"))
-    gpus = usage.held_gpus(told.stage, told.recipe)
-    if told.stage != Stage.DDPO or not gpus or not sampling + learning:
+    """Idle shares of ddpo's learner and pools, as its rows have them: by seconds of the epochs and GPUs of each."""
+    if told.stage != Stage.DDPO:
         return None
-    learners = told.recipe.ddpo.workers * told.recipe.resources.gpus
-    return round((sampling * learners + learning * (gpus - learners)) / ((sampling + learning) * gpus), 3)
+    gpus, waited, held = usage.ddpo_gpus(told.recipe), 0.0, 0.0
+    for row in rows:
+        seconds = sum(row.get(f"seconds_{name}") or 0.0 for name in ("probe", "rollouts", "update", "between"))
+        waited += seconds * sum(count * (row.get(f"idle_{who}") or 0.0) for who, count in gpus.items())
+        held += seconds * sum(gpus.values())
+    return round(waited / held, 3) if held else None
 
 
 def summarize(run: str, states: list[AttemptState]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from boig_core.errors import BoigError, InputError, NotFoundInStoreError, StorePermissionError, StoreUnavailableError
@@ -168,8 +168,21 @@ def exists(uri: str) -> bool:
         return False
 
 
+class File(NamedTuple):
+    """A file below a folder: ``path`` relative to it, ``size`` in bytes, ``modified`` in seconds since 1970."""
+
+    path: str
+    size: int
+    modified: float
+
+
 def list_files(uri: str) -> list[tuple[str, int]]:
     """Files below a folder as (path relative to it, size in bytes), sorted; empty when there are none."""
+    return [(file.path, file.size) for file in list_with_times(uri)]
+
+
+def list_with_times(uri: str) -> list[File]:
+    """Files below a folder, sorted by path; empty when there are none."""
     if not is_s3(uri):
         root = Path(normalize(uri))
         with _local_errors(uri):
@@ -177,9 +190,10 @@ def list_files(uri: str) -> list[tuple[str, int]]:
     bucket, key = _split(uri)
     prefix = f"{key}/" if key else ""
 
-    def pages() -> list[tuple[str, int]]:
+    def pages() -> list[File]:
         found = _s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        return sorted((item["Key"][len(prefix) :], item["Size"]) for page in found for item in page.get("Contents", []))
+        items = (item for page in found for item in page.get("Contents", []))
+        return sorted(File(item["Key"][len(prefix) :], item["Size"], item["LastModified"].timestamp()) for item in items)
 
     return _s3_call(uri, pages)
 
@@ -278,14 +292,15 @@ def _split(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _local_files(root: Path) -> Iterator[tuple[str, int]]:
-    """Path and size of each file below a folder; what others are just writing or removing does not count."""
+def _local_files(root: Path) -> Iterator[File]:
+    """Each file below a folder; what others are just writing or removing does not count."""
     for path in root.rglob("*"):
         if _TEMPORARY.match(path.name):
             continue
         with suppress(FileNotFoundError):
             if path.is_file():
-                yield path.relative_to(root).as_posix(), path.stat().st_size
+                found = path.stat()
+                yield File(path.relative_to(root).as_posix(), found.st_size, found.st_mtime)
 
 
 @contextmanager

@@ -21,16 +21,26 @@ def held_gpus(stage: str, recipe: Recipe) -> float | None:
 
     A stage may ask for them later than it starts and give them back before it ends, so hours counted with this are an upper bound.
     """
-    each, scorers = recipe.resources.gpus, recipe.reward.actors * (recipe.reward.resources or recipe.resources).gpus
+    each, ddpo = recipe.resources.gpus, ddpo_gpus(recipe)
     if stage in {"perceive", "evaluate_llm"}:
         return None if each else 0.0
     return {
         "finetune_llm": recipe.llm.workers * each,
         "finetune_sd": recipe.sd.workers * each,
-        "ddpo": (recipe.ddpo.workers + recipe.ddpo.rollout_actors) * each + scorers,
+        "ddpo": sum(ddpo.values()),
         "evaluate_sd": recipe.ddpo.rollout_actors * each,
-        "score_rewards": scorers,
+        "score_rewards": ddpo["reward_actors"],
     }.get(stage, 0.0)
+
+
+def ddpo_gpus(recipe: Recipe) -> dict[str, float]:
+    """GPUs of the alignment's learner and pools, by the names that its rows give them."""
+    each, scoring = recipe.resources.gpus, recipe.reward.resources or recipe.resources
+    return {
+        "learner": recipe.ddpo.workers * each,
+        "rollout_actors": recipe.ddpo.rollout_actors * each,
+        "reward_actors": recipe.reward.actors * scoring.gpus,
+    }
 
 
 def gpu_hours(stage: str, recipe: Recipe, seconds: float | None) -> float | None:

@@ -1,7 +1,7 @@
 """Monitors: signs in a run's metrics that it stopped improving or started to harm itself, each a pure function of the rows so far.
 
-They read the training's own metrics only; the held-out judge of the evaluation has no part in them. Leaves out: where the metrics come
-from, and what a loop does when a monitor trips (`Action`).
+They read the training's own metrics, its probe on held-out prompts included; the held-out judge of the evaluation has no part in them.
+Leaves out: where the metrics come from, and what a loop does when a monitor trips (`Action`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ import numpy as np
 from boig_core.config import Action, Monitors
 
 Row = Mapping[str, float]
-WATCHED: Final = ("reward", "reward_std", "similarity", "color_entropy")
-"""Metrics that monitors read: what a checkpoint keeps of each epoch."""
+HELD_OUT: Final = ("probe_engagement", "probe_reward")
+"""What a probe says of a policy's worth, the better witness first: an engagement predictor that is not maximized, then the reward on
+prompts that are not trained on. The spread over its images stands beside, as ``…_std``."""
+MARGIN: Final = "probe_clip_margin"
+WATCHED: Final = ("reward", "reward_std", "similarity", "color_entropy", MARGIN, *(n for m in HELD_OUT for n in (m, f"{m}_std")))
+"""Metrics that monitors read: what a checkpoint keeps of each epoch. Those of the probe stand in the rows of probed epochs alone."""
 
 MONITORS: Final = tuple(Monitors.model_fields)
 """Names of the monitors."""
@@ -85,12 +89,53 @@ def collapse(rows: Sequence[Row], diversity: float, entropy: float) -> str | Non
     return " and ".join(met) or None
 
 
+def drift(rows: Sequence[Row], margin: float) -> str | None:
+    """The probe's CLIP margin keeps less than a share of that of the first probe, whose policy is the base.
+
+    A base whose images fit their prompts no better than others has nothing that could be lost.
+    """
+    if MARGIN not in rows[-1]:
+        return None
+    base, last = next(row[MARGIN] for row in rows if MARGIN in row), rows[-1][MARGIN]
+    if base <= 0 or last >= margin * base:
+        return None
+    return f"CLIP margin on held-out prompts {last:.4g}, of the base {base:.4g}, must not fall below {margin * base:.4g}"
+
+
+def overoptimization(rows: Sequence[Row], rise: float, fall: float) -> str | None:
+    """Since the best probe by a measure of `HELD_OUT` that measure fell by more than ``fall`` spreads, and the reward rose by more than
+    ``rise``.
+
+    Held against the best probe and not against the base, so that a training ends while its policy is still better than the base.
+    """
+    met = []
+    for kind in HELD_OUT:
+        if kind not in rows[-1]:
+            continue
+        probed = [row for row in rows if kind in row]
+        best = max(probed, key=lambda row: row[kind])
+        rose, fell = rows[-1]["reward"] - best["reward"], best[kind] - rows[-1][kind]
+        if rose > rise * rows[0]["reward_std"] and fell > fall * probed[0][f"{kind}_std"]:
+            met.append(f"{kind} fell from {best[kind]:.4g} to {rows[-1][kind]:.4g} while the reward rose by {rose:.4g}")
+    return " and ".join(met) or None
+
+
+def quality(row: Row, *, probed: bool) -> float | None:
+    """What the choice of the best epoch goes by; None where the epoch is no candidate.
+
+    Args:
+        row: of the epoch.
+        probed: whether the training probes: then only probed epochs are candidates, by the first of `HELD_OUT` that there is.
+    """
+    return next((row[kind] for kind in HELD_OUT if kind in row), None) if probed else row["reward"]
+
+
 def check(monitors: Monitors, rows: Sequence[Row]) -> list[Trip]:
     """The monitors that trip on the newest of the rows, those switched off left out.
 
     Args:
         monitors: thresholds and actions.
-        rows: one of each epoch from the first on, with the metrics of `WATCHED`; not empty.
+        rows: one of each epoch from the first on, with the metrics of `WATCHED` that it has; not empty.
     """
     found = {
         "plateau": (
@@ -107,6 +152,16 @@ def check(monitors: Monitors, rows: Sequence[Row]) -> list[Trip]:
             monitors.collapse.action,
             collapse(rows, monitors.collapse.diversity, monitors.collapse.entropy),
             "look at the sample grids, then train fewer epochs or lower ddpo.lr",
+        ),
+        "drift": (
+            monitors.drift.action,
+            drift(rows, monitors.drift.margin),
+            "look at the sample grids, then train fewer epochs or lower ddpo.lr",
+        ),
+        "overoptimization": (
+            monitors.overoptimization.action,
+            overoptimization(rows, monitors.overoptimization.rise, monitors.overoptimization.fall),
+            "keep the best epoch, or weigh the reward with another formulation",
         ),
     }
     return [

@@ -15,18 +15,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from stages import RECIPE, WORLD_SEED, Stages
+from reward_worth import oracle_row
+from stages import WORLD_SEED, Stages
 
 from boig_core.adworld.ceiling import ceilings
 from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
-from boig_core.config import load_recipe
-from boig_core.data.dataset import read_images, read_samples
-from boig_core.evaluation.validity import validity
 from boig_core.storage import store
-from ray_jobs.calibrate import pick
-from ray_jobs.judge import AdworldJudge
 
 
 def main() -> None:
@@ -80,13 +75,7 @@ def seed_results(stages: Stages, seed: int, dataset: dict[str, str], high_kpi: d
 
 def reward_against_oracle(calibration: dict[str, Any], law: str, dataset: str, overrides: list[str]) -> dict[str, Any]:
     """AUC of the reward and of the law's oracle on the same test images, and how much of the oracle's AUC above chance the reward has."""
-    recipe = load_recipe(RECIPE, overrides)
-    samples = pick(read_samples(dataset), "test", recipe)
-    images = read_images(dataset, {sample.image for sample in samples})
-    judged_N = AdworldJudge(law).judge([images[sample.image] for sample in samples], samples)
-    draws = {"resamples": recipe.evaluation.bootstrap, "seed": recipe.seed}
-    oracle = validity(judged_N, np.zeros(len(samples)), samples, **draws).as_json()
-    found = {"oracle": oracle, "reward": calibration["splits"]["test"][calibration["reward"]]}
+    found = {"oracle": oracle_row(law, dataset, overrides), "reward": calibration["splits"]["test"][calibration["reward"]]}
     above = {who: row["auc_high_vs_low"] - 0.5 for who, row in found.items()}
     spans = {who: {key: row[key] for key in ("auc_high_vs_low", "auc_interval", "n")} for who, row in found.items()}
     return {**spans, "share_of_oracle": above["reward"] / above["oracle"]}

@@ -6,7 +6,7 @@ Leaves out: which stages, and what their numbers mean.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from boig_core.demo.stage import run_one_stage
 from boig_core.storage import commit, store
@@ -44,13 +44,17 @@ class Stages:
 
     def run(self, stage: str, run: str, seed: int, inputs: dict[str, str]) -> dict[str, str]:
         """Outputs of a stage."""
-        name = f"{self.name}-{run}"
-        task = store.join(self.root, "runs", "manual", name, stage)
-        for number in reversed(commit.attempts(task)):
-            done = commit.read_commit(commit.attempt_uri(task, number))
-            if done is not None:
-                return dict(done["outputs"])
-        return dict(run_one_stage(stage, RECIPE, self.overrides(seed), inputs, self.root, name)["outputs"])
+        done = self._committed(stage, run) or run_one_stage(stage, RECIPE, self.overrides(seed), inputs, self.root, f"{self.name}-{run}")
+        return dict(done["outputs"])
+
+    def metrics(self, stage: str, run: str) -> dict[str, Any]:
+        """Metrics of a stage that has been run."""
+        return dict((self._committed(stage, run) or {})["metrics"])
+
+    def _committed(self, stage: str, run: str) -> dict[str, Any] | None:
+        task = store.join(self.root, "runs", "manual", f"{self.name}-{run}", stage)
+        found = (commit.read_commit(commit.attempt_uri(task, number)) for number in reversed(commit.attempts(task)))
+        return next((done for done in found if done is not None), None)
 
     def overrides(self, seed: int) -> list[str]:
         """What differs from the demo's recipe."""

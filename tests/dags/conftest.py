@@ -25,6 +25,7 @@ OUTPUTS: dict[str, dict[str, tuple[str, str]]] = {
         "boigllm": ("models/boigllm", "boigllm"),
         "no_kpi": ("models/boigllm-no-kpi", "boigllm"),
         "predictor": ("models/predictor", "predictor"),
+        "judge": ("models/judge", "judge"),
     },
     "evaluate_llm": {"description": ("evaluations/description", "description")},
     "calibrate": {"calibration": ("evaluations/calibration", "calibration")},
@@ -61,13 +62,16 @@ class StubRay:
     Attributes:
         entrypoints: what was posted, by submission id.
         refuse: stages that refuse their input.
+        asked: jobs whose state was asked for.
     """
 
     def __init__(self) -> None:
         self.entrypoints: dict[str, str] = {}
         self.states: dict[str, str] = {}
+        self.metadata: dict[str, dict[str, str]] = {}
         self.stopped: list[str] = []
         self.refuse: set[str] = set()
+        self.asked: set[str] = set()
         self.address = ""
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -88,6 +92,7 @@ class StubRay:
         app.add_routes(
             [
                 web.post("/api/jobs/", self._submit),
+                web.get("/api/jobs/", self._jobs),
                 web.get("/api/jobs/{id}", self._info),
                 web.get("/api/jobs/{id}/logs", self._logs),
                 web.post("/api/jobs/{id}/stop", self._stop),
@@ -107,7 +112,7 @@ class StubRay:
         name = body["submission_id"]
         if name in self.entrypoints:
             return web.Response(status=500, text=f"Job with submission_id {name} already exists")
-        self.entrypoints[name] = body["entrypoint"]
+        self.entrypoints[name], self.metadata[name] = body["entrypoint"], body["metadata"]
         _, _, module, uri = shlex.split(body["entrypoint"])
         assert module.startswith("ray_jobs.")
         self.states[name] = "RUNNING"
@@ -126,9 +131,16 @@ class StubRay:
 
     async def _info(self, request: web.Request) -> web.Response:
         name = request.match_info["id"]
+        self.asked.add(name)
         if name not in self.states:
             return web.Response(status=404, text="no such job")
-        return web.json_response({"submission_id": name, "status": self.states[name], "message": "said the stub"})
+        return web.json_response(self._details(name))
+
+    async def _jobs(self, request: web.Request) -> web.Response:
+        return web.json_response([self._details(name) for name in self.states])
+
+    def _details(self, name: str) -> dict[str, object]:
+        return {"submission_id": name, "status": self.states[name], "message": "said the stub", "metadata": self.metadata.get(name)}
 
     async def _logs(self, request: web.Request) -> web.Response:
         return web.json_response({"logs": f"a line of {request.match_info['id']}\n"})

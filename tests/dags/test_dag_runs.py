@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Iterator[Pa
     (folder / "posts" / "posts.jsonl").write_text("{}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BOIG_STORE", str(folder / "store"))
+        patch.setenv("BOIG_ROOTS", f"{folder / 'posts'},/nowhere")
         patch.setenv("RAY_API_ADDRESS", ray_stub.address)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
         yield folder
@@ -112,7 +114,8 @@ def test_what_ingest_knew_reaches_boig_llm(llm: Any, ingest: Any) -> None:
     assert set(job["inputs"]) == {"dataset", "boigllm", "predictor"}
     assert all(job["inputs"][name] == results["finetune_llm"]["outputs"][name] for name in ("boigllm", "predictor"))
     assert "card" not in events("boig/boigllm")[-1]
-    assert set(events("boig/boigllm")[-1]["outputs"]) == {"dataset", "boigllm", "no_kpi", "predictor", "description", "calibration"}
+    outputs = {"dataset", "boigllm", "no_kpi", "predictor", "judge", "description", "calibration"}
+    assert set(events("boig/boigllm")[-1]["outputs"]) == outputs
 
 
 def test_boig_sd_gives_the_report_all_it_needs(sd: Any, llm: Any) -> None:
@@ -123,6 +126,7 @@ def test_boig_sd_gives_the_report_all_it_needs(sd: Any, llm: Any) -> None:
     for stage in ("ddpo", "evaluate_sd"):
         job_inputs = json.loads(store.read_bytes(store.join(results[stage]["attempt"], "job.json")))["inputs"]
         assert job_inputs["predictor"] == xcoms(llm)["finetune_llm"]["outputs"]["predictor"]
+        assert ("judge" in job_inputs) == (stage == "evaluate_sd")  # what trains and chooses never gets the judge
     summary = json.loads(store.read_bytes(f"{results['plan']['recipe'].rsplit('/', 1)[0]}/summary.json"))
     assert set(summary["stages"]) == {"finetune_sd", "ddpo", "evaluate_sd", "report"}
     assert summary["seconds"] == pytest.approx(sum(results[stage]["metrics"]["seconds"] for stage in summary["stages"]), abs=0.2)
@@ -182,6 +186,19 @@ def test_the_next_model_is_evaluated_beside_the_champion(second: Any, sd: Any) -
     assert inputs[1]["champion"] == xcoms(sd)["ddpo"]["outputs"]["boigsd"]
 
 
+def test_maintenance_lists_and_then_removes_what_nothing_refers_to(sd: Any, home: Path) -> None:
+    orphan = home / "store" / "models" / "boigsd" / "died-halfway" / "unet.bin"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"half")
+    os.utime(orphan, (0, 0))
+    listed = load("boig_maintenance").test()
+    assert xcoms(listed)["clean"] == {"files": 1, "bytes": 4, "removed": False}
+    assert orphan.exists()
+    load("boig_maintenance").test(run_conf={"apply": True})
+    assert not orphan.exists()
+    assert manifest.verify(xcoms(sd)["ddpo"]["outputs"]["boigsd"])
+
+
 def test_a_person_rejects(second: Any, home: Path) -> None:
     answer = Answer("Reject")
     with answer:
@@ -231,6 +248,7 @@ def test_a_failed_gate_asks_nobody(sd: Any) -> None:
     ("conf", "reason"),
     [
         ({"posts": "/nowhere/posts.jsonl"}, "no posts were found"),
+        ({"posts": "/etc/passwd"}, "/etc/passwd: lies below no allowed root"),
         ({"recipe": "tinny"}, "recipe 'tinny'"),
         ({"overrides": ["ddpo.epochz=5"]}, "did you mean epochs?"),
         ({}, "input 'posts'"),

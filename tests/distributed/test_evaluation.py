@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import ray
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from boig_core.cluster.evaluation import SampleActor, Source, answer_prompts, sample_models
+from boig_core.cluster.evaluation import Draw, SampleActor, Source, answer_prompts, sample_draws
 from boig_core.cluster.session import connect
 from boig_core.config import load_recipe
 from boig_core.errors import InputError
@@ -40,14 +41,23 @@ def test_actors_give_the_bits_of_one_process_in_the_order_of_the_prompts(tmp_pat
     manifest.publish_folder(Path(resolve_model("package:tiny-sd")), uri, kind="sd", lineage=lineage, commit=done)
     commit.commit(attempt, {"sd": uri}, {})
     base = Source("package:tiny-sd", committed=False)
-    found = sample_models({"base": base, "candidate": Source(uri, committed=True)}, PROMPTS, SEEDS, RECIPE)
-    assert list(found) == ["base", "candidate"]
+    draws = {
+        "base": Draw(base, PROMPTS, 3.0),
+        "candidate": Draw(Source(uri, committed=True), PROMPTS, 3.0),
+        "unguided": Draw(base, PROMPTS, 1.0),
+        "turned": Draw(base, PROMPTS[::-1], 3.0),
+    }
+    found = sample_draws(draws, SEEDS, RECIPE)
+    assert list(found) == list(draws)
     assert found["base"].shape == (6, 32, 32, 3)
     np.testing.assert_array_equal(found["base"], found["candidate"])
     alone = SampleActor(RECIPE)
-    np.testing.assert_array_equal(found["base"][:4], alone.sample(base, PROMPTS[:4], SEEDS[:4]))
-    np.testing.assert_array_equal(found["base"][4:], alone.sample(base, PROMPTS[4:], SEEDS[4:]))
+    for name in ("base", "unguided", "turned"):
+        for part in (slice(0, 4), slice(4, 6)):
+            draw = replace(draws[name], prompts=draws[name].prompts[part])
+            np.testing.assert_array_equal(found[name][part], alone.sample(draw, SEEDS[part]))
     assert np.abs(found["base"][0].astype(int) - found["base"][3]).max() > 0  # same prompt, other noise
+    assert not np.array_equal(found["base"], found["unguided"])
 
 
 def test_a_committed_language_model_answers_on_workers_with_and_without_the_grammar(tmp_path: Path) -> None:
@@ -74,4 +84,4 @@ def test_a_committed_language_model_answers_on_workers_with_and_without_the_gram
 
 def test_a_model_that_does_not_open_ends_in_its_own_error() -> None:
     with pytest.raises(InputError, match="no such model"):
-        sample_models({"base": Source("package:nothing", committed=False)}, PROMPTS[:1], SEEDS[:1], RECIPE)
+        sample_draws({"base": Draw(Source("package:nothing", committed=False), PROMPTS[:1], 1.0)}, SEEDS[:1], RECIPE)

@@ -107,6 +107,11 @@ def test_same_bits_for_one_two_four_and_replaced_actors(samples: list[Sample], a
     for pool in pools:
         pool.wait_ready()
     one, *others = (pool.collect(adapter, chunks) for pool in pools)
+    worked, waited = pools[0].idle(3600), pools[0].idle(3600)
+    assert all(0 < worked[name] < waited[name] == 1 for name in ("idle_rollout_actors", "idle_reward_actors"))
+    [(again, findings)] = pools[0].examine(adapter, chunks[:1])
+    assert np.array_equal(again.images_BHWC, one[0][0].images_BHWC)
+    assert {name: of_N.tolist() for name, of_N in findings.items()} == {"reward": one[0][1].tolist()}
     for pool in pools:
         pool.stop()
     assert died.exists()

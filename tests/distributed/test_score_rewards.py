@@ -1,9 +1,12 @@
-"""Stages calibrate and score_rewards over a real dataset and a BoigLLM with random weights, by Ray actors, from store to store."""
+"""Stages calibrate, score_rewards and ddpo over a real dataset and a BoigLLM with random weights, by Ray actors, from store to store."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +16,17 @@ import pytest
 import ray
 import torch
 from PIL import Image
-from transformers import LlamaConfig, LlamaForCausalLM
+from safetensors.torch import save_file
 
-from boig_core.adworld.export import write_world
-from boig_core.adworld.law import Law
 from boig_core.cluster.session import connect
 from boig_core.config import load_recipe
-from boig_core.data import dataset, perceived
-from boig_core.data.images import decode
-from boig_core.data.ingestion import OneProcess, ingest
-from boig_core.data.perceived import Question
-from boig_core.llm.tokens import build_tokenizer
-from boig_core.perception.describe import Perceiver
+from boig_core.data import dataset
 from boig_core.rewards import REWARDS, offered
-from boig_core.storage import commit, manifest, store
-from boig_core.storage.job import Job, Stage, run_stage, write_job
+from boig_core.storage import commit, manifest
+from boig_core.storage.job import Job, Stage
 from boig_core.verbalization.answer import print_answer
-from boig_core.verbalization.templates import build_prompt, condition_of
-from boig_core.vocabulary import Seen
-from ray_jobs import calibrate, finetune_llm, score_rewards
-
-WORK = {Stage.CALIBRATE: calibrate.work, Stage.SCORE_REWARDS: score_rewards.work}
-SETTINGS = (
-    "llm.max_new_tokens=16", "reward.posts=24", "reward.chunk=16", "reward.weights={contrast: 1, mean_logprob: 0.5}",
-    "evaluation.bootstrap=100", "data.split=[0.6, 0.2, 0.2]", "perception.kinds=[]",
-    "data.percentiles=[40, 60]", "data.floors=[-1, -1, -1]",
-)  # fmt: skip
+from boig_core.verbalization.templates import Wording
+from ray_jobs import finetune_llm
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,70 +36,12 @@ def _cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-class Made:
-    """A store with a perceived dataset, a BoigLLM with random weights and their calibration."""
-
-    def __init__(self, folder: Path) -> None:
-        self.root = str(folder / "store")
-        self.dataset = self.perceived(folder)
-        self.samples = dataset.read_samples(self.dataset)
-        self.inputs = {"dataset": self.dataset, "boigllm": self.llm(folder / "llm")}
-        self.inputs |= self.run(Stage.CALIBRATE, **self.inputs)["outputs"]
-
-    def publish(self, family: str, local: Path, kind: str, **more: Any) -> str:
-        attempt, uri = f"{self.root}/runs/{family}/attempt-1", f"{self.root}/{family}/v1"
-        lineage = manifest.Lineage(inputs={}, recipe="", code="")
-        manifest.publish_folder(local, uri, kind=kind, lineage=lineage, commit=store.join(attempt, commit.COMMIT), **more)
-        commit.commit(attempt, {kind: uri}, {})
-        return uri
-
-    def perceived(self, folder: Path) -> str:
-        """Ingested and looked at in this process."""
-        recipe, root = load_recipe("tiny", SETTINGS), f"{self.root}/datasets/adworld"
-        write_world(200, 3, Law.load("sunlit"), folder / "world")
-        scratch = folder / "scratch"
-        scratch.mkdir()
-        made = ingest(str(folder / "world"), None, recipe.data, 0, root=root, scratch=scratch, crew=OneProcess())
-        [shard] = [entry for entry in made.blobs if store.name(entry.path).startswith("images-")]
-        images = list(dataset.shard_images(f"{root}/v1", shard))
-        perceiver, kept = Perceiver.from_recipe(recipe.perception), perceived.folder_of(self.root, "key")
-        seen = {
-            Question(image.sha256): Seen(description.scaled(image.width / perceiver.side, image.height / perceiver.side))
-            for image, description in zip(images, perceiver.describe([decode(image.data) for image in images]), strict=True)
-        }
-        part = perceived.keep_part(perceived.table_of(seen, {image.sha256: (image.width, image.height) for image in images}), kept)
-        entry = perceived.build_shard(kept, list(seen), dict.fromkeys(seen, part))
-        meta = {**made.meta, "perceived": True, "perception": "key"}
-        return self.publish("datasets/adworld", made.folder, dataset.KIND, meta=meta, blobs=(*made.blobs, entry))
-
-    def llm(self, local: Path) -> str:
-        """Saved and published."""
-        tokenizer = build_tokenizer([build_prompt(s, condition_of(s)) for s in self.samples if s.bucket is not None], 600)
-        torch.manual_seed(0)
-        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-        LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=512, **sizes)).save_pretrained(local)
-        tokenizer.save_pretrained(local)
-        return self.publish("models/boigllm", local, "boigllm")
-
-    def run(self, stage: Stage, *overrides: str, name: str = "r", **inputs: str) -> dict[str, Any]:
-        recipe = load_recipe("tiny", [*SETTINGS, *overrides])
-        task = f"{self.root}/runs/dag/{name}/{stage}"
-        job = Job(stage=stage, recipe=recipe, inputs=inputs, store=self.root, root="test", task=task, attempt=1)
-        run_stage(WORK[stage], [write_job(job)])
-        return commit.read_commit(job.attempt_uri) or {}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(tmp_path_factory.mktemp("made"))
-
-
 def read(done: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     folder = Path(done["outputs"]["rewards"])
     return pq.read_table(folder / "rewards.parquet").to_pylist(), json.loads((folder / "rewards.json").read_text())
 
 
-def test_a_split_is_scored_once_and_a_folder_of_its_images_alike(made: Made, tmp_path: Path) -> None:
+def test_a_split_is_scored_once_and_a_folder_of_its_images_alike(made: Any, tmp_path: Path) -> None:
     calibration = json.loads(Path(made.inputs["calibration"], "calibration.json").read_text())
     assert calibration["reward"] == "contrast + 0.5 mean_logprob"
     assert set(calibration["splits"]["test"]) >= {"dsg", "contrast", "mean_logprob", calibration["reward"]}
@@ -150,23 +80,27 @@ def test_a_split_is_scored_once_and_a_folder_of_its_images_alike(made: Made, tmp
     assert done["metrics"]["known"] == 0
 
 
-def test_a_reward_that_was_not_calibrated_is_refused(made: Made) -> None:
+def test_a_reward_that_was_not_calibrated_is_refused(made: Any) -> None:
     assert made.run(Stage.SCORE_REWARDS, "reward.weights={dsg: 1}", name="other", **made.inputs) == {}
     failure = commit.read_failure(f"{made.root}/runs/dag/other/score_rewards/attempt-1")
     assert failure is not None
     assert "calibrate again" in failure.remedy
 
 
-def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Made) -> None:
+def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Any) -> None:
     sizes = ("llm.hidden=32", "llm.layers=1", "llm.steps=40", "llm.checkpoint_every=40", "llm.batch=12", "llm.micro_batch=12")
-    rated = ("llm.predictor=head", "reward.weights={engagement: 1}")
+    rated = ("llm.predictor=head", "reward.weights={engagement: 1}", "evaluation.judge=predictor")
     job = Job(
-        stage=Stage.FINETUNE_LLM, recipe=load_recipe("tiny", [*SETTINGS, *sizes, *rated]), inputs={"dataset": made.dataset},
+        stage=Stage.FINETUNE_LLM, recipe=load_recipe("tiny", [*made.settings, *sizes, *rated]), inputs={"dataset": made.dataset},
         store=made.root, root="test", task=f"{made.root}/runs/dag/rated/finetune_llm", attempt=1,
     )  # fmt: skip
     trained = finetune_llm.train_models({"job": job.model_dump_json()})
     commit.commit(job.attempt_uri, trained["outputs"], {})
-    assert set(trained["outputs"]) == {"boigllm", "no_kpi", "predictor"}
+    assert set(trained["outputs"]) == {"boigllm", "no_kpi", "predictor", "judge"}
+    counts = Counter(sample.split for sample in made.samples if sample.bucket is not None)
+    assert trained["metrics"]["predictor"]["train_samples"] == counts["train"]
+    assert trained["metrics"]["judge"]["train_samples"] < counts["judge"]
+    manifest.read_manifest(trained["outputs"]["judge"], kind="judge")
     told = trained["metrics"]["predictor"]
     assert told["steps"] == 40
     # Whether forty steps beat a head that says the middle of everything is not asked here, only that they are told of as they were.
@@ -198,3 +132,40 @@ def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Made) -
     assert failure is not None
     assert failure.user
     assert failure.message.startswith("input 'predictor'")
+
+
+@pytest.mark.slow
+def test_an_alignment_is_watched_by_a_predictor_that_it_does_not_maximize(made: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "predictor"
+    shutil.copytree(made.inputs["boigllm"], folder, ignore=shutil.ignore_patterns(manifest.MANIFEST))
+    save_file({"weight": torch.full((1, 32), 0.1), "bias": torch.tensor([0.5])}, folder / "head.safetensors")
+    about = {"method": "head", "wording": asdict(Wording.of(load_recipe("tiny", made.settings)))}
+    (folder / "predictor.json").write_text(json.dumps(about))
+    predictor = made.publish("models/predictor", folder, "predictor")
+    sizes = ("epochs=2", "prompts=2", "images_per_prompt=2", "chunk=4", "sampling_steps=3", "window=1", "updates=1", "probe_every=2")
+    settings = ("reward.min_auc=null", *(f"ddpo.{size}" for size in sizes))
+    done = made.run(Stage.DDPO, *settings, **made.inputs, predictor=predictor)
+    assert set(done["outputs"]) == {"boigsd"}
+
+    attempt = Path(made.root, "runs/dag/r/ddpo/attempt-1")
+    first, second = (json.loads(line) for line in (attempt / "metrics.jsonl").read_text().splitlines())
+    assert 0 <= first["probe_engagement"] <= 100
+    low, high = json.loads(Path(made.inputs["calibration"], "calibration.json").read_text())["clip"]
+    assert low <= first["probe_reward"] <= high
+    assert first["probe_diversity"] > 0
+    assert not any(name.startswith("probe_") for name in second)
+    for row in (first, second):
+        assert all(0 < row[f"idle_{pool}"] < 1 for pool in ("learner", "rollout_actors", "reward_actors"))
+
+    assert sorted(path.name for path in (attempt / "samples").iterdir()) == [
+        "epoch-0000.json", "epoch-0001.json", "probe-0000.json", "probe-0000.png"
+    ]  # fmt: skip
+    texts = {split: {sample.text for sample in made.samples if sample.split == split} for split in ("train", "validation")}
+    trained = json.loads((attempt / "samples/epoch-0001.json").read_text())
+    assert {row["prompt"] for row in trained} <= texts["train"]
+    assert [row["reward"] for row in trained] == pytest.approx([second["reward_prompt_max"], second["reward_prompt_min"]])
+    probed = json.loads((attempt / "samples/probe-0000.json").read_text())
+    assert {row["prompt"] for row in probed["rows"]} <= texts["validation"]
+    assert np.mean([row["engagement"] for row in probed["rows"]]) == pytest.approx(first["probe_engagement"])
+    with Image.open(attempt / "samples/probe-0000.png") as grid:
+        assert grid.size == (4 * 100 - 4, len(probed["rows"]) * 100 - 4)

@@ -85,6 +85,8 @@ def test_recipes_are_frozen() -> None:
             "reward: {weights: {engagement: 1}}",
             r"reward\.weights name engagement, which needs a predictor: set llm\.predictor to head or text",
         ),
+        ("evaluation: {judge: predictor}", r"set data\.judge above 0, and llm\.predictor to head or text"),
+        ("{evaluation: {judge: predictor}, llm: {predictor: head}}", r"set data\.judge above 0"),
         ("reward: {weights: {}}", r"^reward\.weights: dictionary should have at least 1 item"),
         ("reward: {weights: {dsg: 0}}", r"weights \{'dsg': 0\.0\} must differ from 0"),
         ("data: {split: [0.5, 0.1, 0.1]}", r"split \(0\.5, 0\.1, 0\.1\) must be three positive shares"),
@@ -97,6 +99,13 @@ def test_recipes_are_frozen() -> None:
         ("ddpo: {window: 10, window_span: 1}", r"window 10 must be below sampling_steps = 10: the last step has no noise"),
         ("ddpo: {eta: 0}", r"^ddpo\.eta = 0: input should be greater than 0"),
         ("ddpo: {eta: 1.1}", r"^ddpo\.eta = 1\.1: input should be less than or equal to 1"),
+        ("ddpo: {objective: awm, guidance: 5}", r"objective awm needs guidance 1, not 5"),
+        ("ddpo: {objective: awm, shared_noise: true}", r"objective awm excludes shared_noise"),
+        ("ddpo: {kl: 0.1, lora_rank: null}", r"kl 0\.1 from the base needs a LoRA that can be switched off"),
+        ("ddpo: {anchor: ema, ema: 0.9}", r"anchor ema needs ema, the decay of its moving average, and a kl above 0"),
+        ("ddpo: {anchor: ema, kl: 0.1}", r"anchor ema needs ema"),
+        ("ddpo: {ema: 1}", r"^ddpo\.ema = 1: input should be less than 1"),
+        ("perception: {clip: 'package:clip-judge'}", r"perception\.clip package:clip-judge, which the probe of ddpo reads, must differ"),
         ("ddpo: {logprob: sum}", r"logprob sum needs a clip_ratio of its own"),
         ("name: 'Not a slug!'", r"^name = 'Not a slug!': string should match"),
         ("- a list", r"must be a mapping of sections"),
@@ -129,13 +138,55 @@ def test_days_may_be_bare_yaml_dates(tmp_path: Path) -> None:
 
 
 def test_shipped_files_are_sparse() -> None:
-    """A recipe file holds only what differs from the defaults, so that a default that changes reaches it."""
+    """A recipe file holds only what differs from what it extends, so that a value that changes there reaches it."""
     from importlib import resources
 
-    defaults = Recipe().model_dump(mode="json")
     for name in recipe_names():
         tree = yaml.safe_load(resources.files("boig_core.recipes").joinpath(f"{name}.yaml").read_text())
+        below = (load_recipe(tree["extends"]) if "extends" in tree else Recipe()).model_dump(mode="json")
         for section, value in tree.items():
             if isinstance(value, dict):
-                repeated = [key for key, item in value.items() if defaults[section][key] == item]
-                assert repeated == [], f"{name}: {section} repeats defaults"
+                repeated = [key for key, item in value.items() if below[section][key] == item]
+                assert repeated == [], f"{name}: {section} repeats what it extends"
+
+
+def test_a_recipe_may_extend_a_shipped_one(tmp_path: Path) -> None:
+    path = write(tmp_path, "extends: sd14-fast\nseed: 4\nreward: {weights: {dsg: 2}}\nddpo: {epochs: 7}")
+    recipe, below = load_recipe(path, ["ddpo.lr=1"]), load_recipe("sd14-fast")
+    assert (recipe.name, recipe.seed, recipe.reward.weights) == ("mine", 4, {"dsg": 2})
+    assert recipe.ddpo == below.ddpo.model_copy(update={"epochs": 7, "lr": 1})
+    assert (recipe.llm, recipe.sd) == (below.llm, below.sd)
+    for wrong in ("extends: mine", "extends: [tiny]", "extends: ./mine.yaml"):
+        with pytest.raises(RecipeError, match=r"must be a recipe of the package; use one of .*tiny"):
+            load_recipe(write(tmp_path, wrong))
+
+
+SIDES = {"CompVis/stable-diffusion-v1-4": 512, "stabilityai/stable-diffusion-xl-base-1.0": 1024, "package:tiny-sd": 32}
+"""Pixels a side that the shipped recipes' base models paint."""
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_numbers_of_a_shipped_recipe_fit_together(name: str) -> None:
+    recipe = load_recipe(name)
+    llm, sd, ddpo = recipe.llm, recipe.sd, recipe.ddpo
+    assert sd.resolution == SIDES[sd.base]
+    assert recipe.perception.side <= sd.resolution
+    assert llm.batch % llm.workers == 0 == sd.batch % sd.workers
+    assert llm.batch // llm.workers % llm.micro_batch == 0
+    images = ddpo.prompts * ddpo.images_per_prompt // ddpo.updates // ddpo.workers
+    assert images % min(ddpo.micro_batch, images) == 0, "no forward pass of an update is smaller than the others"
+    assert recipe.reward.chunk == ddpo.chunk, "a chunk of rollouts is scored as it comes"
+    if sd.dtype == "bfloat16":
+        assert ddpo.clip_ratio >= 1e-3
+
+
+def test_the_recipes_of_stable_diffusion_differ_where_their_names_say() -> None:
+    paper, fast, sdxl = (load_recipe(name) for name in ("sd14-paper", "sd14-fast", "sdxl"))
+    named = load_recipe("sd14-llama13b")
+    assert named.model_copy(update={"name": paper.name}) == paper
+    assert (paper.ddpo.objective, paper.ddpo.window, paper.ddpo.sampling_steps, paper.ddpo.guidance) == ("ddpo", None, 50, 5.0)
+    assert paper.ddpo.prompts * paper.ddpo.images_per_prompt // paper.ddpo.updates == 8
+    own = ("prompts", "updates", "sampling_steps", "window", "guidance", "objective", "clip_ratio", "lora_rank")
+    assert [getattr(fast.ddpo, key) for key in own] == [getattr(Recipe().ddpo, key) for key in own], "the method measured on the tiny model"
+    assert sdxl.ddpo == fast.ddpo.model_copy(update={"chunk": 4, "micro_batch": 4})
+    assert paper.llm == fast.llm == sdxl.llm

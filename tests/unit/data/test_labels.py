@@ -195,12 +195,28 @@ def test_by_time_the_shares_hold_and_a_repeated_image_is_left_out() -> None:
     assert (len(found), rejects) == (19, [("19", "image_repeated")])
 
 
+@pytest.mark.parametrize("by", get_args(SplitBy))
+def test_what_the_judge_learns_from_shares_no_image_with_any_other_split(by: SplitBy) -> None:
+    posts = [One(f"{i:03}", f"a{i % 90}", moment=f"2020-01-{i % 28 + 1:02}", images=(f"{i // 2}-",)) for i in range(180)]
+    found, _ = label(posts, Data(split_by=by, split=SHARES, judge=0.4, floors=(-1, -1, -1)))
+    held = defaultdict(set)
+    for sample in found.values():
+        held[sample["sha256"]].add(sample["split"])
+    assert all(len(splits) == 1 for splits in held.values())
+    assert {"judge", "train", "test"} <= set.union(*held.values())
+
+
 def test_splits_follow_the_shares_and_the_hash_stays() -> None:
     posts = [One(str(i), images=(f"{i}-",)) for i in range(4000)]
     found, _ = label(posts, Data())
     splits = [found[post.id]["split"] for post in posts]
     assert [splits.count(name) / len(posts) for name in ("train", "validation", "test")] == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
     assert splits != [sample["split"] for sample in label(posts, Data(), seed=1)[0].values()]
+    kept, _ = label(posts, Data(judge=0.25))
+    drawn = [name for name in found if kept[name]["split"] == "judge"]
+    assert len(drawn) / len(posts) == pytest.approx(0.25, abs=0.02)
+    assert [found[name]["split"] for name in drawn].count("train") / len(drawn) == pytest.approx(0.8, abs=0.04)
+    assert all(kept[name]["split"] == found[name]["split"] for name in found.keys() - set(drawn))
     # Pinned: a changed hash would move every post of every dataset.
     assert label([One("1000000007", images=("7-",))], Data())[0]["1000000007"]["split"] == "train"
 

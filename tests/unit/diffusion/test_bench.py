@@ -7,15 +7,22 @@ from torch import nn
 
 from boig_core.config import Recipe
 from boig_core.diffusion import bench as benches
-from boig_core.diffusion.rollout import Sampler, epoch_window
+from boig_core.diffusion.rollout import Sampler
 from boig_core.vocabulary import Sample
 
 
-@pytest.mark.parametrize(("micro_batch", "fraction"), [(3, 1.0), (4, 0.5)])
+@pytest.mark.parametrize(("objective", "micro_batch", "fraction"), [("grpo", 3, 1.0), ("grpo", 4, 0.5), ("awm", 4, 0.7)])
 def test_the_floor_counts_each_pass_of_an_epoch(
-    recipe: Recipe, samples: list[Sample], warmth: Any, monkeypatch: pytest.MonkeyPatch, micro_batch: int, fraction: float
+    recipe: Recipe,
+    samples: list[Sample],
+    warmth: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    objective: str,
+    micro_batch: int,
+    fraction: float,
 ) -> None:
-    recipe = recipe.model_copy(update={"ddpo": recipe.ddpo.model_copy(update={"micro_batch": micro_batch, "timestep_fraction": fraction})})
+    settings = {"objective": objective, "micro_batch": micro_batch, "timestep_fraction": fraction}
+    recipe = recipe.model_copy(update={"ddpo": recipe.ddpo.model_copy(update=settings)})
     calls = {"forward": 0, "backward": 0}
 
     def count(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -38,8 +45,7 @@ def test_the_floor_counts_each_pass_of_an_epoch(
     monkeypatch.setattr(benches, "Learner", Learner)
     monkeypatch.setattr(benches, "_alone", lambda *args: (2.0, 3.0, 5.0))
     speed = benches.bench(recipe, samples, warmth, epochs=1)
-    first, end = epoch_window(recipe.ddpo, recipe.seed, 0)
-    asked = benches.passes(recipe.ddpo, round(fraction * (end - first)))
+    asked = benches.passes(recipe.ddpo, round(fraction * {"grpo": 2, "awm": 3}[objective]))
     assert calls == {"forward": 2 * asked.forward, "backward": 2 * asked.backward}  # two epochs, one of which does not count
     assert speed.floor_s == 2 * asked.forward + 3 * asked.backward + 5 * asked.decoded
     assert speed.images == 8

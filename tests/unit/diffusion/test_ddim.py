@@ -7,7 +7,8 @@ import torch
 from diffusers import DDIMScheduler
 from torch.distributions import Normal
 
-from boig_core.diffusion.ddim import ddim_step, predict_noise, schedule, step_sigma
+from boig_core.diffusion.ddim import ddim_step, predict, schedule, step_sigma
+from boig_core.diffusion.pipeline import Condition
 from boig_core.errors import RecipeError
 
 
@@ -110,6 +111,6 @@ def test_guidance_extrapolates_from_the_blank_prompt() -> None:
         return SimpleNamespace(sample=latents * 0 + encoder_hidden_states.mean(dim=(1, 2)).reshape(-1, 1, 1, 1))
 
     latents = torch.zeros(2, 4, 2, 2)
-    text, blank = torch.full((2, 3, 5), 2.0), torch.full((1, 3, 5), 1.0)
-    assert float(predict_noise(unet, latents, 5, text).mean()) == 2.0
-    assert float(predict_noise(unet, latents, 5, text, blank, 3.0).mean()) == 4.0
+    text, blank = Condition(torch.full((2, 3, 5), 2.0)), Condition(torch.full((1, 3, 5), 1.0))
+    assert float(predict(unet, latents, 5, text).mean()) == 2.0
+    assert float(predict(unet, latents, 5, text, blank, 3.0).mean()) == 4.0

@@ -1,6 +1,7 @@
 """The high-KPI baseline: the loss falls towards its images, a resumed run is the same run, and what it writes opens again."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from boig_core.config import Recipe
-from boig_core.diffusion.finetune import Examples, finetune, step_rows
+from boig_core.diffusion.finetune import Examples, _loss, finetune, step_rows
 from boig_core.diffusion.lora import Adapter, open_policy, save_policy
 from boig_core.diffusion.pipeline import load_pipeline
 from boig_core.diffusion.sample import sample_images
@@ -83,6 +84,27 @@ def test_saved_folder_opens_and_samples_what_was_trained(small: Recipe, examples
         assert np.abs(expected.astype(int) - unmerged.astype(int)).max() <= 2
     plain = StableDiffusionPipeline.from_pretrained(tmp_path / "out", safety_checker=None)
     assert torch.isfinite(torch.cat([p.flatten() for p in plain.unet.parameters()])).all()
+
+
+def test_v_and_epsilon_are_one_loss() -> None:
+    """A model of v is worth the loss of the epsilon that its v stands for."""
+    latents = torch.randn((4, 4, 8, 8), generator=torch.Generator().manual_seed(2))
+    pipe = load_pipeline("package:tiny-sd")
+    alphas = pipe.scheduler.alphas_cumprod
+
+    def model(x: torch.Tensor, t: torch.Tensor, **_: Any) -> SimpleNamespace:
+        alpha = alphas[t].reshape(-1, 1, 1, 1)
+        epsilon = 0.5 * x
+        v = (epsilon - (1 - alpha).sqrt() * x) / alpha.sqrt()
+        return SimpleNamespace(sample=v if pipe.scheduler.config.prediction_type == "v_prediction" else epsilon)
+
+    model.device = torch.device("cpu")  # type: ignore[attr-defined]
+    losses = []
+    for predicted in ("epsilon", "v_prediction"):
+        pipe.scheduler.register_to_config(prediction_type=predicted)
+        losses.append([float(_loss(model, pipe, latents, alphas, ["a ball"] * 4, [0, 1, 2, 3], 0, step)) for step in range(6)])  # type: ignore[arg-type]
+    assert min(losses[0]) > 0
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 
 
 def test_no_images_is_one_clear_error(small: Recipe, tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
 """The learner, whole and in one process: it climbs, resumes where it stopped, and stops when sampling and scoring disagree."""
 
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +32,9 @@ def fit(recipe: Recipe, samples: list[Sample], scorer: Any, task: Path, attempt:
     return learner.fit(), rows
 
 
-def test_reward_climbs(recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path) -> None:
-    climbing = set_ddpo(recipe, epochs=6, prompts=4, images_per_prompt=8, chunk=16, micro_batch=16, updates=2)
+@pytest.mark.parametrize("objective", ["grpo", "awm"])
+def test_reward_climbs(recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, objective: str) -> None:
+    climbing = set_ddpo(recipe, objective=objective, epochs=6, prompts=4, images_per_prompt=8, chunk=16, micro_batch=16, updates=2)
     _, rows = fit(climbing, samples, warmth, tmp_path)
     assert [row["epoch"] for row in rows] == list(range(6))
     assert np.mean([row["reward"] for row in rows[-2:]]) > np.mean([row["reward"] for row in rows[:2]]) + 0.02
@@ -52,6 +57,58 @@ def test_resumed_equals_uninterrupted(recipe: Recipe, samples: list[Sample], war
     assert nothing == []
 
 
+class Killed:
+    """Warmth, in a process that dies at its sixth chunk: in the middle of the third epoch."""
+
+    def __init__(self, warmth: Any) -> None:
+        self.warmth, self.calls = warmth, 0
+
+    def score(self, images: Any, samples: list[Sample]) -> Any:
+        self.calls += 1
+        if self.calls == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.warmth.score(images, samples)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"objective": "ddpo", "ema": 0.8, "kl": 0.1, "anchor": "ema"}, {"objective": "awm", "ema": 0.8, "kl": 0.1}]
+)
+def test_killed_and_resumed_equals_uninterrupted_to_the_bit(
+    recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """Published average, weights, per-prompt statistics, prompts and every metric but the seconds."""
+    recipe = set_ddpo(recipe, epochs=4, checkpoint_every=1, **settings)
+    process = multiprocessing.get_context("spawn").Process(target=fit, args=(recipe, samples, Killed(warmth), tmp_path / "parts"))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+    def run(task: Path, attempt: int) -> tuple[Learner, str, dict[float, dict[str, float]], dict[int, list[str]]]:
+        rows: dict[float, dict[str, float]] = {}
+        asked: dict[int, list[str]] = {}
+
+        class Asked(LocalRollouts):
+            def collect(self, adapter: Adapter, chunks: Any) -> Any:
+                asked[chunks[0].epoch] = [sample.id for chunk in chunks for sample in chunk.samples]
+                return super().collect(adapter, chunks)
+
+        learner = Learner(recipe, samples, Asked(Sampler(recipe), warmth), Checkpoints(str(task), attempt), rows.__setitem__)
+        return learner, learner.fit().checksum, rows, asked
+
+    whole, published, rows, asked = run(tmp_path / "whole", 1)
+    resumed, published_again, later, asked_later = run(tmp_path / "parts", 2)
+    assert min(later) in (1, 2)  # the newest checkpoint may have been on its way
+    assert published_again == published
+    assert published != whole._policy().checksum, "the average is not the last weights"
+    assert resumed._policy().checksum == whole._policy().checksum
+    assert resumed.history == whole.history
+    assert resumed.rows == whole.rows
+    for epoch, row in later.items():
+        assert asked_later[int(epoch)] == asked[int(epoch)]
+        timeless = {name for name in row if not name.startswith(("seconds", "images_per_s"))}
+        assert {name: row[name] for name in timeless} == {name: rows[epoch][name] for name in timeless}
+
+
 def test_disagreement_of_sampling_and_scoring_stops_before_the_first_update(
     recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path
 ) -> None:
@@ -65,9 +122,38 @@ def test_disagreement_of_sampling_and_scoring_stops_before_the_first_update(
     sampler = Sampler(recipe)
     learner = Learner(recipe, samples, Crooked(sampler, warmth), Checkpoints(str(tmp_path), 1), lambda *_: None)
     crooked = sampler.timesteps[epoch_window(recipe.ddpo, recipe.seed, 0)[0] + 1]
-    with pytest.raises(RecipeError, match=f"timestep {crooked} with unchanged weights"):
+    with pytest.raises(RecipeError, match=f"timestep {crooked} with unchanged weights, rollouts in float32 .*: must be 1"):
         learner.fit()
     assert learner.engine.steps_done == 0
+
+
+def test_rollouts_made_elsewhere_are_named_or_scored_again(recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path) -> None:
+    """Log-probabilities as another precision would give them, of the forward process."""
+
+    class Elsewhere(LocalRollouts):
+        def collect(self, adapter: Adapter, chunks: Any) -> Any:
+            results = super().collect(adapter, chunks)
+            for trajectory, _ in results:
+                trajectory.logprobs_old_BK[:, 1] += 5e-3
+            return [(replace(t, made_on_B=("float16 on a card",) * len(t)), rewards) for t, rewards in results]
+
+    recipe = set_ddpo(recipe, objective="awm", epochs=1, updates=1)
+    sampler, rows = Sampler(recipe), list[dict[str, float]]()
+    learner = Learner(recipe, samples, Elsewhere(sampler, warmth), Checkpoints(str(tmp_path / "a"), 1), lambda *_: None)
+    with pytest.raises(RecipeError, match="at draw 1 with unchanged weights, rollouts in float16 on a card, learner in float32 on cpu"):
+        learner.fit()
+    again = set_ddpo(recipe, recompute_logprobs=True)
+    Learner(again, samples, Elsewhere(sampler, warmth), Checkpoints(str(tmp_path / "b"), 1), lambda _, row: rows.append(row)).fit()
+    assert rows[0]["ratio_deviation"] == 0.0  # one update, in the same batches
+
+
+def test_a_heavy_divergence_keeps_the_policy_at_the_base(recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path) -> None:
+    found = {}
+    for weight in (1e-6, 1e3):
+        _, rows = fit(set_ddpo(recipe, epochs=4, kl=weight), samples, warmth, tmp_path / f"{weight:g}")
+        found[weight] = [row["kl"] for row in rows]
+        assert found[weight][0] < found[1e-6][-1]
+    assert 0 < found[1e3][-1] < found[1e-6][-1] / 3
 
 
 def test_a_failed_reward_is_never_a_zero(recipe: Recipe, samples: list[Sample], tmp_path: Path) -> None:

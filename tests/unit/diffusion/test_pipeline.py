@@ -34,8 +34,9 @@ def test_pipeline_is_ready_for_sampling(pipe: StableDiffusionPipeline) -> None:
 
 
 def test_prompts_become_padded_embeddings_that_depend_on_their_own_words(pipe: StableDiffusionPipeline) -> None:
-    with torch.no_grad():
-        embeddings_BLD = encode_prompts(pipe, ["a red ball", "a blue ball", "a red ball", "a red ball " * 40])
+    condition = encode_prompts(pipe, ["a red ball", "a blue ball", "a red ball", "a red ball " * 40])
+    embeddings_BLD = condition.text_BLD
+    assert not condition.added
     assert embeddings_BLD.shape == (4, pipe.tokenizer.model_max_length, pipe.unet.config.cross_attention_dim)
     assert torch.equal(embeddings_BLD[0], embeddings_BLD[2])
     assert not torch.allclose(embeddings_BLD[0], embeddings_BLD[1])
@@ -44,7 +45,7 @@ def test_prompts_become_padded_embeddings_that_depend_on_their_own_words(pipe: S
 def test_prompt_embeddings_are_those_of_the_pipeline_itself(pipe: StableDiffusionPipeline) -> None:
     with torch.no_grad():
         own_BLD, _ = pipe.encode_prompt(["a red ball"], "cpu", 1, False)
-        assert torch.allclose(encode_prompts(pipe, ["a red ball"]), own_BLD, atol=1e-6)
+        assert torch.allclose(encode_prompts(pipe, ["a red ball"]).text_BLD, own_BLD, atol=1e-6)
 
 
 def test_images_survive_encoding_and_decoding(pipe: StableDiffusionPipeline) -> None:

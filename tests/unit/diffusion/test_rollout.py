@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from boig_core.config import Recipe, load_recipe
-from boig_core.diffusion.ddim import predict_noise
+from boig_core.diffusion.ddim import predict
 from boig_core.diffusion.lora import Adapter, checksum, read_adapter
 from boig_core.diffusion.pipeline import encode_prompts
 from boig_core.diffusion.rollout import Sampler, draw_noise, epoch_chunks, epoch_samples, epoch_steps, epoch_window
@@ -91,9 +91,9 @@ def test_guidance_is_used_when_asked(recipe: Recipe, samples: list[Sample]) -> N
 
 def test_gradient_reaches_the_adapter_alone(recipe: Recipe) -> None:
     sampler = Sampler(recipe)
-    text = encode_prompts(sampler.pipe, ["a red ball"]).detach()
+    condition = encode_prompts(sampler.pipe, ["a red ball"])
     size = sampler.pipe.unet.config.sample_size
-    predict_noise(sampler.pipe.unet, torch.ones(1, sampler.pipe.unet.config.in_channels, size, size), 500, text).sum().backward()
+    predict(sampler.pipe.unet, torch.ones(1, sampler.pipe.unet.config.in_channels, size, size), 500, condition).sum().backward()
     reached = {name for name, p in sampler.pipe.unet.named_parameters() if p.grad is not None}
     assert reached
     assert all("lora_" in name for name in reached)

@@ -20,6 +20,7 @@ def make(start: int, count: int) -> Trajectory:
         latents_BSCHW=np.arange(start, start + count, dtype=np.float32).reshape(-1, 1, 1, 1, 1) * np.ones((1, 3, 4, 2, 2), np.float32),
         logprobs_old_BK=np.zeros((count, 2), np.float32),
         images_BHWC=np.zeros((count, 8, 8, 3), np.uint8),
+        made_on_B=tuple(f"m{i}" for i in range(start, start + count)),
     )
 
 
@@ -30,6 +31,7 @@ def test_concatenate_and_take() -> None:
     part = whole.take([4, 1], images=False)
     assert part.prompts_B == ("p4", "p1")
     assert part.indices_B.tolist() == [4, 1]
+    assert part.made_on_B == ("m4", "m1")
     assert part.latents_BSCHW[:, 0, 0, 0, 0].tolist() == [4.0, 1.0]
     assert part.images_BHWC.shape[0] == 0
 

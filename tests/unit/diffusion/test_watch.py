@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boig_core.diffusion.objectives import Scored, clipped_ratio
-from boig_core.diffusion.watch import image_metrics, reward_metrics, similarity_in_prompt
+from boig_core.diffusion.watch import image_metrics, prompt_means, reward_metrics, similarity_in_prompt
 
 
 def test_rewards_by_prompt_and_groups_without_spread() -> None:
@@ -15,8 +15,14 @@ def test_rewards_by_prompt_and_groups_without_spread() -> None:
     values = reward_metrics(rewards_B, np.array([0.0, 0.0, -2.0, 2.0]), 2)
     assert (values["reward"], values["reward_prompt_min"], values["reward_prompt_max"]) == (1.5, 1.0, 2.0)
     assert values["reward_std_in_prompt"] == 1.0
+    assert values["reward_std_of_prompts"] == 0.5
     assert values["groups_without_spread"] == 0.5
     assert values["advantage_std"] == pytest.approx(2**0.5)
+
+
+def test_each_prompt_has_its_mean_the_best_first() -> None:
+    means = prompt_means(np.array([1.0, 1.0, 0.0, 4.0]), ("a ball", "a ball", "a box", "a box"), 2)
+    assert means == [("a box", 2.0), ("a ball", 1.0)]
 
 
 def test_one_color_has_no_entropy_and_two_have_a_bit() -> None:

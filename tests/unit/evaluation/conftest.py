@@ -1,4 +1,4 @@
-"""A whole run in a store, with made-up numbers: what the stage `report` finds when everything before it is done."""
+"""A whole run in a store, with made-up numbers: what the stage `report` finds when everything before it is done. And a CLIP."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from boig_core.config import Recipe, load_recipe
 from boig_core.evaluation.files import write_generation
-from boig_core.evaluation.generation import REWRITTEN, Measured, Real, make_plan, summarize
+from boig_core.evaluation.generation import Measured, summarize
+from boig_core.evaluation.plan import ROWS, make_plan
+from boig_core.evaluation.real import Real
+from boig_core.evaluation.rewriting import rewrite_by_description, rewrite_by_retrieval
+from boig_core.evaluation.slices import by_bucket_and_account
 from boig_core.evaluation.validity import validity
 from boig_core.llm.metrics import METRICS
 from boig_core.rewards import REWARDS
 from boig_core.storage import commit, manifest, store
 from boig_core.storage.job import Job, Stage, Workspace, write_job
-from boig_core.vocabulary import KpiValue, Sample
+from boig_core.vocabulary import BUCKETS, Description, KpiValue, Sample
 
 
 def make_sample(index: int, **changes: Any) -> Sample:
@@ -32,22 +39,39 @@ def make_sample(index: int, **changes: Any) -> Sample:
 
 def shrunken() -> Recipe:
     return load_recipe(
-        "tiny", ["evaluation.prompts=8", "evaluation.images_per_prompt=4", "evaluation.bootstrap=200", "evaluation.rewrite=retrieval"]
+        "tiny",
+        [
+            "evaluation.prompts=18",
+            "evaluation.images_per_prompt=4",
+            "evaluation.bootstrap=200",
+            "evaluation.rewrite=[retrieval, boigllm]",
+            "evaluation.best_of_n=4",
+        ],
     )
 
 
 def made_up_models(recipe: Recipe, gain: float = 1.0) -> tuple[Any, dict[str, Measured], dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
-    plan = make_plan([*(make_sample(i) for i in range(40)), make_sample(40, split="train")], recipe)
+    train = make_sample(60, split="train")
+    plan = make_plan([*(make_sample(i, bucket=BUCKETS[i // 3 % 3]) for i in range(60)), train], recipe)
+    described = Description({"Light_Blue": 0.6, "White": 0.4}, {"cool": 1.0}, {"ball": (50.0, 50.0, 70.0, 70.0)})
+    rewritten = {
+        "retrieval": tuple(rewrite_by_retrieval([train], plan.samples)),
+        "boigllm": tuple(rewrite_by_description(plan.samples, [described] * len(plan.samples))),
+    }
+    plan = replace(plan, rewritten=rewritten)
     count = len(plan.seeds)
     measured, images = {}, {}
-    for name, shift in zip(("base", "high_kpi", "boigsd", *REWRITTEN), (0.0, 0.4 * gain, gain, 0.2, 1.5 * gain), strict=True):
+    shifts = {"high_kpi": 0.4, "boigsd": 1.0, "boigsd_prompt_rewrite": 1.5, "boigsd_description_rewrite": 1.7, "boigsd_unguided": 0.9}
+    for name in ROWS:
+        shift = gain * shifts.get(name, 0.0)
         embedding_ND = rng.normal(size=(count, 16))
         measured[name] = Measured(
             reward_N=rng.normal(shift, 0.5, count),
             judge_N=rng.normal(shift, 0.5, count),
             clip_N=rng.normal(30, 1, count),
             mismatched_N=rng.normal(20, 1, count),
+            aesthetic_N=None,
             named_N=rng.choice([0.0, 0.5, 1.0], count),
             embedding_ND=embedding_ND / np.linalg.norm(embedding_ND, axis=1, keepdims=True),
             features_NF=rng.normal(0.1 * shift, 1, size=(count, 12)),
@@ -151,7 +175,8 @@ def make_finished_run(tmp_path: Path) -> Job:
     )
     plan, measured, images = made_up_models(recipe)
     summary = summarize(measured, plan, Real(rng.normal(size=(60, 12)), np.eye(16), np.array([1.0, 0.5]), np.eye(16)[:9]), recipe)
-    summary["settings"] = {**recipe.evaluation.model_dump(mode="json"), "prompts": 8, "reward": "contrast", "reward_clip": [-4.0, 6.0]}
+    summary["by"] = by_bucket_and_account(measured, plan, recipe)
+    summary["settings"] = {**recipe.evaluation.model_dump(mode="json"), "prompts": 18, "reward": "contrast", "reward_clip": [-4.0, 6.0]}
     out = tmp_path / "generation"
     out.mkdir()
     write_generation(out, summary, plan, images, measured)
@@ -163,3 +188,26 @@ def make_finished_run(tmp_path: Path) -> Job:
     job = world.job(Stage.REPORT, inputs)
     write_job(job)
     return job
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP with random weights, as transformers saves one."""
+    folder = tmp_path_factory.mktemp("clip")
+    words = ["<|startoftext|>", "<|endoftext|>", "red</w>", "ball</w>", "box</w>", "r", "e", "d", "b", "a", "l", "o", "x"]
+    tokenizer = CLIPTokenizer(vocab={w: i for i, w in enumerate(words)}, merges=[("r", "e"), ("re", "d</w>")][:0], model_max_length=16)
+    torch.manual_seed(0)
+    text = {"vocab_size": len(words), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}  # fmt: skip
+    vision = {
+        "hidden_size": 24,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 16,
+        "patch_size": 8,
+    }
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessorPil(size={"height": 16, "width": 16}, do_center_crop=False).save_pretrained(folder)
+    return folder

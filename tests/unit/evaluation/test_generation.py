@@ -11,12 +11,14 @@ import pytest
 from PIL import Image
 
 from boig_core.config import Recipe, load_recipe
-from boig_core.errors import InputError
 from boig_core.evaluation.distances import fid, kid
 from boig_core.evaluation.files import make_grid, write_generation
-from boig_core.evaluation.generation import REWRITTEN, Measured, Plan, Real, best_of_n, make_plan, named, summarize
+from boig_core.evaluation.generation import MODELS, Measured, best_of_n, summarize
 from boig_core.evaluation.judges import clip_scores, diversity, diversity_across, novelty
-from boig_core.evaluation.rewriting import rewrite_by_retrieval
+from boig_core.evaluation.named import named
+from boig_core.evaluation.plan import ROWS, Plan, make_plan
+from boig_core.evaluation.real import Real
+from boig_core.evaluation.slices import by_bucket_and_account
 from boig_core.vocabulary import Description, Sample
 
 REAL_NAMED = np.array([1.0, np.nan, 0.5])
@@ -30,7 +32,7 @@ def sample(index: int, **changes: Any) -> Sample:
 
 
 def recipe(*overrides: str) -> Recipe:
-    return load_recipe("tiny", ["evaluation.bootstrap=100", "evaluation.images_per_prompt=4", *overrides])
+    return load_recipe("tiny", ["evaluation.bootstrap=100", "evaluation.images_per_prompt=4", "evaluation.guidance=1", *overrides])
 
 
 def measured(plan: Plan, shift: float, seed: int, judge: bool = True) -> Measured:
@@ -39,7 +41,7 @@ def measured(plan: Plan, shift: float, seed: int, judge: bool = True) -> Measure
     shared = np.random.default_rng(99).normal(size=n)
     embedding = rng.normal(size=(n, 8))
     return Measured(
-        shared + shift, shared + shift if judge else None, np.full(n, 30.0), np.full(n, 20.0) - shift,
+        shared + shift, shared + shift if judge else None, np.full(n, 30.0), np.full(n, 20.0) - shift, None,
         np.where(np.arange(n) % 2, 0.5, np.nan),
         embedding / np.linalg.norm(embedding, axis=1, keepdims=True), rng.normal(shift, 1, size=(n, 6)),
     )  # fmt: skip
@@ -52,35 +54,12 @@ def real(count: int) -> Real:
     return Real(features, seen, REAL_NAMED, seen[::2])
 
 
-def test_prompts_are_distinct_high_test_texts_and_the_same_for_all_models() -> None:
-    held = [sample(i) for i in range(10)]
-    others = [sample(20, bucket="low"), sample(21, split="train"), sample(22, bucket=None), sample(23, text="text 3")]
-    plan = make_plan([*held, *others], recipe("evaluation.prompts=6"))
-    assert len({s.text for s in plan.samples}) == len(plan.samples) == 6
-    assert {s.bucket for s in plan.samples} == {"high"}
-    assert {s.split for s in plan.samples} == {"test"}
-    assert len(set(plan.seeds)) == len(plan.prompts) == 24
-    assert plan.prompts[:4] == [plan.samples[0].text] * 4
-    assert make_plan([*others, *held[::-1]], recipe("evaluation.prompts=6")) == plan
-    assert make_plan(held, recipe("evaluation.prompts=6", "seed=1")) != plan
-    assert len(make_plan(held, recipe("evaluation.prompts=50")).samples) == 10
-    with pytest.raises(InputError, match="at least 2"):
-        make_plan(held[:1], recipe())
-
-
 def test_summary_pairs_models_and_gives_a_reason_for_every_null() -> None:
     plan = make_plan([sample(i) for i in range(10)], recipe())
     models = {name: measured(plan, shift, i) for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.5), ("boigsd", 1.0)])}
     found = summarize(models, plan, real(30), recipe())
-    assert list(found["generation"]) == [
-        "base",
-        "high_kpi",
-        "boigsd",
-        "best_of_n",
-        "boigsd_best_of_n",
-        "prompt_rewrite",
-        "boigsd_prompt_rewrite",
-    ]
+    assert list(found["generation"]) == list(MODELS)
+    assert {"best_of_n", "boigsd_best_of_n", *plan.rows(recipe().evaluation)} <= set(MODELS) == {*BEST, *ROWS} - {"champion"}
     row = found["generation"]["boigsd"]
     assert row["n"] == 40
     assert row["clip_margin"] == pytest.approx(11.0)
@@ -109,13 +88,6 @@ def test_the_champion_is_one_more_row_and_the_candidate_is_paired_with_it() -> N
     assert found["paired"]["champion-base"]["reward"]["mean"] == pytest.approx(0.75)
 
 
-def test_named_is_the_share_of_the_prompts_kinds_that_perception_sees() -> None:
-    box = (0.0, 0.0, 1.0, 1.0)
-    seen = [Description(objects={"ball": box, "star": box}), Description(objects={"unknown": box}), Description(objects={"ball": box})]
-    asked = [sample(0, text="A Ball, and a box"), sample(1, text="one star"), sample(2, text="a football alone")]
-    np.testing.assert_array_equal(named(seen, asked, ("ball", "box", "star")), [0.5, 0.0, np.nan])
-
-
 def test_without_a_judge_its_column_is_null_with_a_reason() -> None:
     plan = make_plan([sample(i) for i in range(4)], recipe())
     models = {name: measured(plan, 0.0, 0, judge=False) for name in ("base", "high_kpi", "boigsd")}
@@ -134,22 +106,8 @@ def test_fid_stands_beside_its_floor_at_the_same_n() -> None:
     assert found["generation"]["boigsd"]["fid"] > 40
     assert found["generation"]["base"]["fid"] < 2 * found["floors"]["fid"] + 1
     assert "generation.base.fid" not in found["absent"]
-
-
-def test_best_of_n_picks_winners_within_a_prompt() -> None:
-    plan = make_plan([sample(i) for i in range(2)], recipe("evaluation.images_per_prompt=5"))
-    reward = np.array([0.0, 3, 1, 2, 9, 5, 4, 6, 7, 0])
-    assert best_of_n(reward, plan, 2).tolist() == [1, 3, 5, 8]
-    settings = recipe("evaluation.best_of_n=4")
-    plan = make_plan([sample(i) for i in range(5)], settings)
-    models = {name: measured(plan, 0.0, i) for i, name in enumerate(("base", "high_kpi", "boigsd"))}
-    found = summarize(models, plan, real(30), settings)
-    row = found["generation"]["best_of_n"]
-    assert row["n"] == 5
-    assert row["reward"] > found["generation"]["base"]["reward"] + 0.5
-    assert found["absent"]["generation.best_of_n.diversity"] == "one image a prompt"
-    found = summarize(models, plan, real(30), recipe("evaluation.best_of_n=9"))
-    assert "best_of_n 9" in found["absent"]["generation.best_of_n"]
+    found = summarize(models, plan, real(120), recipe("evaluation.fid_min=61"))
+    assert (found["floors"]["fid_n"], found["floors"]["fid"], found["generation"]["boigsd"]["fid"]) == (0, None, None)
 
 
 def test_clip_margin_is_zero_for_images_that_show_no_prompt() -> None:
@@ -182,38 +140,6 @@ def test_novelty_is_zero_for_copies_and_counts_the_most_similar_training_image()
     assert novelty(train[[0, 1, 0]], train) == pytest.approx(0.0)
     assert novelty(np.eye(4)[2:], train) == pytest.approx(1.0)
     assert novelty(np.array([[0.8, 0.6, 0, 0], [0, 0, 1, 0]]), train) == pytest.approx((0.2 + 1.0) / 2)
-
-
-def test_rewriting_takes_the_nearest_high_training_post_of_the_account() -> None:
-    train = {"split": "train", "keywords": ()}
-    posts = [
-        sample(1, text="ball in the sun", account="b", **train),
-        sample(2, text="a ball by the sea", caption="a red ball", **train),
-        sample(3, text="star at night", **train),
-        sample(4, text="ball in the sun", bucket="low", **train),
-        sample(5, text="ball in the sun", split="validation"),
-        sample(6, text="star in the sun", **train),
-    ]
-    asked = [sample(10, text="ball in the sun", account="a"), sample(11, text="star in the sun"), sample(12, text="ball", account="c")]
-    expected = ["ball in the sun star in the sun", "star in the sun star at night", "ball ball in the sun"]
-    assert rewrite_by_retrieval(posts[:1] + posts[2:], asked) == expected
-    assert rewrite_by_retrieval(posts, [sample(10, text="a ball by a sea")]) == ["a ball by a sea a red ball"]
-    with pytest.raises(InputError, match="rewrite=none"):
-        rewrite_by_retrieval(posts[3:5], asked)
-
-
-def test_rewritten_rows_are_measured_as_the_prompts_own_and_paired_with_what_they_add_to() -> None:
-    settings = recipe("evaluation.rewrite=retrieval")
-    posts = [*(sample(i) for i in range(10)), sample(20, text="text 99", split="train")]
-    plan = make_plan(posts, settings)
-    assert plan.prompts == make_plan(posts, recipe()).prompts
-    assert plan.rewritten_prompts == [f"{prompt} text 99" for prompt in plan.prompts]
-    shifts = {"base": 0.0, "high_kpi": 0.5, "boigsd": 1.0, "prompt_rewrite": 0.25, "boigsd_prompt_rewrite": 1.5}
-    found = summarize({name: measured(plan, shift, i) for i, (name, shift) in enumerate(shifts.items())}, plan, real(30), settings)
-    assert found["generation"]["prompt_rewrite"]["n"] == 40
-    assert found["paired"]["prompt_rewrite-base"]["reward"]["low"] == pytest.approx(0.25)
-    assert found["paired"]["boigsd_prompt_rewrite-prompt_rewrite"]["judge"]["high"] == pytest.approx(1.25)
-    assert not any(path.split(".")[1] in REWRITTEN and path.count(".") == 1 for path in found["absent"])
 
 
 def test_kid_and_fid_grow_with_the_distance_and_kid_is_seeded() -> None:
@@ -252,3 +178,81 @@ def test_grid_is_enlarged_without_smoothing() -> None:
     assert grid.shape == (6, 6, 4)
     assert (grid[:3, :3, :3] == 255).all()
     assert (grid[3:, :, :3] == 0).all()
+
+
+def test_named_is_the_share_of_the_prompts_kinds_that_perception_sees() -> None:
+    box = (0.0, 0.0, 1.0, 1.0)
+    seen = [Description(objects={"ball": box, "star": box}), Description(objects={"unknown": box}), Description(objects={"ball": box})]
+    asked = [sample(0, text="A Ball, and a box"), sample(1, text="one star"), sample(2, text="a football alone")]
+    np.testing.assert_array_equal(named(seen, asked, ("ball", "box", "star")), [0.5, 0.0, np.nan])
+
+
+def test_best_of_n_stands_beside_boigsd_at_the_same_number_of_sampled_images() -> None:
+    plan = make_plan([sample(i) for i in range(2)], recipe("evaluation.images_per_prompt=5"))
+    reward = np.array([0.0, 3, 1, 2, 9, 5, 4, 6, 7, 0])
+    assert best_of_n(reward, plan, 2).tolist() == [1, 3, 5, 8]
+    settings = recipe("evaluation.best_of_n=4", "evaluation.sampling_steps=7", "evaluation.guidance=2")
+    plan = make_plan([sample(i) for i in range(5)], settings)
+    models = {name: measured(plan, shift, i) for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.0), ("boigsd", 0.25)])}
+    models["base_unguided"] = measured(plan, -1.0, 7)
+    found = summarize(models, plan, real(30), settings)
+    rows = found["generation"]
+    assert rows["best_of_n"]["n"] == 5
+    assert rows["best_of_n"]["reward"] > rows["base"]["reward"] + 0.5
+    assert found["absent"]["generation.best_of_n.diversity"] == "one image a prompt"
+    cost = {name: (row["sampled"], row["forwards"]) for name, row in rows.items() if row}
+    assert cost == {
+        "base": (1, 14), "high_kpi": (1, 14), "boigsd": (1, 14), "best_of_n": (4, 56), "boigsd_best_of_n": (4, 56),
+        "base_unguided": (1, 7),
+    }  # fmt: skip
+    # All four images of BoigSD count against the best of the base's four; the winners of both differ by the shift alone.
+    whole = found["paired"]["boigsd-best_of_n"]["reward"]
+    assert whole["mean"] == pytest.approx(rows["boigsd"]["reward"] - rows["best_of_n"]["reward"])
+    assert (whole["n"], whole["clusters"]) == (5, 5)
+    assert found["paired"]["boigsd_best_of_n-best_of_n"]["judge"]["low"] == pytest.approx(0.25)
+    found = summarize(models, plan, real(30), recipe("evaluation.best_of_n=9"))
+    assert "best_of_n 9" in found["absent"]["generation.best_of_n"]
+
+
+def test_rows_of_boigsd_are_paired_with_the_base_and_with_what_they_add_to() -> None:
+    settings = recipe("evaluation.rewrite=[retrieval, boigllm]", "evaluation.guidance=3")
+    plan = make_plan([sample(i) for i in range(10)], settings)
+    shifts = {"prompt_rewrite": 0.25, "boigsd_prompt_rewrite": 1.5, "description_rewrite": 0.5, "boigsd_description_rewrite": 2.5}
+    shifts |= {"base_unguided": -0.5, "boigsd_unguided": 0.25}
+    shifts = {"base": 0.0, "high_kpi": 0.5, "boigsd": 1.0} | shifts
+    found = summarize({name: measured(plan, shift, i) for i, (name, shift) in enumerate(shifts.items())}, plan, real(30), settings)
+    assert found["generation"]["prompt_rewrite"]["n"] == 40
+    for pair, gain in {
+        "prompt_rewrite-base": 0.25, "boigsd_prompt_rewrite-prompt_rewrite": 1.25, "description_rewrite-base": 0.5,
+        "boigsd_description_rewrite-description_rewrite": 2.0, "boigsd_unguided-base_unguided": 0.75,
+    }.items():  # fmt: skip
+        assert found["paired"][pair]["judge"]["low"] == pytest.approx(gain)
+    assert {path for path in found["absent"] if path.count(".") == 1} == {"generation.best_of_n", "generation.boigsd_best_of_n"}
+
+
+def test_slices_say_where_a_gain_comes_from() -> None:
+    settings = recipe("evaluation.prompts=12")
+    posts = [sample(i, bucket="high" if i % 2 else "low", account=f"{'few' if i < 2 else 'many'}") for i in range(12)]
+    plan = make_plan(posts, settings)
+    base, ours = measured(plan, 0.0, 0), measured(plan, 0.0, 1)
+    low_N = np.array([owner.bucket == "low" for owner in plan.owners])
+    ours = replace(ours, reward_N=ours.reward_N + 2.0 * low_N)
+    found = by_bucket_and_account({"base": base, "boigsd": ours}, plan, settings)
+    assert {name: (part["prompts"], part["n"]) for name, part in found["bucket"].items()} == {"high": (6, 24), "low": (6, 24)}
+    assert found["bucket"]["low"]["gain"]["reward"]["low"] == pytest.approx(2.0)
+    assert found["bucket"]["high"]["gain"]["reward"]["high"] == pytest.approx(0.0)
+    assert found["bucket"]["low"]["rows"]["base"]["reward"] == pytest.approx(base.reward_N[low_N].mean())
+    assert (found["account"]["many"]["prompts"], found["account"]["few"]["n"]) == (10, 8)
+    assert found["account"]["few"]["gain"] == {}
+    assert "judge" not in by_bucket_and_account({"base": measured(plan, 0.0, 0, judge=False), "boigsd": ours}, plan, settings)[
+        "bucket"]["low"]["rows"]["base"]  # fmt: skip
+
+
+def test_aesthetic_score_is_the_mean_over_the_images_and_its_absence_is_named() -> None:
+    plan = make_plan([sample(i) for i in range(4)], recipe())
+    models = {name: measured(plan, 0.0, i) for i, name in enumerate(("base", "high_kpi", "boigsd"))}
+    models["boigsd"] = replace(models["boigsd"], aesthetic_N=np.arange(16.0))
+    found = summarize(models, plan, real(30), recipe())
+    assert found["generation"]["boigsd"]["aesthetic"] == 7.5
+    assert "generation.boigsd.aesthetic" not in found["absent"]
+    assert found["absent"]["generation.base.aesthetic"] == "evaluation.aesthetic is not set"

@@ -36,8 +36,13 @@ def test_report_holds_the_schema_with_a_reason_for_each_null(published: str) -> 
     assert report["description"]["boigllm"]["colors_iou"]["high"] == 0.4
     assert report["description"]["few_shot"] is None
     assert report["reward_validity"]["contrast"]["auc_high_vs_low"] > 0.8
-    assert report["generation"]["boigsd"]["n"] == 32
-    assert {"description.few_shot", "generation.best_of_n", "generation.base.aesthetic", "generation.base.fid"} <= set(report["absent"])
+    assert report["generation"]["boigsd"]["n"] == 72
+    assert report["by"]["bucket"]["low"]["prompts"] == 6
+    assert report["by"]["bucket"]["low"]["gain"]["reward"]["low"] > 0.5
+    assert sum(part["prompts"] for part in report["by"]["account"].values()) == 18
+    assert {"description.few_shot", "generation.best_of_n.diversity", "generation.base.aesthetic", "generation.base.fid"} <= set(
+        report["absent"]
+    )
     assert report["description"]["most_frequent"]["objects_iou"]["all"] == 0.38
     assert report["paired"]["boigllm-no_kpi"]["colors_iou"]["high"]["low"] == 0.03
     assert report["timings"]["ddpo"] == 12.5
@@ -48,12 +53,18 @@ def test_report_holds_the_schema_with_a_reason_for_each_null(published: str) -> 
 def test_page_shows_verdict_images_and_curves_and_fetches_nothing(published: str) -> None:
     page = store.read_bytes(store.join(published, "report.html")).decode()
     assert "BoigSD beats the base model on its reward and on the held-out judge, and it keeps to its prompts." in page
-    assert page.count("data:image/png;base64,") == 8
+    assert page.count("data:image/png;base64,") == 18
     assert len(re.findall(r"<polyline", page)) == 6  # three curves, each raw and smoothed
     assert "Made-up post number" in page
     assert "the most similar of 9 real training images" in page
-    over = read_report(published)["paired"]["boigsd_prompt_rewrite-prompt_rewrite"]["reward"]
-    assert f"minus rewriting alone: reward {over['mean']:.2f} ({over['low']:.2f} to {over['high']:.2f}), judge" in page
+    report = read_report(published)
+    over = report["paired"]["boigsd_description_rewrite-description_rewrite"]["reward"]
+    assert f'<td>{over["mean"]:+.2f}<small class="span">{over["low"]:+.2f} to {over["high"]:+.2f}</small></td>' in page
+    best = report["generation"]["best_of_n"]
+    assert f"<td>{best['n']}</td><td>4</td><td>{best['forwards']}</td>" in page
+    assert page.count("Base, best of 4") > 1
+    for bucket, part in report["by"]["bucket"].items():
+        assert f"<td>{bucket}</td><td>{part['prompts']}</td><td>{part['rows']['base']['reward']:.2f}</td>" in page
     assert not re.findall(r"(?:src|href)=\"(?!data:)|url\(|@import|<script", page)
 
 
@@ -187,5 +198,5 @@ def test_terminal_marks_nulls(published: str) -> None:
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     print_report(read_report(published), console)
     text = console.export_text()
-    assert re.search(r"best_of_n\s+–", text)
+    assert re.search(r"few_shot\s+–", text)
     assert re.search(r"boigsd\s+0\.9", text)

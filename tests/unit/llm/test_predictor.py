@@ -22,7 +22,7 @@ from boig_core.llm.__main__ import main
 from boig_core.llm.finetune import export
 from boig_core.llm.loss import AnswerLoss
 from boig_core.llm.packing import Layout
-from boig_core.llm.predictor import Predictor, load_predictor, train_predictor
+from boig_core.llm.predictor import Predictor, judge_samples, load_predictor, train_predictor
 from boig_core.llm.regression import HEAD, MSE_WEIGHT, RatedLoss, add_head
 from boig_core.llm.score import answer_logprobs
 from boig_core.llm.tokens import Example
@@ -176,6 +176,18 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(posts: list[Sam
     state = whole.engine.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in resumed.engine.state_dict().items())
     assert resumed.metrics == whole.metrics
+
+
+def test_a_judge_learns_and_validates_on_its_own_split(posts: list[Sample]) -> None:
+    mixed = [replace(sample, split="judge") if index % 2 else sample for index, sample in enumerate(posts)]
+    own = judge_samples(mixed)
+    assert [sample.id for sample in own] == [sample.id for sample in mixed if sample.split == "judge"]
+    validating = [sample for sample in own if sample.split == "validation"]
+    assert {sample.split for sample in own} == {"train", "validation"}
+    assert 0.04 < len(validating) / len(own) < 0.25
+    twins = [replace(sample, group="alike") for sample in own[:20]]
+    assert len({sample.split for sample in judge_samples([replace(twin, split="judge") for twin in twins])}) == 1
+    assert judge_samples(posts) == []
 
 
 def test_a_folder_that_is_no_predictor_is_refused(posts: list[Sample], tmp_path: Path) -> None:

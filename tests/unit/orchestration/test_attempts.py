@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from boig_core.errors import FencedError, InputError
+from boig_core.errors import ClusterError, FencedError, InputError
 from boig_core.orchestration.attempts import result, run_folder, submission_id, survey, task_uri
 from boig_core.storage import commit, store
+from boig_core.storage.job import Try
+
+FIRST = Try(run_after="2026-01-01T00:00:00+00:00", number=1, limit=2)
+RETRY = FIRST.model_copy(update={"number": 2})
 
 
 @pytest.fixture
@@ -17,21 +22,25 @@ def task(tmp_path: Path) -> str:
     return task_uri(str(tmp_path), "boig_llm", "asset_triggered__2026-01-01T00:00:00+00:00_x", "finetune_llm")
 
 
-def begin(task: str, attempt: int) -> str:
+def begin(task: str, attempt: int, by: Try | None = FIRST) -> str:
     uri = commit.attempt_uri(task, attempt)
-    store.write_bytes(store.join(uri, "job.json"), b"{}")
+    store.write_bytes(store.join(uri, "job.json"), json.dumps({"started_by": by and by.model_dump()}).encode())
     return uri
 
 
+def never(name: str) -> bool:
+    pytest.fail(f"Ray was asked about {name}")
+
+
 def test_the_first_attempt_is_new(task: str) -> None:
-    found = survey(task, lambda _: pytest.fail("Ray was asked for a task that nobody started"))
+    found = survey(task, FIRST, never, never)
     assert (found.number, found.state, found.uri) == (1, "new", f"{task}/attempt-1")
 
 
 def test_a_committed_attempt_is_used_without_asking_ray(task: str) -> None:
     uri = begin(task, 1)
     commit.commit(uri, {"dataset": "x"}, {"seconds": 1.0})
-    found = survey(task, lambda _: pytest.fail("Ray was asked"))
+    found = survey(task, RETRY, never, never)
     assert (found.number, found.state) == (1, "committed")
     assert result(found.uri) == {"outputs": {"dataset": "x"}, "metrics": {"seconds": 1.0}, "attempt": uri}
 
@@ -39,23 +48,23 @@ def test_a_committed_attempt_is_used_without_asking_ray(task: str) -> None:
 def test_a_live_job_is_adopted(task: str) -> None:
     begin(task, 1)
     asked: list[str] = []
-    found = survey(task, lambda name: asked.append(name) is None)
+    found = survey(task, RETRY, lambda name: asked.append(name) is None, never)
     assert (found.number, found.state) == (1, "live")
     assert asked == [submission_id(task, 1)]
 
 
 def test_a_vanished_job_is_fenced_so_that_it_can_never_commit(task: str) -> None:
     uri = begin(task, 1)
-    found = survey(task, lambda _: False)
+    found = survey(task, RETRY, lambda _: False, never)
     assert (found.number, found.state) == (2, "new")
     with pytest.raises(FencedError):
         commit.commit(uri, {"dataset": "late"}, {})
-    assert survey(task, lambda _: False).number == 2
+    assert survey(task, RETRY, lambda _: False, never).number == 2
 
 
 def test_a_failed_attempt_is_followed_by_the_next(task: str) -> None:
     commit.write_failure(begin(task, 1), InputError("x", "y", "z"))
-    assert survey(task, lambda _: pytest.fail("Ray was asked")).number == 2
+    assert survey(task, RETRY, never, never).number == 2
 
 
 def test_a_commit_between_the_two_looks_wins(task: str) -> None:
@@ -65,8 +74,52 @@ def test_a_commit_between_the_two_looks_wins(task: str) -> None:
         commit.commit(uri, {"dataset": "x"}, {})
         return False
 
-    found = survey(task, commits_now)
+    found = survey(task, RETRY, commits_now, never)
     assert (found.number, found.state) == (1, "committed")
+
+
+@pytest.mark.parametrize("fate", ["open", "failed", "committed"])
+@pytest.mark.parametrize(
+    "cleared",
+    [
+        FIRST.model_copy(update={"number": 2, "limit": 3}),
+        FIRST.model_copy(update={"number": 2, "limit": 1}),  # cleared onto a version of the DAG with fewer retries
+        FIRST.model_copy(update={"run_after": "2026-01-02T00:00:00+00:00"}),  # the run was deleted, and made anew under its name
+    ],
+)
+def test_work_that_is_wanted_anew_stops_the_old_job_before_it_fences_it(task: str, cleared: Try, fate: str) -> None:
+    uri = begin(task, 1)
+    if fate == "failed":
+        commit.write_failure(uri, InputError("x", "y", "z"))
+    if fate == "committed":
+        commit.commit(uri, {"dataset": "x"}, {})
+    stopped: list[str] = []
+
+    def stop(name: str) -> None:
+        assert commit.fate(uri) == fate
+        stopped.append(name)
+
+    found = survey(task, cleared, never, stop)
+    assert (found.number, found.state) == (2, "new")
+    assert stopped == [submission_id(task, 1)]
+    assert commit.fate(uri) == ("committed" if fate == "committed" else "fenced")
+
+
+def test_a_job_that_cannot_be_stopped_is_not_followed_by_another(task: str) -> None:
+    uri = begin(task, 1)
+
+    def stop(name: str) -> None:
+        raise ClusterError(name, "still RUNNING", "stop it")
+
+    with pytest.raises(ClusterError):
+        survey(task, FIRST.model_copy(update={"number": 2, "limit": 3}), never, stop)
+    assert commit.fate(uri) == "open"
+
+
+@pytest.mark.parametrize("by", [FIRST, RETRY, FIRST.model_copy(update={"number": 3, "limit": 4}), None])
+def test_a_try_that_was_frozen_and_wakes_late_stops_nothing(task: str, by: Try | None) -> None:
+    begin(task, 1, by)
+    assert survey(task, FIRST, lambda _: True, never).state == "live"
 
 
 def test_submission_ids_are_short_safe_stable_and_distinct(task: str) -> None:

@@ -121,8 +121,10 @@ def test_fid_is_asked_only_where_it_was_measured_and_says_why_not() -> None:
 
 def test_the_named_monitors_must_be_silent() -> None:
     tripped = replace(SECOND, monitors={"plateau": "flat since 3", "collapse": "alike since 5"})
-    gate = gates(report(), evidence=tripped)["monitors tripped"]
+    gate = gates(report(), "promotion.silent=[fall, collapse]", evidence=tripped)["monitors tripped"]
     assert (gate.passed, gate.value, gate.note) == (False, 1.0, "alike since 5")
+    drifted = replace(SECOND, monitors={"drift": "shows other things since 5"})
+    assert not gates(report(), evidence=drifted)["monitors tripped"].passed
     assert gates(report(), "promotion.silent=[]", evidence=tripped).get("monitors tripped") is None
 
 

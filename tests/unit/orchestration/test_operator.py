@@ -1,89 +1,31 @@
-"""The Jobs API client, the watch and the operator's take on a job's end, against a Jobs API on a real socket."""
+"""The operator against a Jobs API on a real socket: what each try does, what an end means, and what a kill may stop."""
 
 from __future__ import annotations
 
-import asyncio
+import signal
 import threading
-from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiohttp import web
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
-from airflow.triggers.base import TriggerEvent
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from mlflow import MlflowClient
 
 from boig_core.config import load_recipe
-from boig_core.errors import ClusterError, InputError, StoreUnavailableError
+from boig_core.errors import ClusterError, InfrastructureError, InputError, StoreUnavailableError, UserError
 from boig_core.observability.metrics import MetricLog, experiment
+from boig_core.orchestration import operator as operators
+from boig_core.orchestration.attempts import submission_id, task_uri
 from boig_core.orchestration.links import mlflow_page, page_url
-from boig_core.orchestration.operator import RayJobOperator, resolve_input
-from boig_core.orchestration.ray_api import RayJobs, job_page
-from boig_core.orchestration.trigger import GONE, RayJobTrigger, watch
-from boig_core.storage import commit, manifest
-from boig_core.storage.job import Job, Stage, write_job
-
-
-class Api:
-    """Answers as told, and notes what was asked."""
-
-    def __init__(self) -> None:
-        self.states: dict[str, list[str]] = {}
-        self.log = ["first line\n", "first line\nsecond", "first line\nsecond line\n\x1b[36mthird\x1b[0m"]
-        self.posts: list[dict[str, Any]] = []
-        self.tokens: set[str | None] = set()
-        self.stopped: list[str] = []
-        self.fail_posts = False
-        self.address = ""
-
-    async def submit(self, request: web.Request) -> web.Response:
-        self.tokens.add(request.headers.get("Authorization"))
-        body = await request.json()
-        self.posts.append(body)
-        if self.fail_posts or body["submission_id"] in self.states:
-            return web.Response(status=500, text="Traceback: already exists")
-        self.states[body["submission_id"]] = ["RUNNING"]
-        return web.json_response({"submission_id": body["submission_id"]})
-
-    async def info(self, request: web.Request) -> web.Response:
-        states = self.states.get(request.match_info["id"])
-        if states is None:
-            return web.Response(status=404, text="unknown")
-        return web.json_response({"status": states.pop(0) if len(states) > 1 else states[0], "message": "hm"})
-
-    async def logs(self, request: web.Request) -> web.Response:
-        if request.match_info["id"] not in self.states:
-            return web.Response(status=404, text="unknown")
-        return web.json_response({"logs": self.log.pop(0) if len(self.log) > 1 else self.log[0]})
-
-    async def stop(self, request: web.Request) -> web.Response:
-        self.stopped.append(request.match_info["id"])
-        return web.json_response({"stopped": True})
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    found, loop, ready = Api(), asyncio.new_event_loop(), threading.Event()
-
-    def serve() -> None:
-        app = web.Application()
-        app.add_routes([web.post("/api/jobs/", found.submit), web.get("/api/jobs/{id}", found.info)])
-        app.add_routes([web.get("/api/jobs/{id}/logs", found.logs), web.post("/api/jobs/{id}/stop", found.stop)])
-        runner = web.AppRunner(app)
-        loop.run_until_complete(runner.setup())
-        loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
-        found.address = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        ready.set()
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    assert ready.wait(10)
-    yield found
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
+from boig_core.orchestration.operator import STATE, RayJobOperator, resolve_input
+from boig_core.orchestration.retries import POLICY
+from boig_core.orchestration.trigger import GONE, UNREACHABLE
+from boig_core.storage import commit, manifest, store
+from boig_core.storage.job import Job, Stage, read_job, write_job
 
 
 @pytest.fixture
@@ -91,74 +33,200 @@ def operator() -> RayJobOperator:
     return RayJobOperator(task_id="ingest", stage="ingest", plan={"store": "/store"}, inputs={})
 
 
-async def submit(address: str, name: str) -> None:
-    async with RayJobs(address) as jobs:
-        await jobs.submit(name, "python -m ray_jobs.ingest x", {"stage": "ingest"})
+class Run:
+    """A task of a run in a store, tried as often as a test says."""
+
+    def __init__(self, folder: Path, api: Any) -> None:
+        self.root = str(folder)
+        self.task = task_uri(self.root, "d", "r", "ingest")
+        self.state: dict[str, Any] = {}
+        recipe = f"{self.root}/recipe.json"
+        store.write_bytes(recipe, load_recipe("tiny").model_dump_json().encode())
+        self.plan = {"store": self.root, "recipe": recipe, "root": "d/r", "outputs": {}}
+
+    def name(self, attempt: int) -> str:
+        return submission_id(self.task, attempt)
+
+    def attempt(self, number: int) -> str:
+        return commit.attempt_uri(self.task, number)
+
+    def context(self, number: int, limit: int) -> dict[str, Any]:
+        key = {"dag_id": "d", "run_id": "r", "task_id": "ingest", "map_index": -1}
+        ti = SimpleNamespace(**key, try_number=number, max_tries=limit, xcom_push=lambda **_: None)
+        state = SimpleNamespace(set=self.state.__setitem__)
+        return {"ti": ti, "dag_run": SimpleNamespace(run_after=datetime(2026, 1, 1, tzinfo=UTC)), "task_state_store": state}
+
+    def operator(self, **arguments: Any) -> RayJobOperator:
+        return RayJobOperator(task_id="ingest", stage="ingest", plan=self.plan, inputs={"posts": "/posts"}, poll_s=0.01, **arguments)
+
+    def defers(self, number: int = 1, limit: int = 3) -> Any:
+        """The trigger of a try that defers."""
+        with pytest.raises(TaskDeferred) as caught:
+            self.operator().execute(self.context(number, limit))
+        return caught.value.trigger
 
 
-def test_a_duplicate_post_is_no_error_because_the_job_is_there(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
-    asyncio.run(submit(api.address, "boig-x"))
-    asyncio.run(submit(api.address, "boig-x"))
-    assert len(api.posts) == 2
-    assert api.tokens == {"Bearer secret"}
-    assert "secret" not in str(api.posts)
-    assert api.posts[0]["entrypoint_num_cpus"] == 0
+@pytest.fixture
+def run(api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("RAY_API_ADDRESS", api.address)
+    monkeypatch.setattr(operators, "stop_and_see", lambda jobs, name: real_stop(jobs, name, 5.0, 0.01))
+    return Run(tmp_path, api)
 
 
-def test_a_post_that_failed_and_left_no_job_is_an_error(api: Api) -> None:
-    api.fail_posts = True
-    with pytest.raises(ClusterError, match="500"):
-        asyncio.run(submit(api.address, "boig-x"))
+real_stop = operators.stop_and_see
 
 
-def test_watch_passes_each_log_line_on_once_and_ends_with_the_job(api: Api) -> None:
-    api.states["boig-x"] = ["PENDING", "RUNNING", "SUCCEEDED"]
-    lines: list[str] = []
-    assert asyncio.run(watch(api.address, "boig-x", lines.append, poll_s=0.01))["status"] == "SUCCEEDED"
-    assert lines == ["first line", "second line", "third"]
+def test_the_first_try_starts_a_job_that_says_whose_it_is(run: Run, api: Any) -> None:
+    trigger = run.defers()
+    [post] = api.posts
+    assert post["submission_id"] == trigger.submission_id == run.name(1)
+    place = {"dag": "d", "run": "r", "task": "ingest", "map": "-1", "try": "1", "store": run.root}
+    assert post["metadata"] == {
+        **place,
+        "stage": "ingest",
+        "attempt": "1",
+        "root": "d/r",
+        "airflow": conf.get("api", "base_url", fallback=""),
+    }
+    job = read_job(f"{run.attempt(1)}/job.json")
+    assert (job.started_by.number, job.started_by.limit) == (1, 3)
+    assert post["entrypoint"] == f"python -m ray_jobs.ingest {run.attempt(1)}/job.json"
+    assert run.state[STATE] == {"attempt": run.attempt(1), "submission_id": run.name(1), "job_url": f"{api.address}/#/jobs/{run.name(1)}"}
 
 
-def test_watch_says_when_ray_no_longer_knows_the_job(api: Api) -> None:
-    assert asyncio.run(watch(api.address, "boig-x", print, poll_s=0.01))["status"] == GONE
+def test_a_retry_adopts_a_live_job_uses_a_committed_one_and_follows_a_failed_one(run: Run, api: Any) -> None:
+    run.defers()
+    assert run.defers(2).submission_id == run.name(1)
+    commit.write_failure(run.attempt(1), StoreUnavailableError("s3://b", "is away", "wait"))
+    api.states[run.name(1)] = ["FAILED"]
+    assert run.defers(3).submission_id == run.name(2)
+    commit.commit(run.attempt(2), {"dataset": "d"}, {})
+    assert run.operator().execute(run.context(4, 3))["attempt"] == run.attempt(2)
+    assert [post["submission_id"] for post in api.posts] == [run.name(1), run.name(2)]
+    assert api.stopped == []
 
 
-def test_watch_gives_up_on_a_silent_cluster() -> None:
-    with pytest.raises(ClusterError, match="does not answer"):
-        asyncio.run(watch("http://127.0.0.1:9", "boig-x", print, poll_s=0.01, patience_s=0.05))
+def test_what_a_try_needs_is_found_by_name_when_its_own_notes_were_lost(run: Run, api: Any) -> None:
+    run.defers()
+    run.state.clear()
+    assert run.defers(2).submission_id == run.name(1)
+    assert len(api.posts) == 1
 
 
-def test_the_trigger_survives_serialization_and_stops_its_job(api: Api) -> None:
-    path, arguments = RayJobTrigger(api.address, "boig-x", 0.5, "/store/attempt-1").serialize()
-    assert path == "boig_core.orchestration.trigger.RayJobTrigger"
-    asyncio.run(RayJobTrigger(**arguments).on_kill())
-    assert api.stopped == ["boig-x"]
+def test_a_job_that_vanished_with_its_head_node_is_fenced_and_started_again(run: Run, api: Any) -> None:
+    run.defers()
+    api.states.clear()
+    assert run.defers(2).submission_id == run.name(2)
+    assert commit.fate(run.attempt(1)) == "fenced"
 
 
-def test_the_triggers_event_is_all_the_operator_needs_to_go_on(api: Api, operator: RayJobOperator, tmp_path: Path) -> None:
-    api.states["boig-x"] = ["SUCCEEDED"]
-    attempt = str(tmp_path / "attempt-1")
-    commit.commit(attempt, {"dataset": "d"}, {"rows": 1})
+@pytest.mark.parametrize("committed", [False, True])
+def test_the_try_after_a_clear_stops_the_old_job_and_starts_the_next_attempt(run: Run, api: Any, committed: bool) -> None:
+    run.defers()
+    if committed:
+        commit.commit(run.attempt(1), {"dataset": "d"}, {})
+        api.states[run.name(1)] = ["SUCCEEDED"]
+    assert run.defers(2, limit=4).submission_id == run.name(2)
+    assert api.states[run.name(1)] == (["SUCCEEDED"] if committed else ["STOPPED"])
+    assert commit.fate(run.attempt(1)) == ("committed" if committed else "fenced")
 
-    async def fire() -> TriggerEvent:
-        return await anext(RayJobTrigger(api.address, "boig-x", 0.01, attempt).run())
 
-    event = asyncio.run(fire()).payload
-    assert operator.execute_complete({}, event) == {"outputs": {"dataset": "d"}, "metrics": {"rows": 1}, "attempt": attempt}
-    assert operator.job_url == f"{api.address}/#/jobs/boig-x"
+def test_an_old_job_that_does_not_stop_keeps_the_next_from_starting(run: Run, api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.defers()
+    api.stubborn.add(run.name(1))
+    monkeypatch.setattr(operators, "stop_and_see", lambda jobs, name: real_stop(jobs, name, 0.05, 0.01))
+    with pytest.raises(ClusterError, match="still RUNNING"):
+        run.operator().execute(run.context(2, 4))
+    assert len(api.posts) == 1
+
+
+def test_without_a_triggerer_the_worker_waits(run: Run, api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOIG_DEFERRABLE", "false")
+    operator, done = run.operator(), []
+    thread = threading.Thread(target=lambda: done.append(operator.execute(run.context(1, 3))))
+    thread.start()
+    while not api.posts:
+        thread.join(0.01)
+    commit.commit(run.attempt(1), {"dataset": "d"}, {"rows": 1})
+    api.states[run.name(1)] = ["SUCCEEDED"]
+    thread.join(30)
+    assert done == [{"outputs": {"dataset": "d"}, "metrics": {"rows": 1}, "attempt": run.attempt(1)}]
+
+
+@pytest.mark.parametrize(("state", "stops"), [("failed", True), ("restarting", True), ("running", False), (None, True)])
+def test_a_worker_that_is_killed_while_it_waits_asks_before_it_stops(
+    run: Run, api: Any, monkeypatch: pytest.MonkeyPatch, state: str | None, stops: bool
+) -> None:
+    monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", staticmethod(lambda **_: {"r": {"ingest": state}}))
+    operator, killed = run.operator(deferrable=False), threading.Event()
+
+    def on_term(*_: Any) -> None:  # as Airflow's task runner does it: in the main thread, amid the event loop
+        operator.on_kill()
+        killed.set()
+        api.states[run.name(1)] = ["STOPPED"]
+
+    def kill() -> None:
+        while len(api.asked) < 4:
+            killed.wait(0.01)
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, on_term)
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(InfrastructureError, match="STOPPED"):
+            operator.execute(run.context(1, 3))
+    finally:
+        killer.join()
+        signal.signal(signal.SIGTERM, before)
+    assert killed.is_set()
+    assert (run.name(1) in api.stopped) == stops
+
+
+def test_a_cluster_that_is_away_for_a_moment_is_asked_again(run: Run, api: Any) -> None:
+    api.down = True
+    up = threading.Thread(target=lambda: [wait(api), setattr(api, "down", False)])
+    up.start()
+    assert run.defers().submission_id == run.name(1)
+    up.join()
+
+
+def wait(api: Any) -> None:
+    while not api.asked:
+        threading.Event().wait(0.01)
+
+
+def action(exc: BaseException) -> str:
+    return POLICY.evaluate(exc, 1, 3).action.value
 
 
 def test_a_user_error_fails_at_once_and_an_infrastructure_error_is_retried(operator: RayJobOperator, tmp_path: Path) -> None:
-    event = {"status": "FAILED", "message": "exit code 2", "job_url": ""}
+    assert operator.retry_policy is POLICY
+    event = {"status": "FAILED", "message": "exit code 2", "job_url": "", "submission_id": "boig-x"}
     commit.write_failure(str(tmp_path / "a"), InputError("posts.jsonl", "is empty", "give posts"))
-    with pytest.raises(AirflowFailException, match=r"ingest: InputError: posts.jsonl: is empty; give posts"):
+    with pytest.raises(UserError, match=r"ingest: InputError: posts.jsonl: is empty; give posts") as user:
         operator.execute_complete({}, {**event, "attempt": str(tmp_path / "a")})
+    assert action(user.value) == "fail"
     commit.write_failure(str(tmp_path / "b"), StoreUnavailableError("s3://x", "is away", "wait"))
-    with pytest.raises(AirflowException, match="is away") as caught:
+    with pytest.raises(InfrastructureError, match="is away") as away:
         operator.execute_complete({}, {**event, "attempt": str(tmp_path / "b")})
-    assert not isinstance(caught.value, AirflowFailException)
-    with pytest.raises(AirflowException, match="no commit"):
-        operator.execute_complete({}, {**event, "attempt": str(tmp_path / "c")})
+    assert action(away.value) == "default"
+
+
+@pytest.mark.parametrize("status", [GONE, UNREACHABLE, "FAILED"])
+def test_an_end_without_a_word_is_retried_and_only_then_is_ray_asked_for_output(
+    run: Run, api: Any, capsys: pytest.CaptureFixture[str], status: str
+) -> None:
+    api.states["boig-x"] = ["FAILED"]
+    event = {"status": status, "message": "hm", "attempt": run.attempt(1), "job_url": "", "submission_id": "boig-x"}
+    with pytest.raises(InfrastructureError, match=f"no commit and no error.json; Ray says {status}: hm"):
+        run.operator().execute_complete({}, event)
+    assert ("python: no module ray_jobs" in capsys.readouterr().out) == (status == "FAILED")
+    api.asked.clear()
+    store.write_bytes(f"{run.attempt(1)}/log/000001.txt", b"a line\n")
+    with pytest.raises(InfrastructureError):
+        run.operator().execute_complete({}, event)
+    assert api.asked == []
 
 
 def test_a_commit_counts_whatever_ray_says(operator: RayJobOperator, tmp_path: Path) -> None:
@@ -176,7 +244,6 @@ def test_inputs_are_uris_or_earlier_results() -> None:
     assert resolve_input("dataset", {"outputs": {"dataset": "s3://b/d"}}) == "s3://b/d"
     assert resolve_input("dataset", "s3://b/e") == "s3://b/e"
     assert resolve_input("previous", {"outputs": {"posts": "s3://b/p"}}) is None
-    assert job_page("http://h:1/", "boig-x") == "http://h:1/#/jobs/boig-x"
 
 
 def a_dataset(root: str, *files: str) -> dict[str, str]:

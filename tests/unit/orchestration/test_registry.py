@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from boig_core.errors import InfrastructureError, InputError
-from boig_core.orchestration.registry import MODEL, Move, aliases, champion, last_move, move, registry, rollback
+from boig_core.orchestration.registry import MODEL, Move, aliases, champion, last_move, move, promoted, registry, rollback
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,8 @@ def client(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mlfl
 def versions(client: MlflowClient) -> list[str]:
     """Three versions; the second is champion, the first previous."""
     client.create_registered_model(MODEL)
-    made = [str(client.create_model_version(MODEL, f"boig:///models/{n}", tags={"uri": f"/models/{n}"}).version) for n in range(3)]
+    tags = [{"uri": f"/models/{n}", "report": f"/reports/{n}"} for n in range(3)]
+    made = [str(client.create_model_version(MODEL, f"boig:///models/{n}", tags=tags[n]).version) for n in range(3)]
     move(client, Move("a", "promote", made[0], None))
     move(client, Move("b", "promote", made[1], made[0]))
     return made
@@ -78,6 +79,7 @@ def test_without_a_previous_model_it_says_so(client: MlflowClient) -> None:
     assert champion() is None
     with pytest.raises(InputError, match="no previous model"):
         rollback("ada", "worse")
+    assert promoted() == []
     client.create_registered_model(MODEL)
     version = str(client.create_model_version(MODEL, "boig:///models/0").version)
     move(client, Move("a", "promote", version, None))
@@ -113,6 +115,18 @@ def test_a_rollback_after_a_promotion_that_was_cut_leads_back_to_the_model_befor
     assert rollback("ada", "fewer clicks") == {"model": MODEL, "champion": versions[1], "previous": versions[2]}
     assert aliases(client) == {"champion": versions[1], "previous": versions[2]}
     assert last_move(client)[1] is False
+
+
+def test_promoted_are_the_models_and_reports_that_aliases_name_and_that_of_a_promotion_that_was_cut(
+    client: MlflowClient, versions: list[str], cut: Cut
+) -> None:
+    assert promoted() == ["/models/0", "/models/1", "/reports/0", "/reports/1"]
+    cut(0)
+    with registry() as inner, pytest.raises(MlflowException):
+        move(inner, Move("c", "promote", versions[2], versions[1]))
+    cut(99)
+    assert promoted() == [f"/{kind}/{n}" for kind in ("models", "reports") for n in range(3)]
+    assert aliases(client) == {"champion": versions[1], "previous": versions[0]}, "who only looks moves nothing"
 
 
 def test_without_a_server_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,8 @@ def test_gpu_hours_idle_share_and_cost_count_failed_attempts_too(root: str, monk
     lost = with_gpus(root, run, "ddpo", 1)
     commit.commit(lost.attempt_uri, {}, {"seconds": 900.0})
     second = with_gpus(root, run, "ddpo", 2)
-    rows = [{"step": n, "seconds_rollouts": 30.0, "seconds_update": 10.0} for n in range(2)]
+    idle = {"idle_learner": 0.75, "idle_rollout_actors": 0.25, "idle_reward_actors": 0.25}
+    rows = [{"step": n, "seconds_rollouts": 30.0, "seconds_update": 10.0, **idle} for n in range(2)]
     store.write_bytes(store.join(second.attempt_uri, "metrics.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode())
     commit.commit(second.attempt_uri, {}, {"seconds": 1800.0})
     commit.commit(with_gpus(root, run, "report", 1).attempt_uri, {}, {"seconds": 60.0})

@@ -1,0 +1,124 @@
+"""What a training holds beside its engine: the moving average of the weights, and the best policy.
+
+Both are in each checkpoint. Leaves out: when they change and what they are used for (`learner`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from boig_core.diffusion.lora import Adapter, checksum
+from boig_core.errors import RecipeError
+from boig_core.training.engine import Engine, rank
+
+_AVERAGE: Final = "ema.npz"
+_BEST: Final = "best.npz"
+_WEIGHT: Final = "weight:"
+
+
+class Average:
+    """Exponential moving average of a UNet's trainable weights, in float32 where they are.
+
+    It starts as the weights that it finds; every rank holds it, and all hold the same.
+
+    Args:
+        unet: prepared by `lora.make_trainable`.
+        decay: share of the average that an update keeps.
+    """
+
+    def __init__(self, unet: Any, decay: float) -> None:
+        self.decay = decay
+        self._trained: dict[str, torch.nn.Parameter] = {name: p for name, p in unet.named_parameters() if p.requires_grad}
+        self.weights = {name: p.detach().float().clone() for name, p in self._trained.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights as they are: average = decay * average + (1 - decay) * weights."""
+        for name, parameter in self._trained.items():
+            self.weights[name].mul_(self.decay).add_(parameter.float(), alpha=1 - self.decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The UNet computes with the average; afterwards with its own weights again. For passes without a gradient."""
+        own = {name: parameter.data for name, parameter in self._trained.items()}
+        try:
+            for name, parameter in self._trained.items():
+                parameter.data = self.weights[name].to(parameter.dtype)
+            yield
+        finally:
+            for name, parameter in self._trained.items():
+                parameter.data = own[name]
+
+    def adapter(self, version: int) -> Adapter:
+        """A copy, as it travels."""
+        weights = {name: weight.cpu().numpy().copy() for name, weight in self.weights.items()}
+        return Adapter(version, weights, checksum(weights))
+
+    def save(self, folder: Path) -> None:
+        """Rank 0 writes ``ema.npz``."""
+        if rank() == 0:
+            arrays: dict[str, Any] = {name: weight.cpu().numpy() for name, weight in self.weights.items()}
+            np.savez(folder / _AVERAGE, **arrays)
+
+    def load(self, folder: Path) -> None:
+        """Continue from what `save` wrote; every rank reads it.
+
+        Raises:
+            RecipeError: the checkpoint is of a training without an average, or of another model.
+        """
+        if not (folder / _AVERAGE).is_file():
+            raise RecipeError("ddpo.ema", "the checkpoint was written without it", "start a new run, or leave it out")
+        with np.load(folder / _AVERAGE) as stored:
+            if set(stored.files) != self.weights.keys():
+                raise RecipeError("ddpo.ema", "the checkpoint's average is of other weights", "keep ddpo.lora_rank, or start a new run")
+            for name, weight in self.weights.items():
+                weight.copy_(torch.from_numpy(stored[name]))
+
+
+@dataclass
+class Best:
+    """The engine, and beside it the moving average and the best policy (`boig_core.training.monitors.quality`): one checkpoint holds all.
+
+    Attributes:
+        engine: what trains.
+        quality: of the best epoch.
+        adapter: the weights that epoch began with; None where none was offered.
+        average: the moving average of the weights; None where the recipe asks for none.
+    """
+
+    engine: Engine
+    quality: float = float("-inf")
+    adapter: Adapter | None = None
+    average: Average | None = None
+
+    def offer(self, quality: float, policy: Callable[[], Adapter]) -> None:
+        """Keep the policy if it is the best so far."""
+        if quality > self.quality:
+            self.quality, self.adapter = quality, policy()
+
+    def save(self, folder: Path) -> None:
+        """The engine's files, the average's, and ``best.npz`` of the rank that holds a best policy."""
+        self.engine.save(folder)
+        if self.average is not None:
+            self.average.save(folder)
+        if self.adapter is not None:
+            arrays: dict[str, Any] = {_WEIGHT + name: weight for name, weight in self.adapter.weights.items()}
+            np.savez(folder / _BEST, np.array([self.quality, self.adapter.version]), **arrays)
+
+    def load(self, folder: Path) -> None:
+        """Continue from what `save` wrote on all ranks."""
+        self.engine.load(folder)
+        if self.average is not None:
+            self.average.load(folder)
+        if rank() == 0 and (folder / _BEST).is_file():
+            with np.load(folder / _BEST) as stored:
+                quality, version = stored["arr_0"].tolist()
+                weights = {name.removeprefix(_WEIGHT): stored[name] for name in stored.files if name.startswith(_WEIGHT)}
+            self.quality, self.adapter = quality, Adapter(int(version), weights, checksum(weights))

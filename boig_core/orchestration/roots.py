@@ -1,0 +1,32 @@
+"""Where DAG params may point: whoever may trigger a DAG must not read every file that the cluster can read.
+
+Allowed are locations below the store's root and below each root in ``BOIG_ROOTS``, separated by commas: folders, ``s3://BUCKET/PREFIX``,
+``https://HOST/PATH``. Leaves out: whether something is there, and what a recipe names inside.
+"""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import unquote
+
+from boig_core.errors import InputError
+from boig_core.storage import store
+
+
+def allowed(uri: str, root: str) -> str:
+    """A location that a param may name, normalized.
+
+    Args:
+        uri: the location, or a glob of it.
+        root: root of the store.
+
+    Raises:
+        InputError: it lies below none of the roots, or is no location.
+    """
+    uri = store.normalize_source(uri)
+    climbs = "://" in uri and ".." in unquote(uri).replace("\\", "/").split("/")  # a folder's are resolved by now, a server resolves others
+    named = [place.strip() for place in os.environ.get("BOIG_ROOTS", "").split(",")]
+    roots = [store.normalize(root), *(store.normalize_source(place) for place in named if place)]
+    if climbs or not any(uri == place or uri.startswith(place.rstrip("/") + "/") for place in roots):
+        raise InputError(uri, f"lies below no allowed root ({', '.join(roots)})", "copy it there, or have its root added to BOIG_ROOTS")
+    return uri

@@ -1,0 +1,35 @@
+"""# boig_reconcile: no job runs on for nobody
+
+Every five minutes **reconcile** looks at the jobs on the Ray cluster that belong to this Airflow and its store, and stops those whose
+task is over: marked as failed or as success, cleared and not yet run again, or deleted with its run. Usually the triggerer has done so at
+once; this DAG is for when it was down at that moment, or could not tell.
+
+A job whose task still runs, waits or is about to be retried goes on; so does one that nothing can be said about.
+"""
+
+from airflow.sdk import DAG, task
+
+from boig_core.orchestration.assets import DEFAULTS
+from boig_core.orchestration.callbacks import on_failure
+
+with DAG(
+    "boig_reconcile",
+    description="Stops Ray jobs whose task is over.",
+    schedule="*/5 * * * *",
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    default_args={**DEFAULTS, "on_failure_callback": on_failure},
+    doc_md=__doc__,
+    tags=["boig", "maintenance"],
+) as dag:
+
+    @task(doc_md="Stops jobs whose task is over; returns what it has seen and done.")
+    def reconcile() -> dict[str, object]:
+        """What is stopped, and why."""
+        from boig_core.orchestration import reconcile as reconciler
+        from boig_core.orchestration.ray_api import RayCluster
+
+        return reconciler.reconcile(RayCluster.find(), reconciler.store_root())
+
+    reconcile()

@@ -1,0 +1,68 @@
+"""The DAGs that `deferred_stages` measures: many stages at once, and beside them a probe of the triggerer's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, BaseOperator
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from boig_core.orchestration.operator import RayJobOperator
+
+SLEEP_S = 0.01
+"""What the probe asks for; what it gets beyond that is the loop's lag."""
+
+
+class LagProbe(BaseTrigger):
+    """Sleeps again and again on the event loop that all triggers share, until the file ``stop`` is there; writes each lag, in seconds."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Class path and arguments."""
+        return "deferred_stages_dag.LagProbe", {"folder": self.folder}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Measure until told to stop."""
+        folder, lags = Path(self.folder), []
+        (folder / "probing").touch()
+        while not (folder / "stop").exists():
+            before = time.monotonic()
+            await asyncio.sleep(SLEEP_S)
+            lags.append(time.monotonic() - before - SLEEP_S)
+        (folder / "lags.json").write_text(json.dumps(lags))
+        yield TriggerEvent({})
+
+
+class Probe(BaseOperator):
+    """Defers to the probe."""
+
+    def execute(self, context: Any) -> None:
+        """Hand over to the triggerer."""
+        self.defer(trigger=LagProbe(os.environ["BOIG_FAULTS"]), method_name="done")
+
+    def done(self, context: Any, event: dict[str, Any]) -> None:
+        """Nothing is left to do."""
+
+
+with DAG("probe", schedule=None, is_paused_upon_creation=False):
+    Probe(task_id="probe", pool="default_pool")
+
+STORE = os.environ["BOIG_STORE"]
+with DAG("stages", schedule=None, is_paused_upon_creation=False, max_active_tasks=1000):
+    for number in range(int(os.environ["BOIG_STAGES"])):
+        RayJobOperator(
+            task_id=f"stage-{number:03}",
+            stage="ingest",
+            plan={"store": STORE, "recipe": f"{STORE}/recipe.json", "root": "stages", "outputs": {}, "seconds": {}},
+            inputs={},
+            pool="default_pool",
+        )

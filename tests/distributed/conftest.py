@@ -1,0 +1,91 @@
+"""What stages start from: a store with a perceived dataset, a BoigLLM with random weights and its calibration. Ray must be connected."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from boig_core.adworld.export import write_world
+from boig_core.adworld.law import Law
+from boig_core.config import load_recipe
+from boig_core.data import dataset, perceived
+from boig_core.data.images import decode
+from boig_core.data.ingestion import OneProcess, ingest
+from boig_core.data.perceived import Question
+from boig_core.llm.tokens import build_tokenizer
+from boig_core.perception.describe import Perceiver
+from boig_core.storage import commit, manifest, store
+from boig_core.storage.job import Job, Stage, run_stage, write_job
+from boig_core.verbalization.templates import build_prompt, condition_of
+from boig_core.vocabulary import Seen
+
+SETTINGS = (
+    "llm.max_new_tokens=16", "reward.posts=24", "reward.chunk=16", "reward.weights={contrast: 1, mean_logprob: 0.5}",
+    "evaluation.bootstrap=100", "data.split=[0.6, 0.2, 0.2]", "data.judge=0.15", "perception.kinds=[]",
+    "data.percentiles=[40, 60]", "data.floors=[-1, -1, -1]",
+)  # fmt: skip
+
+
+class Made:
+    """That store."""
+
+    settings = SETTINGS
+
+    def __init__(self, folder: Path) -> None:
+        self.root = str(folder / "store")
+        self.dataset = self.perceived(folder)
+        self.samples = dataset.read_samples(self.dataset)
+        self.inputs = {"dataset": self.dataset, "boigllm": self.llm(folder / "llm")}
+        self.inputs |= self.run(Stage.CALIBRATE, **self.inputs)["outputs"]
+
+    def publish(self, family: str, local: Path, kind: str, **more: Any) -> str:
+        attempt, uri = f"{self.root}/runs/{family}/attempt-1", f"{self.root}/{family}/v1"
+        lineage = manifest.Lineage(inputs={}, recipe="", code="")
+        manifest.publish_folder(local, uri, kind=kind, lineage=lineage, commit=store.join(attempt, commit.COMMIT), **more)
+        commit.commit(attempt, {kind: uri}, {})
+        return uri
+
+    def perceived(self, folder: Path) -> str:
+        """Ingested and looked at in this process."""
+        recipe, root = load_recipe("tiny", SETTINGS), f"{self.root}/datasets/adworld"
+        write_world(200, 3, Law.load("sunlit"), folder / "world")
+        scratch = folder / "scratch"
+        scratch.mkdir()
+        made = ingest(str(folder / "world"), None, recipe.data, 0, root=root, scratch=scratch, crew=OneProcess())
+        [shard] = [entry for entry in made.blobs if store.name(entry.path).startswith("images-")]
+        images = list(dataset.shard_images(f"{root}/v1", shard))
+        perceiver, kept = Perceiver.from_recipe(recipe.perception), perceived.folder_of(self.root, "key")
+        seen = {
+            Question(image.sha256): Seen(description.scaled(image.width / perceiver.side, image.height / perceiver.side))
+            for image, description in zip(images, perceiver.describe([decode(image.data) for image in images]), strict=True)
+        }
+        part = perceived.keep_part(perceived.table_of(seen, {image.sha256: (image.width, image.height) for image in images}), kept)
+        entry = perceived.build_shard(kept, list(seen), dict.fromkeys(seen, part))
+        meta = {**made.meta, "perceived": True, "perception": "key"}
+        return self.publish("datasets/adworld", made.folder, dataset.KIND, meta=meta, blobs=(*made.blobs, entry))
+
+    def llm(self, local: Path) -> str:
+        """Saved and published."""
+        tokenizer = build_tokenizer([build_prompt(s, condition_of(s)) for s in self.samples if s.bucket is not None], 600)
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+        LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=512, **sizes)).save_pretrained(local)
+        tokenizer.save_pretrained(local)
+        return self.publish("models/boigllm", local, "boigllm")
+
+    def run(self, stage: Stage, *overrides: str, name: str = "r", **inputs: str) -> dict[str, Any]:
+        recipe = load_recipe("tiny", [*SETTINGS, *overrides])
+        task = f"{self.root}/runs/dag/{name}/{stage}"
+        job = Job(stage=stage, recipe=recipe, inputs=inputs, store=self.root, root="test", task=task, attempt=1)
+        run_stage(import_module(f"ray_jobs.{stage}").work, [write_job(job)])
+        return commit.read_commit(job.attempt_uri) or {}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(tmp_path_factory.mktemp("made"))

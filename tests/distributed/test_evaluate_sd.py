@@ -1,0 +1,87 @@
+"""Stage evaluate_sd from store to store, sampled and asked on Ray: every row that a recipe can ask for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from boig_core.cluster.session import connect
+from boig_core.config import load_recipe
+from boig_core.errors import InputError
+from boig_core.evaluation.generation import MODELS
+from boig_core.evaluation.judges import ClipJudge
+from boig_core.evaluation.plan import ROWS
+from boig_core.evaluation.real import real_samples, see_real
+from boig_core.llm.finetune import export, train
+from boig_core.llm.predictor import Rating, judge_samples
+from boig_core.models import resolve_model
+from boig_core.storage.job import Stage
+from boig_core.vocabulary import PALETTE
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster() -> Iterator[None]:
+    connect(cpus=2)
+    yield
+    ray.shutdown()
+
+
+def test_every_row_is_sampled_and_measured_as_the_prompts_own(made: Any, tmp_path: Path) -> None:
+    rated = load_recipe("tiny", [*made.settings, "llm.predictor=head", "llm.hidden=32", "llm.layers=1", "llm.steps=2", "llm.batch=4"])
+    export(train(judge_samples(made.samples), rated, Rating(rated, kind="judge")), tmp_path / "judge")
+    judge = made.publish("models/judge", tmp_path / "judge", "judge")
+    model = made.publish("models/tiny", Path(resolve_model("package:tiny-sd")), "sd")
+    settings = (
+        "evaluation.prompts=3", "evaluation.images_per_prompt=2", "evaluation.sampling_steps=2", "evaluation.best_of_n=2",
+        "evaluation.rewrite=[retrieval, boigllm]", "evaluation.judge=predictor", "llm.predictor=head", "llm.max_new_tokens=160",
+        "ddpo.chunk=4", "ddpo.prompts=2", "ddpo.images_per_prompt=4",
+    )  # fmt: skip
+    done = made.run(Stage.EVALUATE_SD, *settings, **made.inputs, high_kpi=model, boigsd=model, judge=judge)
+    folder = Path(done["outputs"]["generation"])
+    found = json.loads((folder / "generation.json").read_text())
+    assert [name for name, row in found["generation"].items() if row] == list(MODELS)
+    assert found["grid_rows"] == [name for name in ROWS if not name.endswith("_unguided")]
+    assert found["settings"]["judge"] == "engagement predictor of the split judge"
+    # The three models are one and the same here: only prompts and guidance make a difference.
+    rows = found["generation"]
+    assert rows["boigsd"] == rows["base"]
+    assert 0 < rows["base"]["judge"] < 100
+    assert rows["boigsd_description_rewrite"] == rows["description_rewrite"] != rows["prompt_rewrite"]
+    assert rows["base_unguided"]["clip"] != rows["base"]["clip"]
+    assert rows["base"]["forwards"] == 2 * rows["base_unguided"]["forwards"] == 4
+    assert {prompt["id"]: set(prompt["rewritten"]) for prompt in found["prompts"]} == {
+        prompt["id"]: {"retrieval", "boigllm"} for prompt in found["prompts"]
+    }
+    table = pq.read_table(folder / "images.parquet").to_pylist()
+    assert len(table) == 6 * len(ROWS)
+    texts = {prompt["id"]: prompt for prompt in found["prompts"]}
+    names = {name.replace("_", " ").lower() for name in PALETTE}
+    for row in table:
+        way = ROWS[row["model"]].rewrite
+        prompt = texts[row["sample"]]
+        assert row["prompt"] == (prompt["text"] if way is None else prompt["rewritten"][way])
+        assert row["prompt"].startswith(prompt["text"])
+    assert any(f"in {name}" in prompt["rewritten"]["boigllm"] for prompt in found["prompts"] for name in names)
+    assert sum(part["n"] for part in found["by"]["bucket"].values()) == 6
+
+
+def test_real_images_are_held_out_high_ones_and_novelty_knows_those_of_the_training(made: Any) -> None:
+    recipe, clip = load_recipe("tiny", made.settings), ClipJudge("package:clip-judge")
+    seen = see_real(made.dataset, made.samples, clip, clip, recipe)
+    held = real_samples(made.samples)
+    assert {(sample.split == "train", sample.bucket) for sample in held} == {(False, "high")}
+    assert len(seen.features_HF) == len(seen.embedding_HD) == len(seen.named_H) == len({sample.image for sample in held})
+    train = {sample.image for sample in made.samples if sample.split == "train" and sample.bucket == "high"}
+    assert len(seen.embedding_TD) == len(train)
+    nearest = (seen.embedding_HD @ seen.embedding_TD.T).max(axis=1)
+    assert (nearest < 1 - 1e-6).all()  # near-duplicates never cross splits
+    np.testing.assert_allclose((seen.embedding_TD @ seen.embedding_TD.T).max(axis=1), 1.0)
+    with pytest.raises(InputError, match="at least 4"):
+        real_samples([sample for sample in made.samples if sample.split == "train"])

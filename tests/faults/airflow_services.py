@@ -1,0 +1,368 @@
+"""Real services for the fault tests, each a process that a test can kill, freeze and start again.
+
+Postgres, a Ray head with its Jobs API, and Airflow's four servers with the LocalExecutor. Airflow reaches Ray through `Gate`, which can
+hold back an answer. Jobs run `stand_in` instead of the stages. Leaves out: what is asserted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import httpx
+import psutil
+import pytest
+from aiohttp import web
+
+from boig_core.config import load_recipe
+from boig_core.demo.airflow_api import AirflowApi
+from boig_core.demo.services import READY_S, Ports, Services, environment, start_ray
+from boig_core.orchestration.attempts import run_folder
+
+HERE = Path(__file__).parent
+SERVERS = ("api-server", "scheduler", "dag-processor", "triggerer")
+SETTINGS = {
+    "CORE__PARALLELISM": "8",
+    "CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
+    "DAG_PROCESSOR__DISABLE_BUNDLE_VERSIONING": "True",
+    "SCHEDULER__JOB_HEARTBEAT_SEC": "2",
+    "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+    "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "30",
+    "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
+    "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
+    "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+    "TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+    "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "20",
+    "WORKERS__MIN_HEARTBEAT_INTERVAL": "3",
+}
+"""A dead process is noticed within half a minute, not five; less, and a busy machine takes the living for dead."""
+
+
+def postgres_programs() -> Path:
+    """Folder of ``initdb`` and ``postgres``; where there are none the tests are skipped, but on CI they fail."""
+    found = shutil.which("initdb")
+    places = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    if places:
+        return places[0]
+    reason = "Postgres is not installed (Debian: apt-get install postgresql)"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def until(what: str, true: Callable[[], Any], limit_s: float = 240.0) -> Any:
+    """Wait for an event; returns what ``true`` returned. The limit is for a hang alone: it decides nothing else."""
+    end = time.monotonic() + limit_s
+    while not (value := true()):
+        assert time.monotonic() < end, f"not within {limit_s:.0f} s: {what}"
+        time.sleep(0.2)
+    return value
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one of the test DAGs."""
+
+    dag: str
+    id: str
+
+    @property
+    def folder(self) -> str:
+        """Its name in the store."""
+        return run_folder(self.id)
+
+    @property
+    def path(self) -> str:
+        """Its address in Airflow's REST API."""
+        return f"/dags/{self.dag}/dagRuns/{quote(self.id)}"
+
+
+class Airflow(AirflowApi):
+    """Airflow's REST API, with the clicks of a person who interferes."""
+
+    def start(self, dag: str) -> Run:
+        return Run(dag, self.trigger(dag, {}))
+
+    def task(self, run: Run, task: str = "stage") -> dict[str, Any]:
+        return self.tasks(run.dag, run.id)[task]
+
+    def all_tasks(self, run: Run) -> dict[str, dict[str, Any]]:
+        """Task instances of a run by task id, however many there are."""
+        found: dict[str, dict[str, Any]] = {}
+        while page := self._call("GET", f"{run.path}/taskInstances?limit=100&offset={len(found)}&order_by=id")["task_instances"]:
+            found |= {task["task_id"]: task for task in page}
+        return found
+
+    def state(self, run: Run, task: str = "stage") -> str | None:
+        return self.task(run, task)["state"]  # type: ignore[no-any-return]
+
+    def result(self, run: Run) -> Any:
+        return self.xcom(run.dag, run.id, "stage")
+
+    def unpause(self, dag: str) -> None:
+        self._call("PATCH", f"/dags/{dag}", {"is_paused": False})
+
+    def mark(self, run: Run, state: str) -> None:
+        self._call("PATCH", f"{run.path}/taskInstances/stage", {"new_state": state})
+
+    def clear(self, run: Run) -> None:
+        body = {"dry_run": False, "dag_run_id": run.id, "task_ids": ["stage"], "only_failed": False}
+        self._call("POST", f"/dags/{run.dag}/clearTaskInstances", body)
+
+    def delete(self, run: Run) -> None:
+        """As in the web page: a run must have ended before it can be deleted."""
+        self._call("PATCH", run.path, {"state": "failed"})
+        self._send("DELETE", run.path, None).raise_for_status()
+
+    def unhealthy(self) -> list[str]:
+        """Servers without a fresh heartbeat."""
+        health = self._http.get("/api/v2/monitor/health").json()
+        return [name for name in ("scheduler", "triggerer", "dag_processor") if health[name]["status"] != "healthy"]
+
+
+class Gate:
+    """Passes requests on to Ray. After `hold`, the answer to the next submission is kept back until `release`: Ray has the job already."""
+
+    def __init__(self, ray: str) -> None:
+        self.held = threading.Event()
+        self.address = ""
+        self._ray = ray
+        self._hold = False
+        self._loop = asyncio.new_event_loop()
+        self._free = asyncio.Event()
+        self._free.set()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        assert self._ready.wait(20)
+
+    def hold(self) -> None:
+        self.held.clear()
+        self._loop.call_soon_threadsafe(self._free.clear)
+        self._hold = True
+
+    def release(self) -> None:
+        self._hold = False
+        self._loop.call_soon_threadsafe(self._free.set)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._pass_on)
+        runner = web.AppRunner(app)
+        self._loop.run_until_complete(runner.setup())
+        self._loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
+        self.address = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        self._ready.set()
+        self._loop.run_forever()
+        self._loop.run_until_complete(runner.cleanup())
+
+    async def _pass_on(self, request: web.Request) -> web.Response:
+        headers = {key: request.headers[key] for key in ("Authorization", "Content-Type") if key in request.headers}
+        try:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.request(request.method, self._ray + request.path_qs, data=await request.read(), headers=headers) as answer,
+            ):
+                body, status, kind = await answer.read(), answer.status, answer.content_type
+        except aiohttp.ClientError as exc:
+            return web.Response(status=502, text=str(exc))
+        if self._hold and request.method == "POST" and request.path.rstrip("/") == "/api/jobs":
+            self.held.set()
+            await self._free.wait()
+        return web.Response(body=body, status=status, content_type=kind)
+
+
+class Installation(Services):
+    """All services of one machine.
+
+    Args:
+        home: an empty folder that other users may pass through (Postgres does not run as root).
+        dags: DAG files.
+    """
+
+    def __init__(self, home: Path, dags: Sequence[Path]) -> None:
+        super().__init__(home)
+        self._dags = dags
+        self.store = home / "store"
+        self.signals = home / "signals"
+        self.ports = free_ports()
+        self.gate = Gate(f"http://127.0.0.1:{self.ports.dashboard}")
+        self.env = self._environment()
+        self.airflow = Airflow(f"http://127.0.0.1:{self.ports.airflow}", "of-tests")
+
+    def prepare(self) -> None:
+        """Everything that Airflow's servers and Ray need to start: folders, files, and a database with its tables."""
+        programs = postgres_programs()
+        (self.signals / "go").mkdir(parents=True)
+        for name in ("store", "airflow", "dags"):
+            (self.home / name).mkdir()
+        (self.store / "recipe.json").write_text(load_recipe("tiny").model_dump_json())
+        (self.home / "airflow" / "passwords.json").write_text(json.dumps({"admin": "of-tests"}))
+        for file in self._dags:
+            shutil.copy(file, self.home / "dags")
+        python = self.home / "python"
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} {HERE / "stand_in.py"} "$@"\n')
+        python.chmod(0o755)
+        self._start_postgres(programs)
+        with (self.home / "logs" / "migrate.log").open("wb") as log:
+            subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=self.env, stdout=log, stderr=log, check=True)
+
+    def start_ray(self) -> None:
+        start_ray(self, self.env, self.ports)
+
+    def start_airflow(self, *names: str) -> None:
+        """Start servers of Airflow, and wait until all that run have heartbeats; ``triggerer-2`` is a second triggerer."""
+        for name in names:
+            second = {"AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(self.ports.spare[7])} if name == "triggerer-2" else {}
+            self.start(name, [sys.executable, "-m", "airflow", name.removesuffix("-2")], {**self.env, **second})
+        self.wait_until("api-server", self.airflow.login, READY_S)
+        self.wait_until("scheduler", lambda: not self.airflow.unhealthy(), READY_S)
+
+    def kill(self, *names: str) -> None:
+        """SIGKILL to servers and all their descendants at once: nothing of them can say a last word."""
+        families = [self._family(name) for name in names]
+        for process in (process for family in families for process in family):
+            _signal(process, signal.SIGKILL)
+        for name in names:
+            self._running.pop(name).wait()
+
+    def repair(self) -> None:
+        """Bring back what an earlier test has killed or frozen: one that failed must not fail the next."""
+        for name in self._running:
+            self.wake(name)
+        if "triggerer-2" in self._running:
+            self.kill("triggerer-2")
+        if "ray" not in self._running:
+            self.start_ray()
+        if missing := [name for name in SERVERS if name not in self._running]:
+            self.start_airflow(*missing)
+        self.gate.release()
+
+    def kill_all(self) -> None:
+        """Nothing of this machine is wanted any more."""
+        self.kill(*self._running)
+        self.gate.close()
+
+    def freeze(self, name: str) -> None:
+        for process in self._family(name):
+            _signal(process, signal.SIGSTOP)
+
+    def wake(self, name: str) -> None:
+        for process in self._family(name):
+            _signal(process, signal.SIGCONT)
+
+    def log(self, name: str) -> str:
+        return (self.home / "logs" / f"{name}.log").read_text(errors="replace")
+
+    def trigger_log(self, run: Run) -> str:
+        """What triggerers wrote to the logs of a run's tasks."""
+        folder = self.home / "airflow" / "logs" / f"dag_id={run.dag}" / f"run_id={run.id}"
+        return "\n".join(file.read_text(errors="replace") for file in folder.rglob("*.trigger.*.log"))
+
+    def kill_worker(self, run: Run) -> None:
+        """SIGKILL to the worker of a running task: the process that runs the task, and the one that watches over it."""
+        task = psutil.Process(until(f"{run} has a process", lambda: self.airflow.task(run)["pid"]))
+        worker = task.parent()
+        assert worker is not None
+        assert "LocalExecutor" in " ".join(worker.cmdline()), worker
+        for process in (worker, task, *task.children(recursive=True)):
+            _signal(process, signal.SIGKILL)
+
+    def jobs(self, run: Run) -> list[dict[str, Any]]:
+        """What Ray knows of a run's jobs, the oldest first."""
+        url = f"http://127.0.0.1:{self.ports.dashboard}/api/jobs/"
+        answer = httpx.get(url, headers={"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}, trust_env=False, timeout=30)
+        answer.raise_for_status()
+        found = [job for job in answer.json() if f"/{run.folder}/" in job["entrypoint"]]
+        return sorted(found, key=lambda job: job["start_time"])
+
+    def starts(self, run: Run) -> list[dict[str, Any]]:
+        """The marks that the stage's processes left when they started."""
+        marks = self.signals / "started.jsonl"
+        lines = marks.read_text().splitlines() if marks.exists() else []
+        return [mark for line in lines if f"/{run.folder}/" in (mark := json.loads(line))["task"]]
+
+    def go(self, *runs: Run) -> None:
+        """Let the stages of these runs, and of later attempts of them, end."""
+        for run in runs:
+            (self.signals / "go" / run.folder).touch()
+
+    def _family(self, name: str) -> list[psutil.Process]:
+        leader = psutil.Process(self._running[name].pid)
+        return [leader, *leader.children(recursive=True)]
+
+    def _environment(self) -> dict[str, str]:
+        self._password = secrets.token_hex(16)
+        database = f"postgresql+psycopg2://boig:{self._password}@127.0.0.1:{self.ports.mlflow}/postgres"
+        settings = {**SETTINGS, "CORE__DAGS_FOLDER": str(self.home / "dags"), "DATABASE__SQL_ALCHEMY_CONN": database}
+        return {
+            **environment(self.home, str(self.store), self.ports),
+            **{f"AIRFLOW__{key}": value for key, value in settings.items()},
+            "BOIG_RAY_PYTHON": str(self.home / "python"),
+            "BOIG_FAULTS": str(self.signals),
+            "RAY_API_ADDRESS": self.gate.address,
+        }
+
+    def _start_postgres(self, programs: Path) -> None:
+        import psycopg2
+
+        data, secret, port = self.home / "postgres", self.home / "postgres.password", self.ports.mlflow
+        data.mkdir(mode=0o700)
+        secret.write_text(self._password)
+        as_user = []
+        if os.getuid() == 0:  # Postgres refuses to run as root
+            user = next(entry for name in ("postgres", "nobody") for entry in pwd.getpwall() if entry.pw_name == name)
+            as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+            for path in (data, secret):
+                os.chown(path, user.pw_uid, user.pw_gid)
+        make = [str(programs / "initdb"), "--username=boig", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync", str(data)]
+        subprocess.run([*as_user, *make], check=True, stdout=subprocess.DEVNULL)
+        options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off", "max_connections": 200}
+        serve = [str(programs / "postgres"), "-D", str(data), *(f"--{key}={value}" for key, value in options.items())]
+        self.start("postgres", [*as_user, *serve], self.env)
+
+        def answers() -> bool:
+            try:
+                psycopg2.connect(self.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")).close()
+            except psycopg2.OperationalError:
+                return False
+            return True
+
+        self.wait_until("postgres", answers, READY_S)
+
+
+def free_ports() -> Ports:
+    """Ports that nobody uses; never the usual ones, which others on this machine may take at any time."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(12)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        found = [probe.getsockname()[1] for probe in probes]
+    return Ports(*found[:4], spare=found[4:])
+
+
+def _signal(process: psutil.Process, how: signal.Signals) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(how)

@@ -1,0 +1,260 @@
+"""Whatever fails between Airflow and Ray, whatever a person does meanwhile: a stage runs once, its result is used, nothing is orphaned.
+
+Real Airflow on Postgres, real Ray; each test waits for events and asks Ray, the store and Airflow what has become of the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from boig_core.demo.services import repository
+from boig_core.orchestration.ray_api import RayCluster
+from boig_core.storage import commit, store
+from tests.faults.airflow_services import HERE, SERVERS, Installation, Run, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+STOPPED_S = 60.0
+"""Longest time from a person's click to the end of the job's last process."""
+MODES = ("deferred", "waiting")
+
+
+@pytest.fixture(scope="module")
+def services(request: pytest.FixtureRequest) -> Iterator[Installation]:
+    home = Path(tempfile.mkdtemp(prefix="boig-faults-"))
+    home.chmod(0o755)
+    dags = (HERE / "dags" / "stages.py", repository() / "dags" / "boig_reconcile.py")
+    machine = Installation(home, [file for file in dags if file.exists()])
+    try:
+        machine.prepare()
+        machine.start_ray()
+        machine.start_airflow(*SERVERS)
+        until("the DAGs are known", lambda: machine.airflow.has_dags(list(MODES)))
+        yield machine
+    finally:
+        machine.kill_all()
+        if not request.session.testsfailed:
+            shutil.rmtree(home)
+
+
+@pytest.fixture(autouse=True)
+def logs(services: Installation) -> Iterator[None]:
+    """Each test begins with all services; what they said during it is shown when it fails."""
+    services.repair()
+    files = services.home / "logs"
+    before = {file: file.stat().st_size for file in files.iterdir()}
+    yield
+    for file in sorted(files.iterdir()):
+        with file.open(errors="replace") as log:
+            log.seek(before.get(file, 0))
+            print(f"--- {file}", *log.read().splitlines()[-30:], sep="\n")
+
+
+def started(services: Installation, *dags: str) -> list[Run]:
+    """Runs whose stage is under way, and whose task waits for it."""
+    runs = [services.airflow.start(dag) for dag in dags]
+    for run in runs:
+        until(f"{run}: the stage has started", lambda run=run: services.starts(run))
+        until(f"{run}: the task waits", lambda run=run: services.airflow.state(run) == {"deferred": "deferred"}.get(run.dag, "running"))
+    return runs
+
+
+def used_once(services: Installation, *runs: Run) -> None:
+    """Each run ends well with the result of its first attempt, which was its only one."""
+    for run in runs:
+        state = until(f"{run}: the task ends", lambda run=run: ended(services, run))
+        assert (run.dag, state) == (run.dag, "success")
+        assert [job["status"] for job in services.jobs(run)] == ["SUCCEEDED"]
+        assert [mark["attempt"] for mark in services.starts(run)] == [1]
+        result = services.airflow.result(run)
+        assert result["metrics"]["attempt"] == 1
+        assert store.read_bytes(store.join(result["outputs"]["dataset"], "attempt.txt")) == b"1"
+
+
+def ended(services: Installation, run: Run) -> str | None:
+    state = services.airflow.state(run)
+    return state if state in ("success", "failed", "upstream_failed", "skipped") else None
+
+
+def nothing_left(services: Installation, run: Run, attempt: int = 1) -> None:
+    """The job of an attempt stops within the stated time, with its processes."""
+    [mark] = [mark for mark in services.starts(run) if mark["attempt"] == attempt]
+    until(f"{run}: job {attempt} stops", lambda: services.jobs(run)[attempt - 1]["status"] == "STOPPED", STOPPED_S)
+    until(f"{run}: process {mark['pid']} ends", lambda: not psutil.pid_exists(mark["pid"]), STOPPED_S)
+
+
+def attempt_of(services: Installation, run: Run, number: int) -> str:
+    return commit.attempt_uri(store.join(str(services.store), "runs", run.dag, run.folder, "stage"), number)
+
+
+def second_used(services: Installation, run: Run) -> None:
+    """The first attempt is over and fenced before the second starts; the second's result is used."""
+    until(f"{run}: a second attempt starts", lambda: len(services.starts(run)) == 2)
+    services.go(run)
+    assert until(f"{run}: the task ends", lambda: ended(services, run)) == "success"
+    assert services.airflow.result(run)["metrics"]["attempt"] == 2
+    assert [mark["attempt"] for mark in services.starts(run)] == [1, 2]
+
+
+# What a person does.
+
+
+@pytest.fixture(scope="module")
+def under_way(services: Installation) -> dict[tuple[str, str], Run]:
+    """A run for each click and mode; they start together, since that is what takes time."""
+    names = [(click, dag) for click in ("failed", "success", "delete", "clear", "clear finished") for dag in MODES]
+    return dict(zip(names, started(services, *(dag for _, dag in names)), strict=True))
+
+
+@pytest.mark.parametrize("dag", MODES)
+@pytest.mark.parametrize("state", ["failed", "success"])
+def test_marking_a_running_task_stops_its_job(services: Installation, under_way: dict[tuple[str, str], Run], dag: str, state: str) -> None:
+    run = under_way[state, dag]
+    services.airflow.mark(run, state)
+    nothing_left(services, run)
+    assert services.airflow.state(run) == state
+    assert len(services.jobs(run)) == 1
+
+
+@pytest.mark.parametrize("dag", MODES)
+def test_deleting_a_run_stops_its_job(services: Installation, under_way: dict[tuple[str, str], Run], dag: str) -> None:
+    run = under_way["delete", dag]
+    services.airflow.delete(run)
+    nothing_left(services, run)
+    assert len(services.jobs(run)) == 1
+
+
+@pytest.mark.parametrize("dag", MODES)
+def test_clearing_a_running_task_stops_its_job_and_starts_the_next_attempt(
+    services: Installation, under_way: dict[tuple[str, str], Run], dag: str
+) -> None:
+    run = under_way["clear", dag]
+    services.airflow.clear(run)
+    nothing_left(services, run)
+    second_used(services, run)
+    first, second = services.jobs(run)
+    assert first["end_time"] <= second["start_time"]
+    assert commit.fate(attempt_of(services, run, 1)) == "fenced"
+
+
+@pytest.mark.parametrize("dag", MODES)
+def test_clearing_a_finished_task_runs_its_stage_again(services: Installation, under_way: dict[tuple[str, str], Run], dag: str) -> None:
+    run = under_way["clear finished", dag]
+    services.go(run)
+    used_once(services, run)
+    services.airflow.clear(run)
+    second_used(services, run)
+    assert commit.fate(attempt_of(services, run, 1)) == "committed"
+
+
+def test_failed_while_no_triggerer_runs_the_reconciler_stops_the_job(services: Installation) -> None:
+    marked, other, waiting = started(services, "deferred", "deferred", "waiting")
+    services.kill("triggerer")
+    services.airflow.mark(marked, "failed")
+    services.airflow.unpause("boig_reconcile")
+    swept = services.airflow.start("boig_reconcile")
+    nothing_left(services, marked)
+    until("the reconciler ends", lambda: set(states(services, swept)) == {"success"})
+    services.start_airflow("triggerer")
+    services.go(other, waiting)
+    used_once(services, other, waiting)
+
+
+def states(services: Installation, run: Run) -> list[str | None]:
+    return [task["state"] for task in services.airflow.tasks(run.dag, run.id).values()]
+
+
+# What fails.
+
+
+def test_a_worker_killed_after_the_submission(services: Installation) -> None:
+    [waiting] = started(services, "waiting")
+    services.gate.hold()
+    deferred = services.airflow.start("deferred")
+    assert services.gate.held.wait(120), "Ray has the job, its worker does not know it yet"
+    services.kill_worker(deferred)
+    services.gate.release()
+    services.kill_worker(waiting)
+    until("both are tried again", lambda: all(services.airflow.task(run)["try_number"] == 2 for run in (deferred, waiting)))
+    services.go(deferred, waiting)
+    used_once(services, deferred, waiting)
+
+
+def test_a_triggerer_killed_while_the_job_ends(services: Installation) -> None:
+    [run] = started(services, "deferred")
+    services.kill("triggerer")
+    services.go(run)
+    until("the job ends", lambda: services.jobs(run)[0]["status"] == "SUCCEEDED")
+    services.start_airflow("triggerer")
+    used_once(services, run)
+
+
+def test_a_frozen_triggerer_is_replaced_and_wakes_up(services: Installation) -> None:
+    [run] = started(services, "deferred")
+    first = services.airflow.task(run)["trigger"]["triggerer_id"]
+    services.start_airflow("triggerer-2")
+    services.freeze("triggerer")
+    until("the second takes over", lambda: services.airflow.task(run)["trigger"]["triggerer_id"] != first)
+    assert "invoking on_kill" not in services.trigger_log(run)
+    services.wake("triggerer")
+    until("the first takes it for a kill", lambda: "invoking on_kill" in services.trigger_log(run))
+    until("and has dropped it", lambda: "trigger completed" in services.trigger_log(run))
+    assert [job["status"] for job in services.jobs(run)] == ["RUNNING"]
+    services.go(run)
+    used_once(services, run)
+
+
+def test_a_scheduler_killed_with_its_workers(services: Installation) -> None:
+    runs = started(services, *MODES)
+    services.kill("scheduler")
+    services.start_airflow("scheduler")
+    services.go(*runs)
+    used_once(services, *runs)
+
+
+def test_all_of_airflow_killed_while_some_jobs_end_and_others_go_on(services: Installation) -> None:
+    ending, going_on = started(services, *MODES), started(services, *MODES)
+    services.kill(*SERVERS)
+    services.go(*ending)
+    for run in ending:
+        until("the job ends", lambda run=run: services.jobs(run)[0]["status"] == "SUCCEEDED")
+    services.start_airflow(*SERVERS)
+    used_once(services, *ending)
+    services.go(*going_on)
+    used_once(services, *going_on)
+
+
+def test_two_submitters_of_one_id_start_one_job(services: Installation) -> None:
+    async def race(name: str, entrypoint: str) -> None:
+        cluster = RayCluster(services.gate.address)
+        async with cluster.connect() as one, cluster.connect() as two:
+            await asyncio.gather(*(jobs.submit(name, entrypoint, {}) for jobs in (one, two)))
+
+    marks = services.signals / "raced"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN", services.env["RAY_AUTH_TOKEN"])
+        for number in range(3):
+            run = Run("raced", f"race-{number}")
+            asyncio.run(race(f"boig-race-{number}", f"echo /{run.folder}/ >> {marks}"))
+            until("the job ends", lambda run=run: services.jobs(run)[0]["status"] == "SUCCEEDED")
+            assert len(services.jobs(run)) == 1
+    assert marks.read_text().split() == [f"/race-{number}/" for number in range(3)]
+
+
+def test_a_ray_head_killed_with_its_jobs(services: Installation) -> None:
+    runs = started(services, *MODES)
+    services.kill("ray")
+    for run in runs:
+        [mark] = services.starts(run)
+        until("the job's process is gone", lambda mark=mark: not psutil.pid_exists(mark["pid"]))
+    services.start_ray()
+    for run in runs:
+        second_used(services, run)
+        assert commit.fate(attempt_of(services, run, 1)) == "fenced"
+        assert [job["status"] for job in services.jobs(run)] == ["SUCCEEDED"], "the new head knows the second job alone"

@@ -1,0 +1,112 @@
+"""A Jobs API on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from boig_core.orchestration.ray_api import RayCluster
+
+
+class Api:
+    """Answers as told, and notes what was asked.
+
+    Attributes:
+        states: the states of each job, one an answer; the last one stays.
+        metadata: what was posted with each job.
+        stubborn: jobs that go on when they are told to stop.
+        fail_stops: jobs that cannot even be told.
+        down: answers 503 to everything.
+    """
+
+    def __init__(self) -> None:
+        self.states: dict[str, list[str]] = {}
+        self.metadata: dict[str, dict[str, str]] = {}
+        self.posts: list[dict[str, Any]] = []
+        self.tokens: set[str | None] = set()
+        self.stopped: list[str] = []
+        self.asked: list[str] = []
+        self.stubborn: set[str] = set()
+        self.fail_stops: set[str] = set()
+        self.down = self.fail_posts = False
+        self.address = ""
+
+    @property
+    def cluster(self) -> RayCluster:
+        return RayCluster(self.address)
+
+    @web.middleware
+    async def note(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        self.asked.append(request.path)
+        self.tokens.add(request.headers.get("Authorization"))
+        if self.down:
+            return web.Response(status=503, text="the head restarts")
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
+    async def submit(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        name = body["submission_id"]
+        self.posts.append(body)
+        if self.fail_posts or name in self.states:
+            return web.Response(status=500, text="Traceback: already exists")
+        self.states[name], self.metadata[name] = ["RUNNING"], body["metadata"]
+        return web.json_response({"submission_id": name})
+
+    def answer(self, name: str) -> dict[str, Any]:
+        states = self.states[name]
+        status = states.pop(0) if len(states) > 1 else states[0]
+        return {"submission_id": name, "status": status, "message": "hm", "metadata": self.metadata.get(name)}
+
+    async def info(self, request: web.Request) -> web.Response:
+        name = request.match_info["id"]
+        return web.json_response(self.answer(name)) if name in self.states else web.Response(status=404, text="unknown")
+
+    async def jobs(self, request: web.Request) -> web.Response:
+        driver = {"submission_id": None, "job_id": "01000000", "status": "RUNNING", "message": None, "metadata": None}
+        return web.json_response([*map(self.answer, self.states), driver])
+
+    async def logs(self, request: web.Request) -> web.Response:
+        if request.match_info["id"] not in self.states:
+            return web.Response(status=404, text="unknown")
+        return web.json_response({"logs": "python: \x1b[31mno module ray_jobs\x1b[0m\n"})
+
+    async def stop(self, request: web.Request) -> web.Response:
+        name = request.match_info["id"]
+        if name not in self.states:
+            return web.Response(status=404, text="unknown")
+        if name in self.fail_stops:
+            return web.Response(status=500, text="Traceback: no such actor")
+        if name not in self.stopped and name not in self.stubborn:
+            self.states[name] = ["RUNNING", "STOPPED"]
+        self.stopped.append(name)
+        return web.json_response({"stopped": True})
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    found, loop, ready = Api(), asyncio.new_event_loop(), threading.Event()
+
+    def serve() -> None:
+        app = web.Application(middlewares=[found.note])
+        app.add_routes([web.post("/api/jobs/", found.submit), web.get("/api/jobs/", found.jobs), web.get("/api/jobs/{id}", found.info)])
+        app.add_routes([web.get("/api/jobs/{id}/logs", found.logs), web.post("/api/jobs/{id}/stop", found.stop)])
+        runner = web.AppRunner(app)
+        loop.run_until_complete(runner.setup())
+        loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
+        found.address = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        ready.set()
+        loop.run_forever()
+        loop.run_until_complete(runner.cleanup())
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    yield found
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
