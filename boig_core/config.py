@@ -315,7 +315,9 @@ class Resources(_Section):
     cpus: float = Field(0.5, gt=0)
     """CPUs an actor or worker."""
     gpus: float = Field(0.0, ge=0)
-    """GPUs an actor or worker."""
+    """GPUs an actor or worker; a share of one lets several work on it."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Ray labels of the nodes that it may run on: ``{pool: rollouts}``, ``{market: "!spot"}``, ``{zone: "in(a,b)"}``; empty: any node."""
 
 
 class Reward(_Section):
@@ -342,8 +344,7 @@ class Reward(_Section):
     runtime_env: dict[str, Any] = Field(default_factory=dict)
     """Ray runtime environment of such an actor, such as ``{pip: [spacy]}``; empty: that of the job. No place for secrets."""
     timeout_s: float = Field(600.0, gt=0)
-    """Longest time for a chunk, in seconds, opening the models anew after a death included: then its actor is replaced, and the chunk is
-    scored again."""
+    """Longest time for a chunk, in seconds: then its actor is replaced, and the chunk is scored again."""
 
     @model_validator(mode="after")
     def _check(self) -> Reward:
@@ -523,9 +524,15 @@ class DDPO(_Section):
     micro_batch: int = Field(32, ge=1)
     """Samples a forward pass and worker in the update."""
     rollout_actors: int = Field(2, ge=1)
-    """Ray actors that sample."""
+    """Ray actors that sample. Once all have started, a run goes on with those that are left, and with more when nodes are back."""
+    rollout_resources: Resources | None = None
+    """What such an actor asks for; none: what the recipe's other actors do."""
     workers: int = Field(1, ge=1)
     """Learner ranks."""
+    worker_resources: Resources | None = None
+    """What a rank asks for; none: what the recipe's other workers do. Ranks need a GPU each, so ask for more than half of one."""
+    placement_s: float = Field(60.0, ge=0)
+    """Longest wait for room for all actors and ranks at once, in seconds: more where nodes have to be added, or other jobs to end."""
     zero_stage: Literal[0, 1, 2] = 1
     """DeepSpeed ZeRO stage of the learner."""
     checkpoint_every: int = Field(5, ge=1)
@@ -710,7 +717,24 @@ class Recipe(_Section):
         if self.ddpo.probe_every is not None and self.perception.clip == self.evaluation.clip:
             rule = "differ from evaluation.clip, which judges afterwards and takes no part in training, or ddpo.probe_every be null"
             raise ValueError(f"perception.clip {self.perception.clip}, which the probe of ddpo reads, must {rule}")
+        if self.ddpo.workers > 1 and 0 < self.worker_resources.gpus <= 0.5:
+            raise ValueError(f"{self.ddpo.workers} ranks of {self.worker_resources.gpus:g} GPU may share one: ask for more than 0.5")
         return self
+
+    @property
+    def scorer_resources(self) -> Resources:
+        """What a reward actor asks for."""
+        return self.reward.resources or self.resources
+
+    @property
+    def rollout_resources(self) -> Resources:
+        """What a rollout actor asks for."""
+        return self.ddpo.rollout_resources or self.resources
+
+    @property
+    def worker_resources(self) -> Resources:
+        """What a learner rank of ``ddpo`` asks for."""
+        return self.ddpo.worker_resources or self.resources
 
     def digest(self) -> str:
         """SHA-256 of the resolved recipe as canonical JSON: 64 hex digits."""

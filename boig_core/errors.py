@@ -86,3 +86,7 @@ class EndpointError(InfrastructureError, ConnectionError):
 
 class ClusterError(InfrastructureError):
     """Ray cannot be reached, or cannot place what a recipe asks for."""
+
+
+class PreemptedError(InfrastructureError):
+    """The machine of a training is about to go; the training has saved its state and ends."""

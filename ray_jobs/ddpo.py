@@ -50,14 +50,12 @@ def work(space: Workspace) -> Outcome:
     if predictor is not None:
         manifest.verify(predictor, kind="predictor")
     connect()
-    rollouts = RayRollouts.start(recipe, functools.partial(open_scorer, recipe, job.input("boigllm"), predictor, calibration))
-    try:
+    scorer = functools.partial(open_scorer, recipe, job.input("boigllm"), predictor, calibration)
+    with RayRollouts.placed(recipe, scorer) as rollouts:
         config = {"job": job, "rollouts": rollouts}
         adapter, rewards, trips = run_training(
-            train, config, workers=recipe.ddpo.workers, resources=recipe.resources, scratch=space.scratch / "train"
+            train, config, workers=recipe.ddpo.workers, resources=recipe.worker_resources, scratch=space.scratch / "train"
         )
-    finally:
-        rollouts.stop()
     for trip in trips:  # a worker's own lines stay in Ray's log
         log.warning("%s", trip)
     lora = recipe.ddpo.lora_rank
@@ -100,13 +98,16 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
     rollouts: RayRollouts = config["rollouts"]
     samples = read_samples(job.input("dataset"))
     uri = store.join(job.attempt_uri, "metrics.jsonl")
-    curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment=experiment(job.stage), run=job.version) if rank() == 0 else None
+    curve: MetricLog | None = None
+    if rank() == 0:
+        earlier = store.read_bytes(uri) if store.exists(uri) else b""
+        curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment=experiment(job.stage), run=job.version, earlier=earlier)
     gauges = Gauges(job.stage, job.version)
 
     def report(epoch: int, values: dict[str, float]) -> None:
         waited_s = values["seconds_probe"] + values["seconds_rollouts"]
         wall_s = waited_s + values["seconds_update"] + values["seconds_between"]
-        row = {**values, **rollouts.idle(wall_s), "idle_learner": waited_s / wall_s}
+        row = {**values, **rollouts.idle(wall_s), "idle_learner": waited_s / wall_s, **rollouts.lost}
         gauges.set({"epoch": epoch, **row})
         if curve is not None:
             curve.log(epoch, **row)
@@ -121,7 +122,6 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
     probe = Probe(job.recipe, samples, rollouts, shown.look) if job.recipe.ddpo.probe_every is not None else None
     prompts = [sample for sample in samples if sample.split == "train" and sample.bucket == "high"]
     learner = Learner(job.recipe, prompts, rollouts, Checkpoints(job.task, job.attempt), report, shown.prompts, probe)
-    rollouts.wait_ready()
     try:
         adapter = learner.fit()
     finally:

@@ -7,6 +7,7 @@ that other processes (Ray workers, stages) reach it too.
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -50,6 +51,17 @@ def save_llama() -> Callable[..., None]:
         tokenizer.save_pretrained(folder)
 
     return save
+
+
+@pytest.fixture
+def terminate() -> Iterator[Callable[[], None]]:
+    """Sends this process a SIGTERM, which it takes as notice until the test ends."""
+    from boig_core.training import preemption
+
+    before = preemption.listen()
+    yield lambda: os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before)
+    preemption.SIGNALED.clear()
 
 
 class _AtomicPuts:

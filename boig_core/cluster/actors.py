@@ -1,45 +1,44 @@
-"""What pools of actors share: how they start, and calls with a deadline.
+"""What pools of actors share: how work is handed to actors that may die, hang, join late or lose their node.
 
-An actor holds models, so it works on one call at a time. One that dies is started anew by Ray, which repeats its call; one that hangs is
-killed here, and then the same happens. A chunk is a pure function of its arguments, so it may run again. What a call raises is not tried
-again: the same input would fail the same way. Leaves out: what actors do (see `rollouts`, `scoring`).
+An actor holds models, so it works on one item at a time. An item is a pure function of its arguments: where its actor is lost it goes back
+to the others, which meanwhile go on, and Ray brings the actor back as soon as a node has room. What a call raises is not tried again: the
+same input would fail the same way. Leaves out: what actors do (see `rollouts`, `scoring`) and where they run (see `placement`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import ray
 
+from boig_core.cluster.placement import actor_options, nodes
 from boig_core.config import Recipe, Resources
-from boig_core.errors import ClusterError
+from boig_core.errors import BoigError, ClusterError
 from boig_core.observability.logs import get_logger
 
 log = get_logger(__name__)
 
 RESTARTS: Final = 3
-"""Deaths of an actor, and repetitions of a call, that are forgiven."""
+"""Lost actors that are forgiven a chunk, and lost groups of workers that are forgiven a training."""
 START_S: Final = 600.0
-"""Longest wait for an actor to be placed and to open its models."""
+"""Longest time without any actor of a kind: until one is placed and has opened its models."""
+LOST: Final = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
+"""What Ray raises for an actor that is gone, and for a result that went with its node."""
 
 
 def options(resources: Resources) -> dict[str, Any]:
-    """Ray's options for an actor that asks for these resources."""
-    return {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
-
-
-def scorer_resources(recipe: Recipe) -> Resources:
-    """What a scorer asks for."""
-    return recipe.reward.resources or recipe.resources
+    """Ray's options for an actor of a `Crew`: it comes back whenever there is room, and its work is handed out anew by the crew."""
+    return {**actor_options(resources), "max_restarts": -1, "max_task_retries": 0}
 
 
 def scorer_options(recipe: Recipe) -> dict[str, Any]:
     """Ray's options for a scorer; an empty runtime environment is left to the job's own."""
     own = {"runtime_env": recipe.reward.runtime_env} if recipe.reward.runtime_env else {}
-    return {**options(scorer_resources(recipe)), **own}
+    return {**options(recipe.scorer_resources), **own}
 
 
 def settle(resources: Resources) -> str:
@@ -50,60 +49,150 @@ def settle(resources: Resources) -> str:
     return "cuda" if resources.gpus > 0 and torch.cuda.is_available() else "cpu"
 
 
-def wait_ready(actors: Sequence[Any], kind: str, remedy: str, timeout_s: float = START_S) -> None:
-    """Wait until each actor's ``ready`` has answered.
-
-    Raises:
-        ClusterError: they were not placed, or did not start, in time.
-        BoigError: what opening its models raised.
-    """
-    try:
-        ray.get([actor.ready.remote() for actor in actors], timeout=timeout_s)
-    except ray.exceptions.GetTimeoutError as exc:
-        free = ray.available_resources()
-        rule = f"did not start within {timeout_s:.0f} s (free: {free.get('CPU', 0)} CPU, {free.get('GPU', 0)} GPU)"
-        raise ClusterError(f"{len(actors)} {kind}", rule, remedy) from exc
-
-
 @dataclass
+class _Item:
+    number: int
+    start: Callable[[Any], Any]
+    lost: int = 0
+
+
+@dataclass(frozen=True)
 class _Call:
     actor: Any
-    what: str
-    limit_s: float
-    deadline: float
-    misses: int = 0
+    item: _Item | None  # None: whether the actor is there
+    began: float
 
 
-class Watch:
-    """Calls under way, at most one an actor."""
+class Crew:
+    """Actors of one kind and the items that wait for them. `finished` does the work.
 
-    def __init__(self) -> None:
+    Args:
+        kind: names them in messages, as in ``rollouts of chunk 3``.
+        actors: handles; one that is not there yet, or not any more, joins when its ``ready`` answers.
+        limit_s: longest time for an item.
+
+    Attributes:
+        redone: items that were done again so far.
+        lost_s: seconds that actors had worked on them in vain.
+        busy_s: seconds that actors have had an item, those in vain included.
+    """
+
+    def __init__(self, kind: str, actors: Sequence[Any], limit_s: float) -> None:
+        self.kind, self.limit_s = kind, limit_s
+        self.redone, self.lost_s, self.busy_s = 0, 0.0, 0.0
+        self._waiting: deque[_Item] = deque()
+        self._idle: list[Any] = []
         self._calls: dict[Any, _Call] = {}
+        self._seen = time.monotonic()  # when an actor was there
+        for actor in actors:
+            self._await(actor)
 
-    def add(self, ref: Any, actor: Any, what: str, limit_s: float) -> None:
-        """Watch the call of an idle actor; ``what`` names its work in messages."""
-        self._calls[ref] = _Call(actor, what, limit_s, time.monotonic() + limit_s)
+    def add(self, number: int, start: Callable[[Any], Any]) -> None:
+        """Add an item: its number, and the function that starts it on an actor and returns Ray's reference."""
+        self._waiting.append(_Item(number, start))
 
-    def next(self) -> tuple[Any, Any]:
-        """Reference and actor of the next call that ends, by a result or by an error.
+    @property
+    def busy(self) -> bool:
+        """Whether any item waits or is under way."""
+        return bool(self._waiting) or any(call.item for call in self._calls.values())
+
+    @property
+    def calls(self) -> list[Any]:
+        """References of the calls under way."""
+        return list(self._calls)
+
+    def assign(self) -> None:
+        """Give waiting items to idle actors."""
+        while self._waiting and self._idle:
+            item, actor = self._waiting.popleft(), self._idle.pop()
+            self._calls[item.start(actor)] = _Call(actor, item, time.monotonic())
+
+    def take(self, ref: Any) -> Iterator[tuple[int, Any]]:
+        """Number and result of a call that ended; nothing for one that is lost, or asked whether the actor is there.
 
         Raises:
-            ClusterError: a call missed its deadline more often than is forgiven.
+            ClusterError: the item lost its actor more often than is forgiven, or no actor can come back.
+            Exception: what the call raised, a `BoigError` as itself.
         """
-        while True:
-            wait_s = min(call.deadline for call in self._calls.values()) - time.monotonic()
-            done, _ = ray.wait(list(self._calls), num_returns=1, timeout=max(0.0, wait_s), fetch_local=False)
-            if done:
-                return done[0], self._calls.pop(done[0]).actor
-            for call in self._calls.values():
-                if call.deadline <= time.monotonic():
-                    self._replace(call)
+        call = self._calls.pop(ref)
+        try:
+            result = ray.get(ref)
+        except LOST as exc:
+            if call.item is None:  # Ray asks an actor that may come back again and again
+                log.warning("an actor for %s is gone for good: %s", self.kind, _first_line(exc))
+                self._require_any()
+            else:
+                self._lose(call, call.item, f"lost its actor ({_first_line(exc)})")
+            return
+        except ray.exceptions.RayTaskError as exc:
+            if isinstance(exc.cause, BoigError):
+                raise exc.cause from exc
+            raise
+        self._seen = time.monotonic()
+        self._idle.append(call.actor)
+        if call.item is not None:
+            self.busy_s += time.monotonic() - call.began
+            yield call.item.number, result
 
-    def _replace(self, call: _Call) -> None:
-        call.misses += 1
-        if call.misses > RESTARTS:
-            rule = f"took longer than {call.limit_s:g} s, {call.misses} times"
-            raise ClusterError(call.what, rule, "see the actor's log on the Ray dashboard")
-        log.warning("%s takes longer than %g s: its actor is replaced, and it is done again", call.what, call.limit_s)
-        ray.kill(call.actor, no_restart=False)
-        call.deadline = time.monotonic() + START_S + call.limit_s  # it has to open its models again
+    def expire(self) -> None:
+        """Replace actors whose item takes too long.
+
+        Raises:
+            ClusterError: an item was lost more often than is forgiven, or no actor was there for `START_S`.
+        """
+        now = time.monotonic()
+        for ref, call in list(self._calls.items()):
+            if call.item is not None and now >= call.began + self.limit_s:
+                del self._calls[ref]
+                ray.kill(call.actor, no_restart=False)
+                self._lose(call, call.item, f"took longer than {self.limit_s:g} s")
+        if self._idle or not self.busy or any(call.item for call in self._calls.values()):
+            self._seen = now
+        elif now >= self._seen + START_S:
+            rule = f"none was there for {START_S:g} s; the cluster is {nodes()}"
+            raise ClusterError(f"{len(self._calls)} actors for {self.kind}", rule, "add nodes, or ask for less")
+
+    @property
+    def patience(self) -> float:
+        """Seconds until `expire` may have something to do."""
+        working = [call.began + self.limit_s for call in self._calls.values() if call.item is not None]
+        return max(0.0, min(working, default=self._seen + START_S) - time.monotonic())
+
+    def _await(self, actor: Any) -> None:
+        self._calls[actor.ready.options(max_task_retries=-1).remote()] = _Call(actor, None, time.monotonic())
+
+    def _lose(self, call: _Call, item: _Item, why: str) -> None:
+        what, seconds = f"{self.kind} of chunk {item.number}", time.monotonic() - call.began
+        item.lost += 1
+        if item.lost > RESTARTS:
+            raise ClusterError(what, f"{why}; {item.lost} actors were lost over it", "see their logs on the Ray dashboard")
+        log.warning("%s %s; done again, %.1f s are lost", what, why, seconds)
+        self.redone, self.lost_s, self.busy_s = self.redone + 1, self.lost_s + seconds, self.busy_s + seconds
+        self._waiting.appendleft(item)
+        self._await(call.actor)
+
+    def _require_any(self) -> None:
+        if not self._calls and not self._idle:
+            raise ClusterError(f"actors for {self.kind}", "are all gone for good", "see their logs on the Ray dashboard")
+
+
+def finished(*crews: Crew) -> Iterator[tuple[Crew, int, Any]]:
+    """Results as they come, until no crew has work; work may be added between them.
+
+    Raises:
+        ClusterError: see `Crew`.
+        Exception: what a call raised.
+    """
+    while any(crew.busy for crew in crews):
+        for crew in crews:
+            crew.expire()
+            crew.assign()
+        of_ref = {ref: crew for crew in crews for ref in crew.calls}
+        done, _ = ray.wait(list(of_ref), num_returns=1, timeout=min(crew.patience for crew in crews))
+        for ref in done:
+            for number, result in of_ref[ref].take(ref):
+                yield of_ref[ref], number, result
+
+
+def _first_line(exc: BaseException) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".:")

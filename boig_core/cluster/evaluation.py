@@ -18,6 +18,8 @@ import ray
 from numpy.typing import NDArray
 from ray.util import ActorPool
 
+from boig_core.cluster.actors import RESTARTS
+from boig_core.cluster.placement import actor_options
 from boig_core.config import LLM, Recipe
 from boig_core.errors import ClusterError
 from boig_core.observability.logs import get_logger
@@ -25,8 +27,6 @@ from boig_core.vocabulary import Description
 
 log = get_logger(__name__)
 
-RESTARTS: Final = 3
-"""Deaths of an actor, and repetitions of a chunk, that are forgiven."""
 STALL_S: Final = 1800.0
 """Longest wait for the next chunk."""
 _PROMPTS: Final = 384
@@ -106,12 +106,7 @@ def sample_draws(draws: Mapping[str, Draw], seeds: Sequence[int], recipe: Recipe
         ClusterError: no chunk finished for `STALL_S`, or an actor died more often than its budget allows.
         BoigError: whatever opening a model raised.
     """
-    options: dict[str, Any] = {
-        "num_cpus": recipe.resources.cpus,
-        "num_gpus": recipe.resources.gpus,
-        "max_restarts": RESTARTS,
-        "max_task_retries": RESTARTS,
-    }
+    options = {**actor_options(recipe.resources), "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
     actors = [ray.remote(SampleActor).options(**options).remote(recipe) for _ in range(recipe.ddpo.rollout_actors)]
     size, order = recipe.ddpo.chunk, sorted(draws, key=lambda name: draws[name].source.location)
     slices = [slice(start, start + size) for start in range(0, len(seeds), size)]
@@ -162,7 +157,7 @@ def answer_prompts(model_uri: str, prompts: Sequence[str], recipe: Recipe) -> Ca
     """
     wants, llm = recipe.resources, recipe.llm
     environment = {} if wants.gpus else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    task = ray.remote(num_cpus=wants.cpus, num_gpus=wants.gpus, runtime_env={"env_vars": environment})(_answer_chunk)
+    task = ray.remote(**actor_options(wants), runtime_env={"env_vars": environment})(_answer_chunk)
     chunks = [prompts[start : start + _PROMPTS] for start in range(0, len(prompts), _PROMPTS)]
     pending = [task.remote(model_uri, chunk, llm, recipe.seed) for chunk in chunks]
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from boig_core.cluster.placement import actor_options
 from boig_core.cluster.spread import spread
 from boig_core.config import Perception, Resources
 from boig_core.data import dataset, perceived
@@ -58,8 +59,7 @@ def describe_images(
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=resources.cpus,
-        num_gpus=resources.gpus,
+        **actor_options(resources),
     )
     for batch in described.iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in batch.to_pylist():

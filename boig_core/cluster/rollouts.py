@@ -1,30 +1,36 @@
 """Rollouts and rewards on Ray: actors pull whole chunks; rewards are computed as trajectories arrive, while others still sample.
 
-A chunk is a pure function of (adapter, chunk), so Ray may run it again: an actor that dies is restarted and redoes its chunk with the
-same bits, up to a budget an actor. Only the adapter travels, with version and checksum; each actor opens the base model by itself.
-Leaves out: what a rollout is (`boig_core.diffusion.rollout`) and what a reward is (`boig_core.rewards`).
+A chunk is a pure function of (adapter, chunk), so a chunk whose actor is lost is done again by another with the same bits. Results are
+fetched as they come, so a node that goes takes only what is under way. Only the adapter travels, with version and checksum; each actor
+opens the base model by itself. Leaves out: what a rollout is (`boig_core.diffusion.rollout`) and what a reward is (`boig_core.rewards`).
 """
 
 from __future__ import annotations
 
+import functools
 import os
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from boig_core.cluster.actors import RESTARTS, START_S, Watch, options, scorer_options, scorer_resources, settle, wait_ready
+from boig_core.cluster.actors import START_S, Crew, finished, options, scorer_options, settle
+from boig_core.cluster.placement import Demand, room
 from boig_core.config import Recipe
-from boig_core.diffusion.lora import Adapter
-from boig_core.diffusion.rollout import Chunk, Findings, Scorer, examine
-from boig_core.diffusion.trajectory import Trajectory
-from boig_core.errors import ClusterError
+from boig_core.errors import BoigError, ClusterError, ScorerError
 from boig_core.rewards.scorer import checked
+from boig_core.vocabulary import Sample
+
+if TYPE_CHECKING:  # a scorer's process needs nothing of it, and would take seconds to import it
+    from boig_core.diffusion.lora import Adapter
+    from boig_core.diffusion.rollout import Chunk, Findings, Sampler, Scorer
+    from boig_core.diffusion.trajectory import Trajectory
+
+T = TypeVar("T")
 
 ROLLOUT_S: Final = 1800.0
 """Longest time for the rollouts of a chunk."""
@@ -41,13 +47,18 @@ class RolloutActor:
     """
 
     def __init__(self, recipe: Recipe, before: Callable[[Chunk], None] | None = None) -> None:
+        self._recipe, self._before = recipe, before
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        """Opened by a call, not by the constructor, whose errors Ray passes on as text alone."""
         from boig_core.diffusion.rollout import Sampler
 
-        self._before = before
-        self._sampler = Sampler(recipe, settle(recipe.resources))
+        return Sampler(self._recipe, settle(self._recipe.rollout_resources))
 
     def ready(self) -> int:
         """Process id, once the model is open."""
+        _ = self._sampler
         return os.getpid()
 
     def rollout(self, adapter: Adapter, chunk: Chunk) -> Trajectory:
@@ -71,58 +82,110 @@ class RewardActor:
     @cached_property
     def _scorer(self) -> Scorer:
         """Opened by a call, not by the constructor, whose errors Ray passes on as text alone."""
-        return self._make(settle(scorer_resources(self._recipe)))
+        return self._make(settle(self._recipe.scorer_resources))
 
     def ready(self) -> int:
         """Process id, once the models are open."""
         _ = self._scorer
         return os.getpid()
 
-    def score(self, trajectory: Trajectory, chunk: Chunk) -> NDArray[np.float64]:
-        """Rewards of a chunk's images."""
-        return self._scorer.score(trajectory.images_BHWC, chunk.samples)
+    def score(self, images_BHWC: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+        """Rewards of a chunk's images.
 
-    def examine(self, trajectory: Trajectory, chunk: Chunk) -> Findings:
-        """All that the scorer can say of a chunk's images."""
-        return examine(self._scorer, trajectory.images_BHWC, chunk.samples)
+        Raises:
+            ScorerError: what the scorer raised, unless it is boig's own: the data's failure, not the cluster's.
+        """
+        return self._said(lambda scorer: scorer.score(images_BHWC, samples), samples)
+
+    def examine(self, images_BHWC: NDArray[np.uint8], samples: Sequence[Sample]) -> Findings:
+        """All that the scorer can say of a chunk's images; raises as `score`."""
+        from boig_core.diffusion.rollout import examine
+
+        return self._said(lambda scorer: examine(scorer, images_BHWC, samples), samples)
+
+    def _said(self, call: Callable[[Scorer], T], samples: Sequence[Sample]) -> T:
+        try:
+            return call(self._scorer)
+        except BoigError:
+            raise
+        except Exception as exc:
+            raise ScorerError(f"the scorer of {len(samples)} images", f"raised {exc!r}", "see the actor's log") from exc
 
 
 class RayRollouts:
-    """`boig_core.diffusion.rollout.Rollouts` over pools of actors. Pickles, so a training worker can drive what the stage owns."""
+    """`boig_core.diffusion.rollout.Rollouts` over pools of actors. Pickles, so a training worker can drive what the stage owns.
+
+    Attributes:
+        lost: chunks that the last `collect` or `examine` did again, and seconds that actors had spent on them.
+    """
 
     def __init__(self, samplers: Sequence[Any], scorers: Sequence[Any], score_s: float) -> None:
         self._samplers, self._scorers, self._score_s = list(samplers), list(scorers), score_s
         self._busy_s = {SAMPLERS: 0.0, SCORERS: 0.0}
+        self.lost: dict[str, float] = {}
+
+    @classmethod
+    @contextmanager
+    def placed(cls, recipe: Recipe, make_scorer: Callable[[str], Scorer]) -> Iterator[RayRollouts]:
+        """The actors, once there is room for them and the learner ranks, and placed so that the ranks keep theirs; end with the context.
+
+        Raises:
+            ClusterError: not all of it fits within `ddpo.placement_s`, or actors did not start.
+        """
+        ranks = Demand(recipe.ddpo.workers, "learner ranks", recipe.worker_resources)
+        actors = [
+            Demand(recipe.ddpo.rollout_actors, "rollout actors", recipe.rollout_resources),
+            Demand(recipe.reward.actors, "reward actors", recipe.scorer_resources),
+        ]
+        started: RayRollouts | None = None
+        try:
+            with room(ranks, actors, recipe.ddpo.placement_s):
+                started = cls.start(recipe, make_scorer)
+                started.wait_placed()
+            yield started
+        finally:
+            if started is not None:
+                started.stop()
 
     @classmethod
     def start(cls, recipe: Recipe, make_scorer: Callable[[str], Scorer], before: Callable[[Chunk], None] | None = None) -> RayRollouts:
-        """Start the actors that the recipe names; they live as long as the calling driver. Returns at once, see `wait_ready`."""
-        rollout = ray.remote(RolloutActor).options(**options(recipe.resources))
+        """Start the actors that the recipe names; they live as long as the calling driver. Returns at once, see `wait_placed`."""
+        rollout = ray.remote(RolloutActor).options(**options(recipe.rollout_resources))
         reward = ray.remote(RewardActor).options(**scorer_options(recipe))
-        return cls(
+        started = cls(
             [rollout.remote(recipe, before) for _ in range(recipe.ddpo.rollout_actors)],
             [reward.remote(recipe, make_scorer) for _ in range(recipe.reward.actors)],
             recipe.reward.timeout_s,
         )
+        for actor in started._actors:
+            actor.ready.remote()  # models open while other things start
+        return started
 
-    def wait_ready(self, timeout_s: float = START_S) -> None:
-        """Wait until each actor has opened its models.
+    @property
+    def _actors(self) -> list[Any]:
+        return [*self._samplers, *self._scorers]
+
+    def wait_placed(self, timeout_s: float = START_S) -> None:
+        """Wait until each actor's process runs on its node; its models may still have to be opened.
 
         Raises:
-            ClusterError: they were not placed, or did not start, in time.
+            ClusterError: they did not start in time.
         """
-        remedy = "add nodes, or lower ddpo.rollout_actors, reward.actors or their resources"
-        wait_ready([*self._samplers, *self._scorers], "rollout and reward actors", remedy, timeout_s)
+        waiting = [actor.__ray_ready__.remote() for actor in self._actors]
+        _, late = ray.wait(waiting, num_returns=len(waiting), timeout=timeout_s)
+        if late:
+            rule = f"did not start within {timeout_s:g} s"
+            raise ClusterError(f"{len(late)} of {len(waiting)} rollout and reward actors", rule, "see the Ray dashboard")
 
     def stop(self) -> None:
         """End the actors; only their owner, the driver that started them, calls it."""
-        for actor in (*self._samplers, *self._scorers):
+        for actor in self._actors:
             ray.kill(actor)
 
     def idle(self, wall_s: float) -> dict[str, float]:
         """Share of the last ``wall_s`` seconds, in [0, 1], that the actors of each pool had no call; what was counted is forgotten.
 
-        A call counts from being handed out to having ended, and so do the death or the wait for a restart in between.
+        A call counts from being handed out to having ended or been lost.
         """
         pools = {SAMPLERS: self._samplers, SCORERS: self._scorers}
         shares = {f"idle_{name}": max(0.0, 1 - self._busy_s[name] / (len(pool) * wall_s)) for name, pool in pools.items()}
@@ -133,8 +196,8 @@ class RayRollouts:
         """Trajectory and rewards of each chunk, in the order of ``chunks``.
 
         Raises:
-            ClusterError: an actor died, or hung, more often than is forgiven.
-            ScorerError: a scorer gave a wrong count, or a value that is not finite.
+            ClusterError: a chunk lost its actor more often than is forgiven, or no actor of a kind was there for `START_S`.
+            ScorerError: a scorer failed, gave a wrong count, or a value that is not finite.
             BoigError: whatever a sampler or scorer raised.
         """
         found = self._run(adapter, chunks, "score")
@@ -147,40 +210,29 @@ class RayRollouts:
 
     def _run(self, adapter: Adapter, chunks: Sequence[Chunk], ask: str) -> list[tuple[Trajectory, Any]]:
         """Each chunk's trajectory, and what the reward actors' method ``ask`` said of it."""
+        sampling, scoring = Crew("rollouts", self._samplers, ROLLOUT_S), Crew("rewards", self._scorers, self._score_s)
         adapter_ref = ray.put(adapter)
-        chunk_refs = [ray.put(chunk) for chunk in chunks]
-        to_sample, to_score = deque(range(len(chunks))), deque[int]()
-        free_samplers, free_scorers = list(self._samplers), list(self._scorers)
-        watch, running = Watch(), dict[Any, tuple[int, float]]()
-        trajectory_refs: dict[int, Any] = {}
-        reward_refs: dict[int, Any] = {}
-        while len(reward_refs) < len(chunks):
-            while to_sample and free_samplers:
-                actor, i = free_samplers.pop(), to_sample.popleft()
-                ref = actor.rollout.remote(adapter_ref, chunk_refs[i])
-                watch.add(ref, actor, f"rollouts of chunk {i}", ROLLOUT_S)
-                running[ref] = i, time.monotonic()
-            while to_score and free_scorers:
-                actor, i = free_scorers.pop(), to_score.popleft()
-                ref = getattr(actor, ask).remote(trajectory_refs[i], chunk_refs[i])
-                watch.add(ref, actor, f"rewards of chunk {i}", self._score_s)
-                running[ref] = i, time.monotonic()
-            ref, actor = watch.next()
-            i, began = running.pop(ref)
-            self._busy_s[SCORERS if i in trajectory_refs else SAMPLERS] += time.monotonic() - began
-            if i not in trajectory_refs:
-                trajectory_refs[i] = ref
-                to_score.append(i)
-                free_samplers.append(actor)
+        for i, chunk in enumerate(chunks):
+            sampling.add(i, functools.partial(_sample, adapter_ref, ray.put(chunk)))
+        trajectories: dict[int, Trajectory] = {}
+        said: dict[int, Any] = {}
+        for crew, i, result in finished(sampling, scoring):
+            if crew is sampling:
+                if result.checksum != adapter.checksum:
+                    raise ClusterError(f"policy {result.checksum[:12]}", f"is not {adapter.checksum[:12]}", "restart the stage")
+                trajectories[i] = result
+                scoring.add(i, functools.partial(_ask, ask, ray.put(result.images_BHWC), chunks[i].samples))
             else:
-                reward_refs[i] = ref
-                free_scorers.append(actor)
-        try:
-            trajectories: list[Trajectory] = ray.get([trajectory_refs[i] for i in range(len(chunks))])
-            scored = ray.get([reward_refs[i] for i in range(len(chunks))])
-        except ray.exceptions.RayActorError as exc:
-            raise ClusterError("a rollout or reward actor", f"died more than {RESTARTS} times", "see its log on the Ray dashboard") from exc
-        for trajectory in trajectories:
-            if trajectory.checksum != adapter.checksum:
-                raise ClusterError(f"policy {trajectory.checksum[:12]}", f"is not {adapter.checksum[:12]}", "restart the stage")
-        return list(zip(trajectories, scored, strict=True))
+                said[i] = result
+        self.lost = {"chunks_redone": sampling.redone + scoring.redone, "seconds_lost": sampling.lost_s + scoring.lost_s}
+        self._busy_s[SAMPLERS] += sampling.busy_s
+        self._busy_s[SCORERS] += scoring.busy_s
+        return [(trajectories[i], said[i]) for i in range(len(chunks))]
+
+
+def _sample(adapter_ref: Any, chunk_ref: Any, actor: Any) -> Any:
+    return actor.rollout.remote(adapter_ref, chunk_ref)
+
+
+def _ask(method: str, images_ref: Any, samples: Sequence[Sample], actor: Any) -> Any:
+    return getattr(actor, method).remote(images_ref, samples)

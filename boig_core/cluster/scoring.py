@@ -7,6 +7,7 @@ whose images are scored as they arrive (see `rollouts`).
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -16,9 +17,8 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from boig_core.cluster.actors import RESTARTS, Watch, scorer_options, scorer_resources, settle, wait_ready
+from boig_core.cluster.actors import Crew, finished, scorer_options, settle
 from boig_core.config import Recipe
-from boig_core.errors import ClusterError
 from boig_core.rewards.scorer import checked
 
 Values = Mapping[str, NDArray[np.float64]]
@@ -35,7 +35,7 @@ class ScoreActor:
     @cached_property
     def _score(self) -> Score:
         """Opened by a call, not by the constructor, whose errors Ray passes on as text alone."""
-        return self._open(settle(scorer_resources(self._recipe)))
+        return self._open(settle(self._recipe.scorer_resources))
 
     def ready(self) -> int:
         """Process id, once the models are open."""
@@ -59,33 +59,22 @@ def score_chunks(recipe: Recipe, open_score: Callable[[str], Score], chunks: Seq
         Number of a chunk and its values, as they come.
 
     Raises:
-        ClusterError: actors did not start, died or hung more often than is forgiven.
+        ClusterError: a chunk lost its actor more often than is forgiven, or no actor was there for `actors.START_S`.
         ScorerError: a wrong count, or a value that is not finite.
         BoigError: whatever a scorer raised.
     """
     actor_class = ray.remote(ScoreActor).options(**scorer_options(recipe))
     actors = [actor_class.remote(recipe, open_score) for _ in range(min(recipe.reward.actors, len(chunks)))]
     try:
-        wait_ready(actors, "scorers", "add nodes, or lower reward.actors or reward.resources")
-        watch, running, waiting = Watch(), dict[Any, int](), iter(enumerate(chunks))
-
-        def feed(actor: Any) -> None:
-            for number, chunk in waiting:
-                ref = actor.score.remote(chunk)
-                running[ref] = number
-                watch.add(ref, actor, f"chunk {number} of {len(chunks)}", recipe.reward.timeout_s)
-                return
-
-        for actor in actors:
-            feed(actor)
-        while running:
-            ref, actor = watch.next()
-            number = running.pop(ref)
-            values: Values = ray.get(ref)
-            feed(actor)
+        crew = Crew("scores", actors, recipe.reward.timeout_s)
+        for number, chunk in enumerate(chunks):
+            crew.add(number, functools.partial(_score, chunk))
+        for _, number, values in finished(crew):
             yield number, {name: checked(of_N, len(chunks[number])) for name, of_N in values.items()}
-    except ray.exceptions.RayActorError as exc:
-        raise ClusterError("a scorer", f"died more than {RESTARTS} times", "see its log on the Ray dashboard") from exc
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+def _score(chunk: Sequence[Any], actor: Any) -> Any:
+    return actor.score.remote(chunk)

@@ -6,17 +6,29 @@ again and it continues from the newest one. Leaves out: what is trained, and con
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+from ray.train import ControllerError, FailureConfig, PreemptionError, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.execution.context import get_train_context
+
+from boig_core.cluster.actors import RESTARTS, START_S
+from boig_core.cluster.placement import bundle, nodes
 from boig_core.config import Resources
-from boig_core.errors import BoigError, ClusterError, UserError
+from boig_core.errors import BoigError, ClusterError, PreemptedError, ScorerError, UserError
 from boig_core.observability.logs import configure_logging, get_logger
+from boig_core.training import preemption
 
 T = TypeVar("T")
 log = get_logger(__name__)
+
+_PLACED_S: Final = 60.0
+"""How long Ray Train waits for the workers of a group before it tries anew."""
 
 
 def run_training(
@@ -26,7 +38,7 @@ def run_training(
     workers: int,
     resources: Resources,
     scratch: Path,
-    max_failures: int = 1,
+    max_failures: int = RESTARTS,
 ) -> T:
     """Run ``fn(config)`` in each of some worker processes with a torch process group between them; returns what rank 0 returned.
 
@@ -34,45 +46,64 @@ def run_training(
         fn: the training, importable or picklable; runs once a worker and must restore its own checkpoints.
         config: its argument, picklable.
         workers: how many processes.
-        resources: CPUs and GPUs a worker.
+        resources: what a worker asks for.
         scratch: local folder for Ray Train's own bookkeeping.
-        max_failures: how often a group that lost a worker is started again. User errors are never tried again.
+        max_failures: how often a group that lost a worker is started again. Wrong inputs and rewards are never tried again, and a group
+            that saved its state because its node goes does not count.
 
     Raises:
         BoigError: the very error that a worker raised, user errors before others.
-        ClusterError: the workers could not be placed, or failed otherwise too often.
+        ClusterError: the workers could not be placed for `START_S`, or failed otherwise too often.
     """
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    for failures in range(max_failures + 1):
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config={"fn": fn, "config": config},
-            torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=workers,
-                use_gpu=resources.gpus > 0,
-                resources_per_worker={"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {})},
-            ),
-            run_config=RunConfig(
-                name=f"boig-{failures}", storage_path=str(scratch / "ray-train"), worker_runtime_env={"env_vars": _environment(resources)}
-            ),
-        )
+    failures = 0
+    for start in itertools.count():
+        began = time.monotonic()
         try:
-            result: T = trainer.fit().return_value
+            result: T = _trainer(fn, config, workers, resources, scratch, start).fit().return_value
             return result
         except Exception as exc:
-            error = _own_error(exc)
-            if isinstance(error, UserError) or failures == max_failures:
-                raise (error or ClusterError(f"{workers} training worker(s)", f"failed: {_first_line(exc)}", "see the job's log")) from exc
-            log.warning("training workers failed, starting them again: %s", error or _first_line(exc))
+            error, seconds = _own_error(exc), time.monotonic() - began
+            failures += not isinstance(exc, PreemptionError) and not isinstance(error, PreemptedError)
+            if failures > max_failures or isinstance(exc, ControllerError) or isinstance(error, (UserError, ScorerError)):
+                rule = f"failed: {_last_line(exc)}; the cluster is {nodes()}"
+                raise (error or ClusterError(f"{workers} training worker(s)", rule, "see the job's log")) from exc
+            log.warning("training workers ended after %.1f s, going on from the newest checkpoint: %s", seconds, error or _last_line(exc))
     raise AssertionError("unreachable")
+
+
+def _trainer(
+    fn: Callable[[dict[str, Any]], Any], config: dict[str, Any], workers: int, resources: Resources, scratch: Path, start: int
+) -> Any:
+    # Ray would start a group again by itself whatever it died of, and wait for ever for one that it cannot place.
+    once = FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=max(0, round(START_S / _PLACED_S) - 1))
+    return TorchTrainer(
+        _worker,
+        train_loop_config={"fn": fn, "config": config},
+        torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=resources.gpus > 0,
+            resources_per_worker=bundle(resources),
+            label_selector=resources.labels or None,
+        ),
+        run_config=RunConfig(
+            name=f"boig-{start}",
+            storage_path=str(scratch / "ray-train"),
+            failure_config=once,
+            worker_runtime_env={"env_vars": _environment(resources)},
+        ),
+    )
 
 
 def _worker(loop: dict[str, Any]) -> Any:
     configure_logging()
+    preemption.ask(_node_drains)
     return loop["fn"](loop["config"])
+
+
+def _node_drains() -> bool:
+    """Whether a node of this group is about to go; Ray's public function would be a barrier of all workers at each step."""
+    return get_train_context().preemption_context.preemption_info is not None
 
 
 def _environment(resources: Resources) -> dict[str, str]:
@@ -101,6 +132,6 @@ def _own_errors(exc: BaseException | None, seen: set[int]) -> Iterator[BoigError
             yield from _own_errors(link, seen)
 
 
-def _first_line(exc: BaseException) -> str:
+def _last_line(exc: BaseException) -> str:
     text = str(exc).strip().splitlines()
     return text[-1] if text else type(exc).__name__

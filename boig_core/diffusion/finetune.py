@@ -88,8 +88,10 @@ def finetune(recipe: Recipe, examples: Examples, checkpoints: Checkpoints, repor
         if rank() == 0 and (step % _REPORT_EVERY == 0 or step + 1 == config.steps):
             seconds = time.monotonic() - started
             report(step, {"loss": info.loss, "grad_norm": info.grad_norm, "lr": info.lr, "images_per_s": config.batch / seconds})
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps or engine.leaving:
             checkpoints.save(engine, step + 1)
+        if engine.leaving:
+            checkpoints.leave()
     checkpoints.wait()
     return read_adapter(engine.module, engine.steps_done)
 

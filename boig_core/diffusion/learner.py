@@ -140,9 +140,11 @@ class Learner:
             stopped = self._watch(metrics)
             if rank() == 0:
                 self.report(epoch, metrics)
-            if (epoch + 1) % self.config.checkpoint_every == 0 or epoch + 1 == self.config.epochs or stopped:
+            if (epoch + 1) % self.config.checkpoint_every == 0 or epoch + 1 == self.config.epochs or stopped or self.engine.leaving:
                 state = {"history": self.history, "rows": self.rows, "trips": [trip.state() for trip in self.trips]}
                 self.checkpoints.save(self.best, epoch + 1, state)
+            if self.engine.leaving:
+                self.checkpoints.leave()
         self.checkpoints.wait()
         keep = any(trip.action == "keep_best" for trip in self.trips)
         if keep and self.best.adapter is not None:

@@ -47,6 +47,7 @@ def _train(recipe_name: str, overrides: list[str], dataset: str, out: Path, *, w
     from boig_core.observability.metrics import MetricLog
     from boig_core.storage import store
     from boig_core.storage.manifest import verify
+    from boig_core.training import preemption
     from boig_core.training.checkpoint import Checkpoints
     from boig_core.training.engine import Engine, init_process_group, rank
 
@@ -55,6 +56,7 @@ def _train(recipe_name: str, overrides: list[str], dataset: str, out: Path, *, w
         raise RecipeError("--predictor", "needs a recipe that trains one", "add --set llm.predictor=head or text")
     task = Rating(recipe) if predictor else Describing(recipe, with_kpi)
     init_process_group()
+    preemption.listen()
     verify(dataset, kind="dataset")
     out.mkdir(parents=True, exist_ok=True)
     metrics_uri = store.join(str(out), "metrics.jsonl")

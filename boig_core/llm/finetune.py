@@ -116,11 +116,13 @@ def train(
         info = engine.step(loss.of_step(examples.drawn(order.draws(done))))
         values = {"loss": info.loss, "lr": info.lr, "grad_norm": info.grad_norm}
         done = engine.steps_done
-        if done % llm.checkpoint_every == 0 or done == llm.steps:
+        if due := done % llm.checkpoint_every == 0 or done == llm.steps:
             values["val_loss"] = loss.validation(held_out)
             best.judge(done, values["val_loss"])
-            if checkpoints is not None:
-                checkpoints.save(best, done, best.state())
+        if checkpoints is not None and (due or engine.leaving):
+            checkpoints.save(best, done, best.state())
+        if checkpoints is not None and engine.leaving:
+            checkpoints.leave()
         if rank() == 0:
             report(done, values)
             if done % _LOG_EVERY == 0 or done == llm.steps:

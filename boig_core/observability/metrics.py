@@ -31,19 +31,31 @@ class MetricLog:
         run: name of the MLflow run.
         params: small values logged once.
         every_s: least seconds between two writes.
+        earlier: what a process that was lost has written of the same run; its rows stay, up to the step at which this one goes on.
     """
 
     def __init__(
-        self, put: Callable[[bytes], None], *, experiment: str, run: str, params: dict[str, Any] | None = None, every_s: float = 10.0
+        self,
+        put: Callable[[bytes], None],
+        *,
+        experiment: str,
+        run: str,
+        params: dict[str, Any] | None = None,
+        every_s: float = 10.0,
+        earlier: bytes = b"",
     ) -> None:
         self._put = put
         self._every_s = every_s
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[dict[str, Any]] = [json.loads(line) for line in earlier.splitlines()]
+        self._goes_on = bool(self._rows)
         self._written = time.monotonic()
         self._mlflow = _start_mlflow(experiment, run, params or {})
 
     def log(self, step: int, **values: float) -> None:
         """Record one row. Values that are not finite are kept as null: a gap in a curve, never a made-up number."""
+        if self._goes_on:
+            self._rows = [earlier for earlier in self._rows if earlier["step"] < step]
+            self._goes_on = False
         row = {key: (float(value) if math.isfinite(value) else None) for key, value in values.items()}
         self._rows.append({"step": step, "time": round(time.time(), 3), **row})
         if self._mlflow is not None:

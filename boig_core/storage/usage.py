@@ -35,11 +35,10 @@ def held_gpus(stage: str, recipe: Recipe) -> float | None:
 
 def ddpo_gpus(recipe: Recipe) -> dict[str, float]:
     """GPUs of the alignment's learner and pools, by the names that its rows give them."""
-    each, scoring = recipe.resources.gpus, recipe.reward.resources or recipe.resources
     return {
-        "learner": recipe.ddpo.workers * each,
-        "rollout_actors": recipe.ddpo.rollout_actors * each,
-        "reward_actors": recipe.reward.actors * scoring.gpus,
+        "learner": recipe.ddpo.workers * recipe.worker_resources.gpus,
+        "rollout_actors": recipe.ddpo.rollout_actors * recipe.rollout_resources.gpus,
+        "reward_actors": recipe.reward.actors * recipe.scorer_resources.gpus,
     }
 
 

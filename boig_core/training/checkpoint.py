@@ -21,11 +21,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 import torch.distributed as dist
 
-from boig_core.errors import BoigError, CorruptError, InfrastructureError
+from boig_core.errors import BoigError, CorruptError, InfrastructureError, PreemptedError
 from boig_core.observability.logs import get_logger
 from boig_core.storage import commit as commits
 from boig_core.storage import store
@@ -112,6 +112,16 @@ class Checkpoints:
             _broadcast(upload.marked.result)
         finally:
             upload.ended.set()
+
+    def leave(self) -> NoReturn:
+        """End a training whose machine goes, once what it saved last is complete.
+
+        Raises:
+            PreemptedError: always; the training goes on from there elsewhere.
+            BoigError: as `save`.
+        """
+        self.wait()
+        raise PreemptedError(self.task, "its machine is about to go, and its state is saved", "start it again elsewhere")
 
     def restore(self, what: Saveable) -> Restored | None:
         """Load the newest complete checkpoint of this or an older attempt; None when there is none.

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from boig_core.errors import RecipeError, TrainingDivergedError
+from boig_core.training.preemption import noticed
 from boig_core.training.reshard import pieces, refill
 
 Offload = Literal["none", "optimizer", "all"]
@@ -86,6 +87,7 @@ class Engine:
         config: how it optimises.
         settings: the same as DeepSpeed's config, as JSON holds it.
         steps_done: optimiser steps so far.
+        leaving: whether the machine of any rank was about to go at the last step; the same on every rank.
     """
 
     def __init__(self, engine: Any, config: EngineConfig, settings: dict[str, Any]) -> None:
@@ -93,6 +95,7 @@ class Engine:
         self.config = config
         self.settings = settings
         self.steps_done = 0
+        self.leaving = False
 
     @classmethod
     def create(cls, model: nn.Module, config: EngineConfig, params: Iterable[nn.Parameter] | None = None) -> Engine:
@@ -153,14 +156,15 @@ class Engine:
         lr = self.lr
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        total = torch.zeros(2, dtype=torch.float64)
+        total = torch.zeros(3, dtype=torch.float64)
+        total[2] = float(noticed())  # with the loss, since a sum of its own would cost each step a message
         for index, loss_of in enumerate(losses):
             self._engine.set_gradient_accumulation_boundary(index == len(losses) - 1)
             loss = loss_of()
             self._engine.backward(loss)
             value = float(loss.detach())
-            total += torch.tensor([value if math.isfinite(value) else 0.0, float(not math.isfinite(value))], dtype=torch.float64)
-        summed, broken = self.total(total).tolist()
+            total += torch.tensor([value if math.isfinite(value) else 0.0, float(not math.isfinite(value)), 0.0], dtype=torch.float64)
+        summed, broken, leaving = self.total(total).tolist()
         if broken:
             raise TrainingDivergedError(
                 f"loss of step {self.steps_done}", f"is not finite in {broken:.0f} micro-batch(es)", "lower the learning rate"
@@ -170,6 +174,7 @@ class Engine:
         if not math.isfinite(norm):
             raise TrainingDivergedError(f"gradient norm of step {self.steps_done}", f"is {norm}", "lower the learning rate")
         self.steps_done += 1
+        self.leaving = bool(leaving)
         return StepInfo(loss=summed / world_size(), grad_norm=norm, lr=lr)
 
     def total(self, values: Tensor) -> Tensor:

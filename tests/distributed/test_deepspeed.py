@@ -14,15 +14,17 @@ import pytest
 import torch
 
 TRAINING = """
-import json, os, sys
+import json, os, signal, sys
 from pathlib import Path
 import torch
 from torch import nn
-from boig_core.errors import TrainingDivergedError
+from boig_core.errors import PreemptedError, TrainingDivergedError
+from boig_core.training import preemption
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, EngineConfig, rank, world_size
 
-task, attempt, stop, poison, stage, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6]
+task, out, (attempt, stop, poison, stage, notice) = sys.argv[1], sys.argv[2], map(int, sys.argv[3:])
+preemption.listen()
 torch.manual_seed(1)
 inputs = torch.randn(10, 8, 6)
 targets = inputs.sum(-1, keepdim=True)
@@ -36,10 +38,14 @@ try:
     for step in range(engine.steps_done, stop):
         x, y = inputs[step][rank() :: world_size()], targets[step][rank() :: world_size()]
         scale = float("nan") if step == poison and rank() == 1 else 1.0
+        if step == notice and rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
         losses.append(engine.step([lambda: (engine(x) - y).pow(2).mean() * scale]).loss)
-        if step == 4:
+        if step == 4 or engine.leaving:
             points.save(engine, step + 1, {"cursor": step})
-except TrainingDivergedError as exc:
+        if engine.leaving:
+            points.leave()
+except (TrainingDivergedError, PreemptedError) as exc:
     error = str(exc)
 points.wait()
 weights = {name: tensor.tolist() for name, tensor in engine.state_dict().items()}
@@ -50,14 +56,14 @@ os._exit(0)  # gloo's threads may still run at an ordinary exit, which aborts th
 
 
 def train(
-    folder: Path, ranks: int, *, task: str, attempt: int = 1, stop: int = 10, poison: int = -1, stage: int = 2
+    folder: Path, ranks: int, *, task: str, attempt: int = 1, stop: int = 10, poison: int = -1, stage: int = 2, notice: int = -1
 ) -> list[dict[str, Any]]:
     """What each rank says after a training in processes of its own."""
     script = folder / "training.py"
     script.write_text(TRAINING)
     out = folder / f"{task}-{ranks}-{attempt}-{stop}"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", str(script)]
-    arguments = [str(folder / task), str(attempt), str(stop), str(poison), str(stage), str(out)]
+    arguments = [str(folder / task), str(out), *(str(number) for number in (attempt, stop, poison, stage, notice))]
     done = subprocess.run(
         [*command, *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280, check=False
     )
@@ -87,6 +93,14 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both(tmp_path: Path) -> Non
         assert len(rank["losses"]) == 3
         assert "loss of step 3" in rank["error"]
     assert told[0]["weights"] == train(tmp_path, 2, task="ok", stop=3)[0]["weights"]
+
+
+def test_notice_to_one_rank_saves_and_ends_both(tmp_path: Path) -> None:
+    told = train(tmp_path, 2, task="leaving", notice=1)
+    for rank in told:
+        assert len(rank["losses"]) == 2
+        assert "its state is saved" in rank["error"]
+    assert train(tmp_path, 2, task="leaving", attempt=2, stop=2)[0]["from"] == [2, {"cursor": 1}]
 
 
 OTHER_RANKS = """

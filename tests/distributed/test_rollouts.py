@@ -1,4 +1,4 @@
-"""Real Ray: the same bits for one, two and four actors and where an actor died or hung; a scorer that fails ends the epoch by name."""
+"""Real Ray: the same bits for one, two and four actors and where actors died or hung; a scorer that fails ends the epoch by name."""
 
 import functools
 import os
@@ -63,6 +63,11 @@ class NotANumber(Warmth):
         return super().score(images, samples) * np.nan
 
 
+class Broken(Warmth):
+    def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+        raise IndexError("no such row")
+
+
 class OneTooFew(Warmth):
     def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
         return super().score(images, samples)[1:]
@@ -104,14 +109,16 @@ def test_same_bits_for_one_two_four_and_replaced_actors(samples: list[Sample], a
         RayRollouts.start(recipe_with(1), Warmth, functools.partial(die_once, died)),
         RayRollouts.start(impatient, functools.partial(HangsOnce, hung)),
     ]
-    for pool in pools:
-        pool.wait_ready()
     one, *others = (pool.collect(adapter, chunks) for pool in pools)
+    assert [pool.lost["chunks_redone"] for pool in pools] == [0, 0, 0, 1, 1]
     worked, waited = pools[0].idle(3600), pools[0].idle(3600)
     assert all(0 < worked[name] < waited[name] == 1 for name in ("idle_rollout_actors", "idle_reward_actors"))
     [(again, findings)] = pools[0].examine(adapter, chunks[:1])
     assert np.array_equal(again.images_BHWC, one[0][0].images_BHWC)
     assert {name: of_N.tolist() for name, of_N in findings.items()} == {"reward": one[0][1].tolist()}
+    for actor in (*pools[0]._samplers, *pools[0]._scorers):  # while they are idle
+        os.kill(ray.get(actor.ready.remote()), signal.SIGKILL)
+    others.append(pools[0].collect(adapter, chunks))
     for pool in pools:
         pool.stop()
     assert died.exists()
@@ -129,11 +136,13 @@ def test_same_bits_for_one_two_four_and_replaced_actors(samples: list[Sample], a
 
 @pytest.mark.parametrize(
     ("scorer", "says"),
-    [(Refusing, "nan: must be finite"), (NotANumber, "score nan: must be finite"), (OneTooFew, "1 results of the scorer for 2 inputs")],
+    [
+        (Refusing, "nan: must be finite"),
+        (Broken, r"the scorer of 2 images: raised IndexError\('no such row'\)"),
+        (NotANumber, "score nan: must be finite"),
+        (OneTooFew, "1 results of the scorer for 2 inputs"),
+    ],
 )
 def test_a_scorer_that_fails_ends_the_epoch_with_its_own_error(samples: list[Sample], adapter: Adapter, scorer: Any, says: str) -> None:
-    rollouts = RayRollouts.start(recipe_with(1), scorer)
-    rollouts.wait_ready()
-    with pytest.raises(ScorerError, match=says):
+    with RayRollouts.placed(recipe_with(1), scorer) as rollouts, pytest.raises(ScorerError, match=says):
         rollouts.collect(adapter, epoch_chunks(recipe_with(1).ddpo, samples, 0, 0))
-    rollouts.stop()

@@ -107,6 +107,7 @@ def test_recipes_are_frozen() -> None:
         ("ddpo: {ema: 1}", r"^ddpo\.ema = 1: input should be less than 1"),
         ("perception: {clip: 'package:clip-judge'}", r"perception\.clip package:clip-judge, which the probe of ddpo reads, must differ"),
         ("ddpo: {logprob: sum}", r"logprob sum needs a clip_ratio of its own"),
+        ("{ddpo: {workers: 2}, resources: {gpus: 0.5}}", r"2 ranks of 0.5 GPU may share one: ask for more than 0.5"),
         ("name: 'Not a slug!'", r"^name = 'Not a slug!': string should match"),
         ("- a list", r"must be a mapping of sections"),
         ("seed: [", r"is not valid YAML"),
@@ -135,6 +136,15 @@ def test_unknown_recipes(name: str) -> None:
 def test_days_may_be_bare_yaml_dates(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, "data: {since: 2020-01-01, until: '2021-01-01'}"))
     assert (recipe.data.since, recipe.data.until) == ("2020-01-01", "2021-01-01")
+
+
+def test_each_kind_of_process_asks_for_its_own_or_for_what_the_others_do(tmp_path: Path) -> None:
+    own = "ddpo: {rollout_resources: {gpus: 1, labels: {pool: '!learner'}}, worker_resources: {gpus: 0.6}}"
+    recipe = load_recipe(write(tmp_path, own + "\nresources: {gpus: 0.2}"))
+    assert (recipe.rollout_resources.gpus, recipe.worker_resources.gpus, recipe.scorer_resources.gpus) == (1, 0.6, 0.2)
+    assert recipe.rollout_resources.labels == {"pool": "!learner"}
+    shared = load_recipe("tiny")
+    assert shared.rollout_resources == shared.worker_resources == shared.scorer_resources == shared.resources
 
 
 def test_shipped_files_are_sparse() -> None:

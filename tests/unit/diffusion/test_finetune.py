@@ -1,5 +1,6 @@
 """The high-KPI baseline: the loss falls towards its images, a resumed run is the same run, and what it writes opens again."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,9 @@ from boig_core.diffusion.finetune import Examples, _loss, finetune, step_rows
 from boig_core.diffusion.lora import Adapter, open_policy, save_policy
 from boig_core.diffusion.pipeline import load_pipeline
 from boig_core.diffusion.sample import sample_images
-from boig_core.errors import InputError
+from boig_core.errors import InputError, PreemptedError
+from boig_core.storage import store
+from boig_core.training import preemption
 from boig_core.training.checkpoint import Checkpoints
 
 
@@ -62,6 +65,18 @@ def test_resumed_equals_uninterrupted(small: Recipe, examples: Examples, tmp_pat
     marker = next((tmp_path / "parts").rglob("step-000004/complete.json"))
     marker.unlink()
     resumed, _ = train(small, examples, tmp_path / "parts", attempt=2)
+    assert resumed.checksum == expected.checksum
+
+
+def test_notice_saves_at_the_next_step(small: Recipe, examples: Examples, tmp_path: Path, terminate: Callable[[], None]) -> None:
+    whole = set_sd(small, checkpoint_every=4)
+    expected, _ = train(whole, examples, tmp_path / "whole")
+    terminate()
+    with pytest.raises(PreemptedError):
+        train(whole, examples, tmp_path / "parts")
+    preemption.SIGNALED.clear()
+    assert [store.name(uri) for uri in Checkpoints(str(tmp_path / "parts"), 1).found()] == ["step-000001"]
+    resumed, _ = train(whole, examples, tmp_path / "parts", attempt=2)
     assert resumed.checksum == expected.checksum
 
 

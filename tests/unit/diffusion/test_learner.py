@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from boig_core.config import Monitors, Recipe
 from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import Adapter
 from boig_core.diffusion.rollout import Chunk, LocalRollouts, Sampler, epoch_window
-from boig_core.errors import InputError, RecipeError, ScorerError
+from boig_core.errors import InputError, PreemptedError, RecipeError, ScorerError
+from boig_core.training import preemption
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.vocabulary import Sample
 
@@ -107,6 +109,28 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(
         assert asked_later[int(epoch)] == asked[int(epoch)]
         timeless = {name for name in row if not name.startswith(("seconds", "images_per_s"))}
         assert {name: row[name] for name in timeless} == {name: rows[epoch][name] for name in timeless}
+
+
+def test_notice_in_an_epoch_saves_at_its_end_and_the_run_goes_on_from_there(
+    recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, terminate: Callable[[], None]
+) -> None:
+    class Noticed:
+        calls = 0
+
+        def score(self, images: Any, samples: list[Sample]) -> Any:
+            self.calls += 1
+            if self.calls == 3:  # the second epoch
+                terminate()
+            return warmth.score(images, samples)
+
+    whole = set_ddpo(recipe, epochs=4, checkpoint_every=4)
+    expected, rows = fit(whole, samples, warmth, tmp_path / "whole")
+    with pytest.raises(PreemptedError, match="its state is saved"):
+        fit(whole, samples, Noticed(), tmp_path / "parts")
+    preemption.SIGNALED.clear()
+    resumed, later = fit(whole, samples, warmth, tmp_path / "parts", attempt=2)
+    assert [(row["epoch"], row["reward"]) for row in later] == [(row["epoch"], row["reward"]) for row in rows[2:]]
+    assert resumed.checksum == expected.checksum
 
 
 def test_disagreement_of_sampling_and_scoring_stops_before_the_first_update(

@@ -13,10 +13,10 @@ from PIL import Image
 from boig_core.config import Recipe, load_recipe
 from boig_core.evaluation.distances import fid, kid
 from boig_core.evaluation.files import make_grid, write_generation
-from boig_core.evaluation.generation import MODELS, Measured, best_of_n, summarize
+from boig_core.evaluation.generation import BEST, MODELS, Measured, best_of_n, summarize
 from boig_core.evaluation.judges import clip_scores, diversity, diversity_across, novelty
 from boig_core.evaluation.named import named
-from boig_core.evaluation.plan import ROWS, Plan, make_plan
+from boig_core.evaluation.plan import CHAMPION, ROWS, Plan, make_plan
 from boig_core.evaluation.real import Real
 from boig_core.evaluation.slices import by_bucket_and_account
 from boig_core.vocabulary import Description, Sample
@@ -59,7 +59,7 @@ def test_summary_pairs_models_and_gives_a_reason_for_every_null() -> None:
     models = {name: measured(plan, shift, i) for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.5), ("boigsd", 1.0)])}
     found = summarize(models, plan, real(30), recipe())
     assert list(found["generation"]) == list(MODELS)
-    assert {"best_of_n", "boigsd_best_of_n", *plan.rows(recipe().evaluation)} <= set(MODELS) == {*BEST, *ROWS} - {"champion"}
+    assert {*BEST, *ROWS} - set(MODELS) == {CHAMPION}
     row = found["generation"]["boigsd"]
     assert row["n"] == 40
     assert row["clip_margin"] == pytest.approx(11.0)

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from boig_core.config import Recipe, parse_recipe
-from boig_core.errors import InputError, RecipeError
+from boig_core.errors import InputError, PreemptedError, RecipeError
 from boig_core.llm.examples import make_examples
 from boig_core.llm.finetune import checked_loss, export, finetune, make_model
 from boig_core.llm.generate import generate_answers, load_llm, parse_or_none
 from boig_core.llm.score import answer_logprobs
 from boig_core.llm.tokens import build_tokenizer
 from boig_core.storage import store
+from boig_core.training import preemption
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.verbalization.answer import print_answer
 from boig_core.verbalization.templates import KpiCondition, build_prompt, condition_of
@@ -132,6 +133,24 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(make_samples: M
     points.wait()
     resumed = weights(samples, small(), checkpoints=Checkpoints(str(tmp_path), 2), report=lambda step, values: seen.append(step))
     assert seen == [4, 5, 6]
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_notice_saves_at_the_end_of_the_step(make_samples: MakeSamples, tmp_path: Path, terminate: Callable[[], None]) -> None:
+    samples = make_samples(120)
+    recipe = small(checkpoint_every=6)
+    whole = weights(samples, recipe)
+
+    def notice(step: int, values: dict[str, float]) -> None:
+        if step == 3:
+            terminate()
+
+    with pytest.raises(PreemptedError):
+        weights(samples, recipe, checkpoints=Checkpoints(str(tmp_path), 1), report=notice)
+    preemption.SIGNALED.clear()
+    seen: list[int] = []
+    resumed = weights(samples, recipe, checkpoints=Checkpoints(str(tmp_path), 2), report=lambda step, values: seen.append(step))
+    assert seen == [5, 6]
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 

@@ -60,9 +60,8 @@ def test_what_promoted_models_were_made_from_stays_and_the_rest_goes(root: str, 
         data = make(root, tmp_path, Stage.INGEST, "datasets/acme", run, {"posts": "https://x.y/posts.jsonl"}, shards)
         model = make(root, tmp_path, Stage.DDPO, "models/boigsd", run, {"dataset": data})
         made[run] = (data, model)
-    decisions = [store.join(root, "runs", "boig_promote", run, file) for run in ("asked", "failed") for file in ("recipe.json", DECISION)][:-1]
-    for uri in decisions:
-        store.write_bytes(uri, b"{}")
+    for file in (f"asked/{DECISION}", "asked/recipe.json", "failed/recipe.json"):
+        store.write_bytes(store.join(root, "runs", "boig_promote", file), b"{}")
     found = retention.find_garbage(root, [made["first"][1]], 30)
     before = paths(root)
     assert [each.uri for each in found if each.reason == "output"] == list(made["second"])
