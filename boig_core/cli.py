@@ -152,10 +152,11 @@ def status(
         return
     found = runs.find_run(root, run)
     states = runs.run_state(root, found)
+    summary = runs.summarize(found, states)
     if as_json:
-        print(json.dumps({"run": found, "attempts": [asdict(state) for state in states]}, indent=1))
+        print(json.dumps({"run": found, "attempts": [asdict(state) for state in states], "summary": summary}, indent=1))
     else:
-        print("\n".join([found, *runs.status_lines(states)]))
+        print("\n".join([found, *runs.status_lines(states), runs.summary_line(summary)]))
 
 
 @app.command("logs")

@@ -39,6 +39,8 @@ Rewrite = Literal["retrieval", "boigllm"]
 """A way to rewrite prompts: by a high-KPI post's words, or by BoigLLM's own description."""
 Action = Literal["off", "warn", "stop", "keep_best"]
 """What a tripped monitor does: nothing; one line in the log; end the training with what it has; end it with the best epoch's policy."""
+Monitor = Literal["plateau", "fall", "collapse", "drift", "overoptimization"]
+"""A sign of a training that fails (PAPER section 7)."""
 SplitBy = Literal["post", "account", "time"]
 """What never crosses splits."""
 
@@ -656,16 +658,23 @@ class Evaluation(_Section):
 
 
 class Promotion(_Section):
-    """Gates that a candidate passes before a person is asked."""
+    """Gates that a candidate passes before a person is asked; beside them stands the reward's own (`Reward.min_auc`)."""
 
     min_reward_gain: float = 0.0
     """Lower end of the paired 95 % interval of reward, candidate minus base, must exceed this."""
     min_judge_gain: float | None = 0.0
     """The same for the held-out judge; none: not asked."""
+    min_champion_gain: float | None = 0.0
+    """The same for the held-out judge, candidate minus the registry's champion; below 0 a candidate may be worse by that much; none: not
+    asked. Without a champion it is not applicable."""
     min_clip_margin: Fraction = Field(0.9, ge=0)
     """Share of the base's CLIP margin (matched minus mismatched captions) that must be kept."""
     min_diversity: Fraction = Field(0.5, ge=0)
     """Share of the base's diversity that must be kept."""
+    max_fid: float | None = Field(2.0, gt=0)
+    """FID, as a share of the base's, must not exceed this where it is measured; none: not asked."""
+    silent: tuple[Monitor, ...] = ("fall", "collapse", "drift", "overoptimization")
+    """Monitors of ddpo that must not have tripped; one that is off, or needs a probe that the training does without, is silent."""
     max_days: float = Field(7.0, gt=0)
     """Days that the approval waits for a person."""
 

@@ -1,8 +1,9 @@
 """# boig_promote: a person decides, the registry remembers
 
 **gates** holds the report against the recipe's promotion limits; a candidate that fails one goes no further (skipped), the champion stays.
-**approval** waits for a person: the form shows the gates and where the report lies. **promote** registers the model in MLflow and moves
-the alias `champion`; the one before stays as `previous`.
+**approval** waits for a person, under Required Actions: the form shows each gate with its value and limit, and one click opens the report
+with its images. Who decided what, when and why is kept as `decision.json` beside the run in the store. **promote** registers the model in
+MLflow and moves the alias `champion`; the one before stays as `previous`. `boig_rollback` takes that back.
 
 Runs when `boig/boigsd` is updated, or by hand.
 """
@@ -31,4 +32,4 @@ with DAG(
     planned = plan({"boigsd": "sd", "report": "report"}, BOIGSD)
     gates = gates_task(planned)
     approval = Approval(task_id="approval", subject="Promote?", gates=gates, doc_md="Waits for a person, under Required Actions.")
-    promote_task(planned, gates, approval.output)
+    promote_task(gates, approval.output)

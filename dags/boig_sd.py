@@ -1,8 +1,8 @@
 """# boig_sd: the image generator is aligned with the KPI
 
 **finetune_sd** fine-tunes the diffusion model on high-KPI images alone (the baseline to beat); **ddpo** aligns it with BoigLLM's reward,
-if that reward tells high from low on test images with confidence; **evaluate_sd** compares base, baseline and BoigSD on the same prompts
-and seeds; **report** puts everything on one page.
+if that reward tells high from low on test images with confidence; **evaluate_sd** compares base, baseline, BoigSD and the registry's
+champion, if there is one, on the same prompts and seeds; **report** puts everything on one page.
 
 Runs when `boig/boigllm` is updated, or by hand. Emits `boig/boigsd`, which starts `boig_promote`.
 """
@@ -33,11 +33,11 @@ with DAG(
     },
 ) as dag:
     needs = {"dataset": "dataset", "boigllm": "boigllm", "calibration": "calibration", "description": "description"}
-    planned = plan(needs, BOIGLLM, optional={"predictor": "predictor", "judge": "judge"})
+    planned = plan(needs, BOIGLLM, optional={"predictor": "predictor", "judge": "judge", "champion": "sd"}, beside_champion=True)
     finetune = RayJobOperator(task_id="finetune_sd", stage="finetune_sd", plan=planned, inputs={"dataset": planned})
     rewarded = {"dataset": planned, "boigllm": planned, "calibration": planned, "predictor": planned}
     ddpo = RayJobOperator(task_id="ddpo", stage="ddpo", plan=planned, inputs=rewarded)
-    candidates = {**rewarded, "high_kpi": finetune.output, "boigsd": ddpo.output, "judge": planned}
+    candidates = {**rewarded, "high_kpi": finetune.output, "boigsd": ddpo.output, "judge": planned, "champion": planned}
     evaluate = RayJobOperator(task_id="evaluate_sd", stage="evaluate_sd", plan=planned, inputs=candidates)
     stages = [finetune.output, ddpo.output, evaluate.output]
     evidence = {"dataset": planned, "description": planned, "calibration": planned, "generation": evaluate.output}

@@ -27,7 +27,7 @@ from boig_core.diffusion.rollout import Scorer
 from boig_core.evaluation.files import make_grid
 from boig_core.evaluation.probe import Look, Probe, Witnesses
 from boig_core.observability.logs import get_logger
-from boig_core.observability.metrics import MetricLog
+from boig_core.observability.metrics import MetricLog, experiment
 from boig_core.rewards.calibration import Calibration, read_calibration, require_worth
 from boig_core.rewards.scorer import needs_predictor
 from boig_core.storage import manifest, store
@@ -70,7 +70,8 @@ def work(space: Workspace) -> Outcome:
     }
     metrics = {
         "epochs": len(rewards),
-        "monitors": {trip.monitor: str(trip) for trip in trips},
+        # keep_best publishes a policy from before the sign: it says nothing against that one.
+        "monitors": {trip.monitor: str(trip) for trip in trips if trip.action != "keep_best"},
         "reward_first": rewards[0] if rewards else None,
         "reward_last": rewards[-1] if rewards else None,
     }
@@ -100,7 +101,7 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
     curve: MetricLog | None = None
     if rank() == 0:
         earlier = store.read_bytes(uri) if store.exists(uri) else b""
-        curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment="boig/ddpo", run=job.version, earlier=earlier)
+        curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment=experiment(job.stage), run=job.version, earlier=earlier)
     gauges = Gauges(job.stage, job.version)
 
     def report(epoch: int, values: dict[str, float]) -> None:

@@ -1,9 +1,11 @@
 """Stage ``evaluate_sd``: base, high-KPI baseline and BoigSD on the same test prompts and noise, sampled on Ray, measured in this process.
 
-Base and BoigSD are sampled without guidance, too, and with rewritten prompts where the recipe asks for them.
+Base and BoigSD are sampled without guidance, too, and with rewritten prompts where the recipe asks for them; the registry's champion stands
+beside them, if there is one.
 
-Reads ``dataset``, ``boigllm``, ``calibration``, ``high_kpi``, ``boigsd``, for a reward that takes one ``predictor``, for an evaluation that
-asks for one ``judge``; publishes ``generation``: numbers, one row an image, grids. The held-out judge (`ray_jobs.judge`) scores here alone.
+Reads ``dataset``, ``boigllm``, ``calibration``, ``high_kpi``, ``boigsd``, ``champion`` if there is one, for a reward that takes one
+``predictor``, for an evaluation that asks for one ``judge``; publishes ``generation``: numbers, one row an image, grids. The held-out judge
+(`ray_jobs.judge`) scores here alone.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from boig_core.evaluation.aesthetic import AestheticJudge
 from boig_core.evaluation.files import write_generation
 from boig_core.evaluation.generation import PAIRED, Instruments, measure, summarize
 from boig_core.evaluation.judges import ClipJudge
-from boig_core.evaluation.plan import Plan, make_plan
+from boig_core.evaluation.plan import CHAMPION, Plan, make_plan
 from boig_core.evaluation.real import see_real
 from boig_core.evaluation.rewriting import high_prompts, rewrite_by_description, rewrite_by_retrieval
 from boig_core.evaluation.slices import by_bucket_and_account
@@ -45,13 +47,17 @@ def work(space: Workspace) -> Outcome:
     calibration = read_calibration(space.fetch("calibration", "calibration")[0])
     tools = open_instruments(space, calibration)
     sources = {"base": Source(recipe.sd.base, False)}
-    sources |= {name: Source(job.input(name), True) for name in ("high_kpi", "boigsd")}
+    ours = ["high_kpi", "boigsd", *([CHAMPION] if CHAMPION in job.inputs else [])]
+    sources |= {name: Source(job.input(name), True) for name in ours}
     connect()
     plan = replace(plan, rewritten=rewrite(job.input("boigllm"), samples, plan, calibration, recipe))
     settings, started = recipe.evaluation, time.monotonic()
-    rows = plan.rows(settings)
+    rows = plan.rows(settings, champion=CHAMPION in sources)
     draws = {name: Draw(sources[row.model], plan.prompts(row), row.guidance(settings)) for name, row in rows.items()}
     images = sample_draws(draws, plan.seeds, recipe)
+    if CHAMPION in images and images[CHAMPION].shape != images["base"].shape:
+        size = " x ".join(map(str, images.pop(CHAMPION).shape[1:3]))
+        log.warning("the champion makes images of another size (%s): it is left out, and no candidate of this size can beat it", size)
     log.info("sampled %d images for each of %d rows in %.1f s", len(plan.seeds), len(rows), time.monotonic() - started)
     measured = {name: measure(found, plan, tools) for name, found in images.items()}
     real = see_real(job.input("dataset"), samples, tools.clip, tools.features, recipe)

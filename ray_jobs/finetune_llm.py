@@ -39,15 +39,15 @@ def train_models(config: dict[str, Any]) -> dict[str, Any]:
     from boig_core.llm.finetune import export, train
     from boig_core.llm.predictor import Rating, judge_samples
     from boig_core.llm.task import Describing, Task
-    from boig_core.observability.metrics import MetricLog
+    from boig_core.observability.metrics import MetricLog, experiment
     from boig_core.training.checkpoint import Checkpoints
     from boig_core.training.engine import Engine, rank
     from boig_core.verbalization.templates import TEMPLATES_VERSION
 
     job = Job.model_validate_json(config["job"])
     samples = read_samples(job.input("dataset"))
-    metrics_uri = store.join(job.attempt_uri, "metrics.jsonl")
-    curve = MetricLog(lambda data: store.write_bytes(metrics_uri, data), experiment="boigllm", run=job.version) if rank() == 0 else None
+    uri = store.join(job.attempt_uri, "metrics.jsonl")
+    curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment=experiment(job.stage), run=job.version) if rank() == 0 else None
     outputs, metrics = {}, {}
     tasks: dict[str, Task] = {"boigllm": Describing(job.recipe, with_kpi=True), "no_kpi": Describing(job.recipe, with_kpi=False)}
     if job.recipe.llm.predictor != "none":

@@ -16,7 +16,7 @@ from boig_core.config import Recipe
 from boig_core.data.dataset import read_images, read_samples
 from boig_core.diffusion.lora import Adapter, open_policy, save_policy
 from boig_core.observability.logs import get_logger
-from boig_core.observability.metrics import MetricLog
+from boig_core.observability.metrics import MetricLog, experiment
 from boig_core.storage import store
 from boig_core.storage.job import Job, Outcome, Workspace, run_stage
 from boig_core.training.checkpoint import Checkpoints
@@ -46,7 +46,7 @@ def train(config: dict[str, Any]) -> tuple[Adapter, float | None]:
     recipe: Recipe = job.recipe
     checkpoints = Checkpoints(job.task, job.attempt)
     uri = store.join(job.attempt_uri, "metrics.jsonl")
-    curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment="boig/finetune_sd", run=job.version) if rank() == 0 else None
+    curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment=experiment(job.stage), run=job.version) if rank() == 0 else None
 
     def report(step: int, values: dict[str, float]) -> None:
         if curve is not None:

@@ -80,8 +80,9 @@ class AirflowApi:
 
     def approve(self, dag: str, run: str, task: str) -> None:
         """Answer an approval with Approve, as a person does in the form."""
+        answer = {"chosen_options": ["Approve"], "params_input": {"why": "the demo approves"}}
         path = f"/dags/{dag}/dagRuns/{quote(run)}/taskInstances/{task}/-1/hitlDetails"
-        self._call("PATCH", path, {"chosen_options": ["Approve"], "params_input": {}})
+        self._call("PATCH", path, answer)
 
     @retry(retry=retry_if_exception_type(httpx.TransportError), stop=stop_after_attempt(4), wait=wait_fixed(2), reraise=True)
     def _send(self, method: str, path: str, body: Any) -> httpx.Response:

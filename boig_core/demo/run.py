@@ -35,7 +35,6 @@ from boig_core.demo.services import (
     start_airflow,
     start_mlflow,
     start_ray,
-    start_store_view,
 )
 from boig_core.evaluation.terminal import print_report
 from boig_core.orchestration import attempts
@@ -81,7 +80,7 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
     store.probe(root)
     if stopped := clean_up(home):
         console.print(f"Stopped {stopped} servers that an earlier demo had left behind.")
-    for folder in ("logs", "ray", "world"):
+    for folder in ("logs", "ray", "world", "mlflow"):  # the champion of another world is no measure for this one's model
         shutil.rmtree(home / folder, ignore_errors=True)
     ports = choose_ports()
     services = Services(home)
@@ -121,7 +120,6 @@ def _start(services: Services, env: dict[str, str], ports: Ports, console: Conso
         start_ray(services, env, ports)
     password = start_airflow(services, env)
     start_mlflow(services, env, ports)
-    start_store_view(services, env, ports)
     return password
 
 

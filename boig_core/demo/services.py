@@ -1,4 +1,4 @@
-"""The demo's servers: Ray, MLflow, Airflow and a view of the store, child processes with their own logs on free ports, stopped whole.
+"""The demo's servers: Ray, MLflow and Airflow, child processes with their own logs on free ports, stopped whole.
 
 Each server leads a session of its own, and its process id and start time are written down before it is used: so an earlier demo that was
 killed can be cleaned up, and nobody else's process is ever touched. Leaves out: what is done with the servers (see `follow`).
@@ -57,7 +57,7 @@ def choose_ports() -> Ports:
         taken.add(port)
         return port
 
-    return Ports(pick(8080), pick(6379), pick(8265), pick(5000), [pick(0) for _ in range(8)])
+    return Ports(pick(8080), pick(6379), pick(8265), pick(5000), [pick(0) for _ in range(7)])
 
 
 def is_free(port: int) -> bool:
@@ -243,7 +243,6 @@ def environment(home: Path, store: str, ports: Ports) -> dict[str, str]:
         "NO_PROXY": ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get("NO_PROXY", "")])),
         "no_proxy": ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get("no_proxy", "")])),
         "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cpu"),
-        **({"BOIG_STORE_WEB": f"http://127.0.0.1:{ports.spare[7]}"} if store == str(home / "store") else {}),
         **airflow_settings(home, ports),
     }
 
@@ -339,13 +338,6 @@ def start_mlflow(services: Services, env: dict[str, str], ports: Ports) -> None:
     argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(ports.mlflow), "--workers", "1"]
     paths = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "artifacts")]
     services.start("mlflow", [*argv, *paths], {key: value for key, value in env.items() if key != "MLFLOW_TRACKING_URI"})
-
-
-def start_store_view(services: Services, env: dict[str, str], ports: Ports) -> None:
-    """Let a browser on this machine read the demo's own store, since Airflow shows no links but those of the web; no other store."""
-    if env["BOIG_STORE"] == str(services.home / "store"):
-        where = ["--bind", "127.0.0.1", "--directory", env["BOIG_STORE"]]
-        services.start("store", [sys.executable, "-m", "http.server", str(ports.spare[7]), *where], env)
 
 
 def start_airflow(services: Services, env: dict[str, str]) -> str:

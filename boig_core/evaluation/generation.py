@@ -20,14 +20,15 @@ from boig_core.evaluation.aesthetic import AestheticJudge
 from boig_core.evaluation.intervals import paired_difference
 from boig_core.evaluation.judges import ClipJudge, Judge, clip_scores, diversity, diversity_across
 from boig_core.evaluation.named import mean_named, named
-from boig_core.evaluation.plan import ROWS, Plan, reason, without_boigsd
+from boig_core.evaluation.plan import CHAMPION, ROWS, Plan, reason, without_boigsd
 from boig_core.evaluation.real import Distances, Real
 from boig_core.rewards.scorer import Perceives
 from boig_core.vocabulary import Sample
 
 BEST: Final = {"best_of_n": "base", "boigsd_best_of_n": "boigsd"}
 """Row whose images each row of best-of-N picks from."""
-MODELS: Final = ("base", "high_kpi", "boigsd", *BEST, *(name for name in ROWS if name not in ("base", "high_kpi", "boigsd")))
+MODELS: Final = tuple(dict.fromkeys(["base", "high_kpi", "boigsd", *BEST, *(name for name in ROWS if name != CHAMPION)]))
+"""Rows that are always there; one that was not measured is None with its reason."""
 PAIRED: Final = ("reward", "judge", "clip_margin")
 Values = Callable[[str], NDArray[np.float64] | None]
 """Name of a measure of `PAIRED` to its value for each image, or group of images; None where it was not measured."""
@@ -123,7 +124,7 @@ def summarize(measured: Mapping[str, Measured], plan: Plan, real: Real, recipe: 
     """Rows, paired differences and reasons: the numbers of ``generation.json``.
 
     Args:
-        measured: the rows that the plan samples, base first.
+        measured: the rows that the plan samples, base first; the champion among them if there is one.
         plan: prompts and seeds that all of them share.
         real: real HIGH images.
         recipe: what is enabled, and the seed.
@@ -136,6 +137,7 @@ def summarize(measured: Mapping[str, Measured], plan: Plan, real: Real, recipe: 
         rows[model] = _row(model, found, plan, distances, settings, absent) | _cost(1, model, settings)
     pairs = [(model, "base") for model in measured if model != "base"]
     pairs += [(model, same) for model in measured if ROWS[model].model == "boigsd" and (same := without_boigsd(model)) != "base"]
+    pairs += [("boigsd", CHAMPION)] if CHAMPION in measured else []
     clusters = [sample.id for sample in plan.owners]
     differences = {f"{ours}-{theirs}": paired(measured[ours].values, measured[theirs].values, clusters, recipe) for ours, theirs in pairs}
     if why := _no_best(plan, settings):
@@ -146,7 +148,7 @@ def summarize(measured: Mapping[str, Measured], plan: Plan, real: Real, recipe: 
             rows[model] = _row(model, found, plan, distances, settings, absent) | _cost(n, BEST[model], settings)
         differences |= _at_equal_sampling(best, measured["boigsd"], plan, n, recipe)
     return {
-        "generation": {model: rows.get(model) for model in MODELS},
+        "generation": {model: rows.get(model) for model in dict.fromkeys([*MODELS, *rows])},
         "paired": differences,
         "floors": {**distances.floors(), "named": mean_named(real.named_H)},
         "absent": absent,

@@ -28,6 +28,7 @@ MODEL_NAMES: Final = {
     "base": "Base",
     "high_kpi": "High-KPI fine-tune",
     "boigsd": "BoigSD",
+    "champion": "Champion",
     "best_of_n": "Base, best of N",
     "boigsd_best_of_n": "BoigSD, best of N",
     "prompt_rewrite": "Base, retrieved words",
@@ -54,7 +55,7 @@ _TITLES: Final = {
     "objects_position_error": "Objects position error ↓",
 }
 _GROUPS: Final = (
-    ("Prompts as they are, every image kept", ("base", "high_kpi", "boigsd")),
+    ("Prompts as they are, every image kept", ("base", "high_kpi", "champion", "boigsd")),
     ("Several images sampled, the one with the highest reward kept", ("best_of_n", "boigsd_best_of_n")),
     ("Words of a similar high-KPI post after the prompt", ("prompt_rewrite", "boigsd_prompt_rewrite")),
     ("BoigLLM's description of a high-KPI image after the prompt", ("description_rewrite", "boigsd_description_rewrite")),
@@ -62,6 +63,7 @@ _GROUPS: Final = (
 )
 _ADDED: Final = (
     ("boigsd-base", "the base"),
+    ("boigsd-champion", "the champion"),
     ("boigsd-best_of_n", "the base's best of N: as many images sampled, and all of BoigSD's kept"),
     ("boigsd_best_of_n-best_of_n", "the base's best of N, with BoigSD's best of N"),
     ("boigsd_prompt_rewrite-prompt_rewrite", "retrieved words"),

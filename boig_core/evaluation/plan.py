@@ -22,6 +22,8 @@ log = get_logger(__name__)
 
 STREAM: Final = 7_301
 """Keeps the draws of evaluation apart from those of the rollouts."""
+CHAMPION: Final = "champion"
+"""Row of the model that is served now, where there is one: what a candidate must beat."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Row:
         guided: with the deployment's guidance; else without any.
     """
 
-    model: Literal["base", "high_kpi", "boigsd"]
+    model: Literal["base", "high_kpi", "boigsd", "champion"]
     rewrite: Rewrite | None = None
     guided: bool = True
 
@@ -51,6 +53,7 @@ ROWS: Final[Mapping[str, Row]] = {
     "base": Row("base"),
     "high_kpi": Row("high_kpi"),
     "boigsd": Row("boigsd"),
+    CHAMPION: Row("champion"),
     "prompt_rewrite": Row("base", "retrieval"),
     "boigsd_prompt_rewrite": Row("boigsd", "retrieval"),
     "description_rewrite": Row("base", "boigllm"),
@@ -82,9 +85,9 @@ class Plan:
         """Sample of each image (N)."""
         return [sample for sample in self.samples for _ in range(self.images_per_prompt)]
 
-    def rows(self, settings: Evaluation) -> dict[str, Row]:
-        """Those of `ROWS` that are sampled."""
-        return {name: row for name, row in ROWS.items() if reason(row, settings) is None}
+    def rows(self, settings: Evaluation, *, champion: bool = False) -> dict[str, Row]:
+        """Those of `ROWS` that are sampled; the champion's where there is one."""
+        return {name: row for name, row in ROWS.items() if reason(row, settings) is None and (champion or name != CHAMPION)}
 
     def prompts(self, row: Row) -> list[str]:
         """Prompt of each image (N) of a row."""

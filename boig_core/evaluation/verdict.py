@@ -33,14 +33,17 @@ class Finding:
 
 
 def findings(report: Mapping[str, Any], promotion: Promotion) -> list[Finding]:
-    """Reward, judge, prompt, diversity, and whether the reward means anything."""
-    return [
+    """Reward, judge, prompt, diversity, whether the reward means anything, and the judge's word on the champion where there is one."""
+    found = [
         _gain(report, "reward", "Reward gain", "over base, in nats" if report["reward"]["name"] == "contrast" else "over base"),
         _gain(report, "judge", "Judge gain", "over base, by a judge that took no part in training"),
         _kept(report, "clip_margin", "Prompt kept", "of the base's CLIP margin", promotion.min_clip_margin),
         _kept(report, "diversity", "Diversity kept", "of the base's", promotion.min_diversity),
         _validity(report),
     ]
+    if "boigsd-champion" in report["paired"]:
+        found.append(_gain(report, "judge", "Over the champion", "by the same judge", "champion"))
+    return found
 
 
 def headline(found: list[Finding]) -> str:
@@ -57,8 +60,8 @@ def headline(found: list[Finding]) -> str:
     return start + {"good": ", and it keeps to its prompts.", "bad": ", but it drifts from its prompts.", "unknown": "."}[prompt]
 
 
-def _gain(report: Mapping[str, Any], measure: str, title: str, detail: str) -> Finding:
-    row = (report["paired"].get("boigsd-base") or {}).get(measure)
+def _gain(report: Mapping[str, Any], measure: str, title: str, detail: str, over: str = "base") -> Finding:
+    row = (report["paired"].get(f"boigsd-{over}") or {}).get(measure)
     if row is None:
         return Finding(title, "not measured", report["absent"].get(f"generation.boigsd.{measure}", ""), "unknown")
     span = f"95 % interval {row['low']:+.2f} to {row['high']:+.2f}"

@@ -17,6 +17,11 @@ from boig_core.observability.logs import get_logger
 log = get_logger(__name__)
 
 
+def experiment(stage: str) -> str:
+    """MLflow experiment that a stage logs to."""
+    return f"boig/{stage}"
+
+
 class MetricLog:
     """Collects metric rows and writes them through ``put`` at most every ``every_s`` seconds and on `close`.
 

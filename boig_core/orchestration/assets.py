@@ -18,11 +18,11 @@ from typing import Any
 from airflow.sdk import Asset, Param, task
 
 from boig_core.config import Recipe, is_recipe_file, load_recipe
-from boig_core.errors import InputError
-from boig_core.orchestration import attempts
+from boig_core.errors import InputError, UserError
+from boig_core.orchestration import attempts, registry
 from boig_core.orchestration.retries import RETRIES
 from boig_core.orchestration.roots import allowed
-from boig_core.storage import manifest, store
+from boig_core.storage import manifest, runs, store
 
 DATASET = Asset("boig/dataset", uri="boig://dataset", group="boig", extra={"content": "posts, images and what is seen in them"})
 BOIGLLM = Asset("boig/boigllm", uri="boig://boigllm", group="boig", extra={"content": "BoigLLM, its evaluation and reward calibration"})
@@ -55,6 +55,7 @@ def plan(
     default_recipe: str = "tiny",
     instead: Mapping[str, str] | None = None,
     optional: Mapping[str, str] | None = None,
+    beside_champion: bool = False,
 ) -> Any:
     """The first task of a DAG: resolves recipe and inputs, checks both, and writes the resolved recipe beside the run.
 
@@ -64,6 +65,7 @@ def plan(
         default_recipe: used when neither params nor events name one.
         instead: inputs by name and kind that may be given beside what is needed, and one of which may stand in for it.
         optional: inputs by name and kind that are passed on where a param or the event names them.
+        beside_champion: the registry's champion is an input, too, if there is one.
 
     Returns:
         XCom of ``{"store", "recipe", "root", "outputs": {name: URI}, "seconds": {stage: s}}``.
@@ -71,7 +73,10 @@ def plan(
 
     @task(task_id="plan", inlets=[source] if source is not None else [], doc_md="Resolves the recipe and the inputs, and checks both.")
     def plan_(**context: Any) -> dict[str, Any]:
-        return make_plan(context, dict(needs), newest_extra(context, source), default_recipe, dict(instead or {}), dict(optional or {}))
+        extra = newest_extra(context, source)
+        if beside_champion:
+            extra = {**extra, "outputs": with_champion(extra.get("outputs", {}))}
+        return make_plan(context, dict(needs), extra, default_recipe, dict(instead or {}), dict(optional or {}))
 
     return plan_()
 
@@ -125,6 +130,22 @@ def make_plan(
         "outputs": outputs,
         "seconds": dict(extra.get("seconds") or {}),
     }
+
+
+def with_champion(outputs: Mapping[str, str]) -> dict[str, str]:
+    """Outputs of an event, with the registry's champion, which a new model is evaluated beside; without one where no registry is set.
+
+    Raises:
+        InputError: the champion cannot be read. No candidate could be promoted over it, so nothing is trained.
+    """
+    uri = registry.champion() if os.environ.get("MLFLOW_TRACKING_URI") else None
+    if uri is None:
+        return {name: output for name, output in outputs.items() if name != "champion"}
+    try:
+        manifest.read_manifest(uri, kind="sd")
+    except UserError as exc:
+        raise InputError("the registry's champion", f"cannot be read ({exc})", "restore its folder, or take the alias from it") from exc
+    return {**outputs, "champion": uri}
 
 
 def resolve_recipe(chosen: str | None, overrides: Sequence[str], from_event: str | None, default: str) -> Recipe:
@@ -192,10 +213,23 @@ def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any]) 
         if card := manifest.find_file(outputs[main], manifest.PAGE):
             extra["card"] = card
         print(json.dumps(extra, indent=1))
+        print(write_summary(made_by))
         outlet_events[asset].extra = extra
         return extra
 
     return announce_(plan_result, list(results))
+
+
+def write_summary(plan_result: Mapping[str, Any]) -> str:
+    """Keep what a run has used as ``summary.json`` beside its recipe, failed attempts included; returns it as a line."""
+    folder = str(plan_result["recipe"]).rsplit("/", 1)[0]
+    run = folder.removeprefix(store.join(plan_result["store"], "runs")).strip("/")
+    try:
+        summary = runs.summarize(run, runs.run_state(plan_result["store"], run))
+    except UserError as exc:  # a wrong price: what the run has made is good without a summary
+        return f"no summary: {exc}"
+    store.write_bytes(store.join(folder, "summary.json"), json.dumps(summary, indent=1).encode())
+    return runs.summary_line(summary)
 
 
 def stage_name(result: Mapping[str, Any]) -> str:

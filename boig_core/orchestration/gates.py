@@ -1,6 +1,8 @@
-"""Gates: what a candidate must show before a person is asked. Pure functions of report.json and the recipe's limits.
+"""Gates: what a candidate must show before a person is asked. Pure functions of report.json, the recipe, and what the registry says.
 
-Leaves out: reading the files and asking (see `promotion`). A number that is missing fails its gate: no evidence, no promotion.
+A number that is missing fails its gate: no evidence, no promotion. Three gates stand aside where there is nothing to compare, and say so:
+the champion where there is none, FID where there are too few images for it, and the reward's AUC where the recipe asks for none.
+Leaves out: reading all this and asking (see `promotion`).
 """
 
 from __future__ import annotations
@@ -8,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
-from boig_core.config import Promotion
+from boig_core.config import Recipe
 
-CANDIDATE = "boigsd"
-BASE = "base"
+CANDIDATE: Final = "boigsd"
+BASE: Final = "base"
+CHAMPION: Final = "champion"
+_SPAN: Final = "lower end of the 95 % interval over prompts, same prompts and noise"
 
 
 @dataclass(frozen=True)
@@ -22,60 +26,136 @@ class Gate:
 
     Attributes:
         name: what is asked.
-        value: what was measured; None: absent.
-        limit: what the value must exceed (or reach, for shares).
+        value: what was measured; None: not measured.
+        rule: how the value must stand to the limit.
+        limit: the recipe's.
         passed: the verdict.
+        note: what the value is, or why there is none.
     """
 
     name: str
     value: float | None
+    rule: Literal[">", "≥", "≤"]
     limit: float
     passed: bool
+    note: str
 
 
-def evaluate_gates(report: Mapping[str, Any], promotion: Promotion) -> list[Gate]:
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a candidate beside its report.
+
+    Attributes:
+        champion: URI of the registry's champion; None: there is none yet.
+        compared: URI of the champion that the evaluation has compared with; None: with none.
+        candidate: URI of the candidate.
+        monitors: line of each monitor that tripped in its training, by name; None: its training has reported none.
+    """
+
+    champion: str | None
+    compared: str | None
+    candidate: str
+    monitors: Mapping[str, str] | None
+
+
+def evaluate_gates(report: Mapping[str, Any], recipe: Recipe, evidence: Evidence) -> list[Gate]:
     """Evaluate every gate of a recipe.
 
     Args:
         report: content of report.json; ``paired`` holds differences on the same prompts and seeds, with intervals.
-        promotion: the limits.
+        recipe: the limits.
+        evidence: of the registry and of the training.
     """
-    gates = [_above("reward gain, lower end", lower_end(report, "reward"), promotion.min_reward_gain)]
-    if promotion.min_judge_gain is not None:
-        gates.append(_above("judge gain, lower end", lower_end(report, "judge"), promotion.min_judge_gain))
-    gates.append(_reaches("CLIP margin kept", share_of_base(report, "clip_margin"), promotion.min_clip_margin))
-    gates.append(_reaches("diversity kept", share_of_base(report, "diversity"), promotion.min_diversity))
+    asked = recipe.promotion
+    gates = [_gain(report, "reward", BASE, asked.min_reward_gain)]
+    if asked.min_judge_gain is not None:
+        gates.append(_gain(report, "judge", BASE, asked.min_judge_gain))
+    if asked.min_champion_gain is not None:
+        gates.append(_over_champion(report, asked.min_champion_gain, evidence))
+    gates += [
+        _kept(report, "CLIP margin kept", "clip_margin", asked.min_clip_margin),
+        _kept(report, "diversity kept", "diversity", asked.min_diversity),
+    ]
+    if asked.max_fid is not None:
+        gates.append(_fid(report, asked.max_fid))
+    if recipe.reward.min_auc is not None:
+        gates.append(_calibrated(report, recipe.reward.min_auc))
+    if asked.silent:
+        gates.append(_silent(asked.silent, evidence.monitors))
     return gates
 
 
-def lower_end(report: Mapping[str, Any], measure: str) -> float | None:
-    """Lower end of the 95 % interval of candidate minus base; None when it was not measured."""
-    row = ((report.get("paired") or {}).get(f"{CANDIDATE}-{BASE}") or {}).get(measure) or {}
-    return _finite(row.get("low"))
+def table(gates: list[Gate]) -> str:
+    """The gates as a Markdown table, for the approval form; one that stands aside has a dash for its verdict."""
+    rows = []
+    for gate in gates:
+        value = "–" if gate.value is None else f"{gate.value:.4g}"
+        verdict = "**no**" if not gate.passed else "–" if gate.value is None else "yes"
+        note = " ".join(gate.note.replace("|", "/").split())
+        rows.append(f"| {gate.name} | {value} | {gate.rule} {gate.limit:.4g} | {verdict} | {note} |")
+    return "\n".join(["| gate | value | limit | passed | what the value is |", "|---|---:|---:|---|---|", *rows])
 
 
-def share_of_base(report: Mapping[str, Any], measure: str) -> float | None:
+def _gain(report: Mapping[str, Any], measure: str, over: str, limit: float) -> Gate:
+    row = ((report.get("paired") or {}).get(f"{CANDIDATE}-{over}") or {}).get(measure) or {}
+    value = _finite(row.get("low"))
+    missing = f"not measured: {_reason(report, f'generation.{CANDIDATE}.{measure}')}"
+    return Gate(f"{measure} over {over}", value, ">", limit, value is not None and value > limit, _SPAN if value is not None else missing)
+
+
+def _over_champion(report: Mapping[str, Any], limit: float, evidence: Evidence) -> Gate:
+    name = f"judge over {CHAMPION}"
+    if evidence.champion is None:
+        return Gate(name, None, ">", limit, True, "not applicable: this is the first model")
+    if evidence.champion == evidence.candidate:
+        return Gate(name, None, ">", limit, True, "not applicable: it is the champion already")
+    if evidence.compared != evidence.champion:
+        met = evidence.compared or "no champion"
+        return Gate(
+            name, None, ">", limit, False, f"not measured: evaluated beside {met}, the champion is {evidence.champion}; run boig_sd"
+        )
+    return _gain(report, "judge", CHAMPION, limit)
+
+
+def _kept(report: Mapping[str, Any], name: str, measure: str, limit: float) -> Gate:
+    value = _share(report, measure)
+    note = "share of the base's" if value is not None else f"not measured: {_reason(report, f'generation.{CANDIDATE}.{measure}')}"
+    return Gate(name, value, "≥", limit, limit <= 0 or (value is not None and value >= limit), note)
+
+
+def _fid(report: Mapping[str, Any], limit: float) -> Gate:
+    value = _share(report, "fid")
+    if value is None:
+        return Gate("FID", None, "≤", limit, True, f"not asked: {_reason(report, f'generation.{CANDIDATE}.fid')}")
+    return Gate("FID", value, "≤", limit, value <= limit, "share of the base's")
+
+
+def _calibrated(report: Mapping[str, Any], limit: float) -> Gate:
+    reward = (report.get("reward") or {}).get("name")
+    row = (report.get("reward_validity") or {}).get(reward) or {}
+    value = _finite((row.get("auc_interval") or [None])[0])
+    note = f"lower end of the 95 % interval: {reward} tells HIGH from LOW on real test images; 0.5 is chance"
+    missing = f"not measured: {_reason(report, f'reward_validity.{reward}.auc_interval')}"
+    return Gate("reward's AUC", value, ">", limit, value is not None and value > limit, note if value is not None else missing)
+
+
+def _silent(names: tuple[str, ...], monitors: Mapping[str, str] | None) -> Gate:
+    asked = ", ".join(names)
+    if monitors is None:
+        return Gate("monitors tripped", None, "≤", 0, False, f"not known: its training has reported none of {asked}")
+    tripped = [monitors[name] for name in names if name in monitors]
+    return Gate("monitors tripped", float(len(tripped)), "≤", 0, not tripped, "; ".join(tripped) or f"of {asked}")
+
+
+def _share(report: Mapping[str, Any], measure: str) -> float | None:
     """The candidate's value as a share of the base's; None when either is missing or the base's is not positive."""
     rows = report.get("generation") or {}
     candidate, base = (_finite((rows.get(model) or {}).get(measure)) for model in (CANDIDATE, BASE))
     return candidate / base if candidate is not None and base is not None and base > 0 else None
 
 
-def table(gates: list[Gate]) -> str:
-    """The gates as a Markdown table, for the approval form."""
-    rows = []
-    for gate in gates:
-        value = "absent" if gate.value is None else f"{gate.value:.4g}"
-        rows.append(f"| {gate.name} | {value} | {gate.limit:.4g} | {'yes' if gate.passed else '**no**'} |")
-    return "\n".join(["| gate | value | limit | passed |", "|---|---:|---:|---|", *rows])
-
-
-def _above(name: str, value: float | None, limit: float) -> Gate:
-    return Gate(name, value, limit, value is not None and value > limit)
-
-
-def _reaches(name: str, value: float | None, limit: float) -> Gate:
-    return Gate(name, value, limit, limit <= 0 or (value is not None and value >= limit))
+def _reason(report: Mapping[str, Any], path: str) -> str:
+    return str((report.get("absent") or {}).get(path) or "the report has no such number")
 
 
 def _finite(value: Any) -> float | None:

@@ -1,14 +1,30 @@
-"""The links from a task to its job in Ray's dashboard and to the data card of the dataset that it made."""
+"""The links from a task to its job in Ray's dashboard, to its run in MLflow, and to the pages of what it made: data card and report.
+
+The pages are shown by Airflow itself (see `web`), so a link needs no other server and asks for no other login.
+"""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote
 
 from airflow.sdk import BaseOperatorLink
+from airflow.sdk.configuration import conf
 
+from boig_core.errors import InfrastructureError
+from boig_core.observability.metrics import experiment
 from boig_core.storage import manifest, store
+from boig_core.storage.job import Stage, read_job
+
+PREFIX: Final = "/boig"
+"""Path below Airflow's address at which the store's pages are."""
+REPORT_PAGE: Final = "report.html"
+PAGES: Final = {"Data card": ("dataset", manifest.PAGE), "Report": ("report", REPORT_PAGE)}
+"""Output and file of each page, by the link's name."""
+TRACKED: Final = (Stage.FINETUNE_LLM, Stage.FINETUNE_SD, Stage.DDPO)
+"""Stages that log to MLflow."""
 
 
 class RayJobLink(BaseOperatorLink):
@@ -34,26 +50,90 @@ class DataCardLink(BaseOperatorLink):
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         """Address of the card of the dataset that the task has just committed; empty for a task that made none."""
-        return str(getattr(operator, "card_url", ""))
+        return str(getattr(operator, "pages", {}).get(self.name, ""))
 
 
-def card_page(dataset: str, root: str) -> str:
-    """Address of the card of a dataset; empty for one without.
+class ReportLink(BaseOperatorLink):
+    """Opens the report of a run: numbers, images side by side, what it was made from."""
 
-    ``BOIG_STORE_WEB`` is where people see the store in a browser, if they do; else the address is a ``file:`` or ``s3:`` one.
+    @property
+    def name(self) -> str:
+        """Label of the button."""
+        return "Report"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Address of the report that the task has made or asks about; empty for a task without."""
+        return str(getattr(operator, "pages", {}).get(self.name, ""))
+
+
+class MlflowRunLink(BaseOperatorLink):
+    """Opens the curves of a training in MLflow."""
+
+    @property
+    def name(self) -> str:
+        """Label of the button."""
+        return "MLflow run"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Address of the run that the stage has logged to; empty for a stage that trains nothing, and without MLflow."""
+        return str(getattr(operator, "pages", {}).get(self.name, ""))
+
+
+def result_pages(result: Mapping[str, Any], root: str) -> dict[str, str]:
+    """Addresses in Airflow of the pages that a committed result comes with, by the link's name.
 
     Args:
-        dataset: its URI.
+        result: ``{"outputs", "metrics", "attempt"}``.
         root: URI of the store.
 
     Raises:
-        BoigError: the dataset cannot be read.
+        BoigError: an output cannot be read.
     """
-    uri = manifest.find_file(dataset, manifest.PAGE)
-    web, root = os.environ.get("BOIG_STORE_WEB", ""), store.normalize(root)
-    if uri is None:
+    found = {}
+    for name, (output, file) in PAGES.items():
+        uri = result["outputs"].get(output)
+        if uri is not None and manifest.find_file(uri, file) is not None:
+            found[name] = page_url(uri, file, root)
+    if curves := mlflow_page(result["attempt"]):
+        found[MlflowRunLink().name] = curves
+    return found
+
+
+def mlflow_page(attempt: str) -> str:
+    """Address of the MLflow run of an attempt, which is named as the attempt's outputs are; empty without one.
+
+    ``BOIG_MLFLOW_WEB`` is where people see MLflow in a browser, if that is another address than ``MLFLOW_TRACKING_URI``.
+
+    Raises:
+        InfrastructureError: MLflow does not answer.
+        InputError: the attempt's job cannot be read.
+    """
+    server = os.environ.get("MLFLOW_TRACKING_URI", "")
+    web = os.environ.get("BOIG_MLFLOW_WEB") or server
+    if not server or not web.startswith(("http://", "https://")):
         return ""
-    uri = store.normalize(uri)
-    if web and uri.startswith(f"{root}/"):
-        return store.join(web, uri.removeprefix(root))
-    return uri if store.is_s3(uri) else Path(uri).as_uri()
+    job = read_job(store.join(attempt, "job.json"))
+    if job.stage not in TRACKED:
+        return ""
+    # A task whose work is done waits seconds for its link, not the minutes of MLflow's own patience; the process ends with the task.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = MlflowClient()
+        kept = client.get_experiment_by_name(experiment(job.stage))
+        runs = client.search_runs([kept.experiment_id], f"attributes.run_name = '{job.version}'", max_results=1) if kept else []
+    except MlflowException as exc:
+        raise InfrastructureError(server, f"MLflow failed ({exc})", "check the server and its log") from exc
+    return f"{web.rstrip('/')}/#/experiments/{runs[0].info.experiment_id}/runs/{runs[0].info.run_id}" if runs else ""
+
+
+def page_url(output: str, file: str, root: str) -> str:
+    """Address in Airflow of a page of an output of the store; empty for an output of another store, which Airflow does not show."""
+    output, root = store.normalize(output), store.normalize(root)
+    if not output.startswith(f"{root}/"):
+        return ""
+    base = str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
+    return f"{base}{PREFIX}/{quote(store.join(output, file).removeprefix(f'{root}/'))}"

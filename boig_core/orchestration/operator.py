@@ -24,7 +24,7 @@ from boig_core.errors import BoigError, ClusterError, InfrastructureError, UserE
 from boig_core.orchestration import attempts
 from boig_core.orchestration.airflow_state import TaskKey, try_is_over
 from boig_core.orchestration.jobs import ask, stop_and_see
-from boig_core.orchestration.links import DataCardLink, RayJobLink, card_page
+from boig_core.orchestration.links import DataCardLink, MlflowRunLink, RayJobLink, ReportLink, result_pages
 from boig_core.orchestration.ray_api import RayCluster
 from boig_core.orchestration.retries import POLICY
 from boig_core.orchestration.trigger import GONE, UNREACHABLE, RayJobTrigger, follow
@@ -59,7 +59,7 @@ class RayJobOperator(BaseOperator):
 
     template_fields = ("plan", "inputs")
     template_fields_renderers = {"plan": "json", "inputs": "json"}  # noqa: RUF012  (Airflow's own shape)
-    operator_extra_links = (RayJobLink(), DataCardLink())
+    operator_extra_links = (RayJobLink(), MlflowRunLink(), DataCardLink(), ReportLink())
     ui_color = "#e8f1fb"
 
     def __init__(
@@ -79,7 +79,7 @@ class RayJobOperator(BaseOperator):
         self.deferrable = os.environ.get("BOIG_DEFERRABLE", "true").lower() != "false" if deferrable is None else deferrable
         self.poll_s = poll_s
         self.job_url = ""
-        self.card_url = ""
+        self.pages: dict[str, str] = {}
         self._running: tuple[RayCluster, str, TaskKey] | None = None
 
     def execute(self, context: Any) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class RayJobOperator(BaseOperator):
     def _finish(self, attempt_uri: str, event: Mapping[str, str]) -> dict[str, Any]:
         done = attempts.result(attempt_uri)
         if done is not None:
-            self.card_url = self._card(done["outputs"])
+            self.pages = self._pages(done)
             return done
         failure = commit.read_failure(attempt_uri)
         if failure is not None:
@@ -176,14 +176,12 @@ class RayJobOperator(BaseOperator):
         for line in _ANSI.sub("", text).splitlines()[-100:]:
             self.log.info(line)
 
-    def _card(self, outputs: Mapping[str, str]) -> str:
-        if "dataset" not in outputs:
-            return ""
+    def _pages(self, result: Mapping[str, Any]) -> dict[str, str]:
         try:
-            return card_page(outputs["dataset"], self.plan["store"])
+            return result_pages(result, self.plan["store"])
         except BoigError as exc:  # what is committed is good without a link
-            self.log.warning("no link to the data card: %s", exc)
-            return ""
+            self.log.warning("no links to its pages: %s", exc)
+            return {}
 
 
 def resolve_input(name: str, value: Any) -> str | None:

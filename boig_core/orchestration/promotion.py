@@ -6,42 +6,65 @@ The registry holds where the model lies in the store and what it was made from; 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import task
+from airflow.sdk import Param, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from boig_core.config import Promotion, parse_recipe
-from boig_core.errors import CorruptError, InfrastructureError, InputError, NotFoundInStoreError, UserError
-from boig_core.orchestration.gates import Gate, evaluate_gates, table
-from boig_core.orchestration.registry import MODEL
+from boig_core.config import parse_recipe
+from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
+from boig_core.orchestration.gates import Evidence, evaluate_gates, table
+from boig_core.orchestration.links import REPORT_PAGE, ReportLink, page_url
+from boig_core.orchestration.registry import MODEL, Move, aliases, champion, is_registered, last_move, move, registry, rollback
+from boig_core.storage import commit as commits
 from boig_core.storage import manifest, store
+from boig_core.storage.job import Job, read_job
+from boig_core.storage.runs import DECISION
 
 
 class Approval(ApprovalOperator):
-    """Asks a person, and shows what the gates found. Nobody answers within the recipe's ``promotion.max_days``: the task fails.
+    """Asks a person, with the gates' table and a link to the report with its images; the answer is kept in the store.
+
+    Nobody answers within the recipe's ``promotion.max_days``: the task fails.
 
     Args:
         gates: result of `gates_task`.
     """
 
     template_fields = (*ApprovalOperator.template_fields, "gates")
+    operator_extra_links = (ReportLink(),)
 
     def __init__(self, *, gates: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        why = Param(
+            "", type="string", title="Why", description="Your reason, kept with the decision. The buttons wait for it.", source="task"
+        )
+        super().__init__(**{**kwargs, "params": {"why": why}})
         self.gates = gates
+
+    @property
+    def pages(self) -> dict[str, str]:
+        """Address of the report, for its link."""
+        return {ReportLink().name: self.gates["page"]}
 
     def execute(self, context: Any) -> Any:
         """Put the question, then wait without holding a worker."""
         self.response_timeout = timedelta(days=self.gates["max_days"])
         self.subject = f"Promote {store.name(self.gates['candidate'])} to champion?"
-        self.body = f"{self.gates['table']}\n\nReport: `{self.gates['report']}`"
+        self.body = form(self.gates)
+        context["ti"].xcom_push(key=ReportLink().xcom_key, value=self.gates["page"])  # links are kept when a task ends; this one waits
         return super().execute(context)
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        """Keep who decided what, when and why, before anything follows from it."""
+        if "error" not in event:
+            store.write_bytes(self.gates["decision"], json.dumps(decision(self.gates, event), indent=1).encode())
+            self.log.info("the decision is kept at %s", self.gates["decision"])
+        return super().execute_complete(context, event)
 
     def process_trigger_event_error(self, event: dict[str, Any]) -> None:
         """A question that nobody answered in time is not put again."""
@@ -50,20 +73,52 @@ class Approval(ApprovalOperator):
         super().process_trigger_event_error(event)
 
 
+def form(gates: Mapping[str, Any]) -> str:
+    """What the approval shows, as Markdown: links first, since they are what a person opens before deciding."""
+    links = [f"**[Report with images]({gates['page']})**" if gates["page"] else f"Report: `{store.join(gates['report'], REPORT_PAGE)}`"]
+    champion = gates["champion"] or "none yet"
+    about = f"Candidate `{gates['candidate']}`. Champion now: `{champion}`."
+    return "\n\n".join([*links, gates["table"], about])
+
+
+def decision(gates: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
+    """Who decided what, when and why, on which evidence. The manifest leads back to the posts, input by input."""
+    return {
+        "candidate": gates["candidate"],
+        "manifest": gates["manifest"],
+        "decision": event["chosen_options"][0],
+        "by": person(event),
+        "at": event["responded_at"].isoformat(timespec="seconds"),
+        "why": (event.get("params_input") or {}).get("why") or "",
+        **{key: gates[key] for key in ("champion", "report", "recipe", "root", "gates")},
+    }
+
+
+def person(event: Mapping[str, Any]) -> str:
+    """Name of the person who answered."""
+    user = event.get("responded_by_user") or {}
+    return str((user.get("name") if isinstance(user, Mapping) else user) or "unknown")
+
+
 @task(task_id="gates", doc_md="Evaluates the recipe's promotion gates; a candidate that fails one goes no further (skipped).")
 def gates_task(plan: dict[str, Any], **context: Any) -> dict[str, Any]:
     """Returns gates, verdict and what the approval form shows; skips what follows when a gate fails."""
-    try:
-        recipe = parse_recipe(_read_json(plan["recipe"]))
-        gates = read_gates(plan, recipe.promotion)
-    except UserError as exc:
-        raise AirflowFailException(str(exc)) from exc
+    candidate, report = plan["outputs"]["boigsd"], plan["outputs"]["report"]
+    recipe = parse_recipe(_read_json(plan["recipe"]))
+    evidence = gather(candidate, report)
+    gates = evaluate_gates(json.loads(manifest.read_file(report, "report.json", kind="report")), recipe, evidence)
     result = {
         "gates": [asdict(gate) for gate in gates],
         "passed": all(gate.passed for gate in gates),
         "table": table(gates),
-        "candidate": plan["outputs"]["boigsd"],
-        "report": store.join(plan["outputs"]["report"], "report.html"),
+        "candidate": candidate,
+        "manifest": manifest.read_manifest(candidate, kind="sd").digest(),
+        "champion": evidence.champion,
+        "report": report,
+        "page": page_url(report, REPORT_PAGE, plan["store"]),
+        "recipe": plan["recipe"],
+        "root": plan["root"],
+        "decision": store.join(plan["recipe"].rsplit("/", 1)[0], DECISION),
         "max_days": recipe.promotion.max_days,
     }
     print(result["table"])
@@ -75,66 +130,79 @@ def gates_task(plan: dict[str, Any], **context: Any) -> dict[str, Any]:
 
 
 @task(task_id="promote", doc_md="Registers the model in MLflow and moves the alias champion.")
-def promote_task(plan: dict[str, Any], gates: dict[str, Any], approval: dict[str, Any]) -> dict[str, Any]:
+def promote_task(gates: dict[str, Any], approval: dict[str, Any]) -> dict[str, Any]:
     """Runs after a person approved; returns ``{"model", "version", "champion", "previous", "approved_by"}``."""
-    user = approval.get("responded_by_user") or {}
-    name = str((user.get("name") if isinstance(user, Mapping) else user) or "unknown")
-    try:
-        return {**register(plan["outputs"]["boigsd"], plan, gates, name), "approved_by": name}
-    except UserError as exc:
-        raise AirflowFailException(str(exc)) from exc
+    name = person(approval)
+    return {**register(gates, name, (approval.get("params_input") or {}).get("why") or ""), "approved_by": name}
 
 
-def read_gates(plan: Mapping[str, Any], promotion: Promotion) -> list[Gate]:
-    """Evaluate the gates on the report that a plan names."""
-    return evaluate_gates(_read_json(store.join(plan["outputs"]["report"], "report.json")), promotion)
+@task(task_id="rollback", doc_md="The champion and the one before it change places.")
+def rollback_task(**context: Any) -> dict[str, Any]:
+    """Returns ``{"model", "champion", "previous"}``; a retry of the same run changes nothing more."""
+    run = context["dag_run"]
+    return rollback(run.triggering_user_name or "unknown", context["params"]["why"], f"{run.dag_id}/{run.run_id}")
 
 
-def register(uri: str, plan: Mapping[str, Any], gates: Mapping[str, Any], approved_by: str) -> dict[str, Any]:
-    """Register a model folder and make it champion; the same folder is registered once.
+def gather(candidate: str, report: str) -> Evidence:
+    """What the registry, and the runs behind a report, say about a candidate.
+
+    Raises:
+        InputError: the report is about another model.
+        CorruptError, NotFoundInStoreError: an output or the run that made it cannot be read.
+    """
+    evaluation = _made_by(_made_by(report).input("generation"))
+    if store.normalize(evaluation.input("boigsd")) != store.normalize(candidate):
+        raise InputError(report, f"is about {evaluation.input('boigsd')}, not about {candidate}", "give a model and its own report")
+    compared, now = evaluation.inputs.get("champion"), champion()
+    training = commits.read_commit(_attempt(candidate)) or {}
+    return Evidence(
+        champion=None if now is None else store.normalize(now),
+        compared=None if compared is None else store.normalize(compared),
+        candidate=store.normalize(candidate),
+        monitors=training.get("metrics", {}).get("monitors"),
+    )
+
+
+def _made_by(output: str) -> Job:
+    """Job of the run that made an output."""
+    return read_job(store.join(_attempt(output), "job.json"))
+
+
+def _attempt(output: str) -> str:
+    return manifest.read_manifest(output).commit.rsplit("/", 1)[0]
+
+
+def register(gates: Mapping[str, Any], approved_by: str, why: str) -> dict[str, Any]:
+    """Register the candidate and make it champion; the same folder is registered once.
 
     Args:
-        uri: the model's folder in the store.
-        plan: of the promoting run.
-        gates: what the candidate has shown.
-        approved_by: the person who approved; kept with the time as tags on the version.
+        gates: result of `gates_task`: the model, its evidence and its lineage, which become tags of the version.
+        approved_by: the person who approved; kept with time and reason.
+        why: their reason.
 
     Raises:
         InputError: no tracking server is set.
         InfrastructureError: MLflow does not answer.
     """
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        raise InputError("MLFLOW_TRACKING_URI", "is not set", "set it to the MLflow server that keeps the registry")
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
+    uri = gates["candidate"]
     # MLflow refuses plain local paths as a source; the scheme says that boig's store holds the model.
     source = uri if store.is_s3(uri) else f"boig://{uri}"
-    tags = {
-        "uri": uri,
-        "manifest": manifest.read_manifest(uri, kind="sd").digest(),
-        "report": str(plan["outputs"]["report"]),
-        "recipe": str(plan["recipe"]),
-        "root": str(plan["root"]),
-        "gates": json.dumps(gates["gates"]),
-    }
-    try:
-        client = MlflowClient()
-        if not client.search_registered_models(f"name='{MODEL}'"):
+    tags = {"uri": uri, **{key: str(gates[key]) for key in ("manifest", "report", "recipe", "root")}, "gates": json.dumps(gates["gates"])}
+    with registry() as client:
+        if not is_registered(client):
             client.create_registered_model(MODEL, description="Diffusion models that boig has aligned with a KPI.")
         versions = client.search_model_versions(f"name='{MODEL}'")
         same = [version for version in versions if version.tags.get("uri") == uri]
-        new = same[0] if same else client.create_model_version(MODEL, source, tags=tags)
-        for key, value in {"approved_by": approved_by, "approved_at": datetime.now(UTC).isoformat(timespec="seconds")}.items():
-            client.set_model_version_tag(MODEL, str(new.version), key, value)
-        champion = client.get_registered_model(MODEL).aliases.get("champion")
-        if champion is not None and str(champion) != str(new.version):
-            client.set_registered_model_alias(MODEL, "previous", str(champion))
-        client.set_registered_model_alias(MODEL, "champion", str(new.version))
-        aliases = {name: str(version) for name, version in client.get_registered_model(MODEL).aliases.items()}
-    except MlflowException as exc:
-        raise InfrastructureError(os.environ["MLFLOW_TRACKING_URI"], f"MLflow failed ({exc})", "check the server and its log") from exc
-    return {"model": MODEL, "version": str(new.version), "champion": aliases.get("champion"), "previous": aliases.get("previous")}
+        new = str((same[0] if same else client.create_model_version(MODEL, source, tags=tags)).version)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        for key, value in {"approved_by": approved_by, "approved_at": now, "approved_why": why}.items():
+            client.set_model_version_tag(MODEL, new, key, value)
+        last_move(client)  # one that was cut is finished before the next begins
+        found = aliases(client)
+        if found.get("champion") != new:
+            move(client, Move(uuid4().hex, "promote", new, found.get("champion")))
+            found = aliases(client)
+    return {"model": MODEL, "version": new, "champion": found.get("champion"), "previous": found.get("previous")}
 
 
 def _read_json(uri: str) -> dict[str, Any]:

@@ -45,5 +45,5 @@ def get_provider_info() -> dict[str, Any]:
                 "ui-field-behaviour": form,
             }
         ],
-        "extra-links": [f"{room}.links.RayJobLink", f"{room}.links.DataCardLink"],
+        "extra-links": [f"{room}.links.{link}" for link in ("RayJobLink", "MlflowRunLink", "DataCardLink", "ReportLink")],
     }

@@ -27,7 +27,7 @@ from boig_core.errors import BoigError, FencedError, InputError, UserError
 from boig_core.observability.kept import KeptLog
 from boig_core.observability.logs import configure_logging, get_logger
 from boig_core.storage import commit as commits
-from boig_core.storage import manifest, store
+from boig_core.storage import manifest, store, usage
 
 log = get_logger(__name__)
 
@@ -231,6 +231,7 @@ def run_stage(work: Callable[[Workspace], Outcome], argv: list[str] | None = Non
             job = read_job(args[0])
             kept.enter_context(_kept_log(job.attempt_uri))
             _say_what_runs(job)
+            per_hour = usage.price()  # a wrong one is said before the work, not after it
             fate = commits.fate(job.attempt_uri)
             if fate == "committed":
                 log.info("attempt %d has committed already", job.attempt)
@@ -239,7 +240,7 @@ def run_stage(work: Callable[[Workspace], Outcome], argv: list[str] | None = Non
                 raise FencedError(job.attempt_uri, "a newer attempt has fenced this one", "nothing was done; use the newer attempt")
             with tempfile.TemporaryDirectory(prefix=f"boig-{job.stage}-") as scratch:
                 outcome = work(Workspace(job, Path(scratch)))
-            metrics = {**outcome.metrics, "seconds": round(time.monotonic() - started, 3)}
+            metrics = {**outcome.metrics, **usage.spent(job.stage, job.recipe, time.monotonic() - started, per_hour)}
             commits.commit(job.attempt_uri, outcome.outputs, metrics)
             _tidy(outcome)
             log.info("committed after %.1f s: %s", metrics["seconds"], json.dumps({"outputs": outcome.outputs, "metrics": metrics}))
@@ -271,7 +272,9 @@ def _say_what_runs(job: Job) -> None:
     log.info("recipe %s (%s) · code %s", job.recipe.name, job.recipe.digest()[:12], manifest.code_version())
     for name, uri in job.inputs.items():
         log.info("input %s = %s", name, uri)
-    log.info("resources %s", json.dumps(job.recipe.resources.model_dump()))
+    gpus = usage.held_gpus(job.stage, job.recipe)
+    total = "as many GPUs as the cluster has room for" if gpus is None else f"{gpus:g} GPUs in all"
+    log.info("resources %s a worker · %s", json.dumps(job.recipe.resources.model_dump()), total)
 
 
 def _tidy(outcome: Outcome) -> None:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from boig_core.errors import CorruptError, InputError
 from boig_core.storage import commit, store
 from boig_core.storage.manifest import MANIFEST, Manifest, resolve
-from boig_core.storage.runs import ATTEMPT
+from boig_core.storage.runs import ATTEMPT, DECISION
 from boig_core.storage.store import File
 
 OUTPUT: Final = re.compile(r"(?P<family>(?:datasets|models|evaluations)/[^/]+|reports)/(?P<version>(?!blobs/|staging/)[^/]+)/.+")
@@ -218,7 +218,8 @@ def _over(seen: _Store, commits: Collection[str]) -> Iterator[Garbage]:
         elif checkpoints := [file for file in files if file.path.startswith(f"{folder}/checkpoints/")]:
             yield seen.garbage("checkpoints", f"{folder}/checkpoints", checkpoints)
     for run, files in seen.runs.items():
-        if run not in alive and seen.old(files):
+        decided = f"{run}/{DECISION}" in _paths(files)  # who promoted what, and why, is asked for years later
+        if run not in alive and not decided and seen.old(files):
             yield seen.garbage("run", run, files)
 
 

@@ -14,11 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from boig_core.errors import InputError, NotFoundInStoreError
-from boig_core.storage import commit, store
+from boig_core.errors import InputError, NotFoundInStoreError, UserError
+from boig_core.storage import commit, store, usage
+from boig_core.storage.job import Job, Stage, read_job
 
 ATTEMPT: Final = re.compile(r"(?P<run>[^/]+/[^/]+)/(?P<task>[^/]+(?:/\d+)?)/attempt-(?P<attempt>\d+)/(?P<file>.+)")
 """A file's path below ``runs/``."""
+DECISION: Final = "decision.json"
+"""File of a run in which a person decided on a promotion."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class AttemptState:
         attempt: 1 for the first.
         state: ``open`` means running, or dead without a word.
         seconds: from the job file to the end, or until now.
+        gpu_hours: at most, see `usage`; None: not known.
+        idle: share of these in which GPUs waited for others; None: not known.
         failure: what ``error.json`` says; none: it left no reason.
         outputs: URI of each output by name.
         last: last row of ``metrics.jsonl``.
@@ -40,6 +45,8 @@ class AttemptState:
     attempt: int
     state: commit.Fate
     seconds: float | None
+    gpu_hours: float | None
+    idle: float | None
     failure: commit.Failure | None
     outputs: dict[str, str]
     last: dict[str, Any] | None
@@ -150,17 +157,72 @@ def _attempt_state(key: tuple[str, int], names: set[str], uri: str, begun: float
     if seconds is None and begun is not None:
         seconds = round(max(0.0, (time.time() if ended is None else ended) - begun), 1)
     failure = commit.read_failure(uri) if fate != "committed" else None
-    last = _last_row(uri) if "metrics.jsonl" in names else None
-    return AttemptState(*key, fate, seconds, failure, done.get("outputs", {}), last, uri)
+    rows = _rows(uri) if "metrics.jsonl" in names else []
+    told = _job(uri) if "job.json" in names else None
+    hours = None if told is None else usage.gpu_hours(told.stage, told.recipe, seconds)
+    idle = None if told is None or not hours else _idle(told, rows)
+    return AttemptState(*key, fate, seconds, hours, idle, failure, done.get("outputs", {}), rows[-1] if rows else None, uri)
 
 
-def _last_row(uri: str) -> dict[str, Any] | None:
+def _job(attempt: str) -> Job | None:
     try:
-        rows = store.read_bytes(store.join(uri, "metrics.jsonl")).decode().splitlines()
-        row = json.loads(rows[-1]) if rows else None
-    except (NotFoundInStoreError, ValueError):  # just being replaced, or cut short: the next look shows it
+        return read_job(store.join(attempt, "job.json"))
+    except UserError:  # written by another version of boig: the rest of its state can still be told
         return None
-    return row if isinstance(row, dict) else None
+
+
+def _rows(uri: str) -> list[dict[str, Any]]:
+    try:
+        lines = store.read_bytes(store.join(uri, "metrics.jsonl")).decode().splitlines()
+        rows = [json.loads(line) for line in lines]
+    except (NotFoundInStoreError, ValueError):  # just being replaced, or cut short: the next look shows it
+        return []
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def _idle(told: Job, rows: list[dict[str, Any]]) -> float | None:
+    """Idle shares of ddpo's learner and pools, as its rows have them: by seconds of the epochs and GPUs of each."""
+    if told.stage != Stage.DDPO:
+        return None
+    gpus, waited, held = usage.ddpo_gpus(told.recipe), 0.0, 0.0
+    for row in rows:
+        seconds = sum(row.get(f"seconds_{name}") or 0.0 for name in ("probe", "rollouts", "update", "between"))
+        waited += seconds * sum(count * (row.get(f"idle_{who}") or 0.0) for who, count in gpus.items())
+        held += seconds * sum(gpus.values())
+    return round(waited / held, 3) if held else None
+
+
+def summarize(run: str, states: list[AttemptState]) -> dict[str, Any]:
+    """What a run has used, failed attempts too: by stage and in all.
+
+    Returns:
+        ``{"run", "stages": {TASK: {"attempts", "seconds", "gpu_hours", "cost", "idle"}}, "seconds", "gpu_hours", "cost"}``;
+        null: not known.
+
+    Raises:
+        InputError: the price of a GPU-hour is no number.
+    """
+    per_hour = usage.price()
+
+    def spent(states: list[AttemptState]) -> dict[str, Any]:
+        hours = None if any(state.gpu_hours is None for state in states) else round(sum(state.gpu_hours or 0.0 for state in states), 4)
+        cost = None if per_hour is None or hours is None else round(hours * per_hour, 2)
+        return {"seconds": round(sum(state.seconds or 0.0 for state in states), 1), "gpu_hours": hours, "cost": cost}
+
+    stages = {}
+    for task in dict.fromkeys(state.task for state in states):
+        own = [state for state in states if state.task == task]
+        stages[task] = {"attempts": len(own), **spent(own), "idle": own[-1].idle}
+    return {"run": run, "stages": stages, **spent(states)}
+
+
+def summary_line(summary: dict[str, Any]) -> str:
+    """The whole of a summary in a line."""
+    unknown = [task for task, stage in summary["stages"].items() if stage["gpu_hours"] is None]
+    hours = f"GPU-hours not known for {', '.join(unknown)}" if unknown else f"at most {summary['gpu_hours']:.2f} GPU-hours"
+    cost = "" if summary["cost"] is None else f" · cost at most {summary['cost']:.2f}"
+    idle = "".join(f" · {task}: GPUs idle {stage['idle']:.0%}" for task, stage in summary["stages"].items() if stage["idle"] is not None)
+    return f"in all {summary['seconds']:.0f} s · {hours}{cost}{idle}"
 
 
 def status_lines(states: list[AttemptState]) -> Iterator[str]:

@@ -34,9 +34,12 @@ OUTPUTS: dict[str, dict[str, tuple[str, str]]] = {
     "evaluate_sd": {"generation": ("evaluations/generation", "generation")},
     "report": {"report": ("reports", "report")},
 }
+PAGES = {"dataset": "card.html", "report": "report.html"}
 REPORT = {
     "generation": {"base": {"clip_margin": 1.0, "diversity": 1.0}, "boigsd": {"clip_margin": 0.95, "diversity": 0.8}},
-    "paired": {"boigsd-base": {"reward": {"low": 0.2}, "judge": {"low": 0.1}}},
+    "paired": {"boigsd-base": {"reward": {"low": 0.2}, "judge": {"low": 0.1}}, "boigsd-champion": {"judge": {"low": 0.05}}},
+    "reward": {"name": "contrast"},
+    "reward_validity": {"contrast": {"auc_interval": [0.6, 0.8]}},
 }
 
 
@@ -47,10 +50,10 @@ def stand_in(space: Workspace) -> Outcome:
         folder = space.scratch / name
         folder.mkdir(parents=True)
         (folder / f"{name}.json").write_text(json.dumps(REPORT if name == "report" else {}))
-        if kind == "dataset":
-            (folder / "card.html").write_text("<!doctype html>")
+        if name in PAGES:
+            (folder / PAGES[name]).write_text("<!doctype html>")
         made[name] = space.publish(family, folder, kind=kind)
-    return Outcome(made, {"rows": 3.0})
+    return Outcome(made, {"rows": 3.0, "monitors": {}})
 
 
 class StubRay:

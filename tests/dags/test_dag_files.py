@@ -37,7 +37,7 @@ def dags() -> dict[str, Any]:
 
 
 def test_there_are_the_dags_and_four_are_chained_by_assets(dags: dict[str, Any]) -> None:
-    assert list(dags) == ["boig_ingest", "boig_llm", "boig_maintenance", "boig_promote", "boig_reconcile", "boig_sd"]
+    assert list(dags) == ["boig_ingest", "boig_llm", "boig_maintenance", "boig_promote", "boig_reconcile", "boig_rollback", "boig_sd"]
     emits = {asset.name: name for name, dag in dags.items() for task in dag.tasks for asset in task.outlets}
     assert emits == {"boig/dataset": "boig_ingest", "boig/boigllm": "boig_llm", "boig/boigsd": "boig_sd"}
     chained = ("boig_llm", "boig_promote", "boig_sd")
@@ -71,8 +71,12 @@ def test_stages_run_once_each_in_the_cluster_pool(dags: dict[str, Any]) -> None:
     assert all(task.pool == POOL and task.deferrable and task.task_id == task.stage for task in stages)
 
 
-def test_every_stage_has_a_button_for_its_job_and_one_for_its_data_card(dags: dict[str, Any]) -> None:
+def test_every_stage_has_buttons_for_its_job_and_its_pages_and_the_approval_for_the_report(dags: dict[str, Any]) -> None:
     from airflow.serialization.serialized_objects import DagSerialization
 
-    found = DagSerialization.from_dict(DagSerialization.to_dict(dags["boig_ingest"]))
-    assert {link.name for link in found.get_task("perceive").operator_extra_links} == {"Ray job", "Data card"}
+    def buttons(dag: str, task: str) -> set[str]:
+        found = DagSerialization.from_dict(DagSerialization.to_dict(dags[dag]))
+        return {link.name for link in found.get_task(task).operator_extra_links}
+
+    assert buttons("boig_ingest", "perceive") == {"Ray job", "MLflow run", "Data card", "Report"}
+    assert buttons("boig_promote", "approval") == {"Report"}

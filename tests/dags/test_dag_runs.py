@@ -127,24 +127,63 @@ def test_boig_sd_gives_the_report_all_it_needs(sd: Any, llm: Any) -> None:
         job_inputs = json.loads(store.read_bytes(store.join(results[stage]["attempt"], "job.json")))["inputs"]
         assert job_inputs["predictor"] == xcoms(llm)["finetune_llm"]["outputs"]["predictor"]
         assert ("judge" in job_inputs) == (stage == "evaluate_sd")  # what trains and chooses never gets the judge
+    summary = json.loads(store.read_bytes(f"{results['plan']['recipe'].rsplit('/', 1)[0]}/summary.json"))
+    assert set(summary["stages"]) == {"finetune_sd", "ddpo", "evaluate_sd", "report"}
+    assert summary["seconds"] == pytest.approx(sum(results[stage]["metrics"]["seconds"] for stage in summary["stages"]), abs=0.2)
     seconds = json.loads(store.read_bytes(job["inputs"]["runs"]))
     assert list(seconds) == ["ingest", "perceive", "finetune_llm", "evaluate_llm", "calibrate", "finetune_sd", "ddpo", "evaluate_sd"]
 
 
-def test_a_person_promotes(sd: Any, home: Path) -> None:
-    answer = Answer("Approve")
-    with answer:
-        run = load("boig_promote").test()
-    assert set(states(run).values()) == {"success"}
-    assert "| reward gain, lower end | 0.2 | 0 | yes |" in answer.body
-    promoted = xcoms(run)["promote"]
-    assert promoted["champion"] == promoted["version"] == "1"
+def champion(home: Path) -> Any:
     from mlflow import MlflowClient
 
-    version = MlflowClient(f"sqlite:///{home / 'mlflow.db'}").get_model_version_by_alias("boigsd", "champion")
-    assert version.tags["uri"] == xcoms(sd)["ddpo"]["outputs"]["boigsd"]
-    assert version.tags["approved_by"] == promoted["approved_by"]
+    return MlflowClient(f"sqlite:///{home / 'mlflow.db'}").get_model_version_by_alias("boigsd", "champion")
+
+
+@pytest.fixture(scope="module")
+def promoted(sd: Any) -> tuple[Any, Answer]:
+    answer = Answer("Approve")
+    with answer:
+        return load("boig_promote").test(), answer
+
+
+@pytest.fixture(scope="module")
+def second(promoted: Any) -> Any:
+    """Another model, trained when the first is champion."""
+    return load("boig_sd").test()
+
+
+def test_a_person_promotes(sd: Any, promoted: tuple[Any, Answer], home: Path) -> None:
+    run, answer = promoted
+    assert set(states(run).values()) == {"success"}
+    model, report = xcoms(sd)["ddpo"]["outputs"]["boigsd"], xcoms(sd)["report"]["outputs"]["report"]
+    assert "| reward over base | 0.2 | > 0 | yes |" in answer.body
+    assert "| judge over champion | – | > 0 | – | not applicable: this is the first model |" in answer.body
+    assert f"(/boig/reports/{report.rsplit('/', 1)[1]}/report.html)" in answer.body
+    result = xcoms(run)["promote"]
+    assert result["champion"] == result["version"] == "1"
+    version = champion(home)
+    assert version.tags["uri"] == model
+    assert version.tags["manifest"] == manifest.read_manifest(model).digest()
+    assert (version.tags["approved_by"], version.tags["approved_why"]) == (result["approved_by"], "it sells")
     assert version.tags["approved_at"].endswith("+00:00")
+
+
+def test_the_decision_is_kept_with_who_when_why_and_the_way_back_to_the_posts(sd: Any, ingest: Any, promoted: tuple[Any, Answer]) -> None:
+    gates = xcoms(promoted[0])["gates"]
+    kept = json.loads(store.read_bytes(gates["decision"]))
+    assert (kept["decision"], kept["by"], kept["why"]) == ("Approve", xcoms(promoted[0])["promote"]["approved_by"], "it sells")
+    assert kept["at"].endswith("+00:00")
+    assert kept["root"] == f"boig_ingest/{ingest.run_id}"
+    assert kept["manifest"] == manifest.read_manifest(kept["candidate"]).digest()
+    assert kept["gates"] == gates["gates"]
+
+
+def test_the_next_model_is_evaluated_beside_the_champion(second: Any, sd: Any) -> None:
+    assert set(states(second).values()) == {"success"}
+    inputs = [json.loads(store.read_bytes(f"{xcoms(run)['evaluate_sd']['attempt']}/job.json"))["inputs"] for run in (sd, second)]
+    assert "champion" not in inputs[0]
+    assert inputs[1]["champion"] == xcoms(sd)["ddpo"]["outputs"]["boigsd"]
 
 
 def test_maintenance_lists_and_then_removes_what_nothing_refers_to(sd: Any, home: Path) -> None:
@@ -160,11 +199,43 @@ def test_maintenance_lists_and_then_removes_what_nothing_refers_to(sd: Any, home
     assert manifest.verify(xcoms(sd)["ddpo"]["outputs"]["boigsd"])
 
 
-def test_a_person_rejects(sd: Any) -> None:
-    with Answer("Reject"):
+def test_a_person_rejects(second: Any, home: Path) -> None:
+    answer = Answer("Reject")
+    with answer:
         run = load("boig_promote").test()
     assert states(run)["promote"] == "skipped"
     assert "promote" not in xcoms(run)
+    assert "| judge over champion | 0.05 | > 0 | yes |" in answer.body
+    kept = json.loads(store.read_bytes(xcoms(run)["gates"]["decision"]))
+    assert (kept["decision"], kept["champion"]) == ("Reject", champion(home).tags["uri"])
+    assert kept["candidate"] == xcoms(second)["ddpo"]["outputs"]["boigsd"]
+
+
+def test_a_model_that_was_evaluated_beside_another_champion_asks_nobody(second: Any, sd: Any, home: Path) -> None:
+    with Answer("Approve"):
+        run = load("boig_promote").test()
+    assert champion(home).tags["uri"] == xcoms(second)["ddpo"]["outputs"]["boigsd"] == xcoms(run)["gates"]["candidate"]
+    old = {"boigsd": xcoms(sd)["ddpo"]["outputs"]["boigsd"], "report": xcoms(sd)["report"]["outputs"]["report"]}
+    again = load("boig_promote").test(run_conf=old)
+    assert states(again)["approval"] == "skipped"
+    assert [gate["name"] for gate in xcoms(again)["gates"]["gates"] if not gate["passed"]] == ["judge over champion"]
+
+
+def test_a_rollback_says_who_and_why(second: Any, sd: Any, home: Path) -> None:
+    run = load("boig_rollback").test(run_conf={"why": "fewer clicks"})
+    assert states(run) == {"rollback": "success"}
+    version = champion(home)
+    assert version.tags["uri"] == xcoms(sd)["ddpo"]["outputs"]["boigsd"]
+    assert version.tags["rollback_why"] == "fewer clicks"
+    assert version.tags["rollback_by"] == run.triggering_user_name
+
+
+def test_a_report_of_another_model_is_refused(second: Any, sd: Any, caplog: Any, capfd: Any) -> None:
+    mixed = {"boigsd": xcoms(second)["ddpo"]["outputs"]["boigsd"], "report": xcoms(sd)["report"]["outputs"]["report"]}
+    run = load("boig_promote").test(run_conf=mixed)
+    assert states(run)["gates"] == "failed"
+    captured = capfd.readouterr()
+    assert "give a model and its own report" in captured.out + captured.err + caplog.text
 
 
 def test_a_failed_gate_asks_nobody(sd: Any) -> None:
@@ -250,7 +321,7 @@ class Answer:
                     if waiting:
                         path = f"{base}/{waiting[0]['dag_run_id']}/taskInstances/approval/-1/hitlDetails"
                         self.body = client.get(path).json()["body"]
-                        done = client.patch(path, json={"chosen_options": [self.option], "params_input": {}})
+                        done = client.patch(path, json={"chosen_options": [self.option], "params_input": {"why": "it sells"}})
                         assert done.status_code == 200, done.text
                         return
                     time.sleep(0.2)

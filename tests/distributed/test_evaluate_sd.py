@@ -17,7 +17,7 @@ from boig_core.config import load_recipe
 from boig_core.errors import InputError
 from boig_core.evaluation.generation import MODELS
 from boig_core.evaluation.judges import ClipJudge
-from boig_core.evaluation.plan import ROWS
+from boig_core.evaluation.plan import CHAMPION, ROWS
 from boig_core.evaluation.real import real_samples, see_real
 from boig_core.llm.finetune import export, train
 from boig_core.llm.predictor import Rating, judge_samples
@@ -43,13 +43,14 @@ def test_every_row_is_sampled_and_measured_as_the_prompts_own(made: Any, tmp_pat
         "evaluation.rewrite=[retrieval, boigllm]", "evaluation.judge=predictor", "llm.predictor=head", "llm.max_new_tokens=160",
         "ddpo.chunk=4", "ddpo.prompts=2", "ddpo.images_per_prompt=4",
     )  # fmt: skip
-    done = made.run(Stage.EVALUATE_SD, *settings, **made.inputs, high_kpi=model, boigsd=model, judge=judge)
+    done = made.run(Stage.EVALUATE_SD, *settings, **made.inputs, high_kpi=model, boigsd=model, champion=model, judge=judge)
     folder = Path(done["outputs"]["generation"])
     found = json.loads((folder / "generation.json").read_text())
-    assert [name for name, row in found["generation"].items() if row] == list(MODELS)
+    assert [name for name, row in found["generation"].items() if row] == [*MODELS, CHAMPION]
     assert found["grid_rows"] == [name for name in ROWS if not name.endswith("_unguided")]
     assert found["settings"]["judge"] == "engagement predictor of the split judge"
-    # The three models are one and the same here: only prompts and guidance make a difference.
+    assert found["paired"]["boigsd-champion"]["judge"]["mean"] == 0
+    # The models are one and the same here: only prompts and guidance make a difference.
     rows = found["generation"]
     assert rows["boigsd"] == rows["base"]
     assert 0 < rows["base"]["judge"] < 100

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from boig_core.demo.services import Services, answers, choose_ports, clean_up, environment, is_free, ray_folder, start_store_view
+from boig_core.demo.services import Services, choose_ports, clean_up, environment, is_free, ray_folder
 from boig_core.errors import InfrastructureError
 
 SLEEP = "import time; time.sleep(300)"
@@ -105,27 +105,6 @@ def test_ray_gets_a_short_folder_however_deep_the_demo_lies(tmp_path: Path) -> N
     assert len(folder) <= 40
     assert Path(folder).resolve() == (deep / "ray").resolve()
     Path(folder).unlink()
-
-
-def test_a_browser_reads_the_demos_own_store_and_no_other(tmp_path: Path) -> None:
-    ports, services = choose_ports(), Services(tmp_path)
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "card.html").write_text("a card")
-    env = environment(tmp_path, str(tmp_path / "store"), ports)
-    start_store_view(services, env, ports)
-    try:
-        services.wait_until("store", lambda: answers(f"{env['BOIG_STORE_WEB']}/card.html"), 60)
-        assert {one.laddr.ip for one in psutil.Process(next(iter(pids(tmp_path)))).net_connections()} == {"127.0.0.1"}
-    finally:
-        services.stop_all()
-    other = environment(tmp_path, "s3://bucket/prefix", ports)
-    assert "BOIG_STORE_WEB" not in other
-    start_store_view(services, other, ports)
-    assert not (tmp_path / "pids.json").exists()
-
-
-def pids(home: Path) -> list[int]:
-    return [pid for pid, _ in json.loads((home / "pids.json").read_text()).values()]
 
 
 def test_the_environment_names_the_store_and_guards_the_jobs_api(tmp_path: Path) -> None:

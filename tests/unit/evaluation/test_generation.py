@@ -13,10 +13,10 @@ from PIL import Image
 from boig_core.config import Recipe, load_recipe
 from boig_core.evaluation.distances import fid, kid
 from boig_core.evaluation.files import make_grid, write_generation
-from boig_core.evaluation.generation import MODELS, Measured, best_of_n, summarize
+from boig_core.evaluation.generation import BEST, MODELS, Measured, best_of_n, summarize
 from boig_core.evaluation.judges import clip_scores, diversity, diversity_across, novelty
 from boig_core.evaluation.named import named
-from boig_core.evaluation.plan import ROWS, Plan, make_plan
+from boig_core.evaluation.plan import CHAMPION, ROWS, Plan, make_plan
 from boig_core.evaluation.real import Real
 from boig_core.evaluation.slices import by_bucket_and_account
 from boig_core.vocabulary import Description, Sample
@@ -59,7 +59,7 @@ def test_summary_pairs_models_and_gives_a_reason_for_every_null() -> None:
     models = {name: measured(plan, shift, i) for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.5), ("boigsd", 1.0)])}
     found = summarize(models, plan, real(30), recipe())
     assert list(found["generation"]) == list(MODELS)
-    assert {"best_of_n", "boigsd_best_of_n", *ROWS} == set(MODELS)
+    assert {*BEST, *ROWS} - set(MODELS) == {CHAMPION}
     row = found["generation"]["boigsd"]
     assert row["n"] == 40
     assert row["clip_margin"] == pytest.approx(11.0)
@@ -77,6 +77,15 @@ def test_summary_pairs_models_and_gives_a_reason_for_every_null() -> None:
     assert nulls == set(found["absent"])
     assert "fid_min" in found["absent"]["generation.base.fid"]
     json.dumps(found, allow_nan=False)
+
+
+def test_the_champion_is_one_more_row_and_the_candidate_is_paired_with_it() -> None:
+    plan = make_plan([sample(i) for i in range(10)], recipe())
+    shifts = {"base": 0.0, "high_kpi": 0.5, "boigsd": 1.0, "champion": 0.75}
+    found = summarize({name: measured(plan, shift, i) for i, (name, shift) in enumerate(shifts.items())}, plan, real(30), recipe())
+    assert found["generation"]["champion"]["n"] == 40
+    assert found["paired"]["boigsd-champion"]["judge"]["low"] == pytest.approx(0.25)
+    assert found["paired"]["champion-base"]["reward"]["mean"] == pytest.approx(0.75)
 
 
 def test_without_a_judge_its_column_is_null_with_a_reason() -> None:

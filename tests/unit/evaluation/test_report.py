@@ -179,6 +179,11 @@ def test_verdict_follows_the_evidence(published: str) -> None:
     )
     for case, words in cases:
         assert words in headline(findings(case, Promotion()))
+    worse = _set(_set(report, "paired.boigsd-champion.judge.low", -0.3), "paired.boigsd-champion.judge.mean", -0.2)
+    champion = findings(worse, Promotion())[-1]
+    assert (champion.title, champion.value, champion.state) == ("Over the champion", "-0.20", "bad")
+    first = {**report, "paired": {pair: row for pair, row in report["paired"].items() if "champion" not in pair}}
+    assert "Over the champion" not in [one.title for one in findings(first, Promotion())]
 
 
 def test_command_prints_tables_or_json_and_one_line_for_bad_input(published: str, tmp_path: Path) -> None:

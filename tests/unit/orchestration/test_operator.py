@@ -13,16 +13,19 @@ import pytest
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+from mlflow import MlflowClient
 
 from boig_core.config import load_recipe
 from boig_core.errors import ClusterError, InfrastructureError, InputError, StoreUnavailableError, UserError
+from boig_core.observability.metrics import MetricLog, experiment
 from boig_core.orchestration import operator as operators
 from boig_core.orchestration.attempts import submission_id, task_uri
+from boig_core.orchestration.links import mlflow_page, page_url
 from boig_core.orchestration.operator import STATE, RayJobOperator, resolve_input
 from boig_core.orchestration.retries import POLICY
 from boig_core.orchestration.trigger import GONE, UNREACHABLE
 from boig_core.storage import commit, manifest, store
-from boig_core.storage.job import read_job
+from boig_core.storage.job import Job, Stage, read_job, write_job
 
 
 @pytest.fixture
@@ -260,15 +263,38 @@ def links(operator: RayJobOperator) -> dict[str, str]:
     return {link.name: link.get_link(operator, ti_key=None) for link in operator.operator_extra_links}
 
 
-@pytest.mark.parametrize("web", ["", "https://files.example/boig/"])
-def test_a_task_that_made_a_dataset_links_to_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, web: str) -> None:
-    monkeypatch.setenv("BOIG_STORE_WEB", web)
+def test_a_task_that_made_a_dataset_links_to_its_card_in_airflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example/team/")
     root = str(tmp_path / "the store")
     operator = RayJobOperator(task_id="ingest", stage="ingest", plan={"store": root}, inputs={})
-    assert links(operator) == {"Ray job": "", "Data card": ""}
+    assert set(links(operator).values()) == {""}
     operator.execute_complete({}, a_dataset(root, "labels.parquet", "card.html"))
-    place = "https://files.example/boig" if web else f"{tmp_path.as_uri()}/the%20store"
-    assert links(operator) == {"Ray job": "http://h/#/jobs/j", "Data card": f"{place}/datasets/d/v/card.html"}
+    card = "https://airflow.example/team/boig/datasets/d/v/card.html"
+    assert {name: link for name, link in links(operator).items() if link} == {"Ray job": "http://h/#/jobs/j", "Data card": card}
+
+
+def test_a_training_links_to_its_run_in_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("BOIG_MLFLOW_WEB", "https://mlflow.example/")
+    root = str(tmp_path / "store")
+    jobs = [
+        Job(stage=stage, recipe=load_recipe("tiny"), inputs={}, store=root, root="r", task=f"{root}/runs/d/r/{stage}", attempt=1)
+        for stage in (Stage.DDPO, Stage.REPORT, Stage.FINETUNE_SD)
+    ]
+    for job in jobs:
+        write_job(job)
+    log = MetricLog(lambda data: None, experiment=experiment("ddpo"), run=jobs[0].version)
+    log.close()
+    [run] = MlflowClient().search_runs([MlflowClient().get_experiment_by_name("boig/ddpo").experiment_id])
+    page = f"https://mlflow.example/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    assert [mlflow_page(job.attempt_uri) for job in jobs] == [page, "", ""]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert mlflow_page(jobs[0].attempt_uri) == ""
+
+
+def test_an_output_of_another_store_has_no_page() -> None:
+    assert page_url("s3://theirs/reports/v", "report.html", "s3://ours") == ""
+    assert page_url("s3://ours/a/reports/v 1", "report.html", "s3://ours/a/").endswith("/boig/reports/v%201/report.html")
 
 
 def test_a_dataset_without_a_card_or_one_that_cannot_be_read_has_no_link_and_is_no_failure(tmp_path: Path) -> None:

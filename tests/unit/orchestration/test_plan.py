@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from boig_core.errors import CorruptError
-from boig_core.orchestration.assets import make_plan
+from boig_core.errors import CorruptError, InputError
+from boig_core.orchestration import registry
+from boig_core.orchestration.assets import make_plan, with_champion, write_summary
 from boig_core.storage import commit
 from boig_core.storage.manifest import Lineage, publish_folder
 
@@ -39,3 +41,24 @@ def test_an_optional_input_is_passed_on_where_it_is_named(tmp_path: Path, monkey
     assert outputs({"boigllm": boigllm}, predictor=predictor) == both
     with pytest.raises(CorruptError, match="is a boigllm, not a predictor"):
         outputs(both, predictor=boigllm)
+
+
+def test_a_champion_that_cannot_be_read_stops_a_run_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = {"boigllm": "s3://b/models/boigllm/v", "champion": "s3://b/models/boigsd/of-another-event"}
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert with_champion(outputs) == {"boigllm": outputs["boigllm"]}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    monkeypatch.setattr(registry, "champion", lambda: f"{tmp_path}/models/boigsd/lost")
+    with pytest.raises(InputError, match=r"the registry's champion: cannot be read .*lost"):
+        with_champion(outputs)
+    monkeypatch.setattr(registry, "champion", lambda: None)
+    assert "champion" not in with_champion(outputs)
+
+
+def test_a_wrong_price_costs_a_run_its_summary_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = {"store": str(tmp_path), "recipe": f"{tmp_path}/runs/boig_sd/r/recipe.json"}
+    monkeypatch.setenv("BOIG_GPU_HOUR_PRICE", "much")
+    assert write_summary(plan).startswith("no summary: BOIG_GPU_HOUR_PRICE=much")
+    monkeypatch.delenv("BOIG_GPU_HOUR_PRICE")
+    assert write_summary(plan) == "in all 0 s · at most 0.00 GPU-hours"
+    assert json.loads((tmp_path / "runs/boig_sd/r/summary.json").read_text())["run"] == "boig_sd/r"

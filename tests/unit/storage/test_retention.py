@@ -12,6 +12,7 @@ from boig_core.config import load_recipe
 from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
 from boig_core.storage import commit, manifest, retention, store
 from boig_core.storage.job import Job, Stage, Workspace, write_job
+from boig_core.storage.runs import DECISION
 
 DAY = 86_400.0
 
@@ -59,6 +60,8 @@ def test_what_promoted_models_were_made_from_stays_and_the_rest_goes(root: str, 
         data = make(root, tmp_path, Stage.INGEST, "datasets/acme", run, {"posts": "https://x.y/posts.jsonl"}, shards)
         model = make(root, tmp_path, Stage.DDPO, "models/boigsd", run, {"dataset": data})
         made[run] = (data, model)
+    for file in (f"asked/{DECISION}", "asked/recipe.json", "failed/recipe.json"):
+        store.write_bytes(store.join(root, "runs", "boig_promote", file), b"{}")
     found = retention.find_garbage(root, [made["first"][1]], 30)
     before = paths(root)
     assert [each.uri for each in found if each.reason == "output"] == list(made["second"])
@@ -71,7 +74,7 @@ def test_what_promoted_models_were_made_from_stays_and_the_rest_goes(root: str, 
     checkpoints = {path for path in before if "/checkpoints/" in path}
     assert len(checkpoints) == 6
     second = {path for path in before if "second" in path}
-    assert gone == second | checkpoints, "a shard that others share stays"
+    assert gone == second | checkpoints | {"runs/boig_promote/failed/recipe.json"}, "a shard that others share stays, and who decided what"
     assert "datasets/acme/blobs/of-second" in gone
     with pytest.raises(NotFoundInStoreError):
         manifest.read_manifest(made["second"][1])

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from boig_core.cli import app
 from boig_core.config import load_recipe
 from boig_core.errors import InputError
-from boig_core.storage import commit, job, runs, store
+from boig_core.storage import commit, job, runs, store, usage
 
 
 def begin(root: str, run: str, task: str, attempt: int) -> job.Job:
@@ -70,6 +70,60 @@ def test_states_and_logs_of_a_run(root: str) -> None:
     assert len(json.loads(ask(app, ["status", "--store", root, "--json"]).output)) == 2
     assert json.loads(ask(app, ["status", "manual-70", "--store", root, "--json"]).output)["run"] == "boig_sd/manual-70"
     assert "posts.jsonl: is empty" in ask(app, ["logs", run, "ddpo", "--attempt", "1", "--store", root]).output
+
+
+def with_gpus(root: str, run: str, stage: str, attempt: int, *overrides: str) -> job.Job:
+    recipe = load_recipe("tiny", ["resources.gpus=1", "ddpo.workers=1", "ddpo.rollout_actors=2", "reward.actors=1", *overrides])
+    task = store.join(root, "runs", run, stage)
+    this = job.Job(stage=job.Stage(stage), recipe=recipe, inputs={}, store=root, root=run, task=task, attempt=attempt)
+    job.write_job(this)
+    return this
+
+
+def test_gpu_hours_idle_share_and_cost_count_failed_attempts_too(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = "boig_sd/manual-8"
+    lost = with_gpus(root, run, "ddpo", 1)
+    commit.commit(lost.attempt_uri, {}, {"seconds": 900.0})
+    second = with_gpus(root, run, "ddpo", 2)
+    idle = {"idle_learner": 0.75, "idle_rollout_actors": 0.25, "idle_reward_actors": 0.25}
+    rows = [{"step": n, "seconds_rollouts": 30.0, "seconds_update": 10.0, **idle} for n in range(2)]
+    store.write_bytes(store.join(second.attempt_uri, "metrics.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode())
+    commit.commit(second.attempt_uri, {}, {"seconds": 1800.0})
+    commit.commit(with_gpus(root, run, "report", 1).attempt_uri, {}, {"seconds": 60.0})
+    monkeypatch.setenv(usage.PRICE, "2.5")
+    found = runs.summarize(run, runs.run_state(root, run))
+    ddpo = found["stages"]["ddpo"]
+    assert (ddpo["attempts"], ddpo["seconds"], ddpo["gpu_hours"], ddpo["cost"]) == (2, 2700.0, 3.0, 7.5)
+    # Of 4 GPUs the learner's waits three quarters of the time, the other three wait a quarter of it.
+    assert ddpo["idle"] == 0.375
+    assert found["stages"]["report"]["gpu_hours"] == 0.0
+    assert (found["seconds"], found["gpu_hours"], found["cost"]) == (2760.0, 3.0, 7.5)
+    told = CliRunner().invoke(app, ["status", run, "--store", root]).output
+    assert told.splitlines()[-1] == "in all 2760 s · at most 3.00 GPU-hours · cost at most 7.50 · ddpo: GPUs idle 38%"
+    commit.commit(with_gpus(root, run, "evaluate_llm", 1).attempt_uri, {}, {"seconds": 60.0})
+    unknown = runs.summarize(run, runs.run_state(root, run))
+    assert (unknown["gpu_hours"], unknown["cost"]) == (None, None)
+    assert "GPU-hours not known for evaluate_llm" in runs.summary_line(unknown)
+
+
+def test_a_stage_says_what_it_may_use_and_what_it_has_used(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(usage.PRICE, "2.5")
+    this = with_gpus(root, "boig_sd/manual-9", "finetune_sd", 1, "sd.workers=2")
+    assert job.run_stage(lambda space: job.Outcome(), [store.join(this.attempt_uri, "job.json")]) == 0
+    metrics = (commit.read_commit(this.attempt_uri) or {})["metrics"]
+    assert metrics["gpu_hours"] == pytest.approx(2 * metrics["seconds"] / 3600, abs=1e-4)
+    assert metrics["cost"] == pytest.approx(2.5 * metrics["gpu_hours"], abs=0.01)
+    assert "2 GPUs in all" in "".join(text for _, text in runs.read_log(this.attempt_uri))
+
+
+@pytest.mark.parametrize("text", ["much", "-1", "nan"])
+def test_a_price_that_is_none_is_said_before_the_work(root: str, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(usage.PRICE, text)
+    this = with_gpus(root, "boig_sd/manual-10", "ddpo", 1)
+    assert job.run_stage(lambda space: pytest.fail("worked"), [store.join(this.attempt_uri, "job.json")]) == 2
+    failure = commit.read_failure(this.attempt_uri)
+    assert failure is not None
+    assert usage.PRICE in failure.message
 
 
 def test_what_is_not_there_is_said_with_what_is(root: str) -> None:
