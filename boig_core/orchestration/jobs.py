@@ -56,7 +56,7 @@ class JobInfo:
 class JobBackend(Protocol):
     """A session with one cluster. Ids are the caller's, so each call may be repeated after a lost answer.
 
-    All calls raise `ClusterError` when the cluster does not answer or refuses.
+    All calls raise `ClusterError` when the cluster does not answer or refuses, `InputError` when what it was told cannot do.
     """
 
     async def submit(self, submission_id: str, entrypoint: str, metadata: Mapping[str, str], asks: Sequence[Ask] = ()) -> None:

@@ -6,7 +6,6 @@ What differs from Ray's Jobs API: a stop is a delete that is seen through (decis
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import os
 from collections.abc import Awaitable, Collection, Mapping, Sequence
@@ -91,9 +90,9 @@ class KubeRayJobs:
 
     async def __aenter__(self) -> KubeRayJobs:
         # The client is large and a connection comes over a socket: neither may hold up the event loop.
-        self._client = await asyncio.to_thread(importlib.import_module, "kubernetes_asyncio.client")
+        self._client, config = await asyncio.to_thread(_library)
         extra = await asyncio.to_thread(_extra, self.cluster.conn_id) if self.cluster.conn_id else None
-        self._api = self._client.ApiClient(await _configuration(extra or {}))
+        self._api = self._client.ApiClient(await _settings(self._client.Configuration(), config, extra or {}))
         self._objects = self._client.CustomObjectsApi(self._api)
         return self
 
@@ -104,8 +103,8 @@ class KubeRayJobs:
         """Create the RayJob. After a failed creation, whether it is there decides: its name is the id's.
 
         Raises:
-            ClusterError: it was not created; Kubernetes names fields of the base file that a RayJob has not.
-            InputError: the base file does not do.
+            ClusterError: it was not created.
+            InputError: the base file does not do, or has a field that a RayJob has not.
         """
         body = render(await asyncio.to_thread(read_base, self.cluster.base), submission_id, entrypoint, metadata, asks)
         body["metadata"].pop("namespace", None)
@@ -127,7 +126,7 @@ class KubeRayJobs:
         """All RayJobs of the namespace that boig has made, until someone deletes them."""
         selector = ",".join(f"{key}={value}" for key, value in LABELS.items())
         found = await self._ask("list", self._objects.list_namespaced_custom_object(**self._place, label_selector=selector))
-        return {str(body["spec"]["jobId"]): _info_of(body) for body in found["items"]}
+        return {str(body["spec"]["jobId"]): _info_of(body) for body in found["items"] if body["spec"].get("jobId")}
 
     async def stop(self, submission_id: str) -> None:
         """Delete the RayJob: KubeRay stops its job first. It stays, as a live one, until its pods are gone."""
@@ -151,8 +150,10 @@ class KubeRayJobs:
         except self._client.ApiException as exc:
             if exc.status == 404 and missing_ok:
                 return None
-            kind = AwayError if exc.status == 429 or exc.status >= 500 else ClusterError
             detail = " ".join(str(exc.body or exc.reason).split())[:500]
+            if exc.status in {400, 422}:
+                raise InputError(self.cluster.base, f"Kubernetes refuses the RayJob: {detail}", "mend the file of BOIG_KUBERAY") from exc
+            kind = AwayError if exc.status == 429 or not exc.status or exc.status >= 500 else ClusterError
             raise kind(what, f"Kubernetes answered {exc.status}: {detail}", "see infra/kuberay for what it needs") from exc
         except (TimeoutError, aiohttp.ClientError, OSError) as exc:
             raise AwayError(what, f"Kubernetes does not answer ({exc or type(exc).__name__})", "check the connection") from exc
@@ -169,10 +170,17 @@ def _extra(conn_id: str) -> dict[str, Any] | None:
         return None
 
 
-async def _configuration(extra: Mapping[str, Any]) -> Any:
-    """The client's settings from what a connection of the cncf.kubernetes provider says."""
-    config = importlib.import_module("kubernetes_asyncio.config")
-    made = importlib.import_module("kubernetes_asyncio.client").Configuration()
+def _library() -> tuple[Any, Any]:
+    """The two modules of the client, which is large."""
+    try:
+        from kubernetes_asyncio import client, config
+    except ModuleNotFoundError as exc:
+        raise InputError("BOIG_KUBERAY", f"needs a package ({exc})", "install boig[airflow,kuberay] on workers and triggerers") from exc
+    return client, config
+
+
+async def _settings(made: Any, config: Any, extra: Mapping[str, Any]) -> Any:
+    """The client's settings from what a connection says, in the words of Airflow's provider cncf.kubernetes."""
     given, path, context = extra.get("kube_config"), extra.get("kube_config_path"), extra.get("cluster_context")
     try:
         if given:

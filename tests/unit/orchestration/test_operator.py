@@ -1,4 +1,4 @@
-"""The operator against a Jobs API and against Kubernetes, on real sockets: what each try does, what an end means, and what a kill may stop."""
+"""The operator against a Jobs API and Kubernetes, on real sockets: what each try does, what an end means, what a kill may stop."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_a_worker_that_is_killed_while_it_waits_asks_before_it_stops(
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        with pytest.raises(InfrastructureError, match="STOPPED|GONE"):
+        with pytest.raises(InfrastructureError, match=r"STOPPED|GONE"):
             operator.execute(run.context(1, 3))
     finally:
         killer.join()
