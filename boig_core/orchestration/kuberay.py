@@ -90,9 +90,11 @@ class KubeRayJobs:
 
     async def __aenter__(self) -> KubeRayJobs:
         # The client is large and a connection comes over a socket: neither may hold up the event loop.
-        self._client, config = await asyncio.to_thread(_library)
+        self._client, self._config = await asyncio.to_thread(_library)
         extra = await asyncio.to_thread(_extra, self.cluster.conn_id) if self.cluster.conn_id else None
-        self._api = self._client.ApiClient(await _settings(self._client.Configuration(), config, extra or {}))
+        self._extra, settings = extra or {}, self._client.Configuration()
+        await _log_in(settings, self._config, self._extra)
+        self._api = self._client.ApiClient(settings)
         self._objects = self._client.CustomObjectsApi(self._api)
         return self
 
@@ -153,7 +155,9 @@ class KubeRayJobs:
             detail = " ".join(str(exc.body or exc.reason).split())[:500]
             if exc.status in {400, 422}:
                 raise InputError(self.cluster.base, f"Kubernetes refuses the RayJob: {detail}", "mend the file of BOIG_KUBERAY") from exc
-            kind = AwayError if exc.status == 429 or not exc.status or exc.status >= 500 else ClusterError
+            if exc.status == 401:  # a session outlives the token of a kubeconfig; the next call comes with a new one
+                await _log_in(self._api.configuration, self._config, self._extra)
+            kind = AwayError if exc.status in {401, 429} or not exc.status or exc.status >= 500 else ClusterError
             raise kind(what, f"Kubernetes answered {exc.status}: {detail}", "see infra/kuberay for what it needs") from exc
         except (TimeoutError, aiohttp.ClientError, OSError) as exc:
             raise AwayError(what, f"Kubernetes does not answer ({exc or type(exc).__name__})", "check the connection") from exc
@@ -179,19 +183,18 @@ def _library() -> tuple[Any, Any]:
     return client, config
 
 
-async def _settings(made: Any, config: Any, extra: Mapping[str, Any]) -> Any:
-    """The client's settings from what a connection says, in the words of Airflow's provider cncf.kubernetes."""
+async def _log_in(settings: Any, config: Any, extra: Mapping[str, Any]) -> None:
+    """Tell the client's settings what a connection says, in the words of Airflow's provider cncf.kubernetes."""
     given, path, context = extra.get("kube_config"), extra.get("kube_config_path"), extra.get("cluster_context")
     try:
         if given:
-            await config.load_kube_config_from_dict(given if isinstance(given, Mapping) else json.loads(given), context, made)
+            await config.load_kube_config_from_dict(given if isinstance(given, Mapping) else json.loads(given), context, settings)
         elif extra.get("in_cluster") or (not path and "KUBERNETES_SERVICE_HOST" in os.environ):
-            config.load_incluster_config(made)
+            config.load_incluster_config(settings)
         else:
-            await config.load_kube_config(path, context, made, persist_config=False)
+            await config.load_kube_config(path, context, settings, persist_config=False)
     except (config.ConfigException, OSError, ValueError) as exc:
         raise InputError(CONNECTION, f"gives no way to Kubernetes ({exc})", "run in a pod, or name a kubeconfig in the connection") from exc
-    return made
 
 
 def _info_of(body: Mapping[str, Any]) -> JobInfo:

@@ -20,7 +20,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
 
 from boig_core.config import parse_recipe
-from boig_core.errors import BoigError, ClusterError, InfrastructureError, UserError
+from boig_core.errors import BoigError, InfrastructureError, UserError
 from boig_core.orchestration import attempts, clusters
 from boig_core.orchestration.airflow_state import TaskKey, try_is_over
 from boig_core.orchestration.asks import asks_of
@@ -124,7 +124,7 @@ class RayJobOperator(BaseOperator):
         def stop() -> None:
             try:
                 ask(cluster, lambda jobs: jobs.stop(name))
-            except ClusterError as exc:
+            except BoigError as exc:
                 self.log.warning("job %s could not be stopped, boig_reconcile will do it: %s", name, exc)
 
         # A signal handler runs amid whatever the main thread does, an event loop included, so the loop of this call is elsewhere.
@@ -170,7 +170,7 @@ class RayJobOperator(BaseOperator):
         """The stage never began, so Ray alone has its last words."""
         try:
             text = ask(clusters.find(), lambda jobs: jobs.tail(name))
-        except ClusterError as exc:
+        except BoigError as exc:
             self.log.warning("Ray does not give the job's output: %s", exc)
             return
         for line in _ANSI.sub("", text).splitlines()[-100:]:

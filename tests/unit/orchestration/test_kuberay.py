@@ -155,6 +155,28 @@ def test_the_token_goes_to_kubernetes_and_nowhere_else(kube_api: KubeApi) -> Non
     assert TOKEN not in json.dumps([kube_api.posts, kube_api.cluster.serialize()])
 
 
+def test_a_session_outlives_its_token(kube_api: KubeApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    path = tmp_path / "kubeconfig"
+    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": {"kube_config_path": str(path)}}))
+
+    def renew(token: str) -> None:
+        kube_api.token = token
+        path.write_text(kube_api.kube_config())
+
+    async def run() -> list[str]:
+        async with kube_api.cluster.connect() as jobs:
+            assert set(await jobs.jobs()) == {"boig-x"}
+            renew("second")
+            with pytest.raises(AwayError, match="401"):
+                await jobs.jobs()
+            return list(await jobs.jobs())
+
+    kube_api.states["boig-x"] = ["RUNNING"]
+    renew("first")
+    assert asyncio.run(run()) == ["boig-x"]
+    assert kube_api.tokens == {"Bearer first", "Bearer second"}
+
+
 def test_the_environment_chooses_and_a_trigger_finds_the_same_again(kube_api: KubeApi, monkeypatch: pytest.MonkeyPatch) -> None:
     found = clusters.find()
     assert found == KubeRayCluster(str(kube_api.base), "boig", "kubernetes_default", "https://k8s/{namespace}/{name}")
@@ -171,7 +193,7 @@ def test_without_a_connection_the_pod_or_the_users_kubeconfig_leads_to_kubernete
     kube_api: KubeApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     path = tmp_path / "kubeconfig"
-    path.write_text(json.loads(kube_api.environment()["AIRFLOW_CONN_KUBERNETES_DEFAULT"])["extra"]["kube_config"])
+    path.write_text(kube_api.kube_config())
     kube_api.states["boig-x"] = ["RUNNING"]
     monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": {"kube_config_path": str(path)}}))
     assert list(call(kube_api, "jobs")) == ["boig-x"]

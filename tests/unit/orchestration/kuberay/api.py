@@ -58,6 +58,7 @@ class KubeApi:
         fail_stops: RayJobs that cannot be deleted.
         lose: creates, but answers 500.
         down: answers 503 to everything.
+        token: the one that it takes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,7 +73,7 @@ class KubeApi:
         self.stubborn: set[str] = set()
         self.fail_stops: set[str] = set()
         self.down = self.fail_posts = self.lose = False
-        self.address = ""
+        self.address, self.token = "", TOKEN
         self.base = folder / "rayjob.yaml"
         self.write_base(yaml.safe_load(BASE.read_text()))
 
@@ -81,13 +82,16 @@ class KubeApi:
         base["metadata"]["annotations"] = {"boig/page": "https://k8s/{namespace}/{name}"}
         self.base.write_text(yaml.safe_dump(base))
 
+    def kube_config(self) -> str:
+        """A kubeconfig that leads here."""
+        server = {"name": "c", "cluster": {"server": self.address}}
+        user = {"name": "u", "user": {"token": self.token}}
+        context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
+        return json.dumps({"apiVersion": "v1", "clusters": [server], "users": [user], "contexts": [context], "current-context": "x"})
+
     def environment(self) -> dict[str, str]:
         """What Airflow's processes are given."""
-        server = {"name": "c", "cluster": {"server": self.address}}
-        user = {"name": "u", "user": {"token": TOKEN}}
-        context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
-        kube = {"apiVersion": "v1", "clusters": [server], "users": [user], "contexts": [context], "current-context": "x"}
-        connection = {"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(kube)}}
+        connection = {"conn_type": "kubernetes", "extra": {"kube_config": self.kube_config()}}
         return {"BOIG_KUBERAY": str(self.base), "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(connection)}
 
     @property
@@ -107,6 +111,8 @@ class KubeApi:
     async def note(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self.asked.append(request.path)
         self.tokens.add(request.headers.get("Authorization"))
+        if request.headers.get("Authorization") != f"Bearer {self.token}":
+            return web.Response(status=401, text="Unauthorized")
         if self.down:
             return web.Response(status=503, text="apiserver is shutting down")
         answer: web.StreamResponse = await handler(request)
