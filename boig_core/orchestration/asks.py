@@ -5,7 +5,8 @@ A standing cluster needs none of it: there Ray waits for room by itself. Leaves 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from boig_core.config import Recipe, Resources
 from boig_core.storage.job import Stage
@@ -19,11 +20,13 @@ class Ask:
         count: how many; 0: as many as there is room for.
         cpus: CPUs that each asks of Ray.
         gpus: GPUs that each asks of Ray.
+        labels: Ray labels of the nodes that it may run on, as Ray's label selectors write them.
     """
 
     count: int
     cpus: float
     gpus: float = 0.0
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def asks_of(stage: Stage, recipe: Recipe) -> list[Ask]:

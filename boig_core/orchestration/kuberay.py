@@ -1,6 +1,6 @@
 """Jobs as KubeRay's RayJob resources, each with a cluster of its own, over Kubernetes' API (`kubernetes_asyncio`, the extra ``kuberay``).
 
-What differs from Ray's Jobs API: a stop is a delete that is seen through (decision 0015). Leaves out: the resource itself (see `rayjob`).
+What differs from Ray's Jobs API: a stop is a delete that is seen through (decision 0016). Leaves out: the resource itself (see `rayjob`).
 """
 
 from __future__ import annotations

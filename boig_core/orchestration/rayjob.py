@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,9 @@ NAME: Final = 47
 
 HEAD: Final = 20
 """Characters of a long id that begin its name; the rest of the name is the id's end."""
+
+_EPS: Final = 1e-9
+"""Ten times a tenth is no more than one, whatever floats say."""
 
 
 def read_base(path: str) -> dict[str, Any]:
@@ -66,7 +70,8 @@ def render(
 ) -> dict[str, Any]:
     """The resource of one job.
 
-    The first worker group whose pods can hold each process stays, those without GPUs first; it gets as many pods as all processes need.
+    Each process goes to the first worker group that has its labels and holds it, those without GPUs first. Such groups stay, with as many
+    pods as their processes need.
 
     Args:
         base: what `read_base` has read.
@@ -91,36 +96,70 @@ def render(
     # To a head that comes back KubeRay submits the job again. Retries are Airflow's: a job ends with its head, the next attempt follows.
     meta["annotations"] = {**(meta.get("annotations") or {}), HEAD_STAYS_DOWN: "true"}
     cluster["headGroupSpec"]["template"]["spec"]["restartPolicy"] = "Never"
-    cluster["workerGroupSpecs"] = [_group(cluster["workerGroupSpecs"], asks)]
+    cluster["workerGroupSpecs"] = _groups(cluster["workerGroupSpecs"], asks)
     return body
 
 
-def _group(groups: Sequence[dict[str, Any]], asks: Sequence[Ask]) -> dict[str, Any]:
-    for group in sorted(groups, key=lambda group: _shape(group)[1]):
-        pods = _pods(_shape(group), asks)
-        if pods is not None:
-            count = pods or group.get("replicas", 1)
-            return {**group, "replicas": count, "minReplicas": count, "maxReplicas": count}
-    shapes = {group["groupName"]: _shape(group) for group in groups}
-    remedy = "lower the recipe's resources, or raise the limits of a worker group in the file of BOIG_KUBERAY"
-    raise InputError(", ".join(map(str, asks)), f"fit no worker pod (CPUs, GPUs: {shapes})", remedy)
+@dataclass
+class _Pod:
+    """What is left of a worker pod: its CPUs, and each of its GPUs."""
+
+    cpus: float
+    gpus: list[float]
+
+    @classmethod
+    def of(cls, group: Mapping[str, Any]) -> _Pod:
+        """A pod of a group: the limits of its first container, as KubeRay tells Ray."""
+        limits = (group["template"]["spec"]["containers"][0].get("resources") or {}).get("limits") or {}
+        cpus = str(limits.get("cpu", "0"))
+        return cls(float(cpus[:-1]) / 1000 if cpus.endswith("m") else float(cpus), [1.0] * int(limits.get(GPU, 0)))
+
+    def take(self, ask: Ask) -> bool:
+        """Hold one process more, if there is room: whole GPUs are its own, a share is one of a single GPU, as in Ray."""
+        share = min(ask.gpus, 1.0)
+        room = [gpu for gpu, left in enumerate(self.gpus) if left > share - _EPS][: math.ceil(ask.gpus)]
+        if self.cpus < ask.cpus - _EPS or len(room) < math.ceil(ask.gpus):
+            return False
+        self.cpus -= ask.cpus
+        for gpu in room:
+            self.gpus[gpu] -= share
+        return True
 
 
-def _shape(group: Mapping[str, Any]) -> tuple[float, float]:
-    """CPUs and GPUs that Ray has in a pod of the group: the limits of its first container, as KubeRay tells Ray."""
-    limits = group["template"]["spec"]["containers"][0].get("resources", {}).get("limits", {})
-    cpus = str(limits.get("cpu", "0"))
-    return float(cpus[:-1]) / 1000 if cpus.endswith("m") else float(cpus), float(limits.get(GPU, 0))
-
-
-def _pods(shape: tuple[float, float], asks: Sequence[Ask]) -> int | None:
-    """Pods of that shape that hold all processes, of one kind beside each other; None: one fits into none."""
-    share = 0.0
+def _groups(groups: Sequence[dict[str, Any]], asks: Sequence[Ask]) -> list[dict[str, Any]]:
+    order = sorted(groups, key=lambda group: len(_Pod.of(group).gpus))
+    taken: dict[str, list[Ask]] = {} if asks else {order[0]["groupName"]: []}
     for ask in asks:
-        wanted = [(has, wants) for has, wants in zip(shape, (ask.cpus, ask.gpus), strict=True) if wants]
-        # 0.1 fits ten times into 1, whatever the division of floats says.
-        fit = min((math.floor(has / wants + 1e-9) for has, wants in wanted), default=1)
-        if fit < 1:
-            return None
-        share += ask.count / fit
-    return math.ceil(share - 1e-9)
+        group = next((group for group in order if _wanted(group.get("labels") or {}, ask) and _Pod.of(group).take(ask)), None)
+        if group is None:
+            remedy = "lower the recipe's resources, or raise the limits of a worker group in the file of BOIG_KUBERAY"
+            raise InputError(ask, f"fits no worker pod of {', '.join(group['groupName'] for group in order)}", remedy)
+        taken.setdefault(group["groupName"], []).append(ask)
+    return [_with_pods(group, _count(group, taken[group["groupName"]])) for group in groups if group["groupName"] in taken]
+
+
+def _with_pods(group: Mapping[str, Any], count: int) -> dict[str, Any]:
+    return {**group, "replicas": count, "minReplicas": count, "maxReplicas": count}
+
+
+def _count(group: Mapping[str, Any], asks: Sequence[Ask]) -> int:
+    """Pods that hold all processes at once; the group's own number where they are as many as there is room for."""
+    pods: list[_Pod] = []
+    for ask in sorted(asks, key=lambda ask: (ask.gpus, ask.cpus), reverse=True):
+        for _ in range(ask.count):
+            if not any(pod.take(ask) for pod in pods):
+                pods.append(_Pod.of(group))
+                pods[-1].take(ask)
+    return len(pods) or int(group.get("replicas", 1))
+
+
+def _wanted(labels: Mapping[str, str], ask: Ask) -> bool:
+    """Whether a group's labels are those that a process asks for: ``x``, ``!x``, ``in(x,y)``, ``!in(x,y)``."""
+    for key, word in ask.labels.items():
+        if key.startswith("ray.io/"):  # Ray finds these out on the node
+            continue
+        bare = word.removeprefix("!")
+        values = bare[3:-1].split(",") if bare.startswith("in(") else [bare]
+        if (labels.get(key) in [value.strip() for value in values]) == word.startswith("!"):
+            return False
+    return True

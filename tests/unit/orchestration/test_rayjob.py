@@ -24,10 +24,11 @@ def rendered(base: dict[str, Any] | None = None, *asks: Ask) -> dict[str, Any]:
     return body
 
 
-def group(body: dict[str, Any]) -> tuple[str, int]:
-    [found] = body["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    assert found["replicas"] == found["minReplicas"] == found["maxReplicas"]
-    return found["groupName"], found["replicas"]
+def pods(body: dict[str, Any]) -> dict[str, int]:
+    """Pods by worker group."""
+    groups = body["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert all(group["replicas"] == group["minReplicas"] == group["maxReplicas"] for group in groups)
+    return {group["groupName"]: group["replicas"] for group in groups}
 
 
 def test_the_shipped_file_renders_to_what_the_crd_and_kuberay_accept() -> None:
@@ -72,38 +73,66 @@ def test_a_deletion_strategy_of_the_team_replaces_the_shutdown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asks", "pods"),
+    ("asks", "expected"),
     [
-        ([Ask(0, 0.5)], ("cpu", 2)),
-        ([Ask(5, 2.0)], ("cpu", 3)),
-        ([Ask(40, 0.1)], ("cpu", 1)),
-        ([Ask(5, 3.0)], ("cpu", 5)),
-        ([Ask(1, 8.0)], ("gpu", 1)),
-        ([Ask(0, 1.0, 1.0)], ("gpu", 1)),
-        ([Ask(4, 4.0, 1.0)], ("gpu", 4)),
-        ([Ask(4, 4.0, 0.25), Ask(2, 4.0, 0.5)], ("gpu", 2)),
-        ([Ask(1, 1.0, 1.0), Ask(2, 1.0)], ("gpu", 2)),
+        ([], {"cpu": 2}),
+        ([Ask(0, 0.5)], {"cpu": 2}),
+        ([Ask(5, 2.0)], {"cpu": 3}),
+        ([Ask(40, 0.1)], {"cpu": 1}),
+        ([Ask(5, 3.0)], {"cpu": 5}),
+        ([Ask(1, 8.0)], {"gpu": 1}),
+        ([Ask(0, 1.0, 1.0)], {"gpu": 1}),
+        ([Ask(4, 4.0, 1.0)], {"gpu": 4}),
+        ([Ask(1, 2.0, 0.6), Ask(1, 2.0, 0.2), Ask(1, 2.0, 0.2)], {"gpu": 1}),
+        ([Ask(3, 1.0, 0.6)], {"gpu": 3}),
+        ([Ask(2, 1.0, 1.0), Ask(6, 1.0)], {"cpu": 2, "gpu": 2}),
     ],
 )
-def test_the_smallest_pods_that_hold_each_process_are_taken_and_as_many_as_all_need(asks: list[Ask], pods: tuple[str, int]) -> None:
-    assert group(rendered(None, *asks)) == pods
+def test_the_smallest_pods_that_hold_each_process_are_taken_and_as_many_as_all_need(asks: list[Ask], expected: dict[str, int]) -> None:
+    assert pods(rendered(None, *asks)) == expected
+
+
+def test_a_share_is_one_of_a_single_gpu() -> None:
+    base = read_base(str(BASE))
+    base["spec"]["rayClusterSpec"]["workerGroupSpecs"][1]["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = (
+        "2"
+    )
+    assert pods(rendered(base, Ask(3, 1.0, 0.6))) == {"gpu": 2}
+    assert pods(rendered(base, Ask(3, 1.0, 2.0))) == {"gpu": 3}
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"pool": "rollouts"}, "rollouts"),
+        ({"pool": "!learner"}, "gpu"),
+        ({"pool": "in(rollouts, learner)"}, "rollouts"),
+        ({"pool": "!in(learner,x)", "ray.io/accelerator-type": "H100"}, "gpu"),
+    ],
+)
+def test_a_process_goes_to_pods_with_its_labels(labels: dict[str, str], expected: str) -> None:
+    base = read_base(str(BASE))
+    groups = base["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    groups.append({**groups[1], "groupName": "rollouts", "labels": {"pool": "rollouts"}})
+    assert pods(rendered(base, Ask(2, 1.0, 1.0, labels))) == {expected: 2}
 
 
 def test_a_process_that_fits_no_pod_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match=r"gpus=2.0.*fit no worker pod.*'gpu': \(16.0, 1.0\)"):
+    with pytest.raises(InputError, match=r"gpus=2.0.*fits no worker pod of cpu, gpu"):
         rendered(None, Ask(1, 1.0, 2.0))
+    with pytest.raises(InputError, match=r"'pool': 'rollouts'.*fits no worker pod"):
+        rendered(None, Ask(1, 1.0, 1.0, {"pool": "rollouts"}))
 
 
 def test_limits_may_be_written_in_thousandths() -> None:
     base = read_base(str(BASE))
     base["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "1500m"
-    assert group(rendered(base, Ask(2, 1.0))) == ("cpu", 2)
+    assert pods(rendered(base, Ask(2, 1.0))) == {"cpu": 2}
 
 
-def test_every_stage_of_the_default_recipe_fits_the_shipped_file() -> None:
+def test_every_stage_of_the_tiny_recipe_fits_the_shipped_file_without_a_gpu() -> None:
     recipe = load_recipe("tiny")
-    found = {stage: group(rendered(None, *asks_of(stage, recipe))) for stage in Stage}
-    assert {name for name, _ in found.values()} == {"cpu"}
+    assert {name for stage in Stage for name in pods(rendered(None, *asks_of(stage, recipe)))} == {"cpu"}
 
 
 def test_an_alignment_asks_for_learners_rollouts_and_scorers_at_once() -> None:
