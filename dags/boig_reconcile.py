@@ -27,9 +27,9 @@ with DAG(
     @task(doc_md="Stops jobs whose task is over; returns what it has seen and done.")
     def reconcile() -> dict[str, object]:
         """What is stopped, and why."""
+        from boig_core.orchestration import clusters
         from boig_core.orchestration import reconcile as reconciler
-        from boig_core.orchestration.ray_api import RayCluster
 
-        return reconciler.reconcile(RayCluster.find(), reconciler.store_root())
+        return reconciler.reconcile(clusters.find(), reconciler.store_root())
 
     reconcile()

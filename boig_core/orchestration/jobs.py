@@ -1,14 +1,14 @@
 """What the operator and its trigger need of whatever runs a stage's job, and the one rule of stopping: asked for, then seen.
 
-Five calls and no more, so that a second way to run jobs is one class. Leaves out: HTTP (see `ray_api`), and what a job's end means: that
-is read from the store (see `attempts`).
+Five calls and no more, so that a way to run jobs is one class. Leaves out: HTTP (see `ray_api`, `kuberay`), and what a job's end means:
+that is read from the store (see `attempts`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
@@ -16,11 +16,15 @@ from typing import Any, Final, Protocol, TypeVar
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from boig_core.errors import ClusterError
+from boig_core.orchestration.asks import Ask
 
 T = TypeVar("T")
 
 AWAY_S: Final = 60.0
 """Longest time, in seconds, that a cluster may be away while a worker asks it; while a job is waited for it is `poller.PATIENCE_S`."""
+
+FEW: Final = 16
+"""Up to so many jobs are asked for one by one: a list holds every job that the cluster remembers."""
 
 LIVE: Final = frozenset({"PENDING", "RUNNING"})
 
@@ -52,11 +56,11 @@ class JobInfo:
 class JobBackend(Protocol):
     """A session with one cluster. Ids are the caller's, so each call may be repeated after a lost answer.
 
-    All calls raise `ClusterError` when the cluster does not answer or refuses.
+    All calls raise `ClusterError` when the cluster does not answer or refuses, `InputError` when what it was told cannot do.
     """
 
-    async def submit(self, submission_id: str, entrypoint: str, metadata: Mapping[str, str]) -> None:
-        """Start a job; one of that id that is there already is no error."""
+    async def submit(self, submission_id: str, entrypoint: str, metadata: Mapping[str, str], asks: Sequence[Ask] = ()) -> None:
+        """Start a job; one of that id that is there already is no error. ``asks``: its processes, for a cluster that is made for them."""
 
     async def states(self, ids: Collection[str]) -> dict[str, JobInfo]:
         """Those of the jobs that the cluster knows."""
@@ -78,10 +82,10 @@ class Cluster(Protocol):
         """A session."""
 
     def page(self, submission_id: str) -> str:
-        """Where a person sees a job."""
+        """Where a person sees a job; empty: nowhere."""
 
     def serialize(self) -> dict[str, Any]:
-        """Arguments for `boig_core.orchestration.ray_api.RayCluster`, as JSON."""
+        """Arguments for `boig_core.orchestration.clusters.restore`, as JSON."""
 
 
 async def stop_and_see(jobs: JobBackend, submission_id: str, within_s: float = 120.0, poll_s: float = 1.0) -> None:

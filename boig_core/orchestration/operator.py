@@ -2,7 +2,7 @@
 
 Each try looks in the store first, then at Ray (`attempts.survey`): a retry uses what has committed, adopts a job that lives, and starts
 the next attempt after anything else; the try after a clear stops the old job and starts the next attempt always. Leaves out: the stages
-themselves, and Ray: jobs go through its REST API.
+themselves, and how jobs run (see `clusters`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
 
 from boig_core.config import parse_recipe
-from boig_core.errors import BoigError, ClusterError, InfrastructureError, UserError
-from boig_core.orchestration import attempts
+from boig_core.errors import BoigError, InfrastructureError, UserError
+from boig_core.orchestration import attempts, clusters
 from boig_core.orchestration.airflow_state import TaskKey, try_is_over
-from boig_core.orchestration.jobs import ask, stop_and_see
+from boig_core.orchestration.asks import asks_of
+from boig_core.orchestration.jobs import Cluster, ask, stop_and_see
 from boig_core.orchestration.links import DataCardLink, MlflowRunLink, RayJobLink, ReportLink, result_pages
-from boig_core.orchestration.ray_api import RayCluster
 from boig_core.orchestration.retries import POLICY
 from boig_core.orchestration.trigger import GONE, UNREACHABLE, RayJobTrigger, follow
 from boig_core.storage import commit, runs, store
@@ -80,14 +80,14 @@ class RayJobOperator(BaseOperator):
         self.poll_s = poll_s
         self.job_url = ""
         self.pages: dict[str, str] = {}
-        self._running: tuple[RayCluster, str, TaskKey] | None = None
+        self._running: tuple[Cluster, str, TaskKey] | None = None
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Use, adopt or start an attempt; then wait for it."""
         key = TaskKey.of(context["ti"])
         task = attempts.task_uri(self.plan["store"], key.dag_id, key.run_id, key.task_id, key.map_index)
         now = _this_try(context)
-        cluster = RayCluster.find()
+        cluster = clusters.find()
         found = attempts.survey(task, now, lambda name: _is_live(cluster, name), lambda name: self._stop_old(cluster, name))
         if found.state == "committed":
             self.log.info("%s has committed already: its result is used", found.uri)
@@ -102,7 +102,7 @@ class RayJobOperator(BaseOperator):
             self.log.info("adopting job %s, which is still running", name)
         else:
             self._start(cluster, name, task, found.number, now, key)
-        self.log.info("Ray job: %s", self.job_url)
+        self.log.info("Ray job %s %s", name, self.job_url)
         if self.deferrable:
             self.defer(trigger=RayJobTrigger(cluster.serialize(), name, self.poll_s, found.uri), method_name="execute_complete")
         end = asyncio.run(follow(cluster, name, found.uri, self.log.info, poll_s=self.poll_s))
@@ -124,7 +124,7 @@ class RayJobOperator(BaseOperator):
         def stop() -> None:
             try:
                 ask(cluster, lambda jobs: jobs.stop(name))
-            except ClusterError as exc:
+            except BoigError as exc:
                 self.log.warning("job %s could not be stopped, boig_reconcile will do it: %s", name, exc)
 
         # A signal handler runs amid whatever the main thread does, an event loop included, so the loop of this call is elsewhere.
@@ -132,11 +132,11 @@ class RayJobOperator(BaseOperator):
         thread.start()
         thread.join(KILL_S)
 
-    def _stop_old(self, cluster: RayCluster, name: str) -> None:
+    def _stop_old(self, cluster: Cluster, name: str) -> None:
         self.log.info("the task was cleared: job %s is stopped if it still runs, and the next attempt starts", name)
         ask(cluster, lambda jobs: stop_and_see(jobs, name))
 
-    def _start(self, cluster: RayCluster, name: str, task: str, number: int, now: Try, key: TaskKey) -> None:
+    def _start(self, cluster: Cluster, name: str, task: str, number: int, now: Try, key: TaskKey) -> None:
         job = Job(
             stage=Stage(self.stage),
             recipe=parse_recipe(json.loads(store.read_bytes(self.plan["recipe"]))),
@@ -151,7 +151,7 @@ class RayJobOperator(BaseOperator):
         python = os.environ.get("BOIG_RAY_PYTHON", "python")
         entrypoint = f"{shlex.quote(python)} -m ray_jobs.{job.stage.value} {shlex.quote(uri)}"
         self.log.info("attempt %d: %s", number, entrypoint)
-        ask(cluster, lambda jobs: jobs.submit(name, entrypoint, metadata_of(job, key)))
+        ask(cluster, lambda jobs: jobs.submit(name, entrypoint, metadata_of(job, key), asks_of(job.stage, job.recipe)))
 
     def _finish(self, attempt_uri: str, event: Mapping[str, str]) -> dict[str, Any]:
         done = attempts.result(attempt_uri)
@@ -169,8 +169,8 @@ class RayJobOperator(BaseOperator):
     def _show_tail(self, name: str) -> None:
         """The stage never began, so Ray alone has its last words."""
         try:
-            text = ask(RayCluster.find(), lambda jobs: jobs.tail(name))
-        except ClusterError as exc:
+            text = ask(clusters.find(), lambda jobs: jobs.tail(name))
+        except BoigError as exc:
             self.log.warning("Ray does not give the job's output: %s", exc)
             return
         for line in _ANSI.sub("", text).splitlines()[-100:]:
@@ -213,6 +213,6 @@ def _this_try(context: Any) -> Try:
     return Try(run_after=context["dag_run"].run_after.isoformat(), number=ti.try_number, limit=ti.max_tries)
 
 
-def _is_live(cluster: RayCluster, name: str) -> bool:
+def _is_live(cluster: Cluster, name: str) -> bool:
     info = ask(cluster, lambda jobs: jobs.states([name])).get(name)
     return info is not None and info.live

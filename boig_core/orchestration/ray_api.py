@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 import ssl
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Final
@@ -20,13 +20,11 @@ from urllib.parse import quote
 import aiohttp
 
 from boig_core.errors import ClusterError, InputError
-from boig_core.orchestration.jobs import AwayError, JobInfo
+from boig_core.orchestration.asks import Ask
+from boig_core.orchestration.jobs import FEW, AwayError, JobInfo
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 CONNECTION = "ray_default"
-
-FEW: Final = 16
-"""Up to so many jobs are asked for one by one: Ray's list holds every job since its head started."""
 
 TAIL: Final = 20_000
 """Characters of a job's output that `RayJobs.tail` returns."""
@@ -133,7 +131,7 @@ class RayJobs:
         if self._session is not None:
             await self._session.close()
 
-    async def submit(self, submission_id: str, entrypoint: str, metadata: Mapping[str, str]) -> None:
+    async def submit(self, submission_id: str, entrypoint: str, metadata: Mapping[str, str], asks: Sequence[Ask] = ()) -> None:
         """Start a job under an id of the caller's. After a failed post, whether Ray knows the id decides: it answers a duplicate with 500.
 
         Raises:

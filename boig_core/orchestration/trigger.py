@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from boig_core.errors import ClusterError
+from boig_core.errors import BoigError, ClusterError
+from boig_core.orchestration import clusters
 from boig_core.orchestration.airflow_state import TaskKey, try_is_over, warm_up
 from boig_core.orchestration.jobs import Cluster, JobInfo, stop_and_see
 from boig_core.orchestration.poller import PATIENCE_S, watched
-from boig_core.orchestration.ray_api import RayCluster
 from boig_core.orchestration.task_log import TaskLog
 
 GONE: Final = "GONE"
@@ -79,7 +79,7 @@ class RayJobTrigger(BaseTrigger):
 
     def __init__(self, cluster: dict[str, Any], submission_id: str, poll_s: float, attempt: str) -> None:
         super().__init__()
-        self.cluster = RayCluster(**cluster)
+        self.cluster = clusters.restore(cluster)
         self.submission_id = submission_id
         self.poll_s = poll_s
         self.attempt = attempt
@@ -117,5 +117,5 @@ class RayJobTrigger(BaseTrigger):
             async with self.cluster.connect() as jobs:
                 await stop_and_see(jobs, self.submission_id, end_s)
             self.log.info("job %s is over", self.submission_id)
-        except ClusterError as exc:
+        except BoigError as exc:
             self.log.warning("job %s could not be stopped, boig_reconcile tries again: %s", self.submission_id, exc)

@@ -1,4 +1,4 @@
-# Airflow with boig's DAGs and operator: no torch, no ray. Build from the repository's root.
+# Airflow with boig's DAGs and operator: no torch, no ray. Build from the repository's root; EXTRA=kuberay for jobs on KubeRay.
 ARG PYTHON=3.11
 FROM python:${PYTHON}-slim-bookworm
 
@@ -8,8 +8,9 @@ RUN pip install --no-cache-dir uv && useradd --uid 50000 --gid 0 --create-home a
 WORKDIR /opt/boig
 
 # Packages first: they change less often than the code. The constraints pin what the extras ask for.
+ARG EXTRA
 COPY pyproject.toml requirements.lock README.md ./
-RUN uv pip install -c requirements.lock -r pyproject.toml --extra airflow --extra postgres
+RUN uv pip install -c requirements.lock -r pyproject.toml --extra airflow --extra postgres ${EXTRA:+--extra $EXTRA}
 COPY boig_core boig_core
 COPY dags dags
 RUN uv pip install --no-deps -e .

@@ -1,16 +1,19 @@
-"""A Jobs API on a real socket."""
+"""A Jobs API on a real socket, or Kubernetes' API in its place."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from boig_core.orchestration.ray_api import RayCluster
+from tests.unit.orchestration.kuberay.api import KubeApi
 
 
 class Api:
@@ -39,6 +42,13 @@ class Api:
     @property
     def cluster(self) -> RayCluster:
         return RayCluster(self.address)
+
+    def was_stopped(self, name: str) -> bool:
+        return self.states[name] == ["STOPPED"]
+
+    def routes(self) -> list[web.RouteDef]:
+        jobs = [web.post("/api/jobs/", self.submit), web.get("/api/jobs/", self.jobs), web.get("/api/jobs/{id}", self.info)]
+        return [*jobs, web.get("/api/jobs/{id}/logs", self.logs), web.post("/api/jobs/{id}/stop", self.stop)]
 
     @web.middleware
     async def note(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -88,14 +98,14 @@ class Api:
         return web.json_response({"stopped": True})
 
 
-@pytest.fixture
-def api() -> Iterator[Api]:
-    found, loop, ready = Api(), asyncio.new_event_loop(), threading.Event()
+@contextmanager
+def served(found: Any) -> Iterator[None]:
+    """Serve an API from a thread."""
+    loop, ready = asyncio.new_event_loop(), threading.Event()
 
     def serve() -> None:
         app = web.Application(middlewares=[found.note])
-        app.add_routes([web.post("/api/jobs/", found.submit), web.get("/api/jobs/", found.jobs), web.get("/api/jobs/{id}", found.info)])
-        app.add_routes([web.get("/api/jobs/{id}/logs", found.logs), web.post("/api/jobs/{id}/stop", found.stop)])
+        app.add_routes(found.routes())
         runner = web.AppRunner(app)
         loop.run_until_complete(runner.setup())
         loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
@@ -107,6 +117,31 @@ def api() -> Iterator[Api]:
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     assert ready.wait(10)
-    yield found
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    found = Api()
+    with served(found):
+        yield found
+
+
+@pytest.fixture
+def kube_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeApi]:
+    """Kubernetes instead, and an Airflow that is told to use it."""
+    found = KubeApi(tmp_path)
+    with served(found):
+        for name, value in found.environment().items():
+            monkeypatch.setenv(name, value)
+        yield found
+
+
+@pytest.fixture(params=["api", "kube_api"])
+def either(request: pytest.FixtureRequest) -> Any:
+    """Each way to run jobs in turn."""
+    return request.getfixturevalue(request.param)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from boig_core.errors import ClusterError, InputError
-from boig_core.orchestration.jobs import AwayError, stop_and_see
-from boig_core.orchestration.ray_api import FEW, RayCluster
+from boig_core.orchestration.jobs import FEW, AwayError, stop_and_see
+from boig_core.orchestration.ray_api import RayCluster
 
 
 def call(api: Any, name: str, *arguments: Any) -> Any:

@@ -214,20 +214,20 @@ def test_the_way_to_airflow_is_built_before_a_kill_needs_it_once_a_process(
     assert asked == ["d/r/t"]
 
 
-def test_a_trigger_that_ends_stops_nothing(api: Any, tmp_path: Any) -> None:
-    api.states["boig-x"] = ["RUNNING"]
+def test_a_trigger_that_ends_stops_nothing(either: Any, tmp_path: Any) -> None:
+    either.states["boig-x"] = ["RUNNING"]
 
     async def run() -> None:
-        ours = trigger(api, str(tmp_path))
+        ours = trigger(either, str(tmp_path))
         waiting = asyncio.ensure_future(anext(ours.run()))
-        while not api.asked:
+        while not either.asked:
             await asyncio.sleep(0.01)
         waiting.cancel()
         await asyncio.wait({waiting})
         await ours.cleanup()
 
     asyncio.run(run())
-    assert api.stopped == []
+    assert either.stopped == []
 
 
 @pytest.mark.parametrize(
@@ -263,8 +263,8 @@ def test_a_kill_stops_the_job_only_on_airflows_word(api: Any, monkeypatch: pytes
     assert api.states["boig-x"] == (["STOPPED"] if stops else ["RUNNING"])
 
 
-def test_a_kill_that_airflow_cancels_goes_on(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    api.states["boig-x"] = ["RUNNING"]
+def test_a_kill_that_airflow_cancels_goes_on(either: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    either.states["boig-x"] = ["RUNNING"]
     asked, answer = threading.Event(), threading.Event()
 
     def states(**_: Any) -> Any:
@@ -275,7 +275,7 @@ def test_a_kill_that_airflow_cancels_goes_on(api: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", staticmethod(states))
 
     async def run() -> None:
-        kill = asyncio.create_task(trigger(api).on_kill())
+        kill = asyncio.create_task(trigger(either).on_kill())
         await asyncio.to_thread(asked.wait, 60)
         kill.cancel()
         await asyncio.wait({kill})
@@ -284,12 +284,12 @@ def test_a_kill_that_airflow_cancels_goes_on(api: Any, monkeypatch: pytest.Monke
         await asyncio.wait(set(triggers._kills))
 
     asyncio.run(run())
-    assert api.states["boig-x"] == ["STOPPED"]
+    assert either.was_stopped("boig-x")
 
 
-def test_a_kill_whose_job_goes_on_says_so(api: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    api.states["boig-x"], api.stubborn = ["RUNNING"], {"boig-x"}
+def test_a_kill_whose_job_goes_on_says_so(either: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    either.states["boig-x"], either.stubborn = ["RUNNING"], {"boig-x"}
     monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", staticmethod(lambda **_: {"r": {"t": "failed"}}))
     monkeypatch.setattr(triggers, "KILL_S", (5.0, 0.01))
-    asyncio.run(trigger(api).on_kill())
+    asyncio.run(trigger(either).on_kill())
     assert "job boig-x could not be stopped, boig_reconcile tries again: boig-x: still RUNNING" in capsys.readouterr().out

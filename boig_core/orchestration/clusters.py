@@ -1,0 +1,26 @@
+"""Which way jobs run: on a standing Ray cluster by its Jobs API, or each on a cluster of its own by KubeRay."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from boig_core.orchestration.jobs import Cluster
+from boig_core.orchestration.kuberay import KubeRayCluster
+from boig_core.orchestration.ray_api import RayCluster
+
+
+def find() -> Cluster:
+    """KubeRay where ``BOIG_KUBERAY`` names a base file, else the cluster that `RayCluster.find` finds.
+
+    Raises:
+        InputError: the base file does not do.
+    """
+    base = os.environ.get("BOIG_KUBERAY")
+    return KubeRayCluster.find(base) if base else RayCluster.find()
+
+
+def restore(arguments: Mapping[str, Any]) -> Cluster:
+    """The cluster that `Cluster.serialize` has made these arguments of."""
+    return (KubeRayCluster if "namespace" in arguments else RayCluster)(**arguments)
