@@ -99,6 +99,7 @@ def adapter() -> Adapter:
     return read_adapter(Sampler(recipe_with(1)).pipe.unet, 0)
 
 
+@pytest.mark.timeout(900)  # nine pairs of actors open their models
 def test_same_bits_for_one_two_four_and_replaced_actors(samples: list[Sample], adapter: Adapter, tmp_path: Path) -> None:
     chunks = epoch_chunks(recipe_with(1).ddpo, samples, 0, 0)
     assert len(chunks) == 6
