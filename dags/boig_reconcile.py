@@ -28,8 +28,9 @@ with DAG(
     def reconcile() -> dict[str, object]:
         """What is stopped, and why."""
         from boig_core.orchestration import clusters
-        from boig_core.orchestration import reconcile as reconciler
+        from boig_core.orchestration.reconcile import reconcile as stop_unwanted
+        from boig_core.orchestration.roots import store_root
 
-        return reconciler.reconcile(clusters.find(), reconciler.store_root())
+        return stop_unwanted(clusters.find(), store_root())
 
     reconcile()

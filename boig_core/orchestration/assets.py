@@ -21,7 +21,7 @@ from boig_core.config import Recipe, is_recipe_file, load_recipe
 from boig_core.errors import InputError, UserError
 from boig_core.orchestration import attempts, registry
 from boig_core.orchestration.retries import RETRIES
-from boig_core.orchestration.roots import allowed
+from boig_core.orchestration.roots import allowed, store_root
 from boig_core.storage import manifest, runs, store
 
 DATASET = Asset("boig/dataset", uri="boig://dataset", group="boig", extra={"content": "posts, images and what is seen in them"})
@@ -96,10 +96,7 @@ def make_plan(
     """
     params = context["params"]
     ti = context["ti"]
-    root = str(os.environ.get("BOIG_STORE") or extra.get("store") or "")
-    if not root:
-        raise InputError("BOIG_STORE", "is not set", "set it to s3://BUCKET/PREFIX or a folder, for Airflow and Ray alike")
-    root = store.normalize(root)
+    root = store_root(extra.get("store"))
     store.probe(root)
     for named in filter(None, (params.get("recipe"), extra.get("recipe"))):
         if is_recipe_file(named):

@@ -6,30 +6,16 @@ Leaves out: jobs of other Airflows, stores and people on the same cluster, and f
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from typing import Any
 
-from boig_core.errors import ClusterError, InfrastructureError, InputError
+from boig_core.errors import ClusterError, InfrastructureError
 from boig_core.observability.logs import get_logger
 from boig_core.orchestration.airflow_state import AT_WORK, TaskKey, state_of
 from boig_core.orchestration.jobs import Cluster, JobBackend, JobInfo, ask, stop_and_see
 from boig_core.orchestration.operator import belongs_to
-from boig_core.storage import store
 
 log = get_logger(__name__)
-
-
-def store_root() -> str:
-    """Root of the store whose jobs are ours.
-
-    Raises:
-        InputError: ``BOIG_STORE`` is not set.
-    """
-    root = os.environ.get("BOIG_STORE", "")
-    if not root:
-        raise InputError("BOIG_STORE", "is not set", "set it to s3://BUCKET/PREFIX or a folder, as for the other DAGs")
-    return store.normalize(root)
 
 
 def reconcile(cluster: Cluster, root: str, state: Callable[[TaskKey], str] = state_of) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where DAG params may point: whoever may trigger a DAG must not read every file that the cluster can read.
+"""The store's root, and where DAG params may point: whoever may trigger a DAG must not read every file that the cluster can read.
 
 Allowed are locations below the store's root and below each root in ``BOIG_ROOTS``, separated by commas: folders, ``s3://BUCKET/PREFIX``,
 ``https://HOST/PATH``. Leaves out: whether something is there, and what a recipe names inside.
@@ -11,6 +11,18 @@ from urllib.parse import unquote
 
 from boig_core.errors import InputError
 from boig_core.storage import store
+
+
+def store_root(other: str | None = None) -> str:
+    """Root of the store: ``BOIG_STORE``, else what an asset event named.
+
+    Raises:
+        InputError: neither is set, or it is no location.
+    """
+    root = os.environ.get("BOIG_STORE") or other
+    if not root:
+        raise InputError("BOIG_STORE", "is not set", "set it to s3://BUCKET/PREFIX or a folder, for Airflow and Ray alike")
+    return store.normalize(root)
 
 
 def allowed(uri: str, root: str) -> str:
