@@ -8,8 +8,9 @@ interval must lie above 0 on every seed and over all wherever the ceiling exceed
 gain may pass its ceiling: a twin that falls shorter of its own best than BoigLLM does adds to it.
 
 ``--shuffled`` tests the test: likes change places within each account before ingestion, so a KPI says nothing about an image, and the
-gain over the twin must be gone over all seeds; one seed may keep some, since two trainings differ by more than posts tell. Prints one table a law. Exit code 1: something that must hold does not. One seed of 1,000 steps and 300
-test posts a bucket took 9 minutes on two cores that had other work too, and the ceiling of its law one.
+gain over the twin must be gone over all seeds; one seed may keep some, since two trainings differ by more than posts tell. Prints one table
+a law. Exit code 1: something that must hold does not. One seed of 1,000 steps and 500 test posts a bucket takes some ten minutes on two
+cores, and the ceiling of its law one.
 
     python infra/evidence/knows_kpi.py --home .boig/evidence [--laws sunlit nordic] [--seeds 0 1 2] [--set llm.steps=1000 ...]
         [--shuffled] [--json FILE] [--smoke]
