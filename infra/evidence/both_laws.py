@@ -12,25 +12,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from reward_worth import oracle_row
-from stages import WORLD_SEED, Stages
+from stages import WORLD_SEED, Stages, arguments, export
 
 from boig_core.adworld.ceiling import ceilings
-from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
 from boig_core.storage import store
 
 
 def main() -> None:
     """Run what is missing, then print every seed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--home", type=Path, default=Path(".boig/evidence"))
-    parser.add_argument("--laws", nargs="+", default=["sunlit", "nordic"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--posts", type=int, default=24_000)
+    parser = arguments(__doc__)
     args = parser.parse_args()
     for law in args.laws:
         found = law_results(args, law)
@@ -40,11 +34,9 @@ def main() -> None:
 
 def law_results(args: argparse.Namespace, law: str) -> dict[str, Any]:
     """Ceiling and per-seed results of one law."""
-    world = args.home / "worlds" / law
-    if not (world / "posts.jsonl").exists():
-        write_world(args.posts, WORLD_SEED, Law.load(law), world)
+    world = export(args.home, law, args.posts)
     stages = Stages(str(args.home / "store"), law)
-    raw = stages.run("ingest", "data", WORLD_SEED, {"posts": str(world.resolve() / "posts.jsonl")})
+    raw = stages.run("ingest", "data", WORLD_SEED, {"posts": str(world / "posts.jsonl")})
     dataset = {"dataset": stages.run("perceive", "data", WORLD_SEED, raw)["dataset"]}
     high_kpi = stages.run("finetune_sd", "data", WORLD_SEED, dataset)
     seeds = {seed: seed_results(stages, seed, dataset, high_kpi) for seed in args.seeds}

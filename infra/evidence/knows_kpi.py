@@ -32,9 +32,8 @@ from typing import Any, Final
 
 import numpy as np
 from knows_kpi_ceiling import best_answers
-from stages import LONGER, WORLD_SEED, Stages
+from stages import LONGER, WORLD_SEED, Stages, arguments, export
 
-from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
 from boig_core.adworld.scene import Scene, Thing
 from boig_core.data.dataset import read_samples
@@ -100,11 +99,7 @@ class Line:
 
 def main() -> int:
     """Run what is missing, print, and write the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--home", type=Path, default=Path(".boig/evidence"))
-    parser.add_argument("--laws", nargs="+", default=["sunlit", "nordic"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--posts", type=int, default=24_000)
+    parser = arguments(__doc__)
     parser.add_argument(
         "--shuffled", action="store_true", help="likes change places within each account: the gain over the twin must be gone"
     )
@@ -131,9 +126,7 @@ def main() -> int:
 
 def law_lines(given: argparse.Namespace, law: str) -> tuple[list[Line], dict[str, float]]:
     """The lines of a law, and the parse rate of each seed's BoigLLM."""
-    rules, world = Law.load(law), (given.home / "worlds" / law).resolve()
-    if not (world / "posts.jsonl").exists():
-        write_world(given.posts, WORLD_SEED, rules, world)
+    rules, world = Law.load(law), export(given.home, law, given.posts)
     posts = shuffled(world / "posts.jsonl", WORLD_SEED) if given.shuffled else world / "posts.jsonl"
     name = f"{law}-shuffled" if given.shuffled else law
     stages = Stages(str(given.home / "store"), law, name, (*LONGER, *given.settings, *(SMOKE if given.smoke else ())))

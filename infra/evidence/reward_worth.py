@@ -19,10 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from stages import LONGER, RECIPE, WORLD_SEED, Stages
+from stages import LONGER, RECIPE, WORLD_SEED, Stages, arguments, export
 
-from boig_core.adworld.export import write_world
-from boig_core.adworld.law import Law
 from boig_core.config import load_recipe
 from boig_core.data.dataset import read_images, read_samples
 from boig_core.evaluation.validity import validity
@@ -37,11 +35,7 @@ PREDICTOR: Final = "engagement"
 
 def main() -> int:
     """Run what is missing, print, and write the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--home", type=Path, default=Path(".boig/evidence"))
-    parser.add_argument("--laws", nargs="+", default=["sunlit", "nordic"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--posts", type=int, default=24_000)
+    parser = arguments(__doc__)
     parser.add_argument("--set", nargs="+", default=[], dest="settings", help="section.field=value, beside those of `stages.LONGER`")
     parser.add_argument("--json", type=Path, help="file for all numbers")
     given = parser.parse_args()
@@ -56,9 +50,7 @@ def main() -> int:
 
 def law_rows(given: argparse.Namespace, law: str) -> dict[int, dict[str, Any]]:
     """What `seed_row` finds for each seed of a law."""
-    world = (given.home / "worlds" / law).resolve()
-    if not (world / "posts.jsonl").exists():
-        write_world(given.posts, WORLD_SEED, Law.load(law), world)
+    world = export(given.home, law, given.posts)
     stages = Stages(str(given.home / "store"), law, settings=(*LONGER, *given.settings))
     raw = stages.run("ingest", "data", WORLD_SEED, {"posts": str(world / "posts.jsonl")})
     dataset = {"dataset": stages.run("perceive", "data", WORLD_SEED, raw)["dataset"]}

@@ -5,9 +5,13 @@ Leaves out: which stages, and what their numbers mean.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
+from boig_core.adworld.export import write_world
+from boig_core.adworld.law import Law
 from boig_core.demo.stage import run_one_stage
 from boig_core.storage import commit, store
 
@@ -27,6 +31,24 @@ LONGER: Final = (
 times as long, and predicts by the consensus of 24 answers: the likeliest one names too few colors to tell the buckets apart (decision
 0007). One worker, so that two laws run side by side on two cores."""
 WORLD_SEED: Final = 0
+
+
+def arguments(about: str | None) -> argparse.ArgumentParser:
+    """What each of these scripts can be told: its home, the laws, the seeds and the number of posts."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--home", type=Path, default=Path(".boig/evidence"))
+    parser.add_argument("--laws", nargs="+", default=["sunlit", "nordic"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--posts", type=int, default=24_000)
+    return parser
+
+
+def export(home: Path, law: str, posts: int) -> Path:
+    """Folder of a law's ad world with ``posts.jsonl``, written unless it is there."""
+    world = (home / "worlds" / law).resolve()
+    if not (world / "posts.jsonl").exists():
+        write_world(posts, WORLD_SEED, Law.load(law), world)
+    return world
 
 
 class Stages:
