@@ -137,7 +137,7 @@ def summarize(measured: Mapping[str, Measured], plan: Plan, real: Real, recipe: 
         rows[model] = _row(model, found, plan, distances, settings, absent) | _cost(1, model, settings)
     pairs = [(model, "base") for model in measured if model != "base"]
     pairs += [(model, same) for model in measured if ROWS[model].model == "boigsd" and (same := without_boigsd(model)) != "base"]
-    pairs += [("boigsd", CHAMPION)] if CHAMPION in measured else []
+    pairs += [("boigsd", rival) for rival in ("high_kpi", CHAMPION) if rival in measured]
     clusters = [sample.id for sample in plan.owners]
     differences = {f"{ours}-{theirs}": paired(measured[ours].values, measured[theirs].values, clusters, recipe) for ours, theirs in pairs}
     if why := _no_best(plan, settings):

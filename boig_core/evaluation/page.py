@@ -63,6 +63,7 @@ _GROUPS: Final = (
 )
 _ADDED: Final = (
     ("boigsd-base", "the base"),
+    ("boigsd-high_kpi", "high-KPI fine-tuning"),
     ("boigsd-champion", "the champion"),
     ("boigsd-best_of_n", "the base's best of N: as many images sampled, and all of BoigSD's kept"),
     ("boigsd_best_of_n-best_of_n", "the base's best of N, with BoigSD's best of N"),

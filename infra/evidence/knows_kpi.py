@@ -1,11 +1,11 @@
 """Does BoigLLM know what a KPI changes? Against its twin and two baselines, on both laws and three seeds, beside what the laws allow.
 
-Runs ingest, perceive, finetune_llm and evaluate_llm as `both_laws.py` does and shares its stages: what is finished is never done again, so
-give other posts or settings another home. A gain is BoigLLM minus a baseline on the same test posts, on each seed and over all, with a
-95 % interval by paired bootstrap over posts; for the tones it is the error saved. Its ceiling is the gain of the best describer that knows
-law and bucket, over the best without the bucket or over the same baseline, on the same posts (`knows_kpi_ceiling.py`). For high posts the
-interval must lie above 0 on every seed and over all wherever the ceiling exceeds 0.02, and 99 % of the constrained answers must parse. A
-gain may pass its ceiling: a twin that falls shorter of its own best than BoigLLM does adds to it.
+Runs ingest, perceive, finetune_llm and evaluate_llm. What is finished is never done again, so give other posts or settings another home. A
+gain is BoigLLM minus a baseline on the same test posts, on each seed and over all, with a 95 % interval by paired bootstrap over posts; for
+the tones it is the error saved. Its ceiling is the gain of the best describer that knows law and bucket, over the best without the bucket
+or over the same baseline, on the same posts (`knows_kpi_ceiling.py`). For high posts the interval must lie above 0 on every seed and over
+all wherever the ceiling exceeds 0.02, and 99 % of the constrained answers must parse. A gain may pass its ceiling: a twin that falls
+shorter of its own best than BoigLLM does adds to it.
 
 ``--shuffled`` tests the test: likes change places within each account before ingestion, so a KPI says nothing about an image, and the
 gain over the twin must be gone over all seeds; one seed may keep some, since two trainings differ by more than posts tell. Prints one table
@@ -103,8 +103,6 @@ def main() -> int:
     parser.add_argument(
         "--shuffled", action="store_true", help="likes change places within each account: the gain over the twin must be gone"
     )
-    parser.add_argument("--set", nargs="+", default=[], dest="settings", help="section.field=value, beside those of `stages.LONGER`")
-    parser.add_argument("--json", type=Path, help="file for all numbers")
     parser.add_argument("--smoke", action="store_true", help="1,000 posts of one law, 20 steps, one seed: does the script work?")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="boig-knows-") as scratch:

@@ -35,10 +35,7 @@ PREDICTOR: Final = "engagement"
 
 def main() -> int:
     """Run what is missing, print, and write the numbers."""
-    parser = arguments(__doc__)
-    parser.add_argument("--set", nargs="+", default=[], dest="settings", help="section.field=value, beside those of `stages.LONGER`")
-    parser.add_argument("--json", type=Path, help="file for all numbers")
-    given = parser.parse_args()
+    given = arguments(__doc__).parse_args()
     found = {}
     for law in given.laws:
         found[law] = {f"seed {seed}": row for seed, row in law_rows(given, law).items()}

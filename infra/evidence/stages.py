@@ -34,12 +34,14 @@ WORLD_SEED: Final = 0
 
 
 def arguments(about: str | None) -> argparse.ArgumentParser:
-    """What each of these scripts can be told: its home, the laws, the seeds and the number of posts."""
+    """What each of these scripts can be told: its home, the laws, the seeds, the number of posts, settings, and a file for its numbers."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=Path(".boig/evidence"))
     parser.add_argument("--laws", nargs="+", default=["sunlit", "nordic"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--posts", type=int, default=24_000)
+    parser.add_argument("--set", nargs="+", default=[], dest="settings", help="section.field=value, beside those of `stages.LONGER`")
+    parser.add_argument("--json", type=Path, help="file for all numbers")
     return parser
 
 
@@ -64,9 +66,10 @@ class Stages:
     def __init__(self, root: str, law: str, name: str | None = None, settings: Sequence[str] = LONGER) -> None:
         self.root, self.law, self.name, self.settings = store.normalize(root), law, name or law, tuple(settings)
 
-    def run(self, stage: str, run: str, seed: int, inputs: dict[str, str]) -> dict[str, str]:
-        """Outputs of a stage."""
-        done = self._committed(stage, run) or run_one_stage(stage, RECIPE, self.overrides(seed), inputs, self.root, f"{self.name}-{run}")
+    def run(self, stage: str, run: str, seed: int, inputs: dict[str, str], more: Sequence[str] = ()) -> dict[str, str]:
+        """Outputs of a stage; ``more`` are settings of this stage alone."""
+        settings = [*self.overrides(seed), *more]
+        done = self._committed(stage, run) or run_one_stage(stage, RECIPE, settings, inputs, self.root, f"{self.name}-{run}")
         return dict(done["outputs"])
 
     def metrics(self, stage: str, run: str) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def test_summary_pairs_models_and_gives_a_reason_for_every_null() -> None:
     # The noise is shared, so the paired interval is as sharp as the shift.
     assert found["paired"]["boigsd-base"]["reward"]["low"] == pytest.approx(1.0)
     assert found["paired"]["high_kpi-base"]["judge"]["high"] == pytest.approx(0.5)
+    assert found["paired"]["boigsd-high_kpi"]["judge"]["low"] == pytest.approx(0.5)
     assert found["paired"]["boigsd-base"]["clip_margin"]["mean"] == pytest.approx(1.0)
     assert row["kid"] > found["generation"]["base"]["kid"]
     nulls = {f"generation.{m}.{k}" for m, r in found["generation"].items() if r for k, v in r.items() if v is None}
