@@ -62,8 +62,8 @@ class Term(_Model):
     """Share of the objects at this place."""
     size: Literal["small", "large"] | None = None
     """Share of the objects of this size."""
-    count: Literal[1, 2, 3] | None = None
-    """1 if there are so many objects."""
+    count: Literal[0, 1, 2, 3] | None = None
+    """1 if there are so many objects. No post is without: 0 speaks of generated images alone."""
 
     @model_validator(mode="after")
     def _one_feature(self) -> Self:
