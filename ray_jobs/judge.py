@@ -18,7 +18,7 @@ from boig_core.vocabulary import Sample
 
 
 class AdworldJudge:
-    """The ad world's oracle under one law, reading company and month from the sample."""
+    """The ad world's oracle under one law, reading company, month and text from the sample."""
 
     def __init__(self, law: str) -> None:
         from boig_core.adworld.law import Law
@@ -32,7 +32,7 @@ class AdworldJudge:
         from boig_core.adworld.export import season_of
 
         seasons = [season_of(datetime.fromisoformat(sample.timestamp).month) for sample in samples]
-        return self._oracle.judge(list(images), [sample.company for sample in samples], seasons)
+        return self._oracle.judge(list(images), [sample.company for sample in samples], seasons, [sample.text for sample in samples])
 
 
 class PredictorJudge:

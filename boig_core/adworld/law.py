@@ -62,8 +62,8 @@ class Term(_Model):
     """Share of the objects at this place."""
     size: Literal["small", "large"] | None = None
     """Share of the objects of this size."""
-    count: Literal[0, 1, 2, 3] | None = None
-    """1 if there are so many objects. No post is without: 0 speaks of generated images alone."""
+    count: Literal[1, 2, 3] | None = None
+    """1 if there are so many objects."""
 
     @model_validator(mode="after")
     def _one_feature(self) -> Self:
@@ -139,6 +139,9 @@ class Law(_Model):
     """Unexplained part of the likes."""
     terms: tuple[Term, ...] = Field(min_length=1)
     """Likings and dislikings; their contributions add up."""
+    off_topic: float = 0.0
+    """Log-likes added to an image that shows none of the kinds which its post's text names. No post of an ad world is such an image, so a
+    model that learns from posts can't know."""
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Law:

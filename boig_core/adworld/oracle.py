@@ -9,6 +9,7 @@ Shape letters: H height, W width, C the three RGB channels, N pixels, T template
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -158,13 +159,16 @@ class Oracle:
 
     law: Law
 
-    def judge(self, images: Sequence[NDArray[np.uint8]], brands: Sequence[str], seasons: Sequence[str]) -> NDArray[np.float64]:
+    def judge(
+        self, images: Sequence[NDArray[np.uint8]], brands: Sequence[str], seasons: Sequence[str], texts: Sequence[str] | None = None
+    ) -> NDArray[np.float64]:
         """Expected log-likes of each image above its account's level; as many numbers as images.
 
         Args:
             images: uint8 RGB arrays (height, width, 3), sizes may differ.
             brands: of `BRANDS`, one an image.
             seasons: of `SEASONS`, one an image.
+            texts: of the posts, one an image, for a law that looks at them; none: every image is on topic.
 
         Raises:
             InputError: counts that differ, an unknown brand or season, or an image that is not uint8 RGB.
@@ -176,8 +180,17 @@ class Oracle:
             if not value <= set(allowed):
                 unknown = ", ".join(sorted(value - set(allowed)))
                 raise InputError(unknown, f"must be one of {', '.join(allowed)}", "only posts of the ad world can be judged")
-        scores = [self.law.score(measure(i).features, b, s) for i, b, s in zip(images, brands, seasons, strict=True)]
+        seen = [measure(image).features for image in images]
+        scores = [self.law.score(features, b, s) for features, b, s in zip(seen, brands, seasons, strict=True)]
+        if texts is not None:
+            scores = [s + self.law.off_topic * off_topic(f, text) for s, f, text in zip(scores, seen, texts, strict=True)]
         return np.array(scores, np.float64)
+
+
+def off_topic(features: Features, text: str) -> bool:
+    """Whether an image shows none of the kinds that a text names; False where it names none."""
+    named = set(KINDS) & set(re.findall(r"\w+", text.lower()))
+    return bool(named) and named.isdisjoint(thing.kind for thing in features.things)
 
 
 def agreement(law: Law, side: int, images: int = 500, seed: int = 0) -> float:

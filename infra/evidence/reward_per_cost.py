@@ -7,7 +7,7 @@ without Ray, and one after the other.
 
 Compute is counted in passes of the UNet for one image, a forward pass as 1 and a backward pass as 2; passes of an anchor and recomputed
 log-probabilities count, decoding and the measurements on held-out prompts do not. Each arm has the same number of tuning trials: learning
-rates, tried on a seed of their own with a third of the budget, of which the one with the highest final reward is used for all seeds. The
+rates, tried on a seed of their own, of which the one with the highest final reward is used for all seeds. The
 reference spends its whole budget, every other arm `SHARE` of it at most.
 
 An arm costs what it spends until it first reaches the reference's final reward (mean of its last three measurements and of its seeds).
@@ -17,7 +17,7 @@ margin (own prompt minus other prompts) and of the diversity within a prompt tha
 Each run writes a file, and is never done again: the script can be stopped and started. Prints a table, writes ``reward_per_cost.json`` and
 ``reward_per_cost.png``. Exit code 1: something that must hold does not.
 
-    python infra/evidence/reward_per_cost.py --home .boig/reward_per_cost [--arms ...] [--seeds 0 1 2] [--epochs 30] [--smoke]
+    python infra/evidence/reward_per_cost.py --home .boig/reward_per_cost [--arms ...] [--seeds 0 1 2] [--epochs 10] [--smoke]
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def main() -> int:
     parser.add_argument("--home", type=Path, default=Path(".boig/reward_per_cost"))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=30, help="of the reference: its compute is the budget")
+    parser.add_argument("--epochs", type=int, default=10, help="of the reference: its compute is the budget")
     parser.add_argument("--held-out", type=int, default=16, help="prompts to measure on")
     parser.add_argument("--rates", type=int, default=3, choices=(1, 2, 3), help="learning rates that each arm tries; one: no trials")
     parser.add_argument("--smoke", action="store_true", help="4 images an epoch, one epoch, rate and seed: does the script work?")
@@ -111,17 +111,17 @@ def arm_runs(given: argparse.Namespace, arm: str, small: Sequence[str]) -> list[
     rates = ARMS[arm][1][: given.rates]
     best = rates[0]
     if len(rates) > 1:
-        trials = {rate: run_once(given, arm, rate, TUNING_SEED, max(1, given.epochs // 3), small) for rate in rates}
+        trials = {rate: run_once(given, arm, rate, TUNING_SEED, small) for rate in rates}
         best = max(rates, key=lambda rate: final_reward(trials[rate]["points"]))
-    return [run_once(given, arm, best, seed, given.epochs, small) for seed in given.seeds]
+    return [run_once(given, arm, best, seed, small) for seed in given.seeds]
 
 
-def run_once(given: argparse.Namespace, arm: str, rate: float, seed: int, epochs: int, small: Sequence[str]) -> Run:
+def run_once(given: argparse.Namespace, arm: str, rate: float, seed: int, small: Sequence[str]) -> Run:
     """One training, or what its file says of it."""
-    file = given.home / f"{arm}-{rate:g}-seed{seed}-epochs{epochs}-prompts{given.held_out}.json"
+    file = given.home / f"{arm}-{rate:g}-seed{seed}-epochs{given.epochs}-prompts{given.held_out}.json"
     if file.is_file():
         return dict(json.loads(file.read_text()))
-    recipe = arm_recipe(arm, rate, seed, epochs, small)
+    recipe = arm_recipe(arm, rate, seed, given.epochs, small)
     started = time.monotonic()
     run = {"arm": arm, "lr": rate, "seed": seed, "cost": cost(recipe.ddpo), **train(recipe, given.held_out)}
     print(f"{file.stem}: reward {run['points'][-1]['reward']:.3f}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +58,6 @@ def test_terms_add_up_and_hold_only_where_they_say(tmp_path: Path) -> None:
     assert law.score(features, "verde", "spring") == pytest.approx(1 + 0.5 + 0.5)
     assert law.score(features, "kumo", "spring") == pytest.approx(3 + 0.5 + 0.5)
     assert law.score(features, "kumo", "winter") == pytest.approx(1 + 0.5 + 0.5)
-
-
-def test_an_image_without_objects_is_a_feature_of_its_own(tmp_path: Path) -> None:
-    law = law_of(tmp_path, "  - {count: 0, weight: -6}\n")
-    nothing = Features({"red": 1.0}, {"warm": 1.0}, False, ())
-    assert law.score(nothing, "kumo", "winter") == -6
-    assert law.score(replace(nothing, things=(Thing("ball", "red", "center", "small"),)), "kumo", "winter") == 0
 
 
 def test_shares_of_a_scene_sum_to_one_and_follow_its_gradient() -> None:

@@ -72,3 +72,14 @@ def test_noise_images_get_a_finite_score() -> None:
     scores = Oracle(Law.load("nordic")).judge(images, ["brio"] * 10, ["winter"] * 10)
     assert scores.shape == (10,)
     assert np.isfinite(scores).all()
+
+
+def test_a_law_can_take_likes_from_an_image_that_is_not_what_its_post_is_about() -> None:
+    law = Law.load("sunlit")
+    strict = Oracle(law.model_copy(update={"off_topic": -16.0}))
+    image = render(Scene("yellow", None, (Thing("star", "red", "top", "large"),)), 32, np.random.default_rng(0)).image
+    texts = ["A star for you", "A star and a moon", "A moon for you", "Starry nights"]
+    plain = Oracle(law).judge([image] * 4, ["brio"] * 4, ["summer"] * 4, texts)
+    judged = strict.judge([image] * 4, ["brio"] * 4, ["summer"] * 4, texts)
+    assert (judged - plain).tolist() == pytest.approx([0, 0, -16, 0])
+    assert strict.judge([image], ["brio"], ["summer"]).tolist() == pytest.approx(plain[:1].tolist())
