@@ -19,7 +19,7 @@ from airflow.sdk import Asset, Param, task
 
 from boig_core.config import Recipe, is_recipe_file, load_recipe
 from boig_core.errors import InputError, UserError
-from boig_core.orchestration import attempts, registry
+from boig_core.orchestration import attempts, intervals, registry
 from boig_core.orchestration.retries import RETRIES
 from boig_core.orchestration.roots import allowed, store_root
 from boig_core.storage import manifest, runs, store
@@ -182,7 +182,7 @@ def newest_extra(context: Mapping[str, Any], source: Asset | None) -> dict[str, 
     return dict(max(events, key=lambda event: event.timestamp).extra or {})
 
 
-def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any]) -> Any:
+def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any], turn: Any = None) -> Any:
     """The last task of a DAG: emits the asset's event with all that the next DAG needs.
 
     Args:
@@ -190,10 +190,13 @@ def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any]) 
         main: name of the output that the asset stands for.
         plan_result: XCom of `plan`.
         results: XComs of the DAG's stages.
+        turn: XCom of `intervals.take_turn`, for a DAG whose runs take turns.
     """
 
     @task(task_id="announce", outlets=[asset], doc_md=f"Tells the DAGs that wait for {asset.name}.")
-    def announce_(made_by: dict[str, Any], stages: list[dict[str, Any]], *, outlet_events: Any = None) -> dict[str, Any]:
+    def announce_(
+        made_by: dict[str, Any], stages: list[dict[str, Any]], taken: Any, *, outlet_events: Any = None, asset_state_store: Any = None
+    ) -> dict[str, Any]:
         outputs = dict(made_by["outputs"])
         seconds = dict(made_by["seconds"])
         for stage in stages:
@@ -207,6 +210,8 @@ def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any]) 
             "root": made_by["root"],
             "seconds": seconds,
         }
+        if taken is not None:
+            intervals.keep_newest(asset_state_store[asset], taken, outputs[main])
         if card := manifest.find_file(outputs[main], manifest.PAGE):
             extra["card"] = card
         print(json.dumps(extra, indent=1))
@@ -214,7 +219,7 @@ def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any]) 
         outlet_events[asset].extra = extra
         return extra
 
-    return announce_(plan_result, list(results))
+    return announce_(plan_result, list(results), turn)
 
 
 def write_summary(plan_result: Mapping[str, Any]) -> str:
