@@ -34,7 +34,7 @@ with DAG(
     tags=["boig", "data"],
     params={
         "posts": Param(
-            os.environ.get("BOIG_INGEST_POSTS"),
+            os.environ.get("BOIG_INGEST_POSTS") or None,
             type=["null", "string"],
             title="Posts",
             description="Folder with posts.jsonl, the file itself, or a glob: s3://…, https://…, or a path that the cluster can read.",
@@ -51,7 +51,7 @@ with DAG(
             title="Version to retry",
             description="URI of a version whose rejected rows and images are tried again, with or without new posts.",
         ),
-        **recipe_params(os.environ.get("BOIG_INGEST_RECIPE", "tiny")),
+        **recipe_params(os.environ.get("BOIG_INGEST_RECIPE") or "tiny"),
     },
 ) as dag:
     planned = plan({"posts": "posts"}, instead={"previous": "dataset", "retry": "dataset"})

@@ -20,6 +20,7 @@ from airflow.sdk import Asset, Param, task
 from boig_core.config import Recipe, is_recipe_file, load_recipe
 from boig_core.errors import InputError, UserError
 from boig_core.orchestration import attempts, intervals, registry
+from boig_core.orchestration.dry_run import rehearse
 from boig_core.orchestration.retries import RETRIES
 from boig_core.orchestration.roots import allowed, store_root
 from boig_core.storage import manifest, runs, store
@@ -41,6 +42,7 @@ def recipe_params(default: str | None) -> dict[str, Param]:
     return {
         "recipe": Param(default, type=kind, title="Recipe", description=which),
         "overrides": Param([], type="array", items={"type": "string"}, title="Overrides", description=settings),
+        "dry_run": Param(False, type="boolean", title="Dry run", description="Check everything, log what would run, and start nothing."),
     }
 
 
@@ -57,7 +59,8 @@ def plan(
     optional: Mapping[str, str] | None = None,
     beside_champion: bool = False,
 ) -> Any:
-    """The first task of a DAG: resolves recipe and inputs, checks both, and writes the resolved recipe beside the run.
+    """The first task of a DAG: resolves recipe and inputs, checks both, and writes the resolved recipe beside the run. With the param
+    ``dry_run`` it is the last one, too.
 
     Args:
         needs: kind of manifest of each input by name; ``posts`` is raw data.
@@ -76,7 +79,10 @@ def plan(
         extra = newest_extra(context, source)
         if beside_champion:
             extra = {**extra, "outputs": with_champion(extra.get("outputs", {}))}
-        return make_plan(context, dict(needs), extra, default_recipe, dict(instead or {}), dict(optional or {}))
+        made = make_plan(context, dict(needs), extra, default_recipe, dict(instead or {}), dict(optional or {}))
+        if context["params"].get("dry_run"):
+            rehearse(context, made)
+        return made
 
     return plan_()
 

@@ -50,7 +50,7 @@ def take_turn(asset: Asset, plan_result: Any) -> Any:
     """The task that waits for the run's turn, and then finds out what its interval adds to.
 
     Returns:
-        XCom of ``{"outputs": {"previous": URI, "period": URI}, "turn": N, "turns": URI}``; outputs hold what there is.
+        XCom of ``{"outputs": {"previous": URI, "period": URI}, "turn": [N, RUN], "turns": URI}``; outputs hold what there is.
     """
 
     @task.sensor(task_id="turn", inlets=[asset], mode="reschedule", poke_interval=LOOK_S, doc_md="Waits until no other run is at work.")
@@ -65,7 +65,7 @@ def take_turn(asset: Asset, plan_result: Any) -> Any:
         if not given and str(getattr(run.run_type, "value", run.run_type)) in ON_SCHEDULE:
             folder = store.join(made_by["store"], "runs", ti.dag_id, run_folder(ti.run_id))
             outputs = of_interval(context["asset_state_store"][asset], made_by, run.data_interval_start, run.data_interval_end, folder)
-        return PokeReturnValue(is_done=True, xcom_value={"outputs": outputs, "turn": number, "turns": turns})
+        return PokeReturnValue(is_done=True, xcom_value={"outputs": outputs, "turn": [number, ti.run_id], "turns": turns})
 
     return turn(plan_result)
 

@@ -91,7 +91,7 @@ def test_the_newest_version_is_kept_and_found_again_when_that_was_lost(tmp_path:
     state, turns = State(), f"{tmp_path}/turns"
     assert find_newest(state, str(tmp_path), "d") is None
     first = version(tmp_path, "day-1", "2026-01-01T20:00:00Z")
-    taken = {"turn": claim(turns, "day-1", no, no), "turns": turns}
+    taken = {"turn": [claim(turns, "day-1", no, no), "day-1"], "turns": turns}
     keep_newest(state, taken, first)
     assert find_newest(state, str(tmp_path), "d") == Newest(first, day(1, 20))
     assert state["newest-d"] == {"dataset": first, "watermark": "2026-01-01T20:00:00+00:00"}
@@ -105,9 +105,9 @@ def test_the_newest_version_is_kept_and_found_again_when_that_was_lost(tmp_path:
 
 def test_a_run_that_was_overtaken_announces_nothing(tmp_path: Path) -> None:
     state, turns = State(), f"{tmp_path}/turns"
-    taken = [{"turn": claim(turns, run, no, no), "turns": turns} for run in ("day-1", "day-2")]
+    taken = [{"turn": [claim(turns, run, no, no), run], "turns": turns} for run in ("day-1", "day-2")]
     second = version(tmp_path, "day-2", "2026-01-02T20:00:00Z")
     keep_newest(state, taken[1], second)
-    with pytest.raises(InputError, match="turn 1 of this run: is over: day-2 came next.*clear the run from its task turn on"):
+    with pytest.raises(InputError, match=r"turn 1 of this run: is over: day-2 came next.*clear the run from its task turn on"):
         keep_newest(state, taken[0], version(tmp_path, "day-1", "2026-01-01T20:00:00Z"))
     assert find_newest(state, str(tmp_path), "d") == Newest(second, day(2, 20))
