@@ -166,12 +166,11 @@ def keep_newest(state: Any, taken: Mapping[str, Any], dataset: str) -> None:
     Raises:
         InputError: other runs have had their turns since.
     """
-    last, holder = last_turn(taken["turns"])
-    if last != taken["turn"]:
-        rule = f"is over: {holder} came next, and this version does not hold what that has made"
-        raise InputError(
-            f"turn {taken['turn']} of this run", rule, "clear the run from its task turn on: then it adds to the newest version"
-        )
+    last = last_turn(taken["turns"])
+    if last != tuple(taken["turn"]):
+        rule = f"is over: {last[1]} came next, and this version does not hold what that has made"
+        remedy = "clear the run from its task turn on: then it adds to the newest version"
+        raise InputError(f"turn {taken['turn'][0]} of this run", rule, remedy)
     newest = _version(dataset)
     watermark = None if newest.watermark is None else newest.watermark.isoformat()
     state.set(_key(store.name(dataset.rsplit("/", 1)[0])), {"dataset": dataset, "watermark": watermark})
