@@ -77,6 +77,9 @@ class Data(_Section):
     """First day that counts, as ``YYYY-MM-DD``."""
     until: str | None = None
     """First day that no longer counts, as ``YYYY-MM-DD``."""
+    late_days: float = Field(2.0, ge=0)
+    """A scheduled ingestion reads posts again that are at most so many days older than the newest it holds: some arrive late, and counts
+    move."""
     percentiles: tuple[float, float] = (60.0, 90.0)
     """Per-account percentiles that part low from medium and medium from high."""
     floors: tuple[float, float, float] = (20, 30, 40)

@@ -4,22 +4,29 @@ Takes a brand's posting history (`posts`: a posts.jsonl with images beside it, o
 learn from: **ingest** validates and filters posts, fetches and de-duplicates images, puts each post into a KPI bucket of its account and
 into a split; **perceive** looks at each image: colors, tones, objects.
 
-A new day's posts are added to a version with `previous`; `retry` tries again what a version had to reject. A run that is killed goes on
-from the images that are safe already.
+By hand, a run takes all posts. A new day's posts are added to a version with `previous`; `retry` tries again what a version had to reject.
+On a schedule (`BOIG_INGEST_CRON`), and in a backfill, a run takes the posts of its data interval, and those that came late, and adds them
+to the newest version. An interval without any ends there, skipped, and announces nothing. **turn** lets one run work at a time, the
+earliest interval first, whatever a backfill allows. A run that is killed goes on from the images that are safe already.
 
 Emits the asset `boig/dataset`, which starts `boig_llm`. Nothing else needs to be given than `posts`.
 """
 
-from airflow.sdk import DAG, Param
+import os
+
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param
 
 from boig_core.orchestration.assets import DATASET, DEFAULTS, announce, plan, recipe_params
 from boig_core.orchestration.callbacks import on_failure
+from boig_core.orchestration.intervals import take_turn
 from boig_core.orchestration.operator import RayJobOperator
+
+CRON = os.environ.get("BOIG_INGEST_CRON")
 
 with DAG(
     "boig_ingest",
     description="Posts and images become a dataset.",
-    schedule=None,
+    schedule=CronDataIntervalTimetable(CRON, timezone="UTC") if CRON else None,
     catchup=False,
     max_active_runs=1,
     default_args={**DEFAULTS, "on_failure_callback": on_failure},
@@ -27,7 +34,7 @@ with DAG(
     tags=["boig", "data"],
     params={
         "posts": Param(
-            None,
+            os.environ.get("BOIG_INGEST_POSTS") or None,
             type=["null", "string"],
             title="Posts",
             description="Folder with posts.jsonl, the file itself, or a glob: s3://…, https://…, or a path that the cluster can read.",
@@ -44,12 +51,12 @@ with DAG(
             title="Version to retry",
             description="URI of a version whose rejected rows and images are tried again, with or without new posts.",
         ),
-        **recipe_params("tiny"),
+        **recipe_params(os.environ.get("BOIG_INGEST_RECIPE") or "tiny"),
     },
 ) as dag:
     planned = plan({"posts": "posts"}, instead={"previous": "dataset", "retry": "dataset"})
-    ingest = RayJobOperator(
-        task_id="ingest", stage="ingest", plan=planned, inputs={"posts": planned, "previous": planned, "retry": planned}
-    )
+    turn = take_turn(DATASET, planned)
+    posts = {"posts": planned, "previous": turn, "retry": planned, "period": turn}
+    ingest = RayJobOperator(task_id="ingest", stage="ingest", plan=planned, inputs=posts)
     perceive = RayJobOperator(task_id="perceive", stage="perceive", plan=planned, inputs={"dataset": ingest.output})
-    announce(DATASET, "dataset", planned, [ingest.output, perceive.output])
+    announce(DATASET, "dataset", planned, [ingest.output, perceive.output], turn)

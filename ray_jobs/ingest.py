@@ -1,7 +1,8 @@
 """Stage ingest: an export of posts and images becomes a version of a dataset, with buckets, splits and rejects.
 
 Inputs, at least one: ``posts``, URI of a posts file, a folder that holds one, a glob or a web address; ``previous``, a version to add the
-posts to; ``retry``, a version whose rejects are tried again. Output ``dataset``.
+posts to; ``retry``, a version whose rejects are tried again. ``period`` beside them is a file that says which posts count
+(`boig_core.storage.period`). Output ``dataset``; none when the period has nothing new.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import sys
 from boig_core.data import dataset, ingestion, staging
 from boig_core.errors import InputError
 from boig_core.storage import store
-from boig_core.storage.job import Outcome, Workspace, run_stage
+from boig_core.storage.job import NOTHING, Outcome, Workspace, run_stage
+from boig_core.storage.period import read_period
 
 
 def work(space: Workspace) -> Outcome:
@@ -29,16 +31,20 @@ def work(space: Workspace) -> Outcome:
         )
     family = f"datasets/{recipe.data.name}"
     root = store.join(space.job.store, family)
-    made = ingestion.ingest(
-        inputs.get("posts"),
-        inputs.get("previous") or inputs.get("retry"),
-        recipe.data,
-        recipe.seed,
-        root=root,
-        scratch=space.scratch,
-        crew=RayCrew(),
-        retry="retry" in inputs,
-    )
+    try:
+        made = ingestion.ingest(
+            inputs.get("posts"),
+            inputs.get("previous") or inputs.get("retry"),
+            recipe.data,
+            recipe.seed,
+            root=root,
+            scratch=space.scratch,
+            crew=RayCrew(),
+            retry="retry" in inputs,
+            period=read_period(inputs["period"]) if "period" in inputs else None,
+        )
+    except ingestion.NothingNewError as nothing:
+        return Outcome(metrics={NOTHING: str(nothing)})
     uri = space.publish(family, made.folder, kind=dataset.KIND, meta=made.meta, blobs=made.blobs)
     return Outcome({"dataset": uri}, made.meta, after=lambda: staging.clear(root, made.staged))
 

@@ -51,6 +51,7 @@ def card(con: DuckDBPyConnection) -> dict[str, Any]:
     # Rows of which no post was chosen; a post that was chosen counts once, whatever became of it.
     [(lost,)] = con.execute("SELECT count(*) FROM reject WHERE image IS NULL AND code != 'image_repeated'").fetchall()
     [(chosen,)] = con.execute("SELECT count(*) FROM post").fetchall()
+    [(newest,)] = con.execute("SELECT max(timestamp) FROM post WHERE id IN (SELECT post FROM sample)").fetchall()
     return {
         "posts": int(chosen) + int(lost),
         "accepted": int(posts_with),
@@ -61,6 +62,7 @@ def card(con: DuckDBPyConnection) -> dict[str, Any]:
         "images": int(images),
         "near_duplicate_groups": int(groups),
         "accounts": int(accounts),
+        "newest": newest,
         "buckets": {bucket: {split: int(buckets.get((bucket, split), 0)) for split in SPLITS} for bucket in BUCKETS},
         "without_bucket": sum(int(n) for (bucket, _), n in buckets.items() if bucket is None),
         "splits": counts("SELECT split, count(*) FROM sample GROUP BY split ORDER BY split"),

@@ -23,6 +23,7 @@ from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Progress
 from boig_core.storage import manifest
 from boig_core.storage.manifest import FileEntry
+from boig_core.storage.period import Period
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,6 +36,10 @@ _RULES: Final = ("kpi", "more_kpis", "held_out")
 """Fields of the recipe that posts of an earlier version were read under and cannot be read again under others."""
 _AGAIN: Final = ("account_too_small", "account_sampled", "image_repeated")
 """Rejects that are looked at again with every new version, because they were good rows at a bad time."""
+
+
+class NothingNewError(Exception):
+    """A period holds no post that the earlier version lacks, or has otherwise: there is nothing to make. No error but an answer."""
 
 
 class Crew(Protocol):
@@ -71,7 +76,16 @@ class Ingested:
 
 
 def ingest(
-    location: str | None, earlier: str | None, data: Data, seed: int, *, root: str, scratch: Path, crew: Crew, retry: bool = False
+    location: str | None,
+    earlier: str | None,
+    data: Data,
+    seed: int,
+    *,
+    root: str,
+    scratch: Path,
+    crew: Crew,
+    retry: bool = False,
+    period: Period | None = None,
 ) -> Ingested:
     """Make a version of a dataset.
 
@@ -84,8 +98,10 @@ def ingest(
         scratch: an empty local folder.
         crew: who fetches images.
         retry: try every reject of ``earlier`` again, row by row and image by image.
+        period: only posts of it are read from the export, and only something new among them makes a version; none: all.
 
     Raises:
+        NothingNewError: the period has nothing to add to ``earlier``.
         InputError: no posts, not one usable row, an earlier version that was read under other rules or lies elsewhere, or a
             ``data.tables_mb`` that is too little.
         CorruptError: the earlier version is not whole.
@@ -94,7 +110,11 @@ def ingest(
     with selection.connect(scratch, data.tables_mb) as con:
         con.execute(_EMPTY)
         kept = _load_earlier(con, earlier, data, root, retry) if earlier else []
-        _scan(con, location, data)
+        _scan(con, location, data, period)
+        if period is not None:
+            _require_news(con, period)
+        # A row that was read again has a verdict of its own.
+        con.execute("DELETE FROM old_reject WHERE (file, line) IN (SELECT (file, line) FROM reject)")
         # A row of the export takes the place of whatever was rejected under its id.
         con.execute("DELETE FROM old_reject WHERE post IN (SELECT id FROM candidate WHERE fresh)")
         selection.choose(con, data, seed)
@@ -109,10 +129,29 @@ def ingest(
         return _write(con, data, [*kept, *_new_shards(con)], scratch, root, staged)
 
 
-def _scan(con: DuckDBPyConnection, location: str | None, data: Data) -> None:
+def _scan(con: DuckDBPyConnection, location: str | None, data: Data, period: Period | None) -> None:
     for file in sources.find_sources(location) if location else []:
-        selection.add_rows(con, file, posts.accept(file, sources.read_rows(file), data))
+        rows = sources.read_rows(file)
+        selection.add_rows(con, file, posts.accept(file, rows if period is None else posts.within(rows, period, data), data))
     log.info("%d rows can be used, %d are rejected", _count(con, "candidate"), _count(con, "reject"))
+
+
+def _require_news(con: DuckDBPyConnection, period: Period) -> None:
+    """Raises `NothingNewError` unless a row of the period says what no row said before; one that was rejected as it is says nothing new."""
+    same = " AND ".join(
+        f"h.{name} IS NOT DISTINCT FROM c.{name}"
+        for name in ("account", "company", "timestamp", "text", "keywords", "licence", "images", "held_out", "kpis")
+    )
+    [(read, news)] = con.execute(
+        f"""
+        SELECT count(*), count_if(NOT EXISTS (SELECT 1 FROM candidate h WHERE NOT h.fresh AND h.id = c.id AND {same})
+            AND NOT EXISTS (SELECT 1 FROM old_reject r WHERE r.post = c.id AND r.row = c.row))
+        FROM candidate c WHERE c.fresh
+        """
+    ).fetchall()
+    log.info("of %d posts in %s, %d are new or changed", read, period, news)
+    if not news:
+        raise NothingNewError(f"no new post in {period}: {read} are held as they are, {_count(con, 'reject')} rows cannot be used")
 
 
 def _load_earlier(con: DuckDBPyConnection, uri: str, data: Data, root: str, retry: bool) -> list[FileEntry]:

@@ -18,6 +18,7 @@ from typing import Any, Final
 from boig_core.config import Column, Data
 from boig_core.data.rejects import Rejected
 from boig_core.data.sources import Row
+from boig_core.storage.period import Period
 from boig_core.vocabulary import LINK, MAX_KEYWORDS, keywords
 
 _LINKS: Final = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
@@ -100,6 +101,17 @@ def accept(file: str, rows: Iterable[Row], data: Data) -> Iterator[tuple[int, Po
             yield Reject(file, line, name, None, exc.code, exc.reason, text)
         except RecursionError:
             yield Reject(file, line, name, None, "bad_json", "is nested too deeply", None)
+
+
+def within(rows: Iterable[Row], period: Period, data: Data) -> Iterator[Row]:
+    """The rows of a period; the others are another run's. One without a time that can be read stays, to be rejected with its reason."""
+    for line, row in rows:
+        try:
+            outside = isinstance(row, Mapping) and _moment(_require(rename(row, data.columns), "timestamp")) not in period
+        except (Rejected, RecursionError):
+            outside = False
+        if not outside:
+            yield line, row
 
 
 def accept_again(file: str, line: int, row: str, data: Data) -> tuple[int, Post, str] | Reject:

@@ -19,7 +19,8 @@ from airflow.sdk import Asset, Param, task
 
 from boig_core.config import Recipe, is_recipe_file, load_recipe
 from boig_core.errors import InputError, UserError
-from boig_core.orchestration import attempts, registry
+from boig_core.orchestration import attempts, intervals, registry
+from boig_core.orchestration.dry_run import rehearse
 from boig_core.orchestration.retries import RETRIES
 from boig_core.orchestration.roots import allowed, store_root
 from boig_core.storage import manifest, runs, store
@@ -41,6 +42,7 @@ def recipe_params(default: str | None) -> dict[str, Param]:
     return {
         "recipe": Param(default, type=kind, title="Recipe", description=which),
         "overrides": Param([], type="array", items={"type": "string"}, title="Overrides", description=settings),
+        "dry_run": Param(False, type="boolean", title="Dry run", description="Check everything, log what would run, and start nothing."),
     }
 
 
@@ -57,7 +59,8 @@ def plan(
     optional: Mapping[str, str] | None = None,
     beside_champion: bool = False,
 ) -> Any:
-    """The first task of a DAG: resolves recipe and inputs, checks both, and writes the resolved recipe beside the run.
+    """The first task of a DAG: resolves recipe and inputs, checks both, and writes the resolved recipe beside the run. With the param
+    ``dry_run`` it is the last one, too.
 
     Args:
         needs: kind of manifest of each input by name; ``posts`` is raw data.
@@ -76,7 +79,10 @@ def plan(
         extra = newest_extra(context, source)
         if beside_champion:
             extra = {**extra, "outputs": with_champion(extra.get("outputs", {}))}
-        return make_plan(context, dict(needs), extra, default_recipe, dict(instead or {}), dict(optional or {}))
+        made = make_plan(context, dict(needs), extra, default_recipe, dict(instead or {}), dict(optional or {}))
+        if context["params"].get("dry_run"):
+            rehearse(context, made)
+        return made
 
     return plan_()
 
@@ -182,7 +188,7 @@ def newest_extra(context: Mapping[str, Any], source: Asset | None) -> dict[str, 
     return dict(max(events, key=lambda event: event.timestamp).extra or {})
 
 
-def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any]) -> Any:
+def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any], turn: Any = None) -> Any:
     """The last task of a DAG: emits the asset's event with all that the next DAG needs.
 
     Args:
@@ -190,10 +196,13 @@ def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any]) 
         main: name of the output that the asset stands for.
         plan_result: XCom of `plan`.
         results: XComs of the DAG's stages.
+        turn: XCom of `intervals.take_turn`, for a DAG whose runs take turns.
     """
 
     @task(task_id="announce", outlets=[asset], doc_md=f"Tells the DAGs that wait for {asset.name}.")
-    def announce_(made_by: dict[str, Any], stages: list[dict[str, Any]], *, outlet_events: Any = None) -> dict[str, Any]:
+    def announce_(
+        made_by: dict[str, Any], stages: list[dict[str, Any]], taken: Any, *, outlet_events: Any = None, asset_state_store: Any = None
+    ) -> dict[str, Any]:
         outputs = dict(made_by["outputs"])
         seconds = dict(made_by["seconds"])
         for stage in stages:
@@ -207,6 +216,8 @@ def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any]) 
             "root": made_by["root"],
             "seconds": seconds,
         }
+        if taken is not None:
+            intervals.keep_newest(asset_state_store[asset], taken, outputs[main])
         if card := manifest.find_file(outputs[main], manifest.PAGE):
             extra["card"] = card
         print(json.dumps(extra, indent=1))
@@ -214,7 +225,7 @@ def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any]) 
         outlet_events[asset].extra = extra
         return extra
 
-    return announce_(plan_result, list(results))
+    return announce_(plan_result, list(results), turn)
 
 
 def write_summary(plan_result: Mapping[str, Any]) -> str:

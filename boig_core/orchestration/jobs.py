@@ -1,6 +1,6 @@
 """What the operator and its trigger need of whatever runs a stage's job, and the one rule of stopping: asked for, then seen.
 
-Five calls and no more, so that a way to run jobs is one class. Leaves out: HTTP (see `ray_api`, `kuberay`), and what a job's end means:
+Six calls and no more, so that a way to run jobs is one class. Leaves out: HTTP (see `ray_api`, `kuberay`), and what a job's end means:
 that is read from the store (see `attempts`).
 """
 
@@ -73,6 +73,9 @@ class JobBackend(Protocol):
 
     async def tail(self, submission_id: str) -> str:
         """The last of what a job has printed; empty for one that is unknown."""
+
+    async def room(self, asks: Sequence[Ask]) -> str:
+        """Why these processes would not all find room now; empty: they would. What other jobs hold is not counted."""
 
 
 class Cluster(Protocol):

@@ -141,6 +141,16 @@ class KubeRayJobs:
         body = await self._get(submission_id)
         return "" if body is None else _info_of(body).message
 
+    async def room(self, asks: Sequence[Ask]) -> str:
+        """Always: a cluster is made for the job. Asked for what could keep it from being made.
+
+        Raises:
+            InputError: the base file does not do, or has no worker group for one of them.
+        """
+        render(await asyncio.to_thread(read_base, self.cluster.base), "boig-rehearsal", "true", {}, asks)
+        await self.jobs()
+        return ""
+
     async def _get(self, submission_id: str) -> Any:
         place = {**self._place, "name": name_of(submission_id)}
         return await self._ask("get", self._objects.get_namespaced_custom_object(**place), missing_ok=True)

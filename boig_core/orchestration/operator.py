@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowSkipException
 
 from boig_core.config import parse_recipe
 from boig_core.errors import BoigError, InfrastructureError, UserError
@@ -29,7 +30,7 @@ from boig_core.orchestration.links import DataCardLink, MlflowRunLink, RayJobLin
 from boig_core.orchestration.retries import POLICY
 from boig_core.orchestration.trigger import GONE, UNREACHABLE, RayJobTrigger, follow
 from boig_core.storage import commit, runs, store
-from boig_core.storage.job import Job, Stage, Try, write_job
+from boig_core.storage.job import NOTHING, Job, Stage, Try, write_job
 
 POOL = "boig_cluster"
 """Airflow pool whose slots limit how many stages run on the cluster at once (deferred tasks count)."""
@@ -46,7 +47,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 class RayJobOperator(BaseOperator):
     """Runs a stage on Ray.
 
-    Returns ``{"outputs": {name: URI}, "metrics": {...}, "attempt": URI}`` through XCom.
+    Returns ``{"outputs": {name: URI}, "metrics": {...}, "attempt": URI}`` through XCom. A stage that had nothing to do is skipped.
 
     Args:
         stage: which stage.
@@ -156,6 +157,8 @@ class RayJobOperator(BaseOperator):
     def _finish(self, attempt_uri: str, event: Mapping[str, str]) -> dict[str, Any]:
         done = attempts.result(attempt_uri)
         if done is not None:
+            if not done["outputs"]:
+                raise AirflowSkipException(done["metrics"][NOTHING])
             self.pages = self._pages(done)
             return done
         failure = commit.read_failure(attempt_uri)

@@ -20,7 +20,7 @@ from urllib.parse import quote
 import aiohttp
 
 from boig_core.errors import ClusterError, InputError
-from boig_core.orchestration.asks import Ask
+from boig_core.orchestration.asks import Ask, lacking
 from boig_core.orchestration.jobs import FEW, AwayError, JobInfo
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -164,6 +164,14 @@ class RayJobs:
         """The last of what a job has printed; empty when Ray does not know it."""
         answer = await self._call("GET", f"/api/jobs/{quote(submission_id)}/logs", missing_ok=True)
         return "" if answer is None else str(answer.get("logs") or "")[-TAIL:]
+
+    async def room(self, asks: Sequence[Ask]) -> str:
+        """What the nodes that are there now are too few or too small for; an autoscaler may add others."""
+        answer = await self._call("GET", "/api/v0/nodes?limit=10000")
+        nodes = [node["resources_total"] for node in answer["data"]["result"]["result"] if node["state"] == "ALIVE"]
+        short = lacking(nodes, asks)
+        held = " and ".join(f"{sum(node.get(name, 0.0) for node in nodes):g} {name}s" for name in ("CPU", "GPU"))
+        return f"{len(nodes)} nodes with {held} do not hold {', '.join(map(str, short))}" if short else ""
 
     async def _info(self, submission_id: str) -> JobInfo | None:
         answer = await self._call("GET", f"/api/jobs/{quote(submission_id)}", missing_ok=True)

@@ -32,6 +32,8 @@ from boig_core.storage import manifest, store, usage
 log = get_logger(__name__)
 
 JOB = "job.json"
+NOTHING = "nothing"
+"""Metric of a stage that had nothing to do: why. It commits no outputs."""
 
 
 class Stage(StrEnum):

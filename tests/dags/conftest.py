@@ -42,6 +42,8 @@ REPORT = {
     "reward_validity": {"contrast": {"auc_interval": [0.6, 0.8]}},
 }
 
+WORTH = {"reward": "contrast", "auc_test_interval": [0.6, 0.8], "recommended": "contrast"}
+
 
 def stand_in(space: Workspace) -> Outcome:
     """Publish one small folder for each output of the stage."""
@@ -53,7 +55,7 @@ def stand_in(space: Workspace) -> Outcome:
         if name in PAGES:
             (folder / PAGES[name]).write_text("<!doctype html>")
         made[name] = space.publish(family, folder, kind=kind)
-    return Outcome(made, {"rows": 3.0, "monitors": {}})
+    return Outcome(made, {"rows": 3.0, "monitors": {}, **(WORTH if space.job.stage == "calibrate" else {})})
 
 
 class StubRay:
@@ -96,6 +98,7 @@ class StubRay:
                 web.get("/api/jobs/{id}", self._info),
                 web.get("/api/jobs/{id}/logs", self._logs),
                 web.post("/api/jobs/{id}/stop", self._stop),
+                web.get("/api/v0/nodes", self._nodes),
             ]
         )
         runner = web.AppRunner(app)
@@ -144,6 +147,10 @@ class StubRay:
 
     async def _logs(self, request: web.Request) -> web.Response:
         return web.json_response({"logs": f"a line of {request.match_info['id']}\n"})
+
+    async def _nodes(self, request: web.Request) -> web.Response:
+        node = {"state": "ALIVE", "resources_total": {"CPU": 2.0}}
+        return web.json_response({"data": {"result": {"result": [node]}}})
 
     async def _stop(self, request: web.Request) -> web.Response:
         self.stopped.append(request.match_info["id"])

@@ -290,6 +290,29 @@ def test_a_refused_input_fails_its_stage_at_once_and_announces_nothing(home: Pat
     assert "perceive: InputError: posts: are refused; give better ones" in captured.out + captured.err + caplog.text
 
 
+@pytest.mark.parametrize("name", ["boig_ingest", "boig_sd", "boig_promote"])
+def test_a_dry_run_checks_everything_and_starts_nothing(sd: Any, home: Path, ray_stub: Any, caplog: Any, capfd: Any, name: str) -> None:
+    jobs = len(ray_stub.entrypoints)
+    conf = {"dry_run": True, "overrides": ["resources.gpus=1"]}
+    run = load(name).test(run_conf={**conf, "posts": str(home / "posts")} if name == "boig_ingest" else conf)
+    found = states(run)
+    assert (found.pop("plan"), set(found.values())) == ("success", {"skipped"})
+    assert len(ray_stub.entrypoints) == jobs
+    captured = capfd.readouterr()
+    said = captured.out + captured.err + caplog.text
+    assert "dry run: all was checked, nothing is started" in said
+    if name == "boig_sd":
+        assert "stage ddpo: 1 of 0.5 CPUs and 1 GPUs · " in said
+        assert "stage ddpo would wait for room: 1 nodes with 2 CPUs and 0 GPUs do not hold" in said
+
+
+def test_a_dry_run_says_what_a_stage_would_refuse(sd: Any, ray_stub: Any, caplog: Any, capfd: Any) -> None:
+    run = load("boig_sd").test(run_conf={"dry_run": True, "overrides": ["reward.min_auc=0.7"]})
+    assert states(run)["plan"] == "failed"
+    captured = capfd.readouterr()
+    assert "its AUC must lie above 0.7 (reward.min_auc), and is [0.6, 0.8]" in captured.out + captured.err + caplog.text
+
+
 class Answer:
     """Answers the approval from a second thread through the REST API, as a click in the UI does."""
 

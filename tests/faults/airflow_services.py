@@ -126,6 +126,36 @@ class Airflow(AirflowApi):
         body = {"dry_run": False, "dag_run_id": run.id, "task_ids": ["stage"], "only_failed": False}
         self._call("POST", f"/dags/{run.dag}/clearTaskInstances", body)
 
+    def run(self, run: Run) -> dict[str, Any]:
+        return self._call("GET", run.path)  # type: ignore[no-any-return]
+
+    def runs(self, dag: str) -> list[dict[str, Any]]:
+        """The newest runs of a DAG, the earliest interval first."""
+        return self._call("GET", f"/dags/{dag}/dagRuns?order_by=logical_date&limit=100")["dag_runs"]  # type: ignore[no-any-return]
+
+    def clear_run(self, run: Run) -> None:
+        self._call("POST", f"{run.path}/clear", {"dry_run": False, "only_failed": False})
+
+    def entries(self, dag: str, run: str, task: str, attempt: int) -> list[dict[str, Any]]:
+        """What a task logged, each entry with its fields."""
+        path = f"/dags/{dag}/dagRuns/{quote(run)}/taskInstances/{task}/logs/{attempt}?full_content=true"
+        return [entry for entry in self._call("GET", path)["content"] if isinstance(entry, dict)]
+
+    def events(self, asset: str) -> list[dict[str, Any]]:
+        """An asset's events, the oldest first."""
+        return self._call("GET", f"/assets/events?asset_id={self._asset(asset)}&order_by=timestamp")["asset_events"]  # type: ignore[no-any-return]
+
+    def asset_state(self, asset: str) -> dict[str, Any]:
+        found = self._call("GET", f"/assets/{self._asset(asset)}/state-store")["asset_state_store"]
+        return {entry["key"]: entry["value"] for entry in found}
+
+    def forget(self, asset: str, key: str) -> None:
+        self._send("DELETE", f"/assets/{self._asset(asset)}/state-store/{key}", None).raise_for_status()
+
+    def _asset(self, name: str) -> int:
+        found = self._call("GET", f"/assets?name_pattern={quote(name)}")["assets"]
+        return next(int(asset["id"]) for asset in found if asset["name"] == name)
+
     def delete(self, run: Run) -> None:
         """As in the web page: a run must have ended before it can be deleted."""
         self._call("PATCH", run.path, {"state": "failed"})
@@ -200,11 +230,13 @@ class Installation(Services):
     Args:
         home: an empty folder that other users may pass through (Postgres does not run as root).
         dags: DAG files.
+        stages: what runs in place of the stages.
     """
 
-    def __init__(self, home: Path, dags: Sequence[Path]) -> None:
+    def __init__(self, home: Path, dags: Sequence[Path], stages: Path = HERE / "stand_in.py") -> None:
         super().__init__(home)
         self._dags = dags
+        self._stages = stages
         self.store = home / "store"
         self.signals = home / "signals"
         self.ports = free_ports()
@@ -223,7 +255,7 @@ class Installation(Services):
         for file in self._dags:
             shutil.copy(file, self.home / "dags")
         python = self.home / "python"
-        python.write_text(f'#!/bin/sh\nexec {sys.executable} {HERE / "stand_in.py"} "$@"\n')
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} {self._stages} "$@"\n')
         python.chmod(0o755)
         self._start_postgres(programs)
         with (self.home / "logs" / "migrate.log").open("wb") as log:

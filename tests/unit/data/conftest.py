@@ -15,6 +15,7 @@ from boig_core.data import dataset, staging
 from boig_core.data.ingestion import Crew, Ingested, OneProcess, ingest
 from boig_core.storage import commit, store
 from boig_core.storage.manifest import Lineage, publish_folder
+from boig_core.storage.period import Period
 
 
 def picture(seed: int, form: str = "PNG", side: int = 32, **options: Any) -> bytes:
@@ -60,6 +61,7 @@ class Archive:
         seed: int = 0,
         retry: bool = False,
         crew: Crew | None = None,
+        period: Period | None = None,
         **rules: Any,
     ) -> Ingested:
         """Ingest without a commit."""
@@ -67,7 +69,8 @@ class Archive:
         scratch = self.folder / f"scratch-{self._versions}"
         scratch.mkdir()
         crew = crew or OneProcess()
-        return ingest(location, earlier, Data(**rules), seed, root=self.root, scratch=scratch, crew=crew, retry=retry)
+        where = {"root": self.root, "scratch": scratch}
+        return ingest(location, earlier, Data(**rules), seed, **where, crew=crew, retry=retry, period=period)
 
     def publish(self, made: Ingested, **meta: Any) -> str:
         """Commit what was made; returns its URI."""

@@ -24,11 +24,13 @@ class Api:
         metadata: what was posted with each job.
         stubborn: jobs that go on when they are told to stop.
         fail_stops: jobs that cannot even be told.
+        nodes: of the cluster.
         down: answers 503 to everything.
     """
 
     def __init__(self) -> None:
         self.states: dict[str, list[str]] = {}
+        self.nodes: list[dict[str, Any]] = []
         self.metadata: dict[str, dict[str, str]] = {}
         self.posts: list[dict[str, Any]] = []
         self.tokens: set[str | None] = set()
@@ -48,7 +50,11 @@ class Api:
 
     def routes(self) -> list[web.RouteDef]:
         jobs = [web.post("/api/jobs/", self.submit), web.get("/api/jobs/", self.jobs), web.get("/api/jobs/{id}", self.info)]
-        return [*jobs, web.get("/api/jobs/{id}/logs", self.logs), web.post("/api/jobs/{id}/stop", self.stop)]
+        one = [web.get("/api/jobs/{id}/logs", self.logs), web.post("/api/jobs/{id}/stop", self.stop)]
+        return [*jobs, *one, web.get("/api/v0/nodes", self.list_nodes)]
+
+    async def list_nodes(self, request: web.Request) -> web.Response:
+        return web.json_response({"data": {"result": {"result": self.nodes}}})
 
     @web.middleware
     async def note(self, request: web.Request, handler: Any) -> web.StreamResponse:

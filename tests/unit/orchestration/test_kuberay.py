@@ -215,3 +215,10 @@ def test_a_missing_client_names_the_extra(kube_api: KubeApi, monkeypatch: pytest
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match=r"boig\[airflow,kuberay\]"):
         call(kube_api, "jobs")
+
+
+def test_room_is_a_worker_group_that_holds_each_process(kube_api: KubeApi) -> None:
+    assert call(kube_api, "room", [Ask(2, 4.0, 1.0)]) == ""
+    with pytest.raises(InputError):
+        call(kube_api, "room", [Ask(1, 4.0, 64.0)])
+    assert kube_api.posts == []

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from boig_core.errors import ClusterError, InputError
+from boig_core.orchestration.asks import Ask, lacking
 from boig_core.orchestration.jobs import FEW, AwayError, stop_and_see
 from boig_core.orchestration.ray_api import RayCluster
 
@@ -107,3 +108,26 @@ def test_certificates_are_checked_unless_the_connection_says_no(tmp_path: Any) -
     assert RayCluster.of_connection(connection(host="https://ray", extra='{"verify": false}')).tls() is False
     with pytest.raises(InputError, match=r"missing\.pem"):
         RayCluster("https://ray", ca_bundle=str(tmp_path / "missing.pem")).tls()
+
+
+def test_room_is_what_the_living_nodes_hold(api: Any) -> None:
+    node = {"state": "ALIVE", "resources_total": {"CPU": 8.0, "GPU": 1.0, "memory": 1e9}}
+    api.nodes = [node, {**node, "resources_total": {"CPU": 2.0}}, {**node, "state": "DEAD"}]
+    assert call(api, "room", [Ask(1, 4.0, 1.0), Ask(3, 2.0)]) == ""
+    short = call(api, "room", [Ask(2, 4.0, 1.0, {"pool": "learner"})])
+    assert short == "2 nodes with 10 CPUs and 1 GPUs do not hold 2 of 4 CPUs and 1 GPUs on {'pool': 'learner'}"
+
+
+@pytest.mark.parametrize(
+    ("asks", "short"),
+    [
+        ([Ask(10, 0.1), Ask(1, 3.0)], []),
+        ([Ask(2, 1.0, 0.6)], [Ask(2, 1.0, 0.6)]),  # two shares of different GPUs' size do not meet on one
+        ([Ask(1, 1.0, 0.6), Ask(1, 1.0, 0.2), Ask(1, 1.0, 0.2)], []),
+        ([Ask(1, 5.0)], [Ask(1, 5.0)]),  # eight CPUs in all, four a node
+        ([Ask(8, 1.0), Ask(1, 1.0, 1.0)], [Ask(8, 1.0)]),
+        ([Ask(0, 4.0)], []),
+    ],
+)
+def test_processes_are_placed_beside_each_other(asks: list[Ask], short: list[Ask]) -> None:
+    assert lacking([{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0}], asks) == short

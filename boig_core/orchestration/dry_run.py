@@ -1,0 +1,79 @@
+"""A run without its work: what the stages would be, what each asks for, whether there is room, and what would stop it; then it ends.
+
+Recipe, inputs and roots have been checked by `assets.make_plan` before. Leaves out: what only a stage can tell, such as whether a post is
+good, and Airflow's pools, which a task cannot see.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow.sdk.exceptions import DownstreamTasksSkipped
+
+from boig_core.config import Recipe, parse_recipe
+from boig_core.errors import InputError
+from boig_core.observability.logs import get_logger
+from boig_core.orchestration import attempts, clusters
+from boig_core.orchestration.asks import Ask, asks_of
+from boig_core.orchestration.jobs import ask
+from boig_core.orchestration.operator import RayJobOperator
+from boig_core.storage import commit, manifest, store
+from boig_core.storage.job import Stage
+
+log = get_logger(__name__)
+
+
+def rehearse(context: Mapping[str, Any], made: Mapping[str, Any]) -> None:
+    """Log what a run would do, and end it.
+
+    Args:
+        context: of the task ``plan``.
+        made: its result.
+
+    Raises:
+        DownstreamTasksSkipped: always in the end; Airflow takes it for success, and skips what comes after.
+        InputError: a stage would refuse what it is given.
+        ClusterError: the cluster does not answer.
+    """
+    recipe = parse_recipe(json.loads(store.read_bytes(made["recipe"])))
+    stages = [task for task in context["dag"].tasks if isinstance(task, RayJobOperator)]
+    if "calibration" in made["outputs"] and any(task.stage == Stage.DDPO for task in stages):
+        require_worth(recipe, made["outputs"]["calibration"])
+    for task in stages:
+        asks = asks_of(Stage(task.stage), recipe)
+        home = attempts.task_uri(made["store"], context["ti"].dag_id, context["ti"].run_id, task.task_id)
+        log.info("stage %s: %s; in pool %s; %s", task.stage, " · ".join(map(str, asks)), task.pool, _before(home))
+        if short := _short_of(asks):
+            log.warning("stage %s would wait for room: %s", task.stage, short)
+    log.info("dry run: all was checked, nothing is started")
+    raise DownstreamTasksSkipped(tasks=sorted(context["task"].get_flat_relative_ids(upstream=False)))
+
+
+def require_worth(recipe: Recipe, calibration: str) -> None:
+    """The gate of ``ddpo``, by what the calibration's stage has said of it.
+
+    Raises:
+        InputError: the calibration is of another reward, or this one does not tell high from low as the recipe asks.
+    """
+    told = (commit.read_commit(manifest.read_manifest(calibration).commit.rsplit("/", 1)[0]) or {})["metrics"]
+    if (name := told.get("reward")) != recipe.reward.name:
+        raise InputError(f"reward {recipe.reward.name}", f"the calibration was made for {name}", "run boig_llm with this recipe")
+    span, least = told.get("auc_test_interval"), recipe.reward.min_auc
+    if least is not None and (span is None or span[0] <= least):
+        rule = f"the 95 % interval of its AUC must lie above {least:g} (reward.min_auc), and is {span}"
+        raise InputError(f"reward {name}", rule, f"{told.get('recommended')} is recommended; or ingest more posts, and run boig_llm again")
+
+
+def _short_of(asks: Sequence[Ask]) -> str:
+    return ask(clusters.find(), lambda jobs: jobs.room(asks))
+
+
+def _before(home: str) -> str:
+    """What this run has of a stage already; other runs have no part in it."""
+    numbers = commit.attempts(home)
+    if not numbers:
+        return "it starts anew"
+    uri = commit.attempt_uri(home, numbers[-1])
+    return f"{uri} is used again" if commit.fate(uri) == "committed" else f"attempt {numbers[-1] + 1} follows {uri}"
