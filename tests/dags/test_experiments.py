@@ -131,7 +131,9 @@ def test_the_comparison_gets_every_evaluation_by_name_in_the_order_given(whole: 
     told = json.loads(store.read_bytes(compared.pop("experiment")))
     assert told == {"variants": [variant["name"] for variant in VARIANTS], "failed": {}}
     assert compared == {v["name"]: xcom(whole, "evaluate_sd", index=i)["outputs"]["generation"] for i, v in enumerate(VARIANTS)}
-    assert xcom(whole, "verdict") == xcom(whole, "compare")["outputs"]["report"]
+    report = xcom(whole, "verdict")
+    assert report == xcom(whole, "compare")["outputs"]["report"]
+    assert xcom(whole, "compare", "_link_ReportLink").endswith(f"/boig/evaluations/comparison/{report.rsplit('/', 1)[1]}/report.html")
 
 
 def test_mapped_jobs_have_ids_metadata_and_links_of_their_own(whole: Any, ray_stub: Any) -> None:
@@ -170,6 +172,22 @@ def test_a_boigllm_that_fails_skips_the_variants_that_need_it(whole: Any, ray_st
     assert (found["finetune_llm/0"], found["calibrate/0"], found["ddpo/1"], found["evaluate_sd/1"]) == ("failed", *["skipped"] * 3)
     failed = xcom(run, "collect", "failed")
     assert failed == {"wider": "finetune_llm: InputError: posts: are refused; give better ones"}
+
+
+def test_reconcile_stops_the_job_of_the_one_index_whose_task_is_over(whole: Any, ray_stub: Any) -> None:
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+
+    jobs = {}
+    for name, given in ray_stub.metadata.items():
+        if given["run"] == whole.run_id and given["task"] == "ddpo":
+            jobs[int(given["map"])] = name
+            ray_stub.states[name] = "RUNNING"
+    with create_session() as session:
+        for task in session.query(TaskInstance).filter_by(dag_id=whole.dag_id, run_id=whole.run_id, task_id="ddpo"):
+            task.state = "failed" if task.map_index == 1 else "deferred"
+    load("boig_reconcile").test()
+    assert {index for index, name in jobs.items() if ray_stub.states[name] == "STOPPED"} == {1}
 
 
 @pytest.mark.parametrize(
