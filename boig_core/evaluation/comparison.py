@@ -7,8 +7,9 @@ out: evaluating (see `generation`), the page (see `comparison_page`), and decidi
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from boig_core.config import Recipe
 from boig_core.errors import BoigError, CorruptError, InputError
 from boig_core.evaluation.evaluated import Images
-from boig_core.evaluation.intervals import paired_difference
+from boig_core.evaluation.intervals import Difference, paired_difference
 from boig_core.storage import store
 
 COMPARISON_FILE: Final = "comparison.json"
@@ -27,11 +28,14 @@ MEASURES: Final = ("reward", "judge", "clip_margin", "diversity")
 _SAME: Final = ("judge", "clip", "guidance", "sampling_steps")
 """Settings of an evaluation that must be the same for its numbers to pair."""
 _REASONS: Final = {
+    "over_reference": "is what the others are compared with",
+    "reward": "the evaluations measure by different rewards",
     "judge": "evaluation.judge is not set",
-    "diversity": "the evaluation is older than diversity by image; run evaluate_sd again",
+    "diversity": "an evaluation is older than diversity by image; run evaluate_sd again",
+    "seed": "the model came without its run",
+    "monitors": "its training has reported none",
 }
-_REFERENCE: Final = "is what the others are compared with"
-_OTHER_REWARD: Final = "the evaluations measure by different rewards"
+"""Why a number is null, by its name."""
 
 Values = NDArray[np.float64] | None
 
@@ -60,11 +64,6 @@ class Variant:
     monitors: Mapping[str, str] | None
     cost: Mapping[str, Any]
 
-    def gain(self, measure: str) -> Values:
-        """Difference from the base, image by image (N)."""
-        ours_N, theirs_N = self.boigsd.values[measure], self.base.values[measure]
-        return None if ours_N is None or theirs_N is None else ours_N - theirs_N
-
 
 def compare(variants: Sequence[Variant], failed: Mapping[str, str], *, resamples: int, seed: int) -> dict[str, Any]:
     """The comparison, as ``comparison.json`` keeps it.
@@ -85,52 +84,53 @@ def compare(variants: Sequence[Variant], failed: Mapping[str, str], *, resamples
     """
     check_pairs(variants)
     groups, first = by_seed(variants), variants[0]
-    reference = next(iter(groups))
-    one_reward = len({_yardstick(variant) for variant in variants}) == 1
+    reference = next(iter(groups.values()))
     clusters = first.boigsd.samples
-    absent: dict[str, str] = {}
+    one_reward = len({_yardstick(variant) for variant in variants}) == 1
+    span = functools.partial(paired_difference, clusters=clusters, resamples=resamples, seed=seed)
 
-    def over(ours_N: Values, theirs_N: Values | float) -> dict[str, float | int] | None:
-        if ours_N is None or theirs_N is None:
-            return None
-        base_N = np.broadcast_to(theirs_N, ours_N.shape)
-        return paired_difference(ours_N, base_N, clusters, resamples=resamples, seed=seed).as_json()
+    def differences(members: Sequence[Variant]) -> dict[str, Any]:
+        return _differences(members, reference, span, MEASURES if one_reward else tuple(name for name in MEASURES if name != "reward"))
 
-    def row(path: str, members: Sequence[Variant]) -> dict[str, Any]:
-        """Differences of the mean over some variants, which are seeds of one."""
-        gains = {measure: over(_mean([one.gain(measure) for one in members]), 0.0) for measure in MEASURES}
-        found: dict[str, Any] = {"over_base": gains, "over_reference": None}
-        if members[0] in groups[reference]:
-            absent[f"{path}.over_reference"] = _REFERENCE
-        else:
-            found["over_reference"] = {
-                name: over(_boigsd(members, name), _boigsd(groups[reference], name)) if one_reward or name != "reward" else None
-                for name in MEASURES
-            }
-        for part, values in found.items():
-            for name, value in (values or {}).items():
-                if value is None:
-                    absent[f"{path}.{part}.{name}"] = _REASONS.get(name, _OTHER_REWARD)
-        return found
-
-    rows = {}
-    for name, members in groups.items():
-        for one in members:
-            means = {measure: None if values_N is None else float(values_N.mean()) for measure, values_N in one.boigsd.values.items()}
-            absent |= {f"variants.{one.name}.means.{measure}": _REASONS[measure] for measure, mean in means.items() if mean is None}
-            absent |= {} if one.recipe else {f"variants.{one.name}.seed": "the model came without its run"}
-            absent |= {} if one.monitors is not None else {f"variants.{one.name}.monitors": "its training has reported none"}
-            about = {"group": name, "seed": one.recipe and one.recipe.seed, "means": means, "monitors": one.monitors, "cost": one.cost}
-            rows[one.name] = {**about, **row(f"variants.{one.name}", [one])}
+    names = {variant.name: group for group, members in groups.items() for variant in members}
+    found = {
+        "groups": {group: {"variants": [one.name for one in members], **differences(members)} for group, members in groups.items()},
+        "variants": {one.name: {"group": names[one.name], **_about(one), **differences([one])} for one in variants},
+    }
     return {
         "schema_version": 1,
-        "reference": reference,
+        "reference": names[first.name],
         "settings": {**first.settings, "images": len(clusters), "prompts": len(set(clusters)), "one_reward": one_reward},
-        "groups": {name: {"variants": [one.name for one in found], **row(f"groups.{name}", found)} for name, found in groups.items()},
-        "variants": {variant.name: rows[variant.name] for variant in variants},
+        **found,
         "changes": changes({variant.name: variant.recipe for variant in variants if variant.recipe is not None}),
         "failed": dict(failed),
-        "absent": absent,
+        "absent": {path: _REASONS[path.rsplit(".", 1)[-1]] for path, value in _leaves(found) if value is None and ".cost." not in path},
+    }
+
+
+def _about(variant: Variant) -> dict[str, Any]:
+    means = {measure: None if values_N is None else float(values_N.mean()) for measure, values_N in variant.boigsd.values.items()}
+    return {"seed": variant.recipe and variant.recipe.seed, "means": means, "monitors": variant.monitors, "cost": variant.cost}
+
+
+def _differences(
+    members: Sequence[Variant], reference: Sequence[Variant], span: Callable[..., Difference], comparable: Sequence[str]
+) -> dict[str, Any]:
+    """Differences of the mean over some variants, which are seeds of one; none from the reference for those that belong to it."""
+
+    def over(ours_N: Values, theirs_N: Values) -> dict[str, float | int] | None:
+        return None if ours_N is None or theirs_N is None else span(ours_N, theirs_N).as_json()
+
+    def mean(of: Sequence[Variant], images: str, measure: str) -> Values:
+        return _mean([getattr(one, images).values[measure] for one in of])
+
+    gains = {measure: over(mean(members, "boigsd", measure), mean(members, "base", measure)) for measure in MEASURES}
+    if members[0].name in {one.name for one in reference}:
+        return {"over_base": gains, "over_reference": None}
+    theirs = {measure: mean(reference, "boigsd", measure) if measure in comparable else None for measure in MEASURES}
+    return {
+        "over_base": gains,
+        "over_reference": {measure: over(mean(members, "boigsd", measure), theirs[measure]) for measure in MEASURES},
     }
 
 
@@ -230,10 +230,6 @@ def _yardstick(variant: Variant) -> str:
     """By which reward an evaluation measures."""
     made_of = {name: variant.inputs.get(name) for name in ("boigllm", "calibration", "predictor")}
     return json.dumps([variant.settings.get("reward"), variant.settings.get("reward_clip"), made_of])
-
-
-def _boigsd(members: Sequence[Variant], measure: str) -> Values:
-    return _mean([one.boigsd.values[measure] for one in members])
 
 
 def _mean(values: Sequence[Values]) -> Values:
