@@ -115,18 +115,23 @@ def dataset_diff(old: str, new: str, as_json: Json = False) -> None:
 
 
 @app.command("report")
-def report(uri: Annotated[str, typer.Argument(help="Folder of a report output, or a report.json.")], as_json: Json = False) -> None:
-    """Show the results of a run as tables."""
+def report(
+    uri: Annotated[str, typer.Argument(help="Folder of a report or a comparison, or a report.json.")], as_json: Json = False
+) -> None:
+    """Show the results of a run, or a comparison of variants, as tables."""
     from rich.console import Console
 
+    from boig_core.evaluation.comparison import COMPARISON_FILE, read_comparison
     from boig_core.evaluation.report import read_report
-    from boig_core.evaluation.terminal import print_report
+    from boig_core.evaluation.terminal import print_comparison, print_report
+    from boig_core.storage.store import exists, join
 
-    found = read_report(uri)
+    compared = exists(join(uri, COMPARISON_FILE))
+    found = read_comparison(uri) if compared else read_report(uri)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
-        print_report(found, Console())
+        (print_comparison if compared else print_report)(found, Console())
 
 
 StoreRoot = Annotated[str | None, typer.Option("--store", help="Root of the store; default BOIG_STORE, else .boig/store.")]

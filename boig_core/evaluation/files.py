@@ -1,6 +1,6 @@
 """Files of the ``generation`` output: ``generation.json``, one Parquet row an image, one PNG a prompt with the models below each other.
 
-Leaves out: the numbers (see `generation`).
+Leaves out: the numbers (see `generation`), and reading them again (see `evaluated`).
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from boig_core.evaluation.evaluated import GENERATION_FILE, GUTTER, IMAGES_FILE
 from boig_core.evaluation.generation import Measured
+from boig_core.evaluation.judges import distances
 from boig_core.evaluation.plan import ROWS, Plan
 
-GENERATION_FILE: Final = "generation.json"
-IMAGES_FILE: Final = "images.parquet"
 _ENLARGE: Final = 3
 _LARGE: Final = 128
 """Images of this side are shown as they are: a person sees nothing in 32 pixels, and a grid of enlarged 512 fills the memory."""
-_GUTTER: Final = 4
 
 
 def write_generation(
@@ -55,8 +54,8 @@ def make_grid(rows: list[NDArray[np.uint8]]) -> Image.Image:
     """Rows of images (K, H, W, 3) below each other, small ones enlarged without smoothing; transparent between them."""
     count, height, width, _ = rows[0].shape
     times = _ENLARGE if max(height, width) < _LARGE else 1
-    step_y, step_x = height * times + _GUTTER, width * times + _GUTTER
-    canvas = np.zeros((len(rows) * step_y - _GUTTER, count * step_x - _GUTTER, 4), np.uint8)
+    step_y, step_x = height * times + GUTTER, width * times + GUTTER
+    canvas = np.zeros((len(rows) * step_y - GUTTER, count * step_x - GUTTER, 4), np.uint8)
     for r, row_KHWC in enumerate(rows):
         for k, image_HWC in enumerate(row_KHWC):
             large_HWC = image_HWC.repeat(times, axis=0).repeat(times, axis=1)
@@ -84,6 +83,7 @@ def _write_table(path: Path, plan: Plan, measured: Mapping[str, Measured]) -> No
             "aesthetic": pa.nulls(count, pa.float64()) if found.aesthetic_N is None else found.aesthetic_N,
             "clip": found.clip_N,
             "clip_mismatched": found.mismatched_N,
+            "diversity": distances(found.embedding_ND.reshape(len(plan.samples), plan.images_per_prompt, -1)).reshape(-1),
             "named": found.named_N,
         }
         tables.append(pa.table(columns))

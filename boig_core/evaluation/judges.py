@@ -118,10 +118,14 @@ def clip_scores(
 
 def diversity(embedding_PKD: NDArray[np.float64]) -> float:
     """Mean cosine distance between images of one prompt: (P prompts, K >= 2 images each, D). 0: all alike."""
-    count = embedding_PKD.shape[1]
+    return float(distances(embedding_PKD).mean())
+
+
+def distances(embedding_PKD: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean cosine distance of each image from the others of its prompt, (P, K): what `diversity` is the mean of."""
     cosine_PKK = np.einsum("pid,pjd->pij", embedding_PKD, embedding_PKD)
-    off_diagonal_P = cosine_PKK.sum(axis=(1, 2)) - np.trace(cosine_PKK, axis1=1, axis2=2)
-    return float(1.0 - (off_diagonal_P / (count * (count - 1))).mean())
+    others_PK = cosine_PKK.sum(axis=2) - np.diagonal(cosine_PKK, axis1=1, axis2=2)
+    return np.asarray(1.0 - others_PK / (embedding_PKD.shape[1] - 1), np.float64)
 
 
 def diversity_across(embedding_PKD: NDArray[np.float64]) -> float:

@@ -10,13 +10,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from boig_core.config import Recipe
 from boig_core.evaluation.lineage import Step
 from boig_core.evaluation.plots import Line, line_chart, reliability, whiskers
 from boig_core.evaluation.published import PUBLISHED
 from boig_core.evaluation.verdict import findings, headline
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _SHOWN: Final = 6
 """Prompts whose images are shown at once; the others are folded away."""
@@ -109,19 +112,17 @@ def render(
         recipe: of the run.
         dataset: its name.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(loader=PackageLoader("boig_core.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"number": _number, "model": lambda name: _model_name(name, recipe), "percent": lambda x: f"{x:.0%}"}
     found = findings(report, recipe.promotion)
-    return environment.get_template("report.html.j2").render(
+    templates = environment()
+    templates.filters["model"] = lambda name: _model_name(name, recipe)
+    return templates.get_template("report.html.j2").render(
         report=report,
         recipe=recipe,
         dataset=dataset,
         findings=found,
         headline=headline(found),
         state="good" if all(one.state != "bad" for one in found[:4]) else "bad",
-        prompts=[{**prompt, "image": _data_uri(grids / prompt["grid"])} for prompt in _spread(generation["prompts"], _MOST)],
+        prompts=[{**prompt, "image": _data_uri(grids / prompt["grid"])} for prompt in spread(generation["prompts"], _MOST)],
         shown=_SHOWN,
         rows=generation["grid_rows"],
         settings=generation["settings"],
@@ -140,6 +141,15 @@ def render(
         steps=steps,
         slowest=max([seconds for seconds in report["timings"].values() if seconds] or [1.0]),
     )
+
+
+def environment() -> Environment:
+    """Templates of the pages; what they do not know is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(loader=PackageLoader("boig_core.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    made.filters |= {"number": _number, "percent": lambda x: f"{x:.0%}"}
+    return made
 
 
 def _groups(report: Mapping[str, Any]) -> list[tuple[str, dict[str, Mapping[str, Any]]]]:
@@ -203,7 +213,8 @@ def _curves(steps: Mapping[str, Step]) -> list[Curve]:
     return charts
 
 
-def _spread(items: Sequence[Any], most: int) -> list[Any]:
+def spread(items: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of the items, evenly over all."""
     return [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)
 
 

@@ -21,6 +21,7 @@ from boig_core.storage.job import Stage
 REPORT_FILE: Final = "report.json"
 DESCRIBERS: Final = ("boigllm", "no_kpi", "retrieval", "few_shot")
 GENERATORS: Final = ("base", "high_kpi", "boigsd", "best_of_n", "prompt_rewrite")
+_TIMED: Final = tuple(stage.value for stage in Stage if stage != Stage.COMPARE)
 _DATASET: Final = ("posts", "rejected", "images", "buckets")
 _SHARES: Final = ("high", "low", "all", "undefined")
 _DESCRIBING: Final = ("n", "asked", "vectors", "constrained", "parse_rate", "parse_rate_unconstrained", "failures")
@@ -64,7 +65,7 @@ def build_report(
         else:
             empty = [f"description.{model}.{path}" for path, value in _leaves(row) if value is None]
             absent |= dict.fromkeys(empty, "undefined for every sample of this bucket")
-    timings = {stage.value: seconds.get(stage.value) for stage in Stage}
+    timings = {stage: seconds.get(stage) for stage in _TIMED}
     absent |= {f"timings.{stage}": "not among the runs that this report was made from" for stage, s in timings.items() if s is None}
     validity = {name: _validity(calibration, name, recipe) for name in calibration["splits"]["test"]}
     reward = {key: calibration[key] for key in ("clip", "recommended")} | {"name": calibration["reward"], "min_auc": recipe.reward.min_auc}
@@ -101,7 +102,7 @@ def check_report(report: Mapping[str, Any]) -> None:
     _need(report["dataset"], _DATASET, "dataset.")
     _need(report["description"], DESCRIBERS, "description.")
     _need(report["generation"], GENERATORS, "generation.")
-    _need(report["timings"], tuple(stage.value for stage in Stage), "timings.")
+    _need(report["timings"], _TIMED, "timings.")
     for model, row in report["description"].items():
         if row is not None:
             _need(row, METRICS, f"description.{model}.")

@@ -1,4 +1,5 @@
-"""A report as tables in a terminal: the same numbers as the page, for `boig report` and the end of a demo; a calibration as log lines."""
+"""A report or a comparison as tables in a terminal: the numbers of its page, for `boig report` and the end of a demo; a calibration as log
+lines."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from boig_core.config import Promotion
+from boig_core.evaluation import comparison as comparisons
 from boig_core.evaluation.verdict import findings, headline
 from boig_core.rewards.calibration import Calibration, passes
 
@@ -47,6 +49,25 @@ def print_report(report: Mapping[str, Any], console: Console, promotion: Promoti
     console.print(f"[dim]– was not measured: {len(report['absent'])} reasons under absent in report.json · stages took {spent:.0f} s[/]")
 
 
+def print_comparison(comparison: Mapping[str, Any], console: Console) -> None:
+    """Print the verdict, what failed, and each variant with its differences, those from the reference for all its seeds together."""
+    console.print(f"\n[bold]{comparisons.headline(comparison)}[/]")
+    for name, reason in comparison["failed"].items():
+        console.print(f"  [red]✗[/] {name}: {reason}", highlight=False)
+    reference, measures = comparison["reference"], comparisons.MEASURES
+    against = _table(f"Minus {reference} (same prompts and noise, 95 % intervals over prompts)", ("variant", "seeds", *measures))
+    for name, row in comparison["groups"].items():
+        if row["over_reference"] is not None:
+            against.add_row(name, str(len(row["variants"])), *(_span(row["over_reference"][measure]) for measure in measures))
+    console.print(against)
+    each = _table("Minus the base model", ("variant", "seed", *measures, "GPU-hours", "seconds", "monitors"))
+    for name, row in comparison["variants"].items():
+        cost, tripped = row["cost"], "not known" if row["monitors"] is None else ", ".join(row["monitors"]) or "none"
+        gains = [_span(row["over_base"][measure]) for measure in measures]
+        each.add_row(name, _show(row["seed"]), *gains, _show(cost["gpu_hours"]), f"{cost['seconds']:.0f}", tripped)
+    console.print(each)
+
+
 def validity_lines(calibration: Calibration, min_auc: float | None) -> Iterator[str]:
     """Lines of one table, a formulation a line: AUCs with their 95 % intervals on both splits, the rest on the test split, the verdict."""
     yield f"{'reward':<24}{'AUC, validation':>22}{'AUC, test':>22}{'Pearson':>9}{'Spearman':>10}{'length':>8}  gate"
@@ -66,6 +87,10 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
     for index, name in enumerate(columns):
         table.add_column(name, justify="left" if index == 0 else "right")
     return table
+
+
+def _span(row: Mapping[str, Any] | None) -> str:
+    return "–" if row is None else f"{row['mean']:+.3f} ({row['low']:+.3f}, {row['high']:+.3f})"
 
 
 def _show(value: float | int | None) -> str:

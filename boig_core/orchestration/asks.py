@@ -55,7 +55,7 @@ def asks_of(stage: Stage, recipe: Recipe) -> list[Ask]:
             return [_ask(recipe.ddpo.rollout_actors, wants)]
         case Stage.PERCEIVE | Stage.EVALUATE_LLM:
             return [_ask(0, wants)]
-        case Stage.INGEST | Stage.CALIBRATE | Stage.REPORT:
+        case Stage.INGEST | Stage.CALIBRATE | Stage.REPORT | Stage.COMPARE:
             return [Ask(0, wants.cpus)]
 
 

@@ -241,8 +241,9 @@ def write_summary(plan_result: Mapping[str, Any]) -> str:
 
 
 def stage_name(result: Mapping[str, Any]) -> str:
-    """Task id of a stage's result, from its attempt URI ``.../TASK/attempt-N``."""
-    return str(result["attempt"]).rstrip("/").rsplit("/", 2)[-2]
+    """Task id of a stage's result, from its attempt URI ``.../TASK[/MAP]/attempt-N``."""
+    *_, above, folder = str(result["attempt"]).rstrip("/").rsplit("/", 1)[0].split("/")
+    return above if folder.isdigit() else folder
 
 
 def timings(plan_result: Any, results: Sequence[Any]) -> Any:

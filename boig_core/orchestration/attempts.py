@@ -10,11 +10,14 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from boig_core.errors import NotFoundInStoreError
-from boig_core.storage import commit, store
-from boig_core.storage.job import JOB, Try, slug
+from boig_core.errors import NotFoundInStoreError, UserError
+from boig_core.storage import commit, manifest, store
+from boig_core.storage.job import JOB, Job, Stage, Try, lineage_of, slug
+
+FAMILIES: Final = {Stage.FINETUNE_LLM: "models/boigllm", Stage.CALIBRATE: "evaluations/calibration", Stage.FINETUNE_SD: "models/high-kpi"}
+"""Where the stages whose work may be found in the store publish it."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,25 @@ def survey(task: str, now: Try, is_live: Callable[[str], bool], stop: Callable[[
         stop(submission_id(task, newest))
         commit.fence(uri)
     return Attempt(newest + 1, commit.attempt_uri(task, newest + 1), "new")
+
+
+def made_before(job: Job) -> str | None:
+    """Attempt that has made what a job would make: committed, of the same stage, recipe and code, from inputs of the same content.
+
+    Only for the stages of `FAMILIES`; an output that cannot be read counts as none.
+    """
+    wanted, family = lineage_of(job), store.join(job.store, FAMILIES[job.stage])
+    for path, _ in store.list_files(family):
+        version, _, name = path.partition("/")
+        if name != manifest.MANIFEST:
+            continue
+        try:
+            found = manifest.read_manifest(store.join(family, version))
+        except UserError:
+            continue
+        if found.lineage == wanted:
+            return found.commit.rsplit("/", 1)[0]
+    return None
 
 
 def started_by(uri: str) -> Try | None:

@@ -38,15 +38,17 @@ def rehearse(context: Mapping[str, Any], made: Mapping[str, Any]) -> None:
         ClusterError: the cluster does not answer.
     """
     recipe = parse_recipe(json.loads(store.read_bytes(made["recipe"])))
-    stages = [task for task in context["dag"].tasks if isinstance(task, RayJobOperator)]
-    if "calibration" in made["outputs"] and any(task.stage == Stage.DDPO for task in stages):
+    stages = {task.task_id: stage for task in context["dag"].tasks if (stage := _stage_of(task)) is not None}
+    if "calibration" in made["outputs"] and Stage.DDPO in stages.values():
         require_worth(recipe, made["outputs"]["calibration"])
-    for task in stages:
-        asks = asks_of(Stage(task.stage), recipe)
-        home = attempts.task_uri(made["store"], context["ti"].dag_id, context["ti"].run_id, task.task_id)
-        log.info("stage %s: %s; in pool %s; %s", task.stage, " · ".join(map(str, asks)), task.pool, _before(home))
+    for task_id, stage in stages.items():
+        task = context["dag"].get_task(task_id)
+        asks = asks_of(stage, recipe)
+        home = attempts.task_uri(made["store"], context["ti"].dag_id, context["ti"].run_id, task_id)
+        before = _before(home) if isinstance(task, RayJobOperator) else "for each variant that needs it, with its own recipe"
+        log.info("stage %s: %s; in pool %s; %s", stage, " · ".join(map(str, asks)), task.pool, before)
         if short := _short_of(asks):
-            log.warning("stage %s would wait for room: %s", task.stage, short)
+            log.warning("stage %s would wait for room: %s", stage, short)
     log.info("dry run: all was checked, nothing is started")
     raise DownstreamTasksSkipped(tasks=sorted(context["task"].get_flat_relative_ids(upstream=False)))
 
@@ -64,6 +66,13 @@ def require_worth(recipe: Recipe, calibration: str) -> None:
     if least is not None and (span is None or span[0] <= least):
         rule = f"the 95 % interval of its AUC must lie above {least:g} (reward.min_auc), and is {span}"
         raise InputError(f"reward {name}", rule, f"{told.get('recommended')} is recommended; or ingest more posts, and run boig_llm again")
+
+
+def _stage_of(task: Any) -> Stage | None:
+    """Stage of a task; None: it is none of ours."""
+    if isinstance(task, RayJobOperator):
+        return Stage(task.stage)
+    return Stage(task.partial_kwargs["stage"]) if getattr(task, "operator_class", None) is RayJobOperator else None
 
 
 def _short_of(asks: Sequence[Ask]) -> str:

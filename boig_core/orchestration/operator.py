@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
+from airflow.sdk.definitions.mappedoperator import OperatorPartial
 from airflow.sdk.exceptions import AirflowSkipException
 
 from boig_core.config import parse_recipe
@@ -51,8 +52,11 @@ class RayJobOperator(BaseOperator):
 
     Args:
         stage: which stage.
-        plan: result of the DAG's plan task.
-        inputs: each input by name: a URI, or the result of the plan or of an earlier stage that has an output of that name.
+        plan: result of the DAG's plan task; with ``skip``, a reason, nothing runs.
+        inputs: each input by name: a URI, or the result of the plan or of an earlier stage that has an output of that name. Or the XCom of
+            such a mapping.
+        reuse: use what any run has made by the same stage, recipe and code from the same inputs, if the store holds it; after a clear the
+            work is done anew.
         deferrable: wait in the triggerer; else in the worker, which is for installations without a triggerer. None: as ``BOIG_DEFERRABLE``
             says, true unless it is ``false``.
         poll_s: seconds between two looks at the job.
@@ -68,7 +72,8 @@ class RayJobOperator(BaseOperator):
         *,
         stage: Stage | str,
         plan: Any,
-        inputs: Mapping[str, Any],
+        inputs: Any,
+        reuse: bool = False,
         deferrable: bool | None = None,
         poll_s: float = 1.0,
         **kwargs: Any,
@@ -76,15 +81,23 @@ class RayJobOperator(BaseOperator):
         super().__init__(**{"pool": POOL, "retry_policy": POLICY, **kwargs})
         self.stage = Stage(stage).value
         self.plan = plan
-        self.inputs = dict(inputs)
+        self.inputs = inputs
+        self.reuse = reuse
         self.deferrable = os.environ.get("BOIG_DEFERRABLE", "true").lower() != "false" if deferrable is None else deferrable
         self.poll_s = poll_s
         self.job_url = ""
         self.pages: dict[str, str] = {}
         self._running: tuple[Cluster, str, TaskKey] | None = None
 
+    @classmethod
+    def partial(cls, **kwargs: Any) -> OperatorPartial:
+        """What `expand` maps: Airflow reads the pool of a mapped task here, not from ``__init__``."""
+        return super().partial(**{"pool": POOL, "retry_policy": POLICY, **kwargs})
+
     def execute(self, context: Any) -> dict[str, Any]:
         """Use, adopt or start an attempt; then wait for it."""
+        if "skip" in self.plan:
+            raise AirflowSkipException(self.plan["skip"])
         key = TaskKey.of(context["ti"])
         task = attempts.task_uri(self.plan["store"], key.dag_id, key.run_id, key.task_id, key.map_index)
         now = _this_try(context)
@@ -93,6 +106,10 @@ class RayJobOperator(BaseOperator):
         if found.state == "committed":
             self.log.info("%s has committed already: its result is used", found.uri)
             return self._finish(found.uri, {"status": "SUCCEEDED", "message": ""})
+        never_cleared = found.number == 1 and now.limit == self.retries
+        if self.reuse and never_cleared and found.state == "new" and (made := attempts.made_before(self._job(task, 1, now))) is not None:
+            self.log.info("%s has made the same already: its result is used", made)
+            return self._finish(made, {"status": "SUCCEEDED", "message": ""})
         name = attempts.submission_id(task, found.number)
         self.job_url = cluster.page(name)
         context["ti"].xcom_push(key=RayJobLink().xcom_key, value=self.job_url)
@@ -102,7 +119,7 @@ class RayJobOperator(BaseOperator):
         if found.state == "live":
             self.log.info("adopting job %s, which is still running", name)
         else:
-            self._start(cluster, name, task, found.number, now, key)
+            self._start(cluster, name, self._job(task, found.number, now), key)
         self.log.info("Ray job %s %s", name, self.job_url)
         if self.deferrable:
             self.defer(trigger=RayJobTrigger(cluster.serialize(), name, self.poll_s, found.uri), method_name="execute_complete")
@@ -137,8 +154,8 @@ class RayJobOperator(BaseOperator):
         self.log.info("the task was cleared: job %s is stopped if it still runs, and the next attempt starts", name)
         ask(cluster, lambda jobs: stop_and_see(jobs, name))
 
-    def _start(self, cluster: Cluster, name: str, task: str, number: int, now: Try, key: TaskKey) -> None:
-        job = Job(
+    def _job(self, task: str, number: int, now: Try) -> Job:
+        return Job(
             stage=Stage(self.stage),
             recipe=parse_recipe(json.loads(store.read_bytes(self.plan["recipe"]))),
             inputs={to: uri for to, value in self.inputs.items() if (uri := resolve_input(to, value)) is not None},
@@ -148,10 +165,12 @@ class RayJobOperator(BaseOperator):
             attempt=number,
             started_by=now,
         )
+
+    def _start(self, cluster: Cluster, name: str, job: Job, key: TaskKey) -> None:
         uri = write_job(job)
         python = os.environ.get("BOIG_RAY_PYTHON", "python")
         entrypoint = f"{shlex.quote(python)} -m ray_jobs.{job.stage.value} {shlex.quote(uri)}"
-        self.log.info("attempt %d: %s", number, entrypoint)
+        self.log.info("attempt %d: %s", job.attempt, entrypoint)
         ask(cluster, lambda jobs: jobs.submit(name, entrypoint, metadata_of(job, key), asks_of(job.stage, job.recipe)))
 
     def _finish(self, attempt_uri: str, event: Mapping[str, str]) -> dict[str, Any]:

@@ -53,6 +53,10 @@ def create_app() -> FastAPI:
     def report(version: str, path: str) -> Response:
         return serve(("reports", version), path)
 
+    @app.get("/evaluations/comparison/{version}/{path:path}", dependencies=reads("boig_experiments"))
+    def comparison(version: str, path: str) -> Response:
+        return serve(("evaluations", "comparison", version), path)
+
     @app.get("/evaluations/{name}/{version}/{path:path}", dependencies=reads("boig_sd"))
     def evaluation(name: str, version: str, path: str) -> Response:
         return serve(("evaluations", name, version), path)

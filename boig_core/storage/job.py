@@ -52,6 +52,7 @@ class Stage(StrEnum):
     DDPO = "ddpo"
     EVALUATE_SD = "evaluate_sd"
     REPORT = "report"
+    COMPARE = "compare"
 
 
 class Try(BaseModel):
@@ -171,9 +172,14 @@ class Workspace:
         return uri
 
     def lineage(self) -> manifest.Lineage:
-        """What this job reads: digests of outputs and of raw files, the bare URI of anything else (a folder, a web address)."""
-        inputs = {name: _digest(uri) for name, uri in sorted(self.job.inputs.items())}
-        return manifest.Lineage(inputs=inputs, recipe=self.recipe.digest(), code=manifest.code_version())
+        """Lineage of what this job makes."""
+        return lineage_of(self.job)
+
+
+def lineage_of(job: Job) -> manifest.Lineage:
+    """What a job reads: digests of outputs and of raw files, the bare URI of anything else (a folder, a web address)."""
+    inputs = {name: _digest(uri) for name, uri in sorted(job.inputs.items())}
+    return manifest.Lineage(inputs=inputs, recipe=job.recipe.digest(), code=manifest.code_version())
 
 
 def _digest(uri: str) -> str:

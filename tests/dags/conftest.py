@@ -33,6 +33,7 @@ OUTPUTS: dict[str, dict[str, tuple[str, str]]] = {
     "ddpo": {"boigsd": ("models/boigsd", "sd")},
     "evaluate_sd": {"generation": ("evaluations/generation", "generation")},
     "report": {"report": ("reports", "report")},
+    "compare": {"report": ("evaluations/comparison", "comparison")},
 }
 PAGES = {"dataset": "card.html", "report": "report.html"}
 REPORT = {
@@ -63,7 +64,7 @@ class StubRay:
 
     Attributes:
         entrypoints: what was posted, by submission id.
-        refuse: stages that refuse their input.
+        refuse: stages that refuse their input, a mapped one by STAGE/MAP.
         asked: jobs whose state was asked for.
     """
 
@@ -128,7 +129,7 @@ class StubRay:
         self.states[name] = "SUCCEEDED" if code == 0 else "FAILED"
 
     def _stage(self, space: Workspace) -> Outcome:
-        if space.job.stage.value in self.refuse:
+        if {space.job.stage.value, "/".join(space.job.task.rsplit("/", 2)[-2:])} & self.refuse:
             raise InputError("posts", "are refused", "give better ones")
         return stand_in(space)
 

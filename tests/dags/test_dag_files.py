@@ -37,7 +37,9 @@ def dags() -> dict[str, Any]:
 
 
 def test_there_are_the_dags_and_four_are_chained_by_assets(dags: dict[str, Any]) -> None:
-    assert list(dags) == ["boig_ingest", "boig_llm", "boig_maintenance", "boig_promote", "boig_reconcile", "boig_rollback", "boig_sd"]
+    assert list(dags) == [
+        "boig_experiments", "boig_ingest", "boig_llm", "boig_maintenance", "boig_promote", "boig_reconcile", "boig_rollback", "boig_sd",
+    ]  # fmt: skip
     emits = {asset.name: name for name, dag in dags.items() for task in dag.tasks for asset in task.outlets}
     assert emits == {"boig/dataset": "boig_ingest", "boig/boigllm": "boig_llm", "boig/boigsd": "boig_sd"}
     chained = ("boig_llm", "boig_promote", "boig_sd")
@@ -67,8 +69,14 @@ def test_stages_run_once_each_in_the_cluster_pool(dags: dict[str, Any]) -> None:
     from boig_core.storage.job import Stage
 
     stages = [task for dag in dags.values() for task in dag.tasks if isinstance(task, RayJobOperator)]
-    assert sorted(task.stage for task in stages) == sorted(stage.value for stage in Stage if stage != Stage.SCORE_REWARDS)
+    chained = [task.stage for task in stages if task.dag_id != "boig_experiments"]
+    assert sorted(chained) == sorted(stage.value for stage in Stage if stage not in {Stage.SCORE_REWARDS, Stage.COMPARE})
     assert all(task.pool == POOL and task.deferrable and task.task_id == task.stage for task in stages)
+    mapped = [task for task in dags["boig_experiments"].tasks if task.is_mapped]
+    assert [(task.task_id, task.pool, task.retry_policy) for task in mapped] == [
+        ("finetune_llm", POOL, stages[0].retry_policy),
+        ("calibrate", POOL, stages[0].retry_policy),
+    ]
 
 
 def test_every_stage_has_buttons_for_its_job_and_its_pages_and_the_approval_for_the_report(dags: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ PNG = b"\x89PNG\r\n\x1a\nnot much of a picture"
 FILES = {
     "reports/v1": ("report", {"report.html": b"<!doctype html>a report", "report.json": b"{}"}),
     "evaluations/generation/v1": ("generation", {"grids/000.png": PNG, "images.parquet": b"PAR1"}),
+    "evaluations/comparison/v1": ("comparison", {"report.html": b"<!doctype html>a comparison"}),
     "datasets/acme/v1": ("dataset", {"card.html": b"<!doctype html>a card"}),
     "models/boigsd/v1": ("sd", {"card.html": b"<!doctype html>a model"}),
 }
@@ -70,6 +71,7 @@ def test_a_reader_sees_pages_and_pictures_with_their_types_and_a_policy_that_run
         "/reports/v1/report.html": "text/html; charset=utf-8",
         "/reports/v1/report.json": "application/json",
         "/evaluations/generation/v1/grids/000.png": "image/png",
+        "/evaluations/comparison/v1/report.html": "text/html; charset=utf-8",
         "/datasets/acme/v1/card.html": "text/html; charset=utf-8",
     }
     for path, media in seen.items():

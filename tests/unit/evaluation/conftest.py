@@ -102,9 +102,9 @@ def made_up_validity(seed: int) -> dict[str, Any]:
 class Store:
     """A store in which stages commit made-up outputs."""
 
-    def __init__(self, root: Path, recipe: Recipe) -> None:
-        self.root, self.recipe = str(root / "store"), recipe
-        self.scratch = root / "scratch"
+    def __init__(self, root: Path, recipe: Recipe, run: str = "run") -> None:
+        self.root, self.recipe, self.name = str(root / "store"), recipe, run
+        self.scratch = root / "scratch" / run
 
     def run(
         self, stage: Stage, kind: str, family: str, files: dict[str, Any], inputs: dict[str, str], meta: dict[str, Any] | None = None,
@@ -123,8 +123,21 @@ class Store:
         return uri
 
     def job(self, stage: Stage, inputs: dict[str, str]) -> Job:
-        task = store.join(self.root, "runs", "dag", "run", stage.value)
-        return Job(stage=stage, recipe=self.recipe, inputs=inputs, store=self.root, root="dag/run", task=task, attempt=1)
+        task = store.join(self.root, "runs", "dag", self.name, stage.value)
+        return Job(stage=stage, recipe=self.recipe, inputs=inputs, store=self.root, root=f"dag/{self.name}", task=task, attempt=1)
+
+
+def evaluate(world: Store, inputs: dict[str, str], rng: np.random.Generator, gain: float = 1.0) -> str:
+    """What evaluate_sd publishes of made-up images; the base's are the same each time, BoigSD's are better by ``gain``."""
+    recipe = world.recipe
+    plan, measured, images = made_up_models(recipe, gain)
+    summary = summarize(measured, plan, Real(rng.normal(size=(60, 12)), np.eye(16), np.array([1.0, 0.5]), np.eye(16)[:9]), recipe)
+    summary["by"] = by_bucket_and_account(measured, plan, recipe)
+    summary["settings"] = {**recipe.evaluation.model_dump(mode="json"), "prompts": 18, "reward": "contrast", "reward_clip": [-4.0, 6.0]}
+    out = world.scratch / "generation"
+    out.mkdir(parents=True)
+    write_generation(out, summary, plan, images, measured)
+    return world.run(Stage.EVALUATE_SD, "generation", "evaluations/generation", {}, inputs, folder=out)
 
 
 @pytest.fixture
@@ -173,16 +186,7 @@ def make_finished_run(tmp_path: Path) -> Job:
     ddpo = world.run(
         Stage.DDPO, "sd", "models/boigsd", {"model_index.json": {}}, {"dataset": dataset, "calibration": calibration}, rows=rewards
     )
-    plan, measured, images = made_up_models(recipe)
-    summary = summarize(measured, plan, Real(rng.normal(size=(60, 12)), np.eye(16), np.array([1.0, 0.5]), np.eye(16)[:9]), recipe)
-    summary["by"] = by_bucket_and_account(measured, plan, recipe)
-    summary["settings"] = {**recipe.evaluation.model_dump(mode="json"), "prompts": 18, "reward": "contrast", "reward_clip": [-4.0, 6.0]}
-    out = tmp_path / "generation"
-    out.mkdir()
-    write_generation(out, summary, plan, images, measured)
-    generation = world.run(
-        Stage.EVALUATE_SD, "generation", "evaluations/generation", {}, {"high_kpi": finetune, "boigsd": ddpo}, folder=out
-    )  # fmt: skip
+    generation = evaluate(world, {"dataset": dataset, "high_kpi": finetune, "boigsd": ddpo}, rng)
     inputs = {"dataset": dataset, "description": description, "calibration": calibration, "generation": generation}
     assert manifest.read_manifest(generation).kind == "generation"
     job = world.job(Stage.REPORT, inputs)

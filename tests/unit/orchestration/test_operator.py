@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from mlflow import MlflowClient
 
@@ -25,7 +25,7 @@ from boig_core.orchestration.operator import STATE, RayJobOperator, resolve_inpu
 from boig_core.orchestration.retries import POLICY
 from boig_core.orchestration.trigger import GONE, UNREACHABLE
 from boig_core.storage import commit, manifest, store
-from boig_core.storage.job import Job, Stage, read_job, write_job
+from boig_core.storage.job import Job, Stage, Workspace, read_job, write_job
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ class Run:
     def attempt(self, number: int) -> str:
         return commit.attempt_uri(self.task, number)
 
-    def context(self, number: int, limit: int) -> dict[str, Any]:
-        key = {"dag_id": "d", "run_id": "r", "task_id": "ingest", "map_index": -1}
+    def context(self, number: int, limit: int, task: str = "ingest", index: int = -1) -> dict[str, Any]:
+        key = {"dag_id": "d", "run_id": "r", "task_id": task, "map_index": index}
         ti = SimpleNamespace(**key, try_number=number, max_tries=limit, xcom_push=lambda **_: None)
         state = SimpleNamespace(set=self.state.__setitem__)
         return {"ti": ti, "dag_run": SimpleNamespace(run_after=datetime(2026, 1, 1, tzinfo=UTC)), "task_state_store": state}
@@ -134,6 +134,59 @@ def test_the_try_after_a_clear_stops_the_old_job_and_starts_the_next_attempt(run
     assert run.defers(2, limit=4).submission_id == run.name(2)
     assert api.was_stopped(run.name(1)) != committed
     assert commit.fate(run.attempt(1)) == ("committed" if committed else "fenced")
+
+
+def test_each_index_of_a_mapped_task_has_attempts_and_jobs_of_its_own_and_a_clear_stops_one(run: Run, api: Any) -> None:
+    def tries(index: int, number: int, limit: int) -> str:
+        with pytest.raises(TaskDeferred) as caught:
+            run.operator().execute(run.context(number, limit, index=index))
+        return str(caught.value.trigger.submission_id)  # type: ignore[attr-defined]
+
+    tasks = [task_uri(run.root, "d", "r", "ingest", index) for index in range(2)]
+    first = [tries(index, 1, 3) for index in range(2)]
+    assert first == [submission_id(task, 1) for task in tasks]
+    assert [post["metadata"]["map"] for post in api.posts] == ["0", "1"]
+    assert [tries(0, 2, 3), tries(1, 2, 4)] == [first[0], submission_id(tasks[1], 2)]
+    assert [api.was_stopped(name) for name in first] == [False, True]
+    assert [commit.fate(commit.attempt_uri(task, 1)) for task in tasks] == ["open", "fenced"]
+
+
+@pytest.fixture
+def made(run: Run, tmp_path: Path) -> Job:
+    """A baseline that another run has made."""
+    task = task_uri(run.root, "boig_sd", "other", "finetune_sd")
+    job = Job(stage=Stage.FINETUNE_SD, recipe=load_recipe("tiny"), inputs={"dataset": "/d"}, store=run.root, root="r", task=task, attempt=1)
+    (tmp_path / "folder").mkdir()
+    uri = Workspace(job, tmp_path).publish("models/high-kpi", tmp_path / "folder", kind="sd")
+    commit.commit(job.attempt_uri, {"high_kpi": uri}, {})
+    return job
+
+
+def test_what_another_run_has_made_of_the_same_is_used(run: Run, api: Any, made: Job) -> None:
+    mine = RayJobOperator(task_id="finetune_sd", stage="finetune_sd", plan=run.plan, inputs={"dataset": "/d"}, reuse=True, retries=3)
+    assert mine.execute(run.context(1, 3, "finetune_sd"))["attempt"] == made.attempt_uri
+    assert api.posts == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "limit"),
+    [({"reuse": False}, 3), ({"inputs": {"dataset": "/other"}}, 3), ({}, 4)],
+    ids=["not asked for", "of something else", "cleared: wanted anew"],
+)
+def test_the_same_is_made_again_where_it_is_not_the_same_or_wanted_anew(
+    run: Run, api: Any, made: Job, changed: dict[str, Any], limit: int
+) -> None:
+    given = {"plan": run.plan, "inputs": {"dataset": "/d"}, "reuse": True, "retries": 3, **changed}
+    with pytest.raises(TaskDeferred):
+        RayJobOperator(task_id="finetune_sd", stage="finetune_sd", **given).execute(run.context(1, limit, "finetune_sd"))
+    assert len(api.posts) == 1
+
+
+def test_a_plan_that_says_so_is_skipped_with_its_reason(run: Run, api: Any) -> None:
+    skipped = RayJobOperator(task_id="ingest", stage="ingest", plan={**run.plan, "skip": "its BoigLLM has failed"}, inputs={})
+    with pytest.raises(AirflowSkipException, match="its BoigLLM has failed"):
+        skipped.execute(run.context(1, 3))
+    assert api.posts == []
 
 
 def test_an_old_job_that_does_not_stop_keeps_the_next_from_starting(run: Run, api: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from boig_core.errors import CorruptError, InputError
 from boig_core.orchestration import registry
-from boig_core.orchestration.assets import make_plan, with_champion, write_summary
+from boig_core.orchestration.assets import make_plan, stage_name, with_champion, write_summary
 from boig_core.storage import commit
 from boig_core.storage.manifest import Lineage, publish_folder
 
@@ -62,3 +62,8 @@ def test_a_wrong_price_costs_a_run_its_summary_and_no_more(tmp_path: Path, monke
     monkeypatch.delenv("BOIG_GPU_HOUR_PRICE")
     assert write_summary(plan) == "in all 0 s · at most 0.00 GPU-hours"
     assert json.loads((tmp_path / "runs/boig_sd/r/summary.json").read_text())["run"] == "boig_sd/r"
+
+
+def test_the_stage_of_a_result_is_named_whether_its_task_was_mapped_or_not() -> None:
+    assert stage_name({"attempt": "s3://b/runs/boig_sd/2026/ddpo/attempt-2"}) == "ddpo"
+    assert stage_name({"attempt": "s3://b/runs/boig_experiments/2026/ddpo/11/attempt-1"}) == "ddpo"

@@ -1,0 +1,107 @@
+"""Stage ``compare``: variants of an alignment side by side, one JSON and one page; in this process, no torch, no Ray.
+
+Each input is the ``generation`` of one variant, under the variant's name; the first is what the others are held against. ``experiment``
+(optional) is the URI of a JSON with the variants' order and why those that are missing failed. What trained a variant, and what that used,
+is found by the lineage of its model. Publishes ``report``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+from boig_core.errors import CorruptError, InputError
+from boig_core.evaluation.comparison import COMPARISON_FILE, Variant, compare, headline
+from boig_core.evaluation.comparison_page import Shown, render_comparison
+from boig_core.evaluation.evaluated import GENERATION_FILE, read_images
+from boig_core.evaluation.lineage import Step, trace
+from boig_core.observability.logs import get_logger
+from boig_core.storage import commit, runs, store
+from boig_core.storage.job import Job, Outcome, Stage, Workspace, run_stage
+
+log = get_logger(__name__)
+EXPERIMENT: Final = "experiment"
+_OWN: Final = (Stage.FINETUNE_LLM, Stage.CALIBRATE, Stage.DDPO, Stage.EVALUATE_SD)
+"""Stages that a variant is charged for, where they ran for it."""
+
+
+def work(space: Workspace) -> Outcome:
+    """Read the evaluations, compare, render, publish."""
+    told = read_experiment(space.job)
+    names = [name for name in told["variants"] if name in space.job.inputs]
+    if not names:
+        raise InputError("inputs", "name no evaluation", "give each variant's generation under its name: --input plain=URI")
+    found = {name: open_variant(space, name) for name in names}
+    variants = [variant for variant, _ in found.values()]
+    settings = space.recipe.evaluation
+    comparison = compare(variants, told["failed"], resamples=settings.bootstrap, seed=space.recipe.seed)
+    out = space.scratch / "comparison"
+    out.mkdir()
+    (out / COMPARISON_FILE).write_text(json.dumps(comparison, indent=1, allow_nan=False), encoding="utf-8")
+    page = render_comparison(comparison, [shown for _, shown in found.values()], space.recipe.data.name)
+    (out / "report.html").write_text(page, encoding="utf-8")
+    verdict = headline(comparison)
+    log.info("%s", verdict)
+    return Outcome({"report": space.publish("evaluations/comparison", out, kind="comparison")}, {"verdict": verdict})
+
+
+def read_experiment(job: Job) -> dict[str, Any]:
+    """``variants``, the names in their order, and ``failed``, reasons by name."""
+    if EXPERIMENT in job.inputs:
+        return dict(json.loads(store.read_bytes(job.input(EXPERIMENT))))
+    return {"variants": list(job.inputs), "failed": {}}
+
+
+def open_variant(space: Workspace, name: str) -> tuple[Variant, Shown]:
+    """A variant's evaluation, what its model was trained by, and where its pictures lie."""
+    folder, made = space.fetch(name, "generation")
+    try:
+        generation = json.loads((folder / GENERATION_FILE).read_bytes())
+        settings = dict(generation["settings"])
+    except (OSError, ValueError, KeyError) as exc:
+        raise CorruptError(GENERATION_FILE, f"cannot be read ({exc})", "run evaluate_sd again") from exc
+    evaluated = trace([space.job.input(name)]).get(Stage.EVALUATE_SD)
+    trained = trace([evaluated.job.input("boigsd")]) if evaluated else {}
+    ddpo = trained.get(Stage.DDPO)
+    steps = {**trained, **({Stage.EVALUATE_SD.value: evaluated} if evaluated else {})}
+    variant = Variant(
+        name=name,
+        settings=settings,
+        inputs=made.lineage.inputs,
+        boigsd=read_images(folder, "boigsd"),
+        base=read_images(folder, "base"),
+        recipe=ddpo.job.recipe if ddpo else None,
+        monitors=monitors_of(ddpo) if ddpo else None,
+        cost=spent(steps),
+    )
+    return variant, Shown(name, folder, generation)
+
+
+def monitors_of(ddpo: Step) -> Mapping[str, str] | None:
+    """Monitors that tripped in a training, by its commit."""
+    done = commit.read_commit(ddpo.job.attempt_uri) or {}
+    found: Mapping[str, str] | None = done.get("metrics", {}).get("monitors")
+    return found
+
+
+def spent(steps: Mapping[str, Step]) -> dict[str, Any]:
+    """What the stages of a variant have used, failed attempts too; those that other runs had made before do not count."""
+    jobs = [steps[stage].job for stage in _OWN if stage in steps]
+    own = {_run(job) for job in jobs if job.stage in {Stage.DDPO, Stage.EVALUATE_SD}}
+    states = []
+    for job in jobs:
+        run = _run(job)
+        task = job.task.removeprefix(store.join(job.store, "runs", run)).strip("/")
+        states += [state for state in runs.run_state(job.store, run) if run in own and state.task == task]
+    return runs.summarize(" and ".join(sorted(own)), states)
+
+
+def _run(job: Job) -> str:
+    """``DAG/RUN`` of a job."""
+    return "/".join(job.task.removeprefix(store.join(job.store, "runs")).strip("/").split("/")[:2])
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage(work))
