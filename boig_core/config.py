@@ -374,6 +374,9 @@ class SD(_Section):
     """Images an optimiser step, over all workers."""
     lr: float = Field(2e-4, gt=0)
     """Peak learning rate of the high-KPI fine-tuning."""
+    min_snr: float | None = Field(5.0, gt=0)
+    """Where min-SNR weighting of the high-KPI fine-tuning cuts (gamma of arXiv 2303.09556): timesteps with less noise weigh no more in the
+    predicted image than one at this signal-to-noise ratio; none: an error of what the model predicts weighs the same at each timestep."""
     lora_rank: int | None = Field(None, ge=1)
     """LoRA rank of the high-KPI fine-tuning; none: all weights of the UNet."""
     workers: int = Field(2, ge=1)
