@@ -282,8 +282,6 @@ def test_the_next_epoch_is_asked_for_before_the_update_with_the_weights_of_then(
     for row in rows[1:]:
         assert row["off_policy_weight"] < row["off_policy_weight_max"] < 2
         assert row["off_policy_weight_max"] > 1
-        # The ratio is against where the update starts: its first half has moved it less than two updates would.
-        assert row["ratio_deviation"] > 0
     _, plain = fit(set_ddpo(recipe, ahead=False), samples, warmth, tmp_path / "plain")
     assert not any(name.startswith("off_policy") for row in plain for name in row)
     assert rows[0]["grad_norm"] == plain[0]["grad_norm"]
@@ -301,7 +299,7 @@ def test_rollouts_by_another_policy_than_was_asked_are_refused(
 
     recipe = set_ddpo(recipe, ahead=True)
     learner = Learner(recipe, samples, Newer(Sampler(recipe), warmth), Checkpoints(str(tmp_path), 1), lambda *_: None)
-    with pytest.raises(InfrastructureError, match=r"rollouts of epoch 1 by version . .*: must be by version 0, checksum"):
+    with pytest.raises(InfrastructureError, match=r"rollouts of epoch 1 by version ., checksum .*: must be by version 0, checksum"):
         learner.fit()
     assert learner.engine.steps_done == 2
 
