@@ -377,6 +377,9 @@ class SD(_Section):
     """Images an optimiser step, over all workers."""
     lr: float = Field(2e-4, gt=0)
     """Peak learning rate of the high-KPI fine-tuning."""
+    min_snr: float | None = Field(5.0, gt=0)
+    """Where min-SNR weighting of the high-KPI fine-tuning cuts (gamma of arXiv 2303.09556): timesteps with less noise weigh no more in the
+    predicted image than one at this signal-to-noise ratio; none: an error of what the model predicts weighs the same at each timestep."""
     lora_rank: int | None = Field(None, ge=1)
     """LoRA rank of the high-KPI fine-tuning; none: all weights of the UNet."""
     workers: int = Field(2, ge=1)
@@ -512,6 +515,9 @@ class DDPO(_Section):
     recompute_logprobs: bool = False
     """The learner works out the old log-probabilities by itself before it updates: for rollouts in another dtype, with other kernels or on
     other hardware. The start-up check then reports what differs, and does not stop. Costs a forward pass a sample."""
+    ahead: bool = False
+    """Rollouts of the next epoch are sampled while the learner updates, with the weights from before the update. For what that makes stale
+    the loss is weighted; it costs a forward pass a sample, and pays where rollout actors and learner have devices of their own."""
     inner_epochs: int = Field(1, ge=1)
     """Passes over an epoch's trajectories."""
     updates: int = Field(2, ge=1)
@@ -560,6 +566,8 @@ class DDPO(_Section):
     @model_validator(mode="after")
     def _check(self) -> DDPO:
         self._check_anchor()
+        if self.ahead and self.monitors.keeps_best and self.probe_every is None:
+            raise ValueError("ahead and a monitor's keep_best need a probe: set probe_every, since an epoch's rewards are of older weights")
         if self.forward_process and self.guidance != 1:
             raise ValueError(f"objective awm needs guidance 1, not {self.guidance:g}: it matches the model without guidance")
         if self.forward_process and self.shared_noise:

@@ -107,7 +107,7 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
     def report(epoch: int, values: dict[str, float]) -> None:
         waited_s = values["seconds_probe"] + values["seconds_rollouts"]
         wall_s = waited_s + values["seconds_update"] + values["seconds_between"]
-        row = {**values, **rollouts.idle(wall_s), "idle_learner": waited_s / wall_s, **rollouts.lost}
+        row = {**values, **rollouts.spent(wall_s), "idle_learner": waited_s / wall_s}
         gauges.set({"epoch": epoch, **row})
         if curve is not None:
             curve.log(epoch, **row)

@@ -56,11 +56,26 @@ class _Item:
     lost: int = 0
 
 
+@dataclass(eq=False)
+class Span:
+    """Time in which an actor has an item, by `time.monotonic`; others may read it meanwhile.
+
+    Attributes:
+        began: when it was handed out.
+        ended: None while the actor has it.
+        lost: whether the actor was lost over it.
+    """
+
+    began: float
+    ended: float | None = None
+    lost: bool = False
+
+
 @dataclass(frozen=True)
 class _Call:
     actor: Any
     item: _Item | None  # None: whether the actor is there
-    began: float
+    span: Span
 
 
 class Crew:
@@ -70,16 +85,12 @@ class Crew:
         kind: names them in messages, as in ``rollouts of chunk 3``.
         actors: handles; one that is not there yet, or not any more, joins when its ``ready`` answers.
         limit_s: longest time for an item.
-
-    Attributes:
-        redone: items that were done again so far.
-        lost_s: seconds that actors had worked on them in vain.
-        busy_s: seconds that actors have had an item, those in vain included.
+        spans: gets a span for each time that an actor has an item.
     """
 
-    def __init__(self, kind: str, actors: Sequence[Any], limit_s: float) -> None:
+    def __init__(self, kind: str, actors: Sequence[Any], limit_s: float, spans: list[Span] | None = None) -> None:
         self.kind, self.limit_s = kind, limit_s
-        self.redone, self.lost_s, self.busy_s = 0, 0.0, 0.0
+        self._spans = spans
         self._waiting: deque[_Item] = deque()
         self._idle: list[Any] = []
         self._calls: dict[Any, _Call] = {}
@@ -105,7 +116,10 @@ class Crew:
         """Give waiting items to idle actors."""
         while self._waiting and self._idle:
             item, actor = self._waiting.popleft(), self._idle.pop()
-            self._calls[item.start(actor)] = _Call(actor, item, time.monotonic())
+            call = _Call(actor, item, Span(time.monotonic()))
+            self._calls[item.start(actor)] = call
+            if self._spans is not None:
+                self._spans.append(call.span)
 
     def take(self, ref: Any) -> Iterator[tuple[int, Any]]:
         """Number and result of a call that ended; nothing for one that is lost, or asked whether the actor is there.
@@ -131,7 +145,7 @@ class Crew:
         self._seen = time.monotonic()
         self._idle.append(call.actor)
         if call.item is not None:
-            self.busy_s += time.monotonic() - call.began
+            call.span.ended = time.monotonic()
             yield call.item.number, result
 
     def expire(self) -> None:
@@ -142,7 +156,7 @@ class Crew:
         """
         now = time.monotonic()
         for ref, call in list(self._calls.items()):
-            if call.item is not None and now >= call.began + self.limit_s:
+            if call.item is not None and now >= call.span.began + self.limit_s:
                 del self._calls[ref]
                 ray.kill(call.actor, no_restart=False)
                 self._lose(call, call.item, f"took longer than {self.limit_s:g} s")
@@ -155,19 +169,19 @@ class Crew:
     @property
     def patience(self) -> float:
         """Seconds until `expire` may have something to do."""
-        working = [call.began + self.limit_s for call in self._calls.values() if call.item is not None]
+        working = [call.span.began + self.limit_s for call in self._calls.values() if call.item is not None]
         return max(0.0, min(working, default=self._seen + START_S) - time.monotonic())
 
     def _await(self, actor: Any) -> None:
-        self._calls[actor.ready.options(max_task_retries=-1).remote()] = _Call(actor, None, time.monotonic())
+        self._calls[actor.ready.options(max_task_retries=-1).remote()] = _Call(actor, None, Span(time.monotonic()))
 
     def _lose(self, call: _Call, item: _Item, why: str) -> None:
-        what, seconds = f"{self.kind} of chunk {item.number}", time.monotonic() - call.began
+        what, seconds = f"{self.kind} of chunk {item.number}", time.monotonic() - call.span.began
+        call.span.lost, call.span.ended = True, call.span.began + seconds
         item.lost += 1
         if item.lost > RESTARTS:
             raise ClusterError(what, f"{why}; {item.lost} actors were lost over it", "see their logs on the Ray dashboard")
         log.warning("%s %s; done again, %.1f s are lost", what, why, seconds)
-        self.redone, self.lost_s, self.busy_s = self.redone + 1, self.lost_s + seconds, self.busy_s + seconds
         self._waiting.appendleft(item)
         self._await(call.actor)
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -18,7 +21,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from boig_core.cluster.actors import START_S, Crew, finished, options, scorer_options, settle
+from boig_core.cluster.actors import START_S, Crew, Span, finished, options, scorer_options, settle
 from boig_core.cluster.placement import Demand, room
 from boig_core.config import Recipe
 from boig_core.errors import BoigError, ClusterError, ScorerError
@@ -115,14 +118,12 @@ class RewardActor:
 class RayRollouts:
     """`boig_core.diffusion.rollout.Rollouts` over pools of actors. Pickles, so a training worker can drive what the stage owns.
 
-    Attributes:
-        lost: chunks that the last `collect` or `examine` did again, and seconds that actors had spent on them.
+    One call at a time: who has begun something waits for it before the next, or actors would be taken for hung that work for another.
     """
 
     def __init__(self, samplers: Sequence[Any], scorers: Sequence[Any], score_s: float) -> None:
         self._samplers, self._scorers, self._score_s = list(samplers), list(scorers), score_s
-        self._busy_s = {SAMPLERS: 0.0, SCORERS: 0.0}
-        self.lost: dict[str, float] = {}
+        self._spans: dict[str, list[Span]] = {SAMPLERS: [], SCORERS: []}
 
     @classmethod
     @contextmanager
@@ -182,15 +183,26 @@ class RayRollouts:
         for actor in self._actors:
             ray.kill(actor)
 
-    def idle(self, wall_s: float) -> dict[str, float]:
-        """Share of the last ``wall_s`` seconds, in [0, 1], that the actors of each pool had no call; what was counted is forgotten.
+    def spent(self, wall_s: float) -> dict[str, float]:
+        """How the actors spent the last ``wall_s`` seconds, work that has not ended included; what has ended is forgotten.
 
-        A call counts from being handed out to having ended or been lost.
+        Returns:
+            ``idle_rollout_actors`` and ``idle_reward_actors``, shares in [0, 1]: an actor is busy from when it gets a chunk until that has
+            ended or is lost; ``chunks_redone``, chunks that were lost and handed out again, and ``seconds_lost`` with them.
         """
-        pools = {SAMPLERS: self._samplers, SCORERS: self._scorers}
-        shares = {f"idle_{name}": max(0.0, 1 - self._busy_s[name] / (len(pool) * wall_s)) for name, pool in pools.items()}
-        self._busy_s = dict.fromkeys(pools, 0.0)
-        return shares
+        now, row = time.monotonic(), {"chunks_redone": 0.0, "seconds_lost": 0.0}
+        for name, actors in ((SAMPLERS, self._samplers), (SCORERS, self._scorers)):
+            spans, busy_s = self._spans[name], 0.0
+            for span in list(spans):
+                ended = span.ended
+                busy_s += max(0.0, (now if ended is None else ended) - max(span.began, now - wall_s))
+                if ended is not None:
+                    spans.remove(span)
+                    if span.lost:
+                        row["chunks_redone"] += 1
+                        row["seconds_lost"] += ended - span.began
+            row[f"idle_{name}"] = min(1.0, max(0.0, 1 - busy_s / (len(actors) * wall_s)))
+        return row
 
     def collect(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, NDArray[np.float64]]]:
         """Trajectory and rewards of each chunk, in the order of ``chunks``.
@@ -203,6 +215,20 @@ class RayRollouts:
         found = self._run(adapter, chunks, "score")
         return [(trajectory, checked(rewards, len(trajectory))) for trajectory, rewards in found]
 
+    def begin(self, adapter: Adapter, chunks: Sequence[Chunk]) -> Callable[[], list[tuple[Trajectory, NDArray[np.float64]]]]:
+        """Start what `collect` does, in a thread; the function that comes back waits for it, and raises the same errors."""
+        collected: Future[list[tuple[Trajectory, NDArray[np.float64]]]] = Future()
+
+        def run() -> None:
+            try:
+                collected.set_result(self.collect(adapter, chunks))
+            except BaseException as exc:
+                collected.set_exception(exc)
+
+        # A daemon: a training that fails, or that a monitor stops, ends without waiting for it.
+        threading.Thread(target=run, name="boig-rollouts", daemon=True).start()
+        return collected.result
+
     def examine(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, Findings]]:
         """As `collect`, with all that the scorer can say in place of the rewards; the same errors."""
         found = self._run(adapter, chunks, "examine")
@@ -210,7 +236,8 @@ class RayRollouts:
 
     def _run(self, adapter: Adapter, chunks: Sequence[Chunk], ask: str) -> list[tuple[Trajectory, Any]]:
         """Each chunk's trajectory, and what the reward actors' method ``ask`` said of it."""
-        sampling, scoring = Crew("rollouts", self._samplers, ROLLOUT_S), Crew("rewards", self._scorers, self._score_s)
+        sampling = Crew("rollouts", self._samplers, ROLLOUT_S, self._spans[SAMPLERS])
+        scoring = Crew("rewards", self._scorers, self._score_s, self._spans[SCORERS])
         adapter_ref = ray.put(adapter)
         for i, chunk in enumerate(chunks):
             sampling.add(i, functools.partial(_sample, adapter_ref, ray.put(chunk)))
@@ -218,15 +245,11 @@ class RayRollouts:
         said: dict[int, Any] = {}
         for crew, i, result in finished(sampling, scoring):
             if crew is sampling:
-                if result.checksum != adapter.checksum:
-                    raise ClusterError(f"policy {result.checksum[:12]}", f"is not {adapter.checksum[:12]}", "restart the stage")
+                result.require(adapter.version, adapter.checksum)
                 trajectories[i] = result
                 scoring.add(i, functools.partial(_ask, ask, ray.put(result.images_BHWC), chunks[i].samples))
             else:
                 said[i] = result
-        self.lost = {"chunks_redone": sampling.redone + scoring.redone, "seconds_lost": sampling.lost_s + scoring.lost_s}
-        self._busy_s[SAMPLERS] += sampling.busy_s
-        self._busy_s[SCORERS] += scoring.busy_s
         return [(trajectories[i], said[i]) for i in range(len(chunks))]
 
 

@@ -24,7 +24,7 @@ from boig_core.diffusion.ddim import predict
 from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import Adapter
 from boig_core.diffusion.pipeline import Condition, decode, encode_prompts, latent_shape
-from boig_core.diffusion.rollout import Chunk, Sampler, Scorer, epoch_steps
+from boig_core.diffusion.rollout import Chunk, Rollouts, Sampler, Scorer, epoch_steps
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.vocabulary import Sample
@@ -88,7 +88,7 @@ def passes(config: DDPO, trained_steps: int) -> Passes:
     return Passes(forward, config.inner_epochs * micro * trained_steps, chunks)
 
 
-class _Timed:
+class _Timed(Rollouts):
     """`Rollouts` in this process that remember how long each phase of each epoch took."""
 
     def __init__(self, sampler: Sampler, scorer: Scorer) -> None:

@@ -28,8 +28,6 @@ from boig_core.training.engine import Engine, EngineConfig, rank, world_size
 
 CAPTION_DROPOUT: Final = 0.1
 """Share of the images trained without their text, which classifier-free guidance needs."""
-MIN_SNR: Final = 5.0
-"""Min-SNR weighting: the loss of a timestep is weighted by min(SNR, this) / SNR, so that easy, almost clean steps do not dominate."""
 _ORDER: Final = 5  # streams of random numbers, beside those of `rollout` and `learner`
 _NOISE: Final = 6
 _REPORT_EVERY: Final = 10
@@ -83,7 +81,7 @@ def finetune(recipe: Recipe, examples: Examples, checkpoints: Checkpoints, repor
     for step in range(restored.step if restored else 0, config.steps):
         started = time.monotonic()
         rows = step_rows(len(examples.texts_B), config.batch, recipe.seed, step)[rank() :: world_size()]
-        loss = functools.partial(_loss, engine, pipe, latents_NCHW, alphas_T, examples.texts_B, rows, recipe.seed, step)
+        loss = functools.partial(_loss, engine, pipe, latents_NCHW, alphas_T, examples.texts_B, rows, recipe.seed, step, config.min_snr)
         info = engine.step([loss])
         if rank() == 0 and (step % _REPORT_EVERY == 0 or step + 1 == config.steps):
             seconds = time.monotonic() - started
@@ -115,6 +113,7 @@ def _loss(
     rows: list[int],
     seed: int,
     step: int,
+    min_snr: float | None,
 ) -> torch.Tensor:
     draws = [_draw(seed, step, row, tuple(latents_NCHW.shape[1:]), len(alphas_T)) for row in rows]
     noise_BCHW = torch.stack([noise for noise, _, _ in draws]).to(engine.device)
@@ -124,12 +123,12 @@ def _loss(
     noisy_BCHW = alpha_B111.sqrt() * latents_NCHW[rows] + (1 - alpha_B111).sqrt() * noise_BCHW
     pred_BCHW = predict(engine, noisy_BCHW, timesteps_B, condition)
     snr_B = (alpha_B111 / (1 - alpha_B111)).reshape(-1)
-    target_BCHW, unit_B = noise_BCHW, snr_B
+    target_BCHW, unit_B = noise_BCHW, snr_B  # of an error of the predicted image, in that of the prediction
     if pipe.scheduler.config.prediction_type == "v_prediction":
         # v's error is epsilon's over alpha: both weigh an error of the predicted image alike
         target_BCHW, unit_B = alpha_B111.sqrt() * noise_BCHW - (1 - alpha_B111).sqrt() * latents_NCHW[rows], snr_B + 1
     error_B = ((pred_BCHW - target_BCHW) ** 2).mean(dim=(1, 2, 3))
-    loss: torch.Tensor = (error_B * snr_B.clamp(max=MIN_SNR) / unit_B).mean()
+    loss: torch.Tensor = (error_B if min_snr is None else error_B * snr_B.clamp(max=min_snr) / unit_B).mean()
     return loss
 
 

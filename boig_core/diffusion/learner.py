@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +21,8 @@ from numpy.typing import NDArray
 
 from boig_core.config import Recipe
 from boig_core.diffusion.ddim import predict, schedule
-from boig_core.diffusion.lora import Adapter, base_model, engine_dtype, make_trainable, read_adapter
-from boig_core.diffusion.objectives import EXTREMES, MEANS, OBJECTIVES, Rewarded, Scored, clipped_ratio
+from boig_core.diffusion.lora import Adapter, base_model, engine_dtype, make_trainable, other_weights, read_adapter
+from boig_core.diffusion.objectives import EXTREMES, MEANS, OBJECTIVES, Rewarded, Scored, clipped_ratio, off_policy_weights
 from boig_core.diffusion.pipeline import encode_prompts, load_base, text_encoders
 from boig_core.diffusion.rollout import Rollouts, epoch_chunks, epoch_steps, made_on
 from boig_core.diffusion.scoring import Step, trained_step
@@ -41,10 +42,25 @@ _SHUFFLE = 4  # stream of random numbers, beside those of `rollout`
 
 @dataclass(frozen=True)
 class Slice:
-    """What one rank trains on in an epoch; update u takes the u-th of equal consecutive parts."""
+    """What one rank trains on in an epoch; update u takes the u-th of equal consecutive parts.
+
+    Attributes:
+        trajectory: rollouts.
+        advantages_B: their advantages.
+        weights_BK: `objectives.off_policy_weights`; None where the policy that sampled is the one that the update starts from.
+    """
 
     trajectory: Trajectory
     advantages_B: NDArray[np.float64]
+    weights_BK: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Rollouts that were asked for: the policy that makes them, and what waits for them."""
+
+    adapter: Adapter
+    wait: Callable[[], list[tuple[Trajectory, NDArray[np.float64]]]]
 
 
 class Learner:
@@ -57,7 +73,7 @@ class Learner:
         checkpoints: where the state goes.
         report: called by rank 0 after each epoch with its number and metrics.
         by_prompt: called by rank 0 after each epoch's rollouts with its number, and each prompt with the mean of its rewards.
-        probe: called by rank 0 every `ddpo.probe_every` epochs, before the rollouts, with the epoch and the policy; what it says of the
+        probe: called by rank 0 every `ddpo.probe_every` epochs, before the update, with the epoch and the policy; what it says of the
             policy stands in the epoch's row.
     """
 
@@ -102,6 +118,7 @@ class Learner:
         self.trips: list[Trip] = []
         self.average = Average(self.pipe.unet, self.config.ema) if self.config.ema is not None else None
         self.best = Best(self.engine, average=self.average)
+        self.asked: Asked | None = None
 
     def fit(self) -> Adapter:
         """Train from the newest checkpoint, or the start, to the last epoch or a monitor's stop.
@@ -116,26 +133,29 @@ class Learner:
             if self._stopped():
                 break
             before, begun = ended, time.monotonic()
-            probed = self._probe(epoch)
-            started = time.monotonic()
             part, metrics = self._experience(epoch)
-            metrics |= probed
             sampled = time.monotonic()
+            metrics |= self._probe(epoch)
+            probed = time.monotonic()
             if epoch == start:
                 self._check_ratio(part)
-            if self.config.recompute_logprobs:
+            self.best.ahead = self._policy() if self.config.ahead and rank() == 0 else None
+            self.asked = self._ask(epoch + 1) if self.best.ahead is not None and epoch + 1 < self.config.epochs else None
+            if self.config.recompute_logprobs or self._stale(part):
                 part = self._recomputed(part)
+            if self.config.ahead:
+                metrics |= self._staleness(part)
             if rank() == 0 and self.config.monitors.keeps_best:
                 self._offer(metrics)
             metrics |= self._update(epoch, part)
             ended = time.monotonic()
             images = self.config.prompts * self.config.images_per_prompt
             metrics |= {
-                "seconds_rollouts": sampled - started,
-                "seconds_update": ended - sampled,
-                "seconds_probe": started - begun,
+                "seconds_rollouts": sampled - begun,
+                "seconds_update": ended - probed,
+                "seconds_probe": probed - sampled,
                 "seconds_between": begun - before,
-                "images_per_s": images / (ended - started),
+                "images_per_s": images / (sampled - begun + ended - probed),
             }
             stopped = self._watch(metrics)
             if rank() == 0:
@@ -196,15 +216,22 @@ class Learner:
         """What would be published now: the moving average of the weights, or the policy."""
         return self._policy() if self.average is None else self.average.adapter(self.engine.steps_done)
 
+    def _ask(self, epoch: int) -> Asked:
+        """Ask for an epoch's rollouts: under the weights from before the last update, where the recipe samples ahead."""
+        if self.rollouts is None:
+            raise ValueError("rank 0 needs rollouts")
+        adapter = self.best.ahead or self._policy()
+        return Asked(adapter, self.rollouts.begin(adapter, epoch_chunks(self.config, self.samples, self.seed, epoch)))
+
     def _experience(self, epoch: int) -> tuple[Slice, dict[str, float]]:
         """Rollouts, rewards and advantages of an epoch on rank 0; this rank's slice on every rank."""
         slices: list[Slice | None] = [None] * world_size()
         metrics: dict[str, float] = {}
         if rank() == 0:
-            if self.rollouts is None:
-                raise ValueError("rank 0 needs rollouts")
-            chunks = epoch_chunks(self.config, self.samples, self.seed, epoch)
-            results = self.rollouts.collect(self._policy(), chunks)
+            asked = self.asked or self._ask(epoch)
+            results = asked.wait()
+            for trajectory, _ in results:
+                trajectory.require(asked.adapter.version, asked.adapter.checksum)
             whole, rewards_B = concatenate([t for t, _ in results]), np.concatenate([r for _, r in results])
             if rewards_B.shape != (len(whole),) or not np.isfinite(rewards_B).all():
                 raise ScorerError(f"rewards of epoch {epoch}", f"must be {len(whole)} finite numbers", "see the scorer's log")
@@ -250,6 +277,8 @@ class Learner:
         device = self.engine.device
         old_B = torch.from_numpy(part.trajectory.logprobs_old_BK[rows, k]).to(device)
         advantages_B = torch.from_numpy(part.advantages_B[rows]).float().to(device)
+        if part.weights_BK is not None:
+            advantages_B = advantages_B * torch.from_numpy(part.weights_BK[rows, k]).to(device)
         step = self._step(part.trajectory, rows, k)
         prompts = [part.trajectory.prompts_B[row] for row in rows]
         anchor_BCHW = self._predict_anchor(step, prompts) if self.config.kl else None
@@ -278,14 +307,14 @@ class Learner:
     def _predict_anchor(self, step: Step, prompts: list[str]) -> torch.Tensor:
         """What the base model, or the moving average, predicts."""
         if self.config.anchor == "ema" and self.average is not None:
-            with self.average.in_place():
+            with other_weights(self.pipe.unet, self.average.weights):
                 return self._predict(step, prompts, self.pipe.unet)
         with base_model(self.pipe.unet):
             return self._predict(step, prompts, self.pipe.unet)
 
     @torch.no_grad()
     def _check_ratio(self, part: Slice) -> None:
-        """With weights unchanged since the rollout, scoring again must give the stored log-probabilities.
+        """With weights unchanged since the rollout, or with those that sampled ahead, scoring again must give the stored log-probabilities.
 
         On CPU the ratio was 1 within 2e-6 in float32 (for the mean over latent dimensions) and exactly 1 in bfloat16, whatever the batch's
         composition. A GPU may choose other kernels for another batch, which bfloat16 shows more. Where log-probabilities are recomputed
@@ -297,7 +326,10 @@ class Learner:
         trajectory = part.trajectory
         rows = list(range(min(self.config.micro_batch, len(trajectory))))
         old_BK = torch.from_numpy(trajectory.logprobs_old_BK)
-        worst = [float((self._score(trajectory, rows, k).cpu() - old_BK[rows, k]).exp().sub(1).abs().max()) for k in range(old_BK.shape[1])]
+        sampled_by = self.best.ahead.tensors() if self._stale(part) and self.best.ahead is not None else None
+        with nullcontext() if sampled_by is None else other_weights(self.pipe.unet, sampled_by):
+            scored_K = [self._score(trajectory, rows, k).cpu() for k in range(old_BK.shape[1])]
+        worst = [float((scored_B - old_BK[rows, k]).exp().sub(1).abs().max()) for k, scored_B in enumerate(scored_K)]
         k = int(np.argmax(worst))
         if worst[k] <= self.config.clip_ratio / 10:
             return
@@ -312,15 +344,32 @@ class Learner:
             raise error
         log.warning("%s: the learner's own log-probabilities are used", error.value)
 
+    def _stale(self, part: Slice) -> bool:
+        """Whether other weights sampled than the update starts from."""
+        return part.trajectory.version != self.engine.steps_done
+
     @torch.no_grad()
     def _recomputed(self, part: Slice) -> Slice:
-        """The slice with old log-probabilities under the learner's own weights as they are, in the batches of the updates."""
+        """The slice with old log-probabilities under the weights as they are, in the batches of the updates; weighted if it is stale."""
         old_BK = part.trajectory.logprobs_old_BK.copy()
         for rows in np.split(np.arange(len(part.trajectory)), self.config.updates):
             for micro in self._micro_batches(rows.tolist()):
                 for k in range(old_BK.shape[1]):
                     old_BK[micro, k] = self._score(part.trajectory, micro, k).cpu().numpy()
-        return replace(part, trajectory=replace(part.trajectory, logprobs_old_BK=old_BK))
+        weights_BK = off_policy_weights(old_BK, part.trajectory.logprobs_old_BK) if self._stale(part) else None
+        return replace(part, trajectory=replace(part.trajectory, logprobs_old_BK=old_BK), weights_BK=weights_BK)
+
+    def _staleness(self, part: Slice) -> dict[str, float]:
+        """How far an epoch's rollouts are off policy: updates since they were asked for; mean and maximum of their weights, over ranks."""
+        weights = np.ones(1, np.float32) if part.weights_BK is None else part.weights_BK
+        mean = float(self.engine.total(torch.tensor(weights.mean(dtype=np.float64)))) / world_size()
+        largest = torch.tensor(float(weights.max())).to(self.engine.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return {
+            "off_policy_updates": float(self.engine.steps_done - part.trajectory.version),
+            "off_policy_weight": mean,
+            "off_policy_weight_max": float(largest),
+        }
 
     def _update(self, epoch: int, part: Slice) -> dict[str, float]:
         """The epoch's policy updates; metrics are means over ranks and updates, but the ratio's extremes."""

@@ -37,6 +37,10 @@ class Adapter:
     weights: Mapping[str, NDArray[np.float32]]
     checksum: str
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The weights as tensors on the CPU."""
+        return {name: torch.from_numpy(np.array(weight)) for name, weight in self.weights.items()}
+
 
 def checksum(weights: Mapping[str, NDArray[np.float32]]) -> str:
     """SHA-256 over names, shapes and bytes, in the order of names."""
@@ -84,6 +88,20 @@ def base_model(unet: Any) -> Iterator[None]:
         unet.enable_adapters()
 
 
+@contextmanager
+def other_weights(unet: Any, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """The UNet computes with these in place of its trainable weights; afterwards with its own again. For passes without a gradient."""
+    parameters = {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
+    own = {name: parameter.data for name, parameter in parameters.items()}
+    try:
+        for name, parameter in parameters.items():
+            parameter.data = weights[name].to(parameter)
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = own[name]
+
+
 def read_adapter(unet: Any, version: int) -> Adapter:
     """Copy of the trainable weights."""
     weights = {name: p.detach().float().cpu().numpy().copy() for name, p in unet.named_parameters() if p.requires_grad}
@@ -103,8 +121,8 @@ def write_adapter(unet: Any, adapter: Adapter) -> None:
     if parameters.keys() != adapter.weights.keys():
         odd = sorted(parameters.keys() ^ adapter.weights.keys())[0]
         raise ValueError(f"adapter and policy differ in {odd}")
-    for name, parameter in parameters.items():
-        parameter.copy_(torch.from_numpy(np.array(adapter.weights[name])))
+    for name, weight in adapter.tensors().items():
+        parameters[name].copy_(weight)
 
 
 def open_policy(base: str, rank: int | None, seed: int, adapter: Adapter) -> Any:

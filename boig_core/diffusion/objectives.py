@@ -2,7 +2,8 @@
 
 ``ddpo`` holds each reward against the running statistics of its prompt over epochs (PAPER section 7); ``grpo`` against the mean of
 its group, the images of one prompt in this epoch, over the spread of the whole batch; ``awm`` has the advantages of ``grpo``, and differs
-in what the ratio is of (`scoring`). Shape letters: B images, K trained steps.
+in what the ratio is of (`scoring`). Where rollouts are older than the policy that an update starts from, the ratio is against that policy,
+and a weight of its own stands for the rest of the way (`off_policy_weights`). Shape letters: B images, K trained steps.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ EXTREMES: Final = ("ratio_deviation", "ratio_min", "ratio_max")
 """Metrics of `clipped_ratio` that are extremes, so that no mean is taken of them."""
 MEANS: Final = ("clip_fraction", "clip_fraction_up", "clip_fraction_down", "approx_kl")
 """Metrics of `clipped_ratio` that are means over samples."""
+MOST_WEIGHT: Final = 2.0
+"""Where the weight of a stale sample is cut off: single samples that the newer policy likes much better would rule the gradient. Cutting
+trades a bias for variance (truncated importance sampling, Ionides 2008; V-trace, arXiv 1802.01561, cuts at 1)."""
 _TINY: Final = 1e-6
 
 
@@ -80,7 +84,7 @@ class Scored:
 
     Attributes:
         logprobs_B: under the policy in training, with gradient.
-        logprobs_old_B: under the policy that sampled.
+        logprobs_old_B: under the policy that the update starts from, which sampled unless the rollouts are stale.
         advantages_B: advantages.
         clip_ratio: PPO clip.
     """
@@ -113,3 +117,18 @@ def clipped_ratio(batch: Scored) -> tuple[torch.Tensor, dict[str, float]]:
             "approx_kl": float(0.5 * (log_ratio_B**2).mean()),
         }
     return loss, metrics
+
+
+def off_policy_weights(logprobs_start: NDArray[np.float32], logprobs_sampled: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What multiplies the loss of stale samples: min(p_start / p_sampled, `MOST_WEIGHT`), of the shape of both.
+
+    The decoupled objective of PPO (arXiv 2110.00641): the clip holds the new policy to where the update starts, which the samples are not
+    from, and this weight corrects for that. Ratio times weight is the ratio against the policy that sampled, but for the cuts; so for
+    ``awm``, too, whose log-ratios are of matching losses in place of the density of the final latents.
+
+    Args:
+        logprobs_start: under the policy that the update starts from.
+        logprobs_sampled: under the policy that sampled.
+    """
+    weights: NDArray[np.float32] = np.exp(np.minimum(logprobs_start - logprobs_sampled, np.float32(np.log(MOST_WEIGHT))))
+    return weights

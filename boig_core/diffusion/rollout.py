@@ -83,6 +83,13 @@ class Rollouts(Protocol):
         """Trajectory and rewards of each chunk under the policy with this adapter."""
         ...
 
+    def begin(self, adapter: Adapter, chunks: Sequence[Chunk]) -> Callable[[], list[tuple[Trajectory, NDArray[np.float64]]]]:
+        """Ask for what `collect` gives; the function that comes back waits for it, and raises what `collect` raises.
+
+        Nothing is sampled before that is called, unless an implementation has other processes for it.
+        """
+        return functools.partial(self.collect, adapter, chunks)
+
 
 def examine(scorer: Scorer, images: NDArray[np.uint8], samples: Sequence[Sample]) -> Findings:
     """All that a scorer can say of uint8 ``images_BHWC``: of one that is no `Examiner`, the ``reward`` alone."""
@@ -226,7 +233,7 @@ class Sampler:
         )
 
 
-class LocalRollouts:
+class LocalRollouts(Rollouts):
     """`Rollouts` in this process, one chunk after the other."""
 
     def __init__(self, sampler: Sampler, scorer: Scorer) -> None:

@@ -1,12 +1,11 @@
-"""What a training holds beside its engine: the moving average of the weights, and the best policy.
+"""What a training holds beside its engine: the moving average of the weights, the best policy, and the one that samples ahead.
 
-Both are in each checkpoint. Leaves out: when they change and what they are used for (`learner`).
+All are in each checkpoint. Leaves out: when they change and what they are used for (`learner`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,7 @@ from boig_core.training.engine import Engine, rank
 
 _AVERAGE: Final = "ema.npz"
 _BEST: Final = "best.npz"
+_AHEAD: Final = "ahead.npz"
 _WEIGHT: Final = "weight:"
 
 
@@ -43,18 +43,6 @@ class Average:
         """Take in the weights as they are: average = decay * average + (1 - decay) * weights."""
         for name, parameter in self._trained.items():
             self.weights[name].mul_(self.decay).add_(parameter.float(), alpha=1 - self.decay)
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """The UNet computes with the average; afterwards with its own weights again. For passes without a gradient."""
-        own = {name: parameter.data for name, parameter in self._trained.items()}
-        try:
-            for name, parameter in self._trained.items():
-                parameter.data = self.weights[name].to(parameter.dtype)
-            yield
-        finally:
-            for name, parameter in self._trained.items():
-                parameter.data = own[name]
 
     def adapter(self, version: int) -> Adapter:
         """A copy, as it travels."""
@@ -84,19 +72,23 @@ class Average:
 
 @dataclass
 class Best:
-    """The engine, and beside it the moving average and the best policy (`boig_core.training.monitors.quality`): one checkpoint holds all.
+    """The engine, and beside it the moving average, the best policy (`boig_core.training.monitors.quality`) and the one that samples ahead:
+    one checkpoint holds all.
 
     Attributes:
         engine: what trains.
         quality: of the best epoch.
         adapter: the weights that epoch began with; None where none was offered.
         average: the moving average of the weights; None where the recipe asks for none.
+        ahead: on rank 0, and on all after `load`, the weights that sample the next epoch while this one's update changes them; None where
+            none are sampled ahead.
     """
 
     engine: Engine
     quality: float = float("-inf")
     adapter: Adapter | None = None
     average: Average | None = None
+    ahead: Adapter | None = None
 
     def offer(self, quality: float, policy: Callable[[], Adapter]) -> None:
         """Keep the policy if it is the best so far."""
@@ -104,13 +96,14 @@ class Best:
             self.quality, self.adapter = quality, policy()
 
     def save(self, folder: Path) -> None:
-        """The engine's files, the average's, and ``best.npz`` of the rank that holds a best policy."""
+        """The engine's files, the average's, and ``best.npz`` and ``ahead.npz`` of rank 0, where there are such policies."""
         self.engine.save(folder)
         if self.average is not None:
             self.average.save(folder)
         if self.adapter is not None:
-            arrays: dict[str, Any] = {_WEIGHT + name: weight for name, weight in self.adapter.weights.items()}
-            np.savez(folder / _BEST, np.array([self.quality, self.adapter.version]), **arrays)
+            _write(folder / _BEST, self.adapter, self.quality)
+        if self.ahead is not None:
+            _write(folder / _AHEAD, self.ahead)
 
     def load(self, folder: Path) -> None:
         """Continue from what `save` wrote on all ranks."""
@@ -118,7 +111,18 @@ class Best:
         if self.average is not None:
             self.average.load(folder)
         if rank() == 0 and (folder / _BEST).is_file():
-            with np.load(folder / _BEST) as stored:
-                quality, version = stored["arr_0"].tolist()
-                weights = {name.removeprefix(_WEIGHT): stored[name] for name in stored.files if name.startswith(_WEIGHT)}
-            self.quality, self.adapter = quality, Adapter(int(version), weights, checksum(weights))
+            self.adapter, self.quality = _read(folder / _BEST)
+        if (folder / _AHEAD).is_file():
+            self.ahead, _ = _read(folder / _AHEAD)
+
+
+def _write(file: Path, adapter: Adapter, quality: float = 0.0) -> None:
+    arrays: dict[str, Any] = {_WEIGHT + name: weight for name, weight in adapter.weights.items()}
+    np.savez(file, np.array([quality, adapter.version]), **arrays)
+
+
+def _read(file: Path) -> tuple[Adapter, float]:
+    with np.load(file) as stored:
+        quality, version = stored["arr_0"].tolist()
+        weights = {name.removeprefix(_WEIGHT): stored[name] for name in stored.files if name.startswith(_WEIGHT)}
+    return Adapter(int(version), weights, checksum(weights)), quality

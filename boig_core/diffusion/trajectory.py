@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from boig_core.errors import InfrastructureError
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -45,6 +47,16 @@ class Trajectory:
 
     def __len__(self) -> int:
         return len(self.prompts_B)
+
+    def require(self, version: int, checksum: str) -> None:
+        """See that a policy made it.
+
+        Raises:
+            InfrastructureError: another did, by what it carries.
+        """
+        if (self.version, self.checksum) != (version, checksum):
+            made, asked = (f"version {v}, checksum {c[:12]}" for v, c in ((self.version, self.checksum), (version, checksum)))
+            raise InfrastructureError(f"rollouts of epoch {self.epoch} by {made}", f"must be by {asked}", "start the stage again")
 
     def take(self, rows: Sequence[int], *, images: bool = True) -> Trajectory:
         """Some of the images, in the order of ``rows``; ``images=False`` leaves the pixels out, which training has no use for."""

@@ -145,7 +145,7 @@ def cost(config: DDPO) -> int:
     images = config.prompts * config.images_per_prompt
     trained = images * config.inner_epochs * len(epoch_steps(config, 0, 0, config.trained_steps))
     sampled = images * (config.sampling_steps + (config.draws if config.forward_process else 0))
-    again = images * config.trained_steps if config.recompute_logprobs else 0
+    again = images * config.trained_steps if config.recompute_logprobs or config.ahead else 0
     anchor = trained if config.kl else 0
     return (2 if config.guidance > 1 else 1) * (sampled + again + anchor + 3 * trained)
 

@@ -111,9 +111,11 @@ def test_same_bits_for_one_two_four_and_replaced_actors(samples: list[Sample], a
         RayRollouts.start(impatient, functools.partial(HangsOnce, hung)),
     ]
     one, *others = (pool.collect(adapter, chunks) for pool in pools)
-    assert [pool.lost["chunks_redone"] for pool in pools] == [0, 0, 0, 1, 1]
-    worked, waited = pools[0].idle(3600), pools[0].idle(3600)
-    assert all(0 < worked[name] < waited[name] == 1 for name in ("idle_rollout_actors", "idle_reward_actors"))
+    worked, waited = ([pool.spent(3600) for pool in pools] for _ in range(2))
+    assert [row["chunks_redone"] for row in worked] == [0, 0, 0, 1, 1]
+    assert [row["seconds_lost"] > 0 for row in worked] == [False, False, False, True, True]
+    assert all(0 < worked[0][name] < waited[0][name] == 1 for name in ("idle_rollout_actors", "idle_reward_actors"))
+    assert not any(row["chunks_redone"] for row in waited)
     [(again, findings)] = pools[0].examine(adapter, chunks[:1])
     assert np.array_equal(again.images_BHWC, one[0][0].images_BHWC)
     assert {name: of_N.tolist() for name, of_N in findings.items()} == {"reward": one[0][1].tolist()}

@@ -104,6 +104,10 @@ def test_recipes_are_frozen() -> None:
         ("ddpo: {kl: 0.1, lora_rank: null}", r"kl 0\.1 from the base needs a LoRA that can be switched off"),
         ("ddpo: {anchor: ema, ema: 0.9}", r"anchor ema needs ema, the decay of its moving average, and a kl above 0"),
         ("ddpo: {anchor: ema, kl: 0.1}", r"anchor ema needs ema"),
+        (
+            "ddpo: {ahead: true, probe_every: null, monitors: {fall: {action: keep_best}}}",
+            r"^ddpo: ahead and a monitor's keep_best need a probe: set probe_every",
+        ),
         ("ddpo: {ema: 1}", r"^ddpo\.ema = 1: input should be less than 1"),
         ("perception: {clip: 'package:clip-judge'}", r"perception\.clip package:clip-judge, which the probe of ddpo reads, must differ"),
         ("ddpo: {logprob: sum}", r"logprob sum needs a clip_ratio of its own"),

@@ -117,9 +117,34 @@ def test_v_and_epsilon_are_one_loss() -> None:
     losses = []
     for predicted in ("epsilon", "v_prediction"):
         pipe.scheduler.register_to_config(prediction_type=predicted)
-        losses.append([float(_loss(model, pipe, latents, alphas, ["a ball"] * 4, [0, 1, 2, 3], 0, step)) for step in range(6)])  # type: ignore[arg-type]
+        losses.append([float(_loss(model, pipe, latents, alphas, ["a ball"] * 4, [0, 1, 2, 3], 0, step, 5.0)) for step in range(6)])  # type: ignore[arg-type]
     assert min(losses[0]) > 0
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("predicted", ["epsilon", "v_prediction"])
+def test_min_snr_weighs_timesteps_by_the_published_formula(predicted: str) -> None:
+    """min(SNR, gamma) / SNR for epsilon, min(SNR, gamma) / (SNR + 1) for v: tables of Hang et al. 2023."""
+    latents = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(2))
+    pipe = load_pipeline("package:tiny-sd")
+    pipe.scheduler.register_to_config(prediction_type=predicted)
+    alphas = pipe.scheduler.alphas_cumprod
+    seen: list[int] = []
+
+    def model(x: torch.Tensor, t: torch.Tensor, **_: Any) -> SimpleNamespace:
+        seen.append(int(t))
+        return SimpleNamespace(sample=0.5 * x)
+
+    model.device = torch.device("cpu")  # type: ignore[attr-defined]
+    below, above = 0, 0
+    for step in range(30):
+        plain, weighted = (float(_loss(model, pipe, latents, alphas, ["a ball"], [0], 0, step, gamma)) for gamma in (None, 5.0))  # type: ignore[arg-type]
+        alpha = float(alphas[seen[-1]])
+        snr = alpha / (1 - alpha)
+        expected = min(snr, 5) / (snr + 1 if predicted == "v_prediction" else snr)
+        assert weighted / plain == pytest.approx(expected, rel=1e-4)
+        below, above = below + (snr < 5), above + (snr > 5)
+    assert min(below, above) > 3
 
 
 def test_no_images_is_one_clear_error(small: Recipe, tmp_path: Path) -> None:

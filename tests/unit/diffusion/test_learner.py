@@ -15,7 +15,7 @@ from boig_core.config import Monitors, Recipe
 from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import Adapter
 from boig_core.diffusion.rollout import Chunk, LocalRollouts, Sampler, epoch_window
-from boig_core.errors import InputError, PreemptedError, RecipeError, ScorerError
+from boig_core.errors import InfrastructureError, InputError, PreemptedError, RecipeError, ScorerError
 from boig_core.training import preemption
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.vocabulary import Sample
@@ -73,25 +73,31 @@ class Killed:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"objective": "ddpo", "ema": 0.8, "kl": 0.1, "anchor": "ema"}, {"objective": "awm", "ema": 0.8, "kl": 0.1}]
+    "settings",
+    [
+        {"objective": "ddpo", "ema": 0.8, "kl": 0.1, "anchor": "ema"},
+        {"objective": "awm", "ema": 0.8, "kl": 0.1},
+        {"objective": "ddpo", "ema": 0.8, "ahead": True},
+        {"objective": "awm", "ema": 0.8, "ahead": True},
+    ],
 )
 def test_killed_and_resumed_equals_uninterrupted_to_the_bit(
     recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    """Published average, weights, per-prompt statistics, prompts and every metric but the seconds."""
+    """Published average, weights, per-prompt statistics, prompts, who sampled them, and every metric but the seconds."""
     recipe = set_ddpo(recipe, epochs=4, checkpoint_every=1, **settings)
     process = multiprocessing.get_context("spawn").Process(target=fit, args=(recipe, samples, Killed(warmth), tmp_path / "parts"))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
 
-    def run(task: Path, attempt: int) -> tuple[Learner, str, dict[float, dict[str, float]], dict[int, list[str]]]:
+    def run(task: Path, attempt: int) -> tuple[Learner, str, dict[float, dict[str, float]], Any]:
         rows: dict[float, dict[str, float]] = {}
-        asked: dict[int, list[str]] = {}
+        asked: dict[int, tuple[str, list[str]]] = {}
 
         class Asked(LocalRollouts):
             def collect(self, adapter: Adapter, chunks: Any) -> Any:
-                asked[chunks[0].epoch] = [sample.id for chunk in chunks for sample in chunk.samples]
+                asked[chunks[0].epoch] = adapter.checksum, [sample.id for chunk in chunks for sample in chunk.samples]
                 return super().collect(adapter, chunks)
 
         learner = Learner(recipe, samples, Asked(Sampler(recipe), warmth), Checkpoints(str(task), attempt), rows.__setitem__)
@@ -238,3 +244,99 @@ def test_a_fall_ends_the_training_and_a_resumed_run_agrees(
     assert adapter.version == epochs_kept * recipe.ddpo.updates  # the policy that sampled the third epoch, or the last one
     again, nothing = fit(watched, samples, scorer, tmp_path, attempt=3)
     assert (again.checksum, nothing) == (adapter.checksum, [])
+
+
+class Versions(LocalRollouts):
+    """Rollouts that note, as they are asked for and as they are made, whose they are and how many updates there were."""
+
+    learner: Learner
+    notes: list[tuple[str, int, int, int]]
+
+    def begin(self, adapter: Adapter, chunks: Any) -> Any:
+        self.notes.append(("asked", chunks[0].epoch, adapter.version, self.learner.engine.steps_done))
+        return super().begin(adapter, chunks)
+
+    def collect(self, adapter: Adapter, chunks: Any) -> Any:
+        self.notes.append(("made", chunks[0].epoch, adapter.version, self.learner.engine.steps_done))
+        return super().collect(adapter, chunks)
+
+
+def test_the_next_epoch_is_asked_for_before_the_update_with_the_weights_of_then(
+    recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path
+) -> None:
+    recipe = set_ddpo(recipe, epochs=3, ahead=True)
+    rollouts, rows = Versions(Sampler(recipe), warmth), list[dict[str, float]]()
+    rollouts.notes = []
+    rollouts.learner = Learner(recipe, samples, rollouts, Checkpoints(str(tmp_path), 1), lambda _, row: rows.append(row))
+    rollouts.learner.fit()
+    assert rollouts.notes == [
+        ("asked", 0, 0, 0),
+        ("made", 0, 0, 0),
+        ("asked", 1, 0, 0),
+        ("made", 1, 0, 2),  # two updates an epoch
+        ("asked", 2, 2, 2),
+        ("made", 2, 2, 4),
+    ]
+    assert [row["off_policy_updates"] for row in rows] == [0, 2, 2]
+    assert (rows[0]["off_policy_weight"], rows[0]["off_policy_weight_max"]) == (1, 1)
+    for row in rows[1:]:
+        assert row["off_policy_weight"] < row["off_policy_weight_max"] < 2
+        assert row["off_policy_weight_max"] > 1
+    _, plain = fit(set_ddpo(recipe, ahead=False), samples, warmth, tmp_path / "plain")
+    assert not any(name.startswith("off_policy") for row in plain for name in row)
+    assert rows[0]["grad_norm"] == plain[0]["grad_norm"]
+    assert rows[1]["reward"] != plain[1]["reward"]
+
+
+@pytest.mark.parametrize("claim", [{"version": 2}, {"checksum": "0" * 64}])
+def test_rollouts_by_another_policy_than_was_asked_are_refused(
+    recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, claim: dict[str, Any]
+) -> None:
+    class Newer(LocalRollouts):
+        def collect(self, adapter: Adapter, chunks: Any) -> Any:
+            results = super().collect(adapter, chunks)
+            return results if chunks[0].epoch == 0 else [(replace(t, **claim), rewards) for t, rewards in results]
+
+    recipe = set_ddpo(recipe, ahead=True)
+    learner = Learner(recipe, samples, Newer(Sampler(recipe), warmth), Checkpoints(str(tmp_path), 1), lambda *_: None)
+    with pytest.raises(InfrastructureError, match=r"rollouts of epoch 1 by version ., checksum .*: must be by version 0, checksum"):
+        learner.fit()
+    assert learner.engine.steps_done == 2
+
+
+def test_the_start_up_check_of_a_resumed_run_is_of_the_weights_that_sampled(
+    recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path
+) -> None:
+    """A ratio against the newer weights would be far outside; a tenth of the clip range is asked for."""
+    recipe = set_ddpo(recipe, epochs=2, checkpoint_every=1, ahead=True, clip_ratio=1e-4)
+    fit(recipe, samples, warmth, tmp_path)
+
+    class Crooked(LocalRollouts):
+        def collect(self, adapter: Adapter, chunks: Any) -> Any:
+            results = super().collect(adapter, chunks)
+            for trajectory, _ in results:
+                trajectory.logprobs_old_BK[:, 0] += 2e-5
+            return results
+
+    longer = set_ddpo(recipe, epochs=3)
+    crooked = Learner(longer, samples, Crooked(Sampler(recipe), warmth), Checkpoints(str(tmp_path), 2), lambda *_: None)
+    with pytest.raises(RecipeError, match="with unchanged weights"):
+        crooked.fit()
+    _, rows = fit(longer, samples, warmth, tmp_path, attempt=3)
+    assert [row["epoch"] for row in rows] == [2]
+    assert rows[0]["off_policy_weight_max"] > 1 + 1e-5
+
+
+def test_the_best_epoch_is_the_one_whose_weights_were_probed(recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path) -> None:
+    monitors = Monitors.model_validate({"drift": {"action": "keep_best"}})
+    recipe = set_ddpo(recipe, epochs=4, ahead=True, probe_every=1, monitors=monitors)
+    looked: list[tuple[int, str]] = []
+
+    def probe(epoch: int, adapter: Adapter) -> dict[str, float]:
+        looked.append((adapter.version, adapter.checksum))
+        return {"probe_reward": (0.0, 1.0, 0.5, 0.0)[epoch], "probe_reward_std": 0.0, "probe_clip_margin": float(epoch < 2)}
+
+    rollouts = LocalRollouts(Sampler(recipe), warmth)
+    kept = Learner(recipe, samples, rollouts, Checkpoints(str(tmp_path), 1), lambda *_: None, probe=probe).fit()
+    assert [version for version, _ in looked] == [0, 2, 4]
+    assert (kept.version, kept.checksum) == looked[1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from boig_core.diffusion.objectives import BUFFER, OBJECTIVES, Rewarded, Scored, clipped_ratio
+from boig_core.diffusion.objectives import BUFFER, MOST_WEIGHT, OBJECTIVES, Rewarded, Scored, clipped_ratio, off_policy_weights
 
 
 def test_grpo_subtracts_the_groups_mean_over_the_batchs_spread() -> None:
@@ -60,3 +60,14 @@ def test_loss_and_metrics_by_hand() -> None:
     (gradient,) = torch.autograd.grad(loss, new)
     assert gradient[1] == 0.0  # already beyond the clip in the direction of its advantage
     assert gradient[0] < 0 < gradient[2]
+
+
+def test_weights_of_stale_samples_are_density_ratios_up_to_the_cut() -> None:
+    before, after = torch.distributions.Normal(0.0, 1.0), torch.distributions.Normal(0.5, 1.0)
+    samples = torch.tensor([[-1.0, 0.0], [0.25, 3.0], [1.5, 400.0]])
+    weights = off_policy_weights(after.log_prob(samples).numpy(), before.log_prob(samples).numpy())
+    expected = torch.clamp(torch.exp(after.log_prob(samples) - before.log_prob(samples)), max=2.0)
+    np.testing.assert_allclose(weights, expected.numpy(), rtol=1e-5)
+    assert weights.dtype == np.float32
+    assert (weights < MOST_WEIGHT).sum() == 4
+    assert weights[2, 1] == pytest.approx(MOST_WEIGHT)

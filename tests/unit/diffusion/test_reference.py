@@ -6,6 +6,7 @@ The reference opens the model with diffusers, works out the noise schedule in fl
 
 import math
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,63 @@ def test_gradients_with_a_divergence_from_the_moving_average(
             torch.testing.assert_close(a, b, rtol=0, atol=AGREEMENT, msg=name)
     for name, weights in theirs.items():
         assert torch.equal(mine[name], weights), name  # the average was in their place, and is not there any more
+
+
+@pytest.mark.parametrize("objective", ["grpo", "awm"])
+def test_gradients_of_a_stale_batch(recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, objective: str) -> None:
+    """One policy sampled, known by its log-probabilities alone; the update starts from a second, and this is its gradient at a third. Some
+    weights are cut; half of the ratios, which are against the second, are out of the clip range."""
+    recipe = set_ddpo(recipe, objective=objective, lora_rank=None, draws=2, ahead=True)
+    sampler, whole = roll_out(recipe, samples)
+    noise_BK = np.random.default_rng(3).normal(scale=0.7, size=whole.logprobs_old_BK.shape).astype(np.float32)
+    whole = replace(whole, logprobs_old_BK=whole.logprobs_old_BK + noise_BK)
+    advantages = torch.linspace(-2, 2, len(whole))
+
+    def scores(pipe: Any) -> torch.Tensor:
+        if objective == "awm":
+            pairs = [reference_predictions(pipe, whole, recipe, k) for k in range(2)]
+            return torch.stack([-((said - noise) ** 2).flatten(1).mean(1) for said, noise in pairs])
+        steps, latents = zip(whole.timesteps_K, whole.timesteps_prev_K, strict=True), whole.latents_BSCHW
+        texts = list(whole.prompts_B)
+        return torch.stack([reference_logprobs(pipe, *ts, latents[:, k], latents[:, k + 1], texts, 1.0, 1.0) for k, ts in enumerate(steps)])
+
+    pipe, generator, policies = open_reference(), torch.Generator().manual_seed(5), list[dict[str, torch.Tensor]]()
+    theirs, scored = dict(pipe.unet.named_parameters()), list[torch.Tensor]()
+    for _ in range(2):
+        with torch.no_grad():
+            for weights in theirs.values():
+                weights += 2e-2 * weights.std(correction=0) * torch.randn(weights.shape, generator=generator)
+        policies.append({name: weights.detach().clone() for name, weights in theirs.items()})
+        scored.append(scores(pipe))
+    sampled, start, now = torch.from_numpy(whole.logprobs_old_BK.T), scored[0].detach(), scored[1]
+    weights_KB, ratios = torch.exp(start - sampled).clamp(max=2.0), torch.exp(now - start)
+    assert 0 < int((weights_KB == 2.0).sum()) < weights_KB.numel() / 2
+    clip = float((ratios.detach() - 1).abs().median())
+    surrogates = torch.minimum(ratios * advantages, ratios.clamp(1 - clip, 1 + clip) * advantages)
+    expected = torch.autograd.grad(-(weights_KB * surrogates).mean(), list(theirs.values()), allow_unused=True)
+
+    learner = make_learner(set_ddpo(recipe, clip_ratio=clip), samples, sampler, warmth, tmp_path)
+    mine = dict(learner.pipe.unet.named_parameters())
+
+    def move(weights: dict[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                mine[name].copy_(weight)
+
+    move(policies[0])
+    learner.engine.steps_done = 2
+    part = learner._recomputed(Slice(whole, advantages.double().numpy()))
+    np.testing.assert_allclose(part.trajectory.logprobs_old_BK.T, start.numpy(), rtol=0, atol=AGREEMENT)
+    assert part.weights_BK is not None
+    np.testing.assert_allclose(part.weights_BK.T, weights_KB.numpy(), rtol=0, atol=AGREEMENT)
+    move(policies[1])
+    losses = [loss()[0] for loss in learner._losses(part, list(range(len(whole))))]
+    got = torch.autograd.grad(torch.stack(losses).sum(), list(mine.values()), allow_unused=True)
+    assert max(float(gradient.abs().max()) for gradient in expected if gradient is not None) > 100 * AGREEMENT
+    for name, a, b in zip(theirs, got, expected, strict=True):
+        assert (a is None) == (b is None), name
+        if a is not None and b is not None:
+            torch.testing.assert_close(a, b, rtol=0, atol=AGREEMENT, msg=name)
 
 
 def test_the_anchor_of_a_lora_is_the_base_model(recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path) -> None:
