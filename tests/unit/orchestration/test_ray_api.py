@@ -107,3 +107,10 @@ def test_certificates_are_checked_unless_the_connection_says_no(tmp_path: Any) -
     assert RayCluster.of_connection(connection(host="https://ray", extra='{"verify": false}')).tls() is False
     with pytest.raises(InputError, match=r"missing\.pem"):
         RayCluster("https://ray", ca_bundle=str(tmp_path / "missing.pem")).tls()
+
+
+def test_an_address_with_credentials_is_refused_since_links_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_API_ADDRESS", "https://me:hush@ray:8265")
+    with pytest.raises(InputError, match="carries credentials") as caught:
+        RayCluster.find()
+    assert "hush" not in str(caught.value)
