@@ -313,10 +313,11 @@ class Installation(Services):
         answer.raise_for_status()
         return answer.json()
 
-    def cpus_in_use(self) -> float:
-        """Logical CPUs of Ray that something holds."""
-        used = self.ray_says("/api/cluster_status")["data"]["clusterStatus"]["loadMetricsReport"]["usage"]["CPU"][0]
-        return float(used)
+    def held(self) -> list[str]:
+        """What lives on the cluster beside the supervisors of jobs: classes of actors, and groups of resources."""
+        answers = (self.ray_says(f"/api/v0/{kind}?limit=1000") for kind in ("actors", "placement_groups"))
+        rows = [row for answer in answers for row in answer["data"]["result"]["result"] if row["state"] not in ("DEAD", "REMOVED")]
+        return [name for row in rows if (name := row.get("class_name", "placement group")) != "JobSupervisor"]
 
     def starts(self, run: Run) -> list[dict[str, Any]]:
         """The marks that the stage's processes left when they started."""

@@ -53,6 +53,26 @@ def services(request: pytest.FixtureRequest) -> Iterator[Installation]:
             shutil.rmtree(home)
 
 
+@pytest.fixture(scope="module")
+def world(services: Installation) -> Path:
+    """Posts with images."""
+    folder = services.home / "world"
+    write_world(60, 3, Law.load("sunlit"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(services: Installation, world: Path) -> None:
+    """What the DAG `training` learns from."""
+    root, scratch = store.join(str(services.store), "datasets", "adworld"), services.home / "scratch"
+    scratch.mkdir()
+    made = ingest(str(world), None, load_recipe("tiny", RECIPE).data, 0, root=root, scratch=scratch, crew=OneProcess())
+    attempt, lineage = store.join(root, "attempt-1"), manifest.Lineage(inputs={}, recipe="", code="")
+    by = store.join(attempt, commit.COMMIT)
+    manifest.publish_folder(made.folder, f"{root}/v1", kind="dataset", lineage=lineage, commit=by, meta=made.meta, blobs=made.blobs)
+    commit.commit(attempt, {"dataset": f"{root}/v1"}, {})
+
+
 @pytest.fixture(autouse=True)
 def logs(services: Installation) -> Iterator[None]:
     """Each test begins with all services; what they said during it is shown when it fails."""
@@ -71,7 +91,7 @@ def started(services: Installation, *dags: str) -> list[Run]:
     runs = [services.airflow.start(dag) for dag in dags]
     for run in runs:
         until(f"{run}: the stage has started", lambda run=run: services.starts(run))
-        until(f"{run}: the task waits", lambda run=run: services.airflow.state(run) == {"deferred": "deferred"}.get(run.dag, "running"))
+        until(f"{run}: the task waits", lambda run=run: services.airflow.state(run) == ("running" if run.dag == "waiting" else "deferred"))
     return runs
 
 
@@ -117,9 +137,10 @@ def second_used(services: Installation, run: Run) -> None:
 
 
 @pytest.fixture(scope="module")
-def under_way(services: Installation) -> dict[tuple[str, str], Run]:
-    """A run for each click and mode; they start together, since that is what takes time."""
-    names = [(click, dag) for click in ("failed", "success", "delete", "clear", "clear finished") for dag in MODES]
+def under_way(services: Installation, dataset: None) -> dict[tuple[str, str], Run]:
+    """A run for each click and mode, and one of a training; they start together, since that is what takes time."""
+    clicks = ("failed", "success", "delete", "clear", "clear finished")
+    names = [*((click, dag) for click in clicks for dag in MODES), ("failed", "training")]
     return dict(zip(names, started(services, *(dag for _, dag in names)), strict=True))
 
 
@@ -131,6 +152,16 @@ def test_marking_a_running_task_stops_its_job(services: Installation, under_way:
     nothing_left(services, run)
     assert services.airflow.state(run) == state
     assert len(services.jobs(run)) == 1
+
+
+def test_marking_a_training_as_failed_leaves_no_actor_and_no_room_taken(
+    services: Installation, under_way: dict[tuple[str, str], Run]
+) -> None:
+    run = under_way["failed", "training"]
+    assert {"RayTrainWorker", "placement group"} <= set(services.held())
+    services.airflow.mark(run, "failed")
+    nothing_left(services, run)
+    until("all that it held is free", lambda: not services.held(), STOPPED_S)
 
 
 @pytest.mark.parametrize("dag", MODES)
@@ -260,84 +291,59 @@ def test_two_submitters_of_one_id_start_one_job(services: Installation) -> None:
     assert marks.read_text().split() == [f"/race-{number}/" for number in range(3)]
 
 
-def test_a_ray_head_killed_with_its_jobs(services: Installation) -> None:
-    runs = started(services, *MODES)
-    services.kill("ray")
-    for run in runs:
+@pytest.fixture(scope="module")
+def headless(services: Installation, dataset: None) -> dict[tuple[str, str], Run]:
+    """Runs whose Ray head is killed and started anew: their jobs die with it, or are frozen and outlive it."""
+    names = [*((fate, dag) for fate in ("killed", "frozen") for dag in MODES), ("killed", "training")]
+    runs = dict(zip(names, started(services, *(dag for _, dag in names)), strict=True))
+    frozen = {services.starts(runs["frozen", dag])[0]["pid"] for dag in MODES}
+    for pid in frozen:
+        psutil.Process(pid).send_signal(signal.SIGSTOP)
+    services.kill("ray", spare=frozen)
+    for (fate, _), run in runs.items():
         [mark] = services.starts(run)
-        until("the job's process is gone", lambda mark=mark: not psutil.pid_exists(mark["pid"]))
+        until("the job's process is gone", lambda fate=fate, mark=mark: fate == "frozen" or not psutil.pid_exists(mark["pid"]))
     services.start_ray()
-    for run in runs:
-        second_used(services, run)
-        assert commit.fate(attempt_of(services, run, 1)) == "fenced"
-        assert [job["status"] for job in services.jobs(run)] == ["SUCCEEDED"], "the new head knows the second job alone"
+    return runs
 
 
-def test_a_frozen_job_that_outlives_its_head_publishes_nothing(services: Installation) -> None:
-    runs = started(services, *MODES)
-    frozen = [psutil.Process(services.starts(run)[0]["pid"]) for run in runs]
-    for process in frozen:
-        process.send_signal(signal.SIGSTOP)
-    services.kill("ray", spare={process.pid for process in frozen})
-    services.start_ray()
-    for run, process in zip(runs, frozen, strict=True):
-        until(f"{run}: a second attempt starts", lambda run=run: len(services.starts(run)) == 2)
-        services.go(run)
-        process.send_signal(signal.SIGCONT)
-        until("the first attempt ends", lambda process=process: not process.is_running())
-        second_used(services, run)
-        failure = commit.read_failure(attempt_of(services, run, 1))
-        assert failure is not None
-        assert (commit.fate(attempt_of(services, run, 1)), failure.type) == ("fenced", "FencedError")
+@pytest.mark.parametrize("dag", MODES)
+def test_a_job_that_died_with_its_ray_head_is_started_again(services: Installation, headless: dict[tuple[str, str], Run], dag: str) -> None:
+    run = headless["killed", dag]
+    second_used(services, run)
+    assert commit.fate(attempt_of(services, run, 1)) == "fenced"
+    assert [job["status"] for job in services.jobs(run)] == ["SUCCEEDED"], "the new head knows the second job alone"
 
 
-# A real training, which holds at its checkpoint after step 10 of 12.
+@pytest.mark.parametrize("dag", MODES)
+def test_a_frozen_job_that_outlives_its_ray_head_publishes_nothing(
+    services: Installation, headless: dict[tuple[str, str], Run], dag: str
+) -> None:
+    run = headless["frozen", dag]
+    until(f"{run}: a second attempt starts", lambda: len(services.starts(run)) == 2)
+    services.go(run)
+    pid = services.starts(run)[0]["pid"]
+    psutil.Process(pid).send_signal(signal.SIGCONT)
+    until("the first attempt ends", lambda: not psutil.pid_exists(pid))
+    second_used(services, run)
+    failure = commit.read_failure(attempt_of(services, run, 1))
+    assert failure is not None
+    assert (commit.fate(attempt_of(services, run, 1)), failure.type) == ("fenced", "FencedError")
 
 
-@pytest.fixture(scope="module")
-def world(services: Installation) -> Path:
-    folder = services.home / "world"
-    write_world(60, 3, Law.load("sunlit"), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def dataset(services: Installation, world: Path) -> None:
-    """What it learns from."""
-    root, scratch = store.join(str(services.store), "datasets", "adworld"), services.home / "scratch"
-    scratch.mkdir()
-    made = ingest(str(world), None, load_recipe("tiny", RECIPE).data, 0, root=root, scratch=scratch, crew=OneProcess())
-    attempt, lineage = store.join(root, "attempt-1"), manifest.Lineage(inputs={}, recipe="", code="")
-    by = store.join(attempt, commit.COMMIT)
-    manifest.publish_folder(made.folder, f"{root}/v1", kind="dataset", lineage=lineage, commit=by, meta=made.meta, blobs=made.blobs)
-    commit.commit(attempt, {"dataset": f"{root}/v1"}, {})
-
-
-@pytest.mark.usefixtures("dataset")
-def test_a_training_marked_as_failed_leaves_nothing_on_the_cluster(services: Installation) -> None:
-    [run] = started(services, "training")
-    assert services.cpus_in_use() > 0
-    services.airflow.mark(run, "failed")
-    nothing_left(services, run)
-    until("all that it held is free", lambda: services.cpus_in_use() == 0, STOPPED_S)
-    assert commit.fate(attempt_of(services, run, 1)) in ("open", "failed")
-
-
-@pytest.mark.usefixtures("dataset")
-def test_a_ray_head_killed_with_a_training_that_goes_on_from_its_checkpoint(services: Installation) -> None:
-    [run] = started(services, "training")
+def test_a_training_that_died_with_its_ray_head_goes_on_from_its_checkpoint(
+    services: Installation, headless: dict[tuple[str, str], Run]
+) -> None:
+    run = headless["killed", "training"]
     first, second = (attempt_of(services, run, number) for number in (1, 2))
     kept = store.list_files(store.join(first, "checkpoints"))
     assert {path.split("/")[0] for path, _ in kept} == {"step-000010"}
-    services.kill("ray")
-    services.start_ray()
     second_used(services, run)
     rows = [json.loads(line)["step"] for line in store.read_bytes(store.join(second, "metrics.jsonl")).splitlines()]
     assert rows == [10, 11], "steps are counted from 0: the ten before the checkpoint are not done again"
     assert commit.fate(first) == "fenced"
-    model = services.airflow.result(run)["outputs"]["high_kpi"]
-    assert manifest.verify(model, kind="sd").meta["steps"] == 12
-    assert store.list_files(store.join(first, "checkpoints")) == kept
+    assert manifest.verify(services.airflow.result(run)["outputs"]["high_kpi"], kind="sd").meta["steps"] == 12
+    assert store.list_files(store.join(first, "checkpoints")) == kept, "an attempt writes to its own folder alone"
 
 
 # What may be read.
@@ -360,8 +366,7 @@ def test_no_secret_stands_in_anything_that_airflow_ray_or_the_store_keep(service
     good = Run("boig_ingest", services.airflow.trigger("boig_ingest", params))
     bad = Run("boig_ingest", services.airflow.trigger("boig_ingest", {"posts": str(world / "none")}))
     for run, end in ((good, "success"), (bad, "upstream_failed")):
-        until(f"{run} ends", lambda run=run: ended(services, run, "announce"))
-        assert ended(services, run, "announce") == end
+        assert until(f"{run} ends", lambda run=run: ended(services, run, "announce"), 900) == end
     [job, _] = services.jobs(good)
     assert job["runtime_env"] in (None, {})
     card = services.airflow.xcom(good.dag, good.id, "announce")["card"]
@@ -375,5 +380,5 @@ def test_no_secret_stands_in_anything_that_airflow_ray_or_the_store_keep(service
         assert found_in(services.home / place, values) == {}
     for file in ("airflow.sql", "ray-jobs.json"):
         text = (services.home / file).read_text()
-        assert good.folder in text
+        assert good.id in text
         assert [name for name, value in values.items() if value in text] == [], file

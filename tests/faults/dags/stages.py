@@ -1,4 +1,5 @@
-"""DAGs of one stage each: `deferred` waits for its Ray job in the triggerer, `waiting` in the worker; `training` is a real one."""
+"""DAGs of one stage each: `deferred` waits for its Ray job in the triggerer, `waiting` in the worker; `training` is a real stage,
+which holds at its checkpoint after step 10 of 12 (see `stand_in`)."""
 
 import os
 from datetime import timedelta
