@@ -16,7 +16,7 @@ import os
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param
 
-from boig_core.orchestration.assets import DATASET, DEFAULTS, announce, plan, recipe_params
+from boig_core.orchestration.assets import DATASET, DEFAULTS, LOCATION, announce, plan, recipe_params
 from boig_core.orchestration.callbacks import on_failure
 from boig_core.orchestration.intervals import take_turn
 from boig_core.orchestration.operator import RayJobOperator
@@ -35,19 +35,19 @@ with DAG(
     params={
         "posts": Param(
             os.environ.get("BOIG_INGEST_POSTS") or None,
-            type=["null", "string"],
+            **LOCATION,
             title="Posts",
             description="Folder with posts.jsonl, the file itself, or a glob: s3://…, https://…, or a path that the cluster can read.",
         ),
         "previous": Param(
             None,
-            type=["null", "string"],
+            **LOCATION,
             title="Previous version",
             description="URI of a version of the dataset that the posts are added to: what it holds is not fetched again.",
         ),
         "retry": Param(
             None,
-            type=["null", "string"],
+            **LOCATION,
             title="Version to retry",
             description="URI of a version whose rejected rows and images are tried again, with or without new posts.",
         ),

@@ -1,7 +1,7 @@
-"""What all tests share: settings that must stand before any of them imports Airflow, and an S3 server.
+"""What all tests share: settings that must stand before any of them imports Airflow, and S3 servers.
 
 Airflow's home is a temporary folder, its DAGs are this repository's. S3 is moto's server over real HTTP, in a thread of this process, so
-that other processes (Ray workers, stages) reach it too.
+that other processes (Ray workers, stages) reach it too; what moto cannot prove is asked of the server at ``BOIG_TEST_S3``, too.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import signal
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,21 @@ def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     boto3.session.Session().client("s3", endpoint_url=s3_endpoint).create_bucket(Bucket=BUCKET)
     return f"s3://{BUCKET}"
+
+
+@pytest.fixture
+def real_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URI of an empty prefix on the server at ``BOIG_TEST_S3``, which the standard AWS variables have the keys of."""
+    endpoint = os.environ.get("BOIG_TEST_S3")
+    if not endpoint:
+        pytest.skip("no real S3 server: BOIG_TEST_S3 names none (its address; the AWS variables hold its keys)")
+    import boto3
+
+    from boig_core.storage import store
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    boto3.session.Session().client("s3", endpoint_url=endpoint).create_bucket(Bucket=BUCKET)
+    root = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    yield root
+    for path, _ in store.list_files(root):
+        store.delete_file(store.join(root, path))

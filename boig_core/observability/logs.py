@@ -6,9 +6,10 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Iterator
 from typing import Final
 
-SECRET_NAMES: Final = re.compile(r"(KEY|KEY_ID|SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)$", re.IGNORECASE)
+SECRET_NAMES: Final = re.compile(r"(KEY|KEY_ID|SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|ALERT_URL)$", re.IGNORECASE)
 """Names of environment variables whose values are never written down."""
 
 SHORTEST: Final = 8
@@ -18,15 +19,21 @@ IN_ADDRESS: Final = re.compile(r"(?<=://)[^\s/@]+@")
 """User and password of an address."""
 
 
-def hide_secrets(text: str) -> str:
-    """The text without values of secret environment variables, and without user and password of any address."""
+def secret_values() -> Iterator[tuple[str, str]]:
+    """Each secret of this process's environment, and what to write in its place: secret variables, and passwords in addresses of any."""
     for name, value in os.environ.items():
         if SECRET_NAMES.search(name) and len(value.strip()) >= SHORTEST:
-            text = text.replace(value.strip(), f"[{name}]")
+            yield value.strip(), f"[{name}]"
         for found in IN_ADDRESS.findall(value):
             password = found[:-1].partition(":")[2]
             if len(password) >= SHORTEST:
-                text = text.replace(password, "[password]")
+                yield password, "[password]"
+
+
+def hide_secrets(text: str) -> str:
+    """The text without secrets of the environment, and without user and password of any address."""
+    for value, instead in secret_values():
+        text = text.replace(value, instead)
     return IN_ADDRESS.sub("[credentials]@", text)
 
 

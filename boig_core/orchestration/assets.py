@@ -21,6 +21,7 @@ from boig_core.config import Recipe, is_recipe_file, load_recipe
 from boig_core.errors import InputError, UserError
 from boig_core.orchestration import attempts, intervals, registry
 from boig_core.orchestration.dry_run import rehearse
+from boig_core.orchestration.masking import hide_environment
 from boig_core.orchestration.retries import RETRIES
 from boig_core.orchestration.roots import allowed, store_root
 from boig_core.storage import manifest, runs, store
@@ -29,18 +30,22 @@ DATASET = Asset("boig/dataset", uri="boig://dataset", group="boig", extra={"cont
 BOIGLLM = Asset("boig/boigllm", uri="boig://boigllm", group="boig", extra={"content": "BoigLLM, its evaluation and reward calibration"})
 BOIGSD = Asset("boig/boigsd", uri="boig://boigsd", group="boig", extra={"content": "BoigSD, its evaluation and the report"})
 
-DEFAULTS: dict[str, Any] = {"owner": "boig", **RETRIES}
+DEFAULTS: dict[str, Any] = {"owner": "boig", "on_execute_callback": hide_environment, **RETRIES}
 """Arguments of every task."""
+
+
+LOCATION: dict[str, Any] = {"type": ["null", "string"], "pattern": f"^(?!.*{store.CREDENTIALS})"}
+"""Schema of a param that names a location. Airflow keeps and shows what a run is given: credentials are refused before there is a run."""
 
 
 def recipe_params(default: str | None) -> dict[str, Param]:
     """Params that choose the recipe; ``default=None`` leaves the choice to the asset event."""
-    kind = "string" if default else ["null", "string"]
+    kind = {**LOCATION, "type": "string"} if default else LOCATION
     which = "A recipe of the package by name, or the path of a YAML file."
     which += "" if default else " Empty: the recipe of the dataset or model that triggered this run."
     settings = "One section.field=value a line, such as ddpo.epochs=5."
     return {
-        "recipe": Param(default, type=kind, title="Recipe", description=which),
+        "recipe": Param(default, **kind, title="Recipe", description=which),
         "overrides": Param([], type="array", items={"type": "string"}, title="Overrides", description=settings),
         "dry_run": Param(False, type="boolean", title="Dry run", description="Check everything, log what would run, and start nothing."),
     }
@@ -48,7 +53,7 @@ def recipe_params(default: str | None) -> dict[str, Param]:
 
 def uri_param(what: str) -> Param:
     """A param for the URI of an input; empty: from the asset event."""
-    return Param(None, type=["null", "string"], description=f"URI of {what}. Empty: the one that triggered this run, else the newest.")
+    return Param(None, **LOCATION, description=f"URI of {what}. Empty: the one that triggered this run, else the newest.")
 
 
 def plan(

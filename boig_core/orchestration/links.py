@@ -14,6 +14,7 @@ from airflow.sdk import BaseOperatorLink
 from airflow.sdk.configuration import conf
 
 from boig_core.errors import InfrastructureError
+from boig_core.observability.logs import IN_ADDRESS
 from boig_core.observability.metrics import experiment
 from boig_core.storage import manifest, store
 from boig_core.storage.job import Stage, read_job
@@ -109,7 +110,7 @@ def mlflow_page(attempt: str) -> str:
         InputError: the attempt's job cannot be read.
     """
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
-    web = os.environ.get("BOIG_MLFLOW_WEB") or server
+    web = IN_ADDRESS.sub("", os.environ.get("BOIG_MLFLOW_WEB") or server)  # a browser asks for a login, a link is for everyone
     if not server or not web.startswith(("http://", "https://")):
         return ""
     job = read_job(store.join(attempt, "job.json"))

@@ -28,6 +28,7 @@ from boig_core.orchestration.airflow_state import TaskKey, try_is_over
 from boig_core.orchestration.asks import asks_of
 from boig_core.orchestration.jobs import Cluster, ask, stop_and_see
 from boig_core.orchestration.links import DataCardLink, MlflowRunLink, RayJobLink, ReportLink, result_pages
+from boig_core.orchestration.masking import hide_environment
 from boig_core.orchestration.retries import POLICY
 from boig_core.orchestration.trigger import GONE, UNREACHABLE, RayJobTrigger, follow
 from boig_core.storage import commit, runs, store
@@ -78,7 +79,7 @@ class RayJobOperator(BaseOperator):
         poll_s: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{"pool": POOL, "retry_policy": POLICY, **kwargs})
+        super().__init__(**{"pool": POOL, "retry_policy": POLICY, "on_execute_callback": hide_environment, **kwargs})
         self.stage = Stage(stage).value
         self.plan = plan
         self.inputs = inputs

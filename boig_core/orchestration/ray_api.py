@@ -20,6 +20,7 @@ from urllib.parse import quote
 import aiohttp
 
 from boig_core.errors import ClusterError, InputError
+from boig_core.observability.logs import IN_ADDRESS
 from boig_core.orchestration.asks import Ask, lacking
 from boig_core.orchestration.jobs import FEW, AwayError, JobInfo
 
@@ -35,7 +36,7 @@ class RayCluster:
     """One cluster's Jobs API.
 
     Attributes:
-        address: such as ``http://ray-head:8265``.
+        address: such as ``http://ray-head:8265``; links and the triggerer's arguments show it, so one with credentials is refused.
         conn_id: Airflow connection that holds the token; empty: ``RAY_AUTH_TOKEN``.
         verify: whether the server's certificate is checked.
         ca_bundle: file with the authorities to trust; empty: the system's.
@@ -45,6 +46,10 @@ class RayCluster:
     conn_id: str = ""
     verify: bool = True
     ca_bundle: str = ""
+
+    def __post_init__(self) -> None:
+        if IN_ADDRESS.search(self.address):
+            raise InputError("the cluster's address", "carries credentials", "set RAY_AUTH_TOKEN, or the connection's password")
 
     @classmethod
     def find(cls, conn_id: str = CONNECTION) -> RayCluster:

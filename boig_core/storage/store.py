@@ -32,6 +32,8 @@ _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _TAKEN = {"412", "PreconditionFailed"}
 _CONFLICT = {"409", "ConditionalRequestConflict", "OperationAborted"}
 _CONFLICT_TRIES: Final = 5
+CREDENTIALS: Final = r"://([^/]*@|.*[?&](X-(Amz|Goog)-(Signature|Credential|Security-Token)|Signature|sig)=)"
+"""A location with a user, a password or a signature, as a regular expression that JSON Schema understands, too."""
 _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}$")
 
 
@@ -86,8 +88,8 @@ def refuse_secrets(uri: str) -> None:
     Raises:
         InputError: the location carries a user, a password or a signature; the message does not repeat them.
     """
-    scheme, separator, rest = uri.partition("://")
-    if separator and ("@" in rest.split("/", 1)[0] or re.search(r"[?&](X-Amz-Signature|X-Amz-Credential|Signature)=", rest)):
+    if re.search(CREDENTIALS, uri):
+        scheme = uri.partition("://")[0]
         raise InputError(f"{scheme}://...", "carries credentials", "give them through the standard AWS variables, never in a location")
 
 

@@ -64,6 +64,23 @@ def test_dag_is_documented_owned_retried_and_tagged(dags: dict[str, Any], name: 
         assert param.schema.get("type"), key
 
 
+@pytest.mark.parametrize(
+    "location", ["https://me:hush@host/posts.jsonl", "s3://key:hush@bucket/x", "https://host/x?a=b&X-Amz-Signature=hush"]
+)
+def test_params_take_no_location_with_credentials_since_airflow_shows_them(dags: dict[str, Any], location: str) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    params = [(key, dag.params.get_param(key)) for dag in dags.values() for key in dag.params]
+    texts = [(key, param) for key, param in params if "string" in param.schema["type"] and "enum" not in param.schema]
+    assert {"posts", "previous", "retry", "recipe", "dataset", "boigllm", "boigsd", "report"} <= {key for key, _ in texts}
+    for key, param in texts:
+        if key == "why":
+            continue
+        assert param.resolve("s3://bucket/at@home/x?.jsonl") == "s3://bucket/at@home/x?.jsonl"
+        with pytest.raises(ParamValidationError):
+            param.resolve(location)
+
+
 def test_stages_run_once_each_in_the_cluster_pool(dags: dict[str, Any]) -> None:
     from boig_core.orchestration.operator import POOL, RayJobOperator
     from boig_core.storage.job import Stage

@@ -1,7 +1,8 @@
 """Real services for the fault tests, each a process that a test can kill, freeze and start again.
 
 Postgres, a Ray head with its Jobs API, and Airflow's four servers with the LocalExecutor. Airflow reaches Ray through `Gate`, which can
-hold back an answer. Jobs run `stand_in` instead of the stages. Leaves out: what is asserted.
+hold back an answer. Jobs run `stand_in` instead of Python. All of it has secrets in its environment (see `tests.planted`). Leaves out: what
+is asserted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,11 @@ from boig_core.config import load_recipe
 from boig_core.demo.airflow_api import AirflowApi
 from boig_core.demo.services import READY_S, Ports, Services, environment, start_ray
 from boig_core.orchestration.attempts import run_folder
+from tests.planted import make_secrets
 
 HERE = Path(__file__).parent
+POSTGRES = Path("/usr/lib/postgresql")
+"""Where Debian keeps the programs, off the path."""
 SERVERS = ("api-server", "scheduler", "dag-processor", "triggerer")
 SETTINGS = {
     "CORE__PARALLELISM": "8",
@@ -53,12 +57,14 @@ SETTINGS = {
     "WORKERS__MIN_HEARTBEAT_INTERVAL": "3",
 }
 """A dead process is noticed within half a minute, not five; less, and a busy machine takes the living for dead."""
+RECIPE = ["sd.steps=12", "sd.checkpoint_every=10", "sd.batch=4", "sd.workers=1", "data.percentiles=[40, 60]", "data.floors=[-1, -1, -1]"]
+"""Of the stages: a training that ends two steps after its one checkpoint in between."""
 
 
 def postgres_programs() -> Path:
     """Folder of ``initdb`` and ``postgres``; where there are none the tests are skipped, but on CI they fail."""
     found = shutil.which("initdb")
-    places = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    places = [Path(found).resolve().parent] if found else sorted(POSTGRES.glob("*/bin"), reverse=True)
     if places:
         return places[0]
     reason = "Postgres is not installed (Debian: apt-get install postgresql)"
@@ -118,6 +124,9 @@ class Airflow(AirflowApi):
 
     def unpause(self, dag: str) -> None:
         self._call("PATCH", f"/dags/{dag}", {"is_paused": False})
+
+    def add_connection(self, **what: Any) -> None:
+        self._call("POST", "/connections", what)
 
     def mark(self, run: Run, state: str) -> None:
         self._call("PATCH", f"{run.path}/taskInstances/stage", {"new_state": state})
@@ -240,6 +249,7 @@ class Installation(Services):
         self.store = home / "store"
         self.signals = home / "signals"
         self.ports = free_ports()
+        self.planted = make_secrets()
         self.gate = Gate(f"http://127.0.0.1:{self.ports.dashboard}")
         self.env = self._environment()
         self.airflow = Airflow(f"http://127.0.0.1:{self.ports.airflow}", "of-tests")
@@ -250,7 +260,7 @@ class Installation(Services):
         (self.signals / "go").mkdir(parents=True)
         for name in ("store", "airflow", "dags"):
             (self.home / name).mkdir()
-        (self.store / "recipe.json").write_text(load_recipe("tiny").model_dump_json())
+        (self.store / "recipe.json").write_text(load_recipe("tiny", RECIPE).model_dump_json())
         (self.home / "airflow" / "passwords.json").write_text(json.dumps({"admin": "of-tests"}))
         for file in self._dags:
             shutil.copy(file, self.home / "dags")
@@ -272,11 +282,12 @@ class Installation(Services):
         self.wait_until("api-server", self.airflow.login, READY_S)
         self.wait_until("scheduler", lambda: not self.airflow.unhealthy(), READY_S)
 
-    def kill(self, *names: str) -> None:
-        """SIGKILL to servers and all their descendants at once: nothing of them can say a last word."""
-        families = [self._family(name) for name in names]
-        for process in (process for family in families for process in family):
-            _signal(process, signal.SIGKILL)
+    def kill(self, *names: str, spare: Collection[int] = ()) -> None:
+        """SIGKILL to servers and all their descendants, but for process ids to spare: nothing of them can say a last word."""
+        doomed = [process for name in names for process in self._family(name) if process.pid not in spare]
+        for how in (signal.SIGSTOP, signal.SIGKILL):  # at once: else one would see another's end and act on it
+            for process in doomed:
+                _signal(process, how)
         for name in names:
             self._running.pop(name).wait()
 
@@ -324,11 +335,21 @@ class Installation(Services):
 
     def jobs(self, run: Run) -> list[dict[str, Any]]:
         """What Ray knows of a run's jobs, the oldest first."""
-        url = f"http://127.0.0.1:{self.ports.dashboard}/api/jobs/"
+        found = [job for job in self.ray_says("/api/jobs/") if f"/{run.folder}/" in job["entrypoint"]]
+        return sorted(found, key=lambda job: job["start_time"])
+
+    def ray_says(self, path: str) -> Any:
+        """Answer of Ray's dashboard."""
+        url = f"http://127.0.0.1:{self.ports.dashboard}{path}"
         answer = httpx.get(url, headers={"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}, trust_env=False, timeout=30)
         answer.raise_for_status()
-        found = [job for job in answer.json() if f"/{run.folder}/" in job["entrypoint"]]
-        return sorted(found, key=lambda job: job["start_time"])
+        return answer.json()
+
+    def held(self) -> list[str]:
+        """What lives on the cluster beside the supervisors of jobs: classes of actors, and groups of resources."""
+        answers = (self.ray_says(f"/api/v0/{kind}?limit=1000") for kind in ("actors", "placement_groups"))
+        rows = [row for answer in answers for row in answer["data"]["result"]["result"] if row["state"] not in ("DEAD", "REMOVED")]
+        return [name for row in rows if (name := row.get("class_name", "placement group")) != "JobSupervisor"]
 
     def starts(self, run: Run) -> list[dict[str, Any]]:
         """The marks that the stage's processes left when they started."""
@@ -341,6 +362,11 @@ class Installation(Services):
         for run in runs:
             (self.signals / "go" / run.folder).touch()
 
+    def dump(self) -> str:
+        """Airflow's whole database as SQL."""
+        program, where = str(postgres_programs() / "pg_dump"), f"postgresql://boig:{self._password}@127.0.0.1:{self.ports.mlflow}/postgres"
+        return subprocess.run([program, where], check=True, capture_output=True, text=True).stdout
+
     def _family(self, name: str) -> list[psutil.Process]:
         leader = psutil.Process(self._running[name].pid)
         return [leader, *leader.children(recursive=True)]
@@ -352,6 +378,8 @@ class Installation(Services):
         return {
             **environment(self.home, str(self.store), self.ports),
             **{f"AIRFLOW__{key}": value for key, value in settings.items()},
+            **self.planted,
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # nothing listens there, and each test would wait for its patience
             "BOIG_RAY_PYTHON": str(self.home / "python"),
             "BOIG_FAULTS": str(self.signals),
             "RAY_API_ADDRESS": self.gate.address,

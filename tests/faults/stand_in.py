@@ -1,7 +1,10 @@
-"""A stage that needs a second and no models: it publishes one file, says so, waits for a word, and then is committed.
+"""What jobs run instead of Python: a stage that needs a second and no models, and the real stages where a test needs those.
 
-``BOIG_FAULTS`` is the folder where the word and the marks are: ``started.jsonl`` gets a line for each start, and a file of the run's name
-in ``go`` is the word.
+The stand-in publishes one file, says so, waits for a word, and then is committed. The real ``finetune_sd`` waits for it, too, at each
+checkpoint, in the process that trains. Stages of the DAGs that users get, ``boig_…``, run as they are.
+
+``BOIG_FAULTS`` is the folder where the word and the marks are: ``started.jsonl`` gets a line for each start or checkpoint, and a file of
+the run's name in ``go`` is the word.
 """
 
 from __future__ import annotations
@@ -11,24 +14,58 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from boig_core.storage.job import Outcome, Workspace, run_stage
+from boig_core.storage.job import Job, Outcome, Workspace, run_stage
 
 
 def work(space: Workspace) -> Outcome:
+    """The stage that takes a second."""
     made = space.scratch / "made"
     made.mkdir()
     (made / "attempt.txt").write_text(str(space.job.attempt))
     outcome = Outcome({"dataset": space.publish("datasets/faults", made, kind="dataset")}, {"attempt": space.job.attempt})
-    signals = Path(os.environ["BOIG_FAULTS"])
-    mark = {"task": space.job.task, "attempt": space.job.attempt, "pid": os.getpid()}
-    with (signals / "started.jsonl").open("a") as file:
-        file.write(json.dumps(mark) + "\n")
-    go = signals / "go" / space.job.task.rsplit("/", 2)[-2]
-    while not go.exists():
-        time.sleep(0.05)
+    say_and_wait(space.job)
     return outcome
 
 
+def say_and_wait(job: Job) -> None:
+    """Leave a mark, then wait for the word."""
+    signals = Path(os.environ["BOIG_FAULTS"])
+    mark = {"task": job.task, "attempt": job.attempt, "pid": os.getpid()}
+    with (signals / "started.jsonl").open("a") as file:
+        file.write(json.dumps(mark) + "\n")
+    go = signals / "go" / job.task.rsplit("/", 2)[-2]
+    while not go.exists():
+        time.sleep(0.05)
+
+
+def train_in_steps(space: Workspace) -> Outcome:
+    """The real stage, held at its checkpoints."""
+    from ray_jobs import finetune_sd
+
+    real = finetune_sd.train
+
+    def train(config: dict[str, Any]) -> Any:
+        from boig_core.training.checkpoint import Checkpoints
+
+        save = Checkpoints.save
+
+        def save_and_wait(points: Checkpoints, *args: Any) -> str:
+            uri = save(points, *args)
+            points.wait()
+            say_and_wait(config["job"])
+            return uri
+
+        Checkpoints.save = save_and_wait  # type: ignore
+        return real(config)
+
+    finetune_sd.train = train
+    return finetune_sd.work(space)
+
+
 if __name__ == "__main__":
-    sys.exit(run_stage(work, sys.argv[-1:]))  # after `-m ray_jobs.STAGE`, when it stands in for Python
+    _, module, uri = sys.argv[1:] if len(sys.argv) == 4 else ("", "", sys.argv[-1])  # `-m ray_jobs.STAGE URI`, when it stands in for Python
+    if "/runs/boig_" in uri and module:
+        os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+    sys.exit(run_stage(train_in_steps if module == "ray_jobs.finetune_sd" else work, [uri]))

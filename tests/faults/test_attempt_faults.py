@@ -1,4 +1,5 @@
-"""An attempt that is frozen just before its commit, and wakes when the next one has started, publishes nothing: on a folder and on S3."""
+"""An attempt that is frozen just before its commit, and wakes when the next one has started, publishes nothing: on a folder, moto and a
+real S3 server."""
 
 from __future__ import annotations
 
@@ -20,10 +21,10 @@ from boig_core.storage.job import Job, Stage, write_job
 from tests.faults.airflow_services import HERE, until
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", "s3_bucket", "real_s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty store."""
-    return f"{request.getfixturevalue('s3_bucket')}/frozen" if request.param == "s3" else str(tmp_path / "store")
+    return str(tmp_path / "store") if request.param == "folder" else f"{request.getfixturevalue(request.param)}/frozen"
 
 
 class Stages:

@@ -6,22 +6,33 @@ Real Airflow on Postgres, real Ray; each test waits for events and asks Ray, the
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
+import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from boig_core.adworld.export import write_world
+from boig_core.adworld.law import Law
+from boig_core.config import load_recipe
+from boig_core.data.ingestion import OneProcess, ingest
 from boig_core.demo.services import repository
+from boig_core.errors import InfrastructureError
 from boig_core.orchestration.ray_api import RayCluster
-from boig_core.storage import commit, store
-from tests.faults.airflow_services import HERE, SERVERS, Installation, Run, until
+from boig_core.storage import commit, manifest, store
+from tests.faults.airflow_services import HERE, RECIPE, SERVERS, Installation, Run, until
+from tests.planted import found_in, values_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STOPPED_S = 60.0
 """Longest time from a person's click to the end of the job's last process."""
+DOWN_S = 60.0
+"""How long all of Airflow is away: longer than anything in it waits for a heartbeat."""
 MODES = ("deferred", "waiting")
 
 
@@ -29,18 +40,37 @@ MODES = ("deferred", "waiting")
 def services(request: pytest.FixtureRequest) -> Iterator[Installation]:
     home = Path(tempfile.mkdtemp(prefix="boig-faults-"))
     home.chmod(0o755)
-    dags = (HERE / "dags" / "stages.py", repository() / "dags" / "boig_reconcile.py")
-    machine = Installation(home, [file for file in dags if file.exists()])
+    machine = Installation(home, [*sorted((HERE / "dags").glob("*.py")), repository() / "dags" / "boig_reconcile.py"])
     try:
         machine.prepare()
         machine.start_ray()
         machine.start_airflow(*SERVERS)
-        until("the DAGs are known", lambda: machine.airflow.has_dags(list(MODES)))
+        until("the DAGs are known", lambda: machine.airflow.has_dags([*MODES, "training", "boig_ingest"]))
         yield machine
     finally:
         machine.kill_all()
         if not request.session.testsfailed:
             shutil.rmtree(home)
+
+
+@pytest.fixture(scope="module")
+def world(services: Installation) -> Path:
+    """Posts with images."""
+    folder = services.home / "world"
+    write_world(60, 3, Law.load("sunlit"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(services: Installation, world: Path) -> None:
+    """What the DAG `training` learns from."""
+    root, scratch = store.join(str(services.store), "datasets", "adworld"), services.home / "scratch"
+    scratch.mkdir()
+    made = ingest(str(world), None, load_recipe("tiny", RECIPE).data, 0, root=root, scratch=scratch, crew=OneProcess())
+    attempt, lineage = store.join(root, "attempt-1"), manifest.Lineage(inputs={}, recipe="", code="")
+    by = store.join(attempt, commit.COMMIT)
+    manifest.publish_folder(made.folder, f"{root}/v1", kind="dataset", lineage=lineage, commit=by, meta=made.meta, blobs=made.blobs)
+    commit.commit(attempt, {"dataset": f"{root}/v1"}, {})
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +91,7 @@ def started(services: Installation, *dags: str) -> list[Run]:
     runs = [services.airflow.start(dag) for dag in dags]
     for run in runs:
         until(f"{run}: the stage has started", lambda run=run: services.starts(run))
-        until(f"{run}: the task waits", lambda run=run: services.airflow.state(run) == {"deferred": "deferred"}.get(run.dag, "running"))
+        until(f"{run}: the task waits", lambda run=run: services.airflow.state(run) == ("running" if run.dag == "waiting" else "deferred"))
     return runs
 
 
@@ -77,8 +107,8 @@ def used_once(services: Installation, *runs: Run) -> None:
         assert store.read_bytes(store.join(result["outputs"]["dataset"], "attempt.txt")) == b"1"
 
 
-def ended(services: Installation, run: Run) -> str | None:
-    state = services.airflow.state(run)
+def ended(services: Installation, run: Run, task: str = "stage") -> str | None:
+    state = services.airflow.state(run, task)
     return state if state in ("success", "failed", "upstream_failed", "skipped") else None
 
 
@@ -98,7 +128,8 @@ def second_used(services: Installation, run: Run) -> None:
     until(f"{run}: a second attempt starts", lambda: len(services.starts(run)) == 2)
     services.go(run)
     assert until(f"{run}: the task ends", lambda: ended(services, run)) == "success"
-    assert services.airflow.result(run)["metrics"]["attempt"] == 2
+    assert services.airflow.result(run)["attempt"] == attempt_of(services, run, 2)
+    assert commit.fate(attempt_of(services, run, 2)) == "committed"
     assert [mark["attempt"] for mark in services.starts(run)] == [1, 2]
 
 
@@ -106,9 +137,10 @@ def second_used(services: Installation, run: Run) -> None:
 
 
 @pytest.fixture(scope="module")
-def under_way(services: Installation) -> dict[tuple[str, str], Run]:
-    """A run for each click and mode; they start together, since that is what takes time."""
-    names = [(click, dag) for click in ("failed", "success", "delete", "clear", "clear finished") for dag in MODES]
+def under_way(services: Installation, dataset: None) -> dict[tuple[str, str], Run]:
+    """A run for each click and mode, and one of a training; they start together, since that is what takes time."""
+    clicks = ("failed", "success", "delete", "clear", "clear finished")
+    names = [*((click, dag) for click in clicks for dag in MODES), ("failed", "training")]
     return dict(zip(names, started(services, *(dag for _, dag in names)), strict=True))
 
 
@@ -120,6 +152,16 @@ def test_marking_a_running_task_stops_its_job(services: Installation, under_way:
     nothing_left(services, run)
     assert services.airflow.state(run) == state
     assert len(services.jobs(run)) == 1
+
+
+def test_marking_a_training_as_failed_leaves_no_actor_and_no_room_taken(
+    services: Installation, under_way: dict[tuple[str, str], Run]
+) -> None:
+    run = under_way["failed", "training"]
+    assert {"RayTrainWorker", "placement group"} <= set(services.held())
+    services.airflow.mark(run, "failed")
+    nothing_left(services, run)
+    until("all that it held is free", lambda: not services.held(), STOPPED_S)
 
 
 @pytest.mark.parametrize("dag", MODES)
@@ -221,9 +263,11 @@ def test_a_scheduler_killed_with_its_workers(services: Installation) -> None:
 def test_all_of_airflow_killed_while_some_jobs_end_and_others_go_on(services: Installation) -> None:
     ending, going_on = started(services, *MODES), started(services, *MODES)
     services.kill(*SERVERS)
+    killed = time.monotonic()
     services.go(*ending)
     for run in ending:
         until("the job ends", lambda run=run: services.jobs(run)[0]["status"] == "SUCCEEDED")
+    until("Airflow has been away for long enough", lambda: time.monotonic() > killed + DOWN_S)
     services.start_airflow(*SERVERS)
     used_once(services, *ending)
     services.go(*going_on)
@@ -247,14 +291,94 @@ def test_two_submitters_of_one_id_start_one_job(services: Installation) -> None:
     assert marks.read_text().split() == [f"/race-{number}/" for number in range(3)]
 
 
-def test_a_ray_head_killed_with_its_jobs(services: Installation) -> None:
-    runs = started(services, *MODES)
-    services.kill("ray")
-    for run in runs:
+@pytest.fixture(scope="module")
+def headless(services: Installation, dataset: None) -> dict[tuple[str, str], Run]:
+    """Runs whose Ray head is killed and started anew: their jobs die with it, or are frozen and outlive it."""
+    names = [*((fate, dag) for fate in ("killed", "frozen") for dag in MODES), ("killed", "training")]
+    runs = dict(zip(names, started(services, *(dag for _, dag in names)), strict=True))
+    frozen = {services.starts(runs["frozen", dag])[0]["pid"] for dag in MODES}
+    for pid in frozen:
+        psutil.Process(pid).send_signal(signal.SIGSTOP)
+    services.kill("ray", spare=frozen)
+    for (fate, _), run in runs.items():
         [mark] = services.starts(run)
-        until("the job's process is gone", lambda mark=mark: not psutil.pid_exists(mark["pid"]))
+        until("the job's process is gone", lambda fate=fate, mark=mark: fate == "frozen" or not psutil.pid_exists(mark["pid"]))
     services.start_ray()
-    for run in runs:
-        second_used(services, run)
-        assert commit.fate(attempt_of(services, run, 1)) == "fenced"
-        assert [job["status"] for job in services.jobs(run)] == ["SUCCEEDED"], "the new head knows the second job alone"
+    return runs
+
+
+@pytest.mark.parametrize("dag", MODES)
+def test_a_job_that_died_with_its_ray_head_is_started_again(services: Installation, headless: dict[tuple[str, str], Run], dag: str) -> None:
+    run = headless["killed", dag]
+    second_used(services, run)
+    assert commit.fate(attempt_of(services, run, 1)) == "fenced"
+    assert [job["status"] for job in services.jobs(run)] == ["SUCCEEDED"], "the new head knows the second job alone"
+
+
+@pytest.mark.parametrize("dag", MODES)
+def test_a_frozen_job_that_outlives_its_ray_head_publishes_nothing(
+    services: Installation, headless: dict[tuple[str, str], Run], dag: str
+) -> None:
+    run = headless["frozen", dag]
+    until(f"{run}: a second attempt starts", lambda: len(services.starts(run)) == 2)
+    services.go(run)
+    pid = services.starts(run)[0]["pid"]
+    psutil.Process(pid).send_signal(signal.SIGCONT)
+    until("the first attempt ends", lambda: not psutil.pid_exists(pid))
+    second_used(services, run)
+    failure = commit.read_failure(attempt_of(services, run, 1))
+    assert failure is not None
+    assert (commit.fate(attempt_of(services, run, 1)), failure.type) == ("fenced", "FencedError")
+
+
+def test_a_training_that_died_with_its_ray_head_goes_on_from_its_checkpoint(
+    services: Installation, headless: dict[tuple[str, str], Run]
+) -> None:
+    run = headless["killed", "training"]
+    first, second = (attempt_of(services, run, number) for number in (1, 2))
+    kept = store.list_files(store.join(first, "checkpoints"))
+    assert {path.split("/")[0] for path, _ in kept} == {"step-000010"}
+    second_used(services, run)
+    rows = [json.loads(line)["step"] for line in store.read_bytes(store.join(second, "metrics.jsonl")).splitlines()]
+    assert rows == [10, 11], "steps are counted from 0: the ten before the checkpoint are not done again"
+    assert commit.fate(first) == "fenced"
+    assert manifest.verify(services.airflow.result(run)["outputs"]["high_kpi"], kind="sd").meta["steps"] == 12
+    assert store.list_files(store.join(first, "checkpoints")) == kept, "an attempt writes to its own folder alone"
+
+
+# What may be read.
+
+
+def test_no_secret_stands_in_anything_that_airflow_ray_or_the_store_keep(services: Installation, world: Path) -> None:
+    """The last test: it reads what all others have left behind, too."""
+    token = services.env["RAY_AUTH_TOKEN"]
+    values = {**values_in(services.planted), "RAY_AUTH_TOKEN": token, "in an address": "brand-password-0815"}
+    for posts in ("https://brand:{}@127.0.0.1:9/posts.jsonl", "https://127.0.0.1:9/posts.jsonl?X-Amz-Signature={}"):
+        with pytest.raises(InfrastructureError, match="answered 400"):  # a param that is taken is kept for good, and shown
+            services.airflow.trigger("boig_ingest", {"posts": posts.format(values["in an address"])})
+    gate = services.gate.address.removeprefix("http://").split(":")
+    services.airflow.add_connection(connection_id="ray_default", conn_type="ray", host=gate[0], port=int(gate[1]), password=token)
+    services.airflow.add_connection(connection_id="aws_default", conn_type="aws", password=values["AWS_SECRET_ACCESS_KEY"])
+    services.airflow.create_pool("boig_cluster", 1)
+    services.airflow.unpause("boig_ingest")
+    few_shot = "evaluation.few_shot={base_url: 'http://127.0.0.1:9/v1', model: m, key_env: FEW_SHOT_KEY}"
+    params = {"posts": str(world), "overrides": [*RECIPE, few_shot]}
+    good = Run("boig_ingest", services.airflow.trigger("boig_ingest", params))
+    bad = Run("boig_ingest", services.airflow.trigger("boig_ingest", {"posts": str(world / "none")}))
+    for run, end in ((good, "success"), (bad, "upstream_failed")):
+        assert until(f"{run} ends", lambda run=run: ended(services, run, "announce"), 900) == end
+    [job, _] = services.jobs(good)
+    assert job["runtime_env"] in (None, {})
+    card = services.airflow.xcom(good.dag, good.id, "announce")["card"]
+    assert store.exists(card)
+
+    (services.home / "airflow.sql").write_text(services.dump())
+    (services.home / "ray-jobs.json").write_text(json.dumps(services.ray_says("/api/jobs/")))
+    for place, must_hold in (("airflow/logs", "task_id=plan"), ("store", "job.json"), ("ray", "job-driver-"), ("logs", "api-server.log")):
+        files = [str(file) for file in (services.home / place).rglob("*")]
+        assert any(must_hold in file for file in files), f"{place} is where such files are"
+        assert found_in(services.home / place, values) == {}
+    for file in ("airflow.sql", "ray-jobs.json"):
+        text = (services.home / file).read_text()
+        assert good.id in text
+        assert [name for name, value in values.items() if value in text] == [], file

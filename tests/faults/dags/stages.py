@@ -1,4 +1,5 @@
-"""Two DAGs of one stage each: `deferred` waits for its Ray job in the triggerer, `waiting` in the worker."""
+"""DAGs of one stage each: `deferred` waits for its Ray job in the triggerer, `waiting` in the worker; `training` is a real stage,
+which holds at its checkpoint after step 10 of 12 (see `stand_in`)."""
 
 import os
 from datetime import timedelta
@@ -9,13 +10,13 @@ from boig_core.orchestration.operator import RayJobOperator
 
 STORE = os.environ["BOIG_STORE"]
 
-for name, deferrable in {"deferred": True, "waiting": False}.items():
+for name, stage, deferrable in (("deferred", "ingest", True), ("waiting", "ingest", False), ("training", "finetune_sd", True)):
     with DAG(name, schedule=None, max_active_runs=50, max_active_tasks=50, is_paused_upon_creation=False):
         RayJobOperator(
             task_id="stage",
-            stage="ingest",
+            stage=stage,
             plan={"store": STORE, "recipe": f"{STORE}/recipe.json", "root": name, "outputs": {}, "seconds": {}},
-            inputs={},
+            inputs={"dataset": f"{STORE}/datasets/adworld/v1"} if name == "training" else {},
             deferrable=deferrable,
             pool="default_pool",
             retries=3,

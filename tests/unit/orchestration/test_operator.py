@@ -334,7 +334,7 @@ def test_a_task_that_made_a_dataset_links_to_its_card_in_airflow(tmp_path: Path,
 
 def test_a_training_links_to_its_run_in_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    monkeypatch.setenv("BOIG_MLFLOW_WEB", "https://mlflow.example/")
+    monkeypatch.setenv("BOIG_MLFLOW_WEB", "https://me:my-password@mlflow.example/")
     root = str(tmp_path / "store")
     jobs = [
         Job(stage=stage, recipe=load_recipe("tiny"), inputs={}, store=root, root="r", task=f"{root}/runs/d/r/{stage}", attempt=1)

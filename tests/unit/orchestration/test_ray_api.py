@@ -131,3 +131,10 @@ def test_room_is_what_the_living_nodes_hold(api: Any) -> None:
 )
 def test_processes_are_placed_beside_each_other(asks: list[Ask], short: list[Ask]) -> None:
     assert lacking([{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0}], asks) == short
+
+
+def test_an_address_with_credentials_is_refused_since_links_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_API_ADDRESS", "https://me:hush@ray:8265")
+    with pytest.raises(InputError, match="carries credentials") as caught:
+        RayCluster.find()
+    assert "hush" not in str(caught.value)

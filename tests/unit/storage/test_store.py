@@ -178,6 +178,7 @@ def test_missing_bucket(s3_bucket: str) -> None:
         ("gs://bucket/x", "is no store"),
         ("s3://AKIA:hush@bucket/x", "carries credentials"),
         ("https://host/posts.jsonl?X-Amz-Signature=hush", "carries credentials"),
+        ("https://host/posts.jsonl?page=1&sig=hush", "carries credentials"),
     ],
 )
 def test_bad_locations(uri: str, rule: str) -> None:
