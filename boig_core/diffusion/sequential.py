@@ -104,11 +104,11 @@ class Sequential:
             shuffled, shuffled_B = sampled.take(order_B), advantages_B[order_B]
             steps_BK = torch.stack([torch.randperm(steps) for _ in range(images)])[:, :trained]
             for update_B in torch.arange(images).chunk(self.config.updates):
-                for micro_B in update_B.split(self.config.micro_batch):
+                for micro_B in torch.split(update_B, self.config.micro_batch):
                     part = shuffled.take(micro_B)
                     for k_B in steps_BK[micro_B].unbind(dim=1):
                         loss, metrics = self._loss(part, first, k_B, shuffled_B[micro_B])
-                        (loss * len(micro_B) / len(update_B) / trained).backward()
+                        torch.autograd.backward(loss * len(micro_B) / len(update_B) / trained)
                         rows.append(metrics)
                 torch.nn.utils.clip_grad_norm_(self.weights, self.config.grad_clip)
                 self.optimizer.step()
