@@ -39,7 +39,7 @@ def ddpo(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs that count, after one that does not.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Images a second of DDPO by phase, on one device and without Ray, beside what the UNet alone takes."""
+    """Images a second of DDPO by phase, on one device and without Ray, beside what the UNet alone and a plain loop take."""
     settings = load_recipe(recipe, overrides or [])
     if "engagement" in settings.reward.weights:
         rule = "needs an engagement predictor, which is not measured here"
@@ -50,7 +50,8 @@ def ddpo(
     with tempfile.TemporaryDirectory(prefix="boig-bench-") as folder:
         speed = bench(settings, samples, untrained_scorer(settings, samples, Path(folder)), epochs)
     if as_json:
-        print(json.dumps({**asdict(speed), "images_per_s": speed.images_per_s, "share_of_floor": speed.share_of_floor}))
+        rates = ("images_per_s", "share_of_floor", "times_sequential")
+        print(json.dumps({**asdict(speed), **{name: getattr(speed, name) for name in rates}}))
         return
     from rich.console import Console
     from rich.table import Table
@@ -66,6 +67,9 @@ def ddpo(
     print(f"UNet alone: forward {1000 * speed.forward_s:.1f} ms ({config.chunk} images), ", end="")
     print(f"forward and backward {1000 * speed.backward_s:.1f} ms ({config.micro_batch} images)")
     print(f"an epoch's passes and decoding take {speed.floor_s:.3f} s at these rates: {speed.share_of_floor:.0%} of the epoch")
+    if speed.sequential_s is not None:
+        print(f"sampling, scoring and training in turn, as public loops do, take {speed.sequential_s:.3f} s an epoch: ", end="")
+        print(f"{speed.times_sequential:.2f} times as long")
 
 
 def made_up(count: int) -> list[Sample]:

@@ -1,9 +1,11 @@
-"""How fast DDPO is on this machine, by phase, beside what its UNet alone can do: the numbers that size a cluster.
+"""How fast DDPO is on this machine, by phase, beside what its UNet alone can do and beside a plain loop: the numbers that size a cluster.
 
-Runs real epochs of a recipe in one process: the same sampler, scorer and learner, no Ray. The floor is the time that the epoch's forward
-passes, its forward and backward passes and its decoding take by themselves, each measured alone at the recipe's own batch before and after
-the epochs. What lies above it is this code's own: rewards, the optimizer, moving arrays. Leaves out: several devices, and how well the
-weights learn. Shape letters: B images, C channels, H height, W width.
+Runs real epochs of a recipe in one process: the same sampler, scorer and learner, no Ray. The floor is what the epoch's passes take by
+themselves: the forward passes of the sampling, on `ddpo.chunk` images, the forward and backward passes of the updates, on
+`ddpo.micro_batch` images, and the decoding, by the same models in the same process with the same number of threads. What lies above it is
+rewards, log-probabilities, the optimizer, text and moving arrays. The plain loop is `sequential`'s, with the same passes. Epochs, floor and
+plain loop take turns, so that a machine that slows down slows all three; each number is a median. Leaves out: several devices, and how well
+the weights learn. Shape letters: B images, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -17,20 +19,20 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from boig_core.config import DDPO, Recipe
 from boig_core.diffusion.ddim import predict
 from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import Adapter
 from boig_core.diffusion.pipeline import Condition, decode, encode_prompts, latent_shape
-from boig_core.diffusion.rollout import Chunk, Rollouts, Sampler, Scorer, epoch_steps
+from boig_core.diffusion.rollout import Chunk, LocalRollouts, Sampler, Scorer, epoch_steps
+from boig_core.diffusion.sequential import Sequential
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.vocabulary import Sample
 
 _REPEATS: Final = 3
-"""Times that each part is measured alone, before the epochs and after them; the fastest counts, since it is a floor."""
+"""Times that each part is measured alone after each epoch."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,14 @@ class Speed:
     Attributes:
         images: of an epoch.
         sampling_s: denoising and decoding.
-        reward_s: what the scorer takes.
+        reward_s: what the rewards add to that.
         update_s: the policy updates.
         epoch_s: the whole epoch.
         forward_s: one forward pass of the UNet, guidance included, on ``ddpo.chunk`` images.
         backward_s: one forward and backward pass on ``ddpo.micro_batch`` images.
         decode_s: decoding of ``ddpo.chunk`` images.
         floor_s: what the epoch's passes and decoding take at these rates.
+        sequential_s: an epoch of `sequential.Sequential`; None for an objective that it has not.
     """
 
     images: int
@@ -58,6 +61,7 @@ class Speed:
     backward_s: float
     decode_s: float
     floor_s: float
+    sequential_s: float | None
 
     @property
     def images_per_s(self) -> float:
@@ -68,6 +72,11 @@ class Speed:
     def share_of_floor(self) -> float:
         """1 where nothing but the passes and the decoding took time."""
         return self.floor_s / self.epoch_s
+
+    @property
+    def times_sequential(self) -> float | None:
+        """How many times as fast as `sequential.Sequential`."""
+        return None if self.sequential_s is None else self.sequential_s / self.epoch_s
 
 
 @dataclass(frozen=True)
@@ -88,23 +97,21 @@ def passes(config: DDPO, trained_steps: int) -> Passes:
     return Passes(forward, config.inner_epochs * micro * trained_steps, chunks)
 
 
-class _Timed(Rollouts):
-    """`Rollouts` in this process that remember how long each phase of each epoch took."""
+class _Timed(Sampler):
+    """A sampler that knows how long it has sampled.
 
-    def __init__(self, sampler: Sampler, scorer: Scorer) -> None:
-        self.sampler, self.scorer = sampler, scorer
-        self.sampling_s: list[float] = []
-        self.reward_s: list[float] = []
+    Attributes:
+        spent_s: seconds so far.
+    """
 
-    def collect(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, NDArray[np.float64]]]:
-        """See `boig_core.diffusion.rollout.Rollouts`."""
+    spent_s = 0.0
+
+    def rollout(self, adapter: Adapter, chunk: Chunk) -> Trajectory:
+        """See `boig_core.diffusion.rollout.Sampler`."""
         started = time.perf_counter()
-        sampled = [self.sampler.rollout(adapter, chunk) for chunk in chunks]
-        between = time.perf_counter()
-        rewards = [self.scorer.score(found.images_BHWC, chunk.samples) for found, chunk in zip(sampled, chunks, strict=True)]
-        self.sampling_s.append(between - started)
-        self.reward_s.append(time.perf_counter() - between)
-        return list(zip(sampled, rewards, strict=True))
+        trajectory = super().rollout(adapter, chunk)
+        self.spent_s += time.perf_counter() - started
+        return trajectory
 
 
 def bench(recipe: Recipe, samples: Sequence[Sample], scorer: Scorer, epochs: int = 3) -> Speed:
@@ -122,29 +129,39 @@ def bench(recipe: Recipe, samples: Sequence[Sample], scorer: Scorer, epochs: int
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ddpo = recipe.ddpo.model_copy(update={"epochs": epochs + 1, "checkpoint_every": epochs + 2, "workers": 1})
     recipe = recipe.model_copy(update={"ddpo": ddpo})
-    timed, rows = _Timed(Sampler(recipe, device), scorer), list[dict[str, float]]()
+    sampler = _Timed(recipe, device)
+    plain = None if ddpo.forward_process else Sequential(recipe, Sampler(recipe, device).pipe, samples, scorer)
+    rows, alone, sequential_s = list[dict[str, float]](), list[tuple[float, float, float]](), list[float]()
+
+    def turn(epoch: int, row: dict[str, float]) -> None:
+        rows.append({**row, "seconds_sampling": sampler.spent_s})
+        sampler.spent_s = 0.0
+        alone.append(_alone(learner, sampler, samples))
+        if plain is not None:
+            sequential_s.append(_seconds(lambda: plain.epoch(epoch)))
+
     with tempfile.TemporaryDirectory(prefix="boig-bench-") as folder:
-        learner = Learner(recipe, samples, timed, Checkpoints(folder, 1), lambda epoch, values: rows.append(values))
-        before = _alone(learner, timed.sampler, samples)
+        learner = Learner(recipe, samples, LocalRollouts(sampler, scorer), Checkpoints(folder, 1), turn)
         learner.fit()
-        after = _alone(learner, timed.sampler, samples)
-    forward_s, backward_s, decode_s = (min(pair) for pair in zip(before, after, strict=True))
+    forward_s, backward_s, decode_s = (_median(values) for values in zip(*alone, strict=True))
     asked = passes(ddpo, len(epoch_steps(ddpo, recipe.seed, 0, ddpo.trained_steps)))
-
-    def median(values: Sequence[float]) -> float:
-        return float(np.median(values[1:]))
-
     return Speed(
         images=ddpo.prompts * ddpo.images_per_prompt,
-        sampling_s=median(timed.sampling_s),
-        reward_s=median(timed.reward_s),
-        update_s=median([row["seconds_update"] for row in rows]),
-        epoch_s=median([row["seconds_rollouts"] + row["seconds_update"] for row in rows]),
+        sampling_s=_median([row["seconds_sampling"] for row in rows]),
+        reward_s=_median([row["seconds_rollouts"] - row["seconds_sampling"] for row in rows]),
+        update_s=_median([row["seconds_update"] for row in rows]),
+        epoch_s=_median([row["seconds_rollouts"] + row["seconds_update"] for row in rows]),
         forward_s=forward_s,
         backward_s=backward_s,
         decode_s=decode_s,
         floor_s=asked.forward * forward_s + asked.backward * backward_s + asked.decoded * decode_s,
+        sequential_s=_median(sequential_s) if plain is not None else None,
     )
+
+
+def _median(epochs: Sequence[float]) -> float:
+    """Of all epochs but the first, which does not count."""
+    return float(np.median(epochs[1:]))
 
 
 def _alone(learner: Learner, sampler: Sampler, samples: Sequence[Sample]) -> tuple[float, float, float]:
@@ -160,7 +177,7 @@ def _alone(learner: Learner, sampler: Sampler, samples: Sequence[Sample]) -> tup
     latents_BCHW, condition, blank = inputs(sampler.pipe, config.chunk, sampler.device)
     trained_BCHW, trained, trained_blank = inputs(learner.pipe, config.micro_batch, learner.engine.device)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def forward() -> None:
         predict(sampler.pipe.unet, latents_BCHW, t, condition, blank, config.guidance)
 
@@ -169,19 +186,20 @@ def _alone(learner: Learner, sampler: Sampler, samples: Sequence[Sample]) -> tup
         torch.autograd.backward(pred_BCHW.square().mean())
         learner.engine.module.zero_grad(set_to_none=True)
 
-    return _fastest(forward), _fastest(backward), _fastest(lambda: decode(sampler.pipe, latents_BCHW))
+    return _typical(forward), _typical(backward), _typical(lambda: decode(sampler.pipe, latents_BCHW))
 
 
-def _fastest(part: Callable[[], Any]) -> float:
+def _typical(part: Callable[[], Any]) -> float:
     part()
-    found = []
-    for _ in range(_REPEATS):
-        _wait()
-        started = time.perf_counter()
-        part()
-        _wait()
-        found.append(time.perf_counter() - started)
-    return min(found)
+    return float(np.median([_seconds(part) for _ in range(_REPEATS)]))
+
+
+def _seconds(part: Callable[[], Any]) -> float:
+    _wait()
+    started = time.perf_counter()
+    part()
+    _wait()
+    return time.perf_counter() - started
 
 
 def _wait() -> None:

@@ -145,7 +145,7 @@ def predict(
     Args:
         unet: a diffusers UNet, or an engine around it.
         latents_BCHW: x_t.
-        t: timestep of all images, or int64 ``t_B``; the latter without guidance alone.
+        t: timestep of all images, or int64 ``t_B``.
         condition: of the prompts, from `encode_prompts`.
         blank: the one row of no prompt; only used when ``guidance`` exceeds 1.
         guidance: 1 for the conditional prediction alone.
@@ -156,7 +156,8 @@ def predict(
         return plain_BCHW.float()
     if blank is None:
         raise ValueError("guidance above 1 needs the condition of no prompt")
-    both_BCHW = unet(torch.cat([latents_BCHW, latents_BCHW]), t, **condition.after(blank).inputs).sample
+    both = t.repeat(2) if isinstance(t, torch.Tensor) else t
+    both_BCHW = unet(torch.cat([latents_BCHW, latents_BCHW]), both, **condition.after(blank).inputs).sample
     blank_BCHW, cond_BCHW = both_BCHW.float().chunk(2)
     guided_BCHW: torch.Tensor = blank_BCHW + guidance * (cond_BCHW - blank_BCHW)
     return guided_BCHW

@@ -23,7 +23,7 @@ from boig_core.config import Recipe
 from boig_core.diffusion.ddim import predict, schedule
 from boig_core.diffusion.lora import Adapter, base_model, engine_dtype, make_trainable, other_weights, read_adapter
 from boig_core.diffusion.objectives import EXTREMES, MEANS, OBJECTIVES, Rewarded, Scored, clipped_ratio, off_policy_weights
-from boig_core.diffusion.pipeline import encode_prompts, load_base, text_encoders
+from boig_core.diffusion.pipeline import Prompts, load_base, text_encoders
 from boig_core.diffusion.rollout import Rollouts, epoch_chunks, epoch_steps, made_on
 from boig_core.diffusion.scoring import Step, trained_step
 from boig_core.diffusion.state import Average, Best
@@ -112,6 +112,7 @@ class Learner:
         self.engine.module.eval()  # dropout would part the scored policy from the sampled one
         for encoder in text_encoders(self.pipe):
             encoder.to(self.engine.device)
+        self.condition = Prompts(self.pipe)
         self.alphas_T1 = schedule(self.pipe, self.config.sampling_steps)[2]
         self.history: dict[str, tuple[float, ...]] = {}
         self.rows: list[dict[str, float]] = []
@@ -299,8 +300,8 @@ class Learner:
         return trained_step(self.config, self.seed, trajectory, rows, k, self.alphas_T1, prediction, self.engine.device)
 
     def _predict(self, step: Step, prompts: list[str], unet: Any) -> torch.Tensor:
-        condition = encode_prompts(self.pipe, prompts)
-        blank = encode_prompts(self.pipe, [None]) if self.config.guidance > 1 else None
+        condition = self.condition(prompts)
+        blank = self.condition([None]) if self.config.guidance > 1 else None
         return predict(unet, step.sample_BCHW, step.t, condition, blank, self.config.guidance)
 
     @torch.no_grad()

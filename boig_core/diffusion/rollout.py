@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from boig_core.config import DDPO, Recipe
 from boig_core.diffusion.ddim import ddim_step, predict, schedule
 from boig_core.diffusion.lora import Adapter, make_trainable, write_adapter
-from boig_core.diffusion.pipeline import decode, encode_prompts, latent_shape, load_base
+from boig_core.diffusion.pipeline import Prompts, decode, latent_shape, load_base
 from boig_core.diffusion.scoring import draw_matching
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.vocabulary import Sample
@@ -163,6 +163,7 @@ class Sampler:
         self.config, self.seed, self.device = recipe.ddpo, recipe.seed, torch.device(device)
         self.pipe: Any = load_base(recipe.sd).to(self.device)
         make_trainable(self.pipe.unet, self.config.lora_rank, self.seed)
+        self._condition = Prompts(self.pipe)
         self._checksum: str | None = None
         self.timesteps, self.timesteps_prev, self.alphas_T1 = schedule(self.pipe, self.config.sampling_steps)
 
@@ -177,7 +178,7 @@ class Sampler:
             write_adapter(self.pipe.unet, adapter)
             self._checksum = adapter.checksum
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def rollout(self, adapter: Adapter, chunk: Chunk) -> Trajectory:
         """Sample one chunk; the same bits for the same adapter and chunk."""
         self.load(adapter)
@@ -189,8 +190,8 @@ class Sampler:
             firsts = [i - i % self.config.images_per_prompt for i in chunk.indices]
             latents_BCHW = torch.stack([draw_noise(self.seed, chunk.epoch, i, 1, shape)[0] for i in firsts]).to(self.device)
         prompts = tuple(sample.text for sample in chunk.samples)
-        condition = encode_prompts(self.pipe, prompts)
-        blank = encode_prompts(self.pipe, [None]) if self.config.guidance > 1 else None
+        condition = self._condition(prompts)
+        blank = self._condition([None]) if self.config.guidance > 1 else None
         prediction = self.pipe.scheduler.config.prediction_type
         kept, logprobs = [], []
         for step, (t, t_prev) in enumerate(zip(self.timesteps, self.timesteps_prev, strict=True)):

@@ -7,7 +7,6 @@ from torch import nn
 
 from boig_core.config import Recipe
 from boig_core.diffusion import bench as benches
-from boig_core.diffusion.rollout import Sampler
 from boig_core.vocabulary import Sample
 
 
@@ -28,7 +27,7 @@ def test_the_floor_counts_each_pass_of_an_epoch(
     def count(module: nn.Module, inputs: Any, output: Any) -> None:
         calls["backward" if output.sample.requires_grad else "forward"] += 1
 
-    class Counted(Sampler):
+    class Counted(benches._Timed):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             self.pipe.unet.register_forward_hook(count)
@@ -41,7 +40,7 @@ def test_the_floor_counts_each_pass_of_an_epoch(
         def _check_ratio(self, part: Any) -> None:
             """Its passes are of the start-up, not of an epoch."""
 
-    monkeypatch.setattr(benches, "Sampler", Counted)
+    monkeypatch.setattr(benches, "_Timed", Counted)
     monkeypatch.setattr(benches, "Learner", Learner)
     monkeypatch.setattr(benches, "_alone", lambda *args: (2.0, 3.0, 5.0))
     speed = benches.bench(recipe, samples, warmth, epochs=1)
@@ -50,3 +49,6 @@ def test_the_floor_counts_each_pass_of_an_epoch(
     assert speed.floor_s == 2 * asked.forward + 3 * asked.backward + 5 * asked.decoded
     assert speed.images == 8
     assert speed.sampling_s + speed.reward_s + speed.update_s <= speed.epoch_s
+    assert (speed.sequential_s is None) == (objective == "awm")
+    if speed.sequential_s is not None:
+        assert speed.times_sequential == speed.sequential_s / speed.epoch_s > 0

@@ -15,7 +15,16 @@ from boig_core.config import Recipe
 from boig_core.diffusion.finetune import Examples, finetune
 from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import make_trainable, open_policy, read_adapter, save_policy
-from boig_core.diffusion.pipeline import decode, encode_images, encode_prompts, image_side, latent_shape, load_base, load_pipeline
+from boig_core.diffusion.pipeline import (
+    Prompts,
+    decode,
+    encode_images,
+    encode_prompts,
+    image_side,
+    latent_shape,
+    load_base,
+    load_pipeline,
+)
 from boig_core.diffusion.rollout import LocalRollouts, Sampler
 from boig_core.diffusion.sample import sample_images, sample_latents
 from boig_core.errors import InputError, RecipeError
@@ -76,6 +85,8 @@ def test_the_prompt_reaches_every_part_of_sdxl(sdxl: str) -> None:
     condition = encode_prompts(pipe, ["a red ball", "a blue star", None])
     assert condition.text_BLD.shape == (3, pipe.tokenizer.model_max_length, 32 + 48)
     assert condition.added["time_ids"].tolist() == [[32, 32, 0, 0, 32, 32]] * 3
+    apart = Prompts(pipe)(["a red ball", "a blue star", None])
+    torch.testing.assert_close(apart.inputs, condition.inputs)
     for rows in (condition.text_BLD[..., :32], condition.text_BLD[..., 32:], condition.added["text_embeds"]):
         assert not torch.allclose(rows[0], rows[1])
         assert not rows[2].any(), "no prompt is zeros"

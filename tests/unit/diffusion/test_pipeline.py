@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from boig_core.adworld.tiny_models import data
-from boig_core.diffusion.pipeline import decode, encode_images, encode_prompts, latent_shape, load_pipeline
+from boig_core.diffusion.pipeline import Prompts, decode, encode_images, encode_prompts, latent_shape, load_pipeline
 from boig_core.errors import InputError
 from boig_core.models import MODELS_FOLDER, resolve_model
 
@@ -46,6 +46,18 @@ def test_prompt_embeddings_are_those_of_the_pipeline_itself(pipe: StableDiffusio
     with torch.no_grad():
         own_BLD, _ = pipe.encode_prompt(["a red ball"], "cpu", 1, False)
         assert torch.allclose(encode_prompts(pipe, ["a red ball"]).text_BLD, own_BLD, atol=1e-6)
+
+
+def test_a_prompt_is_encoded_once_and_has_the_same_bits_in_any_batch(pipe: StableDiffusionPipeline) -> None:
+    batches: list[int] = []
+    watch = pipe.text_encoder.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
+    condition = Prompts(pipe)
+    prompts = ["a red ball", "a blue ball", None, "a red ball"]
+    many, one = condition(prompts), condition(["a blue ball"])
+    watch.remove()
+    assert batches == [1, 1, 1]
+    assert torch.equal(many.text_BLD, torch.cat([encode_prompts(pipe, [prompt]).text_BLD for prompt in prompts]))
+    assert torch.equal(many.text_BLD[1:2], one.text_BLD)
 
 
 def test_images_survive_encoding_and_decoding(pipe: StableDiffusionPipeline) -> None:
