@@ -2,12 +2,12 @@
 
 Starts Airflow with its LocalExecutor on Postgres (the services of the fault tests) and a stub of Ray's Jobs API in a process of its own.
 All stages run before the first one ends; then they end one after another, so that what is measured is the way of one job's end through
-triggerer, scheduler and worker, and not the queue of workers on a small machine: ``--spacing`` must be more than that machine needs for one
-task (the line ``seconds_a_task`` says what it took to defer one, which is about the same). The lag is what a probe trigger on the same event
-loop waits beyond what it asked for. ``event``: from a job's end to its trigger's event; ``task``: to the end of its task. The probe also runs
-in a process that does nothing else (``idle_loop``): what that loop waits is the machine's doing.
+triggerer, scheduler and worker, and not the queue of workers on a small machine: ``--spacing`` must exceed what that machine needs for a
+task (``seconds_a_task`` says what it took to defer one, which is about the same). ``event_s`` is from a job's end to its trigger's event,
+``task_s`` to the end of its task. ``lag_s`` is what a probe trigger on the same event loop waits beyond what it asked for, and
+``idle_loop_lag_s`` what an event loop in another process does that has nothing else to do: that is the machine's doing.
 
-``--other`` names a folder with astro-provider-ray (see `deferred_triggers`): its operator then runs the same on the same Airflow, after ours.
+``--other`` names a folder with astro-provider-ray (see `deferred_triggers`): its operator then runs the same on the same Airflow.
 
     PYTHONPATH=. python infra/evidence/deferred_stages.py [--stages 200] [--spacing 3] [--other FOLDER] [--json FILE] [--smoke]
 
@@ -36,9 +36,15 @@ from deferred_triggers import LAG_S, LATENCY_S, IdleLoop, summary
 from tests.faults.airflow_services import SERVERS, Installation, Run, until
 
 FOLDER: Final = Path(__file__).resolve().parent
+PROVIDERS: Final = ("boig", "astro-provider-ray")
 FILES: Final = ("deferred_stages_dag.py", "deferred_stages_other_dag.py")
 WAIT_S: Final = 3600.0
+EVERY_S: Final = 2.0
+"""Seconds between two looks at the tasks: on a small machine each costs what is measured."""
 OVER: Final = {"success", "failed", "upstream_failed"}
+STARTED: Final = re.compile(r"trigger .* starting")
+FIRED: Final = re.compile("Trigger fired event")
+"""What Airflow's triggerer writes to a task's log."""
 
 
 def main() -> int:
@@ -56,15 +62,17 @@ def main() -> int:
     home = Path(tempfile.mkdtemp(prefix="boig-deferred-"))
     home.chmod(0o755)
     machine = Installation(home, [FOLDER / name for name in FILES[: 2 if args.other else 1]])
-    found: dict[str, Any] = {"cpus": os.cpu_count(), "python": platform.python_version(), **vars(args), "other": bool(args.other), "json": None}
+    found: dict[str, Any] = {"cpus": os.cpu_count(), "python": platform.python_version(), "stages": args.stages, "spacing_s": args.spacing}
+    providers = PROVIDERS if args.other else PROVIDERS[:1]
     try:
         ray = start(machine, args)
-        for dag in ["boig", "astro-provider-ray"] if args.other else ["boig"]:
+        for dag in providers:
             found[dag] = measure(machine, ray, dag, args)
     finally:
         machine.kill_all()
         shutil.rmtree(home)
-    print("\n".join(f"{name}: {value}" for name, value in flat(found).items()), flush=True)
+    print(*(f"{name}: {value}" for name, value in flat(found).items()), sep="\n")
+    print(*(sentence(dag, found[dag]) for dag in providers), sep="\n", flush=True)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
     boig = found["boig"]
@@ -77,12 +85,12 @@ def start(machine: Installation, args: argparse.Namespace) -> str:
     paths = [str(FOLDER), machine.env["PYTHONPATH"], *([str(args.other)] if args.other else [])]
     connection = json.dumps({"conn_type": "ray", "extra": {"address": ray}})
     machine.env |= {"RAY_API_ADDRESS": ray, "AIRFLOW_CONN_RAY_OTHER": connection, "PYTHONPATH": os.pathsep.join(paths)}
-    machine.env |= {"BOIG_STAGES": str(args.stages), "BOIG_POLL_S": str(args.poll)}
+    # Ray's client takes long to import on a busy machine, and Airflow gives up on a DAG file after 30 s.
+    machine.env |= {"BOIG_STAGES": str(args.stages), "BOIG_POLL_S": str(args.poll), "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "120"}
     machine.prepare()
     machine.start("ray", [sys.executable, str(FOLDER / "deferred_stages_ray.py"), str(machine.ports.dashboard)], machine.env)
     machine.start_airflow(*SERVERS)
-    dags = ["probe", "boig", *(["astro-provider-ray"] if args.other else [])]
-    until("the DAGs are known", lambda: machine.airflow.has_dags(dags))
+    until("the DAGs are known", lambda: machine.airflow.has_dags(["probe", *PROVIDERS[: 2 if args.other else 1]]))
     return ray
 
 
@@ -92,11 +100,11 @@ def measure(machine: Installation, ray: str, dag: str, args: argparse.Namespace)
     folder = machine.signals / probe.id
     until("the probe runs", (folder / "probing").exists)
     since, run = time.time(), machine.airflow.start(dag)
-    until("all stages are deferred", lambda: states(machine, run) <= {"deferred", *OVER}, WAIT_S)
+    until("all stages are waited for", lambda: all_wait(machine, run), WAIT_S, EVERY_S)
     deferred, asked = time.time(), told(ray)
     with IdleLoop() as idle:
         httpx.post(f"{ray}/end", params={"spacing_s": args.spacing}, trust_env=False).raise_for_status()
-        until("all stages end", lambda: states(machine, run) <= OVER, WAIT_S)
+        until("all stages end", lambda: all(task["state"] in OVER for task in machine.airflow.all_tasks(run).values()), WAIT_S, EVERY_S)
         ended, said = time.time(), told(ray)
     (folder / "stop").touch()
     until("the probe ends", lambda: machine.airflow.state(probe, "probe") == "success")
@@ -109,21 +117,45 @@ def measure(machine: Installation, ray: str, dag: str, args: argparse.Namespace)
         "lag_s": summary([lag for at, lag in lags if deferred <= at < ended]),
         "lag_while_deferring_s": summary([lag for at, lag in lags if since <= at < deferred]),
         "idle_loop_lag_s": summary(idle.lags),
-        "event_s": summary([at - ends[name] for name, at in fired(machine, run).items() if name in tasks]),
+        "event_s": summary([at - ends[name] for name, at in in_triggerer(machine, run, FIRED).items() if name in tasks]),
         "task_s": summary([datetime.fromisoformat(task["end_date"]).timestamp() - ends[name] for name, task in tasks.items()]),
         "requests_per_s": round((said["requests"] - asked["requests"]) / (ended - deferred), 2),
         "load": os.getloadavg()[0],
     }
 
 
-def states(machine: Installation, run: Run) -> set[str | None]:
-    """States that stages have."""
-    return {task["state"] for task in machine.airflow.all_tasks(run).values()} or {None}
+def all_wait(machine: Installation, run: Run) -> bool:
+    """Whether the triggers of all stages have started; of those that have not failed already."""
+    tasks, started = machine.airflow.all_tasks(run), in_triggerer(machine, run, STARTED)
+    return bool(tasks) and all(name in started or task["state"] in OVER for name, task in tasks.items())
 
 
-def fired(machine: Installation, run: Run) -> dict[str, float]:
-    """When each task's trigger has fired, by the triggerer's own log."""
-    raise NotImplementedError
+def in_triggerer(machine: Installation, run: Run, what: re.Pattern[str]) -> dict[str, float]:
+    """When the triggerer said this of each task, by what it wrote to the tasks' logs."""
+    lines = map(json.loads, machine.trigger_log(run).splitlines())
+    found = {line["task_id"]: line["timestamp"] for line in lines if "task_id" in line and what.fullmatch(line["event"])}
+    return {task: datetime.fromisoformat(at).timestamp() for task, at in found.items()}
+
+
+def sentence(dag: str, found: dict[str, Any]) -> str:
+    """What is worth saying of one provider."""
+    lags = {
+        name: f"{1e3 * found[name]['p99']:.0f} ms (99 %), {1e3 * found[name]['max']:.0f} ms at most"
+        for name in ("lag_s", "idle_loop_lag_s")
+    }
+    times = {name: f"{found[name]['median']:.1f} s at the median, {found[name]['p95']:.1f} s (95 %)" for name in ("event_s", "task_s")}
+    return (
+        f"{dag}: lag {lags['lag_s']}; of an idle loop {lags['idle_loop_lag_s']}; from a job's end to the event {times['event_s']}, "
+        f"to the end of the task {times['task_s']}; {found['requests_per_s']:g} requests/s; {dict(found['states'])}"
+    )
+
+
+def flat(found: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Numbers by dotted name."""
+    lines: dict[str, Any] = {}
+    for name, value in found.items():
+        lines |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) and "median" not in value else {prefix + name: value}
+    return lines
 
 
 def told(ray: str) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Jobs:
     Attributes:
         jobs: by submission id.
         ends: when the job of a task ended, in seconds since 1970.
-        requests: number of requests so far.
+        requests: number of requests to Ray's API so far.
     """
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ def main() -> None:
 
     @web.middleware
     async def count(request: web.Request, handler: Any) -> Any:
-        jobs.requests += 1
+        jobs.requests += request.path.startswith("/api/")
         return await handler(request)
 
     app = web.Application(middlewares=[count])

@@ -1,12 +1,13 @@
 """What 200 waiting triggers cost one event loop: its lag, the time from a job's end to the trigger's event, requests to Ray, CPU.
 
 The triggers alone, without Airflow's servers (see `deferred_stages` for the whole): each arm is a process of its own that watches the same
-number of jobs of the same stub of Ray's Jobs API. Boig's trigger stands beside that of astro-provider-ray, once asked to look as often and
-once as its operator sets it, if ``--other`` names a folder that holds it for this Python::
+number of jobs of the same stub of Ray's Jobs API. ``idle_loop_lag_s`` is the lag of an event loop in another process that has nothing else
+to do: that is the machine's doing. If ``--other`` names a folder with astro-provider-ray, its trigger follows, once told to look as often
+as boig's, once as its operator sets it::
 
-    pip install --target FOLDER --no-deps astro-provider-ray apache-airflow-providers-cncf-kubernetes 'kubernetes<37' \
+    pip install --target FOLDER --no-deps astro-provider-ray==0.4.0 apache-airflow-providers-cncf-kubernetes 'kubernetes<37' \\
         aiofiles durationpy oauthlib requests-oauthlib websocket-client
-    PYTHONPATH=. python infra/evidence/deferred_triggers.py [--other FOLDER] [--triggers 200] [--spacing 0.1] [--json FILE] [--smoke]
+    PYTHONPATH=. python infra/evidence/deferred_triggers.py [--other FOLDER] [--triggers 200] [--spacing 0.3] [--json FILE] [--smoke]
 
 Exit code 1: the largest lag of boig's is 100 ms or more, or half of its events came 3 s or more after their job's end.
 """
@@ -17,6 +18,7 @@ import argparse
 import asyncio
 import json
 import logging
+import math
 import multiprocessing
 import os
 import platform
@@ -29,6 +31,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,11 +52,11 @@ class Arm:
         name: for the table.
         poll_s: seconds between two looks.
         other: folder of astro-provider-ray; None: boig's trigger.
+        triggers: how many.
+        wait_s: seconds to start in, and again before the first job ends.
+        spacing_s: seconds from one job's end to the next one's.
         ray: address of the stub.
         store: where boig's attempts lie.
-        triggers: how many.
-        wait_s: seconds before the first job ends.
-        spacing_s: seconds from one job's end to the next one's.
     """
 
     name: str
@@ -71,13 +74,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--other", type=Path, help="folder with astro-provider-ray")
     parser.add_argument("--triggers", type=int, default=200)
-    parser.add_argument("--wait", type=float, default=30.0, help="seconds before the first job ends")
-    parser.add_argument("--spacing", type=float, default=0.1, help="seconds from one job's end to the next one's")
+    parser.add_argument("--wait", type=float, default=20.0, help="seconds to start in, and again before the first job ends")
+    parser.add_argument("--spacing", type=float, default=0.3, help="seconds from one job's end to the next one's")
     parser.add_argument("--json", type=Path, help="file for all numbers")
     parser.add_argument("--smoke", action="store_true", help="8 triggers, no limits: does the script work?")
     args = parser.parse_args()
     if args.smoke:
-        args.triggers, args.wait = 8, 1.0
+        args.triggers, args.wait, args.spacing = 8, 1.0, 0.1
     arms = [Arm("boig", 1, None, args.triggers, args.wait, args.spacing)]
     if args.other:
         other = [replace(arms[0], name=f"astro-provider-ray, poll {poll_s} s", poll_s=poll_s, other=str(args.other)) for poll_s in (1, 60)]
@@ -102,8 +105,9 @@ def run(arm: Arm) -> dict[str, Any]:
         os.environ.update({"AIRFLOW_HOME": home, "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING"})
         stub = subprocess.Popen([sys.executable, str(STUB), str(port)])
         try:
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                return pool.submit(measure, replace(arm, ray=f"http://127.0.0.1:{port}", store=home)).result()
+            with IdleLoop() as idle, ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                found = pool.submit(measure, replace(arm, ray=f"http://127.0.0.1:{port}", store=home)).result()
+            return {**found, "idle_loop_lag_s": summary(idle.lags)}
         finally:
             stub.terminate()
             stub.wait()
@@ -134,17 +138,48 @@ def _trigger(arm: Arm, name: str) -> Any:
     return Other(name, "ray_default", None, None, "", arm.poll_s)
 
 
+class IdleLoop:
+    """A process with an event loop that only ticks while this is entered; its lags, in seconds, are in ``lags`` afterwards."""
+
+    def __enter__(self) -> IdleLoop:
+        self._here, there = multiprocessing.Pipe()
+        self._process = multiprocessing.get_context("spawn").Process(target=_idle, args=(there,), daemon=True)
+        self._process.start()
+        self._here.recv()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._here.send("stop")
+        self.lags: list[float] = self._here.recv()
+        self._process.join()
+
+
+def _idle(pipe: Connection) -> None:
+    lags: list[float] = []
+
+    async def run() -> None:
+        ticking = asyncio.create_task(tick(lags))
+        pipe.send("ready")
+        await asyncio.to_thread(pipe.recv)
+        ticking.cancel()
+
+    asyncio.run(run())
+    pipe.send(lags)
+
+
+async def tick(lags: list[float]) -> None:
+    """Note the lag of this event loop, in seconds, until cancelled."""
+    while True:
+        before = time.monotonic()
+        await asyncio.sleep(TICK_S)
+        lags.append(time.monotonic() - before - TICK_S)
+
+
 async def watch(arm: Arm, triggers: dict[str, Any]) -> dict[str, Any]:
     """All triggers on this event loop, until each has fired; all times in seconds."""
     logging.disable(logging.INFO)
     lags: list[float] = []
     fired: dict[str, float] = {}
-
-    async def tick() -> None:
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(TICK_S)
-            lags.append(time.monotonic() - before - TICK_S)
 
     async def fire(name: str, trigger: Any) -> None:
         async for _ in trigger.run():
@@ -153,13 +188,13 @@ async def watch(arm: Arm, triggers: dict[str, Any]) -> dict[str, Any]:
     def told(path: str = "/told", method: str = "GET", **query: float) -> Any:
         return httpx.request(method, arm.ray + path, params=query, trust_env=False, timeout=60).json()
 
-    ticking = asyncio.create_task(tick())
+    ticking = asyncio.create_task(tick(lags))
     waiting = [asyncio.create_task(fire(name, trigger)) for name, trigger in triggers.items()]
     await asyncio.sleep(arm.wait_s)
     started, asked, cpu, since = len(lags), (await asyncio.to_thread(told))["requests"], time.process_time(), time.monotonic()
     await asyncio.sleep(arm.wait_s)
     seconds = time.monotonic() - since
-    asked, cpu = (await asyncio.to_thread(told))["requests"] - asked - 1, time.process_time() - cpu
+    asked, cpu = (await asyncio.to_thread(told))["requests"] - asked, time.process_time() - cpu
     await asyncio.to_thread(told, "/end", "POST", spacing_s=arm.spacing_s)
     results = await asyncio.gather(*waiting, return_exceptions=True)
     ends = (await asyncio.to_thread(told))["ends"]
@@ -176,9 +211,9 @@ async def watch(arm: Arm, triggers: dict[str, Any]) -> dict[str, Any]:
 
 def summary(values: Sequence[float]) -> dict[str, float]:
     """Number, median, 95th and 99th percentile and maximum."""
-    ordered = sorted(values)
+    ordered = sorted(values) or [math.nan]
     at = {name: round(ordered[int(share * (len(ordered) - 1))], 4) for name, share in {"p95": 0.95, "p99": 0.99}.items()}
-    return {"n": len(ordered), "median": round(statistics.median(ordered), 4), **at, "max": round(ordered[-1], 4)}
+    return {"n": len(values), "median": round(statistics.median(ordered), 4), **at, "max": round(ordered[-1], 4)}
 
 
 if __name__ == "__main__":
