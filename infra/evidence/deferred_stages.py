@@ -51,7 +51,7 @@ def main() -> int:
     """Measure, print, and say by the exit code whether the limits hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", type=int, default=200, help="stages at once")
-    parser.add_argument("--spacing", type=float, default=3.0, help="seconds from one job's end to the next one's")
+    parser.add_argument("--spacing", type=float, default=3.0, help="mean seconds from one job's end to the next one's")
     parser.add_argument("--poll", type=int, default=1, help="seconds between two looks at a job, for both providers")
     parser.add_argument("--other", type=Path, help="folder with astro-provider-ray")
     parser.add_argument("--json", type=Path, help="file for all numbers")

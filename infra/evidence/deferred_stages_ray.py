@@ -2,12 +2,13 @@
 
 A job's end is what a stage's is: its attempt is committed, then its process is over. A job of `ray_jobs` keeps its log as a stage does, in
 chunks under its attempt, and any job gives the same lines to whoever tails it over a websocket, as Ray does. ``POST /end?spacing_s=`` ends
-all running jobs in turn, and ``GET /told`` says what was seen.
+all running jobs in turn, at random times with that mean between them, and ``GET /told`` says what was seen.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import shlex
 import sys
 import time
@@ -123,12 +124,13 @@ class Jobs:
                     await socket.send_str(LINES)
 
     async def _end_all(self, running: list[Job], spacing_s: float) -> None:
+        chance = random.Random(0)
         for job in running:
             if job.attempt is not None:
                 await asyncio.to_thread(commit.commit, job.attempt, {}, {})
             self.ends[job.name] = time.time()
             job.ended.set()
-            await asyncio.sleep(spacing_s)
+            await asyncio.sleep(spacing_s * chance.uniform(0.5, 1.5))  # never in step with who looks each second
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ class Arm:
         other: folder of astro-provider-ray; None: boig's trigger.
         triggers: how many.
         wait_s: seconds to start in, and again before the first job ends.
-        spacing_s: seconds from one job's end to the next one's.
+        spacing_s: mean seconds from one job's end to the next one's.
         ray: address of the stub.
         store: where boig's attempts lie.
     """
@@ -75,7 +75,7 @@ def main() -> int:
     parser.add_argument("--other", type=Path, help="folder with astro-provider-ray")
     parser.add_argument("--triggers", type=int, default=200)
     parser.add_argument("--wait", type=float, default=20.0, help="seconds to start in, and again before the first job ends")
-    parser.add_argument("--spacing", type=float, default=0.3, help="seconds from one job's end to the next one's")
+    parser.add_argument("--spacing", type=float, default=0.3, help="mean seconds from one job's end to the next one's")
     parser.add_argument("--json", type=Path, help="file for all numbers")
     parser.add_argument("--smoke", action="store_true", help="8 triggers, no limits: does the script work?")
     args = parser.parse_args()
