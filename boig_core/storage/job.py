@@ -266,12 +266,15 @@ def run_stage(work: Callable[[Workspace], Outcome], argv: list[str] | None = Non
 
 
 def _kept_log(attempt: str) -> KeptLog:
-    """Chunks ``log/000001.txt`` and on below an attempt; a process that runs the attempt again goes on after the last one."""
+    """Chunks of an attempt's log; a process that runs the attempt again goes on after the last one."""
     folder = store.join(attempt, "log")
     numbers = [int(path.removesuffix(".txt")) for path, _ in store.list_files(folder)]
-    return KeptLog(
-        lambda number, chunk: store.write_bytes(store.join(folder, f"{number:06}.txt"), chunk), first=max(numbers, default=0) + 1
-    )
+    return KeptLog(lambda number, chunk: store.write_bytes(store.join(folder, log_chunk(number)), chunk), first=max(numbers, default=0) + 1)
+
+
+def log_chunk(number: int) -> str:
+    """Name of a chunk below an attempt's ``log``; they are numbered from 1, without gaps."""
+    return f"{number:06}.txt"
 
 
 def _say_what_runs(job: Job) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from boig_core.errors import InputError, NotFoundInStoreError, UserError
 from boig_core.storage import commit, store, usage
-from boig_core.storage.job import Job, Stage, read_job
+from boig_core.storage.job import Job, Stage, log_chunk, read_job
 
 ATTEMPT: Final = re.compile(r"(?P<run>[^/]+/[^/]+)/(?P<task>[^/]+(?:/\d+)?)/attempt-(?P<attempt>\d+)/(?P<file>.+)")
 """A file's path below ``runs/``."""
@@ -115,11 +115,19 @@ def find_attempt(states: list[AttemptState], run: str, stage: str, attempt: int 
 
 
 def read_log(attempt: str, after: str = "") -> Iterator[tuple[str, str]]:
-    """Chunks of an attempt's log as (name, text), those behind the cursor ``after``, which is the name of the last one read."""
-    folder = store.join(attempt, "log")
-    for name, _ in store.list_files(folder):
-        if name > after:
-            yield name, store.read_bytes(store.join(folder, name)).decode(errors="replace")
+    """Chunks of an attempt's log as (name, text), those behind the cursor ``after``, which is the name of the last one read.
+
+    Each is asked for by its number: a look for new ones costs one request, and as little after a day of logging as at first.
+    """
+    number = int(after.removesuffix(".txt") or 0)
+    while True:
+        number += 1
+        name = log_chunk(number)
+        try:
+            chunk = store.read_bytes(store.join(attempt, "log", name))
+        except NotFoundInStoreError:
+            return
+        yield name, chunk.decode(errors="replace")
 
 
 def follow_log(attempt: str, poll_s: float = 3.0) -> Iterator[str]:

@@ -20,7 +20,10 @@ SLEEP_S = 0.01
 
 
 class LagProbe(BaseTrigger):
-    """Sleeps again and again on the event loop that all triggers share, until the file ``stop`` is there; writes each lag, in seconds."""
+    """Sleeps again and again on the event loop that all triggers share, until the file ``stop`` is there.
+
+    Its file ``lags.json`` then holds a pair for each sleep: when it began (seconds since 1970), and the lag in seconds.
+    """
 
     def __init__(self, folder: str) -> None:
         super().__init__()
@@ -35,19 +38,21 @@ class LagProbe(BaseTrigger):
         folder, lags = Path(self.folder), []
         (folder / "probing").touch()
         while not (folder / "stop").exists():
-            before = time.monotonic()
+            began, before = time.time(), time.monotonic()
             await asyncio.sleep(SLEEP_S)
-            lags.append(time.monotonic() - before - SLEEP_S)
+            lags.append((began, time.monotonic() - before - SLEEP_S))
         (folder / "lags.json").write_text(json.dumps(lags))
         yield TriggerEvent({})
 
 
 class Probe(BaseOperator):
-    """Defers to the probe."""
+    """Defers to the probe; each run has a folder of its own."""
 
     def execute(self, context: Any) -> None:
         """Hand over to the triggerer."""
-        self.defer(trigger=LagProbe(os.environ["BOIG_FAULTS"]), method_name="done")
+        folder = Path(os.environ["BOIG_FAULTS"]) / context["run_id"]
+        folder.mkdir(exist_ok=True)
+        self.defer(trigger=LagProbe(str(folder)), method_name="done")
 
     def done(self, context: Any, event: dict[str, Any]) -> None:
         """Nothing is left to do."""
@@ -57,12 +62,13 @@ with DAG("probe", schedule=None, is_paused_upon_creation=False):
     Probe(task_id="probe", pool="default_pool")
 
 STORE = os.environ["BOIG_STORE"]
-with DAG("stages", schedule=None, is_paused_upon_creation=False, max_active_tasks=1000):
+with DAG("boig", schedule=None, is_paused_upon_creation=False, max_active_tasks=1000):
     for number in range(int(os.environ["BOIG_STAGES"])):
         RayJobOperator(
             task_id=f"stage-{number:03}",
             stage="ingest",
             plan={"store": STORE, "recipe": f"{STORE}/recipe.json", "root": "stages", "outputs": {}, "seconds": {}},
             inputs={},
+            poll_s=float(os.environ["BOIG_POLL_S"]),
             pool="default_pool",
         )

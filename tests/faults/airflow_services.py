@@ -73,12 +73,12 @@ def postgres_programs() -> Path:
     pytest.skip(reason)
 
 
-def until(what: str, true: Callable[[], Any], limit_s: float = 240.0) -> Any:
+def until(what: str, true: Callable[[], Any], limit_s: float = 240.0, every_s: float = 0.2) -> Any:
     """Wait for an event; returns what ``true`` returned. The limit is for a hang alone: it decides nothing else."""
     end = time.monotonic() + limit_s
     while not (value := true()):
         assert time.monotonic() < end, f"not within {limit_s:.0f} s: {what}"
-        time.sleep(0.2)
+        time.sleep(every_s)
     return value
 
 

@@ -1,4 +1,4 @@
-"""`infra/evidence/deferred_stages.py` on a few stages: it measures what it says. Its limits are for a quiet machine, and decide nothing."""
+"""`infra/evidence/deferred_stages.py` and `deferred_triggers.py` on a few: they measure what they say. Their limits decide nothing here."""
 
 from __future__ import annotations
 
@@ -23,8 +23,21 @@ def test_lag_and_latency_are_measured(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     subprocess.run([sys.executable, str(script), "--smoke", "--json", str(tmp_path / "found.json")], env=env, check=True)
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["latency_s"]["n"] == 4
-    assert all(seconds > 0 for seconds in found["latencies_s"]), "a task ends after its job"
-    assert found["lag_s"]["n"] > 0
-    assert 0 <= found["lag_s"]["median"] <= found["lag_s"]["max"]
-    assert found["requests_per_s"] > 0
+    boig = found["boig"]
+    assert boig["states"] == {"success": 4}
+    assert boig["event_s"]["n"] == boig["task_s"]["n"] == 4
+    assert 0 < boig["event_s"]["median"] < boig["task_s"]["median"], "a task ends after its trigger's event"
+    assert 0 <= boig["lag_s"]["median"] <= boig["lag_s"]["max"]
+    assert boig["idle_loop_lag_s"]["n"] > 0
+    assert boig["requests_per_s"] > 0
+
+
+def test_lag_and_latency_of_triggers_alone_are_measured(tmp_path: Path) -> None:
+    script = REPOSITORY / "infra" / "evidence" / "deferred_triggers.py"
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, str(script), "--smoke", "--json", str(tmp_path / "found.json")], env=env, check=True)
+    boig = json.loads((tmp_path / "found.json").read_text())["arms"]["boig"]
+    assert boig["latency_s"]["n"] == 8
+    assert boig["failed"] == 0
+    assert boig["lag_s"]["n"] > 0
+    assert boig["idle_loop_lag_s"]["n"] > 0

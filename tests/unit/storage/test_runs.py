@@ -72,6 +72,19 @@ def test_states_and_logs_of_a_run(root: str) -> None:
     assert "posts.jsonl: is empty" in ask(app, ["logs", run, "ddpo", "--attempt", "1", "--store", root]).output
 
 
+def test_a_look_for_new_chunks_costs_one_request_however_long_the_log_is(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt = store.join(root, "attempt-1")
+    for number in (7, 8, 999_999, 1_000_000):
+        store.write_bytes(store.join(attempt, "log", job.log_chunk(number)), str(number).encode())
+    assert [text for _, text in runs.read_log(attempt, "000006.txt")] == ["7", "8"]
+    assert [text for _, text in runs.read_log(attempt, "999999.txt")] == ["1000000"], "numbers count, not the order of names"
+    real, asked = store.read_bytes, []
+    monkeypatch.setattr(store, "read_bytes", lambda uri: asked.append(uri) or real(uri))
+    monkeypatch.setattr(store, "list_with_times", None)
+    assert list(runs.read_log(attempt, "000008.txt")) == []
+    assert len(asked) == 1
+
+
 def with_gpus(root: str, run: str, stage: str, attempt: int, *overrides: str) -> job.Job:
     recipe = load_recipe("tiny", ["resources.gpus=1", "ddpo.workers=1", "ddpo.rollout_actors=2", "reward.actors=1", *overrides])
     task = store.join(root, "runs", run, stage)
