@@ -1,13 +1,17 @@
 """# boig_ingest: posts become a dataset
 
 Takes a brand's posting history (`posts`: a posts.jsonl with images beside it, over http or in S3), and makes a dataset that the models
-learn from: **ingest** validates and filters posts, fetches and de-duplicates images, puts each post into a KPI bucket of its account and
-into a split; **perceive** looks at each image: colors, tones, objects.
+learn from:
 
-A new day's posts are added to a version with `previous`; `retry` tries again what a version had to reject. A run that is killed goes on
-from the images that are safe already.
+* **plan** checks recipe and inputs;
+* **ingest** validates and filters posts, fetches and de-duplicates images, puts each post into a KPI bucket of its account and into a split;
+* **perceive** looks at each image: colors, tones, objects;
+* **announce** emits the asset `boig/dataset`, which starts `boig_llm`.
 
-Emits the asset `boig/dataset`, which starts `boig_llm`. Nothing else needs to be given than `posts`.
+A stage that runs on Ray is shown as *deferred*. Its log is the task's log; the buttons under *Details* lead to its job and its pages.
+
+Nothing else needs to be given than `posts`. A new day's posts are added to a version with `previous`; `retry` tries again what a version
+had to reject. A run that is killed goes on from the images that are safe already.
 """
 
 from airflow.sdk import DAG, Param
