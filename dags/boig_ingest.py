@@ -4,7 +4,7 @@ Takes a brand's posting history (`posts`: a posts.jsonl with images beside it, o
 learn from:
 
 * **plan** checks recipe and inputs;
-* **ingest** validates and filters posts, fetches and de-duplicates images, puts each post into a KPI bucket of its account and into a split;
+* **ingest** validates and filters posts, fetches and de-duplicates images, puts each post into a KPI bucket of its account and a split;
 * **perceive** looks at each image: colors, tones, objects;
 * **announce** emits the asset `boig/dataset`, which starts `boig_llm`.
 

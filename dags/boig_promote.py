@@ -3,7 +3,7 @@
 Runs when the asset `boig/boigsd` is updated, or by hand.
 
 * **plan** checks recipe and inputs;
-* **gates** holds the report against the recipe's promotion limits; a candidate that fails one goes no further (skipped), the champion stays;
+* **gates** holds the report against the recipe's promotion limits; one that fails goes no further (skipped), the champion stays;
 * **approval** waits for a person, under *Required Actions*: the form shows each gate with its value and limit, and one click opens the
   report with its images;
 * **promote** registers the model in MLflow and moves the alias `champion`; the one before stays as `previous`.

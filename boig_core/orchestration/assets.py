@@ -229,13 +229,13 @@ def drop_implied_edges(tasks: Mapping[str, Any]) -> None:
         tasks: all tasks of a DAG by id.
     """
 
-    def before(task: Any) -> set[str]:
-        return {earlier for above in task.upstream_task_ids for earlier in (above, *before(tasks[above]))}
+    def before(one: Any) -> set[str]:
+        return {earlier for above in one.upstream_task_ids for earlier in (above, *before(tasks[above]))}
 
-    for task in tasks.values():
-        for above in {earlier for direct in task.upstream_task_ids for earlier in before(tasks[direct])} & task.upstream_task_ids:
-            task.upstream_task_ids.remove(above)
-            tasks[above].downstream_task_ids.remove(task.task_id)
+    for one in tasks.values():
+        for above in {earlier for direct in one.upstream_task_ids for earlier in before(tasks[direct])} & one.upstream_task_ids:
+            one.upstream_task_ids.remove(above)
+            tasks[above].downstream_task_ids.remove(one.task_id)
 
 
 def write_summary(plan_result: Mapping[str, Any]) -> str:
