@@ -107,3 +107,11 @@ def test_certificates_are_checked_unless_the_connection_says_no(tmp_path: Any) -
     assert RayCluster.of_connection(connection(host="https://ray", extra='{"verify": false}')).tls() is False
     with pytest.raises(InputError, match=r"missing\.pem"):
         RayCluster("https://ray", ca_bundle=str(tmp_path / "missing.pem")).tls()
+
+
+def test_the_page_of_a_job_is_where_people_see_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = RayCluster("http://ray-head:8265/")
+    monkeypatch.delenv("BOIG_RAY_WEB", raising=False)
+    assert inside.page("boig-x") == "http://ray-head:8265/#/jobs/boig-x"
+    monkeypatch.setenv("BOIG_RAY_WEB", "http://127.0.0.1:8265/")
+    assert inside.page("boig-x") == "http://127.0.0.1:8265/#/jobs/boig-x"
