@@ -819,7 +819,7 @@ def parse_recipe(tree: Any) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as exc:
-        raise _first_error(exc) from exc
+        raise _first_error(exc) from None  # it says all that pydantic's own text does
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

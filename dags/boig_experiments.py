@@ -31,11 +31,11 @@ with DAG(
     tags=["boig", "train"],
     params={
         "variants": experiments.variants_param(),
-        "dataset": uri_param("a perceived dataset"),
-        "boigllm": uri_param("a BoigLLM"),
-        "calibration": uri_param("its reward calibration"),
-        "predictor": uri_param("its engagement predictor, if there is one"),
-        "judge": uri_param("the engagement predictor that judges, if there is one"),
+        "dataset": uri_param("Dataset", "a perceived dataset"),
+        "boigllm": uri_param("BoigLLM", "a BoigLLM"),
+        "calibration": uri_param("Reward calibration", "the BoigLLM's reward calibration"),
+        "predictor": uri_param("Engagement predictor", "the BoigLLM's engagement predictor, if there is one"),
+        "judge": uri_param("Judge", "the engagement predictor that judges, if there is one"),
         **recipe_params(None),
     },
 ) as dag:

@@ -1,15 +1,20 @@
 """# boig_ingest: posts become a dataset
 
 Takes a brand's posting history (`posts`: a posts.jsonl with images beside it, over http or in S3), and makes a dataset that the models
-learn from: **ingest** validates and filters posts, fetches and de-duplicates images, puts each post into a KPI bucket of its account and
-into a split; **perceive** looks at each image: colors, tones, objects.
+learn from:
 
-By hand, a run takes all posts. A new day's posts are added to a version with `previous`; `retry` tries again what a version had to reject.
-On a schedule (`BOIG_INGEST_CRON`), and in a backfill, a run takes the posts of its data interval, and those that came late, and adds them
-to the newest version. An interval without any ends there, skipped, and announces nothing. **turn** lets one run work at a time, the
-earliest interval first, whatever a backfill allows. A run that is killed goes on from the images that are safe already.
+* **plan** checks recipe and inputs;
+* **turn** lets one run work at a time, the earliest interval first, whatever a backfill allows;
+* **ingest** validates and filters posts, fetches and de-duplicates images, puts each post into a KPI bucket of its account and a split;
+* **perceive** looks at each image: colors, tones, objects;
+* **announce** emits the asset `boig/dataset`, which starts `boig_llm`.
 
-Emits the asset `boig/dataset`, which starts `boig_llm`. Nothing else needs to be given than `posts`.
+A stage that runs on Ray is shown as *deferred*. Its log is the task's log; the buttons under *Details* lead to its job and its pages.
+
+By hand, a run takes all `posts`, and nothing else needs to be given. `previous` adds them to a version; `retry` tries again what a version
+had to reject. On a schedule (`BOIG_INGEST_CRON`), and in a backfill, a run takes the posts of its data interval, and those that came late,
+and adds them to the newest version; an interval without any ends there, skipped, and announces nothing. A run that is killed goes on from
+the images that are safe already.
 """
 
 import os

@@ -1,12 +1,16 @@
 """# boig_llm: BoigLLM learns how a high-KPI image looks
 
-**finetune_llm** trains BoigLLM on the dataset (behaviour fine-tuning) and, beside it, a twin that does not see the KPI; where the recipe
-says so, an engagement predictor too, and a second one that judges;
-**evaluate_llm** compares their descriptions of test images with what is really seen in them;
-**calibrate** asks how well each formulation of the reward tells high from low on held-out real images, recommends one, and fixes the
-range of the one that the recipe names.
+Runs when the asset `boig/dataset` is updated, or by hand.
 
-Runs when `boig/dataset` is updated, or by hand. Emits `boig/boigllm`, which starts `boig_sd`.
+* **plan** checks recipe and inputs;
+* **finetune_llm** trains BoigLLM on the dataset (behavior fine-tuning) and, beside it, a twin that does not see the KPI; where the recipe
+  says so, an engagement predictor too, and a second one that judges;
+* **evaluate_llm** compares their descriptions of test images with what is really seen in them;
+* **calibrate** asks how well each formulation of the reward tells high from low on held-out real images, recommends one, and fixes the
+  range of the one that the recipe names;
+* **announce** emits `boig/boigllm`, which starts `boig_sd`.
+
+A stage that runs on Ray is shown as *deferred*. Its log is the task's log; the buttons under *Details* lead to its job and its curves.
 """
 
 from airflow.sdk import DAG
@@ -24,7 +28,7 @@ with DAG(
     default_args={**DEFAULTS, "on_failure_callback": on_failure},
     doc_md=__doc__,
     tags=["boig", "train"],
-    params={"dataset": uri_param("a perceived dataset"), **recipe_params(None)},
+    params={"dataset": uri_param("Dataset", "a perceived dataset"), **recipe_params(None)},
 ) as dag:
     planned = plan({"dataset": "dataset"}, DATASET)
     finetune = RayJobOperator(task_id="finetune_llm", stage="finetune_llm", plan=planned, inputs={"dataset": planned})

@@ -1,11 +1,14 @@
 """# boig_promote: a person decides, the registry remembers
 
-**gates** holds the report against the recipe's promotion limits; a candidate that fails one goes no further (skipped), the champion stays.
-**approval** waits for a person, under Required Actions: the form shows each gate with its value and limit, and one click opens the report
-with its images. Who decided what, when and why is kept as `decision.json` beside the run in the store. **promote** registers the model in
-MLflow and moves the alias `champion`; the one before stays as `previous`. `boig_rollback` takes that back.
+Runs when the asset `boig/boigsd` is updated, or by hand.
 
-Runs when `boig/boigsd` is updated, or by hand.
+* **plan** checks recipe and inputs;
+* **gates** holds the report against the recipe's promotion limits; one that fails goes no further (skipped), the champion stays;
+* **approval** waits for a person, under *Required Actions*: the form shows each gate with its value and limit, and one click opens the
+  report with its images;
+* **promote** registers the model in MLflow and moves the alias `champion`; the one before stays as `previous`.
+
+Who decided what, when and why is kept as `decision.json` beside the run in the store. `boig_rollback` takes a promotion back.
 """
 
 from airflow.sdk import DAG
@@ -24,8 +27,8 @@ with DAG(
     doc_md=__doc__,
     tags=["boig", "promote"],
     params={
-        "boigsd": uri_param("a BoigSD"),
-        "report": uri_param("its report"),
+        "boigsd": uri_param("BoigSD", "the candidate, a BoigSD"),
+        "report": uri_param("Report", "the candidate's report"),
         **recipe_params(None),
     },
 ) as dag:

@@ -1,10 +1,16 @@
 """# boig_sd: the image generator is aligned with the KPI
 
-**finetune_sd** fine-tunes the diffusion model on high-KPI images alone (the baseline to beat); **ddpo** aligns it with BoigLLM's reward,
-if that reward tells high from low on test images with confidence; **evaluate_sd** compares base, baseline, BoigSD and the registry's
-champion, if there is one, on the same prompts and seeds; **report** puts everything on one page.
+Runs when the asset `boig/boigllm` is updated, or by hand.
 
-Runs when `boig/boigllm` is updated, or by hand. Emits `boig/boigsd`, which starts `boig_promote`.
+* **plan** checks recipe and inputs;
+* **finetune_sd** fine-tunes the diffusion model on high-KPI images alone (the baseline to beat);
+* **ddpo** aligns it with BoigLLM's reward, if that reward tells high from low on test images with confidence;
+* **evaluate_sd** compares base, baseline, BoigSD and the registry's champion, if there is one, on the same prompts and seeds;
+* **timings** notes how long the stages took, **report** puts everything on one page;
+* **announce** emits `boig/boigsd`, which starts `boig_promote`.
+
+A stage that runs on Ray is shown as *deferred*. Its log is the task's log; the buttons under *Details* lead to its job, its curves and
+the report.
 """
 
 from airflow.sdk import DAG
@@ -23,12 +29,12 @@ with DAG(
     doc_md=__doc__,
     tags=["boig", "train"],
     params={
-        "dataset": uri_param("a perceived dataset"),
-        "boigllm": uri_param("a BoigLLM"),
-        "calibration": uri_param("its reward calibration"),
-        "predictor": uri_param("its engagement predictor, if there is one"),
-        "judge": uri_param("the engagement predictor that judges, if there is one"),
-        "description": uri_param("its evaluation"),
+        "dataset": uri_param("Dataset", "a perceived dataset"),
+        "boigllm": uri_param("BoigLLM", "a BoigLLM"),
+        "calibration": uri_param("Reward calibration", "the BoigLLM's reward calibration"),
+        "predictor": uri_param("Engagement predictor", "the BoigLLM's engagement predictor, if there is one"),
+        "judge": uri_param("Judge", "the engagement predictor that judges, if there is one"),
+        "description": uri_param("BoigLLM's evaluation", "the BoigLLM's evaluation"),
         **recipe_params(None),
     },
 ) as dag:

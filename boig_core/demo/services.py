@@ -263,6 +263,7 @@ def airflow_settings(home: Path, ports: Ports) -> dict[str, str]:
         "API__PORT": str(ports.airflow),
         "API__BASE_URL": base,
         "API__WORKERS": "1",
+        "API__DEFAULT_WRAP": "True",  # an error's remedy stands at the end of a long line
         "API__SECRET_KEY": secrets.token_hex(16),
         "API_AUTH__JWT_SECRET": secrets.token_hex(32),
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",

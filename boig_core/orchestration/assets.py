@@ -17,7 +17,7 @@ from typing import Any
 
 from airflow.sdk import Asset, Param, task
 
-from boig_core.config import Recipe, is_recipe_file, load_recipe
+from boig_core.config import Recipe, is_recipe_file, load_recipe, recipe_names
 from boig_core.errors import InputError, UserError
 from boig_core.orchestration import attempts, intervals, registry
 from boig_core.orchestration.dry_run import rehearse
@@ -26,9 +26,9 @@ from boig_core.orchestration.retries import RETRIES
 from boig_core.orchestration.roots import allowed, store_root
 from boig_core.storage import manifest, runs, store
 
-DATASET = Asset("boig/dataset", uri="boig://dataset", group="boig", extra={"content": "posts, images and what is seen in them"})
-BOIGLLM = Asset("boig/boigllm", uri="boig://boigllm", group="boig", extra={"content": "BoigLLM, its evaluation and reward calibration"})
-BOIGSD = Asset("boig/boigsd", uri="boig://boigsd", group="boig", extra={"content": "BoigSD, its evaluation and the report"})
+DATASET = Asset("boig/dataset", uri="boig://dataset", group="boig", extra={"content": ["posts", "images", "what is seen in them"]})
+BOIGLLM = Asset("boig/boigllm", uri="boig://boigllm", group="boig", extra={"content": ["BoigLLM", "its evaluation", "reward calibration"]})
+BOIGSD = Asset("boig/boigsd", uri="boig://boigsd", group="boig", extra={"content": ["BoigSD", "its evaluation", "the report"]})
 
 DEFAULTS: dict[str, Any] = {"owner": "boig", "on_execute_callback": hide_environment, **RETRIES}
 """Arguments of every task."""
@@ -45,15 +45,16 @@ def recipe_params(default: str | None) -> dict[str, Param]:
     which += "" if default else " Empty: the recipe of the dataset or model that triggered this run."
     settings = "One section.field=value a line, such as ddpo.epochs=5."
     return {
-        "recipe": Param(default, **kind, title="Recipe", description=which),
-        "overrides": Param([], type="array", items={"type": "string"}, title="Overrides", description=settings),
+        "recipe": Param(default, **kind, examples=recipe_names(), title="Recipe", description=which),
+        "overrides": Param([], type=["null", "array"], items={"type": "string"}, title="Overrides", description=settings),
         "dry_run": Param(False, type="boolean", title="Dry run", description="Check everything, log what would run, and start nothing."),
     }
 
 
-def uri_param(what: str) -> Param:
-    """A param for the URI of an input; empty: from the asset event."""
-    return Param(None, **LOCATION, description=f"URI of {what}. Empty: the one that triggered this run, else the newest.")
+def uri_param(title: str, what: str) -> Param:
+    """A param for the URI of an input, such as ``a BoigLLM``; empty: from the asset event."""
+    which = f"URI of {what}. Empty: the one that triggered this run, else the newest."
+    return Param(None, **LOCATION, title=title, description=which)
 
 
 def plan(
@@ -194,7 +195,7 @@ def newest_extra(context: Mapping[str, Any], source: Asset | None) -> dict[str, 
 
 
 def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any], turn: Any = None) -> Any:
-    """The last task of a DAG: emits the asset's event with all that the next DAG needs.
+    """The last task of a DAG: emits the asset's event with all that the next DAG needs; then the DAG's graph is made readable.
 
     Args:
         asset: what was made.
@@ -230,7 +231,27 @@ def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any], 
         outlet_events[asset].extra = extra
         return extra
 
-    return announce_(plan_result, list(results), turn)
+    told = announce_(plan_result, list(results), turn)
+    drop_implied_edges(told.operator.dag.task_dict)
+    return told
+
+
+def drop_implied_edges(tasks: Mapping[str, Any]) -> None:
+    """Leave out each edge that a longer way between the same two tasks implies, so that the graph shows the order alone.
+
+    Every input that a task takes from an earlier one has made an edge. Tasks start no earlier without the implied ones.
+
+    Args:
+        tasks: all tasks of a DAG by id.
+    """
+
+    def before(one: Any) -> set[str]:
+        return {earlier for above in one.upstream_task_ids for earlier in (above, *before(tasks[above]))}
+
+    for one in tasks.values():
+        for above in {earlier for direct in one.upstream_task_ids for earlier in before(tasks[direct])} & one.upstream_task_ids:
+            one.upstream_task_ids.remove(above)
+            tasks[above].downstream_task_ids.remove(one.task_id)
 
 
 def write_summary(plan_result: Mapping[str, Any]) -> str:

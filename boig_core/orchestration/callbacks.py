@@ -25,6 +25,7 @@ def describe_failure(context: Any) -> str:
 def on_failure(context: Any) -> None:
     """Log a failure, and post ``{"text": line}`` to ``BOIG_ALERT_URL`` (Slack, Mattermost and Teams take that)."""
     line = describe_failure(context)
+    log.info("::endgroup::")  # Airflow's page folds up what callbacks log; this line is to be seen without a click
     log.error(line)
     url = os.environ.get("BOIG_ALERT_URL", "")
     if not url.startswith(("http://", "https://")):

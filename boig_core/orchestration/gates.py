@@ -86,13 +86,13 @@ def evaluate_gates(report: Mapping[str, Any], recipe: Recipe, evidence: Evidence
 
 
 def table(gates: list[Gate]) -> str:
-    """The gates as a Markdown table, for the approval form; one that stands aside has a dash for its verdict."""
+    """The gates as a Markdown table, for the approval form; one that stands aside has a dash for its verdict. A limit stays in one line."""
     rows = []
     for gate in gates:
         value = "–" if gate.value is None else f"{gate.value:.4g}"
         verdict = "**no**" if not gate.passed else "–" if gate.value is None else "yes"
         note = " ".join(gate.note.replace("|", "/").split())
-        rows.append(f"| {gate.name} | {value} | {gate.rule} {gate.limit:.4g} | {verdict} | {note} |")
+        rows.append(f"| {gate.name} | {value} | {gate.rule}\u00a0{gate.limit:.4g} | {verdict} | {note} |")
     return "\n".join(["| gate | value | limit | passed | what the value is |", "|---|---:|---:|---|---|", *rows])
 
 

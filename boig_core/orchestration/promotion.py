@@ -78,7 +78,8 @@ def form(gates: Mapping[str, Any]) -> str:
     links = [f"**[Report with images]({gates['page']})**" if gates["page"] else f"Report: `{store.join(gates['report'], REPORT_PAGE)}`"]
     champion = gates["champion"] or "none yet"
     about = f"Candidate `{gates['candidate']}`. Champion now: `{champion}`."
-    return "\n\n".join([*links, gates["table"], about])
+    choice = "Every gate has passed. **Approve** makes the candidate champion in the model registry, **Reject** changes nothing."
+    return "\n\n".join([*links, choice, gates["table"], about])
 
 
 def decision(gates: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:

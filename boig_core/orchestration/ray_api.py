@@ -82,8 +82,8 @@ class RayCluster:
         return RayJobs(self)
 
     def page(self, submission_id: str) -> str:
-        """Page of a job in Ray's dashboard."""
-        return f"{self.address.rstrip('/')}/#/jobs/{submission_id}"
+        """Page of a job in Ray's dashboard; ``BOIG_RAY_WEB`` is where people see that in a browser, if that is another address."""
+        return f"{(os.environ.get('BOIG_RAY_WEB') or self.address).rstrip('/')}/#/jobs/{submission_id}"
 
     def serialize(self) -> dict[str, Any]:
         """The arguments of this class."""

@@ -61,6 +61,7 @@ def test_dag_is_documented_owned_retried_and_tagged(dags: dict[str, Any], name: 
     for key in dag.params:
         param = dag.params.get_param(key)
         assert param.description, key
+        assert param.schema.get("title"), key
         assert param.schema.get("type"), key
 
 
@@ -79,6 +80,17 @@ def test_params_take_no_location_with_credentials_since_airflow_shows_them(dags:
         assert param.resolve("s3://bucket/at@home/x?.jsonl") == "s3://bucket/at@home/x?.jsonl"
         with pytest.raises(ParamValidationError):
             param.resolve(location)
+
+
+def test_the_graph_shows_the_order_alone(dags: dict[str, Any]) -> None:
+    edges = {name: {(task.task_id, after) for task in dags[name].tasks for after in task.downstream_task_ids} for name in dags}
+    assert edges["boig_ingest"] == {("plan", "turn"), ("turn", "ingest"), ("ingest", "perceive"), ("perceive", "announce")}
+    trained = {("plan", "finetune_llm"), ("finetune_llm", "evaluate_llm"), ("finetune_llm", "calibrate")}
+    assert edges["boig_llm"] == {*trained, ("evaluate_llm", "announce"), ("calibrate", "announce")}
+    aligned = {("plan", "finetune_sd"), ("plan", "ddpo"), ("finetune_sd", "evaluate_sd"), ("ddpo", "evaluate_sd")}
+    assert edges["boig_sd"] == {*aligned, ("evaluate_sd", "timings"), ("timings", "report"), ("report", "announce")}
+    for dag in dags.values():
+        assert all(task.task_id in dag.task_dict[after].upstream_task_ids for task in dag.tasks for after in task.downstream_task_ids)
 
 
 def test_stages_run_once_each_in_the_cluster_pool(dags: dict[str, Any]) -> None:

@@ -136,9 +136,9 @@ def test_a_gate_that_the_recipe_takes_away_is_not_shown() -> None:
 
 def test_the_table_shows_values_limits_verdicts_and_reasons() -> None:
     text = table(evaluate_gates(report(paired__boigsd_base__judge=None), Recipe(), SECOND))
-    assert "| reward over base | 0.1 | > 0 | yes | lower end of the 95 % interval over prompts, same prompts and noise |" in text
-    assert "| judge over base | – | > 0 | **no** | not measured: evaluation.judge is not set |" in text
-    assert "| FID | 1.5 | ≤ 2 | yes | share of the base's |" in text
+    assert "| reward over base | 0.1 | >\u00a00 | yes | lower end of the 95 % interval over prompts, same prompts and noise |" in text
+    assert "| judge over base | – | >\u00a00 | **no** | not measured: evaluation.judge is not set |" in text
+    assert "| FID | 1.5 | ≤\u00a02 | yes | share of the base's |" in text
     first = table(evaluate_gates(report(), Recipe(), FIRST))
-    assert "| judge over champion | – | > 0 | – | not applicable: this is the first model |" in first
+    assert "| judge over champion | – | >\u00a00 | – | not applicable: this is the first model |" in first
     assert len({line.count("|") for line in text.splitlines()}) == 1

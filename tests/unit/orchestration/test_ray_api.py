@@ -138,3 +138,11 @@ def test_an_address_with_credentials_is_refused_since_links_show_it(monkeypatch:
     with pytest.raises(InputError, match="carries credentials") as caught:
         RayCluster.find()
     assert "hush" not in str(caught.value)
+
+
+def test_the_page_of_a_job_is_where_people_see_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = RayCluster("http://ray-head:8265/")
+    monkeypatch.delenv("BOIG_RAY_WEB", raising=False)
+    assert inside.page("boig-x") == "http://ray-head:8265/#/jobs/boig-x"
+    monkeypatch.setenv("BOIG_RAY_WEB", "http://127.0.0.1:8265/")
+    assert inside.page("boig-x") == "http://127.0.0.1:8265/#/jobs/boig-x"
