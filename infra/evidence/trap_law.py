@@ -24,14 +24,14 @@ from boig_core.adworld.law import packaged_laws
 from boig_core.storage import store
 
 LAW: Final = "sunlit"
-OFF_TOPIC: Final = -16.0
+OFF_TOPIC: Final = -20.0
 PUSHED: Final = ("ddpo.epochs=24", "ddpo.lr=1e-2", "ddpo.window=null", "ddpo.probe_every=2", "ddpo.checkpoint_every=12")
 """An alignment without restraint: every step stochastic and trained on, at three times the learning rate."""
 ARMS: Final = {
     "free": (),
     "stopped": ("ddpo.monitors.drift.action=stop", "ddpo.monitors.overoptimization.action=stop"),
 }
-SMALL: Final = ("evaluation.prompts=32", "evaluation.guidance=1")
+SMALL: Final = ("evaluation.prompts=120", "evaluation.guidance=1")
 
 
 def main() -> int:

@@ -118,7 +118,7 @@ def test_a_process_goes_to_pods_with_its_labels(labels: dict[str, str], expected
 
 
 def test_a_process_that_fits_no_pod_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match=r"gpus=2.0.*fits no worker pod of cpu, gpu"):
+    with pytest.raises(InputError, match=r"2 GPUs.*fits no worker pod of cpu, gpu"):
         rendered(None, Ask(1, 1.0, 2.0))
     with pytest.raises(InputError, match=r"'pool': 'rollouts'.*fits no worker pod"):
         rendered(None, Ask(1, 1.0, 1.0, {"pool": "rollouts"}))
