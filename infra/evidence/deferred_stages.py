@@ -7,8 +7,8 @@ task (``seconds_a_task`` says what it took to defer one, which is about the same
 ``task_s`` to the end of its task. ``lag_s`` is what a probe trigger on the same event loop waits beyond what it asked for, and
 ``idle_loop_lag_s`` what an event loop in another process does that has nothing else to do: that is the machine's doing.
 
-``--other`` names a folder with astro-provider-ray (see `deferred_triggers`): its operator then runs the same on the same Airflow. It is told
-to look each second, as boig's does; by itself it would look each minute.
+``--other`` names a folder with astro-provider-ray (see `deferred_triggers`): its operator then runs the same on the same Airflow. It is
+told to look each second, as boig's does; by itself it would look each minute.
 
     PYTHONPATH=. python infra/evidence/deferred_stages.py [--stages 200] [--spacing 3] [--other FOLDER] [--json FILE] [--smoke]
 
