@@ -7,7 +7,8 @@ task (``seconds_a_task`` says what it took to defer one, which is about the same
 ``task_s`` to the end of its task. ``lag_s`` is what a probe trigger on the same event loop waits beyond what it asked for, and
 ``idle_loop_lag_s`` what an event loop in another process does that has nothing else to do: that is the machine's doing.
 
-``--other`` names a folder with astro-provider-ray (see `deferred_triggers`): its operator then runs the same on the same Airflow.
+``--other`` names a folder with astro-provider-ray (see `deferred_triggers`): its operator then runs the same on the same Airflow. It is
+told to look each second, as boig's does; by itself it would look each minute.
 
     PYTHONPATH=. python infra/evidence/deferred_stages.py [--stages 200] [--spacing 3] [--other FOLDER] [--json FILE] [--smoke]
 
@@ -52,7 +53,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", type=int, default=200, help="stages at once")
     parser.add_argument("--spacing", type=float, default=3.0, help="mean seconds from one job's end to the next one's")
-    parser.add_argument("--poll", type=int, default=1, help="seconds between two looks at a job, for both providers")
     parser.add_argument("--other", type=Path, help="folder with astro-provider-ray")
     parser.add_argument("--json", type=Path, help="file for all numbers")
     parser.add_argument("--smoke", action="store_true", help="4 stages, no limits: does the script work?")
@@ -86,7 +86,7 @@ def start(machine: Installation, args: argparse.Namespace) -> str:
     connection = json.dumps({"conn_type": "ray", "extra": {"address": ray}})
     machine.env |= {"RAY_API_ADDRESS": ray, "AIRFLOW_CONN_RAY_OTHER": connection, "PYTHONPATH": os.pathsep.join(paths)}
     # Ray's client takes long to import on a busy machine, and Airflow gives up on a DAG file after 30 s.
-    machine.env |= {"BOIG_STAGES": str(args.stages), "BOIG_POLL_S": str(args.poll), "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "120"}
+    machine.env |= {"BOIG_STAGES": str(args.stages), "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "120"}
     machine.prepare()
     machine.start("ray", [sys.executable, str(FOLDER / "deferred_stages_ray.py"), str(machine.ports.dashboard)], machine.env)
     machine.start_airflow(*SERVERS)

@@ -69,6 +69,5 @@ with DAG("boig", schedule=None, is_paused_upon_creation=False, max_active_tasks=
             stage="ingest",
             plan={"store": STORE, "recipe": f"{STORE}/recipe.json", "root": "stages", "outputs": {}, "seconds": {}},
             inputs={},
-            poll_s=float(os.environ["BOIG_POLL_S"]),
             pool="default_pool",
         )

@@ -17,6 +17,6 @@ with DAG("astro-provider-ray", schedule=None, is_paused_upon_creation=False, max
             conn_id="ray_other",
             entrypoint=f"echo stage-{number:03}",
             runtime_env={},
-            poll_interval=int(os.environ["BOIG_POLL_S"]),
+            poll_interval=1,
             job_timeout_seconds=0,  # the stages take longer than its ten minutes
         )

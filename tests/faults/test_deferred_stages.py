@@ -25,7 +25,8 @@ def test_lag_and_latency_are_measured(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "found.json").read_text())
     boig = found["boig"]
     assert boig["states"] == {"success": 4}
-    assert boig["event_s"]["n"] == boig["task_s"]["n"] == 4
+    assert boig["task_s"]["n"] == 4
+    assert 0 < boig["event_s"]["n"] <= 4, "the triggerer may write its last line of a task elsewhere"
     assert 0 < boig["event_s"]["median"] < boig["task_s"]["median"], "a task ends after its trigger's event"
     assert 0 <= boig["lag_s"]["median"] <= boig["lag_s"]["max"]
     assert boig["idle_loop_lag_s"]["n"] > 0
