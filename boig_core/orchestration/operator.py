@@ -20,12 +20,12 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
 
 from boig_core.config import parse_recipe
-from boig_core.errors import BoigError, InfrastructureError, UserError
+from boig_core.errors import BoigError, ClusterError, InfrastructureError, named
 from boig_core.orchestration import attempts, clusters
 from boig_core.orchestration.airflow_state import TaskKey, try_is_over
 from boig_core.orchestration.asks import asks_of
 from boig_core.orchestration.jobs import Cluster, ask, stop_and_see
-from boig_core.orchestration.links import DataCardLink, MlflowRunLink, RayJobLink, ReportLink, result_pages
+from boig_core.orchestration.links import DataCardLink, MlflowRunLink, RayJobLink, ReportLink, mlflow_page, result_pages
 from boig_core.orchestration.retries import POLICY
 from boig_core.orchestration.trigger import GONE, UNREACHABLE, RayJobTrigger, follow
 from boig_core.storage import commit, runs, store
@@ -80,6 +80,7 @@ class RayJobOperator(BaseOperator):
         self.poll_s = poll_s
         self.job_url = ""
         self.pages: dict[str, str] = {}
+        self._attempt, self._outputs = "", dict[str, str]()
         self._running: tuple[Cluster, str, TaskKey] | None = None
 
     def execute(self, context: Any) -> dict[str, Any]:
@@ -153,18 +154,30 @@ class RayJobOperator(BaseOperator):
         self.log.info("attempt %d: %s", number, entrypoint)
         ask(cluster, lambda jobs: jobs.submit(name, entrypoint, metadata_of(job, key), asks_of(job.stage, job.recipe)))
 
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """What the stage has read and made, for Airflow's OpenLineage provider, which asks when the task has ended, well or not."""
+        from boig_core.orchestration import lineage
+
+        return lineage.of_attempt(self._attempt, self._outputs) if self._attempt else None
+
     def _finish(self, attempt_uri: str, event: Mapping[str, str]) -> dict[str, Any]:
+        self._attempt = attempt_uri
         done = attempts.result(attempt_uri)
         if done is not None:
+            self._outputs = done["outputs"]
             self.pages = self._pages(done)
             return done
+        self.pages = self._curves(attempt_uri)
         failure = commit.read_failure(attempt_uri)
         if failure is not None:
-            raise (UserError if failure.user else InfrastructureError)(f"{self.stage}: {failure.type}", failure.message, failure.remedy)
+            raise named(failure.type, failure.user)(f"{self.stage}: {failure.type}", failure.message, failure.remedy)
         if event["status"] not in (GONE, UNREACHABLE) and not any(runs.read_log(attempt_uri)):
             self._show_tail(event["submission_id"])
         said = f"no commit and no error.json; Ray says {event['status']}: {event['message'][-500:]}"
-        raise InfrastructureError(self.stage, said, "the next try adopts the job or starts the next attempt; see the Ray job's page")
+        remedy = "the next try adopts the job or starts the next attempt; see the Ray job's page"
+        if event["status"] in (GONE, UNREACHABLE):
+            raise ClusterError(self.job_url or self.stage, said, remedy)
+        raise InfrastructureError(self.stage, said, remedy)
 
     def _show_tail(self, name: str) -> None:
         """The stage never began, so Ray alone has its last words."""
@@ -175,6 +188,14 @@ class RayJobOperator(BaseOperator):
             return
         for line in _ANSI.sub("", text).splitlines()[-100:]:
             self.log.info(line)
+
+    def _curves(self, attempt_uri: str) -> dict[str, str]:
+        """The run in MLflow of a training that has failed."""
+        try:
+            return {MlflowRunLink().name: mlflow_page(attempt_uri)}
+        except BoigError as exc:
+            self.log.warning("no link to its run in MLflow: %s", exc)
+            return {}
 
     def _pages(self, result: Mapping[str, Any]) -> dict[str, str]:
         try:
