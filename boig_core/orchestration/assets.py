@@ -20,6 +20,7 @@ from airflow.sdk import Asset, Param, task
 from boig_core.config import Recipe, is_recipe_file, load_recipe
 from boig_core.errors import InputError, UserError
 from boig_core.orchestration import attempts, registry
+from boig_core.orchestration.callbacks import on_retry
 from boig_core.orchestration.retries import RETRIES
 from boig_core.orchestration.roots import allowed, store_root
 from boig_core.storage import manifest, runs, store
@@ -28,7 +29,7 @@ DATASET = Asset("boig/dataset", uri="boig://dataset", group="boig", extra={"cont
 BOIGLLM = Asset("boig/boigllm", uri="boig://boigllm", group="boig", extra={"content": "BoigLLM, its evaluation and reward calibration"})
 BOIGSD = Asset("boig/boigsd", uri="boig://boigsd", group="boig", extra={"content": "BoigSD, its evaluation and the report"})
 
-DEFAULTS: dict[str, Any] = {"owner": "boig", **RETRIES}
+DEFAULTS: dict[str, Any] = {"owner": "boig", "on_retry_callback": on_retry, **RETRIES}
 """Arguments of every task."""
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from boig_core.errors import BoigError
 from boig_core.observability.logs import get_logger, hide_secrets
-from boig_core.orchestration import alerts
+from boig_core.orchestration import alerts, counts
 
 log = get_logger(__name__)
 
@@ -31,42 +31,50 @@ class Cause:
         type: the error's class; of boig's own errors the one in `errors`.
         message: value and rule, in one line.
         remedy: what the reader can do.
-        outside: whether it is an infrastructure error: then other runs fail of it, too.
+        kind: of an infrastructure error other runs fail, too; ``other`` is none of boig's.
     """
 
     type: str
     message: str
     remedy: str
-    outside: bool
+    kind: Literal["user", "infrastructure", "other"]
 
     @classmethod
     def of(cls, error: object) -> Cause:
         """Of what Airflow hands over: an exception, its text, or nothing."""
         if isinstance(error, BoigError):
-            kind = next(base.__name__ for base in type(error).__mro__ if base.__module__ == BoigError.__module__)
-            return cls(kind, _line(f"{error.value}: {error.rule}"), _line(error.remedy), not error.is_user_error)
-        kind = type(error).__name__ if isinstance(error, BaseException) else "Failed"
-        return cls(kind, _line(str(error or "its process was killed, or lost Airflow")), "see the task's log", False)
+            name = next(base.__name__ for base in type(error).__mro__ if base.__module__ == BoigError.__module__)
+            kind: Literal["user", "infrastructure"] = "user" if error.is_user_error else "infrastructure"
+            return cls(name, _line(f"{error.value}: {error.rule}"), _line(error.remedy), kind)
+        name = type(error).__name__ if isinstance(error, BaseException) else "Failed"
+        return cls(name, _line(str(error or "its process was killed, or lost Airflow")), "see the task's log", "other")
 
     def told_once(self, dag: str, run: str) -> tuple[str, ...]:
         """What is told once: an outage by the address that is away, any other infrastructure error by DAG and message, all else by run.
 
         Numbers and digests are left out of the message: they tell apart attempts, processes and mapped tasks, not causes.
         """
-        address = _ADDRESS.search(f"{self.message}; {self.remedy}")
-        if self.outside and address:
+        outside, address = self.kind == "infrastructure", _ADDRESS.search(f"{self.message}; {self.remedy}")
+        if outside and address:
             return self.type, address[0].rstrip(":.'\"")
-        return dag, "" if self.outside else run, self.type, _VARIES.sub("#", self.message)
+        return dag, "" if outside else run, self.type, _VARIES.sub("#", self.message)
 
 
 def on_failure(context: Any) -> None:
     """Alert, and log the failure as the last line."""
     cause, ti = Cause.of(context.get("exception")), context["ti"]
     try:
+        counts.failure(ti.task_id, cause.kind, cause.type, last=True)
         alerts.tell(failure(context, cause))
     except Exception as exc:  # whatever breaks here must not hide why the task has failed
         log.warning("no alert: %r", exc)
     log.error("%s / %s / %s failed: %s: %s; %s", ti.dag_id, ti.run_id, ti.task_id, cause.type, cause.message, cause.remedy)
+
+
+def on_retry(context: Any) -> None:
+    """Count a failure that is tried again; nobody needs to know."""
+    cause = Cause.of(context.get("exception"))
+    counts.failure(context["ti"].task_id, cause.kind, cause.type, last=False)
 
 
 def failure(context: Any, cause: Cause) -> alerts.Alert:

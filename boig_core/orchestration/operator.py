@@ -21,7 +21,7 @@ from airflow.sdk.configuration import conf
 
 from boig_core.config import parse_recipe
 from boig_core.errors import BoigError, ClusterError, InfrastructureError, named
-from boig_core.orchestration import attempts, clusters
+from boig_core.orchestration import attempts, clusters, counts
 from boig_core.orchestration.airflow_state import TaskKey, try_is_over
 from boig_core.orchestration.asks import asks_of
 from boig_core.orchestration.jobs import Cluster, ask, stop_and_see
@@ -92,6 +92,7 @@ class RayJobOperator(BaseOperator):
         found = attempts.survey(task, now, lambda name: _is_live(cluster, name), lambda name: self._stop_old(cluster, name))
         if found.state == "committed":
             self.log.info("%s has committed already: its result is used", found.uri)
+            counts.job(self.stage, "used")
             return self._finish(found.uri, {"status": "SUCCEEDED", "message": ""})
         name = attempts.submission_id(task, found.number)
         self.job_url = cluster.page(name)
@@ -101,8 +102,12 @@ class RayJobOperator(BaseOperator):
         self._running = (cluster, name, key)
         if found.state == "live":
             self.log.info("adopting job %s, which is still running", name)
+            counts.job(self.stage, "adopted")
         else:
+            if found.number > 1:
+                counts.job(self.stage, "fenced")
             self._start(cluster, name, task, found.number, now, key)
+            counts.job(self.stage, "started")
         self.log.info("Ray job %s %s", name, self.job_url)
         if self.deferrable:
             self.defer(trigger=RayJobTrigger(cluster.serialize(), name, self.poll_s, found.uri), method_name="execute_complete")
@@ -125,6 +130,7 @@ class RayJobOperator(BaseOperator):
         def stop() -> None:
             try:
                 ask(cluster, lambda jobs: jobs.stop(name))
+                counts.job(self.stage, "stopped")
             except BoigError as exc:
                 self.log.warning("job %s could not be stopped, boig_reconcile will do it: %s", name, exc)
 
@@ -136,6 +142,7 @@ class RayJobOperator(BaseOperator):
     def _stop_old(self, cluster: Cluster, name: str) -> None:
         self.log.info("the task was cleared: job %s is stopped if it still runs, and the next attempt starts", name)
         ask(cluster, lambda jobs: stop_and_see(jobs, name))
+        counts.job(self.stage, "stopped")
 
     def _start(self, cluster: Cluster, name: str, task: str, number: int, now: Try, key: TaskKey) -> None:
         job = Job(
@@ -165,6 +172,7 @@ class RayJobOperator(BaseOperator):
         done = attempts.result(attempt_uri)
         if done is not None:
             self._outputs = done["outputs"]
+            counts.took(self.stage, done["metrics"].get("seconds") or 0.0)
             self.pages = self._pages(done)
             return done
         self.pages = self._curves(attempt_uri)

@@ -54,7 +54,7 @@ def test_numbers_and_digests_tell_no_causes_apart_and_user_errors_are_told_for_e
 
 
 def test_an_error_is_told_in_one_line_by_its_own_name() -> None:
-    assert Cause.of(InputError("posts", "is\nempty", "give posts")) == Cause("InputError", "posts: is empty", "give posts", False)
+    assert Cause.of(InputError("posts", "is\nempty", "give posts")) == Cause("InputError", "posts: is empty", "give posts", "user")
     assert Cause.of(ValueError("x" * 2000)).message == "x" * LONGEST + "…"
     assert Cause.of(None).message == "its process was killed, or lost Airflow"
     assert (named("InputError", True), named("OSError", False)) == (InputError, InfrastructureError)
