@@ -210,8 +210,8 @@ def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any]) 
         }
         if card := manifest.find_file(outputs[main], manifest.PAGE):
             extra["card"] = card
+        extra["used"] = write_summary(made_by)
         print(json.dumps(extra, indent=1))
-        print(write_summary(made_by))
         outlet_events[asset].extra = extra
         return extra
 

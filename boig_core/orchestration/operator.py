@@ -91,9 +91,10 @@ class RayJobOperator(BaseOperator):
         cluster = clusters.find()
         found = attempts.survey(task, now, lambda name: _is_live(cluster, name), lambda name: self._stop_old(cluster, name))
         if found.state == "committed":
-            self.log.info("%s has committed already: its result is used", found.uri)
             counts.job(self.stage, "used")
-            return self._finish(found.uri, {"status": "SUCCEEDED", "message": ""})
+            result = self._finish(found.uri, {"status": "SUCCEEDED", "message": ""})
+            self.log.info("%s has committed already: its result is used: %s", found.uri, json.dumps(result))
+            return result
         name = attempts.submission_id(task, found.number)
         self.job_url = cluster.page(name)
         context["ti"].xcom_push(key=RayJobLink().xcom_key, value=self.job_url)

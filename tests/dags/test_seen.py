@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,7 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Iterator[Seen]:
+def seen(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Seen:
     """The run has a process of its own: the provider reads its settings when Airflow loads its plugins."""
     home = tmp_path_factory.mktemp("seen")
     (home / "posts").mkdir()
@@ -75,7 +74,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Iterator[Se
         with suppress(BlockingIOError):
             while True:
                 counts.append(statsd.recv(2**16).decode())
-    yield Seen(home, [json.loads(line) for line in log.read_text().splitlines()], counts)
+    return Seen(home, [json.loads(line) for line in log.read_text().splitlines()], counts)
 
 
 def test_each_stage_says_what_it_has_read_and_made(seen: Seen) -> None:
