@@ -72,4 +72,4 @@ def _stages(dag: str, run: str) -> str:
         log.warning("Airflow does not say where %s / %s stands: %s", dag, run, exc)
         return "not known"
     states = {task: str(getattr(state, "value", state)) for task, state in found.items()}
-    return ", ".join(f"{task} ({state})" for task, state in states.items() if state in AT_WORK) or "none has begun"
+    return ", ".join(f"{task} ({state})" for task, state in states.items() if state in AT_WORK) or "none is at work"

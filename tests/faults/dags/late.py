@@ -2,22 +2,26 @@
 
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from airflow.sdk import DAG, task
 
 from boig_core.orchestration.attempts import run_folder
 from boig_core.orchestration.deadlines import deadline
 
-with DAG("late", schedule=None, deadline=deadline(), is_paused_upon_creation=False):
+tries = {"retries": 3, "retry_delay": timedelta(seconds=1)}
+
+with DAG("late", schedule=None, deadline=deadline(), is_paused_upon_creation=False, default_args=tries):
 
     @task
     def before() -> None:
         pass
 
     @task
-    def stage(run_id: str) -> None:
-        while not Path(os.environ["BOIG_FAULTS"], "go", run_folder(run_id)).exists():
+    def stage(**context: Any) -> None:
+        while not Path(os.environ["BOIG_FAULTS"], "go", run_folder(context["run_id"])).exists():
             time.sleep(0.1)
 
-    before() >> stage("{{ run_id }}")
+    before() >> stage()
