@@ -66,8 +66,8 @@ def on_failure(context: Any) -> None:
     try:
         counts.failure(ti.task_id, cause.kind, cause.type, last=True)
         alerts.tell(failure(context, cause))
-    except Exception as exc:  # whatever breaks here must not hide why the task has failed
-        log.warning("no alert: %r", exc)
+    except Exception as exc:  # whatever breaks here must not hide why the task has failed; its text may hold the address
+        log.warning("no alert: %s", type(exc).__name__)
     log.error("%s / %s / %s failed: %s: %s; %s", ti.dag_id, ti.run_id, ti.task_id, cause.type, cause.message, cause.remedy)
 
 

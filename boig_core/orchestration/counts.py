@@ -1,8 +1,8 @@
 """Counts of stages and their jobs through Airflow's own metrics, as ``airflow.boig.*``; nothing is sent where Airflow sends none.
 
-    boig.jobs{stage, how}              started, adopted, used (its result was there), fenced, stopped
-    boig.stage_seconds{stage}          what a committed stage took
-    boig.failures{task, type, kind}    user, infrastructure or other errors of tries; ``last``: whether the task failed for good
+    boig.jobs{stage, how}                    started, adopted, used (its result was there), fenced, stopped
+    boig.stage_seconds{stage}                what a committed stage took
+    boig.failures{task, kind, type, last}    tries that failed, of a user, infrastructure or other error; last: for good
 
 Leaves out: what Airflow counts itself (tasks, runs, the scheduler), and Ray's side (see `cluster.gauges`).
 """

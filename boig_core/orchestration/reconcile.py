@@ -45,7 +45,7 @@ def reconcile(cluster: Cluster, root: str, state: Callable[[TaskKey], str] = sta
         log.info("job %s is stopped: its task is %s", name, word)
     failed = ask(cluster, lambda jobs: _stop(jobs, list(unwanted)))
     for name in unwanted.keys() - failed.keys():
-        counts.job(live[name].metadata["stage"], "stopped")
+        counts.job(live[name].metadata["task"], "stopped")
     if failed:
         raise InfrastructureError(", ".join(failed), f"did not stop ({'; '.join(map(str, failed.values()))})", "stop it by hand")
     return {"live": len(live), "stopped": unwanted, "unknown": sorted(name for name, word in states.items() if word is None)}
