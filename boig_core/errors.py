@@ -90,3 +90,11 @@ class ClusterError(InfrastructureError):
 
 class PreemptedError(InfrastructureError):
     """The machine of a training is about to go; the training has saved its state and ends."""
+
+
+def named(name: str, user: bool) -> type[BoigError]:
+    """The class of an error that another process has left by its name; for one that is not boig's, the kind that it counts as."""
+    found = globals().get(name)
+    if isinstance(found, type) and issubclass(found, BoigError):
+        return found
+    return UserError if user else InfrastructureError

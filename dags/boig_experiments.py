@@ -18,6 +18,7 @@ from airflow.sdk import DAG, task_group
 from boig_core.orchestration import experiments
 from boig_core.orchestration.assets import BOIGLLM, DEFAULTS, recipe_params, uri_param
 from boig_core.orchestration.callbacks import on_failure
+from boig_core.orchestration.deadlines import deadline
 from boig_core.orchestration.operator import RayJobOperator
 
 with DAG(
@@ -26,6 +27,7 @@ with DAG(
     schedule=None,
     catchup=False,
     max_active_runs=1,
+    deadline=deadline(),
     default_args={**DEFAULTS, "on_failure_callback": on_failure},
     doc_md=__doc__,
     tags=["boig", "train"],

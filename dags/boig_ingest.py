@@ -23,6 +23,7 @@ from airflow.sdk import DAG, CronDataIntervalTimetable, Param
 
 from boig_core.orchestration.assets import DATASET, DEFAULTS, LOCATION, announce, plan, recipe_params
 from boig_core.orchestration.callbacks import on_failure
+from boig_core.orchestration.deadlines import deadline
 from boig_core.orchestration.intervals import take_turn
 from boig_core.orchestration.operator import RayJobOperator
 
@@ -34,6 +35,7 @@ with DAG(
     schedule=CronDataIntervalTimetable(CRON, timezone="UTC") if CRON else None,
     catchup=False,
     max_active_runs=1,
+    deadline=deadline(),
     default_args={**DEFAULTS, "on_failure_callback": on_failure},
     doc_md=__doc__,
     tags=["boig", "data"],

@@ -17,6 +17,7 @@ from airflow.sdk import DAG
 
 from boig_core.orchestration.assets import BOIGLLM, DATASET, DEFAULTS, announce, plan, recipe_params, uri_param
 from boig_core.orchestration.callbacks import on_failure
+from boig_core.orchestration.deadlines import deadline
 from boig_core.orchestration.operator import RayJobOperator
 
 with DAG(
@@ -25,6 +26,7 @@ with DAG(
     schedule=[DATASET],
     catchup=False,
     max_active_runs=1,
+    deadline=deadline(),
     default_args={**DEFAULTS, "on_failure_callback": on_failure},
     doc_md=__doc__,
     tags=["boig", "train"],

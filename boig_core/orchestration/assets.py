@@ -20,6 +20,7 @@ from airflow.sdk import Asset, Param, task
 from boig_core.config import Recipe, is_recipe_file, load_recipe, recipe_names
 from boig_core.errors import InputError, UserError
 from boig_core.orchestration import attempts, intervals, registry
+from boig_core.orchestration.callbacks import on_retry
 from boig_core.orchestration.dry_run import rehearse
 from boig_core.orchestration.masking import hide_environment
 from boig_core.orchestration.retries import RETRIES
@@ -30,7 +31,7 @@ DATASET = Asset("boig/dataset", uri="boig://dataset", group="boig", extra={"cont
 BOIGLLM = Asset("boig/boigllm", uri="boig://boigllm", group="boig", extra={"content": ["BoigLLM", "its evaluation", "reward calibration"]})
 BOIGSD = Asset("boig/boigsd", uri="boig://boigsd", group="boig", extra={"content": ["BoigSD", "its evaluation", "the report"]})
 
-DEFAULTS: dict[str, Any] = {"owner": "boig", "on_execute_callback": hide_environment, **RETRIES}
+DEFAULTS: dict[str, Any] = {"owner": "boig", "on_execute_callback": hide_environment, "on_retry_callback": on_retry, **RETRIES}
 """Arguments of every task."""
 
 
@@ -226,8 +227,8 @@ def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any], 
             intervals.keep_newest(asset_state_store[asset], taken, outputs[main])
         if card := manifest.find_file(outputs[main], manifest.PAGE):
             extra["card"] = card
+        extra["used"] = write_summary(made_by)
         print(json.dumps(extra, indent=1))
-        print(write_summary(made_by))
         outlet_events[asset].extra = extra
         return extra
 

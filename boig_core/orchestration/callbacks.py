@@ -1,37 +1,97 @@
-"""What happens when a task has failed for good: one readable line in the log, and at ``BOIG_ALERT_URL`` when it is set.
+"""What happens when a task has failed for good: one readable line in the log, and an alert with the error, its remedy and where to look.
 
-Leaves out: retries, and anything that could fail a task: an alert that cannot be sent is logged.
+Airflow calls it for the task that failed, not for those that waited for it, and not before the last retry. Leaves out: sending, and that
+a cause is told once (see `alerts`).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import urllib.request
-from typing import Any
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
-from boig_core.observability.logs import get_logger
+from boig_core.errors import BoigError
+from boig_core.observability.logs import get_logger, hide_secrets
+from boig_core.orchestration import alerts, counts
 
 log = get_logger(__name__)
 
+LONGEST: Final = 1000
+"""Characters of an error's message that are told; what is longer is in the log."""
 
-def describe_failure(context: Any) -> str:
-    """One line on a failed task: DAG, run, task, and the error."""
-    ti = context["ti"]
-    error = " ".join(str(context.get("exception") or "no exception was recorded").split())
-    return f"{ti.dag_id} / {ti.run_id} / {ti.task_id} failed: {error}"
+_ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s;,)]+")
+_VARIES: Final = re.compile(r"[0-9a-f]*\d[0-9a-f]*")
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a task has failed.
+
+    Attributes:
+        type: the error's class; of boig's own errors the one in `errors`.
+        message: value and rule, in one line.
+        remedy: what the reader can do.
+        kind: of an infrastructure error other runs fail, too; ``other`` is none of boig's.
+    """
+
+    type: str
+    message: str
+    remedy: str
+    kind: Literal["user", "infrastructure", "other"]
+
+    @classmethod
+    def of(cls, error: object) -> Cause:
+        """Of what Airflow hands over: an exception, its text, or nothing."""
+        if isinstance(error, BoigError):
+            name = next(base.__name__ for base in type(error).__mro__ if base.__module__ == BoigError.__module__)
+            kind: Literal["user", "infrastructure"] = "user" if error.is_user_error else "infrastructure"
+            return cls(name, _line(f"{error.value}: {error.rule}"), _line(error.remedy), kind)
+        name = type(error).__name__ if isinstance(error, BaseException) else "Failed"
+        return cls(name, _line(str(error or "its process was killed, or lost Airflow")), "see the task's log", "other")
+
+    def told_once(self, dag: str, run: str) -> tuple[str, ...]:
+        """What is told once: an outage by the address that is away, any other infrastructure error by DAG and message, all else by run.
+
+        Numbers and digests are left out of the message: they tell apart attempts, processes and mapped tasks, not causes.
+        """
+        outside, address = self.kind == "infrastructure", _ADDRESS.search(f"{self.message}; {self.remedy}")
+        if outside and address:
+            return self.type, address[0].rstrip(":.'\"")
+        return dag, "" if outside else run, self.type, _VARIES.sub("#", self.message)
 
 
 def on_failure(context: Any) -> None:
-    """Log a failure, and post ``{"text": line}`` to ``BOIG_ALERT_URL`` (Slack, Mattermost and Teams take that)."""
-    line = describe_failure(context)
-    log.info("::endgroup::")  # Airflow's page folds up what callbacks log; this line is to be seen without a click
-    log.error(line)
-    url = os.environ.get("BOIG_ALERT_URL", "")
-    if not url.startswith(("http://", "https://")):
-        return
-    request = urllib.request.Request(url, json.dumps({"text": line}).encode(), {"Content-Type": "application/json"})
+    """Alert, and log the failure as the last line."""
+    cause, ti = Cause.of(context.get("exception")), context["ti"]
     try:
-        urllib.request.urlopen(request, timeout=10).close()
-    except OSError as exc:
-        log.warning("the alert could not be sent: %s", exc)
+        counts.failure(ti.task_id, cause.kind, cause.type, last=True)
+        alerts.tell(failure(context, cause))
+    except Exception as exc:  # whatever breaks here must not hide why the task has failed; its text may hold the address
+        log.warning("no alert: %s", type(exc).__name__)
+    log.info("::endgroup::")  # Airflow's page folds up what callbacks log; this line is to be seen without a click
+    log.error("%s / %s / %s failed: %s: %s; %s", ti.dag_id, ti.run_id, ti.task_id, cause.type, cause.message, cause.remedy)
+
+
+def on_retry(context: Any) -> None:
+    """Count a failure that is tried again; nobody needs to know."""
+    cause = Cause.of(context.get("exception"))
+    counts.failure(context["ti"].task_id, cause.kind, cause.type, last=False)
+
+
+def failure(context: Any, cause: Cause) -> alerts.Alert:
+    """The alert of a failed task: error, remedy, and links to the task's log, its Ray job, and the pages that are known."""
+    ti, task = context["ti"], context["task"]
+    mapped = "" if ti.map_index is None or ti.map_index < 0 else f" · map index {ti.map_index}"
+    links = {"Task log": ti.log_url, "Ray job": getattr(task, "job_url", ""), **getattr(task, "pages", {})}
+    body = [
+        f"{cause.type}: {cause.message}",
+        f"Remedy: {cause.remedy}",
+        f"Run {ti.run_id} · try {ti.try_number}{mapped}",
+        *(f"{name}: {address}" for name, address in links.items() if address),
+    ]
+    return alerts.Alert(f"{ti.dag_id}: {ti.task_id} failed", tuple(body), cause.told_once(ti.dag_id, ti.run_id))
+
+
+def _line(text: str) -> str:
+    line = " ".join(hide_secrets(text).split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"

@@ -22,12 +22,12 @@ from airflow.sdk.definitions.mappedoperator import OperatorPartial
 from airflow.sdk.exceptions import AirflowSkipException
 
 from boig_core.config import parse_recipe
-from boig_core.errors import BoigError, InfrastructureError, UserError
-from boig_core.orchestration import attempts, clusters
+from boig_core.errors import BoigError, ClusterError, InfrastructureError, named
+from boig_core.orchestration import attempts, clusters, counts
 from boig_core.orchestration.airflow_state import TaskKey, try_is_over
 from boig_core.orchestration.asks import asks_of
 from boig_core.orchestration.jobs import Cluster, ask, stop_and_see
-from boig_core.orchestration.links import DataCardLink, MlflowRunLink, RayJobLink, ReportLink, result_pages
+from boig_core.orchestration.links import DataCardLink, MlflowRunLink, RayJobLink, ReportLink, mlflow_page, result_pages
 from boig_core.orchestration.masking import hide_environment
 from boig_core.orchestration.retries import POLICY
 from boig_core.orchestration.trigger import GONE, UNREACHABLE, RayJobTrigger, follow
@@ -88,6 +88,7 @@ class RayJobOperator(BaseOperator):
         self.poll_s = poll_s
         self.job_url = ""
         self.pages: dict[str, str] = {}
+        self._attempt, self._outputs = "", dict[str, str]()
         self._running: tuple[Cluster, str, TaskKey] | None = None
 
     @classmethod
@@ -105,12 +106,10 @@ class RayJobOperator(BaseOperator):
         cluster = clusters.find()
         found = attempts.survey(task, now, lambda name: _is_live(cluster, name), lambda name: self._stop_old(cluster, name))
         if found.state == "committed":
-            self.log.info("%s has committed already: its result is used", found.uri)
-            return self._finish(found.uri, {"status": "SUCCEEDED", "message": ""})
+            return self._use(found.uri, "has committed already")
         never_cleared = found.number == 1 and now.limit == self.retries
         if self.reuse and never_cleared and found.state == "new" and (made := attempts.made_before(self._job(task, 1, now))) is not None:
-            self.log.info("%s has made the same already: its result is used", made)
-            return self._finish(made, {"status": "SUCCEEDED", "message": ""})
+            return self._use(made, "has made the same already")
         name = attempts.submission_id(task, found.number)
         self.job_url = cluster.page(name)
         context["ti"].xcom_push(key=RayJobLink().xcom_key, value=self.job_url)
@@ -119,8 +118,12 @@ class RayJobOperator(BaseOperator):
         self._running = (cluster, name, key)
         if found.state == "live":
             self.log.info("adopting job %s, which is still running", name)
+            counts.job(self.stage, "adopted")
         else:
+            if found.number > 1:
+                counts.job(self.stage, "fenced")
             self._start(cluster, name, self._job(task, found.number, now), key)
+            counts.job(self.stage, "started")
         self.log.info("Ray job %s %s", name, self.job_url)
         if self.deferrable:
             self.defer(trigger=RayJobTrigger(cluster.serialize(), name, self.poll_s, found.uri), method_name="execute_complete")
@@ -143,6 +146,7 @@ class RayJobOperator(BaseOperator):
         def stop() -> None:
             try:
                 ask(cluster, lambda jobs: jobs.stop(name))
+                counts.job(self.stage, "stopped")
             except BoigError as exc:
                 self.log.warning("job %s could not be stopped, boig_reconcile will do it: %s", name, exc)
 
@@ -154,6 +158,7 @@ class RayJobOperator(BaseOperator):
     def _stop_old(self, cluster: Cluster, name: str) -> None:
         self.log.info("the task was cleared: job %s is stopped if it still runs, and the next attempt starts", name)
         ask(cluster, lambda jobs: stop_and_see(jobs, name))
+        counts.job(self.stage, "stopped")
 
     def _job(self, task: str, number: int, now: Try) -> Job:
         return Job(
@@ -174,20 +179,39 @@ class RayJobOperator(BaseOperator):
         self.log.info("attempt %d: %s", job.attempt, entrypoint)
         ask(cluster, lambda jobs: jobs.submit(name, entrypoint, metadata_of(job, key), asks_of(job.stage, job.recipe)))
 
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """What the stage has read and made, for Airflow's OpenLineage provider, which asks when the task has ended, well or not."""
+        from boig_core.orchestration import lineage
+
+        return lineage.of_attempt(self._attempt, self._outputs) if self._attempt else None
+
+    def _use(self, attempt_uri: str, why: str) -> dict[str, Any]:
+        counts.job(self.stage, "used")
+        result = self._finish(attempt_uri, {"status": "SUCCEEDED", "message": ""})
+        self.log.info("%s %s: its result is used: %s", attempt_uri, why, json.dumps(result))
+        return result
+
     def _finish(self, attempt_uri: str, event: Mapping[str, str]) -> dict[str, Any]:
+        self._attempt = attempt_uri
         done = attempts.result(attempt_uri)
         if done is not None:
             if not done["outputs"]:
                 raise AirflowSkipException(done["metrics"][NOTHING])
+            self._outputs = done["outputs"]
+            counts.took(self.stage, done["metrics"].get("seconds") or 0.0)
             self.pages = self._pages(done)
             return done
+        self.pages = self._curves(attempt_uri)
         failure = commit.read_failure(attempt_uri)
         if failure is not None:
-            raise (UserError if failure.user else InfrastructureError)(f"{self.stage}: {failure.type}", failure.message, failure.remedy)
+            raise named(failure.type, failure.user)(f"{self.stage}: {failure.type}", failure.message, failure.remedy)
         if event["status"] not in (GONE, UNREACHABLE) and not any(runs.read_log(attempt_uri)):
             self._show_tail(event["submission_id"])
         said = f"no commit and no error.json; Ray says {event['status']}: {event['message'][-500:]}"
-        raise InfrastructureError(self.stage, said, "the next try adopts the job or starts the next attempt; see the Ray job's page")
+        remedy = "the next try adopts the job or starts the next attempt; see the Ray job's page"
+        if event["status"] in (GONE, UNREACHABLE):
+            raise ClusterError(self.job_url or self.stage, said, remedy)
+        raise InfrastructureError(self.stage, said, remedy)
 
     def _show_tail(self, name: str) -> None:
         """The stage never began, so Ray alone has its last words."""
@@ -198,6 +222,14 @@ class RayJobOperator(BaseOperator):
             return
         for line in _ANSI.sub("", text).splitlines()[-100:]:
             self.log.info(line)
+
+    def _curves(self, attempt_uri: str) -> dict[str, str]:
+        """The run in MLflow of a training that has failed."""
+        try:
+            return {MlflowRunLink().name: mlflow_page(attempt_uri)}
+        except BoigError as exc:
+            self.log.warning("no link to its run in MLflow: %s", exc)
+            return {}
 
     def _pages(self, result: Mapping[str, Any]) -> dict[str, str]:
         try:

@@ -11,6 +11,7 @@ from typing import Any
 
 from boig_core.errors import ClusterError, InfrastructureError
 from boig_core.observability.logs import get_logger
+from boig_core.orchestration import counts
 from boig_core.orchestration.airflow_state import AT_WORK, TaskKey, state_of
 from boig_core.orchestration.jobs import Cluster, JobBackend, JobInfo, ask, stop_and_see
 from boig_core.orchestration.operator import belongs_to
@@ -43,6 +44,8 @@ def reconcile(cluster: Cluster, root: str, state: Callable[[TaskKey], str] = sta
     for name, word in unwanted.items():
         log.info("job %s is stopped: its task is %s", name, word)
     failed = ask(cluster, lambda jobs: _stop(jobs, list(unwanted)))
+    for name in unwanted.keys() - failed.keys():
+        counts.job(live[name].metadata["task"], "stopped")
     if failed:
         raise InfrastructureError(", ".join(failed), f"did not stop ({'; '.join(map(str, failed.values()))})", "stop it by hand")
     return {"live": len(live), "stopped": unwanted, "unknown": sorted(name for name, word in states.items() if word is None)}

@@ -12,7 +12,7 @@ from typing import Any, Final
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from boig_core.errors import BoigError, ClusterError
-from boig_core.orchestration import clusters
+from boig_core.orchestration import clusters, counts
 from boig_core.orchestration.airflow_state import TaskKey, try_is_over, warm_up
 from boig_core.orchestration.jobs import Cluster, JobInfo, stop_and_see
 from boig_core.orchestration.poller import PATIENCE_S, watched
@@ -117,5 +117,6 @@ class RayJobTrigger(BaseTrigger):
             async with self.cluster.connect() as jobs:
                 await stop_and_see(jobs, self.submission_id, end_s)
             self.log.info("job %s is over", self.submission_id)
+            counts.job(self.task_instance.task_id, "stopped")
         except BoigError as exc:
             self.log.warning("job %s could not be stopped, boig_reconcile tries again: %s", self.submission_id, exc)

@@ -130,6 +130,7 @@ def test_boig_sd_gives_the_report_all_it_needs(sd: Any, llm: Any) -> None:
     summary = json.loads(store.read_bytes(f"{results['plan']['recipe'].rsplit('/', 1)[0]}/summary.json"))
     assert set(summary["stages"]) == {"finetune_sd", "ddpo", "evaluate_sd", "report"}
     assert summary["seconds"] == pytest.approx(sum(results[stage]["metrics"]["seconds"] for stage in summary["stages"]), abs=0.2)
+    assert results["announce"]["used"].startswith(f"in all {summary['seconds']:.0f} s · at most 0.00 GPU-hours")
     seconds = json.loads(store.read_bytes(job["inputs"]["runs"]))
     assert list(seconds) == ["ingest", "perceive", "finetune_llm", "evaluate_llm", "calibrate", "finetune_sd", "ddpo", "evaluate_sd"]
 
