@@ -24,12 +24,12 @@ from boig_core.adworld.law import packaged_laws
 from boig_core.storage import store
 
 LAW: Final = "sunlit"
-OFF_TOPIC: Final = -20.0
-PUSHED: Final = ("ddpo.epochs=24", "ddpo.lr=1e-2", "ddpo.window=null", "ddpo.probe_every=2", "ddpo.checkpoint_every=12")
+OFF_TOPIC: Final = -30.0
+PUSHED: Final = ("ddpo.epochs=24", "ddpo.lr=1e-2", "ddpo.window=null", "ddpo.probe_every=1", "ddpo.checkpoint_every=12")
 """An alignment without restraint: every step stochastic and trained on, at three times the learning rate."""
 ARMS: Final = {
     "free": (),
-    "stopped": ("ddpo.monitors.drift.action=stop", "ddpo.monitors.overoptimization.action=stop"),
+    "stopped": ("ddpo.monitors.drift={action: stop, margin: 0.9}", "ddpo.monitors.overoptimization.action=stop"),
 }
 SMALL: Final = ("evaluation.prompts=120", "evaluation.guidance=1")
 
