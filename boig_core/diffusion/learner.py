@@ -1,8 +1,9 @@
 """DDPO: align the diffusion model with a reward, one epoch of rollouts, rewards, advantages and policy updates after the other.
 
-Every rank runs `Learner.fit`; rank 0 alone asks for rollouts and hands each rank its equal slice. Runs under Ray Train, ``torchrun`` and
-one plain process. Leaves out: where rollouts and rewards run (`rollout.Rollouts`), the objectives (`objectives`) and what a step is scored
-on (`scoring`). Shape letters: B images of this rank, K trained steps or draws, C channels, H height, W width.
+Every rank runs `Learner.fit`; rank 0 alone asks for rollouts, with `ddpo.ahead` before the update that precedes them, and hands each rank
+its equal slice. Runs under Ray Train, ``torchrun`` and one plain process. Leaves out: where rollouts and rewards run (`rollout.Rollouts`),
+the objectives (`objectives`) and what a step is scored on (`scoring`). Shape letters: B images of this rank, K trained steps or draws, C
+channels, H height, W width.
 """
 
 from __future__ import annotations
