@@ -25,6 +25,7 @@ class Api:
         stubborn: jobs that go on when they are told to stop.
         fail_stops: jobs that cannot even be told.
         down: answers 503 to everything.
+        no_node: refuses posts as Ray does when its head is up and no node has joined yet.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class Api:
         self.asked: list[str] = []
         self.stubborn: set[str] = set()
         self.fail_stops: set[str] = set()
-        self.down = self.fail_posts = False
+        self.down = self.fail_posts = self.no_node = False
         self.address = ""
 
     @property
@@ -63,6 +64,8 @@ class Api:
         body = await request.json()
         name = body["submission_id"]
         self.posts.append(body)
+        if self.no_node:
+            return web.Response(status=500, text="No available agent to submit job, please try again later.")
         if self.fail_posts or name in self.states:
             return web.Response(status=500, text="Traceback: already exists")
         self.states[name], self.metadata[name] = ["RUNNING"], body["metadata"]
