@@ -27,6 +27,9 @@ from boig_core.orchestration.jobs import FEW, AwayError, JobInfo
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 CONNECTION = "ray_default"
 
+NO_NODE: Final = "No available agent"
+"""Ray's words, with a 500, while its head is up again and no node has joined yet."""
+
 TAIL: Final = 20_000
 """Characters of a job's output that `RayJobs.tail` returns."""
 
@@ -190,7 +193,7 @@ class RayJobs:
                     return None
                 if answer.status >= 400:
                     detail = " ".join((await answer.text()).split())[-300:]
-                    kind = AwayError if answer.status in {502, 503, 504} else ClusterError
+                    kind = AwayError if answer.status in {502, 503, 504} or NO_NODE in detail else ClusterError
                     raise kind(f"{method} {path}", f"Ray answered {answer.status}: {detail}", f"see the dashboard at {self.address}")
                 text = await answer.read()
                 return await asyncio.to_thread(json.loads, text) if len(text) > 2**16 else json.loads(text)

@@ -346,10 +346,11 @@ class Installation(Services):
         return answer.json()
 
     def held(self) -> list[str]:
-        """What lives on the cluster beside the supervisors of jobs: classes of actors, and groups of resources."""
+        """What lives on the cluster beside Ray's own actors: classes of actors, and groups of resources."""
         answers = (self.ray_says(f"/api/v0/{kind}?limit=1000") for kind in ("actors", "placement_groups"))
         rows = [row for answer in answers for row in answer["data"]["result"]["result"] if row["state"] not in ("DEAD", "REMOVED")]
-        return [name for row in rows if (name := row.get("class_name", "placement group")) != "JobSupervisor"]
+        names = [row.get("class_name", "placement group") for row in rows]
+        return [name for name in names if name != "JobSupervisor" and not name.startswith("_")]  # Ray keeps `_AutoscalingCoordinatorActor`
 
     def starts(self, run: Run) -> list[dict[str, Any]]:
         """The marks that the stage's processes left when they started."""

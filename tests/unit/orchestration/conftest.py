@@ -26,6 +26,7 @@ class Api:
         fail_stops: jobs that cannot even be told.
         nodes: of the cluster.
         down: answers 503 to everything.
+        no_node: refuses posts as Ray does when its head is up and no node has joined yet.
     """
 
     def __init__(self) -> None:
@@ -38,7 +39,7 @@ class Api:
         self.asked: list[str] = []
         self.stubborn: set[str] = set()
         self.fail_stops: set[str] = set()
-        self.down = self.fail_posts = False
+        self.down = self.fail_posts = self.no_node = False
         self.address = ""
 
     @property
@@ -69,6 +70,8 @@ class Api:
         body = await request.json()
         name = body["submission_id"]
         self.posts.append(body)
+        if self.no_node:
+            return web.Response(status=500, text="No available agent to submit job, please try again later.")
         if self.fail_posts or name in self.states:
             return web.Response(status=500, text="Traceback: already exists")
         self.states[name], self.metadata[name] = ["RUNNING"], body["metadata"]

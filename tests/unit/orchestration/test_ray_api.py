@@ -44,6 +44,12 @@ def test_a_post_that_failed_and_left_no_job_is_an_error(api: Any) -> None:
     assert not isinstance(caught.value, AwayError)
 
 
+def test_a_head_that_no_node_has_joined_yet_is_away_and_asked_again(api: Any) -> None:
+    api.no_node = True
+    with pytest.raises(AwayError, match="No available agent"):
+        submit(api, "boig-x")
+
+
 @pytest.mark.parametrize("jobs", [2, FEW + 1])
 def test_states_of_many_jobs_are_one_list_and_what_ray_does_not_know_is_missing(api: Any, jobs: int) -> None:
     names = [f"boig-{n}" for n in range(jobs)]
