@@ -42,6 +42,8 @@ HERE = Path(__file__).parent
 POSTGRES = Path("/usr/lib/postgresql")
 """Where Debian keeps the programs, off the path."""
 SERVERS = ("api-server", "scheduler", "dag-processor", "triggerer")
+RAYS_OWN = ("JobSupervisor", "_AutoscalingCoordinatorActor", "PlacementGroupCleaner")
+"""Actors that hold no room. Of a stopped training Ray's cleaner stays, idle: in Ray 2.60 it ends its thread and takes that for its end."""
 SETTINGS = {
     "CORE__PARALLELISM": "8",
     "CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
@@ -350,7 +352,7 @@ class Installation(Services):
         answers = (self.ray_says(f"/api/v0/{kind}?limit=1000") for kind in ("actors", "placement_groups"))
         rows = [row for answer in answers for row in answer["data"]["result"]["result"] if row["state"] not in ("DEAD", "REMOVED")]
         names = [row.get("class_name", "placement group") for row in rows]
-        return [name for name in names if name != "JobSupervisor" and not name.startswith("_")]  # Ray keeps `_AutoscalingCoordinatorActor`
+        return [name for name in names if name not in RAYS_OWN]
 
     def starts(self, run: Run) -> list[dict[str, Any]]:
         """The marks that the stage's processes left when they started."""
@@ -363,10 +365,10 @@ class Installation(Services):
         for run in runs:
             (self.signals / "go" / run.folder).touch()
 
-    def dump(self) -> str:
-        """Airflow's whole database as SQL."""
+    def dump(self, *options: str) -> str:
+        """Airflow's database as SQL, whole unless ``pg_dump`` is told otherwise."""
         program, where = str(postgres_programs() / "pg_dump"), f"postgresql://boig:{self._password}@127.0.0.1:{self.ports.mlflow}/postgres"
-        return subprocess.run([program, where], check=True, capture_output=True, text=True).stdout
+        return subprocess.run([program, *options, where], check=True, capture_output=True, text=True).stdout
 
     def _family(self, name: str) -> list[psutil.Process]:
         leader = psutil.Process(self._running[name].pid)

@@ -349,36 +349,35 @@ def test_a_training_that_died_with_its_ray_head_goes_on_from_its_checkpoint(
 # What may be read.
 
 
-def test_no_secret_stands_in_anything_that_airflow_ray_or_the_store_keep(services: Installation, world: Path) -> None:
-    """The last test: it reads what all others have left behind, too."""
+@pytest.fixture
+def shown(services: Installation, world: Path) -> dict[str, str]:
+    """Secrets by name, and what was run with them: `boig_ingest` once to its end and once to a user error, refused twice before."""
     token = services.env["RAY_AUTH_TOKEN"]
-    values = {**values_in(services.planted), "RAY_AUTH_TOKEN": token, "in an address": "brand-password-0815"}
+    values = {**values_in(services.planted), "RAY_AUTH_TOKEN": token, "typed": "brand-password-0815"}
     for posts in ("https://brand:{}@127.0.0.1:9/posts.jsonl", "https://127.0.0.1:9/posts.jsonl?X-Amz-Signature={}"):
-        with pytest.raises(InfrastructureError, match="answered 400"):  # a param that is taken is kept for good, and shown
-            services.airflow.trigger("boig_ingest", {"posts": posts.format(values["in an address"])})
-    gate = services.gate.address.removeprefix("http://").split(":")
-    services.airflow.add_connection(connection_id="ray_default", conn_type="ray", host=gate[0], port=int(gate[1]), password=token)
+        with pytest.raises(InfrastructureError, match="answered 400"):
+            services.airflow.trigger("boig_ingest", {"posts": posts.format(values["typed"])})
+    host, port = services.gate.address.removeprefix("http://").split(":")
+    services.airflow.add_connection(connection_id="ray_default", conn_type="ray", host=host, port=int(port), password=token)
     services.airflow.add_connection(connection_id="aws_default", conn_type="aws", password=values["AWS_SECRET_ACCESS_KEY"])
     services.airflow.create_pool("boig_cluster", 1)
     services.airflow.unpause("boig_ingest")
     few_shot = "evaluation.few_shot={base_url: 'http://127.0.0.1:9/v1', model: m, key_env: FEW_SHOT_KEY}"
-    params = {"posts": str(world), "overrides": [*RECIPE, few_shot]}
-    good = Run("boig_ingest", services.airflow.trigger("boig_ingest", params))
-    bad = Run("boig_ingest", services.airflow.trigger("boig_ingest", {"posts": str(world / "none")}))
-    for run, end in ((good, "success"), (bad, "upstream_failed")):
-        assert until(f"{run} ends", lambda run=run: ended(services, run, "announce"), 900) == end
-    [job, _] = services.jobs(good)
-    assert job["runtime_env"] in (None, {})
-    card = services.airflow.xcom(good.dag, good.id, "announce")["card"]
-    assert store.exists(card)
+    runs = {"success": {"posts": str(world), "overrides": [*RECIPE, few_shot]}, "upstream_failed": {"posts": str(world / "none")}}
+    for end, params in runs.items():
+        run = Run("boig_ingest", services.airflow.trigger("boig_ingest", params))
+        assert until(f"{run} ends", lambda run=run: ended(services, run, "announce"), 600) == end
+    return values
 
-    (services.home / "airflow.sql").write_text(services.dump())
-    (services.home / "ray-jobs.json").write_text(json.dumps(services.ray_says("/api/jobs/")))
-    for place, must_hold in (("airflow/logs", "task_id=plan"), ("store", "job.json"), ("ray", "job-driver-"), ("logs", "api-server.log")):
-        files = [str(file) for file in (services.home / place).rglob("*")]
-        assert any(must_hold in file for file in files), f"{place} is where such files are"
-        assert found_in(services.home / place, values) == {}
-    for file in ("airflow.sql", "ray-jobs.json"):
-        text = (services.home / file).read_text()
-        assert good.id in text
-        assert [name for name, value in values.items() if value in text] == [], file
+
+def test_no_secret_stands_in_what_airflow_ray_and_the_store_keep(services: Installation, shown: dict[str, str]) -> None:
+    """The last test: it reads what all others have left behind, too."""
+    (services.home / "logs" / "database.sql").write_text(services.dump("--exclude-table-data=log"))
+    (services.home / "logs" / "jobs.json").write_text(json.dumps(services.ray_says("/api/jobs/")))
+    kept = {"airflow/logs": "task_id=plan", "store": "card.html", "ray": "job-driver-boig-ingest", "logs": "database.sql"}
+    for place, file in kept.items():
+        assert any(file in str(path) for path in (services.home / place).rglob("*")), f"{place} is where such files are"
+        assert found_in(services.home / place, shown) == {}
+    audit = services.dump("--table=log")
+    assert [name for name, value in shown.items() if value in audit] == ["typed"], "Airflow keeps what a person types, refused or not"
+    assert [job["runtime_env"] for job in services.ray_says("/api/jobs/") if job["runtime_env"]] == []
