@@ -195,8 +195,8 @@ class RayJobOperator(BaseOperator):
         self._attempt = attempt_uri
         done = attempts.result(attempt_uri)
         if done is not None:
-            if not done["outputs"]:
-                raise AirflowSkipException(done["metrics"][NOTHING])
+            if (why := done["metrics"].get(NOTHING)) is not None:
+                raise AirflowSkipException(why)
             self._outputs = done["outputs"]
             counts.took(self.stage, done["metrics"].get("seconds") or 0.0)
             self.pages = self._pages(done)
