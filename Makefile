@@ -34,6 +34,7 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet uv
 	DS_BUILD_OPS=0 $(BIN)/uv pip install --python $(BIN)/python $(FIND_LINKS) $(TORCH) -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@rm -rf boig.egg-info  # a second way to our plugin: Airflow, started here, would leave out every plugin that comes after it
 	@touch $@
 
 demo: setup ## ad world, Ray, Airflow and all four DAGs on this machine; ARGS="--keep" leaves them up

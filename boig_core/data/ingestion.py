@@ -144,8 +144,8 @@ def _require_news(con: DuckDBPyConnection, period: Period) -> None:
     )
     [(read, news)] = con.execute(
         f"""
-        SELECT count(*), count_if(NOT EXISTS (SELECT 1 FROM candidate h WHERE NOT h.fresh AND h.id = c.id AND {same})
-            AND NOT EXISTS (SELECT 1 FROM old_reject r WHERE r.post = c.id AND r.row = c.row))
+        SELECT count(*), coalesce(count_if(NOT EXISTS (SELECT 1 FROM candidate h WHERE NOT h.fresh AND h.id = c.id AND {same})
+            AND NOT EXISTS (SELECT 1 FROM old_reject r WHERE r.post = c.id AND r.row = c.row)), 0)
         FROM candidate c WHERE c.fresh
         """
     ).fetchall()

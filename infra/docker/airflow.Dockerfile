@@ -13,7 +13,7 @@ COPY pyproject.toml requirements.lock README.md ./
 RUN uv pip install -c requirements.lock -r pyproject.toml --extra airflow --extra postgres ${EXTRA:+--extra $EXTRA}
 COPY boig_core boig_core
 COPY dags dags
-RUN uv pip install --no-deps -e .
+RUN uv pip install --no-deps -e . && rm -rf boig.egg-info
 
 USER airflow
 EXPOSE 8080

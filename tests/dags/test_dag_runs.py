@@ -158,8 +158,8 @@ def test_a_person_promotes(sd: Any, promoted: tuple[Any, Answer], home: Path) ->
     run, answer = promoted
     assert set(states(run).values()) == {"success"}
     model, report = xcoms(sd)["ddpo"]["outputs"]["boigsd"], xcoms(sd)["report"]["outputs"]["report"]
-    assert "| reward over base | 0.2 | > 0 | yes |" in answer.body
-    assert "| judge over champion | – | > 0 | – | not applicable: this is the first model |" in answer.body
+    assert "| reward over base | 0.2 | >\u00a00 | yes |" in answer.body
+    assert "| judge over champion | – | >\u00a00 | – | not applicable: this is the first model |" in answer.body
     assert f"(/boig/reports/{report.rsplit('/', 1)[1]}/report.html)" in answer.body
     result = xcoms(run)["promote"]
     assert result["champion"] == result["version"] == "1"
@@ -206,7 +206,7 @@ def test_a_person_rejects(second: Any, home: Path) -> None:
         run = load("boig_promote").test()
     assert states(run)["promote"] == "skipped"
     assert "promote" not in xcoms(run)
-    assert "| judge over champion | 0.05 | > 0 | yes |" in answer.body
+    assert "| judge over champion | 0.05 | >\u00a00 | yes |" in answer.body
     kept = json.loads(store.read_bytes(xcoms(run)["gates"]["decision"]))
     assert (kept["decision"], kept["champion"]) == ("Reject", champion(home).tags["uri"])
     assert kept["candidate"] == xcoms(second)["ddpo"]["outputs"]["boigsd"]

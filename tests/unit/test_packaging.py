@@ -57,7 +57,7 @@ def compose() -> dict[str, Any]:
 
 def test_every_port_stays_on_this_machine(compose: dict[str, Any]) -> None:
     ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
-    assert len(ports) == 4
+    assert len(ports) == 5
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
