@@ -313,12 +313,9 @@ class Installation(Services):
 
     def ray_says(self, path: str) -> Any:
         """Answer of Ray's dashboard."""
-        token = {"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}
-        return (
-            httpx.get(f"http://127.0.0.1:{self.ports.dashboard}{path}", headers=token, trust_env=False, timeout=30)
-            .raise_for_status()
-            .json()
-        )
+        url = f"http://127.0.0.1:{self.ports.dashboard}{path}"
+        answer = httpx.get(url, headers={"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}, trust_env=False, timeout=30)
+        return answer.raise_for_status().json()
 
     def held(self) -> list[str]:
         """What lives on the cluster beside Ray's own actors: classes of actors, and groups of resources."""
