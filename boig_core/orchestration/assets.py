@@ -34,7 +34,6 @@ BOIGSD = Asset("boig/boigsd", uri="boig://boigsd", group="boig", extra={"content
 DEFAULTS: dict[str, Any] = {"owner": "boig", "on_execute_callback": hide_environment, "on_retry_callback": on_retry, **RETRIES}
 """Arguments of every task."""
 
-
 LOCATION: dict[str, Any] = {"type": ["null", "string"], "pattern": f"^(?!.*{store.CREDENTIALS})"}
 """Schema of a param that names a location. Airflow keeps and shows what a run is given: credentials are refused before there is a run."""
 

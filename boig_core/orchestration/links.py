@@ -14,7 +14,7 @@ from airflow.sdk import BaseOperatorLink
 from airflow.sdk.configuration import conf
 
 from boig_core.errors import InfrastructureError
-from boig_core.observability.logs import IN_ADDRESS
+from boig_core.observability.logs import IN_ADDRESS, hide_secrets
 from boig_core.observability.metrics import experiment
 from boig_core.storage import manifest, store
 from boig_core.storage.job import Stage, read_job
@@ -126,8 +126,8 @@ def mlflow_page(attempt: str) -> str:
         client = MlflowClient()
         kept = client.get_experiment_by_name(experiment(job.stage))
         runs = client.search_runs([kept.experiment_id], f"attributes.run_name = '{job.version}'", max_results=1) if kept else []
-    except MlflowException as exc:
-        raise InfrastructureError(server, f"MLflow failed ({exc})", "check the server and its log") from exc
+    except MlflowException as exc:  # says the whole address, as would a cause in a traceback
+        raise InfrastructureError(hide_secrets(server), hide_secrets(f"MLflow failed ({exc})"), "check the server and its log") from None
     return f"{web.rstrip('/')}/#/experiments/{runs[0].info.experiment_id}/runs/{runs[0].info.run_id}" if runs else ""
 
 

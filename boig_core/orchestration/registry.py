@@ -18,6 +18,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from boig_core.errors import InfrastructureError, InputError
+from boig_core.observability.logs import hide_secrets
 
 MODEL = "boigsd"
 """Name of the registered model."""
@@ -59,8 +60,8 @@ def registry() -> Iterator[Any]:
 
     try:
         yield MlflowClient()
-    except MlflowException as exc:
-        raise InfrastructureError(server, f"MLflow failed ({exc})", "check the server and its log") from exc
+    except MlflowException as exc:  # says the whole address, as would a cause in a traceback
+        raise InfrastructureError(hide_secrets(server), hide_secrets(f"MLflow failed ({exc})"), "check the server and its log") from None
 
 
 def champion() -> str | None:

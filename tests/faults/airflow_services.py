@@ -121,6 +121,9 @@ class Airflow(AirflowApi):
     def state(self, run: Run, task: str = "stage") -> str | None:
         return self.task(run, task)["state"]  # type: ignore[no-any-return]
 
+    def run_state(self, run: Run) -> str:
+        return self._call("GET", run.path)["state"]  # type: ignore[no-any-return]
+
     def result(self, run: Run) -> Any:
         return self.xcom(run.dag, run.id, "stage")
 
@@ -344,8 +347,7 @@ class Installation(Services):
         """Answer of Ray's dashboard."""
         url = f"http://127.0.0.1:{self.ports.dashboard}{path}"
         answer = httpx.get(url, headers={"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}, trust_env=False, timeout=30)
-        answer.raise_for_status()
-        return answer.json()
+        return answer.raise_for_status().json()
 
     def held(self) -> list[str]:
         """What lives on the cluster beside Ray's own actors: classes of actors, and groups of resources."""

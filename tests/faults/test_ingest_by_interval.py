@@ -30,7 +30,7 @@ DAG = "boig_ingest"
 DAYS = range(1, 6)
 EMPTY = 3
 """The day of January 2026 without posts."""
-KEY = "newest-posts"
+KEY = "newest-adworld"
 
 
 def export(services: Installation, *more: dict[str, Any]) -> None:

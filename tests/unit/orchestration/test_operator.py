@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -349,6 +350,11 @@ def test_a_training_links_to_its_run_in_mlflow(tmp_path: Path, monkeypatch: pyte
     assert [mlflow_page(job.attempt_uri) for job in jobs] == [page, "", ""]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert mlflow_page(jobs[0].attempt_uri) == ""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:my-password@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(InfrastructureError, match="MLflow failed") as caught:
+        mlflow_page(jobs[0].attempt_uri)
+    assert "my-password" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_an_output_of_another_store_has_no_page() -> None:
