@@ -16,7 +16,7 @@ from typing import Any
 from airflow.sdk import DAG, task_group
 
 from boig_core.orchestration import experiments
-from boig_core.orchestration.assets import BOIGLLM, DEFAULTS, recipe_params, uri_param
+from boig_core.orchestration.assets import BOIGLLM, DEFAULTS, model_params, recipe_params
 from boig_core.orchestration.callbacks import on_failure
 from boig_core.orchestration.deadlines import deadline
 from boig_core.orchestration.operator import RayJobOperator
@@ -33,11 +33,7 @@ with DAG(
     tags=["boig", "train"],
     params={
         "variants": experiments.variants_param(),
-        "dataset": uri_param("Dataset", "a perceived dataset"),
-        "boigllm": uri_param("BoigLLM", "a BoigLLM"),
-        "calibration": uri_param("Reward calibration", "the BoigLLM's reward calibration"),
-        "predictor": uri_param("Engagement predictor", "the BoigLLM's engagement predictor, if there is one"),
-        "judge": uri_param("Judge", "the engagement predictor that judges, if there is one"),
+        **model_params(),
         **recipe_params(None),
     },
 ) as dag:

@@ -15,7 +15,7 @@ the report.
 
 from airflow.sdk import DAG
 
-from boig_core.orchestration.assets import BOIGLLM, BOIGSD, DEFAULTS, announce, plan, recipe_params, timings, uri_param
+from boig_core.orchestration.assets import BOIGLLM, BOIGSD, DEFAULTS, announce, model_params, plan, recipe_params, timings, uri_param
 from boig_core.orchestration.callbacks import on_failure
 from boig_core.orchestration.deadlines import deadline
 from boig_core.orchestration.operator import RayJobOperator
@@ -31,11 +31,7 @@ with DAG(
     doc_md=__doc__,
     tags=["boig", "train"],
     params={
-        "dataset": uri_param("Dataset", "a perceived dataset"),
-        "boigllm": uri_param("BoigLLM", "a BoigLLM"),
-        "calibration": uri_param("Reward calibration", "the BoigLLM's reward calibration"),
-        "predictor": uri_param("Engagement predictor", "the BoigLLM's engagement predictor, if there is one"),
-        "judge": uri_param("Judge", "the engagement predictor that judges, if there is one"),
+        **model_params(),
         "description": uri_param("BoigLLM's evaluation", "the BoigLLM's evaluation"),
         **recipe_params(None),
     },

@@ -144,7 +144,7 @@ def encode_prompts(pipe: Any, prompts: Sequence[str | None]) -> Condition:
 class Prompts:
     """What the UNet is told of prompts, each encoded once and by itself: text encoders are frozen, and a prompt has the same bits anywhere.
 
-    One that is called where no gradients are recorded is of no use where they are.
+    What is kept from `torch.inference_mode` cannot be trained with: a sampler and a learner have one each.
 
     Args:
         pipe: from `load_pipeline`.

@@ -57,6 +57,17 @@ def uri_param(title: str, what: str) -> Param:
     return Param(None, **LOCATION, title=title, description=which)
 
 
+def model_params() -> dict[str, Param]:
+    """Params of what an alignment is made from: the dataset, and what `boig_llm` has made of it."""
+    return {
+        "dataset": uri_param("Dataset", "a perceived dataset"),
+        "boigllm": uri_param("BoigLLM", "a BoigLLM"),
+        "calibration": uri_param("Reward calibration", "the BoigLLM's reward calibration"),
+        "predictor": uri_param("Engagement predictor", "the BoigLLM's engagement predictor, if there is one"),
+        "judge": uri_param("Judge", "the engagement predictor that judges, if there is one"),
+    }
+
+
 def plan(
     needs: Mapping[str, str],
     source: Asset | None = None,

@@ -85,9 +85,11 @@ def test_what_was_rejected_is_no_news_and_stands_there_once(archive: Archive) ->
         archive.make(source, second, period=days(1, 3))
 
 
-def test_a_first_period_without_posts_is_no_error(archive: Archive) -> None:
+def test_a_first_period_without_posts_is_no_error(archive: Archive, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     with pytest.raises(NothingNewError, match="no new post in"):
         archive.make(archive.export([post(0, "05")], IMAGES), None, period=days(None, 2))
+    assert "of 0 posts in [..., 2026-01-02T00:00:00+00:00), 0 are new or changed" in caplog.text
 
 
 def test_a_column_of_another_name_says_when(archive: Archive) -> None:
