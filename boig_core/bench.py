@@ -1,17 +1,18 @@
 """``boig bench``: how fast a recipe's stages are on this machine, so that a team can size a cluster before it pays for one.
 
 Models of the recipe's sizes do the work on made-up posts; what a language model has learned does not change how long it takes, so one of
-random weights gives the rewards. Leaves out: the measuring itself (`boig_core.diffusion.bench`), and more than one device.
+random weights gives the rewards. Leaves out: the measuring itself (`boig_core.diffusion.bench`).
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -20,11 +21,15 @@ from boig_core.errors import RecipeError
 from boig_core.vocabulary import Sample
 
 if TYPE_CHECKING:
+    from boig_core.diffusion.bench import Speed
     from boig_core.rewards.scorer import Scorer
 
 bench_app = typer.Typer(help="Measure how fast a recipe is on this machine.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a field: section.field=value. May be repeated.")]
+
+
+_KPI: Final = {"high": 90.0, "low": 10.0}
 
 
 @bench_app.callback()
@@ -37,36 +42,53 @@ def ddpo(
     recipe: Annotated[str, typer.Argument(help="Recipe by name or path.")] = "tiny",
     overrides: Overrides = None,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs that count, after one that does not.")] = 3,
+    on_ray: Annotated[bool, typer.Option("--ray", help="Through the recipe's pools and ranks, as the stage runs.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Images a second of DDPO by phase, on one device and without Ray, beside what the UNet alone and a plain loop take."""
+    """Images a second of DDPO by phase, in one process or on Ray, beside what the UNet alone and a plain loop take on one device."""
     settings = load_recipe(recipe, overrides or [])
     if "engagement" in settings.reward.weights:
         rule = "needs an engagement predictor, which is not measured here"
         raise RecipeError(f"reward.weights = {settings.reward.name}", rule, "name other formulations")
-    from boig_core.diffusion.bench import bench
+    from boig_core.diffusion.bench import bench, measured
 
-    samples = made_up(settings.ddpo.prompts)
+    settings, samples = measured(settings, epochs), made_up(settings.ddpo.prompts)
     with tempfile.TemporaryDirectory(prefix="boig-bench-") as folder:
-        speed = bench(settings, samples, untrained_scorer(settings, samples, Path(folder)), epochs)
+        llm = Path(folder, "llm")
+        save_untrained(settings, samples, llm)
+        if on_ray:
+            from boig_core.cluster.bench import bench_on_ray
+
+            speed = bench_on_ray(settings, samples, functools.partial(open_scorer, settings, llm), Path(folder))
+        else:
+            alone = settings.model_copy(update={"ddpo": settings.ddpo.model_copy(update={"workers": 1})})
+            speed = bench(alone, samples, open_scorer(settings, llm), folder)
     if as_json:
         rates = ("images_per_s", "share_of_floor", "times_sequential")
         print(json.dumps({**asdict(speed), **{name: getattr(speed, name) for name in rates}}))
-        return
+    else:
+        show(settings, speed)
+
+
+def show(recipe: Recipe, speed: Speed) -> None:
+    """The same as a table and sentences."""
     from rich.console import Console
     from rich.table import Table
 
     shown = Table("phase", "s an epoch", "images/s", "share")
-    rest_s = speed.epoch_s - speed.sampling_s - speed.reward_s - speed.update_s
-    phases = {"sampling": speed.sampling_s, "rewards": speed.reward_s, "update": speed.update_s, "rest": rest_s, "epoch": speed.epoch_s}
+    phases = {"rollouts and rewards": speed.rollouts_s, "update": speed.update_s, "epoch": speed.epoch_s}
+    if speed.sampling_s is not None:
+        parts = {"sampling": speed.sampling_s, "rewards": speed.rollouts_s - speed.sampling_s}
+        phases = {**parts, "update": speed.update_s, "epoch": speed.epoch_s}
     for name, seconds in phases.items():
-        rate = f"{speed.images / seconds:.1f}" if name != "rest" else ""
-        shown.add_row(name, f"{seconds:.3f}", rate, f"{seconds / speed.epoch_s:.0%}")
+        shown.add_row(name, f"{seconds:.3f}", f"{speed.images / seconds:.1f}", f"{seconds / speed.epoch_s:.0%}")
     Console().print(shown)
-    config = settings.ddpo
-    print(f"UNet alone: forward {1000 * speed.forward_s:.1f} ms ({config.chunk} images), ", end="")
-    print(f"forward and backward {1000 * speed.backward_s:.1f} ms ({config.micro_batch} images)")
-    print(f"an epoch's passes and decoding take {speed.floor_s:.3f} s at these rates: {speed.share_of_floor:.0%} of the epoch")
+    if speed.idle:
+        print("idle: " + ", ".join(f"{name.removeprefix('idle_').replace('_', ' ')} {share:.0%}" for name, share in speed.idle.items()))
+    print(f"UNet alone: forward {1000 * speed.forward_s:.1f} ms ({recipe.ddpo.chunk} images), ", end="")
+    print(f"forward and backward {1000 * speed.backward_s:.1f} ms ({recipe.ddpo.micro_batch} images)")
+    print(f"an epoch's passes and decoding take {speed.floor_s:.3f} s at these rates on one device: ", end="")
+    print(f"{speed.share_of_floor:.0%} of the epoch")
     if speed.sequential_s is not None:
         print(f"sampling, scoring and training in turn, as public loops do, take {speed.sequential_s:.3f} s an epoch: ", end="")
         print(f"{speed.times_sequential:.2f} times as long")
@@ -95,29 +117,35 @@ def made_up(count: int) -> list[Sample]:
     ]
 
 
-def untrained_scorer(recipe: Recipe, samples: Sequence[Sample], folder: Path) -> Scorer:
-    """The recipe's reward, by a language model of its sizes that has learned nothing, or by its base; nothing is clipped away."""
+def save_untrained(recipe: Recipe, samples: Sequence[Sample], folder: Path) -> None:
+    """A language model of the recipe's sizes that has learned nothing, or its base."""
     from boig_core.llm.finetune import make_model
     from boig_core.llm.tokens import set_limits
-    from boig_core.perception.describe import Perceiver
-    from boig_core.rewards.calibration import Calibration, Conditions, Pair
-    from boig_core.rewards.scorer import Scorer
-    from boig_core.rewards.weighted import Scale
+    from boig_core.rewards.calibration import Pair
     from boig_core.verbalization.templates import Wording, build_prompt
 
-    reward = recipe.reward
-    pair = Pair(high=90, low=10)
-    prompts = [build_prompt(sample, pair.high_condition, Wording.of(recipe)) for sample in samples]
+    high = Pair(**_KPI).high_condition
+    prompts = [build_prompt(sample, high, Wording.of(recipe)) for sample in samples]
     tokenizer, model = make_model(recipe.llm.model_copy(update={"lora_rank": None}), prompts, recipe.seed)
     set_limits(model, tokenizer, recipe.llm.context, recipe.llm.max_new_tokens)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def open_scorer(recipe: Recipe, llm: Path, device: str = "cpu") -> Scorer:
+    """The recipe's reward by a language model; nothing is clipped away."""
+    from boig_core.perception.describe import Perceiver
+    from boig_core.rewards.calibration import Calibration, Conditions, Pair
+    from boig_core.rewards.scorer import Scorer
+    from boig_core.rewards.weighted import Scale
+
+    reward = recipe.reward
     calibration = Calibration(
         reward=reward.name,
         clip=(-1e9, 1e9),
         scales={name: Scale(mean=0.0, std=1.0) for name in reward.weights},
-        conditions=Conditions(accounts={}, fallback=pair),
+        conditions=Conditions(accounts={}, fallback=Pair(**_KPI)),
         recommended=next(iter(reward.weights)),
         splits={},
     )
-    return Scorer(folder, Perceiver.from_recipe(recipe.perception), recipe, calibration)
+    return Scorer(llm, Perceiver.from_recipe(recipe.perception), recipe, calibration)

@@ -1,19 +1,20 @@
 """How fast DDPO is on this machine, by phase, beside what its UNet alone can do and beside a plain loop: the numbers that size a cluster.
 
-Runs real epochs of a recipe in one process: the same sampler, scorer and learner, no Ray. The floor is what the epoch's passes take by
-themselves: the forward passes of the sampling, on `ddpo.chunk` images, the forward and backward passes of the updates, on
-`ddpo.micro_batch` images, and the decoding, by the same models in the same process with the same number of threads. What lies above it is
-rewards, log-probabilities, the optimizer, text and moving arrays. The plain loop is `sequential`'s, with the same passes. Epochs, floor and
-plain loop take turns, so that a machine that slows down slows all three; each number is a median. Leaves out: several devices, and how well
-the weights learn. Shape letters: B images, C channels, H height, W width.
+Runs real epochs of a recipe: in one process, or where its rollouts are (`boig_core.cluster.bench`: the recipe's pools on Ray). The floor is
+what the epoch's passes take by themselves on one device: the forward passes of the sampling, on `ddpo.chunk` images, the forward and
+backward passes of the updates, on `ddpo.micro_batch` images, and the decoding, by the same models in rank 0's process, with all of the
+machine's cores where there is no GPU. What lies above it is rewards, log-probabilities, the optimizer, text and moving arrays. The plain
+loop is `sequential`'s, with the same passes on the same device. Epochs, floor and plain loop take turns, so that a machine that slows down
+slows all three; each number is a median. Leaves out: how well the weights learn. Shape letters: B images, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
 import math
-import tempfile
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from boig_core.diffusion.ddim import predict
 from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import Adapter
 from boig_core.diffusion.pipeline import Condition, decode, encode_prompts, latent_shape
-from boig_core.diffusion.rollout import Chunk, LocalRollouts, Sampler, Scorer, epoch_steps
+from boig_core.diffusion.rollout import Chunk, LocalRollouts, Rollouts, Sampler, Scorer, epoch_steps
 from boig_core.diffusion.sequential import Sequential
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.training.checkpoint import Checkpoints
@@ -41,9 +42,10 @@ class Speed:
 
     Attributes:
         images: of an epoch.
-        sampling_s: denoising and decoding.
-        reward_s: what the rewards add to that.
+        rollouts_s: denoising, decoding and rewards, and their way to the learner.
+        sampling_s: denoising and decoding alone; None where other processes sample, since rewards overlap it there.
         update_s: the policy updates.
+        idle: shares of an epoch in which pools, or the learner, had nothing to do; empty in one process.
         epoch_s: the whole epoch.
         forward_s: one forward pass of the UNet, guidance included, on ``ddpo.chunk`` images.
         backward_s: one forward and backward pass on ``ddpo.micro_batch`` images.
@@ -53,9 +55,10 @@ class Speed:
     """
 
     images: int
-    sampling_s: float
-    reward_s: float
+    rollouts_s: float
+    sampling_s: float | None
     update_s: float
+    idle: Mapping[str, float]
     epoch_s: float
     forward_s: float
     backward_s: float
@@ -114,49 +117,76 @@ class _Timed(Sampler):
         return trajectory
 
 
-def bench(recipe: Recipe, samples: Sequence[Sample], scorer: Scorer, epochs: int = 3) -> Speed:
-    """Train for some epochs on this machine, after one that does not count; nothing is kept.
+def measured(recipe: Recipe, epochs: int) -> Recipe:
+    """The recipe for so many epochs after one that does not count, each begun when the one before has ended, and only trained."""
+    update = {"epochs": epochs + 1, "checkpoint_every": epochs + 2, "probe_every": None, "ahead": False}
+    return recipe.model_copy(update={"ddpo": recipe.ddpo.model_copy(update=update)})
+
+
+def bench(
+    recipe: Recipe,
+    samples: Sequence[Sample],
+    scorer: Scorer,
+    folder: str,
+    rollouts: Rollouts | None = None,
+    spent: Callable[[float], Mapping[str, float]] | None = None,
+) -> Speed:
+    """Train on this machine and measure, as rank 0.
 
     Args:
-        recipe: `sd.base` and `ddpo` are read; one learner, and rollouts in its process.
+        recipe: as `measured` gives it.
         samples: whose texts are the prompts.
-        scorer: gives the rewards.
-        epochs: that count.
+        scorer: gives the rewards: the plain loop's, and all where this process samples.
+        folder: for checkpoints, the same for all ranks.
+        rollouts: where experience comes from; none: this process samples and scores.
+        spent: idle shares of the last so many seconds, by name.
 
     Raises:
-        BoigError: whatever the base model, the sampler, the scorer or the learner raises.
+        BoigError: whatever the base model, the rollouts, the scorer or the learner raises.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    ddpo = recipe.ddpo.model_copy(update={"epochs": epochs + 1, "checkpoint_every": epochs + 2, "workers": 1})
-    recipe = recipe.model_copy(update={"ddpo": ddpo})
+    ddpo, device = recipe.ddpo, "cuda" if torch.cuda.is_available() else "cpu"
     sampler = _Timed(recipe, device)
     plain = None if ddpo.forward_process else Sequential(recipe, Sampler(recipe, device).pipe, samples, scorer)
     rows, alone, sequential_s = list[dict[str, float]](), list[tuple[float, float, float]](), list[float]()
 
     def turn(epoch: int, row: dict[str, float]) -> None:
-        rows.append({**row, "seconds_sampling": sampler.spent_s})
+        epoch_s = row["seconds_rollouts"] + row["seconds_update"]
+        idle = {**spent(epoch_s), "idle_learner": row["seconds_rollouts"] / epoch_s} if spent is not None else {}
+        rows.append({**row, **idle, "seconds_sampling": sampler.spent_s, "seconds": epoch_s})
+        with _all_cores():
+            alone.append(_alone(learner, sampler, samples))
+            if plain is not None:
+                sequential_s.append(_seconds(lambda: plain.epoch(epoch)))
         sampler.spent_s = 0.0
-        alone.append(_alone(learner, sampler, samples))
-        if plain is not None:
-            sequential_s.append(_seconds(lambda: plain.epoch(epoch)))
 
-    with tempfile.TemporaryDirectory(prefix="boig-bench-") as folder:
-        learner = Learner(recipe, samples, LocalRollouts(sampler, scorer), Checkpoints(folder, 1), turn)
-        learner.fit()
+    learner = Learner(recipe, samples, rollouts or LocalRollouts(sampler, scorer), Checkpoints(folder, 1), turn)
+    learner.fit()
     forward_s, backward_s, decode_s = (_median(values) for values in zip(*alone, strict=True))
     asked = passes(ddpo, len(epoch_steps(ddpo, recipe.seed, 0, ddpo.trained_steps)))
     return Speed(
         images=ddpo.prompts * ddpo.images_per_prompt,
-        sampling_s=_median([row["seconds_sampling"] for row in rows]),
-        reward_s=_median([row["seconds_rollouts"] - row["seconds_sampling"] for row in rows]),
+        rollouts_s=_median([row["seconds_rollouts"] for row in rows]),
+        sampling_s=_median([row["seconds_sampling"] for row in rows]) if rollouts is None else None,
         update_s=_median([row["seconds_update"] for row in rows]),
-        epoch_s=_median([row["seconds_rollouts"] + row["seconds_update"] for row in rows]),
+        idle={name: _median([row[name] for row in rows]) for name in rows[0] if name.startswith("idle_")},
+        epoch_s=_median([row["seconds"] for row in rows]),
         forward_s=forward_s,
         backward_s=backward_s,
         decode_s=decode_s,
         floor_s=asked.forward * forward_s + asked.backward * backward_s + asked.decoded * decode_s,
         sequential_s=_median(sequential_s) if plain is not None else None,
     )
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """What is measured alone has the machine alone, whatever the share of this rank."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _median(epochs: Sequence[float]) -> float:

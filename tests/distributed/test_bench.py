@@ -1,0 +1,65 @@
+"""Real Ray: the bench trains two ranks on what the pools sample and score, and says how long the pools had nothing to do."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from numpy.typing import NDArray
+
+from boig_core.bench import made_up
+from boig_core.cluster.bench import bench_on_ray
+from boig_core.cluster.session import connect
+from boig_core.config import load_recipe
+from boig_core.diffusion.bench import measured
+from boig_core.vocabulary import Sample
+
+SETTINGS = [
+    "ddpo.prompts=4", "ddpo.images_per_prompt=2", "ddpo.sampling_steps=4", "ddpo.window=2", "ddpo.chunk=2", "ddpo.micro_batch=2",
+    "ddpo.updates=2", "ddpo.workers=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster() -> Iterator[None]:
+    connect(8)
+    yield
+    ray.shutdown()
+
+
+class Kept:
+    """Red minus blue; leaves a file for each call, in a process of its own or not."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        assert device == "cpu"
+        self.folder = folder
+
+    def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+        (self.folder / f"{len(list(self.folder.iterdir())):03d}").touch()
+        return (images[..., 0].astype(np.float64) - images[..., 2]).mean(axis=(1, 2))
+
+
+class Opener:
+    """Opens `Kept`, wherever it is sent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, device: str) -> Kept:
+        return Kept(self.folder, device)
+
+
+def test_pools_and_ranks_are_measured_beside_a_plain_loop(tmp_path: Path) -> None:
+    recipe = measured(load_recipe("tiny", SETTINGS), 1)
+    seen, scratch = tmp_path / "seen", tmp_path / "scratch"
+    seen.mkdir()
+    speed = bench_on_ray(recipe, made_up(4), Opener(seen), scratch)
+    assert speed.images == 8
+    assert speed.sampling_s is None  # other processes sample
+    assert speed.rollouts_s + speed.update_s == pytest.approx(speed.epoch_s)
+    assert speed.sequential_s is not None
+    assert set(speed.idle) == {"idle_rollout_actors", "idle_reward_actors", "idle_learner"}
+    assert all(0 <= share < 1 for share in speed.idle.values())
+    assert speed.idle["idle_learner"] == pytest.approx(speed.rollouts_s / speed.epoch_s)
+    assert len(list(seen.iterdir())) == 2 * (4 + 4)  # two epochs of four chunks, by the pool and by the plain loop
