@@ -15,7 +15,9 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
+from transformers.utils import logging as transformers_logging
 
 from boig_core.config import SD
 from boig_core.errors import InputError, RecipeError
@@ -73,6 +75,8 @@ def load_pipeline(ref: str, dtype: Dtype = "float32") -> Pipeline:
     Raises:
         InputError: nothing that opens as one of `FAMILIES` stands at ``ref``.
     """
+    for library in (diffusers_logging, transformers_logging):  # bars of each process that opens it would bury a log
+        library.disable_progress_bar()
     location = resolve_model(ref)
     dtypes = {"vae": torch.float32, "default": getattr(torch, dtype)}
     try:

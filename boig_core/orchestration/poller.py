@@ -6,6 +6,8 @@ It lives while someone waits. Leaves out: logs, and what an end means.
 from __future__ import annotations
 
 import asyncio
+import functools
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -54,6 +56,7 @@ class Poller:
     """Asks for the states of all watched jobs at once, and tells each watcher its job's end."""
 
     def __init__(self, cluster: Cluster, poll_s: float, patience_s: float) -> None:
+        _freeze()
         self._cluster, self._poll_s, self._patience_s = cluster, poll_s, patience_s
         self._ends: dict[str, list[End]] = {}
         self._task = asyncio.create_task(self._run(), name="boig-poller")
@@ -115,3 +118,9 @@ class Poller:
             for end in ends:
                 if not end.done():
                     end.set_exception(exc)
+
+
+@functools.cache
+def _freeze() -> None:
+    """Once a process: spare what it has loaded from Python's collector, which would go through all of Airflow while every trigger waits."""
+    gc.freeze()

@@ -4,8 +4,9 @@ Starts Airflow with its LocalExecutor on Postgres (the services of the fault tes
 All stages run before the first one ends; then they end one after another, so that what is measured is the way of one job's end through
 triggerer, scheduler and worker, and not the queue of workers on a small machine: ``--spacing`` must exceed what that machine needs for a
 task (``seconds_a_task`` says what it took to defer one, which is about the same). ``event_s`` is from a job's end to its trigger's event,
-``task_s`` to the end of its task. ``lag_s`` is what a probe trigger on the same event loop waits beyond what it asked for, and
-``idle_loop_lag_s`` what an event loop in another process does that has nothing else to do: that is the machine's doing.
+``task_s`` to the end of its task. ``lag_s`` is what a probe trigger on the same event loop waits beyond what it asked for, ``collection_s``
+how long a collection of garbage held that process, and ``idle_loop_lag_s`` what an event loop in another process does that has nothing else
+to do: that is the machine's doing.
 
 ``--other`` names a folder with astro-provider-ray (see `deferred_triggers`): its operator then runs the same on the same Airflow. It is
 told to look each second, as boig's does; by itself it would look each minute.
@@ -110,12 +111,14 @@ def measure(machine: Installation, ray: str, dag: str, args: argparse.Namespace)
     until("the probe ends", lambda: machine.airflow.state(probe, "probe") == "success")
     ends = {name.rsplit("/", 1)[-1]: end for name, end in said["ends"].items() if end > deferred}
     tasks = {name: task for name, task in machine.airflow.all_tasks(run).items() if task["state"] == "success"}
-    lags = json.loads((folder / "lags.json").read_text())
+    probed = json.loads((folder / "lags.json").read_text())
+    lags = probed["lags"]
     return {
         "states": Counter(task["state"] for task in machine.airflow.all_tasks(run).values()),
         "seconds_a_task": round((deferred - since) / args.stages, 2),
         "lag_s": summary([lag for at, lag in lags if deferred <= at < ended]),
         "lag_while_deferring_s": summary([lag for at, lag in lags if since <= at < deferred]),
+        "collection_s": summary([seconds for at, seconds in probed["collections"] if deferred <= at < ended]),
         "idle_loop_lag_s": summary(idle.lags),
         "event_s": summary([at - ends[name] for name, at in in_triggerer(machine, run, FIRED).items() if name in tasks]),
         "task_s": summary([datetime.fromisoformat(task["end_date"]).timestamp() - ends[name] for name, task in tasks.items()]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import time
@@ -22,7 +23,8 @@ SLEEP_S = 0.01
 class LagProbe(BaseTrigger):
     """Sleeps again and again on the event loop that all triggers share, until the file ``stop`` is there.
 
-    Its file ``lags.json`` then holds a pair for each sleep: when it began (seconds since 1970), and the lag in seconds.
+    Its file ``lags.json`` then holds a pair for each sleep: when it began (seconds since 1970), and the lag in seconds; and for each
+    collection of garbage in that process when it began, and its seconds: what part of the lag is Python's own.
     """
 
     def __init__(self, folder: str) -> None:
@@ -35,13 +37,22 @@ class LagProbe(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Measure until told to stop."""
-        folder, lags = Path(self.folder), []
+        folder, lags, collections = Path(self.folder), [], list[tuple[float, float]]()
+
+        def collecting(phase: str, _: dict[str, int]) -> None:
+            if phase == "start":
+                collections.append((time.time(), time.monotonic()))
+            elif collections:
+                collections[-1] = (collections[-1][0], time.monotonic() - collections[-1][1])
+
+        gc.callbacks.append(collecting)
         (folder / "probing").touch()
         while not (folder / "stop").exists():
             began, before = time.time(), time.monotonic()
             await asyncio.sleep(SLEEP_S)
             lags.append((began, time.monotonic() - before - SLEEP_S))
-        (folder / "lags.json").write_text(json.dumps(lags))
+        gc.callbacks.remove(collecting)
+        (folder / "lags.json").write_text(json.dumps({"lags": lags, "collections": collections}))
         yield TriggerEvent({})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -51,6 +52,22 @@ def test_one_poller_tells_each_watcher_its_jobs_end(api: Any) -> None:
     lists = api.asked.count("/api/jobs/")
     assert lists == 3  # one for each state, however many watch
     assert len(api.asked) == lists
+
+
+def test_what_a_process_has_loaded_is_spared_from_the_collector_once(api: Any) -> None:
+    gc.unfreeze()
+    poller._freeze.cache_clear()
+    api.states["boig-x"] = ["SUCCEEDED"]
+    try:
+        wait_for(api.cluster, "boig-x")
+        frozen = gc.get_freeze_count()
+        assert frozen > 1000
+        later = [[number] for number in range(1000)]
+        wait_for(api.cluster, "boig-x")
+        assert gc.get_freeze_count() <= frozen  # what comes later is collected as ever
+        assert len(later) == 1000
+    finally:
+        gc.unfreeze()
 
 
 def test_a_watcher_that_leaves_ends_nobody_elses_wait(api: Any) -> None:
