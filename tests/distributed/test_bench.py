@@ -1,5 +1,7 @@
 """Real Ray: the bench trains two ranks on what the pools sample and score, and says how long the pools had nothing to do."""
 
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -63,3 +65,14 @@ def test_pools_and_ranks_are_measured_beside_a_plain_loop(tmp_path: Path) -> Non
     assert all(0 <= share < 1 for share in speed.idle.values())
     assert speed.idle["idle_learner"] == pytest.approx(speed.rollouts_s / speed.epoch_s)
     assert len(list(seen.iterdir())) == 2 * (4 + 4)  # two epochs of four chunks, by the pool and by the plain loop
+
+
+def test_the_command_measures_the_recipes_reward_on_ray(tmp_path: Path) -> None:
+    small = [part for setting in [*SETTINGS, "ddpo.workers=1", "llm.hidden=32"] for part in ("--set", setting)]
+    command = [sys.executable, "-m", "boig_core.cli", "bench", "ddpo", "tiny", "--epochs", "1", "--ray", *small]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert "rollouts and rewards" in done.stdout
+    assert "idle: rollout actors" in done.stdout
+    assert "times as long" in done.stdout
+    assert list(tmp_path.iterdir()) == []

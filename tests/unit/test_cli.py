@@ -41,7 +41,7 @@ def test_bench_runs_the_whole_recipe_and_prints_its_phases(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr[-500:]
     speed = json.loads(done.stdout.splitlines()[-1])
     assert speed["images"] == 4
-    assert all(speed[f"{phase}_s"] > 0 for phase in ("sampling", "reward", "update", "epoch", "forward", "backward", "decode", "floor"))
+    assert all(speed[f"{phase}_s"] > 0 for phase in ("rollouts", "sampling", "update", "epoch", "forward", "backward", "decode", "floor"))
     assert list(tmp_path.iterdir()) == []
 
 
