@@ -67,7 +67,7 @@ class Steps:
         self._due = self._said
 
     def made(self, done: int, loss: float) -> None:
-        """Take note of a step; says, by the steps since the last line, ``step 40 of 600 · loss 1.203 · 212 samples/s · about 0:45 left``."""
+        """Take note of a step; says, of the steps since the last line, ``step 40 of 90 · loss 1.2 · 212 samples/s · about 0:45 left``."""
         now = time.monotonic()
         if now < self._due and done < self._total:
             return
