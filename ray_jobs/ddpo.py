@@ -110,12 +110,13 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
         gauges.set({"epoch": epoch, **row})
         if curve is not None:
             curve.log(epoch, **row)
+        to_go = job.recipe.ddpo.epochs - epoch - 1
         log.info(
-            "epoch %d/%d: reward %.3f ± %.3f, rollouts %.1f s, update %.1f s, clipped %.2f, %s",
+            "epoch %d/%d: reward %.3f ± %.3f, rollouts %.1f s, update %.1f s, clipped %.2f%s",
             epoch + 1,
             job.recipe.ddpo.epochs,
             *(values[name] for name in ("reward", "reward_std", "seconds_rollouts", "seconds_update", "clip_fraction")),
-            left((job.recipe.ddpo.epochs - epoch - 1) * wall_s),
+            f", {left(to_go * wall_s)}" if to_go else "",
         )
 
     shown = Shown(job.attempt_uri)
