@@ -34,7 +34,7 @@ def _cluster() -> Iterator[None]:
 
 
 class Kept:
-    """A stage's kept log. A worker that waits for a line (`wait_for`) goes on when that is written."""
+    """What the test's process keeps of its log; a worker that waits for a line (`wait_for`) goes on when that is written."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.text = folder, ""
@@ -79,7 +79,7 @@ def tells(config: dict[str, Any]) -> str:
         for step in range(50):
             log.info("step %d", step)
         log.warning("the key is planted-in-the-worker")
-        get_library().warning("a library complains")
+        logging.getLogger("a_library").warning("a library complains")
         wait_for(config["folder"], "rank 1: it is warm")
         wait_for(config["folder"], "the key is")
     else:
@@ -90,10 +90,6 @@ def tells(config: dict[str, Any]) -> str:
     except KeyError:
         log.error("rank %d ends", rank, exc_info=rank == 0)
     return "result"
-
-
-def get_library() -> logging.Logger:
-    return logging.getLogger("a_library")
 
 
 def test_lines_are_kept_once_in_order_while_it_trains(kept: Kept) -> None:
