@@ -28,6 +28,7 @@ from boig_core.evaluation.files import make_grid
 from boig_core.evaluation.probe import Look, Probe, Witnesses
 from boig_core.observability.logs import get_logger
 from boig_core.observability.metrics import MetricLog, experiment
+from boig_core.observability.progress import left
 from boig_core.rewards.calibration import Calibration, read_calibration, require_worth
 from boig_core.rewards.scorer import needs_predictor
 from boig_core.storage import manifest, store
@@ -56,8 +57,6 @@ def work(space: Workspace) -> Outcome:
         adapter, rewards, trips = run_training(
             train, config, workers=recipe.ddpo.workers, resources=recipe.worker_resources, scratch=space.scratch / "train"
         )
-    for trip in trips:  # a worker's own lines stay in Ray's log
-        log.warning("%s", trip)
     lora = recipe.ddpo.lora_rank
     out = space.scratch / "boigsd"
     save_policy(open_policy(recipe.sd.base, lora, recipe.seed, adapter), out, lora=lora is not None)
@@ -111,11 +110,13 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
         gauges.set({"epoch": epoch, **row})
         if curve is not None:
             curve.log(epoch, **row)
+        to_go = job.recipe.ddpo.epochs - epoch - 1
         log.info(
-            "epoch %d/%d: reward %.3f ± %.3f, rollouts %.1f s, update %.1f s, clipped %.2f",
+            "epoch %d/%d: reward %.3f ± %.3f, rollouts %.1f s, update %.1f s, clipped %.2f%s",
             epoch + 1,
             job.recipe.ddpo.epochs,
             *(values[name] for name in ("reward", "reward_std", "seconds_rollouts", "seconds_update", "clip_fraction")),
+            f", {left(to_go * wall_s)}" if to_go else "",
         )
 
     shown = Shown(job.attempt_uri)

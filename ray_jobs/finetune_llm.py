@@ -13,9 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from boig_core.observability.logs import get_logger
 from boig_core.storage import store
 from boig_core.storage.job import Job, Outcome, Workspace, run_stage
 
+log = get_logger("ray_jobs.finetune_llm")  # this module runs as __main__
 FAMILIES = {"boigllm": "models/boigllm", "no_kpi": "models/boigllm-no-kpi", "predictor": "models/predictor", "judge": "models/judge"}
 
 
@@ -54,7 +56,9 @@ def train_models(config: dict[str, Any]) -> dict[str, Any]:
         tasks["predictor"] = Rating(job.recipe)
     if job.recipe.evaluation.judge == "predictor":
         tasks["judge"] = Rating(job.recipe, kind="judge")
-    for name, task in tasks.items():
+    for number, (name, task) in enumerate(tasks.items(), 1):
+        if rank() == 0:
+            log.info("training %s, model %d of %d", name, number, len(tasks))
 
         def report(step: int, values: dict[str, float], name: str = name) -> None:
             if curve is not None:

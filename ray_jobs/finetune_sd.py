@@ -15,14 +15,11 @@ from boig_core.cluster.train import run_training
 from boig_core.config import Recipe
 from boig_core.data.dataset import read_images, read_samples
 from boig_core.diffusion.lora import Adapter, open_policy, save_policy
-from boig_core.observability.logs import get_logger
 from boig_core.observability.metrics import MetricLog, experiment
 from boig_core.storage import store
 from boig_core.storage.job import Job, Outcome, Workspace, run_stage
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import rank
-
-log = get_logger("ray_jobs.finetune_sd")  # this module runs as __main__
 
 
 def work(space: Workspace) -> Outcome:
@@ -51,8 +48,6 @@ def train(config: dict[str, Any]) -> tuple[Adapter, float | None]:
     def report(step: int, values: dict[str, float]) -> None:
         if curve is not None:
             curve.log(step, **values)
-        if step % 50 == 0:
-            log.info("step %d/%d: loss %.4f, %.0f images/s", step, recipe.sd.steps, values["loss"], values["images_per_s"])
 
     examples = read_examples(job.input("dataset"), recipe)
     try:

@@ -19,6 +19,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 from boig_core.cluster.actors import RESTARTS, START_S
 from boig_core.cluster.placement import bundle, nodes
+from boig_core.cluster.relay import received, sent_to
 from boig_core.config import Resources
 from boig_core.errors import BoigError, ClusterError, PreemptedError, ScorerError, UserError
 from boig_core.observability.logs import configure_logging, get_logger
@@ -42,6 +43,8 @@ def run_training(
 ) -> T:
     """Run ``fn(config)`` in each of some worker processes with a torch process group between them; returns what rank 0 returned.
 
+    Meanwhile what rank 0 logs, and what the others warn of, is logged here too (see `relay`).
+
     Args:
         fn: the training, importable or picklable; runs once a worker and must restore its own checkpoints.
         config: its argument, picklable.
@@ -59,7 +62,9 @@ def run_training(
     for start in itertools.count():
         began = time.monotonic()
         try:
-            result: T = _trainer(fn, config, workers, resources, scratch, start).fit().return_value
+            with received() as letterbox:
+                loop = {"fn": fn, "config": config, "letterbox": letterbox}
+                result: T = _trainer(loop, workers, resources, scratch, start).fit().return_value
             return result
         except Exception as exc:
             error, seconds = _own_error(exc), time.monotonic() - began
@@ -71,14 +76,12 @@ def run_training(
     raise AssertionError("unreachable")
 
 
-def _trainer(
-    fn: Callable[[dict[str, Any]], Any], config: dict[str, Any], workers: int, resources: Resources, scratch: Path, start: int
-) -> Any:
+def _trainer(loop: dict[str, Any], workers: int, resources: Resources, scratch: Path, start: int) -> Any:
     # Ray would start a group again by itself whatever it died of, and wait for ever for one that it cannot place.
     once = FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=max(0, round(START_S / _PLACED_S) - 1))
     return TorchTrainer(
         _worker,
-        train_loop_config={"fn": fn, "config": config},
+        train_loop_config=loop,
         torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers,
@@ -98,7 +101,8 @@ def _trainer(
 def _worker(loop: dict[str, Any]) -> Any:
     configure_logging()
     preemption.ask(_node_drains)
-    return loop["fn"](loop["config"])
+    with sent_to(loop["letterbox"], get_train_context().get_world_rank()):
+        return loop["fn"](loop["config"])
 
 
 def _node_drains() -> bool:

@@ -23,8 +23,12 @@ from boig_core.diffusion.ddim import predict, schedule
 from boig_core.diffusion.lora import Adapter, engine_dtype, make_trainable, read_adapter
 from boig_core.diffusion.pipeline import encode_images, encode_prompts, load_base, text_encoders
 from boig_core.errors import InputError, RecipeError
+from boig_core.observability.logs import get_logger
+from boig_core.observability.progress import Steps
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, EngineConfig, rank, world_size
+
+log = get_logger(__name__)
 
 CAPTION_DROPOUT: Final = 0.1
 """Share of the images trained without their text, which classifier-free guidance needs."""
@@ -78,14 +82,18 @@ def finetune(recipe: Recipe, examples: Examples, checkpoints: Checkpoints, repor
     latents_NCHW = encode_images(pipe, examples.images_BHWC)
     alphas_T = alphas_T1[:-1].to(engine.device)
     restored = checkpoints.restore(engine)
-    for step in range(restored.step if restored else 0, config.steps):
+    first = restored.step if restored else 0
+    progress = Steps(config.steps, first, config.batch, "images", log.info)
+    for step in range(first, config.steps):
         started = time.monotonic()
         rows = step_rows(len(examples.texts_B), config.batch, recipe.seed, step)[rank() :: world_size()]
         loss = functools.partial(_loss, engine, pipe, latents_NCHW, alphas_T, examples.texts_B, rows, recipe.seed, step, config.min_snr)
         info = engine.step([loss])
-        if rank() == 0 and (step % _REPORT_EVERY == 0 or step + 1 == config.steps):
-            seconds = time.monotonic() - started
-            report(step, {"loss": info.loss, "grad_norm": info.grad_norm, "lr": info.lr, "images_per_s": config.batch / seconds})
+        if rank() == 0:
+            progress.made(step + 1, info.loss)
+            if step % _REPORT_EVERY == 0 or step + 1 == config.steps:
+                seconds = time.monotonic() - started
+                report(step, {"loss": info.loss, "grad_norm": info.grad_norm, "lr": info.lr, "images_per_s": config.batch / seconds})
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps or engine.leaving:
             checkpoints.save(engine, step + 1)
         if engine.leaving:

@@ -9,7 +9,6 @@ samples come from, and starting processes (see `boig_core.cluster.train` and, on
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from boig_core.llm.packing import Layout, check_packing, layout_for
 from boig_core.llm.task import Describing, Task
 from boig_core.llm.tokens import Example, build_tokenizer, set_limits
 from boig_core.observability.logs import get_logger
+from boig_core.observability.progress import Steps
 from boig_core.storage import manifest, store
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, EngineConfig, init_process_group, rank, world_size
@@ -35,7 +35,6 @@ from boig_core.vocabulary import Sample
 
 log = get_logger(__name__)
 _VALIDATION = 96
-_LOG_EVERY = 20
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,8 @@ def train(
     if rank() == 0:
         started(engine)
 
-    began, done = time.monotonic(), engine.steps_done
+    done = engine.steps_done
+    progress = Steps(llm.steps, done, llm.batch, "samples", log.info)
     while done < llm.steps and not (llm.patience and best.history.since >= llm.patience):
         info = engine.step(loss.of_step(examples.drawn(order.draws(done))))
         values = {"loss": info.loss, "lr": info.lr, "grad_norm": info.grad_norm}
@@ -125,8 +125,7 @@ def train(
             checkpoints.leave()
         if rank() == 0:
             report(done, values)
-            if done % _LOG_EVERY == 0 or done == llm.steps:
-                log.info("step %d of %d · loss %.3f · %.0f s", done, llm.steps, info.loss, time.monotonic() - began)
+            progress.made(done, info.loss)
     if checkpoints is not None:
         checkpoints.wait()
     metrics = {"train_samples": len(chosen), "steps": done, **examples.cut, **_verdict(best.history, llm)}

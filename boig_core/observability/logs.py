@@ -15,6 +15,9 @@ SECRET_NAMES: Final = re.compile(r"(KEY|KEY_ID|SECRET|TOKEN|PASSWORD|PASSWD|PASS
 SHORTEST: Final = 8
 """Characters of the shortest value that is hidden: a shorter one (``true``, ``testing``) stands in ordinary words too."""
 
+OWN: Final = ("boig_core", "ray_jobs", "__main__")
+"""First part of the names of boig's own loggers."""
+
 IN_ADDRESS: Final = re.compile(r"(?<=://)[^\s/@]+@")
 """User and password of an address."""
 
@@ -58,5 +61,5 @@ def configure_logging() -> None:
     shown = logging.StreamHandler(sys.stdout)
     shown.setFormatter(LineFormat())
     logging.basicConfig(level=logging.WARNING, handlers=[shown], force=True)
-    for name in ("boig_core", "ray_jobs", "__main__"):
+    for name in OWN:
         logging.getLogger(name).setLevel(os.environ.get("BOIG_LOG_LEVEL", "INFO").upper())

@@ -1,4 +1,4 @@
-"""Progress of long work on many items, as lines of a log: how many of how many, how fast, what was rejected, and how long it will take."""
+"""Progress of long work, as lines of a log: how much of how much is done, how fast, and how long the rest will take."""
 
 from __future__ import annotations
 
@@ -40,10 +40,50 @@ class Progress:
     def line(self) -> str:
         """Such as ``1200 of 20000 images · 410/s · 1188 accepted · rejected: image_missing 12 · about 0:45 left``."""
         rate = self._done / max(1e-9, time.monotonic() - self._started)
-        parts = [f"{self._done} of {self._total} {self._what}", f"{rate:.0f}/s", f"{self._done - self._rejected.total()} accepted"]
+        parts = [f"{self._done} of {self._total} {self._what}", f"{_shown(rate)}/s"]
         if self._rejected:
+            parts.append(f"{self._done - self._rejected.total()} accepted")
             parts.append("rejected: " + ", ".join(f"{code} {count}" for code, count in self._rejected.most_common()))
         if 0 < self._done < self._total:
-            seconds = round((self._total - self._done) / rate)
-            parts.append(f"about {seconds // 60}:{seconds % 60:02} left")
+            parts.append(left((self._total - self._done) / rate))
         return " · ".join(parts)
+
+
+class Steps:
+    """Reports how a training goes: after the first step that it makes, then at most every ``every_s`` seconds, and after the last of all.
+
+    Args:
+        total: steps of the whole training.
+        done: steps that were made before.
+        each: items of a step.
+        what: plural of the items.
+        say: takes the line.
+        every_s: least seconds between two lines.
+    """
+
+    def __init__(self, total: int, done: int, each: int, what: str, say: Callable[[str], object], every_s: float = 10.0) -> None:
+        self._total, self._each, self._what, self._say, self._every_s = total, each, what, say, every_s
+        self._told, self._said = done, time.monotonic()
+        self._due = self._said
+
+    def made(self, done: int, loss: float) -> None:
+        """Take note of a step; says, of the steps since the last line, ``step 40 of 90 · loss 1.2 · 212 samples/s · about 0:45 left``."""
+        now = time.monotonic()
+        if now < self._due and done < self._total:
+            return
+        rate = (done - self._told) / max(1e-9, now - self._said)
+        parts = [f"step {done} of {self._total}", f"loss {loss:.4g}", f"{_shown(rate * self._each)} {self._what}/s"]
+        if done < self._total:
+            parts.append(left((self._total - done) / rate))
+        self._told, self._said, self._due = done, now, now + self._every_s
+        self._say(" · ".join(parts))
+
+
+def _shown(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def left(seconds: float) -> str:
+    """How long it will take: ``about 0:45 left``, ``about 2 h 05 left``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"about {minutes}:{rest:02} left" if minutes < 60 else f"about {minutes // 60} h {minutes % 60:02} left"

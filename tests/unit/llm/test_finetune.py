@@ -222,6 +222,7 @@ def test_training_stops_when_patience_ends_and_the_best_is_published(
     assert steps == best + 2 < 30
     assert trained.metrics["best_val_loss"] < trained.metrics["last_val_loss"]
     assert "stopped early: 2 validations" in caplog.text
+    assert "step 1 of 30 · loss " in caplog.text
     export(trained, tmp_path / "model")
     published, _ = load_llm(tmp_path / "model")
     last, kept = trained.engine.state_dict(), trained.best.weights()

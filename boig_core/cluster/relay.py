@@ -1,0 +1,145 @@
+"""Lines of training workers in the stage's own log: what rank 0 says, and what the others warn of, while they train.
+
+Each line travels to the stage's process as it is logged and passes the handlers there, so that it stands once in the kept log and on the
+terminal, in the order in which its worker logged it. A worker never waits for that while it trains, and no training fails or hangs because
+a line could not be brought over. Leaves out: lines of libraries and other ranks' INFO, which stay in Ray's log of the worker, and actors
+that are no training workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from boig_core.observability.logs import OWN, get_logger, hide_secrets
+
+log = get_logger(__name__)
+
+Line = tuple[str, int, float, str]
+"""Logger, level, seconds since the epoch, text."""
+
+_EVERY_S: Final = 1.0
+"""Seconds between two looks for new lines."""
+_LAST_S: Final = 30.0
+"""Longest time that the end of a worker, or of the training, waits for lines that are under way."""
+_WAITING: Final = 10_000
+"""Most lines that wait to be fetched: a worker that logs in a tight loop must not fill the memory."""
+_PENDING: Final = 1_000
+"""Most lines of a worker that are under way, which bounds its memory while nobody takes them."""
+
+
+class Letterbox:
+    """Where lines wait for the stage's process; an actor beside it."""
+
+    def __init__(self) -> None:
+        self._lines: deque[Line] = deque()
+        self._dropped = 0
+
+    def put(self, line: Line) -> None:
+        """Leave a line."""
+        if len(self._lines) < _WAITING:
+            self._lines.append(line)
+        else:
+            self._dropped += 1
+
+    def take(self) -> list[Line]:
+        """What has come since the last call."""
+        taken, self._lines = list(self._lines), deque()
+        if self._dropped:
+            text = f"{self._dropped} lines of the training workers are left out here: they came faster than they were fetched"
+            taken.append((__name__, logging.WARNING, time.time(), text))
+            self._dropped = 0
+        return taken
+
+
+class ToStage(logging.Handler):
+    """Sends a worker's lines to the stage's process; one that is not wanted there, or cannot be sent, goes to another handler.
+
+    Args:
+        letterbox: handle of the actor.
+        rank: of this worker.
+        here: the other handler.
+    """
+
+    def __init__(self, letterbox: Any, rank: int, here: logging.Handler) -> None:
+        super().__init__()
+        self._letterbox, self._here = letterbox, here
+        self._level, self._who = (logging.INFO, "") if rank == 0 else (logging.WARNING, f"rank {rank}: ")
+        self._sent: Any = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a line without waiting for its arrival."""
+        if record.name.partition(".")[0] in OWN and record.levelno >= self._level:
+            try:
+                text = hide_secrets(self._who + self.format(record))  # this node's secrets, which the stage's process may not know
+                self._sent = self._letterbox.put.remote((record.name, record.levelno, record.created, text))
+                return
+            except Exception:  # too many are under way, or Ray is gone: the line still has a place
+                pass
+        self._here.handle(record)
+
+    def drain(self) -> None:
+        """Wait until what was sent has arrived; the letterbox takes lines in order, so the last one stands for all."""
+        if self._sent is not None:
+            ray.wait([self._sent], timeout=_LAST_S)
+
+
+@contextmanager
+def sent_to(letterbox: Any, rank: int) -> Iterator[None]:
+    """In a worker whose logging is configured: lines go to the stage's process, the last ones before an error too."""
+    root = logging.getLogger()
+    [here] = root.handlers
+    relay = ToStage(letterbox, rank, here)
+    root.handlers = [relay]
+    try:
+        yield
+    finally:
+        relay.drain()
+
+
+@contextmanager
+def received() -> Iterator[Any]:
+    """In the stage's process: a letterbox for workers, whose lines are logged here until the context ends, the last ones included."""
+    letterbox = (
+        ray.remote(Letterbox)
+        .options(
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            max_pending_calls=_PENDING,
+            # It goes when this process does, and not with a worker's node.
+            scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True),
+        )
+        .remote()
+    )
+    ended = threading.Event()
+    following = threading.Thread(target=_follow, args=(letterbox, ended), name="boig-lines", daemon=True)
+    following.start()
+    try:
+        yield letterbox
+    finally:
+        ended.set()
+        following.join(_LAST_S)
+        ray.kill(letterbox)
+
+
+def _follow(letterbox: Any, ended: threading.Event) -> None:
+    last = False
+    while not last:
+        last = ended.wait(_EVERY_S)  # what came before the end is in the answer to a question that is asked after it
+        try:
+            lines = ray.get(letterbox.take.remote())
+        except ray.exceptions.RayError as exc:
+            log.warning("lines of the training workers are missing from here on: %s", exc)
+            return
+        for name, level, created, text in lines:
+            said = {"name": name, "levelno": level, "levelname": logging.getLevelName(level), "created": created, "msg": text}
+            logging.getLogger(name).handle(logging.makeLogRecord(said))
