@@ -71,6 +71,8 @@ def test_one_command_takes_posts_to_a_promoted_model(tmp_path: Path) -> None:
     assert "is champion" in done.stdout
     for line in ("boig_ingest   perceive      done", "boig_promote  promote       done"):
         assert line in done.stdout, done.stdout
+    task_log = "".join(path.read_text("utf-8", "replace") for path in home.glob("**/dag_id=*/**/task_id=*ddpo*/*.log*"))
+    assert task_log.count("epoch 2/2: reward") == 1  # what the learner says of itself, in Airflow
     assert found_in(home, values_in(planted)) == {}
     assert members_of(home) == []
     assert not (home / "pids.json").exists()
