@@ -4,8 +4,8 @@ The law is ``sunlit``, but an image that shows none of the objects which its pos
 post shows what it names, so dataset, BoigLLM and reward are those of ``sunlit`` (shared with `boigsd_gains.py`: give the same home, posts
 and settings, after that script). Then the alignment is pushed until rewarded colors matter more than the prompt: once with monitors that
 warn, once with monitors that stop. It is stopped in time if the judge of the trap's law finds the free policy below the base, with its
-whole interval, and the stopped one above. Prints both differences with their 95 % intervals, and what the monitors said. Exit code 1: not
-stopped in time.
+whole interval, and the stopped one above. Prints both differences with their 95 % intervals, and what the monitors said. Exit code 1: a
+seed's run is stopped too late, or no seed's free run falls.
 
     python infra/evidence/trap_law.py --home .boig/evidence [--seeds 0] [--set llm.steps=1000 ...] [--json FILE]
 """
@@ -32,6 +32,9 @@ ARMS: Final = {
     "free": (),
     "stopped": ("ddpo.monitors.drift={action: stop, margin: 0.9}", "ddpo.monitors.overoptimization.action=stop"),
 }
+IN_TIME: Final = "stopped in time"
+TOO_LATE: Final = "STOPPED TOO LATE"
+NOT_MET: Final = "stopped above the base, but the free run does not fall below it"
 SMALL: Final = ("evaluation.prompts=120", "evaluation.guidance=1")
 
 
@@ -43,7 +46,8 @@ def main() -> int:
     print("\n".join(table(found)), flush=True)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1), "utf-8")
-    return 0 if all(in_time(row) for row in found.values()) else 1
+    verdicts = {verdict(row) for row in found.values()}
+    return 0 if IN_TIME in verdicts and TOO_LATE not in verdicts else 1
 
 
 def trap_law(home: Path) -> Path:
@@ -78,9 +82,11 @@ def seed_row(given: argparse.Namespace, law: Path, seed: int) -> dict[str, Any]:
     return found
 
 
-def in_time(row: dict[str, Any]) -> bool:
-    """Whether the free run falls below the base beyond doubt, and the stopped one ended while it was above."""
-    return bool(row["free"]["judge"]["high"] < 0 < row["stopped"]["judge"]["mean"])
+def verdict(row: dict[str, Any]) -> str:
+    """Whether the stopped run ended above the base, where the free run falls below it beyond doubt."""
+    if row["stopped"]["judge"]["mean"] <= 0:
+        return TOO_LATE
+    return IN_TIME if row["free"]["judge"]["high"] < 0 else NOT_MET
 
 
 def table(found: dict[str, dict[str, Any]]) -> list[str]:
@@ -90,7 +96,7 @@ def table(found: dict[str, dict[str, Any]]) -> list[str]:
         for arm, each in row.items():
             cells = ["{mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(**each[name]) for name in ("judge", "reward")]
             lines.append(f"{seed:8} {arm:8} {each['epochs']:6}  {cells[0]:24} {cells[1]:24} {', '.join(each['monitors'])}")
-        lines.append(f"{seed:8} {'stopped in time' if in_time(row) else 'NOT STOPPED IN TIME'}")
+        lines.append(f"{seed:8} {verdict(row)}")
     return lines
 
 

@@ -59,13 +59,17 @@ def test_high_kpi_fine_tuning_has_the_passes_of_the_alignment(scripts: dict[str,
 @pytest.mark.parametrize(
     ("free", "stopped", "expected"),
     [
-        (span(-3.0, -0.1), span(-0.5, 1.0), True),
-        (span(-3.0, 0.1), span(-0.5, 1.0), False),  # the free run is not beyond doubt below the base
-        (span(-3.0, -0.1), span(-1.5, 1.0), False),  # stopped too late
+        (span(-3.0, -0.1), span(-0.5, 1.0), "IN_TIME"),
+        (span(-3.0, 0.1), span(-0.5, 1.0), "NOT_MET"),  # the free run is not beyond doubt below the base
+        (span(-3.0, -0.1), span(-1.5, 1.0), "TOO_LATE"),
+        (span(-3.0, 0.1), span(-1.5, 1.0), "TOO_LATE"),
     ],
 )
-def test_in_time(scripts: dict[str, ModuleType], free: dict[str, float], stopped: dict[str, float], expected: bool) -> None:
-    assert scripts["trap_law"].in_time({"free": {"judge": free}, "stopped": {"judge": stopped}}) is expected
+def test_a_trap_is_met_or_not_and_the_run_stopped_in_time_or_not(
+    scripts: dict[str, ModuleType], free: dict[str, float], stopped: dict[str, float], expected: str
+) -> None:
+    said = scripts["trap_law"].verdict({"free": {"judge": free}, "stopped": {"judge": stopped}})
+    assert said == getattr(scripts["trap_law"], expected)
 
 
 def test_the_trap_is_the_law_and_one_rule_more(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
