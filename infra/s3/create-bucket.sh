@@ -6,5 +6,6 @@ tries=30
 until said=$(ask s3.bucket.list); echo "$said" | grep -q "^  $S3_BUCKET[[:space:]]"; do
   tries=$((tries - 1))
   if [ "$tries" -eq 0 ]; then echo "$said" >&2; exit 1; fi
-  case $said in *error*) sleep 1 ;; *) ask "s3.bucket.create -name $S3_BUCKET" ;; esac
+  case $said in *error*) ;; *) ask "s3.bucket.create -name $S3_BUCKET" ;; esac
+  sleep 1
 done
