@@ -91,6 +91,15 @@ def test_up_waits_for_every_service_and_none_for_one_that_never_says(compose: di
     assert all(any(once in needed for needed in needs) for once in ONCE)
 
 
+def test_each_image_of_ours_is_built_once_and_never_pulled(compose: dict[str, Any]) -> None:
+    ours = [service for service in compose["services"].values() if service["image"].startswith("boig-")]
+    assert len(ours) == 7
+    assert all(service["pull_policy"] == "never" for service in ours)
+    built = {service["image"]: service["build"] for service in ours if "build" in service}
+    assert len([service for service in ours if "build" in service]) == len(built) == 2
+    assert all((ROOT / build["context"] / build["dockerfile"]).is_file() for build in built.values())
+
+
 def test_what_is_mounted_stands_in_the_repository(compose: dict[str, Any]) -> None:
     mounts = [mount.split(":") for service in compose["services"].values() for mount in service.get("volumes", [])]
     named = {source for source, *_ in mounts if not source.startswith("./")}
