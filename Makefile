@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 FIND_LINKS := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
-COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+COMPOSE ?= docker compose
 STAMP := $(VENV)/.boig-setup
 
 # Dozens of short processes import torch, ray and Airflow; without compiled modules each of them compiles anew where Python writes none.
@@ -57,8 +57,8 @@ lock: setup ## resolve requirements.lock again
 	@test -s requirements.lock.new && ! grep -n '://' requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
-up: .env ## the compose stack: Airflow, Ray, S3, MLflow, Postgres
-	$(COMPOSE) up --detach --build
+up: .env ## the compose stack, until it is healthy: Airflow, Ray, S3, MLflow, Postgres, Prometheus
+	$(COMPOSE) up --detach --build --wait
 
 down: ## stop the compose stack; its volumes stay
 	$(COMPOSE) down

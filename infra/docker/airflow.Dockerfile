@@ -9,8 +9,9 @@ WORKDIR /opt/boig
 
 # Packages first: they change less often than the code. The constraints pin what the extras ask for.
 ARG EXTRA
-COPY pyproject.toml requirements.lock README.md ./
+COPY pyproject.toml requirements.lock ./
 RUN uv pip install -c requirements.lock -r pyproject.toml --extra airflow --extra postgres ${EXTRA:+--extra $EXTRA}
+COPY README.md ./
 COPY boig_core boig_core
 COPY dags dags
 RUN uv pip install --no-deps -e . && rm -rf boig.egg-info

@@ -9,8 +9,9 @@ RUN apt-get update && apt-get install -y --no-install-recommends g++ procps && r
     && pip install --no-cache-dir uv && useradd --uid 1000 --create-home ray
 WORKDIR /opt/boig
 
-COPY pyproject.toml requirements.lock README.md ./
+COPY pyproject.toml requirements.lock ./
 RUN uv pip install --torch-backend ${TORCH_BACKEND} -c requirements.lock -r pyproject.toml --extra ray
+COPY README.md ./
 COPY boig_core boig_core
 COPY ray_jobs ray_jobs
 RUN uv pip install --no-deps -e .

@@ -1,10 +1,12 @@
 #!/bin/sh
-# Creates the store's bucket once the server is up; an existing one is left as it is.
+# Creates the store's bucket; an existing one is left as it is.
 set -eu
-tries=60
-until echo "s3.bucket.list" | weed shell -master=s3:9333 > /tmp/buckets 2>/tmp/error; do
+# SeaweedFS's shell ends with 0 whatever becomes of a command: what it lists decides.
+ask() { echo "$1" | timeout 30 weed shell -master=s3:9333 -filer=s3:8888 2>&1; }
+tries=30
+until said=$(ask s3.bucket.list); echo "$said" | grep -q "^  $S3_BUCKET[[:space:]]"; do
   tries=$((tries - 1))
-  if [ "$tries" -eq 0 ]; then cat /tmp/error >&2; exit 1; fi
+  if [ "$tries" -eq 0 ]; then echo "$said" >&2; exit 1; fi
+  case $said in *error*) ;; *) ask "s3.bucket.create -name $S3_BUCKET" ;; esac
   sleep 1
 done
-grep -qw "$S3_BUCKET" /tmp/buckets || echo "s3.bucket.create -name $S3_BUCKET" | weed shell -master=s3:9333

@@ -7,4 +7,5 @@ cat > /tmp/s3.json <<END
 {"identities": [{"name": "boig", "credentials": [{"accessKey": "$S3_ACCESS_KEY", "secretKey": "$S3_SECRET_KEY"}],
   "actions": ["Admin", "Read", "List", "Tagging", "Write"]}]}
 END
-exec weed server -dir=/data -ip=s3 -ip.bind=0.0.0.0 -master.volumeSizeLimitMB=1024 -volume.max=0 -filer -s3 -s3.port=8333 -s3.config=/tmp/s3.json
+exec weed server -dir=/data -ip=s3 -ip.bind=0.0.0.0 -master.volumeSizeLimitMB=1024 -master.telemetry=false -volume.max=0 \
+  -filer -s3 -s3.port=8333 -s3.config=/tmp/s3.json
