@@ -50,6 +50,9 @@ def ddpo(
     if "engagement" in settings.reward.weights:
         rule = "needs an engagement predictor, which is not measured here"
         raise RecipeError(f"reward.weights = {settings.reward.name}", rule, "name other formulations")
+    from boig_core.training.engine import name_accelerator
+
+    name_accelerator()
     from boig_core.diffusion.bench import bench, measured
 
     settings, samples = measured(settings, epochs), made_up(settings.ddpo.prompts)

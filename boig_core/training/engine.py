@@ -337,10 +337,15 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def _import_deepspeed() -> Any:
+def name_accelerator() -> None:
+    """Tell DeepSpeed where there is no GPU; else it warns of that on stdout, in whatever process a library imports it."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         os.environ.setdefault("LOCAL_SIZE", "1")  # else DeepSpeed asks numactl how many devices a CPU is
+
+
+def _import_deepspeed() -> Any:
+    name_accelerator()
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
 
