@@ -79,11 +79,11 @@ def show(recipe: Recipe, speed: Speed) -> None:
     from rich.table import Table
 
     shown = Table("phase", "s an epoch", "images/s", "share")
-    phases = {"rollouts and rewards": speed.rollouts_s, "update": speed.update_s, "epoch": speed.epoch_s}
-    if speed.sampling_s is not None:
-        parts = {"sampling": speed.sampling_s, "rewards": speed.rollouts_s - speed.sampling_s}
-        phases = {**parts, "update": speed.update_s, "epoch": speed.epoch_s}
-    for name, seconds in phases.items():
+    if speed.sampling_s is None:
+        rollouts = {"rollouts and rewards": speed.rollouts_s}
+    else:
+        rollouts = {"sampling": speed.sampling_s, "rewards": speed.rollouts_s - speed.sampling_s}
+    for name, seconds in {**rollouts, "update": speed.update_s, "epoch": speed.epoch_s}.items():
         shown.add_row(name, f"{seconds:.3f}", f"{speed.images / seconds:.1f}", f"{seconds / speed.epoch_s:.0%}")
     Console().print(shown)
     if speed.idle:
@@ -136,7 +136,7 @@ def save_untrained(recipe: Recipe, samples: Sequence[Sample], folder: Path) -> N
 
 
 def open_scorer(recipe: Recipe, llm: Path, device: str = "cpu") -> Scorer:
-    """The recipe's reward by a language model; nothing is clipped away."""
+    """The recipe's reward by a language model; nothing is clipped away. Its models find their device by themselves."""
     from boig_core.perception.describe import Perceiver
     from boig_core.rewards.calibration import Calibration, Conditions, Pair
     from boig_core.rewards.scorer import Scorer

@@ -1,5 +1,6 @@
 """Real Ray: the bench trains two ranks on what the pools sample and score, and says how long the pools had nothing to do."""
 
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -42,21 +43,11 @@ class Kept:
         return (images[..., 0].astype(np.float64) - images[..., 2]).mean(axis=(1, 2))
 
 
-class Opener:
-    """Opens `Kept`, wherever it is sent."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, device: str) -> Kept:
-        return Kept(self.folder, device)
-
-
 def test_pools_and_ranks_are_measured_beside_a_plain_loop(tmp_path: Path) -> None:
     recipe = measured(load_recipe("tiny", SETTINGS), 1)
     seen, scratch = tmp_path / "seen", tmp_path / "scratch"
     seen.mkdir()
-    speed = bench_on_ray(recipe, made_up(4), Opener(seen), scratch)
+    speed = bench_on_ray(recipe, made_up(4), functools.partial(Kept, seen), scratch)
     assert speed.images == 8
     assert speed.sampling_s is None  # other processes sample
     assert speed.rollouts_s + speed.update_s == pytest.approx(speed.epoch_s)
