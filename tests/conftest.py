@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.costs import CostsOfTests
+
 settings.register_profile("boig", deadline=None)  # timings never decide a test
 settings.load_profile("boig")
 
@@ -34,6 +36,14 @@ os.environ.update(
 )
 
 BUCKET = "boig-tests"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--costs", metavar="FILE", help="write what each test file cost, in seconds of CPU and wall, as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(CostsOfTests(config))
 
 
 @pytest.fixture(scope="session")
