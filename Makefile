@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 FIND_LINKS := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
 COMPOSE ?= docker compose
+WORKERS ?= 2
 STAMP := $(VENV)/.boig-setup
 
 # Dozens of short processes import torch, ray and Airflow; without compiled modules each of them compiles anew where Python writes none.
@@ -40,8 +41,9 @@ $(STAMP): pyproject.toml requirements.lock
 demo: setup ## ad world, Ray, Airflow and all four DAGs on this machine; ARGS="--keep" leaves them up
 	$(BIN)/boig demo $(ARGS)
 
+# Tests that share servers stay with one worker, and the dearest begin first (tests/conftest.py).
 test: setup ## the whole test suite; ARGS="-m 'not slow'" for the quick part
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: setup ## lint, format, types and layers: exactly what CI checks
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import settings
 
 from tests.costs import CostsOfTests
+from tests.s3 import BUCKET, set_s3_environment
 
 settings.register_profile("boig", deadline=None)  # timings never decide a test
 settings.load_profile("boig")
@@ -35,7 +36,18 @@ os.environ.update(
     }
 )
 
-BUCKET = "boig-tests"
+SHARED = {"ray_cluster": "ray", "airflow_db": "airflow in process"}
+"""Groups of tests, by the fixture that they share, that one worker of pytest-xdist runs."""
+
+DEAREST_FIRST = [
+    "faults/test_orchestration_faults.py",
+    "ray",
+    "integration/test_demo.py",
+    "faults/test_ddpo_nodes.py",
+    "faults/test_ingest_by_interval.py",
+    "airflow in process",
+]
+"""Groups that begin before all others: what takes minutes must not begin last."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,6 +56,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(CostsOfTests(config))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file, or files that share servers, stay with one worker of pytest-xdist; the dearest begin first."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    items.sort(key=lambda item: place_of(group_of(item)))
+
+
+def group_of(item: pytest.Item) -> str:
+    """Of tests that share a server its name, of all others their file."""
+    fixtures = getattr(item, "fixturenames", ())
+    path = item.path.relative_to(REPOSITORY / "tests").as_posix()
+    return next((group for fixture, group in SHARED.items() if fixture in fixtures), path)
+
+
+def place_of(group: str) -> int:
+    return DEAREST_FIRST.index(group) if group in DEAREST_FIRST else len(DEAREST_FIRST)
 
 
 @pytest.fixture(scope="session")
@@ -110,15 +140,7 @@ def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """URI of a bucket, with the environment that leads to it."""
     import boto3
 
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_endpoint,
-        "AWS_ACCESS_KEY_ID": "key-of-tests",
-        "AWS_SECRET_ACCESS_KEY": "secret-of-tests",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_MAX_ATTEMPTS": "2",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    set_s3_environment(monkeypatch, s3_endpoint)
     boto3.session.Session().client("s3", endpoint_url=s3_endpoint).create_bucket(Bucket=BUCKET)
     return f"s3://{BUCKET}"
 

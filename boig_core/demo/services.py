@@ -7,8 +7,10 @@ killed can be cleaned up, and nobody else's process is ever touched. Leaves out:
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -16,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +31,8 @@ from boig_core.errors import InfrastructureError, InputError
 READY_S = 300.0
 """Longest wait for a server to answer, in seconds: a busy machine needs minutes for what an idle one does in ten seconds."""
 RAY_ATTEMPTS = 3
+SPARE_PORTS = range(20_000, 32_000)
+"""Below the ports that Linux gives to outgoing connections: such a one could take a port between its choice and the server's start."""
 STOP_S = 10.0
 """Seconds that a server is given to end with all its children."""
 
@@ -46,18 +50,22 @@ class Ports:
 
 def choose_ports() -> Ports:
     """The usual ports where they are free, others where they are taken."""
-    taken: set[int] = set()
+    spare = free_ports()
+    usual = [port if is_free(port) else next(spare) for port in (8080, 6379, 8265, 5000)]
+    return Ports(*usual, spare=list(itertools.islice(spare, 7)))
 
-    def pick(preferred: int) -> int:
-        port = preferred if preferred not in taken and is_free(preferred) else 0
-        while port == 0 or port in taken:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
-        taken.add(port)
-        return port
 
-    return Ports(pick(8080), pick(6379), pick(8265), pick(5000), [pick(0) for _ in range(7)])
+def free_ports(among: Sequence[int] = SPARE_PORTS) -> Iterator[int]:
+    """Ports that nothing listens on, each once, from a random one on.
+
+    Raises:
+        InfrastructureError: there are no more.
+    """
+    first = random.randrange(len(among))
+    yield from filter(is_free, itertools.chain(among[first:], among[:first]))
+    raise InfrastructureError(
+        f"ports {among[0]} to {among[-1]}", "are all taken", "stop what listens on them"
+    )
 
 
 def is_free(port: int) -> bool:
@@ -287,6 +295,8 @@ def start_ray(services: Services, env: dict[str, str], ports: Ports, cpus: int =
         "--dashboard-agent-grpc-port": ports.spare[4],
         "--metrics-export-port": ports.spare[5],
         "--runtime-env-agent-port": ports.spare[6],
+        "--min-worker-port": 0,  # any: from Ray's usual range two heads on one machine would take the same ones
+        "--max-worker-port": 0,
         "--num-cpus": cpus,
         "--num-gpus": 0,
         "--object-store-memory": 512 * 2**20,

@@ -13,8 +13,9 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from boig_core.demo.services import Services, answers, choose_ports
+from boig_core.demo.services import Services, answers
 from boig_core.storage import commit, manifest
+from tests.ports import PORTS
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
@@ -132,7 +133,7 @@ def test_an_uncommitted_or_altered_page_and_a_store_that_is_not_set_are_said(
 
 
 def test_the_api_server_shows_them_behind_its_own_login(root: Path, tmp_path: Path) -> None:
-    port, services = choose_ports().airflow, Services(tmp_path / "home")
+    port, services = next(PORTS), Services(tmp_path / "home")
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "boig.py").write_text("from boig_core.orchestration.plugin import BoigPlugin\n")
     (tmp_path / "passwords.json").write_text(json.dumps({"ada": "secret"}))

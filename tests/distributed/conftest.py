@@ -1,17 +1,21 @@
-"""What stages start from: a store with a perceived dataset, a BoigLLM with random weights and its calibration. Ray must be connected."""
+"""One Ray for all files that want it (`ray_cluster`), and what stages start from (`made`): a store with a perceived dataset, a BoigLLM with
+random weights and its calibration."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
+from boig_core.cluster.session import connect
 from boig_core.config import load_recipe
 from boig_core.data import dataset, perceived
 from boig_core.data.images import decode
@@ -23,12 +27,26 @@ from boig_core.storage import commit, manifest, store
 from boig_core.storage.job import Job, Stage, run_stage, write_job
 from boig_core.verbalization.templates import build_prompt, condition_of
 from boig_core.vocabulary import Seen
+from tests.s3 import set_s3_environment
 
 SETTINGS = (
     "llm.max_new_tokens=16", "reward.posts=24", "reward.chunk=16", "reward.weights={contrast: 1, mean_logprob: 0.5}",
     "evaluation.bootstrap=100", "data.split=[0.6, 0.2, 0.2]", "data.judge=0.15", "perception.kinds=[]",
     "data.percentiles=[40, 60]", "data.floors=[-1, -1, -1]",
 )  # fmt: skip
+
+
+@pytest.fixture(scope="package")
+def ray_cluster(s3_endpoint: str) -> Iterator[None]:
+    """A Ray of this process, whose workers know the way to moto's S3."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("RAY_metrics_report_interval_ms", "1000")  # see test_gauges
+        set_s3_environment(patch, s3_endpoint)
+        connect(8)
+    yield
+    ray.shutdown()
 
 
 class Made:
@@ -86,6 +104,6 @@ class Made:
         return commit.read_commit(job.attempt_uri) or {}
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+@pytest.fixture(scope="package")
+def made(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(tmp_path_factory.mktemp("made"))

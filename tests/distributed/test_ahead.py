@@ -1,23 +1,23 @@
 """Rollouts that are sampled ahead on Ray: during the update, by the order of events, and with the bits of one process."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import ray
-import torch
 from numpy.typing import NDArray
 
 from boig_core.cluster.rollouts import RayRollouts
-from boig_core.cluster.session import connect
 from boig_core.config import Recipe, load_recipe
 from boig_core.diffusion.rollout import Chunk, LocalRollouts, Sampler
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine
 from boig_core.vocabulary import Sample
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 SETTINGS = (
     "ddpo.ahead=true",
@@ -38,14 +38,6 @@ SAMPLES = [
 ]
 LONGEST_S = 240.0
 """Of a wait for what never comes without the overlap."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    torch.set_num_threads(1)
-    connect(8)
-    yield
-    ray.shutdown()
 
 
 class Warmth:

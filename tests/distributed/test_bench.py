@@ -3,32 +3,25 @@
 import functools
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 from numpy.typing import NDArray
 
 from boig_core.bench import made_up
 from boig_core.cluster.bench import bench_on_ray
-from boig_core.cluster.session import connect
 from boig_core.config import load_recipe
 from boig_core.diffusion.bench import measured
 from boig_core.vocabulary import Sample
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 SETTINGS = [
     "ddpo.prompts=4", "ddpo.images_per_prompt=2", "ddpo.sampling_steps=4", "ddpo.window=2", "ddpo.chunk=2", "ddpo.micro_batch=2",
     "ddpo.updates=2", "ddpo.workers=2",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    connect(8)
-    yield
-    ray.shutdown()
 
 
 class Kept:

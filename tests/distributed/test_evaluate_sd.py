@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import ray
 
-from boig_core.cluster.session import connect
 from boig_core.config import load_recipe
 from boig_core.errors import InputError
 from boig_core.evaluation.generation import MODELS
@@ -25,12 +22,7 @@ from boig_core.models import resolve_model
 from boig_core.storage.job import Stage
 from boig_core.vocabulary import PALETTE
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    connect(cpus=2)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def test_every_row_is_sampled_and_measured_as_the_prompts_own(made: Any, tmp_path: Path) -> None:

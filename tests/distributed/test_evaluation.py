@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from boig_core.cluster.evaluation import Draw, SampleActor, Source, answer_prompts, sample_draws
-from boig_core.cluster.session import connect
 from boig_core.config import load_recipe
 from boig_core.errors import InputError
 from boig_core.llm.tokens import build_tokenizer
 from boig_core.models import resolve_model
 from boig_core.storage import commit, manifest, store
 
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
 RECIPE = load_recipe("tiny", ["evaluation.sampling_steps=2", "ddpo.chunk=4", "ddpo.prompts=2", "ddpo.images_per_prompt=4"])
 PROMPTS = ["a ball in summer", "a box in winter", "a star in spring"] * 2
 SEEDS = [5, 6, 7, 8, 9, 10]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    os.environ.pop("RAY_ADDRESS", None)
-    connect(cpus=2)
-    yield
-    ray.shutdown()
 
 
 def test_actors_give_the_bits_of_one_process_in_the_order_of_the_prompts(tmp_path: Path) -> None:

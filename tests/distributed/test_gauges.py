@@ -2,7 +2,6 @@
 
 import time
 import urllib.request
-from collections.abc import Iterator
 from typing import Final
 
 import pytest
@@ -14,11 +13,9 @@ PATIENCE_S: Final = 120.0
 
 
 @pytest.fixture
-def metrics_url() -> Iterator[str]:
-    ray.init(address="local", num_cpus=1, include_dashboard=False, _system_config={"metrics_report_interval_ms": 500})
+def metrics_url(ray_cluster: None) -> str:
     [node] = ray.nodes()
-    yield f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    ray.shutdown()
+    return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
 
 
 @ray.remote
@@ -31,25 +28,26 @@ class Worker:
 
 
 def scrape(url: str, *, until: str) -> list[str]:
-    """The gauges of boig, once a line contains ``until``; the agent exports by itself, a moment after they were set."""
-    ended, found = time.monotonic() + PATIENCE_S, ""
-    while until not in found:
-        assert time.monotonic() < ended, f"no {until} in:\n{found}"
+    """The gauges of this test's run, once one is named ``until``; the agent exports by itself, a moment after they were set."""
+    ended, gauges = time.monotonic() + PATIENCE_S, list[str]()
+    while not any(line.startswith(f"ray_boig_{until}{{") for line in gauges):
+        assert time.monotonic() < ended, f"no {until} in:\n{gauges}"
         time.sleep(0.2)
         try:
             with urllib.request.urlopen(url, timeout=10) as answer:
-                found = answer.read().decode()
+                lines = answer.read().decode().splitlines()
         except OSError:
             continue  # the agent is still starting
-    return [line for line in found.splitlines() if line.startswith("ray_boig_")]
+        gauges = [line for line in lines if line.startswith("ray_boig_") and 'run="run-a1"' in line]
+    return gauges
 
 
 def test_the_newest_row_is_exported_with_stage_and_run(metrics_url: str) -> None:
     worker = Worker.remote()
     ray.get(worker.set.remote({"reward": 0.5, "probe_reward": 0.25, "broken": float("nan")}))
-    scrape(metrics_url, until="ray_boig_probe_reward{")
+    scrape(metrics_url, until="probe_reward")
     ray.get(worker.set.remote({"reward": 0.75, "epoch": 1}))
-    lines = scrape(metrics_url, until="ray_boig_epoch{")
+    lines = scrape(metrics_url, until="epoch")
     values = {line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in lines}
     assert values == {"ray_boig_reward": 0.75, "ray_boig_probe_reward": 0.25, "ray_boig_epoch": 1.0}
-    assert all('stage="ddpo"' in line and 'run="run-a1"' in line for line in lines)
+    assert all('stage="ddpo"' in line for line in lines)

@@ -1,15 +1,12 @@
 """Stages ingest and perceive over a real local Ray, from an export as the ad world writes it to a described dataset."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
 from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
-from boig_core.cluster.session import connect
 from boig_core.config import load_recipe
 from boig_core.data import dataset
 from boig_core.storage import commit
@@ -18,14 +15,9 @@ from boig_core.storage.manifest import PAGE, read_file, read_manifest, sha256_fi
 from boig_core.vocabulary import PALETTE
 from ray_jobs import ingest, perceive
 
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
 POSTS = 300
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    connect(cpus=2)
-    yield
-    ray.shutdown()
 
 
 def run(stage: Stage, store: Path, inputs: dict[str, str], run_id: str = "r1", overrides: tuple[str, ...] = ()) -> tuple[int, str]:

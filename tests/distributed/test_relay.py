@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,22 +15,16 @@ import ray
 
 from boig_core.cluster import relay
 from boig_core.cluster.relay import Letterbox, received, sent_to
-from boig_core.cluster.session import connect
 from boig_core.cluster.train import run_training
 from boig_core.config import Resources
 from boig_core.errors import InputError
 from boig_core.observability.kept import KeptLog
 from boig_core.observability.logs import configure_logging, get_logger
 
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
 PATIENCE_S: Final = 120.0
 log = get_logger("ray_jobs.told")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    connect(cpus=4)
-    yield
-    ray.shutdown()
 
 
 class Kept:

@@ -4,7 +4,7 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,15 @@ import ray
 from numpy.typing import NDArray
 
 from boig_core.cluster.rollouts import RayRollouts
-from boig_core.cluster.session import connect
 from boig_core.config import Recipe, load_recipe
 from boig_core.diffusion.lora import Adapter, read_adapter
 from boig_core.diffusion.rollout import Chunk, Sampler, epoch_chunks
 from boig_core.errors import ScorerError
 from boig_core.vocabulary import Sample
 
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
 SETTINGS = ["ddpo.prompts=6", "ddpo.images_per_prompt=2", "ddpo.sampling_steps=4", "ddpo.window=2", "ddpo.chunk=2", "ddpo.updates=2"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    connect(8)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

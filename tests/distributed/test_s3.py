@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
 from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
-from boig_core.cluster.session import connect
 from boig_core.config import load_recipe
 from boig_core.data import dataset
 from boig_core.storage import commit, manifest, store
 from boig_core.storage.job import Job, Stage, run_stage, write_job
 from ray_jobs import ingest, perceive
 
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
 
 @pytest.fixture
-def s3_root(s3_bucket: str) -> Iterator[str]:
-    """An empty store on S3, and a Ray whose workers know the way to it."""
-    ray.shutdown()
-    connect(cpus=2)
-    yield f"{s3_bucket}/{uuid.uuid4().hex}"
-    ray.shutdown()
+def s3_root(s3_bucket: str) -> str:
+    """An empty store on S3, to which Ray's workers know the way."""
+    return f"{s3_bucket}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture

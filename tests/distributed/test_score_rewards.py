@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from boig_core.cluster.session import connect
 from boig_core.config import load_recipe
 from boig_core.data import dataset
 from boig_core.rewards import REWARDS, offered
@@ -28,12 +25,7 @@ from boig_core.verbalization.answer import print_answer
 from boig_core.verbalization.templates import Wording
 from ray_jobs import finetune_llm
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    connect(cpus=2)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def read(done: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:

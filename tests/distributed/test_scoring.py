@@ -6,29 +6,21 @@ import functools
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 
 from boig_core.cluster import actors
 from boig_core.cluster.scoring import score_chunks
-from boig_core.cluster.session import connect
 from boig_core.config import Recipe, load_recipe
 from boig_core.errors import ClusterError, InputError, ScorerError
 
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
 CHUNKS = [[1.0, 2.0], [3.0, 4.0], [5.0]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    os.environ.pop("RAY_ADDRESS", None)
-    connect(4)
-    yield
-    ray.shutdown()
 
 
 def recipe(actors: int = 1, *more: str) -> Recipe:

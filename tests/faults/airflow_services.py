@@ -8,19 +8,19 @@ is asserted.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from boig_core.demo.airflow_api import AirflowApi
 from boig_core.demo.services import READY_S, Ports, Services, environment, start_ray
 from boig_core.orchestration.attempts import run_folder
 from tests.planted import make_secrets
+from tests.ports import PORTS
 
 HERE = Path(__file__).parent
 POSTGRES = Path("/usr/lib/postgresql")
@@ -419,13 +420,8 @@ class Installation(Services):
 
 
 def free_ports() -> Ports:
-    """Ports that nobody uses; never the usual ones, which others on this machine may take at any time."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(12)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        found = [probe.getsockname()[1] for probe in probes]
-    return Ports(*found[:4], spare=found[4:])
+    """Ports of this worker's range; never the usual ones, which others on this machine may take at any time."""
+    return Ports(*itertools.islice(PORTS, 4), spare=list(itertools.islice(PORTS, 8)))
 
 
 def _signal(process: psutil.Process, how: signal.Signals) -> None:

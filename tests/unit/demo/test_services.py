@@ -15,8 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from boig_core.demo.services import Services, choose_ports, clean_up, environment, is_free, ray_folder
+from boig_core.demo.services import Services, choose_ports, clean_up, environment, free_ports, is_free, ray_folder
 from boig_core.errors import InfrastructureError
+from tests.ports import PORTS
 
 SLEEP = "import time; time.sleep(300)"
 PARENT = f"""
@@ -97,6 +98,18 @@ def test_ports_that_are_taken_are_not_chosen() -> None:
     numbers = [ports.airflow, ports.ray, ports.dashboard, ports.mlflow, *ports.spare]
     assert len(set(numbers)) == len(numbers)
     assert all(is_free(number) for number in numbers)
+
+
+def test_spare_ports_come_once_each_and_end_by_name() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        busy = taken.getsockname()[1]
+        among = [busy, *(next(PORTS) for _ in range(3))]
+        ports = free_ports(among)
+        assert {next(ports) for _ in range(3)} == set(among[1:])
+        with pytest.raises(InfrastructureError, match=f"ports {busy} to"):
+            next(ports)
 
 
 def test_ray_gets_a_short_folder_however_deep_the_demo_lies(tmp_path: Path) -> None:
