@@ -36,15 +36,14 @@ os.environ.update(
     }
 )
 
-SHARED = {"ray_cluster": "ray", "airflow_db": "airflow in process"}
+SHARED = {"services": "airflow", "ray_cluster": "ray", "airflow_db": "airflow in process"}
 """Groups of tests, by the fixture that they share, that one worker of pytest-xdist runs."""
 
 DEAREST_FIRST = [
-    "faults/test_orchestration_faults.py",
+    "airflow",
     "ray",
     "integration/test_demo.py",
     "faults/test_ddpo_nodes.py",
-    "faults/test_ingest_by_interval.py",
     "airflow in process",
 ]
 """Groups that begin before all others: what takes minutes must not begin last."""

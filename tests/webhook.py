@@ -35,7 +35,10 @@ class Receiver:
 
     @property
     def address(self) -> str:
-        return f"json://127.0.0.1:{self.server.server_port}/{SECRET}"
+        return self.address_with(SECRET)
+
+    def address_with(self, secret: str) -> str:
+        return f"json://127.0.0.1:{self.server.server_port}/{secret}"
 
     @property
     def titles(self) -> list[str]:

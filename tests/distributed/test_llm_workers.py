@@ -25,30 +25,22 @@ from boig_core.llm.predictor import train_predictor
 from boig_core.storage import commit, store
 from boig_core.storage.manifest import Lineage, publish_folder
 from boig_core.vocabulary import Description, Seen
+from tests.processes import run_ranks
 
-CURVES = """
-import json, os, sys
-from pathlib import Path
-from boig_core.config import parse_recipe
-from boig_core.data.dataset import read_samples
-from boig_core.llm.finetune import finetune
-from boig_core.llm.predictor import train_predictor
-from boig_core.training.engine import rank
 
-recipe, samples, curves = json.loads(Path(sys.argv[1]).read_text()), read_samples(sys.argv[2]), {}
-for stage in (1, 2, 3):
-    for packing in (True, False):
-        losses = []
-        varied = parse_recipe({**recipe, "llm": {**recipe["llm"], "zero_stage": stage, "packing": packing}})
-        finetune(samples, varied, with_kpi=True, report=lambda step, values: losses.append(values["loss"]))
-        curves[f"ZeRO {stage}, {'packed' if packing else 'unpacked'}"] = losses
-    rated = []
-    train_predictor(samples, varied, report=lambda step, values: rated.append(values["loss"]))
-    curves[f"predictor, ZeRO {stage}"] = rated
-if rank() == 0:
-    Path(sys.argv[3]).write_text(json.dumps(curves))
-os._exit(0)  # gloo's threads may still run at an ordinary exit, which aborts the process now and then; all is written
-"""
+def curves_of(recipe: dict[str, Any], dataset_uri: str) -> dict[str, list[float]]:
+    """Loss curves by ZeRO stage, packed or not, and of predictors."""
+    samples, curves = dataset.read_samples(dataset_uri), dict[str, list[float]]()
+    for stage in (1, 2, 3):
+        for packing in (True, False):
+            losses: list[float] = []
+            varied = parse_recipe({**recipe, "llm": {**recipe["llm"], "zero_stage": stage, "packing": packing}})
+            finetune(samples, varied, with_kpi=True, report=lambda step, values, losses=losses: losses.append(values["loss"]))
+            curves[f"ZeRO {stage}, {'packed' if packing else 'unpacked'}"] = losses
+        rated: list[float] = []
+        train_predictor(samples, varied, report=lambda step, values, rated=rated: rated.append(values["loss"]))
+        curves[f"predictor, ZeRO {stage}"] = rated
+    return curves
 
 
 def small(**llm: Any) -> Recipe:
@@ -107,10 +99,7 @@ def test_workers_zero_stages_and_packing_give_one_loss_curve(dataset_uri: str, t
     # Each step of the predictor draws other posts, whose squared errors differ by more than six steps learn: curves that could agree by
     # standing still would be no proof either.
     assert max(rated) - min(rated) > 1
-    (tmp_path / "curves.py").write_text(CURVES)
-    (tmp_path / "recipe.json").write_text(small(predictor="head").model_dump_json())
-    torchrun(str(tmp_path / "curves.py"), str(tmp_path / "recipe.json"), dataset_uri, str(tmp_path / "out.json"))
-    curves = json.loads((tmp_path / "out.json").read_text())
+    curves, _ = run_ranks(curves_of, 2, small(predictor="head").model_dump(mode="json"), dataset_uri)
     assert len(curves) == 9
     for name, curve in curves.items():
         assert curve == pytest.approx(rated if name.startswith("predictor") else alone, rel=1e-4, abs=1e-4), name

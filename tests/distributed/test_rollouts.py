@@ -1,4 +1,4 @@
-"""Real Ray: the same bits for one, two and four actors and where actors died or hung; a scorer that fails ends the epoch by name."""
+"""Real Ray: the same bits for one and three actors and where actors died or hung; a scorer that fails ends the epoch by name."""
 
 import functools
 import os
@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -47,24 +46,29 @@ class Warmth:
         return (images[..., 0].astype(np.float64) - images[..., 2]).mean(axis=(1, 2))
 
 
-class Refusing(Warmth):
+class Failing(Warmth):
+    """Fails at each call, in the ways that `SAYS` names, in its order."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__(device)
+        self.calls = 0
+
     def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
-        raise ScorerError("nan", "must be finite", "look at the images")
+        self.calls += 1
+        rewards = super().score(images, samples)
+        if self.calls == 1:
+            raise ScorerError("nan", "must be finite", "look at the images")
+        if self.calls == 2:
+            raise IndexError("no such row")
+        return rewards * np.nan if self.calls == 3 else rewards[1:]
 
 
-class NotANumber(Warmth):
-    def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
-        return super().score(images, samples) * np.nan
-
-
-class Broken(Warmth):
-    def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
-        raise IndexError("no such row")
-
-
-class OneTooFew(Warmth):
-    def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
-        return super().score(images, samples)[1:]
+SAYS = (
+    "nan: must be finite",
+    r"the scorer of 2 images: raised IndexError\('no such row'\)",
+    "score nan: must be finite",
+    "1 results of the scorer for 2 inputs",
+)
 
 
 class HangsOnce(Warmth):
@@ -82,7 +86,7 @@ class HangsOnce(Warmth):
 
 
 def die_once(marker: Path, chunk: Chunk) -> None:
-    """Kill this actor at its second chunk, the first time only."""
+    """Kill the actor of the third chunk, the first time only."""
     if chunk.indices[0] == 4 and not marker.exists():
         marker.write_text("died")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -93,21 +97,21 @@ def adapter() -> Adapter:
     return read_adapter(Sampler(recipe_with(1)).pipe.unet, 0)
 
 
-@pytest.mark.timeout(900)  # nine pairs of actors open their models
-def test_same_bits_for_one_two_four_and_replaced_actors(samples: list[Sample], adapter: Adapter, tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_same_bits_for_one_and_three_and_replaced_actors(samples: list[Sample], adapter: Adapter, tmp_path: Path) -> None:
     chunks = epoch_chunks(recipe_with(1).ddpo, samples, 0, 0)
     assert len(chunks) == 6
     died, hung = tmp_path / "died", tmp_path / "hung"
     impatient = recipe_with(1).model_copy(update={"reward": recipe_with(1).reward.model_copy(update={"timeout_s": 5.0})})
     pools = [
-        *(RayRollouts.start(recipe_with(actors), Warmth) for actors in (1, 2, 4)),
-        RayRollouts.start(recipe_with(1), Warmth, functools.partial(die_once, died)),
+        RayRollouts.start(recipe_with(1), Warmth),
+        RayRollouts.start(recipe_with(3), Warmth, functools.partial(die_once, died)),
         RayRollouts.start(impatient, functools.partial(HangsOnce, hung)),
     ]
     one, *others = (pool.collect(adapter, chunks) for pool in pools)
     worked, waited = ([pool.spent(3600) for pool in pools] for _ in range(2))
-    assert [row["chunks_redone"] for row in worked] == [0, 0, 0, 1, 1]
-    assert [row["seconds_lost"] > 0 for row in worked] == [False, False, False, True, True]
+    assert [row["chunks_redone"] for row in worked] == [0, 1, 1]
+    assert [row["seconds_lost"] > 0 for row in worked] == [False, True, True]
     assert all(0 < worked[0][name] < waited[0][name] == 1 for name in ("idle_rollout_actors", "idle_reward_actors"))
     assert not any(row["chunks_redone"] for row in waited)
     [(again, findings)] = pools[0].examine(adapter, chunks[:1])
@@ -131,15 +135,9 @@ def test_same_bits_for_one_two_four_and_replaced_actors(samples: list[Sample], a
     np.testing.assert_array_equal(one[0][1], Warmth("cpu").score(one[0][0].images_BHWC, chunks[0].samples))
 
 
-@pytest.mark.parametrize(
-    ("scorer", "says"),
-    [
-        (Refusing, "nan: must be finite"),
-        (Broken, r"the scorer of 2 images: raised IndexError\('no such row'\)"),
-        (NotANumber, "score nan: must be finite"),
-        (OneTooFew, "1 results of the scorer for 2 inputs"),
-    ],
-)
-def test_a_scorer_that_fails_ends_the_epoch_with_its_own_error(samples: list[Sample], adapter: Adapter, scorer: Any, says: str) -> None:
-    with RayRollouts.placed(recipe_with(1), scorer) as rollouts, pytest.raises(ScorerError, match=says):
-        rollouts.collect(adapter, epoch_chunks(recipe_with(1).ddpo, samples, 0, 0))
+def test_a_scorer_that_fails_ends_the_epoch_with_its_own_error(samples: list[Sample], adapter: Adapter) -> None:
+    chunks = epoch_chunks(recipe_with(1).ddpo, samples, 0, 0)
+    with RayRollouts.placed(recipe_with(1), Failing) as rollouts:
+        for says in SAYS:
+            with pytest.raises(ScorerError, match=says):
+                rollouts.collect(adapter, chunks[:1])

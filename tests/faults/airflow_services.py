@@ -35,9 +35,11 @@ from aiohttp import web
 from boig_core.config import load_recipe
 from boig_core.demo.airflow_api import AirflowApi
 from boig_core.demo.services import READY_S, Ports, Services, environment, start_ray
+from boig_core.orchestration import alerts
 from boig_core.orchestration.attempts import run_folder
 from tests.planted import make_secrets
 from tests.ports import PORTS
+from tests.webhook import Receiver
 
 HERE = Path(__file__).parent
 POSTGRES = Path("/usr/lib/postgresql")
@@ -245,13 +247,11 @@ class Installation(Services):
     Args:
         home: an empty folder that other users may pass through (Postgres does not run as root).
         dags: DAG files.
-        stages: what runs in place of the stages.
     """
 
-    def __init__(self, home: Path, dags: Sequence[Path], stages: Path = HERE / "stand_in.py") -> None:
+    def __init__(self, home: Path, dags: Sequence[Path]) -> None:
         super().__init__(home)
         self._dags = dags
-        self._stages = stages
         self.store = home / "store"
         self.signals = home / "signals"
         self.ports = free_ports()
@@ -270,8 +270,8 @@ class Installation(Services):
         (self.home / "airflow" / "passwords.json").write_text(json.dumps({"admin": "of-tests"}))
         for file in self._dags:
             shutil.copy(file, self.home / "dags")
-        python = self.home / "python"
-        python.write_text(f'#!/bin/sh\nexec {sys.executable} {self._stages} "$@"\n')
+        python, stand_in = self.home / "python", HERE / "stand_in.py"
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} {stand_in} "$@"\n')
         python.chmod(0o755)
         self._start_postgres(programs)
         with (self.home / "logs" / "migrate.log").open("wb") as log:
@@ -279,6 +279,18 @@ class Installation(Services):
 
     def start_ray(self) -> None:
         start_ray(self, self.env, self.ports)
+
+    def send_alerts_to(self, receiver: Receiver) -> None:
+        """Before anything is started: alerts go to this webhook, with the planted secret in its address."""
+        secret = self.planted[alerts.ADDRESS].rsplit("/", 1)[-1]
+        self.planted[alerts.ADDRESS] = self.env[alerts.ADDRESS] = receiver.address_with(secret)
+
+    def connect_ray(self) -> None:
+        """The connections that DAGs of users find the cluster and the store by; with secrets."""
+        host, port = self.gate.address.removeprefix("http://").split(":")
+        token, key = self.env["RAY_AUTH_TOKEN"], self.planted["AWS_SECRET_ACCESS_KEY"]
+        self.airflow.add_connection(connection_id="ray_default", conn_type="ray", host=host, port=int(port), password=token)
+        self.airflow.add_connection(connection_id="aws_default", conn_type="aws", password=key)
 
     def start_airflow(self, *names: str) -> None:
         """Start servers of Airflow, and wait until all that run have heartbeats; ``triggerer-2`` is a second triggerer."""

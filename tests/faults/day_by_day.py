@@ -7,7 +7,6 @@ file there fails once as if the store were away.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,7 @@ def _mark(space: Workspace, what: str) -> None:
         file.write(f"{space.job.task.rsplit('/', 2)[-2]} {space.job.stage} {what}\n")
 
 
-if __name__ == "__main__":
+def main(uri: str) -> int:
+    """Run the job's stage; the exit code."""
     cluster.RayCrew = OneProcess  # type: ignore[misc, assignment]
-    sys.exit(run_stage(work, sys.argv[-1:]))
+    return run_stage(work, [uri])

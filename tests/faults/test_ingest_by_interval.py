@@ -1,27 +1,22 @@
 """`boig_ingest` on real Airflow: a backfill goes day by day, a day again adds nothing twice, and a wrong recipe ends at once.
 
-Airflow on Postgres and a Ray head as in `test_orchestration_faults`; the stage ingest is the real one (see `day_by_day`).
+The stage ingest is the real one in one process (see `day_by_day`).
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from boig_core.data import dataset
-from boig_core.demo.services import repository
 from boig_core.orchestration.attempts import run_folder
 from boig_core.storage import manifest
-from tests.faults.airflow_services import HERE, SERVERS, Installation, Run, until
+from tests.faults.airflow_services import Installation, Run, until
 from tests.unit.data.conftest import picture, row
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -40,32 +35,13 @@ def export(services: Installation, *more: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def services(request: pytest.FixtureRequest) -> Iterator[Installation]:
-    home = Path(tempfile.mkdtemp(prefix="boig-days-"))
-    home.chmod(0o755)
-    machine = Installation(home, [repository() / "dags" / f"{DAG}.py"], HERE / "day_by_day.py")
-    machine.env |= {"BOIG_INGEST_CRON": "0 0 * * *", "BOIG_INGEST_POSTS": str(home / "posts")}
-    (home / "posts").mkdir()
-    for day in (*DAYS, 9):
-        (home / "posts" / f"{day}.png").write_bytes(picture(day))
-    (home / "posts" / "posts.jsonl").write_text(json.dumps(row("future", 1.0, "9.png", day="2199-01-01")) + "\n")
-    try:
-        machine.prepare()
-        machine.start_ray()
-        machine.start_airflow(*SERVERS)
-        until("the DAG is known", lambda: machine.airflow.has_dags([DAG]))
-        machine.airflow.create_pool("boig_cluster", 4)
-        machine.airflow.unpause(DAG)
-        yield machine
-    finally:
-        machine.kill_all()
-        if not request.session.testsfailed:
-            shutil.rmtree(home)
-
-
-@pytest.fixture(scope="module")
 def quiet_day(services: Installation) -> Run:
     """The run that Airflow's schedule makes of yesterday, of which the source has no post."""
+    (services.home / "posts").mkdir()
+    for day in (*DAYS, 9):
+        (services.home / "posts" / f"{day}.png").write_bytes(picture(day))
+    (services.home / "posts" / "posts.jsonl").write_text(json.dumps(row("future", 1.0, "9.png", day="2199-01-01")) + "\n")
+    services.airflow.unpause(DAG)
     found = until("a scheduled run", lambda: services.airflow.newest_run(DAG))
     assert found["run_type"] == "scheduled"
     run = Run(DAG, found["dag_run_id"])

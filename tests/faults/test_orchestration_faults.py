@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,11 +19,10 @@ from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
 from boig_core.config import load_recipe
 from boig_core.data.ingestion import OneProcess, ingest
-from boig_core.demo.services import repository
 from boig_core.errors import InfrastructureError
 from boig_core.orchestration.ray_api import RayCluster
 from boig_core.storage import commit, manifest, store
-from tests.faults.airflow_services import HERE, RECIPE, SERVERS, Installation, Run, until
+from tests.faults.airflow_services import RECIPE, SERVERS, Installation, Run, until
 from tests.planted import found_in, values_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -34,23 +31,6 @@ STOPPED_S = 60.0
 DOWN_S = 60.0
 """How long all of Airflow is away: longer than anything in it waits for a heartbeat."""
 MODES = ("deferred", "waiting")
-
-
-@pytest.fixture(scope="module")
-def services(request: pytest.FixtureRequest) -> Iterator[Installation]:
-    home = Path(tempfile.mkdtemp(prefix="boig-faults-"))
-    home.chmod(0o755)
-    machine = Installation(home, [*sorted((HERE / "dags").glob("*.py")), repository() / "dags" / "boig_reconcile.py"])
-    try:
-        machine.prepare()
-        machine.start_ray()
-        machine.start_airflow(*SERVERS)
-        until("the DAGs are known", lambda: machine.airflow.has_dags([*MODES, "training", "boig_ingest"]))
-        yield machine
-    finally:
-        machine.kill_all()
-        if not request.session.testsfailed:
-            shutil.rmtree(home)
 
 
 @pytest.fixture(scope="module")
@@ -362,10 +342,7 @@ def shown(services: Installation, world: Path) -> dict[str, str]:
     for posts in ("https://brand:{}@127.0.0.1:9/posts.jsonl", "https://127.0.0.1:9/posts.jsonl?X-Amz-Signature={}"):
         with pytest.raises(InfrastructureError, match="answered 400"):
             services.airflow.trigger("boig_ingest", {"posts": posts.format(values["typed"])})
-    host, port = services.gate.address.removeprefix("http://").split(":")
-    services.airflow.add_connection(connection_id="ray_default", conn_type="ray", host=host, port=int(port), password=token)
-    services.airflow.add_connection(connection_id="aws_default", conn_type="aws", password=values["AWS_SECRET_ACCESS_KEY"])
-    services.airflow.create_pool("boig_cluster", 1)
+    (services.signals / "as-they-are").touch()
     services.airflow.unpause("boig_ingest")
     few_shot = "evaluation.few_shot={base_url: 'http://127.0.0.1:9/v1', model: m, key_env: FEW_SHOT_KEY}"
     runs = {"success": {"posts": str(world), "overrides": [*RECIPE, few_shot]}, "upstream_failed": {"posts": str(world / "none")}}

@@ -9,7 +9,9 @@ from typing import Any
 from airflow.sdk import DAG, task
 
 from boig_core.orchestration.attempts import run_folder
-from boig_core.orchestration.deadlines import deadline
+from boig_core.orchestration.deadlines import HOURS, deadline
+
+os.environ[HOURS] = "0.001"
 
 tries = {"retries": 3, "retry_delay": timedelta(seconds=1)}
 
