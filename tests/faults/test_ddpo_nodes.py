@@ -38,6 +38,7 @@ from boig_core.training import preemption
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine
 from boig_core.vocabulary import Sample
+from tests.clusters import cluster_of_nodes
 
 if TYPE_CHECKING:  # functions import what needs diffusers: a scorer's process that imports this module shall start soon
     from boig_core.diffusion.lora import Adapter
@@ -161,16 +162,11 @@ class Nodes:
 def nodes() -> Iterator[Nodes]:
     """A head without CPUs, which holds the driver alone, and a node a pool."""
     torch.set_num_threads(1)
-    os.environ.pop("RAY_ADDRESS", None)
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    made._shutdown_at_exit = False  # nodes are added in threads, too, which cannot set signal handlers
-    ray.init(address=made.address)
-    found = Nodes(made)
-    for pool in POOLS:
-        found.add(pool)
-    yield found
-    ray.shutdown()
-    made.shutdown()
+    with cluster_of_nodes() as cluster:
+        found = Nodes(cluster)
+        for pool in POOLS:
+            found.add(pool)
+        yield found
 
 
 def learn(config: dict[str, Any]) -> tuple[Adapter, dict[int, float]]:

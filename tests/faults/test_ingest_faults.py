@@ -17,7 +17,6 @@ from typing import ClassVar
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 from boig_core.config import load_recipe
@@ -26,6 +25,7 @@ from boig_core.storage import commit, store
 from boig_core.storage.job import Job, Stage, run_stage, write_job
 from boig_core.storage.manifest import read_manifest
 from ray_jobs import ingest
+from tests.clusters import cluster_of_nodes
 from tests.unit.data.conftest import Archive, picture, row
 
 IMAGES = 160
@@ -117,16 +117,12 @@ def client(port: int) -> int:
     return int(pid)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head without CPUs, and a node that does the work."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    made._shutdown_at_exit = False  # a node is added in a thread of the server, too, which cannot set signal handlers
-    made.add_node(num_cpus=2)
-    ray.init(address=made.address)
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    with cluster_of_nodes() as made:
+        made.add_node(num_cpus=2)
+        yield made
 
 
 @pytest.mark.slow
