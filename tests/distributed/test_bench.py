@@ -1,6 +1,7 @@
 """Real Ray: the bench trains two ranks on what the pools sample and score, and says how long the pools had nothing to do."""
 
 import functools
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from numpy.typing import NDArray
 
 from boig_core.bench import made_up
@@ -54,7 +56,8 @@ def test_pools_and_ranks_are_measured_beside_a_plain_loop(tmp_path: Path) -> Non
 def test_the_command_measures_the_recipes_reward_on_ray(tmp_path: Path) -> None:
     small = [part for setting in [*SETTINGS, "ddpo.workers=1", "llm.hidden=32"] for part in ("--set", setting)]
     command = [sys.executable, "-m", "boig_core.cli", "bench", "ddpo", "tiny", "--epochs", "1", "--ray", *small]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, cwd=tmp_path)
+    env = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}  # the tests' own Ray
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-1000:]
     assert "rollouts and rewards" in done.stdout
     assert "idle: rollout actors" in done.stdout
