@@ -15,22 +15,24 @@ from boig_core.errors import InfrastructureError
 
 
 class AirflowApi:
-    """A logged-in session.
+    """What one user asks of Airflow.
 
     Args:
         base: such as ``http://127.0.0.1:8080``.
-        password: of the user ``admin``.
+        user: who logs in.
+        password: of the user.
     """
 
-    def __init__(self, base: str, password: str) -> None:
+    def __init__(self, base: str, user: str, password: str) -> None:
         self.base = base
+        self.user = user
         self._http = httpx.Client(base_url=base, timeout=60, trust_env=False)
         self._password = password
 
     def login(self) -> bool:
         """Get a token; False while the server is not ready."""
         try:
-            answer = self._http.post("/auth/token", json={"username": "admin", "password": self._password})
+            answer = self._http.post("/auth/token", json={"username": self.user, "password": self._password})
         except httpx.HTTPError:
             return False
         if answer.status_code != 201:

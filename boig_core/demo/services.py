@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import httpx
 import psutil
@@ -33,6 +34,11 @@ READY_S = 300.0
 RAY_ATTEMPTS = 3
 SPARE_PORTS = range(20_000, 32_000)
 """Below the ports that Linux gives to outgoing connections: such a one could take a port between its choice and the server's start."""
+TRAINER: Final = "trainer"
+"""The user of the demo's Airflow who makes the pool, which takes the role ``op``, and starts the run."""
+APPROVER: Final = "approver"
+"""The user who answers the approval, and nobody else does: ``user`` is the least role that may."""
+ROLES: Final = {TRAINER: "op", APPROVER: "user"}
 STOP_S = 10.0
 """Seconds that a server is given to end with all its children."""
 
@@ -256,7 +262,7 @@ def environment(home: Path, store: str, ports: Ports) -> dict[str, str]:
 
 
 def airflow_settings(home: Path, ports: Ports) -> dict[str, str]:
-    """Airflow's settings: SQLite, this repository's DAGs, one user with a generated password, few processes."""
+    """Airflow's settings: SQLite, this repository's DAGs, two users with passwords of their own, few processes."""
     base = f"http://127.0.0.1:{ports.airflow}"
     settings = {
         "CORE__DAGS_FOLDER": str(repository() / "dags"),
@@ -265,7 +271,8 @@ def airflow_settings(home: Path, ports: Ports) -> dict[str, str]:
         "CORE__PARALLELISM": "3",
         "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "CORE__EXECUTION_API_SERVER_URL": f"{base}/execution/",
-        "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",  # else nobody has a name
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:{role}" for user, role in ROLES.items()),
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "airflow" / "passwords.json"),
         "API__HOST": "127.0.0.1",
         "API__PORT": str(ports.airflow),
@@ -351,16 +358,16 @@ def start_mlflow(services: Services, env: dict[str, str], ports: Ports) -> None:
     services.start("mlflow", [*argv, *paths], {key: value for key, value in env.items() if key != "MLFLOW_TRACKING_URI"})
 
 
-def start_airflow(services: Services, env: dict[str, str]) -> str:
-    """Start Airflow afresh; returns the password of the user ``admin``."""
+def start_airflow(services: Services, env: dict[str, str]) -> dict[str, str]:
+    """Start Airflow afresh; returns the password of each of its users."""
     folder = services.home / "airflow"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    password = secrets.token_urlsafe(9)
-    (folder / "passwords.json").write_text(json.dumps({"admin": password}))
-    (folder / "passwords.json").chmod(0o600)
+    passwords = {user: secrets.token_urlsafe(9) for user in ROLES}
+    (folder / "passwords.json").touch(mode=0o600)
+    (folder / "passwords.json").write_text(json.dumps(passwords))
     services.start("airflow", [sys.executable, "-m", "airflow", "standalone"], env)
-    return password
+    return passwords
 
 
 def answers(url: str, token: str = "") -> bool:
