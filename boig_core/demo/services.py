@@ -39,6 +39,10 @@ TRAINER: Final = "trainer"
 APPROVER: Final = "approver"
 """The user who answers the approval, and nobody else does: ``user`` is the least role that may."""
 ROLES: Final = {TRAINER: "op", APPROVER: "user"}
+LOCKED_S: Final = 20
+"""Seconds that Airflow waits for SQLite's lock before it answers 500; by default 5, too few where four servers share two cores."""
+WORKER_S: Final = 60
+"""Seconds that a task waits for an answer of Airflow's; by default 5, in which a busy api-server does not answer the first one."""
 STOP_S = 10.0
 """Seconds that a server is given to end with all its children."""
 
@@ -274,6 +278,7 @@ def airflow_settings(home: Path, ports: Ports) -> dict[str, str]:
         "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",  # else nobody has a name
         "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:{role}" for user, role in ROLES.items()),
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "airflow" / "passwords.json"),
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow' / 'airflow.db'}?timeout={LOCKED_S}",
         "API__HOST": "127.0.0.1",
         "API__PORT": str(ports.airflow),
         "API__BASE_URL": base,
@@ -284,6 +289,7 @@ def airflow_settings(home: Path, ports: Ports) -> dict[str, str]:
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
         "DAG_PROCESSOR__REFRESH_INTERVAL": "3600",
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        "WORKERS__EXECUTION_API_TIMEOUT": str(WORKER_S),
         "LOGGING__WORKER_LOG_SERVER_PORT": str(ports.spare[0]),
         "LOGGING__TRIGGER_LOG_SERVER_PORT": str(ports.spare[1]),
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "1",

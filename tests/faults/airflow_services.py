@@ -181,7 +181,7 @@ class Airflow(AirflowApi):
 
     def unhealthy(self) -> list[str]:
         """Servers without a fresh heartbeat."""
-        health = self._http.get("/api/v2/monitor/health").json()
+        health = self._send("GET", "/monitor/health").json()
         return [name for name in ("scheduler", "triggerer", "dag_processor") if health[name]["status"] != "healthy"]
 
 

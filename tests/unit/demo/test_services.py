@@ -15,8 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from boig_core.demo.patience import ANSWER_S
 from boig_core.demo.services import (
     APPROVER,
+    LOCKED_S,
     TRAINER,
     Services,
     choose_ports,
@@ -156,3 +158,16 @@ def test_airflow_has_a_user_who_starts_and_another_who_approves(tmp_path: Path, 
     assert json.loads(file.read_text()) == passwords
     assert file.stat().st_mode & 0o777 == 0o600
     assert start_airflow(services, env) != passwords, "a demo's passwords end with it"
+
+
+def test_airflow_waits_longer_for_its_database_than_sqlite_does(tmp_path: Path) -> None:
+    from sqlalchemy import create_engine, make_url
+
+    (tmp_path / "airflow").mkdir()
+    env = environment(tmp_path, str(tmp_path / "store"), choose_ports())
+    address = env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+    assert make_url(address).database == str(tmp_path / "airflow" / "airflow.db")
+    with create_engine(address).connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 1000 * LOCKED_S
+    assert LOCKED_S < ANSWER_S, "who asks hears of a lock before giving up"
+    assert float(env["AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT"]) > LOCKED_S
