@@ -158,5 +158,7 @@ def real_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     boto3.session.Session().client("s3", endpoint_url=endpoint).create_bucket(Bucket=BUCKET)
     root = f"s3://{BUCKET}/{uuid.uuid4().hex}"
     yield root
+    monkeypatch.undo()  # what the test has patched, the store's functions included, would outlive this fixture
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     for path, _ in store.list_files(root):
         store.delete_file(store.join(root, path))

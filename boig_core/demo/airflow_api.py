@@ -1,36 +1,46 @@
-"""The few calls of Airflow's REST API that the demo makes: the same that the web page makes for a person's click.
+"""The few calls of Airflow's REST API that the demo makes, each as one user: the same that the web page makes for a person's click.
 
-Leaves out: everything else of that API.
+A call that may be made twice is made again while the server is busy or away: on SQLite Airflow answers 500 when its database was locked for
+too long. Leaves out: everything else of that API.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
+from boig_core.demo.patience import ANSWER_S, BUSY, Patience
 from boig_core.errors import InfrastructureError
+
+REMEDY: Final = "see logs/airflow.log in the demo's folder; on a busy machine end other work, then start again"
 
 
 class AirflowApi:
-    """A logged-in session.
+    """What one user asks of Airflow.
 
     Args:
         base: such as ``http://127.0.0.1:8080``.
-        password: of the user ``admin``.
+        user: who logs in.
+        password: of the user.
+        patience: with a server that is busy or away.
     """
 
-    def __init__(self, base: str, password: str) -> None:
+    def __init__(self, base: str, user: str, password: str, patience: Patience | None = None) -> None:
         self.base = base
-        self._http = httpx.Client(base_url=base, timeout=60, trust_env=False)
+        self.user = user
+        self._http = httpx.Client(base_url=base, timeout=ANSWER_S, trust_env=False)
         self._password = password
+        self._patience = patience or Patience()
 
     def login(self) -> bool:
         """Get a token; False while the server is not ready."""
         try:
-            answer = self._http.post("/auth/token", json={"username": "admin", "password": self._password})
+            body = {"username": self.user, "password": self._password}
+            answer = self._http.post("/auth/token", json=body)
         except httpx.HTTPError:
             return False
         if answer.status_code != 201:
@@ -48,13 +58,26 @@ class AirflowApi:
         return [str(error["stack_trace"]) for error in self._call("GET", "/importErrors")["import_errors"]]
 
     def create_pool(self, name: str, slots: int) -> None:
-        """Create a pool in which deferred tasks count."""
-        body = {"name": name, "slots": slots, "include_deferred": True, "description": "Stages on the Ray cluster at once"}
-        self._call("POST", "/pools", body)
+        """Create a pool in which deferred tasks count; one that is there already must be the same.
+
+        Raises:
+            InfrastructureError: another pool has the name, or Airflow does not answer.
+        """
+        wanted = {"name": name, "slots": slots, "include_deferred": True}
+        body = {**wanted, "description": "Stages on the Ray cluster at once"}
+        if self._call("POST", "/pools", body, repeatable=True, none_at=409) is None:
+            there = self._call("GET", f"/pools/{quote(name)}")
+            if any(there[key] != value for key, value in wanted.items()):
+                rule = f"exists with {there['slots']} slots, not with {slots} in which deferred tasks count"
+                raise InfrastructureError(f"pool {name}", rule, "delete it in Airflow, then start again")
 
     def trigger(self, dag: str, params: dict[str, Any]) -> str:
-        """Start a run; returns its id."""
-        return str(self._call("POST", f"/dags/{dag}/dagRuns", {"logical_date": None, "conf": params})["dag_run_id"])
+        """Start one run; returns its id, which is chosen here: asked again, Airflow answers 409 and starts no second run."""
+        run = f"manual__{datetime.now(UTC).isoformat()}_{uuid4().hex[:8]}"
+        body = {"dag_run_id": run, "logical_date": None, "conf": params}
+        if self._call("POST", f"/dags/{dag}/dagRuns", body, repeatable=True, none_at=409) is None:
+            self._call("GET", f"/dags/{dag}/dagRuns/{quote(run)}")
+        return run
 
     def newest_run(self, dag: str) -> dict[str, Any] | None:
         """The newest run of a DAG, if any."""
@@ -75,30 +98,52 @@ class AirflowApi:
     def xcom(self, dag: str, run: str, task: str) -> Any:
         """What a task returned; None when it returned nothing."""
         path = f"/dags/{dag}/dagRuns/{quote(run)}/taskInstances/{task}/xcomEntries/return_value?deserialize=true"
-        answer = self._call("GET", path, missing_ok=True)
+        answer = self._call("GET", path, none_at=404)
         return None if answer is None else answer.get("value")
 
     def approve(self, dag: str, run: str, task: str) -> None:
-        """Answer an approval with Approve, as a person does in the form."""
+        """Answer an approval with Approve, as a person does in the form; an answer that it has already stands.
+
+        Raises:
+            InfrastructureError: Airflow has kept no answer, or does not answer itself.
+        """
         answer = {"chosen_options": ["Approve"], "params_input": {"why": "the demo approves"}}
         path = f"/dags/{dag}/dagRuns/{quote(run)}/taskInstances/{task}/-1/hitlDetails"
-        self._call("PATCH", path, answer)
+        if self._call("PATCH", path, answer, none_at=409) is None:
+            question = self._call("GET", path)
+            if not question["response_received"]:
+                raise InfrastructureError(f"PATCH {path}", "was refused, yet nobody has answered", REMEDY)
 
-    @retry(retry=retry_if_exception_type(httpx.TransportError), stop=stop_after_attempt(4), wait=wait_fixed(2), reraise=True)
-    def _send(self, method: str, path: str, body: Any) -> httpx.Response:
-        return self._http.request(method, f"/api/v2{path}", json=body)
+    def _send(self, method: str, path: str, body: Any = None, *, repeatable: bool = False) -> httpx.Response:
+        """The last answer; all but a POST are repeatable, and a POST is if the caller says so."""
+        twice = repeatable or method != "POST"
+        return self._patience.send(self._http, method, f"/api/v2{path}", body, repeatable=twice)
 
-    def _call(self, method: str, path: str, body: Any = None, *, missing_ok: bool = False) -> Any:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        repeatable: bool = False,
+        none_at: int | None = None,
+    ) -> Any:
+        """What Airflow answers; None at the status that the caller expects beside success."""
         try:
-            answer = self._send(method, path, body)
+            answer = self._send(method, path, body, repeatable=repeatable)
             if answer.status_code == 401 and self.login():
-                answer = self._send(method, path, body)
+                answer = self._send(method, path, body, repeatable=repeatable)
         except httpx.HTTPError as exc:
-            raise InfrastructureError(self.base, f"Airflow does not answer ({exc})", "see .boig/logs/airflow.log") from exc
-        if answer.status_code == 404 and missing_ok:
+            reason = str(exc) or type(exc).__name__
+            rule = f"Airflow at {self.base} does not answer ({reason})"
+            raise InfrastructureError(f"{method} {path}", rule, REMEDY) from exc
+        if answer.status_code == none_at:
             return None
         if not answer.is_success:
-            raise InfrastructureError(f"{method} {path}", f"Airflow answered {answer.status_code}: {answer.text[:500]}", "see its log")
+            busy = answer.status_code in BUSY
+            asked = f" for {self._patience.seconds:.0f} s" if busy and (repeatable or method != "POST") else ""
+            rule = f"Airflow answered {answer.status_code}{asked}: {answer.text[:500]}"
+            raise InfrastructureError(f"{method} {path}", rule, REMEDY if busy else "see its log")
         return answer.json()
 
 

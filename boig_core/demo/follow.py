@@ -129,11 +129,20 @@ class View:
         return table
 
 
-def follow(api: AirflowApi, view: View, root: str, first_run: str, check: Callable[[], None], limit_s: float) -> dict[str, str]:
+def follow(
+    api: AirflowApi,
+    approver: AirflowApi,
+    view: View,
+    root: str,
+    first_run: str,
+    check: Callable[[], None],
+    limit_s: float,
+) -> dict[str, str]:
     """Follow the chain from a run of ``boig_ingest`` to the end of ``boig_promote``, approving when asked.
 
     Args:
-        api: of Airflow.
+        api: of Airflow, as whoever started the run.
+        approver: as the person who approves.
         view: is kept up to date.
         root: of the store.
         first_run: run id of ``boig_ingest``.
@@ -159,12 +168,12 @@ def follow(api: AirflowApi, view: View, root: str, first_run: str, check: Callab
                 raise InfrastructureError(dag, "was not started by its asset", "look at the assets in Airflow")
             else:
                 _pause(check, end)
-        while not _finished(api, view, root, dag, runs[dag]):
+        while not _finished(api, approver, view, root, dag, runs[dag]):
             _pause(check, end)
     return runs
 
 
-def _finished(api: AirflowApi, view: View, root: str, dag: str, run: str) -> bool:
+def _finished(api: AirflowApi, approver: AirflowApi, view: View, root: str, dag: str, run: str) -> bool:
     tasks = api.tasks(dag, run)
     for row in view.rows:
         if row.dag == dag and row.task in tasks:
@@ -173,7 +182,7 @@ def _finished(api: AirflowApi, view: View, root: str, dag: str, run: str) -> boo
                 view.update(row, state, _note(root, dag, run, row.task, state))
     asked = next((row for row in view.rows if row.task == "approval" and row.dag == dag and row.state == "awaiting_input"), None)
     if asked is not None and time.monotonic() - (asked.since or 0.0) > APPROVE_AFTER_S:
-        api.approve(dag, run, "approval")
+        approver.approve(dag, run, "approval")
     failed = [name for name, task in tasks.items() if task["state"] == "failed"]
     if failed:
         raise _failure(api, root, dag, run, failed[0], int(tasks[failed[0]]["try_number"] or 1))

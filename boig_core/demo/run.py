@@ -25,7 +25,9 @@ from boig_core.config import Promotion, load_recipe
 from boig_core.demo.airflow_api import AirflowApi
 from boig_core.demo.follow import CHAIN, StageFailedError, View, follow
 from boig_core.demo.services import (
+    APPROVER,
     READY_S,
+    TRAINER,
     Ports,
     Services,
     answers,
@@ -87,25 +89,25 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
     env = environment(home, root, ports)
     try:
         with _stoppable():
-            password = _start(services, env, ports, console)
+            passwords = _start(services, env, ports, console)
             _write_world(settings, rules, home / "world", console)
-            api = _wait(services, ports, password, console)
+            api, approver = _wait(services, ports, passwords, console)
             run = api.trigger("boig_ingest", {"posts": str(home / "world"), "recipe": settings.recipe, "overrides": overrides})
             started = time.monotonic()
             with View(console) as view:
-                runs = follow(api, view, root, run, services.check, settings.minutes * 60)
+                runs = follow(api, approver, view, root, run, services.check, settings.minutes * 60)
             console.print(f"\nFrom posts to a decision in {(time.monotonic() - started) / 60:.1f} minutes.\n")
             _show(console, home, root, runs, api, recipe.promotion)
         if settings.keep:
             services.leave()
-        _where(console, home, root, ports, password, settings.keep)
+        _where(console, home, root, ports, passwords, settings.keep)
         return 0
     except StageFailedError as exc:
         console.print(*exc.log, sep="\n", markup=False, highlight=False, soft_wrap=True)
         console.print(f"boig demo: {exc}", markup=False, highlight=False, soft_wrap=True)
         if settings.keep:
             services.leave()
-            _where(console, home, root, ports, password, True)
+            _where(console, home, root, ports, passwords, True)
         return 2 if exc.user else 1
     except KeyboardInterrupt:
         console.print("\nboig demo: interrupted; stopping what it started")
@@ -115,26 +117,30 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
             services.stop_all()
 
 
-def _start(services: Services, env: dict[str, str], ports: Ports, console: Console) -> str:
+def _start(services: Services, env: dict[str, str], ports: Ports, console: Console) -> dict[str, str]:
     with console.status("Starting Ray …"):
         start_ray(services, env, ports)
-    password = start_airflow(services, env)
+    passwords = start_airflow(services, env)
     start_mlflow(services, env, ports)
-    return password
+    return passwords
 
 
-def _wait(services: Services, ports: Ports, password: str, console: Console) -> AirflowApi:
-    api = AirflowApi(f"http://127.0.0.1:{ports.airflow}", password)
+def _wait(services: Services, ports: Ports, passwords: dict[str, str], console: Console) -> tuple[AirflowApi, AirflowApi]:
+    base = f"http://127.0.0.1:{ports.airflow}"
+    api, approver = (AirflowApi(base, user, passwords[user]) for user in (TRAINER, APPROVER))
     with console.status("Waiting for Airflow and MLflow …"):
         services.wait_until("mlflow", lambda: answers(f"http://127.0.0.1:{ports.mlflow}/health"), READY_S)
-        services.wait_until("airflow", api.login, READY_S)
+        services.wait_until("airflow", lambda: api.login() and approver.login(), READY_S)
         services.wait_until("airflow", lambda: api.has_dags(list(CHAIN)), READY_S)
         api.create_pool(POOL, 1)  # one stage at a time: two cores carry no more
-    console.print(
-        f"Airflow http://127.0.0.1:{ports.airflow} (admin / {password})   Ray http://127.0.0.1:{ports.dashboard}", highlight=False
-    )
+    console.print(f"Airflow {base}   Ray http://127.0.0.1:{ports.dashboard}", highlight=False)
+    console.print(f"        {_users(passwords)}", markup=False, highlight=False)
     console.print(f"MLflow  http://127.0.0.1:{ports.mlflow}\n", highlight=False)
-    return api
+    return api, approver
+
+
+def _users(passwords: dict[str, str]) -> str:
+    return f"{TRAINER} / {passwords[TRAINER]} starts, {APPROVER} / {passwords[APPROVER]} approves"
 
 
 def _write_world(settings: DemoSettings, law: Law, out: Path, console: Console) -> None:
@@ -166,10 +172,14 @@ def _show(console: Console, home: Path, root: str, runs: dict[str, str], api: Ai
         console.print("Not promoted: a gate failed, nobody was asked, the champion stays.\n")
 
 
-def _where(console: Console, home: Path, root: str, ports: Ports, password: str, up: bool) -> None:
+def _where(console: Console, home: Path, root: str, ports: Ports, passwords: dict[str, str], up: bool) -> None:
     console.print(f"Report    {home / 'report.html'} and report.json\nStore     {root}", highlight=False, soft_wrap=True)
     if up:
-        lines = [f"Airflow   http://127.0.0.1:{ports.airflow} (admin / {password})", f"Ray       http://127.0.0.1:{ports.dashboard}"]
+        lines = [
+            f"Airflow   http://127.0.0.1:{ports.airflow}",
+            f"          {_users(passwords)}",
+            f"Ray       http://127.0.0.1:{ports.dashboard}",
+        ]
         lines += [f"MLflow    http://127.0.0.1:{ports.mlflow}", "The servers stay up; `boig demo --stop` ends them."]
         console.print("\n".join(lines), highlight=False, soft_wrap=True)
     else:

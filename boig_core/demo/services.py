@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import httpx
 import psutil
@@ -33,6 +34,15 @@ READY_S = 300.0
 RAY_ATTEMPTS = 3
 SPARE_PORTS = range(20_000, 32_000)
 """Below the ports that Linux gives to outgoing connections: such a one could take a port between its choice and the server's start."""
+TRAINER: Final = "trainer"
+"""The user of the demo's Airflow who makes the pool, which takes the role ``op``, and starts the run."""
+APPROVER: Final = "approver"
+"""The user who answers the approval, and nobody else does: ``user`` is the least role that may."""
+ROLES: Final = {TRAINER: "op", APPROVER: "user"}
+LOCKED_S: Final = 20
+"""Seconds that Airflow waits for SQLite's lock before it answers 500; by default 5, too few where four servers share two cores."""
+WORKER_S: Final = 60
+"""Seconds that a task waits for an answer of Airflow's; by default 5, in which a busy api-server does not answer the first one."""
 STOP_S = 10.0
 """Seconds that a server is given to end with all its children."""
 
@@ -256,7 +266,7 @@ def environment(home: Path, store: str, ports: Ports) -> dict[str, str]:
 
 
 def airflow_settings(home: Path, ports: Ports) -> dict[str, str]:
-    """Airflow's settings: SQLite, this repository's DAGs, one user with a generated password, few processes."""
+    """Airflow's settings: SQLite, this repository's DAGs, two users with passwords of their own, few processes."""
     base = f"http://127.0.0.1:{ports.airflow}"
     settings = {
         "CORE__DAGS_FOLDER": str(repository() / "dags"),
@@ -265,8 +275,10 @@ def airflow_settings(home: Path, ports: Ports) -> dict[str, str]:
         "CORE__PARALLELISM": "3",
         "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "CORE__EXECUTION_API_SERVER_URL": f"{base}/execution/",
-        "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",  # else nobody has a name
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:{role}" for user, role in ROLES.items()),
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "airflow" / "passwords.json"),
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow' / 'airflow.db'}?timeout={LOCKED_S}",
         "API__HOST": "127.0.0.1",
         "API__PORT": str(ports.airflow),
         "API__BASE_URL": base,
@@ -277,6 +289,7 @@ def airflow_settings(home: Path, ports: Ports) -> dict[str, str]:
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
         "DAG_PROCESSOR__REFRESH_INTERVAL": "3600",
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        "WORKERS__EXECUTION_API_TIMEOUT": str(WORKER_S),
         "LOGGING__WORKER_LOG_SERVER_PORT": str(ports.spare[0]),
         "LOGGING__TRIGGER_LOG_SERVER_PORT": str(ports.spare[1]),
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "1",
@@ -351,16 +364,16 @@ def start_mlflow(services: Services, env: dict[str, str], ports: Ports) -> None:
     services.start("mlflow", [*argv, *paths], {key: value for key, value in env.items() if key != "MLFLOW_TRACKING_URI"})
 
 
-def start_airflow(services: Services, env: dict[str, str]) -> str:
-    """Start Airflow afresh; returns the password of the user ``admin``."""
+def start_airflow(services: Services, env: dict[str, str]) -> dict[str, str]:
+    """Start Airflow afresh; returns the password of each of its users."""
     folder = services.home / "airflow"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    password = secrets.token_urlsafe(9)
-    (folder / "passwords.json").write_text(json.dumps({"admin": password}))
-    (folder / "passwords.json").chmod(0o600)
+    passwords = {user: secrets.token_urlsafe(9) for user in ROLES}
+    (folder / "passwords.json").touch(mode=0o600)
+    (folder / "passwords.json").write_text(json.dumps(passwords))
     services.start("airflow", [sys.executable, "-m", "airflow", "standalone"], env)
-    return password
+    return passwords
 
 
 def answers(url: str, token: str = "") -> bool:

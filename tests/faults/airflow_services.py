@@ -49,6 +49,7 @@ RAYS_OWN = ("JobSupervisor", "_AutoscalingCoordinatorActor", "PlacementGroupClea
 """Actors that hold no room. Of a stopped training Ray's cleaner stays, idle: in Ray 2.60 it ends its thread and takes that for its end."""
 SETTINGS = {
     "CORE__PARALLELISM": "8",
+    "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
     "CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
     "DAG_PROCESSOR__DISABLE_BUNDLE_VERSIONING": "True",
     "SCHEDULER__JOB_HEARTBEAT_SEC": "2",
@@ -180,7 +181,7 @@ class Airflow(AirflowApi):
 
     def unhealthy(self) -> list[str]:
         """Servers without a fresh heartbeat."""
-        health = self._http.get("/api/v2/monitor/health").json()
+        health = self._send("GET", "/monitor/health").json()
         return [name for name in ("scheduler", "triggerer", "dag_processor") if health[name]["status"] != "healthy"]
 
 
@@ -258,7 +259,7 @@ class Installation(Services):
         self.planted = make_secrets()
         self.gate = Gate(f"http://127.0.0.1:{self.ports.dashboard}")
         self.env = self._environment()
-        self.airflow = Airflow(f"http://127.0.0.1:{self.ports.airflow}", "of-tests")
+        self.airflow = Airflow(f"http://127.0.0.1:{self.ports.airflow}", "admin", "of-tests")
 
     def prepare(self) -> None:
         """Everything that Airflow's servers and Ray need to start: folders, files, and a database with its tables."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,18 @@ def members_of(home: Path) -> list[psutil.Process]:
     return found
 
 
+def people(home: Path) -> dict[str, list[str]]:
+    """DAGs of the runs that each of Airflow's users has started or approved; an asset's runs have no user."""
+    with closing(sqlite3.connect(home / "airflow" / "airflow.db")) as database:
+        started = "SELECT triggering_user_name, dag_id FROM dag_run WHERE triggering_user_name IS NOT NULL"
+        found: dict[str, list[str]] = {}
+        for user, dag in database.execute(started):
+            found.setdefault(user, []).append(dag)
+    for decision in (home / "store" / "runs" / "boig_promote").glob("*/decision.json"):
+        found.setdefault(json.loads(decision.read_text())["by"], []).append("boig_promote")
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_one_command_takes_posts_to_a_promoted_model(tmp_path: Path) -> None:
@@ -69,6 +83,8 @@ def test_one_command_takes_posts_to_a_promoted_model(tmp_path: Path) -> None:
     assert stages <= {stage for stage, seconds in report["timings"].items() if seconds is not None}
     assert (home / "report.html").stat().st_size > 10_000
     assert "is champion" in done.stdout
+    assert "approved by approver" in done.stdout
+    assert people(home) == {"trainer": ["boig_ingest"], "approver": ["boig_promote"]}
     for line in ("boig_ingest   perceive      done", "boig_promote  promote       done"):
         assert line in done.stdout, done.stdout
     task_log = "".join(path.read_text("utf-8", "replace") for path in home.glob("**/dag_id=*/**/task_id=*ddpo*/*.log*"))

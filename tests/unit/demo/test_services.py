@@ -15,7 +15,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from boig_core.demo.services import Services, choose_ports, clean_up, environment, free_ports, is_free, ray_folder
+from boig_core.demo.patience import ANSWER_S
+from boig_core.demo.services import (
+    APPROVER,
+    LOCKED_S,
+    TRAINER,
+    Services,
+    choose_ports,
+    clean_up,
+    environment,
+    free_ports,
+    is_free,
+    ray_folder,
+    start_airflow,
+)
 from boig_core.errors import InfrastructureError
 from tests.ports import PORTS
 
@@ -126,3 +139,35 @@ def test_the_environment_names_the_store_and_guards_the_jobs_api(tmp_path: Path)
     assert env["RAY_AUTH_MODE"] == "token"
     assert len(env["RAY_AUTH_TOKEN"]) == 64
     assert env["AIRFLOW__CORE__LOAD_EXAMPLES"] == "False"
+
+
+def test_airflow_has_a_user_who_starts_and_another_who_approves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS", "True")
+    env = environment(tmp_path, "s3://bucket/prefix", choose_ports())
+    assert env["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] == f"{TRAINER}:op,{APPROVER}:user"
+    assert env["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] == "False"
+
+    started: list[list[str]] = []
+    services = Services(tmp_path)
+    monkeypatch.setattr(services, "start", lambda name, argv, env: started.append([name, *argv[1:]]))
+    passwords = start_airflow(services, env)
+    assert started == [["airflow", "-m", "airflow", "standalone"]]
+    assert set(passwords) == {TRAINER, APPROVER}
+    assert passwords[TRAINER] != passwords[APPROVER]
+    file = Path(env["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"])
+    assert json.loads(file.read_text()) == passwords
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert start_airflow(services, env) != passwords, "a demo's passwords end with it"
+
+
+def test_airflow_waits_longer_for_its_database_than_sqlite_does(tmp_path: Path) -> None:
+    from sqlalchemy import create_engine, make_url
+
+    (tmp_path / "airflow").mkdir()
+    env = environment(tmp_path, str(tmp_path / "store"), choose_ports())
+    address = env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+    assert make_url(address).database == str(tmp_path / "airflow" / "airflow.db")
+    with create_engine(address).connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 1000 * LOCKED_S
+    assert LOCKED_S < ANSWER_S, "who asks hears of a lock before giving up"
+    assert float(env["AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT"]) > LOCKED_S
