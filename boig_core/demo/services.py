@@ -61,8 +61,8 @@ class Ports:
 def choose_ports() -> Ports:
     """The usual ports where they are free, others where they are taken."""
     spare = free_ports()
-    usual = [port if is_free(port) else next(spare) for port in (8080, 6379, 8265, 5000)]
-    return Ports(*usual, spare=list(itertools.islice(spare, 7)))
+    airflow, ray, dashboard, mlflow = (port if is_free(port) else next(spare) for port in (8080, 6379, 8265, 5000))
+    return Ports(airflow, ray, dashboard, mlflow, list(itertools.islice(spare, 7)))
 
 
 def free_ports(among: Sequence[int] = SPARE_PORTS) -> Iterator[int]:
@@ -73,9 +73,7 @@ def free_ports(among: Sequence[int] = SPARE_PORTS) -> Iterator[int]:
     """
     first = random.randrange(len(among))
     yield from filter(is_free, itertools.chain(among[first:], among[:first]))
-    raise InfrastructureError(
-        f"ports {among[0]} to {among[-1]}", "are all taken", "stop what listens on them"
-    )
+    raise InfrastructureError(f"ports {among[0]} to {among[-1]}", "are all taken", "stop what listens on them")
 
 
 def is_free(port: int) -> bool:

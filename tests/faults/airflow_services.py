@@ -434,7 +434,7 @@ class Installation(Services):
 
 def free_ports() -> Ports:
     """Ports of this worker's range; never the usual ones, which others on this machine may take at any time."""
-    return Ports(*itertools.islice(PORTS, 4), spare=list(itertools.islice(PORTS, 8)))
+    return Ports(next(PORTS), next(PORTS), next(PORTS), next(PORTS), list(itertools.islice(PORTS, 8)))
 
 
 def _signal(process: psutil.Process, how: signal.Signals) -> None:
