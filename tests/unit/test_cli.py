@@ -1,25 +1,57 @@
-"""The command line as a person meets it: real processes, exit codes, one line for each mistake, nothing heavy for ``--help``."""
+"""The command line as a person meets it: exit codes, one line for each mistake, nothing heavy for ``--help``."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image
 
+from boig_core.cli import main
 
-def boig(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    plain = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "BOIG_", "RAY_", "MLFLOW_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "boig_core.cli", *args], capture_output=True, text=True, cwd=cwd, env={**plain, **env}, timeout=120
-    )
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def boig(*args: str, cwd: Path, **env: str) -> Done:
+    """The command in this process, with the imports that it has."""
+    stdout, stderr, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+        for key in os.environ:
+            if key.startswith(("AWS_", "BOIG_", "RAY_", "MLFLOW_")):
+                patch.delenv(key)
+        for key, value in env.items():
+            patch.setenv(key, value)
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", ["boig", *args])
+        try:
+            main()
+        except SystemExit as exc:
+            code = int(exc.code or 0)
+    return Done(code, stdout.getvalue(), stderr.getvalue())
+
+
+def test_a_process_ends_as_the_command_does(tmp_path: Path) -> None:
+    mistake = ["recipe", "check", "tiny", "--set", "ddpo.epoch=1"]
+    done = subprocess.run([sys.executable, "-m", "boig_core.cli", *mistake], capture_output=True, text=True, cwd=tmp_path)
+    assert Done(done.returncode, done.stdout, done.stderr) == boig(*mistake, cwd=tmp_path)
+    assert done.returncode == 2
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
