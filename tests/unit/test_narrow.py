@@ -27,6 +27,7 @@ def test_a_table_goes_on_below_with_its_names_and_drops_what_is_empty() -> None:
     for n in range(12):
         assert (f" {n}.125" in text) == (n != 3)
         assert (f" {n}.5" in text) == (n < 6 and n != 3)
+        assert f"measure {n}" in text  # a heading that does not fit would be broken
     assert text.count("name") > 1
     assert "–" in text
     assert text.strip().splitlines()[-1] == "Not measured: void (the recipe names none); measure 3"
