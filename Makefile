@@ -20,26 +20,28 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## virtual environment with every pinned package
+	@:
 
 # deepspeed compiles nothing at install (DS_BUILD_OPS=0); torch is pinned in pyproject.toml alone, so that a local CPU wheel satisfies it too.
 $(STAMP): pyproject.toml requirements.lock
 	@test -n "$(TORCH)" || { echo "make: no torch==... pin found in pyproject.toml" >&2; exit 1; }
+	@echo "make: installing the pinned packages into $(VENV), a minute or more …"
 	@if [ ! -x $(BIN)/python ]; then \
 	  for python in python3.11 python3.12 python3; do \
 	    if $$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then \
-	      echo "make: $(VENV) with $$python"; exec $$python -m venv $(VENV); \
+	      exec $$python -m venv $(VENV); \
 	    fi; \
 	  done; \
 	  echo "make: no python3.11 or python3.12 with venv was found; install one (Debian: apt-get install python3.11-venv)" >&2; exit 1; \
 	fi
-	$(BIN)/python -m pip install --quiet uv
-	DS_BUILD_OPS=0 $(BIN)/uv pip install --python $(BIN)/python $(FIND_LINKS) $(TORCH) -r requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@DS_BUILD_OPS=0 $(BIN)/uv pip install --quiet --python $(BIN)/python $(FIND_LINKS) $(TORCH) -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@rm -rf boig.egg-info  # a second way to our plugin: Airflow, started here, would leave out every plugin that comes after it
 	@touch $@
 
 demo: setup ## ad world, Ray, Airflow and all four DAGs on this machine; ARGS="--keep" leaves them up
-	$(BIN)/boig demo $(ARGS)
+	@$(BIN)/boig demo $(ARGS)
 
 # Tests that share servers stay with one worker, and the dearest begin first (tests/conftest.py).
 test: setup ## the whole test suite; ARGS="-m 'not slow'" for the quick part

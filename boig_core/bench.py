@@ -76,25 +76,29 @@ def ddpo(
 def show(recipe: Recipe, speed: Speed) -> None:
     """The same as a table and sentences."""
     from rich.console import Console
-    from rich.table import Table
 
-    shown = Table("phase", "s an epoch", "images/s", "share")
+    from boig_core.observability.tables import print_table, say
+
+    console = Console()
     if speed.sampling_s is None:
         rollouts = {"rollouts and rewards": speed.rollouts_s}
     else:
         rollouts = {"sampling": speed.sampling_s, "rewards": speed.rollouts_s - speed.sampling_s}
-    for name, seconds in {**rollouts, "update": speed.update_s, "epoch": speed.epoch_s}.items():
-        shown.add_row(name, f"{seconds:.3f}", f"{speed.images / seconds:.1f}", f"{seconds / speed.epoch_s:.0%}")
-    Console().print(shown)
+    phases = {**rollouts, "update": speed.update_s, "epoch": speed.epoch_s}
+    rows = {name: [f"{seconds:.3f}", f"{speed.images / seconds:.1f}", f"{seconds / speed.epoch_s:.0%}"] for name, seconds in phases.items()}
+    print_table(console, f"DDPO of {recipe.name}", ("phase", "s per epoch", "images/s", "share"), rows)
+    console.print()
     if speed.idle:
-        print("idle: " + ", ".join(f"{name.removeprefix('idle_').replace('_', ' ')} {share:.0%}" for name, share in speed.idle.items()))
-    print(f"UNet alone: forward {1000 * speed.forward_s:.1f} ms ({recipe.ddpo.chunk} images), ", end="")
-    print(f"forward and backward {1000 * speed.backward_s:.1f} ms ({recipe.ddpo.micro_batch} images)")
-    print(f"an epoch's passes and decoding take {speed.floor_s:.3f} s at these rates on one device: ", end="")
-    print(f"{speed.share_of_floor:.0%} of the epoch")
+        idle = {name.removeprefix("idle_").replace("_", " "): share for name, share in speed.idle.items()}
+        say(console, "idle: " + ", ".join(f"{name} {share:.0%}" for name, share in idle.items()))
+    forward = f"forward {1000 * speed.forward_s:.1f} ms ({recipe.ddpo.chunk} images)"
+    backward = f"forward and backward {1000 * speed.backward_s:.1f} ms ({recipe.ddpo.micro_batch} images)"
+    say(console, f"UNet alone: {forward}, {backward}")
+    floor = f"an epoch's passes and decoding take {speed.floor_s:.3f} s at these rates on one device"
+    say(console, f"{floor}: {speed.share_of_floor:.0%} of the epoch")
     if speed.sequential_s is not None:
-        print(f"sampling, scoring and training in turn, as public loops do, take {speed.sequential_s:.3f} s an epoch: ", end="")
-        print(f"{speed.times_sequential:.2f} times as long")
+        plain = f"sampling, scoring and training in turn, as public loops do, take {speed.sequential_s:.3f} s an epoch"
+        say(console, f"{plain}: {speed.times_sequential:.2f} times as long")
 
 
 def made_up(count: int) -> list[Sample]:

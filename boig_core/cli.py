@@ -15,6 +15,7 @@ import typer
 from boig_core.bench import bench_app
 from boig_core.demo.commands import add_commands
 from boig_core.errors import BoigError, UserError
+from boig_core.observability.quiet import quiet_libraries
 
 app = typer.Typer(help="Retrain image generators that aim at a KPI.", no_args_is_help=True, pretty_exceptions_enable=False)
 recipe_app = typer.Typer(help="List, show and check recipes.", no_args_is_help=True)
@@ -103,15 +104,13 @@ def dataset_verify(uri: str, as_json: Json = False) -> None:
 @dataset_app.command("diff")
 def dataset_diff(old: str, new: str, as_json: Json = False) -> None:
     """Samples that were added, removed or changed from one dataset to another, by the field that differs."""
-    from boig_core.data.inspect import diff
+    from boig_core.data.inspect import diff, diff_lines
 
     found = diff(old, new)
     if as_json:
         print(json.dumps(found))
         return
-    rows = {"added": found["added"], "removed": found["removed"], **{f"changed {name}": ids for name, ids in found["changed"].items()}}
-    for name, ids in rows.items():
-        print(f"{name}: {len(ids)}" + (f"  ({', '.join(ids[:3])}{', …' if len(ids) > 3 else ''})" if ids else ""))
+    print("\n".join(diff_lines(found)))
 
 
 @app.command("report")
@@ -161,7 +160,7 @@ def status(
     if as_json:
         print(json.dumps({"run": found, "attempts": [asdict(state) for state in states], "summary": summary}, indent=1))
     else:
-        print("\n".join([found, *runs.status_lines(states), runs.summary_line(summary)]))
+        print("\n".join([found, *runs.status_lines(states), *runs.folded(runs.summary_line(summary))]))
 
 
 @app.command("logs")
@@ -223,8 +222,7 @@ def doctor(
     if as_json:
         print(doctors.as_json(findings))
     else:
-        marks = {"ok": "ok  ", "skipped": "--  ", "failed": "FAIL"}
-        print("\n".join(f"{marks[finding.state]} {finding.check:<9} {finding.detail}" for finding in findings))
+        print("\n".join(line for finding in findings for line in doctors.lines(finding)))
     if any(finding.state == "failed" for finding in findings):
         raise typer.Exit(1)
 
@@ -253,7 +251,7 @@ def describe_eval(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The nine description metrics of one model's predictions (high, low and all samples)."""
+    """The nine description metrics of one model's predictions, by bucket and for all samples, with 95 % intervals."""
     from boig_core.evaluation.description import evaluate_files
     from boig_core.llm.vectors import open_vectors
 
@@ -262,12 +260,10 @@ def describe_eval(
         print(json.dumps(rows))
         return
     from rich.console import Console
-    from rich.table import Table
 
-    shown = Table("metric", "high", "low", "all", "undefined")
-    for metric, row in rows.items():
-        shown.add_row(metric, *("-" if row[key] is None else f"{row[key]:.3f}" for key in ("high", "low", "all")), str(row["undefined"]))
-    Console().print(shown)
+    from boig_core.evaluation.terminal import print_descriptions
+
+    print_descriptions(rows, Console())
 
 
 @app.command()
@@ -289,6 +285,7 @@ def verbalize(
 
 def main() -> None:
     """Entry point of the ``boig`` command."""
+    quiet_libraries()
     try:
         app()
     except BoigError as exc:

@@ -18,6 +18,7 @@ from urllib.request import Request, urlopen
 
 from boig_core.errors import BoigError, ClusterError, CorruptError, InputError
 from boig_core.models import MODELS_FOLDER, SHIPPED
+from boig_core.observability.tables import broken
 from boig_core.storage import manifest, store
 
 TIMEOUT_S = 10.0
@@ -51,6 +52,12 @@ def diagnose(store_uri: str) -> list[Finding]:
         "mlflow": _mlflow,
     }
     return [_run(name, check) for name, check in checks.items()]
+
+
+def lines(finding: Finding) -> list[str]:
+    """A finding for a terminal: mark, check and detail, which goes on below where it is long."""
+    mark = {"ok": "ok", "skipped": "--", "failed": "FAIL"}[finding.state]
+    return broken(finding.detail, indent=" " * 15, first=f"{mark:<4} {finding.check:<9} ")
 
 
 def as_json(findings: list[Finding]) -> str:

@@ -7,9 +7,8 @@ maximizes, if it passes its gate on the test split.
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from boig_core.errors import InputError
 from boig_core.evaluation.terminal import validity_lines
 from boig_core.evaluation.validity import validity
 from boig_core.observability.logs import get_logger
+from boig_core.observability.progress import Progress, progress_log
 from boig_core.rewards import offered
 from boig_core.rewards.batch import BatchScorer, Item
 from boig_core.rewards.cache import cache_folder, in_parts, questions, through_cache
@@ -59,7 +59,7 @@ def work(space: Workspace) -> Outcome:
     scales: dict[str, Scale] = {}
     for split in ("validation", "test"):
         picked = pick(samples, split, recipe)
-        rewards[split] = score(models, picked, found, recipe, kept)
+        rewards[split] = score(models, picked, found, recipe, kept, split)
         length_N = rewards[split].pop(TOKENS)
         scales = scales or {each: scale_of(reward_N) for each, reward_N in rewards[split].items()}  # of the validation split
         rewards[split].setdefault(name, weighted(rewards[split], recipe.reward.weights, scales))
@@ -99,12 +99,21 @@ def pick(samples: Sequence[Sample], split: Split, recipe: Recipe) -> list[Sample
     return [held[index] for index in sorted(order)]
 
 
-def score(models: Models, samples: Sequence[Sample], found: Conditions, recipe: Recipe, kept: str) -> dict[str, NDArray[np.float64]]:
+def score(
+    models: Models, samples: Sequence[Sample], found: Conditions, recipe: Recipe, kept: str, label: str
+) -> dict[str, NDArray[np.float64]]:
     """Each formulation of each sample's own image, and the length of its answer in tokens; ``kept`` holds what is known already."""
     items, score_items = [Item(sample, sample.image, sample.image) for sample in samples], BatchScorer(models, None, recipe, found)
     asked = questions([item.sha256 for item in items], samples, found, models.wording)
-    parts = functools.partial(in_parts, size=recipe.reward.chunk)
-    return through_cache(kept, asked, lambda missing: ((part, score_items([items[i] for i in part])) for part in parts(missing)))[0]
+
+    def scored(missing: Sequence[int]) -> Iterator[tuple[Sequence[int], Mapping[str, NDArray[np.float64]]]]:
+        progress = Progress("images scored", len(missing), progress_log(f"{label} split"))
+        for part in in_parts(missing, recipe.reward.chunk):
+            yield part, score_items([items[i] for i in part])
+            progress.add([None] * len(part))
+        progress.close()
+
+    return through_cache(kept, asked, scored)[0]
 
 
 def rmse_of(rewards: Mapping[str, NDArray[np.float64]], samples: Sequence[Sample]) -> dict[str, float]:

@@ -13,6 +13,7 @@ import functools
 import io
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +27,8 @@ from boig_core.diffusion.lora import Adapter, open_policy, save_policy
 from boig_core.diffusion.rollout import Scorer
 from boig_core.evaluation.files import make_grid
 from boig_core.evaluation.probe import Look, Probe, Witnesses
-from boig_core.observability.logs import get_logger
 from boig_core.observability.metrics import MetricLog, experiment
-from boig_core.observability.progress import left
+from boig_core.observability.progress import left, progress_log
 from boig_core.rewards.calibration import Calibration, read_calibration, require_worth
 from boig_core.rewards.scorer import needs_predictor
 from boig_core.storage import manifest, store
@@ -36,8 +36,6 @@ from boig_core.storage.job import Job, Outcome, Workspace, run_stage
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import rank
 from boig_core.training.monitors import Trip
-
-log = get_logger("ray_jobs.ddpo")  # this module runs as __main__
 
 
 def work(space: Workspace) -> Outcome:
@@ -101,7 +99,7 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
     if rank() == 0:
         earlier = store.read_bytes(uri) if store.exists(uri) else b""
         curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment=experiment(job.stage), run=job.version, earlier=earlier)
-    gauges = Gauges(job.stage, job.version)
+    gauges, say = Gauges(job.stage, job.version), progress_log()
 
     def report(epoch: int, values: dict[str, float]) -> None:
         waited_s = values["seconds_probe"] + values["seconds_rollouts"]
@@ -110,14 +108,7 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
         gauges.set({"epoch": epoch, **row})
         if curve is not None:
             curve.log(epoch, **row)
-        to_go = job.recipe.ddpo.epochs - epoch - 1
-        log.info(
-            "epoch %d/%d: reward %.3f ± %.3f, rollouts %.1f s, update %.1f s, clipped %.2f%s",
-            epoch + 1,
-            job.recipe.ddpo.epochs,
-            *(values[name] for name in ("reward", "reward_std", "seconds_rollouts", "seconds_update", "clip_fraction")),
-            f", {left(to_go * wall_s)}" if to_go else "",
-        )
+        say(epoch_line(epoch, job.recipe.ddpo.epochs, values, wall_s))
 
     shown = Shown(job.attempt_uri)
     probe = Probe(job.recipe, samples, rollouts, shown.look) if job.recipe.ddpo.probe_every is not None else None
@@ -129,6 +120,20 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
         if curve is not None and curve.rows:
             curve.close()
     return adapter, [row["reward"] for row in learner.rows], learner.trips
+
+
+def epoch_line(epoch: int, epochs: int, values: Mapping[str, float], wall_s: float) -> str:
+    """How an epoch (counted from 0) went; what a narrow terminal can do without comes last."""
+    parts = [
+        f"epoch {epoch + 1} of {epochs}",
+        f"reward {values['reward']:.3f} ± {values['reward_std']:.3f}",
+        f"{wall_s:.1f} s/epoch",
+        f"rollouts {values['seconds_rollouts']:.1f} s",
+        f"update {values['seconds_update']:.1f} s",
+        f"clipped {values['clip_fraction']:.2f}",
+    ]
+    to_go = epochs - epoch - 1
+    return " · ".join([*parts, left(to_go * wall_s)] if to_go else parts)
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,11 @@ def work(space: Workspace) -> Outcome:
     for name in prompts:
         read_manifest(space.job.input(name), kind="boigllm")
     connect()
-    waiting = {name: answer_prompts(space.job.input(name), found, recipe) for name, found in prompts.items()}
+    waiting = {name: answer_prompts(space.job.input(name), found, recipe, name) for name, found in prompts.items()}
     free = recipe.model_copy(update={"llm": recipe.llm.model_copy(update={"constrained": False, "samples": 1})})
     some = pick(samples, recipe.llm.unconstrained_posts) if recipe.llm.constrained else []
     compared = [build_prompt(s, condition_of(s, wording), wording) for s in some]
-    unconstrained = answer_prompts(space.job.input("boigllm"), compared, free)
+    unconstrained = answer_prompts(space.job.input("boigllm"), compared, free, "boigllm, unconstrained")
     prompted, failures = ask_endpoint(train, samples, recipe)
     answered = {name: wait() for name, wait in waiting.items()}
     ids = [s.id for s in asked]

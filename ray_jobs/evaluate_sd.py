@@ -26,6 +26,7 @@ from boig_core.evaluation.real import see_real
 from boig_core.evaluation.rewriting import high_prompts, rewrite_by_description, rewrite_by_retrieval
 from boig_core.evaluation.slices import by_bucket_and_account
 from boig_core.observability.logs import get_logger
+from boig_core.observability.progress import Progress, progress_log
 from boig_core.perception.describe import Perceiver
 from boig_core.rewards.calibration import Calibration, read_calibration
 from boig_core.rewards.scorer import Scorer, needs_predictor
@@ -59,7 +60,11 @@ def work(space: Workspace) -> Outcome:
         size = " x ".join(map(str, images.pop(CHAMPION).shape[1:3]))
         log.warning("the champion makes images of another size (%s): it is left out, and no candidate of this size can beat it", size)
     log.info("sampled %d images for each of %d rows in %.1f s", len(plan.seeds), len(rows), time.monotonic() - started)
-    measured = {name: measure(found, plan, tools) for name, found in images.items()}
+    progress, measured = Progress("models", len(images), progress_log("measuring")), {}
+    for name, found in images.items():
+        measured[name] = measure(found, plan, tools)
+        progress.add([None])
+    progress.close()
     real = see_real(job.input("dataset"), samples, tools.clip, tools.features, recipe)
     summary = summarize(measured, plan, real, recipe)
     summary["by"] = by_bucket_and_account(measured, plan, recipe)

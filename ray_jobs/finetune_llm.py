@@ -69,7 +69,8 @@ def train_models(config: dict[str, Any]) -> dict[str, Any]:
 
         checkpoints = Checkpoints(job.task, job.attempt, name)
         learnt = judge_samples(samples) if name == "judge" else samples
-        trained = train(learnt, job.recipe, task, checkpoints=checkpoints, report=report, started=started)
+        label = f"{name} {number} of {len(tasks)}"
+        trained = train(learnt, job.recipe, task, checkpoints=checkpoints, report=report, started=started, label=label)
         metrics[name] = trained.metrics
         with tempfile.TemporaryDirectory(prefix="boig-llm-") as scratch:
             folder = Path(scratch) / "model"

@@ -12,7 +12,7 @@ from collections import Counter
 from boig_core.data import dataset, perceived
 from boig_core.data.perceived import Question
 from boig_core.observability.logs import get_logger
-from boig_core.observability.progress import Progress
+from boig_core.observability.progress import Progress, progress_log
 from boig_core.perception.version import perception_key
 from boig_core.storage import store
 from boig_core.storage.job import Outcome, Workspace, run_stage
@@ -46,7 +46,7 @@ def work(space: Workspace) -> Outcome:
     total = sum(map(len, missing.values()))
     log.info("perception %s: %d images are known, %d are looked at", key, len(files), total)
     connect()
-    progress = Progress("images", total, log.info)
+    progress = Progress("images", total, progress_log())
     for file, answered in describe_images(source, missing, recipe.perception, recipe.resources, kept):
         files |= dict.fromkeys(answered, file)
         progress.add([None] * len(answered))

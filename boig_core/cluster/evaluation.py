@@ -22,10 +22,8 @@ from boig_core.cluster.actors import RESTARTS
 from boig_core.cluster.placement import actor_options
 from boig_core.config import LLM, Recipe
 from boig_core.errors import ClusterError
-from boig_core.observability.logs import get_logger
+from boig_core.observability.progress import Progress, progress_log
 from boig_core.vocabulary import Description
-
-log = get_logger(__name__)
 
 STALL_S: Final = 1800.0
 """Longest wait for the next chunk."""
@@ -112,12 +110,15 @@ def sample_draws(draws: Mapping[str, Draw], seeds: Sequence[int], recipe: Recipe
     slices = [slice(start, start + size) for start in range(0, len(seeds), size)]
     chunks = [(replace(draws[name], prompts=draws[name].prompts[part]), seeds[part]) for name in order for part in slices]
     pool = ActorPool(actors)
+    progress = Progress("images", len(draws) * len(seeds), progress_log("sampling"))
     for chunk in chunks:
         pool.submit(lambda actor, c: actor.sample.remote(*c), chunk)
     parts: list[NDArray[np.uint8]] = []
     try:
         while len(parts) < len(chunks):
             parts.append(pool.get_next(timeout=STALL_S))
+            progress.add([None] * len(parts[-1]))
+        progress.close()
     except TimeoutError as exc:
         raise ClusterError(f"chunk {len(parts)} of {len(chunks)}", f"took longer than {STALL_S:.0f} s", "see the Ray dashboard") from exc
     except ray.exceptions.RayActorError as exc:
@@ -149,8 +150,14 @@ class Answered:
         return self.parsed / self.texts if self.texts else 0.0
 
 
-def answer_prompts(model_uri: str, prompts: Sequence[str], recipe: Recipe) -> Callable[[], Answered]:
+def answer_prompts(model_uri: str, prompts: Sequence[str], recipe: Recipe, label: str = "answering") -> Callable[[], Answered]:
     """Start answering prompts with a committed ``boigllm``; Ray must be connected.
+
+    Args:
+        model_uri: of the model.
+        prompts: to answer.
+        recipe: how answers are written, and what a task asks for.
+        label: what the lines of progress begin with.
 
     Returns:
         What waits for the answers. So several models answer at a time.
@@ -159,10 +166,19 @@ def answer_prompts(model_uri: str, prompts: Sequence[str], recipe: Recipe) -> Ca
     environment = {} if wants.gpus else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     task = ray.remote(**actor_options(wants), runtime_env={"env_vars": environment})(_answer_chunk)
     chunks = [prompts[start : start + _PROMPTS] for start in range(0, len(prompts), _PROMPTS)]
-    pending = [task.remote(model_uri, chunk, llm, recipe.seed) for chunk in chunks]
+    pending = {task.remote(model_uri, chunk, llm, recipe.seed): len(chunk) for chunk in chunks}
+    say = progress_log(label)
+    progress = Progress("prompts", len(prompts), say)
 
     def wait() -> Answered:
-        parts: list[Answered] = ray.get(pending)
+        say(progress.line())
+        waiting = list(pending)
+        while waiting:
+            [answered], waiting = ray.wait(waiting, num_returns=1)
+            ray.get(answered)  # an error ends it at once
+            progress.add([None] * pending[answered])
+        progress.close()
+        parts: list[Answered] = ray.get(list(pending))
         said = [description for part in parts for description in part.said]
         return Answered(said, sum(part.texts for part in parts), sum(part.parsed for part in parts))
 

@@ -25,8 +25,7 @@ from boig_core.cluster.actors import START_S, Crew, Span, finished, options, sco
 from boig_core.cluster.placement import Demand, room
 from boig_core.config import Recipe
 from boig_core.errors import BoigError, ClusterError, ScorerError
-from boig_core.observability.logs import get_logger
-from boig_core.observability.progress import Progress
+from boig_core.observability.progress import Progress, progress_log
 from boig_core.rewards.scorer import checked
 from boig_core.vocabulary import Sample
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:  # a scorer's process needs nothing of it, and would take seco
     from boig_core.diffusion.trajectory import Trajectory
 
 T = TypeVar("T")
-log = get_logger(__name__)
 
 ROLLOUT_S: Final = 1800.0
 """Longest time for the rollouts of a chunk."""
@@ -247,7 +245,7 @@ class RayRollouts:
         trajectories: dict[int, Trajectory] = {}
         said: dict[int, Any] = {}
         # Short epochs have a line of their own and need none of these.
-        progress = Progress("images sampled and scored", sum(len(chunk.indices) for chunk in chunks), log.info, every_s=30.0)
+        progress = Progress("images sampled and scored", sum(len(chunk.indices) for chunk in chunks), progress_log(), every_s=30.0)
         for crew, i, result in finished(sampling, scoring):
             if crew is sampling:
                 result.require(adapter.version, adapter.checksum)

@@ -6,6 +6,7 @@ started inside this process and ends with it. Where things run is the environmen
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Final
 
@@ -54,9 +55,15 @@ def cores() -> int:
 def _init(address: str | None, cpus: int | None) -> None:
     try:
         if address:
-            ray.init(log_to_driver=True)
+            ray.init(log_to_driver=True, logging_level=logging.WARNING)
         else:
-            ray.init(address="local", num_cpus=cpus or max(4, os.cpu_count() or 1), include_dashboard=False, log_to_driver=True)
+            ray.init(
+                address="local",
+                num_cpus=cpus or max(4, os.cpu_count() or 1),
+                include_dashboard=False,
+                log_to_driver=True,
+                logging_level=logging.WARNING,
+            )
     except Exception as exc:  # ray raises bare ones when a node does not come up
         where = f"RAY_ADDRESS={address}" if address else "a local Ray"
         raise ClusterError(where, f"cannot be reached ({exc})", "check that the Ray head runs, or unset RAY_ADDRESS") from exc

@@ -20,7 +20,7 @@ from boig_core.data import card, dataset, labels, posts, selection, sources, sta
 from boig_core.data.staging import Chunk
 from boig_core.errors import InputError
 from boig_core.observability.logs import get_logger
-from boig_core.observability.progress import Progress
+from boig_core.observability.progress import Progress, progress_log
 from boig_core.storage import manifest
 from boig_core.storage.manifest import FileEntry
 from boig_core.storage.period import Period
@@ -231,7 +231,7 @@ def _fetch(con: DuckDBPyConnection, data: Data, root: str, crew: Crew) -> tuple[
     addresses = con.cursor().execute("SELECT address FROM wanted ORDER BY sha256(reference), address")
     waiting = (str(row[0]) for row in iter(addresses.fetchone, None))
     keys: list[str] = []
-    progress = Progress("images", total, log.info)
+    progress = Progress("images", total, progress_log())
 
     def noted(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         for chunk in chunks:

@@ -6,6 +6,7 @@ Leaves out: reading a dataset for training (see `dataset`).
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,14 @@ def diff(old: str, new: str) -> dict[str, Any]:
         "removed": sorted(before.keys() - after.keys()),
         "changed": {name: ids for name, ids in changed.items() if ids},
     }
+
+
+def diff_lines(found: Mapping[str, Any], most: int = 3) -> Iterator[str]:
+    """What `diff` has found, for a terminal: how many samples each change is about, and the first of them."""
+    rows = {"added": found["added"], "removed": found["removed"]}
+    rows |= {f"changed {name}": ids for name, ids in found["changed"].items()}
+    for name, ids in rows.items():
+        yield f"{name}: {len(ids)}"
+        yield from (f"    {sample}" for sample in ids[:most])
+        if len(ids) > most:
+            yield f"    and {len(ids) - most} more (all of them: --json)"

@@ -23,7 +23,8 @@ from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
 from boig_core.config import Promotion, load_recipe
 from boig_core.demo.airflow_api import AirflowApi
-from boig_core.demo.follow import CHAIN, StageFailedError, View, follow
+from boig_core.demo.ending import print_servers, show_next, show_results, show_servers, shown
+from boig_core.demo.follow import StageFailedError, follow
 from boig_core.demo.services import (
     APPROVER,
     READY_S,
@@ -38,7 +39,7 @@ from boig_core.demo.services import (
     start_mlflow,
     start_ray,
 )
-from boig_core.evaluation.terminal import print_report
+from boig_core.demo.view import CHAIN, View
 from boig_core.orchestration import attempts
 from boig_core.storage import commit, store
 
@@ -96,18 +97,19 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
             started = time.monotonic()
             with View(console) as view:
                 runs = follow(api, approver, view, root, run, services.check, settings.minutes * 60)
-            console.print(f"\nFrom posts to a decision in {(time.monotonic() - started) / 60:.1f} minutes.\n")
+            console.print(f"\nFrom posts to a decision in {(time.monotonic() - started) / 60:.1f} minutes.", highlight=False)
             _show(console, home, root, runs, api, recipe.promotion)
+        show_next(console, home, root, settings.law, settings.keep)
         if settings.keep:
             services.leave()
-        _where(console, home, root, ports, passwords, settings.keep)
+            show_servers(console, ports, passwords)
         return 0
     except StageFailedError as exc:
         console.print(*exc.log, sep="\n", markup=False, highlight=False, soft_wrap=True)
         console.print(f"boig demo: {exc}", markup=False, highlight=False, soft_wrap=True)
         if settings.keep:
             services.leave()
-            _where(console, home, root, ports, passwords, True)
+            show_servers(console, ports, passwords)
         return 2 if exc.user else 1
     except KeyboardInterrupt:
         console.print("\nboig demo: interrupted; stopping what it started")
@@ -133,21 +135,17 @@ def _wait(services: Services, ports: Ports, passwords: dict[str, str], console: 
         services.wait_until("airflow", lambda: api.login() and approver.login(), READY_S)
         services.wait_until("airflow", lambda: api.has_dags(list(CHAIN)), READY_S)
         api.create_pool(POOL, 1)  # one stage at a time: two cores carry no more
-    console.print(f"Airflow {base}   Ray http://127.0.0.1:{ports.dashboard}", highlight=False)
-    console.print(f"        {_users(passwords)}", markup=False, highlight=False)
-    console.print(f"MLflow  http://127.0.0.1:{ports.mlflow}\n", highlight=False)
+    console.print("While it runs:", highlight=False)
+    print_servers(console, ports, passwords)
+    console.print()
     return api, approver
-
-
-def _users(passwords: dict[str, str]) -> str:
-    return f"{TRAINER} / {passwords[TRAINER]} starts, {APPROVER} / {passwords[APPROVER]} approves"
 
 
 def _write_world(settings: DemoSettings, law: Law, out: Path, console: Console) -> None:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(f"Writing an ad world of {settings.posts} posts", total=settings.posts)
         write_world(settings.posts, settings.seed, law, out, progress=lambda done, _: progress.update(bar, completed=done))
-    console.print(f"Ad world: {settings.posts} posts under law {settings.law} in {out}", highlight=False)
+    console.print(f"Ad world: {settings.posts} posts under law {settings.law} in {shown(out)}", highlight=False, soft_wrap=True)
 
 
 def _show(console: Console, home: Path, root: str, runs: dict[str, str], api: AirflowApi, promotion: Promotion) -> None:
@@ -156,34 +154,9 @@ def _show(console: Console, home: Path, root: str, runs: dict[str, str], api: Ai
     folder = done["outputs"]["report"]
     for name in ("report.json", "report.html"):
         store.download_file(store.join(folder, name), home / name)
-    report = json.loads((home / "report.json").read_text())
-    print_report(report, console, promotion)
-    console.print()
     gates = api.xcom("boig_promote", runs["boig_promote"], "gates") or {}
     promoted = api.xcom("boig_promote", runs["boig_promote"], "promote")
-    for gate in gates.get("gates", []):
-        value = "absent" if gate["value"] is None else f"{gate['value']:.4g}"
-        console.print(
-            f"gate {gate['name']}: {value} (limit {gate['limit']:.4g}) {'passed' if gate['passed'] else 'FAILED'}", highlight=False
-        )
-    if promoted:
-        console.print(f"Promoted: {promoted['model']} version {promoted['version']} is champion (approved by {promoted['approved_by']}).\n")
-    else:
-        console.print("Not promoted: a gate failed, nobody was asked, the champion stays.\n")
-
-
-def _where(console: Console, home: Path, root: str, ports: Ports, passwords: dict[str, str], up: bool) -> None:
-    console.print(f"Report    {home / 'report.html'} and report.json\nStore     {root}", highlight=False, soft_wrap=True)
-    if up:
-        lines = [
-            f"Airflow   http://127.0.0.1:{ports.airflow}",
-            f"          {_users(passwords)}",
-            f"Ray       http://127.0.0.1:{ports.dashboard}",
-        ]
-        lines += [f"MLflow    http://127.0.0.1:{ports.mlflow}", "The servers stay up; `boig demo --stop` ends them."]
-        console.print("\n".join(lines), highlight=False, soft_wrap=True)
-    else:
-        console.print("`boig demo --keep` leaves Airflow, Ray's dashboard and MLflow up to look at.", highlight=False)
+    show_results(console, json.loads((home / "report.json").read_text()), promotion, gates.get("gates", []), promoted)
 
 
 @contextmanager

@@ -19,9 +19,6 @@ from boig_core.storage.job import Job, Stage, write_job
 STEADY_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 """glibc gives large tensors back to the kernel at once, and fetching zeroed pages anew slows small models several times over."""
 
-LESS_NOISE: Final = {"RAY_DEDUP_LOGS_SKIP_REGEX": "Failed to query Ray Train Controller actor state"}
-"""A local Ray has no dashboard, and Ray Train says so several times a second, which buries what the stage says."""
-
 
 def parse_inputs(items: Sequence[str]) -> dict[str, str]:
     """Inputs of the command line, ``name=URI`` each.
@@ -67,7 +64,7 @@ def run_one_stage(
     job = Job(stage=Stage(stage), recipe=resolved, inputs=dict(inputs), store=home, root=f"manual/{run}", task=task, attempt=number)
     uri = write_job(job)
     command = [sys.executable, "-m", f"ray_jobs.{stage}", uri]
-    code = subprocess.run(command, env=STEADY_MEMORY | LESS_NOISE | dict(os.environ), stdout=sys.stderr, check=False).returncode
+    code = subprocess.run(command, env=STEADY_MEMORY | dict(os.environ), stdout=sys.stderr, check=False).returncode
     done = commit.read_commit(job.attempt_uri)
     if code == 0 and done is not None:
         return {"outputs": done["outputs"], "metrics": done["metrics"], "attempt": job.attempt_uri}

@@ -23,12 +23,9 @@ from boig_core.diffusion.ddim import predict, schedule
 from boig_core.diffusion.lora import Adapter, engine_dtype, make_trainable, read_adapter
 from boig_core.diffusion.pipeline import encode_images, encode_prompts, load_base, text_encoders
 from boig_core.errors import InputError, RecipeError
-from boig_core.observability.logs import get_logger
-from boig_core.observability.progress import Steps
+from boig_core.observability.progress import Steps, progress_log
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, EngineConfig, rank, world_size
-
-log = get_logger(__name__)
 
 CAPTION_DROPOUT: Final = 0.1
 """Share of the images trained without their text, which classifier-free guidance needs."""
@@ -83,7 +80,7 @@ def finetune(recipe: Recipe, examples: Examples, checkpoints: Checkpoints, repor
     alphas_T = alphas_T1[:-1].to(engine.device)
     restored = checkpoints.restore(engine)
     first = restored.step if restored else 0
-    progress = Steps(config.steps, first, config.batch, "images", log.info)
+    progress = Steps(config.steps, first, config.batch, "images", progress_log())
     for step in range(first, config.steps):
         started = time.monotonic()
         rows = step_rows(len(examples.texts_B), config.batch, recipe.seed, step)[rank() :: world_size()]

@@ -15,13 +15,12 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
-from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
-from transformers.utils import logging as transformers_logging
 
 from boig_core.config import SD
 from boig_core.errors import InputError, RecipeError
 from boig_core.models import resolve_model
+from boig_core.observability.quiet import hide_bars
 
 Dtype = Literal["float32", "bfloat16"]
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
@@ -75,8 +74,7 @@ def load_pipeline(ref: str, dtype: Dtype = "float32") -> Pipeline:
     Raises:
         InputError: nothing that opens as one of `FAMILIES` stands at ``ref``.
     """
-    for library in (diffusers_logging, transformers_logging):  # bars of each process that opens it would bury a log
-        library.disable_progress_bar()
+    hide_bars()
     location = resolve_model(ref)
     dtypes = {"vae": torch.float32, "default": getattr(torch, dtype)}
     try:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from boig_core.errors import InputError
 from boig_core.evaluation.intervals import Difference, interval, resample_counts
-from boig_core.llm.metrics import METRICS, Pair, WordVectors, summarize, table
+from boig_core.llm.metrics import METRICS, Pair, WordVectors, table
 from boig_core.verbalization.answer import from_answer, to_answer
 from boig_core.vocabulary import BUCKETS, Description, Sample
 
@@ -79,8 +79,10 @@ def evaluate(
     }
 
 
-def evaluate_files(truth: Path, predicted: Path, vectors: WordVectors | None = None) -> dict[str, dict[str, float | int | None]]:
-    """The METRIC rows of one model from two JSONL files, without intervals.
+def evaluate_files(
+    truth: Path, predicted: Path, vectors: WordVectors | None = None, resamples: int = 1000, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """The METRIC rows of one model from two JSONL files, as `evaluate` gives them; intervals are clustered by id.
 
     Raises:
         InputError: a file or line that cannot be read, an id named twice, or ids that the two files do not share.
@@ -106,7 +108,14 @@ def evaluate_files(truth: Path, predicted: Path, vectors: WordVectors | None = N
             if isinstance(exc, InputError):
                 raise InputError(f"id {key!r}: {exc.value}", exc.rule, exc.remedy) from exc
             raise InputError(f"id {key!r}", f"{_RULE} bucket (high, medium, low), width, height, description", "mend its line") from exc
-    return summarize(pairs, table(pairs, vectors))
+    parts = {bucket: np.array([bucket in (pair.bucket, "all") for pair in pairs], bool) for bucket in (*BUCKETS, "all")}
+    drawn = {
+        bucket: resample_counts([key for key, kept in zip(rows, inside, strict=True) if kept], resamples, seed)
+        for bucket, inside in parts.items()
+        if inside.any()
+    }
+    asked_N = np.ones(len(pairs), bool)
+    return {metric: _row(column, asked_N, parts, drawn) for metric, column in table(pairs, vectors).items()}
 
 
 def write_files(folder: Path, samples: Sequence[Sample], predictions: Mapping[str, Mapping[str, Description | None]]) -> None:

@@ -27,7 +27,7 @@ from boig_core.llm.packing import Layout, check_packing, layout_for
 from boig_core.llm.task import Describing, Task
 from boig_core.llm.tokens import Example, build_tokenizer, set_limits
 from boig_core.observability.logs import get_logger
-from boig_core.observability.progress import Steps
+from boig_core.observability.progress import Steps, progress_log
 from boig_core.storage import manifest, store
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, EngineConfig, init_process_group, rank, world_size
@@ -71,6 +71,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     report: Callable[[int, dict[str, float]], None] = lambda step, values: None,
     started: Callable[[Engine], None] = lambda engine: None,
+    label: str = "",
 ) -> Trained:
     """Train one model on the training split; every rank calls it with the same arguments.
 
@@ -81,6 +82,7 @@ def train(
         checkpoints: where to continue from and to save; none: neither.
         report: receives metrics by step, on rank 0.
         started: receives the engine before the first step, on rank 0.
+        label: what its lines of progress begin with, where a stage trains several models.
 
     Raises:
         InputError: samples without descriptions, or a group of the task without samples.
@@ -111,7 +113,7 @@ def train(
         started(engine)
 
     done = engine.steps_done
-    progress = Steps(llm.steps, done, llm.batch, "samples", log.info)
+    progress = Steps(llm.steps, done, llm.batch, "samples", progress_log(label))
     while done < llm.steps and not (llm.patience and best.history.since >= llm.patience):
         info = engine.step(loss.of_step(examples.drawn(order.draws(done))))
         values = {"loss": info.loss, "lr": info.lr, "grad_norm": info.grad_norm}
@@ -126,6 +128,8 @@ def train(
         if rank() == 0:
             report(done, values)
             progress.made(done, info.loss)
+    if rank() == 0:
+        progress.end(done)
     if checkpoints is not None:
         checkpoints.wait()
     metrics = {"train_samples": len(chosen), "steps": done, **examples.cut, **_verdict(best.history, llm)}

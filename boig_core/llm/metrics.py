@@ -124,24 +124,6 @@ def table(pairs: Sequence[Pair], vectors: WordVectors | None = None) -> dict[str
     return {metric: np.array([row[metric] for row in rows], np.float64) for metric in METRICS}
 
 
-def summarize(pairs: Sequence[Pair], values: Mapping[str, NDArray[np.float64]]) -> dict[str, dict[str, float | int | None]]:
-    """Mean of each metric over the high, the low and all samples, and how many were undefined; None where nothing is defined."""
-    masks = {
-        "high": np.array([pair.bucket == "high" for pair in pairs], bool),
-        "low": np.array([pair.bucket == "low" for pair in pairs], bool),
-        "all": np.ones(len(pairs), bool),
-    }
-    summary: dict[str, dict[str, float | int | None]] = {}
-    for metric in METRICS:
-        column: dict[str, float | int | None] = {}
-        for name, mask in masks.items():
-            defined = values[metric][mask & np.isfinite(values[metric])]
-            column[name] = float(defined.mean()) if defined.size else None
-        column["undefined"] = int((~np.isfinite(values[metric])).sum())
-        summary[metric] = column
-    return summary
-
-
 @cache
 def rgb_distance(first: str, second: str) -> float:
     """Euclidean distance of two palette colors, RGB in [0, 1]^3."""

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
+from boig_core.observability.quiet import quiet_libraries
+
 SECRET_NAMES: Final = re.compile(r"(KEY|KEY_ID|SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|ALERT_URL)$", re.IGNORECASE)
 """Names of environment variables whose values are never written down."""
 
@@ -61,5 +63,6 @@ def configure_logging() -> None:
     shown = logging.StreamHandler(sys.stdout)
     shown.setFormatter(LineFormat())
     logging.basicConfig(level=logging.WARNING, handlers=[shown], force=True)
+    quiet_libraries()
     for name in OWN:
         logging.getLogger(name).setLevel(os.environ.get("BOIG_LOG_LEVEL", "INFO").upper())

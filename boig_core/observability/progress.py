@@ -1,10 +1,67 @@
-"""Progress of long work, as lines of a log: how much of how much is done, how fast, and how long the rest will take."""
+"""Progress of long work, as lines of a log: how much of how much is done, how fast, and how long the rest will take.
+
+All of them are logged under one name, `LOGGER`, whoever writes them and whichever process they come from. So a reader of a kept log knows
+a line of progress by the logger that it names, and not by its words.
+"""
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Final
+
+from boig_core.observability.logs import get_logger
+
+LOGGER: Final = "boig_core.progress"
+"""Logger of all progress; what several do at once, each under its own subject, has a child of it."""
+
+_PART: Final = " · "
+_LEFT: Final = " left"
+_LINE: Final = re.compile(rf"^\d\d:\d\d:\d\d INFO +{re.escape(LOGGER)}(?:\.(?P<subject>\S+))?: (?P<line>.+)$", re.MULTILINE)
+
+
+def progress_log(subject: str = "") -> Callable[[str], None]:
+    """What takes lines of progress.
+
+    Args:
+        subject: what the lines are about, where a stage does one thing after another or several at
+            once; they begin with it. A new line stands for the older ones of its subject.
+    """
+    key = re.sub(r"[^a-z0-9_]+", "-", subject.lower()).strip("-")
+    log = get_logger(f"{LOGGER}.{key}" if key else LOGGER)
+
+    def say(line: str) -> None:
+        log.info("%s%s", subject and subject + _PART, line)
+
+    return say
+
+
+def newest_lines(text: str) -> dict[str, str]:
+    """The newest line of progress by subject in a part of a kept log, the newest of all last."""
+    newest: dict[str, str] = {}
+    for found in _LINE.finditer(text):
+        subject = found["subject"] or ""
+        newest.pop(subject, None)
+        newest[subject] = found["line"]
+    return newest
+
+
+def goes_on(line: str) -> bool:
+    """Whether a line says that something is left to do."""
+    return line.endswith(_LEFT)
+
+
+def fitted(line: str, width: int) -> str:
+    """A line within a width: shorter words first, then fewer parts; its beginning and the time left stay longest."""
+    if len(line) <= width:
+        return line
+    parts = re.sub(r"(\d+) of (\d+)", r"\1/\2", line).replace("about ", "").split(_PART)
+    while len(_PART.join(parts)) > width and len(parts) > 1:
+        del parts[-2 if goes_on(line) and len(parts) > 2 else -1]
+    short = _PART.join(parts)
+    return short if len(short) <= width else short[: max(0, width - 2)].rpartition(" ")[0] + " …"
 
 
 class Progress:
@@ -40,13 +97,15 @@ class Progress:
     def line(self) -> str:
         """Such as ``1200 of 20000 images · 410/s · 1188 accepted · rejected: image_missing 12 · about 0:45 left``."""
         rate = self._done / max(1e-9, time.monotonic() - self._started)
-        parts = [f"{self._done} of {self._total} {self._what}", f"{_shown(rate)}/s"]
+        parts = [f"{self._done} of {self._total} {self._what}"]
+        if self._done:
+            parts.append(f"{_shown(rate)}/s")
         if self._rejected:
             parts.append(f"{self._done - self._rejected.total()} accepted")
             parts.append("rejected: " + ", ".join(f"{code} {count}" for code, count in self._rejected.most_common()))
         if 0 < self._done < self._total:
             parts.append(left((self._total - self._done) / rate))
-        return " · ".join(parts)
+        return _PART.join(parts)
 
 
 class Steps:
@@ -76,7 +135,12 @@ class Steps:
         if done < self._total:
             parts.append(left((self._total - done) / rate))
         self._told, self._said, self._due = done, now, now + self._every_s
-        self._say(" · ".join(parts))
+        self._say(_PART.join(parts))
+
+    def end(self, done: int) -> None:
+        """Say so where a training ends before its last step."""
+        if done < self._total:
+            self._say(f"step {done} of {self._total}{_PART}ended early")
 
 
 def _shown(rate: float) -> str:
@@ -86,4 +150,4 @@ def _shown(rate: float) -> str:
 def left(seconds: float) -> str:
     """How long it will take: ``about 0:45 left``, ``about 2 h 05 left``."""
     minutes, rest = divmod(round(seconds), 60)
-    return f"about {minutes}:{rest:02} left" if minutes < 60 else f"about {minutes // 60} h {minutes % 60:02} left"
+    return (f"about {minutes}:{rest:02}" if minutes < 60 else f"about {minutes // 60} h {minutes % 60:02}") + _LEFT

@@ -18,6 +18,7 @@ CANDIDATE: Final = "boigsd"
 BASE: Final = "base"
 CHAMPION: Final = "champion"
 _SPAN: Final = "lower end of the 95 % interval over prompts, same prompts and noise"
+_SHARE: Final = "share of the base's"
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,25 @@ def table(gates: list[Gate]) -> str:
     return "\n".join(["| gate | value | limit | passed | what the value is |", "|---|---:|---:|---|---|", *rows])
 
 
+def in_words(gate: Gate) -> str:
+    """A gate as a person would say it: what was measured, what is asked, the verdict."""
+    verdict = "passed" if gate.passed else "FAILED"
+    if gate.value is None:
+        if not gate.passed:
+            return f"{gate.name}: {gate.note}: {verdict}"
+        kind, _, reason = gate.note.partition(": ")
+        return f"{gate.name}: not asked, {reason}" if kind == "not applicable" else f"{gate.name}: not measured, so not asked"
+    if gate.name.startswith("monitors"):
+        said = f" ({gate.note})" if gate.value else ""
+        return f"{gate.name}: {gate.value:.0f}, none allowed: {verdict}{said}"
+    bound = {">": "more than", "≥": "at least", "≤": "at most"}[gate.rule]
+    if gate.note == _SHARE:
+        measure, value, limit = gate.name.removesuffix(" kept"), 100 * gate.value, 100 * gate.limit
+        return f"{measure} {value:.0f} % of the base's, {bound} {limit:.0f} % asked: {verdict}"
+    # The lower end of an interval: what is measured is at least so much.
+    return f"{gate.name}: at least {gate.value:.3g} (95 % interval), {bound} {gate.limit:.3g} asked: {verdict}"
+
+
 def _gain(report: Mapping[str, Any], measure: str, over: str, limit: float) -> Gate:
     row = ((report.get("paired") or {}).get(f"{CANDIDATE}-{over}") or {}).get(measure) or {}
     value = _finite(row.get("low"))
@@ -119,7 +139,7 @@ def _over_champion(report: Mapping[str, Any], limit: float, evidence: Evidence) 
 
 def _kept(report: Mapping[str, Any], name: str, measure: str, limit: float) -> Gate:
     value = _share(report, measure)
-    note = "share of the base's" if value is not None else f"not measured: {_reason(report, f'generation.{CANDIDATE}.{measure}')}"
+    note = _SHARE if value is not None else f"not measured: {_reason(report, f'generation.{CANDIDATE}.{measure}')}"
     return Gate(name, value, "≥", limit, limit <= 0 or (value is not None and value >= limit), note)
 
 
@@ -127,7 +147,7 @@ def _fid(report: Mapping[str, Any], limit: float) -> Gate:
     value = _share(report, "fid")
     if value is None:
         return Gate("FID", None, "≤", limit, True, f"not asked: {_reason(report, f'generation.{CANDIDATE}.fid')}")
-    return Gate("FID", value, "≤", limit, value <= limit, "share of the base's")
+    return Gate("FID", value, "≤", limit, value <= limit, _SHARE)
 
 
 def _calibrated(report: Mapping[str, Any], limit: float) -> Gate:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from boig_core.errors import InputError
 from boig_core.models import resolve_model
+from boig_core.observability.quiet import hide_bars
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 T = TypeVar("T")
@@ -31,9 +32,8 @@ def open_model(build: Any, ref: str | None, field: str, types: Sequence[str], dt
     """
     import torch
     from transformers import AutoConfig
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    hide_bars()
     folder = resolve_model(ref or "")
     config = open_part(lambda: AutoConfig.from_pretrained(folder), ref, field, "model")
     if types and config.model_type not in types:

@@ -117,10 +117,11 @@ def find_garbage(root: str, promoted: Collection[str], days: float) -> list[Garb
 
 
 def summary(garbage: Iterable[Garbage]) -> Iterator[str]:
-    """What goes, for a terminal and a task's log: one line a folder, then the sum."""
+    """What goes, for a terminal and a task's log: each folder below its numbers, then the sum."""
     files = size = 0
     for each in garbage:
-        yield f"{each.reason:13} {len(each.files):7,} files {each.bytes / 2**20:12,.1f} MiB  {each.uri}"
+        yield f"{each.reason:13} {len(each.files):7,} files {each.bytes / 2**20:12,.1f} MiB"
+        yield f"    {each.uri}"
         files, size = files + len(each.files), size + each.bytes
     yield f"{files:,} files, {size / 2**20:,.1f} MiB"
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from boig_core.errors import InputError, NotFoundInStoreError, UserError
+from boig_core.observability.tables import broken
 from boig_core.storage import commit, store, usage
 from boig_core.storage.job import Job, Stage, log_chunk, read_job
 
@@ -233,6 +234,20 @@ def summary_line(summary: dict[str, Any]) -> str:
     return f"in all {summary['seconds']:.0f} s · {hours}{cost}{idle}"
 
 
+def folded(line: str, width: int = 80) -> list[str]:
+    """A line of parts as lines of at most ``width``, broken between parts; a longer part stays whole."""
+    parts = line.split(" · ")
+    rows = [parts[0]]
+    for number, part in enumerate(parts[1:], 2):
+        room = width - (0 if number == len(parts) else len(" ·"))
+        if len(rows[-1]) + len(" · ") + len(part) <= room:
+            rows[-1] += f" · {part}"
+        else:
+            rows[-1] += " ·"
+            rows.append(" " * 8 + part)
+    return rows
+
+
 def status_lines(states: list[AttemptState]) -> Iterator[str]:
     """A run's attempts for a terminal."""
     for state in states:
@@ -240,8 +255,13 @@ def status_lines(states: list[AttemptState]) -> Iterator[str]:
         word = "open: running, or died without a word" if state.state == "open" else f"{state.state}{kind}"
         yield f"{state.task} · attempt {state.attempt} · {word}" + ("" if state.seconds is None else f" · {state.seconds:.1f} s")
         if state.failure is not None:
-            yield f"    {state.failure.type}: {state.failure.message}; {state.failure.remedy}"
+            yield from broken(f"{state.failure.type}: {state.failure.message}; {state.failure.remedy}", indent="    ")
         yield from (f"    {name} = {uri}" for name, uri in state.outputs.items())
         if state.last:
             numbers = {name: value for name, value in state.last.items() if name != "time"}
-            yield "    last row: " + " · ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items())
+            measured = {name: value for name, value in numbers.items() if value is not None}
+            yield from folded(
+                "    last row: " + " · ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in measured.items())
+            )
+            if gaps := [name for name in numbers if name not in measured]:
+                yield from folded("    not measured in it: " + " · ".join(gaps))

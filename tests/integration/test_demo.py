@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from tests.planted import found_in, make_secrets, values_in
+from tests.unit.narrow import check_fits
 
 SMALL = [
     "llm.steps=30",
@@ -85,10 +87,14 @@ def test_one_command_takes_posts_to_a_promoted_model(tmp_path: Path) -> None:
     assert "is champion" in done.stdout
     assert "approved by approver" in done.stdout
     assert people(home) == {"trainer": ["boig_ingest"], "approver": ["boig_promote"]}
-    for line in ("boig_ingest   perceive      done", "boig_promote  promote       done"):
+    for line in ("  perceive      done", "  promote       done", "validation loss boigllm ", "FID: not measured, so not asked"):
         assert line in done.stdout, done.stdout
+    assert re.search(r"^ +\d+:\d\d  (boigllm|no_kpi) [12](/| of )2 · step ", done.stdout, re.MULTILINE), done.stdout
+    assert "gpu_hours" not in done.stdout
+    assert "http://" not in done.stdout.partition("From posts to a decision")[2]
+    check_fits("".join(line + "\n" for line in done.stdout.splitlines() if "/" not in line))
     task_log = "".join(path.read_text("utf-8", "replace") for path in home.glob("**/dag_id=*/**/task_id=*ddpo*/*.log*"))
-    assert task_log.count("epoch 2/2: reward") == 1  # what the learner says of itself, in Airflow
+    assert task_log.count("epoch 2 of 2 · reward") == 1  # what the learner says of itself, in Airflow
     assert found_in(home, values_in(planted)) == {}
     assert members_of(home) == []
     assert not (home / "pids.json").exists()

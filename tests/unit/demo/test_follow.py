@@ -10,7 +10,8 @@ from rich.console import Console
 
 from boig_core.demo import follow as following
 from boig_core.demo.airflow_api import AirflowApi
-from boig_core.demo.follow import CHAIN, View, follow
+from boig_core.demo.follow import follow
+from boig_core.demo.view import CHAIN, View
 
 
 class FinishedRuns(AirflowApi):

@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from boig_core.demo.follow import CHAIN, View, headline
 from boig_core.demo.stage import parse_inputs, run_one_stage
 from boig_core.errors import InputError, RecipeError, UserError
 from boig_core.storage import commit
@@ -46,18 +44,3 @@ def test_the_command_line_ends_bad_input_in_one_line_and_exit_code_2(tmp_path: P
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "home").exists()
-
-
-def test_the_view_prints_one_line_a_change_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with View(Console(force_terminal=False, width=200)) as view:
-        row = view.rows[0]
-        for state, note in [("running", ""), ("deferred", "loss 1"), ("deferred", "loss 2"), ("success", "rows 3")]:
-            view.update(row, state, note)
-    lines = capsys.readouterr().out.strip().splitlines()
-    assert [line.split()[:3] for line in lines] == [["boig_ingest", "ingest", "running"], ["boig_ingest", "ingest", "done"]]
-    assert lines[-1].endswith("rows 3")
-    assert len(view.rows) == sum(map(len, CHAIN.values()))
-
-
-def test_the_headline_shows_numbers_only() -> None:
-    assert headline({"time": 1.0, "step": 20, "loss": 1.23456, "name": "x", "ok": True, "seconds": 3}) == "step 20 · loss 1.235"

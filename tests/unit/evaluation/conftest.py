@@ -24,8 +24,9 @@ from boig_core.evaluation.validity import validity
 from boig_core.llm.metrics import METRICS
 from boig_core.rewards import REWARDS
 from boig_core.storage import commit, manifest, store
-from boig_core.storage.job import Job, Stage, Workspace, write_job
+from boig_core.storage.job import Job, Stage, Workspace, run_stage, write_job
 from boig_core.vocabulary import BUCKETS, Description, KpiValue, Sample
+from ray_jobs.report import work
 
 
 def make_sample(index: int, **changes: Any) -> Sample:
@@ -215,3 +216,11 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save_pretrained(folder)
     CLIPImageProcessorPil(size={"height": 16, "width": 16}, do_center_crop=False).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def published(finished_run: Job) -> str:
+    assert run_stage(work, [store.join(finished_run.attempt_uri, "job.json")]) == 0
+    committed = commit.read_commit(finished_run.attempt_uri)
+    assert committed is not None
+    return str(committed["outputs"]["report"])

@@ -127,8 +127,13 @@ def test_the_command_prints_what_the_files_say(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     rows = json.loads(done.output)
     assert list(rows) == list(METRICS)
-    assert rows["colors_iou"] == {"high": 0.5, "low": pytest.approx(1.5 / 4), "all": pytest.approx(5.5 / 12), "undefined": 0}
-    assert rows["objects_cosine"] == {"high": None, "low": None, "all": None, "undefined": 12}
+    colors, objects = rows["colors_iou"], rows["objects_cosine"]
+    means = {"high": 0.5, "medium": 0.5, "low": pytest.approx(1.5 / 4), "all": pytest.approx(5.5 / 12)}
+    assert {bucket: colors[bucket] for bucket in means} == means
+    assert colors["undefined"] == 0
+    low, high = colors["interval"]["low"]
+    assert low < colors["low"] <= high == 0.5
+    assert (objects["medium"], objects["all"], objects["interval"], objects["undefined"]) == (None, None, {}, 12)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from boig_core.cli import app
@@ -15,19 +14,10 @@ from boig_core.config import Promotion
 from boig_core.errors import CorruptError
 from boig_core.evaluation.lineage import trace
 from boig_core.evaluation.report import check_report, read_report
-from boig_core.evaluation.terminal import print_report
 from boig_core.evaluation.verdict import Finding, findings, headline
 from boig_core.storage import commit, store
 from boig_core.storage.job import Job, run_stage
 from ray_jobs.report import work
-
-
-@pytest.fixture
-def published(finished_run: Job) -> str:
-    assert run_stage(work, [store.join(finished_run.attempt_uri, "job.json")]) == 0
-    committed = commit.read_commit(finished_run.attempt_uri)
-    assert committed is not None
-    return str(committed["outputs"]["report"])
 
 
 def test_report_holds_the_schema_with_a_reason_for_each_null(published: str) -> None:
@@ -197,11 +187,3 @@ def test_command_prints_tables_or_json_and_one_line_for_bad_input(published: str
     for bad in (str(torn), str(tmp_path / "nowhere")):
         failed = CliRunner().invoke(app, ["report", bad])
         assert getattr(failed.exception, "is_user_error", False)
-
-
-def test_terminal_marks_nulls(published: str) -> None:
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_report(read_report(published), console)
-    text = console.export_text()
-    assert re.search(r"few_shot\s+–", text)
-    assert re.search(r"boigsd\s+0\.9", text)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boig_core.llm.metrics import METRICS, HashedNgrams, Pair, sample_metrics, summarize, table
+from boig_core.llm.metrics import METRICS, HashedNgrams, Pair, sample_metrics, table
 from boig_core.vocabulary import PALETTE, TONES, Box, Bucket, Description
 
 VECTORS = HashedNgrams()
@@ -147,15 +147,6 @@ def test_random_samples_agree_with_brute_force() -> None:
         assert np.isfinite(expected).any(), metric
         assert np.isnan(expected).any() or metric.endswith("rgb_distance"), metric
         np.testing.assert_allclose(values[metric], expected, rtol=1e-12, err_msg=metric)
-
-
-def test_undefined_samples_stay_out_of_the_mean_and_are_counted() -> None:
-    red = Description({"Red": 1.0}, {"warm": 1.0})
-    pairs = [Pair("high", 8, 8, red, red), Pair("high", 8, 8, red, Description({"Blue": 1.0}, {"cool": 1.0})), Pair("low", 8, 8, red, None)]
-    got = summarize(pairs, table(pairs))
-    assert got["colors_iou"] == {"high": 0.5, "low": 0.0, "all": pytest.approx(1 / 3), "undefined": 0}
-    assert got["colors_coverage_rmse"] == {"high": 0.0, "low": None, "all": 0.0, "undefined": 2}
-    assert got["objects_iou"]["undefined"] == 3
 
 
 def test_hashed_vectors_are_unit_and_know_spelling_only() -> None:

@@ -88,9 +88,9 @@ def test_the_refusal_names_the_recommended_formulation_if_that_one_passes() -> N
         require_worth(found, recipe().reward)
     assert "\n" not in str(refused.value)
     lines = list(validity_lines(found, 0.5))
-    assert len(lines) == 3
-    assert lines[1].endswith("blocked, chosen")
-    assert lines[2].endswith("passes, recommended")
+    assert len(lines) == 6
+    assert lines[4].endswith("blocked, chosen")
+    assert lines[5].endswith("passes, recommended")
 
 
 def test_an_undefined_auc_is_blocked_with_its_reason() -> None:
