@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
@@ -55,9 +56,18 @@ class MetricLog:
         self._written = time.monotonic()
         self._mlflow = _start_mlflow(experiment, run, params or {})
         self._untracked: list[dict[str, Any]] = []
+        self._one = threading.Lock()
 
     def log(self, step: int, **values: float) -> None:
         """Record one row. Values that are not finite are kept as null: a gap in a curve, never a made-up number."""
+        self.log_row(step, values)
+
+    def log_row(self, step: int, values: Mapping[str, float]) -> None:
+        """As `log`; threads may share it."""
+        with self._one:
+            self._log(step, values)
+
+    def _log(self, step: int, values: Mapping[str, float]) -> None:
         if self._goes_on:
             self._rows = [earlier for earlier in self._rows if earlier["step"] < step]
             self._goes_on = False
