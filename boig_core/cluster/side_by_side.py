@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from boig_core.cluster.train import run_training
-from boig_core.errors import UserError
 from boig_core.observability.logs import get_logger
 
 T = TypeVar("T")
@@ -30,32 +29,33 @@ def run_trainings(
         options: of each `run_training`; ``scratch`` and ``on_row`` are shared.
 
     Raises:
-        BoigError: of the training that failed first, a user error before others; the other trainings are stopped.
+        BoigError: of the training that failed first; the others are stopped.
     """
-    stop = threading.Event()
+    stop, failures = threading.Event(), list[Exception]()
 
     def train(name: str) -> T:
+        if stop.is_set():
+            raise CancelledError
         log.info("training %s, %d of %d", name, list(configs).index(name) + 1, len(configs))
         own = {**options, "scratch": options["scratch"] / name, "name": name, "stop": stop}
-        return run_training(fn, configs[name], **own)
+        try:
+            return run_training(fn, configs[name], **own)
+        except Exception as exc:
+            if not stop.is_set():
+                log.error("training %s failed: the others are stopped", name)
+                failures.append(exc)
+            stop.set()  # here, before this thread takes up a training that waits
+            raise
 
     if at_once == 1:  # in the main thread, where Ray Train handles Ctrl-C
         return {name: train(name) for name in configs}
     with ThreadPoolExecutor(at_once, thread_name_prefix="boig-training") as pool:
         trainings = {name: pool.submit(train, name) for name in configs}
         try:
-            ended, _ = wait(trainings.values(), return_when=FIRST_EXCEPTION)
-            _raise_first(ended, trainings)
+            wait(trainings.values(), return_when=FIRST_EXCEPTION)
         except BaseException:
             stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
             raise
+    if failures:
+        raise failures[0]
     return {name: training.result() for name, training in trainings.items()}
-
-
-def _raise_first(ended: set[Future[T]], trainings: Mapping[str, Future[T]]) -> None:
-    errors = {name: error for name, training in trainings.items() if training in ended and (error := training.exception()) is not None}
-    if errors:
-        name = next((name for name, error in errors.items() if isinstance(error, UserError)), next(iter(errors)))
-        log.error("training %s failed: the others are stopped", name)
-        raise errors[name]
