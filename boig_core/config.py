@@ -258,7 +258,9 @@ class LLM(_Section):
     grad_clip: float = Field(1.0, gt=0)
     """Largest gradient norm."""
     workers: int = Field(2, ge=1)
-    """Ray Train workers, one process each."""
+    """Ray Train workers of a model, one process each."""
+    at_once: int = Field(1, ge=1)
+    """Models trained side by side, each by ``workers`` processes of its own; they are two at least, BoigLLM and its no-KPI twin."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage."""
     offload: Literal["none", "optimizer", "all"] = "none"
@@ -731,6 +733,17 @@ class Recipe(_Section):
         if self.ddpo.workers > 1 and 0 < self.worker_resources.gpus <= 0.5:
             raise ValueError(f"{self.ddpo.workers} ranks of {self.worker_resources.gpus:g} GPU may share one: ask for more than 0.5")
         return self
+
+    @property
+    def llm_models(self) -> list[str]:
+        """Models that behavior fine-tuning trains, in their order."""
+        judge = ["judge"] if self.evaluation.judge == "predictor" else []
+        return ["boigllm", "no_kpi", *(["predictor"] if self.llm.predictor != "none" else []), *judge]
+
+    @property
+    def llm_workers(self) -> int:
+        """Worker processes of behavior fine-tuning at a time."""
+        return self.llm.workers * min(self.llm.at_once, len(self.llm_models))
 
     @property
     def scorer_resources(self) -> Resources:

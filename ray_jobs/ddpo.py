@@ -13,33 +13,33 @@ import functools
 import io
 import json
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from boig_core.cluster.gauges import Gauges
 from boig_core.cluster.rollouts import RayRollouts
 from boig_core.cluster.session import connect
-from boig_core.cluster.train import run_training
 from boig_core.config import Recipe
 from boig_core.data.dataset import read_samples
-from boig_core.diffusion.lora import Adapter, open_policy, save_policy
-from boig_core.diffusion.rollout import Scorer
-from boig_core.evaluation.files import make_grid
-from boig_core.evaluation.probe import Look, Probe, Witnesses
 from boig_core.observability.metrics import MetricLog, experiment
 from boig_core.observability.progress import left, progress_log
 from boig_core.rewards.calibration import Calibration, read_calibration, require_worth
 from boig_core.rewards.scorer import needs_predictor
 from boig_core.storage import manifest, store
 from boig_core.storage.job import Job, Outcome, Workspace, run_stage
-from boig_core.training.checkpoint import Checkpoints
-from boig_core.training.engine import rank
 from boig_core.training.monitors import Trip
+
+if TYPE_CHECKING:  # seconds to import, in a driver that trains nothing
+    from boig_core.diffusion.findings import Scorer
+    from boig_core.diffusion.lora import Adapter
+    from boig_core.evaluation.probe import Look
 
 
 def work(space: Workspace) -> Outcome:
-    """Start the actors, train, publish the aligned pipeline and its adapter."""
+    """Start the actors and train; the learner of rank 0 publishes the aligned pipeline and its adapter."""
     recipe, job = space.recipe, space.job
     calibration = read_calibration(space.fetch("calibration", "calibration")[0])
     require_worth(calibration, recipe.reward)
@@ -51,20 +51,12 @@ def work(space: Workspace) -> Outcome:
     connect()
     scorer = functools.partial(open_scorer, recipe, job.input("boigllm"), predictor, calibration)
     with RayRollouts.placed(recipe, scorer) as rollouts:
+        from boig_core.cluster.train import run_training  # takes seconds, in which the actors open their models
+
         config = {"job": job, "rollouts": rollouts}
-        adapter, rewards, trips = run_training(
+        uri, rewards, trips = run_training(
             train, config, workers=recipe.ddpo.workers, resources=recipe.worker_resources, scratch=space.scratch / "train"
         )
-    lora = recipe.ddpo.lora_rank
-    out = space.scratch / "boigsd"
-    save_policy(open_policy(recipe.sd.base, lora, recipe.seed, adapter), out, lora=lora is not None)
-    meta = {
-        "base": recipe.sd.base,
-        "lora_rank": lora,
-        "epochs": len(rewards),
-        "reward": recipe.reward.name,
-        "checksum": adapter.checksum,
-    }
     metrics = {
         "epochs": len(rewards),
         # keep_best publishes a policy from before the sign: it says nothing against that one.
@@ -72,24 +64,31 @@ def work(space: Workspace) -> Outcome:
         "reward_first": rewards[0] if rewards else None,
         "reward_last": rewards[-1] if rewards else None,
     }
-    return Outcome({"boigsd": space.publish("models/boigsd", out, kind="sd", meta=meta)}, metrics)
+    return Outcome({"boigsd": uri}, metrics)
 
 
 def open_scorer(recipe: Recipe, boigllm: str, predictor: str | None, calibration: Calibration, device: str) -> Scorer:
     """The reward, and what the probe asks beside it, in the process that scores."""
-    from boig_core.evaluation.judges import ClipJudge
     from boig_core.perception.describe import Perceiver
     from boig_core.rewards.scorer import Scorer as LlmScorer
     from boig_core.rewards.scorer import fetched
 
     with fetched(boigllm, predictor) as (llm, rater):
         scorer = LlmScorer(llm, Perceiver.from_recipe(recipe.perception), recipe, calibration, rater)
-    return scorer if recipe.ddpo.probe_every is None else Witnesses(scorer, ClipJudge(recipe.perception.clip))
+    if recipe.ddpo.probe_every is None:
+        return scorer
+    from boig_core.evaluation.judges import ClipJudge
+    from boig_core.evaluation.probe import Witnesses
+
+    return Witnesses(scorer, ClipJudge(recipe.perception.clip))
 
 
-def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
-    """One learner: the trained weights, the mean reward of each epoch from the first on, and the monitors that tripped."""
+def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
+    """One learner: URI of the published model, empty on other ranks than 0, each epoch's mean reward, and the monitors that tripped."""
     from boig_core.diffusion.learner import Learner
+    from boig_core.evaluation.probe import Probe
+    from boig_core.training.checkpoint import Checkpoints
+    from boig_core.training.engine import rank
 
     job: Job = config["job"]
     rollouts: RayRollouts = config["rollouts"]
@@ -119,7 +118,21 @@ def train(config: dict[str, Any]) -> tuple[Adapter, list[float], list[Trip]]:
     finally:
         if curve is not None and curve.rows:
             curve.close()
-    return adapter, [row["reward"] for row in learner.rows], learner.trips
+    rewards = [row["reward"] for row in learner.rows]
+    return publish(job, adapter, len(rewards)) if rank() == 0 else "", rewards, learner.trips
+
+
+def publish(job: Job, adapter: Adapter, epochs: int) -> str:
+    """Publish the policy, from a process that has imported all that it takes; returns the URI."""
+    from boig_core.diffusion.lora import open_policy, save_policy
+
+    recipe, lora = job.recipe, job.recipe.ddpo.lora_rank
+    about = {"base": recipe.sd.base, "lora_rank": lora, "epochs": epochs, "reward": recipe.reward.name}
+    with tempfile.TemporaryDirectory(prefix="boig-ddpo-") as scratch:
+        folder = Path(scratch) / "boigsd"
+        save_policy(open_policy(recipe.sd.base, lora, recipe.seed, adapter), folder, lora=lora is not None)
+        meta = {**about, "checksum": adapter.checksum}
+        return Workspace(job, Path(scratch)).publish("models/boigsd", folder, kind="sd", meta=meta)
 
 
 def epoch_line(epoch: int, epochs: int, values: Mapping[str, float], wall_s: float) -> str:
@@ -148,6 +161,8 @@ class Shown:
 
     def look(self, epoch: int, look: Look) -> None:
         """A probe's images, one row a prompt, and its numbers in the same order."""
+        from boig_core.evaluation.files import make_grid
+
         buffer = io.BytesIO()
         make_grid(list(look.images_PKHWC)).save(buffer, format="PNG")
         self._put(f"probe-{epoch:04d}.png", buffer.getvalue())

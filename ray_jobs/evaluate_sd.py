@@ -1,5 +1,7 @@
 """Stage ``evaluate_sd``: base, high-KPI baseline and BoigSD on the same test prompts and noise, sampled on Ray, measured in this process.
 
+Each row is measured while the actors sample the next ones.
+
 Base and BoigSD are sampled without guidance, too, and with rewritten prompts where the recipe asks for them; the registry's champion stands
 beside them, if there is one.
 
@@ -13,13 +15,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from boig_core.config import Recipe, Rewrite
 from boig_core.data.dataset import read_samples
 from boig_core.evaluation.aesthetic import AestheticJudge
 from boig_core.evaluation.files import write_generation
-from boig_core.evaluation.generation import PAIRED, Instruments, measure, summarize
+from boig_core.evaluation.generation import PAIRED, Instruments, Measured, measure, summarize
 from boig_core.evaluation.judges import ClipJudge
 from boig_core.evaluation.plan import CHAMPION, Plan, make_plan
 from boig_core.evaluation.real import see_real
@@ -39,33 +45,41 @@ log = get_logger(__name__)
 
 def work(space: Workspace) -> Outcome:
     """Sample the models, measure their images, write the numbers and grids."""
-    from boig_core.cluster.evaluation import Draw, Source, sample_draws
+    from boig_core.cluster.evaluation import Draw, Source, sample_draws, started_samplers
     from boig_core.cluster.session import connect
 
     recipe, job = space.recipe, space.job
     samples = read_samples(job.input("dataset"))
     plan = make_plan(samples, recipe)
     calibration = read_calibration(space.fetch("calibration", "calibration")[0])
-    tools = open_instruments(space, calibration)
     sources = {"base": Source(recipe.sd.base, False)}
     ours = ["high_kpi", "boigsd", *([CHAMPION] if CHAMPION in job.inputs else [])]
     sources |= {name: Source(job.input(name), True) for name in ours}
     connect()
-    plan = replace(plan, rewritten=rewrite(job.input("boigllm"), samples, plan, calibration, recipe))
     settings, started = recipe.evaluation, time.monotonic()
-    rows = plan.rows(settings, champion=CHAMPION in sources)
-    draws = {name: Draw(sources[row.model], plan.prompts(row), row.guidance(settings)) for name, row in rows.items()}
-    images = sample_draws(draws, plan.seeds, recipe)
-    if CHAMPION in images and images[CHAMPION].shape != images["base"].shape:
-        size = " x ".join(map(str, images.pop(CHAMPION).shape[1:3]))
-        log.warning("the champion makes images of another size (%s): it is left out, and no candidate of this size can beat it", size)
-    log.info("sampled %d images for each of %d rows in %.1f s", len(plan.seeds), len(rows), time.monotonic() - started)
-    progress, measured = Progress("models", len(images), progress_log("measuring")), {}
-    for name, found in images.items():
-        measured[name] = measure(found, plan, tools)
-        progress.add([None])
-    progress.close()
-    real = see_real(job.input("dataset"), samples, tools.clip, tools.features, recipe)
+    with started_samplers(recipe) as actors, ThreadPoolExecutor(1, thread_name_prefix="boig-measuring") as measuring:
+        tools = open_instruments(space, calibration)
+        seen = measuring.submit(see_real, job.input("dataset"), samples, tools.clip, tools.features, recipe)
+        plan = replace(plan, rewritten=rewrite(job.input("boigllm"), samples, plan, calibration, recipe))
+        rows = plan.rows(settings, champion=CHAMPION in sources)
+        draws = {name: Draw(sources[row.model], plan.prompts(row), row.guidance(settings)) for name, row in rows.items()}
+        waiting: dict[str, Future[Measured]] = {}
+        progress = Progress("models", len(draws), progress_log("measuring"))
+
+        def look_at(found: NDArray[np.uint8]) -> Measured:
+            measured = measure(found, plan, tools)
+            progress.add([None])
+            return measured
+
+        def drawn(name: str, found: NDArray[np.uint8]) -> None:
+            waiting[name] = measuring.submit(look_at, found)
+
+        images = sample_draws(actors, draws, plan.seeds, recipe.ddpo.chunk, drawn)
+        log.info("sampled %d images for each of %d rows in %.1f s", len(plan.seeds), len(rows), time.monotonic() - started)
+        if CHAMPION in images and images[CHAMPION].shape != images["base"].shape:
+            size = " x ".join(map(str, images.pop(CHAMPION).shape[1:3]))
+            log.warning("the champion makes images of another size (%s): it is left out, and no candidate of this size can beat it", size)
+        real, measured = seen.result(), {name: waiting[name].result() for name in images}
     summary = summarize(measured, plan, real, recipe)
     summary["by"] = by_bucket_and_account(measured, plan, recipe)
     summary["settings"] = {

@@ -1,8 +1,9 @@
 """Stage finetune_llm: behaviour fine-tuning of BoigLLM and of its no-KPI twin, on Ray Train workers with DeepSpeed.
 
-They are trained one after the other by the same workers, on the same samples, steps and seed; the twin's prompts lack the KPI line. Where
-the recipe says so, the engagement predictor follows (``llm.predictor``), and another one that judges (``evaluation.judge``), by the split
-``judge`` alone. Input: dataset (perceived). Outputs: boigllm, no_kpi, predictor, judge.
+They are trained on the same samples, steps and seed; the twin's prompts lack the KPI line. Where the recipe says so, the
+engagement predictor follows (``llm.predictor``), and another one that judges (``evaluation.judge``), by the split ``judge``
+alone. Each model has workers of its own; ``llm.at_once`` of them are trained side by side, and their numbers stand in one
+curve. Input: dataset (perceived). Outputs: boigllm, no_kpi, predictor, judge.
 """
 
 from __future__ import annotations
@@ -13,74 +14,67 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from boig_core.observability.logs import get_logger
+from boig_core.observability.metrics import MetricLog, experiment
 from boig_core.storage import store
 from boig_core.storage.job import Job, Outcome, Workspace, run_stage
 
-log = get_logger("ray_jobs.finetune_llm")  # this module runs as __main__
 FAMILIES = {"boigllm": "models/boigllm", "no_kpi": "models/boigllm-no-kpi", "predictor": "models/predictor", "judge": "models/judge"}
 
 
 def work(space: Workspace) -> Outcome:
-    """Train the models and publish them."""
+    """Train the models, each by workers of its own, whose rank 0 publishes it."""
     from boig_core.cluster.session import connect
-    from boig_core.cluster.train import run_training
+    from boig_core.cluster.side_by_side import run_trainings
     from boig_core.storage.manifest import verify
 
-    verify(space.job.input("dataset"), kind="dataset")
+    job, recipe = space.job, space.recipe
+    verify(job.input("dataset"), kind="dataset")
     connect()
-    llm = space.recipe.llm
-    config = {"job": space.job.model_dump_json()}
-    result = run_training(train_models, config, workers=llm.workers, resources=space.recipe.resources, scratch=space.scratch)
-    return Outcome(outputs=result["outputs"], metrics=result["metrics"])
+    uri = store.join(job.attempt_uri, "metrics.jsonl")
+    curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment=experiment(job.stage), run=job.version)
+    configs = {name: {"job": job.model_dump_json(), "model": name} for name in recipe.llm_models}
+    options = {"workers": recipe.llm.workers, "resources": recipe.resources, "scratch": space.scratch, "on_row": curve.log_row}
+    try:
+        trained = run_trainings(train_model, configs, at_once=recipe.llm.at_once, **options)
+    finally:
+        if curve.rows:
+            curve.close()
+    return Outcome({name: uri for name, (uri, _) in trained.items()}, {name: metrics for name, (_, metrics) in trained.items()})
 
 
-def train_models(config: dict[str, Any]) -> dict[str, Any]:
-    """What each worker runs: rank 0 keeps the metrics and publishes the models."""
+def train_model(config: dict[str, Any]) -> tuple[str, dict[str, float]]:
+    """What each worker of a model runs: its published URI, empty on other ranks than 0, and the metrics of the training."""
     from boig_core.data.dataset import read_samples
     from boig_core.llm.finetune import export, train
     from boig_core.llm.predictor import Rating, judge_samples
     from boig_core.llm.task import Describing, Task
-    from boig_core.observability.metrics import MetricLog, experiment
     from boig_core.training.checkpoint import Checkpoints
     from boig_core.training.engine import Engine, rank
     from boig_core.verbalization.templates import TEMPLATES_VERSION
 
-    job = Job.model_validate_json(config["job"])
+    job, name = Job.model_validate_json(config["job"]), config["model"]
     samples = read_samples(job.input("dataset"))
-    uri = store.join(job.attempt_uri, "metrics.jsonl")
-    curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment=experiment(job.stage), run=job.version) if rank() == 0 else None
-    outputs, metrics = {}, {}
-    tasks: dict[str, Task] = {"boigllm": Describing(job.recipe, with_kpi=True), "no_kpi": Describing(job.recipe, with_kpi=False)}
-    if job.recipe.llm.predictor != "none":
-        tasks["predictor"] = Rating(job.recipe)
-    if job.recipe.evaluation.judge == "predictor":
-        tasks["judge"] = Rating(job.recipe, kind="judge")
-    for number, (name, task) in enumerate(tasks.items(), 1):
-        if rank() == 0:
-            log.info("training %s, model %d of %d", name, number, len(tasks))
+    rating, told = name in {"predictor", "judge"}, name == "boigllm"
+    task: Task = Rating(job.recipe, kind=name) if rating else Describing(job.recipe, with_kpi=told)
 
-        def report(step: int, values: dict[str, float], name: str = name) -> None:
-            if curve is not None:
-                curve.log(step, **{f"{name}_{key}": value for key, value in values.items()})
+    def report(step: int, values: dict[str, float]) -> None:
+        config["rows"](step, {f"{name}_{key}": value for key, value in values.items()})
 
-        def started(engine: Engine) -> None:
-            store.write_bytes(store.join(job.attempt_uri, "deepspeed.json"), json.dumps(engine.settings, indent=1).encode())
+    def started(engine: Engine) -> None:
+        store.write_bytes(store.join(job.attempt_uri, "deepspeed.json"), json.dumps(engine.settings, indent=1).encode())
 
-        checkpoints = Checkpoints(job.task, job.attempt, name)
-        learnt = judge_samples(samples) if name == "judge" else samples
-        label = f"{name} {number} of {len(tasks)}"
-        trained = train(learnt, job.recipe, task, checkpoints=checkpoints, report=report, started=started, label=label)
-        metrics[name] = trained.metrics
-        with tempfile.TemporaryDirectory(prefix="boig-llm-") as scratch:
-            folder = Path(scratch) / "model"
-            export(trained, folder)
-            if rank() == 0:
-                meta = {**task.about, "templates": TEMPLATES_VERSION, **trained.metrics}
-                outputs[name] = Workspace(job, Path(scratch)).publish(FAMILIES[name], folder, kind=task.kind, meta=meta)
-    if curve is not None:
-        curve.close()
-    return {"outputs": outputs, "metrics": metrics}
+    checkpoints = Checkpoints(job.task, job.attempt, name)
+    learnt = judge_samples(samples) if name == "judge" else samples
+    models = list(job.recipe.llm_models)
+    label = f"{name} {models.index(name) + 1} of {len(models)}"
+    trained = train(learnt, job.recipe, task, checkpoints=checkpoints, report=report, started=started, label=label)
+    with tempfile.TemporaryDirectory(prefix="boig-llm-") as scratch:
+        folder = Path(scratch) / "model"
+        export(trained, folder)
+        if rank() != 0:
+            return "", trained.metrics
+        meta = {**task.about, "templates": TEMPLATES_VERSION, **trained.metrics}
+        return Workspace(job, Path(scratch)).publish(FAMILIES[name], folder, kind=task.kind, meta=meta), trained.metrics
 
 
 if __name__ == "__main__":

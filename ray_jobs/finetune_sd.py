@@ -6,38 +6,40 @@ Reads ``dataset``; publishes ``high_kpi``: a whole diffusers folder that ``Diffu
 from __future__ import annotations
 
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from boig_core.cluster.session import connect
-from boig_core.cluster.train import run_training
 from boig_core.config import Recipe
 from boig_core.data.dataset import read_images, read_samples
-from boig_core.diffusion.lora import Adapter, open_policy, save_policy
 from boig_core.observability.metrics import MetricLog, experiment
 from boig_core.storage import store
 from boig_core.storage.job import Job, Outcome, Workspace, run_stage
-from boig_core.training.checkpoint import Checkpoints
-from boig_core.training.engine import rank
 
 
 def work(space: Workspace) -> Outcome:
-    """Train on the cluster, then publish the pipeline with the trained UNet."""
+    """Train on the cluster; the worker of rank 0 publishes the pipeline with the trained UNet."""
+    from boig_core.cluster.session import connect
+    from boig_core.cluster.train import run_training
+
     recipe = space.recipe
     connect()
-    adapter, loss = run_training(
+    uri, loss = run_training(
         train, {"job": space.job}, workers=recipe.sd.workers, resources=recipe.resources, scratch=space.scratch / "train"
     )
-    out = space.scratch / "high-kpi"
-    save_policy(open_policy(recipe.sd.base, recipe.sd.lora_rank, recipe.seed, adapter), out, lora=recipe.sd.lora_rank is not None)
-    meta = {"base": recipe.sd.base, "steps": recipe.sd.steps, "lora_rank": recipe.sd.lora_rank}
-    return Outcome({"high_kpi": space.publish("models/high-kpi", out, kind="sd", meta=meta)}, {"steps": recipe.sd.steps, "loss": loss})
+    return Outcome({"high_kpi": uri}, {"steps": recipe.sd.steps, "loss": loss})
 
 
-def train(config: dict[str, Any]) -> tuple[Adapter, float | None]:
-    """One training worker: the trained weights and the mean of the last reported losses, None when there was nothing left to train."""
+def train(config: dict[str, Any]) -> tuple[str, float | None]:
+    """One training worker: URI of the published model, empty on other ranks than 0, and the mean of the last reported losses.
+
+    None in place of that mean: there was nothing left to train.
+    """
     from boig_core.diffusion.finetune import finetune
+    from boig_core.training.checkpoint import Checkpoints
+    from boig_core.training.engine import rank
 
     job: Job = config["job"]
     recipe: Recipe = job.recipe
@@ -56,7 +58,19 @@ def train(config: dict[str, Any]) -> tuple[Adapter, float | None]:
         if curve is not None and curve.rows:
             curve.close()
     losses = [row["loss"] for row in curve.rows[-10:]] if curve is not None else []
-    return adapter, float(np.mean(losses)) if losses else None
+    return publish(job, adapter) if rank() == 0 else "", float(np.mean(losses)) if losses else None
+
+
+def publish(job: Job, adapter: Any) -> str:
+    """Publish the base with the trained weights, from a process that has imported all that it takes; returns the URI."""
+    from boig_core.diffusion.lora import open_policy, save_policy
+
+    sd = job.recipe.sd
+    meta = {"base": sd.base, "steps": sd.steps, "lora_rank": sd.lora_rank}
+    with tempfile.TemporaryDirectory(prefix="boig-sd-") as scratch:
+        folder = Path(scratch) / "high-kpi"
+        save_policy(open_policy(sd.base, sd.lora_rank, job.recipe.seed, adapter), folder, lora=sd.lora_rank is not None)
+        return Workspace(job, Path(scratch)).publish("models/high-kpi", folder, kind="sd", meta=meta)
 
 
 def read_examples(dataset: str, recipe: Recipe) -> Any:

@@ -19,7 +19,7 @@ from boig_core.vocabulary import Sample
 
 if TYPE_CHECKING:
     from boig_core.diffusion.bench import Speed
-    from boig_core.diffusion.rollout import Scorer
+    from boig_core.diffusion.findings import Scorer
 
 
 def bench_on_ray(recipe: Recipe, samples: Sequence[Sample], make_scorer: Callable[[str], Scorer], scratch: Path) -> Speed:

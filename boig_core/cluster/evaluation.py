@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -70,6 +71,10 @@ class SampleActor:
         self._opened: tuple[Source, Any] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="boig-sample-")
 
+    def warm_up(self) -> None:
+        """Import what sampling takes: seconds, in which the stage's process does the same with what measures."""
+        import boig_core.diffusion.sample  # noqa: F401
+
     def sample(self, draw: Draw, seeds: Sequence[int]) -> NDArray[np.uint8]:
         """Images (B, H, W, 3) of one chunk."""
         from boig_core.diffusion.sample import sample_images
@@ -92,41 +97,63 @@ class SampleActor:
         return self._opened[1]
 
 
-def sample_draws(draws: Mapping[str, Draw], seeds: Sequence[int], recipe: Recipe) -> dict[str, NDArray[np.uint8]]:
-    """Images (N, H, W, 3) of each draw, all from the same noise. Ray must be connected; the actors end with this call.
+@contextmanager
+def started_samplers(recipe: Recipe) -> Iterator[list[Any]]:
+    """The recipe's sampling actors, which get ready by themselves and end with the context. Ray must be connected."""
+    options = {**actor_options(recipe.resources), "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+    actors = [ray.remote(SampleActor).options(**options).remote(recipe) for _ in range(recipe.ddpo.rollout_actors)]
+    try:
+        for actor in actors:
+            actor.warm_up.remote()
+        yield actors
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+def sample_draws(
+    actors: Sequence[Any],
+    draws: Mapping[str, Draw],
+    seeds: Sequence[int],
+    chunk: int,
+    drawn: Callable[[str, NDArray[np.uint8]], object] = lambda name, images: None,
+) -> dict[str, NDArray[np.uint8]]:
+    """Images (N, H, W, 3) of each draw, all from the same noise.
 
     Args:
+        actors: from `started_samplers`.
         draws: of N prompts each; those of one model follow each other in the work, so that it is opened once.
         seeds: of the N starting noises.
-        recipe: steps, chunk and number of the actors.
+        chunk: images that an actor samples at a time.
+        drawn: is called with each draw's name and images as soon as they are there, while the next are sampled.
 
     Raises:
         ClusterError: no chunk finished for `STALL_S`, or an actor died more often than its budget allows.
         BoigError: whatever opening a model raised.
     """
-    options = {**actor_options(recipe.resources), "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
-    actors = [ray.remote(SampleActor).options(**options).remote(recipe) for _ in range(recipe.ddpo.rollout_actors)]
-    size, order = recipe.ddpo.chunk, sorted(draws, key=lambda name: draws[name].source.location)
-    slices = [slice(start, start + size) for start in range(0, len(seeds), size)]
+    order = sorted(draws, key=lambda name: draws[name].source.location)
+    slices = [slice(start, start + chunk) for start in range(0, len(seeds), chunk)]
     chunks = [(replace(draws[name], prompts=draws[name].prompts[part]), seeds[part]) for name in order for part in slices]
     pool = ActorPool(actors)
     progress = Progress("images", len(draws) * len(seeds), progress_log("sampling"))
-    for chunk in chunks:
-        pool.submit(lambda actor, c: actor.sample.remote(*c), chunk)
-    parts: list[NDArray[np.uint8]] = []
+    for part in chunks:
+        pool.submit(lambda actor, c: actor.sample.remote(*c), part)
+    found: dict[str, NDArray[np.uint8]] = {}
     try:
-        while len(parts) < len(chunks):
-            parts.append(pool.get_next(timeout=STALL_S))
-            progress.add([None] * len(parts[-1]))
+        for name in order:
+            parts: list[NDArray[np.uint8]] = []
+            for _ in slices:
+                parts.append(pool.get_next(timeout=STALL_S))
+                progress.add([None] * len(parts[-1]))
+            found[name] = np.concatenate(parts)
+            drawn(name, found[name])
         progress.close()
     except TimeoutError as exc:
-        raise ClusterError(f"chunk {len(parts)} of {len(chunks)}", f"took longer than {STALL_S:.0f} s", "see the Ray dashboard") from exc
+        raise ClusterError(
+            f"a chunk after {len(found)} of {len(draws)} rows", f"took longer than {STALL_S:.0f} s", "see the Ray dashboard"
+        ) from exc
     except ray.exceptions.RayActorError as exc:
         raise ClusterError("a sampling actor", f"died more than {RESTARTS} times", "see its log on the Ray dashboard") from exc
-    finally:
-        for actor in actors:
-            ray.kill(actor)
-    found = {name: np.concatenate(parts[i * len(slices) : (i + 1) * len(slices)]) for i, name in enumerate(order)}
     return {name: found[name] for name in draws}
 
 

@@ -1,9 +1,10 @@
-"""Lines of training workers in the stage's own log: what rank 0 says, and what the others warn of, while they train.
+"""What training workers tell the stage's process while they train: lines for its log, and rows of a curve.
 
-Each line travels to the stage's process as it is logged and passes the handlers there, so that it stands once in the kept log and on the
-terminal, in the order in which its worker logged it. A worker never waits for that while it trains, and no training fails or hangs because
-a line could not be brought over. Leaves out: lines of libraries and other ranks' INFO, which stay in Ray's log of the worker, and actors
-that are no training workers.
+Of lines: what rank 0 says, and what the others warn of. Each travels to the stage's process as it is logged and passes the handlers
+there, so that it stands once in the kept log and on the terminal, in the order in which its worker logged it. A worker never waits for
+that while it trains, and no training fails or hangs because something could not be brought over. Workers are known here by their
+handles, too, so that the stage can end them. Leaves out: lines of libraries and other ranks' INFO, which stay in Ray's log of the
+worker, and actors that are no training workers.
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from boig_core.observability import progress
 from boig_core.observability.logs import OWN, get_logger, hide_secrets
 
 log = get_logger(__name__)
 
 Line = tuple[str, int, float, str]
 """Logger, level, seconds since the epoch, text."""
+Row = tuple[int, dict[str, float]]
+"""Step and its metrics."""
 
 _EVERY_S: Final = 1.0
 """Seconds between two looks for new lines."""
@@ -42,6 +46,8 @@ class Letterbox:
     def __init__(self) -> None:
         self._lines: deque[Line] = deque()
         self._dropped = 0
+        self._rows: list[Row] = []
+        self._workers: list[Any] = []
 
     def put(self, line: Line) -> None:
         """Leave a line."""
@@ -59,6 +65,23 @@ class Letterbox:
             self._dropped = 0
         return taken
 
+    def put_rows(self, rows: list[Row]) -> None:
+        """Leave rows of a curve."""
+        self._rows += rows
+
+    def take_rows(self) -> list[Row]:
+        """Rows that have come since the last call."""
+        taken, self._rows = self._rows, []
+        return taken
+
+    def join(self, worker: Any) -> None:
+        """Make a worker known by its handle."""
+        self._workers.append(worker)
+
+    def workers(self) -> list[Any]:
+        """Workers that have joined, those that have ended included."""
+        return self._workers
+
 
 class ToStage(logging.Handler):
     """Sends a worker's lines to the stage's process; one that is not wanted there, or cannot be sent, goes to another handler.
@@ -67,19 +90,23 @@ class ToStage(logging.Handler):
         letterbox: handle of the actor.
         rank: of this worker.
         here: the other handler.
+        name: of the training, which begins each line but those of progress, which name it by themselves; empty: it needs none.
     """
 
-    def __init__(self, letterbox: Any, rank: int, here: logging.Handler) -> None:
+    def __init__(self, letterbox: Any, rank: int, here: logging.Handler, name: str = "") -> None:
         super().__init__()
         self._letterbox, self._here = letterbox, here
         self._level, self._who = (logging.INFO, "") if rank == 0 else (logging.WARNING, f"rank {rank}: ")
+        self._name = name
         self._sent: Any = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send a line without waiting for its arrival."""
         if record.name.partition(".")[0] in OWN and record.levelno >= self._level:
             try:
-                text = hide_secrets(self._who + self.format(record))  # this node's secrets, which the stage's process may not know
+                names_itself = record.name.startswith(f"{progress.LOGGER}.")  # what has a subject begins with it
+                who = self._who if names_itself or not self._name else f"{self._name}: {self._who}"
+                text = hide_secrets(who + self.format(record))  # this node's secrets, which the stage's process may not know
                 self._sent = self._letterbox.put.remote((record.name, record.levelno, record.created, text))
                 return
             except Exception:  # too many are under way, or Ray is gone: the line still has a place
@@ -92,12 +119,39 @@ class ToStage(logging.Handler):
             ray.wait([self._sent], timeout=_LAST_S)
 
 
+class RowSender:
+    """Sends rows of a curve to the stage's process, once a second; rows that cannot be sent now go with the next."""
+
+    def __init__(self, letterbox: Any) -> None:
+        self._letterbox, self._unsent, self._sent = letterbox, list[Row](), None
+        self._due = time.monotonic() + _EVERY_S
+
+    def __call__(self, step: int, values: dict[str, float]) -> None:
+        """Send a row, now or soon."""
+        self._unsent.append((step, values))
+        if time.monotonic() >= self._due:
+            self._send()
+
+    def drain(self) -> None:
+        """Send what is left, and wait until it has arrived."""
+        self._send()
+        if self._sent is not None:
+            ray.wait([self._sent], timeout=_LAST_S)
+
+    def _send(self) -> None:
+        self._due = time.monotonic() + _EVERY_S
+        with suppress(Exception):  # too many are under way, or Ray is gone
+            if self._unsent:
+                self._sent = self._letterbox.put_rows.remote(self._unsent)
+                self._unsent = []
+
+
 @contextmanager
-def sent_to(letterbox: Any, rank: int) -> Iterator[None]:
+def sent_to(letterbox: Any, rank: int, name: str = "") -> Iterator[None]:
     """In a worker whose logging is configured: lines go to the stage's process, the last ones before an error too."""
     root = logging.getLogger()
     [here] = root.handlers
-    relay = ToStage(letterbox, rank, here)
+    relay = ToStage(letterbox, rank, here, name)
     root.handlers = [relay]
     try:
         yield
@@ -106,8 +160,13 @@ def sent_to(letterbox: Any, rank: int) -> Iterator[None]:
 
 
 @contextmanager
-def received() -> Iterator[Any]:
-    """In the stage's process: a letterbox for workers, whose lines are logged here until the context ends, the last ones included."""
+def received(on_row: Callable[[int, dict[str, float]], None] | None = None, stop: threading.Event | None = None) -> Iterator[Any]:
+    """In the stage's process: a letterbox for workers, whose lines are logged here until the context ends, the last ones included.
+
+    Args:
+        on_row: gets each row of rank 0's curve, in a thread of its own.
+        stop: once it is set, workers are killed as soon as they are known.
+    """
     letterbox = (
         ray.remote(Letterbox)
         .options(
@@ -121,7 +180,7 @@ def received() -> Iterator[Any]:
         .remote()
     )
     ended = threading.Event()
-    following = threading.Thread(target=_follow, args=(letterbox, ended), name="boig-lines", daemon=True)
+    following = threading.Thread(target=_follow, args=(letterbox, ended, on_row, stop), name="boig-lines", daemon=True)
     following.start()
     try:
         yield letterbox
@@ -131,15 +190,24 @@ def received() -> Iterator[Any]:
         ray.kill(letterbox)
 
 
-def _follow(letterbox: Any, ended: threading.Event) -> None:
+def _follow(
+    letterbox: Any, ended: threading.Event, on_row: Callable[[int, dict[str, float]], None] | None, stop: threading.Event | None
+) -> None:
     last = False
     while not last:
         last = ended.wait(_EVERY_S)  # what came before the end is in the answer to a question that is asked after it
         try:
             lines = ray.get(letterbox.take.remote())
+            rows = ray.get(letterbox.take_rows.remote()) if on_row else []
+            if stop is not None and stop.is_set():
+                for worker in ray.get(letterbox.workers.remote()):
+                    ray.kill(worker)
         except ray.exceptions.RayError as exc:
             log.warning("lines of the training workers are missing from here on: %s", exc)
             return
         for name, level, created, text in lines:
             said = {"name": name, "levelno": level, "levelname": logging.getLevelName(level), "created": created, "msg": text}
             logging.getLogger(name).handle(logging.makeLogRecord(said))
+        if on_row:
+            for step, values in rows:
+                on_row(step, values)

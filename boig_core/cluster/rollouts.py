@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from boig_core.cluster.actors import START_S, Crew, Span, finished, options, scorer_options, settle
 from boig_core.cluster.placement import Demand, room
 from boig_core.config import Recipe
+from boig_core.diffusion.findings import Findings, Scorer, examine
 from boig_core.errors import BoigError, ClusterError, ScorerError
 from boig_core.observability.progress import Progress, progress_log
 from boig_core.rewards.scorer import checked
@@ -31,7 +32,7 @@ from boig_core.vocabulary import Sample
 
 if TYPE_CHECKING:  # a scorer's process needs nothing of it, and would take seconds to import it
     from boig_core.diffusion.lora import Adapter
-    from boig_core.diffusion.rollout import Chunk, Findings, Sampler, Scorer
+    from boig_core.diffusion.rollout import Chunk, Sampler
     from boig_core.diffusion.trajectory import Trajectory
 
 T = TypeVar("T")
@@ -103,8 +104,6 @@ class RewardActor:
 
     def examine(self, images_BHWC: NDArray[np.uint8], samples: Sequence[Sample]) -> Findings:
         """All that the scorer can say of a chunk's images; raises as `score`."""
-        from boig_core.diffusion.rollout import examine
-
         return self._said(lambda scorer: examine(scorer, images_BHWC, samples), samples)
 
     def _said(self, call: Callable[[Scorer], T], samples: Sequence[Sample]) -> T:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import ray
 from ray.train import ControllerError, FailureConfig, PreemptionError, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.execution.context import get_train_context
 
 from boig_core.cluster.actors import RESTARTS, START_S
 from boig_core.cluster.placement import bundle, nodes
-from boig_core.cluster.relay import received, sent_to
+from boig_core.cluster.relay import RowSender, received, sent_to
 from boig_core.config import Resources
 from boig_core.errors import BoigError, ClusterError, PreemptedError, ScorerError, UserError
 from boig_core.observability.logs import configure_logging, get_logger
@@ -40,6 +42,9 @@ def run_training(
     resources: Resources,
     scratch: Path,
     max_failures: int = RESTARTS,
+    name: str = "",
+    on_row: Callable[[int, dict[str, float]], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> T:
     """Run ``fn(config)`` in each of some worker processes with a torch process group between them; returns what rank 0 returned.
 
@@ -53,6 +58,10 @@ def run_training(
         scratch: local folder for Ray Train's own bookkeeping.
         max_failures: how often a group that lost a worker is started again. Wrong inputs and rewards are never tried again, and a group
             that saved its state because its node goes does not count.
+        name: begins each line, where several trainings run side by side.
+        on_row: gets, in another thread, the rows that rank 0 gives to ``config["rows"]``, a function of step and metrics that is there
+            where this is.
+        stop: once it is set, the workers are killed, and not started again.
 
     Raises:
         BoigError: the very error that a worker raised, user errors before others.
@@ -62,17 +71,19 @@ def run_training(
     for start in itertools.count():
         began = time.monotonic()
         try:
-            with received() as letterbox:
-                loop = {"fn": fn, "config": config, "letterbox": letterbox}
+            with received(on_row, stop) as letterbox:
+                loop = {"fn": fn, "config": config, "letterbox": letterbox, "name": name, "rows": on_row is not None}
                 result: T = _trainer(loop, workers, resources, scratch, start).fit().return_value
             return result
         except Exception as exc:
             error, seconds = _own_error(exc), time.monotonic() - began
             failures += not isinstance(exc, PreemptionError) and not isinstance(error, PreemptedError)
-            if failures > max_failures or isinstance(exc, ControllerError) or isinstance(error, (UserError, ScorerError)):
+            final = isinstance(exc, ControllerError) or isinstance(error, (UserError, ScorerError)) or (stop is not None and stop.is_set())
+            if failures > max_failures or final:
                 rule = f"failed: {_last_line(exc)}; the cluster is {nodes()}"
                 raise (error or ClusterError(f"{workers} training worker(s)", rule, "see the job's log")) from exc
-            log.warning("training workers ended after %.1f s, going on from the newest checkpoint: %s", seconds, error or _last_line(exc))
+            who = f"{name}: training" if name else "training"
+            log.warning("%s workers ended after %.1f s, going on from the newest checkpoint: %s", who, seconds, error or _last_line(exc))
     raise AssertionError("unreachable")
 
 
@@ -101,8 +112,13 @@ def _trainer(loop: dict[str, Any], workers: int, resources: Resources, scratch: 
 def _worker(loop: dict[str, Any]) -> Any:
     configure_logging()
     preemption.ask(_node_drains)
-    with sent_to(loop["letterbox"], get_train_context().get_world_rank()):
-        return loop["fn"](loop["config"])
+    letterbox, rows = loop["letterbox"], RowSender(loop["letterbox"])
+    letterbox.join.remote(ray.get_runtime_context().current_actor)
+    with sent_to(letterbox, get_train_context().get_world_rank(), loop["name"]):
+        try:
+            return loop["fn"]({**loop["config"], "rows": rows} if loop["rows"] else loop["config"])
+        finally:
+            rows.drain()
 
 
 def _node_drains() -> bool:

@@ -23,10 +23,11 @@ import torch
 
 from boig_core.config import DDPO, Recipe
 from boig_core.diffusion.ddim import predict
+from boig_core.diffusion.findings import Scorer
 from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import Adapter
 from boig_core.diffusion.pipeline import Condition, decode, encode_prompts, latent_shape
-from boig_core.diffusion.rollout import Chunk, LocalRollouts, Rollouts, Sampler, Scorer, epoch_steps
+from boig_core.diffusion.rollout import Chunk, LocalRollouts, Rollouts, Sampler, epoch_steps
 from boig_core.diffusion.sequential import Sequential
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.training.checkpoint import Checkpoints

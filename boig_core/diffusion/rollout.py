@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import functools
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 
 from boig_core.config import DDPO, Recipe
 from boig_core.diffusion.ddim import ddim_step, predict, schedule
+from boig_core.diffusion.findings import Findings, Scorer, examine
 from boig_core.diffusion.lora import Adapter, make_trainable, write_adapter
 from boig_core.diffusion.pipeline import Prompts, decode, latent_shape, load_base
 from boig_core.diffusion.scoring import draw_matching
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.vocabulary import Sample
 
-Findings = Mapping[str, NDArray[np.float64]]
-"""What is measured of some images, by name: one row an image."""
 T = TypeVar("T")
 
 # Streams of random numbers: a first key keeps noise, window and prompts independent of each other.
@@ -55,23 +54,6 @@ class Chunk:
     window: tuple[int, int]
 
 
-class Scorer(Protocol):
-    """Who gives rewards: images and their samples in, one finite number an image out, or an error; never a silent zero."""
-
-    def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
-        """Rewards of uint8 ``images_BHWC``."""
-        ...
-
-
-@runtime_checkable
-class Examiner(Scorer, Protocol):
-    """A scorer that measures more than the reward, where a probe asks for it."""
-
-    def examine(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> Findings:
-        """``reward`` of uint8 ``images_BHWC``, and whatever else is measured."""
-        ...
-
-
 class Rollouts(Protocol):
     """Where experience comes from.
 
@@ -89,11 +71,6 @@ class Rollouts(Protocol):
         Nothing is sampled before that is called, unless an implementation has other processes for it.
         """
         return functools.partial(self.collect, adapter, chunks)
-
-
-def examine(scorer: Scorer, images: NDArray[np.uint8], samples: Sequence[Sample]) -> Findings:
-    """All that a scorer can say of uint8 ``images_BHWC``: of one that is no `Examiner`, the ``reward`` alone."""
-    return scorer.examine(images, samples) if isinstance(scorer, Examiner) else {"reward": scorer.score(images, samples)}
 
 
 def epoch_samples(samples: Sequence[Sample], seed: int, epoch: int, count: int) -> list[Sample]:

@@ -20,9 +20,10 @@ import torch
 
 from boig_core.config import Recipe
 from boig_core.diffusion.ddim import ddim_step, predict, reduce_latents, schedule
+from boig_core.diffusion.findings import Scorer
 from boig_core.diffusion.objectives import OBJECTIVES, Rewarded, Scored, clipped_ratio
 from boig_core.diffusion.pipeline import Condition, decode, encode_prompts, latent_shape
-from boig_core.diffusion.rollout import Chunk, Scorer, epoch_chunks, epoch_steps
+from boig_core.diffusion.rollout import Chunk, epoch_chunks, epoch_steps
 from boig_core.vocabulary import Sample
 
 

@@ -11,19 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from boig_core.config import Recipe
-from boig_core.diffusion.lora import Adapter
-from boig_core.diffusion.rollout import Chunk, Findings, Scorer, epoch_window, examine
+from boig_core.diffusion.findings import Findings, Scorer, examine
 from boig_core.diffusion.trajectory import Trajectory, concatenate
 from boig_core.errors import InputError
 from boig_core.evaluation.judges import ClipJudge, clip_scores, diversity
 from boig_core.observability.logs import get_logger
 from boig_core.vocabulary import Sample
+
+if TYPE_CHECKING:  # a reward actor opens `Witnesses`, and samples nothing
+    from boig_core.diffusion.lora import Adapter
+    from boig_core.diffusion.rollout import Chunk
 
 log = get_logger(__name__)
 
@@ -45,7 +48,7 @@ class Examines(Protocol):
 
 
 class Witnesses:
-    """A scorer that also gives embeddings of images and prompts, where the probe asks; a `boig_core.diffusion.rollout.Examiner`."""
+    """A scorer that also gives embeddings of images and prompts, where the probe asks; a `boig_core.diffusion.findings.Examiner`."""
 
     def __init__(self, scorer: Scorer, clip: ClipJudge) -> None:
         self._scorer, self._clip = scorer, clip
@@ -89,6 +92,8 @@ class Probe:
     """
 
     def __init__(self, recipe: Recipe, samples: Sequence[Sample], rollouts: Examines, show: Callable[[int, Look], None]) -> None:
+        from boig_core.diffusion.rollout import Chunk, epoch_window
+
         self._samples = draw_prompts(samples, recipe.seed)
         owners = [sample for sample in self._samples for _ in range(PER_PROMPT)]
         window = epoch_window(recipe.ddpo, recipe.seed, 0)

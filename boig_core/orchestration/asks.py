@@ -42,7 +42,7 @@ def asks_of(stage: Stage, recipe: Recipe) -> list[Ask]:
     wants = recipe.resources
     match stage:
         case Stage.FINETUNE_LLM:
-            return [_ask(recipe.llm.workers, wants)]
+            return [_ask(recipe.llm_workers, wants)]
         case Stage.FINETUNE_SD:
             return [_ask(recipe.sd.workers, wants)]
         case Stage.DDPO:

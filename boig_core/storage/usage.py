@@ -25,7 +25,7 @@ def held_gpus(stage: str, recipe: Recipe) -> float | None:
     if stage in {"perceive", "evaluate_llm"}:
         return None if each else 0.0
     return {
-        "finetune_llm": recipe.llm.workers * each,
+        "finetune_llm": recipe.llm_workers * each,
         "finetune_sd": recipe.sd.workers * each,
         "ddpo": sum(ddpo.values()),
         "evaluate_sd": recipe.ddpo.rollout_actors * each,

@@ -154,7 +154,7 @@ class Warmth:
     """The share of warm pixels, as perception counts them."""
 
     def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
-        """See `boig_core.diffusion.rollout.Scorer`."""
+        """See `boig_core.diffusion.findings.Scorer`."""
         return np.array([tones["warm"] for tones in measure(images, 5, 0.04)[1]])
 
 

@@ -20,6 +20,7 @@ LONGER: Final = (
     "data.max_posts=5000",
     "data.split=[0.45,0.05,0.5]",
     "llm.workers=1",
+    "llm.at_once=1",
     "llm.steps=3000",
     "llm.samples=24",
     "llm.generate_batch=256",
@@ -29,7 +30,7 @@ LONGER: Final = (
 )
 """The demo's recipe on more posts, half of them held out, so that the intervals are narrow: 1,000 test posts a bucket. BoigLLM trains three
 times as long, and predicts by the consensus of 24 answers: the likeliest one names too few colors to tell the buckets apart (decision
-0007). One worker, so that two laws run side by side on two cores."""
+0007). One worker and one model at a time, so that two laws run side by side on two cores."""
 WORLD_SEED: Final = 0
 
 

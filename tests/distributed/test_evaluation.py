@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from boig_core.cluster.evaluation import Draw, SampleActor, Source, answer_prompts, sample_draws
+from boig_core.cluster.evaluation import Draw, SampleActor, Source, answer_prompts, sample_draws, started_samplers
 from boig_core.config import load_recipe
 from boig_core.errors import InputError
 from boig_core.llm.tokens import build_tokenizer
@@ -37,8 +37,11 @@ def test_actors_give_the_bits_of_one_process_in_the_order_of_the_prompts(tmp_pat
         "unguided": Draw(base, PROMPTS, 1.0),
         "turned": Draw(base, PROMPTS[::-1], 3.0),
     }
-    found = sample_draws(draws, SEEDS, RECIPE)
+    told: dict[str, np.ndarray] = {}
+    with started_samplers(RECIPE) as actors:
+        found = sample_draws(actors, draws, SEEDS, RECIPE.ddpo.chunk, told.__setitem__)
     assert list(found) == list(draws)
+    assert {name: id(images) for name, images in told.items()} == {name: id(images) for name, images in found.items()}
     assert found["base"].shape == (6, 32, 32, 3)
     np.testing.assert_array_equal(found["base"], found["candidate"])
     alone = SampleActor(RECIPE)
@@ -73,5 +76,6 @@ def test_a_committed_language_model_answers_on_workers_with_and_without_the_gram
 
 
 def test_a_model_that_does_not_open_ends_in_its_own_error() -> None:
-    with pytest.raises(InputError, match="no such model"):
-        sample_draws({"base": Draw(Source("package:nothing", committed=False), PROMPTS[:1], 1.0)}, SEEDS[:1], RECIPE)
+    nothing = {"base": Draw(Source("package:nothing", committed=False), PROMPTS[:1], 1.0)}
+    with started_samplers(RECIPE) as actors, pytest.raises(InputError, match="no such model"):
+        sample_draws(actors, nothing, SEEDS[:1], RECIPE.ddpo.chunk)

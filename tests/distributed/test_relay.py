@@ -196,3 +196,23 @@ def test_a_line_that_cannot_be_sent_stays_with_the_worker() -> None:
 
     relay.ToStage(Full, 0, Here()).handle(logging.LogRecord("boig_core.x", logging.INFO, "x.py", 1, "a line", None, None))
     assert stayed == ["a line"]
+
+
+def test_rows_that_cannot_be_sent_go_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "_EVERY_S", 0.0)
+    arrived: list[Any] = []
+    full = [True, False]
+
+    class Letters:
+        class put_rows:
+            @staticmethod
+            def remote(rows: Any) -> Any:
+                if full.pop(0):
+                    raise ray.exceptions.PendingCallsLimitExceeded
+                arrived.append(rows)
+
+    rows = relay.RowSender(Letters)
+    rows(1, {"loss": 2.0})
+    rows(2, {"loss": 1.0})
+    rows.drain()
+    assert arrived == [[(1, {"loss": 2.0}), (2, {"loss": 1.0})]]

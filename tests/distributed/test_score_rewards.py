@@ -86,23 +86,27 @@ def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Any) ->
         stage=Stage.FINETUNE_LLM, recipe=load_recipe("tiny", [*made.settings, *sizes, *rated]), inputs={"dataset": made.dataset},
         store=made.root, root="test", task=f"{made.root}/runs/dag/rated/finetune_llm", attempt=1,
     )  # fmt: skip
-    trained = finetune_llm.train_models({"job": job.model_dump_json()})
-    commit.commit(job.attempt_uri, trained["outputs"], {})
-    assert set(trained["outputs"]) == {"boigllm", "no_kpi", "predictor", "judge"}
+    curve: list[dict[str, float]] = []
+    config = {"job": job.model_dump_json(), "rows": lambda step, values: curve.append(values)}
+    trained = {name: finetune_llm.train_model({**config, "model": name}) for name in job.recipe.llm_models}
+    outputs, metrics = ({name: part[i] for name, part in trained.items()} for i in (0, 1))
+    commit.commit(job.attempt_uri, outputs, {})
+    assert set(outputs) == {"boigllm", "no_kpi", "predictor", "judge"}
+    assert [sum(f"{name}_loss" in row for row in curve) for name in outputs] == [40] * 4
     counts = Counter(sample.split for sample in made.samples if sample.bucket is not None)
-    assert trained["metrics"]["predictor"]["train_samples"] == counts["train"]
-    assert trained["metrics"]["judge"]["train_samples"] < counts["judge"]
-    manifest.read_manifest(trained["outputs"]["judge"], kind="judge")
-    told = trained["metrics"]["predictor"]
+    assert metrics["predictor"]["train_samples"] == counts["train"]
+    assert metrics["judge"]["train_samples"] < counts["judge"]
+    manifest.read_manifest(outputs["judge"], kind="judge")
+    told = metrics["predictor"]
     assert told["steps"] == 40
     # Whether forty steps beat a head that says the middle of everything is not asked here, only that they are told of as they were.
     assert told["best_step"] == 40
     assert told["loss_fell"] is (told["best_val_loss"] < told["first_val_loss"])
-    published = manifest.read_manifest(trained["outputs"]["predictor"], kind="predictor")
+    published = manifest.read_manifest(outputs["predictor"], kind="predictor")
     assert published.meta["method"] == "head"
     assert {"head.safetensors", "predictor.json", "README.md"} <= {entry.path for entry in published.files}
 
-    inputs = {"dataset": made.dataset, "boigllm": trained["outputs"]["boigllm"], "predictor": trained["outputs"]["predictor"]}
+    inputs = {"dataset": made.dataset, "boigllm": outputs["boigllm"], "predictor": outputs["predictor"]}
     done = made.run(Stage.CALIBRATE, *rated, name="rated", **inputs)
     calibration = json.loads(Path(done["outputs"]["calibration"], "calibration.json").read_text())
     assert set(calibration["splits"]["test"]) == set(REWARDS)

@@ -344,8 +344,12 @@ def test_a_training_links_to_its_run_in_mlflow(tmp_path: Path, monkeypatch: pyte
     for job in jobs:
         write_job(job)
     log = MetricLog(lambda data: None, experiment=experiment("ddpo"), run=jobs[0].version)
+    log.log(0, reward=1.0)
+    log.log(1, reward=2.5)
     log.close()
     [run] = MlflowClient().search_runs([MlflowClient().get_experiment_by_name("boig/ddpo").experiment_id])
+    rewards = MlflowClient().get_metric_history(run.info.run_id, "reward")
+    assert [(reward.step, reward.value) for reward in rewards] == [(0, 1.0), (1, 2.5)]
     page = f"https://mlflow.example/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     assert [mlflow_page(job.attempt_uri) for job in jobs] == [page, "", ""]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")

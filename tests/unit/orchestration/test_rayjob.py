@@ -14,6 +14,7 @@ from boig_core.orchestration.asks import Ask, asks_of
 from boig_core.orchestration.attempts import submission_id, task_uri
 from boig_core.orchestration.rayjob import NAME, QUEUE, name_of, read_base, render
 from boig_core.storage.job import Stage
+from boig_core.storage.usage import held_gpus
 from tests.unit.orchestration.kuberay.api import BASE, SCHEMA, refused
 
 
@@ -143,6 +144,15 @@ def test_an_alignment_asks_for_learners_rollouts_and_scorers_at_once() -> None:
     recipe = Recipe.model_validate(whole)
     assert asks_of(Stage.DDPO, recipe) == [Ask(1, 4.0, 1.0), Ask(5, 1.0, 1.0, {"pool": "rollouts"}), Ask(3, 2.0, 0.0)]
     assert asks_of(Stage.REPORT, recipe) == [Ask(0, 4.0)]
+
+
+@pytest.mark.parametrize(("at_once", "judge", "processes"), [(1, "none", 3), (2, "none", 6), (8, "none", 6), (8, "predictor", 12)])
+def test_models_that_train_side_by_side_ask_for_workers_of_their_own(at_once: int, judge: str, processes: int) -> None:
+    rated = ["llm.predictor=head", "data.judge=0.1"] if judge == "predictor" else []
+    settings = ["llm.workers=3", f"llm.at_once={at_once}", f"evaluation.judge={judge}", "resources.gpus=1", *rated]
+    recipe = load_recipe("tiny", settings)
+    assert asks_of(Stage.FINETUNE_LLM, recipe) == [Ask(processes, 0.5, 1.0)]
+    assert held_gpus(Stage.FINETUNE_LLM, recipe) == processes
 
 
 def test_names_are_short_differ_and_keep_short_ids() -> None:
