@@ -134,7 +134,7 @@ def _wait(services: Services, ports: Ports, passwords: dict[str, str], console: 
         services.wait_until("mlflow", lambda: answers(f"http://127.0.0.1:{ports.mlflow}/health"), READY_S)
         services.wait_until("airflow", lambda: api.login() and approver.login(), READY_S)
         services.wait_until("airflow", lambda: api.has_dags(list(CHAIN)), READY_S)
-        api.create_pool(POOL, 1)  # one stage at a time: two cores carry no more
+        api.create_pool(POOL, 2)  # two stages side by side: one often waits, or starts processes
     console.print("While it runs:", highlight=False)
     print_servers(console, ports, passwords)
     console.print()
