@@ -45,7 +45,7 @@ demo: setup ## ad world, Ray, Airflow and all four DAGs on this machine; ARGS="-
 
 # Tests that share servers stay with one worker, and the dearest begin first (tests/conftest.py).
 test: setup ## the whole test suite; ARGS="-m 'not slow'" for the quick part
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: setup ## lint, format, types and layers: exactly what CI checks
 	$(BIN)/ruff check .

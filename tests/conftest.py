@@ -6,6 +6,7 @@ that other processes (Ray workers, stages) reach it too; what moto cannot prove 
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import tempfile
@@ -36,8 +37,8 @@ os.environ.update(
     }
 )
 
-SHARED = {"services": "airflow", "ray_cluster": "ray", "airflow_db": "airflow in process"}
-"""Groups of tests, by the fixture that they share, that one worker of pytest-xdist runs."""
+SHARED = {"Installation": "airflow", "ray_cluster": "ray", "airflow_db": "airflow in process"}
+"""Groups of files that one worker of pytest-xdist runs, since they share servers, by the name that each of them has these from."""
 
 DEAREST_FIRST = [
     "airflow",
@@ -57,19 +58,32 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(CostsOfTests(config))
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file, or files that share servers, stay with one worker. (Marks of groups do nothing in pytest-xdist 3.8 under pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file, or files that share servers, stay with one worker of pytest-xdist; the dearest begin first."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
-    items.sort(key=lambda item: place_of(group_of(item)))
+    """The dearest groups begin first."""
+    items.sort(key=lambda item: place_of(group_of(item.nodeid)))
 
 
-def group_of(item: pytest.Item) -> str:
-    """Of tests that share a server its name, of all others their file."""
-    fixtures = getattr(item, "fixturenames", ())
-    path = item.path.relative_to(REPOSITORY / "tests").as_posix()
-    return next((group for fixture, group in SHARED.items() if fixture in fixtures), path)
+@functools.cache
+def _group_of_file(file: str) -> str:
+    text = (REPOSITORY / file).read_text()
+    return next((group for name, group in SHARED.items() if name in text), file.removeprefix("tests/"))
+
+
+def group_of(nodeid: str) -> str:
+    """Of files that share servers their group's name, of all others their own."""
+    return _group_of_file(nodeid.partition("::")[0])
 
 
 def place_of(group: str) -> int:
