@@ -6,8 +6,10 @@ that other processes (Ray workers, stages) reach it too; what moto cannot prove 
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -27,9 +29,11 @@ settings.load_profile("boig")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+AIRFLOW_HOME = tempfile.mkdtemp(prefix="boig-airflow-")
+atexit.register(shutil.rmtree, AIRFLOW_HOME, ignore_errors=True)
 os.environ.update(
     {
-        "AIRFLOW_HOME": tempfile.mkdtemp(prefix="boig-airflow-"),
+        "AIRFLOW_HOME": AIRFLOW_HOME,
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",

@@ -63,6 +63,8 @@ def _init(address: str | None, cpus: int | None) -> None:
                 include_dashboard=False,
                 log_to_driver=True,
                 logging_level=logging.WARNING,
+                # A Python process for each CPU in advance: actors have environments of their own, and use none of them.
+                _system_config={"prestart_worker_first_driver": False},
             )
     except Exception as exc:  # ray raises bare ones when a node does not come up
         where = f"RAY_ADDRESS={address}" if address else "a local Ray"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -90,18 +89,3 @@ def test_an_error_ends_the_other_training_too(tmp_path: Path) -> None:
     wait_until(lambda: not_running(int((tmp_path / "pid").read_text())), "the end of the other worker")
     assert not (tmp_path / "lasted").exists()
     assert (tmp_path / "starts").read_text() == "start\n"  # neither again, nor the one that waited
-
-
-def follows(config: dict[str, Any]) -> bool:
-    """Whether all before it have ended."""
-    if config["number"]:
-        return bool((config["folder"] / f"ended-{config['number'] - 1}").exists())
-    time.sleep(2)
-    (config["folder"] / "ended-0").touch()
-    return True
-
-
-def test_one_at_a_time_keeps_the_order(tmp_path: Path) -> None:
-    configs = {name: {"folder": tmp_path, "number": number} for number, name in enumerate(("first", "second"))}
-    assert run_trainings(follows, configs, at_once=1, **options(tmp_path)) == {"first": True, "second": True}
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("boig-training")]
