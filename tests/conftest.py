@@ -74,8 +74,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Groups(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The dearest groups begin first."""
+    """What is no unit test is slow; the dearest groups begin first."""
+    for item in items:
+        if not item.nodeid.startswith("tests/unit/"):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: place_of(group_of(item.nodeid)))
 
 

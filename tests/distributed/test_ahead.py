@@ -86,7 +86,6 @@ def learn(recipe: Recipe, rollouts: Any, folder: Path) -> tuple[str, list[dict[s
     return Learner(recipe, SAMPLES, rollouts, Checkpoints(str(folder), 1), lambda _, row: rows.append(row)).fit().checksum, rows
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_next_epoch_is_sampled_during_the_update_with_the_bits_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("tiny", SETTINGS)

@@ -46,7 +46,6 @@ def align(task: str, *settings: str) -> tuple[list[dict[str, float]], Adapter, s
     return rows, learner.fit(), learner._policy().checksum
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "settings",

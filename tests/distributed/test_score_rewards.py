@@ -130,7 +130,6 @@ def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Any) ->
     assert failure.message.startswith("input 'predictor'")
 
 
-@pytest.mark.slow
 def test_an_alignment_is_watched_by_a_predictor_that_it_does_not_maximize(made: Any, tmp_path: Path) -> None:
     folder = tmp_path / "predictor"
     shutil.copytree(made.inputs["boigllm"], folder, ignore=shutil.ignore_patterns(manifest.MANIFEST))

@@ -226,7 +226,6 @@ def lost_in_upload(folder: Path, uri: str) -> None:
         lose_node(folder, "upload")
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_nodes_lost_in_every_phase_change_no_bit(
     nodes: Nodes, calm: tuple[str, list[float]], tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -265,7 +264,6 @@ def drain(node_id: str) -> None:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_node_with_notice_is_left_at_the_end_of_the_epoch(
     nodes: Nodes, calm: tuple[str, list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -302,7 +300,6 @@ def peer(config: dict[str, Any]) -> int:
     return int(total)
 
 
-@pytest.mark.slow
 def test_a_rank_that_waits_for_a_lost_one_is_started_again_with_it(nodes: Nodes, tmp_path: Path) -> None:
     for _ in range(2):
         nodes.add("peers")
@@ -347,7 +344,6 @@ def waits_for_two(folder: Path, chunk: Chunk) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
 def test_an_actor_joins_late_and_the_others_go_on_without_it(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from boig_core.diffusion.lora import read_adapter
     from boig_core.diffusion.rollout import LocalRollouts, Sampler, epoch_chunks

@@ -15,7 +15,6 @@ from tests.faults.airflow_services import postgres_programs
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_lag_and_latency_are_measured(tmp_path: Path) -> None:
     postgres_programs()

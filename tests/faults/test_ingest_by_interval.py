@@ -19,7 +19,7 @@ from boig_core.storage import manifest
 from tests.faults.airflow_services import Installation, Run, until
 from tests.unit.data.conftest import picture, row
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 DAG = "boig_ingest"
 DAYS = range(1, 6)

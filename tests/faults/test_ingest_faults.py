@@ -125,7 +125,6 @@ def cluster() -> Iterator[Cluster]:
         yield made
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["worker", "node"])
 def test_a_killed_worker_or_node_changes_nothing(
     victim: str, cluster: Cluster, location: str, undisturbed: dict[str, str], tmp_path: Path
@@ -154,7 +153,6 @@ def test_a_killed_worker_or_node_changes_nothing(
     assert IMAGES < Server.asked.total() <= IMAGES + 4 * CHUNK  # what was under way came again, and nothing else
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("strike_at", [IMAGES // 2, IMAGES])
 def test_a_killed_driver_is_started_again_and_fetches_only_what_is_missing(
     strike_at: int, location: str, undisturbed: dict[str, str], tmp_path: Path

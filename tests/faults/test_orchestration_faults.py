@@ -25,7 +25,7 @@ from boig_core.storage import commit, manifest, store
 from tests.faults.airflow_services import RECIPE, SERVERS, Installation, Run, until
 from tests.planted import found_in, values_in
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 STOPPED_S = 60.0
 """Longest time from a person's click to the end of the job's last process."""
 DOWN_S = 60.0

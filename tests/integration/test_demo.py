@@ -68,7 +68,6 @@ def people(home: Path) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_one_command_takes_posts_to_a_promoted_model(tmp_path: Path) -> None:
     home = tmp_path / "boig"

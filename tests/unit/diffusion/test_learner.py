@@ -1,6 +1,5 @@
 """The learner, whole and in one process: it climbs, resumes where it stopped, and stops when sampling and scoring disagree."""
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from boig_core.errors import InfrastructureError, InputError, PreemptedError, Re
 from boig_core.training import preemption
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.vocabulary import Sample
+from tests.processes import forks
 
 
 def set_ddpo(recipe: Recipe, **settings: Any) -> Recipe:
@@ -86,7 +86,7 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(
 ) -> None:
     """Published average, weights, per-prompt statistics, prompts, who sampled them, and every metric but the seconds."""
     recipe = set_ddpo(recipe, epochs=4, checkpoint_every=1, **settings)
-    process = multiprocessing.get_context("spawn").Process(target=fit, args=(recipe, samples, Killed(warmth), tmp_path / "parts"))
+    process = forks().Process(target=fit, args=(recipe, samples, Killed(warmth), tmp_path / "parts"))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
