@@ -79,12 +79,20 @@ def postgres_programs() -> Path:
     pytest.skip(reason)
 
 
-def until(what: str, true: Callable[[], Any], limit_s: float = 240.0, every_s: float = 0.2) -> Any:
-    """Wait for an event; returns what ``true`` returned. The limit is for a hang alone: it decides nothing else."""
-    end = time.monotonic() + limit_s
+def until(what: str, true: Callable[[], Any], limit_s: float = 240.0, every_s: float = 1.0) -> Any:
+    """Wait for an event; returns what ``true`` returned. The limit is for a hang alone: it decides nothing else.
+
+    Args:
+        what: the event, for the message of a hang.
+        true: whether it has come; asked often at first, then every ``every_s`` seconds, since what it asks must answer with the same CPUs.
+        limit_s: longest wait.
+        every_s: longest pause.
+    """
+    end, pause = time.monotonic() + limit_s, 0.1
     while not (value := true()):
         assert time.monotonic() < end, f"not within {limit_s:.0f} s: {what}"
-        time.sleep(every_s)
+        time.sleep(pause)
+        pause = min(every_s, 1.3 * pause)
     return value
 
 
