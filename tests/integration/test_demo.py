@@ -19,6 +19,7 @@ from tests.planted import found_in, make_secrets, values_in
 from tests.unit.narrow import check_fits
 
 SMALL = [
+    "llm.workers=1",
     "llm.steps=30",
     "llm.hidden=64",
     "llm.layers=2",
@@ -26,7 +27,9 @@ SMALL = [
     "llm.max_new_tokens=160",
     "reward.posts=24",
     "reward.min_auc=null",
+    "sd.workers=1",
     "sd.steps=10",
+    "ddpo.rollout_actors=1",
     "ddpo.epochs=2",
     "ddpo.prompts=4",
     "ddpo.sampling_steps=5",
@@ -72,7 +75,7 @@ def people(home: Path) -> dict[str, list[str]]:
 def test_one_command_takes_posts_to_a_promoted_model(tmp_path: Path) -> None:
     home = tmp_path / "boig"
     settings = [part for override in SMALL for part in ("--set", override)]
-    argv = [sys.executable, "-m", "boig_core.cli", "demo", "--home", str(home), "--posts", "800", "--minutes", "20", *settings]
+    argv = [sys.executable, "-m", "boig_core.cli", "demo", "--home", str(home), "--posts", "400", "--minutes", "20", *settings]
     planted = {name: value for name, value in make_secrets().items() if name != "MLFLOW_TRACKING_URI"}  # the demo has its own
     done = subprocess.run(argv, env=CLEAN | planted, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]

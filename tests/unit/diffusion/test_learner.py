@@ -76,8 +76,6 @@ class Killed:
     "settings",
     [
         {"objective": "ddpo", "ema": 0.8, "kl": 0.1, "anchor": "ema"},
-        {"objective": "awm", "ema": 0.8, "kl": 0.1},
-        {"objective": "ddpo", "ema": 0.8, "ahead": True},
         {"objective": "awm", "ema": 0.8, "ahead": True},
     ],
 )
