@@ -55,7 +55,8 @@ DEAREST_FIRST = [
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--costs", metavar="FILE", help="write what each test file cost, in seconds of CPU and wall, as JSON")
+    written = "where to write what each test file cost, in seconds of CPU and wall, as JSON"
+    parser.addoption("--costs", metavar="FILE", default=".pytest_cache/costs.json", help=written)
 
 
 def pytest_configure(config: pytest.Config) -> None:

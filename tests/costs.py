@@ -5,8 +5,8 @@ counts it all the same where the run has a control group (cgroup v2) of its own:
 starts is born there, and the group's ``cpu.stat`` is read around each test. Where no group can be made, wall time alone is reported.
 
 Wall seconds of two workers overlap; CPU seconds do not. A server that a fixture starts counts for the test that runs while it works, and
-what a file's fixtures do at the end counts for its last test. ``--costs FILE`` writes all files as JSON, from which
-``python -m tests.costs BEFORE AFTER`` makes the table of ``tests/README.md``.
+what a file's fixtures do at the end counts for its last test. ``.pytest_cache/costs.json`` (or ``--costs FILE``) holds all
+files, and ``python -m tests.costs BEFORE AFTER`` makes the table of ``tests/README.md`` from two of them.
 """
 
 from __future__ import annotations
@@ -116,8 +116,9 @@ class CostsOfTests:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if not self._costs:
             return
-        if path := self._config.getoption("costs"):
-            Path(path).write_text(json.dumps(dict(sorted(self._costs.items())), indent=1) + "\n")
+        path = self._config.rootpath / self._config.getoption("costs")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(dict(sorted(self._costs.items())), indent=1) + "\n")
         dearest = sorted(self._costs, key=lambda file: -max(self._costs[file]["cpu_s"], self._costs[file]["wall_s"]))
         if len(dearest) > DEAREST or os.environ.get("CI"):
             terminalreporter.section(f"the {DEAREST} dearest of {len(dearest)} files")
