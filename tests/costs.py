@@ -139,20 +139,23 @@ def _line(row: dict[str, float], file: str) -> str:
 def table(before: Costs, after: Costs, least_s: float = 20.0) -> str:
     """Markdown: CPU and wall minutes of each file before and after, the dearest first; small files in one row."""
 
-    def cells(costs: list[dict[str, float] | None]) -> str:
-        return " | ".join("" if row is None else f"{row['cpu_s'] / 60:.1f} | {row['wall_s'] / 60:.1f}" for row in costs)
+    def cells(file: str) -> str:
+        rows = [costs.get(file) for costs in (before, after)]
+        return " | ".join(f"{row['cpu_s'] / 60:.1f} | {row['wall_s'] / 60:.1f}" if row else "– | –" for row in rows)
 
     def most(file: str) -> float:
         return max(row[name] for costs in (before, after) if (row := costs.get(file)) for name in ("cpu_s", "wall_s"))
 
     files = sorted({*before, *after}, key=most, reverse=True)
     large = [file for file in files if most(file) >= least_s]
-    small = [total({file: costs[file] for file in files if file in costs and file not in large}) for costs in (before, after)]
-    none = {"cpu_s": 0.0, "wall_s": 0.0}
+    small = [total({file: costs[file] for file in costs if file not in large}) for costs in (before, after)]
+    sums = {f"{len(files) - len(large)} more": small, "**all**": [total(before), total(after)]}
     rows = ["| file | CPU min before | wall | CPU min now | wall |", "|---|---:|---:|---:|---:|"]
-    rows += [f"| {file} | {cells([before.get(file, none), after.get(file, none)])} |" for file in large]
-    rows += [f"| {len(files) - len(large)} more | {cells(small)} |"]
-    rows += [f"| **all** | {cells([total(before), total(after)])} |"]
+    rows += [f"| {file} | {cells(file)} |" for file in large]
+    rows += [
+        f"| {name} | " + " | ".join(f"{row['cpu_s'] / 60:.1f} | {row['wall_s'] / 60:.1f}" for row in pair) + " |"
+        for name, pair in sums.items()
+    ]
     return "\n".join(rows)
 
 
