@@ -138,23 +138,23 @@ def sample_draws(
     progress = Progress("images", len(draws) * len(seeds), progress_log("sampling"))
     for part in chunks:
         pool.submit(lambda actor, c: actor.sample.remote(*c), part)
-    found: dict[str, NDArray[np.uint8]] = {}
+    images_of_draw: dict[str, NDArray[np.uint8]] = {}
     try:
         for name in order:
             parts: list[NDArray[np.uint8]] = []
             for _ in slices:
                 parts.append(pool.get_next(timeout=STALL_S))
                 progress.add([None] * len(parts[-1]))
-            found[name] = np.concatenate(parts)
-            drawn(name, found[name])
+            images_of_draw[name] = np.concatenate(parts)
+            drawn(name, images_of_draw[name])
         progress.close()
     except TimeoutError as exc:
         raise ClusterError(
-            f"a chunk after {len(found)} of {len(draws)} rows", f"took longer than {STALL_S:.0f} s", "see the Ray dashboard"
+            f"a chunk after {len(images_of_draw)} of {len(draws)} rows", f"took longer than {STALL_S:.0f} s", "see the Ray dashboard"
         ) from exc
     except ray.exceptions.RayActorError as exc:
         raise ClusterError("a sampling actor", f"died more than {RESTARTS} times", "see its log on the Ray dashboard") from exc
-    return {name: found[name] for name in draws}
+    return {name: images_of_draw[name] for name in draws}
 
 
 @dataclass(frozen=True)

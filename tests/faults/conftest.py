@@ -19,9 +19,9 @@ DAGS = ["deferred", "waiting", "training", "late", "boig_ingest", "boig_reconcil
 @pytest.fixture(scope="package")
 def receiver() -> Iterator[Receiver]:
     """Where the installation's alerts arrive."""
-    found = Receiver()
-    yield found
-    found.close()
+    webhook = Receiver()
+    yield webhook
+    webhook.close()
 
 
 @pytest.fixture(scope="package")
