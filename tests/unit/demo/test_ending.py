@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def test_the_results(report: dict[str, Any], promoted: dict[str, Any] | None) ->
 @pytest.mark.parametrize("keep", [True, False])
 def test_what_to_try_next_are_three_commands_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))  # as `make` calls it, wherever the tests are
     home = tmp_path / ".boig"
     text = rendered(lambda console: show_next(console, home, str(home / "store"), "nordic", keep))
     assert "http" not in text
