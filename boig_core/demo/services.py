@@ -252,7 +252,8 @@ def environment(home: Path, store: str, ports: Ports) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",  # whoever reaches the Jobs API can run code as this user
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_prestart_worker_first_driver": "0",  # as in boig_core.cluster.session
+        "RAY_prestart_worker_first_driver": "0",  # this and the next as in boig_core.cluster.session
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "DO_NOT_TRACK": "true",

@@ -12,7 +12,9 @@ import logging
 import math
 import os
 import random
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -347,13 +349,27 @@ def name_accelerator() -> None:
 def _import_deepspeed() -> Any:
     name_accelerator()
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    import deepspeed
+    with _without("mlflow"):  # of which DeepSpeed's autotuner, that nothing here uses, would import all: 1.5 s of each rank's start
+        import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # Else the first training on a machine compiles a shared-memory all-reduce for a minute, and needs a C++ compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False)
     return deepspeed
+
+
+@contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Imports see no module of this name, unless it is there already."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def _rng_state() -> dict[str, Any]:
