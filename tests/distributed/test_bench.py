@@ -1,4 +1,4 @@
-"""Real Ray: the bench trains two ranks on what the pools sample and score, and says how long the pools had nothing to do."""
+"""Real Ray: the bench trains under Ray Train on what the pools sample and score, and says how long the pools had nothing to do."""
 
 import json
 import os
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 SETTINGS = [
     "ddpo.prompts=4", "ddpo.images_per_prompt=2", "ddpo.sampling_steps=4", "ddpo.window=2", "ddpo.chunk=2", "ddpo.micro_batch=2",
-    "ddpo.updates=2", "ddpo.workers=2", "ddpo.rollout_actors=1", "llm.hidden=32",
+    "ddpo.updates=2", "ddpo.rollout_actors=1", "llm.hidden=32",
 ]  # fmt: skip
 
 

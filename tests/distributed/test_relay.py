@@ -12,12 +12,14 @@ from typing import Any, Final
 
 import pytest
 import ray
+import torch
+import torch.distributed as dist
 
 from boig_core.cluster import relay
 from boig_core.cluster.relay import Letterbox, received, sent_to
 from boig_core.cluster.train import run_training
 from boig_core.config import Resources
-from boig_core.errors import InputError
+from boig_core.errors import ScorerError
 from boig_core.observability.kept import KeptLog
 from boig_core.observability.logs import configure_logging, get_logger
 
@@ -102,47 +104,33 @@ def test_lines_are_kept_once_in_order_while_it_trains(kept: Kept) -> None:
     assert not any(line in printed for line in ("step 7", "it is warm", "the key is", "rank 0 ends"))
 
 
-def fails(config: dict[str, Any]) -> None:
-    """By infrastructure the first time, by its input the second."""
-    again = config["folder"] / "again"
-    if not again.exists():
-        again.touch()
-        log.info("before the fault")
-        raise ConnectionError("a fault")
-    log.info("before the refusal")
-    raise InputError("posts", "are wrong", "mend them")
-
-
-def test_the_last_lines_before_an_error_are_kept_before_it(kept: Kept) -> None:
-    with pytest.raises(InputError, match="mend them"):
-        trained(kept, fails, 1)
-    first, between, second = kept.lines
-    assert (first, second) == ("INFO ray_jobs.told: before the fault", "INFO ray_jobs.told: before the refusal")
-    assert "training workers ended after" in between
-
-
-def dies(config: dict[str, Any]) -> str:
-    """Rank 1 is killed the first time, once the others' lines and its own are kept."""
+def goes_wrong(config: dict[str, Any]) -> None:
+    """Rank 1 is killed once what it and rank 0 said is kept; the next time rank 0 fails by infrastructure, then by its rewards."""
     folder, rank = config["folder"], ray.train.get_context().get_world_rank()
-    first = not (folder / "again").exists()
+    starts = len(list(folder.glob("start-*")))
     if rank == 0:
-        log.info("rank 0 is there, %s", "first" if first else "again")
-        if first:
-            wait_for(folder, "never kept")
-    elif first:
-        log.warning("goes down")
-        wait_for(folder, "goes down")
-        wait_for(folder, "rank 0 is there, first")
-        (folder / "again").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return "result"
+        log.info("rank 0 begins start %d", starts)
+    if starts == 0:
+        if rank == 1:
+            log.warning("goes down")
+            wait_for(folder, "goes down")
+            wait_for(folder, "rank 0 begins start 0")
+            (folder / "start-0").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        dist.all_reduce(torch.ones(1))  # with who is gone
+    dist.barrier()  # else a rank could count the other's start
+    if rank == 0:
+        (folder / f"start-{starts}").touch()
+        raise ScorerError("score nan", "must be finite", "look at the images") if starts == 2 else ConnectionError("a fault")
 
 
-def test_a_killed_rank_takes_no_line_of_others_and_the_training_goes_on(kept: Kept) -> None:
-    assert trained(kept, dies, 2, max_failures=1) == "result"
-    assert sorted(kept.lines[:2]) == ["INFO ray_jobs.told: rank 0 is there, first", "WARNING ray_jobs.told: rank 1: goes down"]
-    assert "training workers ended after" in kept.lines[2]
-    assert kept.lines[3:] == ["INFO ray_jobs.told: rank 0 is there, again"]
+def test_a_killed_rank_and_errors_take_no_line_and_a_wrong_reward_starts_no_group_again(kept: Kept) -> None:
+    with pytest.raises(ScorerError, match="must be finite"):
+        trained(kept, goes_wrong, 2)
+    assert sorted(kept.lines[:2]) == ["INFO ray_jobs.told: rank 0 begins start 0", "WARNING ray_jobs.told: rank 1: goes down"]
+    ended = "WARNING boig_core.cluster.train: training workers ended after"
+    begins = [f"INFO ray_jobs.told: rank 0 begins start {start}" for start in (1, 2)]
+    assert [line if line in begins else line[: len(ended)] for line in kept.lines[2:]] == [ended, begins[0], ended, begins[1]]
 
 
 @ray.remote(num_cpus=0)

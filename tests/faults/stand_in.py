@@ -1,8 +1,7 @@
 """What jobs run instead of Python: a stage that needs a second and no models, and the real stages where a test needs those.
 
 The stand-in publishes one file, says so, waits for a word, and then is committed. The real ``finetune_sd`` waits for it, too, at each
-checkpoint, in the process that trains. Those of `boig_ingest` are run by `day_by_day`, or as they are once there is a file
-``as-they-are`` beside the marks.
+checkpoint, in the process that trains. Those of `boig_ingest` are run by `day_by_day`.
 
 ``BOIG_FAULTS`` is the folder where the word and the marks are: ``started.jsonl`` gets a line for each start or checkpoint, and a file of
 the run's name in ``go`` is the word.
@@ -68,8 +67,6 @@ def train_in_steps(space: Workspace) -> Outcome:
 def main(module: str, uri: str) -> int:
     """Run the job's stage; the exit code."""
     if module and "/runs/boig_" in uri:
-        if Path(os.environ["BOIG_FAULTS"], "as-they-are").exists():
-            os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
         from tests.faults import day_by_day
 
         return day_by_day.main(uri)

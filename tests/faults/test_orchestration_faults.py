@@ -342,7 +342,6 @@ def shown(services: Installation, world: Path) -> dict[str, str]:
     for posts in ("https://brand:{}@127.0.0.1:9/posts.jsonl", "https://127.0.0.1:9/posts.jsonl?X-Amz-Signature={}"):
         with pytest.raises(InfrastructureError, match="answered 400"):
             services.airflow.trigger("boig_ingest", {"posts": posts.format(values["typed"])})
-    (services.signals / "as-they-are").touch()
     services.airflow.unpause("boig_ingest")
     few_shot = "evaluation.few_shot={base_url: 'http://127.0.0.1:9/v1', model: m, key_env: FEW_SHOT_KEY}"
     runs = {"success": {"posts": str(world), "overrides": [*RECIPE, few_shot]}, "upstream_failed": {"posts": str(world / "none")}}
