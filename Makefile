@@ -10,6 +10,7 @@ STAMP := $(VENV)/.boig-setup
 
 # Dozens of short processes import torch, ray and Airflow; without compiled modules each of them compiles anew where Python writes none.
 export UV_COMPILE_BYTECODE := 1
+unexport PYTHONDONTWRITEBYTECODE
 export RAY_USAGE_STATS_ENABLED := 0
 export DO_NOT_TRACK := 1
 

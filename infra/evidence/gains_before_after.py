@@ -1,8 +1,8 @@
 """Does a faster way of training that changes its last bits change what BoigLLM learns? Its gains over its twin, before and after, by seed.
 
-For what makes the demo faster but sums in another order. Each arm is the demo's recipe with some settings, on the posts of the demo, with
-three seeds; a gain is that of `evaluate_llm`, BoigLLM minus its no-KPI twin on the same test posts, with its 95 % interval. What is finished
-is never done again. Some five minutes a seed and arm on two cores.
+For what makes the demo faster but sums in another order. Each arm is the demo's recipe with some settings, on posts as the demo's; a gain
+is that of `evaluate_llm`, BoigLLM minus its no-KPI twin on the same test posts, with its 95 % interval. What is finished is never done
+again. Some five minutes a seed and arm on two cores.
 
     python infra/evidence/gains_before_after.py --home .boig/evidence --before llm.workers=2 --after llm.workers=1 [--laws sunlit]
         [--seeds 0 1 2] [--posts 4000] [--set section.field=value ...] [--json FILE]

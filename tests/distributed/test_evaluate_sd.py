@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from boig_core.cluster import evaluation
+from boig_core.cluster.evaluation import sample_draws
 from boig_core.config import load_recipe
 from boig_core.errors import InputError
-from boig_core.evaluation.generation import MODELS
+from boig_core.evaluation.generation import MODELS, measure
 from boig_core.evaluation.judges import ClipJudge
 from boig_core.evaluation.plan import CHAMPION, ROWS
 from boig_core.evaluation.real import real_samples, see_real
@@ -21,10 +24,34 @@ from boig_core.llm.predictor import Rating, judge_samples
 from boig_core.models import resolve_model
 from boig_core.storage.job import Stage
 from boig_core.vocabulary import PALETTE
+from ray_jobs import evaluate_sd
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
+@pytest.fixture
+def waits_for_the_first_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sampling goes on after its first row when a row is being measured."""
+    begun = threading.Event()
+
+    def measure_and_tell(*args: Any) -> Any:
+        begun.set()
+        return measure(*args)
+
+    def sample(*args: Any) -> Any:
+        *others, drawn = args
+
+        def drawn_and_wait(name: str, images: Any) -> None:
+            drawn(name, images)
+            assert begun.wait(300), f"{name} is not measured while the next are sampled"
+
+        return sample_draws(*others, drawn_and_wait)
+
+    monkeypatch.setattr(evaluate_sd, "measure", measure_and_tell)
+    monkeypatch.setattr(evaluation, "sample_draws", sample)
+
+
+@pytest.mark.usefixtures("waits_for_the_first_measurement")
 def test_every_row_is_sampled_and_measured_as_the_prompts_own(made: Any, tmp_path: Path) -> None:
     rated = load_recipe("tiny", [*made.settings, "llm.predictor=head", "llm.hidden=32", "llm.layers=1", "llm.steps=2", "llm.batch=4"])
     export(train(judge_samples(made.samples), rated, Rating(rated, kind="judge")), tmp_path / "judge")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from ray.util import ActorPool
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from boig_core.cluster import evaluation
 from boig_core.cluster.evaluation import Draw, SampleActor, Source, answer_prompts, sample_draws, started_samplers
 from boig_core.config import load_recipe
 from boig_core.errors import InputError
@@ -24,7 +27,7 @@ PROMPTS = ["a ball in summer", "a box in winter", "a star in spring"] * 2
 SEEDS = [5, 6, 7, 8, 9, 10]
 
 
-def test_actors_give_the_bits_of_one_process_in_the_order_of_the_prompts(tmp_path: Path) -> None:
+def test_actors_give_the_bits_of_one_process_in_the_order_of_the_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     attempt, uri = str(tmp_path / "runs/attempt-1"), str(tmp_path / "models/candidate")
     lineage = manifest.Lineage(inputs={}, recipe="", code="")
     done = store.join(attempt, commit.COMMIT)
@@ -37,11 +40,20 @@ def test_actors_give_the_bits_of_one_process_in_the_order_of_the_prompts(tmp_pat
         "unguided": Draw(base, PROMPTS, 1.0),
         "turned": Draw(base, PROMPTS[::-1], 3.0),
     }
-    told: dict[str, np.ndarray] = {}
+    told: dict[str, tuple[int, int]] = {}
+    chunks: list[np.ndarray] = []
+
+    class Counting(ActorPool):
+        def get_next(self, *args: Any, **kwargs: Any) -> Any:
+            chunks.append(super().get_next(*args, **kwargs))
+            return chunks[-1]
+
+    monkeypatch.setattr(evaluation, "ActorPool", Counting)
     with started_samplers(RECIPE) as actors:
-        found = sample_draws(actors, draws, SEEDS, RECIPE.ddpo.chunk, told.__setitem__)
+        found = sample_draws(actors, draws, SEEDS, RECIPE.ddpo.chunk, lambda name, images: told.update({name: (id(images), len(chunks))}))
     assert list(found) == list(draws)
-    assert {name: id(images) for name, images in told.items()} == {name: id(images) for name, images in found.items()}
+    assert {name: image for name, (image, _) in told.items()} == {name: id(images) for name, images in found.items()}
+    assert [seen for _, seen in told.values()] == [2, 4, 6, 8], "a draw is handed over before the next one is waited for"
     assert found["base"].shape == (6, 32, 32, 3)
     np.testing.assert_array_equal(found["base"], found["candidate"])
     alone = SampleActor(RECIPE)
