@@ -1,7 +1,9 @@
-"""``boig bench``: how fast a recipe's stages are on this machine, so that a team can size a cluster before it pays for one.
+"""``boig bench``: how fast a recipe's stages are on this machine, so that a team can size a cluster
+before it pays for one.
 
-Models of the recipe's sizes do the work on made-up posts; what a language model has learned does not change how long it takes, so one of
-random weights gives the rewards. Leaves out: the measuring itself (`boig_core.diffusion.bench`).
+Models of the recipe's sizes do the work on made-up posts; what a language model has learned does
+not change how long it takes, so one of random weights gives the rewards. Leaves out: the measuring
+itself (`boig_core.diffusion.bench`).
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
 
 bench_app = typer.Typer(help="Measure how fast a recipe is on this machine.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a field: section.field=value. May be repeated.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a field: section.field=value. May be repeated."),
+]
 
 
 _KPI: Final = {"high": 90.0, "low": 10.0}
@@ -41,15 +46,22 @@ def _group() -> None:
 def ddpo(
     recipe: Annotated[str, typer.Argument(help="Recipe by name or path.")] = "tiny",
     overrides: Overrides = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs that count, after one that does not.")] = 3,
-    on_ray: Annotated[bool, typer.Option("--ray", help="Through the recipe's pools and ranks, as the stage runs.")] = False,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Epochs that count, after one that does not.")
+    ] = 3,
+    on_ray: Annotated[
+        bool, typer.Option("--ray", help="Through the recipe's pools and ranks, as the stage runs.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Images a second of DDPO by phase, in one process or on Ray, beside what the UNet alone and a plain loop take on one device."""
+    """Images a second of DDPO by phase, in one process or on Ray, beside what the UNet alone and a
+    plain loop take on one device."""
     settings = load_recipe(recipe, overrides or [])
     if "engagement" in settings.reward.weights:
         rule = "needs an engagement predictor, which is not measured here"
-        raise RecipeError(f"reward.weights = {settings.reward.name}", rule, "name other formulations")
+        raise RecipeError(
+            f"reward.weights = {settings.reward.name}", rule, "name other formulations"
+        )
     from boig_core.training.engine import name_accelerator
 
     name_accelerator()
@@ -62,9 +74,13 @@ def ddpo(
         if on_ray:
             from boig_core.cluster.bench import bench_on_ray
 
-            speed = bench_on_ray(settings, samples, functools.partial(open_scorer, settings, llm), Path(folder))
+            speed = bench_on_ray(
+                settings, samples, functools.partial(open_scorer, settings, llm), Path(folder)
+            )
         else:
-            alone = settings.model_copy(update={"ddpo": settings.ddpo.model_copy(update={"workers": 1})})
+            alone = settings.model_copy(
+                update={"ddpo": settings.ddpo.model_copy(update={"workers": 1})}
+            )
             speed = bench(alone, samples, open_scorer(settings, llm), folder)
     if as_json:
         rates = ("images_per_s", "share_of_floor", "times_sequential")
@@ -85,16 +101,28 @@ def show(recipe: Recipe, speed: Speed) -> None:
     else:
         rollouts = {"sampling": speed.sampling_s, "rewards": speed.rollouts_s - speed.sampling_s}
     phases = {**rollouts, "update": speed.update_s, "epoch": speed.epoch_s}
-    rows = {name: [f"{seconds:.3f}", f"{speed.images / seconds:.1f}", f"{seconds / speed.epoch_s:.0%}"] for name, seconds in phases.items()}
-    print_table(console, f"DDPO of {recipe.name}", ("phase", "s per epoch", "images/s", "share"), rows)
+    rows = {
+        name: [f"{seconds:.3f}", f"{speed.images / seconds:.1f}", f"{seconds / speed.epoch_s:.0%}"]
+        for name, seconds in phases.items()
+    }
+    print_table(
+        console, f"DDPO of {recipe.name}", ("phase", "s per epoch", "images/s", "share"), rows
+    )
     console.print()
     if speed.idle:
-        idle = {name.removeprefix("idle_").replace("_", " "): share for name, share in speed.idle.items()}
+        idle = {
+            name.removeprefix("idle_").replace("_", " "): share
+            for name, share in speed.idle.items()
+        }
         say(console, "idle: " + ", ".join(f"{name} {share:.0%}" for name, share in idle.items()))
     forward = f"forward {1000 * speed.forward_s:.1f} ms ({recipe.ddpo.chunk} images)"
-    backward = f"forward and backward {1000 * speed.backward_s:.1f} ms ({recipe.ddpo.micro_batch} images)"
+    backward = (
+        f"forward and backward {1000 * speed.backward_s:.1f} ms ({recipe.ddpo.micro_batch} images)"
+    )
     say(console, f"UNet alone: {forward}, {backward}")
-    floor = f"an epoch's passes and decoding take {speed.floor_s:.3f} s at these rates on one device"
+    floor = (
+        f"an epoch's passes and decoding take {speed.floor_s:.3f} s at these rates on one device"
+    )
     say(console, f"{floor}: {speed.share_of_floor:.0%} of the epoch")
     if speed.sequential_s is not None:
         plain = f"sampling, scoring and training in turn, as public loops do, take {speed.sequential_s:.3f} s an epoch"
@@ -133,14 +161,17 @@ def save_untrained(recipe: Recipe, samples: Sequence[Sample], folder: Path) -> N
 
     high = Pair(**_KPI).high_condition
     prompts = [build_prompt(sample, high, Wording.of(recipe)) for sample in samples]
-    tokenizer, model = make_model(recipe.llm.model_copy(update={"lora_rank": None}), prompts, recipe.seed)
+    tokenizer, model = make_model(
+        recipe.llm.model_copy(update={"lora_rank": None}), prompts, recipe.seed
+    )
     set_limits(model, tokenizer, recipe.llm.context, recipe.llm.max_new_tokens)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def open_scorer(recipe: Recipe, llm: Path, device: str = "cpu") -> Scorer:
-    """The recipe's reward by a language model; nothing is clipped away. Its models find their device by themselves."""
+    """The recipe's reward by a language model; nothing is clipped away. Its models find their
+    device by themselves."""
     from boig_core.perception.describe import Perceiver
     from boig_core.rewards.calibration import Calibration, Conditions, Pair
     from boig_core.rewards.scorer import Scorer

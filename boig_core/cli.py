@@ -1,6 +1,8 @@
-"""The command line: ``boig …``. Heavy imports stand inside the commands, so that ``--help`` answers at once.
+"""The command line: ``boig …``. Heavy imports stand inside the commands, so that ``--help`` answers
+at once.
 
-A bad input ends in one readable line on standard error and exit code 2; an infrastructure error in exit code 1.
+A bad input ends in one readable line on standard error and exit code 2; an infrastructure error in
+exit code 1.
 """
 
 from __future__ import annotations
@@ -17,7 +19,11 @@ from boig_core.demo.commands import add_commands
 from boig_core.errors import BoigError, UserError
 from boig_core.observability.quiet import quiet_libraries
 
-app = typer.Typer(help="Retrain image generators that aim at a KPI.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Retrain image generators that aim at a KPI.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
 recipe_app = typer.Typer(help="List, show and check recipes.", no_args_is_help=True)
 dataset_app = typer.Typer(help="Look at a dataset in the store.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
@@ -26,7 +32,10 @@ app.add_typer(bench_app, name="bench")
 add_commands(app)
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a field: section.field=value. May be repeated.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a field: section.field=value. May be repeated."),
+]
 
 
 @recipe_app.command("list")
@@ -46,7 +55,10 @@ def recipe_show(recipe: str, overrides: Overrides = None, as_json: Json = False)
     from boig_core.config import load_recipe
 
     tree = load_recipe(recipe, overrides or []).model_dump(mode="json")
-    print(json.dumps(tree, indent=1) if as_json else yaml.safe_dump(tree, sort_keys=False), end="" if not as_json else "\n")
+    print(
+        json.dumps(tree, indent=1) if as_json else yaml.safe_dump(tree, sort_keys=False),
+        end="" if not as_json else "\n",
+    )
 
 
 @recipe_app.command("check")
@@ -56,27 +68,35 @@ def recipe_check(recipe: str, overrides: Overrides = None, as_json: Json = False
 
     resolved = load_recipe(recipe, overrides or [])
     print(
-        json.dumps({"name": resolved.name, "digest": resolved.digest()}) if as_json else f"{resolved.name}: ok ({resolved.digest()[:12]})"
+        json.dumps({"name": resolved.name, "digest": resolved.digest()})
+        if as_json
+        else f"{resolved.name}: ok ({resolved.digest()[:12]})"
     )
 
 
 @dataset_app.command("show")
 def dataset_show(uri: str, as_json: Json = False) -> None:
-    """The numbers of a dataset: rows, rejects by reason, buckets by split, and what it was made from."""
+    """The numbers of a dataset: rows, rejects by reason, buckets by split, and what it was made
+    from."""
     import yaml
 
     from boig_core.storage import manifest
 
     parts = manifest.read_manifest(uri, kind="dataset")
     found = {"digest": parts.digest(), **parts.meta, "lineage": parts.lineage.model_dump()}
-    print(json.dumps(found, indent=1) if as_json else yaml.safe_dump(found, sort_keys=False).rstrip())
+    print(
+        json.dumps(found, indent=1) if as_json else yaml.safe_dump(found, sort_keys=False).rstrip()
+    )
 
 
 @dataset_app.command("card")
 def dataset_card(
-    uri: str, out: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("card.html"), as_json: Json = False
+    uri: str,
+    out: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("card.html"),
+    as_json: Json = False,
 ) -> None:
-    """Save the data card of a dataset as a page, and print where; with --json print its numbers instead."""
+    """Save the data card of a dataset as a page, and print where; with --json print its numbers
+    instead."""
     from boig_core.errors import InputError
     from boig_core.storage import manifest
 
@@ -87,13 +107,18 @@ def dataset_card(
     try:
         out.write_bytes(page)
     except OSError as exc:
-        raise InputError(f"--out {out}", f"cannot be written ({exc.strerror})", "name a file in a folder that exists") from exc
+        raise InputError(
+            f"--out {out}",
+            f"cannot be written ({exc.strerror})",
+            "name a file in a folder that exists",
+        ) from exc
     print(out.resolve())
 
 
 @dataset_app.command("verify")
 def dataset_verify(uri: str, as_json: Json = False) -> None:
-    """Read every byte of a dataset again and hold it against its manifest; exit code 2 when it is not whole."""
+    """Read every byte of a dataset again and hold it against its manifest; exit code 2 when it is
+    not whole."""
     from boig_core.data.inspect import verify_dataset
 
     found = verify_dataset(uri)
@@ -103,7 +128,8 @@ def dataset_verify(uri: str, as_json: Json = False) -> None:
 
 @dataset_app.command("diff")
 def dataset_diff(old: str, new: str, as_json: Json = False) -> None:
-    """Samples that were added, removed or changed from one dataset to another, by the field that differs."""
+    """Samples that were added, removed or changed from one dataset to another, by the field that
+    differs."""
     from boig_core.data.inspect import diff, diff_lines
 
     found = diff(old, new)
@@ -115,7 +141,10 @@ def dataset_diff(old: str, new: str, as_json: Json = False) -> None:
 
 @app.command("report")
 def report(
-    uri: Annotated[str, typer.Argument(help="Folder of a report or a comparison, or a report.json.")], as_json: Json = False
+    uri: Annotated[
+        str, typer.Argument(help="Folder of a report or a comparison, or a report.json.")
+    ],
+    as_json: Json = False,
 ) -> None:
     """Show the results of a run, or a comparison of variants, as tables."""
     from rich.console import Console
@@ -133,16 +162,25 @@ def report(
         (print_comparison if compared else print_report)(found, Console())
 
 
-StoreRoot = Annotated[str | None, typer.Option("--store", help="Root of the store; default BOIG_STORE, else .boig/store.")]
+StoreRoot = Annotated[
+    str | None,
+    typer.Option("--store", help="Root of the store; default BOIG_STORE, else .boig/store."),
+]
 
 
 @app.command("status")
 def status(
-    run: Annotated[str | None, typer.Argument(help="DAG/RUN, a part of it that no other run has, or latest; none: list runs.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            help="DAG/RUN, a part of it that no other run has, or latest; none: list runs."
+        ),
+    ] = None,
     store: StoreRoot = None,
     as_json: Json = False,
 ) -> None:
-    """How every attempt of a run's stages ended, with reasons, outputs and the last metrics; without RUN the newest runs."""
+    """How every attempt of a run's stages ended, with reasons, outputs and the last metrics;
+    without RUN the newest runs."""
     from dataclasses import asdict
     from datetime import datetime
 
@@ -151,24 +189,39 @@ def status(
     root = _store_root(store)
     if run is None:
         newest = dict(list(runs.newest_runs(root).items())[:20])
-        lines = [f"{datetime.fromtimestamp(at):%Y-%m-%d %H:%M}  {name}" for name, at in newest.items()]
+        lines = [
+            f"{datetime.fromtimestamp(at):%Y-%m-%d %H:%M}  {name}" for name, at in newest.items()
+        ]
         print(json.dumps(newest) if as_json else "\n".join(lines or [f"no runs in {root}"]))
         return
     found = runs.find_run(root, run)
     states = runs.run_state(root, found)
     summary = runs.summarize(found, states)
     if as_json:
-        print(json.dumps({"run": found, "attempts": [asdict(state) for state in states], "summary": summary}, indent=1))
+        print(
+            json.dumps(
+                {"run": found, "attempts": [asdict(state) for state in states], "summary": summary},
+                indent=1,
+            )
+        )
     else:
-        print("\n".join([found, *runs.status_lines(states), *runs.folded(runs.summary_line(summary))]))
+        print(
+            "\n".join([found, *runs.status_lines(states), *runs.folded(runs.summary_line(summary))])
+        )
 
 
 @app.command("logs")
 def logs(
-    run: Annotated[str, typer.Argument(help="DAG/RUN, a part of it that no other run has, or latest.")],
+    run: Annotated[
+        str, typer.Argument(help="DAG/RUN, a part of it that no other run has, or latest.")
+    ],
     stage: Annotated[str, typer.Argument(help="Name of the task, as boig status shows it.")],
-    attempt: Annotated[int | None, typer.Option(help="Number of the attempt; default the newest.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until the attempt has ended.")] = False,
+    attempt: Annotated[
+        int | None, typer.Option(help="Number of the attempt; default the newest.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on until the attempt has ended.")
+    ] = False,
     store: StoreRoot = None,
 ) -> None:
     """Print what a stage logged, from the store."""
@@ -192,28 +245,44 @@ def _store_root(given: str | None) -> str:
 @app.command("clean")
 def clean(
     days: Annotated[
-        float, typer.Option(min=0.0, help="What is younger stays, and so does all that runs of these days read or wrote.")
+        float,
+        typer.Option(
+            min=0.0,
+            help="What is younger stays, and so does all that runs of these days read or wrote.",
+        ),
     ] = 30.0,
-    apply: Annotated[bool, typer.Option("--apply", help="Remove it; without, it is only listed.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Remove it; without, it is only listed.")
+    ] = False,
     store: StoreRoot = None,
     as_json: Json = False,
 ) -> None:
-    """List, or remove, what no manifest, promoted model or recent run refers to. Asks MLflow's registry who is promoted."""
+    """List, or remove, what no manifest, promoted model or recent run refers to. Asks MLflow's
+    registry who is promoted."""
     from dataclasses import asdict
 
     from boig_core.orchestration import registry
     from boig_core.storage import retention
 
-    found = (retention.clean if apply else retention.find_garbage)(_store_root(store), registry.promoted(), days)
-    print(json.dumps([asdict(each) for each in found], indent=1) if as_json else "\n".join(retention.summary(found)))
+    found = (retention.clean if apply else retention.find_garbage)(
+        _store_root(store), registry.promoted(), days
+    )
+    print(
+        json.dumps([asdict(each) for each in found], indent=1)
+        if as_json
+        else "\n".join(retention.summary(found))
+    )
 
 
 @app.command("doctor")
 def doctor(
-    store: Annotated[str | None, typer.Option(help="Root of the store; default BOIG_STORE, else .boig/store.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Root of the store; default BOIG_STORE, else .boig/store.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check Python, packages, shipped models, store, Ray and MLflow; exit code 1 when a check fails."""
+    """Check Python, packages, shipped models, store, Ray and MLflow; exit code 1 when a check
+    fails."""
     import os
 
     from boig_core import doctor as doctors
@@ -230,28 +299,47 @@ def doctor(
 @app.command("rollback")
 def rollback(
     why: Annotated[str, typer.Option(help="The reason; kept with the model in the registry.")],
-    by: Annotated[str | None, typer.Option(help="Who decided; default: the user of this shell.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Who decided; default: the user of this shell.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make the previous model champion again in MLflow's registry; a second rollback undoes the first."""
+    """Make the previous model champion again in MLflow's registry; a second rollback undoes the
+    first."""
     import getpass
 
     from boig_core.orchestration import registry
 
     found = registry.rollback(by or getpass.getuser(), why)
-    print(json.dumps(found) if as_json else f"{found['model']}: champion is version {found['champion']}, previous {found['previous']}")
+    print(
+        json.dumps(found)
+        if as_json
+        else f"{found['model']}: champion is version {found['champion']}, previous {found['previous']}"
+    )
 
 
 @app.command("describe-eval")
 def describe_eval(
-    pred: Annotated[Path, typer.Option("--pred", help="Predictions: JSONL with id and description (null: could not be parsed).")],
-    truth: Annotated[Path, typer.Option("--truth", help="Truth: JSONL with id, bucket, width, height, description.")],
+    pred: Annotated[
+        Path,
+        typer.Option(
+            "--pred", help="Predictions: JSONL with id and description (null: could not be parsed)."
+        ),
+    ],
+    truth: Annotated[
+        Path,
+        typer.Option("--truth", help="Truth: JSONL with id, bucket, width, height, description."),
+    ],
     vectors: Annotated[
-        str | None, typer.Option(help="What compares names: spacy:MODEL or hf:ID, as evaluation.word_vectors; default: spelling.")
+        str | None,
+        typer.Option(
+            help="What compares names: spacy:MODEL or hf:ID, as evaluation.word_vectors; default: spelling."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The nine description metrics of one model's predictions, by bucket and for all samples, with 95 % intervals."""
+    """The nine description metrics of one model's predictions, by bucket and for all samples, with
+    95 % intervals."""
     from boig_core.evaluation.description import evaluate_files
     from boig_core.llm.vectors import open_vectors
 
@@ -268,9 +356,12 @@ def describe_eval(
 
 @app.command()
 def verbalize(
-    image: Path, recipe: Annotated[str, typer.Option(help="Recipe whose perception is used.")] = "tiny", as_json: Json = False
+    image: Path,
+    recipe: Annotated[str, typer.Option(help="Recipe whose perception is used.")] = "tiny",
+    as_json: Json = False,
 ) -> None:
-    """Describe an image file: colors, tones and objects, boxes in pixels of the image. Needs neither Ray nor Airflow."""
+    """Describe an image file: colors, tones and objects, boxes in pixels of the image. Needs
+    neither Ray nor Airflow."""
     from boig_core.config import load_recipe
     from boig_core.data.images import load
     from boig_core.perception.describe import Perceiver
@@ -279,7 +370,9 @@ def verbalize(
     settings = load_recipe(recipe)
     pixels = load(image, settings.data.max_pixels)
     perceiver = Perceiver.from_recipe(settings.perception)
-    seen = perceiver.describe([pixels])[0].scaled(pixels.shape[1] / perceiver.side, pixels.shape[0] / perceiver.side)
+    seen = perceiver.describe([pixels])[0].scaled(
+        pixels.shape[1] / perceiver.side, pixels.shape[0] / perceiver.side
+    )
     print(json.dumps(to_answer(seen)) if as_json else print_answer(seen))
 
 

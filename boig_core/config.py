@@ -1,8 +1,11 @@
-"""The Recipe: everything that decides what a run computes, as frozen models that refuse unknown keys.
+"""The Recipe: everything that decides what a run computes, as frozen models that refuse unknown
+keys.
 
-A recipe file holds only what differs from the defaults below, or from the shipped recipe that it names under ``extends``; `load_recipe`
-resolves it, and the resolved recipe is written beside each run. What decides only *where* things run (store, cluster address,
-credentials) is not a recipe's: it comes from the environment. Leaves out: reading data, and any import heavier than pydantic and YAML.
+A recipe file holds only what differs from the defaults below, or from the shipped recipe that it
+names under ``extends``; `load_recipe` resolves it, and the resolved recipe is written beside each
+run. What decides only *where* things run (store, cluster address, credentials) is not a recipe's:
+it comes from the environment. Leaves out: reading data, and any import heavier than pydantic and
+YAML.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ from boig_core.errors import RecipeError
 Fraction = float
 
 
-Column = Literal["id", "account", "company", "timestamp", "text", "image", "images", "keywords", "licence"]
+Column = Literal[
+    "id", "account", "company", "timestamp", "text", "image", "images", "keywords", "licence"
+]
 """A column of a post, beside its KPIs."""
 Kpi = Annotated[str, Field(pattern=r"^[^/]+(/[^/]+)?$")]
 """A numeric column, or the rate of two: ``clicks/impressions``."""
@@ -38,7 +43,8 @@ RewardName = Literal["contrast", "mean_logprob", "dsg", "attribute_similarity", 
 Rewrite = Literal["retrieval", "boigllm"]
 """A way to rewrite prompts: by a high-KPI post's words, or by BoigLLM's own description."""
 Action = Literal["off", "warn", "stop", "keep_best"]
-"""What a tripped monitor does: nothing; one line in the log; end the training with what it has; end it with the best epoch's policy."""
+"""What a tripped monitor does: nothing; one line in the log; end the training with what it has; end
+it with the best epoch's policy."""
 Monitor = Literal["plateau", "fall", "collapse", "drift", "overoptimization"]
 """A sign of a training that fails (PAPER section 7)."""
 SplitBy = Literal["post", "account", "time"]
@@ -46,7 +52,13 @@ SplitBy = Literal["post", "account", "time"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+    )
 
 
 class Data(_Section):
@@ -55,14 +67,18 @@ class Data(_Section):
     name: str = Field("posts", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Name of the dataset in the store: ``datasets/NAME``."""
     kpi: Kpi = "likes"
-    """Numeric column of the posts that the models aim at, or the rate of two: ``clicks/impressions``."""
+    """Numeric column of the posts that the models aim at, or the rate of two:
+    ``clicks/impressions``."""
     more_kpis: tuple[Kpi, ...] = ()
-    """Further KPIs that are kept beside it, with percentile and bucket of their own; a post may lack them."""
+    """Further KPIs that are kept beside it, with percentile and bucket of their own; a post may
+    lack them."""
     columns: dict[Column, str] = Field(default_factory=dict)
-    """What the export calls our columns, where it calls them otherwise; dots reach into nested objects: ``account: user.name``, and
-    a value after ``=`` is the same for every row: ``account: =stock``."""
+    """What the export calls our columns, where it calls them otherwise; dots reach into nested
+    objects: ``account: user.name``, and a value after ``=`` is the same for every row:
+    ``account: =stock``."""
     where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Rows count only when these columns hold one of these values: ``category: [product, service]``."""
+    """Rows count only when these columns hold one of these values:
+    ``category: [product, service]``."""
     min_text: int = Field(50, ge=0)
     """Shortest post text, in characters."""
     max_text: int | None = Field(None, ge=1)
@@ -78,28 +94,35 @@ class Data(_Section):
     until: str | None = None
     """First day that no longer counts, as ``YYYY-MM-DD``."""
     late_days: float = Field(2.0, ge=0)
-    """A scheduled ingestion reads posts again that are at most so many days older than the newest it holds: some arrive late, and counts
-    move."""
+    """A scheduled ingestion reads posts again that are at most so many days older than the newest
+    it holds: some arrive late, and counts move."""
     percentiles: tuple[float, float] = (60.0, 90.0)
     """Per-account percentiles that part low from medium and medium from high."""
     floors: tuple[float, float, float] = (20, 30, 40)
-    """A post enters low, medium, high only when its KPI is above this; further KPIs have no floors."""
+    """A post enters low, medium, high only when its KPI is above this; further KPIs have no
+    floors."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares in train, validation, test of the posts that are in no split of their own."""
     split_by: SplitBy = "post"
-    """What never crosses splits: a ``post`` with all its images, an ``account``, or a moment of ``time`` (the earliest posts train)."""
+    """What never crosses splits: a ``post`` with all its images, an ``account``, or a moment of
+    ``time`` (the earliest posts train)."""
     held_out: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """A domain kept apart: posts whose columns hold one of these values form the split ``held_out``, which no training reads."""
+    """A domain kept apart: posts whose columns hold one of these values form the split
+    ``held_out``, which no training reads."""
     judge: Fraction = Field(0.0, ge=0, lt=1)
-    """Share of posts kept apart as the split ``judge``, which only the engagement predictor of ``evaluation.judge`` learns from."""
+    """Share of posts kept apart as the split ``judge``, which only the engagement predictor of
+    ``evaluation.judge`` learns from."""
     near_duplicates: int | None = Field(3, ge=0, le=7)
-    """Images whose perceptual hashes differ in at most this many of 64 bits never cross splits; none: identical images alone."""
+    """Images whose perceptual hashes differ in at most this many of 64 bits never cross splits;
+    none: identical images alone."""
     negatives: Fraction = Field(0.0, ge=0, le=1)
-    """Share of the high and medium training samples that come again with an unrelated image and a low KPI (the paper: 0.25)."""
+    """Share of the high and medium training samples that come again with an unrelated image and a
+    low KPI (the paper: 0.25)."""
     negative_kpi: tuple[float, float] = (5.0, 15.0)
     """The KPI of a negative is drawn evenly from this range."""
     image_format: ImageFormat = "original"
-    """How images are kept: ``original`` bytes where they are plain (else a fine JPEG or PNG), or every one encoded anew."""
+    """How images are kept: ``original`` bytes where they are plain (else a fine JPEG or PNG), or
+    every one encoded anew."""
     image_quality: int = Field(90, ge=1, le=100)
     """Quality of images that are encoded anew as JPEG or WebP."""
     shard_mb: float = Field(64.0, gt=0)
@@ -108,8 +131,11 @@ class Data(_Section):
     """Images fetched at a time by one worker."""
     fetch_per_host: int = Field(8, ge=1)
     """Requests that one worker has open at one host."""
-    user_agent: str = Field("boig/0.1 (fetches the images of a posts export)", min_length=1, pattern=r"^[\x20-\x7e]+$")
-    """How requests name themselves: a host that wants to complain, or to opt out by name, must be able to."""
+    user_agent: str = Field(
+        "boig/0.1 (fetches the images of a posts export)", min_length=1, pattern=r"^[\x20-\x7e]+$"
+    )
+    """How requests name themselves: a host that wants to complain, or to opt out by name, must be
+    able to."""
     fetch_timeout_s: float = Field(30.0, gt=0)
     """Longest time for one image, in seconds."""
     max_image_mb: float = Field(20.0, gt=0)
@@ -117,7 +143,8 @@ class Data(_Section):
     max_pixels: int = Field(50_000_000, gt=0)
     """Images with more pixels are rejected (decompression bombs)."""
     tables_mb: int = Field(128, ge=64)
-    """What the tables of an ingestion take of memory before they go to disk, in MiB: enough for some ten million posts."""
+    """What the tables of an ingestion take of memory before they go to disk, in MiB: enough for
+    some ten million posts."""
     allow_private_hosts: bool = False
     """Let image URLs point at loopback and private addresses (tests and intranets)."""
 
@@ -137,9 +164,13 @@ class Data(_Section):
         if abs(sum(self.split) - 1.0) > 1e-9 or min(self.split) <= 0:
             raise ValueError(f"split {self.split} must be three positive shares that sum to 1")
         if not 0 <= self.negative_kpi[0] <= self.negative_kpi[1]:
-            raise ValueError(f"negative_kpi {self.negative_kpi} must be a range of numbers of at least 0")
+            raise ValueError(
+                f"negative_kpi {self.negative_kpi} must be a range of numbers of at least 0"
+            )
         if len({self.kpi, *self.more_kpis}) != 1 + len(self.more_kpis):
-            raise ValueError(f"more_kpis {self.more_kpis} must differ from each other and from kpi {self.kpi}")
+            raise ValueError(
+                f"more_kpis {self.more_kpis} must differ from each other and from kpi {self.kpi}"
+            )
         low, high = self.percentiles
         if not 0 < low < high < 100:
             raise ValueError(f"percentiles {self.percentiles} must rise within (0, 100)")
@@ -147,27 +178,32 @@ class Data(_Section):
 
 
 class Perception(_Section):
-    """How an image is verbalized: colors and tones are model-free; objects, captions and keywords come from the models named here."""
+    """How an image is verbalized: colors and tones are model-free; objects, captions and keywords
+    come from the models named here."""
 
     side: int = Field(32, ge=16)
-    """Images are measured at this side in pixels, real and generated ones alike, so that both are seen with the same eyes."""
+    """Images are measured at this side in pixels, real and generated ones alike, so that both are
+    seen with the same eyes."""
     max_colors: int = Field(5, ge=1, le=8)
     """At most this many palette names an image."""
     min_coverage: float = Field(0.04, ge=0, lt=1)
     """Colors that cover less are folded into the others."""
     detector: Literal["salient", "grounding_dino", "owlv2"] = "salient"
-    """What finds objects: regions that stand out, named by the CLIP (no detector needed); or a model for photographs."""
+    """What finds objects: regions that stand out, named by the CLIP (no detector needed); or a
+    model for photographs."""
     detector_model: str | None = None
     """The Grounding DINO or OWLv2: a hub id or a folder."""
     box_threshold: float = Field(0.3, ge=0, lt=1)
-    """Boxes of that model with a lower score are left out; scores of OWLv2 run lower, 0.1 is usual for it."""
+    """Boxes of that model with a lower score are left out; scores of OWLv2 run lower, 0.1 is usual
+    for it."""
     vocabulary: Literal["kinds", "keywords"] = "kinds"
     """What that model looks for: the ``kinds``, or each image's own keywords."""
     clip: str = "package:clip"
-    """CLIP that names salient regions and finds tags, and by which the alignment's probe sees drift: a hub id, a folder, or
-    ``package:NAME``."""
+    """CLIP that names salient regions and finds tags, and by which the alignment's probe sees
+    drift: a hub id, a folder, or ``package:NAME``."""
     kinds: tuple[str, ...] = ()
-    """Object names to choose among, the same for every image; empty: every salient region is ``unknown``."""
+    """Object names to choose among, the same for every image; empty: every salient region is
+    ``unknown``."""
     name_threshold: float = Field(0.5, ge=0, le=1)
     """A region whose best name has a lower probability is called ``unknown``."""
     min_area: float = Field(0.01, gt=0, lt=1)
@@ -179,11 +215,13 @@ class Perception(_Section):
     caption_model: str | None = None
     """The captioner's model: a hub id or a folder."""
     caption_prompt: str | None = Field(None, min_length=1)
-    """What a LLaVA is asked (none: for one sentence), or how a BLIP's captions begin (none: as it likes)."""
+    """What a LLaVA is asked (none: for one sentence), or how a BLIP's captions begin (none: as it
+    likes)."""
     caption_tokens: int = Field(48, ge=1)
     """Longest caption, in tokens."""
     keywords: Literal["post", "caption", "tags"] = "post"
-    """Where an image's keywords come from: its post, the content words of its caption, or the CLIP's choice among the ``tags``."""
+    """Where an image's keywords come from: its post, the content words of its caption, or the
+    CLIP's choice among the ``tags``."""
     tags: tuple[str, ...] = ()
     """Keywords to choose among, the same for every image."""
     tag_threshold: float = Field(0.05, ge=0, le=1)
@@ -191,7 +229,8 @@ class Perception(_Section):
     max_keywords: int = Field(12, ge=1)
     """At most this many keywords out of a caption or the tags."""
     batch: int = Field(8, ge=1)
-    """Images a detector or captioner sees at a time: fixed, so that a result does not depend on the company."""
+    """Images a detector or captioner sees at a time: fixed, so that a result does not depend on the
+    company."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of detectors and captioners; auto: bfloat16 where there is a GPU, else float32."""
 
@@ -200,11 +239,17 @@ class Perception(_Section):
         if self.detector != "salient" and not self.detector_model:
             raise ValueError(f"detector {self.detector} needs detector_model, a hub id or a folder")
         if self.detector != "salient" and self.vocabulary == "kinds" and not self.kinds:
-            raise ValueError(f"detector {self.detector} needs kinds to look for, or vocabulary keywords")
+            raise ValueError(
+                f"detector {self.detector} needs kinds to look for, or vocabulary keywords"
+            )
         if self.detector == "salient" and self.vocabulary == "keywords":
-            raise ValueError("vocabulary keywords needs detector grounding_dino or owlv2: salient regions are named out of kinds")
+            raise ValueError(
+                "vocabulary keywords needs detector grounding_dino or owlv2: salient regions are named out of kinds"
+            )
         if self.captioner != "none" and not self.caption_model:
-            raise ValueError(f"captioner {self.captioner} needs caption_model, a hub id or a folder")
+            raise ValueError(
+                f"captioner {self.captioner} needs caption_model, a hub id or a folder"
+            )
         if self.keywords == "caption" and self.captioner == "none":
             raise ValueError("keywords caption needs captioner blip or llava")
         if self.keywords == "tags" and len(set(self.tags)) < 2:
@@ -216,7 +261,8 @@ class LLM(_Section):
     """BoigLLM: behaviour fine-tuning of a causal language model (PAPER sections 3 and 4)."""
 
     base: str | None = None
-    """A causal LM to start from: a hub id, a folder or a store URI; none: a Llama from scratch with the sizes below."""
+    """A causal LM to start from: a hub id, a folder or a store URI; none: a Llama from scratch with
+    the sizes below."""
     hidden: int = Field(128, ge=16)
     """Width, when trained from scratch."""
     layers: int = Field(3, ge=1)
@@ -226,19 +272,24 @@ class LLM(_Section):
     vocab_size: int = Field(1024, ge=256)
     """Size of the tokenizer that is built from the training text, when trained from scratch."""
     context: int = Field(512, ge=64)
-    """Longest sequence, in tokens; a prompt has room for what ``max_new_tokens``, or half of the context, leaves of it."""
+    """Longest sequence, in tokens; a prompt has room for what ``max_new_tokens``, or half of the
+    context, leaves of it."""
     packing: bool = True
-    """Lay samples end to end in rows of ``context`` tokens, none of which sees another; the loss is the same as without."""
+    """Lay samples end to end in rows of ``context`` tokens, none of which sees another; the loss is
+    the same as without."""
     wording: Literal["compact", "full"] = "compact"
-    """How prompts are worded: without an instruction, for small models that are fine-tuned; or with one that lists the palette."""
+    """How prompts are worded: without an instruction, for small models that are fine-tuned; or with
+    one that lists the palette."""
     source: Literal["tweets", "stock"] = "tweets"
     """What the posts are: the full wording tells the account of tweets."""
     patterns: dict[Pattern, float] = {"describe": 1.0}
     """Weights of the patterns that a training mixes, by name or by number (1 to 4)."""
     kpi_noise: Fraction = Field(0.2, ge=0, lt=1)
-    """Largest relative error of the approximate KPIs of the patterns ``aim_describe`` and ``aim_predict``."""
+    """Largest relative error of the approximate KPIs of the patterns ``aim_describe`` and
+    ``aim_predict``."""
     more_kpis: tuple[Kpi, ...] = ()
-    """Those of ``data.more_kpis`` that prompts and answers may name beside ``data.kpi``; rewards ask by ``data.kpi`` alone."""
+    """Those of ``data.more_kpis`` that prompts and answers may name beside ``data.kpi``; rewards
+    ask by ``data.kpi`` alone."""
     steps: int = Field(300, ge=1)
     """Optimiser steps."""
     batch: int = Field(32, ge=1)
@@ -246,7 +297,8 @@ class LLM(_Section):
     micro_batch: int = Field(16, ge=1)
     """Samples a forward pass and worker; what a step needs beyond them is accumulated."""
     lora_rank: int | None = Field(None, ge=1)
-    """LoRA rank, on every linear layer but the output head; none: all weights. The published model has it merged."""
+    """LoRA rank, on every linear layer but the output head; none: all weights. The published model
+    has it merged."""
     lora_alpha: float = Field(32.0, gt=0)
     """LoRA alpha: the adapter is scaled by alpha / rank."""
     lr: float = Field(2e-3, gt=0)
@@ -260,36 +312,45 @@ class LLM(_Section):
     workers: int = Field(2, ge=1)
     """Ray Train workers of a model, one process each."""
     at_once: int = Field(1, ge=1)
-    """Models trained side by side, each by ``workers`` processes of its own; they are two at least, BoigLLM and its no-KPI twin."""
+    """Models trained side by side, each by ``workers`` processes of its own; they are two at least,
+    BoigLLM and its no-KPI twin."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage."""
     offload: Literal["none", "optimizer", "all"] = "none"
-    """What rests in the hosts' memory: the optimizer's states (ZeRO 1 to 3), or the weights too (ZeRO 3)."""
+    """What rests in the hosts' memory: the optimizer's states (ZeRO 1 to 3), or the weights too
+    (ZeRO 3)."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more work."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the training."""
     checkpoint_every: int = Field(100, ge=1)
-    """Steps between checkpoints, and between validations: the published model is the best of them."""
+    """Steps between checkpoints, and between validations: the published model is the best of
+    them."""
     patience: int | None = Field(None, ge=1)
-    """Validations in a row without a new best after which training stops; none: it never stops early."""
+    """Validations in a row without a new best after which training stops; none: it never stops
+    early."""
     max_new_tokens: int = Field(256, ge=16)
     """Longest answer, in tokens."""
     generate_batch: int = Field(64, ge=1)
     """Answers written at a time."""
     constrained: bool = True
-    """Write answers under the grammar of the ANSWER shape; without it a small or new model may write what cannot be parsed."""
+    """Write answers under the grammar of the ANSWER shape; without it a small or new model may
+    write what cannot be parsed."""
     unconstrained_posts: int = Field(20, ge=0)
-    """Test posts a bucket that BoigLLM also answers without the grammar, to report its parse rate of its own; 0: none."""
+    """Test posts a bucket that BoigLLM also answers without the grammar, to report its parse rate
+    of its own; 0: none."""
     samples: int = Field(1, ge=1)
-    """Answers sampled a prompt, whose consensus is the prediction (worth it from some tens on); 1: the likeliest answer."""
+    """Answers sampled a prompt, whose consensus is the prediction (worth it from some tens on); 1:
+    the likeliest answer."""
     eval_posts: int = Field(200, ge=1)
     """Test posts a bucket that the description metrics are measured on."""
     predictor: Literal["none", "text", "head"] = "none"
-    """Also train an engagement predictor by this section's other settings: it reads a post with its verbalized image, and answers with the
-    KPI within the account, 0 to 100, as ``text``, or by a regression ``head`` beside it; the reward ``engagement`` needs one."""
+    """Also train an engagement predictor by this section's other settings: it reads a post with its
+    verbalized image, and answers with the KPI within the account, 0 to 100, as ``text``, or by a
+    regression ``head`` beside it; the reward ``engagement`` needs one."""
     predictor_lr: float | None = Field(None, gt=0)
-    """Peak learning rate of the predictor; none: ``lr``. A head's squared error asks for a lower one where a model learns from scratch."""
+    """Peak learning rate of the predictor; none: ``lr``. A head's squared error asks for a lower
+    one where a model learns from scratch."""
 
     @field_validator("patterns", mode="before")
     @classmethod
@@ -310,7 +371,9 @@ class LLM(_Section):
     @model_validator(mode="after")
     def _check(self) -> LLM:
         if self.zero_stage < (least := {"none": 0, "optimizer": 1, "all": 3}[self.offload]):
-            raise ValueError(f"offload {self.offload} needs a zero_stage of at least {least}, not {self.zero_stage}")
+            raise ValueError(
+                f"offload {self.offload} needs a zero_stage of at least {least}, not {self.zero_stage}"
+            )
         return self
 
 
@@ -322,22 +385,23 @@ class Resources(_Section):
     gpus: float = Field(0.0, ge=0)
     """GPUs an actor or worker; a share of one lets several work on it."""
     labels: dict[str, str] = Field(default_factory=dict)
-    """Ray labels of the nodes that it may run on: ``{pool: rollouts}``, ``{market: "!spot"}``, ``{zone: "in(a,b)"}``; empty: any node."""
+    """Ray labels of the nodes that it may run on: ``{pool: rollouts}``, ``{market: "!spot"}``,
+    ``{zone: "in(a,b)"}``; empty: any node."""
 
 
 class Reward(_Section):
     """What DDPO maximizes (PAPER section 6)."""
 
     weights: dict[RewardName, float] = Field({"contrast": 1.0}, min_length=1)
-    """Formulations by their weights. Of several, each counts in units of its own spread on real validation images; one alone keeps its
-    own unit."""
+    """Formulations by their weights. Of several, each counts in units of its own spread on real
+    validation images; one alone keeps its own unit."""
     clip_percentiles: tuple[float, float] = (1.0, 99.0)
     """Rewards are clipped to this range of the reward on real validation images."""
     posts: int = Field(600, ge=10)
     """Held-out posts a split that the calibration scores."""
     min_auc: Fraction | None = Field(0.5, ge=0, lt=1)
-    """ddpo refuses a reward unless the whole 95 % interval of its AUC, HIGH against LOW on test images, lies above this; 0.5 is chance;
-    none: no gate."""
+    """ddpo refuses a reward unless the whole 95 % interval of its AUC, HIGH against LOW on test
+    images, lies above this; 0.5 is chance; none: no gate."""
     chunk: int = Field(32, ge=1)
     """Images scored at a time: fixed, so that a redone chunk gives the same bits."""
     split: Literal["train", "validation", "test", "held_out"] = "test"
@@ -347,9 +411,11 @@ class Reward(_Section):
     resources: Resources | None = None
     """What such an actor asks for; none: what the recipe's other actors do."""
     runtime_env: dict[str, Any] = Field(default_factory=dict)
-    """Ray runtime environment of such an actor, such as ``{pip: [spacy]}``; empty: that of the job. No place for secrets."""
+    """Ray runtime environment of such an actor, such as ``{pip: [spacy]}``; empty: that of the job.
+    No place for secrets."""
     timeout_s: float = Field(600.0, gt=0)
-    """Longest time for a chunk, in seconds: then its actor is replaced, and the chunk is scored again."""
+    """Longest time for a chunk, in seconds: then its actor is replaced, and the chunk is scored
+    again."""
 
     @model_validator(mode="after")
     def _check(self) -> Reward:
@@ -360,7 +426,9 @@ class Reward(_Section):
     @property
     def name(self) -> str:
         """What is maximized, in words: ``contrast``, or ``contrast + 0.5 dsg``."""
-        return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in self.weights.items())
+        return " + ".join(
+            name if weight == 1 else f"{weight:g} {name}" for name, weight in self.weights.items()
+        )
 
 
 class SD(_Section):
@@ -371,8 +439,9 @@ class SD(_Section):
     resolution: int = Field(32, ge=16)
     """Side of the generated images, in pixels: that of the base model."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of UNet and text encoders in fine-tuning, alignment and evaluation; a LoRA and the autoencoder are float32 in any case.
-    Alignment in bfloat16 needs a clip_ratio of 1e-3 or so: the start-up check asks for ratios within a tenth of it."""
+    """Precision of UNet and text encoders in fine-tuning, alignment and evaluation; a LoRA and the
+    autoencoder are float32 in any case. Alignment in bfloat16 needs a clip_ratio of 1e-3 or so: the
+    start-up check asks for ratios within a tenth of it."""
     steps: int = Field(300, ge=1)
     """Optimiser steps of the high-KPI fine-tuning."""
     batch: int = Field(32, ge=1)
@@ -380,8 +449,9 @@ class SD(_Section):
     lr: float = Field(2e-4, gt=0)
     """Peak learning rate of the high-KPI fine-tuning."""
     min_snr: float | None = Field(5.0, gt=0)
-    """Where min-SNR weighting of the high-KPI fine-tuning cuts (gamma of arXiv 2303.09556): timesteps with less noise weigh no more in the
-    predicted image than one at this signal-to-noise ratio; none: an error of what the model predicts weighs the same at each timestep."""
+    """Where min-SNR weighting of the high-KPI fine-tuning cuts (gamma of arXiv 2303.09556):
+    timesteps with less noise weigh no more in the predicted image than one at this signal-to-noise
+    ratio; none: an error of what the model predicts weighs the same at each timestep."""
     lora_rank: int | None = Field(None, ge=1)
     """LoRA rank of the high-KPI fine-tuning; none: all weights of the UNet."""
     workers: int = Field(2, ge=1)
@@ -389,7 +459,8 @@ class SD(_Section):
     zero_stage: Literal[0, 1, 2] = 2
     """DeepSpeed ZeRO stage."""
     gradient_checkpointing: bool = False
-    """Compute the UNet's activations again in the backward pass, in fine-tuning and alignment: less memory, a third more work."""
+    """Compute the UNet's activations again in the backward pass, in fine-tuning and alignment: less
+    memory, a third more work."""
     checkpoint_every: int = Field(100, ge=1)
     """Steps between checkpoints."""
 
@@ -402,7 +473,8 @@ class Plateau(_Section):
     epochs: int = Field(10, ge=1)
     """Latest epochs that are held against all before."""
     rise: float = Field(0.05, ge=0)
-    """Rise that is expected of them, in spreads (standard deviations) of the first epoch's rewards."""
+    """Rise that is expected of them, in spreads (standard deviations) of the first epoch's
+    rewards."""
 
 
 class Fall(_Section):
@@ -422,9 +494,11 @@ class Collapse(_Section):
     action: Action = "warn"
     """What happens then."""
     diversity: Fraction = Field(0.25, ge=0, le=1)
-    """Share of the first epoch's difference between images of one prompt that must stay. Low, because it is a difference of pixels: images
-    that all take on the rewarded colors lose most of it long before they show the same. Under a reward for warm colors alone the tiny model
-    kept 26 % of it where a CLIP still found 68 % of the variety, and two epochs later 4 % where the CLIP found 34 %."""
+    """Share of the first epoch's difference between images of one prompt that must stay. Low,
+    because it is a difference of pixels: images that all take on the rewarded colors lose most of
+    it long before they show the same. Under a reward for warm colors alone the tiny model kept 26 %
+    of it where a CLIP still found 68 % of the variety, and two epochs later 4 % where the CLIP
+    found 34 %."""
     entropy: Fraction = Field(0.5, ge=0, le=1)
     """Share of the first epoch's entropy of palette colors that must stay."""
 
@@ -435,23 +509,27 @@ class Drift(_Section):
     action: Action = "warn"
     """What happens then."""
     margin: Fraction = Field(0.8, gt=0, le=1)
-    """Share of the base's CLIP margin that must stay: how much better the probe's images fit their own prompt than the other prompts."""
+    """Share of the base's CLIP margin that must stay: how much better the probe's images fit their
+    own prompt than the other prompts."""
 
 
 class Overoptimization(_Section):
-    """The reward rises, and what it stands for falls: the engagement predictor on held-out prompts, or the reward on them."""
+    """The reward rises, and what it stands for falls: the engagement predictor on held-out prompts,
+    or the reward on them."""
 
     action: Action = "warn"
     """What happens then."""
     rise: float = Field(0.5, ge=0)
-    """Rise of the training's reward since the probe's best, in spreads of the first epoch's rewards, that makes a fall suspicious."""
+    """Rise of the training's reward since the probe's best, in spreads of the first epoch's
+    rewards, that makes a fall suspicious."""
     fall: float = Field(0.5, gt=0)
-    """Fall of the probe since its best that counts, in spreads of the first probe's images: between two means of 64 independent images the
-    standard error is 0.18."""
+    """Fall of the probe since its best that counts, in spreads of the first probe's images: between
+    two means of 64 independent images the standard error is 0.18."""
 
 
 class Monitors(_Section):
-    """Signs of a training that fails (PAPER section 7), checked after each epoch; the last two where there is a probe."""
+    """Signs of a training that fails (PAPER section 7), checked after each epoch; the last two
+    where there is a probe."""
 
     plateau: Plateau = Plateau()
     """No rise of the reward."""
@@ -482,44 +560,55 @@ class DDPO(_Section):
     sampling_steps: int = Field(10, ge=2)
     """Denoising steps."""
     guidance: float = Field(1.0, ge=1)
-    """Classifier-free guidance, in sampling and in scoring alike: no field mixes two, which would be off-policy."""
+    """Classifier-free guidance, in sampling and in scoring alike: no field mixes two, which would
+    be off-policy."""
     eta: float = Field(1.0, gt=0, le=1)
     """DDIM's eta on the stochastic steps; 0 would leave them without a log-probability."""
     window: int | None = Field(3, ge=1)
-    """Steps of the random window that is stochastic and trained on; none: every step (DDPO as published)."""
+    """Steps of the random window that is stochastic and trained on; none: every step (DDPO as
+    published)."""
     window_span: Fraction = Field(0.6, gt=0, le=1)
-    """The window, and the timesteps of the draws, lie within this first share of the steps: where the image is decided."""
+    """The window, and the timesteps of the draws, lie within this first share of the steps: where
+    the image is decided."""
     draws: int = Field(3, ge=1)
     """Timesteps, each with its noise, at which ``awm`` matches each image."""
     timestep_fraction: Fraction = Field(1.0, gt=0, le=1)
-    """Share of the stochastic steps, or draws, that an epoch trains on, drawn anew for each: fewer backward passes, more noise in the
-    gradient."""
+    """Share of the stochastic steps, or draws, that an epoch trains on, drawn anew for each: fewer
+    backward passes, more noise in the gradient."""
     shared_noise: bool = False
-    """Images of one prompt and epoch start from the same noise, so that they differ by the stochastic steps alone."""
+    """Images of one prompt and epoch start from the same noise, so that they differ by the
+    stochastic steps alone."""
     objective: Literal["ddpo", "grpo", "awm"] = "grpo"
-    """``ddpo``: per-prompt statistics over epochs; ``grpo``: the group's mean over the batch's spread; ``awm``: the same advantages on the
-    forward process: rollouts are deterministic (``eta`` and ``window`` have no say), their final latents are noised again, and the ratio
-    is that of the matching losses, before and now, on the same draws."""
+    """``ddpo``: per-prompt statistics over epochs; ``grpo``: the group's mean over the batch's
+    spread; ``awm``: the same advantages on the forward process: rollouts are deterministic (``eta``
+    and ``window`` have no say), their final latents are noised again, and the ratio is that of the
+    matching losses, before and now, on the same draws."""
     logprob: Literal["mean", "sum"] = "mean"
-    """Log-probability of a step: ``mean`` over latent dimensions, as the reference code; ``sum``: the density itself."""
+    """Log-probability of a step: ``mean`` over latent dimensions, as the reference code; ``sum``:
+    the density itself."""
     clip_ratio: float = Field(1e-3, gt=0)
-    """PPO clip of the importance ratio under this ``logprob``: with ``sum`` log-ratios grow by the number of latent dimensions, so it must
-    be given. Matching losses move further than log-probabilities: ``awm`` takes ten times as much."""
+    """PPO clip of the importance ratio under this ``logprob``: with ``sum`` log-ratios grow by the
+    number of latent dimensions, so it must be given. Matching losses move further than
+    log-probabilities: ``awm`` takes ten times as much."""
     clip_advantage: float = Field(5.0, gt=0)
     """Largest absolute advantage."""
     kl: float = Field(0.0, ge=0)
-    """Weight of the KL divergence from the ``anchor``, in the units of ``logprob``; 0: none is measured. Costs a forward pass a sample."""
+    """Weight of the KL divergence from the ``anchor``, in the units of ``logprob``; 0: none is
+    measured. Costs a forward pass a sample."""
     anchor: Literal["base", "ema"] = "base"
-    """What ``kl`` holds the policy to: the base model, which is the policy with its LoRA switched off, or the moving average of ``ema``."""
+    """What ``kl`` holds the policy to: the base model, which is the policy with its LoRA switched
+    off, or the moving average of ``ema``."""
     ema: float | None = Field(None, gt=0, lt=1)
-    """Decay of a moving average of the trained weights, which is published in their place: it spans about 1 / (1 - ema) updates; none: the
-    last weights are published."""
+    """Decay of a moving average of the trained weights, which is published in their place: it spans
+    about 1 / (1 - ema) updates; none: the last weights are published."""
     recompute_logprobs: bool = False
-    """The learner works out the old log-probabilities by itself before it updates: for rollouts in another dtype, with other kernels or on
-    other hardware. The start-up check then reports what differs, and does not stop. Costs a forward pass a sample."""
+    """The learner works out the old log-probabilities by itself before it updates: for rollouts in
+    another dtype, with other kernels or on other hardware. The start-up check then reports what
+    differs, and does not stop. Costs a forward pass a sample."""
     ahead: bool = False
-    """Rollouts of the next epoch are sampled while the learner updates, with the weights from before the update. For what that makes stale
-    the loss is weighted; it costs a forward pass a sample, and pays where rollout actors and learner have devices of their own."""
+    """Rollouts of the next epoch are sampled while the learner updates, with the weights from
+    before the update. For what that makes stale the loss is weighted; it costs a forward pass a
+    sample, and pays where rollout actors and learner have devices of their own."""
     inner_epochs: int = Field(1, ge=1)
     """Passes over an epoch's trajectories."""
     updates: int = Field(2, ge=1)
@@ -535,27 +624,32 @@ class DDPO(_Section):
     micro_batch: int = Field(32, ge=1)
     """Samples a forward pass and worker in the update."""
     rollout_actors: int = Field(2, ge=1)
-    """Ray actors that sample. Once all have started, a run goes on with those that are left, and with more when nodes are back."""
+    """Ray actors that sample. Once all have started, a run goes on with those that are left, and
+    with more when nodes are back."""
     rollout_resources: Resources | None = None
     """What such an actor asks for; none: what the recipe's other actors do."""
     workers: int = Field(1, ge=1)
     """Learner ranks."""
     worker_resources: Resources | None = None
-    """What a rank asks for; none: what the recipe's other workers do. Ranks need a GPU each, so ask for more than half of one."""
+    """What a rank asks for; none: what the recipe's other workers do. Ranks need a GPU each, so ask
+    for more than half of one."""
     placement_s: float = Field(60.0, ge=0)
-    """Longest wait for room for all actors and ranks at once, in seconds: more where nodes have to be added, or other jobs to end."""
+    """Longest wait for room for all actors and ranks at once, in seconds: more where nodes have to
+    be added, or other jobs to end."""
     zero_stage: Literal[0, 1, 2] = 1
     """DeepSpeed ZeRO stage of the learner."""
     checkpoint_every: int = Field(5, ge=1)
     """Epochs between checkpoints."""
     probe_every: int | None = Field(5, ge=1)
-    """Epochs between two looks at 64 images of the same held-out prompts and noise, the first at the base; none: never."""
+    """Epochs between two looks at 64 images of the same held-out prompts and noise, the first at
+    the base; none: never."""
     monitors: Monitors = Monitors()
     """What warns of, or ends, a training that fails."""
 
     @property
     def forward_process(self) -> bool:
-        """Whether the objective trains on final latents that are noised again, not on the steps of the denoising."""
+        """Whether the objective trains on final latents that are noised again, not on the steps of
+        the denoising."""
         return self.objective == "awm"
 
     @property
@@ -569,21 +663,37 @@ class DDPO(_Section):
     def _check(self) -> DDPO:
         self._check_anchor()
         if self.ahead and self.monitors.keeps_best and self.probe_every is None:
-            raise ValueError("ahead and a monitor's keep_best need a probe: set probe_every, since an epoch's rewards are of older weights")
+            raise ValueError(
+                "ahead and a monitor's keep_best need a probe: set probe_every, since an epoch's rewards are of older weights"
+            )
         if self.forward_process and self.guidance != 1:
-            raise ValueError(f"objective awm needs guidance 1, not {self.guidance:g}: it matches the model without guidance")
+            raise ValueError(
+                f"objective awm needs guidance 1, not {self.guidance:g}: it matches the model without guidance"
+            )
         if self.forward_process and self.shared_noise:
-            raise ValueError("objective awm excludes shared_noise: without noise in the steps all images of a prompt would be the same")
+            raise ValueError(
+                "objective awm excludes shared_noise: without noise in the steps all images of a prompt would be the same"
+            )
         images = self.prompts * self.images_per_prompt
         if images % self.chunk:
-            raise ValueError(f"chunk {self.chunk} must divide prompts x images_per_prompt = {images}")
+            raise ValueError(
+                f"chunk {self.chunk} must divide prompts x images_per_prompt = {images}"
+            )
         if images % (self.updates * self.workers):
-            raise ValueError(f"updates x workers = {self.updates * self.workers} must divide prompts x images_per_prompt = {images}")
+            raise ValueError(
+                f"updates x workers = {self.updates * self.workers} must divide prompts x images_per_prompt = {images}"
+            )
         if self.window is not None and self.window >= self.sampling_steps:
-            raise ValueError(f"window {self.window} must be below sampling_steps = {self.sampling_steps}: the last step has no noise")
+            raise ValueError(
+                f"window {self.window} must be below sampling_steps = {self.sampling_steps}: the last step has no noise"
+            )
         if self.logprob == "sum" and "clip_ratio" not in self.model_fields_set:
-            raise ValueError("logprob sum needs a clip_ratio of its own, such as 0.2: the default is for the mean over latent dimensions")
-        if self.window is not None and self.window > max(1, int(self.window_span * self.sampling_steps)):
+            raise ValueError(
+                "logprob sum needs a clip_ratio of its own, such as 0.2: the default is for the mean over latent dimensions"
+            )
+        if self.window is not None and self.window > max(
+            1, int(self.window_span * self.sampling_steps)
+        ):
             raise ValueError(
                 f"window {self.window} must fit into window_span x sampling_steps = {int(self.window_span * self.sampling_steps)} steps"
             )
@@ -591,22 +701,30 @@ class DDPO(_Section):
 
     def _check_anchor(self) -> None:
         if self.kl and self.anchor == "base" and self.lora_rank is None:
-            raise ValueError(f"kl {self.kl:g} from the base needs a LoRA that can be switched off: set lora_rank, or anchor ema")
+            raise ValueError(
+                f"kl {self.kl:g} from the base needs a LoRA that can be switched off: set lora_rank, or anchor ema"
+            )
         if self.anchor == "ema" and (self.ema is None or not self.kl):
-            raise ValueError("anchor ema needs ema, the decay of its moving average, and a kl above 0")
+            raise ValueError(
+                "anchor ema needs ema, the decay of its moving average, and a kl above 0"
+            )
 
 
 class FewShot(_Section):
-    """A general language model behind an OpenAI-compatible endpoint, shown examples of the training split (PAPER section 5)."""
+    """A general language model behind an OpenAI-compatible endpoint, shown examples of the training
+    split (PAPER section 5)."""
 
     base_url: str = Field(pattern=r"^https?://[^\s?#@]+$")
-    """Of the endpoint, up to where ``/chat/completions`` follows: ``https://HOST/v1``. Posts are sent there."""
+    """Of the endpoint, up to where ``/chat/completions`` follows: ``https://HOST/v1``. Posts are
+    sent there."""
     model: str = Field(min_length=1)
     """Name that the endpoint gives the model."""
     key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    """Environment variable of the stage that holds the key, never the key itself; none: the endpoint asks for none."""
+    """Environment variable of the stage that holds the key, never the key itself; none: the
+    endpoint asks for none."""
     shots: tuple[Annotated[int, Field(ge=1, le=30)], ...] = Field((3, 5), min_length=1)
-    """Examples in the prompt; each number is a baseline of its own, the largest is the report's ``few_shot``."""
+    """Examples in the prompt; each number is a baseline of its own, the largest is the report's
+    ``few_shot``."""
     posts: int = Field(50, ge=1)
     """Test posts a bucket that are asked about."""
     concurrency: int = Field(4, ge=1, le=64)
@@ -620,16 +738,19 @@ class FewShot(_Section):
 
 
 class Aesthetic(_Section):
-    """A score of looks: a head on the image embeddings of the CLIP that it was trained on, such as LAION's for ViT-L/14."""
+    """A score of looks: a head on the image embeddings of the CLIP that it was trained on, such as
+    LAION's for ViT-L/14."""
 
     clip: str = Field(min_length=1)
     """That CLIP: a hub id or a folder."""
     head: str = Field(min_length=1)
-    """Weights of the head, one linear layer or several: a file or store URI, safetensors or a torch state dict."""
+    """Weights of the head, one linear layer or several: a file or store URI, safetensors or a torch
+    state dict."""
 
 
 class Evaluation(_Section):
-    """What evaluate_sd measures, paired by prompt and seed, and how evaluate_llm measures descriptions (DESIGN: report)."""
+    """What evaluate_sd measures, paired by prompt and seed, and how evaluate_llm measures
+    descriptions (DESIGN: report)."""
 
     prompts: int = Field(50, ge=2)
     """Test prompts, as many from posts of each KPI bucket as there are."""
@@ -644,13 +765,16 @@ class Evaluation(_Section):
     features: str = "package:clip-judge"
     """Vision model whose features serve KID and FID."""
     judge: str | None = None
-    """Held-out judge: ``adworld:LAW`` for the ad world's oracle; ``predictor`` for an engagement predictor that finetune_llm trains on the
-    split ``judge`` alone; none: absent from the report."""
+    """Held-out judge: ``adworld:LAW`` for the ad world's oracle; ``predictor`` for an engagement
+    predictor that finetune_llm trains on the split ``judge`` alone; none: absent from the
+    report."""
     best_of_n: int | None = Field(None, ge=2)
-    """Also report best-of-N by the reward, over the images of the base and of BoigSD; none: absent."""
+    """Also report best-of-N by the reward, over the images of the base and of BoigSD; none:
+    absent."""
     rewrite: tuple[Rewrite, ...] = ()
-    """Also report prompt rewriting, on the base and on BoigSD, one way or both. After the prompt stand, by ``retrieval``, the words of the
-    nearest high-KPI training post, of the same account where it has one; by ``boigllm``, BoigLLM's description of a high-KPI image."""
+    """Also report prompt rewriting, on the base and on BoigSD, one way or both. After the prompt
+    stand, by ``retrieval``, the words of the nearest high-KPI training post, of the same account
+    where it has one; by ``boigllm``, BoigLLM's description of a high-KPI image."""
     aesthetic: Aesthetic | None = None
     """What scores looks; none: absent from the report."""
     fid_min: int = Field(1000, ge=2)
@@ -658,8 +782,8 @@ class Evaluation(_Section):
     bootstrap: int = Field(1000, ge=100)
     """Resamples of each interval."""
     word_vectors: str | None = Field(None, pattern=r"^(spacy|hf):.+$")
-    """What compares names of colors and objects: ``spacy:MODEL`` (the paper: spaCy), ``hf:ID`` for a sentence-embedding model by hub id or
-    folder; none: vectors of spelling, offline."""
+    """What compares names of colors and objects: ``spacy:MODEL`` (the paper: spaCy), ``hf:ID`` for
+    a sentence-embedding model by hub id or folder; none: vectors of spelling, offline."""
     few_shot: FewShot | None = None
     """A general language model to compare BoigLLM with; none: absent from the report."""
 
@@ -671,15 +795,16 @@ class Evaluation(_Section):
 
 
 class Promotion(_Section):
-    """Gates that a candidate passes before a person is asked; beside them stands the reward's own (`Reward.min_auc`)."""
+    """Gates that a candidate passes before a person is asked; beside them stands the reward's own
+    (`Reward.min_auc`)."""
 
     min_reward_gain: float = 0.0
     """Lower end of the paired 95 % interval of reward, candidate minus base, must exceed this."""
     min_judge_gain: float | None = 0.0
     """The same for the held-out judge; none: not asked."""
     min_champion_gain: float | None = 0.0
-    """The same for the held-out judge, candidate minus the registry's champion; below 0 a candidate may be worse by that much; none: not
-    asked. Without a champion it is not applicable."""
+    """The same for the held-out judge, candidate minus the registry's champion; below 0 a candidate
+    may be worse by that much; none: not asked. Without a champion it is not applicable."""
     min_clip_margin: Fraction = Field(0.9, ge=0)
     """Share of the base's CLIP margin (matched minus mismatched captions) that must be kept."""
     min_diversity: Fraction = Field(0.5, ge=0)
@@ -687,7 +812,8 @@ class Promotion(_Section):
     max_fid: float | None = Field(2.0, gt=0)
     """FID, as a share of the base's, must not exceed this where it is measured; none: not asked."""
     silent: tuple[Monitor, ...] = ("fall", "collapse", "drift", "overoptimization")
-    """Monitors of ddpo that must not have tripped; one that is off, or needs a probe that the training does without, is silent."""
+    """Monitors of ddpo that must not have tripped; one that is off, or needs a probe that the
+    training does without, is silent."""
     max_days: float = Field(7.0, gt=0)
     """Days that the approval waits for a person."""
 
@@ -722,23 +848,40 @@ class Recipe(_Section):
     def _check(self) -> Recipe:
         unknown = [name for name in self.llm.more_kpis if name not in self.data.more_kpis]
         if unknown:
-            raise ValueError(f"llm.more_kpis {unknown} must be among data.more_kpis {list(self.data.more_kpis)}")
+            raise ValueError(
+                f"llm.more_kpis {unknown} must be among data.more_kpis {list(self.data.more_kpis)}"
+            )
         if "engagement" in self.reward.weights and self.llm.predictor == "none":
-            raise ValueError("reward.weights name engagement, which needs a predictor: set llm.predictor to head or text")
-        if self.evaluation.judge == "predictor" and (self.llm.predictor == "none" or not self.data.judge):
-            raise ValueError("evaluation.judge predictor needs posts and a kind: set data.judge above 0, and llm.predictor to head or text")
+            raise ValueError(
+                "reward.weights name engagement, which needs a predictor: set llm.predictor to head or text"
+            )
+        if self.evaluation.judge == "predictor" and (
+            self.llm.predictor == "none" or not self.data.judge
+        ):
+            raise ValueError(
+                "evaluation.judge predictor needs posts and a kind: set data.judge above 0, and llm.predictor to head or text"
+            )
         if self.ddpo.probe_every is not None and self.perception.clip == self.evaluation.clip:
             rule = "differ from evaluation.clip, which judges afterwards and takes no part in training, or ddpo.probe_every be null"
-            raise ValueError(f"perception.clip {self.perception.clip}, which the probe of ddpo reads, must {rule}")
+            raise ValueError(
+                f"perception.clip {self.perception.clip}, which the probe of ddpo reads, must {rule}"
+            )
         if self.ddpo.workers > 1 and 0 < self.worker_resources.gpus <= 0.5:
-            raise ValueError(f"{self.ddpo.workers} ranks of {self.worker_resources.gpus:g} GPU may share one: ask for more than 0.5")
+            raise ValueError(
+                f"{self.ddpo.workers} ranks of {self.worker_resources.gpus:g} GPU may share one: ask for more than 0.5"
+            )
         return self
 
     @property
     def llm_models(self) -> list[str]:
         """Models that behavior fine-tuning trains, in their order."""
         judge = ["judge"] if self.evaluation.judge == "predictor" else []
-        return ["boigllm", "no_kpi", *(["predictor"] if self.llm.predictor != "none" else []), *judge]
+        return [
+            "boigllm",
+            "no_kpi",
+            *(["predictor"] if self.llm.predictor != "none" else []),
+            *judge,
+        ]
 
     @property
     def llm_workers(self) -> int:
@@ -762,12 +905,18 @@ class Recipe(_Section):
 
     def digest(self) -> str:
         """SHA-256 of the resolved recipe as canonical JSON: 64 hex digits."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()
+        ).hexdigest()
 
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
-    return sorted(p.name.removesuffix(".yaml") for p in resources.files("boig_core.recipes").iterdir() if p.name.endswith(".yaml"))
+    return sorted(
+        p.name.removesuffix(".yaml")
+        for p in resources.files("boig_core.recipes").iterdir()
+        if p.name.endswith(".yaml")
+    )
 
 
 def is_recipe_file(name_or_path: str) -> bool:
@@ -783,7 +932,8 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         overrides: ``section.field=value`` settings, the value as YAML; later ones win.
 
     Raises:
-        RecipeError: no such recipe, YAML that cannot be read, an unknown key, or a value that breaks its rule.
+        RecipeError: no such recipe, YAML that cannot be read, an unknown key, or a value that
+            breaks its rule.
     """
     tree = _tree(name_or_path)
     for override in overrides:
@@ -798,24 +948,42 @@ def _tree(name_or_path: str) -> dict[str, Any]:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:
-            raise RecipeError(f"recipe {name_or_path}", f"cannot be read ({exc})", "give the path of a YAML file") from exc
+            raise RecipeError(
+                f"recipe {name_or_path}", f"cannot be read ({exc})", "give the path of a YAML file"
+            ) from exc
         fallback = path.stem
     elif name_or_path in recipe_names():
-        text = resources.files("boig_core.recipes").joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
+        text = (
+            resources.files("boig_core.recipes")
+            .joinpath(f"{name_or_path}.yaml")
+            .read_text(encoding="utf-8")
+        )
         fallback = name_or_path
     else:
-        raise RecipeError(f"recipe {name_or_path!r}", "is not known", f"use one of {', '.join(recipe_names())} or the path of a YAML file")
+        raise RecipeError(
+            f"recipe {name_or_path!r}",
+            "is not known",
+            f"use one of {', '.join(recipe_names())} or the path of a YAML file",
+        )
     try:
         tree = yaml.safe_load(text) or {}
     except yaml.YAMLError as exc:
-        raise RecipeError(f"recipe {name_or_path}", "is not valid YAML", " ".join(str(exc).split())) from exc
+        raise RecipeError(
+            f"recipe {name_or_path}", "is not valid YAML", " ".join(str(exc).split())
+        ) from exc
     if not isinstance(tree, dict):
-        raise RecipeError(f"recipe {name_or_path}", "must be a mapping of sections", "see `boig recipe show tiny`")
+        raise RecipeError(
+            f"recipe {name_or_path}", "must be a mapping of sections", "see `boig recipe show tiny`"
+        )
     tree.setdefault("name", fallback)
     if (below := tree.pop("extends", None)) is None:
         return tree
     if below not in recipe_names():
-        raise RecipeError(f"extends = {below!r}", "must be a recipe of the package", f"use one of {', '.join(recipe_names())}")
+        raise RecipeError(
+            f"extends = {below!r}",
+            "must be a recipe of the package",
+            f"use one of {', '.join(recipe_names())}",
+        )
     merged = _tree(below)
     for key, value in tree.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -827,7 +995,8 @@ def parse_recipe(tree: Any) -> Recipe:
     """Validate a recipe's tree, as from JSON or YAML.
 
     Raises:
-        RecipeError: naming the first field that fails, its value, the rule and the nearest known key.
+        RecipeError: naming the first field that fails, its value, the rule and the nearest known
+            key.
     """
     try:
         return Recipe.model_validate(tree)
@@ -838,18 +1007,24 @@ def parse_recipe(tree: Any) -> Recipe:
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
-        raise RecipeError(f"override {override!r}", "must read section.field=value", "for example ddpo.epochs=5")
+        raise RecipeError(
+            f"override {override!r}", "must read section.field=value", "for example ddpo.epochs=5"
+        )
     *parents, leaf = key.strip().split(".")
     node = tree
     for parent in parents:
         child = node.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise RecipeError(f"override {override!r}", f"{parent} is no section", "see `boig recipe show tiny`")
+            raise RecipeError(
+                f"override {override!r}", f"{parent} is no section", "see `boig recipe show tiny`"
+            )
         node = child
     try:
         node[leaf] = yaml.safe_load(value)
     except yaml.YAMLError as exc:
-        raise RecipeError(f"override {override!r}", "the value is not valid YAML", "quote it") from exc
+        raise RecipeError(
+            f"override {override!r}", "the value is not valid YAML", "quote it"
+        ) from exc
 
 
 def _first_error(exc: ValidationError) -> RecipeError:
@@ -857,16 +1032,31 @@ def _first_error(exc: ValidationError) -> RecipeError:
     where = ".".join(str(part) for part in error["loc"]) or "recipe"
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(error["loc"][-1]), _known_keys(error["loc"][:-1]), n=1)
-        remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(_known_keys(error['loc'][:-1]))}"
+        remedy = (
+            f"did you mean {near[0]}?"
+            if near
+            else f"known keys: {', '.join(_known_keys(error['loc'][:-1]))}"
+        )
         return RecipeError(where, "is not a key of the recipe", remedy)
     rule = error["msg"].removeprefix("Value error, ")
-    met = where if isinstance(error["input"], (dict, BaseModel)) else f"{where} = {error['input']!r}"
-    return RecipeError(met, rule[0].lower() + rule[1:], "see `boig recipe show tiny` for every field")
+    met = (
+        where if isinstance(error["input"], (dict, BaseModel)) else f"{where} = {error['input']!r}"
+    )
+    return RecipeError(
+        met, rule[0].lower() + rule[1:], "see `boig recipe show tiny` for every field"
+    )
 
 
 def _known_keys(loc: Sequence[str | int]) -> list[str]:
     model: Any = Recipe
     for part in loc:
         model = model.model_fields[str(part)].annotation
-        model = next((kind for kind in get_args(model) if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+        model = next(
+            (
+                kind
+                for kind in get_args(model)
+                if isinstance(kind, type) and issubclass(kind, BaseModel)
+            ),
+            model,
+        )
     return list(model.model_fields)

@@ -1,7 +1,9 @@
-"""``boig doctor``: is this machine, its store and its cluster fit for a run? One line a check, with what to do.
+"""``boig doctor``: is this machine, its store and its cluster fit for a run? One line a check, with
+what to do.
 
-Checks what a run would stumble over late: Python, the package's parts, the shipped models, the store (a real conditional put), Ray's
-Jobs API and MLflow. What is not configured is skipped and says so. Leaves out: mending anything.
+Checks what a run would stumble over late: Python, the package's parts, the shipped models, the
+store (a real conditional put), Ray's Jobs API and MLflow. What is not configured is skipped and
+says so. Leaves out: mending anything.
 """
 
 from __future__ import annotations
@@ -77,7 +79,11 @@ def _run(name: str, check: Callable[[], str]) -> Finding:
 def _python() -> str:
     found = sys.version.split()[0]
     if not (3, 11) <= sys.version_info[:2] <= (3, 12):
-        raise InputError(f"Python {found}", "must be 3.11 or 3.12", "make the environment again with `make setup`")
+        raise InputError(
+            f"Python {found}",
+            "must be 3.11 or 3.12",
+            "make the environment again with `make setup`",
+        )
     return found
 
 
@@ -90,7 +96,11 @@ def _packages() -> str:
         except PackageNotFoundError:
             continue
     if not {"apache-airflow", "ray"} & set(found):
-        raise InputError("neither Airflow nor Ray", "is installed", "install boig[airflow], boig[ray] or boig[demo]")
+        raise InputError(
+            "neither Airflow nor Ray",
+            "is installed",
+            "install boig[airflow], boig[ray] or boig[demo]",
+        )
     return ", ".join(f"{package} {number}" for package, number in found.items())
 
 
@@ -155,4 +165,8 @@ def _get(url: str, headers: dict[str, str]) -> bytes:
         remedy = "set RAY_AUTH_TOKEN" if exc.code in {401, 403} else "see the server's log"
         raise ClusterError(url, f"answered {exc.code}", remedy) from exc
     except (URLError, OSError, ValueError) as exc:
-        raise ClusterError(url, f"does not answer ({getattr(exc, 'reason', exc)})", "start it, or correct the address") from exc
+        raise ClusterError(
+            url,
+            f"does not answer ({getattr(exc, 'reason', exc)})",
+            "start it, or correct the address",
+        ) from exc

@@ -1,8 +1,9 @@
 """The errors of boig: one root, user errors apart from infrastructure errors.
 
-Each error says three things: the value that was met, the rule it breaks, the remedy. A user error (a recipe, a posts file, a
-store that forbids writing) fails a task at once, exit code 2; an infrastructure error (a lost node, a store that is away) is
-worth another attempt, exit code 1. Errors travel between Ray processes, so each one pickles whole.
+Each error says three things: the value that was met, the rule it breaks, the remedy. A user error
+(a recipe, a posts file, a store that forbids writing) fails a task at once, exit code 2; an
+infrastructure error (a lost node, a store that is away) is worth another attempt, exit code 1.
+Errors travel between Ray processes, so each one pickles whole.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ class TrainingDivergedError(UserError):
 
 
 class ScorerError(InfrastructureError):
-    """A reward scorer failed, timed out, or returned a wrong count or a value that is not finite."""
+    """A reward scorer failed, timed out, or returned a wrong count or a value that is not
+    finite."""
 
 
 class EndpointError(InfrastructureError, ConnectionError):
@@ -93,7 +95,8 @@ class PreemptedError(InfrastructureError):
 
 
 def named(name: str, user: bool) -> type[BoigError]:
-    """The class of an error that another process has left by its name; for one that is not boig's, the kind that it counts as."""
+    """The class of an error that another process has left by its name; for one that is not boig's,
+    the kind that it counts as."""
     found = globals().get(name)
     if isinstance(found, type) and issubclass(found, BoigError):
         return found

@@ -1,6 +1,8 @@
-"""What siblings share: the palette, the tones, the Description of an image, the Sample (one image of one post), keywords.
+"""What siblings share: the palette, the tones, the Description of an image, the Sample (one image
+of one post), keywords.
 
-The 40 color names and 3 tones are the paper's (PAPER section 2). Their RGB values are ours: the authors never published any.
+The 40 color names and 3 tones are the paper's (PAPER section 2). Their RGB values are ours: the
+authors never published any.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ class Description:
     """A verbalized image: what BoigLLM answers and what perception measures.
 
     Attributes:
-        colors: palette name to coverage in [0, 1]; 3 to 5 names whose coverages sum to 1 (fewer when an image shows fewer).
+        colors: palette name to coverage in [0, 1]; 3 to 5 names whose coverages sum to 1 (fewer
+            when an image shows fewer).
         tones: tone to coverage in [0, 1]; sums to 1.
         objects: object name to its box, one box a name (the largest).
     """
@@ -80,13 +83,17 @@ class Description:
 
     def scaled(self, x: float, y: float) -> Description:
         """The same with boxes in pixels of an image ``x`` times as wide and ``y`` times as high."""
-        boxes = {name: (x1 * x, y1 * y, x2 * x, y2 * y) for name, (x1, y1, x2, y2) in self.objects.items()}
+        boxes = {
+            name: (x1 * x, y1 * y, x2 * x, y2 * y)
+            for name, (x1, y1, x2, y2) in self.objects.items()
+        }
         return replace(self, objects=boxes)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """All that perception says of an image: ``description``, and ``caption`` and ``keywords`` where they are taken from the image."""
+    """All that perception says of an image: ``description``, and ``caption`` and ``keywords`` where
+    they are taken from the image."""
 
     description: Description
     caption: str | None = None
@@ -95,7 +102,8 @@ class Seen:
 
 @dataclass(frozen=True)
 class KpiValue:
-    """One KPI of a post: its ``value``, its rank percentile within the account (0 to 100), and the ``bucket`` that follows."""
+    """One KPI of a post: its ``value``, its rank percentile within the account (0 to 100), and the
+    ``bucket`` that follows."""
 
     value: float
     normalized: float
@@ -122,8 +130,10 @@ class Sample:
         width: of the stored image, in pixels.
         height: of the stored image, in pixels.
         description: what perception measured, in pixels of (width, height); none before perception.
-        group: common name of the samples whose images are the same or nearly so; none when no other sample has one like it.
-        negative: whether the image is an unrelated one and the KPI was drawn low: for training only (PAPER section 1).
+        group: common name of the samples whose images are the same or nearly so; none when no other
+            sample has one like it.
+        negative: whether the image is an unrelated one and the KPI was drawn low: for training only
+            (PAPER section 1).
         more_kpis: further KPIs by name, as far as the post has them.
         caption: what a captioner says of the image; none without one.
     """
@@ -174,7 +184,14 @@ use very want was were what when where which who whole why will with would you y
 _STOP_WORDS: Final = frozenset(_STOPPED.split())
 
 
-def keywords(text: str, limit: int = MAX_KEYWORDS, but: frozenset[str] = frozenset()) -> tuple[str, ...]:
-    """Hashtags of a text in lower case; without any, its distinct content words; in order, at most ``limit`` and none of ``but``."""
-    found = _HASHTAGS.findall(text) or [w for w in _WORDS.findall(text.replace(LINK, " ")) if w.lower() not in _STOP_WORDS]
-    return tuple(word for word in dict.fromkeys(word.lower() for word in found) if word not in but)[:limit]
+def keywords(
+    text: str, limit: int = MAX_KEYWORDS, but: frozenset[str] = frozenset()
+) -> tuple[str, ...]:
+    """Hashtags of a text in lower case; without any, its distinct content words; in order, at most
+    ``limit`` and none of ``but``."""
+    found = _HASHTAGS.findall(text) or [
+        w for w in _WORDS.findall(text.replace(LINK, " ")) if w.lower() not in _STOP_WORDS
+    ]
+    return tuple(word for word in dict.fromkeys(word.lower() for word in found) if word not in but)[
+        :limit
+    ]

@@ -1,14 +1,18 @@
 """# boig_experiments: one set of stages over variants of a recipe, and one page that compares them
 
-Each of the `variants` changes the recipe of the alignment: another reward, algorithm, BoigLLM or seed. **ddpo** and **evaluate_sd** run
-for each, as many at once as the pool `boig_cluster` has slots. What variants share is made once: the high-KPI baseline (**finetune_sd**), a
-BoigLLM (**finetune_llm**) or a calibration of the reward (**calibrate**) that several of them need; and not at all where the store holds
-the same already. All are evaluated by the recipe itself: same prompts, noise, reward and judge. **compare** holds them against the first by
-paired differences, with their cost, on one page; variants that differ in `seed` alone stand together.
+Each of the `variants` changes the recipe of the alignment: another reward, algorithm, BoigLLM or
+seed. **ddpo** and **evaluate_sd** run for each, as many at once as the pool `boig_cluster` has
+slots. What variants share is made once: the high-KPI baseline (**finetune_sd**), a BoigLLM
+(**finetune_llm**) or a calibration of the reward (**calibrate**) that several of them need; and not
+at all where the store holds the same already. All are evaluated by the recipe itself: same prompts,
+noise, reward and judge. **compare** holds them against the first by paired differences, with their
+cost, on one page; variants that differ in `seed` alone stand together.
 
-A variant that fails takes no other down: the page names it with its reason, and the run ends as failed in **verdict**.
+A variant that fails takes no other down: the page names it with its reason, and the run ends as
+failed in **verdict**.
 
-Runs by hand only. Dataset, BoigLLM and calibration are those of the newest `boig/boigllm`, unless params name others.
+Runs by hand only. Dataset, BoigLLM and calibration are those of the newest `boig/boigllm`, unless
+params name others.
 """
 
 from typing import Any
@@ -38,8 +42,16 @@ with DAG(
     },
 ) as dag:
     needs = {"dataset": "dataset", "boigllm": "boigllm", "calibration": "calibration"}
-    planned = experiments.plan_experiment(needs, BOIGLLM, optional={"predictor": "predictor", "judge": "judge"})
-    baseline = RayJobOperator(task_id="finetune_sd", stage="finetune_sd", plan=planned, inputs={"dataset": planned}, reuse=True)
+    planned = experiments.plan_experiment(
+        needs, BOIGLLM, optional={"predictor": "predictor", "judge": "judge"}
+    )
+    baseline = RayJobOperator(
+        task_id="finetune_sd",
+        stage="finetune_sd",
+        plan=planned,
+        inputs={"dataset": planned},
+        reuse=True,
+    )
     finetune = RayJobOperator.partial(task_id="finetune_llm", stage="finetune_llm", reuse=True)
     trained = finetune.expand_kwargs(experiments.llm_trainings(planned))
     calibrate = RayJobOperator.partial(task_id="calibrate", stage="calibrate", reuse=True)
@@ -49,12 +61,26 @@ with DAG(
     def variant(own: Any) -> None:
         """Aligns and evaluates one variant."""
         rewarded = {"dataset": own, "boigllm": own, "calibration": own, "predictor": own}
-        ddpo = RayJobOperator(task_id="ddpo", stage="ddpo", plan=own, inputs=rewarded, map_index_template="{{ task.plan['name'] }}")
-        yardstick = {"dataset": planned, "boigllm": planned, "calibration": planned, "predictor": planned, "judge": planned}
+        ddpo = RayJobOperator(
+            task_id="ddpo",
+            stage="ddpo",
+            plan=own,
+            inputs=rewarded,
+            map_index_template="{{ task.plan['name'] }}",
+        )
+        yardstick = {
+            "dataset": planned,
+            "boigllm": planned,
+            "calibration": planned,
+            "predictor": planned,
+            "judge": planned,
+        }
         candidates = {**yardstick, "high_kpi": baseline.output, "boigsd": ddpo.output}
         RayJobOperator(task_id="evaluate_sd", stage="evaluate_sd", plan=planned, inputs=candidates)
 
     mapped = variant.expand(own=experiments.variants(planned, calibrated))
     collected = experiments.collect(planned, mapped)
-    compared = RayJobOperator(task_id="compare", stage="compare", plan=planned, inputs=collected["inputs"])
+    compared = RayJobOperator(
+        task_id="compare", stage="compare", plan=planned, inputs=collected["inputs"]
+    )
     experiments.verdict(planned, compared)

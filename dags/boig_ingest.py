@@ -1,27 +1,37 @@
 """# boig_ingest: posts become a dataset
 
-Takes a brand's posting history (`posts`: a posts.jsonl with images beside it, over http or in S3), and makes a dataset that the models
-learn from:
+Takes a brand's posting history (`posts`: a posts.jsonl with images beside it, over http or in S3),
+and makes a dataset that the models learn from:
 
 * **plan** checks recipe and inputs;
 * **turn** lets one run work at a time, the earliest interval first, whatever a backfill allows;
-* **ingest** validates and filters posts, fetches and de-duplicates images, puts each post into a KPI bucket of its account and a split;
+* **ingest** validates and filters posts, fetches and de-duplicates images, puts each post into a
+  KPI bucket of its account and a split;
 * **perceive** looks at each image: colors, tones, objects;
 * **announce** emits the asset `boig/dataset`, which starts `boig_llm`.
 
-A stage that runs on Ray is shown as *deferred*. Its log is the task's log; the buttons under *Details* lead to its job and its pages.
+A stage that runs on Ray is shown as *deferred*. Its log is the task's log; the buttons under
+*Details* lead to its job and its pages.
 
-By hand, a run takes all `posts`, and nothing else needs to be given. `previous` adds them to a version; `retry` tries again what a version
-had to reject. On a schedule (`BOIG_INGEST_CRON`), and in a backfill, a run takes the posts of its data interval, and those that came late,
-and adds them to the newest version; an interval without any ends there, skipped, and announces nothing. A run that is killed goes on from
-the images that are safe already.
+By hand, a run takes all `posts`, and nothing else needs to be given. `previous` adds them to a
+version; `retry` tries again what a version had to reject. On a schedule (`BOIG_INGEST_CRON`), and
+in a backfill, a run takes the posts of its data interval, and those that came late, and adds them
+to the newest version; an interval without any ends there, skipped, and announces nothing. A run
+that is killed goes on from the images that are safe already.
 """
 
 import os
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param
 
-from boig_core.orchestration.assets import DATASET, DEFAULTS, LOCATION, announce, plan, recipe_params
+from boig_core.orchestration.assets import (
+    DATASET,
+    DEFAULTS,
+    LOCATION,
+    announce,
+    plan,
+    recipe_params,
+)
 from boig_core.orchestration.callbacks import on_failure
 from boig_core.orchestration.deadlines import deadline
 from boig_core.orchestration.intervals import take_turn
@@ -65,5 +75,7 @@ with DAG(
     turn = take_turn(DATASET, planned)
     posts = {"posts": planned, "previous": turn, "retry": planned, "period": turn}
     ingest = RayJobOperator(task_id="ingest", stage="ingest", plan=planned, inputs=posts)
-    perceive = RayJobOperator(task_id="perceive", stage="perceive", plan=planned, inputs={"dataset": ingest.output})
+    perceive = RayJobOperator(
+        task_id="perceive", stage="perceive", plan=planned, inputs={"dataset": ingest.output}
+    )
     announce(DATASET, "dataset", planned, [ingest.output, perceive.output], turn)

@@ -3,19 +3,29 @@
 Runs when the asset `boig/dataset` is updated, or by hand.
 
 * **plan** checks recipe and inputs;
-* **finetune_llm** trains BoigLLM on the dataset (behavior fine-tuning) and, beside it, a twin that does not see the KPI; where the recipe
-  says so, an engagement predictor too, and a second one that judges;
+* **finetune_llm** trains BoigLLM on the dataset (behavior fine-tuning) and, beside it, a twin that
+  does not see the KPI; where the recipe says so, an engagement predictor too, and a second one that
+  judges;
 * **evaluate_llm** compares their descriptions of test images with what is really seen in them;
-* **calibrate** asks how well each formulation of the reward tells high from low on held-out real images, recommends one, and fixes the
-  range of the one that the recipe names;
+* **calibrate** asks how well each formulation of the reward tells high from low on held-out real
+  images, recommends one, and fixes the range of the one that the recipe names;
 * **announce** emits `boig/boigllm`, which starts `boig_sd`.
 
-A stage that runs on Ray is shown as *deferred*. Its log is the task's log; the buttons under *Details* lead to its job and its curves.
+A stage that runs on Ray is shown as *deferred*. Its log is the task's log; the buttons under
+*Details* lead to its job and its curves.
 """
 
 from airflow.sdk import DAG
 
-from boig_core.orchestration.assets import BOIGLLM, DATASET, DEFAULTS, announce, plan, recipe_params, uri_param
+from boig_core.orchestration.assets import (
+    BOIGLLM,
+    DATASET,
+    DEFAULTS,
+    announce,
+    plan,
+    recipe_params,
+    uri_param,
+)
 from boig_core.orchestration.callbacks import on_failure
 from boig_core.orchestration.deadlines import deadline
 from boig_core.orchestration.operator import RayJobOperator
@@ -33,9 +43,16 @@ with DAG(
     params={"dataset": uri_param("Dataset", "a perceived dataset"), **recipe_params(None)},
 ) as dag:
     planned = plan({"dataset": "dataset"}, DATASET)
-    finetune = RayJobOperator(task_id="finetune_llm", stage="finetune_llm", plan=planned, inputs={"dataset": planned})
+    finetune = RayJobOperator(
+        task_id="finetune_llm", stage="finetune_llm", plan=planned, inputs={"dataset": planned}
+    )
     trained = {"dataset": planned, "boigllm": finetune.output}
     rated = {**trained, "predictor": finetune.output}
-    evaluate = RayJobOperator(task_id="evaluate_llm", stage="evaluate_llm", plan=planned, inputs={**trained, "no_kpi": finetune.output})
+    evaluate = RayJobOperator(
+        task_id="evaluate_llm",
+        stage="evaluate_llm",
+        plan=planned,
+        inputs={**trained, "no_kpi": finetune.output},
+    )
     calibrate = RayJobOperator(task_id="calibrate", stage="calibrate", plan=planned, inputs=rated)
     announce(BOIGLLM, "boigllm", planned, [finetune.output, evaluate.output, calibrate.output])

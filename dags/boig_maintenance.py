@@ -1,8 +1,9 @@
 """# boig_maintenance: the store keeps what is needed
 
-**clean** lists what no manifest, promoted model or recent run refers to: outputs that came to nothing, shards of datasets that are gone,
-checkpoints of stages that have long been done. With `apply` it removes them. What promoted models were made from stays, the newest
-output of each kind stays, and so does everything that runs of the last `days` read or wrote.
+**clean** lists what no manifest, promoted model or recent run refers to: outputs that came to
+nothing, shards of datasets that are gone, checkpoints of stages that have long been done. With
+`apply` it removes them. What promoted models were made from stays, the newest output of each kind
+stays, and so does everything that runs of the last `days` read or wrote.
 
 Runs every Sunday and only lists, unless `apply` is set. The same from a terminal: `boig clean`.
 """
@@ -23,8 +24,19 @@ with DAG(
     doc_md=__doc__,
     tags=["boig", "maintenance"],
     params={
-        "days": Param(30, type="number", minimum=1, title="Days", description="What is younger stays, and runs of these days are live."),
-        "apply": Param(False, type="boolean", title="Remove", description="Remove what was found; else it is only listed."),
+        "days": Param(
+            30,
+            type="number",
+            minimum=1,
+            title="Days",
+            description="What is younger stays, and runs of these days are live.",
+        ),
+        "apply": Param(
+            False,
+            type="boolean",
+            title="Remove",
+            description="Remove what was found; else it is only listed.",
+        ),
     },
 ) as dag:
     clean_task()

@@ -3,12 +3,15 @@
 Runs when the asset `boig/boigsd` is updated, or by hand.
 
 * **plan** checks recipe and inputs;
-* **gates** holds the report against the recipe's promotion limits; one that fails goes no further (skipped), the champion stays;
-* **approval** waits for a person, under *Required Actions*: the form shows each gate with its value and limit, and one click opens the
-  report with its images;
-* **promote** registers the model in MLflow and moves the alias `champion`; the one before stays as `previous`.
+* **gates** holds the report against the recipe's promotion limits; one that fails goes no further
+  (skipped), the champion stays;
+* **approval** waits for a person, under *Required Actions*: the form shows each gate with its value
+  and limit, and one click opens the report with its images;
+* **promote** registers the model in MLflow and moves the alias `champion`; the one before stays as
+  `previous`.
 
-Who decided what, when and why is kept as `decision.json` beside the run in the store. `boig_rollback` takes a promotion back.
+Who decided what, when and why is kept as `decision.json` beside the run in the store.
+`boig_rollback` takes a promotion back.
 """
 
 from airflow.sdk import DAG
@@ -34,5 +37,10 @@ with DAG(
 ) as dag:
     planned = plan({"boigsd": "sd", "report": "report"}, BOIGSD)
     gates = gates_task(planned)
-    approval = Approval(task_id="approval", subject="Promote?", gates=gates, doc_md="Waits for a person, under Required Actions.")
+    approval = Approval(
+        task_id="approval",
+        subject="Promote?",
+        gates=gates,
+        doc_md="Waits for a person, under Required Actions.",
+    )
     promote_task(gates, approval.output)

@@ -1,10 +1,12 @@
 """# boig_reconcile: no job runs on for nobody
 
-Every five minutes **reconcile** looks at the jobs on the Ray cluster that belong to this Airflow and its store, and stops those whose
-task is over: marked as failed or as success, cleared and not yet run again, or deleted with its run. Usually the triggerer has done so at
-once; this DAG is for when it was down at that moment, or could not tell.
+Every five minutes **reconcile** looks at the jobs on the Ray cluster that belong to this Airflow
+and its store, and stops those whose task is over: marked as failed or as success, cleared and not
+yet run again, or deleted with its run. Usually the triggerer has done so at once; this DAG is for
+when it was down at that moment, or could not tell.
 
-A job whose task still runs, waits or is about to be retried goes on; so does one that nothing can be said about.
+A job whose task still runs, waits or is about to be retried goes on; so does one that nothing can
+be said about.
 """
 
 from airflow.sdk import DAG, task

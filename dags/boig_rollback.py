@@ -1,7 +1,8 @@
 """# boig_rollback: the model before is champion again
 
-**rollback** lets the aliases `champion` and `previous` change places in the MLflow registry; the version that becomes champion keeps who
-triggered this, when and why. Run it again to take it back. A rollback that was cut halfway is finished by the next one.
+**rollback** lets the aliases `champion` and `previous` change places in the MLflow registry; the
+version that becomes champion keeps who triggered this, when and why. Run it again to take it back.
+A rollback that was cut halfway is finished by the next one.
 
 Runs by hand only. `boig rollback` does the same without Airflow.
 """
@@ -21,6 +22,13 @@ with DAG(
     default_args={**DEFAULTS, "on_failure_callback": on_failure},
     doc_md=__doc__,
     tags=["boig", "promote"],
-    params={"why": Param(type="string", minLength=1, title="Why", description="Why the champion goes; kept in the registry.")},
+    params={
+        "why": Param(
+            type="string",
+            minLength=1,
+            title="Why",
+            description="Why the champion goes; kept in the registry.",
+        )
+    },
 ) as dag:
     rollback_task()

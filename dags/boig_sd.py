@@ -4,18 +4,30 @@ Runs when the asset `boig/boigllm` is updated, or by hand.
 
 * **plan** checks recipe and inputs;
 * **finetune_sd** fine-tunes the diffusion model on high-KPI images alone (the baseline to beat);
-* **ddpo** aligns it with BoigLLM's reward, if that reward tells high from low on test images with confidence;
-* **evaluate_sd** compares base, baseline, BoigSD and the registry's champion, if there is one, on the same prompts and seeds;
+* **ddpo** aligns it with BoigLLM's reward, if that reward tells high from low on test images with
+  confidence;
+* **evaluate_sd** compares base, baseline, BoigSD and the registry's champion, if there is one, on
+  the same prompts and seeds;
 * **timings** notes how long the stages took, **report** puts everything on one page;
 * **announce** emits `boig/boigsd`, which starts `boig_promote`.
 
-A stage that runs on Ray is shown as *deferred*. Its log is the task's log; the buttons under *Details* lead to its job, its curves and
-the report.
+A stage that runs on Ray is shown as *deferred*. Its log is the task's log; the buttons under
+*Details* lead to its job, its curves and the report.
 """
 
 from airflow.sdk import DAG
 
-from boig_core.orchestration.assets import BOIGLLM, BOIGSD, DEFAULTS, announce, model_params, plan, recipe_params, timings, uri_param
+from boig_core.orchestration.assets import (
+    BOIGLLM,
+    BOIGSD,
+    DEFAULTS,
+    announce,
+    model_params,
+    plan,
+    recipe_params,
+    timings,
+    uri_param,
+)
 from boig_core.orchestration.callbacks import on_failure
 from boig_core.orchestration.deadlines import deadline
 from boig_core.orchestration.operator import RayJobOperator
@@ -36,14 +48,49 @@ with DAG(
         **recipe_params(None),
     },
 ) as dag:
-    needs = {"dataset": "dataset", "boigllm": "boigllm", "calibration": "calibration", "description": "description"}
-    planned = plan(needs, BOIGLLM, optional={"predictor": "predictor", "judge": "judge", "champion": "sd"}, beside_champion=True)
-    finetune = RayJobOperator(task_id="finetune_sd", stage="finetune_sd", plan=planned, inputs={"dataset": planned})
-    rewarded = {"dataset": planned, "boigllm": planned, "calibration": planned, "predictor": planned}
+    needs = {
+        "dataset": "dataset",
+        "boigllm": "boigllm",
+        "calibration": "calibration",
+        "description": "description",
+    }
+    planned = plan(
+        needs,
+        BOIGLLM,
+        optional={"predictor": "predictor", "judge": "judge", "champion": "sd"},
+        beside_champion=True,
+    )
+    finetune = RayJobOperator(
+        task_id="finetune_sd", stage="finetune_sd", plan=planned, inputs={"dataset": planned}
+    )
+    rewarded = {
+        "dataset": planned,
+        "boigllm": planned,
+        "calibration": planned,
+        "predictor": planned,
+    }
     ddpo = RayJobOperator(task_id="ddpo", stage="ddpo", plan=planned, inputs=rewarded)
-    candidates = {**rewarded, "high_kpi": finetune.output, "boigsd": ddpo.output, "judge": planned, "champion": planned}
-    evaluate = RayJobOperator(task_id="evaluate_sd", stage="evaluate_sd", plan=planned, inputs=candidates)
+    candidates = {
+        **rewarded,
+        "high_kpi": finetune.output,
+        "boigsd": ddpo.output,
+        "judge": planned,
+        "champion": planned,
+    }
+    evaluate = RayJobOperator(
+        task_id="evaluate_sd", stage="evaluate_sd", plan=planned, inputs=candidates
+    )
     stages = [finetune.output, ddpo.output, evaluate.output]
-    evidence = {"dataset": planned, "description": planned, "calibration": planned, "generation": evaluate.output}
-    report = RayJobOperator(task_id="report", stage="report", plan=planned, inputs={**evidence, "runs": timings(planned, stages)})
+    evidence = {
+        "dataset": planned,
+        "description": planned,
+        "calibration": planned,
+        "generation": evaluate.output,
+    }
+    report = RayJobOperator(
+        task_id="report",
+        stage="report",
+        plan=planned,
+        inputs={**evidence, "runs": timings(planned, stages)},
+    )
     announce(BOIGSD, "boigsd", planned, [*stages, report.output])

@@ -1,4 +1,5 @@
-"""The stages; each is a program of its own, whose libraries are told to be quiet before they are imported."""
+"""The stages; each is a program of its own, whose libraries are told to be quiet before they are
+imported."""
 
 from boig_core.observability.quiet import quiet_libraries
 

@@ -1,8 +1,10 @@
-"""Stage ``calibrate``: does each reward tell high-KPI images from low ones? Held-out real images, within account; in this process.
+"""Stage ``calibrate``: does each reward tell high-KPI images from low ones? Held-out real images,
+within account; in this process.
 
-Reads ``dataset`` (perceived), ``boigllm`` and, where there is one, ``predictor``; publishes ``calibration``
-(`boig_core.rewards.calibration.Calibration`). The validation split recommends a formulation. The recipe's own choice is what DDPO
-maximizes, if it passes its gate on the test split.
+Reads ``dataset`` (perceived), ``boigllm`` and, where there is one, ``predictor``; publishes
+``calibration`` (`boig_core.rewards.calibration.Calibration`). The validation split recommends a
+formulation. The recipe's own choice is what DDPO maximizes, if it passes its gate on the test
+split.
 """
 
 from __future__ import annotations
@@ -45,28 +47,44 @@ Rows = dict[str, dict[str, Any]]
 
 
 def work(space: Workspace) -> Outcome:
-    """Score real validation and test images by every formulation, and write what DDPO and the report need of it."""
+    """Score real validation and test images by every formulation, and write what DDPO and the
+    report need of it."""
     recipe, name = space.recipe, space.recipe.reward.name
     samples = read_samples(space.job.input("dataset"))
     found = conditions(samples)
     folder, model = space.fetch("boigllm", "boigllm")
-    predictor = space.fetch("predictor", "predictor") if "predictor" in space.job.inputs or needs_predictor(recipe.reward) else None
+    predictor = (
+        space.fetch("predictor", "predictor")
+        if "predictor" in space.job.inputs or needs_predictor(recipe.reward)
+        else None
+    )
     models = load_models(folder, recipe, predictor and predictor[0])
     seen_by = manifest.read_manifest(space.job.input("dataset")).meta.get("perception", "")
     names, rater = offered(predictor=predictor is not None), predictor and predictor[1].digest()
-    kept = cache_folder(space.job.store, names=names, perception=seen_by, model=model.digest(), llm=recipe.llm, predictor=rater)
+    kept = cache_folder(
+        space.job.store,
+        names=names,
+        perception=seen_by,
+        model=model.digest(),
+        llm=recipe.llm,
+        predictor=rater,
+    )
     rewards, splits = {}, {}
     scales: dict[str, Scale] = {}
     for split in ("validation", "test"):
         picked = pick(samples, split, recipe)
         rewards[split] = score(models, picked, found, recipe, kept, split)
         length_N = rewards[split].pop(TOKENS)
-        scales = scales or {each: scale_of(reward_N) for each, reward_N in rewards[split].items()}  # of the validation split
+        scales = scales or {
+            each: scale_of(reward_N) for each, reward_N in rewards[split].items()
+        }  # of the validation split
         rewards[split].setdefault(name, weighted(rewards[split], recipe.reward.weights, scales))
         splits[split] = measure(rewards[split], length_N, picked, recipe)
     clip = clip_range(rewards["validation"][name], recipe.reward.clip_percentiles)
     best = recommend(splits["validation"])
-    calibration = Calibration(reward=name, clip=clip, scales=scales, conditions=found, recommended=best, splits=splits)
+    calibration = Calibration(
+        reward=name, clip=clip, scales=scales, conditions=found, recommended=best, splits=splits
+    )
     for line in validity_lines(calibration, recipe.reward.min_auc):
         log.info("%s", line)
     try:
@@ -87,26 +105,50 @@ def work(space: Workspace) -> Outcome:
         "passes": passes(row, recipe.reward.min_auc),
         **rmse_of(rewards["test"], pick(samples, "test", recipe)),
     }
-    return Outcome({"calibration": space.publish("evaluations/calibration", out, kind="calibration")}, metrics)
+    return Outcome(
+        {"calibration": space.publish("evaluations/calibration", out, kind="calibration")}, metrics
+    )
 
 
 def pick(samples: Sequence[Sample], split: Split, recipe: Recipe) -> list[Sample]:
-    """At most ``recipe.reward.posts`` perceived samples of a split that are in a bucket, in their natural shares; chosen by the seed."""
-    held = [sample for sample in samples if sample.split == split and sample.bucket is not None and sample.description is not None]
+    """At most ``recipe.reward.posts`` perceived samples of a split that are in a bucket, in their
+    natural shares; chosen by the seed."""
+    held = [
+        sample
+        for sample in samples
+        if sample.split == split and sample.bucket is not None and sample.description is not None
+    ]
     if not held:
-        raise InputError(f"{split} split", "holds no perceived sample in a bucket", "run perceive, or ingest more posts")
-    order = np.random.default_rng([recipe.seed, len(held)]).permutation(len(held))[: recipe.reward.posts]
+        raise InputError(
+            f"{split} split",
+            "holds no perceived sample in a bucket",
+            "run perceive, or ingest more posts",
+        )
+    order = np.random.default_rng([recipe.seed, len(held)]).permutation(len(held))[
+        : recipe.reward.posts
+    ]
     return [held[index] for index in sorted(order)]
 
 
 def score(
-    models: Models, samples: Sequence[Sample], found: Conditions, recipe: Recipe, kept: str, label: str
+    models: Models,
+    samples: Sequence[Sample],
+    found: Conditions,
+    recipe: Recipe,
+    kept: str,
+    label: str,
 ) -> dict[str, NDArray[np.float64]]:
-    """Each formulation of each sample's own image, and the length of its answer in tokens; ``kept`` holds what is known already."""
-    items, score_items = [Item(sample, sample.image, sample.image) for sample in samples], BatchScorer(models, None, recipe, found)
+    """Each formulation of each sample's own image, and the length of its answer in tokens; ``kept``
+    holds what is known already."""
+    items, score_items = (
+        [Item(sample, sample.image, sample.image) for sample in samples],
+        BatchScorer(models, None, recipe, found),
+    )
     asked = questions([item.sha256 for item in items], samples, found, models.wording)
 
-    def scored(missing: Sequence[int]) -> Iterator[tuple[Sequence[int], Mapping[str, NDArray[np.float64]]]]:
+    def scored(
+        missing: Sequence[int],
+    ) -> Iterator[tuple[Sequence[int], Mapping[str, NDArray[np.float64]]]]:
         progress = Progress("images scored", len(missing), progress_log(f"{label} split"))
         for part in in_parts(missing, recipe.reward.chunk):
             yield part, score_items([items[i] for i in part])
@@ -116,20 +158,34 @@ def score(
     return through_cache(kept, asked, scored)[0]
 
 
-def rmse_of(rewards: Mapping[str, NDArray[np.float64]], samples: Sequence[Sample]) -> dict[str, float]:
-    """Root mean squared error of the engagement predictor, in points of 100, beside that of the mean KPI; empty without a predictor."""
+def rmse_of(
+    rewards: Mapping[str, NDArray[np.float64]], samples: Sequence[Sample]
+) -> dict[str, float]:
+    """Root mean squared error of the engagement predictor, in points of 100, beside that of the
+    mean KPI; empty without a predictor."""
     if "engagement" not in rewards:
         return {}
     kpi_N = np.array([sample.kpi_normalized for sample in samples])
     error_N = rewards["engagement"] - kpi_N
-    return {"engagement_rmse_test": float(np.sqrt(np.mean(error_N**2))), "mean_kpi_rmse_test": float(kpi_N.std())}
+    return {
+        "engagement_rmse_test": float(np.sqrt(np.mean(error_N**2))),
+        "mean_kpi_rmse_test": float(kpi_N.std()),
+    }
 
 
-def measure(rewards: Mapping[str, NDArray[np.float64]], length_N: NDArray[np.float64], samples: Sequence[Sample], recipe: Recipe) -> Rows:
+def measure(
+    rewards: Mapping[str, NDArray[np.float64]],
+    length_N: NDArray[np.float64],
+    samples: Sequence[Sample],
+    recipe: Recipe,
+) -> Rows:
     """Validity of each formulation, as JSON."""
     draws = {"resamples": recipe.evaluation.bootstrap, "seed": recipe.seed}
     kpis = recipe.data.more_kpis
-    return {name: validity(reward_N, length_N, samples, more_kpis=kpis, **draws).as_json() for name, reward_N in rewards.items()}
+    return {
+        name: validity(reward_N, length_N, samples, more_kpis=kpis, **draws).as_json()
+        for name, reward_N in rewards.items()
+    }
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Stage ``compare``: variants of an alignment side by side, one JSON and one page; in this process, no torch, no Ray.
+"""Stage ``compare``: variants of an alignment side by side, one JSON and one page; in this process,
+no torch, no Ray.
 
-Each input is the ``generation`` of one variant, under the variant's name; the first is what the others are held against. ``experiment``
-(optional) is the URI of a JSON with the variants' order and why those that are missing failed. What trained a variant, and what that used,
-is found by the lineage of its model. Publishes ``report``.
+Each input is the ``generation`` of one variant, under the variant's name; the first is what the
+others are held against. ``experiment`` (optional) is the URI of a JSON with the variants' order and
+why those that are missing failed. What trained a variant, and what that used, is found by the
+lineage of its model. Publishes ``report``.
 """
 
 from __future__ import annotations
@@ -32,19 +34,32 @@ def work(space: Workspace) -> Outcome:
     told = read_experiment(space.job)
     names = [name for name in told["variants"] if name in space.job.inputs]
     if not names:
-        raise InputError("inputs", "name no evaluation", "give each variant's generation under its name: --input plain=URI")
+        raise InputError(
+            "inputs",
+            "name no evaluation",
+            "give each variant's generation under its name: --input plain=URI",
+        )
     found = {name: open_variant(space, name) for name in names}
     variants = [variant for variant, _ in found.values()]
     settings = space.recipe.evaluation
-    comparison = compare(variants, told["failed"], resamples=settings.bootstrap, seed=space.recipe.seed)
+    comparison = compare(
+        variants, told["failed"], resamples=settings.bootstrap, seed=space.recipe.seed
+    )
     out = space.scratch / "comparison"
     out.mkdir()
-    (out / COMPARISON_FILE).write_text(json.dumps(comparison, indent=1, allow_nan=False), encoding="utf-8")
-    page = render_comparison(comparison, [shown for _, shown in found.values()], space.recipe.data.name)
+    (out / COMPARISON_FILE).write_text(
+        json.dumps(comparison, indent=1, allow_nan=False), encoding="utf-8"
+    )
+    page = render_comparison(
+        comparison, [shown for _, shown in found.values()], space.recipe.data.name
+    )
     (out / "report.html").write_text(page, encoding="utf-8")
     verdict = headline(comparison)
     log.info("%s", verdict)
-    return Outcome({"report": space.publish("evaluations/comparison", out, kind="comparison")}, {"verdict": verdict})
+    return Outcome(
+        {"report": space.publish("evaluations/comparison", out, kind="comparison")},
+        {"verdict": verdict},
+    )
 
 
 def read_experiment(job: Job) -> dict[str, Any]:
@@ -61,7 +76,9 @@ def open_variant(space: Workspace, name: str) -> tuple[Variant, Shown]:
         generation = json.loads((folder / GENERATION_FILE).read_bytes())
         settings = dict(generation["settings"])
     except (OSError, ValueError, KeyError) as exc:
-        raise CorruptError(GENERATION_FILE, f"cannot be read ({exc})", "run evaluate_sd again") from exc
+        raise CorruptError(
+            GENERATION_FILE, f"cannot be read ({exc})", "run evaluate_sd again"
+        ) from exc
     evaluated = trace([space.job.input(name)]).get(Stage.EVALUATE_SD)
     trained = trace([evaluated.job.input("boigsd")]) if evaluated else {}
     ddpo = trained.get(Stage.DDPO)
@@ -87,14 +104,17 @@ def monitors_of(ddpo: Step) -> Mapping[str, str] | None:
 
 
 def spent(steps: Mapping[str, Step]) -> dict[str, Any]:
-    """What the stages of a variant have used, failed attempts too; those that other runs had made before do not count."""
+    """What the stages of a variant have used, failed attempts too; those that other runs had made
+    before do not count."""
     jobs = [steps[stage].job for stage in _OWN if stage in steps]
     own = {_run(job) for job in jobs if job.stage in {Stage.DDPO, Stage.EVALUATE_SD}}
     states = []
     for job in jobs:
         run = _run(job)
         task = job.task.removeprefix(store.join(job.store, "runs", run)).strip("/")
-        states += [state for state in runs.run_state(job.store, run) if run in own and state.task == task]
+        states += [
+            state for state in runs.run_state(job.store, run) if run in own and state.task == task
+        ]
     return runs.summarize(" and ".join(sorted(own)), states)
 
 

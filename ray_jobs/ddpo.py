@@ -1,10 +1,13 @@
-"""Stage ``ddpo``: align Stable Diffusion with the reward; rollout and reward actors on Ray, the learner under Ray Train + DeepSpeed.
+"""Stage ``ddpo``: align Stable Diffusion with the reward; rollout and reward actors on Ray, the
+learner under Ray Train + DeepSpeed.
 
-Reads ``dataset``, ``boigllm``, ``calibration`` and, for a reward that takes one, ``predictor``, which the probe reads too where there is
-one; publishes ``boigsd``: a whole diffusers folder with the adapter merged, which ``DiffusionPipeline.from_pretrained`` opens, and the
-adapter alone in ``lora/``, for ``pipe.load_lora_weights`` on the base. Nothing starts for a reward that does not tell HIGH from LOW on test
-images (`boig_core.rewards.calibration.require_worth`). ``samples/`` of the attempt holds each epoch's prompts with their mean rewards, and
-each probe's images with what was measured of each prompt.
+Reads ``dataset``, ``boigllm``, ``calibration`` and, for a reward that takes one, ``predictor``,
+which the probe reads too where there is one; publishes ``boigsd``: a whole diffusers folder with
+the adapter merged, which ``DiffusionPipeline.from_pretrained`` opens, and the adapter alone in
+``lora/``, for ``pipe.load_lora_weights`` on the base. Nothing starts for a reward that does not
+tell HIGH from LOW on test images (`boig_core.rewards.calibration.require_worth`). ``samples/`` of
+the attempt holds each epoch's prompts with their mean rewards, and each probe's images with what
+was measured of each prompt.
 """
 
 from __future__ import annotations
@@ -39,23 +42,32 @@ if TYPE_CHECKING:  # seconds to import, in a driver that trains nothing
 
 
 def work(space: Workspace) -> Outcome:
-    """Start the actors and train; the learner of rank 0 publishes the aligned pipeline and its adapter."""
+    """Start the actors and train; the learner of rank 0 publishes the aligned pipeline and its
+    adapter."""
     recipe, job = space.recipe, space.job
     calibration = read_calibration(space.fetch("calibration", "calibration")[0])
     require_worth(calibration, recipe.reward)
     manifest.verify(job.input("boigllm"), kind="boigllm")
-    wanted = needs_predictor(recipe.reward) or (recipe.ddpo.probe_every is not None and "predictor" in job.inputs)
+    wanted = needs_predictor(recipe.reward) or (
+        recipe.ddpo.probe_every is not None and "predictor" in job.inputs
+    )
     predictor = job.input("predictor") if wanted else None
     if predictor is not None:
         manifest.verify(predictor, kind="predictor")
     connect()
     scorer = functools.partial(open_scorer, recipe, job.input("boigllm"), predictor, calibration)
     with RayRollouts.placed(recipe, scorer) as rollouts:
-        from boig_core.cluster.train import run_training  # takes seconds, in which the actors open their models
+        from boig_core.cluster.train import (
+            run_training,
+        )  # takes seconds, in which the actors open their models
 
         config = {"job": job, "rollouts": rollouts}
         uri, rewards, trips = run_training(
-            train, config, workers=recipe.ddpo.workers, resources=recipe.worker_resources, scratch=space.scratch / "train"
+            train,
+            config,
+            workers=recipe.ddpo.workers,
+            resources=recipe.worker_resources,
+            scratch=space.scratch / "train",
         )
     metrics = {
         "epochs": len(rewards),
@@ -67,14 +79,18 @@ def work(space: Workspace) -> Outcome:
     return Outcome({"boigsd": uri}, metrics)
 
 
-def open_scorer(recipe: Recipe, boigllm: str, predictor: str | None, calibration: Calibration, device: str) -> Scorer:
+def open_scorer(
+    recipe: Recipe, boigllm: str, predictor: str | None, calibration: Calibration, device: str
+) -> Scorer:
     """The reward, and what the probe asks beside it, in the process that scores."""
     from boig_core.perception.describe import Perceiver
     from boig_core.rewards.scorer import Scorer as LlmScorer
     from boig_core.rewards.scorer import fetched
 
     with fetched(boigllm, predictor) as (llm, rater):
-        scorer = LlmScorer(llm, Perceiver.from_recipe(recipe.perception), recipe, calibration, rater)
+        scorer = LlmScorer(
+            llm, Perceiver.from_recipe(recipe.perception), recipe, calibration, rater
+        )
     if recipe.ddpo.probe_every is None:
         return scorer
     from boig_core.evaluation.judges import ClipJudge
@@ -84,7 +100,8 @@ def open_scorer(recipe: Recipe, boigllm: str, predictor: str | None, calibration
 
 
 def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
-    """One learner: URI of the published model, empty on other ranks than 0, each epoch's mean reward, and the monitors that tripped."""
+    """One learner: URI of the published model, empty on other ranks than 0, each epoch's mean
+    reward, and the monitors that tripped."""
     from boig_core.diffusion.learner import Learner
     from boig_core.evaluation.probe import Probe
     from boig_core.training.checkpoint import Checkpoints
@@ -97,7 +114,12 @@ def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
     curve: MetricLog | None = None
     if rank() == 0:
         earlier = store.read_bytes(uri) if store.exists(uri) else b""
-        curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment=experiment(job.stage), run=job.version, earlier=earlier)
+        curve = MetricLog(
+            lambda data: store.write_bytes(uri, data),
+            experiment=experiment(job.stage),
+            run=job.version,
+            earlier=earlier,
+        )
     gauges, say = Gauges(job.stage, job.version), progress_log()
 
     def report(epoch: int, values: dict[str, float]) -> None:
@@ -110,9 +132,21 @@ def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
         say(epoch_line(epoch, job.recipe.ddpo.epochs, values, wall_s))
 
     shown = Shown(job.attempt_uri)
-    probe = Probe(job.recipe, samples, rollouts, shown.look) if job.recipe.ddpo.probe_every is not None else None
+    probe = (
+        Probe(job.recipe, samples, rollouts, shown.look)
+        if job.recipe.ddpo.probe_every is not None
+        else None
+    )
     prompts = [sample for sample in samples if sample.split == "train" and sample.bucket == "high"]
-    learner = Learner(job.recipe, prompts, rollouts, Checkpoints(job.task, job.attempt), report, shown.prompts, probe)
+    learner = Learner(
+        job.recipe,
+        prompts,
+        rollouts,
+        Checkpoints(job.task, job.attempt),
+        report,
+        shown.prompts,
+        probe,
+    )
     try:
         adapter = learner.fit()
     finally:
@@ -127,10 +161,17 @@ def publish(job: Job, adapter: Adapter, epochs: int) -> str:
     from boig_core.diffusion.lora import open_policy, save_policy
 
     recipe, lora = job.recipe, job.recipe.ddpo.lora_rank
-    about = {"base": recipe.sd.base, "lora_rank": lora, "epochs": epochs, "reward": recipe.reward.name}
+    about = {
+        "base": recipe.sd.base,
+        "lora_rank": lora,
+        "epochs": epochs,
+        "reward": recipe.reward.name,
+    }
     with tempfile.TemporaryDirectory(prefix="boig-ddpo-") as scratch:
         folder = Path(scratch) / "boigsd"
-        save_policy(open_policy(recipe.sd.base, lora, recipe.seed, adapter), folder, lora=lora is not None)
+        save_policy(
+            open_policy(recipe.sd.base, lora, recipe.seed, adapter), folder, lora=lora is not None
+        )
         meta = {**about, "checksum": adapter.checksum}
         return Workspace(job, Path(scratch)).publish("models/boigsd", folder, kind="sd", meta=meta)
 
@@ -157,7 +198,12 @@ class Shown:
 
     def prompts(self, epoch: int, means: list[tuple[str, float]]) -> None:
         """Prompts that an epoch trains on, with their mean rewards."""
-        self._put(f"epoch-{epoch:04d}.json", json.dumps([{"prompt": prompt, "reward": mean} for prompt, mean in means], indent=1).encode())
+        self._put(
+            f"epoch-{epoch:04d}.json",
+            json.dumps(
+                [{"prompt": prompt, "reward": mean} for prompt, mean in means], indent=1
+            ).encode(),
+        )
 
     def look(self, epoch: int, look: Look) -> None:
         """A probe's images, one row a prompt, and its numbers in the same order."""
@@ -166,7 +212,10 @@ class Shown:
         buffer = io.BytesIO()
         make_grid(list(look.images_PKHWC)).save(buffer, format="PNG")
         self._put(f"probe-{epoch:04d}.png", buffer.getvalue())
-        self._put(f"probe-{epoch:04d}.json", json.dumps({**look.metrics, "rows": look.by_prompt}, indent=1).encode())
+        self._put(
+            f"probe-{epoch:04d}.json",
+            json.dumps({**look.metrics, "rows": look.by_prompt}, indent=1).encode(),
+        )
 
     def _put(self, name: str, content: bytes) -> None:
         store.write_bytes(store.join(self.attempt, "samples", name), content)

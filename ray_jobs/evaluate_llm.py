@@ -1,8 +1,10 @@
-"""Stage evaluate_llm: the nine description metrics of BoigLLM, its no-KPI twin and baselines on test posts (PAPER section 5).
+"""Stage evaluate_llm: the nine description metrics of BoigLLM, its no-KPI twin and baselines on
+test posts (PAPER section 5).
 
-BoigLLM is told each sample's own KPI and bucket. Chunks of prompts are answered by Ray tasks; a general language model is asked only
-where the recipe names its endpoint (``evaluation.few_shot``). Inputs: dataset, boigllm, no_kpi. Output: description, with
-description.json, truth.jsonl and predictions-MODEL.jsonl.
+BoigLLM is told each sample's own KPI and bucket. Chunks of prompts are answered by Ray tasks; a
+general language model is asked only where the recipe names its endpoint (``evaluation.few_shot``).
+Inputs: dataset, boigllm, no_kpi. Output: description, with description.json, truth.jsonl and
+predictions-MODEL.jsonl.
 """
 
 from __future__ import annotations
@@ -42,15 +44,24 @@ def work(space: Workspace) -> Outcome:
     for name in prompts:
         read_manifest(space.job.input(name), kind="boigllm")
     connect()
-    waiting = {name: answer_prompts(space.job.input(name), found, recipe, name) for name, found in prompts.items()}
-    free = recipe.model_copy(update={"llm": recipe.llm.model_copy(update={"constrained": False, "samples": 1})})
+    waiting = {
+        name: answer_prompts(space.job.input(name), found, recipe, name)
+        for name, found in prompts.items()
+    }
+    free = recipe.model_copy(
+        update={"llm": recipe.llm.model_copy(update={"constrained": False, "samples": 1})}
+    )
     some = pick(samples, recipe.llm.unconstrained_posts) if recipe.llm.constrained else []
     compared = [build_prompt(s, condition_of(s, wording), wording) for s in some]
-    unconstrained = answer_prompts(space.job.input("boigllm"), compared, free, "boigllm, unconstrained")
+    unconstrained = answer_prompts(
+        space.job.input("boigllm"), compared, free, "boigllm, unconstrained"
+    )
     prompted, failures = ask_endpoint(train, samples, recipe)
     answered = {name: wait() for name, wait in waiting.items()}
     ids = [s.id for s in asked]
-    predictions: dict[str, Said] = {name: dict(zip(ids, found.said, strict=True)) for name, found in answered.items()}
+    predictions: dict[str, Said] = {
+        name: dict(zip(ids, found.said, strict=True)) for name, found in answered.items()
+    }
     predictions["retrieval"] = dict(zip(ids, retrieval(train, asked), strict=True))
     predictions["most_frequent"] = dict.fromkeys(ids, most_frequent(train))
     predictions |= prompted
@@ -61,34 +72,53 @@ def work(space: Workspace) -> Outcome:
     result["parse_rate"] |= {name: found.parse_rate for name, found in answered.items()}
     result |= {"constrained": recipe.llm.constrained, "failures": failures}
     if compared:
-        result["parse_rate_unconstrained"] = {"boigllm": unconstrained().parse_rate, "texts": len(compared)}
+        result["parse_rate_unconstrained"] = {
+            "boigllm": unconstrained().parse_rate,
+            "texts": len(compared),
+        }
     folder = space.scratch / "description"
     write_files(folder, asked, predictions)
     (folder / "description.json").write_text(json.dumps(result, indent=1), "utf-8")
     uri = space.publish("evaluations/description", folder, kind="description")
     gains = {pair: rows["colors_iou"] for pair, rows in result["paired"].items()}
-    return Outcome({"description": uri}, {"colors_iou": gains, "parse_rate": result["parse_rate"], "n": result["n"]})
+    return Outcome(
+        {"description": uri},
+        {"colors_iou": gains, "parse_rate": result["parse_rate"], "n": result["n"]},
+    )
 
 
 def ask_endpoint(
     train: Sequence[Sample], samples: Sequence[Sample], recipe: Recipe
 ) -> tuple[dict[str, Said], dict[str, Mapping[str, int]]]:
-    """Few-shot descriptions by model (the most examples: ``few_shot``, others: ``few_shot_N``), and failures by model and reason."""
+    """Few-shot descriptions by model (the most examples: ``few_shot``, others: ``few_shot_N``), and
+    failures by model and reason."""
     from boig_core.llm.few_shot import Endpoint, few_shot
 
     settings = recipe.evaluation.few_shot
     if settings is None:
         return {}, {}
-    names = {shots: "few_shot" if shots == max(settings.shots) else f"few_shot_{shots}" for shots in settings.shots}
+    names = {
+        shots: "few_shot" if shots == max(settings.shots) else f"few_shot_{shots}"
+        for shots in settings.shots
+    }
     asked = pick(samples, min(settings.posts, recipe.llm.eval_posts))
     with Endpoint(settings) as endpoint:
-        found = {name: few_shot(endpoint, settings, train, asked, shots, recipe.seed) for shots, name in names.items()}
-    return {name: answers.said for name, answers in found.items()}, {name: answers.failures for name, answers in found.items()}
+        found = {
+            name: few_shot(endpoint, settings, train, asked, shots, recipe.seed)
+            for shots, name in names.items()
+        }
+    return {name: answers.said for name, answers in found.items()}, {
+        name: answers.failures for name, answers in found.items()
+    }
 
 
 def pick(samples: Sequence[Sample], each: int) -> list[Sample]:
-    """At most ``each`` test samples of every bucket, by the hash of their image: the same for every model and run."""
-    test = sorted((s for s in samples if s.split == "test" and s.description is not None), key=lambda s: (s.image, s.id))
+    """At most ``each`` test samples of every bucket, by the hash of their image: the same for every
+    model and run."""
+    test = sorted(
+        (s for s in samples if s.split == "test" and s.description is not None),
+        key=lambda s: (s.image, s.id),
+    )
     return [s for bucket in BUCKETS for s in [x for x in test if x.bucket == bucket][:each]]
 
 

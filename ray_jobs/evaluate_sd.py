@@ -1,13 +1,15 @@
-"""Stage ``evaluate_sd``: base, high-KPI baseline and BoigSD on the same test prompts and noise, sampled on Ray, measured in this process.
+"""Stage ``evaluate_sd``: base, high-KPI baseline and BoigSD on the same test prompts and noise,
+sampled on Ray, measured in this process.
 
 Each row is measured while the actors sample the next ones.
 
-Base and BoigSD are sampled without guidance, too, and with rewritten prompts where the recipe asks for them; the registry's champion stands
-beside them, if there is one.
+Base and BoigSD are sampled without guidance, too, and with rewritten prompts where the recipe asks
+for them; the registry's champion stands beside them, if there is one.
 
-Reads ``dataset``, ``boigllm``, ``calibration``, ``high_kpi``, ``boigsd``, ``champion`` if there is one, for a reward that takes one
-``predictor``, for an evaluation that asks for one ``judge``; publishes ``generation``: numbers, one row an image, grids. The held-out judge
-(`ray_jobs.judge`) scores here alone.
+Reads ``dataset``, ``boigllm``, ``calibration``, ``high_kpi``, ``boigsd``, ``champion`` if there is
+one, for a reward that takes one ``predictor``, for an evaluation that asks for one ``judge``;
+publishes ``generation``: numbers, one row an image, grids. The held-out judge (`ray_jobs.judge`)
+scores here alone.
 """
 
 from __future__ import annotations
@@ -29,7 +31,11 @@ from boig_core.evaluation.generation import PAIRED, Instruments, Measured, measu
 from boig_core.evaluation.judges import ClipJudge
 from boig_core.evaluation.plan import CHAMPION, Plan, make_plan
 from boig_core.evaluation.real import see_real
-from boig_core.evaluation.rewriting import high_prompts, rewrite_by_description, rewrite_by_retrieval
+from boig_core.evaluation.rewriting import (
+    high_prompts,
+    rewrite_by_description,
+    rewrite_by_retrieval,
+)
 from boig_core.evaluation.slices import by_bucket_and_account
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Progress, progress_log
@@ -57,12 +63,22 @@ def work(space: Workspace) -> Outcome:
     sources |= {name: Source(job.input(name), True) for name in ours}
     connect()
     settings, started = recipe.evaluation, time.monotonic()
-    with started_samplers(recipe) as actors, ThreadPoolExecutor(1, thread_name_prefix="boig-measuring") as measuring:
+    with (
+        started_samplers(recipe) as actors,
+        ThreadPoolExecutor(1, thread_name_prefix="boig-measuring") as measuring,
+    ):
         tools = open_instruments(space, calibration)
-        seen = measuring.submit(see_real, job.input("dataset"), samples, tools.clip, tools.features, recipe)
-        plan = replace(plan, rewritten=rewrite(job.input("boigllm"), samples, plan, calibration, recipe))
+        seen = measuring.submit(
+            see_real, job.input("dataset"), samples, tools.clip, tools.features, recipe
+        )
+        plan = replace(
+            plan, rewritten=rewrite(job.input("boigllm"), samples, plan, calibration, recipe)
+        )
         rows = plan.rows(settings, champion=CHAMPION in sources)
-        draws = {name: Draw(sources[row.model], plan.prompts(row), row.guidance(settings)) for name, row in rows.items()}
+        draws = {
+            name: Draw(sources[row.model], plan.prompts(row), row.guidance(settings))
+            for name, row in rows.items()
+        }
         waiting: dict[str, Future[Measured]] = {}
         progress = Progress("models", len(draws), progress_log("measuring"))
 
@@ -75,10 +91,18 @@ def work(space: Workspace) -> Outcome:
             waiting[name] = measuring.submit(look_at, found)
 
         images = sample_draws(actors, draws, plan.seeds, recipe.ddpo.chunk, drawn)
-        log.info("sampled %d images for each of %d rows in %.1f s", len(plan.seeds), len(rows), time.monotonic() - started)
+        log.info(
+            "sampled %d images for each of %d rows in %.1f s",
+            len(plan.seeds),
+            len(rows),
+            time.monotonic() - started,
+        )
         if CHAMPION in images and images[CHAMPION].shape != images["base"].shape:
             size = " x ".join(map(str, images.pop(CHAMPION).shape[1:3]))
-            log.warning("the champion makes images of another size (%s): it is left out, and no candidate of this size can beat it", size)
+            log.warning(
+                "the champion makes images of another size (%s): it is left out, and no candidate of this size can beat it",
+                size,
+            )
         real, measured = seen.result(), {name: waiting[name].result() for name in images}
     summary = summarize(measured, plan, real, recipe)
     summary["by"] = by_bucket_and_account(measured, plan, recipe)
@@ -92,9 +116,13 @@ def work(space: Workspace) -> Outcome:
     out = space.scratch / "generation"
     out.mkdir()
     write_generation(out, summary, plan, images, measured)
-    metrics = {f"{name}_{key}": summary["generation"][name][key] for name in images for key in PAIRED}
+    metrics = {
+        f"{name}_{key}": summary["generation"][name][key] for name in images for key in PAIRED
+    }
     log.info("rows: %s", metrics)
-    return Outcome({"generation": space.publish("evaluations/generation", out, kind="generation")}, metrics)
+    return Outcome(
+        {"generation": space.publish("evaluations/generation", out, kind="generation")}, metrics
+    )
 
 
 def open_instruments(space: Workspace, calibration: Calibration) -> Instruments:
@@ -109,7 +137,9 @@ def open_instruments(space: Workspace, calibration: Calibration) -> Instruments:
     features = clip if settings.features == settings.clip else ClipJudge(settings.features)
     looks, opened = settings.aesthetic, {settings.clip: clip}
     aesthetic = AestheticJudge(looks, opened.get(looks.clip)) if looks else None
-    return Instruments(rewards, judge, clip, features, aesthetic, perceiver, recipe.perception.kinds)
+    return Instruments(
+        rewards, judge, clip, features, aesthetic, perceiver, recipe.perception.kinds
+    )
 
 
 def rewrite(
@@ -122,7 +152,9 @@ def rewrite(
     if "retrieval" in recipe.evaluation.rewrite:
         found["retrieval"] = tuple(rewrite_by_retrieval(samples, plan.samples))
     if "boigllm" in recipe.evaluation.rewrite:
-        answered = answer_prompts(boigllm, high_prompts(plan.samples, calibration.conditions, recipe), recipe)()
+        answered = answer_prompts(
+            boigllm, high_prompts(plan.samples, calibration.conditions, recipe), recipe
+        )()
         found["boigllm"] = tuple(rewrite_by_description(plan.samples, answered.said))
     return found
 

@@ -1,9 +1,11 @@
-"""Stage finetune_llm: behaviour fine-tuning of BoigLLM and of its no-KPI twin, on Ray Train workers with DeepSpeed.
+"""Stage finetune_llm: behaviour fine-tuning of BoigLLM and of its no-KPI twin, on Ray Train workers
+with DeepSpeed.
 
-They are trained on the same samples, steps and seed; the twin's prompts lack the KPI line. Where the recipe says so, the
-engagement predictor follows (``llm.predictor``), and another one that judges (``evaluation.judge``), by the split ``judge``
-alone. Each model has workers of its own; ``llm.at_once`` of them are trained side by side, and their numbers stand in one
-curve. Input: dataset (perceived). Outputs: boigllm, no_kpi, predictor, judge.
+They are trained on the same samples, steps and seed; the twin's prompts lack the KPI line. Where
+the recipe says so, the engagement predictor follows (``llm.predictor``), and another one that
+judges (``evaluation.judge``), by the split ``judge`` alone. Each model has workers of its own;
+``llm.at_once`` of them are trained side by side, and their numbers stand in one curve. Input:
+dataset (perceived). Outputs: boigllm, no_kpi, predictor, judge.
 """
 
 from __future__ import annotations
@@ -18,7 +20,12 @@ from boig_core.observability.metrics import MetricLog, experiment
 from boig_core.storage import store
 from boig_core.storage.job import Job, Outcome, Workspace, run_stage
 
-FAMILIES = {"boigllm": "models/boigllm", "no_kpi": "models/boigllm-no-kpi", "predictor": "models/predictor", "judge": "models/judge"}
+FAMILIES = {
+    "boigllm": "models/boigllm",
+    "no_kpi": "models/boigllm-no-kpi",
+    "predictor": "models/predictor",
+    "judge": "models/judge",
+}
 
 
 def work(space: Workspace) -> Outcome:
@@ -31,19 +38,30 @@ def work(space: Workspace) -> Outcome:
     verify(job.input("dataset"), kind="dataset")
     connect()
     uri = store.join(job.attempt_uri, "metrics.jsonl")
-    curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment=experiment(job.stage), run=job.version)
+    curve = MetricLog(
+        lambda data: store.write_bytes(uri, data), experiment=experiment(job.stage), run=job.version
+    )
     configs = {name: {"job": job.model_dump_json(), "model": name} for name in recipe.llm_models}
-    options = {"workers": recipe.llm.workers, "resources": recipe.resources, "scratch": space.scratch, "on_row": curve.log_row}
+    options = {
+        "workers": recipe.llm.workers,
+        "resources": recipe.resources,
+        "scratch": space.scratch,
+        "on_row": curve.log_row,
+    }
     try:
         trained = run_trainings(train_model, configs, at_once=recipe.llm.at_once, **options)
     finally:
         if curve.rows:
             curve.close()
-    return Outcome({name: uri for name, (uri, _) in trained.items()}, {name: metrics for name, (_, metrics) in trained.items()})
+    return Outcome(
+        {name: uri for name, (uri, _) in trained.items()},
+        {name: metrics for name, (_, metrics) in trained.items()},
+    )
 
 
 def train_model(config: dict[str, Any]) -> tuple[str, dict[str, float]]:
-    """What each worker of a model runs: its published URI, empty on other ranks than 0, and the metrics of the training."""
+    """What each worker of a model runs: its published URI, empty on other ranks than 0, and the
+    metrics of the training."""
     from boig_core.data.dataset import read_samples
     from boig_core.llm.finetune import export, train
     from boig_core.llm.predictor import Rating, judge_samples
@@ -61,20 +79,33 @@ def train_model(config: dict[str, Any]) -> tuple[str, dict[str, float]]:
         config["rows"](step, {f"{name}_{key}": value for key, value in values.items()})
 
     def started(engine: Engine) -> None:
-        store.write_bytes(store.join(job.attempt_uri, "deepspeed.json"), json.dumps(engine.settings, indent=1).encode())
+        store.write_bytes(
+            store.join(job.attempt_uri, "deepspeed.json"),
+            json.dumps(engine.settings, indent=1).encode(),
+        )
 
     checkpoints = Checkpoints(job.task, job.attempt, name)
     learnt = judge_samples(samples) if name == "judge" else samples
     models = list(job.recipe.llm_models)
     label = f"{name} {models.index(name) + 1} of {len(models)}"
-    trained = train(learnt, job.recipe, task, checkpoints=checkpoints, report=report, started=started, label=label)
+    trained = train(
+        learnt,
+        job.recipe,
+        task,
+        checkpoints=checkpoints,
+        report=report,
+        started=started,
+        label=label,
+    )
     with tempfile.TemporaryDirectory(prefix="boig-llm-") as scratch:
         folder = Path(scratch) / "model"
         export(trained, folder)
         if rank() != 0:
             return "", trained.metrics
         meta = {**task.about, "templates": TEMPLATES_VERSION, **trained.metrics}
-        return Workspace(job, Path(scratch)).publish(FAMILIES[name], folder, kind=task.kind, meta=meta), trained.metrics
+        return Workspace(job, Path(scratch)).publish(
+            FAMILIES[name], folder, kind=task.kind, meta=meta
+        ), trained.metrics
 
 
 if __name__ == "__main__":

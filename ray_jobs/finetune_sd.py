@@ -1,6 +1,8 @@
-"""Stage ``finetune_sd``: the baseline, Stable Diffusion trained further on the high-KPI images alone; Ray Train + DeepSpeed.
+"""Stage ``finetune_sd``: the baseline, Stable Diffusion trained further on the high-KPI images
+alone; Ray Train + DeepSpeed.
 
-Reads ``dataset``; publishes ``high_kpi``: a whole diffusers folder that ``DiffusionPipeline.from_pretrained`` opens.
+Reads ``dataset``; publishes ``high_kpi``: a whole diffusers folder that
+``DiffusionPipeline.from_pretrained`` opens.
 """
 
 from __future__ import annotations
@@ -27,13 +29,18 @@ def work(space: Workspace) -> Outcome:
     recipe = space.recipe
     connect()
     uri, loss = run_training(
-        train, {"job": space.job}, workers=recipe.sd.workers, resources=recipe.resources, scratch=space.scratch / "train"
+        train,
+        {"job": space.job},
+        workers=recipe.sd.workers,
+        resources=recipe.resources,
+        scratch=space.scratch / "train",
     )
     return Outcome({"high_kpi": uri}, {"steps": recipe.sd.steps, "loss": loss})
 
 
 def train(config: dict[str, Any]) -> tuple[str, float | None]:
-    """One training worker: URI of the published model, empty on other ranks than 0, and the mean of the last reported losses.
+    """One training worker: URI of the published model, empty on other ranks than 0, and the mean of
+    the last reported losses.
 
     None in place of that mean: there was nothing left to train.
     """
@@ -45,7 +52,15 @@ def train(config: dict[str, Any]) -> tuple[str, float | None]:
     recipe: Recipe = job.recipe
     checkpoints = Checkpoints(job.task, job.attempt)
     uri = store.join(job.attempt_uri, "metrics.jsonl")
-    curve = MetricLog(lambda data: store.write_bytes(uri, data), experiment=experiment(job.stage), run=job.version) if rank() == 0 else None
+    curve = (
+        MetricLog(
+            lambda data: store.write_bytes(uri, data),
+            experiment=experiment(job.stage),
+            run=job.version,
+        )
+        if rank() == 0
+        else None
+    )
 
     def report(step: int, values: dict[str, float]) -> None:
         if curve is not None:
@@ -62,25 +77,40 @@ def train(config: dict[str, Any]) -> tuple[str, float | None]:
 
 
 def publish(job: Job, adapter: Any) -> str:
-    """Publish the base with the trained weights, from a process that has imported all that it takes; returns the URI."""
+    """Publish the base with the trained weights, from a process that has imported all that it
+    takes; returns the URI."""
     from boig_core.diffusion.lora import open_policy, save_policy
 
     sd = job.recipe.sd
     meta = {"base": sd.base, "steps": sd.steps, "lora_rank": sd.lora_rank}
     with tempfile.TemporaryDirectory(prefix="boig-sd-") as scratch:
         folder = Path(scratch) / "high-kpi"
-        save_policy(open_policy(sd.base, sd.lora_rank, job.recipe.seed, adapter), folder, lora=sd.lora_rank is not None)
-        return Workspace(job, Path(scratch)).publish("models/high-kpi", folder, kind="sd", meta=meta)
+        save_policy(
+            open_policy(sd.base, sd.lora_rank, job.recipe.seed, adapter),
+            folder,
+            lora=sd.lora_rank is not None,
+        )
+        return Workspace(job, Path(scratch)).publish(
+            "models/high-kpi", folder, kind="sd", meta=meta
+        )
 
 
 def read_examples(dataset: str, recipe: Recipe) -> Any:
     """Images and texts of the high-KPI training samples, at the recipe's resolution."""
     from boig_core.diffusion.finetune import Examples
 
-    samples = [sample for sample in read_samples(dataset) if sample.split == "train" and sample.bucket == "high"]
+    samples = [
+        sample
+        for sample in read_samples(dataset)
+        if sample.split == "train" and sample.bucket == "high"
+    ]
     images = read_images(dataset, {sample.image for sample in samples}, recipe.sd.resolution)
     side = recipe.sd.resolution
-    pixels = np.stack([images[sample.image] for sample in samples]) if samples else np.zeros((0, side, side, 3), np.uint8)
+    pixels = (
+        np.stack([images[sample.image] for sample in samples])
+        if samples
+        else np.zeros((0, side, side, 3), np.uint8)
+    )
     return Examples(pixels, [sample.text for sample in samples])
 
 

@@ -1,8 +1,10 @@
-"""Stage ingest: an export of posts and images becomes a version of a dataset, with buckets, splits and rejects.
+"""Stage ingest: an export of posts and images becomes a version of a dataset, with buckets, splits
+and rejects.
 
-Inputs, at least one: ``posts``, URI of a posts file, a folder that holds one, a glob or a web address; ``previous``, a version to add the
-posts to; ``retry``, a version whose rejects are tried again. ``period`` beside them is a file that says which posts count
-(`boig_core.storage.period`). Output ``dataset``; none when the period has nothing new.
+Inputs, at least one: ``posts``, URI of a posts file, a folder that holds one, a glob or a web
+address; ``previous``, a version to add the posts to; ``retry``, a version whose rejects are tried
+again. ``period`` beside them is a file that says which posts count (`boig_core.storage.period`).
+Output ``dataset``; none when the period has nothing new.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ def work(space: Workspace) -> Outcome:
     recipe, inputs = space.recipe, space.job.inputs
     if not inputs.keys() & {"posts", "previous", "retry"} or {"previous", "retry"} <= inputs.keys():
         raise InputError(
-            f"inputs {', '.join(inputs) or 'none'}", "must be posts, previous or retry", "give posts, and previous or retry to build on"
+            f"inputs {', '.join(inputs) or 'none'}",
+            "must be posts, previous or retry",
+            "give posts, and previous or retry to build on",
         )
     family = f"datasets/{recipe.data.name}"
     root = store.join(space.job.store, family)

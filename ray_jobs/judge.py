@@ -1,4 +1,5 @@
-"""The held-out judge that a recipe names. Of all stages only ``evaluate_sd`` may open one: nothing that trains or chooses may read it."""
+"""The held-out judge that a recipe names. Of all stages only ``evaluate_sd`` may open one: nothing
+that trains or chooses may read it."""
 
 from __future__ import annotations
 
@@ -27,16 +28,24 @@ class AdworldJudge:
         self.name = f"adworld:{law}"
         self._oracle = Oracle(Law.load(law))
 
-    def judge(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+    def judge(
+        self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]
+    ) -> NDArray[np.float64]:
         """Expected log-likes above the account's level."""
         from boig_core.adworld.export import season_of
 
         seasons = [season_of(datetime.fromisoformat(sample.timestamp).month) for sample in samples]
-        return self._oracle.judge(list(images), [sample.company for sample in samples], seasons, [sample.text for sample in samples])
+        return self._oracle.judge(
+            list(images),
+            [sample.company for sample in samples],
+            seasons,
+            [sample.text for sample in samples],
+        )
 
 
 class PredictorJudge:
-    """An engagement predictor that learnt from the split ``judge``, which nothing else learns from; it sees what perception sees.
+    """An engagement predictor that learnt from the split ``judge``, which nothing else learns from;
+    it sees what perception sees.
 
     Args:
         folder: of the published judge.
@@ -48,7 +57,9 @@ class PredictorJudge:
     def __init__(self, folder: Path, perceiver: Perceives) -> None:
         self._predictor, self._perceiver = load_predictor(folder), perceiver
 
-    def judge(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+    def judge(
+        self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]
+    ) -> NDArray[np.float64]:
         """Expected KPI within the account, 0 to 100."""
         return self._predictor.predict(samples, look(self._perceiver, images, samples))
 
@@ -67,5 +78,9 @@ def open_judge(space: Workspace, perceiver: Perceives) -> Judge | None:
         return PredictorJudge(space.fetch("judge", "judge")[0], perceiver)
     kind, _, rest = name.partition(":")
     if kind != "adworld" or not rest:
-        raise RecipeError(f"evaluation.judge = {name!r}", "must be adworld:LAW or predictor", "name a law, its path, or leave it out")
+        raise RecipeError(
+            f"evaluation.judge = {name!r}",
+            "must be adworld:LAW or predictor",
+            "name a law, its path, or leave it out",
+        )
     return AdworldJudge(rest)

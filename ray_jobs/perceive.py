@@ -1,7 +1,8 @@
 """Stage perceive: what is seen in every image of a dataset, as a new version of it.
 
-Input ``dataset``. Output ``dataset``: its tables copied, perception shards beside its image shards, ``perceived: true``. Images that were
-looked at before with the same settings, models and code are not looked at again.
+Input ``dataset``. Output ``dataset``: its tables copied, perception shards beside its image shards,
+``perceived: true``. Images that were looked at before with the same settings, models and code are
+not looked at again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def work(space: Workspace) -> Outcome:
     """Look, keep, publish.
 
     Raises:
-        InputError: the dataset belongs to another store or has another name than the recipe's, or a model cannot be opened.
+        InputError: the dataset belongs to another store or has another name than the recipe's, or a
+            model cannot be opened.
         CorruptError: the dataset differs from its manifest.
     """
     from boig_core.cluster.perceive import build_perception, describe_images
@@ -37,28 +39,53 @@ def work(space: Workspace) -> Outcome:
     family = f"datasets/{recipe.data.name}"
     dataset.must_lie_in(source, store.join(space.job.store, family))
     own_words = recipe.perception.vocabulary == "keywords" and recipe.perception.keywords == "post"
-    asked = dataset.images_by_shard(source, parts, recipe.perception.max_keywords if own_words else 0)
-    questions = [[Question(image, words) for image, words in sorted(asked[dataset.shard_name(entry)].items())] for entry in shards]
+    asked = dataset.images_by_shard(
+        source, parts, recipe.perception.max_keywords if own_words else 0
+    )
+    questions = [
+        [
+            Question(image, words)
+            for image, words in sorted(asked[dataset.shard_name(entry)].items())
+        ]
+        for entry in shards
+    ]
     key = perception_key(recipe.perception)
     kept = perceived.folder_of(space.job.store, key)
     files = perceived.known(kept, (question for of_shard in questions for question in of_shard))
-    missing = {entry: [q for q in of_shard if q not in files] for entry, of_shard in zip(shards, questions, strict=True)}
+    missing = {
+        entry: [q for q in of_shard if q not in files]
+        for entry, of_shard in zip(shards, questions, strict=True)
+    }
     total = sum(map(len, missing.values()))
     log.info("perception %s: %d images are known, %d are looked at", key, len(files), total)
     connect()
     progress = Progress("images", total, progress_log())
-    for file, answered in describe_images(source, missing, recipe.perception, recipe.resources, kept):
+    for file, answered in describe_images(
+        source, missing, recipe.perception, recipe.resources, kept
+    ):
         files |= dict.fromkeys(answered, file)
         progress.add([None] * len(answered))
     progress.close()
     seen = build_perception(questions, files, kept)
-    names = Counter(name for entry in seen for _, look in dataset.shard_seen(source, entry) for name in look.description.objects)
+    names = Counter(
+        name
+        for entry in seen
+        for _, look in dataset.shard_seen(source, entry)
+        for name in look.description.objects
+    )
     log.info("objects: %s", dict(names.most_common(40)))
     blobs = (*dataset.shards(parts, dataset.POSTS), *shards, *seen)
-    meta = {**parts.meta, "perceived": True, "perception": key, "objects": dict(sorted(names.items()))}
+    meta = {
+        **parts.meta,
+        "perceived": True,
+        "perception": key,
+        "objects": dict(sorted(names.items())),
+    }
     uri = space.publish(family, folder, kind=dataset.KIND, meta=meta, blobs=blobs)
     metrics = {"images": sum(map(len, questions)), "described": total, "objects": meta["objects"]}
-    return Outcome({"dataset": uri}, metrics, after=lambda: perceived.clear(kept, set(files.values())))
+    return Outcome(
+        {"dataset": uri}, metrics, after=lambda: perceived.clear(kept, set(files.values()))
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Stage ``report``: one JSON and one page of a whole run; in this process, no torch, no Ray.
 
-Reads ``dataset``, ``description``, ``calibration`` and ``generation``, and the runs behind them: their seconds and their training curves.
-``runs`` (optional) is the URI of a JSON with the seconds of each stage, which counts before the commits' own.
+Reads ``dataset``, ``description``, ``calibration`` and ``generation``, and the runs behind them:
+their seconds and their training curves. ``runs`` (optional) is the URI of a JSON with the seconds
+of each stage, which counts before the commits' own.
 """
 
 from __future__ import annotations
@@ -30,11 +31,17 @@ def work(space: Workspace) -> Outcome:
     """Gather, check, render, publish."""
     started = time.monotonic()
     recipe, job = space.recipe, space.job
-    folders = {name: space.fetch(name, name)[0] for name in ("description", "calibration", "generation")}
-    description, generation = (read_json(folders[name] / f"{name}.json") for name in ("description", "generation"))
+    folders = {
+        name: space.fetch(name, name)[0] for name in ("description", "calibration", "generation")
+    }
+    description, generation = (
+        read_json(folders[name] / f"{name}.json") for name in ("description", "generation")
+    )
     calibration = read_calibration(folders["calibration"]).model_dump(mode="json")
     steps = trace(job.input(name) for name in _EVIDENCE)
-    seconds = {stage: step.seconds for stage, step in steps.items()} | read_runs(job.inputs.get("runs"))
+    seconds = {stage: step.seconds for stage, step in steps.items()} | read_runs(
+        job.inputs.get("runs")
+    )
     seconds[Stage.REPORT.value] = round(time.monotonic() - started, 3)
     report = build_report(
         dataset=manifest.read_manifest(job.input("dataset"), kind="dataset").meta,
@@ -63,7 +70,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_bytes())
     except (OSError, ValueError) as exc:
-        raise CorruptError(path.name, "cannot be read", "run the stage that writes it again") from exc
+        raise CorruptError(
+            path.name, "cannot be read", "run the stage that writes it again"
+        ) from exc
     if not isinstance(tree, dict):
         raise CorruptError(path.name, "must be a JSON object", "run the stage that writes it again")
     return tree
@@ -73,7 +82,11 @@ def read_runs(uri: str | None) -> dict[str, float]:
     """Seconds by stage, where a file of them was given."""
     known = {stage.value for stage in Stage}
     tree = json.loads(store.read_bytes(uri)) if uri else {}
-    return {stage: float(seconds) for stage, seconds in tree.items() if stage in known and seconds is not None}
+    return {
+        stage: float(seconds)
+        for stage, seconds in tree.items()
+        if stage in known and seconds is not None
+    }
 
 
 if __name__ == "__main__":

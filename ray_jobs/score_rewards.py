@@ -1,9 +1,11 @@
-"""Stage ``score_rewards``: every formulation and the reward of many images, as a job of its own, on a pool of Ray actors.
+"""Stage ``score_rewards``: every formulation and the reward of many images, as a job of its own, on
+a pool of Ray actors.
 
-Reads ``dataset`` (perceived), ``boigllm``, ``calibration`` and, where there is one, ``predictor``, and scores the split `reward.split` with
-its own images; or, given ``images`` (a folder of files) and ``posts`` (JSON lines ``{"image": FILE, "id": SAMPLE}``), those files for these
-posts. Publishes ``rewards``: ``rewards.parquet``, one row an image, and ``rewards.json``. What the store has scored before is not scored
-again.
+Reads ``dataset`` (perceived), ``boigllm``, ``calibration`` and, where there is one, ``predictor``,
+and scores the split `reward.split` with its own images; or, given ``images`` (a folder of files)
+and ``posts`` (JSON lines ``{"image": FILE, "id": SAMPLE}``), those files for these posts. Publishes
+``rewards``: ``rewards.parquet``, one row an image, and ``rewards.json``. What the store has scored
+before is not scored again.
 """
 
 from __future__ import annotations
@@ -38,43 +40,87 @@ def work(space: Workspace) -> Outcome:
     calibration = read_calibration(space.fetch("calibration", "calibration")[0])
     must_fit(calibration, recipe.reward)
     model = manifest.verify(job.input("boigllm"), kind="boigllm")
-    predictor = job.input("predictor") if needs_predictor(recipe.reward) else job.inputs.get("predictor")
+    predictor = (
+        job.input("predictor") if needs_predictor(recipe.reward) else job.inputs.get("predictor")
+    )
     known_as = predictor and manifest.verify(predictor, kind="predictor").digest()
     offers = offered(predictor=predictor is not None)
     samples, files = read_samples(job.input("dataset")), "images" in job.inputs
-    items = folder_items(samples, job.input("images"), job.input("posts")) if files else split_items(samples, recipe.reward.split)
-    seen_by = perception_key(recipe.perception) if files else manifest.read_manifest(job.input("dataset")).meta["perception"]
-    folder = cache_folder(job.store, names=offers, perception=seen_by, model=model.digest(), llm=recipe.llm, predictor=known_as)
-    opener = functools.partial(open_score, recipe, job.input("boigllm"), predictor, calibration.conditions, files)
+    items = (
+        folder_items(samples, job.input("images"), job.input("posts"))
+        if files
+        else split_items(samples, recipe.reward.split)
+    )
+    seen_by = (
+        perception_key(recipe.perception)
+        if files
+        else manifest.read_manifest(job.input("dataset")).meta["perception"]
+    )
+    folder = cache_folder(
+        job.store,
+        names=offers,
+        perception=seen_by,
+        model=model.digest(),
+        llm=recipe.llm,
+        predictor=known_as,
+    )
+    opener = functools.partial(
+        open_score, recipe, job.input("boigllm"), predictor, calibration.conditions, files
+    )
 
     def scored(missing: Sequence[int]) -> Iterator[tuple[Sequence[int], Values]]:
         connect()
         parts = list(in_parts(missing, recipe.reward.chunk))
-        for number, values in score_chunks(recipe, opener, [[items[index] for index in part] for part in parts]):
+        for number, values in score_chunks(
+            recipe, opener, [[items[index] for index in part] for part in parts]
+        ):
             yield parts[number], values
 
-    asked = questions([item.sha256 for item in items], [item.sample for item in items], calibration.conditions, Wording.of(recipe))
+    asked = questions(
+        [item.sha256 for item in items],
+        [item.sample for item in items],
+        calibration.conditions,
+        Wording.of(recipe),
+    )
     values, known = through_cache(folder, asked, scored)
     reward_N = clipped(values, recipe.reward, calibration)
     out = space.scratch / "rewards"
     out.mkdir()
     names = {"id": [item.sample.id for item in items], "image": [item.image for item in items]}
-    columns: dict[str, Any] = {**names, "account": [item.sample.account for item in items], **values, "reward": reward_N}
+    columns: dict[str, Any] = {
+        **names,
+        "account": [item.sample.account for item in items],
+        **values,
+        "reward": reward_N,
+    }
     pq.write_table(pa.table(columns), out / "rewards.parquet", compression="zstd")
-    found = {"reward": recipe.reward.name, "clip": list(calibration.clip), **summary(values, reward_N, items)}
+    found = {
+        "reward": recipe.reward.name,
+        "clip": list(calibration.clip),
+        **summary(values, reward_N, items),
+    }
     (out / "rewards.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     metrics = {"images": len(items), "known": known, "reward": found["all"]["reward"]["mean"]}
     return Outcome({"rewards": space.publish("evaluations/rewards", out, kind="rewards")}, metrics)
 
 
-def open_score(recipe: Recipe, boigllm: str, predictor: str | None, conditions: Conditions, files: bool, device: str) -> Score:
+def open_score(
+    recipe: Recipe,
+    boigllm: str,
+    predictor: str | None,
+    conditions: Conditions,
+    files: bool,
+    device: str,
+) -> Score:
     """The scorer, in the process that scores."""
     from boig_core.perception.describe import Perceiver
     from boig_core.rewards.scorer import fetched, load_models
 
     with fetched(boigllm, predictor) as (llm, rater):
         models = load_models(llm, recipe, rater)
-    return BatchScorer(models, Perceiver.from_recipe(recipe.perception) if files else None, recipe, conditions)
+    return BatchScorer(
+        models, Perceiver.from_recipe(recipe.perception) if files else None, recipe, conditions
+    )
 
 
 if __name__ == "__main__":

@@ -15,10 +15,15 @@ def cluster_of_nodes() -> Iterator[Cluster]:
     """A head without CPUs, which holds the driver alone; the test adds nodes, from any thread."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")  # off where Ray has one node that is this process's own
-        # As where the dashboard is not installed: each node's agent then starts without what it needs seconds to import.
+        patch.setenv(
+            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1"
+        )  # off where Ray has one node that is this process's own
+        # As where the dashboard is not installed: each node's agent then starts without what it
+        # needs seconds to import.
         patch.setattr(ray._private.utils, "get_dashboard_dependency_error", ImportError)
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+        )
         cluster._shutdown_at_exit = False  # threads cannot set signal handlers
         ray.init(address=cluster.address)
         try:

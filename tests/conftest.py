@@ -1,7 +1,9 @@
-"""What all tests share: settings that must stand before any of them imports Airflow, and S3 servers.
+"""What all tests share: settings that must stand before any of them imports Airflow, and S3
+servers.
 
-Airflow's home is a temporary folder, its DAGs are this repository's. S3 is moto's server over real HTTP, in a thread of this process, so
-that other processes (Ray workers, stages) reach it too; what moto cannot prove is asked of the server at ``BOIG_TEST_S3``, too.
+Airflow's home is a temporary folder, its DAGs are this repository's. S3 is moto's server over real
+HTTP, in a thread of this process, so that other processes (Ray workers, stages) reach it too; what
+moto cannot prove is asked of the server at ``BOIG_TEST_S3``, too.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ os.environ.update(
 )
 
 SHARED = {"Installation": "airflow", "ray_cluster": "ray", "airflow_db": "airflow in process"}
-"""Groups of files that one worker of pytest-xdist runs, since they share servers, by the name that each of them has these from."""
+"""Groups of files that one worker of pytest-xdist runs, since they share servers, by the name that
+each of them has these from."""
 
 DEAREST_FIRST = [
     "airflow",
@@ -65,7 +68,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file, or files that share servers, stay with one worker. (Marks of groups do nothing in pytest-xdist 3.8 under pytest 9.2.)"""
+    """A file, or files that share servers, stay with one worker. (Marks of groups do nothing in
+    pytest-xdist 3.8 under pytest 9.2.)"""
     from xdist.scheduler import LoadScopeScheduling
 
     class Groups(LoadScopeScheduling):
@@ -87,7 +91,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @functools.cache
 def _group_of_file(file: str) -> str:
     text = (REPOSITORY / file).read_text()
-    return next((group for name, group in SHARED.items() if name in text), file.removeprefix("tests/"))
+    return next(
+        (group for name, group in SHARED.items() if name in text), file.removeprefix("tests/")
+    )
 
 
 def group_of(nodeid: str) -> str:
@@ -103,14 +109,22 @@ def place_of(group: str) -> int:
 def save_llama() -> Callable[..., None]:
     """Writes a Llama of random weights, the same at each call, with its tokenizer into a folder."""
 
-    def save(folder: Path, tokenizer: Any, *, hidden: int = 32, layers: int = 1, context: int = 512) -> None:
+    def save(
+        folder: Path, tokenizer: Any, *, hidden: int = 32, layers: int = 1, context: int = 512
+    ) -> None:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
         torch.manual_seed(0)
-        sizes = {"hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": layers}
+        sizes = {
+            "hidden_size": hidden,
+            "intermediate_size": 2 * hidden,
+            "num_hidden_layers": layers,
+        }
         heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
-        config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=context, **sizes, **heads)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer), max_position_embeddings=context, **sizes, **heads
+        )
         LlamaForCausalLM(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
@@ -129,7 +143,8 @@ def terminate() -> Iterator[Callable[[], None]]:
 
 
 class _AtomicPuts:
-    """moto checks ``If-None-Match`` and writes in two steps; a lock gives its puts the atomicity of a real server."""
+    """moto checks ``If-None-Match`` and writes in two steps; a lock gives its puts the atomicity of
+    a real server."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -170,10 +185,13 @@ def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def real_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """URI of an empty prefix on the server at ``BOIG_TEST_S3``, which the standard AWS variables have the keys of."""
+    """URI of an empty prefix on the server at ``BOIG_TEST_S3``, which the standard AWS variables
+    have the keys of."""
     endpoint = os.environ.get("BOIG_TEST_S3")
     if not endpoint:
-        pytest.skip("no real S3 server: BOIG_TEST_S3 names none (its address; the AWS variables hold its keys)")
+        pytest.skip(
+            "no real S3 server: BOIG_TEST_S3 names none (its address; the AWS variables hold its keys)"
+        )
     import boto3
 
     from boig_core.storage import store
@@ -182,7 +200,8 @@ def real_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     boto3.session.Session().client("s3", endpoint_url=endpoint).create_bucket(Bucket=BUCKET)
     root = f"s3://{BUCKET}/{uuid.uuid4().hex}"
     yield root
-    monkeypatch.undo()  # what the test has patched, the store's functions included, would outlive this fixture
+    # what the test has patched, the store's functions included, would outlive this fixture
+    monkeypatch.undo()
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     for path, _ in store.list_files(root):
         store.delete_file(store.join(root, path))

@@ -1,12 +1,15 @@
 """What each test file costs: CPU time of all processes that its tests start, and wall time.
 
-A process that Ray or Airflow starts is no child that pytest reaps, so its CPU time appears in no ``times()`` of the test run. The kernel
-counts it all the same where the run has a control group (cgroup v2) of its own: each process that runs tests moves into one, whatever it
-starts is born there, and the group's ``cpu.stat`` is read around each test. Where no group can be made, wall time alone is reported.
+A process that Ray or Airflow starts is no child that pytest reaps, so its CPU time appears in no
+``times()`` of the test run. The kernel counts it all the same where the run has a control group
+(cgroup v2) of its own: each process that runs tests moves into one, whatever it starts is born
+there, and the group's ``cpu.stat`` is read around each test. Where no group can be made, wall time
+alone is reported.
 
-Wall seconds of two workers overlap; CPU seconds do not. A server that a fixture starts counts for the test that runs while it works, and
-what a file's fixtures do at the end counts for its last test. ``.pytest_cache/costs.json`` (or ``--costs FILE``) holds all
-files, and ``python -m tests.costs BEFORE AFTER`` makes the table of ``tests/README.md`` from two of them.
+Wall seconds of two workers overlap; CPU seconds do not. A server that a fixture starts counts for
+the test that runs while it works, and what a file's fixtures do at the end counts for its last
+test. ``.pytest_cache/costs.json`` (or ``--costs FILE``) holds all files, and
+``python -m tests.costs BEFORE AFTER`` makes the table of ``tests/README.md`` from two of them.
 """
 
 from __future__ import annotations
@@ -41,7 +44,11 @@ class ControlGroup:
         root = next((fields[1] for fields in mounts if fields[2] == "cgroup2"), None)
         if root is None:
             raise FileNotFoundError("no cgroup v2 is mounted")
-        own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        own = next(
+            line[3:]
+            for line in Path("/proc/self/cgroup").read_text().splitlines()
+            if line.startswith("0::")
+        )
         self._outer = Path(root + own)
         self._folder = self._outer / f"boig-tests-{os.getpid()}"
         self._folder.mkdir()
@@ -52,7 +59,8 @@ class ControlGroup:
             raise
 
     def cpu_s(self) -> float:
-        """CPU seconds, of user and system, that the group's processes have used, ended ones included."""
+        """CPU seconds, of user and system, that the group's processes have used, ended ones
+        included."""
         fields = dict(line.split() for line in (self._folder / "cpu.stat").read_text().splitlines())
         return int(fields["usage_usec"]) / 1e6
 
@@ -66,11 +74,14 @@ class ControlGroup:
 
 
 class CostsOfTests:
-    """Pytest plugin: measures in each process that runs tests, adds up and prints in the one that reports."""
+    """Pytest plugin: measures in each process that runs tests, adds up and prints in the one that
+    reports."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._runs_tests = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
+        self._runs_tests = hasattr(config, "workerinput") or not config.getoption(
+            "numprocesses", None
+        )
         self._group: ControlGroup | None = None
         if self._runs_tests:
             with suppress(OSError):
@@ -93,7 +104,10 @@ class CostsOfTests:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        self._last = (self._last[0], time.monotonic())  # a worker that waited for work has cost nothing
+        self._last = (
+            self._last[0],
+            time.monotonic(),
+        )  # a worker that waited for work has cost nothing
         result = yield
         self._charge(item.nodeid.split("::", 1)[0], 1)
         return result
@@ -119,7 +133,10 @@ class CostsOfTests:
         path = self._config.rootpath / self._config.getoption("costs")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(dict(sorted(self._costs.items())), indent=1) + "\n")
-        dearest = sorted(self._costs, key=lambda file: -max(self._costs[file]["cpu_s"], self._costs[file]["wall_s"]))
+        dearest = sorted(
+            self._costs,
+            key=lambda file: -max(self._costs[file]["cpu_s"], self._costs[file]["wall_s"]),
+        )
         if len(dearest) > DEAREST or os.environ.get("CI"):
             terminalreporter.section(f"the {DEAREST} dearest of {len(dearest)} files")
             terminalreporter.write_line(" CPU min  wall min  tests  file")
@@ -137,23 +154,37 @@ def _line(row: dict[str, float], file: str) -> str:
 
 
 def table(before: Costs, after: Costs, least_s: float = 20.0) -> str:
-    """Markdown: CPU and wall minutes of each file before and after, the dearest first; small files in one row."""
+    """Markdown: CPU and wall minutes of each file before and after, the dearest first; small files
+    in one row."""
 
     def cells(file: str) -> str:
         rows = [costs.get(file) for costs in (before, after)]
-        return " | ".join(f"{row['cpu_s'] / 60:.1f} | {row['wall_s'] / 60:.1f}" if row else "– | –" for row in rows)
+        return " | ".join(
+            f"{row['cpu_s'] / 60:.1f} | {row['wall_s'] / 60:.1f}" if row else "– | –"
+            for row in rows
+        )
 
     def most(file: str) -> float:
-        return max(row[name] for costs in (before, after) if (row := costs.get(file)) for name in ("cpu_s", "wall_s"))
+        return max(
+            row[name]
+            for costs in (before, after)
+            if (row := costs.get(file))
+            for name in ("cpu_s", "wall_s")
+        )
 
     files = sorted({*before, *after}, key=most, reverse=True)
     large = [file for file in files if most(file) >= least_s]
-    small = [total({file: costs[file] for file in costs if file not in large}) for costs in (before, after)]
+    small = [
+        total({file: costs[file] for file in costs if file not in large})
+        for costs in (before, after)
+    ]
     sums = {f"{len(files) - len(large)} more": small, "**all**": [total(before), total(after)]}
     rows = ["| file | CPU min before | wall | CPU min now | wall |", "|---|---:|---:|---:|---:|"]
     rows += [f"| {file} | {cells(file)} |" for file in large]
     rows += [
-        f"| {name} | " + " | ".join(f"{row['cpu_s'] / 60:.1f} | {row['wall_s'] / 60:.1f}" for row in pair) + " |"
+        f"| {name} | "
+        + " | ".join(f"{row['cpu_s'] / 60:.1f} | {row['wall_s'] / 60:.1f}" for row in pair)
+        + " |"
         for name, pair in sums.items()
     ]
     return "\n".join(rows)

@@ -1,4 +1,5 @@
-"""Secrets that tests plant in environments, and the search for them in everything that is written meanwhile."""
+"""Secrets that tests plant in environments, and the search for them in everything that is written
+meanwhile."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from pathlib import Path
 
 
 def make_secrets() -> dict[str, str]:
-    """Environment variables that hold secrets, each with a value that stands nowhere else; see `values_in`."""
+    """Environment variables that hold secrets, each with a value that stands nowhere else; see
+    `values_in`."""
     mark = secrets.token_hex
     return {
         "AWS_ACCESS_KEY_ID": mark(10),
@@ -20,14 +22,20 @@ def make_secrets() -> dict[str, str]:
 
 
 def values_in(environment: Mapping[str, str]) -> dict[str, str]:
-    """The secret part of each of these variables: of an address its password, or the last part of its path."""
-    return {name: value.partition("@")[0].rsplit(":", 1)[-1].rsplit("/", 1)[-1] for name, value in environment.items()}
+    """The secret part of each of these variables: of an address its password, or the last part of
+    its path."""
+    return {
+        name: value.partition("@")[0].rsplit(":", 1)[-1].rsplit("/", 1)[-1]
+        for name, value in environment.items()
+    }
 
 
 def found_in(folder: Path, values: Mapping[str, str]) -> dict[str, list[str]]:
     """Files below a folder that hold a secret, by the secret's name."""
     found: dict[str, list[str]] = {}
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
+    for file in sorted(
+        path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()
+    ):
         content = file.read_bytes()
         for name, value in values.items():
             if value.encode() in content:

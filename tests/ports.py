@@ -1,6 +1,8 @@
-"""Ports for the servers of tests: a range of its own for each worker of pytest-xdist, below those that Linux gives to outgoing connections.
+"""Ports for the servers of tests: a range of its own for each worker of pytest-xdist, below those
+that Linux gives to outgoing connections.
 
-A port that is asked of the kernel (0) and given back may be taken by anyone, the other worker's servers included, before its server binds.
+A port that is asked of the kernel (0) and given back may be taken by anyone, the other worker's
+servers included, before its server binds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Processes of a test, forked from one that has imported what is heavy: torch, diffusers and DeepSpeed take seconds each time.
+"""Processes of a test, forked from one that has imported what is heavy: torch, diffusers and
+DeepSpeed take seconds each time.
 
-The forks are processes of their own in every other respect: a SIGKILL, a barrier of gloo or a lock is real among them.
+The forks are processes of their own in every other respect: a SIGKILL, a barrier of gloo or a lock
+is real among them.
 """
 
 from __future__ import annotations
@@ -34,14 +36,18 @@ def forks() -> Any:
 
 
 def run_ranks(fn: Callable[..., Any], ranks: int, *args: Any) -> list[Any]:
-    """What ``fn(*args)`` returns in each of so many processes, which find each other by the variables that torchrun sets.
+    """What ``fn(*args)`` returns in each of so many processes, which find each other by the
+    variables that torchrun sets.
 
     Raises:
         AssertionError: one of them raised, was killed, or did not end within `LONGEST_S`.
     """
     context, port = forks(), next(PORTS)
     here, there = zip(*(context.Pipe(duplex=False) for _ in range(ranks)), strict=True)
-    processes = [context.Process(target=_rank, args=(sender, rank, ranks, port, fn, args)) for rank, sender in enumerate(there)]
+    processes = [
+        context.Process(target=_rank, args=(sender, rank, ranks, port, fn, args))
+        for rank, sender in enumerate(there)
+    ]
     for process in processes:
         process.start()
     for sender in there:
@@ -67,8 +73,21 @@ def _received(here: Sequence[Connection], end: float) -> list[Any]:
     return results
 
 
-def _rank(sender: Connection, rank: int, ranks: int, port: int, fn: Callable[..., Any], args: Sequence[Any]) -> None:
-    group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
+def _rank(
+    sender: Connection,
+    rank: int,
+    ranks: int,
+    port: int,
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+) -> None:
+    group = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": ranks,
+        "LOCAL_WORLD_SIZE": ranks,
+        "MASTER_PORT": port,
+    }
     os.environ |= {name: str(value) for name, value in group.items()} | {"MASTER_ADDR": "127.0.0.1"}
     try:
         answer = fn(*args), None
@@ -76,4 +95,6 @@ def _rank(sender: Connection, rank: int, ranks: int, port: int, fn: Callable[...
         answer = None, traceback.format_exc()
     sender.send(answer)
     sender.close()
-    os._exit(0)  # gloo's threads may still run at an ordinary exit, which aborts the process now and then
+    os._exit(
+        0
+    )  # gloo's threads may still run at an ordinary exit, which aborts the process now and then

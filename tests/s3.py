@@ -1,4 +1,5 @@
-"""The way to the S3 server of tests (`tests.conftest.s3_endpoint`), for this process and those that it starts."""
+"""The way to the S3 server of tests (`tests.conftest.s3_endpoint`), for this process and those that
+it starts."""
 
 from __future__ import annotations
 

@@ -1,1 +1,2 @@
-"""A procedural world of brands, posts and images with a KNOWN KPI law, for the demo and the tests."""
+"""A procedural world of brands, posts and images with a KNOWN KPI law, for the demo and the
+tests."""

@@ -1,8 +1,10 @@
-"""Write a world the way a real export looks: ``posts.jsonl`` with some broken rows, and JPEG and PNG image files.
+"""Write a world the way a real export looks: ``posts.jsonl`` with some broken rows, and JPEG and
+PNG image files.
 
-`write_world` draws posts of a few accounts, lets a law decide their likes, and writes everything into a folder that appears whole or not at
-all. ``world.json`` beside the posts says which world it is; ``truth.jsonl`` (scene, boxes, law score) is for tests and judges, never for
-training. Reading posts back is the work of `boig_core.data`.
+`write_world` draws posts of a few accounts, lets a law decide their likes, and writes everything
+into a folder that appears whole or not at all. ``world.json`` beside the posts says which world it
+is; ``truth.jsonl`` (scene, boxes, law score) is for tests and judges, never for training. Reading
+posts back is the work of `boig_core.data`.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ ACCOUNTS: Final = (
     ("kumo_store", "kumo"),
     ("brio", "brio"),
 )
-"""Account name and company; one account a company, so that every account has posts enough for its buckets."""
+"""Account name and company; one account a company, so that every account has posts enough for its
+buckets."""
 
 BROKEN: Final = (
     "truncated_line",
@@ -92,11 +95,15 @@ def season_of(month: int) -> str:
     return SEASONS[(month - 3) % 12 // 3]
 
 
-def _draw_post(index: int, seed: int, law: Law, levels: np.ndarray[Any, np.dtype[np.float64]], side: int) -> _Post:
+def _draw_post(
+    index: int, seed: int, law: Law, levels: np.ndarray[Any, np.dtype[np.float64]], side: int
+) -> _Post:
     rng = np.random.default_rng([seed, 0, index])
     which = int(rng.integers(len(ACCOUNTS)))
     account, brand = ACCOUNTS[which]
-    moment = _FIRST_DAY + timedelta(days=int(rng.integers(_DAYS)), seconds=int(rng.integers(86_400)))
+    moment = _FIRST_DAY + timedelta(
+        days=int(rng.integers(_DAYS)), seconds=int(rng.integers(86_400))
+    )
     season = season_of(moment.month)
     scene = sample_scene(rng, brand)
     text = post_text(scene, brand, season, rng)
@@ -141,11 +148,17 @@ def _line(record: dict[str, Any], way: str | None, earlier: str) -> bytes:
             broken["likes"] = f"{record['likes'] + 1000:,}"
         case "duplicate_id":
             # As of an export that was taken before the likes came.
-            broken |= {"id": earlier, "timestamp": _FIRST_DAY.strftime("%Y-%m-%dT%H:%M:%SZ"), "likes": 0}
+            broken |= {
+                "id": earlier,
+                "timestamp": _FIRST_DAY.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "likes": 0,
+            }
         case "short_text":
             broken["text"] = f"New from {record['company']}"
         case "wrong_date":
-            broken["timestamp"] = datetime.fromisoformat(record["timestamp"]).strftime("%d/%m/%y %I:%M %p")
+            broken["timestamp"] = datetime.fromisoformat(record["timestamp"]).strftime(
+                "%d/%m/%y %I:%M %p"
+            )
         case _:
             pass
     line = json.dumps(broken, ensure_ascii=False).encode()
@@ -173,7 +186,8 @@ def _truth(post: _Post, way: str | None) -> bytes:
 
 
 def _ways(posts: int, rng: np.random.Generator) -> dict[int, str]:
-    """Which post indices are broken, and how; never the first, so that there is an earlier id to repeat."""
+    """Which post indices are broken, and how; never the first, so that there is an earlier id to
+    repeat."""
     count = min(posts - 1, max(1, round(BROKEN_SHARE * posts)))
     chosen = rng.choice(np.arange(1, posts), size=count, replace=False)
     return {int(index): BROKEN[i % len(BROKEN)] for i, index in enumerate(chosen)}
@@ -181,17 +195,25 @@ def _ways(posts: int, rng: np.random.Generator) -> dict[int, str]:
 
 def draw_posts(posts: int, seed: int, law: Law, side: int) -> Iterator[_Post]:
     """The posts of a world in their order, each from a random stream of its own."""
-    units = np.random.default_rng([seed, _WORLD_STREAM]).permutation(np.linspace(-1, 1, len(ACCOUNTS)))
+    units = np.random.default_rng([seed, _WORLD_STREAM]).permutation(
+        np.linspace(-1, 1, len(ACCOUNTS))
+    )
     levels = np.log(law.base.median) + law.base.spread * units
     return (_draw_post(index, seed, law, levels, side) for index in range(posts))
 
 
 def write_world(
-    posts: int, seed: int, law: Law, out: Path, side: int = 128, progress: Callable[[int, int], None] | None = None
+    posts: int,
+    seed: int,
+    law: Law,
+    out: Path,
+    side: int = 128,
+    progress: Callable[[int, int], None] | None = None,
 ) -> WorldSummary:
     """Write a world: ``posts.jsonl``, ``images/``, ``world.json``, ``truth.jsonl``.
 
-    About 2 % of the lines are broken, in the ways of `BROKEN`. The same arguments give the same files.
+    About 2 % of the lines are broken, in the ways of `BROKEN`. The same arguments give the same
+    files.
 
     Args:
         posts: lines to write, at least 2.
@@ -202,18 +224,27 @@ def write_world(
         progress: called with (posts done, posts in all) after every post.
 
     Raises:
-        InputError: a number out of range, or ``out`` is a file or a folder that is not empty, or its parent cannot be written.
+        InputError: a number out of range, or ``out`` is a file or a folder that is not empty, or
+            its parent cannot be written.
     """
     for name, value, least in (("posts", posts, 2), ("seed", seed, 0), ("side", side, 16)):
         if value < least:
-            raise InputError(f"{name}: {value}", f"must be at least {least}", f"pass a larger {name}")
+            raise InputError(
+                f"{name}: {value}", f"must be at least {least}", f"pass a larger {name}"
+            )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(str(out), "must be a new or an empty folder", "choose another folder or remove this one")
+        raise InputError(
+            str(out), "must be a new or an empty folder", "choose another folder or remove this one"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
-        raise InputError(str(out), f"must be in a folder that can be written ({error.strerror})", "choose another folder") from error
+        raise InputError(
+            str(out),
+            f"must be in a folder that can be written ({error.strerror})",
+            "choose another folder",
+        ) from error
     try:
         summary = _write_into(partial, posts, seed, law, side, progress)
         partial.chmod(0o755)
@@ -226,10 +257,20 @@ def write_world(
     return summary
 
 
-def _write_into(folder: Path, posts: int, seed: int, law: Law, side: int, progress: Callable[[int, int], None] | None) -> WorldSummary:
+def _write_into(
+    folder: Path,
+    posts: int,
+    seed: int,
+    law: Law,
+    side: int,
+    progress: Callable[[int, int], None] | None,
+) -> WorldSummary:
     (folder / "images").mkdir()
     ways = _ways(posts, np.random.default_rng([seed, _WORLD_STREAM, 1]))
-    with (folder / "posts.jsonl").open("wb") as lines, (folder / "truth.jsonl").open("wb") as truths:
+    with (
+        (folder / "posts.jsonl").open("wb") as lines,
+        (folder / "truth.jsonl").open("wb") as truths,
+    ):
         for index, post in enumerate(draw_posts(posts, seed, law, side)):
             way = ways.get(index)
             _save_image(post, folder / post.record["image"], way)
@@ -239,6 +280,11 @@ def _write_into(folder: Path, posts: int, seed: int, law: Law, side: int, progre
                 progress(index + 1, posts)
     broken = dict(Counter(ways.values()))
     summary = WorldSummary(posts, posts - broken.get("missing_image", 0), broken)
-    world = {"seed": seed, "side": side, **asdict(summary), "law": law.model_dump(mode="json", exclude_defaults=True)}
+    world = {
+        "seed": seed,
+        "side": side,
+        **asdict(summary),
+        "law": law.model_dump(mode="json", exclude_defaults=True),
+    }
     (folder / "world.json").write_text(json.dumps(world, indent=2) + "\n", "utf-8")
     return summary

@@ -1,7 +1,9 @@
-"""The KPI law of the ad world: a small declarative file that says what an audience likes, and the likes that follow from it.
+"""The KPI law of the ad world: a small declarative file that says what an audience likes, and the
+likes that follow from it.
 
-A law is a sum of weighted terms, in units of log-likes. A term names one feature of the image and may hold for some brands or seasons only.
-``score`` takes `Features`, so the truth and the oracle go through the same code. Which posts exist is decided elsewhere (`export`).
+A law is a sum of weighted terms, in units of log-likes. A term names one feature of the image and
+may hold for some brands or seasons only. ``score`` takes `Features`, so the truth and the oracle go
+through the same code. Which posts exist is decided elsewhere (`export`).
 """
 
 from __future__ import annotations
@@ -20,12 +22,35 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from boig_core.adworld.features import Features
 from boig_core.errors import InputError
 
-Color = Literal["red", "orange", "yellow", "pink", "brown", "green", "cyan", "blue", "purple", "black", "gray", "white"]
+Color = Literal[
+    "red",
+    "orange",
+    "yellow",
+    "pink",
+    "brown",
+    "green",
+    "cyan",
+    "blue",
+    "purple",
+    "black",
+    "gray",
+    "white",
+]
 Kind = Literal["ball", "box", "tent", "star", "ring", "cross", "moon", "bar"]
 Brand = Literal["solara", "nordwind", "verde", "lumina", "kumo", "brio"]
 Season = Literal["spring", "summer", "autumn", "winter"]
 
-_FEATURES = ("tone", "color", "gradient", "object_color", "kind", "kind_color", "place", "size", "count")
+_FEATURES = (
+    "tone",
+    "color",
+    "gradient",
+    "object_color",
+    "kind",
+    "kind_color",
+    "place",
+    "size",
+    "count",
+)
 _REMEDY = "mend the law file; the laws in boig_core/adworld/laws show every key"
 
 
@@ -74,7 +99,9 @@ class Term(_Model):
 
     def holds(self, brand: str, season: str) -> bool:
         """Whether the term speaks about a post of this brand in this season."""
-        return (not self.brand or brand in self.brand) and (not self.season or season in self.season)
+        return (not self.brand or brand in self.brand) and (
+            not self.season or season in self.season
+        )
 
     def amount(self, features: Features) -> float:
         """How much of the term's feature an image has, in [0, 1]."""
@@ -105,7 +132,8 @@ class Noise(_Model):
     sigma: float = Field(gt=0, le=5)
     """Standard deviation, in log-likes."""
     tail: Literal["lognormal", "student"] = "student"
-    """Shape of the noise on log-likes: normal, so that likes are lognormal, or Student t, heavier still."""
+    """Shape of the noise on log-likes: normal, so that likes are lognormal, or Student t, heavier
+    still."""
     df: float = Field(default=5, gt=2, le=100)
     """Degrees of freedom of the Student t."""
 
@@ -140,8 +168,8 @@ class Law(_Model):
     terms: tuple[Term, ...] = Field(min_length=1)
     """Likings and dislikings; their contributions add up."""
     off_topic: float = 0.0
-    """Log-likes added to an image that shows none of the kinds which its post's text names. No post of an ad world is such an image, so a
-    model that learns from posts can't know."""
+    """Log-likes added to an image that shows none of the kinds which its post's text names. No post
+    of an ad world is such an image, so a model that learns from posts can't know."""
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Law:
@@ -152,7 +180,11 @@ class Law(_Model):
         """
         path = Path(name_or_path)
         try:
-            text = packaged_laws()[str(name_or_path)] if str(name_or_path) in packaged_laws() else path.read_text("utf-8")
+            text = (
+                packaged_laws()[str(name_or_path)]
+                if str(name_or_path) in packaged_laws()
+                else path.read_text("utf-8")
+            )
         except (OSError, UnicodeDecodeError) as error:
             rule = f"must be a readable law file or one of {', '.join(packaged_laws())}"
             raise InputError(f"law {name_or_path}", rule, "check the name or the path") from error
@@ -163,14 +195,17 @@ class Law(_Model):
             line = f", line {where.line + 1}" if where is not None else ""
             raise InputError(f"law {name_or_path}{line}", "must be YAML", _REMEDY) from error
         if not isinstance(content, dict):
-            raise InputError(f"law {name_or_path}", "must be a mapping with name, base, noise and terms", _REMEDY)
+            raise InputError(
+                f"law {name_or_path}", "must be a mapping with name, base, noise and terms", _REMEDY
+            )
         try:
             return cls.model_validate(content)
         except ValidationError as error:
             raise _as_input_error(str(name_or_path), error) from error
 
     def score(self, features: Features, brand: str, season: str) -> float:
-        """Expected log-likes above the account's level, of an image posted by a brand in a season."""
+        """Expected log-likes above the account's level, of an image posted by a brand in a
+        season."""
         return sum(term.weight * term.amount(features) for term in self._terms_for(brand, season))
 
     def _terms_for(self, brand: str, season: str) -> tuple[Term, ...]:
@@ -182,12 +217,17 @@ def _as_input_error(source: str, error: ValidationError) -> InputError:
     key = ".".join(str(part) for part in first["loc"]) or "law"
     given = first["input"]
     shown = f" = {given!r}" if isinstance(given, (str, int, float, bool)) else ""
-    return InputError(f"law {source}, {key}{shown}", first["msg"].removeprefix("Value error, "), _REMEDY)
+    return InputError(
+        f"law {source}, {key}{shown}", first["msg"].removeprefix("Value error, "), _REMEDY
+    )
 
 
 @cache
 def packaged_laws() -> Mapping[str, str]:
     """The text of each law that comes with the package, by name."""
     folder = resources.files("boig_core.adworld") / "laws"
-    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
+    files = sorted(
+        (entry for entry in folder.iterdir() if entry.name.endswith(".yaml")),
+        key=lambda entry: entry.name,
+    )
     return {entry.name.removesuffix(".yaml"): entry.read_text("utf-8") for entry in files}

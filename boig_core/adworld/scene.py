@@ -1,8 +1,10 @@
 """Scenes of the ad world: what an image shows, how it is drawn, and the words that speak of it.
 
-A scene is one named background color (or a vertical gradient of two) with one to three objects of distinct named kinds. Captions of both
-sorts, the full ones that train the generator and the sparse ones that brands post, are built from one set of templates and words, so a tiny
-tokenizer can hold `VOCABULARY` whole. Likes are not decided here (see `law`), and nothing here reads an image back (see `oracle`).
+A scene is one named background color (or a vertical gradient of two) with one to three objects of
+distinct named kinds. Captions of both sorts, the full ones that train the generator and the sparse
+ones that brands post, are built from one set of templates and words, so a tiny tokenizer can hold
+`VOCABULARY` whole. Likes are not decided here (see `law`), and nothing here reads an image back
+(see `oracle`).
 """
 
 from __future__ import annotations
@@ -19,9 +21,24 @@ from PIL import Image, ImageDraw
 from boig_core.vocabulary import PALETTE, Box
 
 KINDS: Final = ("ball", "box", "tent", "star", "ring", "cross", "moon", "bar")
-OBJECT_COLORS: Final = ("red", "orange", "yellow", "pink", "brown", "green", "cyan", "blue", "purple", "black", "gray", "white")
+OBJECT_COLORS: Final = (
+    "red",
+    "orange",
+    "yellow",
+    "pink",
+    "brown",
+    "green",
+    "cyan",
+    "blue",
+    "purple",
+    "black",
+    "gray",
+    "white",
+)
 BACKGROUNDS: Final = OBJECT_COLORS
-RGB: Final[dict[str, tuple[int, int, int]]] = {name: PALETTE[name.capitalize()] for name in OBJECT_COLORS}
+RGB: Final[dict[str, tuple[int, int, int]]] = {
+    name: PALETTE[name.capitalize()] for name in OBJECT_COLORS
+}
 BRANDS: Final = ("solara", "nordwind", "verde", "lumina", "kumo", "brio")
 SEASONS: Final = ("spring", "summer", "autumn", "winter")
 PLACES: Final = ("center", "left", "right", "top", "bottom")
@@ -34,9 +51,16 @@ HOUSE_LOOKS: Final = {
     "kumo": ("gray", "pink"),
     "brio": ("brown", "yellow"),
 }
-"""Brand to the background and the object color that it uses most, whatever its audience thinks of them."""
+"""Brand to the background and the object color that it uses most, whatever its audience thinks of
+them."""
 
-CENTERS: Final = {"center": (0.5, 0.5), "left": (0.205, 0.5), "right": (0.795, 0.5), "top": (0.5, 0.205), "bottom": (0.5, 0.795)}
+CENTERS: Final = {
+    "center": (0.5, 0.5),
+    "left": (0.205, 0.5),
+    "right": (0.795, 0.5),
+    "top": (0.5, 0.205),
+    "bottom": (0.5, 0.795),
+}
 """Place to the object's center, as shares of the side."""
 RADII: Final = {"small": 0.13, "large": 0.185}
 """Size to the object's radius, as a share of the side."""
@@ -48,7 +72,8 @@ _HOUSE_GROUND: Final = 0.45
 _HOUSE_COLOR: Final = 0.36
 _GRADIENT: Final = 0.3
 
-# {offer} is brand and season, {things} the objects; what is known of the background always follows the objects.
+# {offer} is brand and season, {things} the objects; what is known of the background always follows
+# the objects.
 _TEMPLATES: Final = (
     "{offer} is here with {things} made for you and your home today",
     "say hello to {offer} and discover {things} made for the whole family",
@@ -68,7 +93,8 @@ _BARE_TEMPLATES: Final = ("{things}", "discover {things}", "this is {things}")
 
 @dataclass(frozen=True)
 class Thing:
-    """One object of a scene; every field is a word of `KINDS`, `OBJECT_COLORS`, `PLACES`, `SIZES`."""
+    """One object of a scene; every field is a word of `KINDS`, `OBJECT_COLORS`, `PLACES`,
+    `SIZES`."""
 
     kind: str
     color: str
@@ -83,7 +109,8 @@ class Scene:
     Attributes:
         background: color name, at the top when there is a gradient.
         gradient: color name at the bottom, or None for a plain background.
-        things: one to three, of distinct kinds, in distinct places, never in the color of what is behind them.
+        things: one to three, of distinct kinds, in distinct places, never in the color of what is
+            behind them.
     """
 
     background: str
@@ -93,7 +120,8 @@ class Scene:
 
 @dataclass(frozen=True)
 class Rendering:
-    """A drawn scene: ``image`` is uint8 (side, side, 3) RGB; ``boxes`` maps each kind to its box in pixels."""
+    """A drawn scene: ``image`` is uint8 (side, side, 3) RGB; ``boxes`` maps each kind to its box in
+    pixels."""
 
     image: NDArray[np.uint8]
     boxes: dict[str, Box]
@@ -103,10 +131,19 @@ def visible_on(background: str, gradient: str | None) -> tuple[str, ...]:
     """The object colors that stand out from a background everywhere along its gradient."""
     ends = [np.array(RGB[background], float), np.array(RGB[gradient or background], float)]
     behind = [ends[0], (ends[0] + ends[1]) / 2, ends[1]]
-    return tuple(name for name in OBJECT_COLORS if min(float(np.linalg.norm(np.array(RGB[name]) - rgb)) for rgb in behind) >= _MIN_CONTRAST)
+    return tuple(
+        name
+        for name in OBJECT_COLORS
+        if min(float(np.linalg.norm(np.array(RGB[name]) - rgb)) for rgb in behind) >= _MIN_CONTRAST
+    )
 
 
-_VISIBLE: Final = {(top, bottom): visible_on(top, bottom) for top in BACKGROUNDS for bottom in (None, *BACKGROUNDS) if top != bottom}
+_VISIBLE: Final = {
+    (top, bottom): visible_on(top, bottom)
+    for top in BACKGROUNDS
+    for bottom in (None, *BACKGROUNDS)
+    if top != bottom
+}
 
 
 def _pick(rng: np.random.Generator, names: Sequence[str]) -> str:
@@ -116,16 +153,24 @@ def _pick(rng: np.random.Generator, names: Sequence[str]) -> str:
 def sample_scene(rng: np.random.Generator, brand: str | None = None) -> Scene:
     """Draw a scene; no law has a say in it.
 
-    Three in ten scenes have a gradient. So that no two objects touch, the center is for single objects, and only one of several is large.
+    Three in ten scenes have a gradient. So that no two objects touch, the center is for single
+    objects, and only one of several is large.
 
     Args:
         rng: decides everything.
-        brand: whose habits to follow: about half of its backgrounds and two in five of its object colors, where they can be seen, are its
-            `HOUSE_LOOKS`. None: uniform over backgrounds, kinds and colors.
+        brand: whose habits to follow: about half of its backgrounds and two in five of its object
+            colors, where they can be seen, are its `HOUSE_LOOKS`. None: uniform over backgrounds,
+            kinds and colors.
     """
     house_ground, house_color = HOUSE_LOOKS[brand] if brand else (None, None)
-    background = house_ground if house_ground and rng.random() < _HOUSE_GROUND else _pick(rng, BACKGROUNDS)
-    gradient = _pick(rng, [name for name in BACKGROUNDS if name != background]) if rng.random() < _GRADIENT else None
+    background = (
+        house_ground if house_ground and rng.random() < _HOUSE_GROUND else _pick(rng, BACKGROUNDS)
+    )
+    gradient = (
+        _pick(rng, [name for name in BACKGROUNDS if name != background])
+        if rng.random() < _GRADIENT
+        else None
+    )
     count = int(rng.choice(3, p=(0.4, 0.4, 0.2))) + 1
     kinds = rng.permutation(len(KINDS))[:count]
     free = PLACES if count == 1 else PLACES[1:]
@@ -135,12 +180,19 @@ def sample_scene(rng: np.random.Generator, brand: str | None = None) -> Scene:
     things = []
     for index, (kind, place) in enumerate(zip(kinds, places, strict=True)):
         usual = house_color if house_color in visible and rng.random() < _HOUSE_COLOR else None
-        things.append(Thing(KINDS[kind], usual or _pick(rng, visible), free[place], SIZES[int(index == large)]))
+        things.append(
+            Thing(
+                KINDS[kind], usual or _pick(rng, visible), free[place], SIZES[int(index == large)]
+            )
+        )
     return Scene(background, gradient, tuple(things))
 
 
-def silhouette(kind: str, center: tuple[float, float], radius: float, shape: tuple[int, int], scale: int) -> NDArray[np.float32]:
-    """The coverage mask of one object, in [0, 1], shape (height, width), anti-aliased by drawing at ``scale`` times the size.
+def silhouette(
+    kind: str, center: tuple[float, float], radius: float, shape: tuple[int, int], scale: int
+) -> NDArray[np.float32]:
+    """The coverage mask of one object, in [0, 1], shape (height, width), anti-aliased by drawing at
+    ``scale`` times the size.
 
     Args:
         kind: one of `KINDS`.
@@ -154,10 +206,21 @@ def silhouette(kind: str, center: tuple[float, float], radius: float, shape: tup
     x, y, r = center[0] * scale - 0.5, center[1] * scale - 0.5, radius * scale
 
     def disc(dx: float, dy: float, share: float, fill: int) -> None:
-        draw.ellipse((x + (dx - share) * r, y + (dy - share) * r, x + (dx + share) * r, y + (dy + share) * r), fill=fill)
+        draw.ellipse(
+            (
+                x + (dx - share) * r,
+                y + (dy - share) * r,
+                x + (dx + share) * r,
+                y + (dy + share) * r,
+            ),
+            fill=fill,
+        )
 
     def rectangle(half_width: float, half_height: float) -> None:
-        draw.rectangle((x - half_width * r, y - half_height * r, x + half_width * r, y + half_height * r), fill=255)
+        draw.rectangle(
+            (x - half_width * r, y - half_height * r, x + half_width * r, y + half_height * r),
+            fill=255,
+        )
 
     match kind:
         case "ball":
@@ -165,11 +228,19 @@ def silhouette(kind: str, center: tuple[float, float], radius: float, shape: tup
         case "box":
             rectangle(0.84, 0.84)
         case "tent":
-            draw.polygon([(x, y - r), (x + 0.95 * r, y + 0.8 * r), (x - 0.95 * r, y + 0.8 * r)], fill=255)
+            draw.polygon(
+                [(x, y - r), (x + 0.95 * r, y + 0.8 * r), (x - 0.95 * r, y + 0.8 * r)], fill=255
+            )
         case "star":
             angles = np.pi * (np.arange(10) / 5 - 0.5)
             lengths = np.where(np.arange(10) % 2 == 0, 1.1, 0.4) * r
-            draw.polygon([(x + d * float(np.cos(a)), y + d * float(np.sin(a))) for a, d in zip(angles, lengths, strict=True)], fill=255)
+            draw.polygon(
+                [
+                    (x + d * float(np.cos(a)), y + d * float(np.sin(a)))
+                    for a, d in zip(angles, lengths, strict=True)
+                ],
+                fill=255,
+            )
         case "ring":
             disc(0, 0, 1.0, 255)
             disc(0, 0, 0.52, 0)
@@ -203,7 +274,10 @@ def render(scene: Scene, side: int, rng: np.random.Generator) -> Rendering:
     top_3, bottom_3 = _shade(rng, scene.background), _shade(rng, scene.gradient or scene.background)
     if scene.gradient is None:
         bottom_3 = top_3
-    jitters = [(rng.uniform(-0.015, 0.015, 2), rng.uniform(0.94, 1.04), _shade(rng, thing.color)) for thing in scene.things]
+    jitters = [
+        (rng.uniform(-0.015, 0.015, 2), rng.uniform(0.94, 1.04), _shade(rng, thing.color))
+        for thing in scene.things
+    ]
 
     share_H = np.linspace(0, 1, side, dtype=np.float32)
     image_HWC = np.empty((side, side, 3), np.float32)
@@ -218,8 +292,16 @@ def render(scene: Scene, side: int, rng: np.random.Generator) -> Rendering:
         mask_HW = silhouette(thing.kind, (x - x0, y - y0), radius, (y1 - y0, x1 - x0), scale)
         patch_HWC = image_HWC[y0:y1, x0:x1]
         patch_HWC += mask_HW[:, :, None] * (shade_3 - patch_HWC)
-        rows, columns = np.flatnonzero((mask_HW > 0.5).any(axis=1)), np.flatnonzero((mask_HW > 0.5).any(axis=0))
-        boxes[thing.kind] = (float(x0 + columns[0]), float(y0 + rows[0]), float(x0 + columns[-1] + 1), float(y0 + rows[-1] + 1))
+        rows, columns = (
+            np.flatnonzero((mask_HW > 0.5).any(axis=1)),
+            np.flatnonzero((mask_HW > 0.5).any(axis=0)),
+        )
+        boxes[thing.kind] = (
+            float(x0 + columns[0]),
+            float(y0 + rows[0]),
+            float(x0 + columns[-1] + 1),
+            float(y0 + rows[-1] + 1),
+        )
     image_HWC += rng.standard_normal(image_HWC.shape, dtype=np.float32) * _NOISE_SIGMA
     return Rendering(np.clip(np.rint(image_HWC), 0, 255).astype(np.uint8), boxes)
 
@@ -239,16 +321,20 @@ def _ground_phrase(background: str | None, gradient: str | None) -> str:
     return f" on {article} {background} background" + (f" fading to {gradient}" if gradient else "")
 
 
-def full_caption(scene: Scene, brand: str, season: str, rng: np.random.Generator, drop: float) -> str:
-    """A caption that trains the generator: every attribute is named, but for those dropped at random.
+def full_caption(
+    scene: Scene, brand: str, season: str, rng: np.random.Generator, drop: float
+) -> str:
+    """A caption that trains the generator: every attribute is named, but for those dropped at
+    random.
 
     Args:
         scene: what the image shows.
         brand: one of `BRANDS`.
         season: one of `SEASONS`.
         rng: decides template, order and what is left out.
-        drop: in [0, 1], the chance of each attribute (brand and season together, background, gradient, each object's color, size, place;
-            half of it for an object as a whole) to stay unnamed. At least one object is always named.
+        drop: in [0, 1], the chance of each attribute (brand and season together, background,
+            gradient, each object's color, size, place; half of it for an object as a whole) to stay
+            unnamed. At least one object is always named.
     """
 
     def kept() -> bool:
@@ -256,25 +342,33 @@ def full_caption(scene: Scene, brand: str, season: str, rng: np.random.Generator
 
     order = [scene.things[int(i)] for i in rng.permutation(len(scene.things))]
     named = [order[0], *(thing for thing in order[1:] if rng.random() >= drop / 2)]
-    things = " and ".join(_thing_phrase(thing, size=kept(), color=kept(), place=kept()) for thing in named)
-    ground = _ground_phrase(scene.background if kept() else None, scene.gradient if kept() else None)
+    things = " and ".join(
+        _thing_phrase(thing, size=kept(), color=kept(), place=kept()) for thing in named
+    )
+    ground = _ground_phrase(
+        scene.background if kept() else None, scene.gradient if kept() else None
+    )
     offer = f"{brand} {season}"
     template = _pick(rng, _TEMPLATES if kept() else _BARE_TEMPLATES)
     return template.format(offer=offer, things=things + ground)
 
 
 def post_text(scene: Scene, brand: str, season: str, rng: np.random.Generator) -> str:
-    """The text a brand posts, at least 50 characters: brand, season and object kinds, and little else.
+    """The text a brand posts, at least 50 characters: brand, season and object kinds, and little
+    else.
 
-    The background is named in 15 % of the posts, one object's place in 8 %, one object's color in 15 %; the rest of the image stays
-    unnamed, so that the KPI has something to say.
+    The background is named in 15 % of the posts, one object's place in 8 %, one object's color in
+    15 %; the rest of the image stays unnamed, so that the KPI has something to say.
     """
     told = rng.random()
     ground = _ground_phrase(scene.background, scene.gradient) if told < 0.15 else ""
     placed = 0 if 0.15 <= told < 0.23 else None
     colored = 0 if rng.random() < 0.15 else None
     order = [scene.things[int(i)] for i in rng.permutation(len(scene.things))]
-    things = " and ".join(_thing_phrase(t, size=False, color=i == colored, place=i == placed) for i, t in enumerate(order))
+    things = " and ".join(
+        _thing_phrase(t, size=False, color=i == colored, place=i == placed)
+        for i, t in enumerate(order)
+    )
     return _pick(rng, _TEMPLATES).format(offer=f"{brand} {season}", things=things + ground)
 
 
@@ -283,12 +377,27 @@ def words(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower())
 
 
-_FILLERS: Final = tuple(words(" ".join((*_TEMPLATES, *_BARE_TEMPLATES)).replace("{offer}", "").replace("{things}", "")))
+_FILLERS: Final = tuple(
+    words(" ".join((*_TEMPLATES, *_BARE_TEMPLATES)).replace("{offer}", "").replace("{things}", ""))
+)
 _JOINTS: Final = ("a", "an", "and", "at", "on", "background", "fading", "to")
 VOCABULARY: Final[tuple[str, ...]] = tuple(
-    sorted({*KINDS, *OBJECT_COLORS, *BACKGROUNDS, *BRANDS, *SEASONS, *PLACES, *SIZES, *_FILLERS, *_JOINTS})
+    sorted(
+        {
+            *KINDS,
+            *OBJECT_COLORS,
+            *BACKGROUNDS,
+            *BRANDS,
+            *SEASONS,
+            *PLACES,
+            *SIZES,
+            *_FILLERS,
+            *_JOINTS,
+        }
+    )
 )
 """Every word that a caption of either sort can hold."""
 
 MAX_WORDS: Final = max(len(words(t)) for t in _TEMPLATES) + 3 * 6 + 2 + 7
-"""Upper bound of the words of a caption: template with brand and season, three objects with all attributes and their joints, background."""
+"""Upper bound of the words of a caption: template with brand and season, three objects with all
+attributes and their joints, background."""

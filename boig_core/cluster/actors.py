@@ -1,8 +1,11 @@
-"""What pools of actors share: how work is handed to actors that may die, hang, join late or lose their node.
+"""What pools of actors share: how work is handed to actors that may die, hang, join late or lose
+their node.
 
-An actor holds models, so it works on one item at a time. An item is a pure function of its arguments: where its actor is lost it goes back
-to the others, which meanwhile go on, and Ray brings the actor back as soon as a node has room. What a call raises is not tried again: the
-same input would fail the same way. Leaves out: what actors do (see `rollouts`, `scoring`) and where they run (see `placement`).
+An actor holds models, so it works on one item at a time. An item is a pure function of its
+arguments: where its actor is lost it goes back to the others, which meanwhile go on, and Ray brings
+the actor back as soon as a node has room. What a call raises is not tried again: the same input
+would fail the same way. Leaves out: what actors do (see `rollouts`, `scoring`) and where they run
+(see `placement`).
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from boig_core.observability.logs import get_logger
 log = get_logger(__name__)
 
 RESTARTS: Final = 3
-"""Lost actors that are forgiven a chunk, and lost groups of workers that are forgiven a training."""
+"""Lost actors that are forgiven a chunk, and lost groups of workers that are forgiven a
+training."""
 START_S: Final = 600.0
 """Longest time without any actor of a kind: until one is placed and has opened its models."""
 LOST: Final = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
@@ -31,7 +35,8 @@ LOST: Final = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
 
 
 def options(resources: Resources) -> dict[str, Any]:
-    """Ray's options for an actor of a `Crew`: it comes back whenever there is room, and its work is handed out anew by the crew."""
+    """Ray's options for an actor of a `Crew`: it comes back whenever there is room, and its work is
+    handed out anew by the crew."""
     return {**actor_options(resources), "max_restarts": -1, "max_task_retries": 0}
 
 
@@ -83,12 +88,15 @@ class Crew:
 
     Args:
         kind: names them in messages, as in ``rollouts of chunk 3``.
-        actors: handles; one that is not there yet, or not any more, joins when its ``ready`` answers.
+        actors: handles; one that is not there yet, or not any more, joins when its ``ready``
+            answers.
         limit_s: longest time for an item.
         spans: gets a span for each time that an actor has an item.
     """
 
-    def __init__(self, kind: str, actors: Sequence[Any], limit_s: float, spans: list[Span] | None = None) -> None:
+    def __init__(
+        self, kind: str, actors: Sequence[Any], limit_s: float, spans: list[Span] | None = None
+    ) -> None:
         self.kind, self.limit_s = kind, limit_s
         self._spans = spans
         self._waiting: deque[_Item] = deque()
@@ -99,7 +107,8 @@ class Crew:
             self._await(actor)
 
     def add(self, number: int, start: Callable[[Any], Any]) -> None:
-        """Add an item: its number, and the function that starts it on an actor and returns Ray's reference."""
+        """Add an item: its number, and the function that starts it on an actor and returns Ray's
+        reference."""
         self._waiting.append(_Item(number, start))
 
     @property
@@ -122,10 +131,12 @@ class Crew:
                 self._spans.append(call.span)
 
     def take(self, ref: Any) -> Iterator[tuple[int, Any]]:
-        """Number and result of a call that ended; nothing for one that is lost, or asked whether the actor is there.
+        """Number and result of a call that ended; nothing for one that is lost, or asked whether
+        the actor is there.
 
         Raises:
-            ClusterError: the item lost its actor more often than is forgiven, or no actor can come back.
+            ClusterError: the item lost its actor more often than is forgiven, or no actor can come
+                back.
             Exception: what the call raised, a `BoigError` as itself.
         """
         call = self._calls.pop(ref)
@@ -152,7 +163,8 @@ class Crew:
         """Replace actors whose item takes too long.
 
         Raises:
-            ClusterError: an item was lost more often than is forgiven, or no actor was there for `START_S`.
+            ClusterError: an item was lost more often than is forgiven, or no actor was there for
+                `START_S`.
         """
         now = time.monotonic()
         for ref, call in list(self._calls.items()):
@@ -164,30 +176,44 @@ class Crew:
             self._seen = now
         elif now >= self._seen + START_S:
             rule = f"none was there for {START_S:g} s; the cluster is {nodes()}"
-            raise ClusterError(f"{len(self._calls)} actors for {self.kind}", rule, "add nodes, or ask for less")
+            raise ClusterError(
+                f"{len(self._calls)} actors for {self.kind}", rule, "add nodes, or ask for less"
+            )
 
     @property
     def patience(self) -> float:
         """Seconds until `expire` may have something to do."""
-        working = [call.span.began + self.limit_s for call in self._calls.values() if call.item is not None]
+        working = [
+            call.span.began + self.limit_s for call in self._calls.values() if call.item is not None
+        ]
         return max(0.0, min(working, default=self._seen + START_S) - time.monotonic())
 
     def _await(self, actor: Any) -> None:
-        self._calls[actor.ready.options(max_task_retries=-1).remote()] = _Call(actor, None, Span(time.monotonic()))
+        self._calls[actor.ready.options(max_task_retries=-1).remote()] = _Call(
+            actor, None, Span(time.monotonic())
+        )
 
     def _lose(self, call: _Call, item: _Item, why: str) -> None:
         what, seconds = f"{self.kind} of chunk {item.number}", time.monotonic() - call.span.began
         call.span.lost, call.span.ended = True, call.span.began + seconds
         item.lost += 1
         if item.lost > RESTARTS:
-            raise ClusterError(what, f"{why}; {item.lost} actors were lost over it", "see their logs on the Ray dashboard")
+            raise ClusterError(
+                what,
+                f"{why}; {item.lost} actors were lost over it",
+                "see their logs on the Ray dashboard",
+            )
         log.warning("%s %s; done again, %.1f s are lost", what, why, seconds)
         self._waiting.appendleft(item)
         self._await(call.actor)
 
     def _require_any(self) -> None:
         if not self._calls and not self._idle:
-            raise ClusterError(f"actors for {self.kind}", "are all gone for good", "see their logs on the Ray dashboard")
+            raise ClusterError(
+                f"actors for {self.kind}",
+                "are all gone for good",
+                "see their logs on the Ray dashboard",
+            )
 
 
 def finished(*crews: Crew) -> Iterator[tuple[Crew, int, Any]]:
@@ -202,7 +228,9 @@ def finished(*crews: Crew) -> Iterator[tuple[Crew, int, Any]]:
             crew.expire()
             crew.assign()
         of_ref = {ref: crew for crew in crews for ref in crew.calls}
-        done, _ = ray.wait(list(of_ref), num_returns=1, timeout=min(crew.patience for crew in crews))
+        done, _ = ray.wait(
+            list(of_ref), num_returns=1, timeout=min(crew.patience for crew in crews)
+        )
         for ref in done:
             for number, result in of_ref[ref].take(ref):
                 yield of_ref[ref], number, result

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from boig_core.diffusion.findings import Scorer
 
 
-def bench_on_ray(recipe: Recipe, samples: Sequence[Sample], make_scorer: Callable[[str], Scorer], scratch: Path) -> Speed:
-    """`boig_core.diffusion.bench.bench` through Ray; floor and plain loop are measured in rank 0's process.
+def bench_on_ray(
+    recipe: Recipe, samples: Sequence[Sample], make_scorer: Callable[[str], Scorer], scratch: Path
+) -> Speed:
+    """`boig_core.diffusion.bench.bench` through Ray; floor and plain loop are measured in rank 0's
+    process.
 
     Args:
         recipe: as `boig_core.diffusion.bench.measured` gives it.
@@ -37,8 +40,21 @@ def bench_on_ray(recipe: Recipe, samples: Sequence[Sample], make_scorer: Callabl
     """
     connect()
     with RayRollouts.placed(recipe, make_scorer) as rollouts:
-        config = {"recipe": recipe, "samples": samples, "make_scorer": make_scorer, "rollouts": rollouts, "folder": str(scratch)}
-        speed = run_training(_rank, config, workers=recipe.ddpo.workers, resources=recipe.worker_resources, scratch=scratch, max_failures=0)
+        config = {
+            "recipe": recipe,
+            "samples": samples,
+            "make_scorer": make_scorer,
+            "rollouts": rollouts,
+            "folder": str(scratch),
+        }
+        speed = run_training(
+            _rank,
+            config,
+            workers=recipe.ddpo.workers,
+            resources=recipe.worker_resources,
+            scratch=scratch,
+            max_failures=0,
+        )
     return cast("Speed", speed)  # of rank 0
 
 
@@ -48,11 +64,22 @@ def _rank(config: dict[str, Any]) -> Speed | None:
 
     recipe: Recipe = config["recipe"]
     if rank() > 0:
-        Learner(recipe, config["samples"], None, Checkpoints(config["folder"], 1), lambda *_: None).fit()
+        Learner(
+            recipe, config["samples"], None, Checkpoints(config["folder"], 1), lambda *_: None
+        ).fit()
         return None
     scorer: Scorer = config["make_scorer"]("cuda" if recipe.worker_resources.gpus else "cpu")
-    return bench(recipe, config["samples"], scorer, config["folder"], config["rollouts"], _idle(config["rollouts"]))
+    return bench(
+        recipe,
+        config["samples"],
+        scorer,
+        config["folder"],
+        config["rollouts"],
+        _idle(config["rollouts"]),
+    )
 
 
 def _idle(rollouts: RayRollouts) -> Callable[[float], dict[str, float]]:
-    return lambda wall_s: {name: share for name, share in rollouts.spent(wall_s).items() if name.startswith("idle_")}
+    return lambda wall_s: {
+        name: share for name, share in rollouts.spent(wall_s).items() if name.startswith("idle_")
+    }

@@ -1,7 +1,9 @@
-"""Evaluation on Ray: images sampled by a pool of actors that pull whole chunks, prompts answered by tasks, a chunk each.
+"""Evaluation on Ray: images sampled by a pool of actors that pull whole chunks, prompts answered by
+tasks, a chunk each.
 
-A chunk is a pure function of its model and inputs, so a worker that dies is replaced and the chunk redone. Models travel as locations in
-the store, and each worker fetches and verifies what it uses. Leaves out: what is asked and measured (`boig_core.evaluation`).
+A chunk is a pure function of its model and inputs, so a worker that dies is replaced and the chunk
+redone. Models travel as locations in the store, and each worker fetches and verifies what it uses.
+Leaves out: what is asked and measured (`boig_core.evaluation`).
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class Source:
     """Where a model comes from.
 
     Attributes:
-        location: URI of a committed ``sd`` output, or a model reference (hub id, folder, ``package:NAME``).
+        location: URI of a committed ``sd`` output, or a model reference (hub id, folder,
+            ``package:NAME``).
         committed: whether it is an output in the store.
     """
 
@@ -72,7 +75,8 @@ class SampleActor:
         self._folder = tempfile.TemporaryDirectory(prefix="boig-sample-")
 
     def warm_up(self) -> None:
-        """Import what sampling takes: seconds, in which the stage's process does the same with what measures."""
+        """Import what sampling takes: seconds, in which the stage's process does the same with what
+        measures."""
         import boig_core.diffusion.sample  # noqa: F401
 
     def sample(self, draw: Draw, seeds: Sequence[int]) -> NDArray[np.uint8]:
@@ -80,7 +84,9 @@ class SampleActor:
         from boig_core.diffusion.sample import sample_images
 
         steps, chunk = self._recipe.evaluation.sampling_steps, self._recipe.ddpo.chunk
-        return sample_images(self._pipe(draw.source), draw.prompts, seeds, steps, draw.guidance, chunk)
+        return sample_images(
+            self._pipe(draw.source), draw.prompts, seeds, steps, draw.guidance, chunk
+        )
 
     def _pipe(self, source: Source) -> Any:
         from boig_core.diffusion.pipeline import load_pipeline
@@ -99,9 +105,17 @@ class SampleActor:
 
 @contextmanager
 def started_samplers(recipe: Recipe) -> Iterator[list[Any]]:
-    """The recipe's sampling actors, which get ready by themselves and end with the context. Ray must be connected."""
-    options = {**actor_options(recipe.resources), "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
-    actors = [ray.remote(SampleActor).options(**options).remote(recipe) for _ in range(recipe.ddpo.rollout_actors)]
+    """The recipe's sampling actors, which get ready by themselves and end with the context. Ray
+    must be connected."""
+    options = {
+        **actor_options(recipe.resources),
+        "max_restarts": RESTARTS,
+        "max_task_retries": RESTARTS,
+    }
+    actors = [
+        ray.remote(SampleActor).options(**options).remote(recipe)
+        for _ in range(recipe.ddpo.rollout_actors)
+    ]
     try:
         for actor in actors:
             actor.warm_up.remote()
@@ -122,18 +136,25 @@ def sample_draws(
 
     Args:
         actors: from `started_samplers`.
-        draws: of N prompts each; those of one model follow each other in the work, so that it is opened once.
+        draws: of N prompts each; those of one model follow each other in the work, so that it is
+            opened once.
         seeds: of the N starting noises.
         chunk: images that an actor samples at a time.
-        drawn: is called with each draw's name and images as soon as they are there, while the next are sampled.
+        drawn: is called with each draw's name and images as soon as they are there, while the next
+            are sampled.
 
     Raises:
-        ClusterError: no chunk finished for `STALL_S`, or an actor died more often than its budget allows.
+        ClusterError: no chunk finished for `STALL_S`, or an actor died more often than its budget
+            allows.
         BoigError: whatever opening a model raised.
     """
     order = sorted(draws, key=lambda name: draws[name].source.location)
     slices = [slice(start, start + chunk) for start in range(0, len(seeds), chunk)]
-    chunks = [(replace(draws[name], prompts=draws[name].prompts[part]), seeds[part]) for name in order for part in slices]
+    chunks = [
+        (replace(draws[name], prompts=draws[name].prompts[part]), seeds[part])
+        for name in order
+        for part in slices
+    ]
     pool = ActorPool(actors)
     progress = Progress("images", len(draws) * len(seeds), progress_log("sampling"))
     for part in chunks:
@@ -150,10 +171,16 @@ def sample_draws(
         progress.close()
     except TimeoutError as exc:
         raise ClusterError(
-            f"a chunk after {len(images_of_draw)} of {len(draws)} rows", f"took longer than {STALL_S:.0f} s", "see the Ray dashboard"
+            f"a chunk after {len(images_of_draw)} of {len(draws)} rows",
+            f"took longer than {STALL_S:.0f} s",
+            "see the Ray dashboard",
         ) from exc
     except ray.exceptions.RayActorError as exc:
-        raise ClusterError("a sampling actor", f"died more than {RESTARTS} times", "see its log on the Ray dashboard") from exc
+        raise ClusterError(
+            "a sampling actor",
+            f"died more than {RESTARTS} times",
+            "see its log on the Ray dashboard",
+        ) from exc
     return {name: images_of_draw[name] for name in draws}
 
 
@@ -177,7 +204,9 @@ class Answered:
         return self.parsed / self.texts if self.texts else 0.0
 
 
-def answer_prompts(model_uri: str, prompts: Sequence[str], recipe: Recipe, label: str = "answering") -> Callable[[], Answered]:
+def answer_prompts(
+    model_uri: str, prompts: Sequence[str], recipe: Recipe, label: str = "answering"
+) -> Callable[[], Answered]:
     """Start answering prompts with a committed ``boigllm``; Ray must be connected.
 
     Args:
@@ -226,9 +255,20 @@ def _answer_chunk(model_uri: str, prompts: Sequence[str], llm: LLM, seed: int) -
     constraint = AnswerConstraint(tokenizer) if llm.constrained else None
     limits = {"max_new_tokens": llm.max_new_tokens, "batch": llm.generate_batch}
     if llm.samples == 1:
-        drawn = [[text] for text in generate_answers(model, tokenizer, prompts, constraint=constraint, **limits)]
+        drawn = [
+            [text]
+            for text in generate_answers(model, tokenizer, prompts, constraint=constraint, **limits)
+        ]
     else:
-        drawn = sample_answers(model, tokenizer, prompts, samples=llm.samples, seed=seed, constraint=constraint, **limits)
+        drawn = sample_answers(
+            model,
+            tokenizer,
+            prompts,
+            samples=llm.samples,
+            seed=seed,
+            constraint=constraint,
+            **limits,
+        )
     read = [[parse_or_none(text) for text in texts] for texts in drawn]
     said = [consensus(found) if llm.samples > 1 else found[0] for found in read]
     flat = [description for found in read for description in found]

@@ -1,6 +1,8 @@
-"""A run's newest numbers for Prometheus: gauges that Ray's agent on each node exports beside Ray's own, where Prometheus scrapes it.
+"""A run's newest numbers for Prometheus: gauges that Ray's agent on each node exports beside Ray's
+own, where Prometheus scrapes it.
 
-Leaves out: history, which ``metrics.jsonl`` and MLflow keep, and the dashboards. A series ends with the process that set it.
+Leaves out: history, which ``metrics.jsonl`` and MLflow keep, and the dashboards. A series ends with
+the process that set it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from ray.util.metrics import Gauge
 
 
 class Gauges:
-    """Gauges ``ray_boig_NAME{stage, run}``, one a name; a name that a row lacks keeps its last value. Ray must be connected.
+    """Gauges ``ray_boig_NAME{stage, run}``, one a name; a name that a row lacks keeps its last
+    value. Ray must be connected.
 
     Args:
         stage: that the numbers are of.
@@ -28,5 +31,7 @@ class Gauges:
         for name, value in values.items():
             if math.isfinite(value):
                 if name not in self._gauges:
-                    self._gauges[name] = Gauge(f"boig_{name}", f"Newest {name} of a stage.", ("stage", "run"))
+                    self._gauges[name] = Gauge(
+                        f"boig_{name}", f"Newest {name} of a stage.", ("stage", "run")
+                    )
                 self._gauges[name].set(value, self._tags)

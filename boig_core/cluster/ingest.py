@@ -1,7 +1,7 @@
 """The crew of an ingestion on a cluster: chunks fetched into shards on every core that there is.
 
-The work itself lives in `boig_core.data.staging` and runs without Ray. Results do not depend on the number of processes. Leaves out: the
-order of the work (see `boig_core.data.ingestion`).
+The work itself lives in `boig_core.data.staging` and runs without Ray. Results do not depend on the
+number of processes. Leaves out: the order of the work (see `boig_core.data.ingestion`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 
 class RayCrew:
-    """Fetches on as many processes as the cluster has cores; implements `ingestion.Crew`. Connects when there is something to fetch, so
-    that a wrong input ends before a cluster is started."""
+    """Fetches on as many processes as the cluster has cores; implements `ingestion.Crew`. Connects
+    when there is something to fetch, so that a wrong input ends before a cluster is started."""
 
     def fetch(self, chunks: Iterable[Chunk], data: Data, root: str) -> Iterator[pa.Table]:
-        """Chunk by chunk, as they come; a chunk whose process or node dies is staged again elsewhere.
+        """Chunk by chunk, as they come; a chunk whose process or node dies is staged again
+        elsewhere.
 
         Raises:
             ClusterError: there is no cluster.
@@ -34,4 +35,6 @@ class RayCrew:
         """
         connect()
         limits = ray.put(data)
-        yield from (index for _, index in spread(staging.stage, ((chunk, limits, root) for chunk in chunks)))
+        yield from (
+            index for _, index in spread(staging.stage, ((chunk, limits, root) for chunk in chunks))
+        )

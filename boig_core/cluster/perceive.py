@@ -1,7 +1,9 @@
-"""Ray Data around the perception room: images described on a pool of actors, each of which loads its models once.
+"""Ray Data around the perception room: images described on a pool of actors, each of which loads
+its models once.
 
-What describes an image lives in `boig_core.perception` and runs without Ray; here it only gets fed. Results do not depend on the number of
-actors. Leaves out: what is read and written (see `ray_jobs.perceive`).
+What describes an image lives in `boig_core.perception` and runs without Ray; here it only gets fed.
+Results do not depend on the number of actors. Leaves out: what is read and written (see
+`ray_jobs.perceive`).
 """
 
 from __future__ import annotations
@@ -29,9 +31,14 @@ _DESCRIBE_BATCH: Final = 256
 
 
 def describe_images(
-    dataset_uri: str, wanted: Mapping[FileEntry, Sequence[Question]], perception: Perception, resources: Resources, folder: str
+    dataset_uri: str,
+    wanted: Mapping[FileEntry, Sequence[Question]],
+    perception: Perception,
+    resources: Resources,
+    folder: str,
 ) -> Iterator[tuple[str, list[Question]]]:
-    """Describe images on a pool of actors, each of which loads its models once and keeps safe what it has seen, slice by slice.
+    """Describe images on a pool of actors, each of which loads its models once and keeps safe what
+    it has seen, slice by slice.
 
     Args:
         dataset_uri: a committed dataset.
@@ -44,14 +51,20 @@ def describe_images(
         File of each slice and the questions that it answers, as they come.
     """
     slices = [
-        {"shard": entry.model_dump_json(), "questions": [asdict(question) for question in questions[start : start + _DESCRIBE_BATCH]]}
+        {
+            "shard": entry.model_dump_json(),
+            "questions": [
+                asdict(question) for question in questions[start : start + _DESCRIBE_BATCH]
+            ],
+        }
         for entry, questions in wanted.items()
         for start in range(0, len(questions), _DESCRIBE_BATCH)
     ]
     if not slices:
         return
     _quiet()
-    # Half of the cluster's CPUs: an actor has to load its models first, so a few busy ones beat many that load.
+    # Half of the cluster's CPUs: an actor has to load its models first, so a few busy ones beat
+    # many that load.
     actors = max(1, min(len(slices), int(ray.cluster_resources().get("CPU", 1)) // 2))
     described = ray.data.from_items(slices, override_num_blocks=len(slices)).map_batches(
         _DescribeSlices,
@@ -66,9 +79,14 @@ def describe_images(
             yield row["file"], [_question(fields) for fields in row["questions"]]
 
 
-def build_perception(shards: Sequence[Sequence[Question]], files: Mapping[Question, str], folder: str) -> list[FileEntry]:
+def build_perception(
+    shards: Sequence[Sequence[Question]], files: Mapping[Question, str], folder: str
+) -> list[FileEntry]:
     """What `perceived.build_shard` returns for each image shard, in their order."""
-    tasks = ((folder, questions, {question: files[question] for question in questions}) for questions in shards)
+    tasks = (
+        (folder, questions, {question: files[question] for question in questions})
+        for questions in shards
+    )
     built = dict(spread(perceived.build_shard, tasks))
     return [built[number] for number in range(len(shards))]
 
@@ -86,25 +104,40 @@ class _DescribeSlices:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Look at the batch's one slice and keep what was seen."""
         [piece] = batch.to_pylist()
-        if self._open[0] != piece["shard"]:  # slices of a shard come one after another, so the last one read stays at hand
+        if (
+            self._open[0] != piece["shard"]
+        ):  # slices of a shard come one after another, so the last one read stays at hand
             entry = FileEntry.model_validate_json(piece["shard"])
-            self._open = piece["shard"], {image.sha256: image for image in dataset.shard_images(self._dataset_uri, entry)}
+            self._open = (
+                piece["shard"],
+                {image.sha256: image for image in dataset.shard_images(self._dataset_uri, entry)},
+            )
         questions = [_question(fields) for fields in piece["questions"]]
         images = [self._open[1][question.sha256] for question in questions]
         seen = dict(zip(questions, self._look(images, questions), strict=True))
-        table = perceived.table_of(seen, {image.sha256: (image.width, image.height) for image in images})
-        return pa.table({"file": [perceived.keep_part(table, self._folder)], "questions": [piece["questions"]]})
+        table = perceived.table_of(
+            seen, {image.sha256: (image.width, image.height) for image in images}
+        )
+        return pa.table(
+            {"file": [perceived.keep_part(table, self._folder)], "questions": [piece["questions"]]}
+        )
 
     def _look(self, images: list[StoredImage], questions: list[Question]) -> list[Seen]:
         pixels = [decode(image.data) for image in images]
         captions = self._perceiver.caption(pixels)
         keywords = self._perceiver.keywords(pixels, captions)
-        words = [own or question.words for own, question in zip(keywords, questions, strict=True)] if self._by_keywords else None
+        words = (
+            [own or question.words for own, question in zip(keywords, questions, strict=True)]
+            if self._by_keywords
+            else None
+        )
         described = self._perceiver.describe(pixels, words)
         side = self._perceiver.side
         return [
             Seen(description.scaled(image.width / side, image.height / side), caption, own)
-            for image, description, caption, own in zip(images, described, captions, keywords, strict=True)
+            for image, description, caption, own in zip(
+                images, described, captions, keywords, strict=True
+            )
         ]
 
 

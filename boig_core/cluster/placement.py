@@ -1,7 +1,9 @@
-"""Room in the cluster: what actors and training workers ask for, and whether all of it fits before any of it starts.
+"""Room in the cluster: what actors and training workers ask for, and whether all of it fits before
+any of it starts.
 
-Ray's own scheduler judges, by placement groups: on a cluster that grows, a group that does not fit yet is the demand that nodes are added
-for. Leaves out: starting the actors (see `rollouts`) and the workers (see `train`).
+Ray's own scheduler judges, by placement groups: on a cluster that grows, a group that does not fit
+yet is the demand that nodes are added for. Leaves out: starting the actors (see `rollouts`) and the
+workers (see `train`).
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ def actor_options(resources: Resources) -> dict[str, Any]:
 def room(held: Demand, others: Sequence[Demand], wait_s: float) -> Iterator[None]:
     """Wait until everything fits at once, then hold the room of one demand while the others start.
 
-    Without that, actors with a share of a GPU could take each a piece of the GPUs that the training workers need.
+    Without that, actors with a share of a GPU could take each a piece of the GPUs that the training
+    workers need.
 
     Args:
         held: keeps its room until the context ends.
@@ -63,10 +66,15 @@ def room(held: Demand, others: Sequence[Demand], wait_s: float) -> Iterator[None
     try:
         rest = _reserve(others)
         try:
-            if not all(group.wait(math.ceil(max(0.0, deadline - time.monotonic()))) for group in (mine, rest)):  # Ray cuts off fractions
+            if not all(
+                group.wait(math.ceil(max(0.0, deadline - time.monotonic())))
+                for group in (mine, rest)
+            ):  # Ray cuts off fractions
                 wanted = ", ".join(str(demand) for demand in (held, *others))
                 raise ClusterError(
-                    wanted, f"did not fit within {wait_s:g} s into {nodes()}", "add nodes, ask for less, or raise ddpo.placement_s"
+                    wanted,
+                    f"did not fit within {wait_s:g} s into {nodes()}",
+                    "add nodes, ask for less, or raise ddpo.placement_s",
                 )
         finally:
             remove_placement_group(rest)
@@ -77,16 +85,27 @@ def room(held: Demand, others: Sequence[Demand], wait_s: float) -> Iterator[None
 
 def _reserve(demands: Sequence[Demand]) -> Any:
     each = [demand.resources for demand in demands for _ in range(demand.count)]
-    return placement_group([bundle(one) for one in each], strategy="PACK", bundle_label_selector=[one.labels for one in each])
+    return placement_group(
+        [bundle(one) for one in each],
+        strategy="PACK",
+        bundle_label_selector=[one.labels for one in each],
+    )
 
 
 def nodes() -> str:
-    """The living nodes by shape, such as ``2 x (8 CPU + 1 GPU, pool=learner)``, and what is free of all."""
+    """The living nodes by shape, such as ``2 x (8 CPU + 1 GPU, pool=learner)``, and what is free of
+    all."""
     shapes: dict[str, int] = {}
     for node in ray.nodes():
         if node["Alive"]:
-            own = [f"{node['Resources'].get(name, 0):g} {name}" for name in ("CPU", "GPU") if node["Resources"].get(name)]
-            labels = [f"{k}={v}" for k, v in sorted(node["Labels"].items()) if not k.startswith("ray.io/")]
+            own = [
+                f"{node['Resources'].get(name, 0):g} {name}"
+                for name in ("CPU", "GPU")
+                if node["Resources"].get(name)
+            ]
+            labels = [
+                f"{k}={v}" for k, v in sorted(node["Labels"].items()) if not k.startswith("ray.io/")
+            ]
             shape = ", ".join([" + ".join(own) or "nothing", *labels])
             shapes[shape] = shapes.get(shape, 0) + 1
     free = ray.available_resources()

@@ -1,10 +1,12 @@
-"""What training workers tell the stage's process while they train: lines for its log, and rows of a curve.
+"""What training workers tell the stage's process while they train: lines for its log, and rows of a
+curve.
 
-Of lines: what rank 0 says, and what the others warn of. Each travels to the stage's process as it is logged and passes the handlers
-there, so that it stands once in the kept log and on the terminal, in the order in which its worker logged it. A worker never waits for
-that while it trains, and no training fails or hangs because something could not be brought over. Workers are known here by their
-handles, too, so that the stage can end them. Leaves out: lines of libraries and other ranks' INFO, which stay in Ray's log of the
-worker, and actors that are no training workers.
+Of lines: what rank 0 says, and what the others warn of. Each travels to the stage's process as it
+is logged and passes the handlers there, so that it stands once in the kept log and on the terminal,
+in the order in which its worker logged it. A worker never waits for that while it trains, and no
+training fails or hangs because something could not be brought over. Workers are known here by their
+handles, too, so that the stage can end them. Leaves out: lines of libraries and other ranks' INFO,
+which stay in Ray's log of the worker, and actors that are no training workers.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ _EVERY_S: Final = 1.0
 _LAST_S: Final = 30.0
 """Longest time that the end of a worker, or of the training, waits for lines that are under way."""
 _WAITING: Final = 10_000
-"""Most lines that wait to be fetched: a worker that logs in a tight loop must not fill the memory."""
+"""Most lines that wait to be fetched: a worker that logs in a tight loop must not fill the
+memory."""
 _PENDING: Final = 1_000
 """Most lines of a worker that are under way, which bounds its memory while nobody takes them."""
 
@@ -84,19 +87,23 @@ class Letterbox:
 
 
 class ToStage(logging.Handler):
-    """Sends a worker's lines to the stage's process; one that is not wanted there, or cannot be sent, goes to another handler.
+    """Sends a worker's lines to the stage's process; one that is not wanted there, or cannot be
+    sent, goes to another handler.
 
     Args:
         letterbox: handle of the actor.
         rank: of this worker.
         here: the other handler.
-        name: of the training, which begins each line but those of progress, which name it by themselves; empty: it needs none.
+        name: of the training, which begins each line but those of progress, which name it by
+            themselves; empty: it needs none.
     """
 
     def __init__(self, letterbox: Any, rank: int, here: logging.Handler, name: str = "") -> None:
         super().__init__()
         self._letterbox, self._here = letterbox, here
-        self._level, self._who = (logging.INFO, "") if rank == 0 else (logging.WARNING, f"rank {rank}: ")
+        self._level, self._who = (
+            (logging.INFO, "") if rank == 0 else (logging.WARNING, f"rank {rank}: ")
+        )
         self._name = name
         self._sent: Any = None
 
@@ -104,23 +111,31 @@ class ToStage(logging.Handler):
         """Send a line without waiting for its arrival."""
         if record.name.partition(".")[0] in OWN and record.levelno >= self._level:
             try:
-                names_itself = record.name.startswith(f"{progress.LOGGER}.")  # what has a subject begins with it
+                names_itself = record.name.startswith(
+                    f"{progress.LOGGER}."
+                )  # what has a subject begins with it
                 who = self._who if names_itself or not self._name else f"{self._name}: {self._who}"
-                text = hide_secrets(who + self.format(record))  # this node's secrets, which the stage's process may not know
-                self._sent = self._letterbox.put.remote((record.name, record.levelno, record.created, text))
+                text = hide_secrets(
+                    who + self.format(record)
+                )  # this node's secrets, which the stage's process may not know
+                self._sent = self._letterbox.put.remote(
+                    (record.name, record.levelno, record.created, text)
+                )
                 return
             except Exception:  # too many are under way, or Ray is gone: the line still has a place
                 pass
         self._here.handle(record)
 
     def drain(self) -> None:
-        """Wait until what was sent has arrived; the letterbox takes lines in order, so the last one stands for all."""
+        """Wait until what was sent has arrived; the letterbox takes lines in order, so the last one
+        stands for all."""
         if self._sent is not None:
             ray.wait([self._sent], timeout=_LAST_S)
 
 
 class RowSender:
-    """Sends rows of a curve to the stage's process, once a second; rows that cannot be sent now go with the next."""
+    """Sends rows of a curve to the stage's process, once a second; rows that cannot be sent now go
+    with the next."""
 
     def __init__(self, letterbox: Any) -> None:
         self._letterbox, self._unsent, self._sent = letterbox, list[Row](), None
@@ -148,7 +163,8 @@ class RowSender:
 
 @contextmanager
 def sent_to(letterbox: Any, rank: int, name: str = "") -> Iterator[None]:
-    """In a worker whose logging is configured: lines go to the stage's process, the last ones before an error too."""
+    """In a worker whose logging is configured: lines go to the stage's process, the last ones
+    before an error too."""
     root = logging.getLogger()
     [here] = root.handlers
     relay = ToStage(letterbox, rank, here, name)
@@ -160,8 +176,12 @@ def sent_to(letterbox: Any, rank: int, name: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def received(on_row: Callable[[int, dict[str, float]], None] | None = None, stop: threading.Event | None = None) -> Iterator[Any]:
-    """In the stage's process: a letterbox for workers, whose lines are logged here until the context ends, the last ones included.
+def received(
+    on_row: Callable[[int, dict[str, float]], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Iterator[Any]:
+    """In the stage's process: a letterbox for workers, whose lines are logged here until the
+    context ends, the last ones included.
 
     Args:
         on_row: gets each row of rank 0's curve, in a thread of its own.
@@ -175,12 +195,16 @@ def received(on_row: Callable[[int, dict[str, float]], None] | None = None, stop
             max_task_retries=-1,
             max_pending_calls=_PENDING,
             # It goes when this process does, and not with a worker's node.
-            scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True),
+            scheduling_strategy=NodeAffinitySchedulingStrategy(
+                ray.get_runtime_context().get_node_id(), soft=True
+            ),
         )
         .remote()
     )
     ended = threading.Event()
-    following = threading.Thread(target=_follow, args=(letterbox, ended, on_row, stop), name="boig-lines", daemon=True)
+    following = threading.Thread(
+        target=_follow, args=(letterbox, ended, on_row, stop), name="boig-lines", daemon=True
+    )
     following.start()
     try:
         yield letterbox
@@ -191,11 +215,16 @@ def received(on_row: Callable[[int, dict[str, float]], None] | None = None, stop
 
 
 def _follow(
-    letterbox: Any, ended: threading.Event, on_row: Callable[[int, dict[str, float]], None] | None, stop: threading.Event | None
+    letterbox: Any,
+    ended: threading.Event,
+    on_row: Callable[[int, dict[str, float]], None] | None,
+    stop: threading.Event | None,
 ) -> None:
     last = False
     while not last:
-        last = ended.wait(_EVERY_S)  # what came before the end is in the answer to a question that is asked after it
+        last = ended.wait(
+            _EVERY_S
+        )  # what came before the end is in the answer to a question that is asked after it
         try:
             lines = ray.get(letterbox.take.remote())
             rows = ray.get(letterbox.take_rows.remote()) if on_row else []
@@ -206,7 +235,13 @@ def _follow(
             log.warning("lines of the training workers are missing from here on: %s", exc)
             return
         for name, level, created, text in lines:
-            said = {"name": name, "levelno": level, "levelname": logging.getLevelName(level), "created": created, "msg": text}
+            said = {
+                "name": name,
+                "levelno": level,
+                "levelname": logging.getLevelName(level),
+                "created": created,
+                "msg": text,
+            }
             logging.getLogger(name).handle(logging.makeLogRecord(said))
         if on_row:
             for step, values in rows:

@@ -1,8 +1,11 @@
-"""Rollouts and rewards on Ray: actors pull whole chunks; rewards are computed as trajectories arrive, while others still sample.
+"""Rollouts and rewards on Ray: actors pull whole chunks; rewards are computed as trajectories
+arrive, while others still sample.
 
-A chunk is a pure function of (adapter, chunk), so a chunk whose actor is lost is done again by another with the same bits. Results are
-fetched as they come, so a node that goes takes only what is under way. Only the adapter travels, with version and checksum; each actor
-opens the base model by itself. Leaves out: what a rollout is (`boig_core.diffusion.rollout`) and what a reward is (`boig_core.rewards`).
+A chunk is a pure function of (adapter, chunk), so a chunk whose actor is lost is done again by
+another with the same bits. Results are fetched as they come, so a node that goes takes only what is
+under way. Only the adapter travels, with version and checksum; each actor opens the base model by
+itself. Leaves out: what a rollout is (`boig_core.diffusion.rollout`) and what a reward is
+(`boig_core.rewards`).
 """
 
 from __future__ import annotations
@@ -94,11 +97,14 @@ class RewardActor:
         _ = self._scorer
         return os.getpid()
 
-    def score(self, images_BHWC: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+    def score(
+        self, images_BHWC: NDArray[np.uint8], samples: Sequence[Sample]
+    ) -> NDArray[np.float64]:
         """Rewards of a chunk's images.
 
         Raises:
-            ScorerError: what the scorer raised, unless it is boig's own: the data's failure, not the cluster's.
+            ScorerError: what the scorer raised, unless it is boig's own: the data's failure, not
+                the cluster's.
         """
         return self._said(lambda scorer: scorer.score(images_BHWC, samples), samples)
 
@@ -112,13 +118,17 @@ class RewardActor:
         except BoigError:
             raise
         except Exception as exc:
-            raise ScorerError(f"the scorer of {len(samples)} images", f"raised {exc!r}", "see the actor's log") from exc
+            raise ScorerError(
+                f"the scorer of {len(samples)} images", f"raised {exc!r}", "see the actor's log"
+            ) from exc
 
 
 class RayRollouts:
-    """`boig_core.diffusion.rollout.Rollouts` over pools of actors. Pickles, so a training worker can drive what the stage owns.
+    """`boig_core.diffusion.rollout.Rollouts` over pools of actors. Pickles, so a training worker
+    can drive what the stage owns.
 
-    One call at a time: who has begun something waits for it before the next, or actors would be taken for hung that work for another.
+    One call at a time: who has begun something waits for it before the next, or actors would be
+    taken for hung that work for another.
     """
 
     def __init__(self, samplers: Sequence[Any], scorers: Sequence[Any], score_s: float) -> None:
@@ -128,7 +138,8 @@ class RayRollouts:
     @classmethod
     @contextmanager
     def placed(cls, recipe: Recipe, make_scorer: Callable[[str], Scorer]) -> Iterator[RayRollouts]:
-        """The actors, once there is room for them and the learner ranks, and placed so that the ranks keep theirs; end with the context.
+        """The actors, once there is room for them and the learner ranks, and placed so that the
+        ranks keep theirs; end with the context.
 
         Raises:
             ClusterError: not all of it fits within `ddpo.placement_s`, or actors did not start.
@@ -149,8 +160,14 @@ class RayRollouts:
                 started.stop()
 
     @classmethod
-    def start(cls, recipe: Recipe, make_scorer: Callable[[str], Scorer], before: Callable[[Chunk], None] | None = None) -> RayRollouts:
-        """Start the actors that the recipe names; they live as long as the calling driver. Returns at once, see `wait_placed`."""
+    def start(
+        cls,
+        recipe: Recipe,
+        make_scorer: Callable[[str], Scorer],
+        before: Callable[[Chunk], None] | None = None,
+    ) -> RayRollouts:
+        """Start the actors that the recipe names; they live as long as the calling driver. Returns
+        at once, see `wait_placed`."""
         rollout = ray.remote(RolloutActor).options(**options(recipe.rollout_resources))
         reward = ray.remote(RewardActor).options(**scorer_options(recipe))
         started = cls(
@@ -176,7 +193,11 @@ class RayRollouts:
         _, late = ray.wait(waiting, num_returns=len(waiting), timeout=timeout_s)
         if late:
             rule = f"did not start within {timeout_s:g} s"
-            raise ClusterError(f"{len(late)} of {len(waiting)} rollout and reward actors", rule, "see the Ray dashboard")
+            raise ClusterError(
+                f"{len(late)} of {len(waiting)} rollout and reward actors",
+                rule,
+                "see the Ray dashboard",
+            )
 
     def stop(self) -> None:
         """End the actors; only their owner, the driver that started them, calls it."""
@@ -184,18 +205,23 @@ class RayRollouts:
             ray.kill(actor)
 
     def spent(self, wall_s: float) -> dict[str, float]:
-        """How the actors spent the last ``wall_s`` seconds, work that has not ended included; what has ended is forgotten.
+        """How the actors spent the last ``wall_s`` seconds, work that has not ended included; what
+        has ended is forgotten.
 
         Returns:
-            ``idle_rollout_actors`` and ``idle_reward_actors``, shares in [0, 1]: an actor is busy from when it gets a chunk until that has
-            ended or is lost; ``chunks_redone``, chunks that were lost and handed out again, and ``seconds_lost`` with them.
+            ``idle_rollout_actors`` and ``idle_reward_actors``, shares in [0, 1]: an actor is busy
+                from when it gets a chunk until that has
+            ended or is lost; ``chunks_redone``, chunks that were lost and handed out again, and
+            ``seconds_lost`` with them.
         """
         now, row = time.monotonic(), {"chunks_redone": 0.0, "seconds_lost": 0.0}
         for name, actors in ((SAMPLERS, self._samplers), (SCORERS, self._scorers)):
             spans, busy_s = self._spans[name], 0.0
             for span in list(spans):
                 ended = span.ended
-                busy_s += max(0.0, (now if ended is None else ended) - max(span.began, now - wall_s))
+                busy_s += max(
+                    0.0, (now if ended is None else ended) - max(span.began, now - wall_s)
+                )
                 if ended is not None:
                     spans.remove(span)
                     if span.lost:
@@ -204,19 +230,25 @@ class RayRollouts:
             row[f"idle_{name}"] = min(1.0, max(0.0, 1 - busy_s / (len(actors) * wall_s)))
         return row
 
-    def collect(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, NDArray[np.float64]]]:
+    def collect(
+        self, adapter: Adapter, chunks: Sequence[Chunk]
+    ) -> list[tuple[Trajectory, NDArray[np.float64]]]:
         """Trajectory and rewards of each chunk, in the order of ``chunks``.
 
         Raises:
-            ClusterError: a chunk lost its actor more often than is forgiven, or no actor of a kind was there for `START_S`.
+            ClusterError: a chunk lost its actor more often than is forgiven, or no actor of a kind
+                was there for `START_S`.
             ScorerError: a scorer failed, gave a wrong count, or a value that is not finite.
             BoigError: whatever a sampler or scorer raised.
         """
         found = self._run(adapter, chunks, "score")
         return [(trajectory, checked(rewards, len(trajectory))) for trajectory, rewards in found]
 
-    def begin(self, adapter: Adapter, chunks: Sequence[Chunk]) -> Callable[[], list[tuple[Trajectory, NDArray[np.float64]]]]:
-        """Start what `collect` does, in a thread; the function that comes back waits for it, and raises the same errors."""
+    def begin(
+        self, adapter: Adapter, chunks: Sequence[Chunk]
+    ) -> Callable[[], list[tuple[Trajectory, NDArray[np.float64]]]]:
+        """Start what `collect` does, in a thread; the function that comes back waits for it, and
+        raises the same errors."""
         collected: Future[list[tuple[Trajectory, NDArray[np.float64]]]] = Future()
 
         def run() -> None:
@@ -229,12 +261,20 @@ class RayRollouts:
         threading.Thread(target=run, name="boig-rollouts", daemon=True).start()
         return collected.result
 
-    def examine(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, Findings]]:
-        """As `collect`, with all that the scorer can say in place of the rewards; the same errors."""
+    def examine(
+        self, adapter: Adapter, chunks: Sequence[Chunk]
+    ) -> list[tuple[Trajectory, Findings]]:
+        """As `collect`, with all that the scorer can say in place of the rewards; the same
+        errors."""
         found = self._run(adapter, chunks, "examine")
-        return [(trajectory, {name: checked(of_N, len(trajectory)) for name, of_N in said.items()}) for trajectory, said in found]
+        return [
+            (trajectory, {name: checked(of_N, len(trajectory)) for name, of_N in said.items()})
+            for trajectory, said in found
+        ]
 
-    def _run(self, adapter: Adapter, chunks: Sequence[Chunk], ask: str) -> list[tuple[Trajectory, Any]]:
+    def _run(
+        self, adapter: Adapter, chunks: Sequence[Chunk], ask: str
+    ) -> list[tuple[Trajectory, Any]]:
         """Each chunk's trajectory, and what the reward actors' method ``ask`` said of it."""
         sampling = Crew("rollouts", self._samplers, ROLLOUT_S, self._spans[SAMPLERS])
         scoring = Crew("rewards", self._scorers, self._score_s, self._spans[SCORERS])
@@ -244,12 +284,19 @@ class RayRollouts:
         trajectories: dict[int, Trajectory] = {}
         said: dict[int, Any] = {}
         # Short epochs have a line of their own and need none of these.
-        progress = Progress("images sampled and scored", sum(len(chunk.indices) for chunk in chunks), progress_log(), every_s=30.0)
+        progress = Progress(
+            "images sampled and scored",
+            sum(len(chunk.indices) for chunk in chunks),
+            progress_log(),
+            every_s=30.0,
+        )
         for crew, i, result in finished(sampling, scoring):
             if crew is sampling:
                 result.require(adapter.version, adapter.checksum)
                 trajectories[i] = result
-                scoring.add(i, functools.partial(_ask, ask, ray.put(result.images_BHWC), chunks[i].samples))
+                scoring.add(
+                    i, functools.partial(_ask, ask, ray.put(result.images_BHWC), chunks[i].samples)
+                )
             else:
                 said[i] = result
                 progress.add([None] * len(chunks[i].indices))

@@ -1,8 +1,10 @@
-"""Scoring on Ray: a pool of actors that pull whole chunks of images, each with the models of the reward open.
+"""Scoring on Ray: a pool of actors that pull whole chunks of images, each with the models of the
+reward open.
 
-What scores a chunk runs without Ray too (`boig_core.rewards.batch`). An actor that dies or hangs is replaced and its chunk scored again, a
-bounded number of times; a wrong count or a value that is not finite ends the stage. No failure becomes a number. Leaves out: rollouts,
-whose images are scored as they arrive (see `rollouts`).
+What scores a chunk runs without Ray too (`boig_core.rewards.batch`). An actor that dies or hangs is
+replaced and its chunk scored again, a bounded number of times; a wrong count or a value that is not
+finite ends the stage. No failure becomes a number. Leaves out: rollouts, whose images are scored as
+they arrive (see `rollouts`).
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ class ScoreActor:
         return self._score(chunk)
 
 
-def score_chunks(recipe: Recipe, open_score: Callable[[str], Score], chunks: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Values]]:
+def score_chunks(
+    recipe: Recipe, open_score: Callable[[str], Score], chunks: Sequence[Sequence[Any]]
+) -> Iterator[tuple[int, Values]]:
     """Score chunks on `reward.actors` actors, which end with this iterator. Ray must be connected.
 
     Args:
@@ -59,18 +63,25 @@ def score_chunks(recipe: Recipe, open_score: Callable[[str], Score], chunks: Seq
         Number of a chunk and its values, as they come.
 
     Raises:
-        ClusterError: a chunk lost its actor more often than is forgiven, or no actor was there for `actors.START_S`.
+        ClusterError: a chunk lost its actor more often than is forgiven, or no actor was there for
+            `actors.START_S`.
         ScorerError: a wrong count, or a value that is not finite.
         BoigError: whatever a scorer raised.
     """
     actor_class = ray.remote(ScoreActor).options(**scorer_options(recipe))
-    actors = [actor_class.remote(recipe, open_score) for _ in range(min(recipe.reward.actors, len(chunks)))]
+    actors = [
+        actor_class.remote(recipe, open_score)
+        for _ in range(min(recipe.reward.actors, len(chunks)))
+    ]
     try:
         crew = Crew("scores", actors, recipe.reward.timeout_s)
         for number, chunk in enumerate(chunks):
             crew.add(number, functools.partial(_score, chunk))
         for _, number, values in finished(crew):
-            yield number, {name: checked(of_N, len(chunks[number])) for name, of_N in values.items()}
+            yield (
+                number,
+                {name: checked(of_N, len(chunks[number])) for name, of_N in values.items()},
+            )
     finally:
         for actor in actors:
             ray.kill(actor)

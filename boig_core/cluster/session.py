@@ -1,7 +1,8 @@
 """Connecting to Ray: the one place that calls ``ray.init``.
 
-A stage that was submitted as a Ray job finds its cluster through ``RAY_ADDRESS``; without it (``boig run``, tests) a cluster is
-started inside this process and ends with it. Where things run is the environment's business, never the recipe's.
+A stage that was submitted as a Ray job finds its cluster through ``RAY_ADDRESS``; without it
+(``boig run``, tests) a cluster is started inside this process and ends with it. Where things run is
+the environment's business, never the recipe's.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ def connect(cpus: int | None = None) -> None:
     """Connect this process to Ray; a no-op when it is connected already.
 
     Args:
-        cpus: logical CPUs of a cluster that has to be started here; none: those of the machine, at least 4, because stages ask for
-            more actors than a laptop has cores.
+        cpus: logical CPUs of a cluster that has to be started here; none: those of the machine, at
+            least 4, because stages ask for more actors than a laptop has cores.
 
     Raises:
-        ClusterError: ``RAY_ADDRESS`` names a cluster that does not answer, or a local one does not come up.
+        ClusterError: ``RAY_ADDRESS`` names a cluster that does not answer, or a local one does not
+            come up.
     """
     if ray.is_initialized():
         return
@@ -43,18 +45,28 @@ def connect(cpus: int | None = None) -> None:
             ray.shutdown()
     else:
         _init(address, cpus)
-    log.info("connected to Ray: %s", {name: round(amount, 1) for name, amount in ray.cluster_resources().items() if name in {"CPU", "GPU"}})
+    log.info(
+        "connected to Ray: %s",
+        {
+            name: round(amount, 1)
+            for name, amount in ray.cluster_resources().items()
+            if name in {"CPU", "GPU"}
+        },
+    )
 
 
 def cores() -> int:
-    """CPUs that are really there: a cluster that was started here says it has more (see `connect`)."""
+    """CPUs that are really there: a cluster that was started here says it has more (see
+    `connect`)."""
     total = int(ray.cluster_resources().get("CPU", 1))
     return max(1, total if os.environ.get("RAY_ADDRESS") else min(total, os.cpu_count() or 1))
 
 
 def _init(address: str | None, cpus: int | None) -> None:
     if not address:
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # an actor for each training, and this one node never drains
+        os.environ.setdefault(
+            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"
+        )  # an actor for each training, and this one node never drains
     try:
         if address:
             ray.init(log_to_driver=True, logging_level=logging.WARNING)
@@ -65,9 +77,14 @@ def _init(address: str | None, cpus: int | None) -> None:
                 include_dashboard=False,
                 log_to_driver=True,
                 logging_level=logging.WARNING,
-                # A Python process for each CPU in advance: actors have environments of their own, and use none of them.
+                # A Python process for each CPU in advance: actors have environments of their own,
+                # and use none of them.
                 _system_config={"prestart_worker_first_driver": False},
             )
     except Exception as exc:  # ray raises bare ones when a node does not come up
         where = f"RAY_ADDRESS={address}" if address else "a local Ray"
-        raise ClusterError(where, f"cannot be reached ({exc})", "check that the Ray head runs, or unset RAY_ADDRESS") from exc
+        raise ClusterError(
+            where,
+            f"cannot be reached ({exc})",
+            "check that the Ray head runs, or unset RAY_ADDRESS",
+        ) from exc

@@ -18,13 +18,19 @@ log = get_logger(__name__)
 
 
 def run_trainings(
-    fn: Callable[[dict[str, Any]], T], configs: Mapping[str, dict[str, Any]], *, at_once: int, **options: Any
+    fn: Callable[[dict[str, Any]], T],
+    configs: Mapping[str, dict[str, Any]],
+    *,
+    at_once: int,
+    **options: Any,
 ) -> dict[str, T]:
-    """Run ``fn`` on each config, in their order, some at a time; returns what each rank 0 returned, by the config's name.
+    """Run ``fn`` on each config, in their order, some at a time; returns what each rank 0 returned,
+    by the config's name.
 
     Args:
         fn: the training, as for `run_training`.
-        configs: its arguments by the name of the training, which begins each line that its workers log.
+        configs: its arguments by the name of the training, which begins each line that its workers
+            log.
         at_once: how many trainings run side by side.
         options: of each `run_training`; ``scratch`` and ``on_row`` are shared.
 

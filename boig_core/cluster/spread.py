@@ -1,7 +1,9 @@
-"""Spreading independent work over a cluster as plain Ray tasks: lazily, so that neither end holds more than it works on.
+"""Spreading independent work over a cluster as plain Ray tasks: lazily, so that neither end holds
+more than it works on.
 
-Ray Data would start in each process what a function over tables needs; a call a chunk needs none of it, so fetching starts seconds earlier.
-A task whose process or node dies is run again elsewhere. Leaves out: what the work is (see `ingest`, `perceive`).
+Ray Data would start in each process what a function over tables needs; a call a chunk needs none of
+it, so fetching starts seconds earlier. A task whose process or node dies is run again elsewhere.
+Leaves out: what the work is (see `ingest`, `perceive`).
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from boig_core.cluster.session import cores
 T = TypeVar("T")
 
 _DEATHS: Final = 8
-"""Times that a task may lose its process; one that kills its process each time must not run for ever."""
+"""Times that a task may lose its process; one that kills its process each time must not run for
+ever."""
 
 
 def spread(work: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, T]]:
@@ -31,9 +34,12 @@ def spread(work: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> Iterator
         Number of the item, from 0, and the result, as they come.
 
     Raises:
-        Exception: what the work raised, wrapped by Ray; or Ray's own error when a task has lost its process too often.
+        Exception: what the work raised, wrapped by Ray; or Ray's own error when a task has lost its
+            process too often.
     """
-    total = max(1.0, ray.cluster_resources().get("CPU", 1.0))  # a cluster that grows from nothing has none yet
+    total = max(
+        1.0, ray.cluster_resources().get("CPU", 1.0)
+    )  # a cluster that grows from nothing has none yet
     task = ray.remote(num_cpus=total / cores(), max_retries=_DEATHS)(work)
     waiting = enumerate(items)
     running = {task.remote(*item): number for number, item in islice(waiting, 2 * cores())}

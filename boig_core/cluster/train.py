@@ -1,7 +1,9 @@
-"""Training workers on Ray: a thin wrapper around Ray Train's ``TorchTrainer`` that returns rank 0's result and raises boig's own errors.
+"""Training workers on Ray: a thin wrapper around Ray Train's ``TorchTrainer`` that returns rank 0's
+result and raises boig's own errors.
 
-Checkpoints are the training's own business (`boig_core.training.checkpoint`), so a restarted worker group simply calls the function
-again and it continues from the newest one. Leaves out: what is trained, and connecting to the cluster (see `session`).
+Checkpoints are the training's own business (`boig_core.training.checkpoint`), so a restarted worker
+group simply calls the function again and it continues from the newest one. Leaves out: what is
+trained, and connecting to the cluster (see `session`).
 """
 
 from __future__ import annotations
@@ -46,21 +48,24 @@ def run_training(
     on_row: Callable[[int, dict[str, float]], None] | None = None,
     stop: threading.Event | None = None,
 ) -> T:
-    """Run ``fn(config)`` in each of some worker processes with a torch process group between them; returns what rank 0 returned.
+    """Run ``fn(config)`` in each of some worker processes with a torch process group between them;
+    returns what rank 0 returned.
 
     Meanwhile what rank 0 logs, and what the others warn of, is logged here too (see `relay`).
 
     Args:
-        fn: the training, importable or picklable; runs once a worker and must restore its own checkpoints.
+        fn: the training, importable or picklable; runs once a worker and must restore its own
+            checkpoints.
         config: its argument, picklable.
         workers: how many processes.
         resources: what a worker asks for.
         scratch: local folder for Ray Train's own bookkeeping.
-        max_failures: how often a group that lost a worker is started again. Wrong inputs and rewards are never tried again, and a group
-            that saved its state because its node goes does not count.
+        max_failures: how often a group that lost a worker is started again. Wrong inputs and
+            rewards are never tried again, and a group that saved its state because its node goes
+            does not count.
         name: begins each line, where several trainings run side by side.
-        on_row: gets, in another thread, the rows that rank 0 gives to ``config["rows"]``, a function of step and metrics that is there
-            where this is.
+        on_row: gets, in another thread, the rows that rank 0 gives to ``config["rows"]``, a
+            function of step and metrics that is there where this is.
         stop: once it is set, the workers are killed, and not started again.
 
     Raises:
@@ -72,24 +77,51 @@ def run_training(
         began = time.monotonic()
         try:
             with received(on_row, stop) as letterbox:
-                loop = {"fn": fn, "config": config, "letterbox": letterbox, "name": name, "rows": on_row is not None}
+                loop = {
+                    "fn": fn,
+                    "config": config,
+                    "letterbox": letterbox,
+                    "name": name,
+                    "rows": on_row is not None,
+                }
                 result: T = _trainer(loop, workers, resources, scratch, start).fit().return_value
             return result
         except Exception as exc:
             error, seconds = _own_error(exc), time.monotonic() - began
-            failures += not isinstance(exc, PreemptionError) and not isinstance(error, PreemptedError)
-            final = isinstance(exc, ControllerError) or isinstance(error, (UserError, ScorerError)) or (stop is not None and stop.is_set())
+            failures += not isinstance(exc, PreemptionError) and not isinstance(
+                error, PreemptedError
+            )
+            final = (
+                isinstance(exc, ControllerError)
+                or isinstance(error, (UserError, ScorerError))
+                or (stop is not None and stop.is_set())
+            )
             if failures > max_failures or final:
                 rule = f"failed: {_last_line(exc)}; the cluster is {nodes()}"
-                raise (error or ClusterError(f"{workers} training worker(s)", rule, "see the job's log")) from exc
+                raise (
+                    error
+                    or ClusterError(f"{workers} training worker(s)", rule, "see the job's log")
+                ) from exc
             who = f"{name}: training" if name else "training"
-            log.warning("%s workers ended after %.1f s, going on from the newest checkpoint: %s", who, seconds, error or _last_line(exc))
+            log.warning(
+                "%s workers ended after %.1f s, going on from the newest checkpoint: %s",
+                who,
+                seconds,
+                error or _last_line(exc),
+            )
     raise AssertionError("unreachable")
 
 
-def _trainer(loop: dict[str, Any], workers: int, resources: Resources, scratch: Path, start: int) -> Any:
-    # Ray would start a group again by itself whatever it died of, and wait for ever for one that it cannot place.
-    once = FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=max(0, round(START_S / _PLACED_S) - 1))
+def _trainer(
+    loop: dict[str, Any], workers: int, resources: Resources, scratch: Path, start: int
+) -> Any:
+    # Ray would start a group again by itself whatever it died of, and wait for ever for one that it
+    # cannot place.
+    once = FailureConfig(
+        max_failures=0,
+        max_preemption_failures=0,
+        controller_failure_limit=max(0, round(START_S / _PLACED_S) - 1),
+    )
     return TorchTrainer(
         _worker,
         train_loop_config=loop,
@@ -122,19 +154,22 @@ def _worker(loop: dict[str, Any]) -> Any:
 
 
 def _node_drains() -> bool:
-    """Whether a node of this group is about to go; Ray's public function would be a barrier of all workers at each step."""
+    """Whether a node of this group is about to go; Ray's public function would be a barrier of all
+    workers at each step."""
     return get_train_context().preemption_context.preemption_info is not None
 
 
 def _environment(resources: Resources) -> dict[str, str]:
-    """Environment of the workers: without GPUs one thread each (two workers on two cores), and DeepSpeed told that there is no GPU."""
+    """Environment of the workers: without GPUs one thread each (two workers on two cores), and
+    DeepSpeed told that there is no GPU."""
     if resources.gpus:
         return {}
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "DS_ACCELERATOR": "cpu"}
 
 
 def _own_error(exc: BaseException) -> BoigError | None:
-    """The boig error behind a failed training: a user error if any worker raised one (the others then fail for lack of a peer)."""
+    """The boig error behind a failed training: a user error if any worker raised one (the others
+    then fail for lack of a peer)."""
     found = list(_own_errors(exc, set()))
     return next((e for e in found if isinstance(e, UserError)), found[0] if found else None)
 
@@ -147,7 +182,13 @@ def _own_errors(exc: BaseException | None, seen: set[int]) -> Iterator[BoigError
         yield exc
     failures = getattr(exc, "worker_failures", None)
     inner = list(failures.values()) if isinstance(failures, dict) else []
-    for link in (*inner, getattr(exc, "_base_exc", None), getattr(exc, "cause", None), exc.__cause__, exc.__context__):
+    for link in (
+        *inner,
+        getattr(exc, "_base_exc", None),
+        getattr(exc, "cause", None),
+        exc.__cause__,
+        exc.__context__,
+    ):
         if isinstance(link, BaseException):
             yield from _own_errors(link, seen)
 

@@ -1,8 +1,10 @@
-"""The data card: what is in a version of a dataset, as ``card.json`` for programs and ``card.html`` for people.
+"""The data card: what is in a version of a dataset, as ``card.json`` for programs and ``card.html``
+for people.
 
-A card is a function of the version's tables: no time and no place stands in it, files are named without their folders. But for the examples
-of rejects, which say where a row stood, it does not depend on the order of rows. Counts and ranks are made in DuckDB, so that memory stays
-flat. Leaves out: what to make of the numbers (see `glance`), and the page (see `card_page`).
+A card is a function of the version's tables: no time and no place stands in it, files are named
+without their folders. But for the examples of rejects, which say where a row stood, it does not
+depend on the order of rows. Counts and ranks are made in DuckDB, so that memory stays flat. Leaves
+out: what to make of the numbers (see `glance`), and the page (see `card_page`).
 """
 
 from __future__ import annotations
@@ -40,7 +42,12 @@ def card(con: DuckDBPyConnection) -> dict[str, Any]:
     def counts(query: str) -> dict[str, int]:
         return {str(name): int(count) for name, count in con.execute(query).fetchall()}
 
-    buckets = {(bucket, split): n for bucket, split, n in con.execute("SELECT bucket, split, count(*) FROM sample GROUP BY ALL").fetchall()}
+    buckets = {
+        (bucket, split): n
+        for bucket, split, n in con.execute(
+            "SELECT bucket, split, count(*) FROM sample GROUP BY ALL"
+        ).fetchall()
+    }
     [(samples, images, accounts, posts_with, negatives, groups)] = con.execute(
         """
         SELECT count(*), count(DISTINCT sha256), (SELECT count(DISTINCT account) FROM post WHERE id IN (SELECT post FROM sample)),
@@ -49,9 +56,13 @@ def card(con: DuckDBPyConnection) -> dict[str, Any]:
     ).fetchall()
     by_reason = counts("SELECT code, count(*) FROM reject GROUP BY code ORDER BY code")
     # Rows of which no post was chosen; a post that was chosen counts once, whatever became of it.
-    [(lost,)] = con.execute("SELECT count(*) FROM reject WHERE image IS NULL AND code != 'image_repeated'").fetchall()
+    [(lost,)] = con.execute(
+        "SELECT count(*) FROM reject WHERE image IS NULL AND code != 'image_repeated'"
+    ).fetchall()
     [(chosen,)] = con.execute("SELECT count(*) FROM post").fetchall()
-    [(newest,)] = con.execute("SELECT max(timestamp) FROM post WHERE id IN (SELECT post FROM sample)").fetchall()
+    [(newest,)] = con.execute(
+        "SELECT max(timestamp) FROM post WHERE id IN (SELECT post FROM sample)"
+    ).fetchall()
     return {
         "posts": int(chosen) + int(lost),
         "accepted": int(posts_with),
@@ -63,14 +74,22 @@ def card(con: DuckDBPyConnection) -> dict[str, Any]:
         "near_duplicate_groups": int(groups),
         "accounts": int(accounts),
         "newest": newest,
-        "buckets": {bucket: {split: int(buckets.get((bucket, split), 0)) for split in SPLITS} for bucket in BUCKETS},
+        "buckets": {
+            bucket: {split: int(buckets.get((bucket, split), 0)) for split in SPLITS}
+            for bucket in BUCKETS
+        },
         "without_bucket": sum(int(n) for (bucket, _), n in buckets.items() if bucket is None),
         "splits": counts("SELECT split, count(*) FROM sample GROUP BY split ORDER BY split"),
     }
 
 
 def write_card(
-    con: DuckDBPyConnection, data: Data, meta: dict[str, Any], folder: Path, root: str, entries: Iterable[FileEntry]
+    con: DuckDBPyConnection,
+    data: Data,
+    meta: dict[str, Any],
+    folder: Path,
+    root: str,
+    entries: Iterable[FileEntry],
 ) -> dict[str, Any]:
     """Write ``card.json`` and ``card.html`` into a version's folder.
 
@@ -92,17 +111,28 @@ def write_card(
         FROM sample s JOIN post p ON p.id = s.post
         """
     )
-    con.execute("CREATE OR REPLACE VIEW used AS SELECT * FROM post WHERE id IN (SELECT post FROM sample WHERE NOT negative)")
-    found = {"dataset": data.name, "kpi": data.kpi, **meta, **_numbers(con, data, meta), "grid": _grid(con)}
+    con.execute(
+        "CREATE OR REPLACE VIEW used AS SELECT * FROM post WHERE id IN (SELECT post FROM sample WHERE NOT negative)"
+    )
+    found = {
+        "dataset": data.name,
+        "kpi": data.kpi,
+        **meta,
+        **_numbers(con, data, meta),
+        "grid": _grid(con),
+    }
     found |= glance.glance(found)
-    (folder / CARD).write_text(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    (folder / CARD).write_text(
+        json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8"
+    )
     page = card_page.render(found, card_page.thumbnails(found["grid"], root, entries))
     (folder / manifest.PAGE).write_text(page, encoding="utf-8")
     return found
 
 
 def _numbers(con: DuckDBPyConnection, data: Data, meta: dict[str, Any]) -> dict[str, Any]:
-    """All that the manifest is too small for. Buckets count samples, KPIs and texts count posts, sizes count images."""
+    """All that the manifest is too small for. Buckets count samples, KPIs and texts count posts,
+    sizes count images."""
     by_choice = f"SELECT count(*) AS n FROM reject WHERE image IS NULL AND code IN {CHOICES}"
     [left_out] = _rows(con, by_choice)
     useless = meta["posts"] - meta["accepted"]
@@ -114,10 +144,20 @@ def _numbers(con: DuckDBPyConnection, data: Data, meta: dict[str, Any]) -> dict[
         """,
     )
     return {
-        "rows": {"read": meta["posts"], "rejected": useless - left_out["n"], "left_out": left_out["n"]},
+        "rows": {
+            "read": meta["posts"],
+            "rejected": useless - left_out["n"],
+            "left_out": left_out["n"],
+        },
         "by_account": _accounts(con),
-        "by_month": _rows(con, f"SELECT month, count(*) AS samples, {COUNTS} FROM shown GROUP BY month ORDER BY month"),
-        "kpis": [_kpi(con, place, name, meta["accepted"]) for place, name in enumerate((data.kpi, *data.more_kpis), start=1)],
+        "by_month": _rows(
+            con,
+            f"SELECT month, count(*) AS samples, {COUNTS} FROM shown GROUP BY month ORDER BY month",
+        ),
+        "kpis": [
+            _kpi(con, place, name, meta["accepted"])
+            for place, name in enumerate((data.kpi, *data.more_kpis), start=1)
+        ],
         "text_length": histogram(con, "SELECT length(text) AS value, NULL AS bucket FROM used"),
         "sizes": _sizes(con),
         "keywords": _rows(
@@ -128,9 +168,13 @@ def _numbers(con: DuckDBPyConnection, data: Data, meta: dict[str, Any]) -> dict[
             """,
         ),
         "licences": _rows(
-            con, f"SELECT licence, count(*) AS samples FROM source GROUP BY licence ORDER BY samples DESC, licence LIMIT {_LICENCES}"
+            con,
+            f"SELECT licence, count(*) AS samples FROM source GROUP BY licence ORDER BY samples DESC, licence LIMIT {_LICENCES}",
         ),
-        "opt_out": _rows(con, "SELECT opt_out, count(*) AS samples FROM source GROUP BY opt_out ORDER BY samples DESC, opt_out"),
+        "opt_out": _rows(
+            con,
+            "SELECT opt_out, count(*) AS samples FROM source GROUP BY opt_out ORDER BY samples DESC, opt_out",
+        ),
         "near_duplicates": groups,
         "rejects": _rejects(con),
     }
@@ -192,15 +236,22 @@ def _rejects(con: DuckDBPyConnection) -> list[dict[str, Any]]:
         FROM reject GROUP BY code ORDER BY count DESC, code
         """,
     )
-    return [{**row, "example": {**row["example"], "file": store.name(row["example"]["file"])}} for row in found]
+    return [
+        {**row, "example": {**row["example"], "file": store.name(row["example"]["file"])}}
+        for row in found
+    ]
 
 
 def _grid(con: DuckDBPyConnection) -> dict[str, list[dict[str, Any]]]:
-    """A few training samples of each bucket, drawn by a hash of their ids, of as many accounts as there are.
+    """A few training samples of each bucket, drawn by a hash of their ids, of as many accounts as
+    there are.
 
-    Images are read whole shards at a time, so all come from one shard for each bucket, which may be the same.
+    Images are read whole shards at a time, so all come from one shard for each bucket, which may be
+    the same.
     """
-    con.execute("CREATE OR REPLACE VIEW drawable AS SELECT * FROM label WHERE split = 'train' AND NOT negative AND bucket IS NOT NULL")
+    con.execute(
+        "CREATE OR REPLACE VIEW drawable AS SELECT * FROM label WHERE split = 'train' AND NOT negative AND bucket IS NOT NULL"
+    )
     found = _rows(
         con,
         f"""
@@ -219,7 +270,15 @@ def _grid(con: DuckDBPyConnection) -> dict[str, list[dict[str, Any]]]:
         QUALIFY row_number() OVER (PARTITION BY bucket ORDER BY turn, lot, id) <= {_SHOWN} ORDER BY turn, lot, id
         """,
     )
-    cut = [{**row, "text": row["text"] if len(row["text"]) <= _TEXT else row["text"][: _TEXT - 1].rstrip() + "…"} for row in found]
+    cut = [
+        {
+            **row,
+            "text": row["text"]
+            if len(row["text"]) <= _TEXT
+            else row["text"][: _TEXT - 1].rstrip() + "…",
+        }
+        for row in found
+    ]
     return {bucket: [row for row in cut if row["bucket"] == bucket] for bucket in BUCKETS}
 
 

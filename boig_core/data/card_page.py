@@ -1,7 +1,8 @@
-"""``card.html``: what is in a version of a dataset, as a page that is understood at a glance; everything inline, nothing is fetched.
+"""``card.html``: what is in a version of a dataset, as a page that is understood at a glance;
+everything inline, nothing is fetched.
 
-Texts and names on it come from strangers: all of them are escaped, and isolated where they may run from right to left. Leaves out: counting
-(see `card`).
+Texts and names on it come from strangers: all of them are escaped, and isolated where they may run
+from right to left. Leaves out: counting (see `card`).
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ _TICKS: Final = 4
 NAMES: Final = (*BUCKETS, NO_BUCKET)
 
 
-def thumbnails(grid: Mapping[str, Sequence[Mapping[str, Any]]], root: str, entries: Iterable[FileEntry]) -> dict[str, str]:
-    """A small JPEG as a ``data:`` URI for each image of the grid, by SHA-256; reads the shards that the grid names and no other.
+def thumbnails(
+    grid: Mapping[str, Sequence[Mapping[str, Any]]], root: str, entries: Iterable[FileEntry]
+) -> dict[str, str]:
+    """A small JPEG as a ``data:`` URI for each image of the grid, by SHA-256; reads the shards that
+    the grid names and no other.
 
     Args:
         grid: samples by bucket, each with ``image`` and ``image_shard``.
@@ -72,20 +76,29 @@ def render(card: Mapping[str, Any], images: Mapping[str, str]) -> str:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(loader=PackageLoader("boig_core.data"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("boig_core.data"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
     environment.filters |= {"number": number, "percent": percent, "many": many}
     return environment.get_template("card.html.j2").render(
         card=card,
         images=images,
         names=NAMES,
         time=over_time(card["by_month"]),
-        kpis=[(kpi, kpi["histogram"] and histogram_columns(kpi["histogram"])) for kpi in card["kpis"]],
+        kpis=[
+            (kpi, kpi["histogram"] and histogram_columns(kpi["histogram"])) for kpi in card["kpis"]
+        ],
         lengths=histogram_columns(card["text_length"]),
         splits=split_totals(card),
     )
 
 
-def columns(counts: Mapping[str, Sequence[int]], titles: Sequence[str], ticks: Iterable[tuple[float, str]]) -> dict[str, Any]:
+def columns(
+    counts: Mapping[str, Sequence[int]], titles: Sequence[str], ticks: Iterable[tuple[float, str]]
+) -> dict[str, Any]:
     """A chart of stacked columns.
 
     Args:
@@ -94,15 +107,28 @@ def columns(counts: Mapping[str, Sequence[int]], titles: Sequence[str], ticks: I
         ticks: place (a share of the width) and label of each mark of the axis.
 
     Returns:
-        ``most``, the count of the highest column; ``bars``: title, total and heights in percent by bucket; ``ticks``.
+        ``most``, the count of the highest column; ``bars``: title, total and heights in percent by
+        bucket; ``ticks``.
     """
     totals = [sum(one) for one in zip(*counts.values(), strict=True)]
     most = max(totals)
     bars = [
-        {"title": title, "total": total, "parts": [(name, round(100 * counts[name][at] / most, 2)) for name in counts if counts[name][at]]}
+        {
+            "title": title,
+            "total": total,
+            "parts": [
+                (name, round(100 * counts[name][at] / most, 2))
+                for name in counts
+                if counts[name][at]
+            ],
+        }
         for at, (title, total) in enumerate(zip(titles, totals, strict=True))
     ]
-    return {"most": most, "bars": bars, "ticks": [(round(100 * place, 2), label) for place, label in ticks]}
+    return {
+        "most": most,
+        "bars": bars,
+        "ticks": [(round(100 * place, 2), label) for place, label in ticks],
+    }
 
 
 def histogram_columns(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,14 +136,23 @@ def histogram_columns(found: Mapping[str, Any]) -> dict[str, Any]:
     edges, bins = found["edges"], len(found["edges"]) - 1
     every = max(1, -(-bins // _TICKS))
     titles = [f"{number(low)} to {number(high)}" for low, high in pairwise(edges)]
-    return columns(found["counts"], titles, [(at / bins, _short(edges[at])) for at in range(0, bins + 1, every)])
+    return columns(
+        found["counts"],
+        titles,
+        [(at / bins, _short(edges[at])) for at in range(0, bins + 1, every)],
+    )
 
 
 def over_time(months: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The chart of every month from the first to the last, or of every year, decade or century where months are too many."""
+    """The chart of every month from the first to the last, or of every year, decade or century
+    where months are too many."""
     held = {month(row["month"]): row for row in months}
     first, last = min(held), max(held)
-    unit, step = next((unit, step) for unit, step in _UNITS if last // step - first // step < _BARS or step == _UNITS[-1][1])
+    unit, step = next(
+        (unit, step)
+        for unit, step in _UNITS
+        if last // step - first // step < _BARS or step == _UNITS[-1][1]
+    )
     periods = range(first // step, last // step + 1)
     counts = {name: [0] * len(periods) for name in NAMES}
     for at, row in held.items():
@@ -131,7 +166,10 @@ def over_time(months: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def split_totals(card: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """Samples of each split that has any, by bucket and without one."""
-    named = {split: {bucket: counts[split] for bucket, counts in card["buckets"].items()} for split in card["buckets"]["high"]}
+    named = {
+        split: {bucket: counts[split] for bucket, counts in card["buckets"].items()}
+        for split in card["buckets"]["high"]
+    }
     return {
         split: {**counts, NO_BUCKET: card["splits"][split] - sum(counts.values())}
         for split, counts in named.items()

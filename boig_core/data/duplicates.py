@@ -1,7 +1,8 @@
 """Near-duplicates: images that look the same although their bytes differ, by a perceptual hash.
 
-A fingerprint is the 64-bit pHash of an image's luminance and its mean color: two images are near when the hashes differ in few bits and
-the means in few levels, since a pHash alone takes a red and a green wall for one. Leaves out: what follows from being near (see `split`).
+A fingerprint is the 64-bit pHash of an image's luminance and its mean color: two images are near
+when the hashes differ in few bits and the means in few levels, since a pHash alone takes a red and
+a green wall for one. Leaves out: what follows from being near (see `split`).
 """
 
 from __future__ import annotations
@@ -32,14 +33,16 @@ def fingerprint(image: Image.Image) -> str:
 
     small = image.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
     red, green, blue = small.resize((1, 1), Image.Resampling.BOX).tobytes()
-    return f"{np.packbits(imagehash.phash(small).hash).tobytes().hex()}{red:02x}{green:02x}{blue:02x}"
+    return (
+        f"{np.packbits(imagehash.phash(small).hash).tobytes().hex()}{red:02x}{green:02x}{blue:02x}"
+    )
 
 
 def near_pairs(con: DuckDBPyConnection, table: str, distance: int) -> list[tuple[str, str]]:
     """Pairs of distinct fingerprints that are near, each once, sorted.
 
-    Exact: hashes that differ in at most ``distance`` bits agree in one of ``distance + 1`` bands, so only those that share a band are
-    compared.
+    Exact: hashes that differ in at most ``distance`` bits agree in one of ``distance + 1`` bands,
+    so only those that share a band are compared.
 
     Args:
         con: a connection whose table has them.
@@ -70,7 +73,8 @@ def near_pairs(con: DuckDBPyConnection, table: str, distance: int) -> list[tuple
 
 
 def components(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """For each name in the pairs, the smallest name that it hangs together with, directly or through others (union-find)."""
+    """For each name in the pairs, the smallest name that it hangs together with, directly or
+    through others (union-find)."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:

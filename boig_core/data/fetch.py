@@ -1,9 +1,11 @@
-"""Fetching: the bytes behind an image reference of an export, checked and brought into the stored form.
+"""Fetching: the bytes behind an image reference of an export, checked and brought into the stored
+form.
 
-A reference is a ``file://`` or absolute path, ``s3://`` or ``http(s)://``. Over HTTP only named transient errors are retried, and redirects
-are followed by hand, each hop under the same rules. Hosts are treated politely: few requests at a time, a name to complain about, waits as
-they ask for, and an opt-out from machine learning counts. Leaves out: which references there are (see `posts`), and the limits of a single
-request (see `web`).
+A reference is a ``file://`` or absolute path, ``s3://`` or ``http(s)://``. Over HTTP only named
+transient errors are retried, and redirects are followed by hand, each hop under the same rules.
+Hosts are treated politely: few requests at a time, a name to complain about, waits as they ask for,
+and an opt-out from machine learning counts. Leaves out: which references there are (see `posts`),
+and the limits of a single request (see `web`).
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_WAIT_S: Final = 60.0
 _OPT_OUTS: Final = frozenset({"noai", "noimageai"})
-_VALUED: Final = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+_VALUED: Final = frozenset(
+    {"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"}
+)
 """Directives of ``X-Robots-Tag`` that have a colon of their own, which names no crawler."""
 
 
@@ -48,20 +52,27 @@ class Fetcher:
     """
 
     data: Data
-    _turns: dict[str, Semaphore] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _decoders: Semaphore = field(default_factory=lambda: Semaphore(_DECODERS), init=False, repr=False, compare=False)
+    _turns: dict[str, Semaphore] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _decoders: Semaphore = field(
+        default_factory=lambda: Semaphore(_DECODERS), init=False, repr=False, compare=False
+    )
 
     def fetch(self, references: Iterable[str]) -> Iterator[tuple[str, StoredImage | Rejected]]:
         """Fetch images at ``data.fetch_concurrency`` at a time.
 
         Yields:
-            Each reference with its image, or why there is none, as they come; few that nobody has taken are held.
+            Each reference with its image, or why there is none, as they come; few that nobody has
+            taken are held.
 
         Raises:
             StoreUnavailableError: the store itself is away, which is no fault of a row.
         """
         waiting, turn = iter(references), Lock()
-        found: Queue[tuple[str, StoredImage | Rejected] | BaseException | None] = Queue(2 * self.data.fetch_concurrency)
+        found: Queue[tuple[str, StoredImage | Rejected] | BaseException | None] = Queue(
+            2 * self.data.fetch_concurrency
+        )
         left = Event()
 
         def hand_in(one: tuple[str, StoredImage | Rejected] | BaseException | None) -> None:
@@ -81,7 +92,10 @@ class Fetcher:
             except BaseException as exc:
                 hand_in(exc)
 
-        threads = [Thread(target=work, daemon=True, name="boig-fetch") for _ in range(self.data.fetch_concurrency)]
+        threads = [
+            Thread(target=work, daemon=True, name="boig-fetch")
+            for _ in range(self.data.fetch_concurrency)
+        ]
         for thread in threads:
             thread.start()
         running = len(threads)
@@ -100,8 +114,12 @@ class Fetcher:
     def _fetch_one(self, reference: str) -> tuple[str, StoredImage | Rejected]:
         try:
             data = self.read(reference)
-            with self._decoders:  # decoding is the CPU's work: more at a time would only hold more pixels in memory
-                return reference, normalize(data, self.data.max_pixels, self.data.image_format, self.data.image_quality)
+            with (
+                self._decoders
+            ):  # decoding is the CPU's work: more at a time would only hold more pixels in memory
+                return reference, normalize(
+                    data, self.data.max_pixels, self.data.image_format, self.data.image_quality
+                )
         except Rejected as exc:
             return reference, exc
 
@@ -109,7 +127,8 @@ class Fetcher:
         """Bytes behind a reference.
 
         Raises:
-            Rejected: ``image_missing``, ``image_too_large``, ``host_refused``, ``opted_out`` or ``http_error``.
+            Rejected: ``image_missing``, ``image_too_large``, ``host_refused``, ``opted_out`` or
+                ``http_error``.
             StoreUnavailableError: the store is away.
         """
         try:
@@ -119,13 +138,23 @@ class Fetcher:
         if scheme in {"http", "https"}:
             return self._read_http(reference)
         if len(scheme) > 1 and scheme not in {"s3", "file"} and "://" in reference:
-            raise Rejected("image_missing", f"{reference}: {scheme} is no scheme that can be fetched")
+            raise Rejected(
+                "image_missing", f"{reference}: {scheme} is no scheme that can be fetched"
+            )
         uri = self._locate(reference)
         try:
-            if not store.is_s3(uri) and (size := Path(uri).stat().st_size) > self.data.max_image_mb * 2**20:
+            if (
+                not store.is_s3(uri)
+                and (size := Path(uri).stat().st_size) > self.data.max_image_mb * 2**20
+            ):
                 raise too_large(reference, size, self.data)
             data = store.read_bytes(uri)
-        except (NotFoundInStoreError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as exc:
+        except (
+            NotFoundInStoreError,
+            FileNotFoundError,
+            NotADirectoryError,
+            IsADirectoryError,
+        ) as exc:
             raise Rejected("image_missing", f"{reference} does not exist") from exc
         except (StorePermissionError, PermissionError) as exc:
             raise Rejected("image_missing", f"{reference} may not be read") from exc
@@ -149,7 +178,13 @@ class Fetcher:
         return Web(self.data)
 
     def _read_http(self, url: str) -> bytes:
-        from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+        from tenacity import (
+            RetryCallState,
+            Retrying,
+            retry_if_exception,
+            stop_after_attempt,
+            wait_random_exponential,
+        )
 
         backoff = wait_random_exponential(0.2, 5)
 
@@ -161,11 +196,18 @@ class Fetcher:
         def patient(exc: BaseException) -> bool:
             return isinstance(exc, Again) and (exc.wait_s or 0.0) <= _LONGEST_WAIT_S
 
-        retrying = Retrying(retry=retry_if_exception(patient), stop=stop_after_attempt(_ATTEMPTS), wait=wait, reraise=True)
+        retrying = Retrying(
+            retry=retry_if_exception(patient),
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=wait,
+            reraise=True,
+        )
         try:
             return retrying(self._follow, url)
         except Again as exc:
-            raise Rejected("http_error", f"{url}: {exc} ({retrying.statistics['attempt_number']} tries)") from exc
+            raise Rejected(
+                "http_error", f"{url}: {exc} ({retrying.statistics['attempt_number']} tries)"
+            ) from exc
 
     def _follow(self, url: str) -> bytes:
         seen = url
@@ -177,7 +219,9 @@ class Fetcher:
                 seen = urljoin(seen, answer)
                 urlsplit(seen)
             except ValueError as exc:
-                raise Rejected("http_error", f"{seen}: redirects to {answer[:80]!r}, which is no URL") from exc
+                raise Rejected(
+                    "http_error", f"{seen}: redirects to {answer[:80]!r}, which is no URL"
+                ) from exc
         raise Rejected("http_error", f"{url}: more than {_MAX_REDIRECTS} redirects")
 
     def _get(self, url: str) -> bytes | str:
@@ -192,20 +236,27 @@ class Fetcher:
                 raise Rejected("image_missing", f"{url} answers {status}")
             if status in _TRANSIENT:
                 wait_s = retry_after(headers.get("Retry-After"), datetime.now(UTC))
-                raise Again(f"the server answers {status}" + (f" and asks for {wait_s:.0f} s" if wait_s else ""), wait_s)
+                raise Again(
+                    f"the server answers {status}"
+                    + (f" and asks for {wait_s:.0f} s" if wait_s else ""),
+                    wait_s,
+                )
             if status != 200:
                 raise Rejected("http_error", f"{url} answers {status}")
             return answer.read()
 
     def _turn(self, host: str) -> Semaphore:
-        return self._turns.setdefault(host.rsplit("@", 1)[-1].lower(), Semaphore(self.data.fetch_per_host))
+        return self._turns.setdefault(
+            host.rsplit("@", 1)[-1].lower(), Semaphore(self.data.fetch_per_host)
+        )
 
 
 def opted_out(tags: Iterable[str], user_agent: str) -> str:
-    """The opt-out from machine learning among the values of ``X-Robots-Tag`` that concerns us; empty when there is none.
+    """The opt-out from machine learning among the values of ``X-Robots-Tag`` that concerns us;
+    empty when there is none.
 
-    A value is a list of directives, for everyone or, after ``NAME:``, for the crawler of that name; ours is the first word of the user
-    agent, without a version.
+    A value is a list of directives, for everyone or, after ``NAME:``, for the crawler of that name;
+    ours is the first word of the user agent, without a version.
     """
     own = user_agent.split()[0].split("/")[0].lower() if user_agent.split() else ""
     for tag in tags:
@@ -221,7 +272,8 @@ def opted_out(tags: Iterable[str], user_agent: str) -> str:
 
 
 def retry_after(value: str | None, now: datetime) -> float | None:
-    """Seconds that a ``Retry-After`` header asks for (a number, or a date of HTTP); None when it says nothing that can be read."""
+    """Seconds that a ``Retry-After`` header asks for (a number, or a date of HTTP); None when it
+    says nothing that can be read."""
     if value is None:
         return None
     if value.strip().isdigit():

@@ -1,4 +1,5 @@
-"""What a data card says at a glance: one sentence with the essentials, and a sentence for each thing that looks wrong.
+"""What a data card says at a glance: one sentence with the essentials, and a sentence for each
+thing that looks wrong.
 
 Leaves out: counting (see `card`) and the page (see `card_page`).
 """
@@ -14,10 +15,16 @@ from boig_core.data.rejects import CHOICES
 
 
 def glance(card: Mapping[str, Any]) -> dict[str, Any]:
-    """The essentials of a card's numbers: ``headline``, one sentence, and ``warnings``, a sentence for each thing that looks wrong."""
+    """The essentials of a card's numbers: ``headline``, one sentence, and ``warnings``, a sentence
+    for each thing that looks wrong."""
     high = sum(card["buckets"]["high"].values())
-    rows, faults = card["rows"], [row["code"] for row in card["rejects"] if row["code"] not in CHOICES]
-    told = f"{many(card['samples'], 'sample')} of {many(card['accounts'], 'account')}, {high:,} high; "
+    rows, faults = (
+        card["rows"],
+        [row["code"] for row in card["rejects"] if row["code"] not in CHOICES],
+    )
+    told = (
+        f"{many(card['samples'], 'sample')} of {many(card['accounts'], 'account')}, {high:,} high; "
+    )
     if rows["rejected"]:
         told += f"{percent(rows['rejected'] / rows['read'])} of the rows were rejected, most often {faults[0]}"
     else:
@@ -28,7 +35,10 @@ def glance(card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bucket_warnings(card: Mapping[str, Any]) -> Iterable[str]:
-    splits = {split: {bucket: counts[split] for bucket, counts in card["buckets"].items()} for split in card["buckets"]["high"]}
+    splits = {
+        split: {bucket: counts[split] for bucket, counts in card["buckets"].items()}
+        for split in card["buckets"]["high"]
+    }
     for split, counts in splits.items():
         # Only what is kept apart may be missing as a whole.
         if split in ("held_out", "judge") and not card["splits"].get(split):
@@ -74,7 +84,8 @@ def many(count: int, what: str) -> str:
 
 
 def percent(share: float) -> str:
-    """A share without false precision: what is not nothing never reads as 0, and what is not all never as 100."""
+    """A share without false precision: what is not nothing never reads as 0, and what is not all
+    never as 100."""
     if 0 < share < 0.01:
         return "under 1 %"
     return f"{min(share, 0.99) if share < 1 else 1:.0%}".replace("%", " %")

@@ -1,7 +1,7 @@
 """Histograms and quantiles of columns too long for memory, with edges that a person would choose.
 
-Edges are decimal numbers from a fixed series, even or logarithmic, so that they print short and are the same on every machine. Leaves out:
-drawing (see `card_page`).
+Edges are decimal numbers from a fixed series, even or logarithmic, so that they print short and are
+the same on every machine. Leaves out: drawing (see `card_page`).
 """
 
 from __future__ import annotations
@@ -19,22 +19,35 @@ PERCENTS: Final = (0, 5, 25, 50, 75, 95, 100)
 NO_BUCKET: Final = "none"
 """What samples are counted under that no bucket takes, since their KPI is below its floor."""
 COUNTS: Final = ", ".join(
-    [*(f"count(*) FILTER (bucket = '{name}') AS {name}" for name in BUCKETS), f"count(*) FILTER (bucket IS NULL) AS {NO_BUCKET}"]
+    [
+        *(f"count(*) FILTER (bucket = '{name}') AS {name}" for name in BUCKETS),
+        f"count(*) FILTER (bucket IS NULL) AS {NO_BUCKET}",
+    ]
 )
 """SQL for the number of rows of each bucket."""
 _BINS: Final = 32
-# Steps within a power of ten, about even on a logarithmic scale; the finest series that makes few enough bins is taken.
-_SERIES: Final = ((10, 12, 15, 18, 22, 27, 33, 39, 47, 56, 68, 82), (10, 15, 20, 30, 50, 70), (10, 20, 50), (10,))
+# Steps within a power of ten, about even on a logarithmic scale; the finest series that makes few
+# enough bins is taken.
+_SERIES: Final = (
+    (10, 12, 15, 18, 22, 27, 33, 39, 47, 56, 68, 82),
+    (10, 15, 20, 30, 50, 70),
+    (10, 20, 50),
+    (10,),
+)
 _DECADES: Final = 20
 """Values that lie further below the largest share the first bin."""
 
 
 def quantiles(con: DuckDBPyConnection, query: str) -> dict[str, float | int] | None:
-    """The smallest values that at least `PERCENTS` of the column ``value`` do not exceed, by percent; none without values.
+    """The smallest values that at least `PERCENTS` of the column ``value`` do not exceed, by
+    percent; none without values.
 
-    Counts distinct values and adds them up, which DuckDB does on disk where its own quantiles hold every value in memory.
+    Counts distinct values and adds them up, which DuckDB does on disk where its own quantiles hold
+    every value in memory.
     """
-    wanted = ", ".join(f"min(value) FILTER (100 * upto >= {percent} * total)" for percent in PERCENTS)
+    wanted = ", ".join(
+        f"min(value) FILTER (100 * upto >= {percent} * total)" for percent in PERCENTS
+    )
     [row] = con.execute(
         f"""
         WITH counted AS (SELECT value, count(*) AS n FROM ({query}) WHERE value IS NOT NULL GROUP BY value),
@@ -42,18 +55,24 @@ def quantiles(con: DuckDBPyConnection, query: str) -> dict[str, float | int] | N
         SELECT {wanted} FROM added
         """
     ).fetchall()
-    return None if row[0] is None else {str(percent): value for percent, value in zip(PERCENTS, row, strict=True)}
+    return (
+        None
+        if row[0] is None
+        else {str(percent): value for percent, value in zip(PERCENTS, row, strict=True)}
+    )
 
 
 def histogram(con: DuckDBPyConnection, query: str) -> dict[str, Any] | None:
-    """Counts by bucket of the column ``value``, in bins that hold their lower edge and not their upper one.
+    """Counts by bucket of the column ``value``, in bins that hold their lower edge and not their
+    upper one.
 
     Args:
         con: with what the query reads.
         query: SQL for ``value`` and ``bucket``.
 
     Returns:
-        ``scale`` (linear or log), ``edges`` (one more than bins), ``counts`` by bucket, ``quantiles``; none without values.
+        ``scale`` (linear or log), ``edges`` (one more than bins), ``counts`` by bucket,
+        ``quantiles``; none without values.
     """
     at = quantiles(con, query)
     if at is None:
@@ -62,7 +81,8 @@ def histogram(con: DuckDBPyConnection, query: str) -> dict[str, Any] | None:
         f"SELECT min(value) FILTER (value > 0), bool_and(value = floor(value)) FROM ({query}) WHERE value IS NOT NULL"
     ).fetchall()
     low, middle, high = float(at["0"]), float(at["50"]), float(at["100"])
-    # A long tail to the right over more than a decade; differences are halved first, since the largest floats would overflow.
+    # A long tail to the right over more than a decade; differences are halved first, since the
+    # largest floats would overflow.
     skewed = high / 2 - middle / 2 > 5 * (middle / 2 - low / 2)
     if low >= 0 and skewed and high > 20 * positive:
         scale, edges = "log", log_edges(low, float(positive), high)
@@ -85,12 +105,16 @@ def histogram(con: DuckDBPyConnection, query: str) -> dict[str, Any] | None:
 
 
 def even_edges(low: float, high: float, whole: bool) -> list[float]:
-    """Edges at multiples of 1, 2 or 5 times a power of ten (for whole numbers: at whole numbers) from ``low`` to beyond ``high``."""
+    """Edges at multiples of 1, 2 or 5 times a power of ten (for whole numbers: at whole numbers)
+    from ``low`` to beyond ``high``."""
     span = min(high - low, sys.float_info.max)
     # Steps finer than what the largest value can be told apart by would never end.
     least = max(span / _BINS, math.ulp(max(abs(low), abs(high))), 1.0 if whole else 0.0, 1e-300)
     digit, power = next(
-        (digit, power) for power in range(math.floor(math.log10(least)) - 1, 400) for digit in (1, 2, 5) if _decimal(digit, power) >= least
+        (digit, power)
+        for power in range(math.floor(math.log10(least)) - 1, 400)
+        for digit in (1, 2, 5)
+        if _decimal(digit, power) >= least
     )
     step = _decimal(digit, power)
     first = math.floor(low / step)
@@ -102,8 +126,8 @@ def even_edges(low: float, high: float, whole: bool) -> list[float]:
 
 
 def log_edges(low: float, positive: float, high: float) -> list[float]:
-    """Edges that rise by about the same factor from ``positive``, the smallest value above zero, to beyond ``high``; zeros lie in the first
-    bin."""
+    """Edges that rise by about the same factor from ``positive``, the smallest value above zero, to
+    beyond ``high``; zeros lie in the first bin."""
     top = math.floor(math.log10(high)) + 1
     start = max(math.floor(math.log10(positive)) - 1, top - _DECADES - 1)
     for series in _SERIES:
@@ -114,7 +138,12 @@ def log_edges(low: float, positive: float, high: float) -> list[float]:
     first = [edge for edge in steps if edge <= positive][-1:]
     last = [edge for edge in steps if edge > high][:1] or [sys.float_info.max]
     below = [0.0] if low == 0 or not first else []
-    return [*below, *first, *inside, *(edge for edge in last if edge > high or not inside or edge > inside[-1])]
+    return [
+        *below,
+        *first,
+        *inside,
+        *(edge for edge in last if edge > high or not inside or edge > inside[-1]),
+    ]
 
 
 def _decimal(digits: int, power: int) -> float:

@@ -1,9 +1,10 @@
 """Images: encoded bytes checked and made uniform, decoded to pixels, resized one way everywhere.
 
-A stored image keeps its bytes when they are a plain RGB JPEG, PNG or WebP that stands upright, but for their metadata: where and by whom a
-photograph was taken is nobody's business downstream. Anything else is encoded anew, as a fine JPEG where it was lossy before, else as PNG;
-or every image in the recipe's format. The SHA-256 of the stored bytes is the image's name.
-Leaves out: where bytes come from (see `fetch`). Shape letters: H height, W width, C = 3 channels.
+A stored image keeps its bytes when they are a plain RGB JPEG, PNG or WebP that stands upright, but
+for their metadata: where and by whom a photograph was taken is nobody's business downstream.
+Anything else is encoded anew, as a fine JPEG where it was lossy before, else as PNG; or every image
+in the recipe's format. The SHA-256 of the stored bytes is the image's name. Leaves out: where bytes
+come from (see `fetch`). Shape letters: H height, W width, C = 3 channels.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ Pixels = NDArray[np.uint8]
 
 # Formats that people post. The rest of Pillow's decoders are attack surface that no export needs.
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-# Our own limit of pixels holds; and filters are the process's own, so that threads do not set them for one another.
+# Our own limit of pixels holds; and filters are the process's own, so that threads do not set them
+# for one another.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 # Pillow grumbles at every oddity of a foreign file; what matters is raised.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
@@ -38,7 +40,8 @@ warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 _MOVING: Final = frozenset({"GIF", "PNG", "WEBP"})
 _LOSSY: Final = frozenset({"JPEG", "MPO", "WEBP"})
 _FINE: Final = 95
-"""Quality of a JPEG that takes the place of a lossy image: a PNG would keep every artifact, at four times the size."""
+"""Quality of a JPEG that takes the place of a lossy image: a PNG would keep every artifact, at four
+times the size."""
 _ORIENTATION: Final = 0x0112
 
 
@@ -61,7 +64,9 @@ class StoredImage:
     fingerprint: str
 
 
-def normalize(data: bytes, max_pixels: int, image_format: ImageFormat = "original", quality: int = 90) -> StoredImage:
+def normalize(
+    data: bytes, max_pixels: int, image_format: ImageFormat = "original", quality: int = 90
+) -> StoredImage:
     """Check encoded bytes whole and bring them into the stored form.
 
     Args:
@@ -71,35 +76,64 @@ def normalize(data: bytes, max_pixels: int, image_format: ImageFormat = "origina
         quality: of JPEG and WebP.
 
     Raises:
-        Rejected: ``image_unreadable`` (no image, truncated, another format), ``image_animated`` or ``image_too_large``.
+        Rejected: ``image_unreadable`` (no image, truncated, another format), ``image_animated`` or
+            ``image_too_large``.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > max_pixels:
-                raise Rejected("image_too_large", f"{image.width} x {image.height} pixels, at most {max_pixels} are allowed")
+                raise Rejected(
+                    "image_too_large",
+                    f"{image.width} x {image.height} pixels, at most {max_pixels} are allowed",
+                )
             if image.format in _MOVING and getattr(image, "is_animated", False):
-                raise Rejected("image_animated", f"an animated {image.format}; a description is of one image")
+                raise Rejected(
+                    "image_animated", f"an animated {image.format}; a description is of one image"
+                )
             size = image.size
             if image.format != "JPEG":  # a PNG's orientation may follow its pixels
                 image.load()
             turned = image.getexif().get(_ORIENTATION, 1) != 1
-            plain = image_format == "original" and image.format in _STRIP and image.mode == "RGB" and not turned
+            plain = (
+                image_format == "original"
+                and image.format in _STRIP
+                and image.mode == "RGB"
+                and not turned
+            )
             kept = _STRIP[str(image.format)](data) if plain else b""
             if kept and image.format == "JPEG":
-                image.draft("RGB", (SIDE, SIDE))  # reads every coefficient, and spares most of the inverse transform
+                image.draft(
+                    "RGB", (SIDE, SIDE)
+                )  # reads every coefficient, and spares most of the inverse transform
             image.load()
             upright = image if kept else _flatten(ImageOps.exif_transpose(image))
             width, height = size if kept else upright.size
             lossy = image_format == "original" and image.format in _LOSSY
-            kept = kept or _encode(upright, "jpeg" if lossy else image_format, _FINE if lossy else quality)
-            return StoredImage(kept, hashlib.sha256(kept).hexdigest(), width, height, fingerprint(upright))
+            kept = kept or _encode(
+                upright, "jpeg" if lossy else image_format, _FINE if lossy else quality
+            )
+            return StoredImage(
+                kept, hashlib.sha256(kept).hexdigest(), width, height, fingerprint(upright)
+            )
     except Image.DecompressionBombError as exc:
-        raise Rejected("image_too_large", f"more than the {max_pixels} pixels that are allowed") from exc
+        raise Rejected(
+            "image_too_large", f"more than the {max_pixels} pixels that are allowed"
+        ) from exc
     except UnidentifiedImageError as exc:
-        text = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<svg", b"<?xml", b"<!doctype", b"<html", b"<!--"))
+        text = (
+            data[:256]
+            .lstrip(b"\xef\xbb\xbf \t\r\n")
+            .lower()
+            .startswith((b"<svg", b"<?xml", b"<!doctype", b"<html", b"<!--"))
+        )
         what = "an SVG, HTML or XML text, which is" if text else f"{len(data)} bytes that are"
         raise Rejected("image_unreadable", f"{what} no {', '.join(_FORMATS)} image") from exc
-    except (OSError, SyntaxError, ValueError, EOFError) as exc:  # what Pillow's decoders raise on broken files
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+    ) as exc:  # what Pillow's decoders raise on broken files
         raise Rejected("image_unreadable", f"the image is broken ({exc})") from exc
 
 
@@ -112,14 +146,16 @@ def decode(data: bytes) -> Pixels:
 def resize(image: Pixels | Image.Image, side: int) -> Pixels:
     """The whole image as a square of ``side`` pixels, (side, side, 3).
 
-    Shrinking averages over pixel areas, enlarging is bicubic. An image that is no square is squeezed, not cut, so that a box scales
-    back by width / side and height / side.
+    Shrinking averages over pixel areas, enlarging is bicubic. An image that is no square is
+    squeezed, not cut, so that a box scales back by width / side and height / side.
     """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     if picture.size == (side, side):
         return np.asarray(picture)
     shrinks = min(picture.size) >= side
-    return np.asarray(picture.resize((side, side), Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC))
+    return np.asarray(
+        picture.resize((side, side), Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC)
+    )
 
 
 def load(path: Path, max_pixels: int = 50_000_000) -> Pixels:
@@ -131,7 +167,9 @@ def load(path: Path, max_pixels: int = 50_000_000) -> Pixels:
     try:
         return decode(normalize(path.read_bytes(), max_pixels).data)
     except OSError as exc:
-        raise InputError(path, f"cannot be read ({exc.strerror})", "give the path of an image file") from exc
+        raise InputError(
+            path, f"cannot be read ({exc.strerror})", "give the path of an image file"
+        ) from exc
     except Rejected as exc:
         raise InputError(path, exc.reason, "give a JPEG, PNG, WebP, GIF or BMP image") from exc
 
@@ -139,14 +177,20 @@ def load(path: Path, max_pixels: int = 50_000_000) -> Pixels:
 def _encode(image: Image.Image, image_format: ImageFormat, quality: int) -> bytes:
     buffer = io.BytesIO()
     if image_format in {"jpeg", "webp"}:
-        image.save(buffer, format=image_format.upper(), quality=quality, **({"subsampling": 0} if quality >= _FINE else {}))
+        image.save(
+            buffer,
+            format=image_format.upper(),
+            quality=quality,
+            **({"subsampling": 0} if quality >= _FINE else {}),
+        )
     else:
         image.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def _strip_jpeg(data: bytes) -> bytes:
-    """A JPEG without EXIF, XMP, thumbnails, comments and what follows its end; empty when it is built in no regular way."""
+    """A JPEG without EXIF, XMP, thumbnails, comments and what follows its end; empty when it is
+    built in no regular way."""
     kept, at = [data[:2]], 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
@@ -162,7 +206,8 @@ def _strip_jpeg(data: bytes) -> bytes:
 
 
 def _strip_png(data: bytes) -> bytes:
-    """A PNG without texts, EXIF, time stamps and what follows its end: its critical chunks, and those that say how colors are meant."""
+    """A PNG without texts, EXIF, time stamps and what follows its end: its critical chunks, and
+    those that say how colors are meant."""
     kept, at = [data[:8]], 8
     while at + 12 <= len(data):
         kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
@@ -175,24 +220,32 @@ def _strip_png(data: bytes) -> bytes:
 
 
 def _strip_webp(data: bytes) -> bytes:
-    """A WebP without EXIF, XMP and what follows its end; empty when it is built in no regular way."""
+    """A WebP without EXIF, XMP and what follows its end; empty when it is built in no regular
+    way."""
     kept: list[bytes] = []
     at = 12
     while at + 8 <= len(data) and len(kept) < _WEBP_CHUNKS:
         kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         end = at + 8 + size + size % 2
         if kind == b"VP8X" and size == 10:  # its flags say which chunks there are
-            kept.append(data[at : at + 8] + bytes([data[at + 8] & ~_WEBP_METADATA]) + data[at + 9 : end])
+            kept.append(
+                data[at : at + 8] + bytes([data[at + 8] & ~_WEBP_METADATA]) + data[at + 9 : end]
+            )
         elif kind in {b"VP8 ", b"VP8L", b"ICCP"}:
             kept.append(data[at:end])
         if end >= len(data) or kind in {b"VP8 ", b"VP8L"}:
             body = b"WEBP" + b"".join(kept)
-            return b"RIFF" + len(body).to_bytes(4, "little") + body if kind in {b"VP8 ", b"VP8L"} and end <= len(data) else b""
+            return (
+                b"RIFF" + len(body).to_bytes(4, "little") + body
+                if kind in {b"VP8 ", b"VP8L"} and end <= len(data)
+                else b""
+            )
         at = end
     return b""
 
 
-# Of APP0 to APP15, JFIF (0), the color profile (2) and Adobe's color transform (14) decide about pixels; the others and comments do not.
+# Of APP0 to APP15, JFIF (0), the color profile (2) and Adobe's color transform (14) decide about
+# pixels; the others and comments do not.
 _METADATA: Final = frozenset({0xFE, 0xE1, *range(0xE3, 0xEE), 0xEF})
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _COLOR_CHUNKS: Final = frozenset({b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT"})
@@ -204,7 +257,9 @@ _STRIP: Final = {"JPEG": _strip_jpeg, "PNG": _strip_png, "WEBP": _strip_webp}
 def _flatten(image: Image.Image) -> Image.Image:
     """RGB without transparency: what is transparent shows white, as on a page."""
     if image.mode.startswith("I"):  # 16-bit gray; Pillow's own conversion would clip it to white
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert(
+            "RGB"
+        )
     if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA"}:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

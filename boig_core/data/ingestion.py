@@ -1,9 +1,11 @@
-"""Ingestion: an export, and maybe an earlier version of the dataset, become a new version: the order of the work, and nothing of the how.
+"""Ingestion: an export, and maybe an earlier version of the dataset, become a new version: the
+order of the work, and nothing of the how.
 
-Reads rows (`sources`, `posts`), chooses posts (`selection`), has images fetched and packed into shards (`staging`), labels (`labels`), and
-writes the version's tables and its data card (`card`). Runs on one machine as it is; `cluster.ingest` hands it a `Crew` that works on many.
-What is written is a pure function of rows, images, recipe and the earlier version, whatever the order of rows or the number of workers.
-Leaves out: manifests and commits (see `ray_jobs.ingest`).
+Reads rows (`sources`, `posts`), chooses posts (`selection`), has images fetched and packed into
+shards (`staging`), labels (`labels`), and writes the version's tables and its data card (`card`).
+Runs on one machine as it is; `cluster.ingest` hands it a `Crew` that works on many. What is written
+is a pure function of rows, images, recipe and the earlier version, whatever the order of rows or
+the number of workers. Leaves out: manifests and commits (see `ray_jobs.ingest`).
 """
 
 from __future__ import annotations
@@ -33,13 +35,16 @@ log = get_logger(__name__)
 
 _POSTS_A_SHARD: Final = 16_384
 _RULES: Final = ("kpi", "more_kpis", "held_out")
-"""Fields of the recipe that posts of an earlier version were read under and cannot be read again under others."""
+"""Fields of the recipe that posts of an earlier version were read under and cannot be read again
+under others."""
 _AGAIN: Final = ("account_too_small", "account_sampled", "image_repeated")
-"""Rejects that are looked at again with every new version, because they were good rows at a bad time."""
+"""Rejects that are looked at again with every new version, because they were good rows at a bad
+time."""
 
 
 class NothingNewError(Exception):
-    """A period holds no post that the earlier version lacks, or has otherwise: there is nothing to make. No error but an answer."""
+    """A period holds no post that the earlier version lacks, or has otherwise: there is nothing to
+    make. No error but an answer."""
 
 
 class Crew(Protocol):
@@ -90,7 +95,8 @@ def ingest(
     """Make a version of a dataset.
 
     Args:
-        location: of the export: a file, a folder, a glob or a web address; none: only what ``earlier`` holds.
+        location: of the export: a file, a folder, a glob or a web address; none: only what
+            ``earlier`` holds.
         earlier: URI of a version to build on; none: the first one.
         data: the recipe's rules.
         seed: of the sample of large accounts, of splits and negatives.
@@ -98,12 +104,13 @@ def ingest(
         scratch: an empty local folder.
         crew: who fetches images.
         retry: try every reject of ``earlier`` again, row by row and image by image.
-        period: only posts of it are read from the export, and only something new among them makes a version; none: all.
+        period: only posts of it are read from the export, and only something new among them makes a
+            version; none: all.
 
     Raises:
         NothingNewError: the period has nothing to add to ``earlier``.
-        InputError: no posts, not one usable row, an earlier version that was read under other rules or lies elsewhere, or a
-            ``data.tables_mb`` that is too little.
+        InputError: no posts, not one usable row, an earlier version that was read under other rules
+            or lies elsewhere, or a ``data.tables_mb`` that is too little.
         CorruptError: the earlier version is not whole.
         StoreUnavailableError: the store is away.
     """
@@ -114,33 +121,58 @@ def ingest(
         if period is not None:
             _require_news(con, period)
         # A row that was read again has a verdict of its own.
-        con.execute("DELETE FROM old_reject WHERE (file, line) IN (SELECT (file, line) FROM reject)")
+        con.execute(
+            "DELETE FROM old_reject WHERE (file, line) IN (SELECT (file, line) FROM reject)"
+        )
         # A row of the export takes the place of whatever was rejected under its id.
         con.execute("DELETE FROM old_reject WHERE post IN (SELECT id FROM candidate WHERE fresh)")
         selection.choose(con, data, seed)
         if not _count(con, "post"):
-            raise InputError(location or earlier, f"has no usable post among {_count(con, 'reject')} rows", _most_common(con))
+            raise InputError(
+                location or earlier,
+                f"has no usable post among {_count(con, 'reject')} rows",
+                _most_common(con),
+            )
         selection.references(con)
         staged = _fetch(con, data, root, crew)
         _locate_images(con)
         labels.label(con, data, seed)
         if not _count(con, "sample"):
-            raise InputError(location or earlier, "has no post with an image that can be read", _most_common(con))
+            raise InputError(
+                location or earlier, "has no post with an image that can be read", _most_common(con)
+            )
         return _write(con, data, [*kept, *_new_shards(con)], scratch, root, staged)
 
 
 def _scan(con: DuckDBPyConnection, location: str | None, data: Data, period: Period | None) -> None:
     for file in sources.find_sources(location) if location else []:
         rows = sources.read_rows(file)
-        selection.add_rows(con, file, posts.accept(file, rows if period is None else posts.within(rows, period, data), data))
-    log.info("%d rows can be used, %d are rejected", _count(con, "candidate"), _count(con, "reject"))
+        selection.add_rows(
+            con,
+            file,
+            posts.accept(file, rows if period is None else posts.within(rows, period, data), data),
+        )
+    log.info(
+        "%d rows can be used, %d are rejected", _count(con, "candidate"), _count(con, "reject")
+    )
 
 
 def _require_news(con: DuckDBPyConnection, period: Period) -> None:
-    """Raises `NothingNewError` unless a row of the period says what no row said before; one that was rejected as it is says nothing new."""
+    """Raises `NothingNewError` unless a row of the period says what no row said before; one that
+    was rejected as it is says nothing new."""
     same = " AND ".join(
         f"h.{name} IS NOT DISTINCT FROM c.{name}"
-        for name in ("account", "company", "timestamp", "text", "keywords", "licence", "images", "held_out", "kpis")
+        for name in (
+            "account",
+            "company",
+            "timestamp",
+            "text",
+            "keywords",
+            "licence",
+            "images",
+            "held_out",
+            "kpis",
+        )
     )
     [(read, news)] = con.execute(
         f"""
@@ -151,10 +183,14 @@ def _require_news(con: DuckDBPyConnection, period: Period) -> None:
     ).fetchall()
     log.info("of %d posts in %s, %d are new or changed", read, period, news)
     if not news:
-        raise NothingNewError(f"no new post in {period}: {read} are held as they are, {_count(con, 'reject')} rows cannot be used")
+        raise NothingNewError(
+            f"no new post in {period}: {read} are held as they are, {_count(con, 'reject')} rows cannot be used"
+        )
 
 
-def _load_earlier(con: DuckDBPyConnection, uri: str, data: Data, root: str, retry: bool) -> list[FileEntry]:
+def _load_earlier(
+    con: DuckDBPyConnection, uri: str, data: Data, root: str, retry: bool
+) -> list[FileEntry]:
     """Posts, images and rejects of an earlier version; returns its shards of posts and images."""
     parts = manifest.read_manifest(uri, kind=dataset.KIND)
     dataset.must_lie_in(uri, root)
@@ -162,9 +198,15 @@ def _load_earlier(con: DuckDBPyConnection, uri: str, data: Data, root: str, retr
     if (before := parts.meta.get("rules")) != rules:
         changed = next(name for name in _RULES if (before or {}).get(name) != rules[name])
         raise InputError(
-            f"data.{changed} = {rules[changed]}", f"was {(before or {}).get(changed)} for {uri}", "ingest the whole export without it"
+            f"data.{changed} = {rules[changed]}",
+            f"was {(before or {}).get(changed)} for {uri}",
+            "ingest the whole export without it",
         )
-    for name, file in (("old_label", dataset.LABELS), ("old_source", dataset.SOURCES), ("old_reject", dataset.REJECTS)):
+    for name, file in (
+        ("old_label", dataset.LABELS),
+        ("old_source", dataset.SOURCES),
+        ("old_reject", dataset.REJECTS),
+    ):
         con.register("arrow", dataset.read_table(uri, parts, file))
         con.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM arrow")
         con.unregister("arrow")
@@ -182,7 +224,9 @@ def _load_earlier(con: DuckDBPyConnection, uri: str, data: Data, root: str, retr
         """
     )
     chosen = "true" if retry else f"code IN {_AGAIN}"
-    again = con.execute(f"SELECT DISTINCT file, line, row FROM old_reject WHERE row IS NOT NULL AND ({chosen})").fetchall()
+    again = con.execute(
+        f"SELECT DISTINCT file, line, row FROM old_reject WHERE row IS NOT NULL AND ({chosen})"
+    ).fetchall()
     for file, line, row in again:
         found = posts.accept_again(file, line, row, data)
         selection.add_rows(con, file, [found], fresh=False)
@@ -208,7 +252,10 @@ _OLD_POSTS: Final = """
 
 
 def _old_kpis(data: Data) -> str:
-    more = "".join(f", list_filter(h.more_kpis, lambda k: k.name = {selection.quoted(name)})[1].value" for name in data.more_kpis)
+    more = "".join(
+        f", list_filter(h.more_kpis, lambda k: k.name = {selection.quoted(name)})[1].value"
+        for name in data.more_kpis
+    )
     return f"[h.kpi{more}]"
 
 
@@ -228,7 +275,9 @@ def _fetch(con: DuckDBPyConnection, data: Data, root: str, crew: Crew) -> tuple[
     )
     total = _count(con, "wanted")
     # A cursor of its own, since results come in while addresses go out.
-    addresses = con.cursor().execute("SELECT address FROM wanted ORDER BY sha256(reference), address")
+    addresses = con.cursor().execute(
+        "SELECT address FROM wanted ORDER BY sha256(reference), address"
+    )
     waiting = (str(row[0]) for row in iter(addresses.fetchone, None))
     keys: list[str] = []
     progress = Progress("images", total, progress_log())
@@ -255,7 +304,8 @@ def _fetch(con: DuckDBPyConnection, data: Data, root: str, crew: Crew) -> tuple[
 
 
 def _locate_images(con: DuckDBPyConnection) -> None:
-    """``image``: the image of each reference that has one, and where it is stored; what has none goes to ``reject``."""
+    """``image``: the image of each reference that has one, and where it is stored; what has none
+    goes to ``reject``."""
     con.execute(
         """
         CREATE TABLE image AS
@@ -278,7 +328,8 @@ def _locate_images(con: DuckDBPyConnection) -> None:
 
 
 def _new_shards(con: DuckDBPyConnection) -> list[FileEntry]:
-    """Make ``held``: the shard of each image, of an earlier version where it has one, else of the first chunk; returns the new shards."""
+    """Make ``held``: the shard of each image, of an earlier version where it has one, else of the
+    first chunk; returns the new shards."""
     con.execute(
         """
         CREATE TABLE held AS
@@ -288,14 +339,24 @@ def _new_shards(con: DuckDBPyConnection) -> list[FileEntry]:
         WHERE sha256 IS NOT NULL GROUP BY sha256
         """
     )
-    rows = con.execute("SELECT DISTINCT shard, shard_sha256, shard_bytes FROM fetched WHERE shard IS NOT NULL ORDER BY shard").fetchall()
-    entries = [dataset.shard_entry(dataset.IMAGES, str(name), str(sha256), int(size)) for name, sha256, size in rows]
+    rows = con.execute(
+        "SELECT DISTINCT shard, shard_sha256, shard_bytes FROM fetched WHERE shard IS NOT NULL ORDER BY shard"
+    ).fetchall()
+    entries = [
+        dataset.shard_entry(dataset.IMAGES, str(name), str(sha256), int(size))
+        for name, sha256, size in rows
+    ]
     log.info("%d images in %d new shards", _count(con, "held"), len(entries))
     return entries
 
 
 def _write(
-    con: DuckDBPyConnection, data: Data, entries: Sequence[FileEntry], scratch: Path, root: str, staged: tuple[str, ...]
+    con: DuckDBPyConnection,
+    data: Data,
+    entries: Sequence[FileEntry],
+    scratch: Path,
+    root: str,
+    staged: tuple[str, ...],
 ) -> Ingested:
     """Write posts that are in no shard yet, the version's tables, and its card."""
     folder = scratch / "version"
@@ -322,12 +383,25 @@ def _write(
         WHERE NOT s.negative
         """
     )
-    _table(con, "SELECT * FROM source ORDER BY id", dataset.sources_schema(), folder / dataset.SOURCES)
+    _table(
+        con, "SELECT * FROM source ORDER BY id", dataset.sources_schema(), folder / dataset.SOURCES
+    )
     con.execute("INSERT INTO reject BY NAME SELECT * FROM old_reject")
     order = "file, line, post NULLS FIRST, image NULLS FIRST, code"
-    _table(con, f"SELECT * FROM reject ORDER BY {order}", selection.reject_schema(), folder / dataset.REJECTS)
-    used = {name for row in con.execute("SELECT DISTINCT post_shard, image_shard FROM label").fetchall() for name in row}
-    blobs = tuple({entry.path: entry for entry in entries if dataset.shard_name(entry) in used}.values())
+    _table(
+        con,
+        f"SELECT * FROM reject ORDER BY {order}",
+        selection.reject_schema(),
+        folder / dataset.REJECTS,
+    )
+    used = {
+        name
+        for row in con.execute("SELECT DISTINCT post_shard, image_shard FROM label").fetchall()
+        for name in row
+    }
+    blobs = tuple(
+        {entry.path: entry for entry in entries if dataset.shard_name(entry) in used}.values()
+    )
     meta = {**card.card(con), "rules": data.model_dump(mode="json", include=set(_RULES))}
     card.write_card(con, data, meta, folder, root, blobs)
     return Ingested(folder, blobs, meta, staged)
@@ -345,8 +419,12 @@ def _write_posts(con: DuckDBPyConnection, root: str) -> list[FileEntry]:
     entries = []
     schema = dataset.posts_schema()
     for (nr,) in con.execute("SELECT DISTINCT nr FROM new_post ORDER BY nr").fetchall():
-        rows = con.sql(f"SELECT p.* FROM post p JOIN new_post n USING (id) WHERE n.nr = {nr} ORDER BY id").to_arrow_table()
-        entry = dataset.write_shard(rows.select(schema.names).cast(schema).combine_chunks(), dataset.POSTS, root)
+        rows = con.sql(
+            f"SELECT p.* FROM post p JOIN new_post n USING (id) WHERE n.nr = {nr} ORDER BY id"
+        ).to_arrow_table()
+        entry = dataset.write_shard(
+            rows.select(schema.names).cast(schema).combine_chunks(), dataset.POSTS, root
+        )
         con.execute(
             "UPDATE post SET shard = $name FROM new_post n WHERE n.id = post.id AND n.nr = $nr",
             {"name": dataset.shard_name(entry), "nr": nr},

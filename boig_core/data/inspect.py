@@ -28,7 +28,8 @@ def verify_dataset(uri: str) -> dict[str, int]:
 
     Raises:
         NotFoundInStoreError: no such dataset.
-        CorruptError: it was never committed, a file is missing or differs from the manifest, or a sample's image is in no shard.
+        CorruptError: it was never committed, a file is missing or differs from the manifest, or a
+            sample's image is in no shard.
     """
     parts = manifest.verify(uri, kind=dataset.KIND)
     images = dataset.shards(parts, dataset.IMAGES)
@@ -39,8 +40,17 @@ def verify_dataset(uri: str) -> dict[str, int]:
     held = {image.sha256 for entry in images for image in dataset.shard_images(uri, entry)}
     samples = dataset.read_samples(uri)
     if lost := {sample.image for sample in samples} - held:
-        raise CorruptError(uri, f"{len(lost)} images of its samples are in no shard, the first {min(lost)}", "run ingest again")
-    return {"files": len(parts.files), "bytes": sum(entry.size for entry in parts.files), "samples": len(samples), "images": len(held)}
+        raise CorruptError(
+            uri,
+            f"{len(lost)} images of its samples are in no shard, the first {min(lost)}",
+            "run ingest again",
+        )
+    return {
+        "files": len(parts.files),
+        "bytes": sum(entry.size for entry in parts.files),
+        "samples": len(samples),
+        "images": len(held),
+    }
 
 
 def diff(old: str, new: str) -> dict[str, Any]:
@@ -51,14 +61,22 @@ def diff(old: str, new: str) -> dict[str, Any]:
         new: URI of another, usually a later version of the same.
 
     Returns:
-        ``added`` and ``removed``: ids of samples; ``changed``: ids of samples in both by the field that differs.
+        ``added`` and ``removed``: ids of samples; ``changed``: ids of samples in both by the field
+            that differs.
 
     Raises:
         NotFoundInStoreError, CorruptError: one of the two cannot be read.
     """
-    before, after = ({sample.id: sample for sample in dataset.read_samples(uri)} for uri in (old, new))
+    before, after = (
+        {sample.id: sample for sample in dataset.read_samples(uri)} for uri in (old, new)
+    )
     both = sorted(before.keys() & after.keys())
-    changed = {field.name: [i for i in both if getattr(before[i], field.name) != getattr(after[i], field.name)] for field in fields(Sample)}
+    changed = {
+        field.name: [
+            i for i in both if getattr(before[i], field.name) != getattr(after[i], field.name)
+        ]
+        for field in fields(Sample)
+    }
     return {
         "added": sorted(after.keys() - before.keys()),
         "removed": sorted(before.keys() - after.keys()),
@@ -67,7 +85,8 @@ def diff(old: str, new: str) -> dict[str, Any]:
 
 
 def diff_lines(found: Mapping[str, Any], most: int = 3) -> Iterator[str]:
-    """What `diff` has found, for a terminal: how many samples each change is about, and the first of them."""
+    """What `diff` has found, for a terminal: how many samples each change is about, and the first
+    of them."""
     rows = {"added": found["added"], "removed": found["removed"]}
     rows |= {f"changed {name}": ids for name, ids in found["changed"].items()}
     for name, ids in rows.items():

@@ -1,12 +1,16 @@
-"""Labels: what each chosen post is worth and where it belongs: percentile, bucket, split, group of near-duplicates, negatives (PAPER 1).
+"""Labels: what each chosen post is worth and where it belongs: percentile, bucket, split, group of
+near-duplicates, negatives (PAPER 1).
 
-The paper leaves the map of a KPI to 0-100 open; ours is the mid-rank percentile within the account, which ties, tails and the order of rows
-do not disturb. Splits are drawn by a hash of the post's id, so that adding posts moves none of the others (but those that a new one shares
-an image with), by a hash of its account, or by time, the earliest to train; posts whose images are the same or nearly so belong together.
-Those of the split ``judge`` are drawn apart from that, so that keeping some moves none of the others.
-Everything is a pure function of posts, images and seed. Leaves out: which posts there are (see `selection`) and their images (see `fetch`).
+The paper leaves the map of a KPI to 0-100 open; ours is the mid-rank percentile within the account,
+which ties, tails and the order of rows do not disturb. Splits are drawn by a hash of the post's id,
+so that adding posts moves none of the others (but those that a new one shares an image with), by a
+hash of its account, or by time, the earliest to train; posts whose images are the same or nearly so
+belong together. Those of the split ``judge`` are drawn apart from that, so that keeping some moves
+none of the others. Everything is a pure function of posts, images and seed. Leaves out: which posts
+there are (see `selection`) and their images (see `fetch`).
 
-Reads the tables ``post`` and ``image`` (post, place, reference, sha256, width, height, fingerprint); makes ``sample``.
+Reads the tables ``post`` and ``image`` (post, place, reference, sha256, width, height,
+fingerprint); makes ``sample``.
 """
 
 from __future__ import annotations
@@ -40,12 +44,14 @@ def label(con: DuckDBPyConnection, data: Data, seed: int) -> None:
 
 
 def uniform(purpose: str, key: str) -> str:
-    """SQL for a number in [0, 1) that is a pure function of the parameter ``$seed``, ``purpose`` and the column ``key``."""
+    """SQL for a number in [0, 1) that is a pure function of the parameter ``$seed``, ``purpose``
+    and the column ``key``."""
     return f"(('0x' || sha256($seed || chr(0) || '{purpose}' || chr(0) || {key})[1:12])::UBIGINT / {float(2**48)})"
 
 
 def _group(con: DuckDBPyConnection, data: Data) -> None:
-    """``alike``: the group of each image: its own hash, or the smallest among those of its near-duplicates."""
+    """``alike``: the group of each image: its own hash, or the smallest among those of its
+    near-duplicates."""
     pairs = [] if data.near_duplicates is None else near_pairs(con, "image", data.near_duplicates)
     looks = "sha256" if data.near_duplicates is None else "fingerprint"
     _put_names(con, "near", components(pairs))
@@ -62,7 +68,10 @@ def _rank(con: DuckDBPyConnection, data: Data) -> None:
     """``kpi``: value, percentile and bucket of each KPI of each post that has an image."""
     con.execute("CREATE TABLE kept AS SELECT * FROM post WHERE id IN (SELECT post FROM image)")
     low, high = data.percentiles
-    floors = " ".join(f"WHEN '{bucket}' THEN {floor!r}" for bucket, floor in zip(("low", "medium", "high"), data.floors, strict=True))
+    floors = " ".join(
+        f"WHEN '{bucket}' THEN {floor!r}"
+        for bucket, floor in zip(("low", "medium", "high"), data.floors, strict=True)
+    )
     con.execute(
         f"""
         CREATE TABLE kpi AS
@@ -85,7 +94,8 @@ def _rank(con: DuckDBPyConnection, data: Data) -> None:
 
 
 def _split(con: DuckDBPyConnection, data: Data, seed: int) -> None:
-    """``placed``: the split of each post; none when its image also stands in a split that comes first."""
+    """``placed``: the split of each post; none when its image also stands in a split that comes
+    first."""
     unit = "account" if data.split_by == "account" else "id"
     pairs = con.execute(
         f"""
@@ -142,12 +152,15 @@ def _moment(con: DuckDBPyConnection, share: float) -> str:
     """The timestamp before which this share of the posts lies."""
     [(count,)] = con.execute("SELECT count(*) FROM bound WHERE NOT held_out").fetchall()
     offset = max(0, min(round(count * share), count - 1))
-    found = con.execute(f"SELECT timestamp FROM bound WHERE NOT held_out ORDER BY timestamp LIMIT 1 OFFSET {offset}").fetchall()
+    found = con.execute(
+        f"SELECT timestamp FROM bound WHERE NOT held_out ORDER BY timestamp LIMIT 1 OFFSET {offset}"
+    ).fetchall()
     return str(found[0][0]) if found else ""
 
 
 def _sample(con: DuckDBPyConnection) -> None:
-    """``sample``: one row an image; the second image of a post is called POST-2, unless a post has that id."""
+    """``sample``: one row an image; the second image of a post is called POST-2, unless a post has
+    that id."""
     con.execute(
         """
         CREATE TABLE named AS
@@ -180,14 +193,16 @@ def _sample(con: DuckDBPyConnection) -> None:
 
 
 def _negate(con: DuckDBPyConnection, data: Data, seed: int) -> None:
-    """Add negatives to ``sample``: copies of training samples with the image of another account's (or, if there is one account, another
-    group's) training sample, and a KPI that is low whatever the text promises."""
+    """Add negatives to ``sample``: copies of training samples with the image of another account's
+    (or, if there is one account, another group's) training sample, and a KPI that is low whatever
+    the text promises."""
     low, high = data.negative_kpi
     [(accounts, images)] = con.execute(
         "SELECT count(DISTINCT account), count(DISTINCT sha256) FROM sample s JOIN kept p ON p.id = s.post WHERE split = 'train'"
     ).fetchall()
     tries = min(32, int(images))
-    # Candidates are drawn by a hash, a few for each negative, and the first that is unrelated is taken.
+    # Candidates are drawn by a hash, a few for each negative, and the first that is unrelated is
+    # taken.
     con.execute(
         f"""
         CREATE TABLE pool AS
@@ -224,6 +239,14 @@ def _put_names(con: DuckDBPyConnection, table: str, roots: dict[str, str]) -> No
     """A table of names and what they hang together with."""
     import pyarrow as pa
 
-    con.register("arrow", pa.table({"name": pa.array(list(roots), pa.string()), "root": pa.array(list(roots.values()), pa.string())}))
+    con.register(
+        "arrow",
+        pa.table(
+            {
+                "name": pa.array(list(roots), pa.string()),
+                "root": pa.array(list(roots.values()), pa.string()),
+            }
+        ),
+    )
     con.execute(f"CREATE TABLE {table} AS SELECT * FROM arrow")
     con.unregister("arrow")

@@ -1,10 +1,14 @@
-"""Perceived: what perception saw in images, kept by image and perception key for every run and every dataset.
+"""Perceived: what perception saw in images, kept by image and perception key for every run and
+every dataset.
 
-    STORE/perception/KEY/perception-HASH.parquet    one row an image, as datasets name it; never rewritten
-    STORE/perception/KEY/part-HASH.parquet          the same rows, safe as soon as they are seen, until they stand in the former
+    STORE/perception/KEY/perception-HASH.parquet    one row an image, as datasets name it; never
+                                                    rewritten
+    STORE/perception/KEY/part-HASH.parquet          the same rows, safe as soon as they are seen,
+                                                    until they stand in the former
 
-An image that was looked at under a key is never looked at again. Where a detector is given words to look for, they belong to the question:
-``asked`` is their hash. Leaves out: the key (see `perception.version`), and who looks (see `cluster.perceive`).
+An image that was looked at under a key is never looked at again. Where a detector is given words to
+look for, they belong to the question: ``asked`` is their hash. Leaves out: the key (see
+`perception.version`), and who looks (see `cluster.perceive`).
 """
 
 from __future__ import annotations
@@ -33,7 +37,8 @@ _READERS: Final = 16
 
 @dataclass(frozen=True, order=True)
 class Question:
-    """An image by its SHA-256, and the words that its detector is given, if they are the image's own."""
+    """An image by its SHA-256, and the words that its detector is given, if they are the image's
+    own."""
 
     sha256: str
     words: tuple[str, ...] = ()
@@ -41,7 +46,9 @@ class Question:
     @property
     def asked(self) -> str:
         """Hash of the words; empty without any."""
-        return hashlib.sha256(json.dumps(self.words).encode()).hexdigest()[:16] if self.words else ""
+        return (
+            hashlib.sha256(json.dumps(self.words).encode()).hexdigest()[:16] if self.words else ""
+        )
 
 
 def folder_of(store_root: str, key: str) -> str:
@@ -54,7 +61,9 @@ def known(folder: str, questions: Iterable[Question]) -> dict[Question, str]:
     import pyarrow.parquet as pq
 
     wanted = {(question.sha256, question.asked): question for question in questions}
-    names = sorted((name for name, _ in store.list_files(folder)), reverse=True)  # "perception-" comes after "part-"
+    names = sorted(
+        (name for name, _ in store.list_files(folder)), reverse=True
+    )  # "perception-" comes after "part-"
 
     def answered(name: str) -> list[tuple[str, str]]:
         filesystem, path = store.filesystem(store.join(folder, name))
@@ -62,7 +71,11 @@ def known(folder: str, questions: Iterable[Question]) -> dict[Question, str]:
             table = pq.read_table(path, columns=["sha256", "asked"], filesystem=filesystem)
         except FileNotFoundError:  # a part that another run has just cleared up
             return []
-        return [pair for pair in zip(table["sha256"].to_pylist(), table["asked"].to_pylist(), strict=True) if pair in wanted]
+        return [
+            pair
+            for pair in zip(table["sha256"].to_pylist(), table["asked"].to_pylist(), strict=True)
+            if pair in wanted
+        ]
 
     found: dict[Question, str] = {}
     with ThreadPoolExecutor(_READERS) as pool:
@@ -103,7 +116,9 @@ def keep_part(table: pa.Table, folder: str) -> str:
     return dataset.write_named(table, _PART, folder).path
 
 
-def build_shard(folder: str, questions: Sequence[Question], files: Mapping[Question, str]) -> FileEntry:
+def build_shard(
+    folder: str, questions: Sequence[Question], files: Mapping[Question, str]
+) -> FileEntry:
     """The perception shard of an image shard, out of results that are safe.
 
     Args:
@@ -115,7 +130,8 @@ def build_shard(folder: str, questions: Sequence[Question], files: Mapping[Quest
         Its entry, with a path relative to a version's folder ``STORE/datasets/NAME/VERSION``.
 
     Raises:
-        StoreUnavailableError: a part is gone, because another run has cleared up; a new attempt looks again.
+        StoreUnavailableError: a part is gone, because another run has cleared up; a new attempt
+            looks again.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -132,9 +148,15 @@ def build_shard(folder: str, questions: Sequence[Question], files: Mapping[Quest
             raise StoreUnavailableError(store.join(folder, name), "is gone", "try again") from exc
         held = zip(table["sha256"].to_pylist(), table["asked"].to_pylist(), strict=True)
         pieces.append(table.filter(pa.array([pair in pairs for pair in held], pa.bool_())))
-    whole = pa.concat_tables(pieces).sort_by([("sha256", "ascending"), ("asked", "ascending")]).combine_chunks()
+    whole = (
+        pa.concat_tables(pieces)
+        .sort_by([("sha256", "ascending"), ("asked", "ascending")])
+        .combine_chunks()
+    )
     entry = dataset.write_named(whole, dataset.PERCEPTION, folder)
-    return entry.model_copy(update={"path": f"../../../perception/{store.name(folder)}/{entry.path}"})
+    return entry.model_copy(
+        update={"path": f"../../../perception/{store.name(folder)}/{entry.path}"}
+    )
 
 
 def clear(folder: str, names: Iterable[str]) -> None:

@@ -1,8 +1,9 @@
 """Posts: the rows of an export, each accepted as a `Post` or rejected with a reason.
 
-Columns: id, account, company (else the account stands in), timestamp (ISO-8601), text, image or images, keywords and licence where there
-are any, and the KPIs of the recipe; other names are mapped by ``data.columns``. Leaves out: where rows come from (see `sources`), which
-posts of many are chosen (see `selection`), and the images (see `fetch`).
+Columns: id, account, company (else the account stands in), timestamp (ISO-8601), text, image or
+images, keywords and licence where there are any, and the KPIs of the recipe; other names are mapped
+by ``data.columns``. Leaves out: where rows come from (see `sources`), which posts of many are
+chosen (see `selection`), and the images (see `fetch`).
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class Reject:
         image: the reference, when only an image was lost.
         code: one of `rejects.CODES`.
         reason: one sentence with the offending value.
-        row: the row as JSON under our column names, so that it can be tried again; none when it could not be read.
+        row: the row as JSON under our column names, so that it can be tried again; none when it
+            could not be read.
     """
 
     file: str
@@ -104,10 +106,14 @@ def accept(file: str, rows: Iterable[Row], data: Data) -> Iterator[tuple[int, Po
 
 
 def within(rows: Iterable[Row], period: Period, data: Data) -> Iterator[Row]:
-    """The rows of a period; the others are another run's. One without a time that can be read stays, to be rejected with its reason."""
+    """The rows of a period; the others are another run's. One without a time that can be read
+    stays, to be rejected with its reason."""
     for line, row in rows:
         try:
-            outside = isinstance(row, Mapping) and _moment(_require(rename(row, data.columns), "timestamp")) not in period
+            outside = (
+                isinstance(row, Mapping)
+                and _moment(_require(rename(row, data.columns), "timestamp")) not in period
+            )
         except (Rejected, RecursionError):
             outside = False
         if not outside:
@@ -115,7 +121,8 @@ def within(rows: Iterable[Row], period: Period, data: Data) -> Iterator[Row]:
 
 
 def accept_again(file: str, line: int, row: str, data: Data) -> tuple[int, Post, str] | Reject:
-    """Try a rejected row again, under the recipe as it is now; ``row`` is JSON under our column names."""
+    """Try a rejected row again, under the recipe as it is now; ``row`` is JSON under our column
+    names."""
     fields = json.loads(row)
     try:
         return line, parse_post(fields, data), row
@@ -124,18 +131,23 @@ def accept_again(file: str, line: int, row: str, data: Data) -> tuple[int, Post,
 
 
 def rename(fields: Any, columns: Mapping[Column, str]) -> dict[str, Any]:
-    """A row under our column names, its own kept beside them: a KPI is named as the export names it.
+    """A row under our column names, its own kept beside them: a KPI is named as the export names
+    it.
 
     Args:
         fields: a row of the export.
-        columns: export's name by ours; dots reach into nested objects, and what follows ``=`` is the value itself.
+        columns: export's name by ours; dots reach into nested objects, and what follows ``=`` is
+            the value itself.
 
     Raises:
         Rejected: ``bad_json``, the row is no object.
     """
     if not isinstance(fields, Mapping):
         raise Rejected("bad_json", "is no JSON object")
-    named = {str(ours): theirs[1:] if theirs.startswith("=") else _reach(fields, theirs) for ours, theirs in columns.items()}
+    named = {
+        str(ours): theirs[1:] if theirs.startswith("=") else _reach(fields, theirs)
+        for ours, theirs in columns.items()
+    }
     return {str(name): value for name, value in fields.items()} | named
 
 
@@ -151,13 +163,21 @@ def parse_post(fields: Mapping[str, Any], data: Data) -> Post:
     moment = _moment(_require(fields, "timestamp"))
     day = moment.date().isoformat()
     if (data.since and day < data.since) or (data.until and day >= data.until):
-        raise Rejected("out_of_period", f"{day} is not in [{data.since or '...'}, {data.until or '...'})")
+        raise Rejected(
+            "out_of_period", f"{day} is not in [{data.since or '...'}, {data.until or '...'})"
+        )
     text = _text(fields, "text")
     text = " ".join((_LINKS.sub(LINK, text) if data.mask_links else text).split())
     if len(text) < data.min_text:
-        raise Rejected("text_too_short", f"the text has {len(text)} characters, at least {data.min_text} are asked for")
+        raise Rejected(
+            "text_too_short",
+            f"the text has {len(text)} characters, at least {data.min_text} are asked for",
+        )
     if data.max_text is not None and len(text) > data.max_text:
-        raise Rejected("text_too_long", f"the text has {len(text)} characters, at most {data.max_text} are asked for")
+        raise Rejected(
+            "text_too_long",
+            f"the text has {len(text)} characters, at most {data.max_text} are asked for",
+        )
     account = _text(fields, "account")
     return Post(
         id=_text(fields, "id"),
@@ -169,19 +189,28 @@ def parse_post(fields: Mapping[str, Any], data: Data) -> Post:
         licence=_label(fields.get("licence") or None),
         kpis=(_kpi(fields, data.kpi), *(_optional_kpi(fields, name) for name in data.more_kpis)),
         images=_images(fields),
-        held_out=any(_label(_reach(fields, column)) in values for column, values in data.held_out.items()),
+        held_out=any(
+            _label(_reach(fields, column)) in values for column, values in data.held_out.items()
+        ),
     )
 
 
 def _own_keywords(value: Any) -> tuple[str, ...]:
     """Keywords of the export: a list, or one text with commas or semicolons."""
-    words = re.split(r"[,;]", value) if isinstance(value, str) else value if isinstance(value, list) else []
+    words = (
+        re.split(r"[,;]", value)
+        if isinstance(value, str)
+        else value
+        if isinstance(value, list)
+        else []
+    )
     found = (" ".join(str(_label(word)).split()).lower() for word in words if isinstance(word, str))
     return tuple(dict.fromkeys(word for word in found if word))[:MAX_KEYWORDS]
 
 
 def _reach(fields: Mapping[str, Any], path: str) -> Any:
-    """Value of a column, or of a nested one by its dotted path; a column whose own name has dots comes first."""
+    """Value of a column, or of a nested one by its dotted path; a column whose own name has dots
+    comes first."""
     value: Any = fields
     if path in fields:
         return fields[path]
@@ -228,7 +257,9 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
 def _utf8(value: str, name: str) -> str:
     try:
         value.encode()
-    except UnicodeEncodeError as exc:  # half of a surrogate pair, which JSON can spell and no file can hold
+    except (
+        UnicodeEncodeError
+    ) as exc:  # half of a surrogate pair, which JSON can spell and no file can hold
         raise Rejected("encoding", f"{name} holds half a character at {exc.start}") from exc
     return value
 
@@ -239,14 +270,17 @@ def _label(value: Any) -> str | None:
 
 def _moment(value: Any) -> datetime:
     try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
+        moment = (
+            value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
+        )
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError) as exc:
         raise Rejected("bad_timestamp", f"timestamp {str(value)[:40]!r} is not ISO-8601") from exc
 
 
 def _number(value: Any, name: str) -> float:
-    """A KPI; digits in a string count, thousands separators do not, because 1,234 means different numbers in different places."""
+    """A KPI; digits in a string count, thousands separators do not, because 1,234 means different
+    numbers in different places."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -261,6 +295,8 @@ def _images(fields: Mapping[str, Any]) -> tuple[str, ...]:
     references = [value] if isinstance(value, str) else value
     if not references:
         raise Rejected("missing_field", "image is missing")
-    if not isinstance(references, list) or not all(isinstance(reference, str) and reference for reference in references):
+    if not isinstance(references, list) or not all(
+        isinstance(reference, str) and reference for reference in references
+    ):
         raise Rejected("image_missing", f"images = {str(value)[:40]!r} is no list of references")
     return tuple(dict.fromkeys(_utf8(reference, "image") for reference in references))

@@ -1,6 +1,8 @@
-"""Rejects: why a row of an export is left out of a dataset, as a code for the counts and a sentence for the reader.
+"""Rejects: why a row of an export is left out of a dataset, as a code for the counts and a sentence
+for the reader.
 
-A bad row is data, never a crash: whatever reads rows raises `Rejected`, and the ingestion writes it to ``rejects.parquet``.
+A bad row is data, never a crash: whatever reads rows raises `Rejected`, and the ingestion writes it
+to ``rejects.parquet``.
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
-"""Selection: of all rows that could be read, the posts that a dataset is made from: one an id, small accounts left out, large ones sampled.
+"""Selection: of all rows that could be read, the posts that a dataset is made from: one an id,
+small accounts left out, large ones sampled.
 
-The work on tables runs in DuckDB on disk, so that memory stays flat however long the history is. Which posts are chosen is a pure function
-of the rows and the seed: neither the order of rows nor the number of threads matters. Leaves out: reading (see `posts`), fetching (see
-`fetch`), and what chosen posts are worth (see `labels`).
+The work on tables runs in DuckDB on disk, so that memory stays flat however long the history is.
+Which posts are chosen is a pure function of the rows and the seed: neither the order of rows nor
+the number of threads matters. Leaves out: reading (see `posts`), fetching (see `fetch`), and what
+chosen posts are worth (see `labels`).
 
-Tables made here: ``candidate`` (every readable row, ``fresh`` or from an earlier version), ``post`` (the chosen), ``reject``.
+Tables made here: ``candidate`` (every readable row, ``fresh`` or from an earlier version), ``post``
+(the chosen), ``reject``.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ _BATCH: Final = 4096
 def connect(scratch: Path, memory_mb: int) -> Iterator[DuckDBPyConnection]:
     """A DuckDB of our own in a scratch folder, with the empty tables ``candidate`` and ``reject``.
 
-    Of one thread: each more asks for memory of its own, and fetching takes a hundred times as long as all work on tables.
+    Of one thread: each more asks for memory of its own, and fetching takes a hundred times as long
+    as all work on tables.
 
     Args:
         scratch: local folder with space for all rows.
@@ -45,7 +49,9 @@ def connect(scratch: Path, memory_mb: int) -> Iterator[DuckDBPyConnection]:
 
     con = duckdb.connect(str(scratch / "ingest.duckdb"))
     try:
-        con.execute(f"SET memory_limit = '{memory_mb}MiB'; SET temp_directory = '{scratch / 'spill'}'; SET threads = 1")
+        con.execute(
+            f"SET memory_limit = '{memory_mb}MiB'; SET temp_directory = '{scratch / 'spill'}'; SET threads = 1"
+        )
         con.execute("SET preserve_insertion_order = false; SET enable_progress_bar = false")
         for name, schema in (("candidate", _candidate_schema()), ("reject", reject_schema())):
             con.register("arrow", schema.empty_table())
@@ -53,12 +59,19 @@ def connect(scratch: Path, memory_mb: int) -> Iterator[DuckDBPyConnection]:
             con.unregister("arrow")
         yield con
     except duckdb.OutOfMemoryException as exc:
-        raise InputError(f"data.tables_mb = {memory_mb}", "is too little for so many posts", "double it") from exc
+        raise InputError(
+            f"data.tables_mb = {memory_mb}", "is too little for so many posts", "double it"
+        ) from exc
     finally:
         con.close()
 
 
-def add_rows(con: DuckDBPyConnection, file: str, rows: Iterable[tuple[int, Post, str] | Reject], fresh: bool = True) -> None:
+def add_rows(
+    con: DuckDBPyConnection,
+    file: str,
+    rows: Iterable[tuple[int, Post, str] | Reject],
+    fresh: bool = True,
+) -> None:
     """Put the rows of one file into ``candidate`` and ``reject``.
 
     Args:
@@ -75,7 +88,17 @@ def add_rows(con: DuckDBPyConnection, file: str, rows: Iterable[tuple[int, Post,
             rejected.append(asdict(row))
         else:
             line, post, text = row
-            accepted.append({**_columns(post), "file": file, "line": line, "base": base, "row": text, "fresh": fresh, "shard": None})
+            accepted.append(
+                {
+                    **_columns(post),
+                    "file": file,
+                    "line": line,
+                    "base": base,
+                    "row": text,
+                    "fresh": fresh,
+                    "shard": None,
+                }
+            )
         if max(len(accepted), len(rejected)) >= _BATCH:
             _flush(con, accepted, rejected)
     _flush(con, accepted, rejected)
@@ -84,8 +107,8 @@ def add_rows(con: DuckDBPyConnection, file: str, rows: Iterable[tuple[int, Post,
 def choose(con: DuckDBPyConnection, data: Data, seed: int) -> None:
     """Fill ``post`` with the chosen candidates and ``reject`` with why the others were left out.
 
-    Of several fresh rows of one id the latest counts, then the one with the largest KPI, then a fixed one: an export that was taken
-    twice holds the later counts.
+    Of several fresh rows of one id the latest counts, then the one with the largest KPI, then a
+    fixed one: an export that was taken twice holds the later counts.
 
     Args:
         con: with its candidates.
@@ -141,7 +164,8 @@ def choose(con: DuckDBPyConnection, data: Data, seed: int) -> None:
 
 
 def references(con: DuckDBPyConnection) -> None:
-    """Make ``reference``: each image of each chosen post with its ``place`` from 1, and the ``address`` that it is fetched from."""
+    """Make ``reference``: each image of each chosen post with its ``place`` from 1, and the
+    ``address`` that it is fetched from."""
     con.execute(
         """
         CREATE TABLE reference AS
@@ -161,14 +185,23 @@ def reject_schema() -> pa.Schema:
     """Columns of ``rejects.parquet``: those of `posts.Reject`."""
     import pyarrow as pa
 
-    return pa.schema([(field.name, pa.int64() if field.name == "line" else pa.string()) for field in fields(Reject)])
+    return pa.schema(
+        [
+            (field.name, pa.int64() if field.name == "line" else pa.string())
+            for field in fields(Reject)
+        ]
+    )
 
 
 def _candidate_schema() -> pa.Schema:
     import pyarrow as pa
 
     text = [pa.field(name, pa.string()) for name in ("file", "base", "row", "shard")]
-    own = [pa.field("kpis", pa.list_(pa.float64())), pa.field("line", pa.int64()), pa.field("fresh", pa.bool_())]
+    own = [
+        pa.field("kpis", pa.list_(pa.float64())),
+        pa.field("line", pa.int64()),
+        pa.field("fresh", pa.bool_()),
+    ]
     return pa.schema([*posts_schema(), *text, *own])
 
 
@@ -176,10 +209,15 @@ def _columns(post: Post) -> dict[str, Any]:
     return {field.name: getattr(post, field.name) for field in fields(Post)}
 
 
-def _flush(con: DuckDBPyConnection, accepted: list[dict[str, Any]], rejected: list[dict[str, Any]]) -> None:
+def _flush(
+    con: DuckDBPyConnection, accepted: list[dict[str, Any]], rejected: list[dict[str, Any]]
+) -> None:
     import pyarrow as pa
 
-    for name, rows, schema in (("candidate", accepted, _candidate_schema()), ("reject", rejected, reject_schema())):
+    for name, rows, schema in (
+        ("candidate", accepted, _candidate_schema()),
+        ("reject", rejected, reject_schema()),
+    ):
         if rows:
             con.register("arrow", pa.Table.from_pylist(rows, schema))
             con.execute(f"INSERT INTO {name} BY NAME SELECT * FROM arrow")
@@ -188,18 +226,34 @@ def _flush(con: DuckDBPyConnection, accepted: list[dict[str, Any]], rejected: li
 
 
 def _again(data: Data) -> str:
-    """SQL for the row of a post that came from an earlier version, as `posts.parse_post` reads it."""
-    kpis = ", ".join(f"{quoted(name)}, c.kpis[{place}]" for place, name in enumerate((data.kpi, *data.more_kpis), start=1))
+    """SQL for the row of a post that came from an earlier version, as `posts.parse_post` reads
+    it."""
+    kpis = ", ".join(
+        f"{quoted(name)}, c.kpis[{place}]"
+        for place, name in enumerate((data.kpi, *data.more_kpis), start=1)
+    )
     plain = ("id", "account", "company", "timestamp", "text", "keywords", "licence", "images")
     named = ", ".join(f"{quoted(name)}, c.{name}" for name in plain)
     return f"json_object({named}, {kpis})::VARCHAR"
 
 
 def _keep_shards(con: DuckDBPyConnection) -> None:
-    """A fresh row that says what an earlier version says already stays in the shard where it is; its KPIs may have moved."""
+    """A fresh row that says what an earlier version says already stays in the shard where it is;
+    its KPIs may have moved."""
     same = " AND ".join(
         f"p.{name} IS NOT DISTINCT FROM c.{name}"
-        for name in ("account", "company", "timestamp", "text", "keywords", "licence", "images", "held_out")
+        for name in (
+            "account",
+            "company",
+            "timestamp",
+            "text",
+            "keywords",
+            "licence",
+            "images",
+            "held_out",
+        )
     )
-    con.execute(f"UPDATE post AS p SET shard = c.shard FROM candidate c WHERE p.fresh AND NOT c.fresh AND p.id = c.id AND {same}")
+    con.execute(
+        f"UPDATE post AS p SET shard = c.shard FROM candidate c WHERE p.fresh AND NOT c.fresh AND p.id = c.id AND {same}"
+    )
     con.execute("DROP TABLE ranked")

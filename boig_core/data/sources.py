@@ -1,7 +1,9 @@
-"""Sources: where the rows of an export come from, streamed one by one from files on disk, in S3 or on the web.
+"""Sources: where the rows of an export come from, streamed one by one from files on disk, in S3 or
+on the web.
 
-JSONL is the main form, of rows or of X API pages; a ``.json`` file is a list of them, or one page; CSV is read row by row, Parquet batch by
-batch. All but Parquet may be gzipped. Leaves out: what makes a row good (see `posts`).
+JSONL is the main form, of rows or of X API pages; a ``.json`` file is a list of them, or one page;
+CSV is read row by row, Parquet batch by batch. All but Parquet may be gzipped. Leaves out: what
+makes a row good (see `posts`).
 """
 
 from __future__ import annotations
@@ -34,10 +36,12 @@ Row = tuple[int, Any]
 
 
 def find_sources(location: str) -> list[str]:
-    """Files of an export: the file itself, every file that a glob matches, or the ``posts.*`` file of a folder; sorted.
+    """Files of an export: the file itself, every file that a glob matches, or the ``posts.*`` file
+    of a folder; sorted.
 
     Args:
-        location: a local path, ``s3://`` or ``http(s)://``; ``*``, ``?`` and ``[...]`` make a glob (not on the web).
+        location: a local path, ``s3://`` or ``http(s)://``; ``*``, ``?`` and ``[...]`` make a glob
+            (not on the web).
 
     Raises:
         InputError: there is none, or its suffix is not known.
@@ -45,20 +49,32 @@ def find_sources(location: str) -> list[str]:
     if re.match(r"https?://", location):
         store.refuse_secrets(location)
         if not _suffixed(location):
-            raise InputError(location, f"is no {', '.join(SUFFIXES)} file", "export the posts as JSON lines")
+            raise InputError(
+                location, f"is no {', '.join(SUFFIXES)} file", "export the posts as JSON lines"
+            )
         return [location]
     if re.search(r"[*?\[]", location) and not store.exists(location):
         return _match(location)
     if _suffixed(location):
         if not store.exists(location):
-            raise InputError(location, "does not exist", "give the posts file of an export, its folder, or a glob")
+            raise InputError(
+                location,
+                "does not exist",
+                "give the posts file of an export, its folder, or a glob",
+            )
         return [location]
     for suffix in SUFFIXES:
         if store.exists(store.join(location, f"posts{suffix}")):
             return [store.join(location, f"posts{suffix}")]
     if store.exists(location):
-        raise InputError(location, f"is no {', '.join(SUFFIXES)} file", "export the posts as JSON lines")
-    raise InputError(location, f"holds no posts{'|'.join(SUFFIXES)}", "give the posts file of an export, its folder, or a glob")
+        raise InputError(
+            location, f"is no {', '.join(SUFFIXES)} file", "export the posts as JSON lines"
+        )
+    raise InputError(
+        location,
+        f"holds no posts{'|'.join(SUFFIXES)}",
+        "give the posts file of an export, its folder, or a glob",
+    )
 
 
 def read_rows(uri: str) -> Iterator[Row]:
@@ -73,9 +89,13 @@ def read_rows(uri: str) -> Iterator[Row]:
         with closing(_open(uri)) as file:
             plain = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if name.endswith(".gz") else file
             kind = name.removesuffix(".gz").rsplit(".", 1)[-1]
-            yield from {"json": _json, "csv": _csv, "parquet": _parquet}.get(kind, _json_lines)(uri, plain)
+            yield from {"json": _json, "csv": _csv, "parquet": _parquet}.get(kind, _json_lines)(
+                uri, plain
+            )
     except (gzip.BadGzipFile, EOFError, zlib.error) as exc:
-        raise InputError(uri, f"cannot be unpacked ({_line(exc)})", "export the posts again, or without gzip") from exc
+        raise InputError(
+            uri, f"cannot be unpacked ({_line(exc)})", "export the posts again, or without gzip"
+        ) from exc
 
 
 def _line(exc: Exception) -> str:
@@ -83,17 +103,30 @@ def _line(exc: Exception) -> str:
 
 
 def _suffixed(location: str) -> bool:
-    return re.sub(r"[?#].*$", "", location).endswith(SUFFIXES) if "://" in location else location.endswith(SUFFIXES)
+    return (
+        re.sub(r"[?#].*$", "", location).endswith(SUFFIXES)
+        if "://" in location
+        else location.endswith(SUFFIXES)
+    )
 
 
 def _match(pattern: str) -> list[str]:
-    """Files below the last folder without a wildcard; ``*`` stays within a folder, ``**`` does not."""
+    """Files below the last folder without a wildcard; ``*`` stays within a folder, ``**`` does
+    not."""
     parts = pattern.split("/")
     fixed = next(i for i, part in enumerate(parts) if re.search(r"[*?\[]", part))
     root, rest = "/".join(parts[:fixed]) or ".", parts[fixed:]
-    files = [path for path, _ in store.list_files(root) if _matches(path.split("/"), rest) and path.endswith(SUFFIXES)]
+    files = [
+        path
+        for path, _ in store.list_files(root)
+        if _matches(path.split("/"), rest) and path.endswith(SUFFIXES)
+    ]
     if not files:
-        raise InputError(pattern, f"matches no {', '.join(SUFFIXES)} file", "check the pattern, and quote it against the shell")
+        raise InputError(
+            pattern,
+            f"matches no {', '.join(SUFFIXES)} file",
+            "check the pattern, and quote it against the shell",
+        )
     return [store.join(root, path) for path in sorted(files)]
 
 
@@ -102,7 +135,9 @@ def _matches(path: list[str], pattern: list[str]) -> bool:
         return not path
     if pattern[0] == "**":
         return any(_matches(path[i:], pattern[1:]) for i in range(len(path) + 1))
-    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
+    return (
+        bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
+    )
 
 
 def _open(uri: str) -> IO[bytes]:
@@ -117,13 +152,21 @@ def _open(uri: str) -> IO[bytes]:
                 for part in response.iter_bytes():
                     spool.write(part)
         except httpx.HTTPStatusError as exc:
-            raise InputError(uri, f"answers {exc.response.status_code}", "check the address of the posts") from exc
+            raise InputError(
+                uri, f"answers {exc.response.status_code}", "check the address of the posts"
+            ) from exc
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise StoreUnavailableError(uri, f"cannot be read ({type(exc).__name__} {exc})", "check the address and try again") from exc
+            raise StoreUnavailableError(
+                uri,
+                f"cannot be read ({type(exc).__name__} {exc})",
+                "check the address and try again",
+            ) from exc
         spool.seek(0)
         return spool
     if not store.exists(uri):
-        raise InputError(uri, "does not exist", "give the posts file of an export, its folder, or a glob")
+        raise InputError(
+            uri, "does not exist", "give the posts file of an export, its folder, or a glob"
+        )
     filesystem, path = store.filesystem(uri)
     try:
         return cast(IO[bytes], filesystem.open_input_file(path))
@@ -142,7 +185,11 @@ def _lines(uri: str, file: IO[bytes]) -> Iterator[bytes]:
     first = True
     while row := buffered.readline(_LONGEST_LINE):
         if len(row) == _LONGEST_LINE:
-            raise InputError(uri, f"has a line of over {_LONGEST_LINE} bytes", "export the posts as JSON lines, one post a line")
+            raise InputError(
+                uri,
+                f"has a line of over {_LONGEST_LINE} bytes",
+                "export the posts as JSON lines, one post a line",
+            )
         yield row.removeprefix(b"\xef\xbb\xbf") if first else row
         first = False
 
@@ -151,14 +198,19 @@ def _json(uri: str, file: IO[bytes]) -> Iterator[Row]:
     try:
         whole = json.loads(file.read())
     except (ValueError, RecursionError) as exc:
-        raise InputError(uri, f"is not JSON ({_line(exc)})", "export the posts again, or as JSON lines") from exc
+        raise InputError(
+            uri, f"is not JSON ({_line(exc)})", "export the posts again, or as JSON lines"
+        ) from exc
     items = whole if isinstance(whole, list) else [whole]
     yield from ((place, one) for place, item in enumerate(items, start=1) for one in _flatten(item))
 
 
 def _csv(uri: str, file: IO[bytes]) -> Iterator[Row]:
-    """Rows by the names of the first one; ``line`` is where a row ends, since texts may hold line breaks."""
-    text = io.TextIOWrapper(cast(Any, file), encoding="utf-8-sig", errors="surrogateescape", newline="")
+    """Rows by the names of the first one; ``line`` is where a row ends, since texts may hold line
+    breaks."""
+    text = io.TextIOWrapper(
+        cast(Any, file), encoding="utf-8-sig", errors="surrogateescape", newline=""
+    )
     rows = csv.reader(text)
     header: list[str] | None = None
     while True:
@@ -172,11 +224,16 @@ def _csv(uri: str, file: IO[bytes]) -> Iterator[Row]:
         if header is None:
             header = row
             if len(set(header)) != len(header):
-                raise InputError(f"{uri}, line 1", "has two columns of one name", "name each column once")
+                raise InputError(
+                    f"{uri}, line 1", "has two columns of one name", "name each column once"
+                )
         elif row and any("\udc80" <= letter <= "\udcff" for cell in row for letter in cell):
             yield rows.line_num, Rejected("encoding", "a byte is not UTF-8")
         elif row and len(row) != len(header):
-            yield rows.line_num, Rejected("bad_json", f"has {len(row)} columns, the first line names {len(header)}")
+            yield (
+                rows.line_num,
+                Rejected("bad_json", f"has {len(row)} columns, the first line names {len(header)}"),
+            )
         elif row:
             yield rows.line_num, dict(zip(header, row, strict=True))
 
@@ -187,12 +244,16 @@ def _parquet(uri: str, file: IO[bytes]) -> Iterator[Row]:
 
     try:
         place = 0
-        for batch in parquet.ParquetFile(file).iter_batches(batch_size=_BATCH, use_threads=False):  # see `dataset.read_shard`
+        for batch in parquet.ParquetFile(file).iter_batches(
+            batch_size=_BATCH, use_threads=False
+        ):  # see `dataset.read_shard`
             for row in batch.to_pylist():
                 place += 1
                 yield place, row
     except (pa.ArrowException, OSError, ValueError, OverflowError) as exc:
-        raise InputError(uri, f"cannot be read ({_line(exc)})", "export the posts again, or as JSON lines") from exc
+        raise InputError(
+            uri, f"cannot be read ({_line(exc)})", "export the posts again, or as JSON lines"
+        ) from exc
 
 
 def _parse_json(row: bytes) -> list[Any]:

@@ -1,9 +1,12 @@
-"""Staging: images fetched chunk by chunk straight into shards, so that a restart does not fetch again what is safe.
+"""Staging: images fetched chunk by chunk straight into shards, so that a restart does not fetch
+again what is safe.
 
-References come in chunks by a hash of their names: which chunk an image is in, and so in which shard, is a pure function of the references
-and what they lead to, whatever the number of workers. A chunk's images become one shard (more when they are large), sorted by hash and each
-once; then its index appears at ``datasets/NAME/staging/KEY.parquet``, whole or not at all: the key says what was asked for, and where the
-index is, the shards are. Leaves out: spreading chunks over workers (see `cluster.ingest`).
+References come in chunks by a hash of their names: which chunk an image is in, and so in which
+shard, is a pure function of the references and what they lead to, whatever the number of workers. A
+chunk's images become one shard (more when they are large), sorted by hash and each once; then its
+index appears at ``datasets/NAME/staging/KEY.parquet``, whole or not at all: the key says what was
+asked for, and where the index is, the shards are. Leaves out: spreading chunks over workers (see
+`cluster.ingest`).
 """
 
 from __future__ import annotations
@@ -30,16 +33,38 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CHUNK: Final = 256
-"""References of the first chunk; the following have as many as fill a shard, at the size that images of the first one have."""
+"""References of the first chunk; the following have as many as fill a shard, at the size that
+images of the first one have."""
 _LARGEST_CHUNK: Final = 4096
-_INDEX: Final = ("chunk", "address", "sha256", "width", "height", "fingerprint", "shard", "shard_sha256", "shard_bytes", "code", "reason")
-_LIMITS: Final = ("max_image_mb", "max_pixels", "image_format", "image_quality", "shard_mb", "allow_private_hosts", "user_agent")
+_INDEX: Final = (
+    "chunk",
+    "address",
+    "sha256",
+    "width",
+    "height",
+    "fingerprint",
+    "shard",
+    "shard_sha256",
+    "shard_bytes",
+    "code",
+    "reason",
+)
+_LIMITS: Final = (
+    "max_image_mb",
+    "max_pixels",
+    "image_format",
+    "image_quality",
+    "shard_mb",
+    "allow_private_hosts",
+    "user_agent",
+)
 """Fields of the recipe that decide what becomes of a reference."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """References to fetch together: its ``number`` in the ingestion, its ``key`` and the ``addresses``."""
+    """References to fetch together: its ``number`` in the ingestion, its ``key`` and the
+    ``addresses``."""
 
     number: int
     key: str
@@ -47,7 +72,8 @@ class Chunk:
 
 
 def make_chunks(addresses: Iterable[str], data: Data, size: int, first: int = 0) -> Iterator[Chunk]:
-    """Cut addresses, which come in their final order, into chunks of ``size``, numbered from ``first``."""
+    """Cut addresses, which come in their final order, into chunks of ``size``, numbered from
+    ``first``."""
     limits = data.model_dump(mode="json", include=set(_LIMITS))
     waiting = iter(addresses)
     for number in count(first):
@@ -60,8 +86,18 @@ def make_chunks(addresses: Iterable[str], data: Data, size: int, first: int = 0)
 
 def chunk_size(index: pa.Table, data: Data) -> int:
     """References that fill a shard, by the index of the first chunk."""
-    total = sum({row["shard"]: int(row["shard_bytes"]) for row in index.to_pylist() if row["shard"] is not None}.values())
-    return max(1, min(_LARGEST_CHUNK, round(data.shard_mb * 2**20 * index.num_rows / total))) if total else CHUNK
+    total = sum(
+        {
+            row["shard"]: int(row["shard_bytes"])
+            for row in index.to_pylist()
+            if row["shard"] is not None
+        }.values()
+    )
+    return (
+        max(1, min(_LARGEST_CHUNK, round(data.shard_mb * 2**20 * index.num_rows / total)))
+        if total
+        else CHUNK
+    )
 
 
 def stage(chunk: Chunk, data: Data, root: str) -> pa.Table:
@@ -89,7 +125,9 @@ def stage(chunk: Chunk, data: Data, root: str) -> pa.Table:
         for row in rows:
             row |= shards.get(row.get("sha256", ""), {})
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(sorted(rows, key=lambda row: str(row["address"])), _schema()), sink)
+        pq.write_table(
+            pa.Table.from_pylist(sorted(rows, key=lambda row: str(row["address"])), _schema()), sink
+        )
         store.write_bytes(uri, sink.getvalue().to_pybytes())
     filesystem, path = store.filesystem(uri)
     table = pq.read_table(path, filesystem=filesystem)
@@ -97,15 +135,26 @@ def stage(chunk: Chunk, data: Data, root: str) -> pa.Table:
     return table.set_column(0, "chunk", pa.array([chunk.number] * table.num_rows, pa.int64()))
 
 
-def _fetch_into(spool: IO[bytes], chunk: Chunk, data: Data) -> tuple[list[dict[str, Any]], dict[str, tuple[int, int]]]:
-    """Fetch into a scratch file; returns a row an address, and offset and length of each image by its hash."""
+def _fetch_into(
+    spool: IO[bytes], chunk: Chunk, data: Data
+) -> tuple[list[dict[str, Any]], dict[str, tuple[int, int]]]:
+    """Fetch into a scratch file; returns a row an address, and offset and length of each image by
+    its hash."""
     rows: list[dict[str, Any]] = []
     places: dict[str, tuple[int, int]] = {}
     for address, one in _fetcher(data).fetch(chunk.addresses):
         if isinstance(one, Rejected):
             rows.append({"address": address, "code": one.code, "reason": one.reason})
             continue
-        rows.append({"address": address, **{name: getattr(one, name) for name in ("sha256", "width", "height", "fingerprint")}})
+        rows.append(
+            {
+                "address": address,
+                **{
+                    name: getattr(one, name)
+                    for name in ("sha256", "width", "height", "fingerprint")
+                },
+            }
+        )
         if one.sha256 not in places:
             places[one.sha256] = spool.tell(), len(one.data)
             spool.write(one.data)
@@ -114,24 +163,39 @@ def _fetch_into(spool: IO[bytes], chunk: Chunk, data: Data) -> tuple[list[dict[s
 
 
 def _write_shards(
-    spool: IO[bytes], rows: Sequence[dict[str, Any]], places: dict[str, tuple[int, int]], data: Data, root: str
+    spool: IO[bytes],
+    rows: Sequence[dict[str, Any]],
+    places: dict[str, tuple[int, int]],
+    data: Data,
+    root: str,
 ) -> dict[str, dict[str, Any]]:
-    """Cut the images, sorted by hash, into shards; returns name, hash and size of its shard for each image."""
+    """Cut the images, sorted by hash, into shards; returns name, hash and size of its shard for
+    each image."""
     found: dict[str, dict[str, Any]] = {}
     looks = {row["sha256"]: row for row in rows if "sha256" in row}
     names, total = sorted(places), sum(length for _, length in places.values())
     # A little more than a shard's worth stays one shard.
     parts = min(len(names), math.ceil(total / (1.5 * data.shard_mb * 2**20)))
-    with mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) if total else nullcontext(b"") as held:
+    with (
+        mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) if total else nullcontext(b"") as held
+    ):
         for part in range(parts):
             chosen = names[part * len(names) // parts : (part + 1) * len(names) // parts]
             images = (
-                StoredImage(held[at : at + length], name, *(looks[name][key] for key in ("width", "height", "fingerprint")))
+                StoredImage(
+                    held[at : at + length],
+                    name,
+                    *(looks[name][key] for key in ("width", "height", "fingerprint")),
+                )
                 for name in chosen
                 for at, length in (places[name],)
             )
             entry = dataset.write_shard(dataset.image_table(images), dataset.IMAGES, root)
-            shard = {"shard": dataset.shard_name(entry), "shard_sha256": entry.sha256, "shard_bytes": entry.size}
+            shard = {
+                "shard": dataset.shard_name(entry),
+                "shard_sha256": entry.sha256,
+                "shard_bytes": entry.size,
+            }
             found |= dict.fromkeys(chosen, shard)
     return found
 
@@ -158,5 +222,7 @@ def _schema() -> pa.Schema:
     import pyarrow as pa
 
     types: dict[str, Any] = dict.fromkeys(_INDEX, pa.string())
-    types |= {name: pa.int32() for name in ("width", "height")} | {name: pa.int64() for name in ("chunk", "shard_bytes")}
+    types |= {name: pa.int32() for name in ("width", "height")} | {
+        name: pa.int64() for name in ("chunk", "shard_bytes")
+    }
     return dataset.schema_of(types)

@@ -1,8 +1,11 @@
-"""One GET over HTTP(S) as an export's URLs deserve it: to the address that was checked, with every limit, following nothing by itself.
+"""One GET over HTTP(S) as an export's URLs deserve it: to the address that was checked, with every
+limit, following nothing by itself.
 
-The body is capped while it streams; a deadline holds for the whole answer, also for a server that trickles its headers byte by byte. A host
-whose addresses are not all public is refused, and the connection goes to the address that was looked at, under the host's own name: asked
-twice, a name server may answer twice differently. Leaves out: retries, redirects and how many requests a host gets (see `fetch`).
+The body is capped while it streams; a deadline holds for the whole answer, also for a server that
+trickles its headers byte by byte. A host whose addresses are not all public is refused, and the
+connection goes to the address that was looked at, under the host's own name: asked twice, a name
+server may answer twice differently. Leaves out: retries, redirects and how many requests a host
+gets (see `fetch`).
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ _POOLS: Final = 256
 
 
 class Again(Exception):
-    """A failure that another try may mend, after ``wait_s`` seconds if the server has named a time."""
+    """A failure that another try may mend, after ``wait_s`` seconds if the server has named a
+    time."""
 
     def __init__(self, reason: str, wait_s: float | None = None) -> None:
         super().__init__(reason)
@@ -65,7 +69,8 @@ class Answer:
 
     def __exit__(self, *exc: object) -> None:
         if self.response.length_remaining == 0:
-            self.response.drain_conn()  # an answer that was not read to its end, be it empty, blocks its connection
+            # an answer that was not read to its end, be it empty, blocks its connection
+            self.response.drain_conn()
         else:
             self.response.close()  # a body that nobody wants costs more than a new connection
         self.response.release_conn()
@@ -85,7 +90,9 @@ class Answer:
                 if len(body) > cap:
                     raise too_large(self.url, len(body), self.data)
                 if time.monotonic() > self.deadline:
-                    raise Rejected("http_error", f"{self.url} takes longer than {self.data.fetch_timeout_s} s")
+                    raise Rejected(
+                        "http_error", f"{self.url} takes longer than {self.data.fetch_timeout_s} s"
+                    )
         return bytes(body)
 
 
@@ -103,7 +110,8 @@ class Web:
         """Ask for a URL.
 
         Raises:
-            Rejected: ``host_refused`` (another scheme, or an address that is not public) or ``http_error`` (no URL, or TLS that fails).
+            Rejected: ``host_refused`` (another scheme, or an address that is not public) or
+                ``http_error`` (no URL, or TLS that fails).
             Again: no connection, no answer in time, or a name that cannot be resolved now.
         """
         deadline = time.monotonic() + self.data.fetch_timeout_s
@@ -115,7 +123,9 @@ class Web:
             except ProtocolError as exc:
                 if not isinstance(exc.args[-1], ConnectionError):
                     raise
-                response = self._send(target)  # a server may close a connection that was kept open just as it is used again
+                response = self._send(
+                    target
+                )  # a server may close a connection that was kept open just as it is used again
             return Answer(url, response, deadline, self.data)
 
     def _send(self, target: Url) -> urllib3.BaseHTTPResponse:
@@ -124,21 +134,36 @@ class Web:
         if scheme not in _PORTS or not target.host:
             raise Rejected("host_refused", f"{target}: only http and https are fetched")
         port = target.port or _PORTS[scheme]
-        headers = {"User-Agent": self.data.user_agent, "Accept-Encoding": "identity", "Host": str(target.netloc)}
+        headers = {
+            "User-Agent": self.data.user_agent,
+            "Accept-Encoding": "identity",
+            "Host": str(target.netloc),
+        }
         timeout = Timeout(connect=self.data.fetch_timeout_s, read=self.data.fetch_timeout_s)
-        options: dict[str, Any] = {"headers": headers, "redirect": False, "retries": False, "preload_content": False, "timeout": timeout}
+        options: dict[str, Any] = {
+            "headers": headers,
+            "redirect": False,
+            "retries": False,
+            "preload_content": False,
+            "timeout": timeout,
+        }
         if (proxy := self._proxies.get(scheme)) is not None and not proxy_bypass(host):
             return _proxy(proxy).urlopen("GET", target.url, **options)
         if self.data.allow_private_hosts:
             pool = self._manager.connection_from_host(host, port, scheme)
         else:
-            named = {"server_hostname": host, "assert_hostname": host} if scheme == "https" else None
-            pool = self._manager.connection_from_host(public_address(host, port), port, scheme, pool_kwargs=named)
+            named = (
+                {"server_hostname": host, "assert_hostname": host} if scheme == "https" else None
+            )
+            pool = self._manager.connection_from_host(
+                public_address(host, port), port, scheme, pool_kwargs=named
+            )
         return pool.urlopen("GET", target.request_uri, **options)
 
     @cached_property
     def _proxies(self) -> dict[str, str]:
-        """Those of the environment; none where addresses are checked, since a proxy would resolve names on its own."""
+        """Those of the environment; none where addresses are checked, since a proxy would resolve
+        names on its own."""
         return getproxies() if self.data.allow_private_hosts else {}
 
     @cached_property
@@ -175,7 +200,8 @@ class _HTTPSPool(HTTPSConnectionPool):
 
 
 class _Reaper:
-    """Hangs up on servers that still send headers when the asking thread's deadline comes: a socket's own timeout holds between bytes."""
+    """Hangs up on servers that still send headers when the asking thread's deadline comes: a
+    socket's own timeout holds between bytes."""
 
     def __init__(self) -> None:
         self._open: dict[int, tuple[float, socket.socket]] = {}
@@ -197,7 +223,9 @@ class _Reaper:
         finally:
             with self._lock:
                 self._open.pop(id(sock), None)
-        if time.monotonic() > deadline:  # headers that were cut off read like headers that have ended
+        if (
+            time.monotonic() > deadline
+        ):  # headers that were cut off read like headers that have ended
             raise Rejected("http_error", "the server takes too long to answer")
 
     def _reap(self) -> None:
@@ -229,18 +257,24 @@ def _named(url: str) -> Iterator[None]:
 
 def too_large(reference: str, size: int, data: Data) -> Rejected:
     """Why a file of ``size`` bytes or more is left out."""
-    return Rejected("image_too_large", f"{reference} has {size} bytes or more, at most {data.max_image_mb} MiB are allowed")
+    return Rejected(
+        "image_too_large",
+        f"{reference} has {size} bytes or more, at most {data.max_image_mb} MiB are allowed",
+    )
 
 
 def public_address(host: str, port: int) -> str:
     """An address of a host, when all its addresses are public.
 
     Raises:
-        Rejected: ``host_refused`` when an address is private, loopback, link-local or otherwise not global.
+        Rejected: ``host_refused`` when an address is private, loopback, link-local or otherwise not
+            global.
         Again: the name cannot be resolved now.
     """
     try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        found = {
+            str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        }
     except (socket.gaierror, UnicodeError) as exc:
         raise Again(f"{host} cannot be resolved") from exc
     if not found:
@@ -251,5 +285,8 @@ def public_address(host: str, port: int) -> str:
         inside = getattr(parsed, "ipv4_mapped", None) or getattr(parsed, "sixtofour", None)
         parsed = ipaddress.IPv4Address(parsed.packed[12:]) if parsed in _NAT64 else inside or parsed
         if not parsed.is_global or parsed.is_multicast:
-            raise Rejected("host_refused", f"{host} is at the private address {address}; data.allow_private_hosts lets such hosts in")
+            raise Rejected(
+                "host_refused",
+                f"{host} is at the private address {address}; data.allow_private_hosts lets such hosts in",
+            )
     return sorted(found)[0]

@@ -1,7 +1,9 @@
-"""X API v2 payloads: pages of posts with their authors, media and counts in separate lists become flat rows.
+"""X API v2 payloads: pages of posts with their authors, media and counts in separate lists become
+flat rows.
 
-A page is one JSON object, a line of a ``.jsonl`` file. Its fields are those of the API's reference: ``data`` (posts), ``includes.users``,
-``includes.media``, ``public_metrics``. Leaves out: talking to the API, and what makes a row good (see `posts`).
+A page is one JSON object, a line of a ``.jsonl`` file. Its fields are those of the API's reference:
+``data`` (posts), ``includes.users``, ``includes.media``, ``public_metrics``. Leaves out: talking to
+the API, and what makes a row good (see `posts`).
 """
 
 from __future__ import annotations
@@ -22,21 +24,31 @@ _COUNTS: Final = {
 
 def is_page(fields: Mapping[str, Any]) -> bool:
     """Whether a JSON object is a page of the API and no row of its own."""
-    return isinstance(fields.get("data"), list) and ("includes" in fields or "meta" in fields) and "text" not in fields
+    return (
+        isinstance(fields.get("data"), list)
+        and ("includes" in fields or "meta" in fields)
+        and "text" not in fields
+    )
 
 
 def rows_of(page: Mapping[str, Any]) -> list[Any]:
-    """One row a post, with the columns of `posts` and the counts; photographs alone, since a video's preview is not what was posted.
+    """One row a post, with the columns of `posts` and the counts; photographs alone, since a
+    video's preview is not what was posted.
 
-    A post that is no object, or whose author is not included, gives a row that `posts` rejects by what it lacks.
+    A post that is no object, or whose author is not included, gives a row that `posts` rejects by
+    what it lacks.
     """
     includes = page.get("includes")
     includes = includes if isinstance(includes, Mapping) else {}
     users, media = _by(includes.get("users"), "id"), _by(includes.get("media"), "media_key")
-    return [_row(post, users, media) if isinstance(post, Mapping) else post for post in page["data"]]
+    return [
+        _row(post, users, media) if isinstance(post, Mapping) else post for post in page["data"]
+    ]
 
 
-def _row(post: Mapping[str, Any], users: Mapping[Any, Any], media: Mapping[Any, Any]) -> dict[str, Any]:
+def _row(
+    post: Mapping[str, Any], users: Mapping[Any, Any], media: Mapping[Any, Any]
+) -> dict[str, Any]:
     author = users.get(_plain(post.get("author_id")), {})
     keys = _object(post.get("attachments")).get("media_keys")
     attached = [media.get(_plain(key), {}) for key in keys] if isinstance(keys, list) else []

@@ -1,7 +1,8 @@
-"""The few calls of Airflow's REST API that the demo makes, each as one user: the same that the web page makes for a person's click.
+"""The few calls of Airflow's REST API that the demo makes, each as one user: the same that the web
+page makes for a person's click.
 
-A call that may be made twice is made again while the server is busy or away: on SQLite Airflow answers 500 when its database was locked for
-too long. Leaves out: everything else of that API.
+A call that may be made twice is made again while the server is busy or away: on SQLite Airflow
+answers 500 when its database was locked for too long. Leaves out: everything else of that API.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import httpx
 from boig_core.demo.patience import ANSWER_S, BUSY, Patience
 from boig_core.errors import InfrastructureError
 
-REMEDY: Final = "see logs/airflow.log in the demo's folder; on a busy machine end other work, then start again"
+REMEDY: Final = (
+    "see logs/airflow.log in the demo's folder; on a busy machine end other work, then start again"
+)
 
 
 class AirflowApi:
@@ -29,7 +32,9 @@ class AirflowApi:
         patience: with a server that is busy or away.
     """
 
-    def __init__(self, base: str, user: str, password: str, patience: Patience | None = None) -> None:
+    def __init__(
+        self, base: str, user: str, password: str, patience: Patience | None = None
+    ) -> None:
         self.base = base
         self.user = user
         self._http = httpx.Client(base_url=base, timeout=ANSWER_S, trust_env=False)
@@ -55,7 +60,10 @@ class AirflowApi:
 
     def import_errors(self) -> list[str]:
         """Why DAG files could not be parsed."""
-        return [str(error["stack_trace"]) for error in self._call("GET", "/importErrors")["import_errors"]]
+        return [
+            str(error["stack_trace"])
+            for error in self._call("GET", "/importErrors")["import_errors"]
+        ]
 
     def create_pool(self, name: str, slots: int) -> None:
         """Create a pool in which deferred tasks count; one that is there already must be the same.
@@ -69,10 +77,13 @@ class AirflowApi:
             there = self._call("GET", f"/pools/{quote(name)}")
             if any(there[key] != value for key, value in wanted.items()):
                 rule = f"exists with {there['slots']} slots, not with {slots} in which deferred tasks count"
-                raise InfrastructureError(f"pool {name}", rule, "delete it in Airflow, then start again")
+                raise InfrastructureError(
+                    f"pool {name}", rule, "delete it in Airflow, then start again"
+                )
 
     def trigger(self, dag: str, params: dict[str, Any]) -> str:
-        """Start one run; returns its id, which is chosen here: asked again, Airflow answers 409 and starts no second run."""
+        """Start one run; returns its id, which is chosen here: asked again, Airflow answers 409 and
+        starts no second run."""
         run = f"manual__{datetime.now(UTC).isoformat()}_{uuid4().hex[:8]}"
         body = {"dag_run_id": run, "logical_date": None, "conf": params}
         if self._call("POST", f"/dags/{dag}/dagRuns", body, repeatable=True, none_at=409) is None:
@@ -102,7 +113,8 @@ class AirflowApi:
         return None if answer is None else answer.get("value")
 
     def approve(self, dag: str, run: str, task: str) -> None:
-        """Answer an approval with Approve, as a person does in the form; an answer that it has already stands.
+        """Answer an approval with Approve, as a person does in the form; an answer that it has
+        already stands.
 
         Raises:
             InfrastructureError: Airflow has kept no answer, or does not answer itself.
@@ -112,9 +124,13 @@ class AirflowApi:
         if self._call("PATCH", path, answer, none_at=409) is None:
             question = self._call("GET", path)
             if not question["response_received"]:
-                raise InfrastructureError(f"PATCH {path}", "was refused, yet nobody has answered", REMEDY)
+                raise InfrastructureError(
+                    f"PATCH {path}", "was refused, yet nobody has answered", REMEDY
+                )
 
-    def _send(self, method: str, path: str, body: Any = None, *, repeatable: bool = False) -> httpx.Response:
+    def _send(
+        self, method: str, path: str, body: Any = None, *, repeatable: bool = False
+    ) -> httpx.Response:
         """The last answer; all but a POST are repeatable, and a POST is if the caller says so."""
         twice = repeatable or method != "POST"
         return self._patience.send(self._http, method, f"/api/v2{path}", body, repeatable=twice)
@@ -141,7 +157,11 @@ class AirflowApi:
             return None
         if not answer.is_success:
             busy = answer.status_code in BUSY
-            asked = f" for {self._patience.seconds:.0f} s" if busy and (repeatable or method != "POST") else ""
+            asked = (
+                f" for {self._patience.seconds:.0f} s"
+                if busy and (repeatable or method != "POST")
+                else ""
+            )
             rule = f"Airflow answered {answer.status_code}{asked}: {answer.text[:500]}"
             raise InfrastructureError(f"{method} {path}", rule, REMEDY if busy else "see its log")
         return answer.json()
@@ -150,5 +170,8 @@ class AirflowApi:
 def _lines(entry: Any) -> list[str]:
     if not isinstance(entry, dict):
         return [str(entry)]
-    raised = [f"{error.get('exc_type')}: {error.get('exc_value')}" for error in entry.get("error_detail") or []]
+    raised = [
+        f"{error.get('exc_type')}: {error.get('exc_value')}"
+        for error in entry.get("error_detail") or []
+    ]
     return [str(entry.get("event", "")), *raised]

@@ -1,4 +1,5 @@
-"""The commands ``demo``, ``run``, ``ingest``, ``adworld`` and ``tiny-models`` of the command line; heavy imports stand inside them."""
+"""The commands ``demo``, ``run``, ``ingest``, ``adworld`` and ``tiny-models`` of the command line;
+heavy imports stand inside them."""
 
 from __future__ import annotations
 
@@ -10,8 +11,13 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a field: section.field=value. May be repeated.")]
-LawName = Annotated[str, typer.Option(help="KPI law: a name (sunlit, nordic) or the path of a law file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a field: section.field=value. May be repeated."),
+]
+LawName = Annotated[
+    str, typer.Option(help="KPI law: a name (sunlit, nordic) or the path of a law file.")
+]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -24,15 +30,21 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Leave Airflow, Ray and MLflow up at the end.")] = False,
-    stop: Annotated[bool, typer.Option("--stop", help="Only stop what an earlier demo left up.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave Airflow, Ray and MLflow up at the end.")
+    ] = False,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="Only stop what an earlier demo left up.")
+    ] = False,
     recipe: Annotated[str, typer.Option(help="Recipe by name or path.")] = "tiny",
     overrides: Overrides = None,
     posts: Annotated[int, typer.Option(min=50, help="Posts of the ad world.")] = 4000,
     law: LawName = "sunlit",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the world and of the recipe.")] = 0,
     minutes: Annotated[float, typer.Option(help="Longest time that the runs are followed.")] = 60.0,
-    home: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path(".boig"),
+    home: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path(
+        ".boig"
+    ),
 ) -> None:
     """Run the whole loop on an ad world: local Ray, MLflow and Airflow, four DAGs, one report."""
     from rich.console import Console
@@ -50,9 +62,13 @@ def demo(
 def run(
     stage: str,
     recipe: Annotated[str, typer.Option(help="Recipe by name or path.")] = "tiny",
-    inputs: Annotated[list[str] | None, typer.Option("--input", help="An input: name=URI. May be repeated.")] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="An input: name=URI. May be repeated.")
+    ] = None,
     overrides: Overrides = None,
-    store: Annotated[str | None, typer.Option(help="Root of the store; default BOIG_STORE, else .boig/store.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Root of the store; default BOIG_STORE, else .boig/store.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the run in the store.")] = "local",
     as_json: Json = False,
 ) -> None:
@@ -61,28 +77,63 @@ def run(
 
 
 def ingest(
-    posts: Annotated[str | None, typer.Argument(help="Posts: a file, a folder that holds one, a quoted glob or a web address.")] = None,
-    previous: Annotated[str | None, typer.Option(help="Version of the dataset that the posts are added to.")] = None,
-    retry_rejects: Annotated[str | None, typer.Option(help="Version whose rejected rows and images are tried again.")] = None,
+    posts: Annotated[
+        str | None,
+        typer.Argument(
+            help="Posts: a file, a folder that holds one, a quoted glob or a web address."
+        ),
+    ] = None,
+    previous: Annotated[
+        str | None, typer.Option(help="Version of the dataset that the posts are added to.")
+    ] = None,
+    retry_rejects: Annotated[
+        str | None, typer.Option(help="Version whose rejected rows and images are tried again.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="Recipe by name or path.")] = "tiny",
     overrides: Overrides = None,
-    store: Annotated[str | None, typer.Option(help="Root of the store; default BOIG_STORE, else .boig/store.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Root of the store; default BOIG_STORE, else .boig/store.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the run in the store.")] = "local",
     as_json: Json = False,
 ) -> None:
-    """Make a version of a dataset from an export, on this machine, without Airflow; prints its URI."""
+    """Make a version of a dataset from an export, on this machine, without Airflow; prints its
+    URI."""
     given = {"posts": posts, "previous": previous, "retry": retry_rejects}
-    _run("ingest", recipe, overrides, [f"{key}={uri}" for key, uri in given.items() if uri], store, name, as_json)
+    _run(
+        "ingest",
+        recipe,
+        overrides,
+        [f"{key}={uri}" for key, uri in given.items() if uri],
+        store,
+        name,
+        as_json,
+    )
 
 
-def _run(stage: str, recipe: str, overrides: list[str] | None, inputs: list[str], store: str | None, name: str, as_json: bool) -> None:
+def _run(
+    stage: str,
+    recipe: str,
+    overrides: list[str] | None,
+    inputs: list[str],
+    store: str | None,
+    name: str,
+    as_json: bool,
+) -> None:
     from boig_core.demo.stage import parse_inputs, run_one_stage
 
     outcome = run_one_stage(stage, recipe, overrides or [], parse_inputs(inputs), store, name)
     if as_json:
         print(json.dumps(outcome))
     else:
-        print("\n".join([*(f"{key} = {uri}" for key, uri in outcome["outputs"].items()), json.dumps(outcome["metrics"])]))
+        print(
+            "\n".join(
+                [
+                    *(f"{key} = {uri}" for key, uri in outcome["outputs"].items()),
+                    json.dumps(outcome["metrics"]),
+                ]
+            )
+        )
 
 
 def adworld(
@@ -91,7 +142,12 @@ def adworld(
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
     law: LawName = "sunlit",
     side: Annotated[int, typer.Option(min=16, help="Side of the images, in pixels.")] = 128,
-    ceiling: Annotated[bool, typer.Option("--ceiling", help="Only print the law's own ceiling for the gain in colors IOU.")] = False,
+    ceiling: Annotated[
+        bool,
+        typer.Option(
+            "--ceiling", help="Only print the law's own ceiling for the gain in colors IOU."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a procedural world of brands, posts and images whose likes follow a known law."""
@@ -102,8 +158,14 @@ def adworld(
     if ceiling:
         from boig_core.adworld.ceiling import ceilings
 
-        found = {bucket: {**asdict(value), "gain": value.gain} for bucket, value in ceilings(rules, seed=seed).items()}
-        lines = [f"{bucket:<7} " + "  ".join(f"{name} {value:.4f}" for name, value in row.items()) for bucket, row in found.items()]
+        found = {
+            bucket: {**asdict(value), "gain": value.gain}
+            for bucket, value in ceilings(rules, seed=seed).items()
+        }
+        lines = [
+            f"{bucket:<7} " + "  ".join(f"{name} {value:.4f}" for name, value in row.items())
+            for bucket, row in found.items()
+        ]
         print(json.dumps(found) if as_json else "\n".join(lines))
         return
     if out is None:
@@ -115,7 +177,9 @@ def adworld(
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("Writing posts", total=posts)
-        summary = write_world(posts, seed, rules, out, side, lambda done, _: progress.update(bar, completed=done))
+        summary = write_world(
+            posts, seed, rules, out, side, lambda done, _: progress.update(bar, completed=done)
+        )
     print(json.dumps(asdict(summary), default=str) if as_json else f"{out}: {summary}")
 
 

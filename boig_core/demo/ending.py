@@ -1,4 +1,5 @@
-"""What a demo shows at its end: the generators, the verdict, the gates in words, what became of the candidate, and what to try next.
+"""What a demo shows at its end: the generators, the verdict, the gates in words, what became of the
+candidate, and what to try next.
 
 Leaves out: what happens before (see `run` and `follow`), and the whole report (`boig report`).
 """
@@ -44,11 +45,20 @@ def show_results(
     console.print()
     say(console, headline(findings(report, promotion)), style="bold")
     for gate in (Gate(**fields) for fields in gates):
-        mark, style = ("✗", "red") if not gate.passed else ("·", "dim") if gate.value is None else ("✓", "green")
+        mark, style = (
+            ("✗", "red")
+            if not gate.passed
+            else ("·", "dim")
+            if gate.value is None
+            else ("✓", "green")
+        )
         print_marked(console, mark, style, in_words(gate))
     if promoted:
         version, approver = promoted["version"], promoted["approved_by"]
-        say(console, f"Promoted: {promoted['model']} version {version} is champion (approved by {approver}).")
+        say(
+            console,
+            f"Promoted: {promoted['model']} version {version} is champion (approved by {approver}).",
+        )
     else:
         say(console, "Not promoted: a gate failed, nobody was asked, the champion stays.")
 
@@ -63,7 +73,10 @@ def show_next(console: Console, home: Path, root: str, law: str, keep: bool) -> 
         law: the demo's own law.
         keep: whether its servers stay up.
     """
-    boig, place = command(), f" --home {shown(home)}" if home != Path(DEFAULT_HOME).resolve() else ""
+    boig, place = (
+        command(),
+        f" --home {shown(home)}" if home != Path(DEFAULT_HOME).resolve() else "",
+    )
     other = "nordic" if law != "nordic" else "sunlit"
     kept = "" if keep else " --keep"
     lines = {
@@ -73,7 +86,10 @@ def show_next(console: Console, home: Path, root: str, law: str, keep: bool) -> 
         f"{boig} ingest your-posts.jsonl --set data.name=yours": "a dataset from posts of your own (README: Your own posts)",
     }
     console.print()
-    for name, where in {"Report": shown(home / "report.html"), "Store": shown(Path(root)) if "://" not in root else root}.items():
+    for name, where in {
+        "Report": shown(home / "report.html"),
+        "Store": shown(Path(root)) if "://" not in root else root,
+    }.items():
         console.print(f"{name:<7} {where}", soft_wrap=True, highlight=False, markup=False)
     console.print("\nTry next:")
     for number, (line, why) in enumerate(lines.items(), 1):

@@ -1,6 +1,8 @@
-"""Following the four DAG runs of a demo to their end, approving when asked, while a view shows how far they are.
+"""Following the four DAG runs of a demo to their end, approving when asked, while a view shows how
+far they are.
 
-Leaves out: starting servers (see `services`), the view itself (see `view`) and what is printed at the end (see `ending`).
+Leaves out: starting servers (see `services`), the view itself (see `view`) and what is printed at
+the end (see `ending`).
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from boig_core.storage import commit
 
 POLL_S = 2.0
 APPROVE_AFTER_S = 8.0
-"""Seconds before the demo approves: Airflow fails a task that is answered before its scheduler has seen it wait."""
+"""Seconds before the demo approves: Airflow fails a task that is answered before its scheduler has
+seen it wait."""
 NEXT_DAG_S = 120.0
 """Longest wait for the run that an asset event starts, in seconds."""
 
@@ -34,7 +37,9 @@ class StageFailedError(BoigError):
         log: last lines of the task's log.
     """
 
-    def __init__(self, value: object, rule: str, remedy: str, user: bool = False, log: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, value: object, rule: str, remedy: str, user: bool = False, log: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(value, rule, remedy)
         self.user = user
         self.log = log
@@ -52,7 +57,8 @@ def follow(
     check: Callable[[], None],
     limit_s: float,
 ) -> dict[str, str]:
-    """Follow the chain from a run of ``boig_ingest`` to the end of ``boig_promote``, approving when asked.
+    """Follow the chain from a run of ``boig_ingest`` to the end of ``boig_promote``, approving when
+    asked.
 
     Args:
         api: of Airflow, as whoever started the run.
@@ -79,7 +85,9 @@ def follow(
             if found is not None:
                 runs[dag] = str(found["dag_run_id"])
             elif time.monotonic() - waited > NEXT_DAG_S:
-                raise InfrastructureError(dag, "was not started by its asset", "look at the assets in Airflow")
+                raise InfrastructureError(
+                    dag, "was not started by its asset", "look at the assets in Airflow"
+                )
             else:
                 _pause(check, end)
         while not _finished(api, approver, view, notes, dag, runs[dag]):
@@ -109,19 +117,30 @@ class Notes:
         return stage.result() if state == "success" else []
 
 
-def _finished(api: AirflowApi, approver: AirflowApi, view: View, notes: Notes, dag: str, run: str) -> bool:
+def _finished(
+    api: AirflowApi, approver: AirflowApi, view: View, notes: Notes, dag: str, run: str
+) -> bool:
     tasks = api.tasks(dag, run)
     for row in view.rows:
         if row.dag == dag and row.task in tasks:
             state = tasks[row.task]["state"]
             if state != row.state or state in {"running", "deferred"}:
                 view.update(row, state, notes.of(dag, run, row.task, state))
-    asked = next((row for row in view.rows if row.task == "approval" and row.dag == dag and row.state == "awaiting_input"), None)
+    asked = next(
+        (
+            row
+            for row in view.rows
+            if row.task == "approval" and row.dag == dag and row.state == "awaiting_input"
+        ),
+        None,
+    )
     if asked is not None and time.monotonic() - (asked.since or 0.0) > APPROVE_AFTER_S:
         approver.approve(dag, run, "approval")
     failed = [name for name, task in tasks.items() if task["state"] == "failed"]
     if failed:
-        raise _failure(api, notes.root, dag, run, failed[0], int(tasks[failed[0]]["try_number"] or 1))
+        raise _failure(
+            api, notes.root, dag, run, failed[0], int(tasks[failed[0]]["try_number"] or 1)
+        )
     found = api.newest_run(dag)
     state = (found or {}).get("state")
     if state == "failed":
@@ -129,20 +148,29 @@ def _finished(api: AirflowApi, approver: AirflowApi, view: View, notes: Notes, d
     return state == "success"
 
 
-def _failure(api: AirflowApi, root: str, dag: str, run: str, task: str, tries: int) -> StageFailedError:
+def _failure(
+    api: AirflowApi, root: str, dag: str, run: str, task: str, tries: int
+) -> StageFailedError:
     lines = tuple(api.log(dag, run, task, tries)[-25:])
     uri = attempts.task_uri(root, dag, run, task)
     numbers = commit.attempts(uri)
     failure = commit.read_failure(commit.attempt_uri(uri, numbers[-1])) if numbers else None
     if failure is None:
-        error = next((line for line in reversed(lines) if "Exception" in line or "Error" in line), lines[-1] if lines else "no log")
+        error = next(
+            (line for line in reversed(lines) if "Exception" in line or "Error" in line),
+            lines[-1] if lines else "no log",
+        )
         user = task == "plan" and tries == 1  # anything else is tried again
         return StageFailedError(f"{dag} / {task}", error, "see the log above", user, lines)
-    return StageFailedError(f"{dag} / {task}", f"{failure.type}: {failure.message}", failure.remedy, failure.user, lines)
+    return StageFailedError(
+        f"{dag} / {task}", f"{failure.type}: {failure.message}", failure.remedy, failure.user, lines
+    )
 
 
 def _pause(check: Callable[[], None], end: float) -> None:
     check()
     if time.monotonic() > end:
-        raise InfrastructureError("demo", "did not end in time", "look at .boig/logs, or give it longer with --minutes")
+        raise InfrastructureError(
+            "demo", "did not end in time", "look at .boig/logs, or give it longer with --minutes"
+        )
     time.sleep(POLL_S)

@@ -1,7 +1,8 @@
-"""What a view says of a stage beside its state: how far it is while it runs, what came out when it is done.
+"""What a view says of a stage beside its state: how far it is while it runs, what came out when it
+is done.
 
-Progress is the newest line of it in the attempt's kept log, which is read with a cursor: a look costs one listing and one request.
-Leaves out: layout (see `view`).
+Progress is the newest line of it in the attempt's kept log, which is read with a cursor: a look
+costs one listing and one request. Leaves out: layout (see `view`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class StageNotes:
         self._lines: dict[str, str] = {}
 
     def progress(self) -> list[str]:
-        """The newest line of everything that is under way; else the newest of all; none before the first."""
+        """The newest line of everything that is under way; else the newest of all; none before the
+        first."""
         numbers = commit.attempts(self._task)
         if not numbers:
             return []
@@ -57,12 +59,18 @@ def closing_line(stage: str, metrics: Mapping[str, Any]) -> str:
     """The numbers that matter of a finished stage; empty where it has none."""
     try:
         return _CLOSING.get(stage, _numbers)(metrics)
-    except (KeyError, TypeError, ValueError):  # metrics of another version: the demo goes on without the line
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+    ):  # metrics of another version: the demo goes on without the line
         return _numbers(metrics)
 
 
 def _numbers(metrics: Mapping[str, Any], most: int = 4) -> str:
-    plain = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    plain = {
+        k: v for k, v in metrics.items() if isinstance(v, (int, float)) and not isinstance(v, bool)
+    }
     shown = [f"{name} {value:.4g}" for name, value in plain.items() if name not in _SPENT]
     return " · ".join(shown[:most])
 
@@ -78,8 +86,14 @@ def _perceived(metrics: Mapping[str, Any]) -> str:
 
 
 def _trained_llm(metrics: Mapping[str, Any]) -> str:
-    models = {name: row for name, row in metrics.items() if isinstance(row, Mapping) and "best_val_loss" in row}
-    return "validation loss " + " · ".join(f"{name} {row['best_val_loss']:.3f}" for name, row in models.items())
+    models = {
+        name: row
+        for name, row in metrics.items()
+        if isinstance(row, Mapping) and "best_val_loss" in row
+    }
+    return "validation loss " + " · ".join(
+        f"{name} {row['best_val_loss']:.3f}" for name, row in models.items()
+    )
 
 
 def _described(metrics: Mapping[str, Any]) -> str:
@@ -105,9 +119,14 @@ def _aligned(metrics: Mapping[str, Any]) -> str:
 
 
 def _evaluated(metrics: Mapping[str, Any]) -> str:
-    measured = {name: (metrics.get(f"boigsd_{name}"), metrics.get(f"base_{name}")) for name in ("reward", "judge")}
+    measured = {
+        name: (metrics.get(f"boigsd_{name}"), metrics.get(f"base_{name}"))
+        for name in ("reward", "judge")
+    }
     return " · ".join(
-        f"{name} {ours:.3f} (base {base:.3f})" for name, (ours, base) in measured.items() if ours is not None and base is not None
+        f"{name} {ours:.3f} (base {base:.3f})"
+        for name, (ours, base) in measured.items()
+        if ours is not None and base is not None
     )
 
 

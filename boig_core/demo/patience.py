@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, retry_if_result, stop_after_delay
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    retry_if_result,
+    stop_after_delay,
+)
 from tenacity.wait import wait_base, wait_exponential
 
 ANSWER_S: Final = 30.0
@@ -30,7 +36,9 @@ class Patience:
     seconds: float = 3 * ANSWER_S
     pause: wait_base = field(default_factory=lambda: wait_exponential(multiplier=0.5, max=10))
 
-    def send(self, client: httpx.Client, method: str, path: str, body: Any = None, *, repeatable: bool) -> httpx.Response:
+    def send(
+        self, client: httpx.Client, method: str, path: str, body: Any = None, *, repeatable: bool
+    ) -> httpx.Response:
         """The last answer that came.
 
         Args:
@@ -38,7 +46,8 @@ class Patience:
             method: of HTTP.
             path: below the client's base.
             body: is sent as JSON.
-            repeatable: twice is as good as once. Any other request is made again only where nothing of it was sent.
+            repeatable: twice is as good as once. Any other request is made again only where nothing
+                of it was sent.
 
         Raises:
             httpx.TransportError: the last try brought no answer.

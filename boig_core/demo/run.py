@@ -1,6 +1,8 @@
-"""``boig demo``: servers up, an ad world written, the four DAGs followed, the result shown, servers down.
+"""``boig demo``: servers up, an ad world written, the four DAGs followed, the result shown, servers
+down.
 
-Leaves out: the stages. Everything lies under one folder, ``.boig``; only the store may be elsewhere (``BOIG_STORE``).
+Leaves out: the stages. Everything lies under one folder, ``.boig``; only the store may be elsewhere
+(``BOIG_STORE``).
 """
 
 from __future__ import annotations
@@ -72,10 +74,13 @@ class DemoSettings:
 
 
 def run_demo(settings: DemoSettings, console: Console) -> int:
-    """Run the whole demo; returns the exit code: 0, 1 for a failed stage or server, 2 for a wrong input."""
+    """Run the whole demo; returns the exit code: 0, 1 for a failed stage or server, 2 for a wrong
+    input."""
     law = settings.law if "/" not in settings.law else os.path.abspath(settings.law)
     overrides = [f"seed={settings.seed}", f"evaluation.judge=adworld:{law}", *settings.overrides]
-    recipe = load_recipe(settings.recipe, overrides)  # a wrong recipe or law ends here, before anything starts
+    recipe = load_recipe(
+        settings.recipe, overrides
+    )  # a wrong recipe or law ends here, before anything starts
     rules = Law.load(law)
     home = settings.home.resolve()
     home.mkdir(parents=True, exist_ok=True)
@@ -83,7 +88,12 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
     store.probe(root)
     if stopped := clean_up(home):
         console.print(f"Stopped {stopped} servers that an earlier demo had left behind.")
-    for folder in ("logs", "ray", "world", "mlflow"):  # the champion of another world is no measure for this one's model
+    for folder in (
+        "logs",
+        "ray",
+        "world",
+        "mlflow",
+    ):  # the champion of another world is no measure for this one's model
         shutil.rmtree(home / folder, ignore_errors=True)
     ports = choose_ports()
     services = Services(home)
@@ -93,11 +103,17 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
             passwords = _start(services, env, ports, console)
             _write_world(settings, rules, home / "world", console)
             api, approver = _wait(services, ports, passwords, console)
-            run = api.trigger("boig_ingest", {"posts": str(home / "world"), "recipe": settings.recipe, "overrides": overrides})
+            run = api.trigger(
+                "boig_ingest",
+                {"posts": str(home / "world"), "recipe": settings.recipe, "overrides": overrides},
+            )
             started = time.monotonic()
             with View(console) as view:
                 runs = follow(api, approver, view, root, run, services.check, settings.minutes * 60)
-            console.print(f"\nFrom posts to a decision in {(time.monotonic() - started) / 60:.1f} minutes.", highlight=False)
+            console.print(
+                f"\nFrom posts to a decision in {(time.monotonic() - started) / 60:.1f} minutes.",
+                highlight=False,
+            )
             _show(console, home, root, runs, api, recipe.promotion)
         show_next(console, home, root, settings.law, settings.keep)
         if settings.keep:
@@ -119,7 +135,9 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
             services.stop_all()
 
 
-def _start(services: Services, env: dict[str, str], ports: Ports, console: Console) -> dict[str, str]:
+def _start(
+    services: Services, env: dict[str, str], ports: Ports, console: Console
+) -> dict[str, str]:
     with console.status("Starting Ray …"):
         start_ray(services, env, ports)
     passwords = start_airflow(services, env)
@@ -127,11 +145,15 @@ def _start(services: Services, env: dict[str, str], ports: Ports, console: Conso
     return passwords
 
 
-def _wait(services: Services, ports: Ports, passwords: dict[str, str], console: Console) -> tuple[AirflowApi, AirflowApi]:
+def _wait(
+    services: Services, ports: Ports, passwords: dict[str, str], console: Console
+) -> tuple[AirflowApi, AirflowApi]:
     base = f"http://127.0.0.1:{ports.airflow}"
     api, approver = (AirflowApi(base, user, passwords[user]) for user in (TRAINER, APPROVER))
     with console.status("Waiting for Airflow and MLflow …"):
-        services.wait_until("mlflow", lambda: answers(f"http://127.0.0.1:{ports.mlflow}/health"), READY_S)
+        services.wait_until(
+            "mlflow", lambda: answers(f"http://127.0.0.1:{ports.mlflow}/health"), READY_S
+        )
         services.wait_until("airflow", lambda: api.login() and approver.login(), READY_S)
         services.wait_until("airflow", lambda: api.has_dags(list(CHAIN)), READY_S)
         api.create_pool(POOL, 2)  # two stages side by side: one often waits, or starts processes
@@ -143,12 +165,31 @@ def _wait(services: Services, ports: Ports, passwords: dict[str, str], console: 
 
 def _write_world(settings: DemoSettings, law: Law, out: Path, console: Console) -> None:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(f"Writing an ad world of {settings.posts} posts", total=settings.posts)
-        write_world(settings.posts, settings.seed, law, out, progress=lambda done, _: progress.update(bar, completed=done))
-    console.print(f"Ad world: {settings.posts} posts under law {settings.law} in {shown(out)}", highlight=False, soft_wrap=True)
+        bar = progress.add_task(
+            f"Writing an ad world of {settings.posts} posts", total=settings.posts
+        )
+        write_world(
+            settings.posts,
+            settings.seed,
+            law,
+            out,
+            progress=lambda done, _: progress.update(bar, completed=done),
+        )
+    console.print(
+        f"Ad world: {settings.posts} posts under law {settings.law} in {shown(out)}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
-def _show(console: Console, home: Path, root: str, runs: dict[str, str], api: AirflowApi, promotion: Promotion) -> None:
+def _show(
+    console: Console,
+    home: Path,
+    root: str,
+    runs: dict[str, str],
+    api: AirflowApi,
+    promotion: Promotion,
+) -> None:
     uri = attempts.task_uri(root, "boig_sd", runs["boig_sd"], "report")
     done = commit.read_commit(commit.attempt_uri(uri, commit.attempts(uri)[-1])) or {}
     folder = done["outputs"]["report"]
@@ -156,7 +197,13 @@ def _show(console: Console, home: Path, root: str, runs: dict[str, str], api: Ai
         store.download_file(store.join(folder, name), home / name)
     gates = api.xcom("boig_promote", runs["boig_promote"], "gates") or {}
     promoted = api.xcom("boig_promote", runs["boig_promote"], "promote")
-    show_results(console, json.loads((home / "report.json").read_text()), promotion, gates.get("gates", []), promoted)
+    show_results(
+        console,
+        json.loads((home / "report.json").read_text()),
+        promotion,
+        gates.get("gates", []),
+        promoted,
+    )
 
 
 @contextmanager
@@ -166,7 +213,10 @@ def _stoppable() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = [(number, signal.signal(number, interrupt)) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    before = [
+        (number, signal.signal(number, interrupt))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    ]
     try:
         yield
     finally:
@@ -177,7 +227,10 @@ def _stoppable() -> Iterator[None]:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Stopping is not interrupted by a second Ctrl-C."""
-    before = [(number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    before = [
+        (number, signal.signal(number, signal.SIG_IGN))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    ]
     try:
         yield
     finally:

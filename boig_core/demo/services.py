@@ -1,7 +1,9 @@
-"""The demo's servers: Ray, MLflow and Airflow, child processes with their own logs on free ports, stopped whole.
+"""The demo's servers: Ray, MLflow and Airflow, child processes with their own logs on free ports,
+stopped whole.
 
-Each server leads a session of its own, and its process id and start time are written down before it is used: so an earlier demo that was
-killed can be cleaned up, and nobody else's process is ever touched. Leaves out: what is done with the servers (see `follow`).
+Each server leads a session of its own, and its process id and start time are written down before it
+is used: so an earlier demo that was killed can be cleaned up, and nobody else's process is ever
+touched. Leaves out: what is done with the servers (see `follow`).
 """
 
 from __future__ import annotations
@@ -30,19 +32,24 @@ from boig_core.demo.stage import STEADY_MEMORY
 from boig_core.errors import InfrastructureError, InputError
 
 READY_S = 300.0
-"""Longest wait for a server to answer, in seconds: a busy machine needs minutes for what an idle one does in ten seconds."""
+"""Longest wait for a server to answer, in seconds: a busy machine needs minutes for what an idle
+one does in ten seconds."""
 RAY_ATTEMPTS = 3
 SPARE_PORTS = range(20_000, 32_000)
-"""Below the ports that Linux gives to outgoing connections: such a one could take a port between its choice and the server's start."""
+"""Below the ports that Linux gives to outgoing connections: such a one could take a port between
+its choice and the server's start."""
 TRAINER: Final = "trainer"
-"""The user of the demo's Airflow who makes the pool, which takes the role ``op``, and starts the run."""
+"""The user of the demo's Airflow who makes the pool, which takes the role ``op``, and starts the
+run."""
 APPROVER: Final = "approver"
 """The user who answers the approval, and nobody else does: ``user`` is the least role that may."""
 ROLES: Final = {TRAINER: "op", APPROVER: "user"}
 LOCKED_S: Final = 20
-"""Seconds that Airflow waits for SQLite's lock before it answers 500; by default 5, too few where four servers share two cores."""
+"""Seconds that Airflow waits for SQLite's lock before it answers 500; by default 5, too few where
+four servers share two cores."""
 WORKER_S: Final = 60
-"""Seconds that a task waits for an answer of Airflow's; by default 5, in which a busy api-server does not answer the first one."""
+"""Seconds that a task waits for an answer of Airflow's; by default 5, in which a busy api-server
+does not answer the first one."""
 STOP_S = 10.0
 """Seconds that a server is given to end with all its children."""
 
@@ -61,7 +68,9 @@ class Ports:
 def choose_ports() -> Ports:
     """The usual ports where they are free, others where they are taken."""
     spare = free_ports()
-    airflow, ray, dashboard, mlflow = (port if is_free(port) else next(spare) for port in (8080, 6379, 8265, 5000))
+    airflow, ray, dashboard, mlflow = (
+        port if is_free(port) else next(spare) for port in (8080, 6379, 8265, 5000)
+    )
     return Ports(airflow, ray, dashboard, mlflow, list(itertools.islice(spare, 7)))
 
 
@@ -73,7 +82,9 @@ def free_ports(among: Sequence[int] = SPARE_PORTS) -> Iterator[int]:
     """
     first = random.randrange(len(among))
     yield from filter(is_free, itertools.chain(among[first:], among[:first]))
-    raise InfrastructureError(f"ports {among[0]} to {among[-1]}", "are all taken", "stop what listens on them")
+    raise InfrastructureError(
+        f"ports {among[0]} to {among[-1]}", "are all taken", "stop what listens on them"
+    )
 
 
 def is_free(port: int) -> bool:
@@ -91,7 +102,8 @@ class Services:
     """Starts, watches and stops child processes.
 
     Args:
-        home: folder of the demo (``.boig``); logs go to ``home/logs``, process ids to ``home/pids.json``.
+        home: folder of the demo (``.boig``); logs go to ``home/logs``, process ids to
+            ``home/pids.json``.
     """
 
     def __init__(self, home: Path) -> None:
@@ -104,7 +116,13 @@ class Services:
         """Start a server in a session of its own."""
         with (self.home / "logs" / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd=repository()
+                argv,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=repository(),
             )
         self._running[name] = process
         entries = {key: [p.pid, _started(p.pid)] for key, p in self._running.items()}
@@ -122,13 +140,19 @@ class Services:
             if ready():
                 return
             time.sleep(0.5)
-        raise InfrastructureError(name, f"did not answer within {limit_s:.0f} s", f"its log ends with: {self.tail(name)}")
+        raise InfrastructureError(
+            name, f"did not answer within {limit_s:.0f} s", f"its log ends with: {self.tail(name)}"
+        )
 
     def check(self) -> None:
         """Raises InfrastructureError when a server has ended on its own."""
         for name, process in self._running.items():
             if process.poll() is not None:
-                raise InfrastructureError(name, f"ended with exit code {process.returncode}", f"its log ends with: {self.tail(name)}")
+                raise InfrastructureError(
+                    name,
+                    f"ended with exit code {process.returncode}",
+                    f"its log ends with: {self.tail(name)}",
+                )
 
     def tail(self, name: str, lines: int = 12) -> str:
         """Last lines of a server's log."""
@@ -155,7 +179,8 @@ class Services:
 
 
 def clean_up(home: Path) -> int:
-    """Stop what an earlier demo of this folder has left behind; returns the number of servers stopped."""
+    """Stop what an earlier demo of this folder has left behind; returns the number of servers
+    stopped."""
     path = home / "pids.json"
     try:
         entries = json.loads(path.read_text())
@@ -164,7 +189,9 @@ def clean_up(home: Path) -> int:
     stopped = 0
     for pid, started in entries.values():
         now = _started(pid)
-        if now == started or (now is None and _session(pid)):  # the leader itself, or what it left in its session
+        if now == started or (
+            now is None and _session(pid)
+        ):  # the leader itself, or what it left in its session
             stop_tree(pid)
             stopped += 1
     path.unlink(missing_ok=True)
@@ -172,7 +199,8 @@ def clean_up(home: Path) -> int:
 
 
 def stop_tree(leader: int) -> None:
-    """End a session leader, its session and their descendants: SIGTERM to the leader, then to all that is left, then SIGKILL."""
+    """End a session leader, its session and their descendants: SIGTERM to the leader, then to all
+    that is left, then SIGKILL."""
     family = _family(leader)
     heads = [process for process in family if process.pid == leader]
     _signal(heads, signal.SIGTERM)
@@ -231,18 +259,25 @@ def repository() -> Path:
     """
     root = Path(__file__).resolve().parents[2]
     if not (root / "dags").is_dir():
-        raise InputError(root / "dags", "does not exist", "run the demo from a clone of the repository")
+        raise InputError(
+            root / "dags", "does not exist", "run the demo from a clone of the repository"
+        )
     return root
 
 
 def environment(home: Path, store: str, ports: Ports) -> dict[str, str]:
-    """Environment that all servers share: the store, one thread a process, no usage statistics, this Python first on the path."""
+    """Environment that all servers share: the store, one thread a process, no usage statistics,
+    this Python first on the path."""
     return {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(repository()), os.environ.get("PYTHONPATH", "")])),
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(repository()), os.environ.get("PYTHONPATH", "")])
+        ),
         "BOIG_STORE": store,
-        "BOIG_ROOTS": ",".join(filter(None, [str(home), os.getcwd(), os.environ.get("BOIG_ROOTS", "")])),
+        "BOIG_ROOTS": ",".join(
+            filter(None, [str(home), os.getcwd(), os.environ.get("BOIG_ROOTS", "")])
+        ),
         "BOIG_RAY_PYTHON": sys.executable,
         "RAY_API_ADDRESS": f"http://127.0.0.1:{ports.dashboard}",
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports.mlflow}",
@@ -252,7 +287,8 @@ def environment(home: Path, store: str, ports: Ports) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",  # whoever reaches the Jobs API can run code as this user
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_prestart_worker_first_driver": "0",  # this and the next as in boig_core.cluster.session
+        # this and the next as in boig_core.cluster.session
+        "RAY_prestart_worker_first_driver": "0",
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -266,7 +302,8 @@ def environment(home: Path, store: str, ports: Ports) -> dict[str, str]:
 
 
 def airflow_settings(home: Path, ports: Ports) -> dict[str, str]:
-    """Airflow's settings: SQLite, this repository's DAGs, two users with passwords of their own, few processes."""
+    """Airflow's settings: SQLite, this repository's DAGs, two users with passwords of their own,
+    few processes."""
     base = f"http://127.0.0.1:{ports.airflow}"
     settings = {
         "CORE__DAGS_FOLDER": str(repository() / "dags"),
@@ -276,7 +313,9 @@ def airflow_settings(home: Path, ports: Ports) -> dict[str, str]:
         "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "CORE__EXECUTION_API_SERVER_URL": f"{base}/execution/",
         "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",  # else nobody has a name
-        "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:{role}" for user, role in ROLES.items()),
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(
+            f"{user}:{role}" for user, role in ROLES.items()
+        ),
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "airflow" / "passwords.json"),
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow' / 'airflow.db'}?timeout={LOCKED_S}",
         "API__HOST": "127.0.0.1",
@@ -294,11 +333,15 @@ def airflow_settings(home: Path, ports: Ports) -> dict[str, str]:
         "LOGGING__TRIGGER_LOG_SERVER_PORT": str(ports.spare[1]),
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "1",
     }
-    return {"AIRFLOW_HOME": str(home / "airflow"), **{f"AIRFLOW__{key}": value for key, value in settings.items()}}
+    return {
+        "AIRFLOW_HOME": str(home / "airflow"),
+        **{f"AIRFLOW__{key}": value for key, value in settings.items()},
+    }
 
 
 def start_ray(services: Services, env: dict[str, str], ports: Ports, cpus: int = 4) -> None:
-    """Start a Ray head with logical CPUs for the demo's actors (two real cores carry them), and wait until it takes jobs."""
+    """Start a Ray head with logical CPUs for the demo's actors (two real cores carry them), and
+    wait until it takes jobs."""
     options = {
         "--port": ports.ray,
         "--dashboard-host": "127.0.0.1",
@@ -308,7 +351,8 @@ def start_ray(services: Services, env: dict[str, str], ports: Ports, cpus: int =
         "--dashboard-agent-grpc-port": ports.spare[4],
         "--metrics-export-port": ports.spare[5],
         "--runtime-env-agent-port": ports.spare[6],
-        "--min-worker-port": 0,  # any: from Ray's usual range two heads on one machine would take the same ones
+        # any: from Ray's usual range two heads on one machine would take the same ones
+        "--min-worker-port": 0,
         "--max-worker-port": 0,
         "--num-cpus": cpus,
         "--num-gpus": 0,
@@ -328,22 +372,29 @@ def start_ray(services: Services, env: dict[str, str], ports: Ports, cpus: int =
     ray = [*argv, *(f"{key}={value}" for key, value in options.items())]
 
     def ready() -> bool:
-        started = "Ray runtime started" in services.tail("ray", 200)  # the dashboard answers before the node has registered
-        return started and answers(f"http://127.0.0.1:{ports.dashboard}/api/version", env["RAY_AUTH_TOKEN"])
+        started = "Ray runtime started" in services.tail(
+            "ray", 200
+        )  # the dashboard answers before the node has registered
+        return started and answers(
+            f"http://127.0.0.1:{ports.dashboard}/api/version", env["RAY_AUTH_TOKEN"]
+        )
 
     for attempt in range(RAY_ATTEMPTS):
         services.start("ray", ray, env)
         try:
             services.wait_until("ray", ready, READY_S)
             return
-        except InfrastructureError:  # Ray gives its node 30 s to register, which a busy machine can miss
+        except (
+            InfrastructureError
+        ):  # Ray gives its node 30 s to register, which a busy machine can miss
             services.stop("ray")
             if attempt + 1 == RAY_ATTEMPTS:
                 raise
 
 
 def ray_folder(home: Path) -> str:
-    """Ray's folder for sessions; a short link to it when the path is too long for a unix socket (107 characters in all)."""
+    """Ray's folder for sessions; a short link to it when the path is too long for a unix socket
+    (107 characters in all)."""
     folder = home / "ray"
     folder.mkdir(parents=True, exist_ok=True)
     if len(str(folder)) <= 40:
@@ -359,9 +410,29 @@ def start_mlflow(services: Services, env: dict[str, str], ports: Ports) -> None:
     """Start MLflow on SQLite."""
     folder = services.home / "mlflow"
     folder.mkdir(exist_ok=True)
-    argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(ports.mlflow), "--workers", "1"]
-    paths = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "artifacts")]
-    services.start("mlflow", [*argv, *paths], {key: value for key, value in env.items() if key != "MLFLOW_TRACKING_URI"})
+    argv = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(ports.mlflow),
+        "--workers",
+        "1",
+    ]
+    paths = [
+        "--backend-store-uri",
+        f"sqlite:///{folder / 'mlflow.db'}",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+    services.start(
+        "mlflow",
+        [*argv, *paths],
+        {key: value for key, value in env.items() if key != "MLFLOW_TRACKING_URI"},
+    )
 
 
 def start_airflow(services: Services, env: dict[str, str]) -> dict[str, str]:
@@ -379,6 +450,11 @@ def start_airflow(services: Services, env: dict[str, str]) -> dict[str, str]:
 def answers(url: str, token: str = "") -> bool:
     """Whether a server answers a GET with success."""
     try:
-        return httpx.get(url, timeout=5, trust_env=False, headers={"Authorization": f"Bearer {token}"} if token else {}).is_success
+        return httpx.get(
+            url,
+            timeout=5,
+            trust_env=False,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+        ).is_success
     except httpx.HTTPError:
         return False

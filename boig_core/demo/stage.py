@@ -1,4 +1,5 @@
-"""``boig run STAGE``: one stage as a subprocess of this machine, with a job file of its own, without Airflow.
+"""``boig run STAGE``: one stage as a subprocess of this machine, with a job file of its own,
+without Airflow.
 
 Leaves out: Ray: a stage starts or joins a cluster by itself.
 """
@@ -16,8 +17,12 @@ from boig_core.errors import BoigError, InfrastructureError, InputError, UserErr
 from boig_core.storage import commit, store
 from boig_core.storage.job import Job, Stage, write_job
 
-STEADY_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-"""glibc gives large tensors back to the kernel at once, and fetching zeroed pages anew slows small models several times over."""
+STEADY_MEMORY: Final = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
+"""glibc gives large tensors back to the kernel at once, and fetching zeroed pages anew slows small
+models several times over."""
 
 
 def parse_inputs(items: Sequence[str]) -> dict[str, str]:
@@ -30,13 +35,22 @@ def parse_inputs(items: Sequence[str]) -> dict[str, str]:
     for item in items:
         name, _, uri = item.partition("=")
         if not name or not uri:
-            raise InputError(f"--input {item}", "must read name=URI", "for example --input dataset=.boig/store/datasets/posts/VERSION")
+            raise InputError(
+                f"--input {item}",
+                "must read name=URI",
+                "for example --input dataset=.boig/store/datasets/posts/VERSION",
+            )
         found[name] = store.normalize_source(uri)
     return found
 
 
 def run_one_stage(
-    stage: str, recipe: str, overrides: Sequence[str], inputs: Mapping[str, str], root: str | None, run: str
+    stage: str,
+    recipe: str,
+    overrides: Sequence[str],
+    inputs: Mapping[str, str],
+    root: str | None,
+    run: str,
 ) -> dict[str, Any]:
     """Run a stage to its end; each call is a new attempt of ``STORE/runs/manual/RUN/STAGE``.
 
@@ -61,15 +75,27 @@ def run_one_stage(
     store.probe(home)
     task = store.join(home, "runs", "manual", run, stage)
     number = max(commit.attempts(task), default=0) + 1
-    job = Job(stage=Stage(stage), recipe=resolved, inputs=dict(inputs), store=home, root=f"manual/{run}", task=task, attempt=number)
+    job = Job(
+        stage=Stage(stage),
+        recipe=resolved,
+        inputs=dict(inputs),
+        store=home,
+        root=f"manual/{run}",
+        task=task,
+        attempt=number,
+    )
     uri = write_job(job)
     command = [sys.executable, "-m", f"ray_jobs.{stage}", uri]
-    code = subprocess.run(command, env=STEADY_MEMORY | dict(os.environ), stdout=sys.stderr, check=False).returncode
+    code = subprocess.run(
+        command, env=STEADY_MEMORY | dict(os.environ), stdout=sys.stderr, check=False
+    ).returncode
     done = commit.read_commit(job.attempt_uri)
     if code == 0 and done is not None:
         return {"outputs": done["outputs"], "metrics": done["metrics"], "attempt": job.attempt_uri}
     failure = commit.read_failure(job.attempt_uri)
     if failure is None:
-        raise InfrastructureError(stage, f"ended with exit code {code} and without a word", "see the lines above")
+        raise InfrastructureError(
+            stage, f"ended with exit code {code} and without a word", "see the lines above"
+        )
     kind: type[BoigError] = UserError if failure.user else InfrastructureError
     raise kind(stage, f"{failure.type}: {failure.message}", failure.remedy)

@@ -79,25 +79,36 @@ class Row:
         return "" if spent is None else f"{int(spent) // 60}:{int(spent) % 60:02d}"
 
     def lines(self, width: int) -> list[str]:
-        """The task in a line, with its closing number once it has ended, else with its progress below."""
+        """The task in a line, with its closing number once it has ended, else with its progress
+        below."""
         head = f"  {self.task:<13} {self.word:<8} {self.elapsed():>6}"
         if not self.notes:
             return [head.rstrip()]
         if self.over:
             return [f"{head}  {fitted(self.notes[0], width - len(head) - 2)}"]
-        return [head.rstrip(), *(_INDENT + fitted(note, width - len(_INDENT)) for note in self.notes)]
+        return [
+            head.rstrip(),
+            *(_INDENT + fitted(note, width - len(_INDENT)) for note in self.notes),
+        ]
 
 
 @dataclass
 class View:
-    """Lines that are drawn anew in a terminal, and one line a change elsewhere; use with ``with``."""
+    """Lines that are drawn anew in a terminal, and one line a change elsewhere; use with
+    ``with``."""
 
     console: Console
-    rows: list[Row] = field(default_factory=lambda: [Row(dag, task) for dag, tasks in CHAIN.items() for task in tasks])
+    rows: list[Row] = field(
+        default_factory=lambda: [Row(dag, task) for dag, tasks in CHAIN.items() for task in tasks]
+    )
 
     def __post_init__(self) -> None:
         terminal = self.console.is_terminal
-        self._live = Live(get_renderable=self._drawn, console=self.console, refresh_per_second=2) if terminal else None
+        self._live = (
+            Live(get_renderable=self._drawn, console=self.console, refresh_per_second=2)
+            if terminal
+            else None
+        )
         self._dag = ""
 
     def __enter__(self) -> View:
@@ -105,7 +116,12 @@ class View:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._live:
             self._live.stop()
 
@@ -115,7 +131,9 @@ class View:
             # A deferred task is queued once more, to take up its job's result.
             state, notes = "running", notes or row.notes
         word, changed, fresh = row.word, state != row.state, tuple(notes) != row.notes
-        if changed and (state == "awaiting_input" or (state in {"running", "deferred"} and row.since is None)):
+        if changed and (
+            state == "awaiting_input" or (state in {"running", "deferred"} and row.since is None)
+        ):
             row.since = time.monotonic()
         row.state, row.notes = state, tuple(notes)
         if changed and row.over and row.since is not None:
@@ -128,12 +146,16 @@ class View:
         elif fresh and notes and (row.printed is None or time.monotonic() - row.printed >= EVERY_S):
             row.printed = time.monotonic()
             head = f"  {row.elapsed():>5}  "
-            self._print(row.dag, [head + fitted(note, self.console.width - len(head)) for note in notes])
+            self._print(
+                row.dag, [head + fitted(note, self.console.width - len(head)) for note in notes]
+            )
 
     def _print(self, dag: str, lines: Sequence[str]) -> None:
         heading = [] if dag == self._dag else [dag]
         self._dag = dag
-        self.console.print("\n".join([*heading, *lines]), soft_wrap=True, highlight=False, markup=False)
+        self.console.print(
+            "\n".join([*heading, *lines]), soft_wrap=True, highlight=False, markup=False
+        )
 
     def _drawn(self) -> Group:
         width, lines = self.console.width, []

@@ -1,11 +1,15 @@
-"""How fast DDPO is on this machine, by phase, beside what its UNet alone can do and beside a plain loop: the numbers that size a cluster.
+"""How fast DDPO is on this machine, by phase, beside what its UNet alone can do and beside a plain
+loop: the numbers that size a cluster.
 
-Runs real epochs of a recipe: in one process, or where its rollouts are (`boig_core.cluster.bench`: the recipe's pools on Ray). The floor is
-what the epoch's passes take by themselves on one device: the forward passes of the sampling, on `ddpo.chunk` images, the forward and
-backward passes of the updates, on `ddpo.micro_batch` images, and the decoding, by the same models in rank 0's process, with all of the
-machine's cores where there is no GPU. What lies above it is rewards, log-probabilities, the optimizer, text and moving arrays. The plain
-loop is `sequential`'s, with the same passes on the same device. Epochs, floor and plain loop take turns, so that a machine that slows down
-slows all three; each number is a median. Leaves out: how well the weights learn. Shape letters: B images, C channels, H height, W width.
+Runs real epochs of a recipe: in one process, or where its rollouts are (`boig_core.cluster.bench`:
+the recipe's pools on Ray). The floor is what the epoch's passes take by themselves on one device:
+the forward passes of the sampling, on `ddpo.chunk` images, the forward and backward passes of the
+updates, on `ddpo.micro_batch` images, and the decoding, by the same models in rank 0's process,
+with all of the machine's cores where there is no GPU. What lies above it is rewards,
+log-probabilities, the optimizer, text and moving arrays. The plain loop is `sequential`'s, with the
+same passes on the same device. Epochs, floor and plain loop take turns, so that a machine that
+slows down slows all three; each number is a median. Leaves out: how well the weights learn. Shape
+letters: B images, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -44,9 +48,11 @@ class Speed:
     Attributes:
         images: of an epoch.
         rollouts_s: denoising, decoding and rewards, and their way to the learner.
-        sampling_s: denoising and decoding alone; None where other processes sample, since rewards overlap it there.
+        sampling_s: denoising and decoding alone; None where other processes sample, since rewards
+            overlap it there.
         update_s: the policy updates.
-        idle: shares of an epoch in which pools, or the learner, had nothing to do; empty in one process.
+        idle: shares of an epoch in which pools, or the learner, had nothing to do; empty in one
+            process.
         epoch_s: the whole epoch.
         forward_s: one forward pass of the UNet, guidance included, on ``ddpo.chunk`` images.
         backward_s: one forward and backward pass on ``ddpo.micro_batch`` images.
@@ -85,7 +91,8 @@ class Speed:
 
 @dataclass(frozen=True)
 class Passes:
-    """Calls of the UNet that an epoch makes: forward passes on a chunk, forward and backward passes on a micro-batch."""
+    """Calls of the UNet that an epoch makes: forward passes on a chunk, forward and backward passes
+    on a micro-batch."""
 
     forward: int
     backward: int
@@ -93,7 +100,8 @@ class Passes:
 
 
 def passes(config: DDPO, trained_steps: int) -> Passes:
-    """What an epoch of one learner asks of the models; an anchor's and recomputed log-probabilities' own passes lie above the floor."""
+    """What an epoch of one learner asks of the models; an anchor's and recomputed
+    log-probabilities' own passes lie above the floor."""
     images = config.prompts * config.images_per_prompt
     micro = config.updates * math.ceil(images // config.updates / config.micro_batch)
     chunks = images // config.chunk
@@ -119,8 +127,14 @@ class _Timed(Sampler):
 
 
 def measured(recipe: Recipe, epochs: int) -> Recipe:
-    """The recipe for so many epochs after one that does not count, each begun when the one before has ended, and only trained."""
-    update = {"epochs": epochs + 1, "checkpoint_every": epochs + 2, "probe_every": None, "ahead": False}
+    """The recipe for so many epochs after one that does not count, each begun when the one before
+    has ended, and only trained."""
+    update = {
+        "epochs": epochs + 1,
+        "checkpoint_every": epochs + 2,
+        "probe_every": None,
+        "ahead": False,
+    }
     return recipe.model_copy(update={"ddpo": recipe.ddpo.model_copy(update=update)})
 
 
@@ -147,12 +161,24 @@ def bench(
     """
     ddpo, device = recipe.ddpo, "cuda" if torch.cuda.is_available() else "cpu"
     sampler = _Timed(recipe, device)
-    plain = None if ddpo.forward_process else Sequential(recipe, Sampler(recipe, device).pipe, samples, scorer)
-    rows, alone, sequential_s = list[dict[str, float]](), list[tuple[float, float, float]](), list[float]()
+    plain = (
+        None
+        if ddpo.forward_process
+        else Sequential(recipe, Sampler(recipe, device).pipe, samples, scorer)
+    )
+    rows, alone, sequential_s = (
+        list[dict[str, float]](),
+        list[tuple[float, float, float]](),
+        list[float](),
+    )
 
     def turn(epoch: int, row: dict[str, float]) -> None:
         epoch_s = row["seconds_rollouts"] + row["seconds_update"]
-        idle = {**spent(epoch_s), "idle_learner": row["seconds_rollouts"] / epoch_s} if spent is not None else {}
+        idle = (
+            {**spent(epoch_s), "idle_learner": row["seconds_rollouts"] / epoch_s}
+            if spent is not None
+            else {}
+        )
         rows.append({**row, **idle, "seconds_sampling": sampler.spent_s, "seconds": epoch_s})
         with _all_cores():
             alone.append(_alone(learner, sampler, samples))
@@ -160,7 +186,9 @@ def bench(
                 sequential_s.append(_seconds(lambda: plain.epoch(epoch)))
         sampler.spent_s = 0.0
 
-    learner = Learner(recipe, samples, rollouts or LocalRollouts(sampler, scorer), Checkpoints(folder, 1), turn)
+    learner = Learner(
+        recipe, samples, rollouts or LocalRollouts(sampler, scorer), Checkpoints(folder, 1), turn
+    )
     learner.fit()
     forward_s, backward_s, decode_s = (_median(values) for values in zip(*alone, strict=True))
     asked = passes(ddpo, len(epoch_steps(ddpo, recipe.seed, 0, ddpo.trained_steps)))
@@ -169,7 +197,11 @@ def bench(
         rollouts_s=_median([row["seconds_rollouts"] for row in rows]),
         sampling_s=_median([row["seconds_sampling"] for row in rows]) if rollouts is None else None,
         update_s=_median([row["seconds_update"] for row in rows]),
-        idle={name: _median([row[name] for row in rows]) for name in rows[0] if name.startswith("idle_")},
+        idle={
+            name: _median([row[name] for row in rows])
+            for name in rows[0]
+            if name.startswith("idle_")
+        },
         epoch_s=_median([row["seconds"] for row in rows]),
         forward_s=forward_s,
         backward_s=backward_s,
@@ -195,29 +227,46 @@ def _median(epochs: Sequence[float]) -> float:
     return float(np.median(epochs[1:]))
 
 
-def _alone(learner: Learner, sampler: Sampler, samples: Sequence[Sample]) -> tuple[float, float, float]:
-    """Seconds of a forward pass, a forward and backward pass, and a decoding; the gradients are thrown away."""
+def _alone(
+    learner: Learner, sampler: Sampler, samples: Sequence[Sample]
+) -> tuple[float, float, float]:
+    """Seconds of a forward pass, a forward and backward pass, and a decoding; the gradients are
+    thrown away."""
     config = sampler.config
 
-    def inputs(pipe: Any, count: int, device: torch.device) -> tuple[torch.Tensor, Condition, Condition | None]:
+    def inputs(
+        pipe: Any, count: int, device: torch.device
+    ) -> tuple[torch.Tensor, Condition, Condition | None]:
         texts = [samples[i % len(samples)].text for i in range(count)]
         blank = encode_prompts(pipe, [None]) if config.guidance > 1 else None
-        return torch.randn((count, *latent_shape(pipe))).to(device), encode_prompts(pipe, texts), blank
+        return (
+            torch.randn((count, *latent_shape(pipe))).to(device),
+            encode_prompts(pipe, texts),
+            blank,
+        )
 
     t = sampler.timesteps[0]
     latents_BCHW, condition, blank = inputs(sampler.pipe, config.chunk, sampler.device)
-    trained_BCHW, trained, trained_blank = inputs(learner.pipe, config.micro_batch, learner.engine.device)
+    trained_BCHW, trained, trained_blank = inputs(
+        learner.pipe, config.micro_batch, learner.engine.device
+    )
 
     @torch.inference_mode()
     def forward() -> None:
         predict(sampler.pipe.unet, latents_BCHW, t, condition, blank, config.guidance)
 
     def backward() -> None:
-        pred_BCHW = predict(learner.engine.module, trained_BCHW, t, trained, trained_blank, config.guidance)
+        pred_BCHW = predict(
+            learner.engine.module, trained_BCHW, t, trained, trained_blank, config.guidance
+        )
         torch.autograd.backward(pred_BCHW.square().mean())
         learner.engine.module.zero_grad(set_to_none=True)
 
-    return _typical(forward), _typical(backward), _typical(lambda: decode(sampler.pipe, latents_BCHW))
+    return (
+        _typical(forward),
+        _typical(backward),
+        _typical(lambda: decode(sampler.pipe, latents_BCHW)),
+    )
 
 
 def _typical(part: Callable[[], Any]) -> float:

@@ -1,14 +1,16 @@
-"""One DDIM step, sampled or scored by the same few lines, so that sampling and training can never disagree about the policy.
+"""One DDIM step, sampled or scored by the same few lines, so that sampling and training can never
+disagree about the policy.
 
-With eta > 0 a step is a Gaussian policy (PAPER section 7); its log-probability is the mean over latent dimensions, or their sum. A
-deterministic step has none. The model predicts epsilon or v. Leaves out: which steps are stochastic and where the noise comes from
-(`rollout`).
+With eta > 0 a step is a Gaussian policy (PAPER section 7); its log-probability is the mean over
+latent dimensions, or their sum. A deterministic step has none. The model predicts epsilon or v.
+Leaves out: which steps are stochastic and where the noise comes from (`rollout`).
 
     paper                      name here
     x_t                        sample_BCHW
     x_{t-1}                    prev_BCHW
     epsilon_theta(x_t, t)      eps_BCHW, from the model's output pred_BCHW
-    alpha-bar_t, _{t-1}        alpha, alpha_prev      (products over the noise schedule, as DDIM writes alpha)
+    alpha-bar_t, _{t-1}        alpha, alpha_prev      (products over the noise schedule, as DDIM
+                               writes alpha)
     predicted x_0              clean_BCHW
     mu_theta, sigma_t          mean_BCHW, sigma
     log p_theta(x_{t-1}|x_t)   logprob_B
@@ -27,7 +29,8 @@ from boig_core.diffusion.pipeline import Condition
 from boig_core.errors import RecipeError
 
 PREDICTIONS: Final = ("epsilon", "v_prediction")
-"""What a model may predict, as its scheduler's prediction_type says: v = sqrt(alpha) epsilon - sqrt(1 - alpha) x_0."""
+"""What a model may predict, as its scheduler's prediction_type says: v = sqrt(alpha) epsilon -
+sqrt(1 - alpha) x_0."""
 Reduction = Literal["mean", "sum"]
 
 
@@ -39,20 +42,33 @@ def schedule(pipe: Any, steps: int) -> tuple[list[int], list[int], torch.Tensor]
         steps: denoising steps.
 
     Returns:
-        timesteps (falling), timesteps_prev (the last is -1), alphas_T1 whose last entry is the final alpha, so that index -1 finds it.
+        timesteps (falling), timesteps_prev (the last is -1), alphas_T1 whose last entry is the
+        final alpha, so that index -1 finds it.
 
     Raises:
-        RecipeError: a model that predicts neither epsilon nor v, or more steps than the model was trained with.
+        RecipeError: a model that predicts neither epsilon nor v, or more steps than the model was
+            trained with.
     """
     config = pipe.scheduler.config
     if config.prediction_type not in PREDICTIONS:
         rule = f"must be one of {', '.join(PREDICTIONS)}"
-        raise RecipeError(f"prediction_type {config.prediction_type}", rule, "use a Stable Diffusion model")
+        raise RecipeError(
+            f"prediction_type {config.prediction_type}", rule, "use a Stable Diffusion model"
+        )
     if steps > config.num_train_timesteps:
-        raise RecipeError(f"{steps} sampling steps", f"must be at most {config.num_train_timesteps}", "lower sampling_steps")
+        raise RecipeError(
+            f"{steps} sampling steps",
+            f"must be at most {config.num_train_timesteps}",
+            "lower sampling_steps",
+        )
     pipe.scheduler.set_timesteps(steps)
     timesteps = [int(t) for t in pipe.scheduler.timesteps]
-    alphas_T1 = torch.cat([pipe.scheduler.alphas_cumprod.float(), pipe.scheduler.final_alpha_cumprod.reshape(1).float()])
+    alphas_T1 = torch.cat(
+        [
+            pipe.scheduler.alphas_cumprod.float(),
+            pipe.scheduler.final_alpha_cumprod.reshape(1).float(),
+        ]
+    )
     return timesteps, [*timesteps[1:], -1], alphas_T1
 
 
@@ -90,44 +106,68 @@ def ddim_step(
         noise_BCHW: standard normal noise for sampling with eta > 0.
 
     Returns:
-        x_{t-1} in float32, and ``logprob_B``: log-density of x_{t-1}, mean or sum over C, H and W; None for a deterministic step.
+        x_{t-1} in float32, and ``logprob_B``: log-density of x_{t-1}, mean or sum over C, H and W;
+        None for a deterministic step.
 
     Raises:
-        ValueError: a log-probability or noise for a deterministic step, or a stochastic step without noise: errors of the caller.
+        ValueError: a log-probability or noise for a deterministic step, or a stochastic step
+            without noise: errors of the caller.
     """
     sigma = step_sigma(t, t_prev, alphas_T1, eta)
     mean_BCHW = step_mean(pred_BCHW, sample_BCHW, t, t_prev, alphas_T1, eta, prediction)
     if sigma == 0.0:
         if prev_BCHW is not None or noise_BCHW is not None:
-            raise ValueError(f"step {t} -> {t_prev} with eta {eta} is deterministic: it has no log-probability and takes no noise")
+            raise ValueError(
+                f"step {t} -> {t_prev} with eta {eta} is deterministic: it has no log-probability and takes no noise"
+            )
         return mean_BCHW, None
     if prev_BCHW is None:
         if noise_BCHW is None:
-            raise ValueError(f"step {t} -> {t_prev} with eta {eta} is stochastic: give its noise, or the sample to score")
+            raise ValueError(
+                f"step {t} -> {t_prev} with eta {eta} is stochastic: give its noise, or the sample to score"
+            )
         prev_BCHW = mean_BCHW + sigma * noise_BCHW
     prev_BCHW = prev_BCHW.detach()
-    logprob_BCHW = -((prev_BCHW - mean_BCHW) ** 2) / (2 * sigma**2) - math.log(sigma) - 0.5 * math.log(2 * math.pi)
+    logprob_BCHW = (
+        -((prev_BCHW - mean_BCHW) ** 2) / (2 * sigma**2)
+        - math.log(sigma)
+        - 0.5 * math.log(2 * math.pi)
+    )
     return prev_BCHW, reduce_latents(logprob_BCHW, reduction)
 
 
 def step_mean(
-    pred_BCHW: torch.Tensor, sample_BCHW: torch.Tensor, t: int, t_prev: int, alphas_T1: torch.Tensor, eta: float, prediction: str
+    pred_BCHW: torch.Tensor,
+    sample_BCHW: torch.Tensor,
+    t: int,
+    t_prev: int,
+    alphas_T1: torch.Tensor,
+    eta: float,
+    prediction: str,
 ) -> torch.Tensor:
-    """mu_theta in float32: where a step leads before its noise is added. Arguments as in `ddim_step`."""
+    """mu_theta in float32: where a step leads before its noise is added. Arguments as in
+    `ddim_step`."""
     alpha, alpha_prev = float(alphas_T1[t]), float(alphas_T1[t_prev])
     sigma = step_sigma(t, t_prev, alphas_T1, eta)
     eps_BCHW, sample_BCHW = pred_BCHW.float(), sample_BCHW.float()
-    if prediction == "v_prediction":  # no division: a schedule of zero terminal SNR starts at alpha 0
+    if (
+        prediction == "v_prediction"
+    ):  # no division: a schedule of zero terminal SNR starts at alpha 0
         clean_BCHW = math.sqrt(alpha) * sample_BCHW - math.sqrt(1 - alpha) * eps_BCHW
         eps_BCHW = math.sqrt(alpha) * eps_BCHW + math.sqrt(1 - alpha) * sample_BCHW
     else:
         clean_BCHW = (sample_BCHW - math.sqrt(1 - alpha) * eps_BCHW) / math.sqrt(alpha)
-    return math.sqrt(alpha_prev) * clean_BCHW + math.sqrt(max(0.0, 1 - alpha_prev - sigma**2)) * eps_BCHW
+    return (
+        math.sqrt(alpha_prev) * clean_BCHW
+        + math.sqrt(max(0.0, 1 - alpha_prev - sigma**2)) * eps_BCHW
+    )
 
 
 def reduce_latents(values_BCHW: torch.Tensor, reduction: Reduction) -> torch.Tensor:
     """Mean or sum over C, H and W: ``values_B``."""
-    return values_BCHW.mean(dim=(1, 2, 3)) if reduction == "mean" else values_BCHW.sum(dim=(1, 2, 3))
+    return (
+        values_BCHW.mean(dim=(1, 2, 3)) if reduction == "mean" else values_BCHW.sum(dim=(1, 2, 3))
+    )
 
 
 def predict(
@@ -157,7 +197,9 @@ def predict(
     if blank is None:
         raise ValueError("guidance above 1 needs the condition of no prompt")
     both = t.repeat(2) if isinstance(t, torch.Tensor) else t
-    both_BCHW = unet(torch.cat([latents_BCHW, latents_BCHW]), both, **condition.after(blank).inputs).sample
+    both_BCHW = unet(
+        torch.cat([latents_BCHW, latents_BCHW]), both, **condition.after(blank).inputs
+    ).sample
     blank_BCHW, cond_BCHW = both_BCHW.float().chunk(2)
     guided_BCHW: torch.Tensor = blank_BCHW + guidance * (cond_BCHW - blank_BCHW)
     return guided_BCHW

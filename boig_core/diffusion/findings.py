@@ -1,7 +1,8 @@
-"""What scorers say of images, and what they are asked: the reward alone, or all that a probe wants to know.
+"""What scorers say of images, and what they are asked: the reward alone, or all that a probe wants
+to know.
 
-Numpy alone: a process that scores need not import what samples and trains, which takes seconds. Leaves out: rewards themselves
-(`boig_core.rewards`) and the probe (`boig_core.evaluation.probe`).
+Numpy alone: a process that scores need not import what samples and trains, which takes seconds.
+Leaves out: rewards themselves (`boig_core.rewards`) and the probe (`boig_core.evaluation.probe`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ Findings = Mapping[str, NDArray[np.float64]]
 
 
 class Scorer(Protocol):
-    """Who gives rewards: images and their samples in, one finite number an image out, or an error; never a silent zero."""
+    """Who gives rewards: images and their samples in, one finite number an image out, or an error;
+    never a silent zero."""
 
     def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
         """Rewards of uint8 ``images_BHWC``."""
@@ -36,5 +38,10 @@ class Examiner(Scorer, Protocol):
 
 
 def examine(scorer: Scorer, images: NDArray[np.uint8], samples: Sequence[Sample]) -> Findings:
-    """All that a scorer can say of uint8 ``images_BHWC``: of one that is no `Examiner`, the ``reward`` alone."""
-    return scorer.examine(images, samples) if isinstance(scorer, Examiner) else {"reward": scorer.score(images, samples)}
+    """All that a scorer can say of uint8 ``images_BHWC``: of one that is no `Examiner`, the
+    ``reward`` alone."""
+    return (
+        scorer.examine(images, samples)
+        if isinstance(scorer, Examiner)
+        else {"reward": scorer.score(images, samples)}
+    )

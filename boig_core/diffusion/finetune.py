@@ -1,9 +1,11 @@
-"""The high-KPI baseline: ordinary diffusion training on the images of high-KPI posts alone (PAPER section 6).
+"""The high-KPI baseline: ordinary diffusion training on the images of high-KPI posts alone (PAPER
+section 6).
 
-Epsilon or v is predicted from noised latents under the post's text; text encoders and autoencoder stay as they are. Each step's images,
-noise and timesteps are pure functions of (seed, step), so a resumed run continues as if never stopped and any number of ranks makes the
-same steps. Runs under Ray Train, ``torchrun`` and one plain process. Leaves out: reading the dataset. Shape letters: B images of this
-rank, C channels, H height, W width.
+Epsilon or v is predicted from noised latents under the post's text; text encoders and autoencoder
+stay as they are. Each step's images, noise and timesteps are pure functions of (seed, step), so a
+resumed run continues as if never stopped and any number of ranks makes the same steps. Runs under
+Ray Train, ``torchrun`` and one plain process. Leaves out: reading the dataset. Shape letters: B
+images of this rank, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -36,14 +38,21 @@ _REPORT_EVERY: Final = 10
 
 @dataclass(frozen=True)
 class Examples:
-    """What is trained on: uint8 RGB ``images_BHWC`` at the recipe's resolution, and the text of each."""
+    """What is trained on: uint8 RGB ``images_BHWC`` at the recipe's resolution, and the text of
+    each."""
 
     images_BHWC: NDArray[np.uint8]
     texts_B: Sequence[str]
 
 
-def finetune(recipe: Recipe, examples: Examples, checkpoints: Checkpoints, report: Callable[[int, dict[str, float]], None]) -> Adapter:
-    """Train from the newest checkpoint, or the start, to the last step; every rank calls it, and gets the trained weights.
+def finetune(
+    recipe: Recipe,
+    examples: Examples,
+    checkpoints: Checkpoints,
+    report: Callable[[int, dict[str, float]], None],
+) -> Adapter:
+    """Train from the newest checkpoint, or the start, to the last step; every rank calls it, and
+    gets the trained weights.
 
     Args:
         recipe: the section `sd` is read.
@@ -53,13 +62,22 @@ def finetune(recipe: Recipe, examples: Examples, checkpoints: Checkpoints, repor
 
     Raises:
         InputError: no examples.
-        RecipeError: the batch does not divide by the number of ranks, or a base model whose images have another side.
+        RecipeError: the batch does not divide by the number of ranks, or a base model whose images
+            have another side.
     """
     config = recipe.sd
     if not len(examples.texts_B):
-        raise InputError("high-KPI training samples: 0", "the baseline trains on their images", "ingest more posts or lower data.floors")
+        raise InputError(
+            "high-KPI training samples: 0",
+            "the baseline trains on their images",
+            "ingest more posts or lower data.floors",
+        )
     if config.batch % world_size():
-        raise RecipeError(f"sd.batch = {config.batch}", f"must divide by sd.workers = {world_size()}", "change one of the two")
+        raise RecipeError(
+            f"sd.batch = {config.batch}",
+            f"must divide by sd.workers = {world_size()}",
+            "change one of the two",
+        )
     pipe: Any = load_base(config)
     alphas_T1 = schedule(pipe, 1)[2]  # refuses a model that predicts neither epsilon nor v
     make_trainable(pipe.unet, config.lora_rank, recipe.seed)
@@ -83,14 +101,35 @@ def finetune(recipe: Recipe, examples: Examples, checkpoints: Checkpoints, repor
     progress = Steps(config.steps, first, config.batch, "images", progress_log())
     for step in range(first, config.steps):
         started = time.monotonic()
-        rows = step_rows(len(examples.texts_B), config.batch, recipe.seed, step)[rank() :: world_size()]
-        loss = functools.partial(_loss, engine, pipe, latents_NCHW, alphas_T, examples.texts_B, rows, recipe.seed, step, config.min_snr)
+        rows = step_rows(len(examples.texts_B), config.batch, recipe.seed, step)[
+            rank() :: world_size()
+        ]
+        loss = functools.partial(
+            _loss,
+            engine,
+            pipe,
+            latents_NCHW,
+            alphas_T,
+            examples.texts_B,
+            rows,
+            recipe.seed,
+            step,
+            config.min_snr,
+        )
         info = engine.step([loss])
         if rank() == 0:
             progress.made(step + 1, info.loss)
             if step % _REPORT_EVERY == 0 or step + 1 == config.steps:
                 seconds = time.monotonic() - started
-                report(step, {"loss": info.loss, "grad_norm": info.grad_norm, "lr": info.lr, "images_per_s": config.batch / seconds})
+                report(
+                    step,
+                    {
+                        "loss": info.loss,
+                        "grad_norm": info.grad_norm,
+                        "lr": info.lr,
+                        "images_per_s": config.batch / seconds,
+                    },
+                )
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps or engine.leaving:
             checkpoints.save(engine, step + 1)
         if engine.leaving:
@@ -100,12 +139,16 @@ def finetune(recipe: Recipe, examples: Examples, checkpoints: Checkpoints, repor
 
 
 def step_rows(count: int, batch: int, seed: int, step: int) -> list[int]:
-    """Examples of a step: shuffled passes over all of them, cut into batches; a function of seed and step alone."""
+    """Examples of a step: shuffled passes over all of them, cut into batches; a function of seed
+    and step alone."""
     rows = []
     for position in range(step * batch, (step + 1) * batch):
         passed, place = divmod(position, count)
         rows.append((passed, place))
-    orders = {passed: np.random.default_rng((_ORDER, seed, passed)).permutation(count) for passed in {p for p, _ in rows}}
+    orders = {
+        passed: np.random.default_rng((_ORDER, seed, passed)).permutation(count)
+        for passed in {p for p, _ in rows}
+    }
     return [int(orders[passed][place]) for passed, place in rows]
 
 
@@ -123,21 +166,34 @@ def _loss(
     draws = [_draw(seed, step, row, tuple(latents_NCHW.shape[1:]), len(alphas_T)) for row in rows]
     noise_BCHW = torch.stack([noise for noise, _, _ in draws]).to(engine.device)
     timesteps_B = torch.tensor([t for _, t, _ in draws], device=engine.device)
-    condition = encode_prompts(pipe, [None if dropped else texts[row] for row, (_, _, dropped) in zip(rows, draws, strict=True)])
+    condition = encode_prompts(
+        pipe,
+        [None if dropped else texts[row] for row, (_, _, dropped) in zip(rows, draws, strict=True)],
+    )
     alpha_B111 = alphas_T[timesteps_B].reshape(-1, 1, 1, 1)
     noisy_BCHW = alpha_B111.sqrt() * latents_NCHW[rows] + (1 - alpha_B111).sqrt() * noise_BCHW
     pred_BCHW = predict(engine, noisy_BCHW, timesteps_B, condition)
     snr_B = (alpha_B111 / (1 - alpha_B111)).reshape(-1)
-    target_BCHW, unit_B = noise_BCHW, snr_B  # of an error of the predicted image, in that of the prediction
+    target_BCHW, unit_B = (
+        noise_BCHW,
+        snr_B,
+    )  # of an error of the predicted image, in that of the prediction
     if pipe.scheduler.config.prediction_type == "v_prediction":
         # v's error is epsilon's over alpha: both weigh an error of the predicted image alike
-        target_BCHW, unit_B = alpha_B111.sqrt() * noise_BCHW - (1 - alpha_B111).sqrt() * latents_NCHW[rows], snr_B + 1
+        target_BCHW, unit_B = (
+            alpha_B111.sqrt() * noise_BCHW - (1 - alpha_B111).sqrt() * latents_NCHW[rows],
+            snr_B + 1,
+        )
     error_B = ((pred_BCHW - target_BCHW) ** 2).mean(dim=(1, 2, 3))
-    loss: torch.Tensor = (error_B if min_snr is None else error_B * snr_B.clamp(max=min_snr) / unit_B).mean()
+    loss: torch.Tensor = (
+        error_B if min_snr is None else error_B * snr_B.clamp(max=min_snr) / unit_B
+    ).mean()
     return loss
 
 
-def _draw(seed: int, step: int, row: int, shape: tuple[int, ...], timesteps: int) -> tuple[torch.Tensor, int, bool]:
+def _draw(
+    seed: int, step: int, row: int, shape: tuple[int, ...], timesteps: int
+) -> tuple[torch.Tensor, int, bool]:
     """Noise, timestep and caption dropout of one example in one step."""
     rng = np.random.default_rng((_NOISE, seed, step, row))
     noise_CHW = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))

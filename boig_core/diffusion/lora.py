@@ -1,7 +1,8 @@
-"""The trainable part of the UNet: a LoRA adapter or all weights, how it travels, and how it is written out for deployment.
+"""The trainable part of the UNet: a LoRA adapter or all weights, how it travels, and how it is
+written out for deployment.
 
-A policy is the base model, which every process opens by itself, plus an `Adapter`: the trainable weights with a version and a
-checksum. Leaves out: optimiser state (see `boig_core.training`).
+A policy is the base model, which every process opens by itself, plus an `Adapter`: the trainable
+weights with a version and a checksum. Leaves out: optimiser state (see `boig_core.training`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 from boig_core.diffusion.pipeline import Dtype, load_pipeline
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
-"""Every linear part of the transformer blocks: attention alone moved backgrounds too slowly in the tiny model."""
+"""Every linear part of the transformer blocks: attention alone moved backgrounds too slowly in the
+tiny model."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,11 @@ def checksum(weights: Mapping[str, NDArray[np.float32]]) -> str:
 
 
 def make_trainable(unet: Any, rank: int | None, seed: int) -> None:
-    """Freeze the UNet and add a LoRA of this rank, or make all its weights trainable when rank is None.
+    """Freeze the UNet and add a LoRA of this rank, or make all its weights trainable when rank is
+    None.
 
-    The adapter starts as the identity, the same for every process with one seed. It is float32 whatever the UNet is: steps of training
-    are too small for bfloat16.
+    The adapter starts as the identity, the same for every process with one seed. It is float32
+    whatever the UNet is: steps of training are too small for bfloat16.
     """
     unet.requires_grad_(rank is None)
     if rank is None:
@@ -64,23 +67,30 @@ def make_trainable(unet: Any, rank: int | None, seed: int) -> None:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS))
+        unet.add_adapter(
+            LoraConfig(
+                r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS
+            )
+        )
     for parameter in unet.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
 
 
 def engine_dtype(dtype: Dtype, rank: int | None) -> Dtype:
-    """Precision of the engine that trains what `make_trainable` made trainable in a UNet of this dtype.
+    """Precision of the engine that trains what `make_trainable` made trainable in a UNet of this
+    dtype.
 
-    An engine in bfloat16 would cast the adapter down; in float32 it leaves the frozen weights as they are.
+    An engine in bfloat16 would cast the adapter down; in float32 it leaves the frozen weights as
+    they are.
     """
     return dtype if rank is None else "float32"
 
 
 @contextmanager
 def base_model(unet: Any) -> Iterator[None]:
-    """The UNet of `make_trainable` computes as the frozen base model: its LoRA is switched off. For passes without a gradient."""
+    """The UNet of `make_trainable` computes as the frozen base model: its LoRA is switched off. For
+    passes without a gradient."""
     unet.disable_adapters()
     try:
         yield
@@ -90,8 +100,11 @@ def base_model(unet: Any) -> Iterator[None]:
 
 @contextmanager
 def other_weights(unet: Any, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """The UNet computes with these in place of its trainable weights; afterwards with its own again. For passes without a gradient."""
-    parameters = {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
+    """The UNet computes with these in place of its trainable weights; afterwards with its own
+    again. For passes without a gradient."""
+    parameters = {
+        name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad
+    }
     own = {name: parameter.data for name, parameter in parameters.items()}
     try:
         for name, parameter in parameters.items():
@@ -104,7 +117,11 @@ def other_weights(unet: Any, weights: Mapping[str, torch.Tensor]) -> Iterator[No
 
 def read_adapter(unet: Any, version: int) -> Adapter:
     """Copy of the trainable weights."""
-    weights = {name: p.detach().float().cpu().numpy().copy() for name, p in unet.named_parameters() if p.requires_grad}
+    weights = {
+        name: p.detach().float().cpu().numpy().copy()
+        for name, p in unet.named_parameters()
+        if p.requires_grad
+    }
     return Adapter(version, weights, checksum(weights))
 
 
@@ -116,7 +133,9 @@ def write_adapter(unet: Any, adapter: Adapter) -> None:
         ValueError: the weights do not match their checksum, or belong to another shape of policy.
     """
     if checksum(adapter.weights) != adapter.checksum:
-        raise ValueError(f"adapter version {adapter.version} does not match its checksum {adapter.checksum[:12]}")
+        raise ValueError(
+            f"adapter version {adapter.version} does not match its checksum {adapter.checksum[:12]}"
+        )
     parameters = {name: p for name, p in unet.named_parameters() if p.requires_grad}
     if parameters.keys() != adapter.weights.keys():
         odd = sorted(parameters.keys() ^ adapter.weights.keys())[0]
@@ -139,13 +158,16 @@ def save_policy(pipe: Any, folder: Path, *, lora: bool) -> None:
     Args:
         pipe: pipeline whose UNet is trained; its adapter is merged and gone afterwards.
         folder: new folder.
-        lora: the UNet carries a LoRA: it is kept unmerged in ``lora/`` (for ``pipe.load_lora_weights`` on the base) and merged into
-            the pipeline's UNet.
+        lora: the UNet carries a LoRA: it is kept unmerged in ``lora/`` (for
+            ``pipe.load_lora_weights`` on the base) and merged into the pipeline's UNet.
     """
     if lora:
         from peft import get_peft_model_state_dict
 
-        layers = {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(pipe.unet).items()}
+        layers = {
+            name: value.detach().cpu().contiguous()
+            for name, value in get_peft_model_state_dict(pipe.unet).items()
+        }
         pipe.save_lora_weights(folder / "lora", unet_lora_layers=layers)
         pipe.unet.fuse_lora()
         pipe.unet.unload_lora()

@@ -1,9 +1,12 @@
-"""What DDPO maximises once rewards are there: advantages by one of two rules, and the clipped importance ratio. Pure functions.
+"""What DDPO maximises once rewards are there: advantages by one of two rules, and the clipped
+importance ratio. Pure functions.
 
-``ddpo`` holds each reward against the running statistics of its prompt over epochs (PAPER section 7); ``grpo`` against the mean of
-its group, the images of one prompt in this epoch, over the spread of the whole batch; ``awm`` has the advantages of ``grpo``, and differs
-in what the ratio is of (`scoring`). Where rollouts are older than the policy that an update starts from, the ratio is against that policy,
-and a weight of its own stands for the rest of the way (`off_policy_weights`). Shape letters: B images, K trained steps.
+``ddpo`` holds each reward against the running statistics of its prompt over epochs (PAPER section
+7); ``grpo`` against the mean of its group, the images of one prompt in this epoch, over the spread
+of the whole batch; ``awm`` has the advantages of ``grpo``, and differs in what the ratio is of
+(`scoring`). Where rollouts are older than the policy that an update starts from, the ratio is
+against that policy, and a weight of its own stands for the rest of the way (`off_policy_weights`).
+Shape letters: B images, K trained steps.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ EXTREMES: Final = ("ratio_deviation", "ratio_min", "ratio_max")
 MEANS: Final = ("clip_fraction", "clip_fraction_up", "clip_fraction_down", "approx_kl")
 """Metrics of `clipped_ratio` that are means over samples."""
 MOST_WEIGHT: Final = 2.0
-"""Where the weight of a stale sample is cut off: single samples that the newer policy likes much better would rule the gradient. Cutting
-trades a bias for variance (truncated importance sampling, Ionides 2008; V-trace, arXiv 1802.01561, cuts at 1)."""
+"""Where the weight of a stale sample is cut off: single samples that the newer policy likes much
+better would rule the gradient. Cutting trades a bias for variance (truncated importance sampling,
+Ionides 2008; V-trace, arXiv 1802.01561, cuts at 1)."""
 _TINY: Final = 1e-6
 
 
@@ -53,13 +57,16 @@ Advantages = Callable[[Rewarded], tuple[NDArray[np.float64], dict[str, tuple[flo
 
 
 def per_prompt(epoch: Rewarded) -> tuple[NDArray[np.float64], dict[str, tuple[float, ...]]]:
-    """``ddpo``: (reward - prompt's mean) / prompt's spread, over a buffer of its latest rewards; returns the new buffers too."""
+    """``ddpo``: (reward - prompt's mean) / prompt's spread, over a buffer of its latest rewards;
+    returns the new buffers too."""
     history = dict(epoch.history)
     for prompt, reward in zip(epoch.prompts_B, epoch.rewards_B, strict=True):
         history[prompt] = (*history.get(prompt, ()), float(reward))[-BUFFER:]
     batch = (float(epoch.rewards_B.mean()), float(epoch.rewards_B.std()))
     stats = {
-        prompt: (float(np.mean(history[prompt])), float(np.std(history[prompt]))) if len(history[prompt]) >= ENOUGH else batch
+        prompt: (float(np.mean(history[prompt])), float(np.std(history[prompt])))
+        if len(history[prompt]) >= ENOUGH
+        else batch
         for prompt in set(epoch.prompts_B)
     }
     mean_B = np.array([stats[prompt][0] for prompt in epoch.prompts_B])
@@ -68,14 +75,19 @@ def per_prompt(epoch: Rewarded) -> tuple[NDArray[np.float64], dict[str, tuple[fl
 
 
 def per_group(epoch: Rewarded) -> tuple[NDArray[np.float64], dict[str, tuple[float, ...]]]:
-    """``grpo``: (reward - group's mean) / spread of these differences over the batch; keeps no history."""
+    """``grpo``: (reward - group's mean) / spread of these differences over the batch; keeps no
+    history."""
     _, group_B = np.unique(epoch.groups_B, return_inverse=True)
     mean_G = np.bincount(group_B, weights=epoch.rewards_B) / np.bincount(group_B)
     centered_B = epoch.rewards_B - mean_G[group_B]
     return np.clip(centered_B / (centered_B.std() + _TINY), -epoch.clip, epoch.clip), {}
 
 
-OBJECTIVES: Final[Mapping[str, Advantages]] = {"ddpo": per_prompt, "grpo": per_group, "awm": per_group}
+OBJECTIVES: Final[Mapping[str, Advantages]] = {
+    "ddpo": per_prompt,
+    "grpo": per_group,
+    "awm": per_group,
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,8 @@ class Scored:
 
     Attributes:
         logprobs_B: under the policy in training, with gradient.
-        logprobs_old_B: under the policy that the update starts from, which sampled unless the rollouts are stale.
+        logprobs_old_B: under the policy that the update starts from, which sampled unless the
+            rollouts are stale.
         advantages_B: advantages.
         clip_ratio: PPO clip.
     """
@@ -99,8 +112,10 @@ def clipped_ratio(batch: Scored) -> tuple[torch.Tensor, dict[str, float]]:
     """PPO's clipped surrogate, to be minimised, as a mean over the micro-batch.
 
     Returns:
-        loss, and metrics: ``ratio_deviation`` (largest |ratio - 1|), ``ratio_min``, ``ratio_max``; shares outside the clip range
-        ``clip_fraction``, above it ``clip_fraction_up``, below it ``clip_fraction_down``; ``approx_kl`` (half the mean squared log-ratio).
+        loss, and metrics: ``ratio_deviation`` (largest |ratio - 1|), ``ratio_min``, ``ratio_max``;
+            shares outside the clip range
+        ``clip_fraction``, above it ``clip_fraction_up``, below it ``clip_fraction_down``;
+        ``approx_kl`` (half the mean squared log-ratio).
     """
     log_ratio_B = batch.logprobs_B - batch.logprobs_old_B
     ratio_B = log_ratio_B.exp()
@@ -119,16 +134,22 @@ def clipped_ratio(batch: Scored) -> tuple[torch.Tensor, dict[str, float]]:
     return loss, metrics
 
 
-def off_policy_weights(logprobs_start: NDArray[np.float32], logprobs_sampled: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What multiplies the loss of stale samples: min(p_start / p_sampled, `MOST_WEIGHT`), of the shape of both.
+def off_policy_weights(
+    logprobs_start: NDArray[np.float32], logprobs_sampled: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """What multiplies the loss of stale samples: min(p_start / p_sampled, `MOST_WEIGHT`), of the
+    shape of both.
 
-    The decoupled objective of PPO (arXiv 2110.00641): the clip holds the new policy to where the update starts, which the samples are not
-    from, and this weight corrects for that. Ratio times weight is the ratio against the policy that sampled, but for the cuts; so for
-    ``awm``, too, whose log-ratios are of matching losses in place of the density of the final latents.
+    The decoupled objective of PPO (arXiv 2110.00641): the clip holds the new policy to where the
+    update starts, which the samples are not from, and this weight corrects for that. Ratio times
+    weight is the ratio against the policy that sampled, but for the cuts; so for ``awm``, too,
+    whose log-ratios are of matching losses in place of the density of the final latents.
 
     Args:
         logprobs_start: under the policy that the update starts from.
         logprobs_sampled: under the policy that sampled.
     """
-    weights: NDArray[np.float32] = np.exp(np.minimum(logprobs_start - logprobs_sampled, np.float32(np.log(MOST_WEIGHT))))
+    weights: NDArray[np.float32] = np.exp(
+        np.minimum(logprobs_start - logprobs_sampled, np.float32(np.log(MOST_WEIGHT)))
+    )
     return weights

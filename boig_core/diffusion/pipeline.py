@@ -1,8 +1,9 @@
 """Open a Stable Diffusion model, and move between text, latents and pixels with it.
 
-Knows what parts the two families of `FAMILIES` hold; the rest of this room samples, scores and trains on top of these few functions, the
-same for both. Sampling with log-probabilities is `ddim`'s; nothing here draws noise. Leaves out: models that are trained by flow matching.
-Shape letters: B batch, L tokens, D text width, C channels, H height, W width.
+Knows what parts the two families of `FAMILIES` hold; the rest of this room samples, scores and
+trains on top of these few functions, the same for both. Sampling with log-probabilities is
+`ddim`'s; nothing here draws noise. Leaves out: models that are trained by flow matching. Shape
+letters: B batch, L tokens, D text width, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from numpy.typing import NDArray
 
 from boig_core.config import SD
@@ -25,12 +31,17 @@ from boig_core.observability.quiet import hide_bars
 Dtype = Literal["float32", "bfloat16"]
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 FAMILIES: Final[dict[str, tuple[Any, dict[str, Any]]]] = {
-    "StableDiffusionPipeline": (StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}),
+    "StableDiffusionPipeline": (
+        StableDiffusionPipeline,
+        {"safety_checker": None, "requires_safety_checker": False},
+    ),
     "StableDiffusionXLPipeline": (StableDiffusionXLPipeline, {"add_watermarker": False}),
 }
-"""What a ``model_index.json`` may call its model, with the class and settings that open it: Stable Diffusion 1.x and 2.x, and SDXL."""
+"""What a ``model_index.json`` may call its model, with the class and settings that open it: Stable
+Diffusion 1.x and 2.x, and SDXL."""
 _AT_ONCE: Final = 2**20
-"""Pixels that the autoencoder sees at a time: it holds some thousand bytes of activations for each."""
+"""Pixels that the autoencoder sees at a time: it holds some thousand bytes of activations for
+each."""
 _REMEMBERED: Final = 256
 """Prompts whose conditions are kept: SDXL's take 0.3 MB each in half precision."""
 
@@ -41,8 +52,9 @@ class Condition:
 
     Attributes:
         text_BLD: text embeddings, in the precision of the UNet.
-        added: what SDXL is told besides: ``text_embeds``, the second text encoder's pooled embeddings, and ``time_ids``, six numbers of
-            pixels a row: original height and width, top and left of the crop, height and width to paint. Empty for the other family.
+        added: what SDXL is told besides: ``text_embeds``, the second text encoder's pooled
+            embeddings, and ``time_ids``, six numbers of pixels a row: original height and width,
+            top and left of the crop, height and width to paint. Empty for the other family.
     """
 
     text_BLD: torch.Tensor
@@ -60,7 +72,10 @@ class Condition:
         def both(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
             return torch.cat([first.expand_as(second), second])
 
-        return Condition(both(blank.text_BLD, self.text_BLD), {name: both(blank.added[name], rows) for name, rows in self.added.items()})
+        return Condition(
+            both(blank.text_BLD, self.text_BLD),
+            {name: both(blank.added[name], rows) for name, rows in self.added.items()},
+        )
 
 
 def load_pipeline(ref: str, dtype: Dtype = "float32") -> Pipeline:
@@ -68,8 +83,8 @@ def load_pipeline(ref: str, dtype: Dtype = "float32") -> Pipeline:
 
     Args:
         ref: hub id, local folder, or ``package:tiny-sd`` (`resolve_model`).
-        dtype: of UNet and text encoders. The autoencoder is always float32: SDXL's overflows in half precision, as its ``force_upcast``
-            says, and it takes a small share of the time.
+        dtype: of UNet and text encoders. The autoencoder is always float32: SDXL's overflows in
+            half precision, as its ``force_upcast`` says, and it takes a small share of the time.
 
     Raises:
         InputError: nothing that opens as one of `FAMILIES` stands at ``ref``.
@@ -80,17 +95,30 @@ def load_pipeline(ref: str, dtype: Dtype = "float32") -> Pipeline:
     try:
         family = DiffusionPipeline.load_config(location).get("_class_name")
         if family not in FAMILIES:
-            raise InputError(ref, f"is a {family}, which boig cannot train", f"give a model of class {' or '.join(FAMILIES)}")
+            raise InputError(
+                ref,
+                f"is a {family}, which boig cannot train",
+                f"give a model of class {' or '.join(FAMILIES)}",
+            )
         build, settings = FAMILIES[family]
         pipe: Pipeline = build.from_pretrained(location, dtype=dtypes, **settings)
     except InputError:
         raise
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(ref, f"does not open as Stable Diffusion ({reason})", "give a diffusers folder with a model_index.json") from error
+        raise InputError(
+            ref,
+            f"does not open as Stable Diffusion ({reason})",
+            "give a diffusers folder with a model_index.json",
+        ) from error
     if "beta_schedule" not in pipe.scheduler.config:
-        raise InputError(ref, f"denoises by {type(pipe.scheduler).__name__}", "give a model with Stable Diffusion's own noise schedule")
-    # Other schedulers share the training noise schedule; clipping x0 in latent space would change the policy's mean.
+        raise InputError(
+            ref,
+            f"denoises by {type(pipe.scheduler).__name__}",
+            "give a model with Stable Diffusion's own noise schedule",
+        )
+    # Other schedulers share the training noise schedule; clipping x0 in latent space would change
+    # the policy's mean.
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.unet, pipe.vae, *text_encoders(pipe)):
@@ -99,7 +127,8 @@ def load_pipeline(ref: str, dtype: Dtype = "float32") -> Pipeline:
 
 
 def load_base(sd: SD) -> Pipeline:
-    """The recipe's base model in the recipe's precision; it saves activations where the recipe says so, which sampling does not notice.
+    """The recipe's base model in the recipe's precision; it saves activations where the recipe says
+    so, which sampling does not notice.
 
     Raises:
         InputError: from `load_pipeline`.
@@ -108,7 +137,9 @@ def load_base(sd: SD) -> Pipeline:
     pipe = load_pipeline(sd.base, sd.dtype)
     if (side := image_side(pipe)) != sd.resolution:
         raise RecipeError(
-            f"sd.resolution = {sd.resolution}", f"must be {side}, the side of the images of {sd.base}", "change one of the two"
+            f"sd.resolution = {sd.resolution}",
+            f"must be {side}, the side of the images of {sd.base}",
+            "change one of the two",
         )
     if sd.gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
@@ -117,36 +148,48 @@ def load_base(sd: SD) -> Pipeline:
 
 def text_encoders(pipe: Any) -> list[Any]:
     """The text encoders of a pipeline."""
-    return [pipe.components[name] for name in ("text_encoder", "text_encoder_2") if name in pipe.components]
+    return [
+        pipe.components[name]
+        for name in ("text_encoder", "text_encoder_2")
+        if name in pipe.components
+    ]
 
 
 @torch.no_grad()
 def encode_prompts(pipe: Any, prompts: Sequence[str | None]) -> Condition:
-    """What the UNet is told of prompts, padded or truncated to the tokenizer's length, for images of the model's own side, not cropped.
+    """What the UNet is told of prompts, padded or truncated to the tokenizer's length, for images
+    of the model's own side, not cropped.
 
     Args:
         pipe: from `load_pipeline`.
-        prompts: texts; None for no prompt, which guidance leads away from: the empty text, or zeros where the model's
-            ``force_zeros_for_empty_prompt`` says so.
+        prompts: texts; None for no prompt, which guidance leads away from: the empty text, or zeros
+            where the model's ``force_zeros_for_empty_prompt`` says so.
     """
     texts = [prompt or "" for prompt in prompts]
     first = _embed(pipe.tokenizer, pipe.text_encoder, texts)
     if "text_encoder_2" not in pipe.components:
         return Condition(first.last_hidden_state)
     second = _embed(pipe.tokenizer_2, pipe.text_encoder_2, texts)
-    text_BLD, pooled_BP = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds
+    text_BLD, pooled_BP = (
+        torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1),
+        second.text_embeds,
+    )
     if pipe.config.force_zeros_for_empty_prompt:
         without = [row for row, prompt in enumerate(prompts) if prompt is None]
         text_BLD[without], pooled_BP[without] = 0.0, 0.0
     side = float(image_side(pipe))
-    sizes_B6 = torch.tensor([side, side, 0.0, 0.0, side, side], device=text_BLD.device).expand(len(texts), 6)
+    sizes_B6 = torch.tensor([side, side, 0.0, 0.0, side, side], device=text_BLD.device).expand(
+        len(texts), 6
+    )
     return Condition(text_BLD, {"text_embeds": pooled_BP, "time_ids": sizes_B6})
 
 
 class Prompts:
-    """What the UNet is told of prompts, each encoded once and by itself: text encoders are frozen, and a prompt has the same bits anywhere.
+    """What the UNet is told of prompts, each encoded once and by itself: text encoders are frozen,
+    and a prompt has the same bits anywhere.
 
-    What is kept from `torch.inference_mode` cannot be trained with: a sampler and a learner have one each.
+    What is kept from `torch.inference_mode` cannot be trained with: a sampler and a learner have
+    one each.
 
     Args:
         pipe: from `load_pipeline`.
@@ -163,7 +206,13 @@ class Prompts:
 
 
 def _embed(tokenizer: Any, encoder: Any, texts: list[str]) -> Any:
-    tokens = tokenizer(texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt")
+    tokens = tokenizer(
+        texts,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
     return encoder(tokens.input_ids.to(encoder.device), output_hidden_states=True)
 
 
@@ -171,7 +220,12 @@ def _embed(tokenizer: Any, encoder: Any, texts: list[str]) -> Any:
 def decode(pipe: Any, latents_BCHW: torch.Tensor) -> NDArray[np.uint8]:
     """Pixels of scaled latents: uint8 ``images_BHWC`` RGB, on the CPU."""
     scaled_BCHW = latents_BCHW.to(pipe.vae.device, pipe.vae.dtype) / pipe.vae.config.scaling_factor
-    images_BCHW = torch.cat([pipe.vae.decode(part_BCHW).sample for part_BCHW in scaled_BCHW.split(_at_once(image_side(pipe)))])
+    images_BCHW = torch.cat(
+        [
+            pipe.vae.decode(part_BCHW).sample
+            for part_BCHW in scaled_BCHW.split(_at_once(image_side(pipe)))
+        ]
+    )
     levels_BHWC = (images_BCHW.float() * 127.5 + 127.5).round().clamp(0, 255).permute(0, 2, 3, 1)
     pixels_BHWC: NDArray[np.uint8] = levels_BHWC.to(torch.uint8).cpu().numpy()
     return pixels_BHWC
@@ -179,12 +233,17 @@ def decode(pipe: Any, latents_BCHW: torch.Tensor) -> NDArray[np.uint8]:
 
 @torch.no_grad()
 def encode_images(pipe: Any, images_BHWC: NDArray[np.uint8]) -> torch.Tensor:
-    """Scaled latents ``latents_BCHW`` of uint8 RGB images of the pipeline's own sides; the mode where the encoder gives a distribution."""
+    """Scaled latents ``latents_BCHW`` of uint8 RGB images of the pipeline's own sides; the mode
+    where the encoder gives a distribution."""
     step, parts = _at_once(images_BHWC.shape[1]), []
     for start in range(0, len(images_BHWC), step):
         levels_BHWC = torch.from_numpy(np.ascontiguousarray(images_BHWC[start : start + step]))
-        encoded = pipe.vae.encode(levels_BHWC.permute(0, 3, 1, 2).to(pipe.vae.device, pipe.vae.dtype) / 127.5 - 1)
-        parts.append(encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents)
+        encoded = pipe.vae.encode(
+            levels_BHWC.permute(0, 3, 1, 2).to(pipe.vae.device, pipe.vae.dtype) / 127.5 - 1
+        )
+        parts.append(
+            encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        )
     latents_BCHW: torch.Tensor = torch.cat(parts) * pipe.vae.config.scaling_factor
     return latents_BCHW
 

@@ -1,10 +1,13 @@
-"""Rollouts: which prompts, steps and noise an epoch uses (pure functions of the seed), and the sampling of one chunk.
+"""Rollouts: which prompts, steps and noise an epoch uses (pure functions of the seed), and the
+sampling of one chunk.
 
-The unit of work is a chunk of fixed size. Its noise is drawn on the CPU from (seed, epoch, index), so a chunk gives the same bits
-whoever samples it, and again when it is redone (same hardware, threads and versions). Outside a window of a few early steps the
-sampling is deterministic: only the window is stochastic and trained on. For the forward process all of it is deterministic, and the final
-latents are trained on. Leaves out: where chunks run (`boig_core.cluster.rollouts`)
-and the update (`learner`). Shape letters: B images, K trained steps, S = K + 1, C channels, H height, W width.
+The unit of work is a chunk of fixed size. Its noise is drawn on the CPU from (seed, epoch, index),
+so a chunk gives the same bits whoever samples it, and again when it is redone (same hardware,
+threads and versions). Outside a window of a few early steps the sampling is deterministic: only the
+window is stochastic and trained on. For the forward process all of it is deterministic, and the
+final latents are trained on. Leaves out: where chunks run (`boig_core.cluster.rollouts`) and the
+update (`learner`). Shape letters: B images, K trained steps, S = K + 1, C channels, H height, W
+width.
 """
 
 from __future__ import annotations
@@ -57,30 +60,40 @@ class Chunk:
 class Rollouts(Protocol):
     """Where experience comes from.
 
-    One call an epoch with everything it needs, so that an implementation may sample and score chunks in any order, on any number of
-    machines, and redo what fails; what it returns is in the order of ``chunks``.
+    One call an epoch with everything it needs, so that an implementation may sample and score
+    chunks in any order, on any number of machines, and redo what fails; what it returns is in the
+    order of ``chunks``.
     """
 
-    def collect(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, NDArray[np.float64]]]:
+    def collect(
+        self, adapter: Adapter, chunks: Sequence[Chunk]
+    ) -> list[tuple[Trajectory, NDArray[np.float64]]]:
         """Trajectory and rewards of each chunk under the policy with this adapter."""
         ...
 
-    def begin(self, adapter: Adapter, chunks: Sequence[Chunk]) -> Callable[[], list[tuple[Trajectory, NDArray[np.float64]]]]:
-        """Ask for what `collect` gives; the function that comes back waits for it, and raises what `collect` raises.
+    def begin(
+        self, adapter: Adapter, chunks: Sequence[Chunk]
+    ) -> Callable[[], list[tuple[Trajectory, NDArray[np.float64]]]]:
+        """Ask for what `collect` gives; the function that comes back waits for it, and raises what
+        `collect` raises.
 
-        Nothing is sampled before that is called, unless an implementation has other processes for it.
+        Nothing is sampled before that is called, unless an implementation has other processes for
+        it.
         """
         return functools.partial(self.collect, adapter, chunks)
 
 
 def epoch_samples(samples: Sequence[Sample], seed: int, epoch: int, count: int) -> list[Sample]:
-    """The epoch's prompts: shuffled passes over all samples, cut into epochs; a function of seed and epoch alone."""
+    """The epoch's prompts: shuffled passes over all samples, cut into epochs; a function of seed
+    and epoch alone."""
     order: dict[int, NDArray[np.int64]] = {}
     chosen = []
     for position in range(epoch * count, (epoch + 1) * count):
         passed, place = divmod(position, len(samples))
         if passed not in order:
-            order[passed] = np.random.default_rng((_PROMPTS, seed, passed)).permutation(len(samples))
+            order[passed] = np.random.default_rng((_PROMPTS, seed, passed)).permutation(
+                len(samples)
+            )
         chosen.append(samples[order[passed][place]])
     return chosen
 
@@ -88,35 +101,54 @@ def epoch_samples(samples: Sequence[Sample], seed: int, epoch: int, count: int) 
 def epoch_window(config: DDPO, seed: int, epoch: int) -> tuple[int, int]:
     """Stochastic and trained steps of an epoch: first, and one past the last.
 
-    Without a window every step but the last, whose noise has no variance; none at all for the forward process.
+    Without a window every step but the last, whose noise has no variance; none at all for the
+    forward process.
     """
     if config.forward_process:
         return config.sampling_steps, config.sampling_steps
     if config.window is None:
         return 0, config.sampling_steps - 1
-    span = min(max(config.window, int(config.window_span * config.sampling_steps)), config.sampling_steps - 1)
+    span = min(
+        max(config.window, int(config.window_span * config.sampling_steps)),
+        config.sampling_steps - 1,
+    )
     first = int(np.random.default_rng((_WINDOW, seed, epoch)).integers(0, span - config.window + 1))
     return first, first + config.window
 
 
 def epoch_steps(config: DDPO, seed: int, epoch: int, stochastic: int) -> list[int]:
-    """Which of an epoch's so many stochastic steps or draws are trained on, as falling in time: a function of seed and epoch alone."""
+    """Which of an epoch's so many stochastic steps or draws are trained on, as falling in time: a
+    function of seed and epoch alone."""
     count = max(1, round(config.timestep_fraction * stochastic))
-    return sorted(np.random.default_rng((_STEPS, seed, epoch)).permutation(stochastic)[:count].tolist())
+    return sorted(
+        np.random.default_rng((_STEPS, seed, epoch)).permutation(stochastic)[:count].tolist()
+    )
 
 
 def epoch_chunks(config: DDPO, samples: Sequence[Sample], seed: int, epoch: int) -> list[Chunk]:
     """The epoch's work: each prompt ``images_per_prompt`` times in a row, cut into chunks."""
-    per_image = [s for s in epoch_samples(samples, seed, epoch, config.prompts) for _ in range(config.images_per_prompt)]
+    per_image = [
+        s
+        for s in epoch_samples(samples, seed, epoch, config.prompts)
+        for _ in range(config.images_per_prompt)
+    ]
     window = epoch_window(config, seed, epoch)
     return [
-        Chunk(epoch, tuple(range(start, start + config.chunk)), tuple(per_image[start : start + config.chunk]), window)
+        Chunk(
+            epoch,
+            tuple(range(start, start + config.chunk)),
+            tuple(per_image[start : start + config.chunk]),
+            window,
+        )
         for start in range(0, len(per_image), config.chunk)
     ]
 
 
-def draw_noise(seed: int, epoch: int, index: int, count: int, shape: tuple[int, int, int]) -> torch.Tensor:
-    """Standard normal ``noise_SCHW`` of one image: its start, then one for each stochastic step; always from the CPU."""
+def draw_noise(
+    seed: int, epoch: int, index: int, count: int, shape: tuple[int, int, int]
+) -> torch.Tensor:
+    """Standard normal ``noise_SCHW`` of one image: its start, then one for each stochastic step;
+    always from the CPU."""
     key = np.random.SeedSequence((_NOISE, seed, epoch, index)).generate_state(1, np.uint64)[0]
     generator = torch.Generator("cpu").manual_seed(int(key >> np.uint64(1)))
     return torch.randn((count, *shape), generator=generator)
@@ -124,7 +156,11 @@ def draw_noise(seed: int, epoch: int, index: int, count: int, shape: tuple[int, 
 
 def made_on(unet: Any) -> str:
     """What decides the last bits of a prediction: dtype, device and library, in words."""
-    device = torch.cuda.get_device_name(unet.device) if unet.device.type == "cuda" else f"{unet.device.type}, {platform.machine()}"
+    device = (
+        torch.cuda.get_device_name(unet.device)
+        if unet.device.type == "cuda"
+        else f"{unet.device.type}, {platform.machine()}"
+    )
     return f"{str(unet.dtype).removeprefix('torch.')} on {device}, torch {torch.__version__}"
 
 
@@ -142,7 +178,9 @@ class Sampler:
         make_trainable(self.pipe.unet, self.config.lora_rank, self.seed)
         self._condition = Prompts(self.pipe)
         self._checksum: str | None = None
-        self.timesteps, self.timesteps_prev, self.alphas_T1 = schedule(self.pipe, self.config.sampling_steps)
+        self.timesteps, self.timesteps_prev, self.alphas_T1 = schedule(
+            self.pipe, self.config.sampling_steps
+        )
 
     def load(self, adapter: Adapter) -> None:
         """Use these weights from now on.
@@ -161,18 +199,24 @@ class Sampler:
         self.load(adapter)
         first, end = chunk.window
         shape = latent_shape(self.pipe)
-        noise_BSCHW = torch.stack([draw_noise(self.seed, chunk.epoch, i, 1 + end - first, shape) for i in chunk.indices]).to(self.device)
+        noise_BSCHW = torch.stack(
+            [draw_noise(self.seed, chunk.epoch, i, 1 + end - first, shape) for i in chunk.indices]
+        ).to(self.device)
         latents_BCHW = noise_BSCHW[:, 0]
         if self.config.shared_noise:
             firsts = [i - i % self.config.images_per_prompt for i in chunk.indices]
-            latents_BCHW = torch.stack([draw_noise(self.seed, chunk.epoch, i, 1, shape)[0] for i in firsts]).to(self.device)
+            latents_BCHW = torch.stack(
+                [draw_noise(self.seed, chunk.epoch, i, 1, shape)[0] for i in firsts]
+            ).to(self.device)
         prompts = tuple(sample.text for sample in chunk.samples)
         condition = self._condition(prompts)
         blank = self._condition([None]) if self.config.guidance > 1 else None
         prediction = self.pipe.scheduler.config.prediction_type
         kept, logprobs = [], []
         for step, (t, t_prev) in enumerate(zip(self.timesteps, self.timesteps_prev, strict=True)):
-            pred_BCHW = predict(self.pipe.unet, latents_BCHW, t, condition, blank, self.config.guidance)
+            pred_BCHW = predict(
+                self.pipe.unet, latents_BCHW, t, condition, blank, self.config.guidance
+            )
             if first <= step < end:
                 kept.append(latents_BCHW)
                 latents_BCHW, logprob_B = ddim_step(
@@ -190,12 +234,25 @@ class Sampler:
                 if step == end - 1:
                     kept.append(latents_BCHW)
             else:
-                latents_BCHW, _ = ddim_step(pred_BCHW, latents_BCHW, t, t_prev, self.alphas_T1, 0.0, prediction=prediction)
+                latents_BCHW, _ = ddim_step(
+                    pred_BCHW, latents_BCHW, t, t_prev, self.alphas_T1, 0.0, prediction=prediction
+                )
         if self.config.forward_process:
             kept.append(latents_BCHW)
             for k in range(self.config.draws):
-                draw = draw_matching(self.config, self.seed, chunk.epoch, chunk.indices, k, latents_BCHW, self.alphas_T1, prediction)
-                logprobs.append(draw.logprob(predict(self.pipe.unet, draw.sample_BCHW, draw.t, condition)))
+                draw = draw_matching(
+                    self.config,
+                    self.seed,
+                    chunk.epoch,
+                    chunk.indices,
+                    k,
+                    latents_BCHW,
+                    self.alphas_T1,
+                    prediction,
+                )
+                logprobs.append(
+                    draw.logprob(predict(self.pipe.unet, draw.sample_BCHW, draw.t, condition))
+                )
         return Trajectory(
             epoch=chunk.epoch,
             version=adapter.version,
@@ -205,7 +262,11 @@ class Sampler:
             indices_B=np.array(chunk.indices, dtype=np.int64),
             prompts_B=prompts,
             latents_BSCHW=torch.stack(kept, dim=1).cpu().numpy(),
-            logprobs_old_BK=torch.stack([logprob for logprob in logprobs if logprob is not None], dim=1).cpu().numpy(),
+            logprobs_old_BK=torch.stack(
+                [logprob for logprob in logprobs if logprob is not None], dim=1
+            )
+            .cpu()
+            .numpy(),
             images_BHWC=decode(self.pipe, latents_BCHW),
             made_on_B=(made_on(self.pipe.unet),) * len(chunk.indices),
         )
@@ -217,16 +278,23 @@ class LocalRollouts(Rollouts):
     def __init__(self, sampler: Sampler, scorer: Scorer) -> None:
         self.sampler, self.scorer = sampler, scorer
 
-    def collect(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, NDArray[np.float64]]]:
+    def collect(
+        self, adapter: Adapter, chunks: Sequence[Chunk]
+    ) -> list[tuple[Trajectory, NDArray[np.float64]]]:
         """See `Rollouts`."""
         return self._each(adapter, chunks, self.scorer.score)
 
-    def examine(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, Findings]]:
+    def examine(
+        self, adapter: Adapter, chunks: Sequence[Chunk]
+    ) -> list[tuple[Trajectory, Findings]]:
         """As `collect`, with all that the scorer can say in place of the rewards."""
         return self._each(adapter, chunks, functools.partial(examine, self.scorer))
 
     def _each(
-        self, adapter: Adapter, chunks: Sequence[Chunk], ask: Callable[[NDArray[np.uint8], Sequence[Sample]], T]
+        self,
+        adapter: Adapter,
+        chunks: Sequence[Chunk],
+        ask: Callable[[NDArray[np.uint8], Sequence[Sample]], T],
     ) -> list[tuple[Trajectory, T]]:
         results = []
         for chunk in chunks:

@@ -1,17 +1,21 @@
-"""What a policy is scored on: a step of the denoising, or a draw of the forward process; a prediction of the model gives each its numbers.
+"""What a policy is scored on: a step of the denoising, or a draw of the forward process; a
+prediction of the model gives each its numbers.
 
-A denoising step is a Gaussian (`ddim`): its log-probability is that of the sampled x_{t-1}. A draw noises the final latents of a rollout
-again, as pretraining noises images, and scores how well the model finds what was added: minus the matching loss stands in the place of
-the log-probability, so that sampling may be deterministic and only the final latents travel. Advantage-weighted matching (arXiv
-2509.25050) shows that this gradient is DDPO's with less variance; DiffusionNFT (arXiv 2509.16117) takes the forward process too. Leaves
-out: the model itself, advantages and the clipped ratio (`objectives`).
+A denoising step is a Gaussian (`ddim`): its log-probability is that of the sampled x_{t-1}. A draw
+noises the final latents of a rollout again, as pretraining noises images, and scores how well the
+model finds what was added: minus the matching loss stands in the place of the log-probability, so
+that sampling may be deterministic and only the final latents travel. Advantage-weighted matching
+(arXiv 2509.25050) shows that this gradient is DDPO's with less variance; DiffusionNFT (arXiv
+2509.16117) takes the forward process too. Leaves out: the model itself, advantages and the clipped
+ratio (`objectives`).
 
     paper                      name here
     x_0, of a rollout          clean_BCHW
     x_t, noised again          sample_BCHW
     epsilon, or v              target_BCHW, as the scheduler's prediction_type says
 
-Shape letters: B images, S latents of a trajectory, K trained steps or draws, C channels, H height, W width, T training timesteps.
+Shape letters: B images, S latents of a trajectory, K trained steps or draws, C channels, H height,
+W width, T training timesteps.
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ _DRAWS: Final = 9  # stream of random numbers, beside those of `rollout` and `le
 
 
 class Step(Protocol):
-    """One trained step of some images: what goes into the model, and what its prediction is worth."""
+    """One trained step of some images: what goes into the model, and what its prediction is
+    worth."""
 
     @property
     def sample_BCHW(self) -> torch.Tensor:
@@ -48,13 +53,15 @@ class Step(Protocol):
         ...
 
     def kl(self, pred_BCHW: torch.Tensor, anchor_BCHW: torch.Tensor) -> torch.Tensor:
-        """``kl_B`` of the policy that predicts the one from the policy that predicts the other, at least 0."""
+        """``kl_B`` of the policy that predicts the one from the policy that predicts the other, at
+        least 0."""
         ...
 
 
 @dataclass(frozen=True)
 class Denoising:
-    """The step from x_t to the x_{t-1} that was sampled. Attributes as the arguments of `ddim.ddim_step`."""
+    """The step from x_t to the x_{t-1} that was sampled. Attributes as the arguments of
+    `ddim.ddim_step`."""
 
     sample_BCHW: torch.Tensor
     prev_BCHW: torch.Tensor
@@ -83,9 +90,18 @@ class Denoising:
         return logprobs_B
 
     def kl(self, pred_BCHW: torch.Tensor, anchor_BCHW: torch.Tensor) -> torch.Tensor:
-        """See `Step`. Both steps are Gaussians of one sigma: (mu - mu')^2 / (2 sigma^2) in each dimension (DPOK, arXiv 2305.16381)."""
+        """See `Step`. Both steps are Gaussians of one sigma: (mu - mu')^2 / (2 sigma^2) in each
+        dimension (DPOK, arXiv 2305.16381)."""
         mean_BCHW, other_BCHW = (
-            step_mean(pred, self.sample_BCHW, self.t, self.t_prev, self.alphas_T1, self.eta, self.prediction)
+            step_mean(
+                pred,
+                self.sample_BCHW,
+                self.t,
+                self.t_prev,
+                self.alphas_T1,
+                self.eta,
+                self.prediction,
+            )
             for pred in (pred_BCHW, anchor_BCHW)
         )
         sigma = step_sigma(self.t, self.t_prev, self.alphas_T1, self.eta)
@@ -109,7 +125,8 @@ class Matching:
     reduction: Reduction
 
     def logprob(self, pred_BCHW: torch.Tensor) -> torch.Tensor:
-        """Minus the matching loss: but for a constant, the log-density of the target under a Gaussian of variance 1/2 around it."""
+        """Minus the matching loss: but for a constant, the log-density of the target under a
+        Gaussian of variance 1/2 around it."""
         return -reduce_latents((pred_BCHW.float() - self.target_BCHW) ** 2, self.reduction)
 
     def kl(self, pred_BCHW: torch.Tensor, anchor_BCHW: torch.Tensor) -> torch.Tensor:
@@ -129,21 +146,33 @@ def draw_matching(
 ) -> Matching:
     """Noise final latents again, for one of ``config.draws``.
 
-    Noise and timestep of an image come from the CPU and depend on (seed, epoch, index, draw) alone. The draws of an image share the first
-    ``config.window_span`` of the timesteps evenly: each lies in a part of its own, which spreads the loss less than free draws.
+    Noise and timestep of an image come from the CPU and depend on (seed, epoch, index, draw) alone.
+    The draws of an image share the first ``config.window_span`` of the timesteps evenly: each lies
+    in a part of its own, which spreads the loss less than free draws.
     """
     timesteps = len(alphas_T1) - 1
     noises, ts = [], []
     for index in indices:
         rng = np.random.default_rng((_DRAWS, seed, epoch, index, draw))
         noises.append(torch.from_numpy(rng.standard_normal(clean_BCHW.shape[1:], dtype=np.float32)))
-        place = (draw + rng.random()) / config.draws * config.window_span  # of the way from pure noise, 0, to the image, 1
+        place = (
+            (draw + rng.random()) / config.draws * config.window_span
+        )  # of the way from pure noise, 0, to the image, 1
         ts.append(timesteps - 1 - int(place * timesteps))
     noise_BCHW, t_B = torch.stack(noises).to(clean_BCHW.device), torch.tensor(ts)
     alpha_B111 = alphas_T1[t_B].reshape(-1, 1, 1, 1).to(clean_BCHW.device)
     signal_B111, spread_B111 = alpha_B111.sqrt(), (1 - alpha_B111).sqrt()
-    target_BCHW = signal_B111 * noise_BCHW - spread_B111 * clean_BCHW if prediction == "v_prediction" else noise_BCHW
-    return Matching(signal_B111 * clean_BCHW + spread_B111 * noise_BCHW, t_B.to(clean_BCHW.device), target_BCHW, config.logprob)
+    target_BCHW = (
+        signal_B111 * noise_BCHW - spread_B111 * clean_BCHW
+        if prediction == "v_prediction"
+        else noise_BCHW
+    )
+    return Matching(
+        signal_B111 * clean_BCHW + spread_B111 * noise_BCHW,
+        t_B.to(clean_BCHW.device),
+        target_BCHW,
+        config.logprob,
+    )
 
 
 def trained_step(
@@ -160,7 +189,13 @@ def trained_step(
     if config.forward_process:
         clean_BCHW = torch.from_numpy(trajectory.latents_BSCHW[rows, 0]).to(device)
         indices = trajectory.indices_B[rows].tolist()
-        return draw_matching(config, seed, trajectory.epoch, indices, k, clean_BCHW, alphas_T1, prediction)
-    sample_BCHW, prev_BCHW = (torch.from_numpy(trajectory.latents_BSCHW[rows, s]).to(device) for s in (k, k + 1))
+        return draw_matching(
+            config, seed, trajectory.epoch, indices, k, clean_BCHW, alphas_T1, prediction
+        )
+    sample_BCHW, prev_BCHW = (
+        torch.from_numpy(trajectory.latents_BSCHW[rows, s]).to(device) for s in (k, k + 1)
+    )
     t, t_prev = trajectory.timesteps_K[k], trajectory.timesteps_prev_K[k]
-    return Denoising(sample_BCHW, prev_BCHW, t, t_prev, alphas_T1, config.eta, prediction, config.logprob)
+    return Denoising(
+        sample_BCHW, prev_BCHW, t, t_prev, alphas_T1, config.eta, prediction, config.logprob
+    )

@@ -1,4 +1,5 @@
-"""What a training holds beside its engine: the moving average of the weights, the best policy, and the one that samples ahead.
+"""What a training holds beside its engine: the moving average of the weights, the best policy, and
+the one that samples ahead.
 
 All are in each checkpoint. Leaves out: when they change and what they are used for (`learner`).
 """
@@ -35,7 +36,9 @@ class Average:
 
     def __init__(self, unet: Any, decay: float) -> None:
         self.decay = decay
-        self._trained: dict[str, torch.nn.Parameter] = {name: p for name, p in unet.named_parameters() if p.requires_grad}
+        self._trained: dict[str, torch.nn.Parameter] = {
+            name: p for name, p in unet.named_parameters() if p.requires_grad
+        }
         self.weights = {name: p.detach().float().clone() for name, p in self._trained.items()}
 
     @torch.no_grad()
@@ -52,7 +55,9 @@ class Average:
     def save(self, folder: Path) -> None:
         """Rank 0 writes ``ema.npz``."""
         if rank() == 0:
-            arrays: dict[str, Any] = {name: weight.cpu().numpy() for name, weight in self.weights.items()}
+            arrays: dict[str, Any] = {
+                name: weight.cpu().numpy() for name, weight in self.weights.items()
+            }
             np.savez(folder / _AVERAGE, **arrays)
 
     def load(self, folder: Path) -> None:
@@ -62,26 +67,35 @@ class Average:
             RecipeError: the checkpoint is of a training without an average, or of another model.
         """
         if not (folder / _AVERAGE).is_file():
-            raise RecipeError("ddpo.ema", "the checkpoint was written without it", "start a new run, or leave it out")
+            raise RecipeError(
+                "ddpo.ema",
+                "the checkpoint was written without it",
+                "start a new run, or leave it out",
+            )
         with np.load(folder / _AVERAGE) as stored:
             if set(stored.files) != self.weights.keys():
-                raise RecipeError("ddpo.ema", "the checkpoint's average is of other weights", "keep ddpo.lora_rank, or start a new run")
+                raise RecipeError(
+                    "ddpo.ema",
+                    "the checkpoint's average is of other weights",
+                    "keep ddpo.lora_rank, or start a new run",
+                )
             for name, weight in self.weights.items():
                 weight.copy_(torch.from_numpy(stored[name]))
 
 
 @dataclass
 class Best:
-    """The engine, and beside it the moving average, the best policy (`boig_core.training.monitors.quality`) and the one that samples ahead:
-    one checkpoint holds all.
+    """The engine, and beside it the moving average, the best policy
+    (`boig_core.training.monitors.quality`) and the one that samples ahead: one checkpoint holds
+    all.
 
     Attributes:
         engine: what trains.
         quality: of the best epoch.
         adapter: the weights that epoch began with; None where none was offered.
         average: the moving average of the weights; None where the recipe asks for none.
-        ahead: on rank 0, and on all after `load`, the weights that sample the next epoch while this one's update changes them; None where
-            none are sampled ahead.
+        ahead: on rank 0, and on all after `load`, the weights that sample the next epoch while this
+            one's update changes them; None where none are sampled ahead.
     """
 
     engine: Engine
@@ -96,7 +110,8 @@ class Best:
             self.quality, self.adapter = quality, policy()
 
     def save(self, folder: Path) -> None:
-        """The engine's files, the average's, and ``best.npz`` and ``ahead.npz`` of rank 0, where there are such policies."""
+        """The engine's files, the average's, and ``best.npz`` and ``ahead.npz`` of rank 0, where
+        there are such policies."""
         self.engine.save(folder)
         if self.average is not None:
             self.average.save(folder)
@@ -124,5 +139,9 @@ def _write(file: Path, adapter: Adapter, quality: float = 0.0) -> None:
 def _read(file: Path) -> tuple[Adapter, float]:
     with np.load(file) as stored:
         quality, version = stored["arr_0"].tolist()
-        weights = {name.removeprefix(_WEIGHT): stored[name] for name in stored.files if name.startswith(_WEIGHT)}
+        weights = {
+            name.removeprefix(_WEIGHT): stored[name]
+            for name in stored.files
+            if name.startswith(_WEIGHT)
+        }
     return Adapter(int(version), weights, checksum(weights)), quality

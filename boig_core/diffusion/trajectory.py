@@ -1,7 +1,9 @@
-"""What a rollout leaves behind: the trained window of the denoising or the final latents, the image, and which policy made it.
+"""What a rollout leaves behind: the trained window of the denoising or the final latents, the
+image, and which policy made it.
 
-Numpy alone, so that it travels between processes without a copy and without torch. Leaves out rewards, which arrive later. Shape
-letters: B images, K trained steps, S = K + 1 latents around them, C channels, H height, W width (latents or pixels).
+Numpy alone, so that it travels between processes without a copy and without torch. Leaves out
+rewards, which arrive later. Shape letters: B images, K trained steps, S = K + 1 latents around
+them, C channels, H height, W width (latents or pixels).
 """
 
 from __future__ import annotations
@@ -23,12 +25,15 @@ class Trajectory:
         epoch: epoch they belong to.
         version: version of the policy's weights.
         checksum: SHA-256 of the policy's trainable weights.
-        timesteps_K: timesteps of the trained steps, falling; empty for the forward process, whose draws each image has for itself.
+        timesteps_K: timesteps of the trained steps, falling; empty for the forward process, whose
+            draws each image has for itself.
         timesteps_prev_K: timesteps that they lead to; empty for the forward process.
         indices_B: index of each image in its epoch: with recipe seed and epoch it fixes the noise.
         prompts_B: prompt texts.
-        latents_BSCHW: float32 x_t of the trained steps, and the x_{t-1} of the last; for the forward process x_0 alone, S = 1.
-        logprobs_old_BK: float32 log-probabilities, or minus the matching losses, under the policy that sampled.
+        latents_BSCHW: float32 x_t of the trained steps, and the x_{t-1} of the last; for the
+            forward process x_0 alone, S = 1.
+        logprobs_old_BK: float32 log-probabilities, or minus the matching losses, under the policy
+            that sampled.
         images_BHWC: uint8 RGB.
         made_on_B: dtype, device and library that sampled each image.
     """
@@ -55,11 +60,19 @@ class Trajectory:
             InfrastructureError: another did, by what it carries.
         """
         if (self.version, self.checksum) != (version, checksum):
-            made, asked = (f"version {v}, checksum {c[:12]}" for v, c in ((self.version, self.checksum), (version, checksum)))
-            raise InfrastructureError(f"rollouts of epoch {self.epoch} by {made}", f"must be by {asked}", "start the stage again")
+            made, asked = (
+                f"version {v}, checksum {c[:12]}"
+                for v, c in ((self.version, self.checksum), (version, checksum))
+            )
+            raise InfrastructureError(
+                f"rollouts of epoch {self.epoch} by {made}",
+                f"must be by {asked}",
+                "start the stage again",
+            )
 
     def take(self, rows: Sequence[int], *, images: bool = True) -> Trajectory:
-        """Some of the images, in the order of ``rows``; ``images=False`` leaves the pixels out, which training has no use for."""
+        """Some of the images, in the order of ``rows``; ``images=False`` leaves the pixels out,
+        which training has no use for."""
         index = np.asarray(rows, dtype=np.int64)
         return replace(
             self,
@@ -76,14 +89,17 @@ def concatenate(parts: Sequence[Trajectory]) -> Trajectory:
     """Put chunks of one epoch and one policy together, in the order given.
 
     Raises:
-        ValueError: chunks of different epochs, windows or policies: on-policy training must never mix them.
+        ValueError: chunks of different epochs, windows or policies: on-policy training must never
+            mix them.
     """
     first = parts[0]
     scalars = [f.name for f in fields(first) if not f.name.rsplit("_", 1)[-1].startswith("B")]
     for part in parts[1:]:
         for field in scalars:
             if getattr(part, field) != getattr(first, field):
-                raise ValueError(f"chunks differ in {field}: {getattr(part, field)} and {getattr(first, field)}")
+                raise ValueError(
+                    f"chunks differ in {field}: {getattr(part, field)} and {getattr(first, field)}"
+                )
     return replace(
         first,
         indices_B=np.concatenate([p.indices_B for p in parts]),

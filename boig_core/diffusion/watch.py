@@ -1,7 +1,9 @@
-"""What an epoch of rollouts says about itself: its rewards, advantages and images as one row of metrics. Pure functions on numpy.
+"""What an epoch of rollouts says about itself: its rewards, advantages and images as one row of
+metrics. Pure functions on numpy.
 
-Leaves out the policy update's numbers (`objectives`) and what to do about any of them (`boig_core.training.monitors`). Shape letters:
-B images, G groups (prompts of an epoch), N images of a group, H height, W width, C = 3 channels, P palette, F features.
+Leaves out the policy update's numbers (`objectives`) and what to do about any of them
+(`boig_core.training.monitors`). Shape letters: B images, G groups (prompts of an epoch), N images
+of a group, H height, W width, C = 3 channels, P palette, F features.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from numpy.typing import NDArray
 from boig_core.perception.colors import CELL, NAMES, cell_names
 
 _SIDE: Final = 64
-"""Pixels are skipped evenly, but at least this many a side are looked at: shares of colors need no more."""
+"""Pixels are skipped evenly, but at least this many a side are looked at: shares of colors need no
+more."""
 _THUMB: Final = 8
 """Side of the thumbnails that are compared: composition and color, not texture."""
 _USED: Final = 0.01
@@ -23,7 +26,9 @@ _USED: Final = 0.01
 _FLAT: Final = 1e-9
 
 
-def reward_metrics(rewards_B: NDArray[np.float64], advantages_B: NDArray[np.float64], images_per_prompt: int) -> dict[str, float]:
+def reward_metrics(
+    rewards_B: NDArray[np.float64], advantages_B: NDArray[np.float64], images_per_prompt: int
+) -> dict[str, float]:
     """Rewards over the epoch and by prompt, and what the objective made of them.
 
     Args:
@@ -32,9 +37,10 @@ def reward_metrics(rewards_B: NDArray[np.float64], advantages_B: NDArray[np.floa
         images_per_prompt: N; divides B.
 
     Returns:
-        ``reward``, ``reward_std``; ``reward_std_in_prompt`` (mean of the prompts' spreads); spread (``reward_std_of_prompts``), smallest,
-        quartiles and largest of the prompts' mean rewards; ``advantage_std``; ``groups_without_spread`` (share: all rewards equal, nothing
-        to learn from).
+        ``reward``, ``reward_std``; ``reward_std_in_prompt`` (mean of the prompts' spreads); spread
+        (``reward_std_of_prompts``), smallest, quartiles and largest of the prompts' mean rewards;
+        ``advantage_std``; ``groups_without_spread`` (share: all rewards equal, nothing to learn
+        from).
     """
     rewards_GN = rewards_B.reshape(-1, images_per_prompt)
     means_G = rewards_GN.mean(axis=1)
@@ -54,22 +60,29 @@ def reward_metrics(rewards_B: NDArray[np.float64], advantages_B: NDArray[np.floa
     }
 
 
-def prompt_means(rewards_B: NDArray[np.float64], prompts_B: Sequence[str], images_per_prompt: int) -> list[tuple[str, float]]:
-    """Each prompt of an epoch with the mean of its rewards, the best first; images of one prompt stand together."""
+def prompt_means(
+    rewards_B: NDArray[np.float64], prompts_B: Sequence[str], images_per_prompt: int
+) -> list[tuple[str, float]]:
+    """Each prompt of an epoch with the mean of its rewards, the best first; images of one prompt
+    stand together."""
     means = rewards_B.reshape(-1, images_per_prompt).mean(axis=1).tolist()
-    return sorted(zip(prompts_B[::images_per_prompt], means, strict=True), key=lambda pair: -pair[1])
+    return sorted(
+        zip(prompts_B[::images_per_prompt], means, strict=True), key=lambda pair: -pair[1]
+    )
 
 
 def image_metrics(images_BHWC: NDArray[np.uint8], images_per_prompt: int) -> dict[str, float]:
     """How many colors the epoch's images show, and how much the images of one prompt look alike.
 
     Returns:
-        ``color_entropy`` (bits, of the palette names over all pixels; at most log2 of 40), ``colors_used``, ``similarity`` (see
-        `similarity_in_prompt`).
+        ``color_entropy`` (bits, of the palette names over all pixels; at most log2 of 40),
+        ``colors_used``, ``similarity`` (see `similarity_in_prompt`).
     """
     step_h, step_w = (max(1, side // _SIDE) for side in images_BHWC.shape[1:3])
     cells = images_BHWC[:, ::step_h, ::step_w].reshape(-1, 3) // CELL
-    counts_P = np.bincount(cell_names()[cells[:, 0], cells[:, 1], cells[:, 2]], minlength=len(NAMES))
+    counts_P = np.bincount(
+        cell_names()[cells[:, 0], cells[:, 1], cells[:, 2]], minlength=len(NAMES)
+    )
     shares_P = counts_P / counts_P.sum()
     seen = shares_P[shares_P > 0]
     return {
@@ -80,7 +93,8 @@ def image_metrics(images_BHWC: NDArray[np.uint8], images_per_prompt: int) -> dic
 
 
 def similarity_in_prompt(images_BHWC: NDArray[np.uint8], images_per_prompt: int) -> float:
-    """Mean cosine of 8 x 8 RGB thumbnails, measured from middle gray, over all pairs of different images of one prompt; in [-1, 1].
+    """Mean cosine of 8 x 8 RGB thumbnails, measured from middle gray, over all pairs of different
+    images of one prompt; in [-1, 1].
 
     Raises:
         ValueError: fewer than two images a prompt.
@@ -88,8 +102,12 @@ def similarity_in_prompt(images_BHWC: NDArray[np.uint8], images_per_prompt: int)
     if images_per_prompt < 2:
         raise ValueError(f"images a prompt: {images_per_prompt}; a pair takes two")
     count, height, width = images_BHWC.shape[:3]
-    rows, columns = (np.arange(min(_THUMB, side)) * side // min(_THUMB, side) for side in (height, width))
-    sums = np.add.reduceat(np.add.reduceat(images_BHWC, rows, axis=1, dtype=np.float64), columns, axis=2)
+    rows, columns = (
+        np.arange(min(_THUMB, side)) * side // min(_THUMB, side) for side in (height, width)
+    )
+    sums = np.add.reduceat(
+        np.add.reduceat(images_BHWC, rows, axis=1, dtype=np.float64), columns, axis=2
+    )
     areas = np.diff([*rows, height])[:, None] * np.diff([*columns, width])[None]
     features_BF = (sums / areas[None, :, :, None] - 127.5).reshape(count, -1)
     features_BF /= np.maximum(np.linalg.norm(features_BF, axis=1, keepdims=True), _FLAT)

@@ -1,7 +1,9 @@
-"""Aesthetic score: a head of linear layers on the unit-length image embeddings of the CLIP that it was trained on.
+"""Aesthetic score: a head of linear layers on the unit-length image embeddings of the CLIP that it
+was trained on.
 
-Both of LAION's published predictors are of that form: one layer, and five without anything between them but the dropout of training.
-boig ships none; a recipe names the files (``evaluation.aesthetic``). Shape letters: N images, D width of the embeddings.
+Both of LAION's published predictors are of that form: one layer, and five without anything between
+them but the dropout of training. boig ships none; a recipe names the files
+(``evaluation.aesthetic``). Shape letters: N images, D width of the embeddings.
 """
 
 from __future__ import annotations
@@ -62,11 +64,28 @@ def read_head(uri: str) -> list[tuple[Tensor, Tensor]]:
     """
     data = store.read_bytes(uri)
     try:
-        state = load(data) if uri.endswith(".safetensors") else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state = (
+            load(data)
+            if uri.endswith(".safetensors")
+            else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        )
         return _layers(state)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (
+        SafetensorError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as exc:
         rule = f"holds no head of linear layers ({str(exc).splitlines()[0][:120]})"
-        raise InputError(f"head {uri}", rule, "give a state dict of weights and biases, as safetensors or by torch.save") from exc
+        raise InputError(
+            f"head {uri}",
+            rule,
+            "give a state dict of weights and biases, as safetensors or by torch.save",
+        ) from exc
 
 
 def _layers(state: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -74,7 +93,10 @@ def _layers(state: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         return [int(digits) for digits in re.findall(r"\d+", name)]
 
     names = sorted((name for name in state if name.endswith("weight")), key=number)
-    layers = [(state[name].double(), state[name.removesuffix("weight") + "bias"].double()) for name in names]
+    layers = [
+        (state[name].double(), state[name.removesuffix("weight") + "bias"].double())
+        for name in names
+    ]
     if 2 * len(layers) != len(state):
         raise ValueError(f"{len(state)} tensors, not weights and biases alone")
     if not layers or layers[-1][0].shape[0] != 1:

@@ -1,8 +1,10 @@
-"""How a reward and a KPI go together within accounts: AUC, Pearson and Spearman, for many bootstrap resamples at once.
+"""How a reward and a KPI go together within accounts: AUC, Pearson and Spearman, for many bootstrap
+resamples at once.
 
-A resample is a row of weights: how often each image was drawn. Accounts differ in level, so a reward that only knew the account would look
-good over all of them; no pair and no correlation here crosses accounts. Leaves out: drawing resamples (`intervals`), and what the numbers
-are of (`validity`). R resamples, N images, M images of one account, U distinct values of it.
+A resample is a row of weights: how often each image was drawn. Accounts differ in level, so a
+reward that only knew the account would look good over all of them; no pair and no correlation here
+crosses accounts. Leaves out: drawing resamples (`intervals`), and what the numbers are of
+(`validity`). R resamples, N images, M images of one account, U distinct values of it.
 """
 
 from __future__ import annotations
@@ -19,9 +21,14 @@ _NOTHING = 1e-28
 
 
 def auc_within(
-    reward_N: Floats, high_N: NDArray[np.bool_], low_N: NDArray[np.bool_], account_N: NDArray[Any], weights_RN: Floats
+    reward_N: Floats,
+    high_N: NDArray[np.bool_],
+    low_N: NDArray[np.bool_],
+    account_N: NDArray[Any],
+    weights_RN: Floats,
 ) -> Floats:
-    """Chance that a HIGH image has the higher reward than a LOW one of its account, for each row of weights (R).
+    """Chance that a HIGH image has the higher reward than a LOW one of its account, for each row of
+    weights (R).
 
     Pairs are pooled over accounts; ties count half. NaN in a row that holds no such pair.
     """
@@ -35,7 +42,8 @@ def auc_within(
 
 
 def pearson_within(x_N: Floats, y_N: Floats, account_N: NDArray[Any], weights_RN: Floats) -> Floats:
-    """Correlation of x and y, both centered within their account, for each row of weights (R); NaN where either does not vary."""
+    """Correlation of x and y, both centered within their account, for each row of weights (R); NaN
+    where either does not vary."""
     x_N, y_N = _scaled(x_N, account_N), _scaled(y_N, account_N)
     sums_3R = np.zeros((3, len(weights_RN)))
     for here in members(account_N):
@@ -46,8 +54,11 @@ def pearson_within(x_N: Floats, y_N: Floats, account_N: NDArray[Any], weights_RN
     return _correlation(sums_3R, weights_RN)
 
 
-def spearman_within(x_N: Floats, y_N: Floats, account_N: NDArray[Any], weights_RN: Floats) -> Floats:
-    """The same of ranks within the account, ties at their mean rank, divided by the account's size so that all images weigh alike.
+def spearman_within(
+    x_N: Floats, y_N: Floats, account_N: NDArray[Any], weights_RN: Floats
+) -> Floats:
+    """The same of ranks within the account, ties at their mean rank, divided by the account's size
+    so that all images weigh alike.
 
     For one account this is Spearman's coefficient. Ranks are taken anew in each resample.
     """
@@ -55,12 +66,15 @@ def spearman_within(x_N: Floats, y_N: Floats, account_N: NDArray[Any], weights_R
     for here in members(account_N):
         w_RM = weights_RN[:, here]
         mass_R1 = np.maximum(w_RM.sum(axis=1, keepdims=True), 1e-12)
-        sums_3R += _products(w_RM, *(_mass_below(v_N[here], w_RM) / mass_R1 - 0.5 for v_N in (x_N, y_N)))
+        sums_3R += _products(
+            w_RM, *(_mass_below(v_N[here], w_RM) / mass_R1 - 0.5 for v_N in (x_N, y_N))
+        )
     return _correlation(sums_3R, weights_RN)
 
 
 def percentile_within(x_N: Floats, account_N: NDArray[Any]) -> Floats:
-    """Rank of each value within its account as a share of it (N), in (0, 1); ties at their mean rank."""
+    """Rank of each value within its account as a share of it (N), in (0, 1); ties at their mean
+    rank."""
     share_N = np.zeros(len(x_N))
     for here in members(account_N):
         share_N[here] = _mass_below(x_N[here], np.ones((1, len(here))))[0] / len(here)
@@ -80,7 +94,8 @@ def members(account_N: NDArray[Any]) -> Iterator[NDArray[np.intp]]:
 
 
 def _mass_below(x_M: Floats, weights_RM: Floats) -> Floats:
-    """Weight of the values below each value plus half the weight of those equal to it, for each row of weights (R, M)."""
+    """Weight of the values below each value plus half the weight of those equal to it, for each row
+    of weights (R, M)."""
     _, place_M = np.unique(x_M, return_inverse=True)
     order_M = np.argsort(place_M, kind="stable")
     starts_U = np.flatnonzero(np.diff(place_M[order_M], prepend=-1))
@@ -90,7 +105,8 @@ def _mass_below(x_M: Floats, weights_RM: Floats) -> Floats:
 
 
 def _scaled(x_N: Floats, account_N: NDArray[Any]) -> Floats:
-    """Measured from a value of its own account, so that what does not vary is exactly 0, and at most 1 in size."""
+    """Measured from a value of its own account, so that what does not vary is exactly 0, and at
+    most 1 in size."""
     from_N = np.zeros(len(x_N))
     for here in members(account_N):
         from_N[here] = x_N[here] - x_N[here[0]]
@@ -98,7 +114,13 @@ def _scaled(x_N: Floats, account_N: NDArray[Any]) -> Floats:
 
 
 def _products(w_RM: Floats, x_RM: Floats, y_RM: Floats) -> Floats:
-    return np.stack([(w_RM * x_RM * y_RM).sum(axis=1), (w_RM * x_RM**2).sum(axis=1), (w_RM * y_RM**2).sum(axis=1)])
+    return np.stack(
+        [
+            (w_RM * x_RM * y_RM).sum(axis=1),
+            (w_RM * x_RM**2).sum(axis=1),
+            (w_RM * y_RM**2).sum(axis=1),
+        ]
+    )
 
 
 def _correlation(sums_3R: Floats, weights_RN: Floats) -> Floats:

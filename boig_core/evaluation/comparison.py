@@ -1,8 +1,11 @@
-"""Variants of an alignment side by side: paired differences of their images, seeds of one variant together, what each has cost.
+"""Variants of an alignment side by side: paired differences of their images, seeds of one variant
+together, what each has cost.
 
-Every evaluation must have asked the same: then two images of one prompt and one noise differ by the variant alone. Intervals are clustered
-by prompt and say nothing of how trainings differ by their seed; where a variant has several seeds, each is shown. Imports no torch. Leaves
-out: evaluating (see `generation`), the page (see `comparison_page`), and deciding anything. Shape letter: N images of a variant.
+Every evaluation must have asked the same: then two images of one prompt and one noise differ by the
+variant alone. Intervals are clustered by prompt and say nothing of how trainings differ by their
+seed; where a variant has several seeds, each is shown. Imports no torch. Leaves out: evaluating
+(see `generation`), the page (see `comparison_page`), and deciding anything. Shape letter: N images
+of a variant.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from boig_core.storage import store
 
 COMPARISON_FILE: Final = "comparison.json"
 MEASURES: Final = ("reward", "judge", "clip_margin", "diversity")
-"""What is compared: a value for each image, whose mean is the report's. Diversity: an image's distance from the others of its prompt."""
+"""What is compared: a value for each image, whose mean is the report's. Diversity: an image's
+distance from the others of its prompt."""
 _SAME: Final = ("judge", "clip", "guidance", "sampling_steps")
 """Settings of an evaluation that must be the same for its numbers to pair."""
 _REASONS: Final = {
@@ -65,19 +69,23 @@ class Variant:
     cost: Mapping[str, Any]
 
 
-def compare(variants: Sequence[Variant], failed: Mapping[str, str], *, resamples: int, seed: int) -> dict[str, Any]:
+def compare(
+    variants: Sequence[Variant], failed: Mapping[str, str], *, resamples: int, seed: int
+) -> dict[str, Any]:
     """The comparison, as ``comparison.json`` keeps it.
 
     Args:
-        variants: those that were evaluated, at least one; the first is what the others are held against, with its other seeds.
+        variants: those that were evaluated, at least one; the first is what the others are held
+            against, with its other seeds.
         failed: reason by name of those that were not.
         resamples: draws of each interval.
         seed: of the draws.
 
     Returns:
-        ``reference``, ``settings``, ``groups`` (variants that differ in seed alone) and ``variants``, each with its differences
-        ``over_base`` and ``over_reference`` by measure, ``changes`` (recipe fields that are not the same for all), ``failed`` and
-        ``absent``: the reason of each null, by dotted path.
+        ``reference``, ``settings``, ``groups`` (variants that differ in seed alone) and
+        ``variants``, each with its differences ``over_base`` and ``over_reference`` by measure,
+        ``changes`` (recipe fields that are not the same for all), ``failed`` and ``absent``: the
+        reason of each null, by dotted path.
 
     Raises:
         InputError: two evaluations do not pair; names what differs.
@@ -90,33 +98,67 @@ def compare(variants: Sequence[Variant], failed: Mapping[str, str], *, resamples
     span = functools.partial(paired_difference, clusters=clusters, resamples=resamples, seed=seed)
 
     def differences(members: Sequence[Variant]) -> dict[str, Any]:
-        return _differences(members, reference, span, MEASURES if one_reward else tuple(name for name in MEASURES if name != "reward"))
+        return _differences(
+            members,
+            reference,
+            span,
+            MEASURES if one_reward else tuple(name for name in MEASURES if name != "reward"),
+        )
 
     names = {variant.name: group for group, members in groups.items() for variant in members}
     found = {
-        "groups": {group: {"variants": [one.name for one in members], **differences(members)} for group, members in groups.items()},
-        "variants": {one.name: {"group": names[one.name], **_about(one), **differences([one])} for one in variants},
+        "groups": {
+            group: {"variants": [one.name for one in members], **differences(members)}
+            for group, members in groups.items()
+        },
+        "variants": {
+            one.name: {"group": names[one.name], **_about(one), **differences([one])}
+            for one in variants
+        },
     }
     return {
         "schema_version": 1,
         "reference": names[first.name],
-        "settings": {**first.settings, "images": len(clusters), "prompts": len(set(clusters)), "one_reward": one_reward},
+        "settings": {
+            **first.settings,
+            "images": len(clusters),
+            "prompts": len(set(clusters)),
+            "one_reward": one_reward,
+        },
         **found,
-        "changes": changes({variant.name: variant.recipe for variant in variants if variant.recipe is not None}),
+        "changes": changes(
+            {variant.name: variant.recipe for variant in variants if variant.recipe is not None}
+        ),
         "failed": dict(failed),
-        "absent": {path: _REASONS[path.rsplit(".", 1)[-1]] for path, value in _leaves(found) if value is None and ".cost." not in path},
+        "absent": {
+            path: _REASONS[path.rsplit(".", 1)[-1]]
+            for path, value in _leaves(found)
+            if value is None and ".cost." not in path
+        },
     }
 
 
 def _about(variant: Variant) -> dict[str, Any]:
-    means = {measure: None if values_N is None else float(values_N.mean()) for measure, values_N in variant.boigsd.values.items()}
-    return {"seed": variant.recipe and variant.recipe.seed, "means": means, "monitors": variant.monitors, "cost": variant.cost}
+    means = {
+        measure: None if values_N is None else float(values_N.mean())
+        for measure, values_N in variant.boigsd.values.items()
+    }
+    return {
+        "seed": variant.recipe and variant.recipe.seed,
+        "means": means,
+        "monitors": variant.monitors,
+        "cost": variant.cost,
+    }
 
 
 def _differences(
-    members: Sequence[Variant], reference: Sequence[Variant], span: Callable[..., Difference], comparable: Sequence[str]
+    members: Sequence[Variant],
+    reference: Sequence[Variant],
+    span: Callable[..., Difference],
+    comparable: Sequence[str],
 ) -> dict[str, Any]:
-    """Differences of the mean over some variants, which are seeds of one; none from the reference for those that belong to it."""
+    """Differences of the mean over some variants, which are seeds of one; none from the reference
+    for those that belong to it."""
 
     def over(ours_N: Values, theirs_N: Values) -> dict[str, float | int] | None:
         return None if ours_N is None or theirs_N is None else span(ours_N, theirs_N).as_json()
@@ -124,13 +166,21 @@ def _differences(
     def mean(of: Sequence[Variant], images: str, measure: str) -> Values:
         return _mean([getattr(one, images).values[measure] for one in of])
 
-    gains = {measure: over(mean(members, "boigsd", measure), mean(members, "base", measure)) for measure in MEASURES}
+    gains = {
+        measure: over(mean(members, "boigsd", measure), mean(members, "base", measure))
+        for measure in MEASURES
+    }
     if members[0].name in {one.name for one in reference}:
         return {"over_base": gains, "over_reference": None}
-    theirs = {measure: mean(reference, "boigsd", measure) if measure in comparable else None for measure in MEASURES}
+    theirs = {
+        measure: mean(reference, "boigsd", measure) if measure in comparable else None
+        for measure in MEASURES
+    }
     return {
         "over_base": gains,
-        "over_reference": {measure: over(mean(members, "boigsd", measure), theirs[measure]) for measure in MEASURES},
+        "over_reference": {
+            measure: over(mean(members, "boigsd", measure), theirs[measure]) for measure in MEASURES
+        },
     }
 
 
@@ -147,42 +197,75 @@ def check_pairs(variants: Sequence[Variant]) -> None:
             if ours != theirs[what]:
                 told = _told(ours, theirs[what])
                 remedy = "evaluate both by one recipe on one dataset, as boig_experiments does"
-                raise InputError(f"variants {first.name} and {other.name}", f"do not pair: {what} differs ({told})", remedy)
+                raise InputError(
+                    f"variants {first.name} and {other.name}",
+                    f"do not pair: {what} differs ({told})",
+                    remedy,
+                )
 
 
 def by_seed(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
-    """Variants that differ in seed alone, under the name of the first of them, in the order of the first."""
+    """Variants that differ in seed alone, under the name of the first of them, in the order of the
+    first."""
     groups: dict[str, list[Variant]] = {}
     keys: dict[str, str] = {}
     for variant in variants:
-        key = variant.name if variant.recipe is None else json.dumps(variant.recipe.model_dump(mode="json", exclude={"name", "seed"}))
+        key = (
+            variant.name
+            if variant.recipe is None
+            else json.dumps(variant.recipe.model_dump(mode="json", exclude={"name", "seed"}))
+        )
         found = groups.setdefault(keys.setdefault(key, variant.name), [])
-        if found and variant.recipe is not None and any(one.recipe and one.recipe.seed == variant.recipe.seed for one in found):
-            found = groups.setdefault(variant.name, [])  # the same recipe twice: another BoigLLM, or made anew
+        if (
+            found
+            and variant.recipe is not None
+            and any(one.recipe and one.recipe.seed == variant.recipe.seed for one in found)
+        ):
+            found = groups.setdefault(
+                variant.name, []
+            )  # the same recipe twice: another BoigLLM, or made anew
         found.append(variant)
     return groups
 
 
 def changes(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, Any]]:
-    """Each field of the recipe that is not the same for all, by dotted path: its value by variant."""
-    flat = {name: dict(_leaves(recipe.model_dump(mode="json", exclude={"name"}))) for name, recipe in recipes.items()}
+    """Each field of the recipe that is not the same for all, by dotted path: its value by
+    variant."""
+    flat = {
+        name: dict(_leaves(recipe.model_dump(mode="json", exclude={"name"})))
+        for name, recipe in recipes.items()
+    }
     paths = list(dict.fromkeys(path for fields in flat.values() for path in fields))
     found = {path: {name: fields.get(path) for name, fields in flat.items()} for path in paths}
-    return {path: values for path, values in found.items() if len({json.dumps(value) for value in values.values()}) > 1}
+    return {
+        path: values
+        for path, values in found.items()
+        if len({json.dumps(value) for value in values.values()}) > 1
+    }
 
 
 def headline(comparison: Mapping[str, Any]) -> str:
-    """One sentence: which variant is clearly better than the reference, by the held-out judge where there is one."""
+    """One sentence: which variant is clearly better than the reference, by the held-out judge where
+    there is one."""
     reference, groups = comparison["reference"], comparison["groups"]
     judged = groups[reference]["over_base"]["judge"] is not None
-    measure, witness = ("judge", "the held-out judge") if judged else ("reward", "its reward alone; nobody else judged")
-    others = {name: row["over_reference"][measure] for name, row in groups.items() if name != reference}
+    measure, witness = (
+        ("judge", "the held-out judge")
+        if judged
+        else ("reward", "its reward alone; nobody else judged")
+    )
+    others = {
+        name: row["over_reference"][measure] for name, row in groups.items() if name != reference
+    }
     missing = f" {len(comparison['failed'])} failed." if comparison["failed"] else ""
     if not others:
         return f"Nothing but {reference} was evaluated, so there is nothing to compare.{missing}"
     if any(row is None for row in others.values()):
         return f"Neither a judge nor one common reward says which variant is best.{missing}"
-    better = sorted((name for name, row in others.items() if row["low"] > 0), key=lambda name: -others[name]["mean"])
+    better = sorted(
+        (name for name, row in others.items() if row["low"] > 0),
+        key=lambda name: -others[name]["mean"],
+    )
     if better:
         also = f"; so is {', '.join(better[1:])}" if len(better) > 1 else ""
         return f"{better[0]} is clearly better than {reference} by {witness}: {others[better[0]]['mean']:+.2f}{also}.{missing}"
@@ -202,7 +285,9 @@ def read_comparison(uri: str) -> dict[str, Any]:
     except BoigError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as exc:
-        raise CorruptError(target, "is not a comparison", "give the folder that the stage compare has published") from exc
+        raise CorruptError(
+            target, "is not a comparison", "give the folder that the stage compare has published"
+        ) from exc
     return dict(found)
 
 
@@ -222,14 +307,18 @@ def _told(ours: Any, theirs: Any) -> str:
         return f"{str(ours)[:40]} and {str(theirs)[:40]}"
     if len(ours) != len(theirs):
         return f"{len(ours)} images and {len(theirs)}"
-    at = next(index for index, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+    at = next(
+        index for index, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1]
+    )
     return f"image {at}: {str(ours[at])[:60]} and {str(theirs[at])[:60]}"
 
 
 def _yardstick(variant: Variant) -> str:
     """By which reward an evaluation measures."""
     made_of = {name: variant.inputs.get(name) for name in ("boigllm", "calibration", "predictor")}
-    return json.dumps([variant.settings.get("reward"), variant.settings.get("reward_clip"), made_of])
+    return json.dumps(
+        [variant.settings.get("reward"), variant.settings.get("reward_clip"), made_of]
+    )
 
 
 def _mean(values: Sequence[Values]) -> Values:

@@ -1,6 +1,7 @@
 """The page of a comparison, in the manner of the report's: everything inline, nothing is fetched.
 
-Numbers come from ``comparison.json`` alone; images stand beside them. Leaves out: deciding anything.
+Numbers come from ``comparison.json`` alone; images stand beside them. Leaves out: deciding
+anything.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ from boig_core.evaluation.evaluated import cut_row
 from boig_core.evaluation.page import environment, spread
 from boig_core.evaluation.plots import whiskers
 
-TITLES: Final = {"reward": "Reward", "judge": "Judge", "clip_margin": "CLIP margin", "diversity": "Diversity"}
+TITLES: Final = {
+    "reward": "Reward",
+    "judge": "Judge",
+    "clip_margin": "CLIP margin",
+    "diversity": "Diversity",
+}
 _PROMPTS: Final = 8
 """Prompts whose images are in the page."""
 
@@ -53,7 +59,11 @@ def render_comparison(comparison: Mapping[str, Any], shown: Sequence[Shown], dat
             headline=headline(comparison),
             state="bad" if comparison["failed"] else "good",
             titles=TITLES,
-            charts=[(title, svg) for measure, title in TITLES.items() if (svg := _chart(comparison, measure))],
+            charts=[
+                (title, svg)
+                for measure, title in TITLES.items()
+                if (svg := _chart(comparison, measure))
+            ],
             prompts=_prompts(shown),
             sampled=["base", *(one.name for one in shown)],
         )
@@ -61,19 +71,24 @@ def render_comparison(comparison: Mapping[str, Any], shown: Sequence[Shown], dat
 
 
 def _chart(comparison: Mapping[str, Any], measure: str) -> str:
-    """Differences from the reference by group, and below each group of several seeds those of each seed."""
+    """Differences from the reference by group, and below each group of several seeds those of each
+    seed."""
     rows = []
     for name, group in comparison["groups"].items():
         row = (group["over_reference"] or {}).get(measure)
         if row:
             seeds = group["variants"] if len(group["variants"]) > 1 else []
             rows.append((f"{name}, {len(seeds)} seeds" if seeds else name, row))
-            rows += [(f"seed {variant['seed']}", variant["over_reference"][measure]) for variant in map(comparison["variants"].get, seeds)]
+            rows += [
+                (f"seed {variant['seed']}", variant["over_reference"][measure])
+                for variant in map(comparison["variants"].get, seeds)
+            ]
     return whiskers(rows, digits=3 if measure == "diversity" else 2)
 
 
 def _prompts(shown: Sequence[Shown]) -> list[dict[str, Any]]:
-    """Prompts with a picture of each row: the base of the first evaluation, then each variant's own images."""
+    """Prompts with a picture of each row: the base of the first evaluation, then each variant's own
+    images."""
     first = shown[0]
     picked = []
     for index in spread(range(len(first.generation["prompts"])), _PROMPTS):
@@ -85,5 +100,7 @@ def _prompts(shown: Sequence[Shown]) -> list[dict[str, Any]]:
 
 def _row(one: Shown, index: int, model: str) -> str:
     rows: list[str] = one.generation["grid_rows"]
-    picture = cut_row(one.folder / one.generation["prompts"][index]["grid"], len(rows), rows.index(model))
+    picture = cut_row(
+        one.folder / one.generation["prompts"][index]["grid"], len(rows), rows.index(model)
+    )
     return "data:image/png;base64," + base64.b64encode(picture).decode()

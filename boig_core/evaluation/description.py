@@ -1,8 +1,10 @@
-"""Evaluation of behaviour-conditioned image description: models in one table, compared in pairs, from memory or from JSONL files.
+"""Evaluation of behaviour-conditioned image description: models in one table, compared in pairs,
+from memory or from JSONL files.
 
-Files join on ``id``. Truth lines: ``{"id", "bucket", "width", "height", "description": ANSWER}``; prediction lines:
-``{"id", "description": ANSWER | null}``, null for an answer that could not be parsed. Leaves out: the metrics (`llm.metrics`),
-vectors (`llm.vectors`) and making predictions (`llm.generate`, `llm.baselines`, `llm.few_shot`). Shape letters: N samples, R resamples.
+Files join on ``id``. Truth lines: ``{"id", "bucket", "width", "height", "description": ANSWER}``;
+prediction lines: ``{"id", "description": ANSWER | null}``, null for an answer that could not be
+parsed. Leaves out: the metrics (`llm.metrics`), vectors (`llm.vectors`) and making predictions
+(`llm.generate`, `llm.baselines`, `llm.few_shot`). Shape letters: N samples, R resamples.
 """
 
 from __future__ import annotations
@@ -37,22 +39,29 @@ def evaluate(
 
     Args:
         samples: described, each with a bucket.
-        predictions: by model and sample id; None: could not be parsed. A model may have been asked about some of the samples only.
+        predictions: by model and sample id; None: could not be parsed. A model may have been asked
+            about some of the samples only.
         candidate: model whose paired differences from every other model are taken.
         vectors: that compare names.
         resamples: draws of each interval, clustered by post.
         seed: of the draws.
 
     Returns:
-        For each MODEL its METRIC rows: ``high``, ``medium``, ``low`` and ``all`` (means), ``interval`` (95 %, where defined),
-        ``undefined`` and ``undefined_in`` (by bucket). Beside them by model ``asked`` (samples) and ``parse_rate``; ``paired``
-        (candidate minus model, by metric and bucket, over the samples in which both are defined); ``n`` by bucket; and the name of the
-        ``vectors``.
+        For each MODEL its METRIC rows: ``high``, ``medium``, ``low`` and ``all`` (means),
+            ``interval`` (95 %, where defined),
+        ``undefined`` and ``undefined_in`` (by bucket). Beside them by model ``asked`` (samples) and
+        ``parse_rate``; ``paired`` (candidate minus model, by metric and bucket, over the samples in
+        which both are defined); ``n`` by bucket; and the name of the ``vectors``.
     """
-    parts = {bucket: np.array([bucket in (s.bucket, "all") for s in samples], bool) for bucket in (*BUCKETS, "all")}
+    parts = {
+        bucket: np.array([bucket in (s.bucket, "all") for s in samples], bool)
+        for bucket in (*BUCKETS, "all")
+    }
     posts = [s.post for s in samples]
     drawn = {
-        bucket: resample_counts([post for post, kept in zip(posts, inside, strict=True) if kept], resamples, seed)
+        bucket: resample_counts(
+            [post for post, kept in zip(posts, inside, strict=True) if kept], resamples, seed
+        )
         for bucket, inside in parts.items()
         if inside.any()
     }
@@ -61,10 +70,15 @@ def evaluate(
         asked_N = np.array([s.id in said for s in samples], bool)
         measured = table([_pair(s, said[s.id]) for s in samples if s.id in said], vectors)
         values[model] = {metric: _spread(column, asked_N) for metric, column in measured.items()}
-        result[model] = {metric: _row(column, asked_N, parts, drawn) for metric, column in values[model].items()}
+        result[model] = {
+            metric: _row(column, asked_N, parts, drawn) for metric, column in values[model].items()
+        }
     paired = {
         f"{candidate}-{base}": {
-            metric: _differences(values[candidate][metric] - values[base][metric], posts, parts, drawn) for metric in METRICS
+            metric: _differences(
+                values[candidate][metric] - values[base][metric], posts, parts, drawn
+            )
+            for metric in METRICS
         }
         for base in predictions
         if base != candidate
@@ -72,7 +86,10 @@ def evaluate(
     return {
         **result,
         "asked": {model: len(said) for model, said in predictions.items()},
-        "parse_rate": {model: float(np.mean([d is not None for d in said.values()])) for model, said in predictions.items()},
+        "parse_rate": {
+            model: float(np.mean([d is not None for d in said.values()]))
+            for model, said in predictions.items()
+        },
         "paired": paired,
         "n": {bucket: int(parts[bucket].sum()) for bucket in BUCKETS},
         "vectors": vectors.name,
@@ -80,12 +97,18 @@ def evaluate(
 
 
 def evaluate_files(
-    truth: Path, predicted: Path, vectors: WordVectors | None = None, resamples: int = 1000, seed: int = 0
+    truth: Path,
+    predicted: Path,
+    vectors: WordVectors | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """The METRIC rows of one model from two JSONL files, as `evaluate` gives them; intervals are clustered by id.
+    """The METRIC rows of one model from two JSONL files, as `evaluate` gives them; intervals are
+    clustered by id.
 
     Raises:
-        InputError: a file or line that cannot be read, an id named twice, or ids that the two files do not share.
+        InputError: a file or line that cannot be read, an id named twice, or ids that the two files
+            do not share.
     """
     rows, said = _by_id(truth), _by_id(predicted)
     for ids, other, file, remedy in (
@@ -97,38 +120,72 @@ def evaluate_files(
     pairs = []
     for key, row in rows.items():
         try:
-            if row["bucket"] not in BUCKETS or not min(float(row["width"]), float(row["height"])) > 0:
+            if (
+                row["bucket"] not in BUCKETS
+                or not min(float(row["width"]), float(row["height"])) > 0
+            ):
                 raise ValueError
             truth_description = from_answer(row["description"])
             answer = said[key]["description"]
             pairs.append(
-                Pair(row["bucket"], row["width"], row["height"], truth_description, None if answer is None else from_answer(answer))
+                Pair(
+                    row["bucket"],
+                    row["width"],
+                    row["height"],
+                    truth_description,
+                    None if answer is None else from_answer(answer),
+                )
             )
         except (KeyError, TypeError, ValueError) as exc:
             if isinstance(exc, InputError):
                 raise InputError(f"id {key!r}: {exc.value}", exc.rule, exc.remedy) from exc
-            raise InputError(f"id {key!r}", f"{_RULE} bucket (high, medium, low), width, height, description", "mend its line") from exc
-    parts = {bucket: np.array([bucket in (pair.bucket, "all") for pair in pairs], bool) for bucket in (*BUCKETS, "all")}
+            raise InputError(
+                f"id {key!r}",
+                f"{_RULE} bucket (high, medium, low), width, height, description",
+                "mend its line",
+            ) from exc
+    parts = {
+        bucket: np.array([bucket in (pair.bucket, "all") for pair in pairs], bool)
+        for bucket in (*BUCKETS, "all")
+    }
     drawn = {
-        bucket: resample_counts([key for key, kept in zip(rows, inside, strict=True) if kept], resamples, seed)
+        bucket: resample_counts(
+            [key for key, kept in zip(rows, inside, strict=True) if kept], resamples, seed
+        )
         for bucket, inside in parts.items()
         if inside.any()
     }
     asked_N = np.ones(len(pairs), bool)
-    return {metric: _row(column, asked_N, parts, drawn) for metric, column in table(pairs, vectors).items()}
+    return {
+        metric: _row(column, asked_N, parts, drawn)
+        for metric, column in table(pairs, vectors).items()
+    }
 
 
-def write_files(folder: Path, samples: Sequence[Sample], predictions: Mapping[str, Mapping[str, Description | None]]) -> None:
+def write_files(
+    folder: Path,
+    samples: Sequence[Sample],
+    predictions: Mapping[str, Mapping[str, Description | None]],
+) -> None:
     """Write ``truth.jsonl`` and ``predictions-MODEL.jsonl``, as `evaluate_files` reads them."""
     folder.mkdir(parents=True, exist_ok=True)
     truth = [
-        {"id": s.id, "bucket": s.bucket, "width": s.width, "height": s.height, "description": to_answer(s.description)}
+        {
+            "id": s.id,
+            "bucket": s.bucket,
+            "width": s.width,
+            "height": s.height,
+            "description": to_answer(s.description),
+        }
         for s in samples
         if s.description is not None
     ]
     _write_lines(folder / "truth.jsonl", truth)
     for model, described in predictions.items():
-        lines = [{"id": key, "description": None if said is None else to_answer(said)} for key, said in described.items()]
+        lines = [
+            {"id": key, "description": None if said is None else to_answer(said)}
+            for key, said in described.items()
+        ]
         _write_lines(folder / f"predictions-{model}.jsonl", lines)
 
 
@@ -150,7 +207,11 @@ def _row(
     for bucket, counts_RN in drawn.items():
         if found := _mean(column_N[parts[bucket]], counts_RN):
             row[bucket], *spans[bucket] = found
-    missed = {bucket: int(undefined_N[inside].sum()) for bucket, inside in parts.items() if bucket != "all"}
+    missed = {
+        bucket: int(undefined_N[inside].sum())
+        for bucket, inside in parts.items()
+        if bucket != "all"
+    }
     return {**row, "undefined": int(undefined_N.sum()), "interval": spans, "undefined_in": missed}
 
 
@@ -164,17 +225,23 @@ def _differences(
     for bucket, counts_RN in drawn.items():
         if found := _mean(difference_N[parts[bucket]], counts_RN):
             kept = np.flatnonzero(parts[bucket] & np.isfinite(difference_N)).tolist()
-            rows[bucket] = Difference(*found, clusters=len({posts[i] for i in kept}), n=len(kept)).as_json()
+            rows[bucket] = Difference(
+                *found, clusters=len({posts[i] for i in kept}), n=len(kept)
+            ).as_json()
     return rows
 
 
-def _mean(values_N: NDArray[np.float64], counts_RN: NDArray[np.float64]) -> tuple[float, float, float] | None:
+def _mean(
+    values_N: NDArray[np.float64], counts_RN: NDArray[np.float64]
+) -> tuple[float, float, float] | None:
     """Mean of the defined values with its 95 % interval; None without any."""
     defined_N = np.isfinite(values_N)
     if not defined_N.any():
         return None
     kept_RN = counts_RN[:, defined_N]
-    with np.errstate(invalid="ignore"):  # a resample may hold none of them: NaN, which `interval` leaves out
+    with np.errstate(
+        invalid="ignore"
+    ):  # a resample may hold none of them: NaN, which `interval` leaves out
         means_R = kept_RN @ values_N[defined_N] / kept_RN.sum(axis=1)
     return float(values_N[defined_N].mean()), *interval(means_R)
 
@@ -189,7 +256,9 @@ def _by_id(path: Path) -> dict[str, dict[str, Any]]:
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
-        raise InputError(str(path), f"cannot be read ({exc.__class__.__name__})", "give a JSONL file in UTF-8") from exc
+        raise InputError(
+            str(path), f"cannot be read ({exc.__class__.__name__})", "give a JSONL file in UTF-8"
+        ) from exc
     rows: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -199,9 +268,13 @@ def _by_id(path: Path) -> dict[str, dict[str, Any]]:
             key = row["id"]
             row["description"]
         except (ValueError, TypeError, KeyError) as exc:
-            raise InputError(f"{path}, line {number}", f"{_RULE} id and description", "mend the line") from exc
+            raise InputError(
+                f"{path}, line {number}", f"{_RULE} id and description", "mend the line"
+            ) from exc
         if key in rows:
-            raise InputError(f"{path}, line {number}", f"names id {key!r} again", "keep one line an id")
+            raise InputError(
+                f"{path}, line {number}", f"names id {key!r} again", "keep one line an id"
+            )
         rows[key] = row
     if not rows:
         raise InputError(str(path), "has no line", "give a JSONL file with one line a sample")

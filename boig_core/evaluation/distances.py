@@ -1,7 +1,9 @@
-"""How far generated images are from real ones, as a set: KID and FID on given features, by torchmetrics.
+"""How far generated images are from real ones, as a set: KID and FID on given features, by
+torchmetrics.
 
-KID is unbiased at any number of images; FID falls with the number of images, so it is only compared at the same n and beside the value
-that two sets of real images give. Leaves out: the features (`judges.ClipJudge`). Shape letters: N images, F features.
+KID is unbiased at any number of images; FID falls with the number of images, so it is only compared
+at the same n and beside the value that two sets of real images give. Leaves out: the features
+(`judges.ClipJudge`). Shape letters: N images, F features.
 """
 
 from __future__ import annotations
@@ -29,14 +31,23 @@ class _Given(torch.nn.Module):
 
 
 def kid(real_NF: NDArray[np.float64], fake_NF: NDArray[np.float64], seed: int) -> float:
-    """Kernel inception distance (cubic polynomial kernel), mean over random subsets as large as the smaller set; at least 2 a side."""
+    """Kernel inception distance (cubic polynomial kernel), mean over random subsets as large as the
+    smaller set; at least 2 a side."""
     from torchmetrics.image.kid import KernelInceptionDistance
 
     size = min(len(real_NF), len(fake_NF), _LARGEST_SUBSET)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore", UserWarning)  # torchmetrics warns that features are kept: a few MB here
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # torchmetrics warns that features are kept: a few MB here
         torch.manual_seed(seed)
-        return _compute(KernelInceptionDistance(feature=_Given(real_NF.shape[1]), subsets=_SUBSETS, subset_size=size), real_NF, fake_NF)
+        return _compute(
+            KernelInceptionDistance(
+                feature=_Given(real_NF.shape[1]), subsets=_SUBSETS, subset_size=size
+            ),
+            real_NF,
+            fake_NF,
+        )
 
 
 def fid(real_NF: NDArray[np.float64], fake_NF: NDArray[np.float64]) -> float:

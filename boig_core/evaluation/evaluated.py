@@ -1,4 +1,5 @@
-"""What an evaluation has published, read again image by image: for a comparison of several. Imports no torch.
+"""What an evaluation has published, read again image by image: for a comparison of several. Imports
+no torch.
 
 Leaves out: writing it (see `files`). Shape letter: N images of a row.
 """
@@ -31,7 +32,8 @@ class Images:
         samples: sample that each image (N) is for.
         prompts: text that it was made from.
         seeds: of its starting noise.
-        values: by measure (N): ``reward``, ``judge``, ``clip_margin``, ``diversity``; None where it was not measured.
+        values: by measure (N): ``reward``, ``judge``, ``clip_margin``, ``diversity``; None where it
+            was not measured.
     """
 
     samples: tuple[str, ...]
@@ -54,7 +56,10 @@ def read_images(folder: Path, model: str) -> Images:
         clip_margin = np.subtract(columns["clip"], columns["clip_mismatched"])
         found = {name: columns.get(name) for name in ("reward", "judge", "diversity")}
         made = Images(
-            tuple(columns["sample"]), tuple(columns["prompt"]), tuple(columns["seed"]), {"clip_margin": clip_margin} | _known(found)
+            tuple(columns["sample"]),
+            tuple(columns["prompt"]),
+            tuple(columns["seed"]),
+            {"clip_margin": clip_margin} | _known(found),
         )
     except (OSError, pa.ArrowException, KeyError) as exc:
         raise CorruptError(IMAGES_FILE, f"cannot be read ({exc})", "run evaluate_sd again") from exc
@@ -63,8 +68,13 @@ def read_images(folder: Path, model: str) -> Images:
     return made
 
 
-def _known(columns: Mapping[str, list[float | None] | None]) -> dict[str, NDArray[np.float64] | None]:
-    return {name: None if not values or None in values else np.array(values, np.float64) for name, values in columns.items()}
+def _known(
+    columns: Mapping[str, list[float | None] | None],
+) -> dict[str, NDArray[np.float64] | None]:
+    return {
+        name: None if not values or None in values else np.array(values, np.float64)
+        for name, values in columns.items()
+    }
 
 
 def cut_row(grid: Path, rows: int, index: int) -> bytes:
@@ -72,5 +82,7 @@ def cut_row(grid: Path, rows: int, index: int) -> bytes:
     with Image.open(grid) as whole:
         step = (whole.height + GUTTER) // rows
         buffer = io.BytesIO()
-        whole.crop((0, index * step, whole.width, (index + 1) * step - GUTTER)).save(buffer, format="PNG")
+        whole.crop((0, index * step, whole.width, (index + 1) * step - GUTTER)).save(
+            buffer, format="PNG"
+        )
     return buffer.getvalue()

@@ -1,4 +1,5 @@
-"""Files of the ``generation`` output: ``generation.json``, one Parquet row an image, one PNG a prompt with the models below each other.
+"""Files of the ``generation`` output: ``generation.json``, one Parquet row an image, one PNG a
+prompt with the models below each other.
 
 Leaves out: the numbers (see `generation`), and reading them again (see `evaluated`).
 """
@@ -21,11 +22,16 @@ from boig_core.evaluation.plan import ROWS, Plan
 
 _ENLARGE: Final = 3
 _LARGE: Final = 128
-"""Images of this side are shown as they are: a person sees nothing in 32 pixels, and a grid of enlarged 512 fills the memory."""
+"""Images of this side are shown as they are: a person sees nothing in 32 pixels, and a grid of
+enlarged 512 fills the memory."""
 
 
 def write_generation(
-    folder: Path, summary: Mapping[str, Any], plan: Plan, images: Mapping[str, NDArray[np.uint8]], measured: Mapping[str, Measured]
+    folder: Path,
+    summary: Mapping[str, Any],
+    plan: Plan,
+    images: Mapping[str, NDArray[np.uint8]],
+    measured: Mapping[str, Measured],
 ) -> None:
     """Write all files of the output.
 
@@ -40,18 +46,32 @@ def write_generation(
     shown = [model for model in images if ROWS[model].guided]
     prompts = []
     for index, sample in enumerate(plan.samples):
-        rows = [images[model][index * plan.images_per_prompt : (index + 1) * plan.images_per_prompt] for model in shown]
+        rows = [
+            images[model][index * plan.images_per_prompt : (index + 1) * plan.images_per_prompt]
+            for model in shown
+        ]
         path = f"grids/{index:03d}.png"
         make_grid(rows).save(folder / path, optimize=True)
         rewritten = {way: texts[index] for way, texts in plan.rewritten.items()}
-        prompts.append({"id": sample.id, "company": sample.company, "text": sample.text, "rewritten": rewritten, "grid": path})
+        prompts.append(
+            {
+                "id": sample.id,
+                "company": sample.company,
+                "text": sample.text,
+                "rewritten": rewritten,
+                "grid": path,
+            }
+        )
     body = {"schema_version": 1, **summary, "prompts": prompts, "grid_rows": shown}
-    (folder / GENERATION_FILE).write_text(json.dumps(body, indent=1, allow_nan=False), encoding="utf-8")
+    (folder / GENERATION_FILE).write_text(
+        json.dumps(body, indent=1, allow_nan=False), encoding="utf-8"
+    )
     _write_table(folder / IMAGES_FILE, plan, measured)
 
 
 def make_grid(rows: list[NDArray[np.uint8]]) -> Image.Image:
-    """Rows of images (K, H, W, 3) below each other, small ones enlarged without smoothing; transparent between them."""
+    """Rows of images (K, H, W, 3) below each other, small ones enlarged without smoothing;
+    transparent between them."""
     count, height, width, _ = rows[0].shape
     times = _ENLARGE if max(height, width) < _LARGE else 1
     step_y, step_x = height * times + GUTTER, width * times + GUTTER
@@ -80,10 +100,14 @@ def _write_table(path: Path, plan: Plan, measured: Mapping[str, Measured]) -> No
             "seed": list(plan.seeds),
             "reward": found.reward_N,
             "judge": pa.nulls(count, pa.float64()) if found.judge_N is None else found.judge_N,
-            "aesthetic": pa.nulls(count, pa.float64()) if found.aesthetic_N is None else found.aesthetic_N,
+            "aesthetic": pa.nulls(count, pa.float64())
+            if found.aesthetic_N is None
+            else found.aesthetic_N,
             "clip": found.clip_N,
             "clip_mismatched": found.mismatched_N,
-            "diversity": distances(found.embedding_ND.reshape(len(plan.samples), plan.images_per_prompt, -1)).reshape(-1),
+            "diversity": distances(
+                found.embedding_ND.reshape(len(plan.samples), plan.images_per_prompt, -1)
+            ).reshape(-1),
             "named": found.named_N,
         }
         tables.append(pa.table(columns))

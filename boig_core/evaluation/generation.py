@@ -1,9 +1,12 @@
-"""What is measured on generated images, paired by prompt and seed: the rows and differences of ``generation.json``.
+"""What is measured on generated images, paired by prompt and seed: the rows and differences of
+``generation.json``.
 
-Each model samples the same prompts from the same starting noise. `reward` is clipped: it is what DDPO maximised. `judge` took no part
-in training. ``named`` says whether perception, on which the reward stands, still sees what the prompts name. A measure that was not run is
-None and has its reason under ``absent``. Leaves out: what is sampled (`plan`), real images (`real`), parts of the prompts (`slices`)
-and the page (`report`). Shape letters: N = P x K images, P prompts, K images a prompt, in that order; G groups of n successive images.
+Each model samples the same prompts from the same starting noise. `reward` is clipped: it is what
+DDPO maximised. `judge` took no part in training. ``named`` says whether perception, on which the
+reward stands, still sees what the prompts name. A measure that was not run is None and has its
+reason under ``absent``. Leaves out: what is sampled (`plan`), real images (`real`), parts of the
+prompts (`slices`) and the page (`report`). Shape letters: N = P x K images, P prompts, K images a
+prompt, in that order; G groups of n successive images.
 """
 
 from __future__ import annotations
@@ -27,11 +30,16 @@ from boig_core.vocabulary import Sample
 
 BEST: Final = {"best_of_n": "base", "boigsd_best_of_n": "boigsd"}
 """Row whose images each row of best-of-N picks from."""
-MODELS: Final = tuple(dict.fromkeys(["base", "high_kpi", "boigsd", *BEST, *(name for name in ROWS if name != CHAMPION)]))
+MODELS: Final = tuple(
+    dict.fromkeys(
+        ["base", "high_kpi", "boigsd", *BEST, *(name for name in ROWS if name != CHAMPION)]
+    )
+)
 """Rows that are always there; one that was not measured is None with its reason."""
 PAIRED: Final = ("reward", "judge", "clip_margin")
 Values = Callable[[str], NDArray[np.float64] | None]
-"""Name of a measure of `PAIRED` to its value for each image, or group of images; None where it was not measured."""
+"""Name of a measure of `PAIRED` to its value for each image, or group of images; None where it was
+not measured."""
 
 
 class Rewards(Protocol):
@@ -92,7 +100,9 @@ class Measured:
     def take(self, index: NDArray[np.intp]) -> Measured:
         """Some of the images."""
         columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: column[index] for name, column in columns.items() if column is not None})
+        return replace(
+            self, **{name: column[index] for name, column in columns.items() if column is not None}
+        )
 
     def values(self, measure: str) -> NDArray[np.float64] | None:
         """Values (N) of a measure of `PAIRED`."""
@@ -105,47 +115,74 @@ def measure(images_NHWC: NDArray[np.uint8], plan: Plan, tools: Instruments) -> M
     """Look at one row's images."""
     seen = tools.clip.see(images_NHWC)
     own_N = np.repeat(np.arange(len(plan.samples)), plan.images_per_prompt)
-    matched_N, mismatched_N = clip_scores(seen.embedding_ND, tools.clip.read([sample.text for sample in plan.samples]), own_N)
-    described = tools.perceiver.describe(list(images_NHWC), [owner.keywords for owner in plan.owners])
+    matched_N, mismatched_N = clip_scores(
+        seen.embedding_ND, tools.clip.read([sample.text for sample in plan.samples]), own_N
+    )
+    described = tools.perceiver.describe(
+        list(images_NHWC), [owner.keywords for owner in plan.owners]
+    )
     looks = tools.aesthetic
     return Measured(
         reward_N=tools.rewards.score(images_NHWC, plan.owners),
         judge_N=None if tools.judge is None else tools.judge.judge(images_NHWC, plan.owners),
         clip_N=matched_N,
         mismatched_N=mismatched_N,
-        aesthetic_N=None if looks is None else looks.score(seen if looks.clip is tools.clip else looks.clip.see(images_NHWC)),
+        aesthetic_N=None
+        if looks is None
+        else looks.score(seen if looks.clip is tools.clip else looks.clip.see(images_NHWC)),
         named_N=named(described, plan.owners, tools.kinds),
         embedding_ND=seen.embedding_ND,
-        features_NF=seen.features_NF if tools.features is tools.clip else tools.features.see(images_NHWC).features_NF,
+        features_NF=seen.features_NF
+        if tools.features is tools.clip
+        else tools.features.see(images_NHWC).features_NF,
     )
 
 
-def summarize(measured: Mapping[str, Measured], plan: Plan, real: Real, recipe: Recipe) -> dict[str, Any]:
+def summarize(
+    measured: Mapping[str, Measured], plan: Plan, real: Real, recipe: Recipe
+) -> dict[str, Any]:
     """Rows, paired differences and reasons: the numbers of ``generation.json``.
 
     Args:
-        measured: the rows that the plan samples, base first; the champion among them if there is one.
+        measured: the rows that the plan samples, base first; the champion among them if there is
+            one.
         plan: prompts and seeds that all of them share.
         real: real HIGH images.
         recipe: what is enabled, and the seed.
     """
     settings = recipe.evaluation
-    absent: dict[str, str] = {f"generation.{model}": why for model, row in ROWS.items() if (why := reason(row, settings))}
+    absent: dict[str, str] = {
+        f"generation.{model}": why for model, row in ROWS.items() if (why := reason(row, settings))
+    }
     rows: dict[str, dict[str, float | int | None] | None] = {}
     distances = Distances(real, len(plan.seeds), settings.fid_min, recipe.seed)
     for model, found in measured.items():
-        rows[model] = _row(model, found, plan, distances, settings, absent) | _cost(1, model, settings)
+        rows[model] = _row(model, found, plan, distances, settings, absent) | _cost(
+            1, model, settings
+        )
     pairs = [(model, "base") for model in measured if model != "base"]
-    pairs += [(model, same) for model in measured if ROWS[model].model == "boigsd" and (same := without_boigsd(model)) != "base"]
+    pairs += [
+        (model, same)
+        for model in measured
+        if ROWS[model].model == "boigsd" and (same := without_boigsd(model)) != "base"
+    ]
     pairs += [("boigsd", rival) for rival in ("high_kpi", CHAMPION) if rival in measured]
     clusters = [sample.id for sample in plan.owners]
-    differences = {f"{ours}-{theirs}": paired(measured[ours].values, measured[theirs].values, clusters, recipe) for ours, theirs in pairs}
+    differences = {
+        f"{ours}-{theirs}": paired(measured[ours].values, measured[theirs].values, clusters, recipe)
+        for ours, theirs in pairs
+    }
     if why := _no_best(plan, settings):
         absent |= {f"generation.{model}": why for model in BEST}
     elif n := settings.best_of_n:
-        best = {model: measured[source].take(best_of_n(measured[source].reward_N, plan, n)) for model, source in BEST.items()}
+        best = {
+            model: measured[source].take(best_of_n(measured[source].reward_N, plan, n))
+            for model, source in BEST.items()
+        }
         for model, found in best.items():
-            rows[model] = _row(model, found, plan, distances, settings, absent) | _cost(n, BEST[model], settings)
+            rows[model] = _row(model, found, plan, distances, settings, absent) | _cost(
+                n, BEST[model], settings
+            )
         differences |= _at_equal_sampling(best, measured["boigsd"], plan, n, recipe)
     return {
         "generation": {model: rows.get(model) for model in dict.fromkeys([*MODELS, *rows])},
@@ -155,26 +192,40 @@ def summarize(measured: Mapping[str, Measured], plan: Plan, real: Real, recipe: 
     }
 
 
-def paired(candidate: Values, base: Values, clusters: Sequence[str], recipe: Recipe) -> dict[str, dict[str, float | int] | None]:
-    """Mean differences from ``base``, same prompt and same noise, with 95 % intervals clustered by prompt; None without a judge."""
+def paired(
+    candidate: Values, base: Values, clusters: Sequence[str], recipe: Recipe
+) -> dict[str, dict[str, float | int] | None]:
+    """Mean differences from ``base``, same prompt and same noise, with 95 % intervals clustered by
+    prompt; None without a judge."""
     found: dict[str, dict[str, float | int] | None] = {}
     for name in PAIRED:
         ours, theirs = candidate(name), base(name)
         options = {"resamples": recipe.evaluation.bootstrap, "seed": recipe.seed}
-        found[name] = None if ours is None or theirs is None else paired_difference(ours, theirs, clusters, **options).as_json()
+        found[name] = (
+            None
+            if ours is None or theirs is None
+            else paired_difference(ours, theirs, clusters, **options).as_json()
+        )
     return found
 
 
 def best_of_n(reward_N: NDArray[np.float64], plan: Plan, n: int) -> NDArray[np.intp]:
-    """Index (G) of the best of each ``n`` successive images of a prompt, by reward; a rest that is smaller than ``n`` is left out."""
+    """Index (G) of the best of each ``n`` successive images of a prompt, by reward; a rest that is
+    smaller than ``n`` is left out."""
     groups_Gn = _groups(plan, n)
-    winners_G: NDArray[np.intp] = groups_Gn[np.arange(len(groups_Gn)), reward_N[groups_Gn].argmax(axis=1)]
+    winners_G: NDArray[np.intp] = groups_Gn[
+        np.arange(len(groups_Gn)), reward_N[groups_Gn].argmax(axis=1)
+    ]
     return winners_G
 
 
 def _groups(plan: Plan, n: int) -> NDArray[np.intp]:
     whole = plan.images_per_prompt // n * n
-    return np.arange(len(plan.seeds)).reshape(len(plan.samples), plan.images_per_prompt)[:, :whole].reshape(-1, n)
+    return (
+        np.arange(len(plan.seeds))
+        .reshape(len(plan.samples), plan.images_per_prompt)[:, :whole]
+        .reshape(-1, n)
+    )
 
 
 def _no_best(plan: Plan, settings: Evaluation) -> str | None:
@@ -185,8 +236,11 @@ def _no_best(plan: Plan, settings: Evaluation) -> str | None:
     return None
 
 
-def _at_equal_sampling(best: Mapping[str, Measured], boigsd: Measured, plan: Plan, n: int, recipe: Recipe) -> dict[str, Any]:
-    """BoigSD against best-of-N where both sampled as many images: all of BoigSD's by their mean, and the best of them, against the best."""
+def _at_equal_sampling(
+    best: Mapping[str, Measured], boigsd: Measured, plan: Plan, n: int, recipe: Recipe
+) -> dict[str, Any]:
+    """BoigSD against best-of-N where both sampled as many images: all of BoigSD's by their mean,
+    and the best of them, against the best."""
     groups_Gn = _groups(plan, n)
 
     def means(name: str) -> NDArray[np.float64] | None:
@@ -197,17 +251,25 @@ def _at_equal_sampling(best: Mapping[str, Measured], boigsd: Measured, plan: Pla
     clusters = [owners[group_n[0]].id for group_n in groups_Gn]
     return {
         "boigsd-best_of_n": paired(means, theirs, clusters, recipe),
-        "boigsd_best_of_n-best_of_n": paired(best["boigsd_best_of_n"].values, theirs, clusters, recipe),
+        "boigsd_best_of_n-best_of_n": paired(
+            best["boigsd_best_of_n"].values, theirs, clusters, recipe
+        ),
     }
 
 
 def _cost(sampled: int, model: str, settings: Evaluation) -> dict[str, float | int | None]:
-    """What one image that is kept costs: images sampled for it, and forward passes of the UNet for them."""
+    """What one image that is kept costs: images sampled for it, and forward passes of the UNet for
+    them."""
     return {"sampled": sampled, "forwards": sampled * ROWS[model].forwards(settings)}
 
 
 def _row(
-    model: str, found: Measured, plan: Plan, distances: Distances, settings: Evaluation, absent: dict[str, str]
+    model: str,
+    found: Measured,
+    plan: Plan,
+    distances: Distances,
+    settings: Evaluation,
+    absent: dict[str, str],
 ) -> dict[str, float | int | None]:
     reasons = {
         "judge": "evaluation.judge is not set",
@@ -234,5 +296,11 @@ def _row(
         "clip_margin": float((found.clip_N - found.mismatched_N).mean()),
         "named": mean_named(found.named_N),
     }
-    absent.update({f"generation.{model}.{name}": reasons[name] for name, value in row.items() if value is None})
+    absent.update(
+        {
+            f"generation.{model}.{name}": reasons[name]
+            for name, value in row.items()
+            if value is None
+        }
+    )
     return row

@@ -1,7 +1,9 @@
-"""Confidence intervals by the bootstrap, resampling whole clusters: images of one prompt, or of one post, are not independent.
+"""Confidence intervals by the bootstrap, resampling whole clusters: images of one prompt, or of one
+post, are not independent.
 
-A resample is kept as counts: how often each value was drawn. So any statistic that can be computed with weights is computed for all
-resamples at once. Percentile intervals; seeded, so the same values give the same interval. Shape letters: R resamples, N values.
+A resample is kept as counts: how often each value was drawn. So any statistic that can be computed
+with weights is computed for all resamples at once. Percentile intervals; seeded, so the same values
+give the same interval. Shape letters: R resamples, N values.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ class Difference:
 
 
 def resample_counts(
-    clusters: Sequence[Hashable], resamples: int, seed: int, strata: Sequence[Hashable] | None = None
+    clusters: Sequence[Hashable],
+    resamples: int,
+    seed: int,
+    strata: Sequence[Hashable] | None = None,
 ) -> NDArray[np.float64]:
     """How often each value was drawn in each resample: counts (R, N).
 
@@ -45,26 +50,36 @@ def resample_counts(
         clusters: cluster of each value (N); a cluster is drawn whole, with replacement.
         resamples: R.
         seed: of the draws.
-        strata: stratum of each value; clusters are drawn within it, so that each keeps its size. None: all in one.
+        strata: stratum of each value; clusters are drawn within it, so that each keeps its size.
+            None: all in one.
 
     Raises:
         ValueError: no value, or another number of strata than of clusters.
     """
     groups = strata if strata is not None else [0] * len(clusters)
     if not clusters or len(groups) != len(clusters):
-        raise ValueError(f"{len(clusters)} clusters and {len(groups)} strata: must be as many, and at least one")
+        raise ValueError(
+            f"{len(clusters)} clusters and {len(groups)} strata: must be as many, and at least one"
+        )
     rng = np.random.default_rng(seed)
     members: dict[Hashable, dict[tuple[Hashable, Hashable], int]] = {}
     for group, cluster in zip(groups, clusters, strict=True):
         found = members.setdefault(group, {})
         found.setdefault((group, cluster), len(found))
-    drawn = {group: rng.multinomial(len(found), np.full(len(found), 1 / len(found)), size=resamples) for group, found in members.items()}
-    columns = [drawn[group][:, members[group][group, cluster]] for group, cluster in zip(groups, clusters, strict=True)]
+    drawn = {
+        group: rng.multinomial(len(found), np.full(len(found), 1 / len(found)), size=resamples)
+        for group, found in members.items()
+    }
+    columns = [
+        drawn[group][:, members[group][group, cluster]]
+        for group, cluster in zip(groups, clusters, strict=True)
+    ]
     return np.stack(columns, axis=1).astype(np.float64)
 
 
 def interval(statistic_R: ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of a statistic over resamples; resamples in which it is undefined (NaN) are left out.
+    """Percentile interval of a statistic over resamples; resamples in which it is undefined (NaN)
+    are left out.
 
     Raises:
         ValueError: it is undefined in all of them.
@@ -78,7 +93,13 @@ def interval(statistic_R: ArrayLike, level: float = 0.95) -> tuple[float, float]
 
 
 def paired_difference(
-    candidate: ArrayLike, base: ArrayLike, clusters: Sequence[Hashable], *, resamples: int, seed: int, level: float = 0.95
+    candidate: ArrayLike,
+    base: ArrayLike,
+    clusters: Sequence[Hashable],
+    *,
+    resamples: int,
+    seed: int,
+    level: float = 0.95,
 ) -> Difference:
     """Mean of ``candidate - base`` over pairs, with its interval clustered by ``clusters``.
 
@@ -95,7 +116,9 @@ def paired_difference(
     """
     difference_N = np.asarray(candidate, np.float64) - np.asarray(base, np.float64)
     if difference_N.shape != (len(clusters),) or not np.isfinite(difference_N).all():
-        raise ValueError(f"pairs of shape {difference_N.shape} in {len(clusters)} clusters: must be as many and finite")
+        raise ValueError(
+            f"pairs of shape {difference_N.shape} in {len(clusters)} clusters: must be as many and finite"
+        )
     counts_RN = resample_counts(clusters, resamples, seed)
     low, high = interval(counts_RN @ difference_N / counts_RN.sum(axis=1), level)
     return Difference(float(difference_N.mean()), low, high, len(set(clusters)), len(difference_N))

@@ -1,8 +1,10 @@
-"""Who judges generated images: a held-out judge of the KPI, and a CLIP that took no part in training.
+"""Who judges generated images: a held-out judge of the KPI, and a CLIP that took no part in
+training.
 
-Neither is read by any training stage, monitor or checkpoint choice; they score afterwards. The training's own `probe` asks another CLIP by
-the functions here. Which KPI judge there is, a stage file says (`ray_jobs/judge.py`). Shape letters: N images, M texts, D width of the
-joint space, F width of the vision features.
+Neither is read by any training stage, monitor or checkpoint choice; they score afterwards. The
+training's own `probe` asks another CLIP by the functions here. Which KPI judge there is, a stage
+file says (`ray_jobs/judge.py`). Shape letters: N images, M texts, D width of the joint space, F
+width of the vision features.
 """
 
 from __future__ import annotations
@@ -24,11 +26,14 @@ _BATCH: Final = 64
 
 
 class Judge(Protocol):
-    """A held-out judge: whatever says, without the reward model, how an image would do for a post."""
+    """A held-out judge: whatever says, without the reward model, how an image would do for a
+    post."""
 
     name: str
 
-    def judge(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
+    def judge(
+        self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]
+    ) -> NDArray[np.float64]:
         """One finite number an image; higher is better. ``samples`` give company and date."""
         ...
 
@@ -66,7 +71,11 @@ class ClipJudge:
             self._tokenizer = CLIPTokenizerFast.from_pretrained(folder)
             self._processor = CLIPImageProcessorPil.from_pretrained(folder)
         except (OSError, ValueError) as exc:
-            raise InputError(ref, f"does not open as a CLIP ({str(exc).splitlines()[0][:160]})", "give a CLIP folder or hub id") from exc
+            raise InputError(
+                ref,
+                f"does not open as a CLIP ({str(exc).splitlines()[0][:160]})",
+                "give a CLIP folder or hub id",
+            ) from exc
 
     @property
     def width(self) -> int:
@@ -95,16 +104,20 @@ class ClipJudge:
             max_length=self._model.config.text_config.max_position_embeddings,
             return_tensors="pt",
         )
-        pooled_MW = self._model.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).pooler_output
+        pooled_MW = self._model.text_model(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        ).pooler_output
         return _unit(self._model.text_projection(pooled_MW).double().numpy())
 
 
 def clip_scores(
     embedding_ND: NDArray[np.float64], text_MD: NDArray[np.float64], own_N: NDArray[np.intp]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """CLIP score (100 x cosine) of each image with its own text, and its mean over all the other texts.
+    """CLIP score (100 x cosine) of each image with its own text, and its mean over all the other
+    texts.
 
-    The difference is the margin by which an image shows its prompt rather than just any: a CLIP score alone also pays for looks.
+    The difference is the margin by which an image shows its prompt rather than just any: a CLIP
+    score alone also pays for looks.
 
     Args:
         embedding_ND: images, unit length.
@@ -117,19 +130,22 @@ def clip_scores(
 
 
 def diversity(embedding_PKD: NDArray[np.float64]) -> float:
-    """Mean cosine distance between images of one prompt: (P prompts, K >= 2 images each, D). 0: all alike."""
+    """Mean cosine distance between images of one prompt: (P prompts, K >= 2 images each, D). 0: all
+    alike."""
     return float(distances(embedding_PKD).mean())
 
 
 def distances(embedding_PKD: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean cosine distance of each image from the others of its prompt, (P, K): what `diversity` is the mean of."""
+    """Mean cosine distance of each image from the others of its prompt, (P, K): what `diversity` is
+    the mean of."""
     cosine_PKK = np.einsum("pid,pjd->pij", embedding_PKD, embedding_PKD)
     others_PK = cosine_PKK.sum(axis=2) - np.diagonal(cosine_PKK, axis1=1, axis2=2)
     return np.asarray(1.0 - others_PK / (embedding_PKD.shape[1] - 1), np.float64)
 
 
 def diversity_across(embedding_PKD: NDArray[np.float64]) -> float:
-    """Mean cosine distance between images of different prompts: (P >= 2 prompts, K images each, D), rows of length 1. 0: all alike."""
+    """Mean cosine distance between images of different prompts: (P >= 2 prompts, K images each, D),
+    rows of length 1. 0: all alike."""
     prompts, count, _ = embedding_PKD.shape
     sum_PD = embedding_PKD.sum(axis=1)
     across = float((sum_PD.sum(axis=0) ** 2).sum() - (sum_PD**2).sum())
@@ -137,7 +153,8 @@ def diversity_across(embedding_PKD: NDArray[np.float64]) -> float:
 
 
 def novelty(embedding_ND: NDArray[np.float64], train_TD: NDArray[np.float64]) -> float:
-    """Mean cosine distance of an image from the training image (T >= 1) that is most like it, rows of length 1. 0: all are copies."""
+    """Mean cosine distance of an image from the training image (T >= 1) that is most like it, rows
+    of length 1. 0: all are copies."""
     return float(1.0 - (embedding_ND @ train_TD.T).max(axis=1).mean())
 
 

@@ -1,6 +1,8 @@
-"""Which runs a report stands on: from output folders back through commits and job files to the first input.
+"""Which runs a report stands on: from output folders back through commits and job files to the
+first input.
 
-Each manifest names its commit, each commit lies beside its ``job.json``, each job names its inputs. Leaves out: what to do with them.
+Each manifest names its commit, each commit lies beside its ``job.json``, each job names its inputs.
+Leaves out: what to do with them.
 """
 
 from __future__ import annotations
@@ -31,11 +33,14 @@ class Step:
     outputs: dict[str, str]
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Rows of the metrics that its attempts logged, by step; where an attempt resumed, the newer row counts."""
+        """Rows of the metrics that its attempts logged, by step; where an attempt resumed, the
+        newer row counts."""
         rows: dict[tuple[Any, ...], dict[str, Any]] = {}
         for attempt in range(1, self.job.attempt + 1):
             try:
-                text = store.read_bytes(store.join(commits.attempt_uri(self.job.task, attempt), "metrics.jsonl")).decode()
+                text = store.read_bytes(
+                    store.join(commits.attempt_uri(self.job.task, attempt), "metrics.jsonl")
+                ).decode()
             except NotFoundInStoreError:
                 continue
             for row in map(json.loads, text.splitlines()):
@@ -44,7 +49,8 @@ class Step:
 
 
 def trace(uris: Iterable[str]) -> dict[str, Step]:
-    """The runs that made these outputs and, in turn, their inputs; by stage. Inputs that no stage made end the walk.
+    """The runs that made these outputs and, in turn, their inputs; by stage. Inputs that no stage
+    made end the walk.
 
     Raises:
         CorruptError: an output that was never committed.
@@ -64,7 +70,10 @@ def trace(uris: Iterable[str]) -> dict[str, Step]:
             continue
         done = commits.read_commit(attempt) or {}
         if job.stage.value not in found:
-            outputs = {name: manifest.read_manifest(out).digest() for name, out in done.get("outputs", {}).items()}
+            outputs = {
+                name: manifest.read_manifest(out).digest()
+                for name, out in done.get("outputs", {}).items()
+            }
             found[job.stage.value] = Step(job, done.get("metrics", {}).get("seconds"), outputs)
         queue += job.inputs.values()
     return found

@@ -1,4 +1,5 @@
-"""Does an image show what its prompt names? By perception, on which the reward stands: where it cannot see, the reward means little.
+"""Does an image show what its prompt names? By perception, on which the reward stands: where it
+cannot see, the reward means little.
 
 Shape letters: N images.
 """
@@ -14,10 +15,14 @@ from numpy.typing import NDArray
 from boig_core.vocabulary import Description, Sample
 
 
-def named(descriptions: Sequence[Description], samples: Sequence[Sample], kinds: Sequence[str]) -> NDArray[np.float64]:
-    """Share of the kinds that a sample's text names which perception sees in its image (N); NaN where the text names none.
+def named(
+    descriptions: Sequence[Description], samples: Sequence[Sample], kinds: Sequence[str]
+) -> NDArray[np.float64]:
+    """Share of the kinds that a sample's text names which perception sees in its image (N); NaN
+    where the text names none.
 
-    On real images it is the naming accuracy of perception; on generated ones what is lost in drawing counts too.
+    On real images it is the naming accuracy of perception; on generated ones what is lost in
+    drawing counts too.
     """
     found = []
     for description, sample in zip(descriptions, samples, strict=True):

@@ -1,6 +1,8 @@
-"""``report.html``: one page that a team lead understands in a minute; everything inline, nothing is fetched.
+"""``report.html``: one page that a team lead understands in a minute; everything inline, nothing is
+fetched.
 
-Numbers come from ``report.json`` alone; images and curves are shown beside them. Leaves out: deciding anything (see `verdict`).
+Numbers come from ``report.json`` alone; images and curves are shown beside them. Leaves out:
+deciding anything (see `verdict`).
 """
 
 from __future__ import annotations
@@ -59,9 +61,18 @@ _TITLES: Final = {
 }
 _GROUPS: Final = (
     ("Prompts as they are, every image kept", ("base", "high_kpi", "champion", "boigsd")),
-    ("Several images sampled, the one with the highest reward kept", ("best_of_n", "boigsd_best_of_n")),
-    ("Words of a similar high-KPI post after the prompt", ("prompt_rewrite", "boigsd_prompt_rewrite")),
-    ("BoigLLM's description of a high-KPI image after the prompt", ("description_rewrite", "boigsd_description_rewrite")),
+    (
+        "Several images sampled, the one with the highest reward kept",
+        ("best_of_n", "boigsd_best_of_n"),
+    ),
+    (
+        "Words of a similar high-KPI post after the prompt",
+        ("prompt_rewrite", "boigsd_prompt_rewrite"),
+    ),
+    (
+        "BoigLLM's description of a high-KPI image after the prompt",
+        ("description_rewrite", "boigsd_description_rewrite"),
+    ),
     ("Without guidance: half of the UNet passes", ("base_unguided", "boigsd_unguided")),
 )
 _ADDED: Final = (
@@ -100,7 +111,12 @@ class Curve:
 
 
 def render(
-    report: Mapping[str, Any], generation: Mapping[str, Any], grids: Path, steps: Mapping[str, Step], recipe: Recipe, dataset: str
+    report: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    grids: Path,
+    steps: Mapping[str, Step],
+    recipe: Recipe,
+    dataset: str,
 ) -> str:
     """The page.
 
@@ -122,18 +138,33 @@ def render(
         findings=found,
         headline=headline(found),
         state="good" if all(one.state != "bad" for one in found[:4]) else "bad",
-        prompts=[{**prompt, "image": _data_uri(grids / prompt["grid"])} for prompt in spread(generation["prompts"], _MOST)],
+        prompts=[
+            {**prompt, "image": _data_uri(grids / prompt["grid"])}
+            for prompt in spread(generation["prompts"], _MOST)
+        ],
         shown=_SHOWN,
         rows=generation["grid_rows"],
         settings=generation["settings"],
         floors=generation["floors"],
         groups=_groups(report),
-        added=[(_numbered(name, recipe), report["paired"][pair]) for pair, name in _ADDED if pair in report["paired"]],
-        by_accounts=sorted(report["by"]["account"].items(), key=lambda part: -part[1]["prompts"])[:_ACCOUNTS],
-        gains=[(measure, whiskers(_gains(report, measure))) for measure in ("reward", "judge", "clip_margin")],
+        added=[
+            (_numbered(name, recipe), report["paired"][pair])
+            for pair, name in _ADDED
+            if pair in report["paired"]
+        ],
+        by_accounts=sorted(report["by"]["account"].items(), key=lambda part: -part[1]["prompts"])[
+            :_ACCOUNTS
+        ],
+        gains=[
+            (measure, whiskers(_gains(report, measure)))
+            for measure in ("reward", "judge", "clip_margin")
+        ],
         comparisons=_comparisons(report, recipe),
         reliability=_reliability(report),
-        accounts=sorted(report["reward_validity"][report["reward"]["name"]]["accounts"].items(), key=lambda row: -row[1]["n"])[:_ACCOUNTS],
+        accounts=sorted(
+            report["reward_validity"][report["reward"]["name"]]["accounts"].items(),
+            key=lambda row: -row[1]["n"],
+        )[:_ACCOUNTS],
         curves=_curves(steps),
         titles=_TITLES,
         models=[name for name, row in report["description"].items() if row is not None],
@@ -147,7 +178,12 @@ def environment() -> Environment:
     """Templates of the pages; what they do not know is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    made = Environment(loader=PackageLoader("boig_core.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    made = Environment(
+        loader=PackageLoader("boig_core.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
     made.filters |= {"number": _number, "percent": lambda x: f"{x:.0%}"}
     return made
 
@@ -155,14 +191,26 @@ def environment() -> Environment:
 def _groups(report: Mapping[str, Any]) -> list[tuple[str, dict[str, Mapping[str, Any]]]]:
     """Rows of the generators that were measured, by what they have in common."""
     rows = report["generation"]
-    groups = [(title, {model: rows[model] for model in models if rows.get(model)}) for title, models in _GROUPS]
+    groups = [
+        (title, {model: rows[model] for model in models if rows.get(model)})
+        for title, models in _GROUPS
+    ]
     return [(title, found) for title, found in groups if found]
 
 
 def _gains(report: Mapping[str, Any], measure: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """Differences from the base, by the model's name; those without guidance have a base of their own."""
-    pairs = [(model.removesuffix("-base"), rows.get(measure)) for model, rows in report["paired"].items() if model.endswith("-base")]
-    return [(MODEL_NAMES.get(model, model), row) for model, row in pairs if row and not model.endswith("_unguided")]
+    """Differences from the base, by the model's name; those without guidance have a base of their
+    own."""
+    pairs = [
+        (model.removesuffix("-base"), rows.get(measure))
+        for model, rows in report["paired"].items()
+        if model.endswith("-base")
+    ]
+    return [
+        (MODEL_NAMES.get(model, model), row)
+        for model, row in pairs
+        if row and not model.endswith("_unguided")
+    ]
 
 
 def _comparisons(report: Mapping[str, Any], recipe: Recipe) -> list[tuple[str, str]]:
@@ -174,14 +222,19 @@ def _comparisons(report: Mapping[str, Any], recipe: Recipe) -> list[tuple[str, s
             candidate, _, base = pair.partition("-")
             if candidate == "boigllm":
                 spans = found.get(metric) or {}
-                rows += [(f"{_model_name(base, recipe)}, {bucket}", spans[bucket]) for bucket in ("high", "low") if bucket in spans]
+                rows += [
+                    (f"{_model_name(base, recipe)}, {bucket}", spans[bucket])
+                    for bucket in ("high", "low")
+                    if bucket in spans
+                ]
         if rows:
             charts.append((f"{_TITLES[metric][:-2]}: BoigLLM minus …", whiskers(rows, digits=3)))
     return charts
 
 
 def _model_name(name: str, recipe: Recipe) -> str:
-    """Name that the page shows: with the number of examples where one was shown any, and of images of which the best is kept."""
+    """Name that the page shows: with the number of examples where one was shown any, and of images
+    of which the best is kept."""
     asked, settings = re.fullmatch(r"few_shot(?:_(\d+))?", name), recipe.evaluation.few_shot
     if asked and settings:
         return f"Few-shot, {asked[1] or max(settings.shots)} examples"
@@ -193,7 +246,8 @@ def _numbered(words: str, recipe: Recipe) -> str:
 
 
 def _reliability(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and chart of each formulation: the one that is optimized, the recommended one, the others."""
+    """Name and chart of each formulation: the one that is optimized, the recommended one, the
+    others."""
     first = [name for name in (report["reward"]["name"], report["reward"]["recommended"]) if name]
     names = dict.fromkeys([*first, *report["reward_validity"]])
     return [(name, reliability(report["reward_validity"][name]["reliability"])) for name in names]
@@ -215,7 +269,9 @@ def _curves(steps: Mapping[str, Step]) -> list[Curve]:
 
 def spread(items: Sequence[Any], most: int) -> list[Any]:
     """At most so many of the items, evenly over all."""
-    return [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)
+    return (
+        [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)
+    )
 
 
 def _data_uri(path: Path) -> str:

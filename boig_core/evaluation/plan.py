@@ -1,7 +1,9 @@
-"""What evaluation samples: the prompts, the noise, and the rows of the report with the model and the prompts that each takes.
+"""What evaluation samples: the prompts, the noise, and the rows of the report with the model and
+the prompts that each takes.
 
-Prompts are texts of test posts, evenly out of the KPI buckets: whoever asks for an image does not know how the post will do. Leaves out:
-sampling (`boig_core.cluster.evaluation`) and measuring (`generation`). Shape letters: N = P x K images, P prompts, K images a prompt.
+Prompts are texts of test posts, evenly out of the KPI buckets: whoever asks for an image does not
+know how the post will do. Leaves out: sampling (`boig_core.cluster.evaluation`) and measuring
+(`generation`). Shape letters: N = P x K images, P prompts, K images a prompt.
 """
 
 from __future__ import annotations
@@ -72,7 +74,8 @@ class Plan:
         samples: P samples whose texts are the prompts.
         images_per_prompt: K.
         seeds: of the starting noise of each of the N images, the same for all rows.
-        rewritten: P prompts for each way of rewriting that is asked for; their images are measured as the samples' own.
+        rewritten: P prompts for each way of rewriting that is asked for; their images are measured
+            as the samples' own.
     """
 
     samples: tuple[Sample, ...]
@@ -87,11 +90,19 @@ class Plan:
 
     def rows(self, settings: Evaluation, *, champion: bool = False) -> dict[str, Row]:
         """Those of `ROWS` that are sampled; the champion's where there is one."""
-        return {name: row for name, row in ROWS.items() if reason(row, settings) is None and (champion or name != CHAMPION)}
+        return {
+            name: row
+            for name, row in ROWS.items()
+            if reason(row, settings) is None and (champion or name != CHAMPION)
+        }
 
     def prompts(self, row: Row) -> list[str]:
         """Prompt of each image (N) of a row."""
-        texts = [sample.text for sample in self.samples] if row.rewrite is None else self.rewritten[row.rewrite]
+        texts = (
+            [sample.text for sample in self.samples]
+            if row.rewrite is None
+            else self.rewritten[row.rewrite]
+        )
         return [text for text in texts for _ in range(self.images_per_prompt)]
 
 
@@ -116,18 +127,36 @@ def make_plan(samples: Sequence[Sample], recipe: Recipe) -> Plan:
     Raises:
         InputError: fewer than two of them.
     """
-    test = (sample for sample in sorted(samples, key=lambda s: s.id) if sample.split == "test" and sample.bucket is not None)
+    test = (
+        sample
+        for sample in sorted(samples, key=lambda s: s.id)
+        if sample.split == "test" and sample.bucket is not None
+    )
     texts: dict[str, Sample] = {}
     for sample in test:
         texts.setdefault(sample.text, sample)
     held, settings = list(texts.values()), recipe.evaluation
     if len(held) < 2:
-        raise InputError(f"{len(held)} distinct prompts of test samples", "must be at least 2", "ingest more posts")
+        raise InputError(
+            f"{len(held)} distinct prompts of test samples",
+            "must be at least 2",
+            "ingest more posts",
+        )
     if len(held) < settings.prompts:
-        log.warning("the test split has %d distinct prompts, fewer than evaluation.prompts = %d", len(held), settings.prompts)
-    shuffled = [held[index] for index in np.random.default_rng([recipe.seed, STREAM]).permutation(len(held))]
-    turns = itertools.zip_longest(*([sample for sample in shuffled if sample.bucket == bucket] for bucket in BUCKETS))
+        log.warning(
+            "the test split has %d distinct prompts, fewer than evaluation.prompts = %d",
+            len(held),
+            settings.prompts,
+        )
+    shuffled = [
+        held[index] for index in np.random.default_rng([recipe.seed, STREAM]).permutation(len(held))
+    ]
+    turns = itertools.zip_longest(
+        *([sample for sample in shuffled if sample.bucket == bucket] for bucket in BUCKETS)
+    )
     drawn = [sample for turn in turns for sample in turn if sample is not None][: settings.prompts]
     chosen = tuple(sorted(drawn, key=lambda sample: sample.id))
-    seeds = np.random.SeedSequence([recipe.seed, STREAM, 1]).generate_state(len(chosen) * settings.images_per_prompt)
+    seeds = np.random.SeedSequence([recipe.seed, STREAM, 1]).generate_state(
+        len(chosen) * settings.images_per_prompt
+    )
     return Plan(chosen, settings.images_per_prompt, tuple(int(seed) for seed in seeds))

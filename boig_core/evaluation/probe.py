@@ -1,10 +1,13 @@
-"""The probe: how a policy does, while it trains, on held-out prompts and noise that are the same every time.
+"""The probe: how a policy does, while it trains, on held-out prompts and noise that are the same
+every time.
 
-Its numbers stand in the rows of the epochs that it looks at, where monitors and the choice of the best epoch read them. It samples as the
-training does, on the same actors. The prompts are the validation split's and the CLIP is the perception's: prompts and judges of
-`generation` take no part. A reward may read that CLIP too, so that a margin which falls says more than one which stays. Leaves out: when
-it looks (`boig_core.diffusion.learner`) and what follows (`boig_core.training.monitors`). Shape letters: B images of a chunk, N all images,
-P prompts, K images a prompt, D width of the CLIP.
+Its numbers stand in the rows of the epochs that it looks at, where monitors and the choice of the
+best epoch read them. It samples as the training does, on the same actors. The prompts are the
+validation split's and the CLIP is the perception's: prompts and judges of `generation` take no
+part. A reward may read that CLIP too, so that a margin which falls says more than one which stays.
+Leaves out: when it looks (`boig_core.diffusion.learner`) and what follows
+(`boig_core.training.monitors`). Shape letters: B images of a chunk, N all images, P prompts, K
+images a prompt, D width of the CLIP.
 """
 
 from __future__ import annotations
@@ -42,13 +45,17 @@ _TEXT: Final = "text_embedding"
 class Examines(Protocol):
     """What the probe asks of `boig_core.diffusion.rollout.LocalRollouts` or its like on Ray."""
 
-    def examine(self, adapter: Adapter, chunks: Sequence[Chunk]) -> Sequence[tuple[Trajectory, Findings]]:
-        """Trajectory and findings of each chunk under the policy with this adapter, in the order of ``chunks``."""
+    def examine(
+        self, adapter: Adapter, chunks: Sequence[Chunk]
+    ) -> Sequence[tuple[Trajectory, Findings]]:
+        """Trajectory and findings of each chunk under the policy with this adapter, in the order of
+        ``chunks``."""
         ...
 
 
 class Witnesses:
-    """A scorer that also gives embeddings of images and prompts, where the probe asks; a `boig_core.diffusion.findings.Examiner`."""
+    """A scorer that also gives embeddings of images and prompts, where the probe asks; a
+    `boig_core.diffusion.findings.Examiner`."""
 
     def __init__(self, scorer: Scorer, clip: ClipJudge) -> None:
         self._scorer, self._clip = scorer, clip
@@ -59,7 +66,10 @@ class Witnesses:
 
     def examine(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> Findings:
         """What the scorer says, and unit vectors (B, D) of images and of their prompts."""
-        embeddings = {_IMAGE: self._clip.see(images).embedding_ND, _TEXT: self._clip.read([sample.text for sample in samples])}
+        embeddings = {
+            _IMAGE: self._clip.see(images).embedding_ND,
+            _TEXT: self._clip.read([sample.text for sample in samples]),
+        }
         return {**examine(self._scorer, images, samples), **embeddings}
 
 
@@ -69,7 +79,8 @@ class Look:
 
     Attributes:
         metrics: for the epoch's row; each name begins with ``probe_``.
-        by_prompt: ``prompt`` and the means of its images: ``reward`` and whatever else is measured image by image.
+        by_prompt: ``prompt`` and the means of its images: ``reward`` and whatever else is measured
+            image by image.
         images_PKHWC: uint8 RGB, in the order of ``by_prompt``.
     """
 
@@ -91,7 +102,13 @@ class Probe:
         InputError: fewer than two distinct prompts.
     """
 
-    def __init__(self, recipe: Recipe, samples: Sequence[Sample], rollouts: Examines, show: Callable[[int, Look], None]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        samples: Sequence[Sample],
+        rollouts: Examines,
+        show: Callable[[int, Look], None],
+    ) -> None:
         from boig_core.diffusion.rollout import Chunk, epoch_window
 
         self._samples = draw_prompts(samples, recipe.seed)
@@ -104,43 +121,71 @@ class Probe:
         self._rollouts, self._show = rollouts, show
 
     def __call__(self, epoch: int, adapter: Adapter) -> dict[str, float]:
-        """Look at a policy: metrics for the row of the epoch that begins with it. The same adapter gives the same numbers."""
+        """Look at a policy: metrics for the row of the epoch that begins with it. The same adapter
+        gives the same numbers."""
         found = self._rollouts.examine(adapter, self._chunks)
-        measured = {name: np.concatenate([findings[name] for _, findings in found]) for name in found[0][1]}
-        look = self._look(concatenate([trajectory for trajectory, _ in found]).images_BHWC, measured)
+        measured = {
+            name: np.concatenate([findings[name] for _, findings in found]) for name in found[0][1]
+        }
+        look = self._look(
+            concatenate([trajectory for trajectory, _ in found]).images_BHWC, measured
+        )
         self._show(epoch, look)
         return look.metrics
 
-    def _look(self, images_NHWC: NDArray[np.uint8], measured: dict[str, NDArray[np.float64]]) -> Look:
+    def _look(
+        self, images_NHWC: NDArray[np.uint8], measured: dict[str, NDArray[np.float64]]
+    ) -> Look:
         prompts = len(self._samples)
         values = {name: of_N for name, of_N in measured.items() if of_N.ndim == 1}
-        metrics = {key: value for name, of_N in values.items() for key, value in ((name, of_N.mean()), (f"{name}_std", of_N.std()))}
+        metrics = {
+            key: value
+            for name, of_N in values.items()
+            for key, value in ((name, of_N.mean()), (f"{name}_std", of_N.std()))
+        }
         if _IMAGE in measured:
             image_ND, text_PD = measured[_IMAGE], measured[_TEXT][::PER_PROMPT]
-            matched_N, mismatched_N = clip_scores(image_ND, text_PD, np.repeat(np.arange(prompts), PER_PROMPT))
+            matched_N, mismatched_N = clip_scores(
+                image_ND, text_PD, np.repeat(np.arange(prompts), PER_PROMPT)
+            )
             values["clip_margin"] = matched_N - mismatched_N
             metrics |= {"clip": matched_N.mean(), "clip_margin": values["clip_margin"].mean()}
             metrics["diversity"] = diversity(image_ND.reshape(prompts, PER_PROMPT, -1))
-        means = {name: of_N.reshape(prompts, PER_PROMPT).mean(axis=1) for name, of_N in values.items()}
+        means = {
+            name: of_N.reshape(prompts, PER_PROMPT).mean(axis=1) for name, of_N in values.items()
+        }
         return Look(
             {f"probe_{name}": float(value) for name, value in metrics.items()},
-            [{"prompt": s.text, **{name: float(of_P[i]) for name, of_P in means.items()}} for i, s in enumerate(self._samples)],
+            [
+                {"prompt": s.text, **{name: float(of_P[i]) for name, of_P in means.items()}}
+                for i, s in enumerate(self._samples)
+            ],
             images_NHWC.reshape(prompts, PER_PROMPT, *images_NHWC.shape[1:]),
         )
 
 
 def draw_prompts(samples: Sequence[Sample], seed: int) -> tuple[Sample, ...]:
-    """Samples of `PROMPTS` distinct texts among the HIGH ones of the validation split, drawn by the seed; all where there are fewer.
+    """Samples of `PROMPTS` distinct texts among the HIGH ones of the validation split, drawn by the
+    seed; all where there are fewer.
 
     Raises:
         InputError: fewer than two of them.
     """
-    held = sorted((sample for sample in samples if sample.split == "validation" and sample.bucket == "high"), key=lambda s: s.id)
+    held = sorted(
+        (sample for sample in samples if sample.split == "validation" and sample.bucket == "high"),
+        key=lambda s: s.id,
+    )
     held = sorted({sample.text: sample for sample in held}.values(), key=lambda s: s.id)
     if len(held) < 2:
         remedy = "ingest more posts, or set ddpo.probe_every to null"
-        raise InputError(f"{len(held)} distinct prompts of HIGH validation samples", "must be at least 2", remedy)
+        raise InputError(
+            f"{len(held)} distinct prompts of HIGH validation samples", "must be at least 2", remedy
+        )
     if len(held) < PROMPTS:
-        log.warning("the validation split has %d distinct HIGH prompts, fewer than the %d of a probe", len(held), PROMPTS)
+        log.warning(
+            "the validation split has %d distinct HIGH prompts, fewer than the %d of a probe",
+            len(held),
+            PROMPTS,
+        )
     order = np.random.default_rng((seed, _STREAM)).permutation(len(held))[:PROMPTS]
     return tuple(held[index] for index in sorted(order))

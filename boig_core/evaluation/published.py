@@ -1,7 +1,8 @@
-"""The paper's own figures for describing images, high / low KPI (PAPER section 5), to stand beside a run's.
+"""The paper's own figures for describing images, high / low KPI (PAPER section 5), to stand beside
+a run's.
 
-They were measured on the paper's tweets and with spaCy's vectors, so they tell what to expect, not what to beat. Leaves out: a run's own
-figures (see `description`).
+They were measured on the paper's tweets and with spaCy's vectors, so they tell what to expect, not
+what to beat. Leaves out: a run's own figures (see `description`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ _ROWS: Final = {
 
 PUBLISHED: Final[Mapping[str, Mapping[str, tuple[float, float]]]] = {
     model: {
-        metric: (float(high), float(low)) for metric, (high, low) in zip(METRICS, (pair.split("/") for pair in row.split()), strict=True)
+        metric: (float(high), float(low))
+        for metric, (high, low) in zip(
+            METRICS, (pair.split("/") for pair in row.split()), strict=True
+        )
     }
     for model, row in _ROWS.items()
 }

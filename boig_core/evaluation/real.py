@@ -1,7 +1,9 @@
-"""Real images that generated ones are held against: how far are they as a set, and how near is the most similar training image?
+"""Real images that generated ones are held against: how far are they as a set, and how near is the
+most similar training image?
 
-Every distance has a floor beside it: what real images give against real ones. Leaves out: the distances themselves (see `distances`).
-Shape letters: N images, H held-out real images, T training images, F features, D width of the joint space.
+Every distance has a floor beside it: what real images give against real ones. Leaves out: the
+distances themselves (see `distances`). Shape letters: N images, H held-out real images, T training
+images, F features, D width of the joint space.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from boig_core.evaluation.plan import STREAM
 from boig_core.vocabulary import Description, Sample
 
 _TRAINED: Final = 512
-"""Training images that novelty is measured against, at most: they are held in memory at the model's resolution."""
+"""Training images that novelty is measured against, at most: they are held in memory at the model's
+resolution."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class Real:
     embedding_TD: NDArray[np.float64]
 
 
-def see_real(dataset: str, samples: Sequence[Sample], clip: ClipJudge, features: ClipJudge, recipe: Recipe) -> Real:
+def see_real(
+    dataset: str, samples: Sequence[Sample], clip: ClipJudge, features: ClipJudge, recipe: Recipe
+) -> Real:
     """Look at held-out HIGH images, and at a seeded choice of HIGH images of the training split.
 
     Args:
@@ -60,30 +65,44 @@ def see_real(dataset: str, samples: Sequence[Sample], clip: ClipJudge, features:
     images_of = read_images(dataset, [sample.image for sample in held], recipe.sd.resolution)
     pixels = [images_of[sample.image] for sample in held]
     seen = clip.see(pixels)
-    names = sorted({sample.image for sample in samples if sample.split == "train" and sample.bucket == "high"})
+    names = sorted(
+        {sample.image for sample in samples if sample.split == "train" and sample.bucket == "high"}
+    )
     order = np.random.default_rng(recipe.seed).permutation(len(names))[:_TRAINED]
     chosen = [names[index] for index in order]
     train_of = read_images(dataset, chosen, recipe.sd.resolution)
     return Real(
         features_HF=seen.features_NF if features is clip else features.see(pixels).features_NF,
         embedding_HD=seen.embedding_ND,
-        named_H=named([sample.description or Description() for sample in held], held, recipe.perception.kinds),
-        embedding_TD=clip.see([train_of[image] for image in chosen]).embedding_ND if chosen else seen.embedding_ND[:0],
+        named_H=named(
+            [sample.description or Description() for sample in held], held, recipe.perception.kinds
+        ),
+        embedding_TD=clip.see([train_of[image] for image in chosen]).embedding_ND
+        if chosen
+        else seen.embedding_ND[:0],
     )
 
 
 def real_samples(samples: Sequence[Sample]) -> list[Sample]:
-    """Real HIGH samples outside the training split, one an image: what the generated images are held against."""
-    held = {sample.image: sample for sample in samples if sample.split != "train" and sample.bucket == "high"}
+    """Real HIGH samples outside the training split, one an image: what the generated images are
+    held against."""
+    held = {
+        sample.image: sample
+        for sample in samples
+        if sample.split != "train" and sample.bucket == "high"
+    }
     if len(held) < 4:
-        raise InputError(f"{len(held)} held-out HIGH images", "must be at least 4", "ingest more posts")
+        raise InputError(
+            f"{len(held)} held-out HIGH images", "must be at least 4", "ingest more posts"
+        )
     return [held[image] for image in sorted(held)]
 
 
 class Distances:
     """Distances of sets of images from real ones, and what two halves of the real ones give.
 
-    FID compares ``fid_n`` images a side: as many as are generated, at most half of the real ones; 0 where that is below ``fid_min``.
+    FID compares ``fid_n`` images a side: as many as are generated, at most half of the real ones; 0
+    where that is below ``fid_min``.
     """
 
     def __init__(self, real: Real, generated: int, fid_min: int, seed: int) -> None:
@@ -96,22 +115,31 @@ class Distances:
 
     def kid(self, features_NF: NDArray[np.float64]) -> float | None:
         """KID from all of the real images; None for fewer than two on a side."""
-        return kid(self._real_NF, features_NF, self._seed) if min(len(self._real_NF), len(features_NF)) >= 2 else None
+        return (
+            kid(self._real_NF, features_NF, self._seed)
+            if min(len(self._real_NF), len(features_NF)) >= 2
+            else None
+        )
 
     def fid(self, features_NF: NDArray[np.float64]) -> float | None:
         """FID at ``fid_n`` images a side; None where either side has fewer."""
         n = self._fid_n
         if not 2 <= n <= len(features_NF):
             return None
-        spread_n = np.linspace(0, len(features_NF) - 1, n).round().astype(int)  # evenly over the prompts
+        spread_n = (
+            np.linspace(0, len(features_NF) - 1, n).round().astype(int)
+        )  # evenly over the prompts
         return fid(self._real_NF[:n], features_NF[spread_n])
 
     def novelty(self, embedding_ND: NDArray[np.float64]) -> float | None:
         """Mean distance from the most similar training image; None without any."""
-        return novelty(embedding_ND, self._real.embedding_TD) if len(self._real.embedding_TD) else None
+        return (
+            novelty(embedding_ND, self._real.embedding_TD) if len(self._real.embedding_TD) else None
+        )
 
     def floors(self) -> dict[str, float | int | None]:
-        """Real against real: KID of the two halves, FID at the n of the models' own, novelty of held-out images."""
+        """Real against real: KID of the two halves, FID at the n of the models' own, novelty of
+        held-out images."""
         halves, n = (self._real_NF[: self._half], self._real_NF[self._half :]), self._fid_n
         return {
             "kid": kid(*halves, self._seed) if self._half >= 2 else None,

@@ -1,7 +1,9 @@
-"""``report.json``: the numbers of one whole run, in one shape that gates, people and later runs can rely on (DESIGN: report).
+"""``report.json``: the numbers of one whole run, in one shape that gates, people and later runs can
+rely on (DESIGN: report).
 
-Every key of the schema is there. A number that the recipe enables is finite; a measure that was not run is null, with its reason under
-``absent`` by dotted path. Imports no torch. Leaves out: the page (see `page`), and where the numbers come from (see `ray_jobs.report`).
+Every key of the schema is there. A number that the recipe enables is finite; a measure that was not
+run is null, with its reason under ``absent`` by dotted path. Imports no torch. Leaves out: the page
+(see `page`), and where the numbers come from (see `ray_jobs.report`).
 """
 
 from __future__ import annotations
@@ -24,7 +26,15 @@ GENERATORS: Final = ("base", "high_kpi", "boigsd", "best_of_n", "prompt_rewrite"
 _TIMED: Final = tuple(stage.value for stage in Stage if stage != Stage.COMPARE)
 _DATASET: Final = ("posts", "rejected", "images", "buckets")
 _SHARES: Final = ("high", "low", "all", "undefined")
-_DESCRIBING: Final = ("n", "asked", "vectors", "constrained", "parse_rate", "parse_rate_unconstrained", "failures")
+_DESCRIBING: Final = (
+    "n",
+    "asked",
+    "vectors",
+    "constrained",
+    "parse_rate",
+    "parse_rate_unconstrained",
+    "failures",
+)
 _VALIDITY: Final = ("auc_high_vs_low", "pearson", "n")
 _GENERATION: Final = ("reward", "judge", "kid", "fid", "clip", "aesthetic", "diversity", "n")
 _NOT_MEASURED: Final = {
@@ -58,7 +68,10 @@ def build_report(
         CorruptError: a number is not finite, or is missing without a reason.
     """
     absent = dict(generation["absent"])
-    described = {model: description.get(model) for model in (*DESCRIBERS, *sorted(_extra_models(description)))}
+    described = {
+        model: description.get(model)
+        for model in (*DESCRIBERS, *sorted(_extra_models(description)))
+    }
     for model, row in described.items():
         if row is None:
             absent[f"description.{model}"] = _NOT_MEASURED[model]
@@ -66,10 +79,22 @@ def build_report(
             empty = [f"description.{model}.{path}" for path, value in _leaves(row) if value is None]
             absent |= dict.fromkeys(empty, "undefined for every sample of this bucket")
     timings = {stage: seconds.get(stage) for stage in _TIMED}
-    absent |= {f"timings.{stage}": "not among the runs that this report was made from" for stage, s in timings.items() if s is None}
-    validity = {name: _validity(calibration, name, recipe) for name in calibration["splits"]["test"]}
-    reward = {key: calibration[key] for key in ("clip", "recommended")} | {"name": calibration["reward"], "min_auc": recipe.reward.min_auc}
-    why = {"recommended": "no formulation has an AUC on the validation split", "min_auc": "the recipe sets no gate"}
+    absent |= {
+        f"timings.{stage}": "not among the runs that this report was made from"
+        for stage, s in timings.items()
+        if s is None
+    }
+    validity = {
+        name: _validity(calibration, name, recipe) for name in calibration["splits"]["test"]
+    }
+    reward = {key: calibration[key] for key in ("clip", "recommended")} | {
+        "name": calibration["reward"],
+        "min_auc": recipe.reward.min_auc,
+    }
+    why = {
+        "recommended": "no formulation has an AUC on the validation split",
+        "min_auc": "the recipe sets no gate",
+    }
     absent |= {f"reward.{key}": reason for key, reason in why.items() if reward[key] is None}
     report = {
         "schema_version": 1,
@@ -77,7 +102,10 @@ def build_report(
         "dataset": {key: dataset.get(key) for key in _DATASET},
         "description": described,
         "describing": {key: description[key] for key in _DESCRIBING if key in description},
-        "reward_validity": {name: _explained(row, f"reward_validity.{name}", absent) for name, row in validity.items()},
+        "reward_validity": {
+            name: _explained(row, f"reward_validity.{name}", absent)
+            for name, row in validity.items()
+        },
         "generation": generation["generation"],
         "paired": {
             pair: {name: row for name, row in rows.items() if row}
@@ -96,9 +124,12 @@ def check_report(report: Mapping[str, Any]) -> None:
     """Hold a report against the schema.
 
     Raises:
-        CorruptError: a key is missing, a number is not finite, a null has no reason, or a reason belongs to something that is not null.
+        CorruptError: a key is missing, a number is not finite, a null has no reason, or a reason
+            belongs to something that is not null.
     """
-    _need(report, ("dataset", "description", "reward_validity", "generation", "timings", "absent"), "")
+    _need(
+        report, ("dataset", "description", "reward_validity", "generation", "timings", "absent"), ""
+    )
     _need(report["dataset"], _DATASET, "dataset.")
     _need(report["description"], DESCRIBERS, "description.")
     _need(report["generation"], GENERATORS, "generation.")
@@ -118,14 +149,22 @@ def check_report(report: Mapping[str, Any]) -> None:
     nulls = set()
     for path, value in _leaves(body):
         if isinstance(value, float) and not math.isfinite(value):
-            raise CorruptError(f"{path} = {value}", "must be finite", "see the stage that measured it")
+            raise CorruptError(
+                f"{path} = {value}", "must be finite", "see the stage that measured it"
+            )
         if value is None:
             nulls.add(path)
             if not absent.get(path):
-                raise CorruptError(f"{path} = null", "has no reason under absent", "see the stage that measured it")
+                raise CorruptError(
+                    f"{path} = null", "has no reason under absent", "see the stage that measured it"
+                )
     for path in absent:
         if path not in nulls:
-            raise CorruptError(f"absent {path}", "gives a reason for something that is not null", "see the stage that measured it")
+            raise CorruptError(
+                f"absent {path}",
+                "gives a reason for something that is not null",
+                "see the stage that measured it",
+            )
 
 
 def read_report(uri: str) -> dict[str, Any]:
@@ -142,12 +181,15 @@ def read_report(uri: str) -> dict[str, Any]:
     except BoigError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as exc:
-        raise CorruptError(target, "is not a report", "give the folder that the stage report has published") from exc
+        raise CorruptError(
+            target, "is not a report", "give the folder that the stage report has published"
+        ) from exc
     return dict(report)
 
 
 def _validity(calibration: Mapping[str, Any], name: str, recipe: Recipe) -> dict[str, Any]:
-    """Validity of one formulation on the test split, whether it passes the gate, and its numbers on the validation split."""
+    """Validity of one formulation on the test split, whether it passes the gate, and its numbers on
+    the validation split."""
     row, chosen_by = (calibration["splits"][split][name] for split in ("test", "validation"))
     detail = {"reliability", "accounts", "accounts_too_few", "more_kpis"}
     validation = {key: value for key, value in chosen_by.items() if key not in detail}
@@ -165,13 +207,19 @@ def _explained(tree: Mapping[str, Any], path: str, absent: dict[str, str]) -> di
 
 
 def _extra_models(description: Mapping[str, Any]) -> set[str]:
-    return {key for key, row in description.items() if key not in DESCRIBERS and isinstance(row, Mapping) and set(METRICS) <= set(row)}
+    return {
+        key
+        for key, row in description.items()
+        if key not in DESCRIBERS and isinstance(row, Mapping) and set(METRICS) <= set(row)
+    }
 
 
 def _need(tree: Any, keys: tuple[str, ...], prefix: str) -> None:
     missing = [key for key in keys if not isinstance(tree, Mapping) or key not in tree]
     if missing:
-        raise CorruptError(f"{prefix}{missing[0]}", "is missing from the report", "see the stage that measures it")
+        raise CorruptError(
+            f"{prefix}{missing[0]}", "is missing from the report", "see the stage that measures it"
+        )
 
 
 def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,5 @@
-"""The generators by KPI bucket and by account of the posts that the prompts come from: is a gain everywhere, or made by a few?
+"""The generators by KPI bucket and by account of the posts that the prompts come from: is a gain
+everywhere, or made by a few?
 
 Leaves out: measuring (see `generation`).
 """
@@ -20,8 +21,11 @@ _LEAST: Final = 5
 """Prompts below which an interval over prompts would say more than is known."""
 
 
-def by_bucket_and_account(measured: Mapping[str, Measured], plan: Plan, recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Means of each row, and BoigSD's paired gain over the base, within each bucket and each account.
+def by_bucket_and_account(
+    measured: Mapping[str, Measured], plan: Plan, recipe: Recipe
+) -> dict[str, dict[str, Any]]:
+    """Means of each row, and BoigSD's paired gain over the base, within each bucket and each
+    account.
 
     Args:
         measured: the sampled rows.
@@ -29,29 +33,54 @@ def by_bucket_and_account(measured: Mapping[str, Measured], plan: Plan, recipe: 
         recipe: resamples and seed of the intervals.
 
     Returns:
-        By ``bucket`` and ``account``, then by its name: ``prompts``, ``n`` images a row, ``rows`` (means of `PAIRED` by row, as far as
-        measured) and ``gain`` (differences with 95 % intervals clustered by prompt; empty for fewer than 5 prompts).
+        By ``bucket`` and ``account``, then by its name: ``prompts``, ``n`` images a row, ``rows``
+            (means of `PAIRED` by row, as far as
+        measured) and ``gain`` (differences with 95 % intervals clustered by prompt; empty for fewer
+        than 5 prompts).
     """
     owners = plan.owners
-    buckets = [bucket for bucket in BUCKETS if any(sample.bucket == bucket for sample in plan.samples)]
+    buckets = [
+        bucket for bucket in BUCKETS if any(sample.bucket == bucket for sample in plan.samples)
+    ]
     accounts = sorted({sample.account for sample in plan.samples})
-    by_bucket = {bucket: [i for i, owner in enumerate(owners) if owner.bucket == bucket] for bucket in buckets}
-    by_account = {account: [i for i, owner in enumerate(owners) if owner.account == account] for account in accounts}
+    by_bucket = {
+        bucket: [i for i, owner in enumerate(owners) if owner.bucket == bucket]
+        for bucket in buckets
+    }
+    by_account = {
+        account: [i for i, owner in enumerate(owners) if owner.account == account]
+        for account in accounts
+    }
     return {
-        name: {part: _slice(measured, np.array(index), owners, recipe) for part, index in parts.items()}
+        name: {
+            part: _slice(measured, np.array(index), owners, recipe) for part, index in parts.items()
+        }
         for name, parts in (("bucket", by_bucket), ("account", by_account))
     }
 
 
-def _slice(measured: Mapping[str, Measured], index: NDArray[np.intp], owners: Sequence[Sample], recipe: Recipe) -> dict[str, Any]:
+def _slice(
+    measured: Mapping[str, Measured],
+    index: NDArray[np.intp],
+    owners: Sequence[Sample],
+    recipe: Recipe,
+) -> dict[str, Any]:
     prompts = [owners[i].id for i in index]
     taken = {model: found.take(index) for model, found in measured.items()}
-    gain = paired(taken["boigsd"].values, taken["base"].values, prompts, recipe) if len(set(prompts)) >= _LEAST else {}
+    gain = (
+        paired(taken["boigsd"].values, taken["base"].values, prompts, recipe)
+        if len(set(prompts)) >= _LEAST
+        else {}
+    )
     return {
         "prompts": len(set(prompts)),
         "n": len(index),
         "rows": {
-            model: {name: float(values_N.mean()) for name in PAIRED if (values_N := found.values(name)) is not None}
+            model: {
+                name: float(values_N.mean())
+                for name in PAIRED
+                if (values_N := found.values(name)) is not None
+            }
             for model, found in taken.items()
         },
         "gain": {name: row for name, row in gain.items() if row is not None},

@@ -1,8 +1,11 @@
-"""Does a reward tell high-KPI images from low ones? Measured on held-out real images, always within an account.
+"""Does a reward tell high-KPI images from low ones? Measured on held-out real images, always within
+an account.
 
-AUC and correlations with each KPI, the correlation with the answer's length, the share of HIGH by decile of the reward, and each account
-alone. What is undefined is None with its reason, never a number. Leaves out: the statistics (`association`), how rewards are computed
-(`boig_core.rewards`), choosing the images, and what follows from it (`boig_core.rewards.calibration`). R resamples, N images.
+AUC and correlations with each KPI, the correlation with the answer's length, the share of HIGH by
+decile of the reward, and each account alone. What is undefined is None with its reason, never a
+number. Leaves out: the statistics (`association`), how rewards are computed (`boig_core.rewards`),
+choosing the images, and what follows from it (`boig_core.rewards.calibration`). R resamples, N
+images.
 """
 
 from __future__ import annotations
@@ -14,15 +17,25 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from boig_core.evaluation.association import Floats, auc_within, members, pearson_within, percentile_within, spearman_within, varies_within
+from boig_core.evaluation.association import (
+    Floats,
+    auc_within,
+    members,
+    pearson_within,
+    percentile_within,
+    spearman_within,
+    varies_within,
+)
 from boig_core.evaluation.intervals import interval, resample_counts
 from boig_core.vocabulary import KpiValue, Sample
 
 MIN_POSTS: Final = 10
-"""Fewer posts have no interval, fewer HIGH or LOW posts no interval of the AUC: resampling a handful of posts is sure of anything. At this
-many a reward of pure noise has its whole interval above 0.5 in 3 of 100 cases, as it should; with 4 HIGH posts in 6."""
+"""Fewer posts have no interval, fewer HIGH or LOW posts no interval of the AUC: resampling a
+handful of posts is sure of anything. At this many a reward of pure noise has its whole interval
+above 0.5 in 3 of 100 cases, as it should; with 4 HIGH posts in 6."""
 MIN_ACCOUNT: Final = 20
-"""Fewer images of an account are counted, not shown; so are accounts with fewer than `MIN_BUCKET` HIGH or LOW images."""
+"""Fewer images of an account are counted, not shown; so are accounts with fewer than `MIN_BUCKET`
+HIGH or LOW images."""
 MIN_BUCKET: Final = 3
 
 Interval = tuple[float, float]
@@ -34,9 +47,11 @@ class Agreement:
     """How a reward goes together with one KPI, within accounts.
 
     Attributes:
-        auc_high_vs_low: chance that, of a HIGH and a LOW image of one account, HIGH has the higher reward; ties count half; pairs pooled.
+        auc_high_vs_low: chance that, of a HIGH and a LOW image of one account, HIGH has the higher
+            reward; ties count half; pairs pooled.
         auc_interval: its 95 % interval, posts resampled within account.
-        pearson: correlation of reward and normalized KPI, both centered within account, over all buckets.
+        pearson: correlation of reward and normalized KPI, both centered within account, over all
+            buckets.
         pearson_interval: its 95 % interval.
         spearman: the same of ranks within account.
         spearman_interval: its 95 % interval.
@@ -89,8 +104,8 @@ class Validity:
 
     Attributes:
         kpi: agreement with the KPI that the recipe aims at.
-        length_correlation: correlation of reward and answer length in tokens, centered within account: a reward that pays for length
-            shows here.
+        length_correlation: correlation of reward and answer length in tokens, centered within
+            account: a reward that pays for length shows here.
         length_interval: its 95 % interval.
         reliability: deciles of the reward that hold images, from the lowest.
         accounts: accounts with enough images.
@@ -116,7 +131,13 @@ class Validity:
 
 
 def validity(
-    reward_N: Floats, length_N: Floats, samples: Sequence[Sample], *, more_kpis: Iterable[str] = (), resamples: int, seed: int
+    reward_N: Floats,
+    length_N: Floats,
+    samples: Sequence[Sample],
+    *,
+    more_kpis: Iterable[str] = (),
+    resamples: int,
+    seed: int,
 ) -> Validity:
     """Measure one reward on real images.
 
@@ -131,11 +152,19 @@ def validity(
     Raises:
         ValueError: no sample, other than one reward and length a sample, or one that is not finite.
     """
-    if not samples or not reward_N.shape == length_N.shape == (len(samples),) or not np.isfinite([reward_N, length_N]).all():
-        raise ValueError(f"{reward_N.shape} rewards and {length_N.shape} lengths of {len(samples)} samples: must be as many and finite")
+    if (
+        not samples
+        or not reward_N.shape == length_N.shape == (len(samples),)
+        or not np.isfinite([reward_N, length_N]).all()
+    ):
+        raise ValueError(
+            f"{reward_N.shape} rewards and {length_N.shape} lengths of {len(samples)} samples: must be as many and finite"
+        )
     own = [KpiValue(sample.kpi, sample.kpi_normalized, sample.bucket) for sample in samples]
     held = _Held(samples, resamples, seed)
-    length, length_interval = held.correlation("length_correlation", "length_interval", pearson_within, reward_N, length_N, "length")
+    length, length_interval = held.correlation(
+        "length_correlation", "length_interval", pearson_within, reward_N, length_N, "length"
+    )
     accounts, too_few = _accounts(reward_N, own, held.account_N)
     return Validity(
         kpi=agreement(reward_N, samples, own, resamples=resamples, seed=seed),
@@ -145,14 +174,27 @@ def validity(
         accounts=accounts,
         accounts_too_few=too_few,
         more_kpis={
-            name: agreement(reward_N, samples, [sample.more_kpis.get(name) for sample in samples], resamples=resamples, seed=seed)
+            name: agreement(
+                reward_N,
+                samples,
+                [sample.more_kpis.get(name) for sample in samples],
+                resamples=resamples,
+                seed=seed,
+            )
             for name in more_kpis
         },
         undefined=held.undefined,
     )
 
 
-def agreement(reward_N: Floats, samples: Sequence[Sample], kpis: Sequence[KpiValue | None], *, resamples: int, seed: int) -> Agreement:
+def agreement(
+    reward_N: Floats,
+    samples: Sequence[Sample],
+    kpis: Sequence[KpiValue | None],
+    *,
+    resamples: int,
+    seed: int,
+) -> Agreement:
     """Measure one reward by one KPI, on the samples that have it.
 
     Args:
@@ -164,9 +206,21 @@ def agreement(reward_N: Floats, samples: Sequence[Sample], kpis: Sequence[KpiVal
     """
     rows = [(index, kpi) for index, kpi in enumerate(kpis) if kpi is not None]
     if not rows:
-        names = ("auc_high_vs_low", "auc_interval", "pearson", "pearson_interval", "spearman", "spearman_interval")
-        return Agreement(None, None, None, None, None, None, 0, 0, dict.fromkeys(names, "no image has this KPI"))
-    x_N, kpi_N = reward_N[[index for index, _ in rows]], np.array([kpi.normalized for _, kpi in rows])
+        names = (
+            "auc_high_vs_low",
+            "auc_interval",
+            "pearson",
+            "pearson_interval",
+            "spearman",
+            "spearman_interval",
+        )
+        return Agreement(
+            None, None, None, None, None, None, 0, 0, dict.fromkeys(names, "no image has this KPI")
+        )
+    x_N, kpi_N = (
+        reward_N[[index for index, _ in rows]],
+        np.array([kpi.normalized for _, kpi in rows]),
+    )
     high_N, low_N = _in_bucket([kpi for _, kpi in rows])
     held = _Held([samples[index] for index, _ in rows], resamples, seed)
     return Agreement(
@@ -180,36 +234,50 @@ def agreement(reward_N: Floats, samples: Sequence[Sample], kpis: Sequence[KpiVal
 
 
 class _Held:
-    """Accounts and posts of held-out samples, the weights of their resamples, and why something was undefined."""
+    """Accounts and posts of held-out samples, the weights of their resamples, and why something was
+    undefined."""
 
     def __init__(self, samples: Sequence[Sample], resamples: int, seed: int) -> None:
         self.account_N = np.array([sample.account for sample in samples])
         self.post_N = np.array([sample.post for sample in samples])
-        counts_RN = resample_counts(self.post_N.tolist(), resamples, seed, strata=self.account_N.tolist())
+        counts_RN = resample_counts(
+            self.post_N.tolist(), resamples, seed, strata=self.account_N.tolist()
+        )
         self.weights_RN = np.concatenate([np.ones((1, len(samples))), counts_RN])
         self.undefined: dict[str, str] = {}
 
-    def auc(self, reward_N: Floats, high_N: NDArray[np.bool_], low_N: NDArray[np.bool_]) -> tuple[float | None, Interval | None]:
+    def auc(
+        self, reward_N: Floats, high_N: NDArray[np.bool_], low_N: NDArray[np.bool_]
+    ) -> tuple[float | None, Interval | None]:
         """AUC and its interval."""
         both = np.intersect1d(self.account_N[high_N], self.account_N[low_N])
         if not both.size or not varies_within(reward_N, self.account_N):
-            reason = "the reward does not vary within any account" if both.size else "no account has both a HIGH and a LOW image"
+            reason = (
+                "the reward does not vary within any account"
+                if both.size
+                else "no account has both a HIGH and a LOW image"
+            )
             self.undefined |= dict.fromkeys(("auc_high_vs_low", "auc_interval"), reason)
             return None, None
         auc_R = auc_within(reward_N, high_N, low_N, self.account_N, self.weights_RN)
         paired_N = np.isin(self.account_N, both)
         if min(len(set(self.post_N[paired_N & side_N])) for side_N in (high_N, low_N)) < MIN_POSTS:
-            self.undefined["auc_interval"] = f"fewer than {MIN_POSTS} HIGH or LOW posts in accounts that have both"
+            self.undefined["auc_interval"] = (
+                f"fewer than {MIN_POSTS} HIGH or LOW posts in accounts that have both"
+            )
             return float(auc_R[0]), None
         return float(auc_R[0]), interval(auc_R[1:])
 
     def correlation(
         self, name: str, span: str, statistic: Statistic, reward_N: Floats, y_N: Floats, called: str
     ) -> tuple[float | None, Interval | None]:
-        """A correlation of the reward with what is ``called`` so, and its interval; reported under ``name`` and ``span``."""
+        """A correlation of the reward with what is ``called`` so, and its interval; reported under
+        ``name`` and ``span``."""
         for value_N, what in ((reward_N, "reward"), (y_N, called)):
             if not varies_within(value_N, self.account_N):
-                self.undefined |= dict.fromkeys((name, span), f"the {what} does not vary within any account")
+                self.undefined |= dict.fromkeys(
+                    (name, span), f"the {what} does not vary within any account"
+                )
                 return None, None
         found_R = statistic(reward_N, y_N, self.account_N, self.weights_RN)
         if len(set(self.post_N)) < MIN_POSTS:
@@ -220,10 +288,14 @@ class _Held:
 
 def _in_bucket(kpis: Sequence[KpiValue]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which are HIGH, and which are LOW."""
-    return np.array([kpi.bucket == "high" for kpi in kpis]), np.array([kpi.bucket == "low" for kpi in kpis])
+    return np.array([kpi.bucket == "high" for kpi in kpis]), np.array(
+        [kpi.bucket == "low" for kpi in kpis]
+    )
 
 
-def _accounts(reward_N: Floats, kpis: Sequence[KpiValue], account_N: NDArray[Any]) -> tuple[dict[str, Account], int]:
+def _accounts(
+    reward_N: Floats, kpis: Sequence[KpiValue], account_N: NDArray[Any]
+) -> tuple[dict[str, Account], int]:
     """Accounts with enough images by name, and the number of the others."""
     found: dict[str, Account] = {}
     too_few = 0
@@ -242,7 +314,9 @@ def _accounts(reward_N: Floats, kpis: Sequence[KpiValue], account_N: NDArray[Any
     return found, too_few
 
 
-def _reliability(reward_N: Floats, kpis: Sequence[KpiValue], account_N: NDArray[Any]) -> tuple[Decile, ...]:
+def _reliability(
+    reward_N: Floats, kpis: Sequence[KpiValue], account_N: NDArray[Any]
+) -> tuple[Decile, ...]:
     kpi_N, (high_N, _) = np.array([kpi.normalized for kpi in kpis]), _in_bucket(kpis)
     decile_N = np.floor(10 * percentile_within(reward_N, account_N)).astype(int) + 1
     return tuple(

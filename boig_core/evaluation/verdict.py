@@ -1,7 +1,8 @@
-"""What a team lead asks first: is the aligned model better, by how much, how sure are we, and did it keep to its prompts?
+"""What a team lead asks first: is the aligned model better, by how much, how sure are we, and did
+it keep to its prompts?
 
-Read off ``report.json`` alone, so that the page, the terminal and people's own scripts say the same. Decides nothing: promotion has its
-own gates. Leaves out: layout (see `page`).
+Read off ``report.json`` alone, so that the page, the terminal and people's own scripts say the
+same. Decides nothing: promotion has its own gates. Leaves out: layout (see `page`).
 """
 
 from __future__ import annotations
@@ -33,11 +34,23 @@ class Finding:
 
 
 def findings(report: Mapping[str, Any], promotion: Promotion) -> list[Finding]:
-    """Reward, judge, prompt, diversity, whether the reward means anything, and the judge's word on the champion where there is one."""
+    """Reward, judge, prompt, diversity, whether the reward means anything, and the judge's word on
+    the champion where there is one."""
     found = [
-        _gain(report, "reward", "Reward gain", "over base, in nats" if report["reward"]["name"] == "contrast" else "over base"),
+        _gain(
+            report,
+            "reward",
+            "Reward gain",
+            "over base, in nats" if report["reward"]["name"] == "contrast" else "over base",
+        ),
         _gain(report, "judge", "Judge gain", "over base, by a judge that took no part in training"),
-        _kept(report, "clip_margin", "Prompt kept", "of the base's CLIP margin", promotion.min_clip_margin),
+        _kept(
+            report,
+            "clip_margin",
+            "Prompt kept",
+            "of the base's CLIP margin",
+            promotion.min_clip_margin,
+        ),
         _kept(report, "diversity", "Diversity kept", "of the base's", promotion.min_diversity),
         _validity(report),
     ]
@@ -50,30 +63,57 @@ def headline(found: list[Finding]) -> str:
     """One sentence that says whether BoigSD is better than the base."""
     reward, judge, prompt = found[0].state, found[1].state, found[2].state
     if reward == "good" and judge in {"good", "unknown"}:
-        start = "BoigSD beats the base model on its reward" + (" and on the held-out judge" if judge == "good" else "; nobody else judged")
+        start = "BoigSD beats the base model on its reward" + (
+            " and on the held-out judge" if judge == "good" else "; nobody else judged"
+        )
     elif reward == "good":
         start = "BoigSD raised its own reward, but the held-out judge does not confirm it"
     elif judge == "good":
         start = "The held-out judge prefers BoigSD, though its own reward did not clearly rise"
     else:
         start = "BoigSD is not clearly better than the base model"
-    return start + {"good": ", and it keeps to its prompts.", "bad": ", but it drifts from its prompts.", "unknown": "."}[prompt]
+    return (
+        start
+        + {
+            "good": ", and it keeps to its prompts.",
+            "bad": ", but it drifts from its prompts.",
+            "unknown": ".",
+        }[prompt]
+    )
 
 
-def _gain(report: Mapping[str, Any], measure: str, title: str, detail: str, over: str = "base") -> Finding:
+def _gain(
+    report: Mapping[str, Any], measure: str, title: str, detail: str, over: str = "base"
+) -> Finding:
     row = (report["paired"].get(f"boigsd-{over}") or {}).get(measure)
     if row is None:
-        return Finding(title, "not measured", report["absent"].get(f"generation.boigsd.{measure}", ""), "unknown")
+        return Finding(
+            title,
+            "not measured",
+            report["absent"].get(f"generation.boigsd.{measure}", ""),
+            "unknown",
+        )
     span = f"95 % interval {row['low']:+.2f} to {row['high']:+.2f}"
-    return Finding(title, f"{row['mean']:+.2f}", f"{span}, {detail}", "good" if row["low"] > 0 else "bad")
+    return Finding(
+        title, f"{row['mean']:+.2f}", f"{span}, {detail}", "good" if row["low"] > 0 else "bad"
+    )
 
 
-def _kept(report: Mapping[str, Any], measure: str, title: str, detail: str, least: float) -> Finding:
-    ours, base = ((report["generation"].get(model) or {}).get(measure) for model in ("boigsd", "base"))
+def _kept(
+    report: Mapping[str, Any], measure: str, title: str, detail: str, least: float
+) -> Finding:
+    ours, base = (
+        (report["generation"].get(model) or {}).get(measure) for model in ("boigsd", "base")
+    )
     if ours is None or base is None or base <= 0:
         return Finding(title, "not measured", detail, "unknown")
     share = ours / base
-    return Finding(title, f"{share:.0%}", f"{detail}; at least {least:.0%} is asked", "good" if share >= least else "bad")
+    return Finding(
+        title,
+        f"{share:.0%}",
+        f"{detail}; at least {least:.0%} is asked",
+        "good" if share >= least else "bad",
+    )
 
 
 def _validity(report: Mapping[str, Any]) -> Finding:
@@ -82,6 +122,11 @@ def _validity(report: Mapping[str, Any]) -> Finding:
     title, auc, span = "Reward's AUC", row["auc_high_vs_low"], row["auc_interval"]
     if span is None:
         missing = "auc_high_vs_low" if auc is None else "auc_interval"
-        return Finding(title, "undefined" if auc is None else f"{auc:.2f}", report["absent"][f"reward_validity.{name}.{missing}"], "bad")
+        return Finding(
+            title,
+            "undefined" if auc is None else f"{auc:.2f}",
+            report["absent"][f"reward_validity.{name}.{missing}"],
+            "bad",
+        )
     detail = f"95 % interval {span[0]:.2f} to {span[1]:.2f}: {name} tells high from low on real test images; 0.5 is chance"
     return Finding(title, f"{auc:.2f}", detail, "good" if span[0] > 0.5 else "bad")

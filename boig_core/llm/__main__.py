@@ -1,8 +1,9 @@
-"""Behaviour fine-tuning on one machine, without Ray: ``torchrun --nproc-per-node 2 -m boig_core.llm RECIPE DATASET OUT``.
+"""Behaviour fine-tuning on one machine, without Ray: ``torchrun --nproc-per-node 2 -m boig_core.llm
+RECIPE DATASET OUT``.
 
-The same loop as in the stage, fed by hand. ``OUT`` receives the model folder, ``metrics.jsonl``, ``deepspeed.json``, ``recipe.json`` and
-checkpoints; a run that starts again with the same ``OUT`` continues from the newest one. Leaves out: manifests and commits, which are a
-stage's.
+The same loop as in the stage, fed by hand. ``OUT`` receives the model folder, ``metrics.jsonl``,
+``deepspeed.json``, ``recipe.json`` and checkpoints; a run that starts again with the same ``OUT``
+continues from the newest one. Leaves out: manifests and commits, which are a stage's.
 """
 
 from __future__ import annotations
@@ -19,25 +20,54 @@ from boig_core.observability.logs import configure_logging
 
 def main() -> int:
     """Train one model; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="torchrun -m boig_core.llm", description="Behaviour fine-tuning without Ray.")
+    parser = argparse.ArgumentParser(
+        prog="torchrun -m boig_core.llm", description="Behaviour fine-tuning without Ray."
+    )
     parser.add_argument("recipe", help="a recipe by name, or a YAML file")
     parser.add_argument("dataset", help="URI of a perceived dataset's version")
     parser.add_argument("out", type=Path, help="folder for the model, its metrics and checkpoints")
-    parser.add_argument("--set", action="append", default=[], metavar="section.field=value", help="override a field of the recipe")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="section.field=value",
+        help="override a field of the recipe",
+    )
     other = parser.add_mutually_exclusive_group()
-    other.add_argument("--no-kpi", action="store_true", help="train the twin whose prompts tell no KPI")
-    other.add_argument("--predictor", action="store_true", help="train the engagement predictor that llm.predictor asks for")
+    other.add_argument(
+        "--no-kpi", action="store_true", help="train the twin whose prompts tell no KPI"
+    )
+    other.add_argument(
+        "--predictor",
+        action="store_true",
+        help="train the engagement predictor that llm.predictor asks for",
+    )
     given = parser.parse_args()
     configure_logging()
     try:
-        _train(given.recipe, given.set, given.dataset, given.out, with_kpi=not given.no_kpi, predictor=given.predictor)
+        _train(
+            given.recipe,
+            given.set,
+            given.dataset,
+            given.out,
+            with_kpi=not given.no_kpi,
+            predictor=given.predictor,
+        )
     except BoigError as exc:
         print(exc, file=sys.stderr)
         return 2 if exc.is_user_error else 1
     return 0
 
 
-def _train(recipe_name: str, overrides: list[str], dataset: str, out: Path, *, with_kpi: bool, predictor: bool) -> None:
+def _train(
+    recipe_name: str,
+    overrides: list[str],
+    dataset: str,
+    out: Path,
+    *,
+    with_kpi: bool,
+    predictor: bool,
+) -> None:
     import torch.distributed as dist
 
     from boig_core.data.dataset import read_samples
@@ -53,14 +83,22 @@ def _train(recipe_name: str, overrides: list[str], dataset: str, out: Path, *, w
 
     recipe = load_recipe(recipe_name, overrides)
     if predictor and recipe.llm.predictor == "none":
-        raise RecipeError("--predictor", "needs a recipe that trains one", "add --set llm.predictor=head or text")
+        raise RecipeError(
+            "--predictor", "needs a recipe that trains one", "add --set llm.predictor=head or text"
+        )
     task = Rating(recipe) if predictor else Describing(recipe, with_kpi)
     init_process_group()
     preemption.listen()
     verify(dataset, kind="dataset")
     out.mkdir(parents=True, exist_ok=True)
     metrics_uri = store.join(str(out), "metrics.jsonl")
-    curve = MetricLog(lambda data: store.write_bytes(metrics_uri, data), experiment="boigllm", run=out.name) if rank() == 0 else None
+    curve = (
+        MetricLog(
+            lambda data: store.write_bytes(metrics_uri, data), experiment="boigllm", run=out.name
+        )
+        if rank() == 0
+        else None
+    )
 
     def started(engine: Engine) -> None:
         (out / "recipe.json").write_text(recipe.model_dump_json(indent=1), "utf-8")
@@ -71,7 +109,9 @@ def _train(recipe_name: str, overrides: list[str], dataset: str, out: Path, *, w
             curve.log(step, **values)
 
     checkpoints = Checkpoints(str(out), attempt=1)
-    trained = train(read_samples(dataset), recipe, task, checkpoints=checkpoints, report=report, started=started)
+    trained = train(
+        read_samples(dataset), recipe, task, checkpoints=checkpoints, report=report, started=started
+    )
     export(trained, out / "model")
     if curve is not None:
         curve.close()

@@ -1,6 +1,8 @@
-"""Cheap predictors of an image's description, for scale beside BoigLLM: they train nothing and see no KPI.
+"""Cheap predictors of an image's description, for scale beside BoigLLM: they train nothing and see
+no KPI.
 
-`retrieval` answers with the description of the training post whose words are most alike; `most_frequent` gives one answer to all.
+`retrieval` answers with the description of the training post whose words are most alike;
+`most_frequent` gives one answer to all.
 """
 
 from __future__ import annotations
@@ -26,14 +28,17 @@ def retrieval(train: Sequence[Sample], asked: Sequence[Sample]) -> list[Descript
 
 
 def nearest(train: Sequence[Sample], asked: Sequence[Sample]) -> list[int]:
-    """Index of the training sample with the largest Jaccard overlap of words (company, text, keywords); of equals the first."""
+    """Index of the training sample with the largest Jaccard overlap of words (company, text,
+    keywords); of equals the first."""
     words = [_words(sample) for sample in train]
     sizes_N = np.array([len(found) for found in words])
     holders: dict[str, list[int]] = defaultdict(list)
     for index, found in enumerate(words):
         for word in found:
             holders[word].append(index)
-    where: Mapping[str, NDArray[np.int64]] = {word: np.array(found, np.int64) for word, found in holders.items()}
+    where: Mapping[str, NDArray[np.int64]] = {
+        word: np.array(found, np.int64) for word, found in holders.items()
+    }
     answers = []
     for sample in asked:
         own = _words(sample)
@@ -45,15 +50,21 @@ def nearest(train: Sequence[Sample], asked: Sequence[Sample]) -> list[int]:
 
 
 def most_frequent(train: Sequence[Sample]) -> Description:
-    """The typical image: as many of the most frequent colors and objects as images have on average, at their mean coverage and box."""
+    """The typical image: as many of the most frequent colors and objects as images have on average,
+    at their mean coverage and box."""
     seen = [sample.seen for sample in train]
     colors = _common([d.colors for d in seen])
-    shares = {name: float(np.mean([d.colors[name] for d in seen if name in d.colors])) for name in colors}
+    shares = {
+        name: float(np.mean([d.colors[name] for d in seen if name in d.colors])) for name in colors
+    }
     objects = _common([d.objects for d in seen])
     return Description(
         colors={name: share / sum(shares.values()) for name, share in shares.items()},
         tones={tone: float(np.mean([d.tones.get(tone, 0.0) for d in seen])) for tone in TONES},
-        objects={name: _mean_box([d.objects[name] for d in seen if name in d.objects]) for name in objects},
+        objects={
+            name: _mean_box([d.objects[name] for d in seen if name in d.objects])
+            for name in objects
+        },
     )
 
 
@@ -69,4 +80,6 @@ def _mean_box(boxes: Sequence[Box]) -> Box:
 
 
 def _words(sample: Sample) -> frozenset[str]:
-    return frozenset(re.findall(r"\w+", " ".join((sample.company, sample.text, *sample.keywords)).lower()))
+    return frozenset(
+        re.findall(r"\w+", " ".join((sample.company, sample.text, *sample.keywords)).lower())
+    )

@@ -1,8 +1,9 @@
 """Batches: which samples each optimiser step sees, and how they become tensors.
 
-The order is a pure function of (seed, step): BoigLLM and its no-KPI twin see the same samples, and a resumed training goes on exactly
-where it stopped. The task says in which groups samples are drawn: with one for each bucket, a batch holds as many high as medium as low
-samples; with a single one, each sample comes as often as any other. Shape letters: B examples, T tokens.
+The order is a pure function of (seed, step): BoigLLM and its no-KPI twin see the same samples, and
+a resumed training goes on exactly where it stopped. The task says in which groups samples are
+drawn: with one for each bucket, a batch holds as many high as medium as low samples; with a single
+one, each sample comes as often as any other. Shape letters: B examples, T tokens.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Order:
     """Indices of the samples of each step: groups take turns, each in passes of its own shuffling.
 
     Args:
-        groups: indices of the samples of each group by its name, as `by_bucket` or `as_one` gives them.
+        groups: indices of the samples of each group by its name, as `by_bucket` or `as_one` gives
+            them.
         batch: samples a step, over all ranks.
         seed: of the shuffling.
 
@@ -48,7 +50,11 @@ class Order:
         self._passes: dict[tuple[int, int], NDArray[np.int64]] = {}
         for name, group in groups.items():
             if not len(group):
-                raise InputError(name, "has no training sample", "add posts, or lower data.floors and data.min_posts")
+                raise InputError(
+                    name,
+                    "has no training sample",
+                    "add posts, or lower data.floors and data.min_posts",
+                )
 
     def rows(self, step: int) -> list[int]:
         """Sample indices of one step, as many of each group as divide evenly."""
@@ -63,13 +69,19 @@ class Order:
         members = self._groups[group]
         turn, place = divmod(number, len(members))
         if (group, turn) not in self._passes:
-            self._passes[group, turn] = np.random.default_rng([self._seed, group, turn]).permutation(len(members))
+            self._passes[group, turn] = np.random.default_rng(
+                [self._seed, group, turn]
+            ).permutation(len(members))
         return Draw(int(members[self._passes[group, turn][place]]), turn)
 
 
 def by_bucket(samples: Sequence[Sample]) -> dict[str, list[int]]:
-    """A group for each bucket, drawn as often as the others; samples without a bucket are in none."""
-    return {f"bucket {bucket}": [i for i, s in enumerate(samples) if s.bucket == bucket] for bucket in BUCKETS}
+    """A group for each bucket, drawn as often as the others; samples without a bucket are in
+    none."""
+    return {
+        f"bucket {bucket}": [i for i, s in enumerate(samples) if s.bucket == bucket]
+        for bucket in BUCKETS
+    }
 
 
 def as_one(samples: Sequence[Sample]) -> dict[str, list[int]]:
@@ -77,8 +89,11 @@ def as_one(samples: Sequence[Sample]) -> dict[str, list[int]]:
     return {"the training split": list(range(len(samples)))}
 
 
-def collate(examples: Sequence[Example], pad: int, *, width: int | None = None) -> tuple[Tensor, Tensor]:
-    """Token ids and labels, each int64 (B, T), padded to ``width`` or to the longest; labels hold the answer's tokens alone.
+def collate(
+    examples: Sequence[Example], pad: int, *, width: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Token ids and labels, each int64 (B, T), padded to ``width`` or to the longest; labels hold
+    the answer's tokens alone.
 
     Padding on the right needs no attention mask in a causal model: nothing that counts can see it.
     """

@@ -1,7 +1,8 @@
 """The best weights so far and when to stop: what validation decides during a training.
 
-Best and last are kept apart: a checkpoint holds the engine as it stands (to go on) and, beside it, the weights of the best validation (to
-be published). Leaves out: measuring the loss (see `loss`), and where checkpoints go (see `boig_core.training.checkpoint`).
+Best and last are kept apart: a checkpoint holds the engine as it stands (to go on) and, beside it,
+the weights of the best validation (to be published). Leaves out: measuring the loss (see `loss`),
+and where checkpoints go (see `boig_core.training.checkpoint`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _WEIGHTS = "best.safetensors"
 
 @dataclass(frozen=True)
 class History:
-    """Validation losses that decide something, as a checkpoint carries them, in the unit of the task's loss (BoigLLM: nats a token).
+    """Validation losses that decide something, as a checkpoint carries them, in the unit of the
+    task's loss (BoigLLM: nats a token).
 
     Attributes:
         first: before the first step.
@@ -41,12 +43,14 @@ class History:
 
     @property
     def fell(self) -> bool | None:
-        """Whether any validation found a lower loss than before the first step; none without two."""
+        """Whether any validation found a lower loss than before the first step; none without
+        two."""
         return None if self.first is None or self.best is None else self.best < self.first
 
 
 class Best:
-    """An engine with the best weights that it had: what a checkpoint of BoigLLM saves. Every rank calls the same methods.
+    """An engine with the best weights that it had: what a checkpoint of BoigLLM saves. Every rank
+    calls the same methods.
 
     Args:
         engine: that trains.
@@ -58,7 +62,8 @@ class Best:
         self.history = History()
 
     def judge(self, step: int, loss: float) -> None:
-        """Take note of a validation after ``step`` steps; of 0 steps no weights are kept, and a loss that is not finite says nothing."""
+        """Take note of a validation after ``step`` steps; of 0 steps no weights are kept, and a
+        loss that is not finite says nothing."""
         if not math.isfinite(loss):
             return
         history = replace(self.history, last=loss, since=self.history.since + 1)

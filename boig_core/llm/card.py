@@ -1,4 +1,5 @@
-"""Model cards of what is published: what it is, what it reads and writes, how it was trained. Short, and nothing that is not known."""
+"""Model cards of what is published: what it is, what it reads and writes, how it was trained.
+Short, and nothing that is not known."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from boig_core.config import Recipe
 
 
 def predictor_card(recipe: Recipe, metrics: Mapping[str, float]) -> str:
-    """Markdown for the README of an engagement predictor's folder; arguments as for `model_card`."""
+    """Markdown for the README of an engagement predictor's folder; arguments as for
+    `model_card`."""
     head = recipe.llm.predictor == "head"
     reads = (
         "the last hidden state over the square root of its width by a linear layer (`head.safetensors`), in units of 100"
@@ -40,8 +42,16 @@ numbers lie higher than a percentile of all posts would. No promise of engagemen
 
 def _how(recipe: Recipe) -> str:
     llm = recipe.llm
-    base = f"`{llm.base}`" if llm.base else f"none: a Llama from scratch, {llm.layers} layers of width {llm.hidden}"
-    trained = f"LoRA of rank {llm.lora_rank}, alpha {llm.lora_alpha:g}, merged into the base" if llm.lora_rank else "all weights"
+    base = (
+        f"`{llm.base}`"
+        if llm.base
+        else f"none: a Llama from scratch, {llm.layers} layers of width {llm.hidden}"
+    )
+    trained = (
+        f"LoRA of rank {llm.lora_rank}, alpha {llm.lora_alpha:g}, merged into the base"
+        if llm.lora_rank
+        else "all weights"
+    )
     return f"""* Base: {base}
 * Trained: {trained}, {llm.dtype}, context {llm.context}, {llm.batch} samples a step, peak learning rate {llm.lr:g}
 * Data: dataset `{recipe.data.name}`; the `manifest.json` of a published version names its digest and lineage"""

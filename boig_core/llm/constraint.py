@@ -1,9 +1,11 @@
 """Constrained decoding: at each step only tokens that can still become an answer may be written.
 
-The grammar is what `print_answer` prints: colors of the palette, each at most once, coverage as 0.NN or 1.00, all three tones, boxes in
-whole pixels with x1 <= x2 and y1 <= y2. So an answer that ends can be parsed; one that its token limit cuts off cannot. Object names are
-free and may come twice, of which `parse_or_none` keeps the first. The masks are llguidance's. Shape letters: N answers written at a
-time, V tokens of the vocabulary, W words of 32 tokens each. Leaves out: choosing among the allowed tokens (see `generate`, `sampling`).
+The grammar is what `print_answer` prints: colors of the palette, each at most once, coverage as
+0.NN or 1.00, all three tones, boxes in whole pixels with x1 <= x2 and y1 <= y2. So an answer that
+ends can be parsed; one that its token limit cuts off cannot. Object names are free and may come
+twice, of which `parse_or_none` keeps the first. The masks are llguidance's. Shape letters: N
+answers written at a time, V tokens of the vocabulary, W words of 32 tokens each. Leaves out:
+choosing among the allowed tokens (see `generate`, `sampling`).
 """
 
 from __future__ import annotations
@@ -28,7 +30,11 @@ NAME_LENGTH: Final = 64
 DIGITS: Final = 5
 """Of a box edge in pixels."""
 _EXAMPLE: Final = print_answer(
-    Description({"Red": 0.75, "Off_White": 0.25}, dict.fromkeys(TONES, 0.5), {"ball": (1.0, 20.0, 300.0, 4000.0)})
+    Description(
+        {"Red": 0.75, "Off_White": 0.25},
+        dict.fromkeys(TONES, 0.5),
+        {"ball": (1.0, 20.0, 300.0, 4000.0)},
+    )
 )
 _REMEDY: Final = "set llm.constrained: false"
 
@@ -36,15 +42,21 @@ _REMEDY: Final = "set llm.constrained: false"
 def answer_grammar(lead: str = "") -> str:
     """All answers as a grammar in llguidance's Lark dialect.
 
-    A rule ``name::_`` carries 64 bits. Those of the colors tell which ones are named already; those of a box hold x1 and y1 in decimal
-    digits of four bits each, which x2 and y2 are compared with digit by digit. At most one rule fits what has been read of a number:
-    parsing stays cheap where nearly every token is tried.
+    A rule ``name::_`` carries 64 bits. Those of the colors tell which ones are named already; those
+    of a box hold x1 and y1 in decimal digits of four bits each, which x2 and y2 are compared with
+    digit by digit. At most one rule fits what has been read of a number: parsing stays cheap where
+    nearly every token is tried.
 
     Args:
         lead: what stands before an answer: some tokenizers write a space in front of every text.
     """
-    tones = " SHARE ".join(_text(("," if i else '},"tones":{') + f'"{tone}":') for i, tone in enumerate(TONES))
-    first = [f"{_text(_color(name))} SHARE {_text('}')} more::set_bit({bit})" for bit, name in enumerate(PALETTE)]
+    tones = " SHARE ".join(
+        _text(("," if i else '},"tones":{') + f'"{tone}":') for i, tone in enumerate(TONES)
+    )
+    first = [
+        f"{_text(_color(name))} SHARE {_text('}')} more::set_bit({bit})"
+        for bit, name in enumerate(PALETTE)
+    ]
     more = [
         f"{_text(',' + _color(name))} SHARE {_text('}')} more::set_bit({bit}) %if and(bit_clear({bit}), bit_count_lt(_, {MAX_COLORS}))"
         for bit, name in enumerate(PALETTE)
@@ -52,7 +64,8 @@ def answer_grammar(lead: str = "") -> str:
     opening, objects = _text(f'{lead}{{"{LOOK}":{{"colors":{{'), _text('}},"objects":{')
     return "\n".join(
         [
-            # Text that is sure to come would else be cut into tokens without what follows it, so never into pieces such as ":{"coverage":0.
+            # Text that is sure to come would else be cut into tokens without what follows it, so
+            # never into pieces such as ":{"coverage":0.
             '%llguidance {"no_forcing": true}',
             f"start: {opening} color::0x0 {tones} SHARE {objects} objects? {_text('}}')}",
             _rule("color::_", first),
@@ -87,17 +100,25 @@ class AnswerConstraint:
             self._tokens = from_tokenizer(tokenizer)
             written = self._tokens.decode_bytes(ids).decode()
         except Exception as exc:  # llguidance names no error types of its own
-            raise InputError(name, f"cannot be constrained ({' '.join(str(exc).split())[:200]})", _REMEDY) from exc
+            raise InputError(
+                name, f"cannot be constrained ({' '.join(str(exc).split())[:200]})", _REMEDY
+            ) from exc
         lead = written.removesuffix(_EXAMPLE)
-        self._matcher = LLMatcher(self._tokens, LLMatcher.grammar_from_lark(answer_grammar(lead)), log_level=0)
+        self._matcher = LLMatcher(
+            self._tokens, LLMatcher.grammar_from_lark(answer_grammar(lead)), log_level=0
+        )
         if lead.strip() or not self._matcher.deep_copy().consume_tokens(ids):
-            raise InputError(name, f"cannot be constrained (it spells an answer as {written[:40]!r})", _REMEDY)
+            raise InputError(
+                name, f"cannot be constrained (it spells an answer as {written[:40]!r})", _REMEDY
+            )
         # Masks are made beside the model, so they take as many threads as it does.
         self._executor = LLExecutor(torch.get_num_threads())
 
     def begin(self, answers: int) -> AnswerMask:
         """A mask for a batch of answers, none of which has begun."""
-        return AnswerMask(self._tokens, self._executor, [self._matcher.deep_copy() for _ in range(answers)])
+        return AnswerMask(
+            self._tokens, self._executor, [self._matcher.deep_copy() for _ in range(answers)]
+        )
 
 
 class AnswerMask:
@@ -110,14 +131,22 @@ class AnswerMask:
         self._bits_NW = allocate_token_bitmask(len(matchers), tokens.vocab_size)
 
     def apply(self, logits_NV: Tensor) -> Tensor:
-        """The logits, -inf where a token would leave the grammar; after the end of an answer only the end token is left."""
+        """The logits, -inf where a token would leave the grammar; after the end of an answer only
+        the end token is left."""
         from llguidance.numpy import fill_next_token_bitmask_par
 
         bits_NW = self._bits_NW[: len(self._matchers)]
-        fill_next_token_bitmask_par(self._executor, [(matcher, row) for row, matcher in enumerate(self._matchers)], bits_NW)
+        fill_next_token_bitmask_par(
+            self._executor, [(matcher, row) for row, matcher in enumerate(self._matchers)], bits_NW
+        )
         places = torch.arange(32, dtype=torch.int32, device=logits_NV.device)
-        allowed_NV = ((torch.from_numpy(bits_NW).to(logits_NV.device)[:, :, None] >> places) & 1).flatten(1).bool()
-        # Embeddings are often padded beyond the vocabulary, and words of 32 reach beyond it as well.
+        allowed_NV = (
+            ((torch.from_numpy(bits_NW).to(logits_NV.device)[:, :, None] >> places) & 1)
+            .flatten(1)
+            .bool()
+        )
+        # Embeddings are often padded beyond the vocabulary, and words of 32 reach beyond it as
+        # well.
         size = min(allowed_NV.shape[1], logits_NV.shape[1])
         masked_NV = torch.full_like(logits_NV, -torch.inf)
         masked_NV[:, :size] = logits_NV[:, :size].masked_fill(~allowed_NV[:, :size], -torch.inf)
@@ -131,7 +160,11 @@ class AnswerMask:
         """
         for matcher, token in zip(self._matchers, tokens_N, strict=True):
             if not matcher.is_stopped() and not matcher.consume_token(token):
-                raise InputError(f"token {token}", f"leaves the grammar of answers ({matcher.get_error()[:200]})", _REMEDY)
+                raise InputError(
+                    f"token {token}",
+                    f"leaves the grammar of answers ({matcher.get_error()[:200]})",
+                    _REMEDY,
+                )
 
     def select(self, rows_M: Sequence[int]) -> None:
         """Keep these answers."""
@@ -139,7 +172,8 @@ class AnswerMask:
 
 
 class MaskedLogits(LogitsProcessor):  # type: ignore[misc]  # transformers has no types
-    """An `AnswerMask` as ``model.generate`` takes it: called with all tokens so far, from the end of the prompt on."""
+    """An `AnswerMask` as ``model.generate`` takes it: called with all tokens so far, from the end
+    of the prompt on."""
 
     def __init__(self, mask: AnswerMask, prompt: int) -> None:
         self._mask, self._prompt = mask, prompt
@@ -152,7 +186,8 @@ class MaskedLogits(LogitsProcessor):  # type: ignore[misc]  # transformers has n
 
 
 def _kept(edge: int, place: int) -> tuple[int, int]:
-    """Bits of the digit at a place, from the left, of the first (x1) or second (y1) edge that a box keeps."""
+    """Bits of the digit at a place, from the left, of the first (x1) or second (y1) edge that a box
+    keeps."""
     start = 4 * (DIGITS * edge + place)
     return start, start + 4
 
@@ -164,7 +199,8 @@ def _length(edge: int) -> tuple[int, int]:
 
 
 def _stored(name: str, edge: int, then: str) -> list[str]:
-    """Rules that read a whole number, keep its digits and their number, and go on with the rule ``then``; ``name_P`` has read P digits."""
+    """Rules that read a whole number, keep its digits and their number, and go on with the rule
+    ``then``; ``name_P`` has read P digits."""
 
     def read(digit: int, place: int) -> str:
         return f'"{digit}" {name}_{place + 1}::bit_or({digit << _kept(edge, place)[0]:#x})'
@@ -182,8 +218,9 @@ def _stored(name: str, edge: int, then: str) -> list[str]:
 def _at_least(name: str, edge: int, end: str) -> list[str]:
     """Rules that read a whole number not below the kept edge, and go on with ``end``.
 
-    ``name_as_P`` has read P digits that equal the kept ones, ``name_above_P`` some of which the first that differs is greater, and
-    ``name_below_P`` smaller: then only a number of more digits will do.
+    ``name_as_P`` has read P digits that equal the kept ones, ``name_above_P`` some of which the
+    first that differs is greater, and ``name_below_P`` smaller: then only a number of more digits
+    will do.
     """
     length = _bits(_length(edge))
 
@@ -196,16 +233,30 @@ def _at_least(name: str, edge: int, end: str) -> list[str]:
         ]
 
     zero = f'"0" {end} %if and(eq({length}, 1), is_zeros({_bits(_kept(edge, 0))}))'
-    rules = [_rule(f"{name}::_", [zero, *(way for digit in range(1, 10) for way in read(digit, 0))])]
+    rules = [
+        _rule(f"{name}::_", [zero, *(way for digit in range(1, 10) for way in read(digit, 0))])
+    ]
     for place in range(1, DIGITS + 1):
         last = place == DIGITS
         enough = f"{end} %if le({length}, {place})"
         rules += [
-            _rule(f"{name}_as_{place}::_", [enough, *([] if last else [way for digit in range(10) for way in read(digit, place)])]),
-            _rule(f"{name}_above_{place}::_", [enough, *([] if last else [f"DIGIT {name}_above_{place + 1}::_"])]),
+            _rule(
+                f"{name}_as_{place}::_",
+                [
+                    enough,
+                    *([] if last else [way for digit in range(10) for way in read(digit, place)]),
+                ],
+            ),
+            _rule(
+                f"{name}_above_{place}::_",
+                [enough, *([] if last else [f"DIGIT {name}_above_{place + 1}::_"])],
+            ),
             _rule(
                 f"{name}_below_{place}::_",
-                [f"{end} %if lt({length}, {place})", *([] if last else [f"DIGIT {name}_below_{place + 1}::_"])],
+                [
+                    f"{end} %if lt({length}, {place})",
+                    *([] if last else [f"DIGIT {name}_below_{place + 1}::_"]),
+                ],
             ),
         ]
     return rules

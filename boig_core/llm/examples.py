@@ -1,8 +1,9 @@
 """Examples: samples as the token ids that a training sees, sample by sample and pass by pass.
 
-Which pattern a sample meets, and how far off its approximate KPIs are, changes from pass to pass (`boig_core.verbalization.patterns`). All
-samples are encoded once, as their first pass has them: that says early what does not fit and how much is cut. What differs in a later pass
-is encoded when it is drawn. Leaves out: the order of the draws (see `batches`).
+Which pattern a sample meets, and how far off its approximate KPIs are, changes from pass to pass
+(`boig_core.verbalization.patterns`). All samples are encoded once, as their first pass has them:
+that says early what does not fit and how much is cut. What differs in a later pass is encoded when
+it is drawn. Leaves out: the order of the draws (see `batches`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from boig_core.verbalization.patterns import Mix
 from boig_core.vocabulary import Sample
 
 
-def make_examples(tokenizer: Any, samples: Sequence[Sample], recipe: Recipe, *, with_kpi: bool) -> Examples:
+def make_examples(
+    tokenizer: Any, samples: Sequence[Sample], recipe: Recipe, *, with_kpi: bool
+) -> Examples:
     """Samples as a recipe's training sees them, with or without their KPIs in the prompts."""
     return Examples(tokenizer, samples, recipe.llm, Mix.of(recipe, with_kpi=with_kpi))
 
@@ -48,9 +51,12 @@ class Encoded(Sequence[Example]):
 
     @property
     def cut(self) -> dict[str, float]:
-        """How many samples lost keywords or text because their prompt was too long, and how many keywords they lost in all."""
+        """How many samples lost keywords or text because their prompt was too long, and how many
+        keywords they lost in all."""
         return {
-            "cut_samples": sum(example.cut_keywords + example.cut_text > 0 for example in self._first),
+            "cut_samples": sum(
+                example.cut_keywords + example.cut_text > 0 for example in self._first
+            ),
             "cut_keywords": sum(example.cut_keywords for example in self._first),
         }
 
@@ -82,7 +88,11 @@ class Examples(Encoded):
         return [found[draw] for draw in draws]
 
     def _known(self, draw: Draw) -> Example | None:
-        return self._first[draw.row] if draw.turn == 0 else self._kept.get((draw.row, self._pattern(draw)))
+        return (
+            self._first[draw.row]
+            if draw.turn == 0
+            else self._kept.get((draw.row, self._pattern(draw)))
+        )
 
     def _pattern(self, draw: Draw) -> Pattern:
         return self._mix.pattern(self._samples[draw.row], draw.turn)
@@ -94,4 +104,6 @@ class Examples(Encoded):
     def _encode(self, draws: Iterable[Draw]) -> list[Example]:
         worded = [self._mix.worded(self._samples[draw.row], draw.turn) for draw in draws]
         prompts, answers = [prompt for prompt, _ in worded], [answer for _, answer in worded]
-        return encode_examples(self._tokenizer, prompts, answers, self._llm.context, self._llm.max_new_tokens)
+        return encode_examples(
+            self._tokenizer, prompts, answers, self._llm.context, self._llm.max_new_tokens
+        )

@@ -1,8 +1,10 @@
-"""Few-shot prompting: a general language model behind an OpenAI-compatible endpoint describes posts after a few examples.
+"""Few-shot prompting: a general language model behind an OpenAI-compatible endpoint describes posts
+after a few examples.
 
-The baseline that needs no training (PAPER section 5). It is told what BoigLLM is told, and what it cannot know: the palette, the tones and
-the answer's shape. Its examples come from the training split, of all buckets in turn, another draw for each post. Leaves out: what its
-answers are worth (see `metrics`).
+The baseline that needs no training (PAPER section 5). It is told what BoigLLM is told, and what it
+cannot know: the palette, the tones and the answer's shape. Its examples come from the training
+split, of all buckets in turn, another draw for each post. Leaves out: what its answers are worth
+(see `metrics`).
 """
 
 from __future__ import annotations
@@ -20,7 +22,13 @@ from typing import Any, Final, Self
 
 import httpx
 import numpy as np
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
 
 from boig_core.config import FewShot
 from boig_core.data.fetch import retry_after
@@ -83,14 +91,22 @@ class Endpoint:
     def __init__(self, settings: FewShot, pause: Callable[[float], None] = sleep) -> None:
         key = os.environ.get(settings.key_env, "").strip() if settings.key_env else ""
         if settings.key_env and not re.fullmatch(r"[\x21-\x7e]+", key):
-            raise InputError(f"environment variable {settings.key_env}", "holds no key", "export the endpoint's key under this name")
+            raise InputError(
+                f"environment variable {settings.key_env}",
+                "holds no key",
+                "export the endpoint's key under this name",
+            )
         self._settings, self._pause = settings, pause
         self._url = f"{settings.base_url.rstrip('/')}/chat/completions"
         try:
             httpx.URL(self._url)
         except httpx.InvalidURL as exc:
-            raise InputError(settings.base_url, f"is no URL ({exc})", "see evaluation.few_shot.base_url") from exc
-        self._http = httpx.Client(timeout=settings.timeout_s, headers={"Authorization": f"Bearer {key}"} if key else {})
+            raise InputError(
+                settings.base_url, f"is no URL ({exc})", "see evaluation.few_shot.base_url"
+            ) from exc
+        self._http = httpx.Client(
+            timeout=settings.timeout_s, headers={"Authorization": f"Bearer {key}"} if key else {}
+        )
         # Not every endpoint takes all of these: what one refuses is left out of all later requests.
         self._wishes: dict[str, Any] = {
             "response_format": {"type": "json_object"}, "temperature": 0, "max_tokens": settings.max_tokens,
@@ -121,7 +137,11 @@ class Endpoint:
             return retrying(self._post, messages)
         except _Again as exc:
             if not exc.answered:
-                raise EndpointError(self._settings.base_url, f"does not answer ({exc})", "see that it runs and can be reached") from exc
+                raise EndpointError(
+                    self._settings.base_url,
+                    f"does not answer ({exc})",
+                    "see that it runs and can be reached",
+                ) from exc
             return None, str(exc)
 
     def __enter__(self) -> Self:
@@ -133,22 +153,36 @@ class Endpoint:
     def _post(self, messages: Sequence[Mapping[str, str]]) -> tuple[str | None, str | None]:
         settings, wishes = self._settings, self._wishes
         try:
-            answer = self._http.post(self._url, json={"model": settings.model, "messages": list(messages), **wishes})
+            answer = self._http.post(
+                self._url, json={"model": settings.model, "messages": list(messages), **wishes}
+            )
         except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
             raise _Again(type(exc).__name__, answered=False) from exc
         except httpx.HTTPError as exc:
             raise _Again(type(exc).__name__, answered=True) from exc
         code = answer.status_code
         if code == 429 or code >= 500:
-            raise _Again(f"HTTP {code}", answered=True, wait_s=retry_after(answer.headers.get("retry-after"), datetime.now(UTC)))
+            raise _Again(
+                f"HTTP {code}",
+                answered=True,
+                wait_s=retry_after(answer.headers.get("retry-after"), datetime.now(UTC)),
+            )
         # What the endpoint says of a key stays out of the message: some repeat a part of it.
         if code in (401, 403):
-            named = f"the key in {settings.key_env}" if settings.key_env else "requests without a key"
+            named = (
+                f"the key in {settings.key_env}" if settings.key_env else "requests without a key"
+            )
             raise InputError(
-                settings.base_url, f"refuses {named} (HTTP {code})", "see evaluation.few_shot.key_env and the variable it names"
+                settings.base_url,
+                f"refuses {named} (HTTP {code})",
+                "see evaluation.few_shot.key_env and the variable it names",
             )
         if code == 404:
-            raise InputError(f"{self._url}, model {settings.model}", "is not known there (HTTP 404)", "see evaluation.few_shot")
+            raise InputError(
+                f"{self._url}, model {settings.model}",
+                "is not known there (HTTP 404)",
+                "see evaluation.few_shot",
+            )
         refused = next((name for name in wishes if name in answer.text), "response_format")
         if code in (400, 422) and refused in wishes:
             self._wishes = {name: value for name, value in self._wishes.items() if name != refused}
@@ -162,7 +196,14 @@ class Endpoint:
         return (text, None) if isinstance(text, str) else (None, "the model wrote no text")
 
 
-def few_shot(endpoint: Endpoint, settings: FewShot, train: Sequence[Sample], asked: Sequence[Sample], shots: int, seed: int) -> Answers:
+def few_shot(
+    endpoint: Endpoint,
+    settings: FewShot,
+    train: Sequence[Sample],
+    asked: Sequence[Sample],
+    shots: int,
+    seed: int,
+) -> Answers:
     """Descriptions of posts by an endpoint that is shown ``shots`` examples before each.
 
     Args:
@@ -177,7 +218,12 @@ def few_shot(endpoint: Endpoint, settings: FewShot, train: Sequence[Sample], ask
         InputError: the endpoint refuses the key or the model, or there are too few examples.
         EndpointError: nothing answers, or no request got an answer.
     """
-    pools = {bucket: [s for s in train if s.bucket == bucket and s.description is not None and not s.negative] for bucket in BUCKETS}
+    pools = {
+        bucket: [
+            s for s in train if s.bucket == bucket and s.description is not None and not s.negative
+        ]
+        for bucket in BUCKETS
+    }
 
     def one(sample: Sample) -> tuple[Description | None, str | None]:
         text, why = endpoint.ask(build_messages(sample, choose(pools, sample, shots, seed)))
@@ -195,13 +241,20 @@ def few_shot(endpoint: Endpoint, settings: FewShot, train: Sequence[Sample], ask
     refused = sum(count for why, count in failures.items() if why != _NOT_AN_ANSWER)
     if asked and refused == len(asked):
         raise EndpointError(
-            settings.base_url, f"answered none of {refused} requests ({failures.most_common(1)[0][0]})", "see its log and limits"
+            settings.base_url,
+            f"answered none of {refused} requests ({failures.most_common(1)[0][0]})",
+            "see its log and limits",
         )
-    return Answers({sample.id: said for sample, (said, _) in zip(asked, answers, strict=True)}, dict(failures))
+    return Answers(
+        {sample.id: said for sample, (said, _) in zip(asked, answers, strict=True)}, dict(failures)
+    )
 
 
-def choose(pools: Mapping[Bucket, Sequence[Sample]], sample: Sample, shots: int, seed: int) -> list[Sample]:
-    """Examples for one sample: the same at every call, the buckets in turn, none about the same post or image.
+def choose(
+    pools: Mapping[Bucket, Sequence[Sample]], sample: Sample, shots: int, seed: int
+) -> list[Sample]:
+    """Examples for one sample: the same at every call, the buckets in turn, none about the same
+    post or image.
 
     Raises:
         InputError: a bucket has too few.
@@ -212,10 +265,19 @@ def choose(pools: Mapping[Bucket, Sequence[Sample]], sample: Sample, shots: int,
         bucket = BUCKETS[turn % len(BUCKETS)]
         drawn = (pools[bucket][i] for i in rng.permutation(len(pools[bucket])))
         taken = {s.id for s in chosen}
-        fit = next((s for s in drawn if s.id not in taken and s.post != sample.post and s.image != sample.image), None)
+        fit = next(
+            (
+                s
+                for s in drawn
+                if s.id not in taken and s.post != sample.post and s.image != sample.image
+            ),
+            None,
+        )
         if fit is None:
             raise InputError(
-                f"bucket {bucket} of the training split", f"is too small for {shots} examples", "lower evaluation.few_shot.shots"
+                f"bucket {bucket} of the training split",
+                f"is too small for {shots} examples",
+                "lower evaluation.few_shot.shots",
             )
         chosen.append(fit)
     return [chosen[i] for i in rng.permutation(shots)]
@@ -225,7 +287,10 @@ def build_messages(sample: Sample, examples: Sequence[Sample]) -> list[dict[str,
     """The chat about one sample: the instruction, each example with its answer, the post."""
     messages = [{"role": "system", "content": INSTRUCTION}]
     for example in examples:
-        messages += [{"role": "user", "content": _facts(example)}, {"role": "assistant", "content": print_answer(example.seen)}]
+        messages += [
+            {"role": "user", "content": _facts(example)},
+            {"role": "assistant", "content": print_answer(example.seen)},
+        ]
     return [*messages, {"role": "user", "content": _facts(sample)}]
 
 
@@ -239,7 +304,9 @@ def _facts(sample: Sample) -> str:
         "Image": f"{sample.width} x {sample.height} pixels",
         "KPI": f"{print_kpi(sample.kpi)} ({sample.bucket})",
     }
-    return "\n".join(f"{name}: {' '.join(value.split())}" for name, value in lines.items() if value.strip())
+    return "\n".join(
+        f"{name}: {' '.join(value.split())}" for name, value in lines.items() if value.strip()
+    )
 
 
 def _json_of(text: str) -> str:

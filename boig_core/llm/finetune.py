@@ -1,9 +1,12 @@
-"""Behaviour fine-tuning of a causal language model (PAPER sections 3 and 4): the loop, without knowing of Ray.
+"""Behaviour fine-tuning of a causal language model (PAPER sections 3 and 4): the loop, without
+knowing of Ray.
 
-The same code trains BoigLLM, its no-KPI twin and the engagement predictor (`predictor`), which differ in their `task` alone: from scratch
-or from a base model, all weights or a LoRA, in one process or many. The loss is the sum over the answers' tokens of the whole step, over
-all ranks, divided by their number, so that it does not depend on the number of workers, micro-batches or packing. Leaves out: where
-samples come from, and starting processes (see `boig_core.cluster.train` and, on one machine, `python -m boig_core.llm`).
+The same code trains BoigLLM, its no-KPI twin and the engagement predictor (`predictor`), which
+differ in their `task` alone: from scratch or from a base model, all weights or a LoRA, in one
+process or many. The loss is the sum over the answers' tokens of the whole step, over all ranks,
+divided by their number, so that it does not depend on the number of workers, micro-batches or
+packing. Leaves out: where samples come from, and starting processes (see `boig_core.cluster.train`
+and, on one machine, `python -m boig_core.llm`).
 """
 
 from __future__ import annotations
@@ -58,7 +61,9 @@ class Trained:
     metrics: dict[str, float]
 
 
-def finetune(samples: Sequence[Sample], recipe: Recipe, *, with_kpi: bool, **options: Any) -> Trained:
+def finetune(
+    samples: Sequence[Sample], recipe: Recipe, *, with_kpi: bool, **options: Any
+) -> Trained:
     """Train BoigLLM, or its twin, which is not told the KPI; options and errors as for `train`."""
     return train(samples, recipe, Describing(recipe, with_kpi), **options)
 
@@ -76,7 +81,8 @@ def train(
     """Train one model on the training split; every rank calls it with the same arguments.
 
     Args:
-        samples: of all splits, perceived; the validation split gives the validation loss, the test split is not looked at.
+        samples: of all splits, perceived; the validation split gives the validation loss, the test
+            split is not looked at.
         recipe: its ``llm`` section, seed and the names of its KPIs.
         task: what the model is trained for.
         checkpoints: where to continue from and to save; none: neither.
@@ -92,7 +98,11 @@ def train(
     init_process_group()
     llm = recipe.llm
     if llm.batch % world_size():
-        raise RecipeError(f"llm.batch = {llm.batch}", f"must be a multiple of llm.workers = {world_size()}", "change one of them")
+        raise RecipeError(
+            f"llm.batch = {llm.batch}",
+            f"must be a multiple of llm.workers = {world_size()}",
+            "change one of them",
+        )
     chosen = _usable(samples, "train")
     tokenizer, model = make_model(llm, task.prompts(chosen), recipe.seed)
     set_limits(model, tokenizer, llm.context, task.longest_answer)
@@ -132,18 +142,37 @@ def train(
         progress.end(done)
     if checkpoints is not None:
         checkpoints.wait()
-    metrics = {"train_samples": len(chosen), "steps": done, **examples.cut, **_verdict(best.history, llm)}
+    metrics = {
+        "train_samples": len(chosen),
+        "steps": done,
+        **examples.cut,
+        **_verdict(best.history, llm),
+    }
     return Trained(engine, best, tokenizer, recipe, task, metrics)
 
 
 def _verdict(history: History, llm: LLM) -> dict[str, float]:
     """What the validations say of the whole training; empty without any."""
-    if history.first is None or history.last is None or history.best is None or history.fell is None:
+    if (
+        history.first is None
+        or history.last is None
+        or history.best is None
+        or history.fell is None
+    ):
         return {}
     if rank() == 0 and llm.patience and history.since >= llm.patience:
-        log.info("stopped early: %d validations without a loss below %.4f of step %d", history.since, history.best, history.best_step)
+        log.info(
+            "stopped early: %d validations without a loss below %.4f of step %d",
+            history.since,
+            history.best,
+            history.best_step,
+        )
     if rank() == 0 and not history.fell:
-        log.warning("the validation loss never fell: %.4f before training, at best %.4f after it", history.first, history.best)
+        log.warning(
+            "the validation loss never fell: %.4f before training, at best %.4f after it",
+            history.first,
+            history.best,
+        )
     return {
         "first_val_loss": history.first,
         "last_val_loss": history.last,
@@ -154,7 +183,8 @@ def _verdict(history: History, llm: LLM) -> dict[str, float]:
 
 
 def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
-    """Tokenizer and model: a base with its own tokenizer, or a Llama from scratch with a tokenizer built from the prompts."""
+    """Tokenizer and model: a base with its own tokenizer, or a Llama from scratch with a tokenizer
+    built from the prompts."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
@@ -166,12 +196,20 @@ def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
                 model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         except (OSError, ValueError) as exc:
             first = str(exc).strip().splitlines()[0]
-            raise RecipeError(f"llm.base = {llm.base!r}", f"cannot be opened ({first})", "give a hub id, a folder or a store URI") from exc
+            raise RecipeError(
+                f"llm.base = {llm.base!r}",
+                f"cannot be opened ({first})",
+                "give a hub id, a folder or a store URI",
+            ) from exc
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         room = getattr(model.config, "max_position_embeddings", llm.context)
         if llm.context > room:
-            raise RecipeError(f"llm.context = {llm.context}", f"is more than {llm.base} reads: {room} tokens", "lower it")
+            raise RecipeError(
+                f"llm.context = {llm.context}",
+                f"is more than {llm.base} reads: {room} tokens",
+                "lower it",
+            )
         return tokenizer, _prepared(model, llm)
     tokenizer = build_tokenizer(prompts, llm.vocab_size)
     config = LlamaConfig(
@@ -197,13 +235,18 @@ def _opened(base: str) -> Iterator[str]:
         yield base
         return
     with tempfile.TemporaryDirectory(prefix="boig-base-") as scratch:
-        fetch = manifest.fetch_folder if store.exists(store.join(base, manifest.MANIFEST)) else store.download_folder
+        fetch = (
+            manifest.fetch_folder
+            if store.exists(store.join(base, manifest.MANIFEST))
+            else store.download_folder
+        )
         fetch(base, Path(scratch))
         yield scratch
 
 
 def _prepared(model: Any, llm: LLM) -> Any:
-    """A model as it is trained: with flash attention where it is installed, a LoRA or activation checkpointing as the recipe says."""
+    """A model as it is trained: with flash attention where it is installed, a LoRA or activation
+    checkpointing as the recipe says."""
     from transformers.utils import is_flash_attn_2_available
 
     if llm.dtype == "bfloat16" and is_flash_attn_2_available():
@@ -217,7 +260,14 @@ def _prepared(model: Any, llm: LLM) -> Any:
         from peft import LoraConfig
 
         model.requires_grad_(False)
-        model.add_adapter(LoraConfig(r=llm.lora_rank, lora_alpha=llm.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"))
+        model.add_adapter(
+            LoraConfig(
+                r=llm.lora_rank,
+                lora_alpha=llm.lora_alpha,
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+            )
+        )
     return model.train()
 
 
@@ -236,9 +286,14 @@ def engine_config(llm: LLM) -> EngineConfig:
 
 
 def checked_loss(
-    engine: Engine, llm: LLM, pad: int, examples: Sequence[Example], make: Callable[[Engine, Layout, int], AnswerLoss] = AnswerLoss
+    engine: Engine,
+    llm: LLM,
+    pad: int,
+    examples: Sequence[Example],
+    make: Callable[[Engine, Layout, int], AnswerLoss] = AnswerLoss,
 ) -> AnswerLoss:
-    """The loss of a training, after a look at whether this very model computes packed samples as it computes them alone.
+    """The loss of a training, after a look at whether this very model computes packed samples as it
+    computes them alone.
 
     Args:
         engine: with the model.
@@ -262,18 +317,27 @@ def checked_loss(
 
 
 def export(trained: Trained, folder: Path) -> None:
-    """Write the best weights as an ordinary transformers folder with a model card (rank 0; every rank must call it).
+    """Write the best weights as an ordinary transformers folder with a model card (rank 0; every
+    rank must call it).
 
-    A LoRA is merged into its base, so that whoever reads the folder needs neither peft nor the base.
+    A LoRA is merged into its base, so that whoever reads the folder needs neither peft nor the
+    base.
     """
     state = trained.engine.state_dict(everywhere=False)
     if rank() != 0:
         return
     model: Any = trained.engine.module
-    # A tied weight stands under one name: under two, the best beside the last, it would be loaded as two.
-    twice = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {name for name, _ in model.named_parameters()}
+    # A tied weight stands under one name: under two, the best beside the last, it would be loaded
+    # as two.
+    twice = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {
+        name for name, _ in model.named_parameters()
+    }
     names = model.state_dict().keys() - twice
-    state = {name: tensor for name, tensor in {**state, **trained.best.weights()}.items() if name in names}
+    state = {
+        name: tensor
+        for name, tensor in {**state, **trained.best.weights()}.items()
+        if name in names
+    }
     folder.mkdir(parents=True, exist_ok=True)
     state = trained.task.publish(state, folder, trained.metrics)
     if trained.recipe.llm.lora_rank is not None:
@@ -296,7 +360,9 @@ def merged(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             down, up = (plain.pop(f"{name}.lora_{part}.default.weight").float() for part in "AB")
             change = up @ down * layer.scaling["default"]
             weight = plain.pop(f"{name}.base_layer.weight")
-            plain[f"{name}.weight"] = (weight.float() + (change.T if layer.fan_in_fan_out else change)).to(weight.dtype)
+            plain[f"{name}.weight"] = (
+                weight.float() + (change.T if layer.fan_in_fan_out else change)
+            ).to(weight.dtype)
             if f"{name}.base_layer.bias" in plain:
                 plain[f"{name}.bias"] = plain.pop(f"{name}.base_layer.bias")
     return plain
@@ -305,7 +371,9 @@ def merged(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _usable(samples: Sequence[Sample], split: str) -> list[Sample]:
     chosen = [s for s in samples if s.split == split and s.bucket is not None]
     if any(s.description is None for s in chosen):
-        raise InputError(f"the {split} split", "holds images without a description", "run perceive first")
+        raise InputError(
+            f"the {split} split", "holds images without a description", "run perceive first"
+        )
     return chosen
 
 

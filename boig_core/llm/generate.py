@@ -1,6 +1,7 @@
 """Answering: a saved language model writes the likeliest description for each prompt, in batches.
 
-Leaves out: samples of its answers (see `sampling`), what answers are worth (see `metrics`) and scoring a given answer (see `score`).
+Leaves out: samples of its answers (see `sampling`), what answers are worth (see `metrics`) and
+scoring a given answer (see `score`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def load_llm(folder: Path | str) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
         model = AutoModelForCausalLM.from_pretrained(str(folder))
     except (OSError, ValueError) as exc:
-        raise InputError(f"language model {folder}", "cannot be opened", "give the folder of a published boigllm") from exc
+        raise InputError(
+            f"language model {folder}", "cannot be opened", "give the folder of a published boigllm"
+        ) from exc
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
@@ -54,7 +57,8 @@ def generate_answers(
         prompts: as `templates.build_prompt` words them.
         constraint: of the tokenizer: what ends can be parsed; none: the model writes as it likes.
         max_new_tokens: longest answer; a longer one is cut, and cannot be parsed.
-        batch: prompts at a time; those of similar length are answered together, which saves padding.
+        batch: prompts at a time; those of similar length are answered together, which saves
+            padding.
     """
     answers = [""] * len(prompts)
     for rows, ids_BT, mask_BT in prompt_batches(model, tokenizer, prompts, max_new_tokens, batch):
@@ -65,9 +69,13 @@ def generate_answers(
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
-            logits_processor=[] if constraint is None else [MaskedLogits(constraint.begin(len(rows)), ids_BT.shape[1])],
+            logits_processor=[]
+            if constraint is None
+            else [MaskedLogits(constraint.begin(len(rows)), ids_BT.shape[1])],
         )[:, ids_BT.shape[1] :]
-        for i, text in zip(rows, tokenizer.batch_decode(written_BT, skip_special_tokens=True), strict=True):
+        for i, text in zip(
+            rows, tokenizer.batch_decode(written_BT, skip_special_tokens=True), strict=True
+        ):
             answers[i] = text
     return answers
 
@@ -75,7 +83,8 @@ def generate_answers(
 def prompt_batches(
     model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, batch: int
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Indices, token ids and attention mask (B, T) of prompts of similar length, padded on the left, on the model's device.
+    """Indices, token ids and attention mask (B, T) of prompts of similar length, padded on the
+    left, on the model's device.
 
     Raises:
         InputError: the model's context leaves no room for a prompt.
@@ -83,7 +92,11 @@ def prompt_batches(
     context, longest = limits_of(model, tokenizer)
     room = min(prompt_room(context, longest), context - max_new_tokens)
     if room < 16:
-        raise InputError(f"max_new_tokens = {max_new_tokens}", "leaves no room for a prompt in the model's context", "lower it")
+        raise InputError(
+            f"max_new_tokens = {max_new_tokens}",
+            "leaves no room for a prompt in the model's context",
+            "lower it",
+        )
     prompts_NT = encode_prompts(tokenizer, prompts, room)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts_NT[i]))
     for start in range(0, len(order), batch):
@@ -98,9 +111,11 @@ def prompt_batches(
 
 
 def parse_or_none(text: str) -> Description | None:
-    """The description that an answer states, or None when it cannot be parsed: the caller counts those.
+    """The description that an answer states, or None when it cannot be parsed: the caller counts
+    those.
 
-    More forgiving than `parse_answer` in one thing: of a name that is written twice, a small model's habit, the first counts.
+    More forgiving than `parse_answer` in one thing: of a name that is written twice, a small
+    model's habit, the first counts.
     """
     try:
         return from_answer(json.loads(text, object_pairs_hook=lambda pairs: dict(reversed(pairs))))

@@ -1,8 +1,10 @@
-"""The loss of behaviour fine-tuning: cross-entropy of the answers' tokens, over all ranks and micro-batches of a step.
+"""The loss of behaviour fine-tuning: cross-entropy of the answers' tokens, over all ranks and
+micro-batches of a step.
 
-Logits are made at the columns that predict an answer's token alone. Where they would still be wide (tokens x vocabulary), the output
-head gives the loss in place of logits, by torch's chunked linear cross-entropy, which never holds them. Leaves out: how samples become
-rows (see `packing`). Shape letters: N answer tokens, H hidden size, V vocabulary.
+Logits are made at the columns that predict an answer's token alone. Where they would still be wide
+(tokens x vocabulary), the output head gives the loss in place of logits, by torch's chunked linear
+cross-entropy, which never holds them. Leaves out: how samples become rows (see `packing`). Shape
+letters: N answer tokens, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ from boig_core.training.engine import Engine, rank, world_size
 
 log = get_logger(__name__)
 _WIDE = 2**24
-"""Logits held at a time, in elements (64 MiB in float32): smaller chunks, such as torch would choose, take up to five times as long."""
+"""Logits held at a time, in elements (64 MiB in float32): smaller chunks, such as torch would
+choose, take up to five times as long."""
 
 
 class AnswerLoss:
-    """Sum of the cross-entropy of answers' tokens, in nats, of a causal language model in an engine.
+    """Sum of the cross-entropy of answers' tokens, in nats, of a causal language model in an
+    engine.
 
     Args:
         engine: with the model.
@@ -47,12 +51,18 @@ class AnswerLoss:
 
     def of_rows(self, rows: Rows) -> Tensor:
         """The loss of what one forward pass reads, the cheaper way."""
-        return self.chunked(rows) if len(rows.targets_N) * self._vocab > _WIDE and self._fuses else self.plain(rows)
+        return (
+            self.chunked(rows)
+            if len(rows.targets_N) * self._vocab > _WIDE and self._fuses
+            else self.plain(rows)
+        )
 
     def plain(self, rows: Rows) -> Tensor:
         """The loss by way of logits."""
         logits_NV = self._engine(**rows.inputs(self._engine.device)).logits
-        return cross_entropy(logits_NV.float(), rows.targets_N.to(self._engine.device), reduction="sum")
+        return cross_entropy(
+            logits_NV.float(), rows.targets_N.to(self._engine.device), reduction="sum"
+        )
 
     def chunked(self, rows: Rows) -> Tensor:
         """The loss by way of the output head, without logits."""
@@ -61,7 +71,8 @@ class AnswerLoss:
         return losses_N.float().sum()
 
     def check(self, examples: Sequence[Example]) -> None:
-        """Find out whether the head may give the loss: some models go on to scale or cap its logits. Every rank must call it."""
+        """Find out whether the head may give the loss: some models go on to scale or cap its
+        logits. Every rank must call it."""
         if not isinstance(self._head, nn.Linear):
             return
         made: list[Tensor] = []
@@ -71,14 +82,18 @@ class AnswerLoss:
         hook.remove()
         self._fuses = torch.equal(logits_NV, made[0])
         if not self._fuses:
-            log.info("%s: its loss is computed from whole logits", type(self._engine.module).__name__)
+            log.info(
+                "%s: its loss is computed from whole logits", type(self._engine.module).__name__
+            )
 
     def share(self, part: Sequence[Example], batch: Sequence[Example]) -> Tensor:
-        """What one micro-batch adds to the loss of a whole batch: the shares of all its micro-batches sum to the loss a token."""
+        """What one micro-batch adds to the loss of a whole batch: the shares of all its
+        micro-batches sum to the loss a token."""
         return self(part) / sum(len(example.answer_T) for example in batch)
 
     def of_step(self, batch: Sequence[Example]) -> list[Callable[[], Tensor]]:
-        """This rank's micro-batch losses of a step's whole batch, scaled so that their mean over ranks is the batch's loss."""
+        """This rank's micro-batch losses of a step's whole batch, scaled so that their mean over
+        ranks is the batch's loss."""
         parts = self._parts(batch[rank() :: world_size()])
         return [lambda part=part: self.share(part, batch) * world_size() for part in parts]  # type: ignore[misc]
 
@@ -88,26 +103,39 @@ class AnswerLoss:
         if not examples:
             return float("nan")
         mine = self._parts(examples[rank() :: world_size()])
-        # ZeRO 3 needs every rank in each forward pass: one that has no sample left looks at any, and does not count it.
+        # ZeRO 3 needs every rank in each forward pass: one that has no sample left looks at any,
+        # and does not count it.
         idle = len(self._parts(examples[:: world_size()])) - len(mine)
         self._engine.module.eval()
-        shares = [float(self.share(part, examples)) for part in [*mine, *[examples[:1]] * idle]][: len(mine)]
+        shares = [float(self.share(part, examples)) for part in [*mine, *[examples[:1]] * idle]][
+            : len(mine)
+        ]
         self._engine.module.train()
         return float(self._engine.total(torch.tensor(shares, dtype=torch.float64).sum()))
 
     def _parts(self, examples: Sequence[Example]) -> list[Sequence[Example]]:
-        return [examples[start : start + self._micro] for start in range(0, len(examples), self._micro)]
+        return [
+            examples[start : start + self._micro] for start in range(0, len(examples), self._micro)
+        ]
 
 
 @contextmanager
 def _head_gives_loss(head: Any, targets_N: Tensor) -> Iterator[None]:
-    """Let a model's output head take hidden states (N, H) to losses (N,); ZeRO 3 still gathers its weight once, when it is called."""
+    """Let a model's output head take hidden states (N, H) to losses (N,); ZeRO 3 still gathers its
+    weight once, when it is called."""
 
     def forward(hidden_NH: Tensor) -> Tensor:
         # Summed in float32 afterwards: a sum in bfloat16 would be half a percent off.
         rows = max(1, _WIDE // len(head.weight))
         options = nn.LinearCrossEntropyOptions(batch_chunk_size=rows, chunking_method=None)
-        return linear_cross_entropy(hidden_NH, head.weight, targets_N, linear_bias=head.bias, reduction="none", options=options)
+        return linear_cross_entropy(
+            hidden_NH,
+            head.weight,
+            targets_N,
+            linear_bias=head.bias,
+            reduction="none",
+            options=options,
+        )
 
     head.forward = forward
     try:

@@ -1,8 +1,10 @@
-"""The nine metrics of behaviour-conditioned image description, exactly as PAPER section 5 defines them.
+"""The nine metrics of behaviour-conditioned image description, exactly as PAPER section 5 defines
+them.
 
-G is the true description, P the predicted one, a pair is every name in G with every name in P. A metric without any pair is undefined
-for that sample (NaN here): it is left out of the mean and counted. An answer that could not be parsed counts as an empty description:
-IOU 0, all else undefined. Coverage metrics flatter a model that names few safe colors, so read them beside the IOU.
+G is the true description, P the predicted one, a pair is every name in G with every name in P. A
+metric without any pair is undefined for that sample (NaN here): it is left out of the mean and
+counted. An answer that could not be parsed counts as an empty description: IOU 0, all else
+undefined. Coverage metrics flatter a model that names few safe colors, so read them beside the IOU.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ Cosine = Callable[[str, str], float]
 
 
 class WordVectors(Protocol):
-    """Similarity of names: only the cosine is needed, so that any vectors (spaCy's in the paper) fit.
+    """Similarity of names: only the cosine is needed, so that any vectors (spaCy's in the paper)
+    fit.
 
     Attributes:
         name: that reports show.
@@ -54,8 +57,8 @@ class WordVectors(Protocol):
 class HashedNgrams:
     """Vectors of hashed character n-grams: deterministic, offline, and blind to meaning.
 
-    Names that share most letters are near (``dark_red`` and ``red`` partly, ``couch`` and ``sofa`` not at all), so cosines are not
-    comparable with the paper's, which used spaCy's vectors.
+    Names that share most letters are near (``dark_red`` and ``red`` partly, ``couch`` and ``sofa``
+    not at all), so cosines are not comparable with the paper's, which used spaCy's vectors.
     """
 
     name = "hashed character n-grams, the offline fallback"
@@ -101,23 +104,34 @@ def sample_metrics(pair: Pair, vectors: WordVectors) -> dict[str, float]:
     """The nine metrics of one sample; NaN where undefined."""
     true, said = pair.truth, pair.prediction or Description()
     near = [
-        (true.objects[g], said.objects[p], cosine) for g in true.objects for p in said.objects if (cosine := vectors.cosine(g, p)) > NEAR
+        (true.objects[g], said.objects[p], cosine)
+        for g in true.objects
+        for p in said.objects
+        if (cosine := vectors.cosine(g, p)) > NEAR
     ]
     return {
         "colors_iou": _iou(true.colors, said.colors),
-        "colors_cosine": _mean([c for g in true.colors for p in said.colors if (c := vectors.cosine(g, p)) > NEAR]),
-        "colors_rgb_distance": _mean([d for g in true.colors for p in said.colors if (d := rgb_distance(g, p)) < CLOSE]),
+        "colors_cosine": _mean(
+            [c for g in true.colors for p in said.colors if (c := vectors.cosine(g, p)) > NEAR]
+        ),
+        "colors_rgb_distance": _mean(
+            [d for g in true.colors for p in said.colors if (d := rgb_distance(g, p)) < CLOSE]
+        ),
         "colors_coverage_rmse": _rmse(true.colors, said.colors),
         "tones_coverage_rmse": _rmse(true.tones, said.tones),
         "objects_iou": _iou(true.objects, said.objects),
         "objects_cosine": _mean([cosine for _, _, cosine in near]),
         "objects_area_rmse": _area_rmse(near, float(pair.width * pair.height)),
-        "objects_position_error": _mean([math.dist(_center(g), _center(p)) / cosine for g, p, cosine in near])
+        "objects_position_error": _mean(
+            [math.dist(_center(g), _center(p)) / cosine for g, p, cosine in near]
+        )
         / math.hypot(pair.width, pair.height),
     }
 
 
-def table(pairs: Sequence[Pair], vectors: WordVectors | None = None) -> dict[str, NDArray[np.float64]]:
+def table(
+    pairs: Sequence[Pair], vectors: WordVectors | None = None
+) -> dict[str, NDArray[np.float64]]:
     """Each metric of each sample, (N,) with NaN where undefined."""
     vectors = vectors or HashedNgrams()
     rows = [sample_metrics(pair, vectors) for pair in pairs]

@@ -1,10 +1,11 @@
 """Packing: samples of a micro-batch laid end to end in rows, each blind to the others.
 
-Position ids restart at each sample, and from them transformers builds a mask of blocks (SDPA, eager) or calls flash attention with the
-samples' lengths. It does so only where it is given neither an attention mask nor a cache: with either, samples silently see those
-before them. So nothing here makes a mask, and `check_packing` asks the model itself before it is trained. Leaves out: which samples
-share a micro-batch (see `batches`). Shape letters: B rows, T columns, N answer tokens,
-E samples, V vocabulary.
+Position ids restart at each sample, and from them transformers builds a mask of blocks (SDPA,
+eager) or calls flash attention with the samples' lengths. It does so only where it is given neither
+an attention mask nor a cache: with either, samples silently see those before them. So nothing here
+makes a mask, and `check_packing` asks the model itself before it is trained. Leaves out: which
+samples share a micro-batch (see `batches`). Shape letters: B rows, T columns, N answer tokens, E
+samples, V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from boig_core.llm.tokens import Example
 
 _MOVED = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 _SEEN = 1e-5
-"""Largest differences of logits that rounding explains, as shares of their spread: of a sample that is packed instead of alone, and of one
-beside another neighbor (where experts are batched together, else there is none at all)."""
+"""Largest differences of logits that rounding explains, as shares of their spread: of a sample that
+is packed instead of alone, and of one beside another neighbor (where experts are batched together,
+else there is none at all)."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,12 @@ class Rows:
 
     Attributes:
         ids_BT: token ids, int64, padded on the right, where nothing that counts can see it.
-        positions_BT: place of each token in its sample, int64; none where every row holds one sample.
+        positions_BT: place of each token in its sample, int64; none where every row holds one
+            sample.
         keep_BT: whether the next token belongs to an answer, bool: the columns that need logits.
         targets_N: those next tokens, int64, row by row.
-        first_E: index among them of each sample's first, int64, in the order in which the samples were given: its column is that of the
-            last token of the sample's prompt.
+        first_E: index among them of each sample's first, int64, in the order in which the samples
+            were given: its column is that of the last token of the sample's prompt.
     """
 
     ids_BT: Tensor
@@ -48,8 +51,16 @@ class Rows:
 
     def inputs(self, device: torch.device) -> dict[str, Any]:
         """Keyword arguments of a causal language model; its logits are then (N, V)."""
-        told = {"input_ids": self.ids_BT.to(device), "logits_to_keep": self.keep_BT.to(device), "use_cache": False}
-        return told if self.positions_BT is None else {**told, "position_ids": self.positions_BT.to(device)}
+        told = {
+            "input_ids": self.ids_BT.to(device),
+            "logits_to_keep": self.keep_BT.to(device),
+            "use_cache": False,
+        }
+        return (
+            told
+            if self.positions_BT is None
+            else {**told, "position_ids": self.positions_BT.to(device)}
+        )
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,8 @@ class Layout:
 
     Attributes:
         pad: token id of padding.
-        room: tokens a row may hold; 0: one sample a row, infinite: one row (what flash attention needs: it takes no second one).
+        room: tokens a row may hold; 0: one sample a row, infinite: one row (what flash attention
+            needs: it takes no second one).
         hidden: width of the model, which says how much a longer row may cost.
     """
 
@@ -67,7 +79,8 @@ class Layout:
     hidden: int = 1
 
     def __call__(self, examples: Sequence[Example]) -> Rows:
-        """Rows of some samples, which keep their order within and among rows as far as first fit does."""
+        """Rows of some samples, which keep their order within and among rows as far as first fit
+        does."""
         rows = cheapest_rows([example.length for example in examples], self.room, self.hidden)
         shape = len(rows), max(sum(examples[i].length for i in row) for row in rows)
         ids_BT = np.full(shape, self.pad, np.int64)
@@ -96,7 +109,8 @@ class Layout:
 
 
 def first_fit(lengths: Sequence[int], room: float) -> list[list[int]]:
-    """Indices of the samples of each row: every sample goes into the first row that has room for it, a longer one into its own."""
+    """Indices of the samples of each row: every sample goes into the first row that has room for
+    it, a longer one into its own."""
     rows: list[list[int]] = []
     left: list[float] = []
     for index, length in enumerate(lengths):
@@ -110,10 +124,11 @@ def first_fit(lengths: Sequence[int], room: float) -> list[list[int]]:
 
 
 def cheapest_rows(lengths: Sequence[int], room: float, hidden: int) -> list[list[int]]:
-    """The rows, each of at most ``room`` tokens, that cost a transformer least: longer ones hold less padding, and attend to more.
+    """The rows, each of at most ``room`` tokens, that cost a transformer least: longer ones hold
+    less padding, and attend to more.
 
-    A token of a layer costs about 24 h^2 operations in its matrices and 4 h for each column that it attends to; a mask of blocks saves
-    none of those, a causal one without a mask half.
+    A token of a layer costs about 24 h^2 operations in its matrices and 4 h for each column that it
+    attends to; a mask of blocks saves none of those, a causal one without a mask half.
     """
     if not room or math.isinf(room):
         return first_fit(lengths, room)
@@ -135,8 +150,11 @@ def layout_for(model: Any, pad: int, context: int, *, packing: bool) -> Layout:
 
 
 @torch.no_grad()
-def check_packing(forward: Callable[..., Any], vocab_size: int, name: str, device: torch.device) -> None:
-    """Make sure that a packed sample is computed as it is alone, and that no other sample changes it.
+def check_packing(
+    forward: Callable[..., Any], vocab_size: int, name: str, device: torch.device
+) -> None:
+    """Make sure that a packed sample is computed as it is alone, and that no other sample changes
+    it.
 
     Args:
         forward: the causal language model, in evaluation mode; every rank calls it (ZeRO 3).
@@ -148,15 +166,29 @@ def check_packing(forward: Callable[..., Any], vocab_size: int, name: str, devic
         RecipeError: the architecture sees across samples, or does not heed position ids.
     """
     one_row = Layout(pad=0, room=math.inf)
-    first, other, last = (_random_sample(length, seed, vocab_size) for seed, length in enumerate((7, 7, 9)))
-    packed_TV, changed_TV = (_logits(forward, one_row([before, last]), device)[-8:] for before in (first, other))
+    first, other, last = (
+        _random_sample(length, seed, vocab_size) for seed, length in enumerate((7, 7, 9))
+    )
+    packed_TV, changed_TV = (
+        _logits(forward, one_row([before, last]), device)[-8:] for before in (first, other)
+    )
     alone_TV = _logits(forward, one_row([last]), device)[-8:]
     spread = float(alone_TV.float().std())
-    seen, moved = (float((packed_TV - logits_TV).abs().max()) for logits_TV in (changed_TV, alone_TV))
+    seen, moved = (
+        float((packed_TV - logits_TV).abs().max()) for logits_TV in (changed_TV, alone_TV)
+    )
     if seen > _SEEN * spread:
-        raise RecipeError("llm.packing = true", f"{name} sees other samples of a row: logits change by {seen:.2g}", "set llm.packing=false")
+        raise RecipeError(
+            "llm.packing = true",
+            f"{name} sees other samples of a row: logits change by {seen:.2g}",
+            "set llm.packing=false",
+        )
     if moved > _MOVED[alone_TV.dtype] * spread:
-        raise RecipeError("llm.packing = true", f"{name} does not start anew at each sample of a row", "set llm.packing=false")
+        raise RecipeError(
+            "llm.packing = true",
+            f"{name} does not start anew at each sample of a row",
+            "set llm.packing=false",
+        )
 
 
 def _random_sample(length: int, seed: int, vocab_size: int) -> Example:

@@ -1,9 +1,11 @@
-"""The engagement predictor (PAPER section 3): a post with its verbalized image goes in, its KPI within the account comes out, 0 to 100.
+"""The engagement predictor (PAPER section 3): a post with its verbalized image goes in, its KPI
+within the account comes out, 0 to 100.
 
-A causal language model that is trained as BoigLLM is (`finetune`), on other prompts; with a regression head where the recipe says so.
-Published as a transformers folder with ``predictor.json`` and, with a head, ``head.safetensors`` beside. Each post is drawn as often as any
-other, where BoigLLM sees as many high as low ones. Leaves out: the wording (`boig_core.verbalization`), the head and its loss
-(`regression`). Shape letters: N posts, T tokens.
+A causal language model that is trained as BoigLLM is (`finetune`), on other prompts; with a
+regression head where the recipe says so. Published as a transformers folder with ``predictor.json``
+and, with a head, ``head.safetensors`` beside. Each post is drawn as often as any other, where
+BoigLLM sees as many high as low ones. Leaves out: the wording (`boig_core.verbalization`), the head
+and its loss (`regression`). Shape letters: N posts, T tokens.
 """
 
 from __future__ import annotations
@@ -64,7 +66,8 @@ class Rating:
 
     Attributes:
         recipe: its wording and method.
-        kind: ``predictor``, which a reward may ask, or ``judge``, which nothing that trains or chooses reads.
+        kind: ``predictor``, which a reward may ask, or ``judge``, which nothing that trains or
+            chooses reads.
     """
 
     recipe: Recipe
@@ -100,9 +103,18 @@ class Rating:
 
     def examples(self, tokenizer: Any, samples: Sequence[Sample]) -> Encoded:
         """The same in every pass."""
-        answers = [print_prediction(sample.kpi_normalized, self.recipe.data.kpi) for sample in samples]
-        encoded = encode_examples(tokenizer, self.prompts(samples), answers, self.recipe.llm.context, _LONGEST)
-        return Encoded([replace(e, rating=sample.kpi_normalized / 100) for e, sample in zip(encoded, samples, strict=True)])
+        answers = [
+            print_prediction(sample.kpi_normalized, self.recipe.data.kpi) for sample in samples
+        ]
+        encoded = encode_examples(
+            tokenizer, self.prompts(samples), answers, self.recipe.llm.context, _LONGEST
+        )
+        return Encoded(
+            [
+                replace(e, rating=sample.kpi_normalized / 100)
+                for e, sample in zip(encoded, samples, strict=True)
+            ]
+        )
 
     def groups(self, samples: Sequence[Sample]) -> dict[str, list[int]]:
         """One: draws balanced over the buckets would shift the mean that is predicted."""
@@ -112,11 +124,16 @@ class Rating:
         """Cross-entropy of the answers, with a head also its squared error."""
         return (RatedLoss if self._head else AnswerLoss)(engine, layout, micro)
 
-    def publish(self, weights: dict[str, Tensor], folder: Path, metrics: Mapping[str, float]) -> dict[str, Tensor]:
+    def publish(
+        self, weights: dict[str, Tensor], folder: Path, metrics: Mapping[str, float]
+    ) -> dict[str, Tensor]:
         """``predictor.json``, the head and the model card."""
         own = {name: tensor for name, tensor in weights.items() if not name.startswith(f"{HEAD}.")}
         if self._head:
-            save_file({name: weights[f"{HEAD}.{name}"].float() for name in ("weight", "bias")}, folder / _HEAD)
+            save_file(
+                {name: weights[f"{HEAD}.{name}"].float() for name in ("weight", "bias")},
+                folder / _HEAD,
+            )
         about = _About(method="head" if self._head else "text", wording=Wording.of(self.recipe))
         (folder / _ABOUT).write_text(about.model_dump_json(indent=1), "utf-8")
         (folder / "README.md").write_text(predictor_card(self.recipe, metrics), "utf-8")
@@ -124,15 +141,24 @@ class Rating:
 
 
 def train_predictor(samples: Sequence[Sample], recipe: Recipe, **options: Any) -> Trained:
-    """Train an engagement predictor on the training split; options and errors as for `boig_core.llm.finetune.train`."""
+    """Train an engagement predictor on the training split; options and errors as for
+    `boig_core.llm.finetune.train`."""
     return train(samples, recipe, Rating(recipe), **options)
 
 
 def judge_samples(samples: Sequence[Sample]) -> list[Sample]:
-    """The split ``judge`` as the posts of a training of its own: about one in eight validates, by the hash of its group or post."""
+    """The split ``judge`` as the posts of a training of its own: about one in eight validates, by
+    the hash of its group or post."""
     kept = [sample for sample in samples if sample.split == "judge"]
-    lots = [int(hashlib.sha256((sample.group or sample.post).encode()).hexdigest()[:8], 16) % _JUDGE_PARTS for sample in kept]
-    return [replace(sample, split="train" if lot else "validation") for sample, lot in zip(kept, lots, strict=True)]
+    lots = [
+        int(hashlib.sha256((sample.group or sample.post).encode()).hexdigest()[:8], 16)
+        % _JUDGE_PARTS
+        for sample in kept
+    ]
+    return [
+        replace(sample, split="train" if lot else "validation")
+        for sample, lot in zip(kept, lots, strict=True)
+    ]
 
 
 class Predictor:
@@ -152,10 +178,12 @@ class Predictor:
         self._widest = max(answers, key=lambda answer: len(self._answers[answers.index(answer)]))
 
     def predict(self, samples: Sequence[Sample], descriptions: Sequence[Description]) -> Floats:
-        """Expected KPI of each post with an image of this description, (N,), 0 to 100; the same call gives the same bits.
+        """Expected KPI of each post with an image of this description, (N,), 0 to 100; the same
+        call gives the same bits.
 
-        With a head: what it says, clipped. Without: the mean of the numbers 0 to 100, weighed by how probable the model finds each as its
-        answer. The likeliest number alone would be a worse reward: it is no mean, and jumps where two numbers are about as likely.
+        With a head: what it says, clipped. Without: the mean of the numbers 0 to 100, weighed by
+        how probable the model finds each as its answer. The likeliest number alone would be a worse
+        reward: it is no mean, and jumps where two numbers are about as likely.
 
         Raises:
             ScorerError: a prediction is not finite.
@@ -163,10 +191,19 @@ class Predictor:
         """
         prompts = _prompts(samples, descriptions, self._wording)
         # With the longest answer, so that no prompt depends on which number is asked for.
-        examples = encode_examples(self._tokenizer, prompts, [self._widest] * len(prompts), *limits_of(self._model, self._tokenizer))
+        examples = encode_examples(
+            self._tokenizer,
+            prompts,
+            [self._widest] * len(prompts),
+            *limits_of(self._model, self._tokenizer),
+        )
         said_N = self._by_head(examples) if self._head else self._by_text(examples)
         if not np.isfinite(said_N).all():
-            raise ScorerError(f"prediction {said_N[~np.isfinite(said_N)][0]}", "must be finite", "redo the chunk; look at the predictor")
+            raise ScorerError(
+                f"prediction {said_N[~np.isfinite(said_N)][0]}",
+                "must be finite",
+                "redo the chunk; look at the predictor",
+            )
         return np.clip(said_N, 0.0, 100.0)
 
     @torch.inference_mode()
@@ -181,8 +218,14 @@ class Predictor:
         return said_N
 
     def _by_text(self, examples: Sequence[Example]) -> Floats:
-        pairs = [replace(example, answer_T=answer_T) for example in examples for answer_T in self._answers]
-        found = example_logprobs(self._model, self._tokenizer.pad_token_id, pairs, chunk=2 * len(_NUMBERS))
+        pairs = [
+            replace(example, answer_T=answer_T)
+            for example in examples
+            for answer_T in self._answers
+        ]
+        found = example_logprobs(
+            self._model, self._tokenizer.pad_token_id, pairs, chunk=2 * len(_NUMBERS)
+        )
         logprob_NK = np.array([row_T.sum() for row_T in found]).reshape(-1, len(_NUMBERS))
         share_NK = np.exp(logprob_NK - logprob_NK.max(axis=1, keepdims=True, initial=-np.inf))
         expected: Floats = share_NK @ np.array(_NUMBERS, np.float64) / share_NK.sum(axis=1)
@@ -198,16 +241,25 @@ def load_predictor(folder: Path | str) -> Predictor:
     try:
         about = _About.model_validate_json((Path(folder) / _ABOUT).read_bytes())
     except (OSError, ValidationError) as exc:
-        raise InputError(f"engagement predictor {folder}", f"holds no valid {_ABOUT}", _REMEDY) from exc
+        raise InputError(
+            f"engagement predictor {folder}", f"holds no valid {_ABOUT}", _REMEDY
+        ) from exc
     model, tokenizer = load_llm(folder)
     if about.method == "head":
         try:
             add_head(model).float().load_state_dict(load_file(Path(folder) / _HEAD))
         except (OSError, SafetensorError, RuntimeError) as exc:
-            raise InputError(f"engagement predictor {folder}", f"holds no {_HEAD} that fits its model", _REMEDY) from exc
+            raise InputError(
+                f"engagement predictor {folder}", f"holds no {_HEAD} that fits its model", _REMEDY
+            ) from exc
         model.get_submodule(HEAD).to(model.device)
     return Predictor(model, tokenizer, about.wording, head=about.method == "head")
 
 
-def _prompts(samples: Sequence[Sample], descriptions: Sequence[Description], wording: Wording) -> list[str]:
-    return [build_predictor_prompt(sample, seen, wording) for sample, seen in zip(samples, descriptions, strict=True)]
+def _prompts(
+    samples: Sequence[Sample], descriptions: Sequence[Description], wording: Wording
+) -> list[str]:
+    return [
+        build_predictor_prompt(sample, seen, wording)
+        for sample, seen in zip(samples, descriptions, strict=True)
+    ]

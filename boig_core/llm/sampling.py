@@ -1,4 +1,5 @@
-"""Sampling: a saved language model answers each prompt several times, as often as it likes each answer.
+"""Sampling: a saved language model answers each prompt several times, as often as it likes each
+answer.
 
 Leaves out: what the samples agree on (see `consensus`) and the likeliest answer (see `generate`).
 """
@@ -36,27 +37,43 @@ def sample_answers(
 ) -> list[list[str]]:
     """Several answers to each prompt, in order, drawn from the model's own distribution.
 
-    A prompt is read once for all its answers. What is drawn depends on the seed and the prompt; on its company only
-    through the last bits of the logits, which padding rounds otherwise.
+    A prompt is read once for all its answers. What is drawn depends on the seed and the prompt; on
+    its company only through the last bits of the logits, which padding rounds otherwise.
 
     Args:
         prompts: as `templates.build_prompt` words them.
         samples: answers a prompt.
         seed: of the draws.
-        constraint: of the tokenizer: each token is drawn among those that it allows; none: among all.
+        constraint: of the tokenizer: each token is drawn among those that it allows; none: among
+            all.
         max_new_tokens: longest answer.
         batch: answers at a time, and at least those of one prompt.
     """
     answers: list[list[str]] = [[] for _ in prompts]
-    for rows, ids_BT, mask_BT in prompt_batches(model, tokenizer, prompts, max_new_tokens, max(1, batch // samples)):
+    for rows, ids_BT, mask_BT in prompt_batches(
+        model, tokenizer, prompts, max_new_tokens, max(1, batch // samples)
+    ):
         chance_NT = np.concatenate(
-            [np.random.default_rng([seed, zlib.crc32(prompts[i].encode())]).random((samples, max_new_tokens)) for i in rows]
+            [
+                np.random.default_rng([seed, zlib.crc32(prompts[i].encode())]).random(
+                    (samples, max_new_tokens)
+                )
+                for i in rows
+            ]
         )
         place_BT = (mask_BT.cumsum(dim=1) - 1).clamp(min=0)
-        read = model(input_ids=ids_BT, attention_mask=mask_BT, position_ids=place_BT, use_cache=True, logits_to_keep=1)
+        read = model(
+            input_ids=ids_BT,
+            attention_mask=mask_BT,
+            position_ids=place_BT,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         read.past_key_values.batch_repeat_interleave(samples)
         layers = read.past_key_values.layers
-        read.past_key_values.layers = [Roomy(layer) if type(layer) is DynamicLayer else layer for layer in layers]
+        read.past_key_values.layers = [
+            Roomy(layer) if type(layer) is DynamicLayer else layer for layer in layers
+        ]
         written_NT = _draw(
             model,
             read.past_key_values,
@@ -73,15 +90,27 @@ def sample_answers(
 
 
 def _draw(
-    model: Any, cache: Any, logits_NV: Tensor, mask_NT: Tensor, chance_NT: Tensor, marks: tuple[int, int], allowed: AnswerMask | None
+    model: Any,
+    cache: Any,
+    logits_NV: Tensor,
+    mask_NT: Tensor,
+    chance_NT: Tensor,
+    marks: tuple[int, int],
+    allowed: AnswerMask | None,
 ) -> Tensor:
-    """Token ids drawn one after the other by inverting the cumulative distribution at ``chance_NT``, until every answer has ended.
+    """Token ids drawn one after the other by inverting the cumulative distribution at
+    ``chance_NT``, until every answer has ended.
 
-    Lengths differ widely: answers that have ended leave the batch (N) as soon as they are a fifth of what is left of it (M).
+    Lengths differ widely: answers that have ended leave the batch (N) as soon as they are a fifth
+    of what is left of it (M).
     """
     end, pad = marks
     written_NT = torch.full(chance_NT.shape, pad, dtype=torch.int64, device=chance_NT.device)
-    rows_M, place_M, mask_MT = torch.arange(len(mask_NT), device=mask_NT.device), mask_NT.sum(dim=1), mask_NT
+    rows_M, place_M, mask_MT = (
+        torch.arange(len(mask_NT), device=mask_NT.device),
+        mask_NT.sum(dim=1),
+        mask_NT,
+    )
     over_M = torch.zeros_like(rows_M, dtype=torch.bool)
     logits_MV = logits_NV
     for step in range(chance_NT.shape[1]):
@@ -90,7 +119,8 @@ def _draw(
         cumulated_MV = logits_MV.float().softmax(dim=-1).cumsum(dim=-1)
         drawn_M = (cumulated_MV < chance_NT[rows_M, step, None] * cumulated_MV[:, -1:]).sum(dim=-1)
         if allowed is not None:
-            # The running sum is rounded, so that a draw can land beside the token that it belongs to.
+            # The running sum is rounded, so that a draw can land beside the token that it belongs
+            # to.
             barred_M = logits_MV.gather(1, drawn_M[:, None])[:, 0].isneginf()
             drawn_M = drawn_M.where(~barred_M, logits_MV.argmax(dim=-1))
             allowed.advance(drawn_M.tolist())
@@ -100,19 +130,25 @@ def _draw(
             if over == len(over_M):
                 break
             kept_M = (~over_M).nonzero()[:, 0]
-            rows_M, place_M, mask_MT, drawn_M, over_M = (x[kept_M] for x in (rows_M, place_M, mask_MT, drawn_M, over_M))
+            rows_M, place_M, mask_MT, drawn_M, over_M = (
+                x[kept_M] for x in (rows_M, place_M, mask_MT, drawn_M, over_M)
+            )
             cache.batch_select_indices(kept_M)
             if allowed is not None:
                 allowed.select(kept_M.tolist())
         mask_MT = torch.cat([mask_MT, torch.ones_like(mask_MT[:, :1])], dim=1)
         logits_MV = model(
-            input_ids=drawn_M[:, None], attention_mask=mask_MT, position_ids=(place_M + step)[:, None], past_key_values=cache
+            input_ids=drawn_M[:, None],
+            attention_mask=mask_MT,
+            position_ids=(place_M + step)[:, None],
+            past_key_values=cache,
         ).logits[:, -1]
     return written_NT
 
 
 class Roomy(DynamicLayer):  # type: ignore[misc]  # transformers has no types
-    """Keys and values of one layer with room for more: a new token is written in place, where transformers' own copies all before it."""
+    """Keys and values of one layer with room for more: a new token is written in place, where
+    transformers' own copies all before it."""
 
     keys: Tensor
     values: Tensor
@@ -122,7 +158,9 @@ class Roomy(DynamicLayer):  # type: ignore[misc]  # transformers has no types
         self.lazy_initialization(layer.keys, layer.values)
         self._move(layer.keys, layer.values)
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Append tokens; returns all keys and values."""
         old, new = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
         if new > self._roomy[0].shape[-2]:
@@ -138,5 +176,7 @@ class Roomy(DynamicLayer):  # type: ignore[misc]  # transformers has no types
 
     def _move(self, keys_NHTD: Tensor, values_NHTD: Tensor) -> None:
         length = keys_NHTD.shape[-2]
-        self._roomy = [functional.pad(states, (0, 0, 0, _ROOM)) for states in (keys_NHTD, values_NHTD)]
+        self._roomy = [
+            functional.pad(states, (0, 0, 0, _ROOM)) for states in (keys_NHTD, values_NHTD)
+        ]
         self.keys, self.values = (room[:, :, :length] for room in self._roomy)

@@ -1,10 +1,12 @@
 """Teacher forcing: how probable a language model finds given answers, token by token.
 
-This stands in the reward's inner loop, where many images answer one prompt, and the HIGH and the LOW prompt of a post differ in their
-last line alone. So what rows have in common is read once, in up to three levels: the stem that several prompts begin with, the rest of
-each prompt, and each row's answer, every level over the keys and values of the one before. What is common is found on tokens, because
-BPE merges across any boundary of texts. Leaves out: which prompts and answers to score, and what to make of it (see `rewards`).
-Shape letters: R rows of a level, T its columns, S columns before it, H heads, D width of a head, V vocabulary.
+This stands in the reward's inner loop, where many images answer one prompt, and the HIGH and the
+LOW prompt of a post differ in their last line alone. So what rows have in common is read once, in
+up to three levels: the stem that several prompts begin with, the rest of each prompt, and each
+row's answer, every level over the keys and values of the one before. What is common is found on
+tokens, because BPE merges across any boundary of texts. Leaves out: which prompts and answers to
+score, and what to make of it (see `rewards`). Shape letters: R rows of a level, T its columns, S
+columns before it, H heads, D width of a head, V vocabulary.
 """
 
 from __future__ import annotations
@@ -28,24 +30,34 @@ from boig_core.observability.logs import get_logger
 log = get_logger(__name__)
 
 _ROWS: Final = 8
-"""Rows of a forward pass are filled up to a multiple of this, and so are its columns: few shapes, each with its own fixed kernels."""
+"""Rows of a forward pass are filled up to a multiple of this, and so are its columns: few shapes,
+each with its own fixed kernels."""
 _COLUMNS: Final = 8
 _ALIKE: Final = 0.8
-"""Prompts that share at least this much of the longer one share a stem: rests are padded to the longest, so short rests pay."""
+"""Prompts that share at least this much of the longer one share a stem: rests are padded to the
+longest, so short rests pay."""
 _APART: Final = {torch.float32: 1e-3, torch.float64: 1e-3}
 _APART_HALF: Final = 0.25
-"""Difference in nats between both ways of reading that rounding can explain, by dtype; a wrong position or mask shows as more."""
+"""Difference in nats between both ways of reading that rounding can explain, by dtype; a wrong
+position or mask shows as more."""
 
 Values = NDArray[np.float64]
 
 
 def answer_logprobs(
-    model: Any, tokenizer: Any, prompts: Sequence[str], answers: Sequence[str], *, chunk: int = 64, share: bool = True
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    *,
+    chunk: int = 64,
+    share: bool = True,
 ) -> list[Values]:
-    """Natural log-probabilities of each answer's tokens under its prompt, EOS included, one array (T,) a pair.
+    """Natural log-probabilities of each answer's tokens under its prompt, EOS included, one array
+    (T,) a pair.
 
-    Pairs are sorted by prompt and scored in passes of at most ``chunk``, whose shapes follow from the pairs alone, so that the same call
-    gives the same bits again.
+    Pairs are sorted by prompt and scored in passes of at most ``chunk``, whose shapes follow from
+    the pairs alone, so that the same call gives the same bits again.
 
     Args:
         model: a causal language model in evaluation mode.
@@ -53,8 +65,8 @@ def answer_logprobs(
         prompts: one an answer; equal and similar ones may stand in any order.
         answers: canonical answer texts.
         chunk: rows of a forward pass.
-        share: read what prompts have in common once; False: read each prompt anew, as a model is read whose cache is not one of plain
-            keys and values.
+        share: read what prompts have in common once; False: read each prompt anew, as a model is
+            read whose cache is not one of plain keys and values.
 
     Raises:
         InputError: an answer is too long for the model's context.
@@ -67,8 +79,11 @@ def answer_logprobs(
 
 
 @torch.inference_mode()
-def example_logprobs(model: Any, pad: int, examples: Sequence[Example], *, chunk: int = 64, share: bool = True) -> list[Values]:
-    """The same as `answer_logprobs` of what is encoded already, with token id ``pad`` for padding."""
+def example_logprobs(
+    model: Any, pad: int, examples: Sequence[Example], *, chunk: int = 64, share: bool = True
+) -> list[Values]:
+    """The same as `answer_logprobs` of what is encoded already, with token id ``pad`` for
+    padding."""
     share = share and _can_share(model, pad)
     order = sorted(range(len(examples)), key=lambda i: examples[i].prompt_T.tolist())
     scored: list[Values] = [np.empty(0)] * len(examples)
@@ -92,8 +107,12 @@ def _score_plain(model: Any, pad: int, examples: Sequence[Example]) -> list[Valu
 
 
 def _score_shared(model: Any, pad: int, examples: Sequence[Example]) -> list[Values]:
-    """Score rows whose equal prompts stand together. The last token of a prompt is read with the answer, whose first token it predicts."""
-    heads = [np.array(head, np.int32) for head, _ in groupby(example.prompt_T[:-1].tolist() for example in examples)]
+    """Score rows whose equal prompts stand together. The last token of a prompt is read with the
+    answer, whose first token it predicts."""
+    heads = [
+        np.array(head, np.int32)
+        for head, _ in groupby(example.prompt_T[:-1].tolist() for example in examples)
+    ]
     head_of_row = _numbered([example.prompt_T[:-1].tobytes() for example in examples])
     stems, stem_of_head = _stems(heads)
     level = _read(model, pad, stems)
@@ -111,31 +130,39 @@ def _score_shared(model: Any, pad: int, examples: Sequence[Example]) -> list[Val
 
 def _chosen(logits_RTV: Tensor, labels_RT: Tensor) -> list[Values]:
     logits_RTV = logits_RTV.float()
-    chosen_RT = logits_RTV.gather(-1, labels_RT.clamp(min=0)[..., None])[..., 0] - logits_RTV.logsumexp(-1)
+    chosen_RT = logits_RTV.gather(-1, labels_RT.clamp(min=0)[..., None])[
+        ..., 0
+    ] - logits_RTV.logsumexp(-1)
     values_RT, counts_RT = chosen_RT.double().cpu().numpy(), (labels_RT != IGNORE).cpu().numpy()
     return [row[kept] for row, kept in zip(values_RT, counts_RT, strict=True)]
 
 
 @dataclass(frozen=True)
 class _Level:
-    """What was read of some texts: keys and values (R, H, S, D) of each layer, and which columns hold tokens (1) or padding (0)."""
+    """What was read of some texts: keys and values (R, H, S, D) of each layer, and which columns
+    hold tokens (1) or padding (0)."""
 
     layers: list[tuple[Tensor, Tensor]]
     seen_RS: Tensor
 
 
 class _Grown(DynamicLayer):  # type: ignore[misc]  # transformers has no types
-    """Keys and values of one layer: those of a parent level, row by row, before those of the rows that are read.
+    """Keys and values of one layer: those of a parent level, row by row, before those of the rows
+    that are read.
 
-    ``spans`` are parent row, first row and end of the rows that follow it. What is read last is not kept: the rows of a whole batch, in
-    all layers, may be larger than the model.
+    ``spans`` are parent row, first row and end of the rows that follow it. What is read last is not
+    kept: the rows of a whole batch, in all layers, may be larger than the model.
     """
 
-    def __init__(self, parent: tuple[Tensor, Tensor], spans: Sequence[tuple[int, int, int]], keep: bool) -> None:
+    def __init__(
+        self, parent: tuple[Tensor, Tensor], spans: Sequence[tuple[int, int, int]], keep: bool
+    ) -> None:
         super().__init__()
         self._parent, self._spans, self._keep = parent, spans, keep
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """All keys and values of the rows; called once."""
         grown = self._grow(self._parent[0], key_states), self._grow(self._parent[1], value_states)
         if self._keep:
@@ -157,38 +184,56 @@ class _Grown(DynamicLayer):  # type: ignore[misc]  # transformers has no types
 
 
 def _read(model: Any, pad: int, texts: Sequence[Tokens]) -> _Level:
-    """Read texts from their beginning. Padding on the right needs no mask here: nothing that counts can see it."""
+    """Read texts from their beginning. Padding on the right needs no mask here: nothing that counts
+    can see it."""
     ids_RT, here_RT = _batch(model, pad, texts)
     layers = model(input_ids=ids_RT, use_cache=True, logits_to_keep=1).past_key_values.layers
     return _Level([(layer.keys, layer.values) for layer in layers], here_RT)
 
 
-def _read_on(model: Any, pad: int, texts: Sequence[Tokens], parent: _Level, parent_of_row: Sequence[int]) -> _Level:
+def _read_on(
+    model: Any, pad: int, texts: Sequence[Tokens], parent: _Level, parent_of_row: Sequence[int]
+) -> _Level:
     """Read texts that go on where a row of the parent ends; an empty one ends there too."""
     _, level = _forward(model, *_batch(model, pad, texts), parent, parent_of_row, keep=True)
     return level
 
 
 def _forward(
-    model: Any, ids_RT: Tensor, here_RT: Tensor, parent: _Level, parent_of_row: Sequence[int], *, keep: bool
+    model: Any,
+    ids_RT: Tensor,
+    here_RT: Tensor,
+    parent: _Level,
+    parent_of_row: Sequence[int],
+    *,
+    keep: bool,
 ) -> tuple[Tensor, _Level]:
     ends = [sum(1 for _ in rows) for _, rows in groupby(parent_of_row)]
     stops = np.cumsum(ends).tolist()
-    spans = [(parent_of_row[stop - 1], stop - count, stop) for stop, count in zip(stops, ends, strict=True)]
+    spans = [
+        (parent_of_row[stop - 1], stop - count, stop)
+        for stop, count in zip(stops, ends, strict=True)
+    ]
     before_RS = parent.seen_RS[torch.tensor(parent_of_row, device=ids_RT.device)]
     mask_RS = torch.cat([before_RS, here_RT], dim=1)
-    place_RT = before_RS.sum(dim=1, keepdim=True) + torch.arange(ids_RT.shape[1], device=ids_RT.device)
+    place_RT = before_RS.sum(dim=1, keepdim=True) + torch.arange(
+        ids_RT.shape[1], device=ids_RT.device
+    )
     cache = DynamicCache(config=model.config)
     cache.layers = [_Grown(layer, spans, keep) for layer in parent.layers]
     read = model(
         input_ids=ids_RT,
         attention_mask=mask_RS,
-        position_ids=place_RT.clamp(max=model.config.max_position_embeddings - 1),  # only padding may stand behind the last place
+        position_ids=place_RT.clamp(
+            max=model.config.max_position_embeddings - 1
+        ),  # only padding may stand behind the last place
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1 if keep else 0,  # 0: all
     )
-    return read.logits, _Level([(layer.keys, layer.values) for layer in cache.layers] if keep else [], mask_RS)
+    return read.logits, _Level(
+        [(layer.keys, layer.values) for layer in cache.layers] if keep else [], mask_RS
+    )
 
 
 def _batch(model: Any, pad: int, texts: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
@@ -203,7 +248,8 @@ def _batch(model: Any, pad: int, texts: Sequence[Tokens]) -> tuple[Tensor, Tenso
 
 
 def _stems(heads: Sequence[Tokens]) -> tuple[list[Tokens], list[int]]:
-    """Stems of sorted texts, and which of them each text begins with: a text that is like none before it is a stem of its own."""
+    """Stems of sorted texts, and which of them each text begins with: a text that is like none
+    before it is a stem of its own."""
     stems: list[Tokens] = []
     stem_of_head: list[int] = []
     for head in heads:
@@ -236,7 +282,8 @@ _sharing: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 def _can_share(model: Any, pad: int) -> bool:
-    """Whether a model reads on from given keys and values as if it had read them itself; found out once a model."""
+    """Whether a model reads on from given keys and values as if it had read them itself; found out
+    once a model."""
     if model not in _sharing:
         reason = _why_not(model, pad)
         if reason:
@@ -255,7 +302,11 @@ def _why_not(model: Any, pad: int) -> str:
     if rope.get("rope_type") in {"dynamic", "longrope"}:
         return f"positions of {type(model).__name__} depend on the length of the whole text"
     ids = np.arange(40, dtype=np.int32) % config.vocab_size
-    rows = [Example(prompt, answer) for prompt in (ids[:20], ids[1:20]) for answer in (ids[20:30], ids[30:36])]
+    rows = [
+        Example(prompt, answer)
+        for prompt in (ids[:20], ids[1:20])
+        for answer in (ids[20:30], ids[30:36])
+    ]
     rows += [Example(np.append(ids[:18], ids[30:31]), ids[20:26])]
     rows.sort(key=lambda row: row.prompt_T.tolist())
     pairs = zip(_score_plain(model, pad, rows), _score_shared(model, pad, rows), strict=True)

@@ -1,6 +1,8 @@
-"""What a language model is trained for: all that the training loop does not know, so that there is one loop.
+"""What a language model is trained for: all that the training loop does not know, so that there is
+one loop.
 
-The task of BoigLLM and of its no-KPI twin is here, that of the engagement predictor in `predictor`. Leaves out: the loop (`finetune`).
+The task of BoigLLM and of its no-KPI twin is here, that of the engagement predictor in `predictor`.
+Leaves out: the loop (`finetune`).
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from boig_core.vocabulary import Sample
 
 
 class Task(Protocol):
-    """A kind of model with its examples and its loss: what `boig_core.llm.finetune.train` asks for."""
+    """A kind of model with its examples and its loss: what `boig_core.llm.finetune.train` asks
+    for."""
 
     @property
     def kind(self) -> str:
@@ -59,15 +62,19 @@ class Task(Protocol):
         ...
 
     def groups(self, samples: Sequence[Sample]) -> dict[str, list[int]]:
-        """Indices of the samples by group: each step draws as many of every group (`boig_core.llm.batches.Order`)."""
+        """Indices of the samples by group: each step draws as many of every group
+        (`boig_core.llm.batches.Order`)."""
         ...
 
     def loss(self, engine: Engine, layout: Layout, micro: int) -> AnswerLoss:
         """What is minimized, on the model that was fitted."""
         ...
 
-    def publish(self, weights: dict[str, Tensor], folder: Path, metrics: Mapping[str, float]) -> dict[str, Tensor]:
-        """Write what stands beside the model into its folder; returns the weights of the language model itself."""
+    def publish(
+        self, weights: dict[str, Tensor], folder: Path, metrics: Mapping[str, float]
+    ) -> dict[str, Tensor]:
+        """Write what stands beside the model into its folder; returns the weights of the language
+        model itself."""
         ...
 
 
@@ -114,7 +121,9 @@ class Describing:
         """Cross-entropy of the answers."""
         return AnswerLoss(engine, layout, micro)
 
-    def publish(self, weights: dict[str, Tensor], folder: Path, metrics: Mapping[str, float]) -> dict[str, Tensor]:
+    def publish(
+        self, weights: dict[str, Tensor], folder: Path, metrics: Mapping[str, float]
+    ) -> dict[str, Tensor]:
         """The model card."""
         (folder / "README.md").write_text(model_card(self.recipe, self.with_kpi, metrics), "utf-8")
         return weights

@@ -1,12 +1,14 @@
-"""Tokens: the tokenizer of a model trained from scratch, and a post as the token ids that training and scoring share.
+"""Tokens: the tokenizer of a model trained from scratch, and a post as the token ids that training
+and scoring share.
 
-A scratch tokenizer is byte-level BPE, built from the training text alone. Three things keep an answer at some fifty tokens: the
-answer's fixed pieces are one token each, numbers fall into pairs of digits, and every word of the palette is learnt whole. Any text
-survives encoding and decoding.
+A scratch tokenizer is byte-level BPE, built from the training text alone. Three things keep an
+answer at some fifty tokens: the answer's fixed pieces are one token each, numbers fall into pairs
+of digits, and every word of the palette is learnt whole. Any text survives encoding and decoding.
 
-A prompt is encoded the same way wherever it is needed, in training, scoring and generation: within the same room, and as the user's turn
-of a chat where the tokenizer has a chat template. What a post says is text: a special token's name in it is no special token.
-Leaves out: wording (see `boig_core.verbalization`) and batching (see `batches`).
+A prompt is encoded the same way wherever it is needed, in training, scoring and generation: within
+the same room, and as the user's turn of a chat where the tokenizer has a chat template. What a post
+says is text: a special token's name in it is no special token. Leaves out: wording (see
+`boig_core.verbalization`) and batching (see `batches`).
 """
 
 from __future__ import annotations
@@ -52,21 +54,30 @@ Tokens = NDArray[np.int32]
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
-    """A byte-level BPE tokenizer (transformers' fast tokenizer) of at most ``vocab_size`` tokens; the same texts give the same one.
+    """A byte-level BPE tokenizer (transformers' fast tokenizer) of at most ``vocab_size`` tokens;
+    the same texts give the same one.
 
     Args:
-        texts: prompts of the training split; answers are covered by the fixed pieces, the palette, pairs of digits and the prompts' words.
-        vocab_size: bytes, fixed pieces, palette and pairs of digits take 414 of it and are there in any case.
+        texts: prompts of the training split; answers are covered by the fixed pieces, the palette,
+            pairs of digits and the prompts' words.
+        vocab_size: bytes, fixed pieces, palette and pairs of digits take 414 of it and are there in
+            any case.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(_SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    added = [AddedToken(piece, normalized=False) for piece in (*_PIECES, *(f"{n:02d}" for n in range(100)))]
+    added = [
+        AddedToken(piece, normalized=False)
+        for piece in (*_PIECES, *(f"{n:02d}" for n in range(100)))
+    ]
     added += [AddedToken(name, normalized=False, single_word=True) for name in PALETTE]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(added),
@@ -77,7 +88,11 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     tokenizer.train_from_iterator(sorted(texts), trainer)
     tokenizer.add_tokens(added)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
     )
 
 
@@ -90,7 +105,8 @@ class Example:
         answer_T: ends with EOS, or with the chat template's end of turn.
         cut_keywords: keywords that the prompt lost because it was too long.
         cut_text: characters of the post's text that it lost.
-        rating: what a regression head should say of it, 0 to 1; none but for the engagement predictor.
+        rating: what a regression head should say of it, 0 to 1; none but for the engagement
+            predictor.
     """
 
     prompt_T: Tokens
@@ -106,7 +122,8 @@ class Example:
 
 
 def set_limits(model: Any, tokenizer: Any, context: int, max_new_tokens: int) -> None:
-    """Write into a model and its tokenizer what they are trained for, so that the saved folder tells `limits_of` and whoever opens it.
+    """Write into a model and its tokenizer what they are trained for, so that the saved folder
+    tells `limits_of` and whoever opens it.
 
     Args:
         context: longest sequence, in tokens.
@@ -119,13 +136,15 @@ def set_limits(model: Any, tokenizer: Any, context: int, max_new_tokens: int) ->
 
 
 def limits_of(model: Any, tokenizer: Any) -> tuple[int, int]:
-    """Longest sequence and longest answer of a model, in tokens; a model that names no longest answer has a quarter of the context."""
+    """Longest sequence and longest answer of a model, in tokens; a model that names no longest
+    answer has a quarter of the context."""
     context = min(model.config.max_position_embeddings, tokenizer.model_max_length)
     return context, model.generation_config.max_new_tokens or context // 4
 
 
 def prompt_room(context: int, max_new_tokens: int) -> int:
-    """Tokens that a prompt may have: what the longest answer leaves of the context, and half of it at least."""
+    """Tokens that a prompt may have: what the longest answer leaves of the context, and half of it
+    at least."""
     return context - min(max_new_tokens, context // 2)
 
 
@@ -139,22 +158,34 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str], room: int) -> list[To
 
 
 def encode_examples(
-    tokenizer: Any, prompts: Sequence[str], answers: Sequence[str], context: int, max_new_tokens: int | None = None
+    tokenizer: Any,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    context: int,
+    max_new_tokens: int | None = None,
 ) -> list[Example]:
     """Prompts with their answers, each pair within ``context`` tokens. Answers are never cut.
 
-    A prompt loses no more and no less than in `encode_prompts` with the `prompt_room` of the same limits, unless its own answer is longer
-    than ``max_new_tokens`` (none: a quarter of the context).
+    A prompt loses no more and no less than in `encode_prompts` with the `prompt_room` of the same
+    limits, unless its own answer is longer than ``max_new_tokens`` (none: a quarter of the
+    context).
 
     Raises:
-        InputError: an answer leaves less than a quarter of the context to its prompt, or a prompt has nothing more that can be cut.
+        InputError: an answer leaves less than a quarter of the context to its prompt, or a prompt
+            has nothing more that can be cut.
     """
     answers_NT = encode_answers(tokenizer, answers)
     longest = max((len(ids) for ids in answers_NT), default=0)
     if longest > 0.75 * context:
-        raise InputError(f"an answer of {longest} tokens", f"does not fit into a context of {context}", "raise llm.context")
+        raise InputError(
+            f"an answer of {longest} tokens",
+            f"does not fit into a context of {context}",
+            "raise llm.context",
+        )
     room = prompt_room(context, max_new_tokens or context // 4)
-    fitted = _fit(tokenizer, prompts, [min(room, context - len(answer_T)) for answer_T in answers_NT])
+    fitted = _fit(
+        tokenizer, prompts, [min(room, context - len(answer_T)) for answer_T in answers_NT]
+    )
     examples = []
     for whole, (ids_T, prompt), answer_T in zip(prompts, fitted, answers_NT, strict=True):
         lost = (0, 0)
@@ -171,7 +202,8 @@ def encode_answers(tokenizer: Any, answers: Sequence[str]) -> list[Tokens]:
 
 
 def end_of_turn(tokenizer: Any) -> int:
-    """Id of the token that ends an answer: the special token that a chat template writes after it, else EOS."""
+    """Id of the token that ends an answer: the special token that a chat template writes after it,
+    else EOS."""
     if tokenizer.chat_template is None:
         return int(tokenizer.eos_token_id)
     mark = "(the answer)"
@@ -179,20 +211,34 @@ def end_of_turn(tokenizer: Any) -> int:
     tail = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(mark)[2].lstrip()
     ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
     known = tokenizer.added_tokens_decoder
-    return int(ids[0] if ids and ids[0] in known and known[ids[0]].special else tokenizer.eos_token_id)
+    return int(
+        ids[0] if ids and ids[0] in known and known[ids[0]].special else tokenizer.eos_token_id
+    )
 
 
 def _fit(tokenizer: Any, prompts: Sequence[str], rooms: Sequence[int]) -> list[tuple[Tokens, str]]:
-    """Token ids of each prompt within its room, and the prompt that they encode. Only what may be too long is encoded again."""
+    """Token ids of each prompt within its room, and the prompt that they encode. Only what may be
+    too long is encoded again."""
     fitted, ids_NT = list(prompts), _encode(tokenizer, prompts)
     # A token is one byte at least: where the widest line of KPIs fits byte by byte, it fits.
-    near = [i for i, prompt in enumerate(prompts) if len(ids_NT[i]) + getattr(prompt, "spare", 0) > rooms[i]]
-    over = {i: prompts[i] for i, length in _lengths(tokenizer, {i: prompts[i] for i in near}).items() if length > rooms[i]}
+    near = [
+        i
+        for i, prompt in enumerate(prompts)
+        if len(ids_NT[i]) + getattr(prompt, "spare", 0) > rooms[i]
+    ]
+    over = {
+        i: prompts[i]
+        for i, length in _lengths(tokenizer, {i: prompts[i] for i in near}).items()
+        if length > rooms[i]
+    }
     long = {i: prompt for i, prompt in over.items() if isinstance(prompt, Prompt)}
-    # The fewest cuts that fit, by halving: `most` of them fit, `few` do not. All prompts at a time, since a tokenizer is fast on many.
+    # The fewest cuts that fit, by halving: `most` of them fit, `few` do not. All prompts at a time,
+    # since a tokenizer is fast on many.
     few, most = dict.fromkeys(long, 0), {i: prompt.cuts for i, prompt in long.items()}
     while halved := {i: (few[i] + most[i]) // 2 for i in long if most[i] - few[i] > 1}:
-        for i, length in _lengths(tokenizer, {i: long[i].shortened(cuts) for i, cuts in halved.items()}).items():
+        for i, length in _lengths(
+            tokenizer, {i: long[i].shortened(cuts) for i, cuts in halved.items()}
+        ).items():
             (most if length <= rooms[i] else few)[i] = halved[i]
     for i, prompt in long.items():
         fitted[i] = prompt.shortened(most[i])
@@ -201,13 +247,20 @@ def _fit(tokenizer: Any, prompts: Sequence[str], rooms: Sequence[int]) -> list[t
     for i in near:
         if len(ids_NT[i]) > rooms[i]:
             remedy = "raise llm.context, or lower llm.max_new_tokens"
-            raise InputError(f"a prompt of {len(ids_NT[i])} tokens", f"must fit into {rooms[i]}, and holds no more that can be cut", remedy)
+            raise InputError(
+                f"a prompt of {len(ids_NT[i])} tokens",
+                f"must fit into {rooms[i]}, and holds no more that can be cut",
+                remedy,
+            )
     return list(zip(ids_NT, fitted, strict=True))
 
 
 def _lengths(tokenizer: Any, prompts: Mapping[int, str]) -> dict[int, int]:
-    """Tokens of each prompt with KPIs as long as any, so that what is cut does not depend on the KPIs."""
-    widest = [prompt.widest if isinstance(prompt, Prompt) else prompt for prompt in prompts.values()]
+    """Tokens of each prompt with KPIs as long as any, so that what is cut does not depend on the
+    KPIs."""
+    widest = [
+        prompt.widest if isinstance(prompt, Prompt) else prompt for prompt in prompts.values()
+    ]
     return {i: len(ids_T) for i, ids_T in zip(prompts, _encode(tokenizer, widest), strict=True)}
 
 
@@ -216,13 +269,18 @@ def _encode(tokenizer: Any, prompts: Sequence[str]) -> list[Tokens]:
         bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         return [np.array([*bos, *ids], np.int32) for ids in _plain(tokenizer, prompts)]
     chats = [[{"role": "user", "content": str(prompt)}] for prompt in prompts]
-    # The template writes BOS itself where the model wants one. Some templates write today's date unless they are told one.
+    # The template writes BOS itself where the model wants one. Some templates write today's date
+    # unless they are told one.
     told = {"add_generation_prompt": True, "sanitize_control_tokens": True, "date_string": _DATE}
-    return [np.array(ids, np.int32) for ids in tokenizer.apply_chat_template(chats, **told)["input_ids"]]
+    return [
+        np.array(ids, np.int32) for ids in tokenizer.apply_chat_template(chats, **told)["input_ids"]
+    ]
 
 
 def _plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     if not texts:
         return []
-    encoded: list[list[int]] = tokenizer([str(text) for text in texts], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    encoded: list[list[int]] = tokenizer(
+        [str(text) for text in texts], add_special_tokens=False, split_special_tokens=True
+    )["input_ids"]
     return encoded

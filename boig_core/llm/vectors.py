@@ -1,7 +1,9 @@
-"""Word vectors with a meaning, for the metrics that compare names: spaCy's, or a sentence-embedding model of transformers.
+"""Word vectors with a meaning, for the metrics that compare names: spaCy's, or a sentence-embedding
+model of transformers.
 
-`open_vectors` chooses by the recipe; without a choice the metrics fall back on `metrics.HashedNgrams`, which knows spelling alone. Leaves
-out: what cosines are used for (see `metrics`).
+`open_vectors` chooses by the recipe; without a choice the metrics fall back on
+`metrics.HashedNgrams`, which knows spelling alone. Leaves out: what cosines are used for (see
+`metrics`).
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ def open_vectors(spec: str | None) -> WordVectors:
     """The vectors that a recipe asks for.
 
     Args:
-        spec: ``spacy:MODEL`` (an installed package of spaCy, or a folder), ``hf:ID`` (a hub id or a folder), or none.
+        spec: ``spacy:MODEL`` (an installed package of spaCy, or a folder), ``hf:ID`` (a hub id or a
+            folder), or none.
 
     Raises:
         InputError: they cannot be opened, or hold no vectors.
@@ -32,7 +35,9 @@ def open_vectors(spec: str | None) -> WordVectors:
     if not spec:
         return HashedNgrams()
     if kind not in _KINDS or not name:
-        raise InputError(f"word vectors {spec}", "are not known", f"use spacy:MODEL or hf:ID, {_REMEDY}")
+        raise InputError(
+            f"word vectors {spec}", "are not known", f"use spacy:MODEL or hf:ID, {_REMEDY}"
+        )
     return _KINDS[kind](name)
 
 
@@ -73,9 +78,17 @@ class SpacyVectors(_Vectors):
             self._language = spacy.load(model)
         except (ImportError, OSError) as exc:
             rule = "needs the package spacy" if isinstance(exc, ImportError) else "is not installed"
-            raise InputError(f"word vectors spacy:{model}", rule, f"pip install spacy, spacy download {model}, {_REMEDY}") from exc
+            raise InputError(
+                f"word vectors spacy:{model}",
+                rule,
+                f"pip install spacy, spacy download {model}, {_REMEDY}",
+            ) from exc
         if not self._language.vocab.vectors_length:
-            raise InputError(f"word vectors spacy:{model}", "has no vectors", f"use a model such as en_core_web_md, {_REMEDY}")
+            raise InputError(
+                f"word vectors spacy:{model}",
+                "has no vectors",
+                f"use a model such as en_core_web_md, {_REMEDY}",
+            )
         self.name = f"spaCy {model}"
 
     def vector(self, text: str) -> NDArray[np.float32]:
@@ -86,7 +99,8 @@ class SpacyVectors(_Vectors):
 
 
 class SentenceEmbeddings(_Vectors):
-    """Embeddings of a transformers encoder: the mean over a text's tokens, as sentence-embedding models are trained.
+    """Embeddings of a transformers encoder: the mean over a text's tokens, as sentence-embedding
+    models are trained.
 
     Raises:
         InputError: the model cannot be opened.
@@ -100,7 +114,11 @@ class SentenceEmbeddings(_Vectors):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
             self._model: Any = AutoModel.from_pretrained(model).eval()
         except (OSError, ValueError) as exc:
-            raise InputError(f"word vectors hf:{model}", "cannot be opened", f"give a hub id or a folder, {_REMEDY}") from exc
+            raise InputError(
+                f"word vectors hf:{model}",
+                "cannot be opened",
+                f"give a hub id or a folder, {_REMEDY}",
+            ) from exc
         self.name = f"sentence embeddings {model}"
 
     def vector(self, text: str) -> NDArray[np.float32]:

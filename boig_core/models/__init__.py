@@ -1,7 +1,9 @@
-"""Models that ship with the package, and the one place that turns a model reference into something `from_pretrained` opens.
+"""Models that ship with the package, and the one place that turns a model reference into something
+`from_pretrained` opens.
 
-Holds the tiny Stable Diffusion and the two tiny CLIPs that `boig tiny-models` trains (see ``manifest.json`` beside this file for their
-command, seed, code and measured fidelity). Imports no torch, so recipes can be checked without it. Nothing is opened here.
+Holds the tiny Stable Diffusion and the two tiny CLIPs that `boig tiny-models` trains (see
+``manifest.json`` beside this file for their command, seed, code and measured fidelity). Imports no
+torch, so recipes can be checked without it. Nothing is opened here.
 """
 
 from __future__ import annotations
@@ -22,35 +24,48 @@ def resolve_model(ref: str) -> str:
     """Turn a model reference into a local folder or a hub id.
 
     Args:
-        ref: ``package:NAME`` for a shipped model, a local folder, or a hub id such as ``CompVis/stable-diffusion-v1-4``.
+        ref: ``package:NAME`` for a shipped model, a local folder, or a hub id such as
+            ``CompVis/stable-diffusion-v1-4``.
 
     Returns:
         A path or hub id for ``from_pretrained``.
 
     Raises:
-        InputError: a shipped name that does not exist, or a reference that looks like a path and leads nowhere.
+        InputError: a shipped name that does not exist, or a reference that looks like a path and
+            leads nowhere.
     """
     if ref.startswith(PACKAGE_PREFIX):
         name = ref.removeprefix(PACKAGE_PREFIX)
         folder = MODELS_FOLDER / name
         if name not in SHIPPED:
             raise InputError(
-                ref, "no such model ships with boig", "use one of " + ", ".join(PACKAGE_PREFIX + shipped for shipped in SHIPPED)
+                ref,
+                "no such model ships with boig",
+                "use one of " + ", ".join(PACKAGE_PREFIX + shipped for shipped in SHIPPED),
             )
         if not folder.is_dir():
-            raise InputError(ref, f"its folder {folder} is missing", "reinstall boig, or run `boig tiny-models` to train it again")
+            raise InputError(
+                ref,
+                f"its folder {folder} is missing",
+                "reinstall boig, or run `boig tiny-models` to train it again",
+            )
         return str(folder)
     path = Path(ref).expanduser()
     if ref and path.is_dir():
         return str(path)
     if not ref or ref.startswith(("/", ".", "~")) or ref.count("/") > 1 or path.is_file():
-        raise InputError(ref or "''", "is not a folder with a model", "give a model folder, a hub id ORG/NAME, or package:NAME")
+        raise InputError(
+            ref or "''",
+            "is not a folder with a model",
+            "give a model folder, a hub id ORG/NAME, or package:NAME",
+        )
     return ref
 
 
 @cache
 def model_version(ref: str) -> str:
-    """What tells one state of a model from another: the SHA-256 of a folder's files, or the commit of a hub id.
+    """What tells one state of a model from another: the SHA-256 of a folder's files, or the commit
+    of a hub id.
 
     Args:
         ref: as for `resolve_model`.
@@ -64,7 +79,9 @@ def model_version(ref: str) -> str:
         digest = hashlib.sha256()
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             with path.open("rb") as file:
-                digest.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+                digest.update(
+                    f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
+                )
         return digest.hexdigest()
     from huggingface_hub import HfApi, try_to_load_from_cache
 
@@ -75,4 +92,8 @@ def model_version(ref: str) -> str:
     try:
         return str(HfApi().model_info(found).sha)
     except Exception as exc:
-        raise InputError(found, f"the hub does not say which commit it is ({exc})", "download the model, and give its folder") from exc
+        raise InputError(
+            found,
+            f"the hub does not say which commit it is ({exc})",
+            "download the model, and give its folder",
+        ) from exc

@@ -1,6 +1,8 @@
-"""A stage's log kept in the store: numbered chunks that are never written anew, so that a reader with a cursor misses and repeats nothing.
+"""A stage's log kept in the store: numbered chunks that are never written anew, so that a reader
+with a cursor misses and repeats nothing.
 
-Leaves out: the store itself (the caller passes a function that writes one chunk), and what worker processes print.
+Leaves out: the store itself (the caller passes a function that writes one chunk), and what worker
+processes print.
 """
 
 from __future__ import annotations
@@ -15,16 +17,25 @@ from boig_core.observability.logs import LineFormat
 
 
 class KeptLog(logging.Handler):
-    """Keeps this process's log lines while it is entered; a write that fails is tried again later and fails nothing.
+    """Keeps this process's log lines while it is entered; a write that fails is tried again later
+    and fails nothing.
 
     Args:
-        put: writes one chunk: its number and its bytes. After a failure it is called again with the same two.
+        put: writes one chunk: its number and its bytes. After a failure it is called again with the
+            same two.
         first: number of the first chunk.
         every_s: seconds between two writes.
         limit: most bytes of a chunk, but for one line that is longer.
     """
 
-    def __init__(self, put: Callable[[int, bytes], None], *, first: int = 1, every_s: float = 3.0, limit: int = 2**18) -> None:
+    def __init__(
+        self,
+        put: Callable[[int, bytes], None],
+        *,
+        first: int = 1,
+        every_s: float = 3.0,
+        limit: int = 2**18,
+    ) -> None:
         super().__init__()
         self.setFormatter(LineFormat())
         self._put, self._next, self._every_s, self._limit = put, first, every_s, limit
@@ -39,7 +50,12 @@ class KeptLog(logging.Handler):
         self._writer.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         logging.getLogger().removeHandler(self)
         self._ended.set()
         self._writer.join()
@@ -65,7 +81,8 @@ class KeptLog(logging.Handler):
                 self._chunks.popleft()
 
     def _cut(self) -> None:
-        """A chunk's number and content are settled before it is first tried: a write whose answer was lost is repeated as it was."""
+        """A chunk's number and content are settled before it is first tried: a write whose answer
+        was lost is repeated as it was."""
         with self.lock:  # type: ignore[union-attr]  # Handler.__init__ makes it
             lines, self._lines = self._lines, []
         chunk = b""

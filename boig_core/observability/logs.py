@@ -1,4 +1,5 @@
-"""Logging: one line format for every boig process, readable in a terminal and in an Airflow task log."""
+"""Logging: one line format for every boig process, readable in a terminal and in an Airflow task
+log."""
 
 from __future__ import annotations
 
@@ -11,11 +12,14 @@ from typing import Final
 
 from boig_core.observability.quiet import quiet_libraries
 
-SECRET_NAMES: Final = re.compile(r"(KEY|KEY_ID|SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|ALERT_URL)$", re.IGNORECASE)
+SECRET_NAMES: Final = re.compile(
+    r"(KEY|KEY_ID|SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|ALERT_URL)$", re.IGNORECASE
+)
 """Names of environment variables whose values are never written down."""
 
 SHORTEST: Final = 8
-"""Characters of the shortest value that is hidden: a shorter one (``true``, ``testing``) stands in ordinary words too."""
+"""Characters of the shortest value that is hidden: a shorter one (``true``, ``testing``) stands in
+ordinary words too."""
 
 OWN: Final = ("boig_core", "ray_jobs", "__main__")
 """First part of the names of boig's own loggers."""
@@ -25,7 +29,8 @@ IN_ADDRESS: Final = re.compile(r"(?<=://)[^\s/@]+@")
 
 
 def secret_values() -> Iterator[tuple[str, str]]:
-    """Each secret of this process's environment, and what to write in its place: secret variables, and passwords in addresses of any."""
+    """Each secret of this process's environment, and what to write in its place: secret variables,
+    and passwords in addresses of any."""
     for name, value in os.environ.items():
         if SECRET_NAMES.search(name) and len(value.strip()) >= SHORTEST:
             yield value.strip(), f"[{name}]"
@@ -59,7 +64,8 @@ def get_logger(name: str) -> logging.Logger:
 
 
 def configure_logging() -> None:
-    """Send boig's logs to standard output at ``BOIG_LOG_LEVEL`` (default INFO), libraries' at WARNING; safe to call again."""
+    """Send boig's logs to standard output at ``BOIG_LOG_LEVEL`` (default INFO), libraries' at
+    WARNING; safe to call again."""
     shown = logging.StreamHandler(sys.stdout)
     shown.setFormatter(LineFormat())
     logging.basicConfig(level=logging.WARNING, handlers=[shown], force=True)

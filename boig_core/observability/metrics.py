@@ -1,6 +1,8 @@
-"""Metrics of a run: one JSON line a step, kept in the store beside the attempt and mirrored to MLflow when it is configured.
+"""Metrics of a run: one JSON line a step, kept in the store beside the attempt and mirrored to
+MLflow when it is configured.
 
-Leaves out: what to measure, and the store itself: the caller passes a function that replaces the file's content.
+Leaves out: what to measure, and the store itself: the caller passes a function that replaces the
+file's content.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ def experiment(stage: str) -> str:
 
 
 class MetricLog:
-    """Collects metric rows; writes them through ``put`` and to MLflow at most every ``every_s`` seconds, and on `close`.
+    """Collects metric rows; writes them through ``put`` and to MLflow at most every ``every_s``
+    seconds, and on `close`.
 
     Args:
         put: replaces the whole ``metrics.jsonl``; called with its bytes.
@@ -36,7 +39,8 @@ class MetricLog:
         run: name of the MLflow run.
         params: small values logged once.
         every_s: least seconds between two writes.
-        earlier: what a process that was lost has written of the same run; its rows stay, up to the step at which this one goes on.
+        earlier: what a process that was lost has written of the same run; its rows stay, up to the
+            step at which this one goes on.
     """
 
     def __init__(
@@ -59,7 +63,8 @@ class MetricLog:
         self._one = threading.Lock()
 
     def log(self, step: int, **values: float) -> None:
-        """Record one row. Values that are not finite are kept as null: a gap in a curve, never a made-up number."""
+        """Record one row. Values that are not finite are kept as null: a gap in a curve, never a
+        made-up number."""
         self.log_row(step, values)
 
     def log_row(self, step: int, values: Mapping[str, float]) -> None:
@@ -71,7 +76,9 @@ class MetricLog:
         if self._goes_on:
             self._rows = [earlier for earlier in self._rows if earlier["step"] < step]
             self._goes_on = False
-        row = {key: (float(value) if math.isfinite(value) else None) for key, value in values.items()}
+        row = {
+            key: (float(value) if math.isfinite(value) else None) for key, value in values.items()
+        }
         self._rows.append({"step": step, "time": round(time.time(), 3), **row})
         if self._mlflow is not None:
             self._untracked.append(self._rows[-1])
@@ -99,7 +106,8 @@ class MetricLog:
         self._written = time.monotonic()
 
     def _track(self) -> None:
-        """Send what is new to MLflow: a request for each value would take a small model a quarter of its time."""
+        """Send what is new to MLflow: a request for each value would take a small model a quarter
+        of its time."""
         if self._mlflow is None or not self._untracked:
             return
         client, run_id = self._mlflow

@@ -1,7 +1,9 @@
-"""Progress of long work, as lines of a log: how much of how much is done, how fast, and how long the rest will take.
+"""Progress of long work, as lines of a log: how much of how much is done, how fast, and how long
+the rest will take.
 
-All of them are logged under one name, `LOGGER`, whoever writes them and whichever process they come from. So a reader of a kept log knows
-a line of progress by the logger that it names, and not by its words.
+All of them are logged under one name, `LOGGER`, whoever writes them and whichever process they come
+from. So a reader of a kept log knows a line of progress by the logger that it names, and not by its
+words.
 """
 
 from __future__ import annotations
@@ -15,11 +17,15 @@ from typing import Final
 from boig_core.observability.logs import get_logger
 
 LOGGER: Final = "boig_core.progress"
-"""Logger of all progress; what several do at once, each under its own subject, has a child of it."""
+"""Logger of all progress; what several do at once, each under its own subject, has a child of
+it."""
 
 _PART: Final = " · "
 _LEFT: Final = " left"
-_LINE: Final = re.compile(rf"^\d\d:\d\d:\d\d INFO +{re.escape(LOGGER)}(?:\.(?P<subject>\S+))?: (?P<line>.+)$", re.MULTILINE)
+_LINE: Final = re.compile(
+    rf"^\d\d:\d\d:\d\d INFO +{re.escape(LOGGER)}(?:\.(?P<subject>\S+))?: (?P<line>.+)$",
+    re.MULTILINE,
+)
 
 
 def progress_log(subject: str = "") -> Callable[[str], None]:
@@ -54,7 +60,8 @@ def goes_on(line: str) -> bool:
 
 
 def fitted(line: str, width: int) -> str:
-    """A line within a width: shorter words first, then fewer parts; its beginning and the time left stay longest."""
+    """A line within a width: shorter words first, then fewer parts; its beginning and the time left
+    stay longest."""
     if len(line) <= width:
         return line
     parts = re.sub(r"(\d+) of (\d+)", r"\1/\2", line).replace("about ", "").split(_PART)
@@ -74,7 +81,9 @@ class Progress:
         every_s: least seconds between two lines.
     """
 
-    def __init__(self, what: str, total: int, say: Callable[[str], object], every_s: float = 10.0) -> None:
+    def __init__(
+        self, what: str, total: int, say: Callable[[str], object], every_s: float = 10.0
+    ) -> None:
         self._what, self._total, self._say, self._every_s = what, total, say, every_s
         self._started = self._said = time.monotonic()
         self._done = 0
@@ -95,21 +104,26 @@ class Progress:
         self._say(self.line())
 
     def line(self) -> str:
-        """Such as ``1200 of 20000 images · 410/s · 1188 accepted · rejected: image_missing 12 · about 0:45 left``."""
+        """Such as ``1200 of 20000 images · 410/s · 1188 accepted · rejected: image_missing 12 ·
+        about 0:45 left``."""
         rate = self._done / max(1e-9, time.monotonic() - self._started)
         parts = [f"{self._done} of {self._total} {self._what}"]
         if self._done:
             parts.append(f"{_shown(rate)}/s")
         if self._rejected:
             parts.append(f"{self._done - self._rejected.total()} accepted")
-            parts.append("rejected: " + ", ".join(f"{code} {count}" for code, count in self._rejected.most_common()))
+            parts.append(
+                "rejected: "
+                + ", ".join(f"{code} {count}" for code, count in self._rejected.most_common())
+            )
         if 0 < self._done < self._total:
             parts.append(left((self._total - self._done) / rate))
         return _PART.join(parts)
 
 
 class Steps:
-    """Reports how a training goes: after the first step that it makes, then at most every ``every_s`` seconds, and after the last of all.
+    """Reports how a training goes: after the first step that it makes, then at most every
+    ``every_s`` seconds, and after the last of all.
 
     Args:
         total: steps of the whole training.
@@ -120,18 +134,37 @@ class Steps:
         every_s: least seconds between two lines.
     """
 
-    def __init__(self, total: int, done: int, each: int, what: str, say: Callable[[str], object], every_s: float = 10.0) -> None:
-        self._total, self._each, self._what, self._say, self._every_s = total, each, what, say, every_s
+    def __init__(
+        self,
+        total: int,
+        done: int,
+        each: int,
+        what: str,
+        say: Callable[[str], object],
+        every_s: float = 10.0,
+    ) -> None:
+        self._total, self._each, self._what, self._say, self._every_s = (
+            total,
+            each,
+            what,
+            say,
+            every_s,
+        )
         self._told, self._said = done, time.monotonic()
         self._due = self._said
 
     def made(self, done: int, loss: float) -> None:
-        """Take note of a step; says, of the steps since the last line, ``step 40 of 90 · loss 1.2 · 212 samples/s · about 0:45 left``."""
+        """Take note of a step; says, of the steps since the last line, ``step 40 of 90 · loss 1.2 ·
+        212 samples/s · about 0:45 left``."""
         now = time.monotonic()
         if now < self._due and done < self._total:
             return
         rate = (done - self._told) / max(1e-9, now - self._said)
-        parts = [f"step {done} of {self._total}", f"loss {loss:.4g}", f"{_shown(rate * self._each)} {self._what}/s"]
+        parts = [
+            f"step {done} of {self._total}",
+            f"loss {loss:.4g}",
+            f"{_shown(rate * self._each)} {self._what}/s",
+        ]
         if done < self._total:
             parts.append(left((self._total - done) / rate))
         self._told, self._said, self._due = done, now, now + self._every_s
@@ -150,4 +183,8 @@ def _shown(rate: float) -> str:
 def left(seconds: float) -> str:
     """How long it will take: ``about 0:45 left``, ``about 2 h 05 left``."""
     minutes, rest = divmod(round(seconds), 60)
-    return (f"about {minutes}:{rest:02}" if minutes < 60 else f"about {minutes // 60} h {minutes % 60:02}") + _LEFT
+    return (
+        f"about {minutes}:{rest:02}"
+        if minutes < 60
+        else f"about {minutes // 60} h {minutes % 60:02}"
+    ) + _LEFT

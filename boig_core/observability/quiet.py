@@ -1,8 +1,10 @@
-"""What libraries print that no user can act on, turned off in one place: bars, advice to developers, news of their own start.
+"""What libraries print that no user can act on, turned off in one place: bars, advice to
+developers, news of their own start.
 
-What a user can act on stays: a missing weight, a text that was cut, a node without room. To be called before the libraries are
-imported, as the packages do that use them (`ray_jobs`, `boig_core.cluster`); processes that this one starts take most of it over from
-the environment. Leaves out: boig's own lines (see `logs`).
+What a user can act on stays: a missing weight, a text that was cut, a node without room. To be
+called before the libraries are imported, as the packages do that use them (`ray_jobs`,
+`boig_core.cluster`); processes that this one starts take most of it over from the environment.
+Leaves out: boig's own lines (see `logs`).
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ ENVIRONMENT: Final = {
 """Settings that a user's own come before."""
 
 WORKER_LINES: Final = (
-    "Failed to query Ray Train Controller actor state",  # several times a second where there is no dashboard
+    # several times a second where there is no dashboard
+    "Failed to query Ray Train Controller actor state",
     "Requesting resources: ",
     "Attempting to start training worker group",
     "Started training worker group",
@@ -43,7 +46,8 @@ _LINES: Final = {
     "diffusers.configuration_utils": "but are not expected and will be ignored",
     "diffusers.pipelines.pipeline_utils": "^Expected types for",
 }
-"""Warnings by their logger: about models that ship with boig, and about parts that are left out on purpose."""
+"""Warnings by their logger: about models that ship with boig, and about parts that are left out on
+purpose."""
 
 _BARS: Final = ("transformers", "diffusers")
 _SKIPPED: Final = "RAY_DEDUP_LOGS_SKIP_REGEX"
@@ -78,7 +82,8 @@ def quiet_libraries() -> None:
 
 
 def hide_bars() -> None:
-    """No progress bars of libraries that are loaded; diffusers reads no variable, so whoever opens a model calls this."""
+    """No progress bars of libraries that are loaded; diffusers reads no variable, so whoever opens
+    a model calls this."""
     for name in _BARS:
         if f"{name}.utils.logging" in sys.modules:
             sys.modules[f"{name}.utils.logging"].disable_progress_bar()

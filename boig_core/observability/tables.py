@@ -1,6 +1,8 @@
-"""Tables for a terminal: within its width, no name cut, and without rows and columns that hold nothing.
+"""Tables for a terminal: within its width, no name cut, and without rows and columns that hold
+nothing.
 
-Where the columns do not fit side by side, the table goes on below with its first column again. Leaves out: what the numbers are.
+Where the columns do not fit side by side, the table goes on below with its first column again.
+Leaves out: what the numbers are.
 """
 
 from __future__ import annotations
@@ -39,8 +41,12 @@ def print_table(
         rows: cells by the name of the row; None: not measured.
         reasons: why a row or column is empty, by its name.
     """
-    filled = {name: cells for name, cells in rows.items() if any(cell is not None for cell in cells)}
-    kept = [i for i in range(len(columns) - 1) if any(cells[i] is not None for cells in filled.values())]
+    filled = {
+        name: cells for name, cells in rows.items() if any(cell is not None for cell in cells)
+    }
+    kept = [
+        i for i in range(len(columns) - 1) if any(cells[i] is not None for cells in filled.values())
+    ]
     empty = [name for name in rows if name not in filled]
     empty += [name for i, name in enumerate(columns[1:]) if filled and i not in kept]
     console.print(Text(f"\n{title}", style="italic"))
@@ -48,25 +54,37 @@ def print_table(
     for number, part in enumerate(_blocks(console.width, names, columns, filled, kept)):
         if number:
             console.print()
-        present = {name: cells for name, cells in filled.items() if any(cells[i] is not None for i in part)}
+        present = {
+            name: cells for name, cells in filled.items() if any(cells[i] is not None for i in part)
+        }
         console.print(_table(names, columns, present, part))
     if empty:
         say(console, f"Not measured: {_grouped(empty, reasons or {})}")
 
 
 def say(console: Console, text: str, indent: str = "", style: str = "") -> None:
-    """Print a text in lines that are broken between words; a word that is longer than a line stays whole."""
+    """Print a text in lines that are broken between words; a word that is longer than a line stays
+    whole."""
     console.print(Text("\n".join(broken(text, console.width, indent)), style=style), soft_wrap=True)
 
 
 def broken(text: str, width: int = WIDTH, indent: str = "", first: str | None = None) -> list[str]:
-    """A text as lines of at most ``width``, later ones after ``indent``; a longer word, such as a path, stays whole."""
+    """A text as lines of at most ``width``, later ones after ``indent``; a longer word, such as a
+    path, stays whole."""
     begin = indent if first is None else first
-    wrapper = textwrap.TextWrapper(width, initial_indent=begin, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    wrapper = textwrap.TextWrapper(
+        width,
+        initial_indent=begin,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
     return wrapper.wrap(text) or [begin.rstrip()]
 
 
-def _blocks(width: int, names: int, columns: Sequence[str], rows: Mapping[str, Cells], kept: Sequence[int]) -> Iterator[list[int]]:
+def _blocks(
+    width: int, names: int, columns: Sequence[str], rows: Mapping[str, Cells], kept: Sequence[int]
+) -> Iterator[list[int]]:
     """Columns that fit side by side, after the names."""
     block, used = list[int](), names
     for i in kept:
@@ -79,8 +97,11 @@ def _blocks(width: int, names: int, columns: Sequence[str], rows: Mapping[str, C
         yield block
 
 
-def _name_width(width: int, columns: Sequence[str], rows: Mapping[str, Cells], kept: Sequence[int]) -> int:
-    """Room for the names: all they need where everything fits; longer names go on in the next line."""
+def _name_width(
+    width: int, columns: Sequence[str], rows: Mapping[str, Cells], kept: Sequence[int]
+) -> int:
+    """Room for the names: all they need where everything fits; longer names go on in the next
+    line."""
     cells = [_GAP + _cell_width(columns, rows, i) for i in kept]
     longest = max([len(columns[0]), *map(len, rows)])
     if longest + sum(cells) <= width:
@@ -92,7 +113,9 @@ def _cell_width(columns: Sequence[str], rows: Mapping[str, Cells], i: int) -> in
     return max([len(columns[i + 1]), *(len(cells[i] or NOT_MEASURED) for cells in rows.values())])
 
 
-def _table(names: int, columns: Sequence[str], rows: Mapping[str, Cells], part: Sequence[int]) -> Table:
+def _table(
+    names: int, columns: Sequence[str], rows: Mapping[str, Cells], part: Sequence[int]
+) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     table.add_column(columns[0], overflow="fold", max_width=names)
     for i in part:
@@ -106,4 +129,6 @@ def _grouped(names: Iterable[str], reasons: Mapping[str, str]) -> str:
     by_reason: dict[str, list[str]] = {}
     for name in names:
         by_reason.setdefault(reasons.get(name, ""), []).append(name)
-    return "; ".join(", ".join(those) + (f" ({reason})" if reason else "") for reason, those in by_reason.items())
+    return "; ".join(
+        ", ".join(those) + (f" ({reason})" if reason else "") for reason, those in by_reason.items()
+    )

@@ -1,7 +1,9 @@
-"""What Airflow itself says of a task, asked through the Task SDK from a worker or a triggerer: neither sees the database.
+"""What Airflow itself says of a task, asked through the Task SDK from a worker or a triggerer:
+neither sees the database.
 
-A kill signal is no proof that a try is over: a triggerer that stalled and was replaced, or a worker that lost three heartbeats, gets one
-while the task goes on elsewhere. So a job is stopped only on Airflow's word. Leaves out: stopping.
+A kill signal is no proof that a try is over: a triggerer that stalled and was replaced, or a worker
+that lost three heartbeats, gets one while the task goes on elsewhere. So a job is stopped only on
+Airflow's word. Leaves out: stopping.
 """
 
 from __future__ import annotations
@@ -16,13 +18,35 @@ log = get_logger(__name__)
 
 _warm = threading.Event()
 
-OVER: Final = frozenset({"failed", "success", "skipped", "upstream_failed", "removed", "restarting", "cleared", "deleted"})
-"""States in which the try that had the job is over. ``restarting``: cleared while it ran. The last two are this module's own words."""
+OVER: Final = frozenset(
+    {
+        "failed",
+        "success",
+        "skipped",
+        "upstream_failed",
+        "removed",
+        "restarting",
+        "cleared",
+        "deleted",
+    }
+)
+"""States in which the try that had the job is over. ``restarting``: cleared while it ran. The last
+two are this module's own words."""
 
 AT_WORK: Final = frozenset(
-    {"running", "deferred", "queued", "scheduled", "restarting", "up_for_retry", "up_for_reschedule", "awaiting_input"}
+    {
+        "running",
+        "deferred",
+        "queued",
+        "scheduled",
+        "restarting",
+        "up_for_retry",
+        "up_for_reschedule",
+        "awaiting_input",
+    }
 )
-"""States in which a task may still want a job: a retry adopts it, and the try after a clear stops it itself."""
+"""States in which a task may still want a job: a retry adopts it, and the try after a clear stops
+it itself."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +68,8 @@ class TaskKey:
 
 
 def state_of(task: TaskKey) -> str:
-    """The task's state now: one of Airflow's, ``cleared`` for none, ``deleted`` where the run or the task is gone.
+    """The task's state now: one of Airflow's, ``cleared`` for none, ``deleted`` where the run or
+    the task is gone.
 
     Blocks; call it in a thread where an event loop runs.
 
@@ -63,7 +88,8 @@ def state_of(task: TaskKey) -> str:
 def warm_up(task: TaskKey) -> None:
     """Ask once a process, and do not wait for the answer.
 
-    A triggerer builds its way to Airflow at the first question, which takes seconds: more than a kill has.
+    A triggerer builds its way to Airflow at the first question, which takes seconds: more than a
+    kill has.
     """
     if not _warm.is_set():
         _warm.set()
@@ -71,16 +97,21 @@ def warm_up(task: TaskKey) -> None:
 
 
 def try_is_over(task: TaskKey, within_s: float) -> bool:
-    """Whether Airflow confirms that the task's try is over; False when it denies it, or does not say so in time.
+    """Whether Airflow confirms that the task's try is over; False when it denies it, or does not
+    say so in time.
 
-    The question is asked in a thread of its own: a signal handler may run while the main thread holds the only line to Airflow.
+    The question is asked in a thread of its own: a signal handler may run while the main thread
+    holds the only line to Airflow.
     """
     answer: list[str] = []
     thread = threading.Thread(target=_ask, args=(task, answer), name="boig-state", daemon=True)
     thread.start()
     thread.join(within_s)
     if not answer:
-        log.info("%s: state unknown, so its job goes on; boig_reconcile stops it if nobody wants it", task)
+        log.info(
+            "%s: state unknown, so its job goes on; boig_reconcile stops it if nobody wants it",
+            task,
+        )
         return False
     over = answer[0] in OVER
     log.info("%s is %s: its job %s", task, answer[0], "is stopped" if over else "goes on")

@@ -1,7 +1,7 @@
 """Alerts: one message a cause, to wherever ``BOIG_ALERT_URL`` leads.
 
-Whoever sends first claims the cause in the store, by an exclusive put, so that tasks that fail side by side send one message. Leaves out:
-when an alert is due and what it says (see `callbacks`).
+Whoever sends first claims the cause in the store, by an exclusive put, so that tasks that fail side
+by side send one message. Leaves out: when an alert is due and what it says (see `callbacks`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from boig_core.storage import store
 log = get_logger(__name__)
 
 ADDRESS: Final = "BOIG_ALERT_URL"
-"""Environment variable: one or more addresses as Apprise writes them, such as a Slack webhook or ``jsons://HOST/PATH``. They are secret."""
+"""Environment variable: one or more addresses as Apprise writes them, such as a Slack webhook or
+``jsons://HOST/PATH``. They are secret."""
 
 WINDOW_S: Final = 3600.0
-"""Seconds in which a cause is told once: an outage is not told by each run that it ends, and one that goes on is told again."""
+"""Seconds in which a cause is told once: an outage is not told by each run that it ends, and one
+that goes on is told again."""
 
 CLAIMS: Final = "alerts"
 """Folder of the store with one small file a cause and window."""
@@ -54,7 +56,8 @@ class Alert:
 
 
 def tell(alert: Alert) -> None:
-    """Send an alert, unless nobody wants any or its cause was told within `WINDOW_S`. What fails is logged and raises nothing."""
+    """Send an alert, unless nobody wants any or its cause was told within `WINDOW_S`. What fails is
+    logged and raises nothing."""
     address = os.environ.get(ADDRESS, "").strip()
     if not address:
         return
@@ -73,30 +76,48 @@ def send(alert: Alert, address: str) -> None:
     """Send an alert now.
 
     Raises:
-        InputError: the address is none of a service that Apprise knows, or Apprise is not installed.
+        InputError: the address is none of a service that Apprise knows, or Apprise is not
+            installed.
         EndpointError: the service does not take it.
     """
     try:
         import apprise
     except ImportError as exc:
-        raise InputError(ADDRESS, "needs Apprise, which is not installed", "install boig[airflow]") from exc
-    for name in ("apprise", "urllib3"):  # both write addresses, which are secret, into the log; urllib3 when it is set to DEBUG
+        raise InputError(
+            ADDRESS, "needs Apprise, which is not installed", "install boig[airflow]"
+        ) from exc
+    for name in (
+        "apprise",
+        "urllib3",
+    ):  # both write addresses, which are secret, into the log; urllib3 when it is set to DEBUG
         logging.getLogger(name).setLevel(logging.CRITICAL)
     services = apprise.Apprise()
     if not services.add(address):
         rule = "holds an address that no service of Apprise has"
-        raise InputError(ADDRESS, rule, "see https://appriseit.com/services; `apprise -vv -b test ADDRESS` tries one")
+        raise InputError(
+            ADDRESS,
+            rule,
+            "see https://appriseit.com/services; `apprise -vv -b test ADDRESS` tries one",
+        )
     body = "\n".join([*alert.body, "The same cause is not told again within an hour."])
-    if not services.notify(body, title=alert.title, notify_type=apprise.NotifyType.FAILURE, body_format=apprise.NotifyFormat.TEXT):
+    if not services.notify(
+        body,
+        title=alert.title,
+        notify_type=apprise.NotifyType.FAILURE,
+        body_format=apprise.NotifyFormat.TEXT,
+    ):
         names = ", ".join(sorted({str(service.service_name) for service in services}))
-        raise EndpointError(ADDRESS, f"was not taken by all of: {names}", "`apprise -vv -b test ADDRESS` says why")
+        raise EndpointError(
+            ADDRESS, f"was not taken by all of: {names}", "`apprise -vv -b test ADDRESS` says why"
+        )
 
 
 def claim(key: str, now: float) -> Callable[[], None] | None:
     """Take a cause for the one who asks.
 
-    The store remembers, since exactly one of many who ask at once gets it there. Where the store is away, Airflow's Variables do: two who
-    ask at once may both get it then. Where neither answers, whoever asks gets it.
+    The store remembers, since exactly one of many who ask at once gets it there. Where the store is
+    away, Airflow's Variables do: two who ask at once may both get it then. Where neither answers,
+    whoever asks gets it.
 
     Args:
         key: the cause.

@@ -1,6 +1,8 @@
-"""What a stage's processes ask of a cluster, told by the recipe, for a cluster that is made for the job.
+"""What a stage's processes ask of a cluster, told by the recipe, for a cluster that is made for the
+job.
 
-A standing cluster needs it for a rehearsal alone: there Ray waits for room by itself. Leaves out: which machines hold them (see `rayjob`).
+A standing cluster needs it for a rehearsal alone: there Ray waits for room by itself. Leaves out:
+which machines hold them (see `rayjob`).
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ class Ask:
 
     def __str__(self) -> str:
         where = f" on {dict(self.labels)}" if self.labels else ""
-        return f"{self.count or 'as many as fit'} of {self.cpus:g} CPUs and {self.gpus:g} GPUs{where}"
+        return (
+            f"{self.count or 'as many as fit'} of {self.cpus:g} CPUs and {self.gpus:g} GPUs{where}"
+        )
 
 
 def asks_of(stage: Stage, recipe: Recipe) -> list[Ask]:
@@ -60,7 +64,8 @@ def asks_of(stage: Stage, recipe: Recipe) -> list[Ask]:
 
 
 def lacking(nodes: Sequence[Mapping[str, float]], asks: Sequence[Ask]) -> list[Ask]:
-    """Those asks that do not all fit beside the others, the largest placed first; labels are not looked at.
+    """Those asks that do not all fit beside the others, the largest placed first; labels are not
+    looked at.
 
     Args:
         nodes: of each node what it has, ``CPU`` and ``GPU``.

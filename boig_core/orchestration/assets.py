@@ -1,8 +1,9 @@
-"""The assets that chain the DAGs, and the light tasks at both ends of each: ``plan`` checks what goes in, ``announce`` tells the next DAG.
+"""The assets that chain the DAGs, and the light tasks at both ends of each: ``plan`` checks what
+goes in, ``announce`` tells the next DAG.
 
-An event's ``extra`` carries what the next DAG needs: outputs by name, recipe, store, root run; and for people, where the data card is. In
-`plan`, explicit params win, then the event that triggered the run, then the newest event, then the defaults. Leaves out: the work (see
-`operator`).
+An event's ``extra`` carries what the next DAG needs: outputs by name, recipe, store, root run; and
+for people, where the data card is. In `plan`, explicit params win, then the event that triggered
+the run, then the newest event, then the defaults. Leaves out: the work (see `operator`).
 """
 
 from __future__ import annotations
@@ -27,27 +28,63 @@ from boig_core.orchestration.retries import RETRIES
 from boig_core.orchestration.roots import allowed, store_root
 from boig_core.storage import manifest, runs, store
 
-DATASET = Asset("boig/dataset", uri="boig://dataset", group="boig", extra={"content": ["posts", "images", "what is seen in them"]})
-BOIGLLM = Asset("boig/boigllm", uri="boig://boigllm", group="boig", extra={"content": ["BoigLLM", "its evaluation", "reward calibration"]})
-BOIGSD = Asset("boig/boigsd", uri="boig://boigsd", group="boig", extra={"content": ["BoigSD", "its evaluation", "the report"]})
+DATASET = Asset(
+    "boig/dataset",
+    uri="boig://dataset",
+    group="boig",
+    extra={"content": ["posts", "images", "what is seen in them"]},
+)
+BOIGLLM = Asset(
+    "boig/boigllm",
+    uri="boig://boigllm",
+    group="boig",
+    extra={"content": ["BoigLLM", "its evaluation", "reward calibration"]},
+)
+BOIGSD = Asset(
+    "boig/boigsd",
+    uri="boig://boigsd",
+    group="boig",
+    extra={"content": ["BoigSD", "its evaluation", "the report"]},
+)
 
-DEFAULTS: dict[str, Any] = {"owner": "boig", "on_execute_callback": hide_environment, "on_retry_callback": on_retry, **RETRIES}
+DEFAULTS: dict[str, Any] = {
+    "owner": "boig",
+    "on_execute_callback": hide_environment,
+    "on_retry_callback": on_retry,
+    **RETRIES,
+}
 """Arguments of every task."""
 
 LOCATION: dict[str, Any] = {"type": ["null", "string"], "pattern": f"^(?!.*{store.CREDENTIALS})"}
-"""Schema of a param that names a location. Airflow keeps and shows what a run is given: credentials are refused before there is a run."""
+"""Schema of a param that names a location. Airflow keeps and shows what a run is given: credentials
+are refused before there is a run."""
 
 
 def recipe_params(default: str | None) -> dict[str, Param]:
     """Params that choose the recipe; ``default=None`` leaves the choice to the asset event."""
     kind = {**LOCATION, "type": "string"} if default else LOCATION
     which = "A recipe of the package by name, or the path of a YAML file."
-    which += "" if default else " Empty: the recipe of the dataset or model that triggered this run."
+    which += (
+        "" if default else " Empty: the recipe of the dataset or model that triggered this run."
+    )
     settings = "One section.field=value a line, such as ddpo.epochs=5."
     return {
-        "recipe": Param(default, **kind, examples=recipe_names(), title="Recipe", description=which),
-        "overrides": Param([], type=["null", "array"], items={"type": "string"}, title="Overrides", description=settings),
-        "dry_run": Param(False, type="boolean", title="Dry run", description="Check everything, log what would run, and start nothing."),
+        "recipe": Param(
+            default, **kind, examples=recipe_names(), title="Recipe", description=which
+        ),
+        "overrides": Param(
+            [],
+            type=["null", "array"],
+            items={"type": "string"},
+            title="Overrides",
+            description=settings,
+        ),
+        "dry_run": Param(
+            False,
+            type="boolean",
+            title="Dry run",
+            description="Check everything, log what would run, and start nothing.",
+        ),
     }
 
 
@@ -63,7 +100,9 @@ def model_params() -> dict[str, Param]:
         "dataset": uri_param("Dataset", "a perceived dataset"),
         "boigllm": uri_param("BoigLLM", "a BoigLLM"),
         "calibration": uri_param("Reward calibration", "the BoigLLM's reward calibration"),
-        "predictor": uri_param("Engagement predictor", "the BoigLLM's engagement predictor, if there is one"),
+        "predictor": uri_param(
+            "Engagement predictor", "the BoigLLM's engagement predictor, if there is one"
+        ),
         "judge": uri_param("Judge", "the engagement predictor that judges, if there is one"),
     }
 
@@ -76,14 +115,15 @@ def plan(
     optional: Mapping[str, str] | None = None,
     beside_champion: bool = False,
 ) -> Any:
-    """The first task of a DAG: resolves recipe and inputs, checks both, and writes the resolved recipe beside the run. With the param
-    ``dry_run`` it is the last one, too.
+    """The first task of a DAG: resolves recipe and inputs, checks both, and writes the resolved
+    recipe beside the run. With the param ``dry_run`` it is the last one, too.
 
     Args:
         needs: kind of manifest of each input by name; ``posts`` is raw data.
         source: asset whose events carry the inputs.
         default_recipe: used when neither params nor events name one.
-        instead: inputs by name and kind that may be given beside what is needed, and one of which may stand in for it.
+        instead: inputs by name and kind that may be given beside what is needed, and one of which
+            may stand in for it.
         optional: inputs by name and kind that are passed on where a param or the event names them.
         beside_champion: the registry's champion is an input, too, if there is one.
 
@@ -91,12 +131,18 @@ def plan(
         XCom of ``{"store", "recipe", "root", "outputs": {name: URI}, "seconds": {stage: s}}``.
     """
 
-    @task(task_id="plan", inlets=[source] if source is not None else [], doc_md="Resolves the recipe and the inputs, and checks both.")
+    @task(
+        task_id="plan",
+        inlets=[source] if source is not None else [],
+        doc_md="Resolves the recipe and the inputs, and checks both.",
+    )
     def plan_(**context: Any) -> dict[str, Any]:
         extra = newest_extra(context, source)
         if beside_champion:
             extra = {**extra, "outputs": with_champion(extra.get("outputs", {}))}
-        made = make_plan(context, dict(needs), extra, default_recipe, dict(instead or {}), dict(optional or {}))
+        made = make_plan(
+            context, dict(needs), extra, default_recipe, dict(instead or {}), dict(optional or {})
+        )
         if context["params"].get("dry_run"):
             rehearse(context, made)
         return made
@@ -124,7 +170,9 @@ def make_plan(
     for named in filter(None, (params.get("recipe"), extra.get("recipe"))):
         if is_recipe_file(named):
             allowed(named, root)
-    recipe = resolve_recipe(params.get("recipe"), params.get("overrides") or [], extra.get("recipe"), default_recipe)
+    recipe = resolve_recipe(
+        params.get("recipe"), params.get("overrides") or [], extra.get("recipe"), default_recipe
+    )
     outputs: dict[str, str] = {}
     given = {name: kind for name, kind in (instead or {}).items() if params.get(name)}
     for name, kind in {**needs, **given, **(optional or {})}.items():
@@ -132,7 +180,11 @@ def make_plan(
         if not uri and (given or name in (optional or {})):
             continue
         if not uri:
-            raise InputError(f"input {name!r}", "is neither a param nor known from an asset event", f"give its URI as the param {name!r}")
+            raise InputError(
+                f"input {name!r}",
+                "is neither a param nor known from an asset event",
+                f"give its URI as the param {name!r}",
+            )
         outputs[name] = allowed(str(uri), root)
         if name == "posts":
             check_posts(outputs[name])
@@ -153,10 +205,12 @@ def make_plan(
 
 
 def with_champion(outputs: Mapping[str, str]) -> dict[str, str]:
-    """Outputs of an event, with the registry's champion, which a new model is evaluated beside; without one where no registry is set.
+    """Outputs of an event, with the registry's champion, which a new model is evaluated beside;
+    without one where no registry is set.
 
     Raises:
-        InputError: the champion cannot be read. No candidate could be promoted over it, so nothing is trained.
+        InputError: the champion cannot be read. No candidate could be promoted over it, so nothing
+            is trained.
     """
     uri = registry.champion() if os.environ.get("MLFLOW_TRACKING_URI") else None
     if uri is None:
@@ -164,19 +218,28 @@ def with_champion(outputs: Mapping[str, str]) -> dict[str, str]:
     try:
         manifest.read_manifest(uri, kind="sd")
     except UserError as exc:
-        raise InputError("the registry's champion", f"cannot be read ({exc})", "restore its folder, or take the alias from it") from exc
+        raise InputError(
+            "the registry's champion",
+            f"cannot be read ({exc})",
+            "restore its folder, or take the alias from it",
+        ) from exc
     return {**outputs, "champion": uri}
 
 
-def resolve_recipe(chosen: str | None, overrides: Sequence[str], from_event: str | None, default: str) -> Recipe:
-    """The recipe of a run: the chosen one, else the event's resolved one, else the default; overrides on top.
+def resolve_recipe(
+    chosen: str | None, overrides: Sequence[str], from_event: str | None, default: str
+) -> Recipe:
+    """The recipe of a run: the chosen one, else the event's resolved one, else the default;
+    overrides on top.
 
     Raises:
         RecipeError: naming field, value, rule and remedy.
     """
     if chosen or not from_event:
         return load_recipe(chosen or default, overrides)
-    with tempfile.TemporaryDirectory() as folder:  # JSON is YAML: a resolved recipe is a recipe file
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # JSON is YAML: a resolved recipe is a recipe file
         path = Path(folder) / "recipe.yaml"
         path.write_bytes(store.read_bytes(from_event))
         return load_recipe(str(path), overrides)
@@ -191,7 +254,11 @@ def check_posts(uri: str) -> None:
     if re.search(r"^https?://|[*?\[]", uri):
         return
     if not store.exists(uri) and not any(True for _ in store.list_files(uri)):
-        raise InputError(uri, "no posts were found", "give the URI of posts.jsonl, or of the folder that holds it")
+        raise InputError(
+            uri,
+            "no posts were found",
+            "give the URI of posts.jsonl, or of the folder that holds it",
+        )
 
 
 def newest_extra(context: Mapping[str, Any], source: Asset | None) -> dict[str, Any]:
@@ -199,14 +266,21 @@ def newest_extra(context: Mapping[str, Any], source: Asset | None) -> dict[str, 
     if source is None:
         return {}
     triggering = context.get("triggering_asset_events") or {}
-    events = list(triggering[source]) if source in triggering else list(context["inlet_events"][source].ascending(False).limit(1))
+    events = (
+        list(triggering[source])
+        if source in triggering
+        else list(context["inlet_events"][source].ascending(False).limit(1))
+    )
     if not events:
         return {}
     return dict(max(events, key=lambda event: event.timestamp).extra or {})
 
 
-def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any], turn: Any = None) -> Any:
-    """The last task of a DAG: emits the asset's event with all that the next DAG needs; then the DAG's graph is made readable.
+def announce(
+    asset: Asset, main: str, plan_result: Any, results: Sequence[Any], turn: Any = None
+) -> Any:
+    """The last task of a DAG: emits the asset's event with all that the next DAG needs; then the
+    DAG's graph is made readable.
 
     Args:
         asset: what was made.
@@ -218,7 +292,12 @@ def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any], 
 
     @task(task_id="announce", outlets=[asset], doc_md=f"Tells the DAGs that wait for {asset.name}.")
     def announce_(
-        made_by: dict[str, Any], stages: list[dict[str, Any]], taken: Any, *, outlet_events: Any = None, asset_state_store: Any = None
+        made_by: dict[str, Any],
+        stages: list[dict[str, Any]],
+        taken: Any,
+        *,
+        outlet_events: Any = None,
+        asset_state_store: Any = None,
     ) -> dict[str, Any]:
         outputs = dict(made_by["outputs"])
         seconds = dict(made_by["seconds"])
@@ -248,25 +327,32 @@ def announce(asset: Asset, main: str, plan_result: Any, results: Sequence[Any], 
 
 
 def drop_implied_edges(tasks: Mapping[str, Any]) -> None:
-    """Leave out each edge that a longer way between the same two tasks implies, so that the graph shows the order alone.
+    """Leave out each edge that a longer way between the same two tasks implies, so that the graph
+    shows the order alone.
 
-    Every input that a task takes from an earlier one has made an edge. Tasks start no earlier without the implied ones.
+    Every input that a task takes from an earlier one has made an edge. Tasks start no earlier
+    without the implied ones.
 
     Args:
         tasks: all tasks of a DAG by id.
     """
 
     def before(one: Any) -> set[str]:
-        return {earlier for above in one.upstream_task_ids for earlier in (above, *before(tasks[above]))}
+        return {
+            earlier for above in one.upstream_task_ids for earlier in (above, *before(tasks[above]))
+        }
 
     for one in tasks.values():
-        for above in {earlier for direct in one.upstream_task_ids for earlier in before(tasks[direct])} & one.upstream_task_ids:
+        for above in {
+            earlier for direct in one.upstream_task_ids for earlier in before(tasks[direct])
+        } & one.upstream_task_ids:
             one.upstream_task_ids.remove(above)
             tasks[above].downstream_task_ids.remove(one.task_id)
 
 
 def write_summary(plan_result: Mapping[str, Any]) -> str:
-    """Keep what a run has used as ``summary.json`` beside its recipe, failed attempts included; returns it as a line."""
+    """Keep what a run has used as ``summary.json`` beside its recipe, failed attempts included;
+    returns it as a line."""
     folder = str(plan_result["recipe"]).rsplit("/", 1)[0]
     run = folder.removeprefix(store.join(plan_result["store"], "runs")).strip("/")
     try:
@@ -284,11 +370,15 @@ def stage_name(result: Mapping[str, Any]) -> str:
 
 
 def timings(plan_result: Any, results: Sequence[Any]) -> Any:
-    """A task that writes the seconds of every stage so far, for the report; returns the URI of the JSON file."""
+    """A task that writes the seconds of every stage so far, for the report; returns the URI of the
+    JSON file."""
 
     @task(task_id="timings", doc_md="Writes how long each stage took, for the report.")
     def timings_(made_by: dict[str, Any], stages: list[dict[str, Any]]) -> str:
-        seconds = {**made_by["seconds"], **{stage_name(stage): stage["metrics"].get("seconds") for stage in stages}}
+        seconds = {
+            **made_by["seconds"],
+            **{stage_name(stage): stage["metrics"].get("seconds") for stage in stages},
+        }
         uri = store.join(made_by["recipe"].rsplit("/", 1)[0], "timings.json")
         store.write_bytes(uri, json.dumps(seconds, indent=1).encode())
         return uri

@@ -1,6 +1,8 @@
-"""Which attempt of a task counts: the store is asked first, then Ray (DESIGN section 3: job, attempt, commit, fence).
+"""Which attempt of a task counts: the store is asked first, then Ray (DESIGN section 3: job,
+attempt, commit, fence).
 
-Leaves out: Airflow and HTTP. `survey` is told by functions whether Ray still runs a job, and that it has stopped one.
+Leaves out: Airflow and HTTP. `survey` is told by functions whether Ray still runs a job, and that
+it has stopped one.
 """
 
 from __future__ import annotations
@@ -16,7 +18,11 @@ from boig_core.errors import NotFoundInStoreError, UserError
 from boig_core.storage import commit, manifest, store
 from boig_core.storage.job import JOB, Job, Stage, Try, lineage_of, slug
 
-FAMILIES: Final = {Stage.FINETUNE_LLM: "models/boigllm", Stage.CALIBRATE: "evaluations/calibration", Stage.FINETUNE_SD: "models/high-kpi"}
+FAMILIES: Final = {
+    Stage.FINETUNE_LLM: "models/boigllm",
+    Stage.CALIBRATE: "evaluations/calibration",
+    Stage.FINETUNE_SD: "models/high-kpi",
+}
 """Where the stages whose work may be found in the store publish it."""
 
 
@@ -36,7 +42,8 @@ class Attempt:
 
 
 def task_uri(root: str, dag: str, run: str, task: str, map_index: int = -1) -> str:
-    """Folder of a task, ``ROOT/runs/DAG/RUN/TASK[/MAP]``; a run id that is no safe file name gets a readable one with a hash."""
+    """Folder of a task, ``ROOT/runs/DAG/RUN/TASK[/MAP]``; a run id that is no safe file name gets a
+    readable one with a hash."""
     parts = [root, "runs", dag, run_folder(run), task]
     return store.join(*parts) if map_index < 0 else store.join(*parts, str(map_index))
 
@@ -48,7 +55,8 @@ def run_folder(run: str) -> str:
 
 
 def submission_id(task: str, attempt: int) -> str:
-    """Ray's id of an attempt: ``boig-`` + readable slug + hash, at most 100 characters of ``[a-z0-9-]``, the same on every ask.
+    """Ray's id of an attempt: ``boig-`` + readable slug + hash, at most 100 characters of
+    ``[a-z0-9-]``, the same on every ask.
 
     Args:
         task: URI of the task's folder, which holds DAG, run, task and map index.
@@ -60,11 +68,14 @@ def submission_id(task: str, attempt: int) -> str:
     return f"boig-{readable}-a{attempt}-{digest}"
 
 
-def survey(task: str, now: Try, is_live: Callable[[str], bool], stop: Callable[[str], object]) -> Attempt:
+def survey(
+    task: str, now: Try, is_live: Callable[[str], bool], stop: Callable[[str], object]
+) -> Attempt:
     """Find the attempt that counts; an older one that does not is fenced off for good.
 
-    On a retry a committed attempt is used, a live job is adopted, anything else is followed by the next attempt. After a clear the old
-    job is stopped and seen to be over, and the next attempt starts whatever the old one has done.
+    On a retry a committed attempt is used, a live job is adopted, anything else is followed by the
+    next attempt. After a clear the old job is stopped and seen to be over, and the next attempt
+    starts whatever the old one has done.
 
     Args:
         task: URI of the task's folder.
@@ -84,7 +95,9 @@ def survey(task: str, now: Try, is_live: Callable[[str], bool], stop: Callable[[
             return Attempt(newest, uri, "committed")
         if fate == "open" and is_live(submission_id(task, newest)):
             return Attempt(newest, uri, "live")
-        if fate != "fenced" and commit.fence(uri) is not None:  # it has committed between the two looks
+        if (
+            fate != "fenced" and commit.fence(uri) is not None
+        ):  # it has committed between the two looks
             return Attempt(newest, uri, "committed")
     else:
         stop(submission_id(task, newest))
@@ -93,7 +106,8 @@ def survey(task: str, now: Try, is_live: Callable[[str], bool], stop: Callable[[
 
 
 def made_before(job: Job) -> str | None:
-    """Attempt that has made what a job would make: committed, of the same stage, recipe and code, from inputs of the same content.
+    """Attempt that has made what a job would make: committed, of the same stage, recipe and code,
+    from inputs of the same content.
 
     Only for the stages of `FAMILIES`; an output that cannot be read counts as none.
     """
@@ -121,6 +135,11 @@ def started_by(uri: str) -> Try | None:
 
 
 def result(uri: str) -> dict[str, Any] | None:
-    """What a committed attempt hands on: ``{"outputs", "metrics", "attempt"}``; None without a commit."""
+    """What a committed attempt hands on: ``{"outputs", "metrics", "attempt"}``; None without a
+    commit."""
     body = commit.read_commit(uri)
-    return None if body is None else {"outputs": body["outputs"], "metrics": body["metrics"], "attempt": uri}
+    return (
+        None
+        if body is None
+        else {"outputs": body["outputs"], "metrics": body["metrics"], "attempt": uri}
+    )

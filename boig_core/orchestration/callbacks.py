@@ -1,7 +1,8 @@
-"""What happens when a task has failed for good: one readable line in the log, and an alert with the error, its remedy and where to look.
+"""What happens when a task has failed for good: one readable line in the log, and an alert with the
+error, its remedy and where to look.
 
-Airflow calls it for the task that failed, not for those that waited for it, and not before the last retry. Leaves out: sending, and that
-a cause is told once (see `alerts`).
+Airflow calls it for the task that failed, not for those that waited for it, and not before the last
+retry. Leaves out: sending, and that a cause is told once (see `alerts`).
 """
 
 from __future__ import annotations
@@ -43,18 +44,34 @@ class Cause:
     def of(cls, error: object) -> Cause:
         """Of what Airflow hands over: an exception, its text, or nothing."""
         if isinstance(error, BoigError):
-            name = next(base.__name__ for base in type(error).__mro__ if base.__module__ == BoigError.__module__)
-            kind: Literal["user", "infrastructure"] = "user" if error.is_user_error else "infrastructure"
+            name = next(
+                base.__name__
+                for base in type(error).__mro__
+                if base.__module__ == BoigError.__module__
+            )
+            kind: Literal["user", "infrastructure"] = (
+                "user" if error.is_user_error else "infrastructure"
+            )
             return cls(name, _line(f"{error.value}: {error.rule}"), _line(error.remedy), kind)
         name = type(error).__name__ if isinstance(error, BaseException) else "Failed"
-        return cls(name, _line(str(error or "its process was killed, or lost Airflow")), "see the task's log", "other")
+        return cls(
+            name,
+            _line(str(error or "its process was killed, or lost Airflow")),
+            "see the task's log",
+            "other",
+        )
 
     def told_once(self, dag: str, run: str) -> tuple[str, ...]:
-        """What is told once: an outage by the address that is away, any other infrastructure error by DAG and message, all else by run.
+        """What is told once: an outage by the address that is away, any other infrastructure error
+        by DAG and message, all else by run.
 
-        Numbers and digests are left out of the message: they tell apart attempts, processes and mapped tasks, not causes.
+        Numbers and digests are left out of the message: they tell apart attempts, processes and
+        mapped tasks, not causes.
         """
-        outside, address = self.kind == "infrastructure", _ADDRESS.search(f"{self.message}; {self.remedy}")
+        outside, address = (
+            self.kind == "infrastructure",
+            _ADDRESS.search(f"{self.message}; {self.remedy}"),
+        )
         if outside and address:
             return self.type, address[0].rstrip(":.'\"")
         return dag, "" if outside else run, self.type, _VARIES.sub("#", self.message)
@@ -66,10 +83,21 @@ def on_failure(context: Any) -> None:
     try:
         counts.failure(ti.task_id, cause.kind, cause.type, last=True)
         alerts.tell(failure(context, cause))
-    except Exception as exc:  # whatever breaks here must not hide why the task has failed; its text may hold the address
+    # whatever breaks here must not hide why the task has failed; its text may hold the address
+    except Exception as exc:
         log.warning("no alert: %s", type(exc).__name__)
-    log.info("::endgroup::")  # Airflow's page folds up what callbacks log; this line is to be seen without a click
-    log.error("%s / %s / %s failed: %s: %s; %s", ti.dag_id, ti.run_id, ti.task_id, cause.type, cause.message, cause.remedy)
+    log.info(
+        "::endgroup::"
+    )  # Airflow's page folds up what callbacks log; this line is to be seen without a click
+    log.error(
+        "%s / %s / %s failed: %s: %s; %s",
+        ti.dag_id,
+        ti.run_id,
+        ti.task_id,
+        cause.type,
+        cause.message,
+        cause.remedy,
+    )
 
 
 def on_retry(context: Any) -> None:
@@ -79,17 +107,24 @@ def on_retry(context: Any) -> None:
 
 
 def failure(context: Any, cause: Cause) -> alerts.Alert:
-    """The alert of a failed task: error, remedy, and links to the task's log, its Ray job, and the pages that are known."""
+    """The alert of a failed task: error, remedy, and links to the task's log, its Ray job, and the
+    pages that are known."""
     ti, task = context["ti"], context["task"]
     mapped = "" if ti.map_index is None or ti.map_index < 0 else f" · map index {ti.map_index}"
-    links = {"Task log": ti.log_url, "Ray job": getattr(task, "job_url", ""), **getattr(task, "pages", {})}
+    links = {
+        "Task log": ti.log_url,
+        "Ray job": getattr(task, "job_url", ""),
+        **getattr(task, "pages", {}),
+    }
     body = [
         f"{cause.type}: {cause.message}",
         f"Remedy: {cause.remedy}",
         f"Run {ti.run_id} · try {ti.try_number}{mapped}",
         *(f"{name}: {address}" for name, address in links.items() if address),
     ]
-    return alerts.Alert(f"{ti.dag_id}: {ti.task_id} failed", tuple(body), cause.told_once(ti.dag_id, ti.run_id))
+    return alerts.Alert(
+        f"{ti.dag_id}: {ti.task_id} failed", tuple(body), cause.told_once(ti.dag_id, ti.run_id)
+    )
 
 
 def _line(text: str) -> str:

@@ -1,4 +1,5 @@
-"""Which way jobs run: on a standing Ray cluster by its Jobs API, or each on a cluster of its own by KubeRay."""
+"""Which way jobs run: on a standing Ray cluster by its Jobs API, or each on a cluster of its own by
+KubeRay."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from boig_core.orchestration.ray_api import RayCluster
 
 
 def find() -> Cluster:
-    """KubeRay where ``BOIG_KUBERAY`` names a base file, else the cluster that `RayCluster.find` finds.
+    """KubeRay where ``BOIG_KUBERAY`` names a base file, else the cluster that `RayCluster.find`
+    finds.
 
     Raises:
         InputError: the base file does not do.

@@ -1,10 +1,14 @@
-"""Counts of stages and their jobs through Airflow's own metrics, as ``airflow.boig.*``; nothing is sent where Airflow sends none.
+"""Counts of stages and their jobs through Airflow's own metrics, as ``airflow.boig.*``; nothing is
+sent where Airflow sends none.
 
-    boig.jobs{stage, how}                    started, adopted, used (its result was there), fenced, stopped
+    boig.jobs{stage, how}                    started, adopted, used (its result was there), fenced,
+                                             stopped
     boig.stage_seconds{stage}                what a committed stage took
-    boig.failures{task, kind, type, last}    tries that failed, of a user, infrastructure or other error; last: for good
+    boig.failures{task, kind, type, last}    tries that failed, of a user, infrastructure or other
+                                             error; last: for good
 
-Leaves out: what Airflow counts itself (tasks, runs, the scheduler), and Ray's side (see `cluster.gauges`).
+Leaves out: what Airflow counts itself (tasks, runs, the scheduler), and Ray's side (see
+`cluster.gauges`).
 """
 
 from __future__ import annotations
@@ -26,7 +30,9 @@ def took(stage: str, seconds: float) -> None:
 
 def failure(task: str, kind: str, error: str, last: bool) -> None:
     """Count a try that has failed."""
-    _stats().incr("boig.failures", tags={"task": task, "kind": kind, "type": error, "last": str(last).lower()})
+    _stats().incr(
+        "boig.failures", tags={"task": task, "kind": kind, "type": error, "last": str(last).lower()}
+    )
 
 
 @cache
@@ -36,5 +42,8 @@ def _stats() -> Any:
     from airflow.sdk.observability import stats
     from airflow.sdk.observability.metrics.stats_utils import get_stats_factory
 
-    stats.initialize(factory=get_stats_factory(), export_legacy_names=conf.getboolean("metrics", "legacy_names_on"))
+    stats.initialize(
+        factory=get_stats_factory(),
+        export_legacy_names=conf.getboolean("metrics", "legacy_names_on"),
+    )
     return stats

@@ -1,6 +1,8 @@
-"""Deadlines: a run that takes longer than ``BOIG_DEADLINE_H`` hours is told once, with the stages it is in; it goes on.
+"""Deadlines: a run that takes longer than ``BOIG_DEADLINE_H`` hours is told once, with the stages
+it is in; it goes on.
 
-Counted from when the run was queued, since runs of a DAG wait for each other. Airflow's triggerer sends the alert. Leaves out: stopping.
+Counted from when the run was queued, since runs of a DAG wait for each other. Airflow's triggerer
+sends the alert. Leaves out: stopping.
 """
 
 from __future__ import annotations
@@ -40,7 +42,11 @@ def deadline() -> DeadlineAlert | None:
     except ValueError:
         hours = math.nan
     if not 0 < hours < math.inf:
-        raise InputError(f"{HOURS}={text}", "must be a number of hours above 0", "set how long a run may take, or leave it out")
+        raise InputError(
+            f"{HOURS}={text}",
+            "must be a number of hours above 0",
+            "set how long a run may take, or leave it out",
+        )
     callback = AsyncCallback(on_late_run, {"hours": hours})
     return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, timedelta(hours=hours), callback)
 
@@ -68,8 +74,13 @@ def _stages(dag: str, run: str) -> str:
 
     try:
         found = RuntimeTaskInstance.get_task_states(dag_id=dag, run_ids=[run]).get(run, {})
-    except Exception as exc:  # an alert without them is better than none; Airflow's own errors, of many kinds
+    except (
+        Exception
+    ) as exc:  # an alert without them is better than none; Airflow's own errors, of many kinds
         log.warning("Airflow does not say where %s / %s stands: %s", dag, run, exc)
         return "not known"
     states = {task: str(getattr(state, "value", state)) for task, state in found.items()}
-    return ", ".join(f"{task} ({state})" for task, state in states.items() if state in AT_WORK) or "none is at work"
+    return (
+        ", ".join(f"{task} ({state})" for task, state in states.items() if state in AT_WORK)
+        or "none is at work"
+    )

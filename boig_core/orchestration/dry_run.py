@@ -1,7 +1,8 @@
-"""A run without its work: what the stages would be, what each asks for, whether there is room, and what would stop it; then it ends.
+"""A run without its work: what the stages would be, what each asks for, whether there is room, and
+what would stop it; then it ends.
 
-Recipe, inputs and roots have been checked by `assets.make_plan` before. Leaves out: what only a stage can tell, such as whether a post is
-good, and Airflow's pools, which a task cannot see.
+Recipe, inputs and roots have been checked by `assets.make_plan` before. Leaves out: what only a
+stage can tell, such as whether a post is good, and Airflow's pools, which a task cannot see.
 """
 
 from __future__ import annotations
@@ -33,46 +34,76 @@ def rehearse(context: Mapping[str, Any], made: Mapping[str, Any]) -> None:
         made: its result.
 
     Raises:
-        DownstreamTasksSkipped: always in the end; Airflow takes it for success, and skips what comes after.
+        DownstreamTasksSkipped: always in the end; Airflow takes it for success, and skips what
+            comes after.
         InputError: a stage would refuse what it is given.
         ClusterError: the cluster does not answer.
     """
     recipe = parse_recipe(json.loads(store.read_bytes(made["recipe"])))
-    stages = {task.task_id: stage for task in context["dag"].tasks if (stage := _stage_of(task)) is not None}
+    stages = {
+        task.task_id: stage
+        for task in context["dag"].tasks
+        if (stage := _stage_of(task)) is not None
+    }
     if "calibration" in made["outputs"] and Stage.DDPO in stages.values():
         require_worth(recipe, made["outputs"]["calibration"])
     for task_id, stage in stages.items():
         task = context["dag"].get_task(task_id)
         asks = asks_of(stage, recipe)
         home = attempts.task_uri(made["store"], context["ti"].dag_id, context["ti"].run_id, task_id)
-        before = _before(home) if isinstance(task, RayJobOperator) else "for each variant that needs it, with its own recipe"
-        log.info("stage %s: %s; in pool %s; %s", stage, " · ".join(map(str, asks)), task.pool, before)
+        before = (
+            _before(home)
+            if isinstance(task, RayJobOperator)
+            else "for each variant that needs it, with its own recipe"
+        )
+        log.info(
+            "stage %s: %s; in pool %s; %s", stage, " · ".join(map(str, asks)), task.pool, before
+        )
         if short := _short_of(asks):
             log.warning("stage %s would wait for room: %s", stage, short)
     log.info("dry run: all was checked, nothing is started")
-    raise DownstreamTasksSkipped(tasks=sorted(context["task"].get_flat_relative_ids(upstream=False)))
+    raise DownstreamTasksSkipped(
+        tasks=sorted(context["task"].get_flat_relative_ids(upstream=False))
+    )
 
 
 def require_worth(recipe: Recipe, calibration: str) -> None:
     """The gate of ``ddpo``, by what the calibration's stage has said of it.
 
     Raises:
-        InputError: the calibration is of another reward, or this one does not tell high from low as the recipe asks.
+        InputError: the calibration is of another reward, or this one does not tell high from low as
+            the recipe asks.
     """
-    told = (commit.read_commit(manifest.read_manifest(calibration).commit.rsplit("/", 1)[0]) or {})["metrics"]
+    told = (commit.read_commit(manifest.read_manifest(calibration).commit.rsplit("/", 1)[0]) or {})[
+        "metrics"
+    ]
     if (name := told.get("reward")) != recipe.reward.name:
-        raise InputError(f"reward {recipe.reward.name}", f"the calibration was made for {name}", "run boig_llm with this recipe")
+        raise InputError(
+            f"reward {recipe.reward.name}",
+            f"the calibration was made for {name}",
+            "run boig_llm with this recipe",
+        )
     span, least = told.get("auc_test_interval"), recipe.reward.min_auc
     if least is not None and (span is None or span[0] <= least):
-        rule = f"the 95 % interval of its AUC must lie above {least:g} (reward.min_auc), and is {span}"
-        raise InputError(f"reward {name}", rule, f"{told.get('recommended')} is recommended; or ingest more posts, and run boig_llm again")
+        rule = (
+            f"the 95 % interval of its AUC must lie above {least:g} (reward.min_auc), and is {span}"
+        )
+        raise InputError(
+            f"reward {name}",
+            rule,
+            f"{told.get('recommended')} is recommended; or ingest more posts, and run boig_llm again",
+        )
 
 
 def _stage_of(task: Any) -> Stage | None:
     """Stage of a task; None: it is none of ours."""
     if isinstance(task, RayJobOperator):
         return Stage(task.stage)
-    return Stage(task.partial_kwargs["stage"]) if getattr(task, "operator_class", None) is RayJobOperator else None
+    return (
+        Stage(task.partial_kwargs["stage"])
+        if getattr(task, "operator_class", None) is RayJobOperator
+        else None
+    )
 
 
 def _short_of(asks: Sequence[Ask]) -> str:
@@ -85,4 +116,8 @@ def _before(home: str) -> str:
     if not numbers:
         return "it starts anew"
     uri = commit.attempt_uri(home, numbers[-1])
-    return f"{uri} is used again" if commit.fate(uri) == "committed" else f"attempt {numbers[-1] + 1} follows {uri}"
+    return (
+        f"{uri} is used again"
+        if commit.fate(uri) == "committed"
+        else f"attempt {numbers[-1] + 1} follows {uri}"
+    )

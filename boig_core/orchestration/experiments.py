@@ -1,8 +1,10 @@
-"""The light tasks of `boig_experiments`: which trainings the variants need, each once, and what became of them.
+"""The light tasks of `boig_experiments`: which trainings the variants need, each once, and what
+became of them.
 
-A variant is the recipe with some settings of its own. All variants share dataset, evaluation and the evaluation's reward, so that their
-images are measured by one yardstick; a setting that would break this is refused. Leaves out: the work (see `operator`) and the comparison
-(see `boig_core.evaluation.comparison`).
+A variant is the recipe with some settings of its own. All variants share dataset, evaluation and
+the evaluation's reward, so that their images are measured by one yardstick; a setting that would
+break this is refused. Leaves out: the work (see `operator`) and the comparison (see
+`boig_core.evaluation.comparison`).
 """
 
 from __future__ import annotations
@@ -31,14 +33,20 @@ _TRAINS: Final = {"llm": "BoigLLM", "calibration": "calibration"}
 
 
 def variants_param() -> Param:
-    """The param that names the variants. A list, not a mapping: the first is what the others are compared with."""
+    """The param that names the variants. A list, not a mapping: the first is what the others are
+    compared with."""
     overrides = {"type": "array", "items": {"type": "string"}}
     variant = {"name": {"type": "string", "pattern": _NAME}, "overrides": overrides}
     return Param(
         type="array",
         minItems=2,
         maxItems=_MOST,
-        items={"type": "object", "properties": variant, "required": ["name", "overrides"], "additionalProperties": False},
+        items={
+            "type": "object",
+            "properties": variant,
+            "required": ["name", "overrides"],
+            "additionalProperties": False,
+        },
         title="Variants",
         description=(
             "What is compared, the first being what the others are held against, such as "
@@ -49,20 +57,32 @@ def variants_param() -> Param:
 
 
 def plan_experiment(needs: Mapping[str, str], source: Asset, optional: Mapping[str, str]) -> Any:
-    """The first task: what `assets.plan` does, with a recipe for each variant and for each training that variants share.
+    """The first task: what `assets.plan` does, with a recipe for each variant and for each training
+    that variants share.
 
     Returns:
-        XCom of `assets.plan`'s result with ``"llms": [recipe URI]``, ``"calibrations": [{"recipe", "llm"}]`` and ``"variants": [{"name",
-        "recipe", "llm", "calibration"}]``; ``llm`` and ``calibration`` are indexes, or None for what the run was given.
+        XCom of `assets.plan`'s result with ``"llms": [recipe URI]``,
+            ``"calibrations": [{"recipe", "llm"}]`` and ``"variants": [{"name",
+        "recipe", "llm", "calibration"}]``; ``llm`` and ``calibration`` are indexes, or None for
+        what the run was given.
     """
 
-    @task(task_id="plan", inlets=[source], doc_md="Resolves the recipe, the inputs and the variants, and checks all of it.")
+    @task(
+        task_id="plan",
+        inlets=[source],
+        doc_md="Resolves the recipe, the inputs and the variants, and checks all of it.",
+    )
     def plan_(**context: Any) -> dict[str, Any]:
         extra = newest_extra(context, source)
         made = make_plan(context, needs, extra, "tiny", optional=optional)
         params = context["params"]
         base, *recipes = [
-            resolve_recipe(params.get("recipe"), [*(params.get("overrides") or []), *own], extra.get("recipe"), "tiny")
+            resolve_recipe(
+                params.get("recipe"),
+                [*(params.get("overrides") or []), *own],
+                extra.get("recipe"),
+                "tiny",
+            )
             for own in ([], *(variant["overrides"] for variant in params["variants"]))
         ]
         work = needed(base, dict(zip(_names(params["variants"]), recipes, strict=True)))
@@ -75,14 +95,16 @@ def plan_experiment(needs: Mapping[str, str], source: Asset, optional: Mapping[s
 
 
 def needed(base: Recipe, variants: Mapping[str, Recipe]) -> dict[str, list[dict[str, Any]]]:
-    """The trainings and calibrations that the variants need beside what the run was given, each once.
+    """The trainings and calibrations that the variants need beside what the run was given, each
+    once.
 
     Args:
         base: the recipe of what all share.
         variants: recipe of each variant by its name.
 
     Returns:
-        ``llms``, ``calibrations`` and ``variants`` as `plan_experiment` returns them, with a `Recipe` under ``recipe``.
+        ``llms``, ``calibrations`` and ``variants`` as `plan_experiment` returns them, with a
+        `Recipe` under ``recipe``.
 
     Raises:
         RecipeError: a variant changes what all must share.
@@ -95,9 +117,18 @@ def needed(base: Recipe, variants: Mapping[str, Recipe]) -> dict[str, list[dict[
     for name, recipe in variants.items():
         _check(name, recipe, base)
         if (other := seen.setdefault(recipe.digest(), name)) != name:
-            raise InputError(f"variants {other} and {name}", "are the same", "leave one out, or give it settings or a seed of its own")
-        # Only the alignment takes the variant's seed: what is trained before is shared by all seeds of a variant.
-        llm = None if recipe.llm == base.llm else _index(llms, base.model_copy(update={"llm": recipe.llm}))
+            raise InputError(
+                f"variants {other} and {name}",
+                "are the same",
+                "leave one out, or give it settings or a seed of its own",
+            )
+        # Only the alignment takes the variant's seed: what is trained before is shared by all seeds
+        # of a variant.
+        llm = (
+            None
+            if recipe.llm == base.llm
+            else _index(llms, base.model_copy(update={"llm": recipe.llm}))
+        )
         calibrated = base.model_copy(update={"llm": recipe.llm, "reward": recipe.reward})
         calibration = None if calibrated == base else _index(calibrations, (calibrated, llm))
         rows.append({"name": name, "recipe": recipe, "llm": llm, "calibration": calibration})
@@ -111,22 +142,36 @@ def needed(base: Recipe, variants: Mapping[str, Recipe]) -> dict[str, list[dict[
 def llm_trainings(planned: Any) -> Any:
     """A task that lists the trainings of BoigLLM for `RayJobOperator` to be expanded over."""
 
-    @task(task_id="llm_trainings", doc_md="Lists the BoigLLMs that variants need beside the given one.")
+    @task(
+        task_id="llm_trainings",
+        doc_md="Lists the BoigLLMs that variants need beside the given one.",
+    )
     def list_(made: dict[str, Any]) -> list[dict[str, Any]]:
-        return [{"plan": {**made, "recipe": one["recipe"]}, "inputs": {"dataset": made["outputs"]["dataset"]}} for one in made["llms"]]
+        return [
+            {
+                "plan": {**made, "recipe": one["recipe"]},
+                "inputs": {"dataset": made["outputs"]["dataset"]},
+            }
+            for one in made["llms"]
+        ]
 
     return list_(planned)
 
 
 def calibrations(planned: Any, trained: Any) -> Any:
-    """A task that lists the calibrations; one whose BoigLLM failed stays in the list without it, so that indexes never move.
+    """A task that lists the calibrations; one whose BoigLLM failed stays in the list without it, so
+    that indexes never move.
 
     Args:
         planned: XCom of the plan.
         trained: the mapped task that trains BoigLLM.
     """
 
-    @task(task_id="calibrations", trigger_rule="all_done", doc_md="Lists the calibrations that variants need beside the given one.")
+    @task(
+        task_id="calibrations",
+        trigger_rule="all_done",
+        doc_md="Lists the calibrations that variants need beside the given one.",
+    )
     def list_(*, ti: Any = None) -> list[dict[str, Any]]:
         made = _plan(ti)
         llms = _results(ti, "finetune_llm", len(made["llms"]))
@@ -138,19 +183,27 @@ def calibrations(planned: Any, trained: Any) -> Any:
 
 
 def variants(planned: Any, after: Any) -> Any:
-    """A task that lists the variants, each as a plan of its own: recipe and outputs, or why it is skipped.
+    """A task that lists the variants, each as a plan of its own: recipe and outputs, or why it is
+    skipped.
 
     Args:
         planned: XCom of the plan.
         after: the mapped task that calibrates.
     """
 
-    @task(task_id="variants", trigger_rule="all_done", doc_md="Lists the variants with what each is aligned by.")
+    @task(
+        task_id="variants",
+        trigger_rule="all_done",
+        doc_md="Lists the variants with what each is aligned by.",
+    )
     def list_(*, ti: Any = None) -> list[dict[str, Any]]:
         made = _plan(ti)
         llms = _results(ti, "finetune_llm", len(made["llms"]))
         calibrated = _results(ti, "calibrate", len(made["calibrations"]))
-        return [_with(made, one, [("llm", llms), ("calibration", calibrated)]) for one in made["variants"]]
+        return [
+            _with(made, one, [("llm", llms), ("calibration", calibrated)])
+            for one in made["variants"]
+        ]
 
     listed = list_()
     [planned, after] >> listed
@@ -158,7 +211,8 @@ def variants(planned: Any, after: Any) -> Any:
 
 
 def collect(planned: Any, after: Any) -> Any:
-    """A task that gathers the evaluations that were made and the reason of each that was not, whatever failed.
+    """A task that gathers the evaluations that were made and the reason of each that was not,
+    whatever failed.
 
     Args:
         planned: XCom of the plan.
@@ -168,17 +222,34 @@ def collect(planned: Any, after: Any) -> Any:
         XCom with ``inputs``, those of the stage compare, and ``failed``, reasons by variant.
     """
 
-    @task(task_id="collect", trigger_rule="all_done", multiple_outputs=True, doc_md="Gathers the evaluations, and why others are missing.")
+    @task(
+        task_id="collect",
+        trigger_rule="all_done",
+        multiple_outputs=True,
+        doc_md="Gathers the evaluations, and why others are missing.",
+    )
     def collect_(*, ti: Any = None) -> dict[str, dict[str, str]]:
         made = _plan(ti)
         names = [one["name"] for one in made["variants"]]
         found = dict(zip(names, _results(ti, "evaluate_sd", len(names)), strict=True))
-        ended = {name: result["outputs"]["generation"] for name, result in found.items() if result is not None}
-        failed = {one["name"]: _why(made, one, index, ti) for index, one in enumerate(made["variants"]) if one["name"] not in ended}
+        ended = {
+            name: result["outputs"]["generation"]
+            for name, result in found.items()
+            if result is not None
+        }
+        failed = {
+            one["name"]: _why(made, one, index, ti)
+            for index, one in enumerate(made["variants"])
+            if one["name"] not in ended
+        }
         for name, reason in failed.items():
             print(f"variant {name} failed: {reason}")
         if not ended:
-            raise InputError(", ".join(names), f"no variant was evaluated ({'; '.join(failed.values())})", "mend the first of these causes")
+            raise InputError(
+                ", ".join(names),
+                f"no variant was evaluated ({'; '.join(failed.values())})",
+                "mend the first of these causes",
+            )
         uri = store.join(made["recipe"].rsplit("/", 1)[0], f"{EXPERIMENT}.json")
         # A database may forget the order of a mapping's keys.
         store.write_bytes(uri, json.dumps({"variants": names, "failed": failed}, indent=1).encode())
@@ -190,21 +261,30 @@ def collect(planned: Any, after: Any) -> Any:
 
 
 def verdict(planned: Any, compared: Any) -> Any:
-    """The last task: keeps what the run has used, and fails where a variant has failed, so that the run's end state tells."""
+    """The last task: keeps what the run has used, and fails where a variant has failed, so that the
+    run's end state tells."""
 
-    @task(task_id="verdict", trigger_rule="all_done", doc_md="Fails where a variant failed, although the others were compared.")
+    @task(
+        task_id="verdict",
+        trigger_rule="all_done",
+        doc_md="Fails where a variant failed, although the others were compared.",
+    )
     def verdict_(*, ti: Any = None) -> str:
         made, result = ti.xcom_pull(task_ids="plan"), ti.xcom_pull(task_ids="compare")
         if made is not None:
             print(write_summary(made))
         if result is None:
-            raise InputError("the comparison", "was not made", "see the log of the task that failed first")
+            raise InputError(
+                "the comparison", "was not made", "see the log of the task that failed first"
+            )
         failed = ti.xcom_pull(task_ids="collect", key="failed")
         report = str(result["outputs"]["report"])
         if failed:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
             remedy = f"the others are compared in {report}; clear the tasks that failed and those after them to complete it"
-            raise InputError(f"{len(failed)} of {len(made['variants'])} variants", f"failed ({reasons})", remedy)
+            raise InputError(
+                f"{len(failed)} of {len(made['variants'])} variants", f"failed ({reasons})", remedy
+            )
         return report
 
     judged = verdict_()
@@ -212,34 +292,62 @@ def verdict(planned: Any, compared: Any) -> Any:
     return judged
 
 
-def _calibration(made: Mapping[str, Any], one: Mapping[str, Any], llms: Sequence[Any]) -> dict[str, Any]:
+def _calibration(
+    made: Mapping[str, Any], one: Mapping[str, Any], llms: Sequence[Any]
+) -> dict[str, Any]:
     plan = _with(made, one, [("llm", llms)])
-    return {"plan": plan, "inputs": {name: uri for name, uri in plan["outputs"].items() if name in {"dataset", "boigllm", "predictor"}}}
+    return {
+        "plan": plan,
+        "inputs": {
+            name: uri
+            for name, uri in plan["outputs"].items()
+            if name in {"dataset", "boigllm", "predictor"}
+        },
+    }
 
 
-def _with(made: Mapping[str, Any], one: Mapping[str, Any], own: Sequence[tuple[str, Sequence[Any]]]) -> dict[str, Any]:
-    """A plan like the run's, with the recipe and the outputs of its own; ``skip`` where one of them was not made."""
-    outputs = {name: uri for name, uri in made["outputs"].items() if name != "judge"}  # what trains never gets the judge
+def _with(
+    made: Mapping[str, Any], one: Mapping[str, Any], own: Sequence[tuple[str, Sequence[Any]]]
+) -> dict[str, Any]:
+    """A plan like the run's, with the recipe and the outputs of its own; ``skip`` where one of them
+    was not made."""
+    outputs = {
+        name: uri for name, uri in made["outputs"].items() if name != "judge"
+    }  # what trains never gets the judge
     plan = {"store": made["store"], "root": made["root"], **one, "outputs": outputs}
     for key, results in own:
         if one[key] is None:
             continue
         if (result := results[one[key]]) is None:
             return {**plan, "skip": f"its {_TRAINS[key]} has failed"}
-        outputs |= {name: uri for name, uri in result["outputs"].items() if name in {"boigllm", "predictor", "calibration"}}
+        outputs |= {
+            name: uri
+            for name, uri in result["outputs"].items()
+            if name in {"boigllm", "predictor", "calibration"}
+        }
     return plan
 
 
 def _why(made: Mapping[str, Any], one: Mapping[str, Any], index: int, ti: Any) -> str:
     """What the first stage that failed for a variant has left as its reason."""
-    places = [("finetune_llm", one["llm"]), ("calibrate", one["calibration"]), ("ddpo", index), ("finetune_sd", -1), ("evaluate_sd", index)]
+    places = [
+        ("finetune_llm", one["llm"]),
+        ("calibrate", one["calibration"]),
+        ("ddpo", index),
+        ("finetune_sd", -1),
+        ("evaluate_sd", index),
+    ]
     for stage, place in places:
         if place is None:
             continue
         folder = attempts.task_uri(made["store"], ti.dag_id, ti.run_id, stage, place)
         numbers = commit.attempts(folder)
         newest = commit.attempt_uri(folder, numbers[-1]) if numbers else ""
-        if newest and commit.fate(newest) == "failed" and (failure := commit.read_failure(newest)) is not None:
+        if (
+            newest
+            and commit.fate(newest) == "failed"
+            and (failure := commit.read_failure(newest)) is not None
+        ):
             return f"{stage}: {failure.type}: {failure.message}; {failure.remedy}"
     return "ended without a word; see the logs of its tasks in Airflow"
 
@@ -260,7 +368,9 @@ def _results(ti: Any, task_id: str, count: int) -> list[Any]:
 def _names(given: Sequence[Mapping[str, Any]]) -> list[str]:
     names = [str(variant["name"]) for variant in given]
     if twice := [name for index, name in enumerate(names) if name in names[:index]]:
-        raise InputError(f"variant {twice[0]!r}", "is named twice", "give each variant a name of its own")
+        raise InputError(
+            f"variant {twice[0]!r}", "is named twice", "give each variant a name of its own"
+        )
     return names
 
 
@@ -268,7 +378,11 @@ def _check(name: str, recipe: Recipe, base: Recipe) -> None:
     for field in Recipe.model_fields:
         if field not in FREE and getattr(recipe, field) != getattr(base, field):
             rule = "must be as in the recipe, since all variants share dataset, baseline and evaluation"
-            raise RecipeError(f"variant {name}: {field}", rule, f"set it under overrides; a variant may change {', '.join(FREE)}")
+            raise RecipeError(
+                f"variant {name}: {field}",
+                rule,
+                f"set it under overrides; a variant may change {', '.join(FREE)}",
+            )
 
 
 def _index(known: list[Any], wanted: Any) -> int:
@@ -277,7 +391,9 @@ def _index(known: list[Any], wanted: Any) -> int:
     return known.index(wanted)
 
 
-def _written(work: Mapping[str, list[dict[str, Any]]], folder: str) -> dict[str, list[dict[str, Any]]]:
+def _written(
+    work: Mapping[str, list[dict[str, Any]]], folder: str
+) -> dict[str, list[dict[str, Any]]]:
     """The same with URIs of written recipes, beside the run's own."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for kind, found in work.items():

@@ -1,8 +1,10 @@
-"""Gates: what a candidate must show before a person is asked. Pure functions of report.json, the recipe, and what the registry says.
+"""Gates: what a candidate must show before a person is asked. Pure functions of report.json, the
+recipe, and what the registry says.
 
-A number that is missing fails its gate: no evidence, no promotion. Three gates stand aside where there is nothing to compare, and say so:
-the champion where there is none, FID where there are too few images for it, and the reward's AUC where the recipe asks for none.
-Leaves out: reading all this and asking (see `promotion`).
+A number that is missing fails its gate: no evidence, no promotion. Three gates stand aside where
+there is nothing to compare, and say so: the champion where there is none, FID where there are too
+few images for it, and the reward's AUC where the recipe asks for none. Leaves out: reading all this
+and asking (see `promotion`).
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ class Evidence:
         champion: URI of the registry's champion; None: there is none yet.
         compared: URI of the champion that the evaluation has compared with; None: with none.
         candidate: URI of the candidate.
-        monitors: line of each monitor that tripped in its training, by name; None: its training has reported none.
+        monitors: line of each monitor that tripped in its training, by name; None: its training has
+            reported none.
     """
 
     champion: str | None
@@ -63,7 +66,8 @@ def evaluate_gates(report: Mapping[str, Any], recipe: Recipe, evidence: Evidence
     """Evaluate every gate of a recipe.
 
     Args:
-        report: content of report.json; ``paired`` holds differences on the same prompts and seeds, with intervals.
+        report: content of report.json; ``paired`` holds differences on the same prompts and seeds,
+            with intervals.
         recipe: the limits.
         evidence: of the registry and of the training.
     """
@@ -87,14 +91,19 @@ def evaluate_gates(report: Mapping[str, Any], recipe: Recipe, evidence: Evidence
 
 
 def table(gates: list[Gate]) -> str:
-    """The gates as a Markdown table, for the approval form; one that stands aside has a dash for its verdict. A limit stays in one line."""
+    """The gates as a Markdown table, for the approval form; one that stands aside has a dash for
+    its verdict. A limit stays in one line."""
     rows = []
     for gate in gates:
         value = "–" if gate.value is None else f"{gate.value:.4g}"
         verdict = "**no**" if not gate.passed else "–" if gate.value is None else "yes"
         note = " ".join(gate.note.replace("|", "/").split())
-        rows.append(f"| {gate.name} | {value} | {gate.rule}\u00a0{gate.limit:.4g} | {verdict} | {note} |")
-    return "\n".join(["| gate | value | limit | passed | what the value is |", "|---|---:|---:|---|---|", *rows])
+        rows.append(
+            f"| {gate.name} | {value} | {gate.rule}\u00a0{gate.limit:.4g} | {verdict} | {note} |"
+        )
+    return "\n".join(
+        ["| gate | value | limit | passed | what the value is |", "|---|---:|---:|---|---|", *rows]
+    )
 
 
 def in_words(gate: Gate) -> str:
@@ -104,7 +113,11 @@ def in_words(gate: Gate) -> str:
         if not gate.passed:
             return f"{gate.name}: {gate.note}: {verdict}"
         kind, _, reason = gate.note.partition(": ")
-        return f"{gate.name}: not asked, {reason}" if kind == "not applicable" else f"{gate.name}: not measured, so not asked"
+        return (
+            f"{gate.name}: not asked, {reason}"
+            if kind == "not applicable"
+            else f"{gate.name}: not measured, so not asked"
+        )
     if gate.name.startswith("monitors"):
         said = f" ({gate.note})" if gate.value else ""
         return f"{gate.name}: {gate.value:.0f}, none allowed: {verdict}{said}"
@@ -120,7 +133,14 @@ def _gain(report: Mapping[str, Any], measure: str, over: str, limit: float) -> G
     row = ((report.get("paired") or {}).get(f"{CANDIDATE}-{over}") or {}).get(measure) or {}
     value = _finite(row.get("low"))
     missing = f"not measured: {_reason(report, f'generation.{CANDIDATE}.{measure}')}"
-    return Gate(f"{measure} over {over}", value, ">", limit, value is not None and value > limit, _SPAN if value is not None else missing)
+    return Gate(
+        f"{measure} over {over}",
+        value,
+        ">",
+        limit,
+        value is not None and value > limit,
+        _SPAN if value is not None else missing,
+    )
 
 
 def _over_champion(report: Mapping[str, Any], limit: float, evidence: Evidence) -> Gate:
@@ -132,21 +152,37 @@ def _over_champion(report: Mapping[str, Any], limit: float, evidence: Evidence) 
     if evidence.compared != evidence.champion:
         met = evidence.compared or "no champion"
         return Gate(
-            name, None, ">", limit, False, f"not measured: evaluated beside {met}, the champion is {evidence.champion}; run boig_sd"
+            name,
+            None,
+            ">",
+            limit,
+            False,
+            f"not measured: evaluated beside {met}, the champion is {evidence.champion}; run boig_sd",
         )
     return _gain(report, "judge", CHAMPION, limit)
 
 
 def _kept(report: Mapping[str, Any], name: str, measure: str, limit: float) -> Gate:
     value = _share(report, measure)
-    note = _SHARE if value is not None else f"not measured: {_reason(report, f'generation.{CANDIDATE}.{measure}')}"
+    note = (
+        _SHARE
+        if value is not None
+        else f"not measured: {_reason(report, f'generation.{CANDIDATE}.{measure}')}"
+    )
     return Gate(name, value, "≥", limit, limit <= 0 or (value is not None and value >= limit), note)
 
 
 def _fid(report: Mapping[str, Any], limit: float) -> Gate:
     value = _share(report, "fid")
     if value is None:
-        return Gate("FID", None, "≤", limit, True, f"not asked: {_reason(report, f'generation.{CANDIDATE}.fid')}")
+        return Gate(
+            "FID",
+            None,
+            "≤",
+            limit,
+            True,
+            f"not asked: {_reason(report, f'generation.{CANDIDATE}.fid')}",
+        )
     return Gate("FID", value, "≤", limit, value <= limit, _SHARE)
 
 
@@ -156,19 +192,41 @@ def _calibrated(report: Mapping[str, Any], limit: float) -> Gate:
     value = _finite((row.get("auc_interval") or [None])[0])
     note = f"lower end of the 95 % interval: {reward} tells HIGH from LOW on real test images; 0.5 is chance"
     missing = f"not measured: {_reason(report, f'reward_validity.{reward}.auc_interval')}"
-    return Gate("reward's AUC", value, ">", limit, value is not None and value > limit, note if value is not None else missing)
+    return Gate(
+        "reward's AUC",
+        value,
+        ">",
+        limit,
+        value is not None and value > limit,
+        note if value is not None else missing,
+    )
 
 
 def _silent(names: tuple[str, ...], monitors: Mapping[str, str] | None) -> Gate:
     asked = ", ".join(names)
     if monitors is None:
-        return Gate("monitors tripped", None, "≤", 0, False, f"not known: its training has reported none of {asked}")
+        return Gate(
+            "monitors tripped",
+            None,
+            "≤",
+            0,
+            False,
+            f"not known: its training has reported none of {asked}",
+        )
     tripped = [monitors[name] for name in names if name in monitors]
-    return Gate("monitors tripped", float(len(tripped)), "≤", 0, not tripped, "; ".join(tripped) or f"of {asked}")
+    return Gate(
+        "monitors tripped",
+        float(len(tripped)),
+        "≤",
+        0,
+        not tripped,
+        "; ".join(tripped) or f"of {asked}",
+    )
 
 
 def _share(report: Mapping[str, Any], measure: str) -> float | None:
-    """The candidate's value as a share of the base's; None when either is missing or the base's is not positive."""
+    """The candidate's value as a share of the base's; None when either is missing or the base's is
+    not positive."""
     rows = report.get("generation") or {}
     candidate, base = (_finite((rows.get(model) or {}).get(measure)) for model in (CANDIDATE, BASE))
     return candidate / base if candidate is not None and base is not None and base > 0 else None

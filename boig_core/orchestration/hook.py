@@ -1,6 +1,8 @@
-"""The hook of the connection type ``ray``: a cluster's Jobs API, with a test of address, token and certificate.
+"""The hook of the connection type ``ray``: a cluster's Jobs API, with a test of address, token and
+certificate.
 
-Its form is described in `provider`. Leaves out: stages, which need `boig_core.orchestration.operator.RayJobOperator`.
+Its form is described in `provider`. Leaves out: stages, which need
+`boig_core.orchestration.operator.RayJobOperator`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
-"""Runs of ``boig_ingest`` one after another: each waits for its turn, and on a schedule adds its interval's posts to the newest version.
+"""Runs of ``boig_ingest`` one after another: each waits for its turn, and on a schedule adds its
+interval's posts to the newest version.
 
-Airflow's limits do not do: a backfill has one of its own, ten runs at once, beside that of the DAG. So a run takes a numbered turn by an
-exclusive put, when the run that has the last one runs no more, and no run of an earlier interval does. A run that lost its turn meanwhile,
-since one task alone was cleared, announces nothing: what it built on is no longer the newest.
+Airflow's limits do not do: a backfill has one of its own, ten runs at once, beside that of the DAG.
+So a run takes a numbered turn by an exclusive put, when the run that has the last one runs no more,
+and no run of an earlier interval does. A run that lost its turn meanwhile, since one task alone was
+cleared, announces nothing: what it built on is no longer the newest.
 
-The newest version and the time of its newest post (the watermark) are kept in the state store of the asset; where that was lost, they are
-found in the dataset's manifests. Leaves out: what is read and whether it is new (see `data.ingestion`).
+The newest version and the time of its newest post (the watermark) are kept in the state store of
+the asset; where that was lost, they are found in the dataset's manifests. Leaves out: what is read
+and whether it is new (see `data.ingestion`).
 """
 
 from __future__ import annotations
@@ -50,40 +53,69 @@ def take_turn(asset: Asset, plan_result: Any) -> Any:
     """The task that waits for the run's turn, and then finds out what its interval adds to.
 
     Returns:
-        XCom of ``{"outputs": {"previous": URI, "period": URI}, "turn": [N, RUN], "turns": URI}``; outputs hold what there is.
+        XCom of ``{"outputs": {"previous": URI, "period": URI}, "turn": [N, RUN], "turns": URI}``;
+        outputs hold what there is.
     """
 
-    @task.sensor(task_id="turn", inlets=[asset], mode="reschedule", poke_interval=LOOK_S, doc_md="Waits until no other run is at work.")
+    @task.sensor(
+        task_id="turn",
+        inlets=[asset],
+        mode="reschedule",
+        poke_interval=LOOK_S,
+        doc_md="Waits until no other run is at work.",
+    )
     def turn(made_by: dict[str, Any], **context: Any) -> PokeReturnValue:
         ti, run = context["ti"], context["dag_run"]
         turns = store.join(made_by["store"], "runs", ti.dag_id, "turns")
-        number = claim(turns, ti.run_id, lambda other: _runs(ti.dag_id, other), lambda: ti.get_previous_dagrun(state="running") is not None)
+        number = claim(
+            turns,
+            ti.run_id,
+            lambda other: _runs(ti.dag_id, other),
+            lambda: ti.get_previous_dagrun(state="running") is not None,
+        )
         if number is None:
             return PokeReturnValue(is_done=False)
-        given = {name: uri for name, uri in made_by["outputs"].items() if name in ("previous", "retry")}
+        given = {
+            name: uri for name, uri in made_by["outputs"].items() if name in ("previous", "retry")
+        }
         outputs = {"previous": given["previous"]} if "previous" in given else {}
         if not given and str(getattr(run.run_type, "value", run.run_type)) in ON_SCHEDULE:
             folder = store.join(made_by["store"], "runs", ti.dag_id, run_folder(ti.run_id))
-            outputs = of_interval(context["asset_state_store"][asset], made_by, run.data_interval_start, run.data_interval_end, folder)
-        return PokeReturnValue(is_done=True, xcom_value={"outputs": outputs, "turn": [number, ti.run_id], "turns": turns})
+            outputs = of_interval(
+                context["asset_state_store"][asset],
+                made_by,
+                run.data_interval_start,
+                run.data_interval_end,
+                folder,
+            )
+        return PokeReturnValue(
+            is_done=True,
+            xcom_value={"outputs": outputs, "turn": [number, ti.run_id], "turns": turns},
+        )
 
     return turn(plan_result)
 
 
-def claim(turns: str, run: str, is_running: Callable[[str], bool], is_preceded: Callable[[], bool]) -> int | None:
+def claim(
+    turns: str, run: str, is_running: Callable[[str], bool], is_preceded: Callable[[], bool]
+) -> int | None:
     """Take the next turn if it is this run's; None: it is not.
 
     Args:
         turns: folder of the turns, ``000001.json`` and on.
         run: who asks; whoever has the last turn keeps it.
-        is_running: whether another run still runs. One that waits in the queue does not: it may wait for this one.
+        is_running: whether another run still runs. One that waits in the queue does not: it may
+            wait for this one.
         is_preceded: whether a run of an earlier interval still runs.
     """
     last, holder = last_turn(turns)
     if holder == run:
         return last
     if (holder is not None and is_running(holder)) or is_preceded():
-        log.info("waiting: %s has the turn", holder if holder is not None and is_running(holder) else "a run of an earlier interval")
+        log.info(
+            "waiting: %s has the turn",
+            holder if holder is not None and is_running(holder) else "a run of an earlier interval",
+        )
         return None
     body = json.dumps({"run": run}).encode()
     return last + 1 if store.put_if_absent(store.join(turns, f"{last + 1:06}.json"), body) else None
@@ -95,11 +127,16 @@ def last_turn(turns: str) -> tuple[int, str | None]:
     if not names:
         return 0, None
     newest = max(names)
-    return int(newest.removesuffix(".json")), str(json.loads(store.read_bytes(store.join(turns, newest)))["run"])
+    return int(newest.removesuffix(".json")), str(
+        json.loads(store.read_bytes(store.join(turns, newest)))["run"]
+    )
 
 
-def of_interval(state: Any, made_by: Mapping[str, Any], start: datetime, end: datetime, folder: str) -> dict[str, str]:
-    """What a run of a schedule reads: the newest version, if there is one, and the file of its period.
+def of_interval(
+    state: Any, made_by: Mapping[str, Any], start: datetime, end: datetime, folder: str
+) -> dict[str, str]:
+    """What a run of a schedule reads: the newest version, if there is one, and the file of its
+    period.
 
     Args:
         state: the asset's state store.
@@ -111,13 +148,18 @@ def of_interval(state: Any, made_by: Mapping[str, Any], start: datetime, end: da
     data = parse_recipe(json.loads(store.read_bytes(made_by["recipe"]))).data
     newest = find_newest(state, made_by["store"], data.name)
     period = period_after(newest, start, end, data.late_days)
-    log.info("posts of %s are added to %s", period, "nothing: this is the first version" if newest is None else newest)
+    log.info(
+        "posts of %s are added to %s",
+        period,
+        "nothing: this is the first version" if newest is None else newest,
+    )
     found = {"period": write_period(store.join(folder, "period.json"), period)}
     return found if newest is None else {**found, "previous": newest.dataset}
 
 
 def period_after(newest: Newest | None, start: datetime, end: datetime, late_days: float) -> Period:
-    """From the watermark or the interval's start, the earlier one, less what posts may be late; without a version all before the end."""
+    """From the watermark or the interval's start, the earlier one, less what posts may be late;
+    without a version all before the end."""
     if newest is None:
         return Period(since=None, until=end)
     since = start if newest.watermark is None else min(start, newest.watermark)
@@ -125,7 +167,8 @@ def period_after(newest: Newest | None, start: datetime, end: datetime, late_day
 
 
 def find_newest(state: Any, root: str, name: str) -> Newest | None:
-    """The newest version that was announced, by the asset's state, or else by the manifests in the store.
+    """The newest version that was announced, by the asset's state, or else by the manifests in the
+    store.
 
     Args:
         state: the asset's state store.
@@ -139,11 +182,21 @@ def find_newest(state: Any, root: str, name: str) -> Newest | None:
         except UserError as exc:
             log.warning("the newest version that Airflow knows of cannot be read: %s", exc)
     family = store.join(root, "datasets", name)
-    made = sorted((file.modified, file.path) for file in store.list_with_times(family) if file.path.count("/") == 1)
-    for uri in (store.join(family, path.split("/")[0]) for _, path in reversed(made) if path.endswith(f"/{manifest.MANIFEST}")):
+    made = sorted(
+        (file.modified, file.path)
+        for file in store.list_with_times(family)
+        if file.path.count("/") == 1
+    )
+    for uri in (
+        store.join(family, path.split("/")[0])
+        for _, path in reversed(made)
+        if path.endswith(f"/{manifest.MANIFEST}")
+    ):
         try:
             if is_of_dag(manifest.read_manifest(uri, kind="dataset")):
-                log.info("Airflow knows of no version of %s; the newest of the store is %s", name, uri)
+                log.info(
+                    "Airflow knows of no version of %s; the newest of the store is %s", name, uri
+                )
                 return _version(uri)
         except UserError as exc:
             log.warning("passed over: %s", exc)
@@ -151,7 +204,8 @@ def find_newest(state: Any, root: str, name: str) -> Newest | None:
 
 
 def is_of_dag(version: manifest.Manifest) -> bool:
-    """Whether the DAG has made a version, to its end: a version that was made by hand is nobody's newest."""
+    """Whether the DAG has made a version, to its end: a version that was made by hand is nobody's
+    newest."""
     return "/runs/boig_ingest/" in version.commit and bool(version.meta.get("perceived"))
 
 
@@ -173,7 +227,9 @@ def keep_newest(state: Any, taken: Mapping[str, Any], dataset: str) -> None:
         raise InputError(f"turn {taken['turn'][0]} of this run", rule, remedy)
     newest = _version(dataset)
     watermark = None if newest.watermark is None else newest.watermark.isoformat()
-    state.set(_key(store.name(dataset.rsplit("/", 1)[0])), {"dataset": dataset, "watermark": watermark})
+    state.set(
+        _key(store.name(dataset.rsplit("/", 1)[0])), {"dataset": dataset, "watermark": watermark}
+    )
     log.info("the newest version is %s, its newest post of %s", dataset, watermark)
 
 

@@ -1,7 +1,8 @@
-"""What the operator and its trigger need of whatever runs a stage's job, and the one rule of stopping: asked for, then seen.
+"""What the operator and its trigger need of whatever runs a stage's job, and the one rule of
+stopping: asked for, then seen.
 
-Six calls and no more, so that a way to run jobs is one class. Leaves out: HTTP (see `ray_api`, `kuberay`), and what a job's end means:
-that is read from the store (see `attempts`).
+Six calls and no more, so that a way to run jobs is one class. Leaves out: HTTP (see `ray_api`,
+`kuberay`), and what a job's end means: that is read from the store (see `attempts`).
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from boig_core.orchestration.asks import Ask
 T = TypeVar("T")
 
 AWAY_S: Final = 60.0
-"""Longest time, in seconds, that a cluster may be away while a worker asks it; while a job is waited for it is `poller.PATIENCE_S`."""
+"""Longest time, in seconds, that a cluster may be away while a worker asks it; while a job is
+waited for it is `poller.PATIENCE_S`."""
 
 FEW: Final = 16
-"""Up to so many jobs are asked for one by one: a list holds every job that the cluster remembers."""
+"""Up to so many jobs are asked for one by one: a list holds every job that the cluster
+remembers."""
 
 LIVE: Final = frozenset({"PENDING", "RUNNING"})
 
@@ -40,7 +43,8 @@ class JobInfo:
     Attributes:
         status: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
         message: the backend's reason.
-        metadata: what was given with the job: short strings, nothing secret, since anyone who sees the job sees them.
+        metadata: what was given with the job: short strings, nothing secret, since anyone who sees
+            the job sees them.
     """
 
     status: str
@@ -54,13 +58,22 @@ class JobInfo:
 
 
 class JobBackend(Protocol):
-    """A session with one cluster. Ids are the caller's, so each call may be repeated after a lost answer.
+    """A session with one cluster. Ids are the caller's, so each call may be repeated after a lost
+    answer.
 
-    All calls raise `ClusterError` when the cluster does not answer or refuses, `InputError` when what it was told cannot do.
+    All calls raise `ClusterError` when the cluster does not answer or refuses, `InputError` when
+    what it was told cannot do.
     """
 
-    async def submit(self, submission_id: str, entrypoint: str, metadata: Mapping[str, str], asks: Sequence[Ask] = ()) -> None:
-        """Start a job; one of that id that is there already is no error. ``asks``: its processes, for a cluster that is made for them."""
+    async def submit(
+        self,
+        submission_id: str,
+        entrypoint: str,
+        metadata: Mapping[str, str],
+        asks: Sequence[Ask] = (),
+    ) -> None:
+        """Start a job; one of that id that is there already is no error. ``asks``: its processes,
+        for a cluster that is made for them."""
 
     async def states(self, ids: Collection[str]) -> dict[str, JobInfo]:
         """Those of the jobs that the cluster knows."""
@@ -75,11 +88,13 @@ class JobBackend(Protocol):
         """The last of what a job has printed; empty for one that is unknown."""
 
     async def room(self, asks: Sequence[Ask]) -> str:
-        """Why these processes would not all find room now; empty: they would. What other jobs hold is not counted."""
+        """Why these processes would not all find room now; empty: they would. What other jobs hold
+        is not counted."""
 
 
 class Cluster(Protocol):
-    """Where jobs run: small, hashable and without secrets, since it travels to the triggerer inside the database."""
+    """Where jobs run: small, hashable and without secrets, since it travels to the triggerer inside
+    the database."""
 
     def connect(self) -> AbstractAsyncContextManager[JobBackend]:
         """A session."""
@@ -91,7 +106,9 @@ class Cluster(Protocol):
         """Arguments for `boig_core.orchestration.clusters.restore`, as JSON."""
 
 
-async def stop_and_see(jobs: JobBackend, submission_id: str, within_s: float = 120.0, poll_s: float = 1.0) -> None:
+async def stop_and_see(
+    jobs: JobBackend, submission_id: str, within_s: float = 120.0, poll_s: float = 1.0
+) -> None:
     """Stop a job and wait until it is over or unknown.
 
     Args:
@@ -104,14 +121,25 @@ async def stop_and_see(jobs: JobBackend, submission_id: str, within_s: float = 1
         ClusterError: the job still runs after ``within_s``, or the cluster does not answer.
     """
     until = time.monotonic() + within_s
-    while (info := (await jobs.states([submission_id])).get(submission_id)) is not None and info.live:
+    while (
+        info := (await jobs.states([submission_id])).get(submission_id)
+    ) is not None and info.live:
         if time.monotonic() > until:
-            raise ClusterError(submission_id, f"still {info.status} {within_s:.0f} s after it was told to stop", "stop it by hand")
+            raise ClusterError(
+                submission_id,
+                f"still {info.status} {within_s:.0f} s after it was told to stop",
+                "stop it by hand",
+            )
         await jobs.stop(submission_id)
         await asyncio.sleep(poll_s)
 
 
-@retry(retry=retry_if_exception_type(AwayError), stop=stop_after_delay(AWAY_S), wait=wait_exponential(max=10), reraise=True)
+@retry(
+    retry=retry_if_exception_type(AwayError),
+    stop=stop_after_delay(AWAY_S),
+    wait=wait_exponential(max=10),
+    reraise=True,
+)
 def ask(cluster: Cluster, call: Callable[[JobBackend], Awaitable[T]]) -> T:
     """Talk to a cluster from a thread without an event loop, again while it is away.
 

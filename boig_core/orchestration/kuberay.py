@@ -1,6 +1,8 @@
-"""Jobs as KubeRay's RayJob resources, each with a cluster of its own, over Kubernetes' API (`kubernetes_asyncio`, the extra ``kuberay``).
+"""Jobs as KubeRay's RayJob resources, each with a cluster of its own, over Kubernetes' API
+(`kubernetes_asyncio`, the extra ``kuberay``).
 
-What differs from Ray's Jobs API: a stop is a delete that is seen through (decision 0016). Leaves out: the resource itself (see `rayjob`).
+What differs from Ray's Jobs API: a stop is a delete that is seen through (decision 0016). Leaves
+out: the resource itself (see `rayjob`).
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from boig_core.orchestration.rayjob import LABELS, name_of, read_base, render
 CONNECTION: Final = "kubernetes_default"
 
 PAGE: Final = "boig/page"
-"""Annotation of the base file: where a person sees a RayJob, such as ``https://headlamp.example/…/{namespace}/{name}``."""
+"""Annotation of the base file: where a person sees a RayJob, such as
+``https://headlamp.example/…/{namespace}/{name}``."""
 
 _KIND: Final = {"group": "ray.io", "version": "v1", "plural": "rayjobs"}
 _OVER: Final = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
@@ -37,7 +40,8 @@ class KubeRayCluster:
     Attributes:
         base: path of the base file, on workers.
         namespace: where the RayJobs are.
-        conn_id: Airflow connection of type ``kubernetes``; empty: the pod's service account, else the user's kubeconfig.
+        conn_id: Airflow connection of type ``kubernetes``; empty: the pod's service account, else
+            the user's kubeconfig.
         pattern: page of a RayJob, with ``{namespace}`` and ``{name}``; empty: none.
     """
 
@@ -69,7 +73,9 @@ class KubeRayCluster:
 
     def page(self, submission_id: str) -> str:
         """Page of a RayJob; empty where the base file names none."""
-        return self.pattern.replace("{namespace}", self.namespace).replace("{name}", name_of(submission_id))
+        return self.pattern.replace("{namespace}", self.namespace).replace(
+            "{name}", name_of(submission_id)
+        )
 
     def serialize(self) -> dict[str, Any]:
         """The arguments of this class."""
@@ -77,7 +83,8 @@ class KubeRayCluster:
 
 
 class KubeRayJobs:
-    """A session with Kubernetes' API (a `boig_core.orchestration.jobs.JobBackend`); use with ``async with``.
+    """A session with Kubernetes' API (a `boig_core.orchestration.jobs.JobBackend`); use with
+    ``async with``.
 
     Args:
         cluster: which namespace.
@@ -89,29 +96,55 @@ class KubeRayJobs:
         self._place = {**_KIND, "namespace": cluster.namespace, "_request_timeout": timeout_s}
 
     async def __aenter__(self) -> KubeRayJobs:
-        # The client is large and a connection comes over a socket: neither may hold up the event loop.
+        # The client is large and a connection comes over a socket: neither may hold up the event
+        # loop.
         self._client, self._config = await asyncio.to_thread(_library)
-        extra = await asyncio.to_thread(_extra, self.cluster.conn_id) if self.cluster.conn_id else None
+        extra = (
+            await asyncio.to_thread(_extra, self.cluster.conn_id) if self.cluster.conn_id else None
+        )
         self._extra, settings = extra or {}, self._client.Configuration()
         await _log_in(settings, self._config, self._extra)
         self._api = self._client.ApiClient(settings)
         self._objects = self._client.CustomObjectsApi(self._api)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self._api.close()
 
-    async def submit(self, submission_id: str, entrypoint: str, metadata: Mapping[str, str], asks: Sequence[Ask] = ()) -> None:
-        """Create the RayJob. After a failed creation, whether it is there decides: its name is the id's.
+    async def submit(
+        self,
+        submission_id: str,
+        entrypoint: str,
+        metadata: Mapping[str, str],
+        asks: Sequence[Ask] = (),
+    ) -> None:
+        """Create the RayJob. After a failed creation, whether it is there decides: its name is the
+        id's.
 
         Raises:
             ClusterError: it was not created.
             InputError: the base file does not do, or has a field that a RayJob has not.
         """
-        body = render(await asyncio.to_thread(read_base, self.cluster.base), submission_id, entrypoint, metadata, asks)
+        body = render(
+            await asyncio.to_thread(read_base, self.cluster.base),
+            submission_id,
+            entrypoint,
+            metadata,
+            asks,
+        )
         body["metadata"].pop("namespace", None)
         try:
-            await self._ask("create", self._objects.create_namespaced_custom_object(**self._place, body=body, field_validation="Strict"))
+            await self._ask(
+                "create",
+                self._objects.create_namespaced_custom_object(
+                    **self._place, body=body, field_validation="Strict"
+                ),
+            )
         except ClusterError:
             if await self._get(submission_id) is None:
                 raise
@@ -122,18 +155,30 @@ class KubeRayJobs:
             known = await self.jobs()
             return {name: known[name] for name in ids if name in known}
         found = await asyncio.gather(*(self._get(name) for name in ids))
-        return {name: _info_of(body) for name, body in zip(ids, found, strict=True) if body is not None}
+        return {
+            name: _info_of(body) for name, body in zip(ids, found, strict=True) if body is not None
+        }
 
     async def jobs(self) -> dict[str, JobInfo]:
         """All RayJobs of the namespace that boig has made, until someone deletes them."""
         selector = ",".join(f"{key}={value}" for key, value in LABELS.items())
-        found = await self._ask("list", self._objects.list_namespaced_custom_object(**self._place, label_selector=selector))
-        return {str(body["spec"]["jobId"]): _info_of(body) for body in found["items"] if body["spec"].get("jobId")}
+        found = await self._ask(
+            "list",
+            self._objects.list_namespaced_custom_object(**self._place, label_selector=selector),
+        )
+        return {
+            str(body["spec"]["jobId"]): _info_of(body)
+            for body in found["items"]
+            if body["spec"].get("jobId")
+        }
 
     async def stop(self, submission_id: str) -> None:
-        """Delete the RayJob: KubeRay stops its job first. It stays, as a live one, until its pods are gone."""
+        """Delete the RayJob: KubeRay stops its job first. It stays, as a live one, until its pods
+        are gone."""
         place = {**self._place, "name": name_of(submission_id)}
-        asked = self._objects.delete_namespaced_custom_object(**place, propagation_policy="Foreground")
+        asked = self._objects.delete_namespaced_custom_object(
+            **place, propagation_policy="Foreground"
+        )
         await self._ask("delete", asked, missing_ok=True)
 
     async def tail(self, submission_id: str) -> str:
@@ -147,13 +192,21 @@ class KubeRayJobs:
         Raises:
             InputError: the base file does not do, or has no worker group for one of them.
         """
-        render(await asyncio.to_thread(read_base, self.cluster.base), "boig-rehearsal", "true", {}, asks)
+        render(
+            await asyncio.to_thread(read_base, self.cluster.base),
+            "boig-rehearsal",
+            "true",
+            {},
+            asks,
+        )
         await self.jobs()
         return ""
 
     async def _get(self, submission_id: str) -> Any:
         place = {**self._place, "name": name_of(submission_id)}
-        return await self._ask("get", self._objects.get_namespaced_custom_object(**place), missing_ok=True)
+        return await self._ask(
+            "get", self._objects.get_namespaced_custom_object(**place), missing_ok=True
+        )
 
     async def _ask(self, verb: str, answer: Awaitable[Any], *, missing_ok: bool = False) -> Any:
         what = f"{verb} rayjobs in {self.cluster.namespace}"
@@ -164,13 +217,31 @@ class KubeRayJobs:
                 return None
             detail = " ".join(str(exc.body or exc.reason).split())[:500]
             if exc.status in {400, 422}:
-                raise InputError(self.cluster.base, f"Kubernetes refuses the RayJob: {detail}", "mend the file of BOIG_KUBERAY") from exc
-            if exc.status == 401:  # a session outlives the token of a kubeconfig; the next call comes with a new one
+                raise InputError(
+                    self.cluster.base,
+                    f"Kubernetes refuses the RayJob: {detail}",
+                    "mend the file of BOIG_KUBERAY",
+                ) from exc
+            if (
+                exc.status == 401
+            ):  # a session outlives the token of a kubeconfig; the next call comes with a new one
                 await _log_in(self._api.configuration, self._config, self._extra)
-            kind = AwayError if exc.status in {401, 429} or not exc.status or exc.status >= 500 else ClusterError
-            raise kind(what, f"Kubernetes answered {exc.status}: {detail}", "see infra/kuberay for what it needs") from exc
+            kind = (
+                AwayError
+                if exc.status in {401, 429} or not exc.status or exc.status >= 500
+                else ClusterError
+            )
+            raise kind(
+                what,
+                f"Kubernetes answered {exc.status}: {detail}",
+                "see infra/kuberay for what it needs",
+            ) from exc
         except (TimeoutError, aiohttp.ClientError, OSError) as exc:
-            raise AwayError(what, f"Kubernetes does not answer ({exc or type(exc).__name__})", "check the connection") from exc
+            raise AwayError(
+                what,
+                f"Kubernetes does not answer ({exc or type(exc).__name__})",
+                "check the connection",
+            ) from exc
 
 
 def _extra(conn_id: str) -> dict[str, Any] | None:
@@ -189,26 +260,42 @@ def _library() -> tuple[Any, Any]:
     try:
         from kubernetes_asyncio import client, config
     except ModuleNotFoundError as exc:
-        raise InputError("BOIG_KUBERAY", f"needs a package ({exc})", "install boig[airflow,kuberay] on workers and triggerers") from exc
+        raise InputError(
+            "BOIG_KUBERAY",
+            f"needs a package ({exc})",
+            "install boig[airflow,kuberay] on workers and triggerers",
+        ) from exc
     return client, config
 
 
 async def _log_in(settings: Any, config: Any, extra: Mapping[str, Any]) -> None:
-    """Tell the client's settings what a connection says, in the words of Airflow's provider cncf.kubernetes."""
-    given, path, context = extra.get("kube_config"), extra.get("kube_config_path"), extra.get("cluster_context")
+    """Tell the client's settings what a connection says, in the words of Airflow's provider
+    cncf.kubernetes."""
+    given, path, context = (
+        extra.get("kube_config"),
+        extra.get("kube_config_path"),
+        extra.get("cluster_context"),
+    )
     try:
         if given:
-            await config.load_kube_config_from_dict(given if isinstance(given, Mapping) else json.loads(given), context, settings)
+            await config.load_kube_config_from_dict(
+                given if isinstance(given, Mapping) else json.loads(given), context, settings
+            )
         elif extra.get("in_cluster") or (not path and "KUBERNETES_SERVICE_HOST" in os.environ):
             config.load_incluster_config(settings)
         else:
             await config.load_kube_config(path, context, settings, persist_config=False)
     except (config.ConfigException, OSError, ValueError) as exc:
-        raise InputError(CONNECTION, f"gives no way to Kubernetes ({exc})", "run in a pod, or name a kubeconfig in the connection") from exc
+        raise InputError(
+            CONNECTION,
+            f"gives no way to Kubernetes ({exc})",
+            "run in a pod, or name a kubeconfig in the connection",
+        ) from exc
 
 
 def _info_of(body: Mapping[str, Any]) -> JobInfo:
-    """A RayJob's state. One that waits for its queue, its cluster or its pods is PENDING; one that is being deleted still runs."""
+    """A RayJob's state. One that waits for its queue, its cluster or its pods is PENDING; one that
+    is being deleted still runs."""
     status, spec = body.get("status") or {}, body["spec"]
     job, deployment = status.get("jobStatus") or "", status.get("jobDeploymentStatus") or ""
     said = ": ".join(filter(None, [status.get("reason"), status.get("message")]))

@@ -1,6 +1,8 @@
-"""The links from a task to its job in Ray's dashboard, to its run in MLflow, and to the pages of what it made: data card and report.
+"""The links from a task to its job in Ray's dashboard, to its run in MLflow, and to the pages of
+what it made: data card and report.
 
-The pages are shown by Airflow itself (see `web`), so a link needs no other server and asks for no other login.
+The pages are shown by Airflow itself (see `web`), so a link needs no other server and asks for no
+other login.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class RayJobLink(BaseOperatorLink):
         return "Ray job"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """URL of the job that the operator has just used; empty when a committed result was found and no job ran."""
+        """URL of the job that the operator has just used; empty when a committed result was found
+        and no job ran."""
         return str(getattr(operator, "job_url", ""))
 
 
@@ -50,7 +53,8 @@ class DataCardLink(BaseOperatorLink):
         return "Data card"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Address of the card of the dataset that the task has just committed; empty for a task that made none."""
+        """Address of the card of the dataset that the task has just committed; empty for a task
+        that made none."""
         return str(getattr(operator, "pages", {}).get(self.name, ""))
 
 
@@ -76,7 +80,8 @@ class MlflowRunLink(BaseOperatorLink):
         return "MLflow run"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Address of the run that the stage has logged to; empty for a stage that trains nothing, and without MLflow."""
+        """Address of the run that the stage has logged to; empty for a stage that trains nothing,
+        and without MLflow."""
         return str(getattr(operator, "pages", {}).get(self.name, ""))
 
 
@@ -101,22 +106,27 @@ def result_pages(result: Mapping[str, Any], root: str) -> dict[str, str]:
 
 
 def mlflow_page(attempt: str) -> str:
-    """Address of the MLflow run of an attempt, which is named as the attempt's outputs are; empty without one.
+    """Address of the MLflow run of an attempt, which is named as the attempt's outputs are; empty
+    without one.
 
-    ``BOIG_MLFLOW_WEB`` is where people see MLflow in a browser, if that is another address than ``MLFLOW_TRACKING_URI``.
+    ``BOIG_MLFLOW_WEB`` is where people see MLflow in a browser, if that is another address than
+    ``MLFLOW_TRACKING_URI``.
 
     Raises:
         InfrastructureError: MLflow does not answer.
         InputError: the attempt's job cannot be read.
     """
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
-    web = IN_ADDRESS.sub("", os.environ.get("BOIG_MLFLOW_WEB") or server)  # a browser asks for a login, a link is for everyone
+    web = IN_ADDRESS.sub(
+        "", os.environ.get("BOIG_MLFLOW_WEB") or server
+    )  # a browser asks for a login, a link is for everyone
     if not server or not web.startswith(("http://", "https://")):
         return ""
     job = read_job(store.join(attempt, "job.json"))
     if job.stage not in TRACKED:
         return ""
-    # A task whose work is done waits seconds for its link, not the minutes of MLflow's own patience; the process ends with the task.
+    # A task whose work is done waits seconds for its link, not the minutes of MLflow's own
+    # patience; the process ends with the task.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow import MlflowClient
@@ -125,14 +135,29 @@ def mlflow_page(attempt: str) -> str:
     try:
         client = MlflowClient()
         kept = client.get_experiment_by_name(experiment(job.stage))
-        runs = client.search_runs([kept.experiment_id], f"attributes.run_name = '{job.version}'", max_results=1) if kept else []
+        runs = (
+            client.search_runs(
+                [kept.experiment_id], f"attributes.run_name = '{job.version}'", max_results=1
+            )
+            if kept
+            else []
+        )
     except MlflowException as exc:  # says the whole address, as would a cause in a traceback
-        raise InfrastructureError(hide_secrets(server), hide_secrets(f"MLflow failed ({exc})"), "check the server and its log") from None
-    return f"{web.rstrip('/')}/#/experiments/{runs[0].info.experiment_id}/runs/{runs[0].info.run_id}" if runs else ""
+        raise InfrastructureError(
+            hide_secrets(server),
+            hide_secrets(f"MLflow failed ({exc})"),
+            "check the server and its log",
+        ) from None
+    return (
+        f"{web.rstrip('/')}/#/experiments/{runs[0].info.experiment_id}/runs/{runs[0].info.run_id}"
+        if runs
+        else ""
+    )
 
 
 def page_url(output: str, file: str, root: str) -> str:
-    """Address in Airflow of a page of an output of the store; empty for an output of another store, which Airflow does not show."""
+    """Address in Airflow of a page of an output of the store; empty for an output of another store,
+    which Airflow does not show."""
     output, root = store.normalize(output), store.normalize(root)
     if not output.startswith(f"{root}/"):
         return ""

@@ -13,12 +13,21 @@ from boig_core.orchestration import registry
 from boig_core.orchestration.roots import store_root
 
 
-@task(task_id="clean", doc_md="Lists what no manifest, promoted model or recent run refers to; removes it when `apply` is set.")
+@task(
+    task_id="clean",
+    doc_md="Lists what no manifest, promoted model or recent run refers to; removes it when `apply` is set.",
+)
 def clean_task(**context: Any) -> dict[str, Any]:
     """Returns ``{"files", "bytes", "removed"}``."""
     from boig_core.storage import retention
 
     params = context["params"]
-    found = (retention.clean if params["apply"] else retention.find_garbage)(store_root(), registry.promoted(), params["days"])
+    found = (retention.clean if params["apply"] else retention.find_garbage)(
+        store_root(), registry.promoted(), params["days"]
+    )
     print("\n".join(retention.summary(found)))
-    return {"files": sum(len(each.files) for each in found), "bytes": sum(each.bytes for each in found), "removed": params["apply"]}
+    return {
+        "files": sum(len(each.files) for each in found),
+        "bytes": sum(each.bytes for each in found),
+        "removed": params["apply"],
+    }

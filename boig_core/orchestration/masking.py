@@ -1,7 +1,9 @@
-"""Airflow's masker is told the secrets of this environment, so that no task log shows them, whatever a library puts into its errors.
+"""Airflow's masker is told the secrets of this environment, so that no task log shows them,
+whatever a library puts into its errors.
 
-Leaves out: the copy that the LocalExecutor prints beside the scheduler's output, which passes no masker, and logs of stages; what boig
-itself says there goes through `boig_core.observability.logs.hide_secrets`.
+Leaves out: the copy that the LocalExecutor prints beside the scheduler's output, which passes no
+masker, and logs of stages; what boig itself says there goes through
+`boig_core.observability.logs.hide_secrets`.
 """
 
 from __future__ import annotations

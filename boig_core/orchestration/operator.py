@@ -1,8 +1,9 @@
 """The operator that runs one stage as a Ray job and hands its committed result on.
 
-Each try looks in the store first, then at Ray (`attempts.survey`): a retry uses what has committed, adopts a job that lives, and starts
-the next attempt after anything else; the try after a clear stops the old job and starts the next attempt always. Leaves out: the stages
-themselves, and how jobs run (see `clusters`).
+Each try looks in the store first, then at Ray (`attempts.survey`): a retry uses what has committed,
+adopts a job that lives, and starts the next attempt after anything else; the try after a clear
+stops the old job and starts the next attempt always. Leaves out: the stages themselves, and how
+jobs run (see `clusters`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,14 @@ from boig_core.orchestration import attempts, clusters, counts
 from boig_core.orchestration.airflow_state import TaskKey, try_is_over
 from boig_core.orchestration.asks import asks_of
 from boig_core.orchestration.jobs import Cluster, ask, stop_and_see
-from boig_core.orchestration.links import DataCardLink, MlflowRunLink, RayJobLink, ReportLink, mlflow_page, result_pages
+from boig_core.orchestration.links import (
+    DataCardLink,
+    MlflowRunLink,
+    RayJobLink,
+    ReportLink,
+    mlflow_page,
+    result_pages,
+)
 from boig_core.orchestration.masking import hide_environment
 from boig_core.orchestration.retries import POLICY
 from boig_core.orchestration.trigger import GONE, UNREACHABLE, RayJobTrigger, follow
@@ -35,13 +43,15 @@ from boig_core.storage import commit, runs, store
 from boig_core.storage.job import NOTHING, Job, Stage, Try, write_job
 
 POOL = "boig_cluster"
-"""Airflow pool whose slots limit how many stages run on the cluster at once (deferred tasks count)."""
+"""Airflow pool whose slots limit how many stages run on the cluster at once (deferred tasks
+count)."""
 
 STATE: Final = "boig_job"
 """Key in the task's state store: which attempt and job the task has."""
 
 KILL_S: Final = 2.0
-"""Seconds that a killed worker waits for Airflow's word, and again for the cluster's: SIGKILL comes 5 s after SIGTERM."""
+"""Seconds that a killed worker waits for Airflow's word, and again for the cluster's: SIGKILL comes
+5 s after SIGTERM."""
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -49,17 +59,18 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 class RayJobOperator(BaseOperator):
     """Runs a stage on Ray.
 
-    Returns ``{"outputs": {name: URI}, "metrics": {...}, "attempt": URI}`` through XCom. A stage that had nothing to do is skipped.
+    Returns ``{"outputs": {name: URI}, "metrics": {...}, "attempt": URI}`` through XCom. A stage
+    that had nothing to do is skipped.
 
     Args:
         stage: which stage.
         plan: result of the DAG's plan task; with ``skip``, a reason, nothing runs.
-        inputs: each input by name: a URI, or the result of the plan or of an earlier stage that has an output of that name. Or the XCom of
-            such a mapping.
-        reuse: use what any run has made by the same stage, recipe and code from the same inputs, if the store holds it; after a clear the
-            work is done anew.
-        deferrable: wait in the triggerer; else in the worker, which is for installations without a triggerer. None: as ``BOIG_DEFERRABLE``
-            says, true unless it is ``false``.
+        inputs: each input by name: a URI, or the result of the plan or of an earlier stage that has
+            an output of that name. Or the XCom of such a mapping.
+        reuse: use what any run has made by the same stage, recipe and code from the same inputs, if
+            the store holds it; after a clear the work is done anew.
+        deferrable: wait in the triggerer; else in the worker, which is for installations without a
+            triggerer. None: as ``BOIG_DEFERRABLE`` says, true unless it is ``false``.
         poll_s: seconds between two looks at the job.
     """
 
@@ -79,12 +90,23 @@ class RayJobOperator(BaseOperator):
         poll_s: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{"pool": POOL, "retry_policy": POLICY, "on_execute_callback": hide_environment, **kwargs})
+        super().__init__(
+            **{
+                "pool": POOL,
+                "retry_policy": POLICY,
+                "on_execute_callback": hide_environment,
+                **kwargs,
+            }
+        )
         self.stage = Stage(stage).value
         self.plan = plan
         self.inputs = inputs
         self.reuse = reuse
-        self.deferrable = os.environ.get("BOIG_DEFERRABLE", "true").lower() != "false" if deferrable is None else deferrable
+        self.deferrable = (
+            os.environ.get("BOIG_DEFERRABLE", "true").lower() != "false"
+            if deferrable is None
+            else deferrable
+        )
         self.poll_s = poll_s
         self.job_url = ""
         self.pages: dict[str, str] = {}
@@ -93,7 +115,8 @@ class RayJobOperator(BaseOperator):
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
-        """What `expand` maps: Airflow reads the pool of a mapped task here, not from ``__init__``."""
+        """What `expand` maps: Airflow reads the pool of a mapped task here, not from
+        ``__init__``."""
         return super().partial(**{"pool": POOL, "retry_policy": POLICY, **kwargs})
 
     def execute(self, context: Any) -> dict[str, Any]:
@@ -101,20 +124,35 @@ class RayJobOperator(BaseOperator):
         if "skip" in self.plan:
             raise AirflowSkipException(self.plan["skip"])
         key = TaskKey.of(context["ti"])
-        task = attempts.task_uri(self.plan["store"], key.dag_id, key.run_id, key.task_id, key.map_index)
+        task = attempts.task_uri(
+            self.plan["store"], key.dag_id, key.run_id, key.task_id, key.map_index
+        )
         now = _this_try(context)
         cluster = clusters.find()
-        found = attempts.survey(task, now, lambda name: _is_live(cluster, name), lambda name: self._stop_old(cluster, name))
+        found = attempts.survey(
+            task,
+            now,
+            lambda name: _is_live(cluster, name),
+            lambda name: self._stop_old(cluster, name),
+        )
         if found.state == "committed":
             return self._use(found.uri, "has committed already")
         never_cleared = found.number == 1 and now.limit == self.retries
-        if self.reuse and never_cleared and found.state == "new" and (made := attempts.made_before(self._job(task, 1, now))) is not None:
+        if (
+            self.reuse
+            and never_cleared
+            and found.state == "new"
+            and (made := attempts.made_before(self._job(task, 1, now))) is not None
+        ):
             return self._use(made, "has made the same already")
         name = attempts.submission_id(task, found.number)
         self.job_url = cluster.page(name)
         context["ti"].xcom_push(key=RayJobLink().xcom_key, value=self.job_url)
-        # Written before the job starts: a pointer to nothing is found out, a job without a pointer would have to be searched for.
-        context["task_state_store"].set(STATE, {"attempt": found.uri, "submission_id": name, "job_url": self.job_url})
+        # Written before the job starts: a pointer to nothing is found out, a job without a pointer
+        # would have to be searched for.
+        context["task_state_store"].set(
+            STATE, {"attempt": found.uri, "submission_id": name, "job_url": self.job_url}
+        )
         self._running = (cluster, name, key)
         if found.state == "live":
             self.log.info("adopting job %s, which is still running", name)
@@ -126,7 +164,10 @@ class RayJobOperator(BaseOperator):
             counts.job(self.stage, "started")
         self.log.info("Ray job %s %s", name, self.job_url)
         if self.deferrable:
-            self.defer(trigger=RayJobTrigger(cluster.serialize(), name, self.poll_s, found.uri), method_name="execute_complete")
+            self.defer(
+                trigger=RayJobTrigger(cluster.serialize(), name, self.poll_s, found.uri),
+                method_name="execute_complete",
+            )
         end = asyncio.run(follow(cluster, name, found.uri, self.log.info, poll_s=self.poll_s))
         return self._finish(found.uri, {**end, "submission_id": name})
 
@@ -136,7 +177,8 @@ class RayJobOperator(BaseOperator):
         return self._finish(event["attempt"], event)
 
     def on_kill(self) -> None:
-        """Stop the job when the worker is told to stop and Airflow confirms that the try is over; else the next try adopts it."""
+        """Stop the job when the worker is told to stop and Airflow confirms that the try is over;
+        else the next try adopts it."""
         if self._running is None:
             return
         cluster, name, key = self._running
@@ -148,15 +190,21 @@ class RayJobOperator(BaseOperator):
                 ask(cluster, lambda jobs: jobs.stop(name))
                 counts.job(self.stage, "stopped")
             except BoigError as exc:
-                self.log.warning("job %s could not be stopped, boig_reconcile will do it: %s", name, exc)
+                self.log.warning(
+                    "job %s could not be stopped, boig_reconcile will do it: %s", name, exc
+                )
 
-        # A signal handler runs amid whatever the main thread does, an event loop included, so the loop of this call is elsewhere.
+        # A signal handler runs amid whatever the main thread does, an event loop included, so the
+        # loop of this call is elsewhere.
         thread = threading.Thread(target=stop, name="boig-kill", daemon=True)
         thread.start()
         thread.join(KILL_S)
 
     def _stop_old(self, cluster: Cluster, name: str) -> None:
-        self.log.info("the task was cleared: job %s is stopped if it still runs, and the next attempt starts", name)
+        self.log.info(
+            "the task was cleared: job %s is stopped if it still runs, and the next attempt starts",
+            name,
+        )
         ask(cluster, lambda jobs: stop_and_see(jobs, name))
         counts.job(self.stage, "stopped")
 
@@ -164,7 +212,11 @@ class RayJobOperator(BaseOperator):
         return Job(
             stage=Stage(self.stage),
             recipe=parse_recipe(json.loads(store.read_bytes(self.plan["recipe"]))),
-            inputs={to: uri for to, value in self.inputs.items() if (uri := resolve_input(to, value)) is not None},
+            inputs={
+                to: uri
+                for to, value in self.inputs.items()
+                if (uri := resolve_input(to, value)) is not None
+            },
             store=self.plan["store"],
             root=self.plan["root"],
             task=task,
@@ -177,10 +229,16 @@ class RayJobOperator(BaseOperator):
         python = os.environ.get("BOIG_RAY_PYTHON", "python")
         entrypoint = f"{shlex.quote(python)} -m ray_jobs.{job.stage.value} {shlex.quote(uri)}"
         self.log.info("attempt %d: %s", job.attempt, entrypoint)
-        ask(cluster, lambda jobs: jobs.submit(name, entrypoint, metadata_of(job, key), asks_of(job.stage, job.recipe)))
+        ask(
+            cluster,
+            lambda jobs: jobs.submit(
+                name, entrypoint, metadata_of(job, key), asks_of(job.stage, job.recipe)
+            ),
+        )
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """What the stage has read and made, for Airflow's OpenLineage provider, which asks when the task has ended, well or not."""
+        """What the stage has read and made, for Airflow's OpenLineage provider, which asks when the
+        task has ended, well or not."""
         from boig_core.orchestration import lineage
 
         return lineage.of_attempt(self._attempt, self._outputs) if self._attempt else None
@@ -204,7 +262,9 @@ class RayJobOperator(BaseOperator):
         self.pages = self._curves(attempt_uri)
         failure = commit.read_failure(attempt_uri)
         if failure is not None:
-            raise named(failure.type, failure.user)(f"{self.stage}: {failure.type}", failure.message, failure.remedy)
+            raise named(failure.type, failure.user)(
+                f"{self.stage}: {failure.type}", failure.message, failure.remedy
+            )
         if event["status"] not in (GONE, UNREACHABLE) and not any(runs.read_log(attempt_uri)):
             self._show_tail(event["submission_id"])
         said = f"no commit and no error.json; Ray says {event['status']}: {event['message'][-500:]}"
@@ -240,7 +300,8 @@ class RayJobOperator(BaseOperator):
 
 
 def resolve_input(name: str, value: Any) -> str | None:
-    """URI of an input: the value itself, or the output of that name in the result of an earlier task; none when that has no such output.
+    """URI of an input: the value itself, or the output of that name in the result of an earlier
+    task; none when that has no such output.
 
     A stage that cannot do without an input says so itself.
     """
@@ -251,9 +312,16 @@ def resolve_input(name: str, value: Any) -> str | None:
 
 
 def metadata_of(job: Job, key: TaskKey) -> dict[str, str]:
-    """What a Ray job carries, for people and for `reconcile`: which task of which run it belongs to. Ray shows it to anyone."""
+    """What a Ray job carries, for people and for `reconcile`: which task of which run it belongs
+    to. Ray shows it to anyone."""
     assert job.started_by is not None
-    place = {"dag": key.dag_id, "run": key.run_id, "task": key.task_id, "map": str(key.map_index), "try": str(job.started_by.number)}
+    place = {
+        "dag": key.dag_id,
+        "run": key.run_id,
+        "task": key.task_id,
+        "map": str(key.map_index),
+        "try": str(job.started_by.number),
+    }
     work = {"stage": job.stage.value, "attempt": str(job.attempt), "root": job.root}
     return {**place, **work, **belongs_to(job.store)}
 
@@ -265,7 +333,9 @@ def belongs_to(root: str) -> dict[str, str]:
 
 def _this_try(context: Any) -> Try:
     ti = context["ti"]
-    return Try(run_after=context["dag_run"].run_after.isoformat(), number=ti.try_number, limit=ti.max_tries)
+    return Try(
+        run_after=context["dag_run"].run_after.isoformat(), number=ti.try_number, limit=ti.max_tries
+    )
 
 
 def _is_live(cluster: Cluster, name: str) -> bool:

@@ -1,6 +1,7 @@
 """Airflow's plugin: makes the api-server show the store's pages (`web`) below ``/boig``.
 
-Every Airflow process loads plugins, so nothing heavy is imported before the api-server asks for the app.
+Every Airflow process loads plugins, so nothing heavy is imported before the api-server asks for the
+app.
 """
 
 from __future__ import annotations

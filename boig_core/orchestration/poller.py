@@ -1,4 +1,5 @@
-"""One poller for each cluster and process: however many jobs are waited for, their states are asked for together.
+"""One poller for each cluster and process: however many jobs are waited for, their states are asked
+for together.
 
 It lives while someone waits. Leaves out: logs, and what an end means.
 """
@@ -17,7 +18,8 @@ from boig_core.errors import ClusterError
 from boig_core.orchestration.jobs import Cluster, JobInfo
 
 PATIENCE_S: Final = 300.0
-"""Longest time without an answer of a cluster, in seconds; a head that restarts needs one or two minutes."""
+"""Longest time without an answer of a cluster, in seconds; a head that restarts needs one or two
+minutes."""
 
 End = asyncio.Future[JobInfo | None]
 
@@ -25,7 +27,9 @@ _pollers: dict[Any, Poller] = {}
 
 
 @asynccontextmanager
-async def watched(cluster: Cluster, submission_id: str, *, poll_s: float, patience_s: float) -> AsyncIterator[End]:
+async def watched(
+    cluster: Cluster, submission_id: str, *, poll_s: float, patience_s: float
+) -> AsyncIterator[End]:
     """Wait for a job's end together with all who wait for jobs of this cluster.
 
     Args:
@@ -35,7 +39,8 @@ async def watched(cluster: Cluster, submission_id: str, *, poll_s: float, patien
         patience_s: longest time without an answer.
 
     Yields:
-        A future: the job's last state, None when the cluster does not know the job, or the error that ended the polling (`ClusterError`:
+        A future: the job's last state, None when the cluster does not know the job, or the error
+            that ended the polling (`ClusterError`:
         no answer within the patience).
     """
     key = (asyncio.get_running_loop(), cluster, poll_s, patience_s)
@@ -91,7 +96,11 @@ class Poller:
             async with self._cluster.connect() as jobs:
                 heard = time.monotonic()
                 while True:
-                    asked = [name for name, ends in self._ends.items() if not all(end.done() for end in ends)]
+                    asked = [
+                        name
+                        for name, ends in self._ends.items()
+                        if not all(end.done() for end in ends)
+                    ]
                     try:
                         known = await jobs.states(asked) if asked else {}
                         heard = time.monotonic()
@@ -102,7 +111,9 @@ class Poller:
                     else:
                         self._tell(asked, known)
                     await asyncio.sleep(self._poll_s)
-        except Exception as exc:  # nobody awaits this task: without this its watchers would wait for ever
+        except (
+            Exception
+        ) as exc:  # nobody awaits this task: without this its watchers would wait for ever
             self._fail(exc)
 
     def _tell(self, asked: list[str], known: dict[str, JobInfo]) -> None:
@@ -122,5 +133,6 @@ class Poller:
 
 @functools.cache
 def _freeze() -> None:
-    """Once a process: spare what it has loaded from Python's collector, which would go through all of Airflow while every trigger waits."""
+    """Once a process: spare what it has loaded from Python's collector, which would go through all
+    of Airflow while every trigger waits."""
     gc.freeze()

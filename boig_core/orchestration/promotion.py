@@ -1,6 +1,8 @@
-"""Promotion: gates, a person's approval, then the MLflow registry's alias ``champion`` moves and the old one stays as ``previous``.
+"""Promotion: gates, a person's approval, then the MLflow registry's alias ``champion`` moves and
+the old one stays as ``previous``.
 
-The registry holds where the model lies in the store and what it was made from; the bytes stay in the store. Leaves out: the DAG.
+The registry holds where the model lies in the store and what it was made from; the bytes stay in
+the store. Leaves out: the DAG.
 """
 
 from __future__ import annotations
@@ -20,7 +22,17 @@ from boig_core.config import parse_recipe
 from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
 from boig_core.orchestration.gates import Evidence, evaluate_gates, table
 from boig_core.orchestration.links import REPORT_PAGE, ReportLink, page_url
-from boig_core.orchestration.registry import MODEL, Move, aliases, champion, is_registered, last_move, move, registry, rollback
+from boig_core.orchestration.registry import (
+    MODEL,
+    Move,
+    aliases,
+    champion,
+    is_registered,
+    last_move,
+    move,
+    registry,
+    rollback,
+)
 from boig_core.storage import commit as commits
 from boig_core.storage import manifest, store
 from boig_core.storage.job import Job, read_job
@@ -28,7 +40,8 @@ from boig_core.storage.runs import DECISION
 
 
 class Approval(ApprovalOperator):
-    """Asks a person, with the gates' table and a link to the report with its images; the answer is kept in the store.
+    """Asks a person, with the gates' table and a link to the report with its images; the answer is
+    kept in the store.
 
     Nobody answers within the recipe's ``promotion.max_days``: the task fails.
 
@@ -41,7 +54,11 @@ class Approval(ApprovalOperator):
 
     def __init__(self, *, gates: Any, **kwargs: Any) -> None:
         why = Param(
-            "", type="string", title="Why", description="Your reason, kept with the decision. The buttons wait for it.", source="task"
+            "",
+            type="string",
+            title="Why",
+            description="Your reason, kept with the decision. The buttons wait for it.",
+            source="task",
         )
         super().__init__(**{**kwargs, "params": {"why": why}})
         self.gates = gates
@@ -56,26 +73,37 @@ class Approval(ApprovalOperator):
         self.response_timeout = timedelta(days=self.gates["max_days"])
         self.subject = f"Promote {store.name(self.gates['candidate'])} to champion?"
         self.body = form(self.gates)
-        context["ti"].xcom_push(key=ReportLink().xcom_key, value=self.gates["page"])  # links are kept when a task ends; this one waits
+        context["ti"].xcom_push(
+            key=ReportLink().xcom_key, value=self.gates["page"]
+        )  # links are kept when a task ends; this one waits
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
         """Keep who decided what, when and why, before anything follows from it."""
         if "error" not in event:
-            store.write_bytes(self.gates["decision"], json.dumps(decision(self.gates, event), indent=1).encode())
+            store.write_bytes(
+                self.gates["decision"], json.dumps(decision(self.gates, event), indent=1).encode()
+            )
             self.log.info("the decision is kept at %s", self.gates["decision"])
         return super().execute_complete(context, event)
 
     def process_trigger_event_error(self, event: dict[str, Any]) -> None:
         """A question that nobody answered in time is not put again."""
         if event["error_type"] == "timeout":
-            raise AirflowFailException(f"nobody answered within {self.gates['max_days']:g} days; the champion stays")
+            raise AirflowFailException(
+                f"nobody answered within {self.gates['max_days']:g} days; the champion stays"
+            )
         super().process_trigger_event_error(event)
 
 
 def form(gates: Mapping[str, Any]) -> str:
-    """What the approval shows, as Markdown: links first, since they are what a person opens before deciding."""
-    links = [f"**[Report with images]({gates['page']})**" if gates["page"] else f"Report: `{store.join(gates['report'], REPORT_PAGE)}`"]
+    """What the approval shows, as Markdown: links first, since they are what a person opens before
+    deciding."""
+    links = [
+        f"**[Report with images]({gates['page']})**"
+        if gates["page"]
+        else f"Report: `{store.join(gates['report'], REPORT_PAGE)}`"
+    ]
     champion = gates["champion"] or "none yet"
     about = f"Candidate `{gates['candidate']}`. Champion now: `{champion}`."
     choice = "Every gate has passed. **Approve** makes the candidate champion in the model registry, **Reject** changes nothing."
@@ -83,7 +111,8 @@ def form(gates: Mapping[str, Any]) -> str:
 
 
 def decision(gates: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
-    """Who decided what, when and why, on which evidence. The manifest leads back to the posts, input by input."""
+    """Who decided what, when and why, on which evidence. The manifest leads back to the posts,
+    input by input."""
     return {
         "candidate": gates["candidate"],
         "manifest": gates["manifest"],
@@ -101,13 +130,19 @@ def person(event: Mapping[str, Any]) -> str:
     return str((user.get("name") if isinstance(user, Mapping) else user) or "unknown")
 
 
-@task(task_id="gates", doc_md="Evaluates the recipe's promotion gates; a candidate that fails one goes no further (skipped).")
+@task(
+    task_id="gates",
+    doc_md="Evaluates the recipe's promotion gates; a candidate that fails one goes no further (skipped).",
+)
 def gates_task(plan: dict[str, Any], **context: Any) -> dict[str, Any]:
-    """Returns gates, verdict and what the approval form shows; skips what follows when a gate fails."""
+    """Returns gates, verdict and what the approval form shows; skips what follows when a gate
+    fails."""
     candidate, report = plan["outputs"]["boigsd"], plan["outputs"]["report"]
     recipe = parse_recipe(_read_json(plan["recipe"]))
     evidence = gather(candidate, report)
-    gates = evaluate_gates(json.loads(manifest.read_file(report, "report.json", kind="report")), recipe, evidence)
+    gates = evaluate_gates(
+        json.loads(manifest.read_file(report, "report.json", kind="report")), recipe, evidence
+    )
     result = {
         "gates": [asdict(gate) for gate in gates],
         "passed": all(gate.passed for gate in gates),
@@ -132,16 +167,25 @@ def gates_task(plan: dict[str, Any], **context: Any) -> dict[str, Any]:
 
 @task(task_id="promote", doc_md="Registers the model in MLflow and moves the alias champion.")
 def promote_task(gates: dict[str, Any], approval: dict[str, Any]) -> dict[str, Any]:
-    """Runs after a person approved; returns ``{"model", "version", "champion", "previous", "approved_by"}``."""
+    """Runs after a person approved; returns ``{"model", "version", "champion", "previous",
+    "approved_by"}``."""
     name = person(approval)
-    return {**register(gates, name, (approval.get("params_input") or {}).get("why") or ""), "approved_by": name}
+    return {
+        **register(gates, name, (approval.get("params_input") or {}).get("why") or ""),
+        "approved_by": name,
+    }
 
 
 @task(task_id="rollback", doc_md="The champion and the one before it change places.")
 def rollback_task(**context: Any) -> dict[str, Any]:
-    """Returns ``{"model", "champion", "previous"}``; a retry of the same run changes nothing more."""
+    """Returns ``{"model", "champion", "previous"}``; a retry of the same run changes nothing
+    more."""
     run = context["dag_run"]
-    return rollback(run.triggering_user_name or "unknown", context["params"]["why"], f"{run.dag_id}/{run.run_id}")
+    return rollback(
+        run.triggering_user_name or "unknown",
+        context["params"]["why"],
+        f"{run.dag_id}/{run.run_id}",
+    )
 
 
 def gather(candidate: str, report: str) -> Evidence:
@@ -153,7 +197,11 @@ def gather(candidate: str, report: str) -> Evidence:
     """
     evaluation = _made_by(_made_by(report).input("generation"))
     if store.normalize(evaluation.input("boigsd")) != store.normalize(candidate):
-        raise InputError(report, f"is about {evaluation.input('boigsd')}, not about {candidate}", "give a model and its own report")
+        raise InputError(
+            report,
+            f"is about {evaluation.input('boigsd')}, not about {candidate}",
+            "give a model and its own report",
+        )
     compared, now = evaluation.inputs.get("champion"), champion()
     training = commits.read_commit(_attempt(candidate)) or {}
     return Evidence(
@@ -177,7 +225,8 @@ def register(gates: Mapping[str, Any], approved_by: str, why: str) -> dict[str, 
     """Register the candidate and make it champion; the same folder is registered once.
 
     Args:
-        gates: result of `gates_task`: the model, its evidence and its lineage, which become tags of the version.
+        gates: result of `gates_task`: the model, its evidence and its lineage, which become tags of
+            the version.
         approved_by: the person who approved; kept with time and reason.
         why: their reason.
 
@@ -186,24 +235,42 @@ def register(gates: Mapping[str, Any], approved_by: str, why: str) -> dict[str, 
         InfrastructureError: MLflow does not answer.
     """
     uri = gates["candidate"]
-    # MLflow refuses plain local paths as a source; the scheme says that boig's store holds the model.
+    # MLflow refuses plain local paths as a source; the scheme says that boig's store holds the
+    # model.
     source = uri if store.is_s3(uri) else f"boig://{uri}"
-    tags = {"uri": uri, **{key: str(gates[key]) for key in ("manifest", "report", "recipe", "root")}, "gates": json.dumps(gates["gates"])}
+    tags = {
+        "uri": uri,
+        **{key: str(gates[key]) for key in ("manifest", "report", "recipe", "root")},
+        "gates": json.dumps(gates["gates"]),
+    }
     with registry() as client:
         if not is_registered(client):
-            client.create_registered_model(MODEL, description="Diffusion models that boig has aligned with a KPI.")
+            client.create_registered_model(
+                MODEL, description="Diffusion models that boig has aligned with a KPI."
+            )
         versions = client.search_model_versions(f"name='{MODEL}'")
         same = [version for version in versions if version.tags.get("uri") == uri]
-        new = str((same[0] if same else client.create_model_version(MODEL, source, tags=tags)).version)
+        new = str(
+            (same[0] if same else client.create_model_version(MODEL, source, tags=tags)).version
+        )
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        for key, value in {"approved_by": approved_by, "approved_at": now, "approved_why": why}.items():
+        for key, value in {
+            "approved_by": approved_by,
+            "approved_at": now,
+            "approved_why": why,
+        }.items():
             client.set_model_version_tag(MODEL, new, key, value)
         last_move(client)  # one that was cut is finished before the next begins
         found = aliases(client)
         if found.get("champion") != new:
             move(client, Move(uuid4().hex, "promote", new, found.get("champion")))
             found = aliases(client)
-    return {"model": MODEL, "version": new, "champion": found.get("champion"), "previous": found.get("previous")}
+    return {
+        "model": MODEL,
+        "version": new,
+        "champion": found.get("champion"),
+        "previous": found.get("previous"),
+    }
 
 
 def _read_json(uri: str) -> dict[str, Any]:
@@ -212,5 +279,7 @@ def _read_json(uri: str) -> dict[str, Any]:
     except ValueError as exc:
         raise CorruptError(uri, f"is not valid JSON ({exc})", "make the output again") from exc
     except NotFoundInStoreError as exc:
-        raise NotFoundInStoreError(uri, "does not exist", "give the URI of a finished run's output") from exc
+        raise NotFoundInStoreError(
+            uri, "does not exist", "give the URI of a finished run's output"
+        ) from exc
     return content

@@ -1,6 +1,8 @@
-"""What Airflow is told of boig as a provider: the connection type ``ray`` with its form, the hook, the extra links.
+"""What Airflow is told of boig as a provider: the connection type ``ray`` with its form, the hook,
+the extra links.
 
-Read by Airflow through the entry point ``apache_airflow_provider``; imports nothing, since every Airflow process calls it.
+Read by Airflow through the entry point ``apache_airflow_provider``; imports nothing, since every
+Airflow process calls it.
 """
 
 from __future__ import annotations
@@ -26,13 +28,24 @@ def get_provider_info() -> dict[str, Any]:
     form = {
         "hidden-fields": ["login", "extra"],
         "relabeling": {"schema": "Scheme", "password": "Token", "port": "Dashboard port"},
-        "placeholders": {"host": "ray-head", "port": "8265", "schema": "http or https", "password": "empty: RAY_AUTH_TOKEN"},
+        "placeholders": {
+            "host": "ray-head",
+            "port": "8265",
+            "schema": "http or https",
+            "password": "empty: RAY_AUTH_TOKEN",
+        },
     }
     return {
         "package-name": "boig",
         "name": "boig",
         "description": "Stages of boig as Ray jobs: operator, trigger, hook and links.",
-        "integrations": [{"integration-name": "Ray", "external-doc-url": "https://docs.ray.io/", "tags": ["service"]}],
+        "integrations": [
+            {
+                "integration-name": "Ray",
+                "external-doc-url": "https://docs.ray.io/",
+                "tags": ["service"],
+            }
+        ],
         "operators": [{"integration-name": "Ray", "python-modules": [f"{room}.operator"]}],
         "triggers": [{"integration-name": "Ray", "python-modules": [f"{room}.trigger"]}],
         "hooks": [{"integration-name": "Ray", "python-modules": [f"{room}.hook"]}],
@@ -45,5 +58,8 @@ def get_provider_info() -> dict[str, Any]:
                 "ui-field-behaviour": form,
             }
         ],
-        "extra-links": [f"{room}.links.{link}" for link in ("RayJobLink", "MlflowRunLink", "DataCardLink", "ReportLink")],
+        "extra-links": [
+            f"{room}.links.{link}"
+            for link in ("RayJobLink", "MlflowRunLink", "DataCardLink", "ReportLink")
+        ],
     }

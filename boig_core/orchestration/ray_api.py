@@ -1,8 +1,8 @@
 """Ray's Jobs REST API over aiohttp, so that Airflow needs neither ray nor a blocked event loop.
 
-Leaves out: which job to submit and what its end means (see `attempts` and `operator`). The address comes from ``RAY_API_ADDRESS`` or an
-Airflow connection, the token from ``RAY_AUTH_TOKEN`` or that connection; a token never enters a job, an entry point or a trigger's
-arguments.
+Leaves out: which job to submit and what its end means (see `attempts` and `operator`). The address
+comes from ``RAY_API_ADDRESS`` or an Airflow connection, the token from ``RAY_AUTH_TOKEN`` or that
+connection; a token never enters a job, an entry point or a trigger's arguments.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class RayCluster:
     """One cluster's Jobs API.
 
     Attributes:
-        address: such as ``http://ray-head:8265``; links and the triggerer's arguments show it, so one with credentials is refused.
+        address: such as ``http://ray-head:8265``; links and the triggerer's arguments show it, so
+            one with credentials is refused.
         conn_id: Airflow connection that holds the token; empty: ``RAY_AUTH_TOKEN``.
         verify: whether the server's certificate is checked.
         ca_bundle: file with the authorities to trust; empty: the system's.
@@ -52,11 +53,16 @@ class RayCluster:
 
     def __post_init__(self) -> None:
         if IN_ADDRESS.search(self.address):
-            raise InputError("the cluster's address", "carries credentials", "set RAY_AUTH_TOKEN, or the connection's password")
+            raise InputError(
+                "the cluster's address",
+                "carries credentials",
+                "set RAY_AUTH_TOKEN, or the connection's password",
+            )
 
     @classmethod
     def find(cls, conn_id: str = CONNECTION) -> RayCluster:
-        """The cluster of ``RAY_API_ADDRESS``, else of the Airflow connection, else of this machine."""
+        """The cluster of ``RAY_API_ADDRESS``, else of the Airflow connection, else of this
+        machine."""
         if address := os.environ.get("RAY_API_ADDRESS"):
             return cls(address.rstrip("/"))
         from airflow.sdk import BaseHook
@@ -69,7 +75,8 @@ class RayCluster:
 
     @classmethod
     def of_connection(cls, conn: Any) -> RayCluster:
-        """The cluster of an Airflow connection: host, port, schema (``http``, ``https``), the token as its password, TLS in its extra."""
+        """The cluster of an Airflow connection: host, port, schema (``http``, ``https``), the token
+        as its password, TLS in its extra."""
         host = str(conn.host or "127.0.0.1")
         scheme = "" if "://" in host else f"{conn.schema or 'http'}://"
         extra = conn.extra_dejson
@@ -85,8 +92,11 @@ class RayCluster:
         return RayJobs(self)
 
     def page(self, submission_id: str) -> str:
-        """Page of a job in Ray's dashboard; ``BOIG_RAY_WEB`` is where people see that in a browser, if that is another address."""
-        return f"{(os.environ.get('BOIG_RAY_WEB') or self.address).rstrip('/')}/#/jobs/{submission_id}"
+        """Page of a job in Ray's dashboard; ``BOIG_RAY_WEB`` is where people see that in a browser,
+        if that is another address."""
+        return (
+            f"{(os.environ.get('BOIG_RAY_WEB') or self.address).rstrip('/')}/#/jobs/{submission_id}"
+        )
 
     def serialize(self) -> dict[str, Any]:
         """The arguments of this class."""
@@ -109,13 +119,20 @@ class RayCluster:
         if not self.address.startswith("https://"):
             return True
         try:
-            return ssl.create_default_context(cafile=self.ca_bundle or None) if self.verify else False
+            return (
+                ssl.create_default_context(cafile=self.ca_bundle or None) if self.verify else False
+            )
         except OSError as exc:
-            raise InputError(f"ca_bundle {self.ca_bundle!r}", f"cannot be read ({exc})", "give a PEM file that this machine has") from exc
+            raise InputError(
+                f"ca_bundle {self.ca_bundle!r}",
+                f"cannot be read ({exc})",
+                "give a PEM file that this machine has",
+            ) from exc
 
 
 class RayJobs:
-    """A session with one cluster's Jobs API (a `boig_core.orchestration.jobs.JobBackend`); use with ``async with``.
+    """A session with one cluster's Jobs API (a `boig_core.orchestration.jobs.JobBackend`); use with
+    ``async with``.
 
     Args:
         cluster: which cluster.
@@ -129,23 +146,45 @@ class RayJobs:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> RayJobs:
-        # Certificates lie in files and a connection comes over a socket: neither may hold up the event loop.
-        token, tls = await asyncio.gather(asyncio.to_thread(self.cluster.token), asyncio.to_thread(self.cluster.tls))
+        # Certificates lie in files and a connection comes over a socket: neither may hold up the
+        # event loop.
+        token, tls = await asyncio.gather(
+            asyncio.to_thread(self.cluster.token), asyncio.to_thread(self.cluster.tls)
+        )
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._session = aiohttp.ClientSession(timeout=self._timeout, headers=headers, connector=aiohttp.TCPConnector(ssl=tls))
+        self._session = aiohttp.ClientSession(
+            timeout=self._timeout, headers=headers, connector=aiohttp.TCPConnector(ssl=tls)
+        )
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._session is not None:
             await self._session.close()
 
-    async def submit(self, submission_id: str, entrypoint: str, metadata: Mapping[str, str], asks: Sequence[Ask] = ()) -> None:
-        """Start a job under an id of the caller's. After a failed post, whether Ray knows the id decides: it answers a duplicate with 500.
+    async def submit(
+        self,
+        submission_id: str,
+        entrypoint: str,
+        metadata: Mapping[str, str],
+        asks: Sequence[Ask] = (),
+    ) -> None:
+        """Start a job under an id of the caller's. After a failed post, whether Ray knows the id
+        decides: it answers a duplicate with 500.
 
         Raises:
             ClusterError: the job did not start.
         """
-        body = {"submission_id": submission_id, "entrypoint": entrypoint, "metadata": dict(metadata), "entrypoint_num_cpus": 0}
+        body = {
+            "submission_id": submission_id,
+            "entrypoint": entrypoint,
+            "metadata": dict(metadata),
+            "entrypoint_num_cpus": 0,
+        }
         try:
             await self._call("POST", "/api/jobs/", body)
         except ClusterError:
@@ -162,7 +201,11 @@ class RayJobs:
 
     async def jobs(self) -> dict[str, JobInfo]:
         """All submitted jobs since Ray's head started."""
-        return {str(job["submission_id"]): _info_of(job) for job in await self._call("GET", "/api/jobs/") if job.get("submission_id")}
+        return {
+            str(job["submission_id"]): _info_of(job)
+            for job in await self._call("GET", "/api/jobs/")
+            if job.get("submission_id")
+        }
 
     async def stop(self, submission_id: str) -> None:
         """Ask a job to stop; one that is unknown or over is no error."""
@@ -174,18 +217,36 @@ class RayJobs:
         return "" if answer is None else str(answer.get("logs") or "")[-TAIL:]
 
     async def room(self, asks: Sequence[Ask]) -> str:
-        """What the nodes that are there now are too few or too small for; an autoscaler may add others."""
+        """What the nodes that are there now are too few or too small for; an autoscaler may add
+        others."""
         answer = await self._call("GET", "/api/v0/nodes?limit=10000")
-        nodes = [node["resources_total"] for node in answer["data"]["result"]["result"] if node["state"] == "ALIVE"]
+        nodes = [
+            node["resources_total"]
+            for node in answer["data"]["result"]["result"]
+            if node["state"] == "ALIVE"
+        ]
         short = lacking(nodes, asks)
-        held = " and ".join(f"{sum(node.get(name, 0.0) for node in nodes):g} {name}s" for name in ("CPU", "GPU"))
-        return f"{len(nodes)} nodes with {held} do not hold {', '.join(map(str, short))}" if short else ""
+        held = " and ".join(
+            f"{sum(node.get(name, 0.0) for node in nodes):g} {name}s" for name in ("CPU", "GPU")
+        )
+        return (
+            f"{len(nodes)} nodes with {held} do not hold {', '.join(map(str, short))}"
+            if short
+            else ""
+        )
 
     async def _info(self, submission_id: str) -> JobInfo | None:
         answer = await self._call("GET", f"/api/jobs/{quote(submission_id)}", missing_ok=True)
         return None if answer is None else _info_of(answer)
 
-    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None, *, missing_ok: bool = False) -> Any:
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        missing_ok: bool = False,
+    ) -> Any:
         assert self._session is not None, "use RayJobs with `async with`"
         try:
             async with self._session.request(method, self.address + path, json=body) as answer:
@@ -193,14 +254,32 @@ class RayJobs:
                     return None
                 if answer.status >= 400:
                     detail = " ".join((await answer.text()).split())[-300:]
-                    kind = AwayError if answer.status in {502, 503, 504} or NO_NODE in detail else ClusterError
-                    raise kind(f"{method} {path}", f"Ray answered {answer.status}: {detail}", f"see the dashboard at {self.address}")
+                    kind = (
+                        AwayError
+                        if answer.status in {502, 503, 504} or NO_NODE in detail
+                        else ClusterError
+                    )
+                    raise kind(
+                        f"{method} {path}",
+                        f"Ray answered {answer.status}: {detail}",
+                        f"see the dashboard at {self.address}",
+                    )
                 text = await answer.read()
-                return await asyncio.to_thread(json.loads, text) if len(text) > 2**16 else json.loads(text)
+                return (
+                    await asyncio.to_thread(json.loads, text)
+                    if len(text) > 2**16
+                    else json.loads(text)
+                )
         except (TimeoutError, aiohttp.ClientError, ValueError) as exc:
             reason = str(exc) or type(exc).__name__
-            raise AwayError(self.address, f"Ray does not answer ({reason})", "check that the cluster is up and RAY_API_ADDRESS") from exc
+            raise AwayError(
+                self.address,
+                f"Ray does not answer ({reason})",
+                "check that the cluster is up and RAY_API_ADDRESS",
+            ) from exc
 
 
 def _info_of(answer: Mapping[str, Any]) -> JobInfo:
-    return JobInfo(str(answer["status"]), str(answer.get("message") or ""), answer.get("metadata") or {})
+    return JobInfo(
+        str(answer["status"]), str(answer.get("message") or ""), answer.get("metadata") or {}
+    )

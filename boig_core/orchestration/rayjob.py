@@ -1,6 +1,8 @@
-"""The RayJob resource of one job: a team's base file (`infra/kuberay/rayjob.yaml` is one) with what differs from job to job filled in.
+"""The RayJob resource of one job: a team's base file (`infra/kuberay/rayjob.yaml` is one) with what
+differs from job to job filled in.
 
-The file says what is the team's: namespace, image, pods, queue, deadlines, secrets by reference. Leaves out: Kubernetes (see `kuberay`).
+The file says what is the team's: namespace, image, pods, queue, deadlines, secrets by reference.
+Leaves out: Kubernetes (see `kuberay`).
 """
 
 from __future__ import annotations
@@ -50,28 +52,37 @@ def read_base(path: str) -> dict[str, Any]:
         pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
         whole = all(group["template"]["spec"]["containers"] for group in pods) and len(pods) > 1
         if (found["apiVersion"], found["kind"]) != ("ray.io/v1", "RayJob") or not whole:
-            raise InputError(path, "must be a RayJob of ray.io/v1 with a head and a worker group", remedy)
+            raise InputError(
+                path, "must be a RayJob of ray.io/v1 with a head and a worker group", remedy
+            )
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
         raise InputError(path, f"cannot be read ({exc})", remedy) from exc
     except (KeyError, TypeError) as exc:
-        raise InputError(path, f"must be a RayJob of ray.io/v1 with a head and a worker group ({exc!r})", remedy) from exc
+        raise InputError(
+            path, f"must be a RayJob of ray.io/v1 with a head and a worker group ({exc!r})", remedy
+        ) from exc
     return {**found, "metadata": found.get("metadata") or {}}
 
 
 def name_of(submission_id: str) -> str:
-    """Name of the resource: the id, or its two ends where it is too long. An id ends with a digest of all that it stands for."""
+    """Name of the resource: the id, or its two ends where it is too long. An id ends with a digest
+    of all that it stands for."""
     if len(submission_id) <= NAME:
         return submission_id
     return f"{submission_id[:HEAD].rstrip('-')}-{submission_id[HEAD + 1 - NAME :].lstrip('-')}"
 
 
 def render(
-    base: Mapping[str, Any], submission_id: str, entrypoint: str, metadata: Mapping[str, str], asks: Sequence[Ask]
+    base: Mapping[str, Any],
+    submission_id: str,
+    entrypoint: str,
+    metadata: Mapping[str, str],
+    asks: Sequence[Ask],
 ) -> dict[str, Any]:
     """The resource of one job.
 
-    Each process goes to the first worker group that has its labels and holds it, those without GPUs first. Such groups stay, with as many
-    pods as their processes need.
+    Each process goes to the first worker group that has its labels and holds it, those without GPUs
+    first. Such groups stay, with as many pods as their processes need.
 
     Args:
         base: what `read_base` has read.
@@ -87,13 +98,20 @@ def render(
     meta, spec = body["metadata"], body["spec"]
     meta["name"] = name_of(submission_id)
     meta["labels"] = {**(meta.get("labels") or {}), **LABELS}
-    spec.update(jobId=submission_id, entrypoint=entrypoint, metadata=dict(metadata), submissionMode="HTTPMode", backoffLimit=0)
+    spec.update(
+        jobId=submission_id,
+        entrypoint=entrypoint,
+        metadata=dict(metadata),
+        submissionMode="HTTPMode",
+        backoffLimit=0,
+    )
     spec.setdefault("shutdownAfterJobFinishes", "deletionStrategy" not in spec)
     if QUEUE in meta["labels"]:
         spec["suspend"] = True
     cluster = spec["rayClusterSpec"]
     cluster.setdefault("authOptions", {"mode": "token"})
-    # To a head that comes back KubeRay submits the job again. Retries are Airflow's: a job ends with its head, the next attempt follows.
+    # To a head that comes back KubeRay submits the job again. Retries are Airflow's: a job ends
+    # with its head, the next attempt follows.
     meta["annotations"] = {**(meta.get("annotations") or {}), HEAD_STAYS_DOWN: "true"}
     cluster["headGroupSpec"]["template"]["spec"]["restartPolicy"] = "Never"
     cluster["workerGroupSpecs"] = _groups(cluster["workerGroupSpecs"], asks)
@@ -110,14 +128,22 @@ class _Pod:
     @classmethod
     def of(cls, group: Mapping[str, Any]) -> _Pod:
         """A pod of a group: the limits of its first container, as KubeRay tells Ray."""
-        limits = (group["template"]["spec"]["containers"][0].get("resources") or {}).get("limits") or {}
+        limits = (group["template"]["spec"]["containers"][0].get("resources") or {}).get(
+            "limits"
+        ) or {}
         cpus = str(limits.get("cpu", "0"))
-        return cls(float(cpus[:-1]) / 1000 if cpus.endswith("m") else float(cpus), [1.0] * int(limits.get(GPU, 0)))
+        return cls(
+            float(cpus[:-1]) / 1000 if cpus.endswith("m") else float(cpus),
+            [1.0] * int(limits.get(GPU, 0)),
+        )
 
     def take(self, ask: Ask) -> bool:
-        """Hold one process more, if there is room: whole GPUs are its own, a share is one of a single GPU, as in Ray."""
+        """Hold one process more, if there is room: whole GPUs are its own, a share is one of a
+        single GPU, as in Ray."""
         share = min(ask.gpus, 1.0)
-        room = [gpu for gpu, left in enumerate(self.gpus) if left > share - _EPS][: math.ceil(ask.gpus)]
+        room = [gpu for gpu, left in enumerate(self.gpus) if left > share - _EPS][
+            : math.ceil(ask.gpus)
+        ]
         if self.cpus < ask.cpus - _EPS or len(room) < math.ceil(ask.gpus):
             return False
         self.cpus -= ask.cpus
@@ -130,12 +156,27 @@ def _groups(groups: Sequence[dict[str, Any]], asks: Sequence[Ask]) -> list[dict[
     order = sorted(groups, key=lambda group: len(_Pod.of(group).gpus))
     taken: dict[str, list[Ask]] = {} if asks else {order[0]["groupName"]: []}
     for ask in asks:
-        group = next((group for group in order if _wanted(group.get("labels") or {}, ask) and _Pod.of(group).take(ask)), None)
+        group = next(
+            (
+                group
+                for group in order
+                if _wanted(group.get("labels") or {}, ask) and _Pod.of(group).take(ask)
+            ),
+            None,
+        )
         if group is None:
             remedy = "lower the recipe's resources, or raise the limits of a worker group in the file of BOIG_KUBERAY"
-            raise InputError(ask, f"fits no worker pod of {', '.join(group['groupName'] for group in order)}", remedy)
+            raise InputError(
+                ask,
+                f"fits no worker pod of {', '.join(group['groupName'] for group in order)}",
+                remedy,
+            )
         taken.setdefault(group["groupName"], []).append(ask)
-    return [_with_pods(group, _count(group, taken[group["groupName"]])) for group in groups if group["groupName"] in taken]
+    return [
+        _with_pods(group, _count(group, taken[group["groupName"]]))
+        for group in groups
+        if group["groupName"] in taken
+    ]
 
 
 def _with_pods(group: Mapping[str, Any], count: int) -> dict[str, Any]:
@@ -143,7 +184,8 @@ def _with_pods(group: Mapping[str, Any], count: int) -> dict[str, Any]:
 
 
 def _count(group: Mapping[str, Any], asks: Sequence[Ask]) -> int:
-    """Pods that hold all processes at once; the group's own number where they are as many as there is room for."""
+    """Pods that hold all processes at once; the group's own number where they are as many as there
+    is room for."""
     pods: list[_Pod] = []
     for ask in sorted(asks, key=lambda ask: (ask.gpus, ask.cpus), reverse=True):
         for _ in range(ask.count):
@@ -154,7 +196,8 @@ def _count(group: Mapping[str, Any], asks: Sequence[Ask]) -> int:
 
 
 def _wanted(labels: Mapping[str, str], ask: Ask) -> bool:
-    """Whether a group's labels are those that a process asks for: ``x``, ``!x``, ``in(x,y)``, ``!in(x,y)``."""
+    """Whether a group's labels are those that a process asks for: ``x``, ``!x``, ``in(x,y)``,
+    ``!in(x,y)``."""
     for key, word in ask.labels.items():
         if key.startswith("ray.io/"):  # Ray finds these out on the node
             continue

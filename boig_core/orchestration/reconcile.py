@@ -1,6 +1,8 @@
-"""Jobs that nobody wants any more are stopped: what a kill missed, since the triggerer was down or a worker was killed at once.
+"""Jobs that nobody wants any more are stopped: what a kill missed, since the triggerer was down or
+a worker was killed at once.
 
-Leaves out: jobs of other Airflows, stores and people on the same cluster, and finding a task's state (see `airflow_state`).
+Leaves out: jobs of other Airflows, stores and people on the same cluster, and finding a task's
+state (see `airflow_state`).
 """
 
 from __future__ import annotations
@@ -19,10 +21,13 @@ from boig_core.orchestration.operator import belongs_to
 log = get_logger(__name__)
 
 
-def reconcile(cluster: Cluster, root: str, state: Callable[[TaskKey], str] = state_of) -> dict[str, Any]:
+def reconcile(
+    cluster: Cluster, root: str, state: Callable[[TaskKey], str] = state_of
+) -> dict[str, Any]:
     """Stop each live job of ours whose task is not at work, and see that it is over.
 
-    Jobs are listed before states are asked: a job in the list had a task when it began, so it is never too young to be judged.
+    Jobs are listed before states are asked: a job in the list had a task when it began, so it is
+    never too young to be judged.
 
     Args:
         cluster: where jobs run.
@@ -30,25 +35,40 @@ def reconcile(cluster: Cluster, root: str, state: Callable[[TaskKey], str] = sta
         state: tells a task's state.
 
     Returns:
-        ``{"live": number of live jobs of ours, "stopped": {submission id: the task's state}, "unknown": [submission ids]}``; a job whose
-        task's state is not known goes on until the next look.
+        ``{"live": number of live jobs of ours, "stopped": {submission id: the task's state},
+        "unknown": [submission ids]}``; a job whose task's state is not known goes on until the next
+        look.
 
     Raises:
         InfrastructureError: a job did not stop; the others were stopped nevertheless.
     """
     ours = belongs_to(root)
     found = ask(cluster, lambda jobs: jobs.jobs())
-    live = {name: info for name, info in found.items() if info.live and all(info.metadata.get(k) == v for k, v in ours.items())}
+    live = {
+        name: info
+        for name, info in found.items()
+        if info.live and all(info.metadata.get(k) == v for k, v in ours.items())
+    }
     states = {name: _state(info, state) for name, info in live.items()}
-    unwanted = {name: word for name, word in states.items() if word is not None and word not in AT_WORK}
+    unwanted = {
+        name: word for name, word in states.items() if word is not None and word not in AT_WORK
+    }
     for name, word in unwanted.items():
         log.info("job %s is stopped: its task is %s", name, word)
     failed = ask(cluster, lambda jobs: _stop(jobs, list(unwanted)))
     for name in unwanted.keys() - failed.keys():
         counts.job(live[name].metadata["task"], "stopped")
     if failed:
-        raise InfrastructureError(", ".join(failed), f"did not stop ({'; '.join(map(str, failed.values()))})", "stop it by hand")
-    return {"live": len(live), "stopped": unwanted, "unknown": sorted(name for name, word in states.items() if word is None)}
+        raise InfrastructureError(
+            ", ".join(failed),
+            f"did not stop ({'; '.join(map(str, failed.values()))})",
+            "stop it by hand",
+        )
+    return {
+        "live": len(live),
+        "stopped": unwanted,
+        "unknown": sorted(name for name, word in states.items() if word is None),
+    }
 
 
 def _state(info: JobInfo, state: Callable[[TaskKey], str]) -> str | None:
@@ -62,8 +82,12 @@ def _state(info: JobInfo, state: Callable[[TaskKey], str]) -> str | None:
 
 
 async def _stop(jobs: JobBackend, names: list[str]) -> dict[str, ClusterError]:
-    ends = await asyncio.gather(*(stop_and_see(jobs, name) for name in names), return_exceptions=True)
+    ends = await asyncio.gather(
+        *(stop_and_see(jobs, name) for name in names), return_exceptions=True
+    )
     for end in ends:
         if isinstance(end, BaseException) and not isinstance(end, ClusterError):
             raise end
-    return {name: end for name, end in zip(names, ends, strict=True) if isinstance(end, ClusterError)}
+    return {
+        name: end for name, end in zip(names, ends, strict=True) if isinstance(end, ClusterError)
+    }

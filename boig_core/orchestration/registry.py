@@ -1,9 +1,11 @@
-"""The MLflow registry's aliases: ``champion`` is served, ``previous`` is the one before it; a move of both is finished even if it was cut.
+"""The MLflow registry's aliases: ``champion`` is served, ``previous`` is the one before it; a move
+of both is finished even if it was cut.
 
-An alias moves by a call of its own. So each move is written down first (tag ``move`` of the registered model), and whoever comes next
-finishes one that was cut. Leaves out: what makes a model champion (see `promotion`). Needs no Airflow, since a rollback is wanted most when
-something is down. Two people who move at the same moment are not kept apart: MLflow has no conditional write; what is found afterwards is
-checked, and a difference is an error.
+An alias moves by a call of its own. So each move is written down first (tag ``move`` of the
+registered model), and whoever comes next finishes one that was cut. Leaves out: what makes a model
+champion (see `promotion`). Needs no Airflow, since a rollback is wanted most when something is
+down. Two people who move at the same moment are not kept apart: MLflow has no conditional write;
+what is found afterwards is checked, and a difference is an error.
 """
 
 from __future__ import annotations
@@ -54,21 +56,30 @@ def registry() -> Iterator[Any]:
     """
     server = os.environ.get("MLFLOW_TRACKING_URI")
     if not server:
-        raise InputError("MLFLOW_TRACKING_URI", "is not set", "set it to the MLflow server that keeps the registry")
+        raise InputError(
+            "MLFLOW_TRACKING_URI",
+            "is not set",
+            "set it to the MLflow server that keeps the registry",
+        )
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     try:
         yield MlflowClient()
     except MlflowException as exc:  # says the whole address, as would a cause in a traceback
-        raise InfrastructureError(hide_secrets(server), hide_secrets(f"MLflow failed ({exc})"), "check the server and its log") from None
+        raise InfrastructureError(
+            hide_secrets(server),
+            hide_secrets(f"MLflow failed ({exc})"),
+            "check the server and its log",
+        ) from None
 
 
 def champion() -> str | None:
     """URI of the champion's folder; None before the first promotion.
 
     Raises:
-        InputError: no tracking server is set, or the champion is a version that boig has not registered.
+        InputError: no tracking server is set, or the champion is a version that boig has not
+            registered.
         InfrastructureError: MLflow does not answer.
     """
     with registry() as client:
@@ -78,13 +89,16 @@ def champion() -> str | None:
         uri = client.get_model_version(MODEL, version).tags.get("uri")
     if not uri:
         raise InputError(
-            f"champion of {MODEL}, version {version}", "has no tag uri", "tag it with its folder's URI, or take the alias away"
+            f"champion of {MODEL}, version {version}",
+            "has no tag uri",
+            "tag it with its folder's URI, or take the alias away",
         )
     return str(uri)
 
 
 def promoted() -> list[str]:
-    """URIs of the models that an alias names, or will name by a move that was cut, and of their reports; empty before the first promotion.
+    """URIs of the models that an alias names, or will name by a move that was cut, and of their
+    reports; empty before the first promotion.
 
     Raises:
         InputError: no tracking server is set.
@@ -92,7 +106,10 @@ def promoted() -> list[str]:
     """
     with registry() as client:
         newest = _newest_move(client)
-        named = {*aliases(client).values(), *([newest.champion] if newest is not None and not newest.done else [])}
+        named = {
+            *aliases(client).values(),
+            *([newest.champion] if newest is not None and not newest.done else []),
+        }
         tags = [client.get_model_version(MODEL, version).tags for version in named]
     return sorted({str(tag[key]) for tag in tags for key in ("uri", "report") if key in tag})
 
@@ -106,7 +123,9 @@ def aliases(client: Any) -> dict[str, str]:
     """Version of each alias; none before the first promotion."""
     if not is_registered(client):
         return {}
-    return {name: str(version) for name, version in client.get_registered_model(MODEL).aliases.items()}
+    return {
+        name: str(version) for name, version in client.get_registered_model(MODEL).aliases.items()
+    }
 
 
 def last_move(client: Any) -> tuple[Move | None, bool]:
@@ -126,7 +145,9 @@ def move(client: Any, wanted: Move) -> dict[str, str | None]:
     found = aliases(client)
     if found.get("champion") != wanted.champion:
         rule = f"is version {found.get('champion')}, not {wanted.champion}: somebody else has moved it at the same time"
-        raise InfrastructureError(f"champion of {MODEL}", rule, "look at the registry, then decide again")
+        raise InfrastructureError(
+            f"champion of {MODEL}", rule, "look at the registry, then decide again"
+        )
     return {"champion": found["champion"], "previous": found.get("previous")}
 
 
@@ -136,7 +157,9 @@ def _newest_move(client: Any) -> Move | None:
 
 
 def _carry_out(client: Any, wanted: Move) -> Move:
-    client.set_registered_model_alias(MODEL, "champion", wanted.champion)  # first: it is what is served
+    client.set_registered_model_alias(
+        MODEL, "champion", wanted.champion
+    )  # first: it is what is served
     if wanted.previous is not None:
         client.set_registered_model_alias(MODEL, "previous", wanted.previous)
     done = replace(wanted, done=True)
@@ -145,7 +168,8 @@ def _carry_out(client: Any, wanted: Move) -> Move:
 
 
 def rollback(by: str, why: str, decision: str = "") -> dict[str, str | None]:
-    """Make the previous model champion again; the one it replaces becomes ``previous``, so a second rollback undoes the first.
+    """Make the previous model champion again; the one it replaces becomes ``previous``, so a second
+    rollback undoes the first.
 
     A rollback that was cut is finished, and nothing else is done: who tries again wants that one.
 
@@ -159,7 +183,8 @@ def rollback(by: str, why: str, decision: str = "") -> dict[str, str | None]:
 
     Raises:
         InputError: no tracking server is set, no reason is given, or there is no previous model.
-        InfrastructureError: MLflow does not answer, or somebody else moved the aliases at the same time.
+        InfrastructureError: MLflow does not answer, or somebody else moved the aliases at the same
+            time.
     """
     if not why.strip():
         raise InputError("why", "is empty", "say why the champion goes")
@@ -170,9 +195,22 @@ def rollback(by: str, why: str, decision: str = "") -> dict[str, str | None]:
         if last is not None and last.kind == "rollback" and (was_cut or last.id == decision):
             return {"model": MODEL, "champion": now, "previous": before}
         if now is None or before is None or now == before:
-            raise InputError(MODEL, "has no previous model to go back to", "promote another model with boig_promote")
-        # The reason is written first: an alias that moved without a record could not be explained afterwards.
-        tags = {"by": by, "at": datetime.now(UTC).isoformat(timespec="seconds"), "why": why, "of": now}
+            raise InputError(
+                MODEL,
+                "has no previous model to go back to",
+                "promote another model with boig_promote",
+            )
+        # The reason is written first: an alias that moved without a record could not be explained
+        # afterwards.
+        tags = {
+            "by": by,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "why": why,
+            "of": now,
+        }
         for key, value in tags.items():
             client.set_model_version_tag(MODEL, before, f"rollback_{key}", value)
-        return {"model": MODEL, **move(client, Move(decision or uuid4().hex, "rollback", before, now))}
+        return {
+            "model": MODEL,
+            **move(client, Move(decision or uuid4().hex, "rollback", before, now)),
+        }

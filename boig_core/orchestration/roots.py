@@ -1,7 +1,9 @@
-"""The store's root, and where DAG params may point: whoever may trigger a DAG must not read every file that the cluster can read.
+"""The store's root, and where DAG params may point: whoever may trigger a DAG must not read every
+file that the cluster can read.
 
-Allowed are locations below the store's root and below each root in ``BOIG_ROOTS``, separated by commas: folders, ``s3://BUCKET/PREFIX``,
-``https://HOST/PATH``. Leaves out: whether something is there, and what a recipe names inside.
+Allowed are locations below the store's root and below each root in ``BOIG_ROOTS``, separated by
+commas: folders, ``s3://BUCKET/PREFIX``, ``https://HOST/PATH``. Leaves out: whether something is
+there, and what a recipe names inside.
 """
 
 from __future__ import annotations
@@ -21,7 +23,11 @@ def store_root(other: str | None = None) -> str:
     """
     root = os.environ.get("BOIG_STORE") or other
     if not root:
-        raise InputError("BOIG_STORE", "is not set", "set it to s3://BUCKET/PREFIX or a folder, for Airflow and Ray alike")
+        raise InputError(
+            "BOIG_STORE",
+            "is not set",
+            "set it to s3://BUCKET/PREFIX or a folder, for Airflow and Ray alike",
+        )
     return store.normalize(root)
 
 
@@ -36,9 +42,17 @@ def allowed(uri: str, root: str) -> str:
         InputError: it lies below none of the roots, or is no location.
     """
     uri = store.normalize_source(uri)
-    climbs = "://" in uri and ".." in unquote(uri).replace("\\", "/").split("/")  # a folder's are resolved by now, a server resolves others
+    climbs = "://" in uri and ".." in unquote(uri).replace("\\", "/").split(
+        "/"
+    )  # a folder's are resolved by now, a server resolves others
     named = [place.strip() for place in os.environ.get("BOIG_ROOTS", "").split(",")]
     roots = [store.normalize(root), *(store.normalize_source(place) for place in named if place)]
-    if climbs or not any(uri == place or uri.startswith(place.rstrip("/") + "/") for place in roots):
-        raise InputError(uri, f"lies below no allowed root ({', '.join(roots)})", "copy it there, or have its root added to BOIG_ROOTS")
+    if climbs or not any(
+        uri == place or uri.startswith(place.rstrip("/") + "/") for place in roots
+    ):
+        raise InputError(
+            uri,
+            f"lies below no allowed root ({', '.join(roots)})",
+            "copy it there, or have its root added to BOIG_ROOTS",
+        )
     return uri

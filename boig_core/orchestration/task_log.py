@@ -1,6 +1,8 @@
-"""A stage's log in the task's log: chunks that the stage keeps in the store are shown once each, behind a cursor that is kept there too.
+"""A stage's log in the task's log: chunks that the stage keeps in the store are shown once each,
+behind a cursor that is kept there too.
 
-Ray's log calls have no offset, so they are not used here. Leaves out: how a stage keeps its log (`boig_core.observability.kept`).
+Ray's log calls have no offset, so they are not used here. Leaves out: how a stage keeps its log
+(`boig_core.observability.kept`).
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ class TaskLog:
         self._one = threading.Lock()
 
     def show(self) -> None:
-        """Show what is new. The cursor follows each chunk, so whoever goes on after a crash repeats one at most, and says so.
+        """Show what is new. The cursor follows each chunk, so whoever goes on after a crash repeats
+        one at most, and says so.
 
         Raises:
             BoigError: the store cannot be read or written; nothing is lost, the next call goes on.
@@ -55,7 +58,9 @@ class TaskLog:
             for name, text in runs.read_log(self._attempt, self._shown):
                 if self._doubt:
                     where = f"after chunk {self._shown}" if self._shown else "from its beginning"
-                    self._emit(f"[the log goes on {where}; the next chunk, {name}, may have been shown before]")
+                    self._emit(
+                        f"[the log goes on {where}; the next chunk, {name}, may have been shown before]"
+                    )
                     self._doubt = False
                 for line in text.splitlines():
                     self._emit(line)
@@ -67,11 +72,14 @@ class TaskLog:
         try:
             return store.read_bytes(self._cursor).decode(), True
         except NotFoundInStoreError:
-            store.write_bytes(self._cursor, b"")  # whoever comes after a crash amid the first chunk must see that it began
+            store.write_bytes(
+                self._cursor, b""
+            )  # whoever comes after a crash amid the first chunk must see that it began
             return "", False
 
     async def follow(self) -> None:
-        """Show what is new again and again, until cancelled; a store that is away is tried again."""
+        """Show what is new again and again, until cancelled; a store that is away is tried
+        again."""
         while True:
             await self._show()
             await asyncio.sleep(LOOK_S)
@@ -81,11 +89,15 @@ class TaskLog:
         try:
             await asyncio.wait_for(self._show(), LAST_S)
         except TimeoutError:
-            self._emit(f"[the store does not answer: the rest of the log is in {self._attempt}/log]")
+            self._emit(
+                f"[the store does not answer: the rest of the log is in {self._attempt}/log]"
+            )
 
     async def _show(self) -> None:
         try:
             # The context names the task to Airflow's logging.
-            await asyncio.get_running_loop().run_in_executor(_threads, contextvars.copy_context().run, self.show)
+            await asyncio.get_running_loop().run_in_executor(
+                _threads, contextvars.copy_context().run, self.show
+            )
         except BoigError as exc:
             self._emit(f"[the log waits: {exc}]")

@@ -1,4 +1,5 @@
-"""Waiting for a job without holding a worker: the trigger waits for its end, passes its log on, and stops it when a person ends the task.
+"""Waiting for a job without holding a worker: the trigger waits for its end, passes its log on, and
+stops it when a person ends the task.
 
 Leaves out: what the end means: the operator reads that from the store.
 """
@@ -25,7 +26,8 @@ UNREACHABLE: Final = "UNREACHABLE"
 """Status of a job whose cluster stayed away for too long."""
 
 KILL_S: Final = (15.0, 12.0)
-"""Seconds that a kill may wait for Airflow's word and for the job's end; Airflow allows 30 for both."""
+"""Seconds that a kill may wait for Airflow's word and for the job's end; Airflow allows 30 for
+both."""
 
 _kills: set[asyncio.Task[None]] = set()
 """Kills at work; an event loop keeps no task alive by itself."""
@@ -51,7 +53,8 @@ async def follow(
         patience_s: longest time without an answer of the cluster.
 
     Returns:
-        ``{"status", "message"}``: the cluster's last word, ``GONE`` when it does not know the job, ``UNREACHABLE`` when it stayed away.
+        ``{"status", "message"}``: the cluster's last word, ``GONE`` when it does not know the job,
+        ``UNREACHABLE`` when it stayed away.
     """
     log = TaskLog(attempt, emit)
     async with watched(cluster, submission_id, poll_s=poll_s, patience_s=patience_s) as end:
@@ -65,19 +68,25 @@ async def follow(
             await asyncio.wait({showing})
     await log.finish()
     if info is None:
-        return {"status": GONE, "message": "the cluster does not know the job: its head has restarted, or the job was deleted"}
+        return {
+            "status": GONE,
+            "message": "the cluster does not know the job: its head has restarted, or the job was deleted",
+        }
     return {"status": info.status, "message": info.message}
 
 
 class RayJobTrigger(BaseTrigger):
     """Fires once, when the job is over, gone, or its cluster is away for too long.
 
-    Its event is what `follow` returns and all that the operator needs to go on: ``attempt``, the URI of the attempt's folder,
-    ``submission_id`` and ``job_url``, the job's page. (``dag.test`` hands nothing else over.) Its end, however it comes, stops nothing:
-    triggerers restart, and triggers move between them.
+    Its event is what `follow` returns and all that the operator needs to go on: ``attempt``, the
+    URI of the attempt's folder, ``submission_id`` and ``job_url``, the job's page. (``dag.test``
+    hands nothing else over.) Its end, however it comes, stops nothing: triggerers restart, and
+    triggers move between them.
     """
 
-    def __init__(self, cluster: dict[str, Any], submission_id: str, poll_s: float, attempt: str) -> None:
+    def __init__(
+        self, cluster: dict[str, Any], submission_id: str, poll_s: float, attempt: str
+    ) -> None:
         super().__init__()
         self.cluster = clusters.restore(cluster)
         self.submission_id = submission_id
@@ -86,24 +95,37 @@ class RayJobTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Class path and arguments, to be re-made in another triggerer."""
-        arguments = {"submission_id": self.submission_id, "poll_s": self.poll_s, "attempt": self.attempt}
-        return f"{type(self).__module__}.{type(self).__qualname__}", {"cluster": self.cluster.serialize(), **arguments}
+        arguments = {
+            "submission_id": self.submission_id,
+            "poll_s": self.poll_s,
+            "attempt": self.attempt,
+        }
+        return f"{type(self).__module__}.{type(self).__qualname__}", {
+            "cluster": self.cluster.serialize(),
+            **arguments,
+        }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the job's end."""
         if self.task_instance is not None:
             warm_up(TaskKey.of(self.task_instance))
-        end = await follow(self.cluster, self.submission_id, self.attempt, self.log.info, poll_s=self.poll_s)
+        end = await follow(
+            self.cluster, self.submission_id, self.attempt, self.log.info, poll_s=self.poll_s
+        )
         page = self.cluster.page(self.submission_id)
-        yield TriggerEvent({**end, "attempt": self.attempt, "submission_id": self.submission_id, "job_url": page})
+        yield TriggerEvent(
+            {**end, "attempt": self.attempt, "submission_id": self.submission_id, "job_url": page}
+        )
 
     async def on_kill(self) -> None:
-        """Stop the job if Airflow confirms that the task's try is over: failed, set to success, cleared or deleted.
+        """Stop the job if Airflow confirms that the task's try is over: failed, set to success,
+        cleared or deleted.
 
-        Airflow calls this too when the trigger has merely moved to another triggerer; then, and whenever the state is unknown, the job
-        goes on.
+        Airflow calls this too when the trigger has merely moved to another triggerer; then, and
+        whenever the state is unknown, the job goes on.
         """
-        # Airflow cancels this call anew each second while it lasts, so the work goes on in a task of its own.
+        # Airflow cancels this call anew each second while it lasts, so the work goes on in a task
+        # of its own.
         kill = asyncio.create_task(self._kill(), name="boig-kill")
         _kills.add(kill)
         kill.add_done_callback(_kills.discard)
@@ -111,7 +133,9 @@ class RayJobTrigger(BaseTrigger):
 
     async def _kill(self) -> None:
         word_s, end_s = KILL_S
-        if self.task_instance is None or not await asyncio.to_thread(try_is_over, TaskKey.of(self.task_instance), word_s):
+        if self.task_instance is None or not await asyncio.to_thread(
+            try_is_over, TaskKey.of(self.task_instance), word_s
+        ):
             return
         try:
             async with self.cluster.connect() as jobs:
@@ -119,4 +143,8 @@ class RayJobTrigger(BaseTrigger):
             self.log.info("job %s is over", self.submission_id)
             counts.job(self.task_instance.task_id, "stopped")
         except BoigError as exc:
-            self.log.warning("job %s could not be stopped, boig_reconcile tries again: %s", self.submission_id, exc)
+            self.log.warning(
+                "job %s could not be stopped, boig_reconcile tries again: %s",
+                self.submission_id,
+                exc,
+            )

@@ -1,7 +1,9 @@
-"""Reports, data cards and their pictures from the store, for people who are logged in to Airflow and may read the DAG that made them.
+"""Reports, data cards and their pictures from the store, for people who are logged in to Airflow
+and may read the DAG that made them.
 
-Serves a file only if a committed manifest of the api-server's ``BOIG_STORE`` lists it, with the very bytes that the manifest names.
-Leaves out: making the pages, and everything that no page shows (tables, models, logs).
+Serves a file only if a committed manifest of the api-server's ``BOIG_STORE`` lists it, with the
+very bytes that the manifest names. Leaves out: making the pages, and everything that no page shows
+(tables, models, logs).
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ TYPES: Final = {
 }
 """What is served, by the name's end; anything else is not."""
 HEADERS: Final = {
-    # Pages hold text that comes from posts: no script runs and nothing is fetched from elsewhere, whatever a post says.
+    # Pages hold text that comes from posts: no script runs and nothing is fetched from elsewhere,
+    # whatever a post says.
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
     "X-Content-Type-Options": "nosniff",
@@ -42,7 +45,8 @@ _NAME: Final = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,255}")
 
 
 def create_app() -> FastAPI:
-    """The app that the plugin mounts. Each family of outputs asks for read access to the DAG that makes it."""
+    """The app that the plugin mounts. Each family of outputs asks for read access to the DAG that
+    makes it."""
     app = FastAPI(title="boig", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(HTTPException, _login_or_error)
 
@@ -53,7 +57,9 @@ def create_app() -> FastAPI:
     def report(version: str, path: str) -> Response:
         return serve(("reports", version), path)
 
-    @app.get("/evaluations/comparison/{version}/{path:path}", dependencies=reads("boig_experiments"))
+    @app.get(
+        "/evaluations/comparison/{version}/{path:path}", dependencies=reads("boig_experiments")
+    )
     def comparison(version: str, path: str) -> Response:
         return serve(("evaluations", "comparison", version), path)
 
@@ -76,13 +82,19 @@ def serve(output: tuple[str, ...], path: str) -> Response:
         path: of the file, as the output's manifest spells it.
 
     Raises:
-        HTTPException: 404, no committed output lists such a file, or it is not of a kind that is shown; 503, the store is away.
+        HTTPException: 404, no committed output lists such a file, or it is not of a kind that is
+            shown; 503, the store is away.
     """
     root, media = os.environ.get("BOIG_STORE"), TYPES.get(PurePosixPath(path).suffix.lower())
     if not root:
-        raise HTTPException(404, "BOIG_STORE is not set where Airflow's api-server runs; set it to the store that Ray writes to")
+        raise HTTPException(
+            404,
+            "BOIG_STORE is not set where Airflow's api-server runs; set it to the store that Ray writes to",
+        )
     if media is None or not all(_NAME.fullmatch(name) for name in (*output, *path.split("/"))):
-        raise HTTPException(404, f"{path}: only pages and pictures of an output are shown ({', '.join(TYPES)})")
+        raise HTTPException(
+            404, f"{path}: only pages and pictures of an output are shown ({', '.join(TYPES)})"
+        )
     try:
         data = manifest.read_file(store.join(store.normalize(root), *output), path)
     except UserError as exc:
@@ -93,9 +105,12 @@ def serve(output: tuple[str, ...], path: str) -> Response:
 
 
 async def _login_or_error(request: Request, exc: Exception) -> Response:
-    """A browser without a valid login is sent to Airflow's login, and from there back; everyone else gets the error as JSON."""
+    """A browser without a valid login is sent to Airflow's login, and from there back; everyone
+    else gets the error as JSON."""
     assert isinstance(exc, HTTPException)
     if exc.status_code == 401 and "text/html" in request.headers.get("accept", ""):
         base = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
-        return RedirectResponse(f"{base}/api/v2/auth/login?next={quote(request.url.path)}", headers=HEADERS)
+        return RedirectResponse(
+            f"{base}/api/v2/auth/login?next={quote(request.url.path)}", headers=HEADERS
+        )
     return await http_exception_handler(request, exc)

@@ -1,8 +1,9 @@
-"""Captions of images: one sentence each, by a BLIP or a model of LLaVA's class, decoded greedily so that the same image reads the same.
+"""Captions of images: one sentence each, by a BLIP or a model of LLaVA's class, decoded greedily so
+that the same image reads the same.
 
-Images go through in fixed chunks, the last one filled up, so that a caption does not depend on its company. Leaves out: training.
-torch is imported when a model is loaded, not before.
-Shape letters: B images, C = 3 channels, S side, T tokens.
+Images go through in fixed chunks, the last one filled up, so that a caption does not depend on its
+company. Leaves out: training. torch is imported when a model is loaded, not before. Shape letters:
+B images, C = 3 channels, S side, T tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +24,20 @@ _BARE: Final = "USER: {image}\n{question} ASSISTANT:"
 """How LLaVA 1.5 was asked, for checkpoints without a chat template."""
 
 
-_OF_PICTURES: Final = frozenset(("image", "images", "photo", "photograph", "photos", "picture", "pictures", "shown", "showing", "shows"))
+_OF_PICTURES: Final = frozenset(
+    (
+        "image",
+        "images",
+        "photo",
+        "photograph",
+        "photos",
+        "picture",
+        "pictures",
+        "shown",
+        "showing",
+        "shows",
+    )
+)
 """Words of captions that speak of the picture, not of what it shows."""
 
 
@@ -44,7 +58,13 @@ def open_captioner(perception: Perception) -> Captioner | None:
     if perception.captioner == "none":
         return None
     build = Blip if perception.captioner == "blip" else Llava
-    return build(perception.caption_model, perception.caption_prompt, perception.caption_tokens, perception.batch, perception.dtype)
+    return build(
+        perception.caption_model,
+        perception.caption_prompt,
+        perception.caption_tokens,
+        perception.batch,
+        perception.dtype,
+    )
 
 
 def caption_keywords(caption: str, limit: int) -> tuple[str, ...]:
@@ -66,15 +86,23 @@ class Blip:
         InputError: the reference holds no BLIP that writes captions.
     """
 
-    def __init__(self, ref: str | None, prompt: str | None, tokens: int, batch: int, dtype: Dtype = "auto") -> None:
+    def __init__(
+        self, ref: str | None, prompt: str | None, tokens: int, batch: int, dtype: Dtype = "auto"
+    ) -> None:
         import torch
         from transformers import AutoTokenizer, BlipForConditionalGeneration
         from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
         precision = torch.bfloat16 if use_bfloat16(dtype) else torch.float32
-        self._model, folder = open_model(BlipForConditionalGeneration, ref, _FIELD, ("blip",), precision)
-        self._tokenizer: Any = open_part(lambda: AutoTokenizer.from_pretrained(folder), ref, _FIELD, "tokenizer")
-        self._processor: Any = open_part(lambda: BlipImageProcessorPil.from_pretrained(folder), ref, _FIELD, "image processor")
+        self._model, folder = open_model(
+            BlipForConditionalGeneration, ref, _FIELD, ("blip",), precision
+        )
+        self._tokenizer: Any = open_part(
+            lambda: AutoTokenizer.from_pretrained(folder), ref, _FIELD, "tokenizer"
+        )
+        self._processor: Any = open_part(
+            lambda: BlipImageProcessorPil.from_pretrained(folder), ref, _FIELD, "image processor"
+        )
         self._prompt, self._tokens, self._batch = prompt, tokens, batch
 
     def caption(self, images: Sequence[Pixels]) -> list[str]:
@@ -84,17 +112,30 @@ class Blip:
     def _write(self, images: list[Pixels]) -> list[str]:
         import torch
 
-        pixels_BCSS = self._processor([Image.fromarray(image) for image in images], return_tensors="pt")["pixel_values"]
-        begun = {} if self._prompt is None else self._tokenizer([self._prompt] * len(images), return_tensors="pt")
-        given = {name: begun[name].to(self._model.device) for name in ("input_ids", "attention_mask") if name in begun}
+        pixels_BCSS = self._processor(
+            [Image.fromarray(image) for image in images], return_tensors="pt"
+        )["pixel_values"]
+        begun = (
+            {}
+            if self._prompt is None
+            else self._tokenizer([self._prompt] * len(images), return_tensors="pt")
+        )
+        given = {
+            name: begun[name].to(self._model.device)
+            for name in ("input_ids", "attention_mask")
+            if name in begun
+        }
         with torch.inference_mode():
             pixels_BCSS = pixels_BCSS.to(self._model.device, self._model.dtype)
-            written_BT = self._model.generate(pixels_BCSS, **given, max_new_tokens=self._tokens, do_sample=False, num_beams=1)
+            written_BT = self._model.generate(
+                pixels_BCSS, **given, max_new_tokens=self._tokens, do_sample=False, num_beams=1
+            )
         return list(self._tokenizer.batch_decode(written_BT, skip_special_tokens=True))
 
 
 class Llava:
-    """Captions by a model of LLaVA's class, an image and a question in, text out; implements `Captioner`.
+    """Captions by a model of LLaVA's class, an image and a question in, text out; implements
+    `Captioner`.
 
     Args:
         ref: hub id or folder, such as ``llava-hf/llava-1.5-7b-hf``.
@@ -107,13 +148,17 @@ class Llava:
         InputError: the reference holds no such model.
     """
 
-    def __init__(self, ref: str | None, prompt: str | None, tokens: int, batch: int, dtype: Dtype = "auto") -> None:
+    def __init__(
+        self, ref: str | None, prompt: str | None, tokens: int, batch: int, dtype: Dtype = "auto"
+    ) -> None:
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         precision = torch.bfloat16 if use_bfloat16(dtype) else torch.float32
         self._model, folder = open_model(AutoModelForImageTextToText, ref, _FIELD, (), precision)
-        self._processor: Any = open_part(lambda: AutoProcessor.from_pretrained(folder), ref, _FIELD, "processor")
+        self._processor: Any = open_part(
+            lambda: AutoProcessor.from_pretrained(folder), ref, _FIELD, "processor"
+        )
         # A decoder goes on from the last place, so what fills up rows must come first.
         self._processor.tokenizer.padding_side = "left"
         if self._processor.tokenizer.pad_token is None:
@@ -129,22 +174,34 @@ class Llava:
         if not getattr(self._processor, "chat_template", None):
             return _BARE.format(image=self._processor.image_token, question=question)
         turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
-        return str(self._processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False))
+        return str(
+            self._processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
+        )
 
     def _write(self, images: list[Pixels]) -> list[str]:
         import torch
 
         shown = [Image.fromarray(image) for image in images]
-        inputs = self._processor(images=shown, text=[self._text] * len(shown), padding=True, return_tensors="pt")
+        inputs = self._processor(
+            images=shown, text=[self._text] * len(shown), padding=True, return_tensors="pt"
+        )
         inputs = inputs.to(self._model.device, self._model.dtype)  # casts what is a float
         pad = self._processor.tokenizer.pad_token_id
         with torch.inference_mode():
-            written_BT = self._model.generate(**inputs, max_new_tokens=self._tokens, do_sample=False, num_beams=1, pad_token_id=pad)
+            written_BT = self._model.generate(
+                **inputs,
+                max_new_tokens=self._tokens,
+                do_sample=False,
+                num_beams=1,
+                pad_token_id=pad,
+            )
         answers_BT = written_BT[:, inputs["input_ids"].shape[1] :]
         return list(self._processor.tokenizer.batch_decode(answers_BT, skip_special_tokens=True))
 
 
-def _in_chunks(images: Sequence[Pixels], batch: int, write: Callable[[list[Pixels]], list[str]]) -> list[str]:
+def _in_chunks(
+    images: Sequence[Pixels], batch: int, write: Callable[[list[Pixels]], list[str]]
+) -> list[str]:
     """Captions of each image with white space joined."""
     captions: list[str] = []
     for start in range(0, len(images), batch):

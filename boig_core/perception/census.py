@@ -1,14 +1,18 @@
-"""Colors and tones of images in one pass: every pixel is looked up once, and what is counted gives both.
+"""Colors and tones of images in one pass: every pixel is looked up once, and what is counted gives
+both.
 
-Names are looked up by RGB cell (`colors.cell_names`). The same table codes the tone, by the rule of `tones` for each single RGB value: in
-most cells all 64 values have one tone; the cells that a threshold cuts are open, and have a finer table of their 64 values.
+Names are looked up by RGB cell (`colors.cell_names`). The same table codes the tone, by the rule of
+`tones` for each single RGB value: in most cells all 64 values have one tone; the cells that a
+threshold cuts are open, and have a finer table of their 64 values.
 
-Images of at most `EDGE_SIDE` go through `colors.unmix` first: there, edges are a large share of the pixels. In larger ones the names that
-edges make up stay below `min_coverage` and are folded away, while unmixing costs over twenty times what counting does. Decision 0008 has
-the numbers. Leaves out: what the names and tones mean (see `colors`, `tones`).
+Images of at most `EDGE_SIDE` go through `colors.unmix` first: there, edges are a large share of the
+pixels. In larger ones the names that edges make up stay below `min_coverage` and are folded away,
+while unmixing costs over twenty times what counting does. Decision 0008 has the numbers. Leaves
+out: what the names and tones mean (see `colors`, `tones`).
 
-Shape letters: B images, H height, W width, C = 3 channels, N pixels, P names of the palette, T tones, D cells, S cells and K corners
-along an axis, A cells that were asked for every value, V values of cells.
+Shape letters: B images, H height, W width, C = 3 channels, N pixels, P names of the palette, T
+tones, D cells, S cells and K corners along an axis, A cells that were asked for every value, V
+values of cells.
 """
 
 from __future__ import annotations
@@ -20,14 +24,25 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from boig_core.perception.colors import CELL, CELLS, NAMES, cell_names, name_shares, to_hundredths, to_oklab, unmix
+from boig_core.perception.colors import (
+    CELL,
+    CELLS,
+    NAMES,
+    cell_names,
+    name_shares,
+    to_hundredths,
+    to_oklab,
+    unmix,
+)
 from boig_core.perception.tones import tones_of
 from boig_core.vocabulary import TONES
 
 EDGE_SIDE: Final = 128
-"""Up to this side in pixels the mixtures of downsized edges are undone before anything is counted."""
+"""Up to this side in pixels the mixtures of downsized edges are undone before anything is
+counted."""
 _OPEN: Final = len(TONES) * len(NAMES)
-"""Codes are tone x P + name; from this one on the tone is open, and the code is this number + name."""
+"""Codes are tone x P + name; from this one on the tone is open, and the code is this number +
+name."""
 
 
 class _Table(NamedTuple):
@@ -44,7 +59,9 @@ class _Table(NamedTuple):
     code_V: NDArray[np.uint8]
 
 
-def measure(rgb_BHWC: NDArray[np.uint8], max_colors: int, min_coverage: float) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+def measure(
+    rgb_BHWC: NDArray[np.uint8], max_colors: int, min_coverage: float
+) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
     """Colors and tones of each image.
 
     Args:
@@ -53,19 +70,25 @@ def measure(rgb_BHWC: NDArray[np.uint8], max_colors: int, min_coverage: float) -
         min_coverage: names that cover less are folded into the kept name that looks most like them.
 
     Returns:
-        For each image its names with coverage, the largest first, and its tones with coverage in the order of `TONES`. Coverages are
-        hundredths that sum to exactly 1.
+        For each image its names with coverage, the largest first, and its tones with coverage in
+        the order of `TONES`. Coverages are hundredths that sum to exactly 1.
     """
     if max(rgb_BHWC.shape[1:3]) <= EDGE_SIDE:
         rgb_BHWC = unmix(rgb_BHWC)
     counts_BTP = [count(rgb_HWC) for rgb_HWC in rgb_BHWC]
-    named = [name_shares(counts_TP.sum(axis=0), max_colors, min_coverage) for counts_TP in counts_BTP]
-    toned = [dict(zip(TONES, to_hundredths(counts_TP.sum(axis=1)), strict=True)) for counts_TP in counts_BTP]
+    named = [
+        name_shares(counts_TP.sum(axis=0), max_colors, min_coverage) for counts_TP in counts_BTP
+    ]
+    toned = [
+        dict(zip(TONES, to_hundredths(counts_TP.sum(axis=1)), strict=True))
+        for counts_TP in counts_BTP
+    ]
     return named, toned
 
 
 def count(rgb_HWC: NDArray[np.uint8]) -> NDArray[np.intp]:
-    """Pixels of each tone and name, (T, P). One image at a time: the indices in between take several times its bytes."""
+    """Pixels of each tone and name, (T, P). One image at a time: the indices in between take
+    several times its bytes."""
     table = _table()
     rgb_NC = rgb_HWC.reshape(-1, 3)
     cell_N = _join(rgb_NC // CELL, CELLS)
@@ -91,9 +114,15 @@ def _join(digits_NC: NDArray[np.integer[Any]], base: int) -> NDArray[np.intp]:
 @cache
 def _table() -> _Table:
     """Made once a process, in about a quarter of a second."""
-    # A cell with corners of one tone, amid cells of which the same is true, has one tone throughout; a test asks all 16.7 million values.
+    # A cell with corners of one tone, amid cells of which the same is true, has one tone
+    # throughout; a test asks all 16.7 million values.
     corner_KKK = _tones_of_levels(np.minimum(np.arange(0, 257, CELL), 255))
-    eight = [corner_KKK[r : r + CELLS, g : g + CELLS, b : b + CELLS] for r in (0, 1) for g in (0, 1) for b in (0, 1)]
+    eight = [
+        corner_KKK[r : r + CELLS, g : g + CELLS, b : b + CELLS]
+        for r in (0, 1)
+        for g in (0, 1)
+        for b in (0, 1)
+    ]
     cut_SSS = np.min(eight, axis=0) != np.max(eight, axis=0)
     asked_D = ndimage.binary_dilation(cut_SSS, np.ones((3, 3, 3))).ravel()
 
@@ -102,7 +131,9 @@ def _table() -> _Table:
     corner_AC = np.stack(np.unravel_index(asked, (CELLS,) * 3), axis=-1) * CELL
     value_NC = (corner_AC[:, None] + inside_VC).reshape(-1, 3).astype(np.uint8)
     name_D = cell_names().ravel()
-    code_AV = tones_of(to_oklab(value_NC)).reshape(-1, len(inside_VC)) * len(NAMES) + name_D[asked, None]
+    code_AV = (
+        tones_of(to_oklab(value_NC)).reshape(-1, len(inside_VC)) * len(NAMES) + name_D[asked, None]
+    )
     several_A = (code_AV != code_AV[:, :1]).any(axis=1)
 
     code_D = eight[0].ravel() * len(NAMES) + name_D

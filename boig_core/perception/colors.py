@@ -1,9 +1,11 @@
 """Colors of images: the nearest of the 40 palette names (PAPER section 2), with coverage.
 
-Every pixel takes the name that is nearest in OKLab, where equal distances look equally different; `cell_names` answers that for the
-64 x 64 x 64 RGB cells, so that a pixel costs one look into a table. In small images, pixels that merely mix their two neighbors, as every
-downsized edge does, count as the nearer neighbor: else an edge between red and blue shows up as Purple. Leaves out: counting (see `census`)
-and tones (see `tones`). Shape letters: B images, H height, W width, C = 3 channels, P palette, N cells.
+Every pixel takes the name that is nearest in OKLab, where equal distances look equally different;
+`cell_names` answers that for the 64 x 64 x 64 RGB cells, so that a pixel costs one look into a
+table. In small images, pixels that merely mix their two neighbors, as every downsized edge does,
+count as the nearer neighbor: else an edge between red and blue shows up as Purple. Leaves out:
+counting (see `census`) and tones (see `tones`). Shape letters: B images, H height, W width, C = 3
+channels, P palette, N cells.
 """
 
 from __future__ import annotations
@@ -22,21 +24,32 @@ CELL: Final = 4
 """RGB levels along a side of a cell of the lookup table."""
 CELLS: Final = 256 // CELL
 _EDGE: Final = 45.0
-"""RGB distance across two pixels from which the one between them may be a mixture; gradients stay below."""
+"""RGB distance across two pixels from which the one between them may be a mixture; gradients stay
+below."""
 _DETOUR: Final = 1.08
 """How much longer than straight the way over a mixture may be: room for noise and JPEG."""
 
 # Björn Ottosson, "A perceptual color space for image processing" (2020).
 _LMS: Final = np.array(
-    [[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566], [0.0883024619, 0.2817188376, 0.6299787005]],
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ],
     np.float32,
 )
 _LAB: Final = np.array(
-    [[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099], [0.0259040371, 0.7827717662, -0.8086757660]],
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ],
     np.float32,
 )
 _LEVELS: Final = np.arange(256, dtype=np.float32) / 255
-_LINEAR: Final = np.where(_LEVELS <= 0.04045, _LEVELS / 12.92, ((_LEVELS + 0.055) / 1.055) ** 2.4).astype(np.float32)
+_LINEAR: Final = np.where(
+    _LEVELS <= 0.04045, _LEVELS / 12.92, ((_LEVELS + 0.055) / 1.055) ** 2.4
+).astype(np.float32)
 
 
 def to_oklab(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -45,9 +58,11 @@ def to_oklab(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def unmix(rgb_BHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Replace each pixel that mixes its two neighbors, left and right or above and below, by the nearer of them.
+    """Replace each pixel that mixes its two neighbors, left and right or above and below, by the
+    nearer of them.
 
-    A mixture lies on the straight line between two clearly different colors in RGB, because that is where downsizing averages.
+    A mixture lies on the straight line between two clearly different colors in RGB, because that is
+    where downsizing averages.
     """
     float_BHWC = rgb_BHWC.astype(np.float32)
     result_BHWC = rgb_BHWC.copy()
@@ -62,7 +77,9 @@ def unmix(rgb_BHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return result_BHWC
 
 
-def name_shares(counts_P: NDArray[np.intp], max_colors: int, min_coverage: float) -> dict[str, float]:
+def name_shares(
+    counts_P: NDArray[np.intp], max_colors: int, min_coverage: float
+) -> dict[str, float]:
     """Palette names and coverage of an image, the largest first.
 
     Args:
@@ -71,21 +88,25 @@ def name_shares(counts_P: NDArray[np.intp], max_colors: int, min_coverage: float
         min_coverage: names that cover less are folded into the kept name that looks most like them.
 
     Returns:
-        Coverages are hundredths that sum to exactly 1. The paper's 3 to 5 names are a habit of photographs: an image that shows fewer names
+        Coverages are hundredths that sum to exactly 1. The paper's 3 to 5 names are a habit of
+            photographs: an image that shows fewer names
         gets fewer, because a third one would be made up.
     """
     largest = np.argsort(-counts_P, kind="stable")[:max_colors]
     kept = np.sort(largest[counts_P[largest] >= max(1, min_coverage * counts_P.sum())])
     if len(kept) == 0:
         kept = largest[:1]
-    folded = np.bincount(_distances()[:, kept].argmin(axis=1), weights=counts_P, minlength=len(kept))
+    folded = np.bincount(
+        _distances()[:, kept].argmin(axis=1), weights=counts_P, minlength=len(kept)
+    )
     shares = to_hundredths(folded)
     order = sorted(range(len(kept)), key=lambda k: (-shares[k], NAMES[kept[k]]))
     return {NAMES[kept[k]]: shares[k] for k in order if shares[k] > 0}
 
 
 def to_hundredths(weights: Sequence[float] | NDArray[Any]) -> list[float]:
-    """Weights as shares with two digits that sum to exactly 1, by largest remainder (the earlier wins a tie)."""
+    """Weights as shares with two digits that sum to exactly 1, by largest remainder (the earlier
+    wins a tie)."""
     exact = 100 * np.asarray(weights, np.float64) / np.sum(weights)
     whole = np.floor(exact)
     missing = round(100 - float(whole.sum()))

@@ -1,9 +1,12 @@
-"""Perception of images: colors, tones and objects of each, and caption and keywords where the recipe takes them from the image.
+"""Perception of images: colors, tones and objects of each, and caption and keywords where the
+recipe takes them from the image.
 
-Real and generated images go through the same steps, on pixels alone. Colors, tones and salient regions are measured on a square of
-``side`` pixels; trained detectors, captioners and the tagger see each image as it came and resize it themselves, because at the side of a
-small recipe a photograph shows nothing any more. All boxes are returned in pixels of the measured square.
-Leaves out: keywords of the post (see `data.posts`). Shape letters: B images, H height, W width, C = 3 channels.
+Real and generated images go through the same steps, on pixels alone. Colors, tones and salient
+regions are measured on a square of ``side`` pixels; trained detectors, captioners and the tagger
+see each image as it came and resize it themselves, because at the side of a small recipe a
+photograph shows nothing any more. All boxes are returned in pixels of the measured square. Leaves
+out: keywords of the post (see `data.posts`). Shape letters: B images, H height, W width, C = 3
+channels.
 """
 
 from __future__ import annotations
@@ -38,10 +41,12 @@ class Tagger(Protocol):
 
 @dataclass(frozen=True)
 class Perceiver:
-    """Measures images. Wherever images are asked for, they are arrays of any sizes or one tensor: see `pixels.to_arrays`.
+    """Measures images. Wherever images are asked for, they are arrays of any sizes or one tensor:
+    see `pixels.to_arrays`.
 
     Attributes:
-        side: images are brought to a square of this side before colors, tones and salient regions are measured.
+        side: images are brought to a square of this side before colors, tones and salient regions
+            are measured.
         max_colors: at most this many palette names an image.
         min_coverage: colors that cover less are folded into the others.
         detector: finds and names objects.
@@ -76,26 +81,34 @@ class Perceiver:
             perception.min_coverage,
             _salient(perception) if perception.detector == "salient" else open_detector(perception),
             open_captioner(perception),
-            ClipNamer(perception.clip, perception.tags, perception.tag_threshold, "perception.tags") if tagged else None,
+            ClipNamer(perception.clip, perception.tags, perception.tag_threshold, "perception.tags")
+            if tagged
+            else None,
             perception.keywords,
             perception.vocabulary == "keywords",
             perception.max_keywords,
         )
 
     def describe(
-        self, images: Sequence[Pixels] | Pixels | torch.Tensor, keywords: Sequence[Sequence[str] | None] | None = None
+        self,
+        images: Sequence[Pixels] | Pixels | torch.Tensor,
+        keywords: Sequence[Sequence[str] | None] | None = None,
     ) -> list[Description]:
         """Describe images.
 
         Args:
-            images: uint8 RGB arrays, each (H, W, 3), of any sizes; or a tensor (B, 3, H, W), uint8 or floats in [0, 1].
-            keywords: of each image, read only where the detector looks for them; a generated image takes those of its prompt's post. Where
-                keywords come from captions or tags and none are given, they are found first.
+            images: uint8 RGB arrays, each (H, W, 3), of any sizes; or a tensor (B, 3, H, W), uint8
+                or floats in [0, 1].
+            keywords: of each image, read only where the detector looks for them; a generated image
+                takes those of its prompt's post. Where keywords come from captions or tags and none
+                are given, they are found first.
 
         Returns:
-            One description an image. Boxes are in pixels of the measured square, side x side, whatever the size of the image: use
-            `Description.scaled(width / side, height / side)` for pixels of an image. Of several objects of one name the first stays that
-            the detector lists: the largest region, or the surest box of a trained detector.
+            One description an image. Boxes are in pixels of the measured square, side x side,
+                whatever the size of the image: use
+            `Description.scaled(width / side, height / side)` for pixels of an image. Of several
+            objects of one name the first stays that the detector lists: the largest region, or the
+            surest box of a trained detector.
 
         Raises:
             InputError: no images, or the detector looks for keywords and they are missing.
@@ -106,23 +119,33 @@ class Perceiver:
         rgb_BHWC = np.stack([square(picture, self.side) for picture in pictures])
         named, toned = census.measure(rgb_BHWC, self.max_colors, self.min_coverage)
         looked_at = pictures if self.detector.wants_originals else list(rgb_BHWC)
-        found = self.detector.detect(looked_at, self._vocabularies(pictures, keywords) if self.by_keywords else None)
+        found = self.detector.detect(
+            looked_at, self._vocabularies(pictures, keywords) if self.by_keywords else None
+        )
         described = []
         for color, tone, regions, picture in zip(named, toned, found, looked_at, strict=True):
             height, width = picture.shape[:2]
             boxes: dict[str, Box] = {}
             for region in regions:
                 boxes.setdefault(region.name, region.box)
-            described.append(Description(color, tone, boxes).scaled(self.side / width, self.side / height))
+            described.append(
+                Description(color, tone, boxes).scaled(self.side / width, self.side / height)
+            )
         return described
 
     def caption(self, images: Sequence[Pixels] | Pixels | torch.Tensor) -> list[str | None]:
         """A caption of each image; none without a captioner."""
         pictures = to_arrays(images)
-        return [None] * len(pictures) if self.captioner is None else list(self.captioner.caption(pictures))
+        return (
+            [None] * len(pictures)
+            if self.captioner is None
+            else list(self.captioner.caption(pictures))
+        )
 
     def keywords(
-        self, images: Sequence[Pixels] | Pixels | torch.Tensor, captions: Sequence[str | None] | None = None
+        self,
+        images: Sequence[Pixels] | Pixels | torch.Tensor,
+        captions: Sequence[str | None] | None = None,
     ) -> list[tuple[str, ...] | None]:
         """Keywords of each image out of its caption or the tags; none where they are the post's.
 
@@ -136,16 +159,33 @@ class Perceiver:
         if self.keyword_source == "post":
             return [None] * len(pictures)
         written = self.caption(pictures) if captions is None else captions
-        return [None if caption is None else caption_keywords(caption, self.max_keywords) for caption in written]
+        return [
+            None if caption is None else caption_keywords(caption, self.max_keywords)
+            for caption in written
+        ]
 
-    def _vocabularies(self, pictures: list[Pixels], keywords: Sequence[Sequence[str] | None] | None) -> list[Sequence[str]]:
-        given = [words for words in (self.keywords(pictures) if keywords is None else keywords) if words is not None]
+    def _vocabularies(
+        self, pictures: list[Pixels], keywords: Sequence[Sequence[str] | None] | None
+    ) -> list[Sequence[str]]:
+        given = [
+            words
+            for words in (self.keywords(pictures) if keywords is None else keywords)
+            if words is not None
+        ]
         if len(given) != len(pictures):
             met = f"keywords of {len(given)} images out of {len(pictures)}"
-            raise InputError(met, "perception.vocabulary = keywords needs those of each", "take perception.keywords from caption or tags")
+            raise InputError(
+                met,
+                "perception.vocabulary = keywords needs those of each",
+                "take perception.keywords from caption or tags",
+            )
         return given
 
 
 def _salient(perception: Perception) -> SalientRegions:
-    namer = ClipNamer(perception.clip, perception.kinds, perception.name_threshold) if perception.kinds else None
+    namer = (
+        ClipNamer(perception.clip, perception.kinds, perception.name_threshold)
+        if perception.kinds
+        else None
+    )
     return SalientRegions(namer, perception.min_area, perception.max_objects)

@@ -1,9 +1,11 @@
-"""Detectors for photographs: what Grounding DINO and OWLv2 share once an architecture has looked at a chunk of images.
+"""Detectors for photographs: what Grounding DINO and OWLv2 share once an architecture has looked at
+a chunk of images.
 
-A pass is one image with a pack of names; passes run in fixed chunks, the last one filled up, and images are fitted into one square, so that
-an image's objects do not depend on its company. Of each name the surest box stays, which needs no suppression of overlaps.
-Leaves out: the architectures (see `grounding_dino` and `owlv2`), and objects without a trained detector (see `objects`).
-Shape letters: Q boxes that a model proposes, N names.
+A pass is one image with a pack of names; passes run in fixed chunks, the last one filled up, and
+images are fitted into one square, so that an image's objects do not depend on its company. Of each
+name the surest box stays, which needs no suppression of overlaps. Leaves out: the architectures
+(see `grounding_dino` and `owlv2`), and objects without a trained detector (see `objects`). Shape
+letters: Q boxes that a model proposes, N names.
 """
 
 from __future__ import annotations
@@ -20,8 +22,11 @@ from boig_core.perception.pixels import Pixels
 
 Pack = tuple[str, ...]
 """Names that one pass looks for."""
-Look = Callable[[Sequence[Pixels], Sequence[Pack]], list[tuple[NDArray[np.float32], NDArray[np.float32]]]]
-"""One pass for each image with its pack: scores (Q, N) in [0, 1], and boxes (Q, 4), centers and sizes in pixels of the image."""
+Look = Callable[
+    [Sequence[Pixels], Sequence[Pack]], list[tuple[NDArray[np.float32], NDArray[np.float32]]]
+]
+"""One pass for each image with its pack: scores (Q, N) in [0, 1], and boxes (Q, 4), centers and
+sizes in pixels of the image."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,9 @@ def open_detector(perception: Perception) -> ObjectDetector:
 
     build = GroundingDino if perception.detector == "grounding_dino" else Owlv2
     rules = Rules(perception.box_threshold, perception.min_area, perception.max_objects)
-    return build(perception.detector_model, perception.kinds, rules, perception.batch, perception.dtype)
+    return build(
+        perception.detector_model, perception.kinds, rules, perception.batch, perception.dtype
+    )
 
 
 def detect_in_chunks(
@@ -71,7 +78,11 @@ def detect_in_chunks(
         rules: what counts.
         chunk: passes at a time.
     """
-    passes = [(index, names) for index, vocabulary in enumerate(vocabularies) for names in pack(dict.fromkeys(vocabulary))]
+    passes = [
+        (index, names)
+        for index, vocabulary in enumerate(vocabularies)
+        for names in pack(dict.fromkeys(vocabulary))
+    ]
     found: list[list[Region]] = [[] for _ in images]
     for start in range(0, len(passes), chunk):
         mine = passes[start : start + chunk]
@@ -79,13 +90,21 @@ def detect_in_chunks(
         seen = look([images[index] for index, _ in filled], [names for _, names in filled])
         for (index, names), (scores_QN, boxes_Q4) in zip(mine, seen, strict=False):
             found[index] += pick(scores_QN, boxes_Q4, names, images[index].shape[:2], rules)
-    return [sorted(regions, key=lambda region: (-_area(region), region.name))[: rules.max_objects] for regions in found]
+    return [
+        sorted(regions, key=lambda region: (-_area(region), region.name))[: rules.max_objects]
+        for regions in found
+    ]
 
 
 def pick(
-    scores_QN: NDArray[np.float32], boxes_Q4: NDArray[np.float32], names: Sequence[str], size: tuple[int, ...], rules: Rules
+    scores_QN: NDArray[np.float32],
+    boxes_Q4: NDArray[np.float32],
+    names: Sequence[str],
+    size: tuple[int, ...],
+    rules: Rules,
 ) -> list[Region]:
-    """The surest box of each name that is sure and large enough; a box shows the name that it scores highest.
+    """The surest box of each name that is sure and large enough; a box shows the name that it
+    scores highest.
 
     Args:
         scores_QN: in [0, 1].
@@ -95,8 +114,13 @@ def pick(
         rules: what counts.
     """
     height, width = size
-    centers_Q2, reach_Q2 = boxes_Q4[:, :2].astype(np.float64), boxes_Q4[:, 2:].astype(np.float64) / 2
-    corners_Q4 = np.concatenate([centers_Q2 - reach_Q2, centers_Q2 + reach_Q2], axis=1).clip(0, [width, height, width, height])
+    centers_Q2, reach_Q2 = (
+        boxes_Q4[:, :2].astype(np.float64),
+        boxes_Q4[:, 2:].astype(np.float64) / 2,
+    )
+    corners_Q4 = np.concatenate([centers_Q2 - reach_Q2, centers_Q2 + reach_Q2], axis=1).clip(
+        0, [width, height, width, height]
+    )
     area_Q = (corners_Q4[:, 2:] - corners_Q4[:, :2]).prod(axis=1)
     best_Q, score_Q = scores_QN.argmax(axis=1), scores_QN.max(axis=1)
     counts_Q = (score_Q > rules.threshold) & (area_Q >= rules.min_area * height * width)

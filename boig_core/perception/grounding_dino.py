@@ -1,7 +1,9 @@
-"""Objects by Grounding DINO: one text holds the names, and each proposed box says how much it means each token of it.
+"""Objects by Grounding DINO: one text holds the names, and each proposed box says how much it means
+each token of it.
 
-Leaves out: which boxes count (see `detectors`). torch is imported when a model is loaded, not before.
-Shape letters: B images, S side, C = 3 channels, T tokens, Q boxes that the model proposes, N names.
+Leaves out: which boxes count (see `detectors`). torch is imported when a model is loaded, not
+before. Shape letters: B images, S side, C = 3 channels, T tokens, Q boxes that the model proposes,
+N names.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ _FIELD: Final = "perception.detector_model"
 class GroundingDino:
     """Finds what a vocabulary names; implements `objects.ObjectDetector`.
 
-    An image is fitted into a square of the checkpoint's shorter edge (800 pixels for the published ones), unsqueezed and padded. Weights
-    stay in float32 and only products are taken in bfloat16, because box coordinates want more digits.
+    An image is fitted into a square of the checkpoint's shorter edge (800 pixels for the published
+    ones), unsqueezed and padded. Weights stay in float32 and only products are taken in bfloat16,
+    because box coordinates want more digits.
 
     Args:
         ref: hub id or folder, such as ``IDEA-Research/grounding-dino-tiny``.
@@ -40,16 +43,31 @@ class GroundingDino:
 
     wants_originals: Final = True
 
-    def __init__(self, ref: str | None, kinds: Sequence[str], rules: Rules, batch: int, dtype: Dtype = "auto") -> None:
+    def __init__(
+        self, ref: str | None, kinds: Sequence[str], rules: Rules, batch: int, dtype: Dtype = "auto"
+    ) -> None:
         import torch
         from transformers import AutoTokenizer, GroundingDinoForObjectDetection
-        from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
+        from transformers.models.grounding_dino.image_processing_pil_grounding_dino import (
+            GroundingDinoImageProcessorPil,
+        )
 
-        self._model, folder = open_model(GroundingDinoForObjectDetection, ref, _FIELD, ("grounding-dino",), torch.float32)
-        self._tokenizer: Any = open_part(lambda: AutoTokenizer.from_pretrained(folder), ref, _FIELD, "tokenizer")
-        processor: Any = open_part(lambda: GroundingDinoImageProcessorPil.from_pretrained(folder), ref, _FIELD, "image processor")
+        self._model, folder = open_model(
+            GroundingDinoForObjectDetection, ref, _FIELD, ("grounding-dino",), torch.float32
+        )
+        self._tokenizer: Any = open_part(
+            lambda: AutoTokenizer.from_pretrained(folder), ref, _FIELD, "tokenizer"
+        )
+        processor: Any = open_part(
+            lambda: GroundingDinoImageProcessorPil.from_pretrained(folder),
+            ref,
+            _FIELD,
+            "image processor",
+        )
         self._side = int(processor.size["shortest_edge"])
-        self._mean_C, self._std_C = (torch.tensor(values) for values in (processor.image_mean, processor.image_std))
+        self._mean_C, self._std_C = (
+            torch.tensor(values) for values in (processor.image_mean, processor.image_std)
+        )
         self._room = int(self._model.config.max_text_len)
         for layer in self._model.model.encoder.layers:
             _keep_apart(layer.fusion_layer.attn)
@@ -57,22 +75,29 @@ class GroundingDino:
         self._kinds, self._rules, self._batch = tuple(kinds), rules, batch
         self._pack(self._kinds)
 
-    def detect(self, images: Sequence[Pixels], vocabularies: Sequence[Sequence[str]] | None = None) -> list[list[Region]]:
+    def detect(
+        self, images: Sequence[Pixels], vocabularies: Sequence[Sequence[str]] | None = None
+    ) -> list[list[Region]]:
         """Regions of each image, the largest first, one a name, boxes in pixels of that image."""
         asked = [self._kinds] * len(images) if vocabularies is None else vocabularies
         return detect_in_chunks(images, asked, self._pack, self._look, self._rules, self._batch)
 
     def _tokens(self, name: str) -> list[int]:
         """Tokens of a name; full stops and question marks are left out, because they part names."""
-        tokens: list[int] = self._tokenizer(name.replace(".", " ").replace("?", " "), add_special_tokens=False)["input_ids"]
+        tokens: list[int] = self._tokenizer(
+            name.replace(".", " ").replace("?", " "), add_special_tokens=False
+        )["input_ids"]
         if not 0 < len(tokens) <= self._room - 3:
             raise InputError(
-                f"object name {name!r}", f"has {len(tokens)} tokens, between 1 and {self._room - 3} are read", "name it otherwise"
+                f"object name {name!r}",
+                f"has {len(tokens)} tokens, between 1 and {self._room - 3} are read",
+                "name it otherwise",
             )
         return tokens
 
     def _pack(self, names: Iterable[str]) -> list[Pack]:
-        """As many names a pass as the text takes, with a full stop after each and a mark at both ends."""
+        """As many names a pass as the text takes, with a full stop after each and a mark at both
+        ends."""
         packs: list[list[str]] = []
         room = 0
         for name in names:
@@ -95,7 +120,9 @@ class GroundingDino:
             text += [*tokens, stop]
         return [*text, self._tokenizer.sep_token_id], weights_TN
 
-    def _look(self, images: Sequence[Pixels], packs: Sequence[Pack]) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    def _look(
+        self, images: Sequence[Pixels], packs: Sequence[Pack]
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         import torch
 
         device = self._model.device
@@ -107,7 +134,10 @@ class GroundingDino:
             mask_BT[row, : len(text)] = 1
         fitted_BSSC, inside_BSS = (torch.from_numpy(array) for array in fit(images, self._side))
         pixels_BSSC = ((fitted_BSSC / 255 - self._mean_C) / self._std_C) * inside_BSS[..., None]
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self._bfloat16):
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, torch.bfloat16, enabled=self._bfloat16),
+        ):
             output = self._model(
                 pixel_values=pixels_BSSC.permute(0, 3, 1, 2).contiguous().to(device),
                 pixel_mask=inside_BSS.long().to(device),
@@ -117,16 +147,24 @@ class GroundingDino:
         probability_BQT = output.logits.float().sigmoid().cpu().numpy()
         boxes_BQ4 = output.pred_boxes.float().cpu().numpy()
         seen = []
-        for image, (_, weights_TN), probability_QT, boxes_Q4 in zip(images, texts, probability_BQT, boxes_BQ4, strict=True):
+        for image, (_, weights_TN), probability_QT, boxes_Q4 in zip(
+            images, texts, probability_BQT, boxes_BQ4, strict=True
+        ):
             height, width = image.shape[:2]
-            seen.append((probability_QT @ weights_TN, boxes_Q4 * np.array([width, height, width, height], np.float32)))
+            seen.append(
+                (
+                    probability_QT @ weights_TN,
+                    boxes_Q4 * np.array([width, height, width, height], np.float32),
+                )
+            )
         return seen
 
 
 def _keep_apart(attention: Any) -> None:
     """Let attention between image and text run image by image, in float32.
 
-    It subtracts the largest value of the whole batch before its softmax: in exact numbers nothing, in rounded ones a trace of the company.
+    It subtracts the largest value of the whole batch before its softmax: in exact numbers nothing,
+    in rounded ones a trace of the company.
     """
     import torch
 
@@ -135,9 +173,15 @@ def _keep_apart(attention: Any) -> None:
     def apart(*features: torch.Tensor, **masks: torch.Tensor) -> Any:
         with torch.autocast(features[0].device.type, enabled=False):
             rows = [
-                together(*(feature[i : i + 1].float() for feature in features), **{name: mask[i : i + 1] for name, mask in masks.items()})
+                together(
+                    *(feature[i : i + 1].float() for feature in features),
+                    **{name: mask[i : i + 1] for name, mask in masks.items()},
+                )
                 for i in range(len(features[0]))
             ]
-        return tuple(tuple(torch.cat(parts) for parts in zip(*(row[which] for row in rows), strict=True)) for which in (0, 1))
+        return tuple(
+            tuple(torch.cat(parts) for parts in zip(*(row[which] for row in rows), strict=True))
+            for which in (0, 1)
+        )
 
     attention.forward = apart

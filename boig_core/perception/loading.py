@@ -1,7 +1,8 @@
 """Opening checkpoints: the one place that says in a line why a reference holds no such model.
 
-`from_pretrained` alone is too kind: a folder of another architecture, or one without some weights, gives a model that guesses at random.
-Leaves out: where a reference leads (see `boig_core.models`). torch and transformers are imported when a model is opened, not before.
+`from_pretrained` alone is too kind: a folder of another architecture, or one without some weights,
+gives a model that guesses at random. Leaves out: where a reference leads (see `boig_core.models`).
+torch and transformers are imported when a model is opened, not before.
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 T = TypeVar("T")
 
 
-def open_model(build: Any, ref: str | None, field: str, types: Sequence[str], dtype: Any) -> tuple[Any, str]:
-    """A model, ready to infer on the GPU where there is one, and the folder or hub id that its tokenizer stands in.
+def open_model(
+    build: Any, ref: str | None, field: str, types: Sequence[str], dtype: Any
+) -> tuple[Any, str]:
+    """A model, ready to infer on the GPU where there is one, and the folder or hub id that its
+    tokenizer stands in.
 
     Args:
         build: class of the model.
         ref: hub id or folder.
         field: of the recipe that named it, for messages.
-        types: model types that fit, as a checkpoint's config calls them; none: any that ``build`` knows.
+        types: model types that fit, as a checkpoint's config calls them; none: any that ``build``
+            knows.
         dtype: of the weights.
 
     Raises:
@@ -37,10 +42,23 @@ def open_model(build: Any, ref: str | None, field: str, types: Sequence[str], dt
     folder = resolve_model(ref or "")
     config = open_part(lambda: AutoConfig.from_pretrained(folder), ref, field, "model")
     if types and config.model_type not in types:
-        raise InputError(f"{field} = {ref}", f"holds a {config.model_type}, not a {' or '.join(types)}", "give a checkpoint of that type")
-    model, found = open_part(lambda: build.from_pretrained(folder, dtype=dtype, output_loading_info=True), ref, field, "model")
+        raise InputError(
+            f"{field} = {ref}",
+            f"holds a {config.model_type}, not a {' or '.join(types)}",
+            "give a checkpoint of that type",
+        )
+    model, found = open_part(
+        lambda: build.from_pretrained(folder, dtype=dtype, output_loading_info=True),
+        ref,
+        field,
+        "model",
+    )
     if lacking := sorted(found["missing_keys"]):
-        raise InputError(f"{field} = {ref}", f"lacks {len(lacking)} weights, {lacking[0]} among them", "give a whole checkpoint")
+        raise InputError(
+            f"{field} = {ref}",
+            f"lacks {len(lacking)} weights, {lacking[0]} among them",
+            "give a whole checkpoint",
+        )
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), folder
 
 
@@ -54,10 +72,15 @@ def open_part(load: Callable[[], T], ref: str | None, field: str, what: str) -> 
 
     try:
         return load()
-    # What transformers raises on missing files, unknown architectures, other shapes and files that are cut off.
+    # What transformers raises on missing files, unknown architectures, other shapes and files that
+    # are cut off.
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as exc:
         reason = " ".join(str(exc).split())[:200]
-        raise InputError(f"{field} = {ref}", f"holds no {what} that opens ({reason})", "give a model folder or a hub id") from exc
+        raise InputError(
+            f"{field} = {ref}",
+            f"holds no {what} that opens ({reason})",
+            "give a model folder or a hub id",
+        ) from exc
 
 
 def use_bfloat16(dtype: Dtype) -> bool:

@@ -1,7 +1,8 @@
-"""Zero-shot naming: which of a recipe's kinds a crop shows, or which of its tags an image, by a CLIP's image-text similarity.
+"""Zero-shot naming: which of a recipe's kinds a crop shows, or which of its tags an image, by a
+CLIP's image-text similarity.
 
-Leaves out: where the crops come from (see `objects`). torch is imported when a model is loaded, not before.
-Shape letters: R crops, K kinds, D embedding, C = 3 channels, S the CLIP's image side.
+Leaves out: where the crops come from (see `objects`). torch is imported when a model is loaded, not
+before. Shape letters: R crops, K kinds, D embedding, C = 3 channels, S the CLIP's image side.
 """
 
 from __future__ import annotations
@@ -20,56 +21,90 @@ from boig_core.perception.pixels import Pixels
 _FIELD: Final = "perception.clip"
 _WORDINGS: Final = ("{}", "a {}", "a photo of a {}")
 _CHUNK: Final = 64
-"""Crops a forward pass: always so many, padded, so that a crop's name does not depend on its company (last bits follow the batch size)."""
+"""Crops a forward pass: always so many, padded, so that a crop's name does not depend on its
+company (last bits follow the batch size)."""
 
 
 class ClipNamer:
-    """Names crops by the kind whose prompts lie nearest in a CLIP's space; implements `objects.Namer`.
+    """Names crops by the kind whose prompts lie nearest in a CLIP's space; implements
+    `objects.Namer`.
 
     Args:
         ref: hub id, folder or ``package:NAME`` of a CLIP.
         kinds: names to choose among, at least two.
-        threshold: a crop whose best kind has a lower probability is `UNKNOWN`; a tag that has a lower one is left out.
+        threshold: a crop whose best kind has a lower probability is `UNKNOWN`; a tag that has a
+            lower one is left out.
         field: of the recipe that listed the kinds, for messages.
 
     Raises:
         InputError: fewer than two kinds, or a reference that holds no CLIP.
     """
 
-    def __init__(self, ref: str, kinds: Sequence[str], threshold: float, field: str = "perception.kinds") -> None:
+    def __init__(
+        self, ref: str, kinds: Sequence[str], threshold: float, field: str = "perception.kinds"
+    ) -> None:
         import torch
         from transformers import AutoTokenizer, CLIPModel
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
         if len(set(kinds)) < 2:
             raise InputError(
-                f"{field} = {list(kinds)}", f"must name at least two {field.rpartition('.')[2]}", "list what posts show, or leave it empty"
+                f"{field} = {list(kinds)}",
+                f"must name at least two {field.rpartition('.')[2]}",
+                "list what posts show, or leave it empty",
             )
         model, folder = open_model(CLIPModel, ref, _FIELD, ("clip",), torch.float32)
-        tokenizer: Any = open_part(lambda: AutoTokenizer.from_pretrained(folder), ref, _FIELD, "tokenizer")
-        processor: Any = open_part(lambda: CLIPImageProcessorPil.from_pretrained(folder), ref, _FIELD, "image processor")
+        tokenizer: Any = open_part(
+            lambda: AutoTokenizer.from_pretrained(folder), ref, _FIELD, "tokenizer"
+        )
+        processor: Any = open_part(
+            lambda: CLIPImageProcessorPil.from_pretrained(folder), ref, _FIELD, "image processor"
+        )
         self._kinds = tuple(kinds)
         self._threshold = threshold
         self._device = model.device
         self._model = model
         self._side = int(model.config.vision_config.image_size)
-        self._mean_C, self._std_C = (torch.tensor(values) for values in (processor.image_mean, processor.image_std))
+        self._mean_C, self._std_C = (
+            torch.tensor(values) for values in (processor.image_mean, processor.image_std)
+        )
         prompts = [wording.format(kind) for kind in kinds for wording in self._wordings(model)]
-        tokens = tokenizer(prompts, padding="max_length", max_length=model.config.text_config.max_position_embeddings, return_tensors="pt")
+        tokens = tokenizer(
+            prompts,
+            padding="max_length",
+            max_length=model.config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        )
         with torch.inference_mode():
-            pooled_PD = model.text_projection(model.text_model(**tokens.to(self._device)).pooler_output)
-            mean_KD = torch.nn.functional.normalize(pooled_PD, dim=-1).reshape(len(kinds), -1, pooled_PD.shape[-1]).mean(dim=1)
-            self._kinds_KD = model.logit_scale.exp() * torch.nn.functional.normalize(mean_KD, dim=-1)
+            pooled_PD = model.text_projection(
+                model.text_model(**tokens.to(self._device)).pooler_output
+            )
+            mean_KD = (
+                torch.nn.functional.normalize(pooled_PD, dim=-1)
+                .reshape(len(kinds), -1, pooled_PD.shape[-1])
+                .mean(dim=1)
+            )
+            self._kinds_KD = model.logit_scale.exp() * torch.nn.functional.normalize(
+                mean_KD, dim=-1
+            )
 
     def name(self, crops: Sequence[Image.Image]) -> list[tuple[str, float]]:
-        """Best kind and its probability among the kinds, for each crop; `UNKNOWN` below the threshold."""
+        """Best kind and its probability among the kinds, for each crop; `UNKNOWN` below the
+        threshold."""
         ranked = self._rank(crops, 1)
-        return [(kind if probability >= self._threshold else UNKNOWN, probability) for [(kind, probability)] in ranked]
+        return [
+            (kind if probability >= self._threshold else UNKNOWN, probability)
+            for [(kind, probability)] in ranked
+        ]
 
     def tag(self, images: Sequence[Pixels], limit: int) -> list[tuple[str, ...]]:
-        """Kinds whose probability among the kinds reaches the threshold, for each image; the likeliest first, ``limit`` at most."""
+        """Kinds whose probability among the kinds reaches the threshold, for each image; the
+        likeliest first, ``limit`` at most."""
         ranked = self._rank([Image.fromarray(image) for image in images], limit)
-        return [tuple(kind for kind, probability in kinds if probability >= self._threshold) for kinds in ranked]
+        return [
+            tuple(kind for kind, probability in kinds if probability >= self._threshold)
+            for kinds in ranked
+        ]
 
     def _rank(self, crops: Sequence[Image.Image], limit: int) -> list[list[tuple[str, float]]]:
         """The likeliest kinds of each crop with their probabilities."""
@@ -80,14 +115,29 @@ class ClipNamer:
             chunk = crops[start : start + _CHUNK]
             pixels_RSSC = np.zeros((_CHUNK, self._side, self._side, 3), np.uint8)
             for index, crop in enumerate(chunk):
-                pixels_RSSC[index] = np.asarray(crop.resize((self._side, self._side), Image.Resampling.BILINEAR))
+                pixels_RSSC[index] = np.asarray(
+                    crop.resize((self._side, self._side), Image.Resampling.BILINEAR)
+                )
             with torch.inference_mode():
-                pixels_RCSS = ((torch.from_numpy(pixels_RSSC) / 255 - self._mean_C) / self._std_C).permute(0, 3, 1, 2)
-                pooled_RD = self._model.visual_projection(self._model.vision_model(pixels_RCSS.to(self._device)).pooler_output)
+                pixels_RCSS = (
+                    (torch.from_numpy(pixels_RSSC) / 255 - self._mean_C) / self._std_C
+                ).permute(0, 3, 1, 2)
+                pooled_RD = self._model.visual_projection(
+                    self._model.vision_model(pixels_RCSS.to(self._device)).pooler_output
+                )
                 logits_RK = torch.nn.functional.normalize(pooled_RD, dim=-1) @ self._kinds_KD.T
-                best = logits_RK.softmax(dim=-1)[: len(chunk)].topk(min(limit, len(self._kinds)), dim=-1)
-            for probabilities, kinds in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-                ranked.append([(self._kinds[kind], probability) for kind, probability in zip(kinds, probabilities, strict=True)])
+                best = logits_RK.softmax(dim=-1)[: len(chunk)].topk(
+                    min(limit, len(self._kinds)), dim=-1
+                )
+            for probabilities, kinds in zip(
+                best.values.tolist(), best.indices.tolist(), strict=True
+            ):
+                ranked.append(
+                    [
+                        (self._kinds[kind], probability)
+                        for kind, probability in zip(kinds, probabilities, strict=True)
+                    ]
+                )
         return ranked
 
     @staticmethod

@@ -1,7 +1,9 @@
-"""What a description depends on beside the image: settings, models and the code of this room, as one short key.
+"""What a description depends on beside the image: settings, models and the code of this room, as
+one short key.
 
-Results are kept by image and key, so that an unchanged image is looked at once (see `data.perceived`). The code counts by its source: a
-changed threshold can then never serve old results, at the price of looking again after an upgrade that changes nothing.
+Results are kept by image and key, so that an unchanged image is looked at once (see
+`data.perceived`). The code counts by its source: a changed threshold can then never serve old
+results, at the price of looking again after an upgrade that changes nothing.
 """
 
 from __future__ import annotations
@@ -21,8 +23,17 @@ def perception_key(perception: Perception) -> str:
         InputError: a model that cannot be found.
     """
     named = perception.clip if perception.kinds or perception.tags else None
-    models = [model_version(ref) for ref in (named, perception.detector_model, perception.caption_model) if ref is not None]
+    models = [
+        model_version(ref)
+        for ref in (named, perception.detector_model, perception.caption_model)
+        if ref is not None
+    ]
     # How many images go through a model at a time changes no result.
     settings = perception.model_dump(mode="json", exclude={"batch"})
-    code = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(__file__).parent.glob("*.py"))]
-    return hashlib.sha256(json.dumps([settings, models, code], sort_keys=True).encode()).hexdigest()[:16]
+    code = [
+        hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(Path(__file__).parent.glob("*.py"))
+    ]
+    return hashlib.sha256(
+        json.dumps([settings, models, code], sort_keys=True).encode()
+    ).hexdigest()[:16]

@@ -1,7 +1,8 @@
 """The reward's formulations: each takes the evidence of one image and gives one number.
 
-Which of them DDPO maximizes, by which weights, is `recipe.reward.weights`; how well each tells high from low is measured by the stage
-``calibrate``. `offered` says which of them can be had. Opens no model; see `boig_core.rewards.scorer` for the way from pixels to evidence.
+Which of them DDPO maximizes, by which weights, is `recipe.reward.weights`; how well each tells high
+from low is measured by the stage ``calibrate``. `offered` says which of them can be had. Opens no
+model; see `boig_core.rewards.scorer` for the way from pixels to evidence.
 """
 
 from __future__ import annotations
@@ -27,4 +28,8 @@ REWARDS: Final[Mapping[str, Formulation]] = {
 
 def offered(*, predictor: bool) -> list[str]:
     """Names of the formulations that can be had with, or without, an engagement predictor."""
-    return [name for name, formulation in REWARDS.items() if predictor or "engagement" not in formulation.needs]
+    return [
+        name
+        for name, formulation in REWARDS.items()
+        if predictor or "engagement" not in formulation.needs
+    ]

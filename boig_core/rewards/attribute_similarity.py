@@ -1,7 +1,8 @@
-"""Likeness of an image to what BoigLLM itself expects under HIGH (PAPER section 6), by metrics of PAPER section 5.
+"""Likeness of an image to what BoigLLM itself expects under HIGH (PAPER section 6), by metrics of
+PAPER section 5.
 
-It sees the description and no probability, so it cannot be raised by text that is merely easy to predict; it cannot tell either how sure
-BoigLLM is of what it expects.
+It sees the description and no probability, so it cannot be raised by text that is merely easy to
+predict; it cannot tell either how sure BoigLLM is of what it expects.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ _VECTORS: Final = HashedNgrams()
 
 
 def attribute_similarity(evidence: Evidence) -> float:
-    """Mean of colors IOU, objects IOU and 1 - tones RMSE, in [0, 1]; one that is undefined is left out, NaN when all of them are.
+    """Mean of colors IOU, objects IOU and 1 - tones RMSE, in [0, 1]; one that is undefined is left
+    out, NaN when all of them are.
 
     An expectation that could not be parsed is empty: IOU 0, tones undefined.
     """
-    found = sample_metrics(Pair("high", 1, 1, evidence.description, given(evidence.predicted)), _VECTORS)
+    found = sample_metrics(
+        Pair("high", 1, 1, evidence.description, given(evidence.predicted)), _VECTORS
+    )
     parts = np.array([found["colors_iou"], found["objects_iou"], 1 - found["tones_coverage_rmse"]])
     defined = parts[np.isfinite(parts)]
     return float(defined.mean()) if defined.size else float("nan")

@@ -1,6 +1,8 @@
-"""Images that are scored as a job of their own: those of a dataset's split, or a folder of image files with the posts they are for.
+"""Images that are scored as a job of their own: those of a dataset's split, or a folder of image
+files with the posts they are for.
 
-Leaves out: many processes (see `boig_core.cluster.scoring`), scores that are known already (see `cache`), and what becomes of them.
+Leaves out: many processes (see `boig_core.cluster.scoring`), scores that are known already (see
+`cache`), and what becomes of them.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class Item:
         sample: whose account, prompt and frame count.
         image: its name: SHA-256 of a dataset's image, path of a file within its folder.
         sha256: of its bytes.
-        uri: where the file lies; None: it is the sample's own image, and what is seen in it is known.
+        uri: where the file lies; None: it is the sample's own image, and what is seen in it is
+            known.
     """
 
     sample: Sample
@@ -50,9 +53,15 @@ def split_items(samples: Sequence[Sample], split: Split) -> list[Item]:
     Raises:
         InputError: there is none.
     """
-    held = [sample for sample in samples if sample.split == split and sample.description is not None]
+    held = [
+        sample for sample in samples if sample.split == split and sample.description is not None
+    ]
     if not held:
-        raise InputError(f"{split} split", "holds no perceived sample", "run perceive, or choose another reward.split")
+        raise InputError(
+            f"{split} split",
+            "holds no perceived sample",
+            "run perceive, or choose another reward.split",
+        )
     return [Item(sample, sample.image, sample.image) for sample in held]
 
 
@@ -62,20 +71,28 @@ def folder_items(samples: Sequence[Sample], folder: str, posts: str) -> list[Ite
     Args:
         samples: of the dataset that the posts stand in.
         folder: URI of the image files.
-        posts: URI of JSON lines, each with an ``image``, a path within the folder, and the ``id`` of a sample.
+        posts: URI of JSON lines, each with an ``image``, a path within the folder, and the ``id``
+            of a sample.
 
     Raises:
-        InputError: a line of another shape, a sample that the dataset does not hold, or no line at all.
+        InputError: a line of another shape, a sample that the dataset does not hold, or no line at
+            all.
         NotFoundInStoreError: a file is missing.
     """
     by_id = {sample.id: sample for sample in samples}
     items = []
-    for number, line in enumerate(store.read_bytes(posts).decode("utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(
+        store.read_bytes(posts).decode("utf-8", errors="replace").splitlines(), 1
+    ):
         if not line.strip():
             continue
         name, key = _fields(line, f"{posts}, line {number}")
         if key not in by_id:
-            raise InputError(f"{posts}, line {number}: {key!r}", "is no sample of the dataset", "name the id of a sample")
+            raise InputError(
+                f"{posts}, line {number}: {key!r}",
+                "is no sample of the dataset",
+                "name the id of a sample",
+            )
         uri = store.join(folder, name)
         items.append(Item(by_id[key], name, hashlib.sha256(store.read_bytes(uri)).hexdigest(), uri))
     if not items:
@@ -93,8 +110,15 @@ class BatchScorer:
         conditions: HIGH and LOW of each account.
     """
 
-    def __init__(self, models: Models, perceiver: Perceives | None, recipe: Recipe, conditions: Conditions) -> None:
-        self._models, self._perceiver, self._recipe, self._conditions = models, perceiver, recipe, conditions
+    def __init__(
+        self, models: Models, perceiver: Perceives | None, recipe: Recipe, conditions: Conditions
+    ) -> None:
+        self._models, self._perceiver, self._recipe, self._conditions = (
+            models,
+            perceiver,
+            recipe,
+            conditions,
+        )
 
     def __call__(self, items: Sequence[Item]) -> Mapping[str, NDArray[np.float64]]:
         """Values by name, each (N,); errors as for `rate`."""
@@ -102,18 +126,34 @@ class BatchScorer:
         if self._perceiver is None:
             seen = [sample.description or Description() for sample in samples]
         else:
-            seen = look(self._perceiver, [_pixels(str(item.uri), self._recipe.data.max_pixels) for item in items], samples)
+            seen = look(
+                self._perceiver,
+                [_pixels(str(item.uri), self._recipe.data.max_pixels) for item in items],
+                samples,
+            )
         names = offered(predictor=self._models.engagement is not None)
         return rate(self._models, seen, samples, self._conditions, self._recipe.reward.chunk, names)
 
 
-def summary(values: Mapping[str, NDArray[np.float64]], reward_N: NDArray[np.float64], items: Sequence[Item]) -> dict[str, Any]:
-    """Mean and standard deviation of each formulation and of the reward, over all images and by their samples' bucket."""
+def summary(
+    values: Mapping[str, NDArray[np.float64]], reward_N: NDArray[np.float64], items: Sequence[Item]
+) -> dict[str, Any]:
+    """Mean and standard deviation of each formulation and of the reward, over all images and by
+    their samples' bucket."""
     columns = {**values, "reward": reward_N}
     bucket_N = np.array([item.sample.bucket or "none" for item in items])
-    groups = {"all": np.ones(len(items), bool), **{str(name): bucket_N == name for name in np.unique(bucket_N)}}
+    groups = {
+        "all": np.ones(len(items), bool),
+        **{str(name): bucket_N == name for name in np.unique(bucket_N)},
+    }
     return {
-        group: {"n": int(in_N.sum()), **{k: {"mean": float(v[in_N].mean()), "std": float(v[in_N].std())} for k, v in columns.items()}}
+        group: {
+            "n": int(in_N.sum()),
+            **{
+                k: {"mean": float(v[in_N].mean()), "std": float(v[in_N].std())}
+                for k, v in columns.items()
+            },
+        }
         for group, in_N in groups.items()
     }
 
@@ -124,8 +164,16 @@ def _fields(line: str, where: str) -> tuple[str, str]:
         name, key = row["image"], row["id"]
     except (ValueError, TypeError, KeyError) as exc:
         raise InputError(where, _RULE, "mend the line") from exc
-    if not isinstance(name, str) or not isinstance(key, str) or not name or name.startswith("/") or ".." in name.split("/"):
-        raise InputError(where, "must name a path within the folder and the id of a sample", "mend the line")
+    if (
+        not isinstance(name, str)
+        or not isinstance(key, str)
+        or not name
+        or name.startswith("/")
+        or ".." in name.split("/")
+    ):
+        raise InputError(
+            where, "must name a path within the folder and the id of a sample", "mend the line"
+        )
     return name, key
 
 

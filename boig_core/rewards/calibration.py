@@ -1,9 +1,12 @@
-"""What a reward needs to know of the real posts: the HIGH and LOW conditions of each account, and the range that it is clipped to.
+"""What a reward needs to know of the real posts: the HIGH and LOW conditions of each account, and
+the range that it is clipped to.
 
-A condition is what a prompt ends with: the label with the likes that this account's posts of that bucket have, by the median over the
-training split. The stage ``calibrate`` writes it all into ``calibration.json``, with how well each formulation tells high from low on
-held-out images (`boig_core.evaluation.validity`). The validation split recommends a formulation, the test split decides whether the one
-that the recipe names may be optimized at all. Leaves out: scoring (see `scorer`).
+A condition is what a prompt ends with: the label with the likes that this account's posts of that
+bucket have, by the median over the training split. The stage ``calibrate`` writes it all into
+``calibration.json``, with how well each formulation tells high from low on held-out images
+(`boig_core.evaluation.validity`). The validation split recommends a formulation, the test split
+decides whether the one that the recipe names may be optimized at all. Leaves out: scoring (see
+`scorer`).
 """
 
 from __future__ import annotations
@@ -71,7 +74,8 @@ class Conditions(_Model):
 
 
 def conditions(samples: Iterable[Sample]) -> Conditions:
-    """Median KPI of each account's HIGH and LOW training posts; a bucket that an account lacks takes the median over all accounts.
+    """Median KPI of each account's HIGH and LOW training posts; a bucket that an account lacks
+    takes the median over all accounts.
 
     Args:
         samples: of any split; only the training split is looked at.
@@ -79,7 +83,10 @@ def conditions(samples: Iterable[Sample]) -> Conditions:
     Raises:
         InputError: no training sample at all in one of the two buckets.
     """
-    by_bucket: dict[str, dict[str, list[float]]] = {"high": defaultdict(list), "low": defaultdict(list)}
+    by_bucket: dict[str, dict[str, list[float]]] = {
+        "high": defaultdict(list),
+        "low": defaultdict(list),
+    }
     for sample in samples:
         if sample.split == "train" and sample.bucket in by_bucket:
             by_bucket[sample.bucket][sample.account].append(sample.kpi)
@@ -87,15 +94,25 @@ def conditions(samples: Iterable[Sample]) -> Conditions:
     for bucket, found in by_bucket.items():
         if not found:
             raise InputError(
-                f"{bucket} training samples: 0", "the reward needs both HIGH and LOW posts", "ingest more posts or lower data.floors"
+                f"{bucket} training samples: 0",
+                "the reward needs both HIGH and LOW posts",
+                "ingest more posts or lower data.floors",
             )
-        overall[bucket] = float(np.median(np.concatenate([np.asarray(values) for values in found.values()])))
+        overall[bucket] = float(
+            np.median(np.concatenate([np.asarray(values) for values in found.values()]))
+        )
     accounts = sorted({account for found in by_bucket.values() for account in found})
     medians = {
-        account: {bucket: float(np.median(found[account])) if account in found else overall[bucket] for bucket, found in by_bucket.items()}
+        account: {
+            bucket: float(np.median(found[account])) if account in found else overall[bucket]
+            for bucket, found in by_bucket.items()
+        }
         for account in accounts
     }
-    return Conditions(accounts={account: Pair(**pair) for account, pair in medians.items()}, fallback=Pair(**overall))
+    return Conditions(
+        accounts={account: Pair(**pair) for account, pair in medians.items()},
+        fallback=Pair(**overall),
+    )
 
 
 def clip_range(rewards: ArrayLike, percentiles: tuple[float, float]) -> tuple[float, float]:
@@ -104,9 +121,17 @@ def clip_range(rewards: ArrayLike, percentiles: tuple[float, float]) -> tuple[fl
     Raises:
         InputError: fewer than two rewards, or all alike, so that the range would be empty.
     """
-    low, high = (float(edge) for edge in np.percentile(np.asarray(rewards, np.float64), percentiles)) if np.size(rewards) else (0.0, 0.0)
+    low, high = (
+        (float(edge) for edge in np.percentile(np.asarray(rewards, np.float64), percentiles))
+        if np.size(rewards)
+        else (0.0, 0.0)
+    )
     if not low < high:
-        raise InputError(f"reward range [{low:g}, {high:g}] of {np.size(rewards)} images", "must not be empty", "calibrate on more posts")
+        raise InputError(
+            f"reward range [{low:g}, {high:g}] of {np.size(rewards)} images",
+            "must not be empty",
+            "calibrate on more posts",
+        )
     return low, high
 
 
@@ -118,8 +143,10 @@ class Calibration(_Model):
         clip: range that it is clipped to.
         scales: mean and spread of each formulation on the validation split, for weighted sums.
         conditions: HIGH and LOW by account.
-        recommended: the formulation that `recommend` names; none when no AUC is defined on the validation split.
-        splits: validity of each formulation on ``validation`` and ``test`` (`boig_core.evaluation.validity.Validity`).
+        recommended: the formulation that `recommend` names; none when no AUC is defined on the
+            validation split.
+        splits: validity of each formulation on ``validation`` and ``test``
+            (`boig_core.evaluation.validity.Validity`).
     """
 
     schema_version: Literal[2] = _VERSION
@@ -132,7 +159,8 @@ class Calibration(_Model):
 
 
 def recommend(validation: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The formulation that tells HIGH from LOW best on the validation split: by AUC, then Spearman, then name.
+    """The formulation that tells HIGH from LOW best on the validation split: by AUC, then Spearman,
+    then name.
 
     Args:
         validation: validity of each formulation; those without an AUC are passed over.
@@ -146,7 +174,8 @@ def recommend(validation: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 
 def passes(row: Mapping[str, Any], min_auc: float | None) -> bool:
-    """Whether a formulation with this validity on the test split may be optimized: the whole interval of its AUC lies above ``min_auc``."""
+    """Whether a formulation with this validity on the test split may be optimized: the whole
+    interval of its AUC lies above ``min_auc``."""
     span = row["auc_interval"]
     return min_auc is None or (span is not None and span[0] > min_auc)
 
@@ -155,11 +184,16 @@ def require_worth(calibration: Calibration, reward: Reward) -> None:
     """The gate before anything is optimized.
 
     Raises:
-        InputError: the calibration is of another formulation than the recipe's, or this one does not pass on the test split.
+        InputError: the calibration is of another formulation than the recipe's, or this one does
+            not pass on the test split.
     """
     name, rows = reward.name, calibration.splits["test"]
     if calibration.reward != name:
-        raise InputError(f"reward {name}", f"the calibration was made for {calibration.reward}", "run the stage calibrate again")
+        raise InputError(
+            f"reward {name}",
+            f"the calibration was made for {calibration.reward}",
+            "run the stage calibrate again",
+        )
     if passes(rows[name], reward.min_auc):
         return
     best = calibration.recommended
@@ -196,7 +230,11 @@ def read_calibration(folder: Path) -> Calibration:
         raise broken from exc
     version = tree.get("schema_version") if isinstance(tree, dict) else None
     if isinstance(version, int) and version != _VERSION:
-        raise CorruptError(f"{path} of schema version {version}", f"must be of version {_VERSION}", "run the stage calibrate again")
+        raise CorruptError(
+            f"{path} of schema version {version}",
+            f"must be of version {_VERSION}",
+            "run the stage calibrate again",
+        )
     try:
         return Calibration.model_validate(tree)
     except ValidationError as exc:

@@ -1,4 +1,5 @@
-"""The reward as published (PAPER section 6): sum of the token probabilities under HIGH. It grows with the text's length: a known flaw."""
+"""The reward as published (PAPER section 6): sum of the token probabilities under HIGH. It grows
+with the text's length: a known flaw."""
 
 from __future__ import annotations
 
@@ -8,5 +9,6 @@ from boig_core.rewards.evidence import Evidence, given
 
 
 def dsg(evidence: Evidence) -> float:
-    """Sum of ``p(token | HIGH)`` over the answer's tokens. At least 0, at most the number of tokens."""
+    """Sum of ``p(token | HIGH)`` over the answer's tokens. At least 0, at most the number of
+    tokens."""
     return float(np.exp(given(evidence.high_T)).sum())

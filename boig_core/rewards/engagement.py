@@ -1,6 +1,8 @@
-"""Predicted engagement (PAPER sections 3 and 6): the KPI that a predictor expects of the post with this image.
+"""Predicted engagement (PAPER sections 3 and 6): the KPI that a predictor expects of the post with
+this image.
 
-To be had where the recipe trains a predictor (``llm.predictor``). Leaves out: the predictor (`boig_core.llm.predictor` has one).
+To be had where the recipe trains a predictor (``llm.predictor``). Leaves out: the predictor
+(`boig_core.llm.predictor` has one).
 """
 
 from __future__ import annotations
@@ -16,10 +18,14 @@ from boig_core.vocabulary import Description, Sample
 
 
 class EngagementPredictor(Protocol):
-    """Verbalized images in, KPI out: all that the formulation needs, so that a regression head and a text answer both fit."""
+    """Verbalized images in, KPI out: all that the formulation needs, so that a regression head and
+    a text answer both fit."""
 
-    def predict(self, samples: Sequence[Sample], descriptions: Sequence[Description]) -> NDArray[np.float64]:
-        """Expected KPI (N,) of each post with an image of this description, as a percentile within the account, 0 to 100."""
+    def predict(
+        self, samples: Sequence[Sample], descriptions: Sequence[Description]
+    ) -> NDArray[np.float64]:
+        """Expected KPI (N,) of each post with an image of this description, as a percentile within
+        the account, 0 to 100."""
         ...
 
 

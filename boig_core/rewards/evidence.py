@@ -1,6 +1,8 @@
-"""Evidence: what a formulation of the reward may look at for one image, and which parts of it each formulation needs.
+"""Evidence: what a formulation of the reward may look at for one image, and which parts of it each
+formulation needs.
 
-A part that nothing needs is not computed. Leaves out: computing it (see `scorer`). Shape letter: T tokens of the image's answer.
+A part that nothing needs is not computed. Leaves out: computing it (see `scorer`). Shape letter: T
+tokens of the image's answer.
 """
 
 from __future__ import annotations
@@ -20,13 +22,15 @@ Part = Literal["high_T", "low_T", "predicted", "engagement"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of one image that was made for, or posted with, one post. None: no formulation needed it.
+    """What is known of one image that was made for, or posted with, one post. None: no formulation
+    needed it.
 
     Attributes:
         description: what perception sees in the image, boxes in pixels of the post's own image.
         high_T: ``log p(token)`` of its answer's tokens under the HIGH condition, in nats.
         low_T: the same under LOW.
-        predicted: what BoigLLM itself expects under HIGH; empty when its answer could not be parsed.
+        predicted: what BoigLLM itself expects under HIGH; empty when its answer could not be
+            parsed.
         engagement: predicted KPI as a percentile within the account, 0 to 100.
     """
 
@@ -39,7 +43,8 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Formulation:
-    """One way to make a reward of the evidence: ``of``, and the parts that it ``needs`` beside the description."""
+    """One way to make a reward of the evidence: ``of``, and the parts that it ``needs`` beside the
+    description."""
 
     of: Callable[[Evidence], float]
     needs: frozenset[Part]
@@ -48,5 +53,7 @@ class Formulation:
 def given(part: T | None) -> T:
     """A part of the evidence that the formulation has declared."""
     if part is None:
-        raise ValueError("a formulation reads a part of the evidence that it does not declare as needed")
+        raise ValueError(
+            "a formulation reads a part of the evidence that it does not declare as needed"
+        )
     return part

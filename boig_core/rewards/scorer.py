@@ -1,8 +1,9 @@
 """From pixels to a reward: perceive, gather evidence by BoigLLM, apply formulations, weigh, clip.
 
-The answer stands in the frame that BoigLLM was trained in: perception measures an image at ``recipe.perception.side``, and boxes are
-scaled to the sample's own (width, height), as those of the stored images were. A score that cannot be computed raises; it is never a zero.
-Leaves out: Ray (`boig_core.cluster` puts a `Scorer` into an actor) and the formulations themselves.
+The answer stands in the frame that BoigLLM was trained in: perception measures an image at
+``recipe.perception.side``, and boxes are scaled to the sample's own (width, height), as those of
+the stored images were. A score that cannot be computed raises; it is never a zero. Leaves out: Ray
+(`boig_core.cluster` puts a `Scorer` into an actor) and the formulations themselves.
 """
 
 from __future__ import annotations
@@ -33,16 +34,19 @@ from boig_core.vocabulary import Description, Sample
 S = TypeVar("S", bound=Sized)
 _Values = dict[str, NDArray[np.float64]]
 TOKENS: Final = "tokens"
-"""Length of an answer beside the formulations' values: a reward that merely pays for it is a known flaw."""
+"""Length of an answer beside the formulations' values: a reward that merely pays for it is a known
+flaw."""
 AnswerLogprobs = Callable[[Sequence[str], Sequence[str]], Sequence[NDArray[np.float64]]]
 """Prompts and answers to the log-probabilities of each answer's tokens."""
 Predict = Callable[[Sequence[str]], Sequence[Description | None]]
-"""Prompts to the description that the language model expects; None: its answer could not be parsed."""
+"""Prompts to the description that the language model expects; None: its answer could not be
+parsed."""
 
 
 @dataclass(frozen=True)
 class Models:
-    """All that a reward asks of models, and the wording of prompts that the language model was trained in.
+    """All that a reward asks of models, and the wording of prompts that the language model was
+    trained in.
 
     Attributes:
         logprobs: how probable it finds answers.
@@ -62,11 +66,15 @@ class Perceives(Protocol):
 
     @property
     def side(self) -> int:
-        """Side in pixels of the square that boxes are measured in, whatever the size of an image."""
+        """Side in pixels of the square that boxes are measured in, whatever the size of an
+        image."""
         ...
 
-    def describe(self, images: Sequence[NDArray[np.uint8]], keywords: Sequence[Sequence[str]] | None = None) -> Sequence[Description]:
-        """Description of each image, boxes in pixels of that square; ``keywords`` of the posts, for a detector that looks for them."""
+    def describe(
+        self, images: Sequence[NDArray[np.uint8]], keywords: Sequence[Sequence[str]] | None = None
+    ) -> Sequence[Description]:
+        """Description of each image, boxes in pixels of that square; ``keywords`` of the posts, for
+        a detector that looks for them."""
         ...
 
 
@@ -76,16 +84,23 @@ class Scorer:
     Args:
         llm_folder: local folder of BoigLLM.
         perceiver: measures images, in training and here with the same eyes.
-        recipe: `reward.weights` and `reward.chunk` are read, how prompts are worded and how long answers may be.
+        recipe: `reward.weights` and `reward.chunk` are read, how prompts are worded and how long
+            answers may be.
         calibration: conditions, scales and clip range, by the stage ``calibrate``.
         predictor: local folder of the engagement predictor, which `needs_predictor` asks for.
 
     Raises:
-        ScorerError: the calibration was made for another reward, so that its clip range does not fit.
+        ScorerError: the calibration was made for another reward, so that its clip range does not
+            fit.
     """
 
     def __init__(
-        self, llm_folder: Path | str, perceiver: Perceives, recipe: Recipe, calibration: Calibration, predictor: Path | str | None = None
+        self,
+        llm_folder: Path | str,
+        perceiver: Perceives,
+        recipe: Recipe,
+        calibration: Calibration,
+        predictor: Path | str | None = None,
     ) -> None:
         must_fit(calibration, recipe.reward)
         self._models = load_models(llm_folder, recipe, predictor)
@@ -93,23 +108,45 @@ class Scorer:
         self._reward = recipe.reward
         self._calibration = calibration
 
-    def score(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
-        """Clipped rewards (B,) of images (B, H, W, 3) that were made for the prompts of ``samples``.
+    def score(
+        self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]
+    ) -> NDArray[np.float64]:
+        """Clipped rewards (B,) of images (B, H, W, 3) that were made for the prompts of
+        ``samples``.
 
         Raises:
             ScorerError: the counts differ, or a part failed to give one finite value an image.
         """
-        return clipped(self._rate(images, samples, self._reward.weights), self._reward, self._calibration)
+        return clipped(
+            self._rate(images, samples, self._reward.weights), self._reward, self._calibration
+        )
 
-    def examine(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]) -> _Values:
-        """``reward`` as `score` gives it, and ``engagement`` where there is a predictor that the reward does not take; errors as there."""
-        extra = {"engagement"} - self._reward.weights.keys() if self._models.engagement is not None else set()
+    def examine(
+        self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]
+    ) -> _Values:
+        """``reward`` as `score` gives it, and ``engagement`` where there is a predictor that the
+        reward does not take; errors as there."""
+        extra = (
+            {"engagement"} - self._reward.weights.keys()
+            if self._models.engagement is not None
+            else set()
+        )
         values = self._rate(images, samples, self._reward.weights.keys() | extra)
-        return {"reward": clipped(values, self._reward, self._calibration), **{name: values[name] for name in extra}}
+        return {
+            "reward": clipped(values, self._reward, self._calibration),
+            **{name: values[name] for name in extra},
+        }
 
-    def _rate(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample], names: Collection[str]) -> _Values:
+    def _rate(
+        self,
+        images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+        samples: Sequence[Sample],
+        names: Collection[str],
+    ) -> _Values:
         seen = look(self._perceiver, images, samples)
-        return rate(self._models, seen, samples, self._calibration.conditions, self._reward.chunk, names)
+        return rate(
+            self._models, seen, samples, self._calibration.conditions, self._reward.chunk, names
+        )
 
 
 def must_fit(calibration: Calibration, reward: Reward) -> None:
@@ -123,8 +160,11 @@ def must_fit(calibration: Calibration, reward: Reward) -> None:
         raise ScorerError(f"reward.weights = {reward.name}", rule, "calibrate again")
 
 
-def clipped(values: Mapping[str, NDArray[np.float64]], reward: Reward, calibration: Calibration) -> NDArray[np.float64]:
-    """The reward (N,) of the formulations' values: weighed, and clipped to the calibration's range."""
+def clipped(
+    values: Mapping[str, NDArray[np.float64]], reward: Reward, calibration: Calibration
+) -> NDArray[np.float64]:
+    """The reward (N,) of the formulations' values: weighed, and clipped to the calibration's
+    range."""
     return np.clip(weighted(values, reward.weights, calibration.scales), *calibration.clip)
 
 
@@ -135,7 +175,8 @@ def needs_predictor(reward: Reward) -> bool:
 
 @contextmanager
 def fetched(boigllm: str, predictor: str | None) -> Iterator[tuple[Path, Path | None]]:
-    """Local folders of a published BoigLLM and engagement predictor, for as long as they are being opened."""
+    """Local folders of a published BoigLLM and engagement predictor, for as long as they are being
+    opened."""
     with tempfile.TemporaryDirectory(prefix="boig-reward-") as scratch:
         folders = Path(scratch, "boigllm"), Path(scratch, "predictor")
         manifest.fetch_folder(boigllm, folders[0], kind="boigllm")
@@ -144,8 +185,11 @@ def fetched(boigllm: str, predictor: str | None) -> Iterator[tuple[Path, Path | 
         yield folders[0], folders[1] if predictor is not None else None
 
 
-def load_models(llm_folder: Path | str, recipe: Recipe, predictor: Path | str | None = None) -> Models:
-    """Teacher forcing and greedy answers of a language model in a local folder, and an engagement predictor in another."""
+def load_models(
+    llm_folder: Path | str, recipe: Recipe, predictor: Path | str | None = None
+) -> Models:
+    """Teacher forcing and greedy answers of a language model in a local folder, and an engagement
+    predictor in another."""
     from boig_core.llm.constraint import AnswerConstraint
     from boig_core.llm.generate import generate_answers, load_llm, parse_or_none
     from boig_core.llm.score import answer_logprobs
@@ -156,27 +200,51 @@ def load_models(llm_folder: Path | str, recipe: Recipe, predictor: Path | str | 
 
     def predict(prompts: Sequence[str]) -> list[Description | None]:
         options = {"max_new_tokens": llm.max_new_tokens, "batch": llm.generate_batch}
-        return [parse_or_none(text) for text in generate_answers(model, tokenizer, prompts, constraint=constraint(), **options)]
+        return [
+            parse_or_none(text)
+            for text in generate_answers(
+                model, tokenizer, prompts, constraint=constraint(), **options
+            )
+        ]
 
     engagement: EngagementPredictor | None = None
     if predictor is not None:
         from boig_core.llm.predictor import load_predictor
 
         engagement = load_predictor(predictor)
-    return Models(lambda prompts, answers: answer_logprobs(model, tokenizer, prompts, answers), predict, engagement, Wording.of(recipe))
+    return Models(
+        lambda prompts, answers: answer_logprobs(model, tokenizer, prompts, answers),
+        predict,
+        engagement,
+        Wording.of(recipe),
+    )
 
 
-def look(perceiver: Perceives, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], samples: Sequence[Sample]) -> list[Description]:
-    """What is seen in images (B, H, W, 3) that belong to ``samples``, boxes in pixels of each sample's (width, height).
+def look(
+    perceiver: Perceives,
+    images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+    samples: Sequence[Sample],
+) -> list[Description]:
+    """What is seen in images (B, H, W, 3) that belong to ``samples``, boxes in pixels of each
+    sample's (width, height).
 
     Raises:
         ScorerError: the counts differ.
     """
     if len(images) != len(samples):
-        raise ScorerError(f"{len(images)} images for {len(samples)} samples", "must be as many", "redo the chunk")
-    seen = exactly(len(images), perceiver.describe(list(images), [sample.keywords for sample in samples]), "perception")
+        raise ScorerError(
+            f"{len(images)} images for {len(samples)} samples", "must be as many", "redo the chunk"
+        )
+    seen = exactly(
+        len(images),
+        perceiver.describe(list(images), [sample.keywords for sample in samples]),
+        "perception",
+    )
     side = perceiver.side
-    return [description.scaled(sample.width / side, sample.height / side) for description, sample in zip(seen, samples, strict=True)]
+    return [
+        description.scaled(sample.width / side, sample.height / side)
+        for description, sample in zip(seen, samples, strict=True)
+    ]
 
 
 def rate(
@@ -187,10 +255,14 @@ def rate(
     chunk: int,
     names: Collection[str],
 ) -> dict[str, NDArray[np.float64]]:
-    """Each formulation of ``names`` for each image, (N,), and the answer's `TOKENS` where they were counted; else as `gather`."""
+    """Each formulation of ``names`` for each image, (N,), and the answer's `TOKENS` where they were
+    counted; else as `gather`."""
     needs = frozenset(part for name in names for part in REWARDS[name].needs)
     evidence = gather(models, descriptions, samples, conditions, chunk, needs)
-    values = {name: finite(np.array([REWARDS[name].of(one) for one in evidence], np.float64)) for name in names}
+    values = {
+        name: finite(np.array([REWARDS[name].of(one) for one in evidence], np.float64))
+        for name in names
+    }
     if "high_T" in needs:
         values[TOKENS] = np.array([len(given(one.high_T)) for one in evidence], np.float64)
     return values
@@ -206,8 +278,9 @@ def gather(
 ) -> list[Evidence]:
     """The needed evidence of each image.
 
-    Works in chunks of ``chunk`` images, the last one filled up. A chunk's evidence is computed within it alone, predictions included, so
-    that a redone chunk gives the same bits wherever it is redone.
+    Works in chunks of ``chunk`` images, the last one filled up. A chunk's evidence is computed
+    within it alone, predictions included, so that a redone chunk gives the same bits wherever it is
+    redone.
 
     Args:
         models: what is asked.
@@ -223,18 +296,34 @@ def gather(
     found: list[Evidence] = []
     for start in range(0, len(samples), chunk):
         picked = [min(index, len(samples) - 1) for index in range(start, start + chunk)]
-        evidence = _gather_chunk(models, [descriptions[i] for i in picked], [samples[i] for i in picked], conditions, needs)
+        evidence = _gather_chunk(
+            models,
+            [descriptions[i] for i in picked],
+            [samples[i] for i in picked],
+            conditions,
+            needs,
+        )
         found += evidence[: len(samples) - start]
     return found
 
 
 def _gather_chunk(
-    models: Models, descriptions: Sequence[Description], samples: Sequence[Sample], conditions: Conditions, needs: Collection[Part]
+    models: Models,
+    descriptions: Sequence[Description],
+    samples: Sequence[Sample],
+    conditions: Conditions,
+    needs: Collection[Part],
 ) -> list[Evidence]:
     count = len(samples)
     pairs = [conditions.of(sample.account) for sample in samples]
-    high = [build_prompt(sample, pair.high_condition, models.wording) for sample, pair in zip(samples, pairs, strict=True)]
-    low = [build_prompt(sample, pair.low_condition, models.wording) for sample, pair in zip(samples, pairs, strict=True)]
+    high = [
+        build_prompt(sample, pair.high_condition, models.wording)
+        for sample, pair in zip(samples, pairs, strict=True)
+    ]
+    low = [
+        build_prompt(sample, pair.low_condition, models.wording)
+        for sample, pair in zip(samples, pairs, strict=True)
+    ]
     high_T: Sequence[NDArray[np.float64] | None] = [None] * count
     low_T: Sequence[NDArray[np.float64] | None] = [None] * count
     predicted: Sequence[Description | None] = [None] * count
@@ -242,20 +331,37 @@ def _gather_chunk(
     wanted = [prompts for part, prompts in (("high_T", high), ("low_T", low)) if part in needs]
     if wanted:  # in one call, so that HIGH and LOW are read together
         answers = [print_answer(description) for description in descriptions] * len(wanted)
-        rows = exactly(len(answers), models.logprobs([prompt for prompts in wanted for prompt in prompts], answers), "the language model")
+        rows = exactly(
+            len(answers),
+            models.logprobs([prompt for prompts in wanted for prompt in prompts], answers),
+            "the language model",
+        )
         tokens = [finite(np.asarray(row_T, np.float64)) for row_T in rows]
         high_T = tokens[:count] if "high_T" in needs else high_T
         low_T = tokens[-count:] if "low_T" in needs else low_T
     if "predicted" in needs:
         prompts = list(dict.fromkeys(high))
-        said = dict(zip(prompts, exactly(len(prompts), models.predict(prompts), "the language model"), strict=True))
+        said = dict(
+            zip(
+                prompts,
+                exactly(len(prompts), models.predict(prompts), "the language model"),
+                strict=True,
+            )
+        )
         predicted = [said[prompt] or Description() for prompt in high]
     if "engagement" in needs:
         if models.engagement is None:
-            raise ScorerError("engagement", "needs a predictor of engagement", "choose another formulation")
+            raise ScorerError(
+                "engagement", "needs a predictor of engagement", "choose another formulation"
+            )
         said_N = models.engagement.predict(samples, descriptions)
-        engagement = finite(np.asarray(exactly(count, said_N, "the engagement predictor"), np.float64)).tolist()
-    return [Evidence(*parts) for parts in zip(descriptions, high_T, low_T, predicted, engagement, strict=True)]
+        engagement = finite(
+            np.asarray(exactly(count, said_N, "the engagement predictor"), np.float64)
+        ).tolist()
+    return [
+        Evidence(*parts)
+        for parts in zip(descriptions, high_T, low_T, predicted, engagement, strict=True)
+    ]
 
 
 def finite(values_N: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -266,7 +372,11 @@ def finite(values_N: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     if not values_N.size or not np.isfinite(values_N).all():
         bad = values_N[~np.isfinite(values_N)]
-        raise ScorerError(f"score {bad[0] if bad.size else 'of no token'}", "must be finite", "redo the chunk; look at its images")
+        raise ScorerError(
+            f"score {bad[0] if bad.size else 'of no token'}",
+            "must be finite",
+            "redo the chunk; look at its images",
+        )
     return values_N
 
 
@@ -277,7 +387,11 @@ def exactly(count: int, values: S, part: str) -> S:
         ScorerError: there are more or fewer than ``count``.
     """
     if len(values) != count:
-        raise ScorerError(f"{len(values)} results of {part} for {count} inputs", "must be as many", "redo the chunk")
+        raise ScorerError(
+            f"{len(values)} results of {part} for {count} inputs",
+            "must be as many",
+            "redo the chunk",
+        )
     return values
 
 

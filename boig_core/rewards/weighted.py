@@ -1,4 +1,5 @@
-"""Weighted sums of formulations: each in units of its own spread on real validation images, so that weights mean what they say.
+"""Weighted sums of formulations: each in units of its own spread on real validation images, so that
+weights mean what they say.
 
 One formulation alone keeps its own unit. Leaves out: clipping (see `scorer`).
 """
@@ -29,9 +30,12 @@ def scale_of(values_N: NDArray[np.float64]) -> Scale:
 
 
 def weighted(
-    values: Mapping[str, NDArray[np.float64]], weights: Mapping[RewardName, float], scales: Mapping[str, Scale]
+    values: Mapping[str, NDArray[np.float64]],
+    weights: Mapping[RewardName, float],
+    scales: Mapping[str, Scale],
 ) -> NDArray[np.float64]:
-    """The reward (N,): ``weight x value`` of one formulation, or the sum of ``weight x (value - mean) / std`` of several.
+    """The reward (N,): ``weight x value`` of one formulation, or the sum of
+    ``weight x (value - mean) / std`` of several.
 
     Raises:
         ScorerError: there is no scale of one of several formulations.
@@ -43,8 +47,14 @@ def weighted(
     total_N = np.zeros(len(next(iter(values.values()))))
     for name, weight in weights.items():
         if name not in scales:
-            raise ScorerError(f"reward.weights.{name}", "the calibration has no scale of it", "calibrate again")
+            raise ScorerError(
+                f"reward.weights.{name}", "the calibration has no scale of it", "calibrate again"
+            )
         if not scales[name].std > 0:
-            raise InputError(f"reward.weights.{name}", "does not vary on validation images, so it cannot be normalized", "leave it out")
+            raise InputError(
+                f"reward.weights.{name}",
+                "does not vary on validation images, so it cannot be normalized",
+                "leave it out",
+            )
         total_N += weight * (values[name] - scales[name].mean) / scales[name].std
     return total_N

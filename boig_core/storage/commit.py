@@ -1,8 +1,10 @@
-"""Attempts: how a stage's work becomes true exactly once, and how an old attempt is kept from ever publishing.
+"""Attempts: how a stage's work becomes true exactly once, and how an old attempt is kept from ever
+publishing.
 
-An attempt writes only below ``attempt-N/`` and into output versions of its own. One act makes it true: a conditional put of
-``attempt-N/commit.json``. Before attempt N+1 starts, the operator puts ``{"fenced": true}`` into N's key the same way: whoever comes
-first wins, for good. Leaves out: who decides to start an attempt (see `boig_core.orchestration`).
+An attempt writes only below ``attempt-N/`` and into output versions of its own. One act makes it
+true: a conditional put of ``attempt-N/commit.json``. Before attempt N+1 starts, the operator puts
+``{"fenced": true}`` into N's key the same way: whoever comes first wins, for good. Leaves out: who
+decides to start an attempt (see `boig_core.orchestration`).
 """
 
 from __future__ import annotations
@@ -45,12 +47,17 @@ def commit(attempt: str, outputs: dict[str, str], metrics: dict[str, Any]) -> di
     """
     body = {"token": uuid.uuid4().hex, "outputs": outputs, "metrics": _finite(metrics)}
     if not store.put_if_absent(store.join(attempt, COMMIT), json.dumps(body, indent=1).encode()):
-        raise FencedError(attempt, "a newer attempt has fenced this one", "nothing was published; use the newer attempt")
+        raise FencedError(
+            attempt,
+            "a newer attempt has fenced this one",
+            "nothing was published; use the newer attempt",
+        )
     return body
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity; a number that is not finite becomes null: a gap, never a made-up value."""
+    """JSON has no NaN and no infinity; a number that is not finite becomes null: a gap, never a
+    made-up value."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -95,7 +102,12 @@ class Failure:
 def write_failure(attempt: str, exc: BaseException) -> Failure:
     """Leave the reason of a failed attempt, without secrets, where the operator looks for it."""
     if isinstance(exc, BoigError):
-        failure = Failure(type(exc).__name__, hide_secrets(f"{exc.value}: {exc.rule}"), hide_secrets(exc.remedy), exc.is_user_error)
+        failure = Failure(
+            type(exc).__name__,
+            hide_secrets(f"{exc.value}: {exc.rule}"),
+            hide_secrets(exc.remedy),
+            exc.is_user_error,
+        )
     else:
         failure = Failure(type(exc).__name__, hide_secrets(str(exc)), "see the job's log", False)
     store.write_bytes(store.join(attempt, ERROR), json.dumps(failure.__dict__, indent=1).encode())
@@ -112,5 +124,9 @@ def read_failure(attempt: str) -> Failure | None:
 
 def attempts(task_uri: str) -> list[int]:
     """Numbers of the attempts that left anything, rising."""
-    found = {int(m.group(1)) for path, _ in store.list_files(task_uri) if (m := re.match(r"attempt-(\d+)/", path))}
+    found = {
+        int(m.group(1))
+        for path, _ in store.list_files(task_uri)
+        if (m := re.match(r"attempt-(\d+)/", path))
+    }
     return sorted(found)

@@ -1,8 +1,9 @@
 """Jobs: what a stage is told, and the frame in which each stage runs.
 
-A job file (``attempt-N/job.json``) carries the resolved recipe, input URIs and where outputs go. `run_stage` is the whole life of a
-stage process: read the job, do the work, commit, or leave ``error.json``. Leaves out: submitting (see `boig_core.orchestration`)
-and Ray (see `boig_core.cluster`).
+A job file (``attempt-N/job.json``) carries the resolved recipe, input URIs and where outputs go.
+`run_stage` is the whole life of a stage process: read the job, do the work, commit, or leave
+``error.json``. Leaves out: submitting (see `boig_core.orchestration`) and Ray (see
+`boig_core.cluster`).
 """
 
 from __future__ import annotations
@@ -59,9 +60,11 @@ class Try(BaseModel):
     """One try of an Airflow task, by what tells a retry from a clear.
 
     Attributes:
-        run_after: the run's; another one under the same run id means that the run was deleted and made anew.
+        run_after: the run's; another one under the same run id means that the run was deleted and
+            made anew.
         number: ``try_number``, 1 for the first; every retry and every clear raises it.
-        limit: ``max_tries``; a retry leaves it alone, a clear sets it to the tries so far plus the task's retries.
+        limit: ``max_tries``; a retry leaves it alone, a clear sets it to the tries so far plus the
+            task's retries.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,7 +77,9 @@ class Try(BaseModel):
 
         An older try that is still there, since its worker was frozen, does not.
         """
-        return self.run_after != earlier.run_after or (self.number > earlier.number and self.limit != earlier.limit)
+        return self.run_after != earlier.run_after or (
+            self.number > earlier.number and self.limit != earlier.limit
+        )
 
 
 class Job(BaseModel):
@@ -85,7 +90,8 @@ class Job(BaseModel):
         recipe: the resolved recipe.
         inputs: URI of each input by name; outputs of earlier stages are folders with a manifest.
         store: root of the store.
-        root: root run, such as ``boig_ingest/manual-2026...``: the ingest run that everything downstream belongs to.
+        root: root run, such as ``boig_ingest/manual-2026...``: the ingest run that everything
+            downstream belongs to.
         task: URI of the task's folder, ``STORE/runs/DAG/RUN/TASK[/MAP]``.
         attempt: 1 for the first.
         started_by: the try of an Airflow task; none: Airflow had no part in it.
@@ -109,9 +115,12 @@ class Job(BaseModel):
 
     @property
     def version(self) -> str:
-        """Version of this attempt's outputs: unique to it, so that no two attempts ever write to one folder."""
+        """Version of this attempt's outputs: unique to it, so that no two attempts ever write to
+        one folder."""
         run = self.task.removeprefix(self.store).strip("/").removeprefix("runs/")
-        mark = hashlib.sha256(run.encode()).hexdigest()[:8]  # tells apart runs that read the same as slugs
+        mark = hashlib.sha256(run.encode()).hexdigest()[
+            :8
+        ]  # tells apart runs that read the same as slugs
         return f"{slug(run)[:120]}-{mark}-a{self.attempt}"
 
     def output(self, family: str) -> str:
@@ -125,7 +134,11 @@ class Job(BaseModel):
             InputError: the job does not name it.
         """
         if name not in self.inputs:
-            raise InputError(f"input {name!r}", f"is not among the job's inputs ({', '.join(self.inputs) or 'none'})", "name its URI")
+            raise InputError(
+                f"input {name!r}",
+                f"is not among the job's inputs ({', '.join(self.inputs) or 'none'})",
+                "name its URI",
+            )
         return self.inputs[name]
 
 
@@ -162,12 +175,25 @@ class Workspace:
         return local, manifest.fetch_folder(self.job.input(name), local, kind=kind)
 
     def publish(
-        self, family: str, local: Path, *, kind: str, meta: dict[str, Any] | None = None, blobs: tuple[manifest.FileEntry, ...] = ()
+        self,
+        family: str,
+        local: Path,
+        *,
+        kind: str,
+        meta: dict[str, Any] | None = None,
+        blobs: tuple[manifest.FileEntry, ...] = (),
     ) -> str:
-        """Upload a folder as this attempt's version of an output family (``models/boigllm``); returns its URI."""
+        """Upload a folder as this attempt's version of an output family (``models/boigllm``);
+        returns its URI."""
         uri = self.job.output(family)
         manifest.publish_folder(
-            local, uri, kind=kind, lineage=self.lineage(), commit=store.join(self.job.attempt_uri, commits.COMMIT), meta=meta, blobs=blobs
+            local,
+            uri,
+            kind=kind,
+            lineage=self.lineage(),
+            commit=store.join(self.job.attempt_uri, commits.COMMIT),
+            meta=meta,
+            blobs=blobs,
         )
         return uri
 
@@ -177,7 +203,8 @@ class Workspace:
 
 
 def lineage_of(job: Job) -> manifest.Lineage:
-    """What a job reads: digests of outputs and of raw files, the bare URI of anything else (a folder, a web address)."""
+    """What a job reads: digests of outputs and of raw files, the bare URI of anything else (a
+    folder, a web address)."""
     inputs = {name: _digest(uri) for name, uri in sorted(job.inputs.items())}
     return manifest.Lineage(inputs=inputs, recipe=job.recipe.digest(), code=manifest.code_version())
 
@@ -217,11 +244,14 @@ def read_job(uri: str) -> Job:
     try:
         return Job.model_validate_json(store.read_bytes(uri))
     except ValidationError as exc:
-        raise InputError(uri, "is not a job file", "it is written by the operator or by `boig run`") from exc
+        raise InputError(
+            uri, "is not a job file", "it is written by the operator or by `boig run`"
+        ) from exc
 
 
 def run_stage(work: Callable[[Workspace], Outcome], argv: list[str] | None = None) -> int:
-    """Run a stage's process; returns its exit code: 0 committed, 1 infrastructure error, 2 user error.
+    """Run a stage's process; returns its exit code: 0 committed, 1 infrastructure error, 2 user
+    error.
 
     Args:
         work: does the stage's work and publishes its outputs.
@@ -245,13 +275,24 @@ def run_stage(work: Callable[[Workspace], Outcome], argv: list[str] | None = Non
                 log.info("attempt %d has committed already", job.attempt)
                 return 0
             if fate == "fenced":
-                raise FencedError(job.attempt_uri, "a newer attempt has fenced this one", "nothing was done; use the newer attempt")
+                raise FencedError(
+                    job.attempt_uri,
+                    "a newer attempt has fenced this one",
+                    "nothing was done; use the newer attempt",
+                )
             with tempfile.TemporaryDirectory(prefix=f"boig-{job.stage}-") as scratch:
                 outcome = work(Workspace(job, Path(scratch)))
-            metrics = {**outcome.metrics, **usage.spent(job.stage, job.recipe, time.monotonic() - started, per_hour)}
+            metrics = {
+                **outcome.metrics,
+                **usage.spent(job.stage, job.recipe, time.monotonic() - started, per_hour),
+            }
             commits.commit(job.attempt_uri, outcome.outputs, metrics)
             _tidy(outcome)
-            log.info("committed after %.1f s: %s", metrics["seconds"], json.dumps({"outputs": outcome.outputs, "metrics": metrics}))
+            log.info(
+                "committed after %.1f s: %s",
+                metrics["seconds"],
+                json.dumps({"outputs": outcome.outputs, "metrics": metrics}),
+            )
             return 0
         except BaseException as exc:
             root = root_cause(exc)
@@ -261,15 +302,25 @@ def run_stage(work: Callable[[Workspace], Outcome], argv: list[str] | None = Non
             if not user:
                 log.exception("stage failed")
             kind = "user" if user else "infrastructure"
-            log.error("failed after %.1f s (%s error): %s: %s", time.monotonic() - started, kind, type(root).__name__, root)
+            log.error(
+                "failed after %.1f s (%s error): %s: %s",
+                time.monotonic() - started,
+                kind,
+                type(root).__name__,
+                root,
+            )
             return 2 if user else 1
 
 
 def _kept_log(attempt: str) -> KeptLog:
-    """Chunks of an attempt's log; a process that runs the attempt again goes on after the last one."""
+    """Chunks of an attempt's log; a process that runs the attempt again goes on after the last
+    one."""
     folder = store.join(attempt, "log")
     numbers = [int(path.removesuffix(".txt")) for path, _ in store.list_files(folder)]
-    return KeptLog(lambda number, chunk: store.write_bytes(store.join(folder, log_chunk(number)), chunk), first=max(numbers, default=0) + 1)
+    return KeptLog(
+        lambda number, chunk: store.write_bytes(store.join(folder, log_chunk(number)), chunk),
+        first=max(numbers, default=0) + 1,
+    )
 
 
 def log_chunk(number: int) -> str:
@@ -280,7 +331,12 @@ def log_chunk(number: int) -> str:
 def _say_what_runs(job: Job) -> None:
     """The head of a stage's log."""
     log.info("stage %s · attempt %d of %s", job.stage, job.attempt, job.task)
-    log.info("recipe %s (%s) · code %s", job.recipe.name, job.recipe.digest()[:12], manifest.code_version())
+    log.info(
+        "recipe %s (%s) · code %s",
+        job.recipe.name,
+        job.recipe.digest()[:12],
+        manifest.code_version(),
+    )
     for name, uri in job.inputs.items():
         log.info("input %s = %s", name, uri)
     gpus = usage.held_gpus(job.stage, job.recipe)
@@ -289,7 +345,8 @@ def _say_what_runs(job: Job) -> None:
 
 
 def _tidy(outcome: Outcome) -> None:
-    """What is left over costs room and nothing else, so a failure here is no failure of the stage."""
+    """What is left over costs room and nothing else, so a failure here is no failure of the
+    stage."""
     try:
         if outcome.after is not None:
             outcome.after()
@@ -298,7 +355,8 @@ def _tidy(outcome: Outcome) -> None:
 
 
 def _leave_reason(attempt: str, exc: BaseException) -> None:
-    """Write ``error.json``; a store that is away must not hide the reason itself, which is logged in any case."""
+    """Write ``error.json``; a store that is away must not hide the reason itself, which is logged
+    in any case."""
     try:
         commits.write_failure(attempt, exc)
     except Exception as failed:
@@ -308,8 +366,9 @@ def _leave_reason(attempt: str, exc: BaseException) -> None:
 def root_cause(exc: BaseException) -> BaseException:
     """The boig error inside wrappers (Ray wraps what its workers raise), else the exception itself.
 
-    Of several failed workers the one with a boig error counts: the others merely lost their peer. Follows explicit causes only: what
-    was being handled when something else broke is not the reason.
+    Of several failed workers the one with a boig error counts: the others merely lost their peer.
+    Follows explicit causes only: what was being handled when something else broke is not the
+    reason.
     """
     return _boig_error(exc, set()) or exc
 
@@ -327,7 +386,8 @@ def _boig_error(exc: BaseException, visited: set[int]) -> BoigError | None:
 
 
 def _wrapped(exc: BaseException) -> Iterator[BaseException]:
-    """What a wrapper of Ray holds; comes before the wrapper itself, which may pose as its content's type."""
+    """What a wrapper of Ray holds; comes before the wrapper itself, which may pose as its content's
+    type."""
     failures = getattr(exc, "worker_failures", None)  # Ray Train: by rank
     candidates = [
         *(failures.values() if isinstance(failures, dict) else ()),

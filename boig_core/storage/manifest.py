@@ -1,7 +1,9 @@
-"""Manifests: an output is a folder whose ``manifest.json`` is written last; without it the folder does not exist.
+"""Manifests: an output is a folder whose ``manifest.json`` is written last; without it the folder
+does not exist.
 
-A manifest lists each file with size and SHA-256 and says what the output was made from. It names the commit that makes it true;
-readers require that commit. Times and attempt numbers stay out of `Manifest.digest`, so equal content has equal digests.
+A manifest lists each file with size and SHA-256 and says what the output was made from. It names
+the commit that makes it true; readers require that commit. Times and attempt numbers stay out of
+`Manifest.digest`, so equal content has equal digests.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ PAGE = "card.html"
 
 
 class FileEntry(BaseModel):
-    """One file of an output; ``path`` is relative to the folder (or, with ``../``, to an immutable blob beside it)."""
+    """One file of an output; ``path`` is relative to the folder (or, with ``../``, to an immutable
+    blob beside it)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     path: str
@@ -68,7 +71,8 @@ class Manifest(BaseModel):
     commit: str
 
     def digest(self) -> str:
-        """SHA-256 of kind, files, lineage and meta: what the output is, wherever and whenever it was made."""
+        """SHA-256 of kind, files, lineage and meta: what the output is, wherever and whenever it
+        was made."""
         body = self.model_dump(mode="json", exclude={"commit"})
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
@@ -111,14 +115,22 @@ def publish_folder(
         InputError: the folder holds a ``manifest.json`` of its own, which this one would replace.
     """
     if (local / MANIFEST).exists():
-        raise InputError(local / MANIFEST, "would be replaced by the output's own manifest", "give it another name")
+        raise InputError(
+            local / MANIFEST,
+            "would be replaced by the output's own manifest",
+            "give it another name",
+        )
     files = [
-        FileEntry(path=p.relative_to(local).as_posix(), size=p.stat().st_size, sha256=sha256_file(p))
+        FileEntry(
+            path=p.relative_to(local).as_posix(), size=p.stat().st_size, sha256=sha256_file(p)
+        )
         for p in sorted(local.rglob("*"))
         if p.is_file()
     ]
     store.upload_folder(local, uri)
-    manifest = Manifest(kind=kind, files=(*files, *blobs), lineage=lineage, meta=meta or {}, commit=commit)
+    manifest = Manifest(
+        kind=kind, files=(*files, *blobs), lineage=lineage, meta=meta or {}, commit=commit
+    )
     store.write_bytes(store.join(uri, MANIFEST), manifest.model_dump_json(indent=1).encode())
     return manifest
 
@@ -128,28 +140,42 @@ def read_manifest(uri: str, *, kind: str | None = None) -> Manifest:
 
     Raises:
         NotFoundInStoreError: no manifest: there is no such output.
-        CorruptError: the manifest cannot be read, is of another kind, or its attempt never committed it.
+        CorruptError: the manifest cannot be read, is of another kind, or its attempt never
+            committed it.
     """
     target = store.join(uri, MANIFEST)
     try:
         manifest = Manifest.model_validate_json(store.read_bytes(target))
     except ValidationError as exc:
-        raise CorruptError(target, "is not a manifest", "restore the file or make the output again") from exc
+        raise CorruptError(
+            target, "is not a manifest", "restore the file or make the output again"
+        ) from exc
     if kind is not None and manifest.kind != kind:
-        raise CorruptError(target, f"is a {manifest.kind}, not a {kind}", "give the URI of the right output")
+        raise CorruptError(
+            target, f"is a {manifest.kind}, not a {kind}", "give the URI of the right output"
+        )
     try:
         commit = json.loads(store.read_bytes(manifest.commit))
     except NotFoundInStoreError as exc:
-        raise CorruptError(target, "its attempt has not committed", "use an output of a finished run") from exc
+        raise CorruptError(
+            target, "its attempt has not committed", "use an output of a finished run"
+        ) from exc
     except json.JSONDecodeError as exc:
         raise CorruptError(manifest.commit, "is no commit", "make the output again") from exc
-    if store.normalize(uri) not in [store.normalize(out) for out in commit.get("outputs", {}).values()]:
-        raise CorruptError(target, "its attempt was fenced or committed other outputs", "use an output of a finished run")
+    if store.normalize(uri) not in [
+        store.normalize(out) for out in commit.get("outputs", {}).values()
+    ]:
+        raise CorruptError(
+            target,
+            "its attempt was fenced or committed other outputs",
+            "use an output of a finished run",
+        )
     return manifest
 
 
 def verify(uri: str, *, kind: str | None = None) -> Manifest:
-    """Read a manifest and check that each file has its size; content is checked as it is read by `fetch_folder`.
+    """Read a manifest and check that each file has its size; content is checked as it is read by
+    `fetch_folder`.
 
     Raises:
         CorruptError: a file is missing or has another size.
@@ -163,12 +189,17 @@ def verify(uri: str, *, kind: str | None = None) -> Manifest:
             listed[folder] = dict(store.list_files(folder))
         size = listed[folder].get(file.removeprefix(f"{folder.rstrip('/')}/"))
         if size != entry.size:
-            raise CorruptError(file, f"must have {entry.size} bytes, has {'none' if size is None else size}", "make the output again")
+            raise CorruptError(
+                file,
+                f"must have {entry.size} bytes, has {'none' if size is None else size}",
+                "make the output again",
+            )
     return manifest
 
 
 def fetch_folder(uri: str, local: Path, *, kind: str | None = None) -> Manifest:
-    """Download a committed output and verify each file's SHA-256. Blobs that lie elsewhere are left out.
+    """Download a committed output and verify each file's SHA-256. Blobs that lie elsewhere are left
+    out.
 
     Raises:
         CorruptError: a file differs from its manifest.
@@ -190,7 +221,9 @@ def fetch_file(uri: str, entry: FileEntry, local: Path) -> None:
     try:
         store.download_file(source, local)
     except NotFoundInStoreError as exc:
-        raise CorruptError(source, "is named by a manifest and missing", "make the output again") from exc
+        raise CorruptError(
+            source, "is named by a manifest and missing", "make the output again"
+        ) from exc
     if local.stat().st_size != entry.size or sha256_file(local) != entry.sha256:
         local.unlink()
         raise CorruptError(source, "differs from its manifest", "make the output again")
@@ -202,7 +235,9 @@ def find_file(uri: str, path: str) -> str | None:
     Raises:
         NotFoundInStoreError, CorruptError: as `read_manifest`.
     """
-    return next((resolve(uri, entry.path) for entry in read_manifest(uri).files if entry.path == path), None)
+    return next(
+        (resolve(uri, entry.path) for entry in read_manifest(uri).files if entry.path == path), None
+    )
 
 
 def read_file(uri: str, path: str, *, kind: str | None = None) -> bytes:
@@ -212,7 +247,9 @@ def read_file(uri: str, path: str, *, kind: str | None = None) -> bytes:
         InputError: the output has no such file.
         CorruptError: it differs from its manifest, or as `read_manifest`.
     """
-    entry = next((entry for entry in read_manifest(uri, kind=kind).files if entry.path == path), None)
+    entry = next(
+        (entry for entry in read_manifest(uri, kind=kind).files if entry.path == path), None
+    )
     if entry is None:
         raise InputError(uri, f"has no {path}", "make the output again")
     data = store.read_bytes(resolve(uri, path))

@@ -1,6 +1,8 @@
-"""The period of posts that a run takes in: written beside the run by its orchestration, read by the stage ingest.
+"""The period of posts that a run takes in: written beside the run by its orchestration, read by the
+stage ingest.
 
-Leaves out: which period that is (see `orchestration.intervals`), and what becomes of its posts (see `data.ingestion`).
+Leaves out: which period that is (see `orchestration.intervals`), and what becomes of its posts (see
+`data.ingestion`).
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ class Period(BaseModel):
         return (self.since is None or self.since <= moment) and moment < self.until
 
     def __str__(self) -> str:
-        return f"[{'...' if self.since is None else self.since.isoformat()}, {self.until.isoformat()})"
+        return (
+            f"[{'...' if self.since is None else self.since.isoformat()}, {self.until.isoformat()})"
+        )
 
 
 def read_period(uri: str) -> Period:
@@ -42,7 +46,11 @@ def read_period(uri: str) -> Period:
     try:
         return Period.model_validate_json(store.read_bytes(uri))
     except ValidationError as exc:
-        raise InputError(uri, "is no period", 'write {"since": "2026-01-31T00:00:00Z", "until": "2026-02-01T00:00:00Z"}') from exc
+        raise InputError(
+            uri,
+            "is no period",
+            'write {"since": "2026-01-31T00:00:00Z", "until": "2026-02-01T00:00:00Z"}',
+        ) from exc
 
 
 def write_period(uri: str, period: Period) -> str:

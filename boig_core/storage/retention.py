@@ -1,8 +1,10 @@
 """Retention: what lies in a store although no manifest, promoted model or recent run refers to it.
 
-Marks from the roots and sweeps the rest. Roots are the promoted models with their reports, the newest output of each family, and all
-that runs of the last days read or wrote; what a kept output was made from is kept as well. Only files older than these days go. Leaves
-out the caches of perception and rewards, which save more than they take, and who is promoted (see `orchestration.registry`).
+Marks from the roots and sweeps the rest. Roots are the promoted models with their reports, the
+newest output of each family, and all that runs of the last days read or wrote; what a kept output
+was made from is kept as well. Only files older than these days go. Leaves out the caches of
+perception and rewards, which save more than they take, and who is promoted (see
+`orchestration.registry`).
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from boig_core.storage.manifest import MANIFEST, Manifest, resolve
 from boig_core.storage.runs import ATTEMPT, DECISION
 from boig_core.storage.store import File
 
-OUTPUT: Final = re.compile(r"(?P<family>(?:datasets|models|evaluations)/[^/]+|reports)/(?P<version>(?!blobs/|staging/)[^/]+)/.+")
+OUTPUT: Final = re.compile(
+    r"(?P<family>(?:datasets|models|evaluations)/[^/]+|reports)/(?P<version>(?!blobs/|staging/)[^/]+)/.+"
+)
 """Path of a file of an output, below the root of a store."""
 _SHARED: Final = re.compile(r"(?P<dataset>datasets/[^/]+)/(?P<kind>blobs|staging)/.+")
 _DAY_S: Final = 86_400.0
@@ -38,7 +42,8 @@ class Garbage:
     Attributes:
         reason: what they were.
         uri: their folder.
-        files: URIs in the order in which they are to go: a manifest first, so that half an output is none.
+        files: URIs in the order in which they are to go: a manifest first, so that half an output
+            is none.
         bytes: their size.
     """
 
@@ -65,7 +70,9 @@ class _Store:
             elif file.path.startswith("runs/"):
                 inside = ATTEMPT.fullmatch(file.path.removeprefix("runs/"))
                 if inside:
-                    self.attempts[f"runs/{inside['run']}/{inside['task']}/attempt-{inside['attempt']}"].append(file)
+                    self.attempts[
+                        f"runs/{inside['run']}/{inside['task']}/attempt-{inside['attempt']}"
+                    ].append(file)
                 else:
                     self.runs["/".join(file.path.split("/")[:3])].append(file)
 
@@ -77,22 +84,32 @@ class _Store:
         """Content of a control file.
 
         Raises:
-            CorruptError: it cannot be read: what it refers to is unknown, so nothing may be removed.
+            CorruptError: it cannot be read: what it refers to is unknown, so nothing may be
+                removed.
         """
         try:
             return json.loads(store.read_bytes(store.join(self.root, path)))
         except ValueError as exc:
-            raise CorruptError(store.join(self.root, path), "is not valid JSON", "restore it, or remove its folder by hand") from exc
+            raise CorruptError(
+                store.join(self.root, path),
+                "is not valid JSON",
+                "restore it, or remove its folder by hand",
+            ) from exc
 
-    def garbage(self, reason: Reason, folder: str, files: Sequence[File], first: str = "") -> Garbage:
+    def garbage(
+        self, reason: Reason, folder: str, files: Sequence[File], first: str = ""
+    ) -> Garbage:
         """Files of a folder, the one named ``first`` at the front."""
         ordered = sorted(files, key=lambda file: (file.path != f"{folder}/{first}", file.path))
         uris = tuple(store.join(self.root, file.path) for file in ordered)
-        return Garbage(reason, store.join(self.root, folder), uris, sum(file.size for file in files))
+        return Garbage(
+            reason, store.join(self.root, folder), uris, sum(file.size for file in files)
+        )
 
 
 def find_garbage(root: str, promoted: Collection[str], days: float) -> list[Garbage]:
-    """What may go, in the order in which it must go: outputs before the commits that make them true.
+    """What may go, in the order in which it must go: outputs before the commits that make them
+    true.
 
     Args:
         root: of the store.
@@ -105,15 +122,26 @@ def find_garbage(root: str, promoted: Collection[str], days: float) -> list[Garb
     """
     root = store.normalize(root)
     seen = _Store(root, time.time() - days * _DAY_S)
-    manifests = {folder: _read_manifest(root, folder) for folder, files in seen.outputs.items() if f"{folder}/{MANIFEST}" in _paths(files)}
+    manifests = {
+        folder: _read_manifest(root, folder)
+        for folder, files in seen.outputs.items()
+        if f"{folder}/{MANIFEST}" in _paths(files)
+    }
     kept = _closure(_roots(seen, manifests, promoted), manifests)
     found = [
         seen.garbage("output", folder, files, first=MANIFEST)
         for folder, files in seen.outputs.items()
         if folder not in kept and seen.old(files)
     ]
-    found += _loose_shards(seen, manifests, kept | (set(seen.outputs) - {_path(root, each.uri) for each in found}))
-    return [*found, *_over(seen, {_path(root, manifests[folder].commit) for folder in kept if folder in manifests})]
+    found += _loose_shards(
+        seen, manifests, kept | (set(seen.outputs) - {_path(root, each.uri) for each in found})
+    )
+    return [
+        *found,
+        *_over(
+            seen, {_path(root, manifests[folder].commit) for folder in kept if folder in manifests}
+        ),
+    ]
 
 
 def summary(garbage: Iterable[Garbage]) -> Iterator[str]:
@@ -127,7 +155,8 @@ def summary(garbage: Iterable[Garbage]) -> Iterator[str]:
 
 
 def clean(root: str, promoted: Collection[str], days: float) -> list[Garbage]:
-    """Find garbage, look once more, and remove what was garbage both times: a run may have begun in between.
+    """Find garbage, look once more, and remove what was garbage both times: a run may have begun in
+    between.
 
     It may be broken off and done again.
 
@@ -141,11 +170,17 @@ def clean(root: str, promoted: Collection[str], days: float) -> list[Garbage]:
     return again
 
 
-def _roots(seen: _Store, manifests: Mapping[str, Manifest], promoted: Collection[str]) -> Iterator[str]:
+def _roots(
+    seen: _Store, manifests: Mapping[str, Manifest], promoted: Collection[str]
+) -> Iterator[str]:
     for uri in promoted:
         path = _path(seen.root, uri)
         if path not in manifests:
-            raise InputError(uri, f"is promoted and not in the store {seen.root}", "give the store that the registry's models lie in")
+            raise InputError(
+                uri,
+                f"is promoted and not in the store {seen.root}",
+                "give the store that the registry's models lie in",
+            )
         yield path
     newest: dict[str, tuple[float, str]] = {}
     for folder in manifests:
@@ -163,9 +198,14 @@ def _named_by(seen: _Store, folder: str, files: Iterable[File]) -> Iterator[str]
     """Outputs that an attempt reads or has made."""
     paths = _paths(files)
     if f"{folder}/job.json" in paths:
-        yield from (_path(seen.root, uri) for uri in seen.json(f"{folder}/job.json")["inputs"].values())
+        yield from (
+            _path(seen.root, uri) for uri in seen.json(f"{folder}/job.json")["inputs"].values()
+        )
     if f"{folder}/{commit.COMMIT}" in paths:
-        yield from (_path(seen.root, uri) for uri in seen.json(f"{folder}/{commit.COMMIT}").get("outputs", {}).values())
+        yield from (
+            _path(seen.root, uri)
+            for uri in seen.json(f"{folder}/{commit.COMMIT}").get("outputs", {}).values()
+        )
 
 
 def _closure(roots: Iterable[str], manifests: Mapping[str, Manifest]) -> set[str]:
@@ -184,24 +224,39 @@ def _closure(roots: Iterable[str], manifests: Mapping[str, Manifest]) -> set[str
     return kept
 
 
-def _loose_shards(seen: _Store, manifests: Mapping[str, Manifest], kept: Collection[str]) -> Iterator[Garbage]:
+def _loose_shards(
+    seen: _Store, manifests: Mapping[str, Manifest], kept: Collection[str]
+) -> Iterator[Garbage]:
     """Shards that no kept dataset names, and indexes of ingestions that never ended.
 
-    A shard is written once for all versions, and one under way may count on a shard that is old: while a dataset has young indexes or
-    young attempts that read or make datasets, its shards stay.
+    A shard is written once for all versions, and one under way may count on a shard that is old:
+    while a dataset has young indexes or young attempts that read or make datasets, its shards stay.
     """
-    named = {_path(seen.root, resolve(store.join(seen.root, f), e.path)) for f in kept if f in manifests for e in manifests[f].files}
-    busy = any(re.search(r"/(ingest|perceive)(/\d+)?/attempt-", folder) and not seen.old(files) for folder, files in seen.attempts.items())
-    for (dataset, kind), files in sorted(seen.shared.items(), key=lambda item: item[0][1] == "blobs"):  # an index counts on its shards
+    named = {
+        _path(seen.root, resolve(store.join(seen.root, f), e.path))
+        for f in kept
+        if f in manifests
+        for e in manifests[f].files
+    }
+    busy = any(
+        re.search(r"/(ingest|perceive)(/\d+)?/attempt-", folder) and not seen.old(files)
+        for folder, files in seen.attempts.items()
+    )
+    for (dataset, kind), files in sorted(
+        seen.shared.items(), key=lambda item: item[0][1] == "blobs"
+    ):  # an index counts on its shards
         if busy or not seen.old(seen.shared.get((dataset, "staging"), ())):
             continue
         loose = [file for file in files if file.path not in named and seen.old([file])]
         if loose:
-            yield seen.garbage("shard" if kind == "blobs" else "staging index", f"{dataset}/{kind}", loose)
+            yield seen.garbage(
+                "shard" if kind == "blobs" else "staging index", f"{dataset}/{kind}", loose
+            )
 
 
 def _over(seen: _Store, commits: Collection[str]) -> Iterator[Garbage]:
-    """Of runs that are over: attempts whose outputs are gone, checkpoints of the others, and what lies beside attempts that are gone.
+    """Of runs that are over: attempts whose outputs are gone, checkpoints of the others, and what
+    lies beside attempts that are gone.
 
     Args:
         seen: the store.
@@ -216,10 +271,14 @@ def _over(seen: _Store, commits: Collection[str]) -> Iterator[Garbage]:
             continue
         if not needed:
             yield seen.garbage("attempt", folder, files)
-        elif checkpoints := [file for file in files if file.path.startswith(f"{folder}/checkpoints/")]:
+        elif checkpoints := [
+            file for file in files if file.path.startswith(f"{folder}/checkpoints/")
+        ]:
             yield seen.garbage("checkpoints", f"{folder}/checkpoints", checkpoints)
     for run, files in seen.runs.items():
-        decided = f"{run}/{DECISION}" in _paths(files)  # who promoted what, and why, is asked for years later
+        decided = f"{run}/{DECISION}" in _paths(
+            files
+        )  # who promoted what, and why, is asked for years later
         if run not in alive and not decided and seen.old(files):
             yield seen.garbage("run", run, files)
 
@@ -229,7 +288,9 @@ def _read_manifest(root: str, folder: str) -> Manifest:
     try:
         return Manifest.model_validate_json(store.read_bytes(uri))
     except ValidationError as exc:
-        raise CorruptError(uri, "is not a manifest", "restore it, or remove its folder by hand") from exc
+        raise CorruptError(
+            uri, "is not a manifest", "restore it, or remove its folder by hand"
+        ) from exc
 
 
 def _paths(files: Iterable[File]) -> set[str]:

@@ -1,7 +1,8 @@
-"""What the store knows of runs: which there are, how each attempt of each stage ended, and what it logged.
+"""What the store knows of runs: which there are, how each attempt of each stage ended, and what it
+logged.
 
-Reads only ``runs/DAG/RUN/TASK[/MAP]/attempt-N/``, so it needs neither Airflow nor Ray; leaves out what only they know, such as whether
-the process of an open attempt still lives.
+Reads only ``runs/DAG/RUN/TASK[/MAP]/attempt-N/``, so it needs neither Airflow nor Ray; leaves out
+what only they know, such as whether the process of an open attempt still lives.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from boig_core.observability.tables import broken
 from boig_core.storage import commit, store, usage
 from boig_core.storage.job import Job, Stage, log_chunk, read_job
 
-ATTEMPT: Final = re.compile(r"(?P<run>[^/]+/[^/]+)/(?P<task>[^/]+(?:/\d+)?)/attempt-(?P<attempt>\d+)/(?P<file>.+)")
+ATTEMPT: Final = re.compile(
+    r"(?P<run>[^/]+/[^/]+)/(?P<task>[^/]+(?:/\d+)?)/attempt-(?P<attempt>\d+)/(?P<file>.+)"
+)
 """A file's path below ``runs/``."""
 DECISION: Final = "decision.json"
 """File of a run in which a person decided on a promotion."""
@@ -55,8 +58,13 @@ class AttemptState:
 
 
 def newest_runs(root: str) -> dict[str, float]:
-    """Each run of a store, ``DAG/RUN``, with the time at which its last attempt was made (seconds since 1970), newest first."""
-    jobs = [(found["run"], path) for path, found in _attempt_files(root, "") if found["file"] == "job.json"]
+    """Each run of a store, ``DAG/RUN``, with the time at which its last attempt was made (seconds
+    since 1970), newest first."""
+    jobs = [
+        (found["run"], path)
+        for path, found in _attempt_files(root, "")
+        if found["file"] == "job.json"
+    ]
     times = _times([store.join(root, "runs", path) for _, path in jobs])
     newest: dict[str, float] = {}
     for (run, _), made in zip(jobs, times, strict=True):
@@ -80,7 +88,11 @@ def find_run(root: str, wanted: str) -> str:
         return found[0]
     near = found[:5] or difflib.get_close_matches(wanted, runs, n=3, cutoff=0.3) or runs[:3]
     rule = f"is part of {len(found)} runs" if found else "is no run of this store"
-    remedy = f"name one of: {', '.join(near)}" if near else f"{root} holds no runs yet; set BOIG_STORE to the store that does"
+    remedy = (
+        f"name one of: {', '.join(near)}"
+        if near
+        else f"{root} holds no runs yet; set BOIG_STORE to the store that does"
+    )
     raise InputError(f"run {wanted!r}", rule, remedy)
 
 
@@ -90,9 +102,16 @@ def run_state(root: str, run: str) -> list[AttemptState]:
     for _, found in _attempt_files(root, run):
         files.setdefault((found["task"], int(found["attempt"])), set()).add(found["file"])
     uris = {key: commit.attempt_uri(store.join(root, "runs", run, key[0]), key[1]) for key in files}
-    begun = dict(zip(files, _times([store.join(uri, "job.json") for uri in uris.values()]), strict=True))
-    ends = {key: commit.ERROR if commit.ERROR in names else commit.COMMIT for key, names in files.items()}
-    ended = dict(zip(files, _times([store.join(uris[key], name) for key, name in ends.items()]), strict=True))
+    begun = dict(
+        zip(files, _times([store.join(uri, "job.json") for uri in uris.values()]), strict=True)
+    )
+    ends = {
+        key: commit.ERROR if commit.ERROR in names else commit.COMMIT
+        for key, names in files.items()
+    }
+    ended = dict(
+        zip(files, _times([store.join(uris[key], name) for key, name in ends.items()]), strict=True)
+    )
     first: dict[str, float] = {}
     for (task, _), at in begun.items():
         first[task] = min(first.get(task, at or 0.0), at or 0.0)
@@ -100,7 +119,9 @@ def run_state(root: str, run: str) -> list[AttemptState]:
     return [_attempt_state(key, files[key], uris[key], begun[key], ended[key]) for key in order]
 
 
-def find_attempt(states: list[AttemptState], run: str, stage: str, attempt: int | None = None) -> AttemptState:
+def find_attempt(
+    states: list[AttemptState], run: str, stage: str, attempt: int | None = None
+) -> AttemptState:
     """An attempt of a stage, the newest unless its number is given.
 
     Raises:
@@ -108,17 +129,27 @@ def find_attempt(states: list[AttemptState], run: str, stage: str, attempt: int 
     """
     of_stage = [state for state in states if state.task == stage]
     if not of_stage:
-        raise InputError(f"stage {stage!r}", f"has not begun in {run}", f"name one of: {', '.join(dict.fromkeys(s.task for s in states))}")
+        raise InputError(
+            f"stage {stage!r}",
+            f"has not begun in {run}",
+            f"name one of: {', '.join(dict.fromkeys(s.task for s in states))}",
+        )
     found = [state for state in of_stage if attempt in (None, state.attempt)]
     if not found:
-        raise InputError(f"--attempt {attempt}", f"is not there for {stage}", f"use one of: {', '.join(str(s.attempt) for s in of_stage)}")
+        raise InputError(
+            f"--attempt {attempt}",
+            f"is not there for {stage}",
+            f"use one of: {', '.join(str(s.attempt) for s in of_stage)}",
+        )
     return found[-1]
 
 
 def read_log(attempt: str, after: str = "") -> Iterator[tuple[str, str]]:
-    """Chunks of an attempt's log as (name, text), those behind the cursor ``after``, which is the name of the last one read.
+    """Chunks of an attempt's log as (name, text), those behind the cursor ``after``, which is the
+    name of the last one read.
 
-    Each is asked for by its number: a look for new ones costs one request, and as little after a day of logging as at first.
+    Each is asked for by its number: a look for new ones costs one request, and as little after a
+    day of logging as at first.
     """
     number = int(after.removesuffix(".txt") or 0)
     while True:
@@ -135,7 +166,9 @@ def follow_log(attempt: str, poll_s: float = 3.0) -> Iterator[str]:
     """Texts of an attempt's log as they come, until the attempt has ended and nothing more came."""
     cursor = ""
     while True:
-        ended = commit.fate(attempt) != "open"  # asked first: what is logged up to the end is then read below
+        ended = (
+            commit.fate(attempt) != "open"
+        )  # asked first: what is logged up to the end is then read below
         found = list(read_log(attempt, cursor))
         yield from (text for _, text in found)
         if ended and not found:
@@ -145,7 +178,9 @@ def follow_log(attempt: str, poll_s: float = 3.0) -> Iterator[str]:
 
 
 def _attempt_files(root: str, run: str) -> Iterator[tuple[str, re.Match[str]]]:
-    for path, _ in store.list_files(store.join(root, "runs", run) if run else store.join(root, "runs")):
+    for path, _ in store.list_files(
+        store.join(root, "runs", run) if run else store.join(root, "runs")
+    ):
         whole = f"{run}/{path}" if run else path
         if found := ATTEMPT.fullmatch(whole):
             yield whole, found
@@ -156,10 +191,15 @@ def _times(uris: list[str]) -> list[float | None]:
     if not uris:
         return []
     files = store.filesystem(uris[0])[0]
-    return [None if info.mtime is None else info.mtime.timestamp() for info in files.get_file_info([store.filesystem(u)[1] for u in uris])]
+    return [
+        None if info.mtime is None else info.mtime.timestamp()
+        for info in files.get_file_info([store.filesystem(u)[1] for u in uris])
+    ]
 
 
-def _attempt_state(key: tuple[str, int], names: set[str], uri: str, begun: float | None, ended: float | None) -> AttemptState:
+def _attempt_state(
+    key: tuple[str, int], names: set[str], uri: str, begun: float | None, ended: float | None
+) -> AttemptState:
     fate = commit.fate(uri)
     done = commit.read_commit(uri) or {}
     seconds = done.get("metrics", {}).get("seconds")
@@ -170,7 +210,17 @@ def _attempt_state(key: tuple[str, int], names: set[str], uri: str, begun: float
     told = _job(uri) if "job.json" in names else None
     hours = None if told is None else usage.gpu_hours(told.stage, told.recipe, seconds)
     idle = None if told is None or not hours else _idle(told, rows)
-    return AttemptState(*key, fate, seconds, hours, idle, failure, done.get("outputs", {}), rows[-1] if rows else None, uri)
+    return AttemptState(
+        *key,
+        fate,
+        seconds,
+        hours,
+        idle,
+        failure,
+        done.get("outputs", {}),
+        rows[-1] if rows else None,
+        uri,
+    )
 
 
 def _job(attempt: str) -> Job | None:
@@ -184,19 +234,27 @@ def _rows(uri: str) -> list[dict[str, Any]]:
     try:
         lines = store.read_bytes(store.join(uri, "metrics.jsonl")).decode().splitlines()
         rows = [json.loads(line) for line in lines]
-    except (NotFoundInStoreError, ValueError):  # just being replaced, or cut short: the next look shows it
+    except (
+        NotFoundInStoreError,
+        ValueError,
+    ):  # just being replaced, or cut short: the next look shows it
         return []
     return [row for row in rows if isinstance(row, dict)]
 
 
 def _idle(told: Job, rows: list[dict[str, Any]]) -> float | None:
-    """Idle shares of ddpo's learner and pools, as its rows have them: by seconds of the epochs and GPUs of each."""
+    """Idle shares of ddpo's learner and pools, as its rows have them: by seconds of the epochs and
+    GPUs of each."""
     if told.stage != Stage.DDPO:
         return None
     gpus, waited, held = usage.ddpo_gpus(told.recipe), 0.0, 0.0
     for row in rows:
-        seconds = sum(row.get(f"seconds_{name}") or 0.0 for name in ("probe", "rollouts", "update", "between"))
-        waited += seconds * sum(count * (row.get(f"idle_{who}") or 0.0) for who, count in gpus.items())
+        seconds = sum(
+            row.get(f"seconds_{name}") or 0.0 for name in ("probe", "rollouts", "update", "between")
+        )
+        waited += seconds * sum(
+            count * (row.get(f"idle_{who}") or 0.0) for who, count in gpus.items()
+        )
         held += seconds * sum(gpus.values())
     return round(waited / held, 3) if held else None
 
@@ -205,8 +263,8 @@ def summarize(run: str, states: list[AttemptState]) -> dict[str, Any]:
     """What a run has used, failed attempts too: by stage and in all.
 
     Returns:
-        ``{"run", "stages": {TASK: {"attempts", "seconds", "gpu_hours", "cost", "idle"}}, "seconds", "gpu_hours", "cost"}``;
-        null: not known.
+        ``{"run", "stages": {TASK: {"attempts", "seconds", "gpu_hours", "cost", "idle"}}, "seconds",
+        "gpu_hours", "cost"}``; null: not known.
 
     Raises:
         InputError: the price of a GPU-hour is no number.
@@ -214,9 +272,17 @@ def summarize(run: str, states: list[AttemptState]) -> dict[str, Any]:
     per_hour = usage.price()
 
     def spent(states: list[AttemptState]) -> dict[str, Any]:
-        hours = None if any(state.gpu_hours is None for state in states) else round(sum(state.gpu_hours or 0.0 for state in states), 4)
+        hours = (
+            None
+            if any(state.gpu_hours is None for state in states)
+            else round(sum(state.gpu_hours or 0.0 for state in states), 4)
+        )
         cost = None if per_hour is None or hours is None else round(hours * per_hour, 2)
-        return {"seconds": round(sum(state.seconds or 0.0 for state in states), 1), "gpu_hours": hours, "cost": cost}
+        return {
+            "seconds": round(sum(state.seconds or 0.0 for state in states), 1),
+            "gpu_hours": hours,
+            "cost": cost,
+        }
 
     stages = {}
     for task in dict.fromkeys(state.task for state in states):
@@ -228,14 +294,23 @@ def summarize(run: str, states: list[AttemptState]) -> dict[str, Any]:
 def summary_line(summary: dict[str, Any]) -> str:
     """The whole of a summary in a line."""
     unknown = [task for task, stage in summary["stages"].items() if stage["gpu_hours"] is None]
-    hours = f"GPU-hours not known for {', '.join(unknown)}" if unknown else f"at most {summary['gpu_hours']:.2f} GPU-hours"
+    hours = (
+        f"GPU-hours not known for {', '.join(unknown)}"
+        if unknown
+        else f"at most {summary['gpu_hours']:.2f} GPU-hours"
+    )
     cost = "" if summary["cost"] is None else f" · cost at most {summary['cost']:.2f}"
-    idle = "".join(f" · {task}: GPUs idle {stage['idle']:.0%}" for task, stage in summary["stages"].items() if stage["idle"] is not None)
+    idle = "".join(
+        f" · {task}: GPUs idle {stage['idle']:.0%}"
+        for task, stage in summary["stages"].items()
+        if stage["idle"] is not None
+    )
     return f"in all {summary['seconds']:.0f} s · {hours}{cost}{idle}"
 
 
 def folded(line: str, width: int = 80) -> list[str]:
-    """A line of parts as lines of at most ``width``, broken between parts; a longer part stays whole."""
+    """A line of parts as lines of at most ``width``, broken between parts; a longer part stays
+    whole."""
     parts = line.split(" · ")
     rows = [parts[0]]
     for number, part in enumerate(parts[1:], 2):
@@ -251,17 +326,36 @@ def folded(line: str, width: int = 80) -> list[str]:
 def status_lines(states: list[AttemptState]) -> Iterator[str]:
     """A run's attempts for a terminal."""
     for state in states:
-        kind = "" if state.failure is None else " (user error)" if state.failure.user else " (infrastructure error)"
-        word = "open: running, or died without a word" if state.state == "open" else f"{state.state}{kind}"
-        yield f"{state.task} · attempt {state.attempt} · {word}" + ("" if state.seconds is None else f" · {state.seconds:.1f} s")
+        kind = (
+            ""
+            if state.failure is None
+            else " (user error)"
+            if state.failure.user
+            else " (infrastructure error)"
+        )
+        word = (
+            "open: running, or died without a word"
+            if state.state == "open"
+            else f"{state.state}{kind}"
+        )
+        yield f"{state.task} · attempt {state.attempt} · {word}" + (
+            "" if state.seconds is None else f" · {state.seconds:.1f} s"
+        )
         if state.failure is not None:
-            yield from broken(f"{state.failure.type}: {state.failure.message}; {state.failure.remedy}", indent="    ")
+            yield from broken(
+                f"{state.failure.type}: {state.failure.message}; {state.failure.remedy}",
+                indent="    ",
+            )
         yield from (f"    {name} = {uri}" for name, uri in state.outputs.items())
         if state.last:
             numbers = {name: value for name, value in state.last.items() if name != "time"}
             measured = {name: value for name, value in numbers.items() if value is not None}
             yield from folded(
-                "    last row: " + " · ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in measured.items())
+                "    last row: "
+                + " · ".join(
+                    f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
+                    for k, v in measured.items()
+                )
             )
             if gaps := [name for name in numbers if name not in measured]:
                 yield from folded("    not measured in it: " + " · ".join(gaps))

@@ -1,8 +1,9 @@
 """The store: every input and output lives at a URI, ``s3://bucket/prefix`` or a local folder.
 
-Bulk bytes go through `pyarrow.fs`; control (conditional put, read after write) goes through boto3, because only a single-part
-conditional put is atomic on every server. Credentials come from the standard AWS variables or the instance's role; nothing of them
-passes through here. Leaves out: what the files mean (see `manifest`) and when they become true (see `commit`).
+Bulk bytes go through `pyarrow.fs`; control (conditional put, read after write) goes through boto3,
+because only a single-part conditional put is atomic on every server. Credentials come from the
+standard AWS variables or the instance's role; nothing of them passes through here. Leaves out: what
+the files mean (see `manifest`) and when they become true (see `commit`).
 """
 
 from __future__ import annotations
@@ -21,19 +22,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from boig_core.errors import BoigError, InputError, NotFoundInStoreError, StorePermissionError, StoreUnavailableError
+from boig_core.errors import (
+    BoigError,
+    InputError,
+    NotFoundInStoreError,
+    StorePermissionError,
+    StoreUnavailableError,
+)
 
 if TYPE_CHECKING:
     from pyarrow import fs as pafs
 
 T = TypeVar("T")
-_DENIED = {"403", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
+_DENIED = {
+    "403",
+    "AccessDenied",
+    "Forbidden",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "AllAccessDisabled",
+}
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _TAKEN = {"412", "PreconditionFailed"}
 _CONFLICT = {"409", "ConditionalRequestConflict", "OperationAborted"}
 _CONFLICT_TRIES: Final = 5
-CREDENTIALS: Final = r"://([^/]*@|.*[?&](X-(Amz|Goog)-(Signature|Credential|Security-Token)|Signature|sig)=)"
-"""A location with a user, a password or a signature, as a regular expression that JSON Schema understands, too."""
+CREDENTIALS: Final = (
+    r"://([^/]*@|.*[?&](X-(Amz|Goog)-(Signature|Credential|Security-Token)|Signature|sig)=)"
+)
+"""A location with a user, a password or a signature, as a regular expression that JSON Schema
+understands, too."""
 _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}$")
 
 
@@ -56,7 +73,8 @@ def normalize(uri: str) -> str:
     """An absolute location without a trailing slash.
 
     Raises:
-        InputError: a scheme other than ``s3`` or ``file``, an S3 location without a bucket, or one that carries credentials.
+        InputError: a scheme other than ``s3`` or ``file``, an S3 location without a bucket, or one
+            that carries credentials.
     """
     refuse_secrets(uri)
     if is_s3(uri):
@@ -86,11 +104,16 @@ def refuse_secrets(uri: str) -> None:
     """Keep credentials out of locations, since those end in job files, logs and manifests.
 
     Raises:
-        InputError: the location carries a user, a password or a signature; the message does not repeat them.
+        InputError: the location carries a user, a password or a signature; the message does not
+            repeat them.
     """
     if re.search(CREDENTIALS, uri):
         scheme = uri.partition("://")[0]
-        raise InputError(f"{scheme}://...", "carries credentials", "give them through the standard AWS variables, never in a location")
+        raise InputError(
+            f"{scheme}://...",
+            "carries credentials",
+            "give them through the standard AWS variables, never in a location",
+        )
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -112,7 +135,9 @@ def read_bytes(uri: str) -> bytes:
         with _local_errors(uri):
             return Path(normalize(uri)).read_bytes()
     bucket, key = _split(uri)
-    body: bytes = _s3_call(uri, lambda: _s3_client().get_object(Bucket=bucket, Key=key)["Body"].read())
+    body: bytes = _s3_call(
+        uri, lambda: _s3_client().get_object(Bucket=bucket, Key=key)["Body"].read()
+    )
     return body
 
 
@@ -127,10 +152,12 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
-    """Create a small file unless it exists, atomically: exactly one of many racing writers gets True.
+    """Create a small file unless it exists, atomically: exactly one of many racing writers gets
+    True.
 
-    On S3 a single-part put with ``If-None-Match: *``; locally an exclusive hard link. After a lost race or an unclear answer the file
-    is read back: finding one's own bytes means success, so ``data`` must hold a token of its writer.
+    On S3 a single-part put with ``If-None-Match: *``; locally an exclusive hard link. After a lost
+    race or an unclear answer the file is read back: finding one's own bytes means success, so
+    ``data`` must hold a token of its writer.
     """
     if not is_s3(uri):
         with _local_errors(uri), _written_beside(Path(normalize(uri)), data) as temporary:
@@ -142,7 +169,10 @@ def put_if_absent(uri: str, data: bytes) -> bool:
     bucket, key = _split(uri)
     for left in reversed(range(_CONFLICT_TRIES)):
         try:
-            _s3_call(uri, lambda: _s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*"))
+            _s3_call(
+                uri,
+                lambda: _s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*"),
+            )
             return True
         except _TakenError:
             return read_bytes(uri) == data
@@ -171,7 +201,8 @@ def exists(uri: str) -> bool:
 
 
 class File(NamedTuple):
-    """A file below a folder: ``path`` relative to it, ``size`` in bytes, ``modified`` in seconds since 1970."""
+    """A file below a folder: ``path`` relative to it, ``size`` in bytes, ``modified`` in seconds
+    since 1970."""
 
     path: str
     size: int
@@ -179,7 +210,8 @@ class File(NamedTuple):
 
 
 def list_files(uri: str) -> list[tuple[str, int]]:
-    """Files below a folder as (path relative to it, size in bytes), sorted; empty when there are none."""
+    """Files below a folder as (path relative to it, size in bytes), sorted; empty when there are
+    none."""
     return [(file.path, file.size) for file in list_with_times(uri)]
 
 
@@ -195,7 +227,10 @@ def list_with_times(uri: str) -> list[File]:
     def pages() -> list[File]:
         found = _s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         items = (item for page in found for item in page.get("Contents", []))
-        return sorted(File(item["Key"][len(prefix) :], item["Size"], item["LastModified"].timestamp()) for item in items)
+        return sorted(
+            File(item["Key"][len(prefix) :], item["Size"], item["LastModified"].timestamp())
+            for item in items
+        )
 
     return _s3_call(uri, pages)
 
@@ -207,7 +242,8 @@ def upload_folder(local: Path, uri: str) -> None:
 
 
 def upload_file(local: Path, uri: str, move: bool = False) -> None:
-    """Copy one local file into the store; on S3 in parts when it is large. ``move``: the local file may be gone afterwards."""
+    """Copy one local file into the store; on S3 in parts when it is large. ``move``: the local file
+    may be gone afterwards."""
     if not is_s3(uri):
         target = Path(normalize(uri))
         with _local_errors(uri):
@@ -261,13 +297,23 @@ def _probe_once(root: str) -> None:
     uri = join(root, ".probe", uuid.uuid4().hex)
     writers = [f"writer {n}".encode() for n in range(4)]
     try:
-        with ThreadPoolExecutor(len(writers)) as pool:  # some servers hold the condition against writers in turn, not against a race
+        with ThreadPoolExecutor(
+            len(writers)
+        ) as pool:  # some servers hold the condition against writers in turn, not against a race
             won = list(pool.map(lambda data: put_if_absent(uri, data), writers))
-        exclusive = won.count(True) == 1 and read_bytes(uri) == writers[won.index(True)] and not put_if_absent(uri, b"late")
+        exclusive = (
+            won.count(True) == 1
+            and read_bytes(uri) == writers[won.index(True)]
+            and not put_if_absent(uri, b"late")
+        )
     finally:
         delete_file(uri)
     if not exclusive:
-        raise InputError(root, "the store does not hold If-None-Match, so commits would not be exclusive", "use a server that does")
+        raise InputError(
+            root,
+            "the store does not hold If-None-Match, so commits would not be exclusive",
+            "use a server that does",
+        )
 
 
 def delete_file(uri: str) -> None:
@@ -329,11 +375,17 @@ def _local_errors(uri: str) -> Iterator[None]:
     except FileNotFoundError as exc:
         raise NotFoundInStoreError(uri, "does not exist", "check the location") from exc
     except (NotADirectoryError, FileExistsError, IsADirectoryError) as exc:
-        raise InputError(uri, "a file stands where a folder belongs, or the reverse", "choose another location") from exc
+        raise InputError(
+            uri, "a file stands where a folder belongs, or the reverse", "choose another location"
+        ) from exc
     except PermissionError as exc:
-        raise StorePermissionError(uri, "permission denied", "give this user read and write access") from exc
+        raise StorePermissionError(
+            uri, "permission denied", "give this user read and write access"
+        ) from exc
     except OSError as exc:
-        raise StoreUnavailableError(uri, f"cannot be used ({exc.strerror})", "check the disk and try again") from exc
+        raise StoreUnavailableError(
+            uri, f"cannot be used ({exc.strerror})", "check the disk and try again"
+        ) from exc
 
 
 def _s3_call(uri: str, call: Callable[[], T]) -> T:
@@ -347,15 +399,23 @@ def _s3_call(uri: str, call: Callable[[], T]) -> T:
         raise _s3_error(uri, exc.response) from exc
     except S3UploadFailedError as exc:
         cause = exc.__context__
-        raise (_s3_error(uri, cause.response) if isinstance(cause, ClientError) else _away(uri, exc)) from exc
+        raise (
+            _s3_error(uri, cause.response) if isinstance(cause, ClientError) else _away(uri, exc)
+        ) from exc
     except NoCredentialsError as exc:
-        raise StorePermissionError(uri, "no AWS credentials were found", "set the standard AWS variables or an instance role") from exc
+        raise StorePermissionError(
+            uri,
+            "no AWS credentials were found",
+            "set the standard AWS variables or an instance role",
+        ) from exc
     except (BotoCoreError, Boto3Error) as exc:
         raise _away(uri, exc) from exc
 
 
 def _away(uri: str, exc: Exception) -> StoreUnavailableError:
-    return StoreUnavailableError(uri, f"the store does not answer ({exc})", "check AWS_ENDPOINT_URL and the network")
+    return StoreUnavailableError(
+        uri, f"the store does not answer ({exc})", "check AWS_ENDPOINT_URL and the network"
+    )
 
 
 def _s3_error(uri: str, response: Any) -> BoigError:
@@ -366,14 +426,26 @@ def _s3_error(uri: str, response: Any) -> BoigError:
     if code in _CONFLICT or status == "409":
         return _ConflictError(uri, f"another writer is at the same key ({code})", "try again")
     if code == "NotImplemented" or status == "501":
-        return InputError(uri, "the server does not know this request (If-None-Match?)", "use a server with conditional puts")
+        return InputError(
+            uri,
+            "the server does not know this request (If-None-Match?)",
+            "use a server with conditional puts",
+        )
     if code in _DENIED or status == "403":
-        return StorePermissionError(uri, f"the store refuses this identity ({code})", "grant read and write on the bucket and prefix")
+        return StorePermissionError(
+            uri,
+            f"the store refuses this identity ({code})",
+            "grant read and write on the bucket and prefix",
+        )
     if code == "NoSuchBucket":
-        return NotFoundInStoreError(uri, "the bucket does not exist", "create it, or correct the store's URI")
+        return NotFoundInStoreError(
+            uri, "the bucket does not exist", "create it, or correct the store's URI"
+        )
     if code in _MISSING or status == "404":
         return NotFoundInStoreError(uri, "does not exist", "check the location")
-    return StoreUnavailableError(uri, f"the store answered {status} {code}", "try again; see the server's log")
+    return StoreUnavailableError(
+        uri, f"the store answered {status} {code}", "try again; see the server's log"
+    )
 
 
 _clients: dict[tuple[int, str | None], Any] = {}
@@ -387,7 +459,9 @@ def _endpoint() -> str | None:
 def _s3_client() -> Any:
     """One boto3 client a process and endpoint (clients do not survive a fork)."""
     key = (os.getpid(), _endpoint())
-    with _clients_lock:  # threads that import boto3 or make a client at the same time meet it half-made
+    with (
+        _clients_lock
+    ):  # threads that import boto3 or make a client at the same time meet it half-made
         if key not in _clients:
             _clients[key] = _new_client()
         return _clients[key]
@@ -398,7 +472,10 @@ def _new_client() -> Any:
     from botocore.config import Config
 
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "5"))},
+        retries={
+            "mode": "standard",
+            "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "5")),
+        },
         connect_timeout=10,
         read_timeout=60,
         s3={"addressing_style": "path" if _endpoint() else "auto"},
@@ -425,4 +502,8 @@ def _s3_filesystem() -> pafs.FileSystem:
     if not endpoint:
         return fs.S3FileSystem(region=region)
     parts = urlsplit(endpoint)
-    return fs.S3FileSystem(region=region, endpoint_override=parts.netloc, scheme="https" if parts.scheme == "https" else "http")
+    return fs.S3FileSystem(
+        region=region,
+        endpoint_override=parts.netloc,
+        scheme="https" if parts.scheme == "https" else "http",
+    )

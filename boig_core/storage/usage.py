@@ -1,6 +1,7 @@
 """What a stage uses: GPUs by its recipe, GPU-hours, and their cost where a price is set.
 
-Leaves out: adding up a run (see `runs`), and what a GPU does while it is held (each training logs that itself).
+Leaves out: adding up a run (see `runs`), and what a GPU does while it is held (each training logs
+that itself).
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from boig_core.config import Recipe
 from boig_core.errors import InputError
 
 PRICE: Final = "BOIG_GPU_HOUR_PRICE"
-"""Environment variable: what an hour of one GPU costs here, in whatever currency the reader thinks in."""
+"""Environment variable: what an hour of one GPU costs here, in whatever currency the reader thinks
+in."""
 
 
 def held_gpus(stage: str, recipe: Recipe) -> float | None:
     """GPUs that a stage asks for; None where the number of its workers depends on the cluster.
 
-    A stage may ask for them later than it starts and give them back before it ends, so hours counted with this are an upper bound.
+    A stage may ask for them later than it starts and give them back before it ends, so hours
+    counted with this are an upper bound.
     """
     each, ddpo = recipe.resources.gpus, ddpo_gpus(recipe)
     if stage in {"perceive", "evaluate_llm"}:
@@ -62,12 +65,20 @@ def price() -> float | None:
     except ValueError:
         value = -1.0
     if not (math.isfinite(value) and value >= 0):
-        raise InputError(f"{PRICE}={text}", "must be a number that is not negative", "set what an hour of one GPU costs, or leave it out")
+        raise InputError(
+            f"{PRICE}={text}",
+            "must be a number that is not negative",
+            "set what an hour of one GPU costs, or leave it out",
+        )
     return value
 
 
-def spent(stage: str, recipe: Recipe, seconds: float, per_hour: float | None) -> dict[str, float | None]:
+def spent(
+    stage: str, recipe: Recipe, seconds: float, per_hour: float | None
+) -> dict[str, float | None]:
     """What a stage has used: ``seconds`` and ``gpu_hours``; ``cost`` where a price is set."""
     hours = gpu_hours(stage, recipe, seconds)
-    cost = {} if per_hour is None else {"cost": None if hours is None else round(hours * per_hour, 2)}
+    cost = (
+        {} if per_hour is None else {"cost": None if hours is None else round(hours * per_hour, 2)}
+    )
     return {"seconds": round(seconds, 3), "gpu_hours": hours, **cost}

@@ -1,9 +1,11 @@
-"""Checkpoints in the store: written by all ranks while training goes on, true once the marker is there, found by any later attempt.
+"""Checkpoints in the store: written by all ranks while training goes on, true once the marker is
+there, found by any later attempt.
 
-A checkpoint is the folder ``attempt-N/checkpoints/[NAME/]step-000100/``. Each rank writes a local snapshot, which alone stalls the step,
-and sends its files and then the list of them in a thread; rank 0's thread writes ``complete.json`` once the lists of all ranks are there.
-The threads meet in the store alone: collectives belong to the training. A folder without that marker does not count. Leaves out: what a
-checkpoint holds (the engine writes it) and when to write one (the loop decides).
+A checkpoint is the folder ``attempt-N/checkpoints/[NAME/]step-000100/``. Each rank writes a local
+snapshot, which alone stalls the step, and sends its files and then the list of them in a thread;
+rank 0's thread writes ``complete.json`` once the lists of all ranks are there. The threads meet in
+the store alone: collectives belong to the training. A folder without that marker does not count.
+Leaves out: what a checkpoint holds (the engine writes it) and when to write one (the loop decides).
 """
 
 from __future__ import annotations
@@ -43,13 +45,15 @@ log = get_logger(__name__)
 
 
 class Saveable(Protocol):
-    """What a checkpoint saves: narrow, so that a loop can put more than one engine (an EMA beside it) into one checkpoint."""
+    """What a checkpoint saves: narrow, so that a loop can put more than one engine (an EMA beside
+    it) into one checkpoint."""
 
     def save(self, folder: Path) -> None:
         """Write this rank's part into a local folder."""
 
     def load(self, folder: Path) -> None:
-        """Continue from the files of all ranks; they are shared with other ranks, so change none."""
+        """Continue from the files of all ranks; they are shared with other ranks, so change
+        none."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Restored:
 
 @dataclass
 class Checkpoints:
-    """The checkpoints of one task, seen from one attempt. Every rank makes one and calls the same methods, `wait` as the last.
+    """The checkpoints of one task, seen from one attempt. Every rank makes one and calls the same
+    methods, `wait` as the last.
 
     Attributes:
         task: URI of the task's folder.
@@ -76,14 +81,16 @@ class Checkpoints:
     _upload: _Upload | None = field(default=None, init=False, repr=False, compare=False)
 
     def save(self, what: Saveable, step: int, state: Mapping[str, Any] | None = None) -> str:
-        """Snapshot ``step`` (steps done so far) with a small JSON state, and start to upload it; returns its URI.
+        """Snapshot ``step`` (steps done so far) with a small JSON state, and start to upload it;
+        returns its URI.
 
-        One upload is under way at a time: the next `save`, and `wait`, wait for it. Older checkpoints of this attempt are removed once
-        this one is complete.
+        One upload is under way at a time: the next `save`, and `wait`, wait for it. Older
+        checkpoints of this attempt are removed once this one is complete.
 
         Raises:
-            BoigError: on every rank, if any could not write its snapshot now, or send its part of the checkpoint before; the first of what
-                they met. What is incomplete does not count.
+            BoigError: on every rank, if any could not write its snapshot now, or send its part of
+                the checkpoint before; the first of what they met. What is incomplete does not
+                count.
         """
         self.wait()
         local = Path(tempfile.mkdtemp(prefix="boig-checkpoint-"))
@@ -93,13 +100,21 @@ class Checkpoints:
             shutil.rmtree(local, ignore_errors=True)
             raise
         uri = store.join(self._folder(self.attempt), f"step-{step:06d}")
-        # A folder of its own for each save: after a restart the same step is written again, perhaps beside a rank that is not dead yet.
-        marker = {"format": _FORMAT, "step": step, "workers": world_size(), "folder": folders[0], "state": dict(state or {})}
+        # A folder of its own for each save: after a restart the same step is written again, perhaps
+        # beside a rank that is not dead yet.
+        marker = {
+            "format": _FORMAT,
+            "step": step,
+            "workers": world_size(),
+            "folder": folders[0],
+            "state": dict(state or {}),
+        }
         self._upload = _Upload(local, uri, marker)
         return uri
 
     def wait(self) -> None:
-        """Wait until the checkpoint that was saved last is complete. A training calls it at its end, or may lose that checkpoint.
+        """Wait until the checkpoint that was saved last is complete. A training calls it at its
+        end, or may lose that checkpoint.
 
         Raises:
             BoigError: as `save`.
@@ -121,12 +136,17 @@ class Checkpoints:
             BoigError: as `save`.
         """
         self.wait()
-        raise PreemptedError(self.task, "its machine is about to go, and its state is saved", "start it again elsewhere")
+        raise PreemptedError(
+            self.task,
+            "its machine is about to go, and its state is saved",
+            "start it again elsewhere",
+        )
 
     def restore(self, what: Saveable) -> Restored | None:
         """Load the newest complete checkpoint of this or an older attempt; None when there is none.
 
-        A checkpoint whose files differ from its marker is passed over with a warning for the one before it.
+        A checkpoint whose files differ from its marker is passed over with a warning for the one
+        before it.
 
         Raises:
             BoigError: on every rank, what ``what`` met on any.
@@ -147,7 +167,8 @@ class Checkpoints:
         return None
 
     def found(self) -> list[str]:
-        """URIs of the complete checkpoints of all attempts, the furthest first, then the newest attempt's; every rank gets the same."""
+        """URIs of the complete checkpoints of all attempts, the furthest first, then the newest
+        attempt's; every rank gets the same."""
         return _broadcast(self._found)
 
     def _found(self) -> list[str]:
@@ -160,7 +181,10 @@ class Checkpoints:
         return [uri for _, _, uri in sorted(steps, reverse=True)]
 
     def _folder(self, attempt: int) -> str:
-        return store.join(commits.attempt_uri(self.task, attempt), *["checkpoints", self.name][: 2 if self.name else 1])
+        return store.join(
+            commits.attempt_uri(self.task, attempt),
+            *["checkpoints", self.name][: 2 if self.name else 1],
+        )
 
 
 def _snapshot(what: Saveable, local: Path) -> str:
@@ -185,7 +209,8 @@ class _Upload:
         self._local, self._uri, self._marker = local, uri, marker
         self._data = store.join(uri, marker["folder"])
         self._rank = rank()
-        # A daemon: a training that failed elsewhere must end, and rank 0 would wait for ranks that are gone.
+        # A daemon: a training that failed elsewhere must end, and rank 0 would wait for ranks that
+        # are gone.
         threading.Thread(target=self._run, name="boig-checkpoint", daemon=True).start()
 
     def _run(self) -> None:
@@ -195,15 +220,23 @@ class _Upload:
     def _send(self) -> None:
         try:
             files = [
-                FileEntry(path=p.relative_to(self._local).as_posix(), size=p.stat().st_size, sha256=sha256_file(p))
+                FileEntry(
+                    path=p.relative_to(self._local).as_posix(),
+                    size=p.stat().st_size,
+                    sha256=sha256_file(p),
+                )
                 for p in sorted(self._local.rglob("*"))
                 if p.is_file() and p.suffix != ".py"  # DeepSpeed adds conversion scripts
             ]
             for entry in files:
-                store.upload_file(self._local / entry.path, store.join(self._data, entry.path), move=True)
+                store.upload_file(
+                    self._local / entry.path, store.join(self._data, entry.path), move=True
+                )
         finally:
             shutil.rmtree(self._local, ignore_errors=True)
-        store.write_bytes(self._part(self._rank), json.dumps([entry.model_dump() for entry in files]).encode())
+        store.write_bytes(
+            self._part(self._rank), json.dumps([entry.model_dump() for entry in files]).encode()
+        )
 
     def _mark(self) -> None:
         files: dict[str, Any] = {}
@@ -211,10 +244,17 @@ class _Upload:
             pause = 0.05
             while not store.exists(self._part(other)):
                 if self.ended.wait(pause):
-                    raise InfrastructureError(self._part(other), "never came", "see the log of that rank")
+                    raise InfrastructureError(
+                        self._part(other), "never came", "see the log of that rank"
+                    )
                 pause = min(2 * pause, _LONGEST_POLL_S)
-            files |= {item["path"]: item for item in json.loads(store.read_bytes(self._part(other)))}
-        store.write_bytes(store.join(self._uri, COMPLETE), json.dumps({**self._marker, "files": list(files.values())}).encode())
+            files |= {
+                item["path"]: item for item in json.loads(store.read_bytes(self._part(other)))
+            }
+        store.write_bytes(
+            store.join(self._uri, COMPLETE),
+            json.dumps({**self._marker, "files": list(files.values())}).encode(),
+        )
         try:
             _remove_before(self._uri)
         except BoigError as exc:
@@ -236,11 +276,15 @@ def _settle(future: Future[None], act: Callable[[], None]) -> bool:
 
 
 def _remove_before(uri: str) -> None:
-    """Remove what is older than a checkpoint and the complete one before it; markers first, so that nothing torn looks whole."""
+    """Remove what is older than a checkpoint and the complete one before it; markers first, so that
+    nothing torn looks whole."""
     folder, newest = uri.rsplit("/", 1)[0], _step(store.name(uri))
     files = [path for path, _ in store.list_files(folder) if _step(path) <= newest]
     kept = sorted(_step(path) for path in files if _MARKER.fullmatch(path))[-KEPT:]
-    for path in sorted((path for path in files if 0 <= _step(path) < newest and _step(path) not in kept), key=_is_no_marker):
+    for path in sorted(
+        (path for path in files if 0 <= _step(path) < newest and _step(path) not in kept),
+        key=_is_no_marker,
+    ):
         store.delete_file(store.join(folder, path))
 
 
@@ -261,15 +305,23 @@ def _read_marker(uri: str) -> dict[str, Any]:
     except json.JSONDecodeError as exc:
         raise CorruptError(target, "is no marker", "an older checkpoint is used") from exc
     if marker.get("format", 1) > _FORMAT:
-        raise CorruptError(target, f"has format {marker['format']}, newer than {_FORMAT}", "an older checkpoint is used")
+        raise CorruptError(
+            target,
+            f"has format {marker['format']}, newer than {_FORMAT}",
+            "an older checkpoint is used",
+        )
     return marker
 
 
 def _download(uri: str, marker: Mapping[str, Any], local: Path) -> Path:
-    """Fetch and check the files of all ranks, each file once a machine; returns the folder, which the machine's ranks share."""
+    """Fetch and check the files of all ranks, each file once a machine; returns the folder, which
+    the machine's ranks share."""
     places = _every_rank(lambda: (socket.gethostname(), str(local)))
-    # Equal host names need not mean one disk (containers); then the other rank's folder is not there.
-    together = [place for host, place in places if host == socket.gethostname() and Path(place).is_dir()]
+    # Equal host names need not mean one disk (containers); then the other rank's folder is not
+    # there.
+    together = [
+        place for host, place in places if host == socket.gethostname() and Path(place).is_dir()
+    ]
     source, folder = store.join(uri, marker.get("folder", "")).rstrip("/"), Path(together[0])
     mine = marker["files"][together.index(str(local)) :: len(together)]
     _every_rank(partial(_fetch, source, mine, folder))
@@ -288,14 +340,20 @@ def _fetch(source: str, items: list[Any], folder: Path) -> None:
 
 
 def _every_rank(act: Callable[[], T]) -> list[T]:
-    """Run something on every rank and gather the results; if it fails anywhere, raise everywhere: no rank is left waiting."""
+    """Run something on every rank and gather the results; if it fails anywhere, raise everywhere:
+    no rank is left waiting."""
     outcome: tuple[T | None, BoigError | None]
     try:
         outcome = (act(), None)
     except BoigError as exc:
         outcome = (None, exc)
     except Exception as exc:
-        outcome = (None, InfrastructureError(f"rank {rank()}", f"failed at a checkpoint ({exc!r})", "see its log"))
+        outcome = (
+            None,
+            InfrastructureError(
+                f"rank {rank()}", f"failed at a checkpoint ({exc!r})", "see its log"
+            ),
+        )
     gathered: list[Any] = [outcome]
     if world_size() > 1:
         gathered = [None] * world_size()

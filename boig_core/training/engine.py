@@ -1,8 +1,10 @@
-"""The training engine: DeepSpeed behind one small class, the same under Ray Train, ``torchrun`` and one plain process.
+"""The training engine: DeepSpeed behind one small class, the same under Ray Train, ``torchrun`` and
+one plain process.
 
-Owns the optimiser (AdamW), the learning rate, ZeRO, gradient clipping, the refusal of a loss that is not finite, and saving and
-loading its whole state. This is the only module that imports deepspeed. Leaves out: data, losses, where checkpoints go
-(see `checkpoint`) and how processes are started (see `boig_core.cluster.train`).
+Owns the optimiser (AdamW), the learning rate, ZeRO, gradient clipping, the refusal of a loss that
+is not finite, and saving and loading its whole state. This is the only module that imports
+deepspeed. Leaves out: data, losses, where checkpoints go (see `checkpoint`) and how processes are
+started (see `boig_core.cluster.train`).
 """
 
 from __future__ import annotations
@@ -44,11 +46,14 @@ class EngineConfig:
         warmup: share of the steps over which the rate rises linearly.
         schedule: what follows the warm-up: ``cosine`` down to a tenth of the peak, or ``constant``.
         betas: of AdamW.
-        weight_decay: of AdamW, on parameters with at least two dimensions (not on norms and biases).
+        weight_decay: of AdamW, on parameters with at least two dimensions (not on norms and
+            biases).
         grad_clip: largest gradient norm.
         zero_stage: DeepSpeed ZeRO stage.
-        dtype: precision of weights and activations; the optimiser always keeps float32 master weights.
-        offload: what rests in the host's memory: nothing, the ``optimizer`` (its states and its step), or ``all`` (weights too; ZeRO 3).
+        dtype: precision of weights and activations; the optimiser always keeps float32 master
+            weights.
+        offload: what rests in the host's memory: nothing, the ``optimizer`` (its states and its
+            step), or ``all`` (weights too; ZeRO 3).
     """
 
     lr: float
@@ -75,7 +80,8 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What one optimiser step did: ``loss`` is the mean over ranks, ``grad_norm`` the norm before clipping."""
+    """What one optimiser step did: ``loss`` is the mean over ranks, ``grad_norm`` the norm before
+    clipping."""
 
     loss: float
     grad_norm: float
@@ -83,13 +89,15 @@ class StepInfo:
 
 
 class Engine:
-    """A model with its optimiser, spread over the ranks of the process group. Make it with `create`.
+    """A model with its optimiser, spread over the ranks of the process group. Make it with
+    `create`.
 
     Attributes:
         config: how it optimises.
         settings: the same as DeepSpeed's config, as JSON holds it.
         steps_done: optimiser steps so far.
-        leaving: whether the machine of any rank was about to go at the last step; the same on every rank.
+        leaving: whether the machine of any rank was about to go at the last step; the same on every
+            rank.
     """
 
     def __init__(self, engine: Any, config: EngineConfig, settings: dict[str, Any]) -> None:
@@ -100,28 +108,44 @@ class Engine:
         self.leaving = False
 
     @classmethod
-    def create(cls, model: nn.Module, config: EngineConfig, params: Iterable[nn.Parameter] | None = None) -> Engine:
+    def create(
+        cls, model: nn.Module, config: EngineConfig, params: Iterable[nn.Parameter] | None = None
+    ) -> Engine:
         """Wrap a model; all ranks must call it with equal weights (rank 0's are broadcast).
 
         Args:
             model: on any device; moved to this rank's.
             config: how to optimise.
-            params: what to train; none: every parameter that requires a gradient (with LoRA: the adapter).
+            params: what to train; none: every parameter that requires a gradient (with LoRA: the
+                adapter).
         """
         init_process_group()
         deepspeed = _import_deepspeed()
-        trained = list(params) if params is not None else [p for p in model.parameters() if p.requires_grad]
+        trained = (
+            list(params)
+            if params is not None
+            else [p for p in model.parameters() if p.requires_grad]
+        )
         groups = [
             {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
         ]
-        # On the host torch's fused AdamW is as vectorized as DeepSpeed's own, which would have to be compiled first.
+        # On the host torch's fused AdamW is as vectorized as DeepSpeed's own, which would have to
+        # be compiled first.
         fused = config.offload != "none"
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=fused)
+        optimizer = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=fused
+        )
         settings = deepspeed_settings(config, sum(p.numel() for p in trained))
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=settings, dist_init_required=False
+        )
         for state in optimizer.state.values():
-            state["step"].zero_()  # without ZeRO, DeepSpeed allocates bfloat16's states by a step of zero gradients, which would count
+            state[
+                "step"
+                # without ZeRO, DeepSpeed allocates bfloat16's states by a step of zero gradients,
+                # which would count
+            ].zero_()
         own = {"lr": config.lr, "betas": list(config.betas), "weight_decay": config.weight_decay}
         return cls(engine, config, {**settings, "optimizer": {"type": "AdamW", "params": own}})
 
@@ -149,32 +173,43 @@ class Engine:
         """One optimiser step on the mean over ranks of the sum of this rank's micro-batch losses.
 
         Args:
-            losses: one function per micro-batch, run in turn, each giving a scalar loss; equally many on every rank.
+            losses: one function per micro-batch, run in turn, each giving a scalar loss; equally
+                many on every rank.
 
         Raises:
-            TrainingDivergedError: a loss is not finite on any rank; raised on all ranks before the weights change. Also when the
-                gradient norm is not finite (the weights are then no longer to be used).
+            TrainingDivergedError: a loss is not finite on any rank; raised on all ranks before the
+                weights change. Also when the gradient norm is not finite (the weights are then no
+                longer to be used).
         """
         lr = self.lr
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         total = torch.zeros(3, dtype=torch.float64)
-        total[2] = float(noticed())  # with the loss, since a sum of its own would cost each step a message
+        total[2] = float(
+            noticed()
+        )  # with the loss, since a sum of its own would cost each step a message
         for index, loss_of in enumerate(losses):
             self._engine.set_gradient_accumulation_boundary(index == len(losses) - 1)
             loss = loss_of()
             self._engine.backward(loss)
             value = float(loss.detach())
-            total += torch.tensor([value if math.isfinite(value) else 0.0, float(not math.isfinite(value)), 0.0], dtype=torch.float64)
+            total += torch.tensor(
+                [value if math.isfinite(value) else 0.0, float(not math.isfinite(value)), 0.0],
+                dtype=torch.float64,
+            )
         summed, broken, leaving = self.total(total).tolist()
         if broken:
             raise TrainingDivergedError(
-                f"loss of step {self.steps_done}", f"is not finite in {broken:.0f} micro-batch(es)", "lower the learning rate"
+                f"loss of step {self.steps_done}",
+                f"is not finite in {broken:.0f} micro-batch(es)",
+                "lower the learning rate",
             )
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm() or 0.0)
         if not math.isfinite(norm):
-            raise TrainingDivergedError(f"gradient norm of step {self.steps_done}", f"is {norm}", "lower the learning rate")
+            raise TrainingDivergedError(
+                f"gradient norm of step {self.steps_done}", f"is {norm}", "lower the learning rate"
+            )
         self.steps_done += 1
         self.leaving = bool(leaving)
         return StepInfo(loss=summed / world_size(), grad_norm=norm, lr=lr)
@@ -185,12 +220,16 @@ class Engine:
         dist.all_reduce(summed)
         return summed.to(values.device)
 
-    def state_dict(self, *, trained_only: bool = False, everywhere: bool = True) -> dict[str, Tensor]:
-        """Copy of the weights on the CPU, gathered if they are partitioned; every rank must call it.
+    def state_dict(
+        self, *, trained_only: bool = False, everywhere: bool = True
+    ) -> dict[str, Tensor]:
+        """Copy of the weights on the CPU, gathered if they are partitioned; every rank must call
+        it.
 
         Args:
             trained_only: leave out frozen parameters and buffers, as for a LoRA adapter.
-            everywhere: on every rank, or on rank 0 alone (the others get nothing): a host with eight ranks need not hold eight copies.
+            everywhere: on every rank, or on rank 0 alone (the others get nothing): a host with
+                eight ranks need not hold eight copies.
         """
         wanted = everywhere or rank() == 0
         if self.config.zero_stage == 3:
@@ -202,15 +241,28 @@ class Engine:
                         if wanted:
                             found[name] = param.detach().cpu().clone()
             if wanted and not trained_only:
-                found.update({name: buffer.detach().cpu().clone() for name, buffer in self.module.named_buffers()})
+                found.update(
+                    {
+                        name: buffer.detach().cpu().clone()
+                        for name, buffer in self.module.named_buffers()
+                    }
+                )
             return found
-        trained = {name for name, param in self.module.named_parameters() if param.requires_grad and wanted}
-        return {k: v.detach().cpu().clone() for k, v in self.module.state_dict().items() if k in trained or (wanted and not trained_only)}
+        trained = {
+            name for name, param in self.module.named_parameters() if param.requires_grad and wanted
+        }
+        return {
+            k: v.detach().cpu().clone()
+            for k, v in self.module.state_dict().items()
+            if k in trained or (wanted and not trained_only)
+        }
 
     def save(self, folder: Path) -> None:
-        """Write this rank's part of weights, optimiser, step count and RNG state; every rank must call it.
+        """Write this rank's part of weights, optimiser, step count and RNG state; every rank must
+        call it.
 
-        Ranks write files of different names, so that one folder may serve all of them or each may have its own.
+        Ranks write files of different names, so that one folder may serve all of them or each may
+        have its own.
         """
         folder.mkdir(parents=True, exist_ok=True)
         frozen = any(not p.requires_grad for p in self.module.parameters())
@@ -223,31 +275,43 @@ class Engine:
         )
         torch.save(_rng_state(), folder / f"rng-{rank():05d}.pt")
         if rank() == 0:
-            layout = {"ranks": world_size(), "zero_stage": self.config.zero_stage, "groups": self._groups()}
+            layout = {
+                "ranks": world_size(),
+                "zero_stage": self.config.zero_stage,
+                "groups": self._groups(),
+            }
             (folder / _LAYOUT).write_text(json.dumps(layout))
 
     def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote on all ranks; every rank must call it with the files of all ranks in ``folder``.
+        """Continue from what `save` wrote on all ranks; every rank must call it with the files of
+        all ranks in ``folder``.
 
-        On as many ranks and with the same ZeRO stage the training goes on bit for bit. Otherwise weights and moments are the same numbers,
-        so that it goes on to rounding, and each rank is seeded by (step, rank), since the random states of the old ranks have no heirs.
+        On as many ranks and with the same ZeRO stage the training goes on bit for bit. Otherwise
+        weights and moments are the same numbers, so that it goes on to rounding, and each rank is
+        seeded by (step, rank), since the random states of the old ranks have no heirs.
 
         Raises:
             RecipeError: it is of another model, or only one of the two trainings uses ZeRO.
         """
         if not (folder / _LAYOUT).is_file():
-            raise RecipeError(str(folder), "holds no engine state", "give the folder of a complete checkpoint")
+            raise RecipeError(
+                str(folder), "holds no engine state", "give the folder of a complete checkpoint"
+            )
         layout = json.loads((folder / _LAYOUT).read_text())
         stage = self.config.zero_stage
         _refuse_other_model(layout["groups"], self._groups())
         if (layout["zero_stage"] == 0) != (stage == 0):
             raise RecipeError(
-                f"zero_stage: {stage}", f"the checkpoint was written with {layout['zero_stage']}", "keep stage 0, or stages 1 to 3"
+                f"zero_stage: {stage}",
+                f"the checkpoint was written with {layout['zero_stage']}",
+                "keep stage 0, or stages 1 to 3",
             )
         same = (layout["ranks"], layout["zero_stage"]) == (world_size(), stage)
         if same or stage == 0:
             frozen = any(not p.requires_grad for p in self.module.parameters())
-            _, client = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=not frozen, load_lr_scheduler_states=False)
+            _, client = self._engine.load_checkpoint(
+                str(folder), tag=_TAG, load_module_strict=not frozen, load_lr_scheduler_states=False
+            )
         else:
             client = self._load_resharded(folder / _TAG, layout["groups"], layout["ranks"])
         self.steps_done = int(client["steps_done"])
@@ -259,15 +323,29 @@ class Engine:
     def _groups(self) -> list[dict[str, list[int]]]:
         """Shape by name of what is trained, in the order in which DeepSpeed flattens it."""
         if self.config.zero_stage == 0:
-            return [{name: list(param.shape) for name, param in self.module.named_parameters() if param.requires_grad}]
-        return [{name: list(shape) for name, shape in group.items()} for group in self._engine._get_zero_param_shapes()]
+            return [
+                {
+                    name: list(param.shape)
+                    for name, param in self.module.named_parameters()
+                    if param.requires_grad
+                }
+            ]
+        return [
+            {name: list(shape) for name, shape in group.items()}
+            for group in self._engine._get_zero_param_shapes()
+        ]
 
-    def _load_resharded(self, files: Path, groups: list[dict[str, list[int]]], ranks: int) -> dict[str, Any]:
-        """Weights, moments and buffers from the partitions of other ranks; returns what was saved beside them."""
+    def _load_resharded(
+        self, files: Path, groups: list[dict[str, list[int]]], ranks: int
+    ) -> dict[str, Any]:
+        """Weights, moments and buffers from the partitions of other ranks; returns what was saved
+        beside them."""
         saved = []
         for index in range(ranks):
             (path,) = files.glob(f"*zero_pp_rank_{index}_mp_rank_00_optim_states.pt")
-            state = torch.load(path, map_location="cpu", mmap=True, weights_only=False)["optimizer_state_dict"]
+            state = torch.load(path, map_location="cpu", mmap=True, weights_only=False)[
+                "optimizer_state_dict"
+            ]
             saved.append((state, list(pieces(state, groups, index, ranks))))
         optimizer = self._engine.optimizer
         if self.config.zero_stage == 3:
@@ -276,14 +354,26 @@ class Engine:
         mine = list(pieces(state, self._groups(), rank(), world_size()))
         everyone: list[Any] = [None] * world_size()
         dist.all_gather_object(everyone, {piece.name: piece.size for piece in mine})
-        refill(state, mine, {piece.name: sum(sizes.get(piece.name, 0) for sizes in everyone[: rank()]) for piece in mine}, saved)
-        optimizer.load_state_dict([state] * world_size(), load_optimizer_states=True, load_from_fp32_weights=True)
+        refill(
+            state,
+            mine,
+            {
+                piece.name: sum(sizes.get(piece.name, 0) for sizes in everyone[: rank()])
+                for piece in mine
+            },
+            saved,
+        )
+        optimizer.load_state_dict(
+            [state] * world_size(), load_optimizer_states=True, load_from_fp32_weights=True
+        )
         if self.config.zero_stage == 3:
             optimizer.checkpoint_event_epilogue()
         else:
             optimizer.update_lp_params()
         first = min(files.glob("*_model_states.pt"))
-        client: dict[str, Any] = torch.load(first, map_location="cpu", mmap=True, weights_only=False)
+        client: dict[str, Any] = torch.load(
+            first, map_location="cpu", mmap=True, weights_only=False
+        )
         for name, buffer in self.module.named_buffers():
             if name in client["module"]:
                 buffer.copy_(client["module"][name])
@@ -291,7 +381,8 @@ class Engine:
 
 
 def deepspeed_settings(config: EngineConfig, trained: int) -> dict[str, Any]:
-    """The DeepSpeed config of a training of so many parameters; the optimiser and the learning rate are the engine's own."""
+    """The DeepSpeed config of a training of so many parameters; the optimiser and the learning rate
+    are the engine's own."""
     cuda = torch.cuda.is_available()
     host = {"device": "cpu", "pin_memory": cuda}
     bucket = min(_LARGEST_BUCKET, 2 * (trained // 2 + 1))  # must be even
@@ -305,11 +396,13 @@ def deepspeed_settings(config: EngineConfig, trained: int) -> dict[str, Any]:
         "steps_per_print": 2**31,
         "zero_optimization": {
             "stage": config.zero_stage,
-            # DeepSpeed allocates buckets of this size in full: its default of 2 GB would dwarf a small model.
+            # DeepSpeed allocates buckets of this size in full: its default of 2 GB would dwarf a
+            # small model.
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
             "overlap_comm": cuda,
-            # With ZeRO 3 DeepSpeed would replace torch's linear in the whole process for good; its own rounds otherwise, in rollouts too.
+            # With ZeRO 3 DeepSpeed would replace torch's linear in the whole process for good; its
+            # own rounds otherwise, in rollouts too.
             "memory_efficient_linear": False,
             **({"offload_optimizer": host} if config.offload != "none" else {}),
             **({"offload_param": host} if config.offload == "all" else {}),
@@ -318,7 +411,8 @@ def deepspeed_settings(config: EngineConfig, trained: int) -> dict[str, Any]:
 
 
 def init_process_group() -> None:
-    """Make sure that there is a process group: the given one, the launcher's (``torchrun``), or one of this process alone."""
+    """Make sure that there is a process group: the given one, the launcher's (``torchrun``), or one
+    of this process alone."""
     os.environ.setdefault("LOCAL_RANK", "0")
     if dist.is_initialized():
         return
@@ -340,22 +434,32 @@ def world_size() -> int:
 
 
 def name_accelerator() -> None:
-    """Tell DeepSpeed where there is no GPU; else it warns of that on stdout, in whatever process a library imports it."""
+    """Tell DeepSpeed where there is no GPU; else it warns of that on stdout, in whatever process a
+    library imports it."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        os.environ.setdefault("LOCAL_SIZE", "1")  # else DeepSpeed asks numactl how many devices a CPU is
+        os.environ.setdefault(
+            "LOCAL_SIZE", "1"
+        )  # else DeepSpeed asks numactl how many devices a CPU is
 
 
 def _import_deepspeed() -> Any:
     name_accelerator()
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    with _without("mlflow"):  # of which DeepSpeed's autotuner, that nothing here uses, would import all: 1.5 s of each rank's start
+    with _without(
+        "mlflow"
+        # of which DeepSpeed's autotuner, that nothing here uses, would import all: 1.5 s of each
+        # rank's start
+    ):
         import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # Else the first training on a machine compiles a shared-memory all-reduce for a minute, and needs a C++ compiler.
+    # Else the first training on a machine compiles a shared-memory all-reduce for a minute, and
+    # needs a C++ compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False)
+    deepspeed.init_distributed(
+        "nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False
+    )
     return deepspeed
 
 
@@ -373,7 +477,11 @@ def _without(name: str) -> Iterator[None]:
 
 
 def _rng_state() -> dict[str, Any]:
-    state: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+    }
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
@@ -394,8 +502,12 @@ def _seed(step: int, rank: int) -> None:
     torch.manual_seed(seed)  # of the CPU and of all GPUs
 
 
-def _refuse_other_model(saved: list[dict[str, list[int]]], groups: list[dict[str, list[int]]]) -> None:
-    old, new = ({name: shape for group in side for name, shape in group.items()} for side in (saved, groups))
+def _refuse_other_model(
+    saved: list[dict[str, list[int]]], groups: list[dict[str, list[int]]]
+) -> None:
+    old, new = (
+        {name: shape for group in side for name, shape in group.items()} for side in (saved, groups)
+    )
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             raise RecipeError(

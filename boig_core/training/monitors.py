@@ -1,7 +1,9 @@
-"""Monitors: signs in a run's metrics that it stopped improving or started to harm itself, each a pure function of the rows so far.
+"""Monitors: signs in a run's metrics that it stopped improving or started to harm itself, each a
+pure function of the rows so far.
 
-They read the training's own metrics, its probe on held-out prompts included; the held-out judge of the evaluation has no part in them.
-Leaves out: where the metrics come from, and what a loop does when a monitor trips (`Action`).
+They read the training's own metrics, its probe on held-out prompts included; the held-out judge of
+the evaluation has no part in them. Leaves out: where the metrics come from, and what a loop does
+when a monitor trips (`Action`).
 """
 
 from __future__ import annotations
@@ -16,11 +18,20 @@ from boig_core.config import Action, Monitors
 
 Row = Mapping[str, float]
 HELD_OUT: Final = ("probe_engagement", "probe_reward")
-"""What a probe says of a policy's worth, the better witness first: an engagement predictor that is not maximized, then the reward on
-prompts that are not trained on. The spread over its images stands beside, as ``…_std``."""
+"""What a probe says of a policy's worth, the better witness first: an engagement predictor that is
+not maximized, then the reward on prompts that are not trained on. The spread over its images stands
+beside, as ``…_std``."""
 MARGIN: Final = "probe_clip_margin"
-WATCHED: Final = ("reward", "reward_std", "similarity", "color_entropy", MARGIN, *(n for m in HELD_OUT for n in (m, f"{m}_std")))
-"""Metrics that monitors read: what a checkpoint keeps of each epoch. Those of the probe stand in the rows of probed epochs alone."""
+WATCHED: Final = (
+    "reward",
+    "reward_std",
+    "similarity",
+    "color_entropy",
+    MARGIN,
+    *(n for m in HELD_OUT for n in (m, f"{m}_std")),
+)
+"""Metrics that monitors read: what a checkpoint keeps of each epoch. Those of the probe stand in
+the rows of probed epochs alone."""
 
 MONITORS: Final = tuple(Monitors.model_fields)
 """Names of the monitors."""
@@ -53,7 +64,8 @@ class Trip:
 
 
 def plateau(rows: Sequence[Row], epochs: int, rise: float) -> str | None:
-    """No row of the last ``epochs`` beats the best before them by ``rise`` spreads of the first epoch's rewards."""
+    """No row of the last ``epochs`` beats the best before them by ``rise`` spreads of the first
+    epoch's rewards."""
     if len(rows) <= epochs:
         return None
     rewards = [row["reward"] for row in rows]
@@ -65,9 +77,11 @@ def plateau(rows: Sequence[Row], epochs: int, rise: float) -> str | None:
 
 
 def fall(rows: Sequence[Row], epochs: int, share: float) -> str | None:
-    """The mean reward of the last ``epochs`` lies below the best such mean by more than ``share`` of the rise up to it.
+    """The mean reward of the last ``epochs`` lies below the best such mean by more than ``share``
+    of the rise up to it.
 
-    A rise below the spread of the first epoch's rewards counts as that spread: else a run that never rose would trip on its noise.
+    A rise below the spread of the first epoch's rewards counts as that spread: else a run that
+    never rose would trip on its noise.
     """
     if len(rows) <= epochs:
         return None
@@ -79,18 +93,27 @@ def fall(rows: Sequence[Row], epochs: int, share: float) -> str | None:
 
 
 def collapse(rows: Sequence[Row], diversity: float, entropy: float) -> str | None:
-    """Images of a prompt, or their colors, keep less than a share of the variety of the first epoch, whose policy is the base."""
+    """Images of a prompt, or their colors, keep less than a share of the variety of the first
+    epoch, whose policy is the base."""
     first, last = rows[0], rows[-1]
     kinds = {
-        "diversity within a prompt (1 - similarity)": (1 - last["similarity"], diversity * (1 - first["similarity"])),
+        "diversity within a prompt (1 - similarity)": (
+            1 - last["similarity"],
+            diversity * (1 - first["similarity"]),
+        ),
         "color entropy in bits": (last["color_entropy"], entropy * first["color_entropy"]),
     }
-    met = [f"{kind} {value:.4g}, must not fall below {floor:.4g}" for kind, (value, floor) in kinds.items() if value < floor]
+    met = [
+        f"{kind} {value:.4g}, must not fall below {floor:.4g}"
+        for kind, (value, floor) in kinds.items()
+        if value < floor
+    ]
     return " and ".join(met) or None
 
 
 def drift(rows: Sequence[Row], margin: float) -> str | None:
-    """The probe's CLIP margin keeps less than a share of that of the first probe, whose policy is the base.
+    """The probe's CLIP margin keeps less than a share of that of the first probe, whose policy is
+    the base.
 
     A base whose images fit their prompts no better than others has nothing that could be lost.
     """
@@ -103,10 +126,11 @@ def drift(rows: Sequence[Row], margin: float) -> str | None:
 
 
 def overoptimization(rows: Sequence[Row], rise: float, fall: float) -> str | None:
-    """Since the best probe by a measure of `HELD_OUT` that measure fell by more than ``fall`` spreads, and the reward rose by more than
-    ``rise``.
+    """Since the best probe by a measure of `HELD_OUT` that measure fell by more than ``fall``
+    spreads, and the reward rose by more than ``rise``.
 
-    Held against the best probe and not against the base, so that a training ends while its policy is still better than the base.
+    Held against the best probe and not against the base, so that a training ends while its policy
+    is still better than the base.
     """
     met = []
     for kind in HELD_OUT:
@@ -116,7 +140,9 @@ def overoptimization(rows: Sequence[Row], rise: float, fall: float) -> str | Non
         best = max(probed, key=lambda row: row[kind])
         rose, fell = rows[-1]["reward"] - best["reward"], best[kind] - rows[-1][kind]
         if rose > rise * rows[0]["reward_std"] and fell > fall * probed[0][f"{kind}_std"]:
-            met.append(f"{kind} fell from {best[kind]:.4g} to {rows[-1][kind]:.4g} while the reward rose by {rose:.4g}")
+            met.append(
+                f"{kind} fell from {best[kind]:.4g} to {rows[-1][kind]:.4g} while the reward rose by {rose:.4g}"
+            )
     return " and ".join(met) or None
 
 
@@ -125,7 +151,8 @@ def quality(row: Row, *, probed: bool) -> float | None:
 
     Args:
         row: of the epoch.
-        probed: whether the training probes: then only probed epochs are candidates, by the first of `HELD_OUT` that there is.
+        probed: whether the training probes: then only probed epochs are candidates, by the first of
+            `HELD_OUT` that there is.
     """
     return next((row[kind] for kind in HELD_OUT if kind in row), None) if probed else row["reward"]
 
@@ -135,7 +162,8 @@ def check(monitors: Monitors, rows: Sequence[Row]) -> list[Trip]:
 
     Args:
         monitors: thresholds and actions.
-        rows: one of each epoch from the first on, with the metrics of `WATCHED` that it has; not empty.
+        rows: one of each epoch from the first on, with the metrics of `WATCHED` that it has; not
+            empty.
     """
     found = {
         "plateau": (

@@ -1,7 +1,8 @@
 """Notice that this process's machine is about to go: SIGTERM, or what a launcher knows beyond that.
 
-`engine.Engine.step` spreads the notice to all ranks, and the loops then save and end (`checkpoint.Checkpoints.leave`). Leaves out: who
-gives notice on a cluster (`boig_core.cluster.train`), and starting again.
+`engine.Engine.step` spreads the notice to all ranks, and the loops then save and end
+(`checkpoint.Checkpoints.leave`). Leaves out: who gives notice on a cluster
+(`boig_core.cluster.train`), and starting again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ _sources: list[Callable[[], bool]] = [SIGNALED.is_set]
 
 
 def listen() -> Any:
-    """Take SIGTERM as notice from now on, instead of ending at once; returns the handler before. In the process's main thread alone."""
+    """Take SIGTERM as notice from now on, instead of ending at once; returns the handler before. In
+    the process's main thread alone."""
     return signal.signal(signal.SIGTERM, lambda *_: SIGNALED.set())
 
 

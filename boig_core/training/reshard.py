@@ -1,9 +1,12 @@
-"""The optimizer's state for another number of ranks, or another ZeRO stage from 1 to 3: flat partitions cut by parameter and refilled.
+"""The optimizer's state for another number of ranks, or another ZeRO stage from 1 to 3: flat
+partitions cut by parameter and refilled.
 
-A rank's file holds one flat partition a group: master weights in float32 and both moments of AdamW. They are read as mapped files, one
-parameter at a time, and copied into the partitions of the new ranks; nothing is rounded. DeepSpeed's universal checkpoint does this
-through one file for each state of each parameter; it is not used, because under ZeRO 3 it gives all groups the weight decay of the first,
-restores no buffers, and fails where a rank holds nothing of a small group. Leaves out: files and collectives (see `engine`).
+A rank's file holds one flat partition a group: master weights in float32 and both moments of AdamW.
+They are read as mapped files, one parameter at a time, and copied into the partitions of the new
+ranks; nothing is rounded. DeepSpeed's universal checkpoint does this through one file for each
+state of each parameter; it is not used, because under ZeRO 3 it gives all groups the weight decay
+of the first, restores no buffers, and fails where a rank holds nothing of a small group. Leaves
+out: files and collectives (see `engine`).
 """
 
 from __future__ import annotations
@@ -21,13 +24,15 @@ from torch import Tensor
 State = dict[str, Any]
 """What ``state_dict()`` of a ZeRO optimizer gives on one rank."""
 Groups = Sequence[Mapping[str, Sequence[int]]]
-"""Shape by name of the trained parameters in each of the optimizer's groups, in the order in which they are flattened."""
+"""Shape by name of the trained parameters in each of the optimizer's groups, in the order in which
+they are flattened."""
 _WEIGHTS = "weights"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """``size`` numbers of the parameter ``name``, which lie from ``start`` on in the rank's partition of ``group``."""
+    """``size`` numbers of the parameter ``name``, which lie from ``start`` on in the rank's
+    partition of ``group``."""
 
     group: int
     name: str
@@ -36,21 +41,32 @@ class Piece:
 
 
 def pieces(state: State, groups: Groups, rank: int, ranks: int) -> Iterator[Piece]:
-    """What a rank's partitions hold. The pieces of a parameter follow each other in the order of the ranks."""
+    """What a rank's partitions hold. The pieces of a parameter follow each other in the order of
+    the ranks."""
     if _partitions_weights(state):
         for group, shapes in enumerate(groups):
             start = 0
-            for name, shape in shapes.items():  # each parameter is cut into equal parts, the last ones padded
+            for (
+                name,
+                shape,
+            ) in shapes.items():  # each parameter is cut into equal parts, the last ones padded
                 size = ceil(prod(shape) / ranks)
                 yield Piece(group, name, start, max(0, min(size, prod(shape) - rank * size)))
                 start += size
         return
-    for group, addresses in enumerate(state["param_slice_mappings"]):  # the whole group is cut, wherever a parameter lies
+    for group, addresses in enumerate(
+        state["param_slice_mappings"]
+    ):  # the whole group is cut, wherever a parameter lies
         for name, address in addresses.items():
             yield Piece(group, name, address.start, address.numel)
 
 
-def refill(state: State, mine: Sequence[Piece], before: Mapping[str, int], saved: Sequence[tuple[State, Sequence[Piece]]]) -> None:
+def refill(
+    state: State,
+    mine: Sequence[Piece],
+    before: Mapping[str, int],
+    saved: Sequence[tuple[State, Sequence[Piece]]],
+) -> None:
     """Replace weights and moments in a rank's state by those of a checkpoint.
 
     Args:
@@ -63,19 +79,30 @@ def refill(state: State, mine: Sequence[Piece], before: Mapping[str, int], saved
     steps: dict[str, Any] = {}
     for old, parts in saved:
         flats = [_flats(old, group) for group in range(len(_weights(old)))]
-        steps = steps or {key: value for key, value in _moments(old)[0].items() if key not in flats[0]}
+        steps = steps or {
+            key: value for key, value in _moments(old)[0].items() if key not in flats[0]
+        }
         for piece in parts:
             found[piece.name].append((flats[piece.group], piece))
     kinds = [kind for kind in _flats(saved[0][0], 0) if kind != _WEIGHTS]
     for group, weights in enumerate(_weights(state)):
-        padded = weights.numel() + (0 if _partitions_weights(state) else state["group_paddings"][group])
+        padded = weights.numel() + (
+            0 if _partitions_weights(state) else state["group_paddings"][group]
+        )
         # Each group its own step count: AdamW raises it in place.
-        _moments(state)[group] = {**copy.deepcopy(steps), **{kind: torch.zeros(padded) for kind in kinds}}
+        _moments(state)[group] = {
+            **copy.deepcopy(steps),
+            **{kind: torch.zeros(padded) for kind in kinds},
+        }
     for piece in mine:
         first, flats_of_mine = before.get(piece.name, 0), _flats(state, piece.group)
         for kind in (_WEIGHTS, *kinds):
-            whole = torch.cat([flats[kind][old.start : old.start + old.size] for flats, old in found[piece.name]])
-            flats_of_mine[kind][piece.start : piece.start + piece.size].copy_(whole[first : first + piece.size])
+            whole = torch.cat(
+                [flats[kind][old.start : old.start + old.size] for flats, old in found[piece.name]]
+            )
+            flats_of_mine[kind][piece.start : piece.start + piece.size].copy_(
+                whole[first : first + piece.size]
+            )
 
 
 def _partitions_weights(state: State) -> bool:
@@ -83,16 +110,24 @@ def _partitions_weights(state: State) -> bool:
 
 
 def _weights(state: State) -> list[Tensor]:
-    weights: list[Tensor] = state["fp32_flat_groups" if _partitions_weights(state) else "single_partition_of_fp32_groups"]
+    weights: list[Tensor] = state[
+        "fp32_flat_groups" if _partitions_weights(state) else "single_partition_of_fp32_groups"
+    ]
     return weights
 
 
 def _moments(state: State) -> dict[int, dict[str, Any]]:
-    moments: dict[int, dict[str, Any]] = state["optimizer_state_dict" if _partitions_weights(state) else "base_optimizer_state"]["state"]
+    moments: dict[int, dict[str, Any]] = state[
+        "optimizer_state_dict" if _partitions_weights(state) else "base_optimizer_state"
+    ]["state"]
     return moments
 
 
 def _flats(state: State, group: int) -> dict[str, Tensor]:
     """What is partitioned of a group; a step count is a single number, or none."""
-    moments = {key: value for key, value in _moments(state)[group].items() if isinstance(value, Tensor) and value.dim()}
+    moments = {
+        key: value
+        for key, value in _moments(state)[group].items()
+        if isinstance(value, Tensor) and value.dim()
+    }
     return {_WEIGHTS: _weights(state)[group].detach(), **moments}

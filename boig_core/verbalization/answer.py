@@ -1,11 +1,13 @@
-"""ANSWER: a Description as the JSON that BoigLLM writes (PAPER section 2), printed one way and parsed strictly.
+"""ANSWER: a Description as the JSON that BoigLLM writes (PAPER section 2), printed one way and
+parsed strictly.
 
-    {"color and tones": {"colors": {NAME: {"coverage": f}}, "tones": {"warm": f, "neutral": f, "cool": f}},
-     "objects": {NAME: [x1, y1, x2, y2]}}
+    {"color and tones": {"colors": {NAME: {"coverage": f}}, "tones": {"warm": f, "neutral": f,
+     "cool": f}}, "objects": {NAME: [x1, y1, x2, y2]}}
 
-The canonical text has two digits a coverage, colors and objects from the largest down, and boxes in whole pixels, so that one
-description has one text and a small model needs few tokens. Beside it stands the engagement predictor's answer, a KPI from 0 to
-100. Leaves out: the prompt (see `templates`) and measuring (see `perception`).
+The canonical text has two digits a coverage, colors and objects from the largest down, and boxes in
+whole pixels, so that one description has one text and a small model needs few tokens. Beside it
+stands the engagement predictor's answer, a KPI from 0 to 100. Leaves out: the prompt (see
+`templates`) and measuring (see `perception`).
 """
 
 from __future__ import annotations
@@ -24,22 +26,29 @@ _REMEDY: Final = "write the ANSWER shape of `boig verbalize IMAGE --json`"
 
 
 def to_answer(description: Description) -> dict[str, Any]:
-    """A description as the tree of its ANSWER: coverage with two digits, boxes with one, the largest first."""
+    """A description as the tree of its ANSWER: coverage with two digits, boxes with one, the
+    largest first."""
     colors = sorted(description.colors.items(), key=lambda item: (-round(item[1], 2), item[0]))
     objects = sorted(description.objects.items(), key=lambda item: (-_area(item[1]), item[0]))
     return {
         LOOK: {
             "colors": {name: {"coverage": round(share, 2)} for name, share in colors},
-            "tones": {tone: round(description.tones[tone], 2) for tone in TONES if tone in description.tones},
+            "tones": {
+                tone: round(description.tones[tone], 2)
+                for tone in TONES
+                if tone in description.tones
+            },
         },
         "objects": {name: [round(edge, 1) for edge in box] for name, box in objects},
     }
 
 
 def print_answer(description: Description) -> str:
-    """The canonical text of a description: what BoigLLM learns to write, and what rewards teacher-force.
+    """The canonical text of a description: what BoigLLM learns to write, and what rewards
+    teacher-force.
 
-    Compact JSON on one line; parsing it gives the description back up to the rounding (0.01 of coverage, 1 pixel).
+    Compact JSON on one line; parsing it gives the description back up to the rounding (0.01 of
+    coverage, 1 pixel).
     """
     # Rounded before they are ordered, so that printing what was parsed gives the same text.
     whole = {
@@ -47,9 +56,15 @@ def print_answer(description: Description) -> str:
         for name, (x1, y1, x2, y2) in description.objects.items()
     }
     tree = to_answer(replace(description, objects=whole))
-    colors = ",".join(f'{json.dumps(name)}:{{"coverage":{color["coverage"]:.2f}}}' for name, color in tree[LOOK]["colors"].items())
+    colors = ",".join(
+        f'{json.dumps(name)}:{{"coverage":{color["coverage"]:.2f}}}'
+        for name, color in tree[LOOK]["colors"].items()
+    )
     tones = ",".join(f'"{tone}":{share:.2f}' for tone, share in tree[LOOK]["tones"].items())
-    objects = ",".join(f"{json.dumps(name)}:[{','.join(str(int(edge)) for edge in box)}]" for name, box in tree["objects"].items())
+    objects = ",".join(
+        f"{json.dumps(name)}:[{','.join(str(int(edge)) for edge in box)}]"
+        for name, box in tree["objects"].items()
+    )
     return f'{{"{LOOK}":{{"colors":{{{colors}}},"tones":{{{tones}}}}},"objects":{{{objects}}}}}'
 
 
@@ -57,7 +72,8 @@ def parse_answer(text: str) -> Description:
     """The description that a text states.
 
     Raises:
-        InputError: no JSON, another shape, a color or tone that is not in the vocabulary, or a number out of range.
+        InputError: no JSON, another shape, a color or tone that is not in the vocabulary, or a
+            number out of range.
     """
     try:
         tree = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
@@ -67,24 +83,34 @@ def parse_answer(text: str) -> Description:
 
 
 def from_answer(tree: Any) -> Description:
-    """The description that a parsed ANSWER states; keys beside ``color and tones`` and ``objects`` are passed over.
+    """The description that a parsed ANSWER states; keys beside ``color and tones`` and ``objects``
+    are passed over.
 
     Raises:
-        InputError: another shape, a color or tone that is not in the vocabulary, or a number out of range.
+        InputError: another shape, a color or tone that is not in the vocabulary, or a number out of
+            range.
     """
     root = _mapping(tree, "the answer")
     look = _mapping(root.get(LOOK), f'"{LOOK}"')
     colors = {
-        _known(name, PALETTE, "color of the palette"): _share(_mapping(color, f"color {name}").get("coverage"), name)
+        _known(name, PALETTE, "color of the palette"): _share(
+            _mapping(color, f"color {name}").get("coverage"), name
+        )
         for name, color in _mapping(look.get("colors"), '"colors"').items()
     }
-    tones = {_known(tone, TONES, "tone"): _share(share, tone) for tone, share in _mapping(look.get("tones"), '"tones"').items()}
-    objects = {name: _box(box, name) for name, box in _mapping(root.get("objects"), '"objects"').items()}
+    tones = {
+        _known(tone, TONES, "tone"): _share(share, tone)
+        for tone, share in _mapping(look.get("tones"), '"tones"').items()
+    }
+    objects = {
+        name: _box(box, name) for name, box in _mapping(root.get("objects"), '"objects"').items()
+    }
     return Description(colors, tones, objects)
 
 
 def print_prediction(normalized: float, kpi: str = "likes") -> str:
-    """The engagement predictor's answer (PAPER section 3): a KPI within its account, 0 to 100, as a whole number."""
+    """The engagement predictor's answer (PAPER section 3): a KPI within its account, 0 to 100, as a
+    whole number."""
     return f"{{{json.dumps(kpi)}:{round(normalized)}}}"
 
 
@@ -92,15 +118,23 @@ def parse_prediction(text: str, kpi: str = "likes") -> int:
     """The KPI, 0 to 100, that an engagement predictor's answer states.
 
     Raises:
-        InputError: anything but a JSON object that holds ``kpi`` alone, as a whole number from 0 to 100.
+        InputError: anything but a JSON object that holds ``kpi`` alone, as a whole number from 0 to
+            100.
     """
     remedy = f"write {print_prediction(50, kpi)}"
     try:
-        tree = _mapping(json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse), "the prediction")
+        tree = _mapping(
+            json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse), "the prediction"
+        )
     except (ValueError, RecursionError) as exc:
         raise InputError(_short(text), "is no prediction", remedy) from exc
     value = tree.get(kpi)
-    if len(tree) != 1 or not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 100:
+    if (
+        len(tree) != 1
+        or not isinstance(value, int)
+        or isinstance(value, bool)
+        or not 0 <= value <= 100
+    ):
         raise InputError(_short(text), f"must be {kpi} alone, a whole number from 0 to 100", remedy)
     return value
 
@@ -112,7 +146,9 @@ def _area(box: Box) -> float:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     tree = dict(pairs)
     if len(tree) < len(pairs):
-        raise InputError(_short(json.dumps([key for key, _ in pairs])), "names a key twice", _REMEDY)
+        raise InputError(
+            _short(json.dumps([key for key, _ in pairs])), "names a key twice", _REMEDY
+        )
     return tree
 
 
@@ -122,7 +158,9 @@ def _refuse(constant: str) -> NoReturn:
 
 def _mapping(tree: Any, what: str) -> Mapping[str, Any]:
     if not isinstance(tree, dict):
-        raise InputError(what, "must be a JSON object" if tree is not None else "is missing", _REMEDY)
+        raise InputError(
+            what, "must be a JSON object" if tree is not None else "is missing", _REMEDY
+        )
     return tree
 
 
@@ -138,16 +176,30 @@ def _is_number(value: Any) -> bool:
 
 def _share(value: Any, name: str) -> float:
     if not _is_number(value) or not 0 <= value <= 1:
-        raise InputError(f"coverage of {name} = {_short(str(value))}", "must be a number in [0, 1]", _REMEDY)
+        raise InputError(
+            f"coverage of {name} = {_short(str(value))}", "must be a number in [0, 1]", _REMEDY
+        )
     return float(value)
 
 
 def _box(value: Any, name: str) -> Box:
-    if not isinstance(value, list) or len(value) != 4 or not all(_is_number(edge) for edge in value):
-        raise InputError(f"box of {_short(name)} = {_short(str(value))}", "must be four finite numbers [x1, y1, x2, y2]", _REMEDY)
+    if (
+        not isinstance(value, list)
+        or len(value) != 4
+        or not all(_is_number(edge) for edge in value)
+    ):
+        raise InputError(
+            f"box of {_short(name)} = {_short(str(value))}",
+            "must be four finite numbers [x1, y1, x2, y2]",
+            _REMEDY,
+        )
     x1, y1, x2, y2 = (float(edge) for edge in value)
     if x1 > x2 or y1 > y2:
-        raise InputError(f"box of {_short(name)} = {_short(str(value))}", "must have x1 <= x2 and y1 <= y2", _REMEDY)
+        raise InputError(
+            f"box of {_short(name)} = {_short(str(value))}",
+            "must have x1 <= x2 and y1 <= y2",
+            _REMEDY,
+        )
     return x1, y1, x2, y2
 
 

@@ -1,15 +1,19 @@
-"""What a language model is asked, and what it should answer: the patterns of behavior fine-tuning (PAPER section 3), in our own words.
+"""What a language model is asked, and what it should answer: the patterns of behavior fine-tuning
+(PAPER section 3), in our own words.
 
     describe        exact KPIs go in; colors, tones and objects come out
-    aim_describe    approximate KPIs, as what the creator wants to reach; colors, tones and objects, then the exact KPIs
+    aim_describe    approximate KPIs, as what the creator wants to reach; colors, tones and objects,
+                    then the exact KPIs
     aim_predict     approximate KPIs; the exact KPIs
     predict         no KPIs; the exact KPIs
 
-Two wordings. ``compact``: a fine-tuned small model needs no instruction, and cannot spare the tokens, nor those of the account and of an
-image's caption. ``full``: an instruction that lists palette and tones, where the answer holds any, and asks for JSON alone; then every
-field by name. In both the KPIs stand in one line at the end, so that prompts which
-differ in the KPIs alone share everything before it, and the no-KPI twin's prompt is the same without that line. The engagement predictor's
-prompt is here too. Leaves out: which pattern a sample gets (see `patterns`) and descriptions as text (see `answer`).
+Two wordings. ``compact``: a fine-tuned small model needs no instruction, and cannot spare the
+tokens, nor those of the account and of an image's caption. ``full``: an instruction that lists
+palette and tones, where the answer holds any, and asks for JSON alone; then every field by name. In
+both the KPIs stand in one line at the end, so that prompts which differ in the KPIs alone share
+everything before it, and the no-KPI twin's prompt is the same without that line. The engagement
+predictor's prompt is here too. Leaves out: which pattern a sample gets (see `patterns`) and
+descriptions as text (see `answer`).
 """
 
 from __future__ import annotations
@@ -100,18 +104,24 @@ class KpiCondition:
 
 
 def condition_of(sample: Sample, wording: Wording = COMPACT) -> KpiCondition:
-    """The KPIs that a sample reached; a sample without a bucket has no label and cannot be asked about."""
+    """The KPIs that a sample reached; a sample without a bucket has no label and cannot be asked
+    about."""
     if sample.bucket is None:
         raise ValueError(f"sample {sample.id} has no KPI bucket")
     more = {name: sample.more_kpis[name] for name in wording.more if name in sample.more_kpis}
-    return KpiCondition(sample.kpi, sample.bucket, tuple((name, KpiCondition(kpi.value, kpi.bucket)) for name, kpi in more.items()))
+    return KpiCondition(
+        sample.kpi,
+        sample.bucket,
+        tuple((name, KpiCondition(kpi.value, kpi.bucket)) for name, kpi in more.items()),
+    )
 
 
 class Prompt(str):
-    """A prompt that can say less, where it is too long: keywords go first, whole ones from the end, then the text from its end.
+    """A prompt that can say less, where it is too long: keywords go first, whole ones from the end,
+    then the text from its end.
 
-    How much has to go is decided on `widest`, the same prompt with KPIs as long as any: so prompts that differ in the KPIs alone, or lack
-    them, lose the same, and go on differing in nothing else.
+    How much has to go is decided on `widest`, the same prompt with KPIs as long as any: so prompts
+    that differ in the KPIs alone, or lack them, lose the same, and go on differing in nothing else.
     """
 
     __slots__ = ("frame", "keywords", "text")
@@ -136,7 +146,8 @@ class Prompt(str):
 
     @property
     def spare(self) -> int:
-        """Bytes of the longest line of KPIs: by so many tokens, at most, is `widest` longer than the prompt."""
+        """Bytes of the longest line of KPIs: by so many tokens, at most, is `widest` longer than
+        the prompt."""
         return 0 if self.frame.widest is None else len(self.frame.widest.encode()) + 1
 
     @property
@@ -145,7 +156,8 @@ class Prompt(str):
         return len(self.keywords) + len(self.text)
 
     def shortened(self, cuts: int) -> Prompt:
-        """The prompt after some cuts: a cut takes a keyword or, once there is none, a character of the text."""
+        """The prompt after some cuts: a cut takes a keyword or, once there is none, a character of
+        the text."""
         kept = max(0, len(self.keywords) - cuts)
         left = len(self.text) - max(0, cuts - len(self.keywords))
         return Prompt(self.frame, self.text[:left].rstrip(), self.keywords[:kept])
@@ -153,7 +165,8 @@ class Prompt(str):
 
 @dataclass(frozen=True)
 class _Frame:
-    """What of a prompt is never cut: the lines around text and keywords, and the line of the KPIs."""
+    """What of a prompt is never cut: the lines around text and keywords, and the line of the
+    KPIs."""
 
     opening: tuple[str, ...]
     before_text: str
@@ -165,14 +178,28 @@ class _Frame:
 
     def render(self, text: str, keywords: Sequence[str], kpi: str | None) -> str:
         told = f"{self.before_keywords}{', '.join(keywords)}{self.after_keywords}".strip()
-        return "\n".join((*self.opening, self.before_text + text, told, *([] if kpi is None else [kpi]), *self.closing))
+        return "\n".join(
+            (
+                *self.opening,
+                self.before_text + text,
+                told,
+                *([] if kpi is None else [kpi]),
+                *self.closing,
+            )
+        )
 
 
-def build_prompt(sample: Sample, kpi: KpiCondition | None, wording: Wording = COMPACT, pattern: Pattern = "describe") -> Prompt:
+def build_prompt(
+    sample: Sample,
+    kpi: KpiCondition | None,
+    wording: Wording = COMPACT,
+    pattern: Pattern = "describe",
+) -> Prompt:
     """The prompt about a post, up to where the answer begins.
 
     Args:
-        sample: whose company, date, text, keywords and resolution are told; its own KPIs and description are not.
+        sample: whose company, date, text, keywords and resolution are told; its own KPIs and
+            description are not.
         kpi: what to aim at; none: the no-KPI twin's prompt. The pattern ``predict`` never tells it.
         wording: compact or full.
         pattern: which of the four.
@@ -181,20 +208,34 @@ def build_prompt(sample: Sample, kpi: KpiCondition | None, wording: Wording = CO
     line = None if pattern == "predict" or kpi is None else _kpi_line(kpi, wording, pattern)
     names = ", ".join(_names(sample, wording))
     task = _TASKS[pattern].format(post=_POST[wording.source], kpis=names)
-    return _prompt(sample, wording, _instruction(task, sample, wording, pattern), line, widest, (_cue(wording, _CUES[pattern]),))
+    return _prompt(
+        sample,
+        wording,
+        _instruction(task, sample, wording, pattern),
+        line,
+        widest,
+        (_cue(wording, _CUES[pattern]),),
+    )
 
 
 def build_answer(sample: Sample, wording: Wording = COMPACT, pattern: Pattern = "describe") -> str:
-    """What the model should answer: the sample's own description, its exact KPIs, or both in one JSON object."""
-    kpis = {wording.kpi: sample.kpi, **{name: sample.more_kpis[name].value for name in wording.more if name in sample.more_kpis}}
+    """What the model should answer: the sample's own description, its exact KPIs, or both in one
+    JSON object."""
+    kpis = {
+        wording.kpi: sample.kpi,
+        **{name: sample.more_kpis[name].value for name in wording.more if name in sample.more_kpis},
+    }
     if pattern in ("aim_predict", "predict"):
         return print_kpis(kpis)
     look = print_answer(sample.seen)
     return look if pattern == "describe" else f"{look[:-1]},{print_kpis(kpis)[1:]}"
 
 
-def build_predictor_prompt(sample: Sample, description: Description, wording: Wording = COMPACT) -> Prompt:
-    """The engagement predictor's prompt: a post with its verbalized image, up to where its KPI follows (`print_prediction`).
+def build_predictor_prompt(
+    sample: Sample, description: Description, wording: Wording = COMPACT
+) -> Prompt:
+    """The engagement predictor's prompt: a post with its verbalized image, up to where its KPI
+    follows (`print_prediction`).
 
     Args:
         sample: whose company, date, text, keywords and resolution are told.
@@ -202,9 +243,14 @@ def build_predictor_prompt(sample: Sample, description: Description, wording: Wo
         wording: compact or full.
     """
     kpi, post = _line(wording.kpi), _POST[wording.source]
-    instruction = [_PREDICTION.format(post=post, kpi=kpi), _JSON_ALONE + print_prediction(0, wording.kpi)]
+    instruction = [
+        _PREDICTION.format(post=post, kpi=kpi),
+        _JSON_ALONE + print_prediction(0, wording.kpi),
+    ]
     seen = ("Image: " if wording.style == "full" else "image: ") + print_answer(description)
-    return _prompt(sample, wording, instruction, None, None, (seen, _cue(wording, f"{kpi} of 100: ")))
+    return _prompt(
+        sample, wording, instruction, None, None, (seen, _cue(wording, f"{kpi} of 100: "))
+    )
 
 
 def print_kpi(value: float) -> str:
@@ -218,16 +264,37 @@ def print_kpis(kpis: Mapping[str, float]) -> str:
 
 
 def _prompt(
-    sample: Sample, wording: Wording, instruction: Sequence[str], kpi: str | None, widest: str | None, closing: tuple[str, ...]
+    sample: Sample,
+    wording: Wording,
+    instruction: Sequence[str],
+    kpi: str | None,
+    widest: str | None,
+    closing: tuple[str, ...],
 ) -> Prompt:
     size, day = f"{sample.width}x{sample.height}", sample.timestamp[:10]
     if wording.style == "compact":
-        frame = _Frame((f"{_line(sample.company)} {day}",), "", "", f" {size}", kpi, widest, closing)
+        frame = _Frame(
+            (f"{_line(sample.company)} {day}",), "", "", f" {size}", kpi, widest, closing
+        )
     else:
         account = [f"Account: {_line(sample.account)}"] if wording.source == "tweets" else []
         caption = [f"Image caption: {_line(sample.caption)}"] if sample.caption else []
-        told = [f"Company: {_line(sample.company)}", *account, f"Date: {day}", f"Resolution: {size} pixels", *caption]
-        frame = _Frame((*instruction, *told), f"{_TEXT[wording.source]}: ", "Keywords: ", "", kpi, widest, closing)
+        told = [
+            f"Company: {_line(sample.company)}",
+            *account,
+            f"Date: {day}",
+            f"Resolution: {size} pixels",
+            *caption,
+        ]
+        frame = _Frame(
+            (*instruction, *told),
+            f"{_TEXT[wording.source]}: ",
+            "Keywords: ",
+            "",
+            kpi,
+            widest,
+            closing,
+        )
     return Prompt(frame, _line(sample.text), tuple(_line(word) for word in sample.keywords))
 
 
@@ -243,7 +310,10 @@ def _cue(wording: Wording, compact: str) -> str:
 
 
 def _names(sample: Sample, wording: Wording) -> list[str]:
-    return [_line(name) for name in (wording.kpi, *(name for name in wording.more if name in sample.more_kpis))]
+    return [
+        _line(name)
+        for name in (wording.kpi, *(name for name in wording.more if name in sample.more_kpis))
+    ]
 
 
 def _kpi_line(kpi: KpiCondition, wording: Wording, pattern: Pattern) -> str:
@@ -262,7 +332,9 @@ def _told(kpi: KpiCondition, name: str) -> str:
 def _widest(sample: Sample, wording: Wording) -> KpiCondition:
     """KPIs as long as any: twelve digits and the longest label for each that the sample has."""
     wide = KpiCondition(888_888_888_888, "medium")
-    return replace(wide, more=tuple((name, wide) for name in wording.more if name in sample.more_kpis))
+    return replace(
+        wide, more=tuple((name, wide) for name in wording.more if name in sample.more_kpis)
+    )
 
 
 def _line(text: str) -> str:
@@ -276,14 +348,19 @@ def _specimens() -> Iterator[str]:
         "p", "p", "acme", "Acme", "2020-05-06T10:00:00Z", "A text", ("one", "two"), 231.0, 97.0, "high", "train", "0" * 64, 128, 96,
         Description({"Red": 1.0}, {"warm": 1.0}, {"ball": (1, 2, 3, 4)}), more_kpis={"rate": KpiValue(0.0123, 40.0, "low")}, caption="Seen",
     )  # fmt: skip
-    wordings = [Wording("compact", more=("rate",)), *(Wording("full", source, more=("rate",)) for source in ("tweets", "stock"))]
+    wordings = [
+        Wording("compact", more=("rate",)),
+        *(Wording("full", source, more=("rate",)) for source in ("tweets", "stock")),
+    ]
     for sample in (full, replace(full, keywords=(), caption=None, more_kpis={})):
         for wording in wordings:
             for pattern in get_args(Pattern):
                 for kpi in (condition_of(sample, wording), None):
                     yield build_prompt(sample, kpi, wording, pattern)
                 yield build_answer(sample, wording, pattern)
-            yield build_predictor_prompt(sample, sample.description or Description(), wording) + print_prediction(97.0)
+            yield build_predictor_prompt(
+                sample, sample.description or Description(), wording
+            ) + print_prediction(97.0)
 
 
 def _version() -> str:
@@ -291,4 +368,5 @@ def _version() -> str:
 
 
 TEMPLATES_VERSION: Final = _version()
-"""Names the wording of prompts and answers: another wording has another version, and a model trained with one is asked in it."""
+"""Names the wording of prompts and answers: another wording has another version, and a model
+trained with one is asked in it."""

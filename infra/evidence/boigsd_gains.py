@@ -1,17 +1,21 @@
-"""Is BoigSD better? Against the base, high-KPI fine-tuning, prompt rewriting and best-of-N, on both laws and three training seeds.
+"""Is BoigSD better? Against the base, high-KPI fine-tuning, prompt rewriting and best-of-N, on both
+laws and three training seeds.
 
-Runs ``calibrate``, ``finetune_sd``, ``ddpo`` and ``evaluate_sd`` on the models of `knows_kpi.py` and shares its stages: give the same home,
-posts and settings. What is finished is never done again, so the script can be stopped and started. The high-KPI baseline trains on as many
-passes of the UNet as the alignment takes, a forward pass as 1 and a backward pass as 2. Every difference is between images of the same
-prompt and noise, its 95 % interval clustered by prompt, on each seed and over all seeds; the judge is the law, which no training reads.
+Runs ``calibrate``, ``finetune_sd``, ``ddpo`` and ``evaluate_sd`` on the models of `knows_kpi.py`
+and shares its stages: give the same home, posts and settings. What is finished is never done again,
+so the script can be stopped and started. The high-KPI baseline trains on as many passes of the UNet
+as the alignment takes, a forward pass as 1 and a backward pass as 2. Every difference is between
+images of the same prompt and noise, its 95 % interval clustered by prompt, on each seed and over
+all seeds; the judge is the law, which no training reads.
 
-On each seed and over all of them the interval of BoigSD over the base must lie above 0. Over all seeds BoigSD must be at least level with
-high-KPI fine-tuning, and BoigSD with rewriting with the same rewriting alone: their intervals must not lie below 0. Whichever way the
-others fall, they are shown. Prints one table a law. Exit code 1: something that must hold does not. One seed takes some eight minutes on
-two cores, beside those of BoigLLM.
+On each seed and over all of them the interval of BoigSD over the base must lie above 0. Over all
+seeds BoigSD must be at least level with high-KPI fine-tuning, and BoigSD with rewriting with the
+same rewriting alone: their intervals must not lie below 0. Whichever way the others fall, they are
+shown. Prints one table a law. Exit code 1: something that must hold does not. One seed takes some
+eight minutes on two cores, beside those of BoigLLM.
 
-    python infra/evidence/boigsd_gains.py --home .boig/evidence [--laws sunlit nordic] [--seeds 0 1 2] [--set llm.steps=1000 ...]
-        [--json FILE]
+    python infra/evidence/boigsd_gains.py --home .boig/evidence [--laws sunlit nordic] [--seeds 0 1
+        2] [--set llm.steps=1000 ...] [--json FILE]
 """
 
 from __future__ import annotations
@@ -28,7 +32,11 @@ from stages import LONGER, RECIPE, WORLD_SEED, Stages, arguments, export
 from boig_core.config import load_recipe
 from boig_core.storage import store
 
-ROWS: Final = ("evaluation.rewrite=[retrieval,boigllm]", "evaluation.best_of_n=4", "evaluation.images_per_prompt=4")
+ROWS: Final = (
+    "evaluation.rewrite=[retrieval,boigllm]",
+    "evaluation.best_of_n=4",
+    "evaluation.images_per_prompt=4",
+)
 PAIRS: Final = {
     "boigsd-base": "above",
     "boigsd-high_kpi": "level",
@@ -56,7 +64,11 @@ def main() -> int:
         print("\n".join(table(law, found[law])), flush=True)
     if given.json:
         given.json.write_text(json.dumps({"posts": given.posts, "laws": found}, indent=1), "utf-8")
-    return 0 if all(verdict(pair, rows) is not False for rows in found.values() for pair in PAIRS) else 1
+    return (
+        0
+        if all(verdict(pair, rows) is not False for rows in found.values() for pair in PAIRS)
+        else 1
+    )
 
 
 def law_rows(given: argparse.Namespace, law: str) -> dict[str, dict[str, Any]]:
@@ -72,25 +84,36 @@ def seed_row(stages: Stages, seed: int, dataset: dict[str, str]) -> dict[str, An
     """``generation.json`` of one training seed."""
     run = f"seed-{seed}"
     models = stages.run("finetune_llm", run, seed, dataset)
-    inputs = dataset | {name: uri for name, uri in models.items() if name in ("boigllm", "predictor")}
+    inputs = dataset | {
+        name: uri for name, uri in models.items() if name in ("boigllm", "predictor")
+    }
     inputs |= stages.run("calibrate", run, seed, inputs)
     boigsd = stages.run("ddpo", run, seed, inputs)
-    high_kpi = stages.run("finetune_sd", run, seed, dataset, [f"sd.steps={equal_steps(stages.overrides(seed))}"])
+    high_kpi = stages.run(
+        "finetune_sd", run, seed, dataset, [f"sd.steps={equal_steps(stages.overrides(seed))}"]
+    )
     generated = stages.run("evaluate_sd", run, seed, {**inputs, **high_kpi, **boigsd})
-    return dict(json.loads(store.read_bytes(store.join(generated["generation"], "generation.json"))))
+    return dict(
+        json.loads(store.read_bytes(store.join(generated["generation"], "generation.json")))
+    )
 
 
 def equal_steps(overrides: list[str]) -> int:
-    """Steps of the high-KPI fine-tuning that take as many passes of the UNet as the alignment: an image of a step takes 3."""
+    """Steps of the high-KPI fine-tuning that take as many passes of the UNet as the alignment: an
+    image of a step takes 3."""
     recipe = load_recipe(RECIPE, overrides)
     return round(recipe.ddpo.epochs * cost(recipe.ddpo) / (3 * recipe.sd.batch))
 
 
 def spans(pair: str, measure: str, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Span]:
-    """Difference of a pair by seed, and over all: the mean over seeds, between the means of the intervals' ends."""
+    """Difference of a pair by seed, and over all: the mean over seeds, between the means of the
+    intervals' ends."""
     found: dict[str, Span] = {seed: row["paired"][pair][measure] for seed, row in rows.items()}
     # Seeds share a part of their prompts: as if they shared all of them, which is never too narrow.
-    over_all = {end: sum(span[end] for span in found.values()) / len(found) for end in ("mean", "low", "high")}
+    over_all = {
+        end: sum(span[end] for span in found.values()) / len(found)
+        for end in ("mean", "low", "high")
+    }
     return {**found, "all": over_all}
 
 
@@ -105,20 +128,35 @@ def verdict(pair: str, rows: Mapping[str, Mapping[str, Any]]) -> bool | None:
 def table(law: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """One line a pair and measure, then what each seed's BoigSD kept of the base."""
     verdicts = {True: "holds", False: "DOES NOT HOLD", None: "-"}
-    lines = [f"{law}: difference [95 % interval]; the judge in log-likes, the reward in its own unit"]
+    lines = [
+        f"{law}: difference [95 % interval]; the judge in log-likes, the reward in its own unit"
+    ]
     lines.append(f"{'':48} {'':7} " + "  ".join(f"{seed:24}" for seed in (*rows, "all")))
     for pair in PAIRS:
         for measure in MEASURES:
-            cells = [f"{span['mean']:+.2f} [{span['low']:+.2f}, {span['high']:+.2f}]" for span in spans(pair, measure, rows).values()]
+            cells = [
+                f"{span['mean']:+.2f} [{span['low']:+.2f}, {span['high']:+.2f}]"
+                for span in spans(pair, measure, rows).values()
+            ]
             said = verdicts[verdict(pair, rows)] if measure == "judge" else ""
-            lines.append(f"{pair:48} {measure:7} " + "  ".join(f"{cell:24}" for cell in cells) + f"  {said}")
+            lines.append(
+                f"{pair:48} {measure:7} " + "  ".join(f"{cell:24}" for cell in cells) + f"  {said}"
+            )
     for name in ("clip_margin", "diversity"):
         kept = {
-            model: [row["generation"][model][name] / row["generation"]["base"][name] for row in rows.values()]
+            model: [
+                row["generation"][model][name] / row["generation"]["base"][name]
+                for row in rows.values()
+            ]
             for model in ("boigsd", "high_kpi", "best_of_n")
             if all(row["generation"][model][name] is not None for row in rows.values())
         }
-        lines.append(f"{name} kept: " + "; ".join(f"{model} {' '.join(f'{share:.0%}' for share in of)}" for model, of in kept.items()))
+        lines.append(
+            f"{name} kept: "
+            + "; ".join(
+                f"{model} {' '.join(f'{share:.0%}' for share in of)}" for model, of in kept.items()
+            )
+        )
     return lines
 
 

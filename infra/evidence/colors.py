@@ -1,18 +1,24 @@
-"""Are colors measured right, and how fast? Images of known composition, and images a second and core beside two public libraries.
+"""Are colors measured right, and how fast? Images of known composition, and images a second and
+core beside two public libraries.
 
-Accuracy: each image is 640 x 640, split at random into 2 to 5 colors of the palette (cells, bands, or discs and boxes on a ground), each
-covering at least 4 %, every color flat or a gradient that stays within its name, with noise of up to 4 levels, as a JPEG of quality 90. It
-is decoded, area-downsized to the side and measured. What counts is the pair of an image and one of its colors: is it named, is its
-coverage within 0.02 of the composition's. Images with a name that is not in the composition are counted apart. `measure` undoes mixtures at
-small sides alone (decision 0008), so each side is shown without and with it as well.
+Accuracy: each image is 640 x 640, split at random into 2 to 5 colors of the palette (cells, bands,
+or discs and boxes on a ground), each covering at least 4 %, every color flat or a gradient that
+stays within its name, with noise of up to 4 levels, as a JPEG of quality 90. It is decoded,
+area-downsized to the side and measured. What counts is the pair of an image and one of its colors:
+is it named, is its coverage within 0.02 of the composition's. Images with a name that is not in the
+composition are counted apart. `measure` undoes mixtures at small sides alone (decision 0008), so
+each side is shown without and with it as well.
 
-Rate: CPU time of one process from uint8 arrays in memory to names and tones, 512 x 512; decoding and resizing are not in it. Median of
-repeated rounds after a warm one. Beside it, in the same run and on the same images, the nearest that libraries offer, for names alone:
+Rate: CPU time of one process from uint8 arrays in memory to names and tones, 512 x 512; decoding
+and resizing are not in it. Median of repeated rounds after a warm one. Beside it, in the same run
+and on the same images, the nearest that libraries offer, for names alone:
 
-* scikit-image's ``rgb2lab`` and the nearest of the 40 colors by SciPy's ``cKDTree``: perceptual (CIELAB), every pixel on its own.
+* scikit-image's ``rgb2lab`` and the nearest of the 40 colors by SciPy's ``cKDTree``: perceptual
+  (CIELAB), every pixel on its own.
 * Pillow's ``quantize`` to the palette and ``histogram``: nearest in RGB, not perceptual.
 
-    OMP_NUM_THREADS=1 python infra/evidence/colors.py [--images 400] [--rounds 9] [--json colors.json]
+    OMP_NUM_THREADS=1 python infra/evidence/colors.py [--images 400] [--rounds 9] [--json
+        colors.json]
 """
 
 from __future__ import annotations
@@ -49,14 +55,20 @@ _Y_HW, _X_HW = np.mgrid[:CANVAS, :CANVAS] / CANVAS
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     known = compositions(args.images)
     found = {
-        "accuracy": {f"side {side}, {way}": accuracy(known, side, name) for side in SIDES for way, name in NAMERS.items()},
+        "accuracy": {
+            f"side {side}, {way}": accuracy(known, side, name)
+            for side in SIDES
+            for way, name in NAMERS.items()
+        },
         "rate": rates(args.rounds),
     }
     for case, row in found["accuracy"].items():
@@ -79,7 +91,11 @@ def _names_unmixed(image_HWC: NDArray[np.uint8]) -> dict[str, float]:
     return _names_as_they_are(unmix(image_HWC[None])[0])
 
 
-NAMERS: Final = {"as shipped": _names_measured, "never unmixed": _names_as_they_are, "always unmixed": _names_unmixed}
+NAMERS: Final = {
+    "as shipped": _names_measured,
+    "never unmixed": _names_as_they_are,
+    "always unmixed": _names_unmixed,
+}
 
 
 def compositions(images: int, seed: int = 0) -> list[tuple[bytes, Mapping[str, float]]]:
@@ -88,9 +104,12 @@ def compositions(images: int, seed: int = 0) -> list[tuple[bytes, Mapping[str, f
 
 
 def accuracy(
-    known: Sequence[tuple[bytes, Mapping[str, float]]], side: int, name: Callable[[NDArray[np.uint8]], dict[str, float]] = _names_measured
+    known: Sequence[tuple[bytes, Mapping[str, float]]],
+    side: int,
+    name: Callable[[NDArray[np.uint8]], dict[str, float]] = _names_measured,
 ) -> dict[str, Any]:
-    """How ``name`` does on compositions at ``side``. A color that is not named counts as covering nothing."""
+    """How ``name`` does on compositions at ``side``. A color that is not named counts as covering
+    nothing."""
     named, errors, invented = [], [], 0
     for file, truth in known:
         seen = name(_decoded(file, side))
@@ -118,7 +137,9 @@ def _square(image: Image.Image, side: int) -> NDArray[np.uint8]:
 
 def compose(rng: np.random.Generator, first: str) -> tuple[bytes, Mapping[str, float]]:
     """A JPEG of colors of the palette, ``first`` among them, and the coverage of each."""
-    others = rng.permutation([name for name in NAMES if name != first])[: rng.integers(1, MAX_COLORS)]
+    others = rng.permutation([name for name in NAMES if name != first])[
+        : rng.integers(1, MAX_COLORS)
+    ]
     names = [str(name) for name in rng.permutation([first, *others])]
     shares = np.zeros(1)
     while shares.min() < MIN_COVERAGE:
@@ -130,7 +151,9 @@ def compose(rng: np.random.Generator, first: str) -> tuple[bytes, Mapping[str, f
         image_HWC[area_HW] = _fill(rng, NAMES.index(name), area_HW)
     image_HWC += rng.normal(0, rng.uniform(0, 4), image_HWC.shape)
     file = io.BytesIO()
-    Image.fromarray(np.clip(np.rint(image_HWC), 0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    Image.fromarray(np.clip(np.rint(image_HWC), 0, 255).astype(np.uint8)).save(
+        file, "JPEG", quality=90
+    )
     return file.getvalue(), dict(zip(names, shares.tolist(), strict=True))
 
 
@@ -138,9 +161,13 @@ def _areas(rng: np.random.Generator, count: int) -> NDArray[np.intp]:
     """A random split of the canvas into ``count`` areas."""
     kind = rng.integers(3)
     if kind == 0:  # cells around random points, up to three an area
-        owners = np.concatenate([np.arange(count), rng.integers(0, count, rng.integers(0, 2 * count + 1))])
+        owners = np.concatenate(
+            [np.arange(count), rng.integers(0, count, rng.integers(0, 2 * count + 1))]
+        )
         points = rng.random((len(owners), 2))
-        return np.asarray(owners[np.argmin([(_Y_HW - y) ** 2 + (_X_HW - x) ** 2 for y, x in points], axis=0)])
+        return np.asarray(
+            owners[np.argmin([(_Y_HW - y) ** 2 + (_X_HW - x) ** 2 for y, x in points], axis=0)]
+        )
     if kind == 1:
         along_HW = _along(rng)
         return np.searchsorted(np.quantile(along_HW, np.sort(rng.random(count - 1))), along_HW)
@@ -150,7 +177,11 @@ def _areas(rng: np.random.Generator, count: int) -> NDArray[np.intp]:
             y, x = rng.random(2)
             height, width = rng.uniform(0.08, 0.3, 2)
             down_HW, right_HW = np.abs(_Y_HW - y) / height, np.abs(_X_HW - x) / width
-            label_HW[(down_HW**2 + right_HW**2 < 1) if rng.random() < 0.5 else (np.maximum(down_HW, right_HW) < 1)] = area
+            label_HW[
+                (down_HW**2 + right_HW**2 < 1)
+                if rng.random() < 0.5
+                else (np.maximum(down_HW, right_HW) < 1)
+            ] = area
     return label_HW
 
 
@@ -160,7 +191,8 @@ def _along(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _fill(rng: np.random.Generator, index: int, area_HW: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Colors of an area's pixels (N, C): flat, or from the color of the palette up to a third of the way to another, within its name."""
+    """Colors of an area's pixels (N, C): flat, or from the color of the palette up to a third of
+    the way to another, within its name."""
     color_C = _RGB_PC[index]
     if rng.random() < 0.5:
         return np.broadcast_to(color_C, (int(area_HW.sum()), 3))
@@ -169,11 +201,16 @@ def _fill(rng: np.random.Generator, index: int, area_HW: NDArray[np.bool_]) -> N
     while (_nearest(color_C + np.linspace(0, 1.4 * reach, 9)[:, None] * toward_C) != index).any():
         reach /= 2
     along_N = _along(rng)[area_HW]
-    return np.asarray(color_C + reach * ((along_N - along_N.min()) / np.ptp(along_N))[:, None] * toward_C)
+    return np.asarray(
+        color_C + reach * ((along_N - along_N.min()) / np.ptp(along_N))[:, None] * toward_C
+    )
 
 
 def _nearest(rgb_NC: NDArray[np.float64]) -> NDArray[np.intp]:
-    lab_N1C, palette_PC = to_oklab(np.rint(rgb_NC).astype(np.uint8))[:, None], to_oklab(_RGB_PC.astype(np.uint8))
+    lab_N1C, palette_PC = (
+        to_oklab(np.rint(rgb_NC).astype(np.uint8))[:, None],
+        to_oklab(_RGB_PC.astype(np.uint8)),
+    )
     return np.asarray(((lab_N1C - palette_PC) ** 2).sum(axis=-1).argmin(axis=-1))
 
 
@@ -181,17 +218,30 @@ def rates(rounds: int) -> dict[str, dict[str, float]]:
     """Images a second of CPU time, of each way on each set of images."""
     rng = np.random.default_rng(0)
     sets = {
-        f"{len(PHOTOS)} photographs": [_square(Image.fromarray(getattr(data, name)()), RATE_SIDE) for name in PHOTOS],
-        "compositions": [_decoded(compose(rng, name)[0], RATE_SIDE) for name in ("Red", "Gray", "Tan", "Lilac")],
+        f"{len(PHOTOS)} photographs": [
+            _square(Image.fromarray(getattr(data, name)()), RATE_SIDE) for name in PHOTOS
+        ],
+        "compositions": [
+            _decoded(compose(rng, name)[0], RATE_SIDE) for name in ("Red", "Gray", "Tan", "Lilac")
+        ],
         "uniform noise": [rng.integers(0, 256, (RATE_SIDE, RATE_SIDE, 3), np.uint8)],
         # Just at the limit between neutral and warm: every pixel is looked up a second time.
         "worst case, one shade on a tone's limit": [_limit_shade()],
     }
-    ways = {"boig colors and tones": _ours, "scikit-image and cKDTree, names": _scikit, "Pillow quantize, names": _pillow}
-    return {name: {way: _rate(function, images, rounds) for way, function in ways.items()} for name, images in sets.items()}
+    ways = {
+        "boig colors and tones": _ours,
+        "scikit-image and cKDTree, names": _scikit,
+        "Pillow quantize, names": _pillow,
+    }
+    return {
+        name: {way: _rate(function, images, rounds) for way, function in ways.items()}
+        for name, images in sets.items()
+    }
 
 
-def _rate(function: Callable[[NDArray[np.uint8]], object], images: list[NDArray[np.uint8]], rounds: int) -> float:
+def _rate(
+    function: Callable[[NDArray[np.uint8]], object], images: list[NDArray[np.uint8]], rounds: int
+) -> float:
     seconds = []
     for _ in range(1 + rounds):
         begin = time.process_time()
@@ -202,7 +252,9 @@ def _rate(function: Callable[[NDArray[np.uint8]], object], images: list[NDArray[
 
 
 def _limit_shade() -> NDArray[np.uint8]:
-    greys = np.stack([np.full(128, 160), np.full(128, 150), np.arange(128)], axis=-1).astype(np.uint8)
+    greys = np.stack([np.full(128, 160), np.full(128, 150), np.arange(128)], axis=-1).astype(
+        np.uint8
+    )
     chroma = np.hypot(*to_oklab(greys)[:, 1:].T)
     return np.broadcast_to(greys[np.abs(chroma - 0.035).argmin()], (RATE_SIDE, RATE_SIDE, 3)).copy()
 

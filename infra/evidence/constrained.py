@@ -1,10 +1,13 @@
-"""What the grammar of answers costs and what it gains: tokens a second and parse rate of one BoigLLM, with and without it.
+"""What the grammar of answers costs and what it gains: tokens a second and parse rate of one
+BoigLLM, with and without it.
 
-Prompts are those of test posts with their own KPI, as `evaluate_llm` asks them. Each way is timed in turn, several rounds on the same
-prompts, after a warm one; the median counts, in CPU seconds of the process, which other work on the machine disturbs least. A token is one
-that was written, the end of an answer included.
+Prompts are those of test posts with their own KPI, as `evaluate_llm` asks them. Each way is timed
+in turn, several rounds on the same prompts, after a warm one; the median counts, in CPU seconds of
+the process, which other work on the machine disturbs least. A token is one that was written, the
+end of an answer included.
 
-    OMP_NUM_THREADS=1 python infra/evidence/constrained.py --dataset URI --model URI [--posts 128] [--samples 8] [--rounds 5]
+    OMP_NUM_THREADS=1 python infra/evidence/constrained.py --dataset URI --model URI [--posts 128]
+        [--samples 8] [--rounds 5]
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ from boig_core.verbalization.templates import build_prompt, condition_of
 
 def main() -> None:
     """Print one line a way."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--posts", type=int, default=128)
@@ -43,14 +48,27 @@ def main() -> None:
         model, tokenizer = load_llm(folder)
     started = time.process_time()
     constraint = AnswerConstraint(tokenizer)
-    print(f"grammar and tokenizer made ready in {1000 * (time.process_time() - started):.0f} ms; vocabulary {len(tokenizer)}")
+    print(
+        f"grammar and tokenizer made ready in {1000 * (time.process_time() - started):.0f} ms; vocabulary {len(tokenizer)}"
+    )
 
     def greedy(held: AnswerConstraint | None) -> list[str]:
-        return generate_answers(model, tokenizer, prompts, constraint=held, max_new_tokens=args.max_new_tokens)
+        return generate_answers(
+            model, tokenizer, prompts, constraint=held, max_new_tokens=args.max_new_tokens
+        )
 
     def sampled(held: AnswerConstraint | None) -> list[str]:
-        limits = {"samples": args.samples, "seed": 0, "max_new_tokens": args.max_new_tokens, "batch": 256}
-        return [text for texts in sample_answers(model, tokenizer, prompts, constraint=held, **limits) for text in texts]
+        limits = {
+            "samples": args.samples,
+            "seed": 0,
+            "max_new_tokens": args.max_new_tokens,
+            "batch": 256,
+        }
+        return [
+            text
+            for texts in sample_answers(model, tokenizer, prompts, constraint=held, **limits)
+            for text in texts
+        ]
 
     ways: dict[str, Callable[[], list[str]]] = {
         "greedy": lambda: greedy(None),
@@ -66,15 +84,21 @@ def main() -> None:
             write()
             seconds[name].append(time.process_time() - started)
     for name, found in texts.items():
-        tokens = sum(len(ids) + 1 for ids in tokenizer(found, add_special_tokens=False)["input_ids"])
+        tokens = sum(
+            len(ids) + 1 for ids in tokenizer(found, add_special_tokens=False)["input_ids"]
+        )
         parsed = sum(parse_or_none(text) is not None for text in found) / len(found)
         spent = statistics.median(seconds[name])
         size = tokens / len(found)
-        print(f"{name:22} {tokens / spent:8.0f} tokens/CPU s  {len(found)} answers of {size:.1f} tokens  parse rate {parsed:.4f}")
+        print(
+            f"{name:22} {tokens / spent:8.0f} tokens/CPU s  {len(found)} answers of {size:.1f} tokens  parse rate {parsed:.4f}"
+        )
     pairs = list(zip(texts["greedy"], texts["greedy, constrained"], strict=True))
     strict = [(free, held) for free, held in pairs if is_strict(free)]
     same = sum(free == held for free, held in strict)
-    print(f"greedy answers that name nothing twice and parse: {len(strict)} of {len(pairs)}; the grammar leaves {same} of them as they are")
+    print(
+        f"greedy answers that name nothing twice and parse: {len(strict)} of {len(pairs)}; the grammar leaves {same} of them as they are"
+    )
 
 
 def is_strict(text: str) -> bool:

@@ -1,4 +1,5 @@
-"""The DAGs that `deferred_stages` measures: many stages at once, and beside them a probe of the triggerer's event loop."""
+"""The DAGs that `deferred_stages` measures: many stages at once, and beside them a probe of the
+triggerer's event loop."""
 
 from __future__ import annotations
 
@@ -21,10 +22,12 @@ SLEEP_S = 0.01
 
 
 class LagProbe(BaseTrigger):
-    """Sleeps again and again on the event loop that all triggers share, until the file ``stop`` is there.
+    """Sleeps again and again on the event loop that all triggers share, until the file ``stop`` is
+    there.
 
-    Its file ``lags.json`` then holds a pair for each sleep: when it began (seconds since 1970), and the lag in seconds; and for each
-    collection of garbage in that process when it began, and its seconds: what part of the lag is Python's own.
+    Its file ``lags.json`` then holds a pair for each sleep: when it began (seconds since 1970), and
+    the lag in seconds; and for each collection of garbage in that process when it began, and its
+    seconds: what part of the lag is Python's own.
     """
 
     def __init__(self, folder: str) -> None:
@@ -78,7 +81,13 @@ with DAG("boig", schedule=None, is_paused_upon_creation=False, max_active_tasks=
         RayJobOperator(
             task_id=f"stage-{number:03}",
             stage="ingest",
-            plan={"store": STORE, "recipe": f"{STORE}/recipe.json", "root": "stages", "outputs": {}, "seconds": {}},
+            plan={
+                "store": STORE,
+                "recipe": f"{STORE}/recipe.json",
+                "root": "stages",
+                "outputs": {},
+                "seconds": {},
+            },
             inputs={},
             pool="default_pool",
         )

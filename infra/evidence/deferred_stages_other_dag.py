@@ -1,6 +1,7 @@
 """The DAG that `deferred_stages` holds against boig's: the same stages by astro-provider-ray.
 
-In a file of its own, since each task reads its DAG's file anew, and this one imports ray and kubernetes.
+In a file of its own, since each task reads its DAG's file anew, and this one imports ray and
+kubernetes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""A stub of Ray's Jobs API for `deferred_stages` and `deferred_triggers`: jobs that cost nothing, talk, and end when they are told to.
+"""A stub of Ray's Jobs API for `deferred_stages` and `deferred_triggers`: jobs that cost nothing,
+talk, and end when they are told to.
 
-A job's end is what a stage's is: its attempt is committed, then its process is over. A job of `ray_jobs` keeps its log as a stage does, in
-chunks under its attempt, and any job gives the same lines to whoever tails it over a websocket, as Ray does. ``POST /end?spacing_s=`` ends
-all running jobs in turn, at random times with that mean between them, and ``GET /told`` says what was seen.
+A job's end is what a stage's is: its attempt is committed, then its process is over. A job of
+`ray_jobs` keeps its log as a stage does, in chunks under its attempt, and any job gives the same
+lines to whoever tails it over a websocket, as Ray does. ``POST /end?spacing_s=`` ends all running
+jobs in turn, at random times with that mean between them, and ``GET /told`` says what was seen.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from boig_core.storage import commit, store
 
 TALK_S: Final = 10.0
 """Seconds between two times that a job logs."""
-LINES: Final = "".join(f"12:00:00 INFO boig_core.training: step {step} of 1000 · loss 1.2345 · 3,989 tokens/s\n" for step in range(5))
+LINES: Final = "".join(
+    f"12:00:00 INFO boig_core.training: step {step} of 1000 · loss 1.2345 · 3,989 tokens/s\n"
+    for step in range(5)
+)
 
 
 @dataclass
@@ -45,8 +50,17 @@ class Job:
 
     def answer(self) -> dict[str, Any]:
         """As Ray says it."""
-        kept = {key: self.body.get(key) for key in ("submission_id", "entrypoint", "metadata", "runtime_env")}
-        return {**kept, "job_id": None, "type": "SUBMISSION", "status": "SUCCEEDED" if self.ended.is_set() else "RUNNING", "message": ""}
+        kept = {
+            key: self.body.get(key)
+            for key in ("submission_id", "entrypoint", "metadata", "runtime_env")
+        }
+        return {
+            **kept,
+            "job_id": None,
+            "type": "SUBMISSION",
+            "status": "SUCCEEDED" if self.ended.is_set() else "RUNNING",
+            "message": "",
+        }
 
 
 class Jobs:
@@ -69,17 +83,27 @@ class Jobs:
         body = await request.json()
         body.setdefault("submission_id", f"raysubmit_{len(self.jobs)}")
         if body["submission_id"] in self.jobs:
-            return web.Response(status=500, text=f"Job with submission_id {body['submission_id']} already exists")
+            return web.Response(
+                status=500, text=f"Job with submission_id {body['submission_id']} already exists"
+            )
         words = shlex.split(body["entrypoint"])
         attempt = words[-1].rsplit("/", 1)[0] if "ray_jobs" in body["entrypoint"] else None
-        job = self.jobs[body["submission_id"]] = Job(body, (body.get("metadata") or {}).get("task") or words[-1], attempt)
+        job = self.jobs[body["submission_id"]] = Job(
+            body, (body.get("metadata") or {}).get("task") or words[-1], attempt
+        )
         self._start(self._talk(job))
-        return web.json_response({"submission_id": body["submission_id"], "job_id": body["submission_id"]})
+        return web.json_response(
+            {"submission_id": body["submission_id"], "job_id": body["submission_id"]}
+        )
 
     async def info(self, request: web.Request) -> web.Response:
         """One job."""
         job = self.jobs.get(request.match_info["id"])
-        return web.Response(status=404, text="no such job") if job is None else web.json_response(job.answer())
+        return (
+            web.Response(status=404, text="no such job")
+            if job is None
+            else web.json_response(job.answer())
+        )
 
     async def everything(self, request: web.Request) -> web.Response:
         """All jobs."""
@@ -96,11 +120,18 @@ class Jobs:
 
     async def version(self, request: web.Request) -> web.Response:
         """As Ray's."""
-        return web.json_response({"version": "4", "ray_version": "2.60.0", "ray_commit": "", "session_name": ""})
+        return web.json_response(
+            {"version": "4", "ray_version": "2.60.0", "ray_commit": "", "session_name": ""}
+        )
 
     async def end(self, request: web.Request) -> web.Response:
         """End every running job, one after another, from now on."""
-        self._start(self._end_all([job for job in self.jobs.values() if not job.ended.is_set()], float(request.query["spacing_s"])))
+        self._start(
+            self._end_all(
+                [job for job in self.jobs.values() if not job.ended.is_set()],
+                float(request.query["spacing_s"]),
+            )
+        )
         return web.json_response({})
 
     async def told(self, request: web.Request) -> web.Response:
@@ -118,7 +149,11 @@ class Jobs:
             await asyncio.sleep(TALK_S)
             number += 1
             if job.attempt is not None:
-                await asyncio.to_thread(store.write_bytes, store.join(job.attempt, "log", f"{number:06}.txt"), LINES.encode())
+                await asyncio.to_thread(
+                    store.write_bytes,
+                    store.join(job.attempt, "log", f"{number:06}.txt"),
+                    LINES.encode(),
+                )
             for socket in list(job.tails):
                 with suppress(ConnectionError):  # whoever followed the log may have gone
                     await socket.send_str(LINES)
@@ -130,7 +165,9 @@ class Jobs:
                 await asyncio.to_thread(commit.commit, job.attempt, {}, {})
             self.ends[job.name] = time.time()
             job.ended.set()
-            await asyncio.sleep(spacing_s * chance.uniform(0.5, 1.5))  # never in step with who looks each second
+            await asyncio.sleep(
+                spacing_s * chance.uniform(0.5, 1.5)
+            )  # never in step with who looks each second
 
 
 def main() -> None:

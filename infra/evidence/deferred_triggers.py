@@ -1,15 +1,20 @@
-"""What 200 waiting triggers cost one event loop: its lag, the time from a job's end to the trigger's event, requests to Ray, CPU.
+"""What 200 waiting triggers cost one event loop: its lag, the time from a job's end to the
+trigger's event, requests to Ray, CPU.
 
-The triggers alone, without Airflow's servers (see `deferred_stages` for the whole): each arm is a process of its own that watches the same
-number of jobs of the same stub of Ray's Jobs API. ``idle_loop_lag_s`` is the lag of an event loop in another process that has nothing else
-to do: that is the machine's doing. If ``--other`` names a folder with astro-provider-ray, its trigger follows, once told to look as often
-as boig's, once as its operator sets it::
+The triggers alone, without Airflow's servers (see `deferred_stages` for the whole): each arm is a
+process of its own that watches the same number of jobs of the same stub of Ray's Jobs API.
+``idle_loop_lag_s`` is the lag of an event loop in another process that has nothing else to do: that
+is the machine's doing. If ``--other`` names a folder with astro-provider-ray, its trigger follows,
+once told to look as often as boig's, once as its operator sets it::
 
-    pip install --target FOLDER --no-deps astro-provider-ray==0.4.0 apache-airflow-providers-cncf-kubernetes 'kubernetes<37' \\
+    pip install --target FOLDER --no-deps astro-provider-ray==0.4.0 \\
+        apache-airflow-providers-cncf-kubernetes 'kubernetes<37' \\
         aiofiles durationpy oauthlib requests-oauthlib websocket-client
-    PYTHONPATH=. python infra/evidence/deferred_triggers.py [--other FOLDER] [--triggers 200] [--spacing 0.3] [--json FILE] [--smoke]
+    PYTHONPATH=. python infra/evidence/deferred_triggers.py [--other FOLDER] [--triggers 200]
+        [--spacing 0.3] [--json FILE] [--smoke]
 
-Exit code 1: the largest lag of boig's is 100 ms or more, or half of its events came 3 s or more after their job's end.
+Exit code 1: the largest lag of boig's is 100 ms or more, or half of its events came 3 s or more
+after their job's end.
 """
 
 from __future__ import annotations
@@ -71,29 +76,61 @@ class Arm:
 
 def main() -> int:
     """Measure, print, and say by the exit code whether the limits hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--other", type=Path, help="folder with astro-provider-ray")
     parser.add_argument("--triggers", type=int, default=200)
-    parser.add_argument("--wait", type=float, default=20.0, help="seconds to start in, and again before the first job ends")
-    parser.add_argument("--spacing", type=float, default=0.3, help="mean seconds from one job's end to the next one's")
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=20.0,
+        help="seconds to start in, and again before the first job ends",
+    )
+    parser.add_argument(
+        "--spacing",
+        type=float,
+        default=0.3,
+        help="mean seconds from one job's end to the next one's",
+    )
     parser.add_argument("--json", type=Path, help="file for all numbers")
-    parser.add_argument("--smoke", action="store_true", help="8 triggers, no limits: does the script work?")
+    parser.add_argument(
+        "--smoke", action="store_true", help="8 triggers, no limits: does the script work?"
+    )
     args = parser.parse_args()
     if args.smoke:
         args.triggers, args.wait, args.spacing = 8, 1.0, 0.1
     arms = [Arm("boig", 1, None, args.triggers, args.wait, args.spacing)]
     if args.other:
-        other = [replace(arms[0], name=f"astro-provider-ray, poll {poll_s} s", poll_s=poll_s, other=str(args.other)) for poll_s in (1, 60)]
+        other = [
+            replace(
+                arms[0],
+                name=f"astro-provider-ray, poll {poll_s} s",
+                poll_s=poll_s,
+                other=str(args.other),
+            )
+            for poll_s in (1, 60)
+        ]
         arms += other[:1] if args.smoke else other
     found = {arm.name: run(arm) for arm in arms}
-    machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()[0]}
-    print(f"{args.triggers} triggers in one event loop, a job's end each {args.spacing:g} s: {machine}")
+    machine = {
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "load": os.getloadavg()[0],
+    }
+    print(
+        f"{args.triggers} triggers in one event loop, a job's end each {args.spacing:g} s: {machine}"
+    )
     for name, numbers in found.items():
         print(f"{name}:", *(f"  {key} {value}" for key, value in numbers.items()), sep="\n")
     if args.json:
         args.json.write_text(json.dumps({"machine": machine, "arms": found}, indent=1))
     boig = found["boig"]
-    return 0 if args.smoke or (boig["lag_s"]["max"] < LAG_S and boig["latency_s"]["median"] < LATENCY_S) else 1
+    return (
+        0
+        if args.smoke or (boig["lag_s"]["max"] < LAG_S and boig["latency_s"]["median"] < LATENCY_S)
+        else 1
+    )
 
 
 def run(arm: Arm) -> dict[str, Any]:
@@ -105,8 +142,13 @@ def run(arm: Arm) -> dict[str, Any]:
         os.environ.update({"AIRFLOW_HOME": home, "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING"})
         stub = subprocess.Popen([sys.executable, str(STUB), str(port)])
         try:
-            with IdleLoop() as idle, ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                found = pool.submit(measure, replace(arm, ray=f"http://127.0.0.1:{port}", store=home)).result()
+            with (
+                IdleLoop() as idle,
+                ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
+            ):
+                found = pool.submit(
+                    measure, replace(arm, ray=f"http://127.0.0.1:{port}", store=home)
+                ).result()
             return {**found, "idle_loop_lag_s": summary(idle.lags)}
         finally:
             stub.terminate()
@@ -118,32 +160,45 @@ def measure(arm: Arm) -> dict[str, Any]:
     if arm.other:
         sys.path.append(arm.other)
     names = [f"job-{number:03}" for number in range(arm.triggers)]
-    with httpx.Client(base_url=arm.ray, trust_env=False, transport=httpx.HTTPTransport(retries=10)) as http:
+    with httpx.Client(
+        base_url=arm.ray, trust_env=False, transport=httpx.HTTPTransport(retries=10)
+    ) as http:
         for name in names:
-            entrypoint = f"python -m ray_jobs.ingest {arm.store}/{name}/attempt-1/job.json" if arm.other is None else f"echo {name}"
+            entrypoint = (
+                f"python -m ray_jobs.ingest {arm.store}/{name}/attempt-1/job.json"
+                if arm.other is None
+                else f"echo {name}"
+            )
             body = {"submission_id": name, "entrypoint": entrypoint, "metadata": {"task": name}}
             http.post("/api/jobs/", json=body).raise_for_status()
     return asyncio.run(watch(arm, {name: _trigger(arm, name) for name in names}))
 
 
 def _trigger(arm: Arm, name: str) -> Any:
-    os.environ["AIRFLOW_CONN_RAY_DEFAULT"] = json.dumps({"conn_type": "ray", "extra": {"address": arm.ray}})
+    os.environ["AIRFLOW_CONN_RAY_DEFAULT"] = json.dumps(
+        {"conn_type": "ray", "extra": {"address": arm.ray}}
+    )
     if arm.other is None:
         from boig_core.orchestration.ray_api import RayCluster
         from boig_core.orchestration.trigger import RayJobTrigger
 
-        return RayJobTrigger(RayCluster(arm.ray).serialize(), name, arm.poll_s, f"{arm.store}/{name}/attempt-1")
+        return RayJobTrigger(
+            RayCluster(arm.ray).serialize(), name, arm.poll_s, f"{arm.store}/{name}/attempt-1"
+        )
     from ray_provider.triggers import RayJobTrigger as Other
 
     return Other(name, "ray_default", None, None, "", arm.poll_s)
 
 
 class IdleLoop:
-    """A process with an event loop that only ticks while this is entered; its lags, in seconds, are in ``lags`` afterwards."""
+    """A process with an event loop that only ticks while this is entered; its lags, in seconds, are
+    in ``lags`` afterwards."""
 
     def __enter__(self) -> IdleLoop:
         self._here, there = multiprocessing.Pipe()
-        self._process = multiprocessing.get_context("spawn").Process(target=_idle, args=(there,), daemon=True)
+        self._process = multiprocessing.get_context("spawn").Process(
+            target=_idle, args=(there,), daemon=True
+        )
         self._process.start()
         self._here.recv()
         return self
@@ -186,12 +241,19 @@ async def watch(arm: Arm, triggers: dict[str, Any]) -> dict[str, Any]:
             fired[name] = time.time()
 
     def told(path: str = "/told", method: str = "GET", **query: float) -> Any:
-        return httpx.request(method, arm.ray + path, params=query, trust_env=False, timeout=60).json()
+        return httpx.request(
+            method, arm.ray + path, params=query, trust_env=False, timeout=60
+        ).json()
 
     ticking = asyncio.create_task(tick(lags))
     waiting = [asyncio.create_task(fire(name, trigger)) for name, trigger in triggers.items()]
     await asyncio.sleep(arm.wait_s)
-    started, asked, cpu, since = len(lags), (await asyncio.to_thread(told))["requests"], time.process_time(), time.monotonic()
+    started, asked, cpu, since = (
+        len(lags),
+        (await asyncio.to_thread(told))["requests"],
+        time.process_time(),
+        time.monotonic(),
+    )
     await asyncio.sleep(arm.wait_s)
     seconds = time.monotonic() - since
     asked, cpu = (await asyncio.to_thread(told))["requests"] - asked, time.process_time() - cpu
@@ -212,8 +274,16 @@ async def watch(arm: Arm, triggers: dict[str, Any]) -> dict[str, Any]:
 def summary(values: Sequence[float]) -> dict[str, float]:
     """Number, median, 95th and 99th percentile and maximum."""
     ordered = sorted(values) or [math.nan]
-    at = {name: round(ordered[int(share * (len(ordered) - 1))], 4) for name, share in {"p95": 0.95, "p99": 0.99}.items()}
-    return {"n": len(values), "median": round(statistics.median(ordered), 4), **at, "max": round(ordered[-1], 4)}
+    at = {
+        name: round(ordered[int(share * (len(ordered) - 1))], 4)
+        for name, share in {"p95": 0.95, "p99": 0.99}.items()
+    }
+    return {
+        "n": len(values),
+        "median": round(statistics.median(ordered), 4),
+        **at,
+        "max": round(ordered[-1], 4),
+    }
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Where a demo's seconds go: of each stage, what passed before its job, while its process and its workers started, and at work.
+"""Where a demo's seconds go: of each stage, what passed before its job, while its process and its
+workers started, and at work.
 
-Reads the store of a finished demo and nothing else: when each job file and commit were written, how long the stage says it took,
-and when the rows of its curve were made. Stages without a curve have their start and their end in ``work``. The first job's
-``before`` is not known: it began with `make demo`, whose set-up stands in no store.
+Reads the store of a finished demo and nothing else: when each job file and commit were written, how
+long the stage says it took, and when the rows of its curve were made. Stages without a curve have
+their start and their end in ``work``. The first job's ``before`` is not known: it began with
+`make demo`, whose set-up stands in no store.
 
     python infra/evidence/demo_seconds.py [--store .boig/store] [--json FILE]
 """
@@ -43,7 +45,9 @@ class StageSeconds:
 
 def main() -> int:
     """Print the table, and write the numbers where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--store", default=".boig/store", help="root of the demo's store")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     given = parser.parse_args()
@@ -58,7 +62,12 @@ def main() -> int:
 
 def measure(root: str, runs: Sequence[str]) -> list[StageSeconds]:
     """Rows of the last attempts of all stages of some runs, in the order in which they began."""
-    attempts = {state.task: state.uri for run in runs for state in run_state(root, run) if state.state == "committed"}
+    attempts = {
+        state.task: state.uri
+        for run in runs
+        for state in run_state(root, run)
+        if state.state == "committed"
+    }
     rows, ended = [], None
     for task, uri in sorted(attempts.items(), key=lambda item: _written(item[1], "job.json")):
         job, done = _written(uri, "job.json"), _written(uri, commit.COMMIT)
@@ -66,7 +75,16 @@ def measure(root: str, runs: Sequence[str]) -> list[StageSeconds]:
         times = _times(uri)
         first, last = (times[0], times[-1]) if times else (began, done)
         before = None if ended is None else job - ended
-        rows.append(StageSeconds(task, before, began - job, first - began if times else None, last - first, done - last if times else None))
+        rows.append(
+            StageSeconds(
+                task,
+                before,
+                began - job,
+                first - began if times else None,
+                last - first,
+                done - last if times else None,
+            )
+        )
         ended = done
     return rows
 
@@ -75,9 +93,15 @@ def table(rows: Sequence[StageSeconds]) -> str:
     """A line for each stage, and their sums."""
     sums = [sum(getattr(row, cause) or 0.0 for row in rows) for cause in CAUSES]
     lines = [f"{'':<14}" + "".join(f"{cause:>9}" for cause in (*CAUSES, "all"))]
-    for name, values in [*((row.stage, [getattr(row, cause) for cause in CAUSES]) for row in rows), ("all", sums)]:
+    for name, values in [
+        *((row.stage, [getattr(row, cause) for cause in CAUSES]) for row in rows),
+        ("all", sums),
+    ]:
         cells = [*values, sum(value or 0.0 for value in values)]
-        lines.append(f"{name:<14}" + "".join(f"{'' if value is None else f'{value:.1f}':>9}" for value in cells))
+        lines.append(
+            f"{name:<14}"
+            + "".join(f"{'' if value is None else f'{value:.1f}':>9}" for value in cells)
+        )
     return "\n".join(lines)
 
 
@@ -88,7 +112,11 @@ def _written(attempt: str, name: str) -> float:
 
 def _times(attempt: str) -> list[float]:
     uri = store.join(attempt, "metrics.jsonl")
-    return [json.loads(line)["time"] for line in store.read_bytes(uri).splitlines()] if store.exists(uri) else []
+    return (
+        [json.loads(line)["time"] for line in store.read_bytes(uri).splitlines()]
+        if store.exists(uri)
+        else []
+    )
 
 
 if __name__ == "__main__":

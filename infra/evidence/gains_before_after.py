@@ -1,11 +1,14 @@
-"""Does a faster way of training that changes its last bits change what BoigLLM learns? Its gains over its twin, before and after, by seed.
+"""Does a faster way of training that changes its last bits change what BoigLLM learns? Its gains
+over its twin, before and after, by seed.
 
-For what makes the demo faster but sums in another order. Each arm is the demo's recipe with some settings, on posts as the demo's; a gain
-is that of `evaluate_llm`, BoigLLM minus its no-KPI twin on the same test posts, with its 95 % interval. What is finished is never done
-again. Some five minutes a seed and arm on two cores.
+For what makes the demo faster but sums in another order. Each arm is the demo's recipe with some
+settings, on posts as the demo's; a gain is that of `evaluate_llm`, BoigLLM minus its no-KPI twin on
+the same test posts, with its 95 % interval. What is finished is never done again. Some five minutes
+a seed and arm on two cores.
 
-    python infra/evidence/gains_before_after.py --home .boig/evidence --before llm.workers=2 --after llm.workers=1 [--laws sunlit]
-        [--seeds 0 1 2] [--posts 4000] [--set section.field=value ...] [--json FILE]
+    python infra/evidence/gains_before_after.py --home .boig/evidence --before llm.workers=2 --after
+        llm.workers=1 [--laws sunlit] [--seeds 0 1 2] [--posts 4000] [--set section.field=value ...]
+        [--json FILE]
 """
 
 from __future__ import annotations
@@ -62,10 +65,14 @@ def main() -> int:
     for law in given.laws:
         data = Stages(str(given.home / "store"), law, settings=given.settings)
         world = {"posts": str(export(given.home, law, given.posts))}
-        dataset = data.run("perceive", "data", WORLD_SEED, data.run("ingest", "data", WORLD_SEED, world))
+        dataset = data.run(
+            "perceive", "data", WORLD_SEED, data.run("ingest", "data", WORLD_SEED, world)
+        )
         for seed in given.seeds:
             for arm in ("before", "after"):
-                stages = Stages(str(given.home / "store"), law, settings=[*given.settings, *getattr(given, arm)])
+                stages = Stages(
+                    str(given.home / "store"), law, settings=[*given.settings, *getattr(given, arm)]
+                )
                 rows += arm_rows(stages, dataset, law, seed, arm)
                 print("\n".join(table(rows)[-len(METRICS) * len(BUCKETS) :]), flush=True)
     print("\n".join(["", *table(rows)]))
@@ -79,11 +86,20 @@ def arm_rows(stages: Stages, dataset: dict[str, str], law: str, seed: int, arm: 
     run = f"{arm}-{seed}"
     models = stages.run("finetune_llm", run, seed, dataset)
     asked = {**dataset, **{name: models[name] for name in ("boigllm", "no_kpi")}}
-    found = json.loads(Path(store.join(stages.run("evaluate_llm", run, seed, asked)["description"], "description.json")).read_text())
+    found = json.loads(
+        Path(
+            store.join(
+                stages.run("evaluate_llm", run, seed, asked)["description"], "description.json"
+            )
+        ).read_text()
+    )
     loss = float(stages.metrics("finetune_llm", run)["boigllm"]["best_val_loss"])
     paired = found["paired"]["boigllm-no_kpi"]
     cells = [(metric, bucket, paired[metric][bucket]) for metric in METRICS for bucket in BUCKETS]
-    return [Row(law, seed, arm, metric, bucket, cell["mean"], cell["low"], cell["high"], loss) for metric, bucket, cell in cells]
+    return [
+        Row(law, seed, arm, metric, bucket, cell["mean"], cell["low"], cell["high"], loss)
+        for metric, bucket, cell in cells
+    ]
 
 
 def table(rows: list[Row]) -> list[str]:

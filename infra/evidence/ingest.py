@@ -1,18 +1,25 @@
-"""Does the ingestion hold? Every row accounted for, memory that does not grow with the rows, and a rate beside img2dataset's.
+"""Does the ingestion hold? Every row accounted for, memory that does not grow with the rows, and a
+rate beside img2dataset's.
 
-Starts a web of images on the loopback addresses (`ingest_server`), most of them good, a tenth hostile in every way of `ingest_rows.KINDS`.
-Ingests exports of it with ``boig run ingest`` as a user would, watches the memory of the driver and the workers, and holds each row of the
-dataset against what it must become. A row that became something else ends in exit code 1 and is named. With ``--img2dataset`` (the Python
-of a virtual environment that has it; it is no dependency of boig) the same URLs go through that as well, in the same run, in these modes:
+Starts a web of images on the loopback addresses (`ingest_server`), most of them good, a tenth
+hostile in every way of `ingest_rows.KINDS`. Ingests exports of it with ``boig run ingest`` as a
+user would, watches the memory of the driver and the workers, and holds each row of the dataset
+against what it must become. A row that became something else ends in exit code 1 and is named. With
+``--img2dataset`` (the Python of a virtual environment that has it; it is no dependency of boig) the
+same URLs go through that as well, in the same run, in these modes:
 
-* ``unchecked`` stores the bytes as they came: no decoding, no look at what they are (``disable_all_reencoding``);
-* ``decoded`` decodes whole and stores a JPEG's bytes as they came, anything else encoded as JPEG (``resize_mode=no``, ``skip_reencode``);
+* ``unchecked`` stores the bytes as they came: no decoding, no look at what they are
+  (``disable_all_reencoding``);
+* ``decoded`` decodes whole and stores a JPEG's bytes as they came, anything else encoded as JPEG
+  (``resize_mode=no``, ``skip_reencode``);
 * ``resized`` decodes whole and stores a JPEG of 256 x 256 pixels: its default.
 
-boig decodes whole, refuses what is broken or moves, strips metadata, and names images by SHA-256. Rates are images that were taken per
-second of the whole command, its start included, and per second between the first and the last request at the server (``steady``).
+boig decodes whole, refuses what is broken or moves, strips metadata, and names images by SHA-256.
+Rates are images that were taken per second of the whole command, its start included, and per second
+between the first and the last request at the server (``steady``).
 
-    python infra/evidence/ingest.py --json ingest.json [--rows 20000 100000] [--img2dataset PYTHON] [--smoke]
+    python infra/evidence/ingest.py --json ingest.json [--rows 20000 100000] [--img2dataset PYTHON]
+        [--smoke]
 """
 
 from __future__ import annotations
@@ -47,7 +54,8 @@ from boig_core.storage import manifest
 
 TIMEOUT_S: Final = 5
 TRIES: Final = 3
-"""The same patience for both: seconds for an image, and how often one is asked for when the failure may pass."""
+"""The same patience for both: seconds for an image, and how often one is asked for when the failure
+may pass."""
 MODES: Final[dict[str, dict[str, Any]]] = {
     "unchecked": {"disable_all_reencoding": True},
     "decoded": {"resize_mode": "no", "skip_reencode": True},
@@ -63,7 +71,8 @@ SETTINGS: Final[dict[str, Any]] = {
     "retries": TRIES - 1,
     "enable_wandb": False,
 }
-"""What spares img2dataset work that boig does not do either, and gives each process several shards."""
+"""What spares img2dataset work that boig does not do either, and gives each process several
+shards."""
 
 
 @dataclass(frozen=True)
@@ -89,24 +98,63 @@ class Server:
 
 def main() -> int:
     """Run everything; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 100_000], help="sizes of the export; the first is compared")
-    parser.add_argument("--img2dataset", type=Path, help="Python of a virtual environment with img2dataset")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="modes of img2dataset")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="processes of img2dataset")
-    parser.add_argument("--threads", type=int, default=16, help="threads of each process of img2dataset")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], help="override a field of boig's recipe")
-    parser.add_argument("--repeats", type=int, default=1, help="how often each compared run is done, in turn; the median counts")
-    parser.add_argument("--only-mixed", action="store_true", help="leave out the runs on good images alone")
-    parser.add_argument("--pictures", type=int, default=256, help="pictures that images are made from")
-    parser.add_argument("--smoke", action="store_true", help="300 and 600 rows from 32 pictures: does the script work?")
-    parser.add_argument("--home", type=Path, help="folder for exports and datasets; none: a temporary one")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[20_000, 100_000],
+        help="sizes of the export; the first is compared",
+    )
+    parser.add_argument(
+        "--img2dataset", type=Path, help="Python of a virtual environment with img2dataset"
+    )
+    parser.add_argument(
+        "--modes", nargs="+", choices=MODES, default=list(MODES), help="modes of img2dataset"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="processes of img2dataset"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=16, help="threads of each process of img2dataset"
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        help="override a field of boig's recipe",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=1,
+        help="how often each compared run is done, in turn; the median counts",
+    )
+    parser.add_argument(
+        "--only-mixed", action="store_true", help="leave out the runs on good images alone"
+    )
+    parser.add_argument(
+        "--pictures", type=int, default=256, help="pictures that images are made from"
+    )
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="300 and 600 rows from 32 pictures: does the script work?",
+    )
+    parser.add_argument(
+        "--home", type=Path, help="folder for exports and datasets; none: a temporary one"
+    )
     parser.add_argument("--json", type=Path, help="file for all numbers")
     args = parser.parse_args()
     if args.smoke:
         args.rows, args.pictures = [300, 600], 32
     with contextlib.ExitStack() as stack:
-        home = args.home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="boig-evidence-")))
+        home = args.home or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="boig-evidence-"))
+        )
         found = measure(args, home.resolve(), stack.enter_context(serving(args.pictures)))
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
@@ -120,7 +168,12 @@ def serving(pictures: int) -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, str(Path(__file__).with_name("ingest_server.py")), str(port), str(pictures)]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("ingest_server.py")),
+        str(port),
+        str(pictures),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -144,35 +197,61 @@ def measure(args: argparse.Namespace, home: Path, server: Server) -> dict[str, A
     say(f"server: {found['server']}")
     first, *others = args.rows
     for hostile in (True,) if args.only_mixed else (False, True):
-        export = write_export(home / f"export-{first}-{'mixed' if hostile else 'good'}", first, server.port, hostile)
+        export = write_export(
+            home / f"export-{first}-{'mixed' if hostile else 'good'}", first, server.port, hostile
+        )
         for _ in range(args.repeats):
             found["boig"].append(run_boig(args, home, server, export, hostile))
             for mode in args.modes if args.img2dataset else ():
-                found["img2dataset"].append(run_img2dataset(args, home, server, export, mode, hostile))
+                found["img2dataset"].append(
+                    run_img2dataset(args, home, server, export, mode, hostile)
+                )
     for rows in others:
         export = write_export(home / f"export-{rows}", rows, server.port, hostile=True)
         found["boig"].append(run_boig(args, home, server, export, True))
     found["every_row_accounted_for"] = all(
-        not run["rows_that_differ"] and run["stored_images"] == run["distinct_images"] == run["accepted"] for run in found["boig"]
+        not run["rows_that_differ"]
+        and run["stored_images"] == run["distinct_images"] == run["accepted"]
+        for run in found["boig"]
     )
     found["memory"] = growth([run for run in found["boig"] if run["images"] == "mixed"])
     found["rates"] = rates(found, first)
     return found
 
 
-def run_boig(args: argparse.Namespace, home: Path, server: Server, export: Export, hostile: bool) -> dict[str, Any]:
+def run_boig(
+    args: argparse.Namespace, home: Path, server: Server, export: Export, hostile: bool
+) -> dict[str, Any]:
     """One ingestion, watched, and each of its rows looked up."""
     rows = len(export.kinds)
     recipe, store = home / "bench.yaml", home / "store"
-    limits = {"allow_private_hosts": True, "fetch_timeout_s": TIMEOUT_S, "max_image_mb": CAP_MB, "max_posts": 10_000_000}
+    limits = {
+        "allow_private_hosts": True,
+        "fetch_timeout_s": TIMEOUT_S,
+        "max_image_mb": CAP_MB,
+        "max_posts": 10_000_000,
+    }
     recipe.write_text(json.dumps({"name": "bench", "data": {"name": "bench", **limits}}))
-    command = [sys.executable, "-m", "boig_core.cli", "run", "ingest", "--recipe", str(recipe), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "boig_core.cli",
+        "run",
+        "ingest",
+        "--recipe",
+        str(recipe),
+        "--json",
+    ]
     command += ["--input", f"posts={export.posts}", "--store", str(store)]
     for override in args.overrides:
         command += ["--set", override]
-    seen, asked = watched(server, command, {"RAY_USAGE_STATS_ENABLED": "0"}, "ray_jobs.ingest", home / "boig.log")
+    seen, asked = watched(
+        server, command, {"RAY_USAGE_STATS_ENABLED": "0"}, "ray_jobs.ingest", home / "boig.log"
+    )
     if seen.code:
-        raise RuntimeError(f"boig run ingest ended with {seen.code}:\n{(home / 'boig.log').read_text()[-4000:]}")
+        raise RuntimeError(
+            f"boig run ingest ended with {seen.code}:\n{(home / 'boig.log').read_text()[-4000:]}"
+        )
     done = json.loads(seen.output)
     uri = done["outputs"]["dataset"]
     posts, images = columns(f"{uri}/{dataset.LABELS}", "post", "image")
@@ -200,24 +279,44 @@ def run_boig(args: argparse.Namespace, home: Path, server: Server, export: Expor
         **speed(len(posts), seen, asked),
         **seen.as_json(),
     }
-    say(f"boig, {rows} {run['images']} rows: {run['images_per_s']} images/s, {len(wrong)} rows differ")
+    say(
+        f"boig, {rows} {run['images']} rows: {run['images_per_s']} images/s, {len(wrong)} rows differ"
+    )
     return run
 
 
-def run_img2dataset(args: argparse.Namespace, home: Path, server: Server, export: Export, mode: str, hostile: bool) -> dict[str, Any]:
+def run_img2dataset(
+    args: argparse.Namespace, home: Path, server: Server, export: Export, mode: str, hostile: bool
+) -> dict[str, Any]:
     """The same URLs through img2dataset."""
     out, urls = home / "img2dataset", home / "urls.txt"
     shutil.rmtree(out, ignore_errors=True)
     urls.write_text("\n".join(export.urls))
-    settings = SETTINGS | MODES[mode] | {"processes_count": args.processes, "thread_count": args.threads}
+    settings = (
+        SETTINGS | MODES[mode] | {"processes_count": args.processes, "thread_count": args.threads}
+    )
     places = {"url_list": str(urls), "output_folder": str(out)}
-    command = [str(args.img2dataset.with_name("img2dataset")), *(f"--{name}={value}" for name, value in (settings | places).items())]
-    seen, asked = watched(server, command, {"NO_ALBUMENTATIONS_UPDATE": "1"}, "bin/img2dataset", home / "img2dataset.log")
+    command = [
+        str(args.img2dataset.with_name("img2dataset")),
+        *(f"--{name}={value}" for name, value in (settings | places).items()),
+    ]
+    seen, asked = watched(
+        server,
+        command,
+        {"NO_ALBUMENTATIONS_UPDATE": "1"},
+        "bin/img2dataset",
+        home / "img2dataset.log",
+    )
     if seen.code:
-        raise RuntimeError(f"img2dataset ended with {seen.code}:\n{(home / 'img2dataset.log').read_text()[-4000:]}")
+        raise RuntimeError(
+            f"img2dataset ended with {seen.code}:\n{(home / 'img2dataset.log').read_text()[-4000:]}"
+        )
     outcomes: dict[str, bool] = {}
     for shard in sorted(out.glob("*.parquet")):
-        outcomes |= {url: status == "success" for url, status in zip(*columns(str(shard), "url", "status"), strict=True)}
+        outcomes |= {
+            url: status == "success"
+            for url, status in zip(*columns(str(shard), "url", "status"), strict=True)
+        }
     kinds = by_kind(outcomes)
     size = sum(path.stat().st_size for path in out.glob("*.parquet"))
     shutil.rmtree(out)
@@ -228,8 +327,12 @@ def run_img2dataset(args: argparse.Namespace, home: Path, server: Server, export
         "urls": len(export.urls),
         "urls_without_outcome": len(set(export.urls) - outcomes.keys()),
         "taken": taken,
-        "taken_though_bad": sum(kind["taken"] for kind in kinds.values() if kind["must"] != ACCEPTED),
-        "lost_though_good": sum(kind["urls"] - kind["taken"] for kind in kinds.values() if kind["must"] == ACCEPTED),
+        "taken_though_bad": sum(
+            kind["taken"] for kind in kinds.values() if kind["must"] != ACCEPTED
+        ),
+        "lost_though_good": sum(
+            kind["urls"] - kind["taken"] for kind in kinds.values() if kind["must"] == ACCEPTED
+        ),
         "by_kind": kinds,
         "stored_mib": round(size / 2**20, 1),
         "settings": settings,
@@ -247,15 +350,24 @@ def columns(path: str, *names: str) -> list[list[Any]]:
     return [table[name].to_pylist() for name in names]
 
 
-def watched(server: Server, command: Sequence[str], env: dict[str, str], driver: str, log: Path) -> tuple[Watched, dict[str, Any]]:
-    """Run a command against a server that has forgotten everything; returns what it took, and what the server saw and spent.
+def watched(
+    server: Server, command: Sequence[str], env: dict[str, str], driver: str, log: Path
+) -> tuple[Watched, dict[str, Any]]:
+    """Run a command against a server that has forgotten everything; returns what it took, and what
+    the server saw and spent.
 
-    Proxies are taken out of its environment, since none can reach the loopback addresses, and a Ray cluster that may be named there.
+    Proxies are taken out of its environment, since none can reach the loopback addresses, and a Ray
+    cluster that may be named there.
     """
     server.ask("reset")
     before = server.cpu_s()
     away = {"http_proxy", "https_proxy", "all_proxy", "ray_address"}
-    seen = watch(command, {name: value for name, value in os.environ.items() if name.lower() not in away} | env, driver, log=str(log))
+    seen = watch(
+        command,
+        {name: value for name, value in os.environ.items() if name.lower() not in away} | env,
+        driver,
+        log=str(log),
+    )
     spent = server.cpu_s() - before
     return seen, {"server": {**json.loads(server.ask("stats")), "cpu_s": round(spent, 1)}}
 
@@ -283,12 +395,18 @@ def raw_rate(server: Server, requests: int = 3000) -> dict[str, float]:
                     head += room[:got]
                     end = head.find(b"\r\n\r\n")
                     if end >= 0:
-                        wanted = int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0]) - (len(head) - end - 4)
+                        wanted = int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0]) - (
+                            len(head) - end - 4
+                        )
                 else:
                     wanted -= got
     seconds = time.perf_counter() - started
     cpu_ms = 1000 * (server.cpu_s() - before) / requests
-    return {"requests_per_s": round(requests / seconds), "mib_per_s": round(size / seconds / 2**20), "cpu_ms_per_request": round(cpu_ms, 3)}
+    return {
+        "requests_per_s": round(requests / seconds),
+        "mib_per_s": round(size / seconds / 2**20),
+        "cpu_ms_per_request": round(cpu_ms, 3),
+    }
 
 
 def growth(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -305,18 +423,34 @@ def growth(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ):
         peaks = {str(run["rows"]): run["peaks_mib"].get(group, {}).get(measure_) for run in runs}
         small, large = (run["peaks_mib"].get(group, {}).get(measure_) for run in (first, last))
-        rows.append({"what": f"{group} {measure_}", "peak_mib": peaks, "ratio": round(large / small, 2) if small and large else None})
+        rows.append(
+            {
+                "what": f"{group} {measure_}",
+                "peak_mib": peaks,
+                "ratio": round(large / small, 2) if small and large else None,
+            }
+        )
     for name in ("object_store_mib", "total_pss_mib"):
         ratio = round(last[name] / first[name], 2) if first[name] else None
-        rows.append({"what": name.removesuffix("_mib"), "peak_mib": {str(run["rows"]): run[name] for run in runs}, "ratio": ratio})
+        rows.append(
+            {
+                "what": name.removesuffix("_mib"),
+                "peak_mib": {str(run["rows"]): run[name] for run in runs},
+                "ratio": ratio,
+            }
+        )
     return rows
 
 
 def rates(found: dict[str, Any], rows: int) -> dict[str, Any]:
-    """Median images a second by kind of images: of the whole command, and while requests were made."""
+    """Median images a second by kind of images: of the whole command, and while requests were
+    made."""
     runs = {
         "boig": [run for run in found["boig"] if run["rows"] == rows],
-        **{f"img2dataset {mode}": [run for run in found["img2dataset"] if run["mode"] == mode] for mode in MODES},
+        **{
+            f"img2dataset {mode}": [run for run in found["img2dataset"] if run["mode"] == mode]
+            for mode in MODES
+        },
     }
     return {
         images: {
@@ -335,12 +469,16 @@ def rates(found: dict[str, Any], rows: int) -> dict[str, Any]:
 def machine(other: Path | None) -> dict[str, Any]:
     """What the numbers were measured on, and with which versions."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+    model = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown"
+    )
     packages = [f"{name} {version(name)}" for name in ("ray", "pillow", "pyarrow")]
     if other:
         ask = "from importlib.metadata import version; import sys; print(*(f'{n} {version(n)}' for n in sys.argv[1:]), sep='\\n')"
         asked = [str(other), "-c", ask, "img2dataset", "opencv-python-headless"]
-        packages += subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()
+        packages += subprocess.run(
+            asked, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
     return {
         "cpu": model,
         "cores": os.cpu_count(),
@@ -363,7 +501,8 @@ def report(found: dict[str, Any]) -> list[str]:
         f"{'':34}{'seconds':>9}{'taken':>9}{'images/s':>10}{'steady':>9}{'CPU s':>8}{'server':>8}{'conns':>8}{'PSS MiB':>9}",
     ]
     for name, run in [*((f"boig, {run['rows']} {run['images']}", run) for run in found["boig"])] + [
-        (f"img2dataset {run['mode']}, {run['urls']} {run['images']}", run) for run in found["img2dataset"]
+        (f"img2dataset {run['mode']}, {run['urls']} {run['images']}", run)
+        for run in found["img2dataset"]
     ]:
         taken = run.get("accepted", run.get("taken"))
         asked = run["server"]
@@ -372,16 +511,26 @@ def report(found: dict[str, Any]) -> list[str]:
             f"{sum(run['cpu_s'].values()):8.1f}{asked['cpu_s']:8.1f}{asked['connections']:8}{run['total_pss_mib']:9.0f}"
         )
         if "by_kind" in run and run["images"] == "mixed":
-            bad = ", ".join(f"{kind} {row['taken']}" for kind, row in run["by_kind"].items() if row["taken"] and row["must"] != ACCEPTED)
-            lines.append(f"    took {run['taken_though_bad']} bad ones ({bad or '-'}), lost {run['lost_though_good']} good ones")
+            bad = ", ".join(
+                f"{kind} {row['taken']}"
+                for kind, row in run["by_kind"].items()
+                if row["taken"] and row["must"] != ACCEPTED
+            )
+            lines.append(
+                f"    took {run['taken_though_bad']} bad ones ({bad or '-'}), lost {run['lost_though_good']} good ones"
+            )
     lines += [
         "",
         *accounting(found["boig"]),
         "",
-        f"{'peak memory, MiB':22}" + "".join(f"{rows:>12}" for rows in found["memory"][0]["peak_mib"]),
+        f"{'peak memory, MiB':22}"
+        + "".join(f"{rows:>12}" for rows in found["memory"][0]["peak_mib"]),
     ]
     for row in found["memory"]:
-        cells = "".join(f"{value:12.0f}" if value is not None else f"{'-':>12}" for value in row["peak_mib"].values())
+        cells = "".join(
+            f"{value:12.0f}" if value is not None else f"{'-':>12}"
+            for value in row["peak_mib"].values()
+        )
         lines.append(f"{row['what']:22}{cells}   x {row['ratio']}")
     return lines
 
@@ -392,12 +541,20 @@ def accounting(runs: Sequence[dict[str, Any]]) -> list[str]:
     for run in runs:
         found = {ACCEPTED: run["accepted"], **run["rejected"]}
         names = sorted(found.keys() | run["expected"].keys())
-        cells = ", ".join(f"{name} {found.get(name, 0)}/{run['expected'].get(name, 0)}" for name in names)
-        lines.append(f"{run['rows']} {run['images']} rows, found/expected: {cells}; {run['stored_images']} images stored")
+        cells = ", ".join(
+            f"{name} {found.get(name, 0)}/{run['expected'].get(name, 0)}" for name in names
+        )
+        lines.append(
+            f"{run['rows']} {run['images']} rows, found/expected: {cells}; {run['stored_images']} images stored"
+        )
         for one in run["differences"][:10]:
-            lines.append(f"    line {one['line']} ({one['kind']}): expected {one['expected']}, found {one['found']}")
+            lines.append(
+                f"    line {one['line']} ({one['kind']}): expected {one['expected']}, found {one['found']}"
+            )
         if run["rows_that_differ"]:
-            lines.append(f"    {run['rows_that_differ']} rows are not accounted for as they must be")
+            lines.append(
+                f"    {run['rows_that_differ']} rows are not accounted for as they must be"
+            )
     return lines
 
 

@@ -1,12 +1,16 @@
-"""Images for measuring the ingestion: as heavy to decode as photographs, and a different one for every number.
+"""Images for measuring the ingestion: as heavy to decode as photographs, and a different one for
+every number.
 
-A few hundred pictures are painted and encoded once; what makes image ``n`` its own is put together when it is asked for, in microseconds,
-and changes its pixels, so that neither stripped metadata nor encoding anew makes two of them equal:
+A few hundred pictures are painted and encoded once; what makes image ``n`` its own is put together
+when it is asked for, in microseconds, and changes its pixels, so that neither stripped metadata nor
+encoding anew makes two of them equal:
 
-* JPEG: each picture is encoded twice, with different grain and a restart marker after every row of blocks. Rows of blocks can then be taken
-  from the one or the other, which the bits of ``n`` decide.
+* JPEG: each picture is encoded twice, with different grain and a restart marker after every row of
+  blocks. Rows of blocks can then be taken from the one or the other, which the bits of ``n``
+  decide.
 * PNG: the last row of pixels stands in a stored block of its own, and its first pixel spells ``n``.
-* WebP: the alpha plane is a chunk of its own; planes and pictures are combined. So the WebPs are partly transparent.
+* WebP: the alpha plane is a chunk of its own; planes and pictures are combined. So the WebPs are
+  partly transparent.
 
 Leaves out: serving them (see `ingest_server`).
 """
@@ -50,7 +54,8 @@ class _Jpeg:
 
 @dataclass(frozen=True)
 class _Png:
-    """A picture without its last row: the file up to there, the checksum of its pixels so far, and the row."""
+    """A picture without its last row: the file up to there, the checksum of its pixels so far, and
+    the row."""
 
     start: bytes
     adler: int
@@ -59,7 +64,12 @@ class _Png:
     def join(self, number: int) -> bytes:
         """The PNG whose last row begins with ``number``."""
         row = b"\0" + number.to_bytes(4, "big") + self.row[4:]
-        stored = b"\x01" + struct.pack("<HH", len(row), len(row) ^ 0xFFFF) + row + struct.pack(">I", zlib.adler32(row, self.adler))
+        stored = (
+            b"\x01"
+            + struct.pack("<HH", len(row), len(row) ^ 0xFFFF)
+            + row
+            + struct.pack(">I", zlib.adler32(row, self.adler))
+        )
         return self.start + _chunk(b"IDAT", stored) + _chunk(b"IEND", b"")
 
 
@@ -67,18 +77,29 @@ class Pool:
     """The pictures, and image ``n`` made from them.
 
     Args:
-        size: number of JPEG pictures; there are a quarter as many WebP and an eighth as many PNG ones.
+        size: number of JPEG pictures; there are a quarter as many WebP and an eighth as many PNG
+            ones.
     """
 
     def __init__(self, size: int) -> None:
         rng = np.random.default_rng(0)
         scenes = [_scene(rng) for _ in range(max(2, min(16, size // 8)))]
-        self._jpegs = [_jpeg(_picture(rng, scenes), rng, quality=int(rng.integers(78, 91)), exif=i % 2 == 0) for i in range(size)]
+        self._jpegs = [
+            _jpeg(_picture(rng, scenes), rng, quality=int(rng.integers(78, 91)), exif=i % 2 == 0)
+            for i in range(size)
+        ]
         self._pngs = [_png(_grain(_picture(rng, scenes), rng)) for _ in range(max(1, size // 8))]
         square = (_SIDE, _SIDE)
-        self._webps = [_webp_chunk(_grain(_picture(rng, scenes, square), rng), b"VP8 ") for _ in range(max(1, size // 4))]
-        self._alphas = [_webp_chunk(_veil(bits), b"ALPH", method=0) for bits in range(2**_ALPHA_BITS)]
-        self.animated_gif, self.animated_webp = (_animated(scenes[0][:96, :96], form) for form in ("GIF", "WEBP"))
+        self._webps = [
+            _webp_chunk(_grain(_picture(rng, scenes, square), rng), b"VP8 ")
+            for _ in range(max(1, size // 4))
+        ]
+        self._alphas = [
+            _webp_chunk(_veil(bits), b"ALPH", method=0) for bits in range(2**_ALPHA_BITS)
+        ]
+        self.animated_gif, self.animated_webp = (
+            _animated(scenes[0][:96, :96], form) for form in ("GIF", "WEBP")
+        )
 
     def image(self, n: int) -> tuple[bytes, str]:
         """Image ``n``, which no other number has, and its media type."""
@@ -97,8 +118,12 @@ class Pool:
     def _webp(self, k: int) -> bytes:
         veil, which = divmod(k, len(self._webps))
         if veil >= len(self._alphas):
-            raise ValueError(f"there are only {len(self._webps) * len(self._alphas)} different WebPs; make the pool larger")
-        extended = b"VP8X" + struct.pack("<I", 10) + b"\x10\0\0\0" + 2 * (_SIDE - 1).to_bytes(3, "little")
+            raise ValueError(
+                f"there are only {len(self._webps) * len(self._alphas)} different WebPs; make the pool larger"
+            )
+        extended = (
+            b"VP8X" + struct.pack("<I", 10) + b"\x10\0\0\0" + 2 * (_SIDE - 1).to_bytes(3, "little")
+        )
         body = b"WEBP" + extended + self._alphas[veil] + self._webps[which]
         return b"RIFF" + struct.pack("<I", len(body)) + body
 
@@ -106,11 +131,17 @@ class Pool:
 def bomb(side: int) -> bytes:
     """A PNG that claims ``side`` x ``side`` pixels and holds next to none."""
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(bytes(4096))) + _chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + _chunk(b"IHDR", header)
+        + _chunk(b"IDAT", zlib.compress(bytes(4096)))
+        + _chunk(b"IEND", b"")
+    )
 
 
 def _scene(rng: np.random.Generator) -> Pixels:
-    """Clouds of the statistics of photographs (power falls with frequency), with edges of shapes on them."""
+    """Clouds of the statistics of photographs (power falls with frequency), with edges of shapes on
+    them."""
     frequency = np.hypot(np.fft.fftfreq(_SCENE)[:, None], np.fft.rfftfreq(_SCENE)[None, :])
     frequency[0, 0] = 1.0
     planes = []
@@ -119,18 +150,26 @@ def _scene(rng: np.random.Generator) -> Pixels:
         plane = np.fft.irfft2(phases / frequency**1.25, s=(_SCENE, _SCENE))
         planes.append(scale * plane / plane.std())
     light, blue, red = planes
-    picture = Image.fromarray(np.stack([128 + light + red, 128 + light, 128 + light + blue], axis=-1).clip(0, 255).astype(np.uint8))
+    picture = Image.fromarray(
+        np.stack([128 + light + red, 128 + light, 128 + light + blue], axis=-1)
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
     draw = ImageDraw.Draw(picture, "RGBA")
     for _ in range(24):
         x, y = (int(v) for v in rng.integers(-60, _SCENE, 2))
         w, h = (int(v) for v in rng.integers(20, 220, 2))
-        red_, green, blue_, alpha = (int(v) for v in rng.integers((0, 0, 0, 90), (256, 256, 256, 220)))
+        red_, green, blue_, alpha = (
+            int(v) for v in rng.integers((0, 0, 0, 90), (256, 256, 256, 220))
+        )
         shape: Any = draw.ellipse if rng.random() < 0.5 else draw.rectangle
         shape((x, y, x + w, y + h), fill=(red_, green, blue_, alpha))
     return np.asarray(picture)
 
 
-def _picture(rng: np.random.Generator, scenes: list[Pixels], size: tuple[int, int] | None = None) -> Pixels:
+def _picture(
+    rng: np.random.Generator, scenes: list[Pixels], size: tuple[int, int] | None = None
+) -> Pixels:
     """A piece of a scene, around 512 x 512."""
     height, width = size or (int(rng.integers(448, 577)), int(rng.integers(448, 577)))
     scene = scenes[int(rng.integers(len(scenes)))]
@@ -152,7 +191,9 @@ def _jpeg(picture: Pixels, rng: np.random.Generator, quality: int, exif: bool) -
     for _ in range(2):
         buffer = io.BytesIO()
         extra = {"exif": tags.tobytes()} if exif else {}
-        Image.fromarray(_grain(picture, rng)).save(buffer, format="JPEG", quality=quality, restart_marker_rows=1, **extra)
+        Image.fromarray(_grain(picture, rng)).save(
+            buffer, format="JPEG", quality=quality, restart_marker_rows=1, **extra
+        )
         data = buffer.getvalue()
         scan = data.index(b"\xff\xda")
         scan += 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")
@@ -161,7 +202,10 @@ def _jpeg(picture: Pixels, rng: np.random.Generator, quality: int, exif: bool) -
     if header != other or len(ones) != len(twos):
         raise ValueError("the two grains of a JPEG must have the same header and rows")
     ends = [bytes([0xFF, 0xD0 + i % 8]) for i in range(len(ones) - 1)] + [b"\xff\xd9"]
-    return _Jpeg(header, tuple((one + end, two + end) for one, two, end in zip(ones, twos, ends, strict=True)))
+    return _Jpeg(
+        header,
+        tuple((one + end, two + end) for one, two, end in zip(ones, twos, ends, strict=True)),
+    )
 
 
 def _png(picture: Pixels) -> _Png:
@@ -172,8 +216,12 @@ def _png(picture: Pixels) -> _Png:
     left[:, 3:], up[1:], corner[1:, 3:] = rows[:, :-3], rows[:-1], rows[:-1, :-3]
     guess = left + up - corner
     to_left, to_up, to_corner = abs(guess - left), abs(guess - up), abs(guess - corner)
-    nearest = np.where((to_left <= to_up) & (to_left <= to_corner), left, np.where(to_up <= to_corner, up, corner))
-    filtered = np.concatenate([np.full((height, 1), 4, np.int16), rows - nearest], axis=1).astype(np.uint8)
+    nearest = np.where(
+        (to_left <= to_up) & (to_left <= to_corner), left, np.where(to_up <= to_corner, up, corner)
+    )
+    filtered = np.concatenate([np.full((height, 1), 4, np.int16), rows - nearest], axis=1).astype(
+        np.uint8
+    )
     upper = filtered[:-1].tobytes()
     packer = zlib.compressobj(6)
     packed = packer.compress(upper) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -190,7 +238,9 @@ def _veil(bits: int) -> Pixels:
     """A white square, half transparent in one patch for each bit that is set."""
     veil = np.full((_SIDE, _SIDE, 4), 255, np.uint8)
     for bit in range(_ALPHA_BITS):
-        if bits >> bit & 1 or bit == 0:  # the first patch marks every veil, so that each has an alpha plane
+        if (
+            bits >> bit & 1 or bit == 0
+        ):  # the first patch marks every veil, so that each has an alpha plane
             veil[16 + 8 * (bits & 1) : 48, 16 + 48 * bit : 48 + 48 * bit, 3] = 128
     return veil
 

@@ -1,7 +1,8 @@
 """Memory and CPU time of a command and of all that it starts, looked at while it runs.
 
-RSS counts pages that processes share in each of them (Ray's object store is mapped into every worker), PSS divides them, USS leaves them
-out: what a process has for itself. Leaves out: what the numbers mean (see `ingest`).
+RSS counts pages that processes share in each of them (Ray's object store is mapped into every
+worker), PSS divides them, USS leaves them out: what a process has for itself. Leaves out: what the
+numbers mean (see `ingest`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ _MIB: Final = 2**20
 
 @dataclass
 class Peak:
-    """Largest values of a group of processes, in MiB: of the biggest process, and of all together at one moment."""
+    """Largest values of a group of processes, in MiB: of the biggest process, and of all together
+    at one moment."""
 
     rss: float = 0.0
     pss: float = 0.0
@@ -67,7 +69,10 @@ class Watched:
         """Numbers alone, rounded."""
         return {
             "seconds": round(self.seconds, 2),
-            "peaks_mib": {group: {name: round(value, 1) for name, value in asdict(peak).items()} for group, peak in self.peaks.items()},
+            "peaks_mib": {
+                group: {name: round(value, 1) for name, value in asdict(peak).items()}
+                for group, peak in self.peaks.items()
+            },
             "object_store_mib": round(self.shm, 1),
             "total_pss_mib": round(self.total_pss, 1),
             "cpu_s": {group: round(seconds, 1) for group, seconds in sorted(self.cpu.items())},
@@ -75,7 +80,13 @@ class Watched:
         }
 
 
-def watch(command: Sequence[str], env: Mapping[str, str], driver: str, every_s: float = 0.5, log: str | None = None) -> Watched:
+def watch(
+    command: Sequence[str],
+    env: Mapping[str, str],
+    driver: str,
+    every_s: float = 0.5,
+    log: str | None = None,
+) -> Watched:
     """Run a command to its end and look at it all along.
 
     Args:
@@ -88,9 +99,13 @@ def watch(command: Sequence[str], env: Mapping[str, str], driver: str, every_s: 
     seen = Watched(0, "", 0.0)
     started = time.monotonic()
     with open(log or "/dev/null", "w") as errors:
-        process = subprocess.Popen(list(command), env=dict(env), stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = subprocess.Popen(
+            list(command), env=dict(env), stdout=subprocess.PIPE, stderr=errors, text=True
+        )
         over = threading.Event()
-        eye = threading.Thread(target=_look, args=(process.pid, seen, driver, every_s, over, started), daemon=True)
+        eye = threading.Thread(
+            target=_look, args=(process.pid, seen, driver, every_s, over, started), daemon=True
+        )
         eye.start()
         try:
             seen.output, _ = process.communicate()
@@ -104,15 +119,22 @@ def watch(command: Sequence[str], env: Mapping[str, str], driver: str, every_s: 
     return seen
 
 
-def _look(pid: int, seen: Watched, driver: str, every_s: float, over: threading.Event, started: float) -> None:
-    """Take looks at the tree below ``pid`` until it is over; who was seen once stays known, even when its parent ends before it."""
+def _look(
+    pid: int, seen: Watched, driver: str, every_s: float, over: threading.Event, started: float
+) -> None:
+    """Take looks at the tree below ``pid`` until it is over; who was seen once stays known, even
+    when its parent ends before it."""
     known: dict[int, psutil.Process] = {pid: psutil.Process(pid)}
     spent: dict[int, tuple[str, float]] = {}
     before = psutil.disk_usage("/dev/shm").used
     while not over.wait(every_s):
         for process in [*known.values()]:
             try:
-                known |= {child.pid: child for child in process.children(recursive=True)} if process.pid == pid else {}
+                known |= (
+                    {child.pid: child for child in process.children(recursive=True)}
+                    if process.pid == pid
+                    else {}
+                )
             except psutil.Error:
                 continue
         groups: dict[str, list[tuple[float, float, float]]] = {}
@@ -124,15 +146,22 @@ def _look(pid: int, seen: Watched, driver: str, every_s: float, over: threading.
             except psutil.Error:
                 known.pop(process.pid)
                 continue
-            groups.setdefault(group, []).append((memory.rss / _MIB, memory.pss / _MIB, memory.uss / _MIB))
+            groups.setdefault(group, []).append(
+                (memory.rss / _MIB, memory.pss / _MIB, memory.uss / _MIB)
+            )
             spent[process.pid] = group, times.user + times.system
         for group, sizes in groups.items():
             seen.peaks.setdefault(group, Peak()).add(sizes)
         total = sum(size[1] for sizes in groups.values() for size in sizes)
         seen.total_pss = max(seen.total_pss, total)
         seen.shm = max(seen.shm, (psutil.disk_usage("/dev/shm").used - before) / _MIB)
-        biggest = [max((size[2] for size in groups.get(group, ())), default=0.0) for group in ("driver", "worker")]
-        seen.series.append([round(value, 1) for value in (time.monotonic() - started, *biggest, total)])
+        biggest = [
+            max((size[2] for size in groups.get(group, ())), default=0.0)
+            for group in ("driver", "worker")
+        ]
+        seen.series.append(
+            [round(value, 1) for value in (time.monotonic() - started, *biggest, total)]
+        )
     for group, seconds in spent.values():
         seen.cpu[group] = seen.cpu.get(group, 0.0) + seconds
 
@@ -140,8 +169,8 @@ def _look(pid: int, seen: Watched, driver: str, every_s: float, over: threading.
 def _group(process: psutil.Process, pid: int, driver: str) -> str:
     """Part that a process plays.
 
-    A worker of Ray names itself after what it runs; ``spawn_main`` is Python's own multiprocessing. The raylet is asked for first, since
-    its command line holds that of its workers.
+    A worker of Ray names itself after what it runs; ``spawn_main`` is Python's own multiprocessing.
+    The raylet is asked for first, since its command line holds that of its workers.
     """
     name, line = process.name(), " ".join(process.cmdline())
     if name.startswith("raylet") or "/raylet" in line.split(" ")[0]:

@@ -1,7 +1,7 @@
 """The export that the ingestion is measured on, what must become of each row, and whether it did.
 
-A row's kind decides what the server does with its image (see `ingest_server`) or what is wrong with the row itself. Leaves out: running
-anything.
+A row's kind decides what the server does with its image (see `ingest_server`) or what is wrong with
+the row itself. Leaves out: running anything.
 """
 
 from __future__ import annotations
@@ -92,13 +92,24 @@ def kind_of(url: str) -> str:
 def write_export(folder: Path, rows: int, port: int, hostile: bool) -> Export:
     """Write ``posts.jsonl`` with ``rows`` lines; without ``hostile`` all are good.
 
-    Each hostile kind has its share, and one row at least; where they stand is drawn, the same way every time.
+    Each hostile kind has its share, and one row at least; where they stand is drawn, the same way
+    every time.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    bad = [kind for kind, (share, _) in KINDS.items() for _ in range(max(1, round(rows * share / 10_000)))] if hostile else []
+    bad = (
+        [
+            kind
+            for kind, (share, _) in KINDS.items()
+            for _ in range(max(1, round(rows * share / 10_000)))
+        ]
+        if hostile
+        else []
+    )
     kinds = bad + ["good"] * (rows - len(bad))
     random.Random(0).shuffle(kinds)
-    kinds.insert(0, kinds.pop(kinds.index("good")))  # the row that ``row-twice`` repeats comes first
+    kinds.insert(
+        0, kinds.pop(kinds.index("good"))
+    )  # the row that ``row-twice`` repeats comes first
     likes = random.Random(1)
     urls: list[str] = []
     path = folder / "posts.jsonl"
@@ -119,7 +130,11 @@ def write_export(folder: Path, rows: int, port: int, hostile: bool) -> Export:
                 row["likes"] = "many"
             if kind == "row-no-image":
                 del row["image"]
-            if kind == "row-twice":  # as of an export that was taken before the likes came: the row with more of them counts
+            if (
+                kind == "row-twice"
+                # as of an export that was taken before the likes came: the row with more of them
+                # counts
+            ):
                 row |= {"id": "p1", "timestamp": _START.isoformat(), "likes": 0}
             text = json.dumps(row)
             file.write((text[: len(text) // 2] if kind == "row-torn" else text) + "\n")
@@ -128,7 +143,9 @@ def write_export(folder: Path, rows: int, port: int, hostile: bool) -> Export:
     return Export(path, tuple(urls), tuple(kinds))
 
 
-def differences(export: Export, accepted: Iterable[str], rejected: Iterable[tuple[int, str]]) -> list[Difference]:
+def differences(
+    export: Export, accepted: Iterable[str], rejected: Iterable[tuple[int, str]]
+) -> list[Difference]:
     """Hold the tables of a dataset against the export, line by line.
 
     Args:
@@ -147,17 +164,26 @@ def differences(export: Export, accepted: Iterable[str], rejected: Iterable[tupl
     wanted = export.expected
     kinds = dict(enumerate(export.kinds, start=1))
     return [
-        Difference(line, kinds.get(line, "no such line"), wanted.get(line, "nothing"), " and ".join(codes) or UNACCOUNTED)
+        Difference(
+            line,
+            kinds.get(line, "no such line"),
+            wanted.get(line, "nothing"),
+            " and ".join(codes) or UNACCOUNTED,
+        )
         for line, codes in sorted(found.items())
         if codes != [wanted.get(line)]
     ]
 
 
 def by_kind(outcomes: Mapping[str, bool]) -> dict[str, dict[str, Any]]:
-    """For a downloader that only knows success and failure: by kind of URL, how many succeeded, and how many should have."""
+    """For a downloader that only knows success and failure: by kind of URL, how many succeeded, and
+    how many should have."""
     total = Counter(kind_of(url) for url in outcomes)
     taken = Counter(kind_of(url) for url, success in outcomes.items() if success)
-    return {kind: {"urls": total[kind], "taken": taken[kind], "must": verdict_of(kind)} for kind in sorted(total)}
+    return {
+        kind: {"urls": total[kind], "taken": taken[kind], "must": verdict_of(kind)}
+        for kind in sorted(total)
+    }
 
 
 def counts(codes: Sequence[str]) -> dict[str, int]:

@@ -1,10 +1,12 @@
 """A web of images on the loopback addresses, good and hostile, in one process: ``GET /KIND/N.jpg``.
 
-It has to be cheap, since it shares the cores with what is measured: a bare protocol of asyncio, bodies put together from encoded parts, no
-framework. What a kind does stands in `Web.answer`; what has to become of it, in `ingest_rows`. ``/stats`` counts what was asked for,
-``/reset`` forgets it. Linux alone answers on all of 127.0.0.0/8 without being told to.
+It has to be cheap, since it shares the cores with what is measured: a bare protocol of asyncio,
+bodies put together from encoded parts, no framework. What a kind does stands in `Web.answer`; what
+has to become of it, in `ingest_rows`. ``/stats`` counts what was asked for, ``/reset`` forgets it.
+Linux alone answers on all of 127.0.0.0/8 without being told to.
 
-    python infra/evidence/ingest_server.py PORT [PICTURES]     prints one line of JSON when it is ready
+    python infra/evidence/ingest_server.py PORT [PICTURES]     prints one line of JSON when it is
+                                                               ready
 """
 
 from __future__ import annotations
@@ -25,20 +27,32 @@ from ingest_images import Pool, bomb
 
 HOSTS: Final = tuple(f"127.0.0.{i}" for i in range(2, 34))
 THROTTLING_HOST: Final = "127.0.0.40"
-"""The one that answers 429, so that a client which spares a host that asks for it loses nothing at the others."""
+"""The one that answers 429, so that a client which spares a host that asks for it loses nothing at
+the others."""
 CAP_MB: Final = 4
 """What a client is told to accept at most; the kind ``endless`` sends half as much again."""
 TRICKLE_S: Final = 12.0
 """How long the kind ``trickle`` goes on when the client lets it."""
 _HOPS: Final = 3
-_STATUS: Final = {200: "OK", 302: "Found", 403: "Forbidden", 404: "Not Found", 410: "Gone", 429: "Too Many Requests"}
-_HTML: Final = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>" + b"<p>Please sign in to see this image.</p>" * 40
+_STATUS: Final = {
+    200: "OK",
+    302: "Found",
+    403: "Forbidden",
+    404: "Not Found",
+    410: "Gone",
+    429: "Too Many Requests",
+}
+_HTML: Final = (
+    b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>"
+    + b"<p>Please sign in to see this image.</p>" * 40
+)
 _SVG: Final = b'<svg xmlns="http://www.w3.org/2000/svg" width="512" height="512"><rect width="512" height="512" fill="teal"/></svg>'
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes back: ``length`` is what the header claims where it is not the body's; ``fault`` is how the connection misbehaves."""
+    """What goes back: ``length`` is what the header claims where it is not the body's; ``fault`` is
+    how the connection misbehaves."""
 
     status: int
     body: bytes = b""
@@ -49,7 +63,11 @@ class Answer:
 
     def head(self) -> bytes:
         """Status line and headers."""
-        size = "Transfer-Encoding: chunked" if self.fault == "endless" else f"Content-Length: {self.length or len(self.body)}"
+        size = (
+            "Transfer-Encoding: chunked"
+            if self.fault == "endless"
+            else f"Content-Length: {self.length or len(self.body)}"
+        )
         status = f"HTTP/1.1 {self.status} {_STATUS.get(self.status, 'Error')}"
         return f"{status}\r\nContent-Type: {self.media}\r\n{size}\r\n{self.headers}\r\n".encode()
 
@@ -76,7 +94,9 @@ class Web:
             case "busy-503":
                 return self._later(kind, n, tries=2, answer=Answer(503))
             case "throttled-429":
-                return self._later(kind, n, tries=1, answer=Answer(429, headers="Retry-After: 1\r\n"))
+                return self._later(
+                    kind, n, tries=1, answer=Answer(429, headers="Retry-After: 1\r\n")
+                )
             case "torn":
                 return Answer(200, self.pool.jpeg(n)[: 20_000 + n % 5_000])
             case "html":
@@ -102,15 +122,21 @@ class Web:
             case "to-file":
                 return _to("file:///etc/hostname")
             case "elsewhere":
-                return _to(f"http://{HOSTS[(HOSTS.index(host) + 1) % len(HOSTS)]}:{self.port}/elsewhere-good/{n}.jpg")
+                return _to(
+                    f"http://{HOSTS[(HOSTS.index(host) + 1) % len(HOSTS)]}:{self.port}/elsewhere-good/{n}.jpg"
+                )
             case "noai":
                 return Answer(200, *self.pool.image(n), headers="X-Robots-Tag: noai\r\n")
             case "reset":
                 return Answer(200, self.pool.jpeg(n), fault="reset")
             case "promised":
-                return Answer(200, whole := self.pool.jpeg(n), length=len(whole) + 5_000, fault="close")
+                return Answer(
+                    200, whole := self.pool.jpeg(n), length=len(whole) + 5_000, fault="close"
+                )
             case "cut":
-                return Answer(200, whole := self.pool.jpeg(n), length=len(whole) // 2, fault="close")
+                return Answer(
+                    200, whole := self.pool.jpeg(n), length=len(whole) // 2, fault="close"
+                )
         hops = kind.removeprefix("moved-")
         if hops.isdigit():
             return _to(f"/moved-{int(hops) - 1}/{n}.jpg") if hops != "0" else self._good(n)
@@ -127,7 +153,13 @@ class Web:
     def control(self, name: str) -> Answer | None:
         """Answer for the two paths that are no images."""
         if name == "reset":
-            self.asked, self.tries, self.connections, self.first, self.last = Counter(), Counter(), 0, 0.0, 0.0
+            self.asked, self.tries, self.connections, self.first, self.last = (
+                Counter(),
+                Counter(),
+                0,
+                0.0,
+                0.0,
+            )
             return Answer(200)
         if name == "stats":
             return Answer(200, json.dumps(self.stats()).encode(), "application/json")
@@ -192,7 +224,9 @@ class Visit(asyncio.Protocol):
     def _send(self, answer: Answer, last: bool) -> None:
         if answer.fault in {"endless", "trickle"}:
             self.transport.write(answer.head())
-            task = asyncio.ensure_future(self._endless() if answer.fault == "endless" else self._trickle())
+            task = asyncio.ensure_future(
+                self._endless() if answer.fault == "endless" else self._trickle()
+            )
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
         elif answer.fault == "reset":
@@ -233,8 +267,14 @@ async def serve(port: int, pictures: int) -> None:
     sizes = [len(pool.image(n)[0]) for n in range(500)]
     web = Web(pool, port)
     addresses = ["127.0.0.1", *HOSTS, THROTTLING_HOST]
-    server = await asyncio.get_running_loop().create_server(lambda: Visit(web), addresses, port, backlog=1024)
-    ready = {"pictures": pictures, "mean_bytes": sum(sizes) // len(sizes), "painted_s": round(time.monotonic() - started, 1)}
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Visit(web), addresses, port, backlog=1024
+    )
+    ready = {
+        "pictures": pictures,
+        "mean_bytes": sum(sizes) // len(sizes),
+        "painted_s": round(time.monotonic() - started, 1),
+    }
     print(json.dumps(ready), flush=True)
     async with server:
         await server.serve_forever()

@@ -1,19 +1,23 @@
-"""Does BoigLLM know what a KPI changes? Against its twin and two baselines, on both laws and three seeds, beside what the laws allow.
+"""Does BoigLLM know what a KPI changes? Against its twin and two baselines, on both laws and three
+seeds, beside what the laws allow.
 
-Runs ingest, perceive, finetune_llm and evaluate_llm. What is finished is never done again, so give other posts or settings another home. A
-gain is BoigLLM minus a baseline on the same test posts, on each seed and over all, with a 95 % interval by paired bootstrap over posts; for
-the tones it is the error saved. Its ceiling is the gain of the best describer that knows law and bucket, over the best without the bucket
-or over the same baseline, on the same posts (`knows_kpi_ceiling.py`). For high posts the interval must lie above 0 on every seed and over
-all wherever the ceiling exceeds 0.02, and 99 % of the constrained answers must parse. A gain may pass its ceiling: a twin that falls
+Runs ingest, perceive, finetune_llm and evaluate_llm. What is finished is never done again, so give
+other posts or settings another home. A gain is BoigLLM minus a baseline on the same test posts, on
+each seed and over all, with a 95 % interval by paired bootstrap over posts; for the tones it is the
+error saved. Its ceiling is the gain of the best describer that knows law and bucket, over the best
+without the bucket or over the same baseline, on the same posts (`knows_kpi_ceiling.py`). For high
+posts the interval must lie above 0 on every seed and over all wherever the ceiling exceeds 0.02,
+and 99 % of the constrained answers must parse. A gain may pass its ceiling: a twin that falls
 shorter of its own best than BoigLLM does adds to it.
 
-``--shuffled`` tests the test: likes change places within each account before ingestion, so a KPI says nothing about an image, and the
-gain over the twin must be gone over all seeds; one seed may keep some, since two trainings differ by more than posts tell. Prints one table
-a law. Exit code 1: something that must hold does not. One seed of 1,000 steps and 500 test posts a bucket takes some ten minutes on two
-cores, and the ceiling of its law one.
+``--shuffled`` tests the test: likes change places within each account before ingestion, so a KPI
+says nothing about an image, and the gain over the twin must be gone over all seeds; one seed may
+keep some, since two trainings differ by more than posts tell. Prints one table a law. Exit code 1:
+something that must hold does not. One seed of 1,000 steps and 500 test posts a bucket takes some
+ten minutes on two cores, and the ceiling of its law one.
 
-    python infra/evidence/knows_kpi.py --home .boig/evidence [--laws sunlit nordic] [--seeds 0 1 2] [--set llm.steps=1000 ...]
-        [--shuffled] [--json FILE] [--smoke]
+    python infra/evidence/knows_kpi.py --home .boig/evidence [--laws sunlit nordic] [--seeds 0 1 2]
+        [--set llm.steps=1000 ...] [--shuffled] [--json FILE] [--smoke]
 """
 
 from __future__ import annotations
@@ -43,14 +47,19 @@ from boig_core.storage import store
 from boig_core.verbalization.answer import from_answer
 from boig_core.vocabulary import Description, Sample
 
-METRICS: Final = {"colors_iou": ("colors IOU", 1), "objects_iou": ("objects IOU", 1), "tones_coverage_rmse": ("tones RMSE", -1)}
+METRICS: Final = {
+    "colors_iou": ("colors IOU", 1),
+    "objects_iou": ("objects IOU", 1),
+    "tones_coverage_rmse": ("tones RMSE", -1),
+}
 """Name of each, and whether more is better."""
 BASES: Final = {"no_kpi": "no-KPI twin", "retrieval": "retrieval", "most_frequent": "most frequent"}
 BUCKETS: Final = ("high", "low")
 WORTH: Final = 0.02
 """Ceiling above which a gain must be seen."""
 MARGIN: Final = 0.01
-"""A gain below this is none: of the dozens of intervals that shuffled labels give, some miss 0 by chance."""
+"""A gain below this is none: of the dozens of intervals that shuffled labels give, some miss 0 by
+chance."""
 PARSED: Final = 0.99
 ALL: Final = "all"
 SMOKE: Final = ("llm.steps=20", "llm.samples=2", "llm.eval_posts=20", "llm.unconstrained_posts=0")
@@ -101,21 +110,41 @@ def main() -> int:
     """Run what is missing, print, and write the numbers."""
     parser = arguments(__doc__)
     parser.add_argument(
-        "--shuffled", action="store_true", help="likes change places within each account: the gain over the twin must be gone"
+        "--shuffled",
+        action="store_true",
+        help="likes change places within each account: the gain over the twin must be gone",
     )
-    parser.add_argument("--smoke", action="store_true", help="1,000 posts of one law, 20 steps, one seed: does the script work?")
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="1,000 posts of one law, 20 steps, one seed: does the script work?",
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="boig-knows-") as scratch:
         if given.smoke:
-            given.home, given.laws, given.seeds, given.posts = Path(scratch), given.laws[:1], [0], 1_000
+            given.home, given.laws, given.seeds, given.posts = (
+                Path(scratch),
+                given.laws[:1],
+                [0],
+                1_000,
+            )
         found: dict[str, dict[str, Any]] = {}
         for law in given.laws:
             lines, parse_rates = law_lines(given, law)
-            found[law] = {"lines": [{**asdict(line), "holds": line.holds} for line in lines], "parse_rate": parse_rates}
-            found[law]["holds"] = all(line.holds is not False for line in lines) and min(parse_rates.values()) >= PARSED
+            found[law] = {
+                "lines": [{**asdict(line), "holds": line.holds} for line in lines],
+                "parse_rate": parse_rates,
+            }
+            found[law]["holds"] = (
+                all(line.holds is not False for line in lines)
+                and min(parse_rates.values()) >= PARSED
+            )
             print("\n".join(table(law, lines, parse_rates)), flush=True)
     if given.json:
-        given.json.write_text(json.dumps({"posts": given.posts, "shuffled": given.shuffled, "laws": found}, indent=1), "utf-8")
+        given.json.write_text(
+            json.dumps({"posts": given.posts, "shuffled": given.shuffled, "laws": found}, indent=1),
+            "utf-8",
+        )
     if given.smoke:
         print("a smoke run: it works; the numbers and their verdicts say nothing")
         return 0
@@ -127,7 +156,12 @@ def law_lines(given: argparse.Namespace, law: str) -> tuple[list[Line], dict[str
     rules, world = Law.load(law), export(given.home, law, given.posts)
     posts = shuffled(world / "posts.jsonl", WORLD_SEED) if given.shuffled else world / "posts.jsonl"
     name = f"{law}-shuffled" if given.shuffled else law
-    stages = Stages(str(given.home / "store"), law, name, (*LONGER, *given.settings, *(SMOKE if given.smoke else ())))
+    stages = Stages(
+        str(given.home / "store"),
+        law,
+        name,
+        (*LONGER, *given.settings, *(SMOKE if given.smoke else ())),
+    )
     raw = stages.run("ingest", "data", WORLD_SEED, {"posts": str(posts)})
     dataset = stages.run("perceive", "data", WORLD_SEED, raw)["dataset"]
     said: dict[str, Said] = {}
@@ -135,18 +169,30 @@ def law_lines(given: argparse.Namespace, law: str) -> tuple[list[Line], dict[str
     for seed in given.seeds:
         started = time.monotonic()
         models = stages.run("finetune_llm", f"seed-{seed}", seed, {"dataset": dataset})
-        described = stages.run("evaluate_llm", f"seed-{seed}", seed, {"dataset": dataset, **models})["description"]
-        print(f"{name}, seed {seed}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+        described = stages.run(
+            "evaluate_llm", f"seed-{seed}", seed, {"dataset": dataset, **models}
+        )["description"]
+        print(
+            f"{name}, seed {seed}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True
+        )
         said[f"seed {seed}"] = {model: read_said(described, model) for model in ("boigllm", *BASES)}
-        parse_rates[f"seed {seed}"] = json.loads(store.read_bytes(store.join(described, "description.json")))["parse_rate"]["boigllm"]
+        parse_rates[f"seed {seed}"] = json.loads(
+            store.read_bytes(store.join(described, "description.json"))
+        )["parse_rate"]["boigllm"]
     samples = read_samples(dataset)
     first = next(iter(said.values()))
     asked = [s for s in samples if s.id in first["boigllm"] and s.bucket in BUCKETS]
-    ceiling = None if given.shuffled else ceilings(rules, read_scenes(world / "truth.jsonl"), samples, asked, first)
+    ceiling = (
+        None
+        if given.shuffled
+        else ceilings(rules, read_scenes(world / "truth.jsonl"), samples, asked, first)
+    )
     return lines_of(asked, said, ceiling), parse_rates
 
 
-def lines_of(asked: Sequence[Sample], said: Mapping[str, Said], ceiling: Mapping[Key, Gain] | None) -> list[Line]:
+def lines_of(
+    asked: Sequence[Sample], said: Mapping[str, Said], ceiling: Mapping[Key, Gain] | None
+) -> list[Line]:
     """Gains of each seed and, each seed's answer to a post drawn with the post, over all of them.
 
     Args:
@@ -156,37 +202,67 @@ def lines_of(asked: Sequence[Sample], said: Mapping[str, Said], ceiling: Mapping
     """
     repeated = [replace(sample, id=f"{sample.id} {seed}") for seed in said for sample in asked]
     joined = {
-        model: {f"{sample.id} {seed}": answers[model][sample.id] for seed, answers in said.items() for sample in asked}
+        model: {
+            f"{sample.id} {seed}": answers[model][sample.id]
+            for seed, answers in said.items()
+            for sample in asked
+        }
         for model in ("boigllm", *BASES)
     }
-    found = {seed: gains(asked, {m: {s.id: of[s.id] for s in asked} for m, of in answers.items()}) for seed, answers in said.items()}
+    found = {
+        seed: gains(asked, {m: {s.id: of[s.id] for s in asked} for m, of in answers.items()})
+        for seed, answers in said.items()
+    }
     found[ALL] = gains(repeated, joined)
     keys = [(metric, base, bucket) for metric in METRICS for base in BASES for bucket in BUCKETS]
-    return [Line(*key, {seed: of[key] for seed, of in found.items()}, None if ceiling is None else ceiling[key].mean) for key in keys]
+    return [
+        Line(
+            *key,
+            {seed: of[key] for seed, of in found.items()},
+            None if ceiling is None else ceiling[key].mean,
+        )
+        for key in keys
+    ]
 
 
 def gains(asked: Sequence[Sample], said: Said) -> dict[Key, Gain]:
     """Gain of ``boigllm`` over each of `BASES`, by metric, base and bucket; clustered by post."""
-    result = evaluate(asked, said, candidate="boigllm", vectors=HashedNgrams(), resamples=1000, seed=0)
+    result = evaluate(
+        asked, said, candidate="boigllm", vectors=HashedNgrams(), resamples=1000, seed=0
+    )
     found = {}
     for metric, (_, sign) in METRICS.items():
         for base in BASES:
             for bucket in BUCKETS:
                 row = result["paired"][f"boigllm-{base}"][metric].get(bucket)
-                low, high = sorted((sign * row["low"], sign * row["high"])) if row else (math.nan, math.nan)
-                found[metric, base, bucket] = Gain(sign * row["mean"] if row else math.nan, low, high)
+                low, high = (
+                    sorted((sign * row["low"], sign * row["high"])) if row else (math.nan, math.nan)
+                )
+                found[metric, base, bucket] = Gain(
+                    sign * row["mean"] if row else math.nan, low, high
+                )
     return found
 
 
-def ceilings(law: Law, scenes: Mapping[str, Scene], samples: Sequence[Sample], asked: Sequence[Sample], said: Said) -> dict[Key, Gain]:
-    """The gains of the best describer with the KPI in BoigLLM's place, and of the best without it in the twin's."""
+def ceilings(
+    law: Law,
+    scenes: Mapping[str, Scene],
+    samples: Sequence[Sample],
+    asked: Sequence[Sample],
+    said: Said,
+) -> dict[Key, Gain]:
+    """The gains of the best describer with the KPI in BoigLLM's place, and of the best without it
+    in the twin's."""
     told, blind = best_answers(law, scenes, samples, asked)
-    baselines = {name: {s.id: said[name][s.id] for s in asked} for name in BASES if name != "no_kpi"}
+    baselines = {
+        name: {s.id: said[name][s.id] for s in asked} for name in BASES if name != "no_kpi"
+    }
     return gains(asked, {"boigllm": told, "no_kpi": blind, **baselines})
 
 
 def shuffled(posts: Path, seed: int) -> Path:
-    """A copy of an export beside it in which the likes of each account have changed places; rows that cannot be read stay as they are."""
+    """A copy of an export beside it in which the likes of each account have changed places; rows
+    that cannot be read stay as they are."""
     lines = posts.read_bytes().splitlines()
     rows: dict[int, dict[str, Any]] = {}
     accounts: dict[str, list[int]] = defaultdict(list)
@@ -211,15 +287,27 @@ def read_scenes(truth: Path) -> dict[str, Scene]:
     """The true scene of each post of a world."""
     rows = [json.loads(line) for line in truth.read_text("utf-8").splitlines()]
     return {
-        row["id"]: Scene(row["scene"]["background"], row["scene"]["gradient"], tuple(Thing(**thing) for thing in row["scene"]["things"]))
+        row["id"]: Scene(
+            row["scene"]["background"],
+            row["scene"]["gradient"],
+            tuple(Thing(**thing) for thing in row["scene"]["things"]),
+        )
         for row in rows
     }
 
 
 def read_said(description: str, model: str) -> dict[str, Description | None]:
     """What a model said, by sample id."""
-    rows = [json.loads(line) for line in store.read_bytes(store.join(description, f"predictions-{model}.jsonl")).splitlines()]
-    return {row["id"]: None if row["description"] is None else from_answer(row["description"]) for row in rows}
+    rows = [
+        json.loads(line)
+        for line in store.read_bytes(
+            store.join(description, f"predictions-{model}.jsonl")
+        ).splitlines()
+    ]
+    return {
+        row["id"]: None if row["description"] is None else from_answer(row["description"])
+        for row in rows
+    }
 
 
 def table(law: str, lines: Sequence[Line], parse_rates: Mapping[str, float]) -> list[str]:
@@ -231,15 +319,21 @@ def table(law: str, lines: Sequence[Line], parse_rates: Mapping[str, float]) -> 
         f"{'':11} {'over':14} {'bucket':6} {'ceiling':>7}  " + "  ".join(f"{s:24}" for s in seeds),
     ]
     for line in lines:
-        cells = [f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]" for gain in line.gains.values()]
+        cells = [
+            f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]" for gain in line.gains.values()
+        ]
         ceiling = "-" if line.ceiling is None else f"{line.ceiling:+.3f}"
         where = f"{METRICS[line.metric][0]:11} {BASES[line.base]:14} {line.bucket:6} {ceiling:>7}"
-        rows.append(f"{where}  " + "  ".join(f"{cell:24}" for cell in cells) + f"  {verdicts[line.holds]}")
+        rows.append(
+            f"{where}  " + "  ".join(f"{cell:24}" for cell in cells) + f"  {verdicts[line.holds]}"
+        )
     parsed = min(parse_rates.values())
     rows.append(f"parse rate, the least of the seeds: {parsed:.4f}  {verdicts[parsed >= PARSED]}")
     asked = [line for line in lines if line.holds is not None]
     failed = sum(line.holds is False for line in asked) + (parsed < PARSED)
-    rows.append(f"{law}: {f'{failed} of {len(asked) + 1} DO NOT HOLD' if failed else f'all {len(asked) + 1} hold'}")
+    rows.append(
+        f"{law}: {f'{failed} of {len(asked) + 1} DO NOT HOLD' if failed else f'all {len(asked) + 1} hold'}"
+    )
     return rows
 
 

@@ -1,23 +1,30 @@
-"""What does a reward cost? Four ways to align the tiny model, on one plot: reward on held-out prompts against compute and seconds.
+"""What does a reward cost? Four ways to align the tiny model, on one plot: reward on held-out
+prompts against compute and seconds.
 
-Arms: ``reference`` (DDPO as published: 20 steps, every one stochastic and trained on, all weights, per-prompt statistics), ``grpo``
-(10 steps, group-relative, a LoRA), ``windowed`` (the same inside a window of 3 steps) and ``awm`` (deterministic sampling, final latents
-noised again). None uses guidance in training. The reward is the share of warm pixels, which needs no model. Rollouts run in this process,
-without Ray, and one after the other.
+Arms: ``reference`` (DDPO as published: 20 steps, every one stochastic and trained on, all weights,
+per-prompt statistics), ``grpo`` (10 steps, group-relative, a LoRA), ``windowed`` (the same inside a
+window of 3 steps) and ``awm`` (deterministic sampling, final latents noised again). None uses
+guidance in training. The reward is the share of warm pixels, which needs no model. Rollouts run in
+this process, without Ray, and one after the other.
 
-Compute is counted in passes of the UNet for one image, a forward pass as 1 and a backward pass as 2; passes of an anchor and recomputed
-log-probabilities count, decoding and the measurements on held-out prompts do not. Each arm has the same number of tuning trials: learning
-rates, tried on a seed of their own, of which the one with the highest final reward is used for all seeds. The
+Compute is counted in passes of the UNet for one image, a forward pass as 1 and a backward pass as
+2; passes of an anchor and recomputed log-probabilities count, decoding and the measurements on
+held-out prompts do not. Each arm has the same number of tuning trials: learning rates, tried on a
+seed of their own, of which the one with the highest final reward is used for all seeds. The
 reference spends its whole budget, every other arm `SHARE` of it at most.
 
-An arm costs what it spends until it first reaches the reference's final reward (mean of its last three measurements and of its seeds).
-`windowed` must get there on every seed with a fifth of the reference's compute. At that reward it must also keep `KEPT` of the CLIP
-margin (own prompt minus other prompts) and of the diversity within a prompt that the reference has at its end, as means over seeds.
+An arm costs what it spends until it first reaches the reference's final reward (mean of its last
+three measurements and of its seeds). `windowed` must get there on every seed with a fifth of the
+reference's compute. At that reward it must also keep `KEPT` of the CLIP margin (own prompt minus
+other prompts) and of the diversity within a prompt that the reference has at its end, as means over
+seeds.
 
-Each run writes a file, and is never done again: the script can be stopped and started. Prints a table, writes ``reward_per_cost.json`` and
-``reward_per_cost.png``. Exit code 1: something that must hold does not.
+Each run writes a file, and is never done again: the script can be stopped and started. Prints a
+table, writes ``reward_per_cost.json`` and ``reward_per_cost.png``. Exit code 1: something that must
+hold does not.
 
-    python infra/evidence/reward_per_cost.py --home .boig/reward_per_cost [--arms ...] [--seeds 0 1 2] [--epochs 10] [--smoke]
+    python infra/evidence/reward_per_cost.py --home .boig/reward_per_cost [--arms ...] [--seeds 0 1
+        2] [--epochs 10] [--smoke]
 """
 
 from __future__ import annotations
@@ -50,7 +57,14 @@ from boig_core.vocabulary import Sample
 
 ARMS: Final[Mapping[str, tuple[tuple[str, ...], tuple[float, ...]]]] = {
     "reference": (
-        ("objective=ddpo", "sampling_steps=20", "window=null", "lora_rank=null", "clip_ratio=1.0e-4", "updates=4"),
+        (
+            "objective=ddpo",
+            "sampling_steps=20",
+            "window=null",
+            "lora_rank=null",
+            "clip_ratio=1.0e-4",
+            "updates=4",
+        ),
         (3e-5, 1e-4, 3e-4),
     ),
     "grpo": (("objective=grpo", "window=null"), (1e-3, 3e-3, 1e-2)),
@@ -60,7 +74,8 @@ ARMS: Final[Mapping[str, tuple[tuple[str, ...], tuple[float, ...]]]] = {
 """Settings of ``ddpo`` beside the recipe tiny's, and learning rates to try."""
 SHARE: Final = 0.25
 TARGET: Final = 0.2
-"""Share of the reference's compute with which `windowed` must reach the reference's final reward."""
+"""Share of the reference's compute with which `windowed` must reach the reference's final
+reward."""
 KEPT: Final = 0.9
 TUNING_SEED: Final = 1000
 WORLD: Final = ("sunlit", 11)
@@ -80,19 +95,39 @@ Run = dict[str, Any]
 
 def main() -> int:
     """Run what is missing, print, plot, and write the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--home", type=Path, default=Path(".boig/reward_per_cost"))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=10, help="of the reference: its compute is the budget")
+    parser.add_argument(
+        "--epochs", type=int, default=10, help="of the reference: its compute is the budget"
+    )
     parser.add_argument("--held-out", type=int, default=16, help="prompts to measure on")
-    parser.add_argument("--rates", type=int, default=3, choices=(1, 2, 3), help="learning rates that each arm tries; one: no trials")
-    parser.add_argument("--smoke", action="store_true", help="4 images an epoch, one epoch, rate and seed: does the script work?")
+    parser.add_argument(
+        "--rates",
+        type=int,
+        default=3,
+        choices=(1, 2, 3),
+        help="learning rates that each arm tries; one: no trials",
+    )
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="4 images an epoch, one epoch, rate and seed: does the script work?",
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="boig-cost-") as scratch:
         small: tuple[str, ...] = ()
         if given.smoke:
-            given.home, given.seeds, given.epochs, given.held_out, given.rates = Path(scratch), given.seeds[:1], 1, 2, 1
+            given.home, given.seeds, given.epochs, given.held_out, given.rates = (
+                Path(scratch),
+                given.seeds[:1],
+                1,
+                2,
+                1,
+            )
             small = ("prompts=2", "images_per_prompt=2", "chunk=4", "micro_batch=4")
         given.home.mkdir(parents=True, exist_ok=True)
         runs = {arm: arm_runs(given, arm, small) for arm in given.arms}
@@ -116,23 +151,42 @@ def arm_runs(given: argparse.Namespace, arm: str, small: Sequence[str]) -> list[
     return [run_once(given, arm, best, seed, small) for seed in given.seeds]
 
 
-def run_once(given: argparse.Namespace, arm: str, rate: float, seed: int, small: Sequence[str]) -> Run:
+def run_once(
+    given: argparse.Namespace, arm: str, rate: float, seed: int, small: Sequence[str]
+) -> Run:
     """One training, or what its file says of it."""
-    file = given.home / f"{arm}-{rate:g}-seed{seed}-epochs{given.epochs}-prompts{given.held_out}.json"
+    file = (
+        given.home / f"{arm}-{rate:g}-seed{seed}-epochs{given.epochs}-prompts{given.held_out}.json"
+    )
     if file.is_file():
         return dict(json.loads(file.read_text()))
     recipe = arm_recipe(arm, rate, seed, given.epochs, small)
     started = time.monotonic()
-    run = {"arm": arm, "lr": rate, "seed": seed, "cost": cost(recipe.ddpo), **train(recipe, given.held_out)}
-    print(f"{file.stem}: reward {run['points'][-1]['reward']:.3f}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    run = {
+        "arm": arm,
+        "lr": rate,
+        "seed": seed,
+        "cost": cost(recipe.ddpo),
+        **train(recipe, given.held_out),
+    }
+    print(
+        f"{file.stem}: reward {run['points'][-1]['reward']:.3f}, {time.monotonic() - started:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
     file.with_suffix(".part").write_text(json.dumps(run, indent=1))
     file.with_suffix(".part").replace(file)
     return run
 
 
 def arm_recipe(arm: str, rate: float, seed: int, epochs: int, small: Sequence[str] = ()) -> Recipe:
-    """The recipe of a run; an arm other than the reference has as many epochs as its share of the budget pays for."""
-    settings = [f"seed={seed}", *(f"ddpo.{setting}" for setting in (*ARMS[arm][0], *small)), f"ddpo.lr={rate}"]
+    """The recipe of a run; an arm other than the reference has as many epochs as its share of the
+    budget pays for."""
+    settings = [
+        f"seed={seed}",
+        *(f"ddpo.{setting}" for setting in (*ARMS[arm][0], *small)),
+        f"ddpo.lr={rate}",
+    ]
     paid = epochs
     if arm != "reference":
         budget = epochs * cost(arm_recipe("reference", rate, seed, epochs, small).ddpo)
@@ -161,24 +215,47 @@ class Warmth:
 def prompts(held_out: int) -> tuple[list[Sample], list[Sample]]:
     """Posts to train on, and others with texts of their own."""
     law, seed = WORLD
-    texts = {post.record["text"]: post for post in draw_posts(4 * (TRAINED + held_out), seed, Law.load(law), 32)}
+    texts = {
+        post.record["text"]: post
+        for post in draw_posts(4 * (TRAINED + held_out), seed, Law.load(law), 32)
+    }
     samples = [
-        Sample(p.record["id"], p.record["id"], p.brand, p.brand, p.record["timestamp"], text, (), 1.0, 95.0, "high", "train", "", 32, 32)
+        Sample(
+            p.record["id"],
+            p.record["id"],
+            p.brand,
+            p.brand,
+            p.record["timestamp"],
+            text,
+            (),
+            1.0,
+            95.0,
+            "high",
+            "train",
+            "",
+            32,
+            32,
+        )
         for text, p in list(texts.items())[: TRAINED + held_out]
     ]
     return samples[:TRAINED], samples[TRAINED:]
 
 
 class Watched(LocalRollouts):
-    """Rollouts that also measure the policy on held-out prompts every few epochs, and know how long that took."""
+    """Rollouts that also measure the policy on held-out prompts every few epochs, and know how long
+    that took."""
 
-    def __init__(self, sampler: Sampler, held_out: Sequence[Sample], every: int, clip: ClipJudge) -> None:
+    def __init__(
+        self, sampler: Sampler, held_out: Sequence[Sample], every: int, clip: ClipJudge
+    ) -> None:
         super().__init__(sampler, Warmth())
         self.held_out, self.every, self.clip = held_out, every, clip
         self.spent_s: dict[int, float] = {}
         self.found: dict[int, Point] = {}
 
-    def collect(self, adapter: Adapter, chunks: Sequence[Chunk]) -> list[tuple[Trajectory, NDArray[np.float64]]]:
+    def collect(
+        self, adapter: Adapter, chunks: Sequence[Chunk]
+    ) -> list[tuple[Trajectory, NDArray[np.float64]]]:
         """See `boig_core.diffusion.rollout.Rollouts`."""
         epoch, started = chunks[0].epoch, time.monotonic()
         if epoch % self.every == 0:
@@ -191,9 +268,13 @@ class Watched(LocalRollouts):
         self.sampler.load(adapter)
         texts = [sample.text for sample in self.held_out]
         asked = [text for text in texts for _ in range(IMAGES)]
-        images_BHWC = sample_images(self.sampler.pipe, asked, list(range(len(asked))), STEPS, guidance)
+        images_BHWC = sample_images(
+            self.sampler.pipe, asked, list(range(len(asked))), STEPS, guidance
+        )
         embedding_BD = self.clip.see(images_BHWC).embedding_ND
-        own_B, other_B = clip_scores(embedding_BD, self.clip.read(texts), np.arange(len(asked)) // IMAGES)
+        own_B, other_B = clip_scores(
+            embedding_BD, self.clip.read(texts), np.arange(len(asked)) // IMAGES
+        )
         return {
             "reward": float(Warmth().score(images_BHWC, []).mean()),
             "clip_margin": float((own_B - other_B).mean()),
@@ -202,19 +283,32 @@ class Watched(LocalRollouts):
 
 
 def train(recipe: Recipe, held_out: int) -> dict[str, Any]:
-    """Points of a training's curve, and what its last policy makes under the deployment's guidance."""
+    """Points of a training's curve, and what its last policy makes under the deployment's
+    guidance."""
     trained, measured = prompts(held_out)
-    watched = Watched(Sampler(recipe), measured, max(1, round(recipe.ddpo.epochs / MEASURES)), ClipJudge("package:clip-judge"))
+    watched = Watched(
+        Sampler(recipe),
+        measured,
+        max(1, round(recipe.ddpo.epochs / MEASURES)),
+        ClipJudge("package:clip-judge"),
+    )
     seconds = [0.0]
 
     def report(epoch: int, row: dict[str, float]) -> None:
-        seconds.append(seconds[-1] + row["seconds_rollouts"] + row["seconds_update"] - watched.spent_s[epoch])
+        seconds.append(
+            seconds[-1] + row["seconds_rollouts"] + row["seconds_update"] - watched.spent_s[epoch]
+        )
 
     with tempfile.TemporaryDirectory(prefix="boig-cost-") as folder:
         adapter = Learner(recipe, trained, watched, Checkpoints(folder, 1), report).fit()
     watched.found[recipe.ddpo.epochs] = watched.measured(adapter)
     points = [
-        {"epoch": epoch, "compute": epoch * cost(recipe.ddpo), "seconds": round(seconds[epoch], 2), **found}
+        {
+            "epoch": epoch,
+            "compute": epoch * cost(recipe.ddpo),
+            "seconds": round(seconds[epoch], 2),
+            **found,
+        }
         for epoch, found in watched.found.items()
     ]
     return {"points": points, "deployed": watched.measured(adapter, DEPLOYED)}
@@ -226,7 +320,8 @@ def final_reward(points: Sequence[Point]) -> float:
 
 
 def reached(points: Sequence[Point], level: float) -> Point | None:
-    """The first place of a curve at which the reward is ``level``, between measurements by a straight line; None where it never is."""
+    """The first place of a curve at which the reward is ``level``, between measurements by a
+    straight line; None where it never is."""
     if points[0]["reward"] >= level:
         return dict(points[0])
     for before, after in pairwise(points):
@@ -237,46 +332,68 @@ def reached(points: Sequence[Point], level: float) -> Point | None:
 
 
 def compare(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
-    """What each arm spends until the reference's final reward, and whether `windowed` holds what it must.
+    """What each arm spends until the reference's final reward, and whether `windowed` holds what it
+    must.
 
     Returns:
-        ``level``, ``arms`` (shares of the reference's compute and seconds a seed, None where it never gets there; CLIP margin and
-        diversity there as shares of the reference's at its end), ``holds``: None where the reference or `windowed` was not run.
+        ``level``, ``arms`` (shares of the reference's compute and seconds a seed, None where it
+        never gets there; CLIP margin and diversity there as shares of the reference's at its end),
+        ``holds``: None where the reference or `windowed` was not run.
     """
     if "reference" not in runs:
         return {"level": None, "arms": {}, "holds": None}
     level = float(np.mean([final_reward(run["points"]) for run in runs["reference"]]))
     ends = [run["points"][-1] for run in runs["reference"]]
-    whole = {name: float(np.mean([end[name] for end in ends])) for name in ("compute", "seconds", "clip_margin", "diversity")}
+    whole = {
+        name: float(np.mean([end[name] for end in ends]))
+        for name in ("compute", "seconds", "clip_margin", "diversity")
+    }
     arms = {}
     for arm, of in runs.items():
         places = [reached(run["points"], level) for run in of]
         there = [place for place in places if place is not None]
         arms[arm] = {
-            **{name: [None if place is None else place[name] / whole[name] for place in places] for name in ("compute", "seconds")},
             **{
-                name: float(np.mean([place[name] for place in there])) / whole[name] if there else None
+                name: [None if place is None else place[name] / whole[name] for place in places]
+                for name in ("compute", "seconds")
+            },
+            **{
+                name: float(np.mean([place[name] for place in there])) / whole[name]
+                if there
+                else None
                 for name in ("clip_margin", "diversity")
             },
         }
-    return {"level": level, "arms": arms, "holds": verdict(arms["windowed"]) if "windowed" in arms else None}
+    return {
+        "level": level,
+        "arms": arms,
+        "holds": verdict(arms["windowed"]) if "windowed" in arms else None,
+    }
 
 
 def verdict(arm: Mapping[str, Any]) -> bool:
-    """Whether an arm reaches the level on every seed at `TARGET` of the compute, and keeps `KEPT` of both measures there."""
+    """Whether an arm reaches the level on every seed at `TARGET` of the compute, and keeps `KEPT`
+    of both measures there."""
     cheap = all(share is not None and share <= TARGET for share in arm["compute"])
-    return cheap and all(arm[name] is not None and arm[name] >= KEPT for name in ("clip_margin", "diversity"))
+    return cheap and all(
+        arm[name] is not None and arm[name] >= KEPT for name in ("clip_margin", "diversity")
+    )
 
 
 def table(result: Mapping[str, Any]) -> list[str]:
     """One line an arm, and the verdict."""
-    rows = [f"{'arm':10} {'lr':>7} {'first':>6} {'final reward':>18} {'at guidance 3':>18}   compute to the reference's final reward"]
+    rows = [
+        f"{'arm':10} {'lr':>7} {'first':>6} {'final reward':>18} {'at guidance 3':>18}   compute to the reference's final reward"
+    ]
 
     def listed(values: Sequence[float | None], digits: int) -> str:
         return " ".join("never" if value is None else f"{value:.{digits}f}" for value in values)
 
     for arm, of in result["runs"].items():
-        finals, deployed = ([final_reward(r["points"]) for r in of], [r["deployed"]["reward"] for r in of])
+        finals, deployed = (
+            [final_reward(r["points"]) for r in of],
+            [r["deployed"]["reward"] for r in of],
+        )
         there = result["arms"].get(arm)
         shares = (
             "-"
@@ -285,10 +402,14 @@ def table(result: Mapping[str, Any]) -> list[str]:
             f"CLIP margin {listed([there['clip_margin']], 2)}, diversity {listed([there['diversity']], 2)}"
         )
         first = of[0]["points"][0]["reward"]
-        rows.append(f"{arm:10} {of[0]['lr']:7g} {first:6.3f} {listed(finals, 3):>18} {listed(deployed, 3):>18}   {shares}")
+        rows.append(
+            f"{arm:10} {of[0]['lr']:7g} {first:6.3f} {listed(finals, 3):>18} {listed(deployed, 3):>18}   {shares}"
+        )
     if result["holds"] is not None:
         reach = f"windowed reaches {result['level']:.3f} at {TARGET:g} of the compute on every seed"
-        rows.append(f"{reach} and keeps {KEPT:g} of CLIP margin and diversity: {'holds' if result['holds'] else 'DOES NOT HOLD'}")
+        rows.append(
+            f"{reach} and keeps {KEPT:g} of CLIP margin and diversity: {'holds' if result['holds'] else 'DOES NOT HOLD'}"
+        )
     return rows
 
 
@@ -300,11 +421,20 @@ def plot(runs: Mapping[str, Sequence[Run]], file: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), sharey=True)
-    for axis, name, label in zip(axes, ("compute", "seconds"), ("passes of the UNet (backward = 2)", "seconds"), strict=True):
+    for axis, name, label in zip(
+        axes, ("compute", "seconds"), ("passes of the UNet (backward = 2)", "seconds"), strict=True
+    ):
         for color, (arm, of) in enumerate(runs.items()):
             for number, run in enumerate(of):
                 xs, ys = ([point[key] for point in run["points"]] for key in (name, "reward"))
-                axis.plot(xs, ys, color=f"C{color}", linewidth=1.2, marker=".", label=arm if number == 0 else None)
+                axis.plot(
+                    xs,
+                    ys,
+                    color=f"C{color}",
+                    linewidth=1.2,
+                    marker=".",
+                    label=arm if number == 0 else None,
+                )
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("share of warm pixels, held-out prompts")

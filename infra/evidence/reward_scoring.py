@@ -1,13 +1,17 @@
-"""How fast are images scored, and how much of what sharing a prompt can save is saved? A Llama with random weights, one thread a process.
+"""How fast are images scored, and how much of what sharing a prompt can save is saved? A Llama with
+random weights, one thread a process.
 
-Floor: of 16 images a prompt, P tokens of prompt and A of answer, reading each prompt anew takes 16 (P + A) tokens, reading it once
-P + 16 A; the ratio of both is what sharing can gain at most, when a token costs the same everywhere. With HIGH and LOW, which differ in
-the last R tokens of the prompt, it is 32 (P + A) against P + R + 32 A. Seconds are CPU time, the best of alternating rounds.
+Floor: of 16 images a prompt, P tokens of prompt and A of answer, reading each prompt anew takes 16
+(P + A) tokens, reading it once P + 16 A; the ratio of both is what sharing can gain at most, when a
+token costs the same everywhere. With HIGH and LOW, which differ in the last R tokens of the prompt,
+it is 32 (P + A) against P + R + 32 A. Seconds are CPU time, the best of alternating rounds.
 
-Rate: images a second through the pool of actors that stages use, by the contrast (HIGH and LOW), actors started beforehand; with and
-without a shared prompt, and out of the store's cache, for 1 and 2 actors.
+Rate: images a second through the pool of actors that stages use, by the contrast (HIGH and LOW),
+actors started beforehand; with and without a shared prompt, and out of the store's cache, for 1 and
+2 actors.
 
-    OMP_NUM_THREADS=1 python infra/evidence/reward_scoring.py [--rounds 5] [--json reward_scoring.json] [--smoke]
+    OMP_NUM_THREADS=1 python infra/evidence/reward_scoring.py [--rounds 5] [--json
+        reward_scoring.json] [--smoke]
 """
 
 from __future__ import annotations
@@ -47,10 +51,19 @@ KINDS: Final = ("ball", "box", "tent", "star")
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--posts", type=int, default=8, help=f"posts that are scored by actors, {IMAGES} images each")
-    parser.add_argument("--smoke", action="store_true", help="a tiny model, one round: does the script work?")
+    parser.add_argument(
+        "--posts",
+        type=int,
+        default=8,
+        help=f"posts that are scored by actors, {IMAGES} images each",
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="a tiny model, one round: does the script work?"
+    )
     parser.add_argument("--json", type=Path, help="file for all numbers")
     args = parser.parse_args()
     args.hidden, args.layers, args.words = (32, 2, 60) if args.smoke else (512, 8, 190)
@@ -62,9 +75,17 @@ def main() -> None:
         folder = Path(home) / "llm"
         make_llm(folder, samples, args.hidden, args.layers)
         model, tokenizer = load_llm(folder)
-        found = {"model": {"hidden": args.hidden, "layers": args.layers, "parameters": model.num_parameters()}}
+        found = {
+            "model": {
+                "hidden": args.hidden,
+                "layers": args.layers,
+                "parameters": model.num_parameters(),
+            }
+        }
         for name, labels in (("one condition", ("high",)), ("HIGH and LOW", ("high", "low"))):
-            found[name] = floor(model, tokenizer, samples[0], descriptions[:IMAGES], labels, args.rounds)
+            found[name] = floor(
+                model, tokenizer, samples[0], descriptions[:IMAGES], labels, args.rounds
+            )
             print(name, json.dumps(found[name]), flush=True)
         connect(cpus=4)
         for actors in (1, 2):
@@ -76,12 +97,28 @@ def main() -> None:
 
 
 def make_posts(count: int, words: int) -> tuple[list[Sample], list[Description]]:
-    """Posts of so many words, and descriptions of the images that were made for each: 4 colors and 2 objects."""
+    """Posts of so many words, and descriptions of the images that were made for each: 4 colors and
+    2 objects."""
     rng = np.random.default_rng(0)
     lexicon = ["".join(rng.choice(list("abcdefghijklmnop"), 5)) for _ in range(400)]
     texts = [" ".join(rng.choice(lexicon, words)) for _ in range(count)]
     samples = [
-        Sample(str(i), str(i), "acme", "Acme", "2021-07-01T10:00:00Z", text, KINDS, 9, 50, "high", "test", "0", 640, 640)
+        Sample(
+            str(i),
+            str(i),
+            "acme",
+            "Acme",
+            "2021-07-01T10:00:00Z",
+            text,
+            KINDS,
+            9,
+            50,
+            "high",
+            "test",
+            "0",
+            640,
+            640,
+        )
         for i, text in enumerate(texts)
     ]
     return samples, [describe(rng) for _ in range(count * IMAGES)]
@@ -92,9 +129,14 @@ def describe(rng: np.random.Generator) -> Description:
     colors = rng.choice(list(PALETTE), 4, replace=False)
     boxes = rng.integers(0, 320, (2, 2))
     objects = {
-        str(kind): (float(x), float(y), float(x + 200), float(y + 200)) for kind, (x, y) in zip(rng.permutation(KINDS), boxes, strict=False)
+        str(kind): (float(x), float(y), float(x + 200), float(y + 200))
+        for kind, (x, y) in zip(rng.permutation(KINDS), boxes, strict=False)
     }
-    return Description(dict(zip(map(str, colors), (0.4, 0.3, 0.2, 0.1), strict=True)), {"warm": 0.5, "neutral": 0.3, "cool": 0.2}, objects)
+    return Description(
+        dict(zip(map(str, colors), (0.4, 0.3, 0.2, 0.1), strict=True)),
+        {"warm": 0.5, "neutral": 0.3, "cool": 0.2},
+        objects,
+    )
 
 
 def make_llm(folder: Path, samples: Sequence[Sample], hidden: int, layers: int) -> None:
@@ -113,29 +155,51 @@ def make_llm(folder: Path, samples: Sequence[Sample], hidden: int, layers: int) 
 def prompts(sample: Sample) -> dict[str, str]:
     """The prompts of a post."""
     pair = CONDITIONS.of(sample.account)
-    return {"high": build_prompt(sample, pair.high_condition), "low": build_prompt(sample, pair.low_condition)}
+    return {
+        "high": build_prompt(sample, pair.high_condition),
+        "low": build_prompt(sample, pair.low_condition),
+    }
 
 
 def floor(
-    model: Any, tokenizer: Any, sample: Sample, descriptions: Sequence[Description], labels: Sequence[str], rounds: int
+    model: Any,
+    tokenizer: Any,
+    sample: Sample,
+    descriptions: Sequence[Description],
+    labels: Sequence[str],
+    rounds: int,
 ) -> dict[str, float]:
-    """CPU seconds of both ways for the images of one post, their ratio, its floor, and the share of it that is reached."""
+    """CPU seconds of both ways for the images of one post, their ratio, its floor, and the share of
+    it that is reached."""
     asked = [prompts(sample)[label] for label in labels for _ in descriptions]
     answers = [print_answer(description) for description in descriptions] * len(labels)
-    ids = [[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in map(prompts(sample).get, labels)]
+    ids = [
+        [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+        for text in map(prompts(sample).get, labels)
+    ]
     prompt = float(np.mean([len(one) for one in ids]))
-    common = next((i for i, (a, b) in enumerate(zip(ids[0], ids[-1], strict=False)) if a != b), int(prompt))
-    answer = float(np.mean([len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in answers]))
+    common = next(
+        (i for i, (a, b) in enumerate(zip(ids[0], ids[-1], strict=False)) if a != b), int(prompt)
+    )
+    answer = float(
+        np.mean(
+            [len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in answers]
+        )
+    )
     best, differ = {True: np.inf, False: np.inf}, 0.0
     for _ in range(rounds + 1):  # the first one warms up
         values = {}
         for share in (False, True):
             started = time.process_time()
-            values[share] = np.concatenate(answer_logprobs(model, tokenizer, asked, answers, share=share))
+            values[share] = np.concatenate(
+                answer_logprobs(model, tokenizer, asked, answers, share=share)
+            )
             best[share] = min(best[share], time.process_time() - started)
         differ = max(differ, float(np.abs(values[True] - values[False]).max()))
     rows = len(asked)
-    gain = rows * (prompt + answer) / (prompt + (len(labels) - 1) * (prompt - common) + rows * answer)
+    gain = (
+        rows * (prompt + answer) / (prompt + (len(labels) - 1) * (prompt - common) + rows * answer)
+    )
     ratio = best[False] / best[True]
     return {
         "rows": rows, "prompt_tokens": prompt, "answer_tokens": answer, "largest_difference_nats": differ, "plain_s": best[False],
@@ -143,7 +207,13 @@ def floor(
     }  # fmt: skip
 
 
-def rates(actors: int, folder: Path, samples: Sequence[Sample], descriptions: Sequence[Description], home: str) -> dict[str, float]:
+def rates(
+    actors: int,
+    folder: Path,
+    samples: Sequence[Sample],
+    descriptions: Sequence[Description],
+    home: str,
+) -> dict[str, float]:
     """Images a second, from the first chunk to the last."""
     resources = "reward.resources={cpus: 1}"
     recipe = load_recipe("tiny", [f"reward.actors={actors}", f"reward.chunk={IMAGES}", resources])
@@ -151,13 +221,17 @@ def rates(actors: int, folder: Path, samples: Sequence[Sample], descriptions: Se
     found = {}
     for name, share in (("shared prompt", True), ("each prompt anew", False)):
         found[name] = len(items) / seconds(recipe, folder, items, share)
-    asked = questions([str(i) for i in range(len(items))], [sample for sample, _ in items], CONDITIONS, COMPACT)
+    asked = questions(
+        [str(i) for i in range(len(items))], [sample for sample, _ in items], CONDITIONS, COMPACT
+    )
     kept = cache_folder(home, names=["contrast"], perception="", model=str(actors), llm=recipe.llm)
 
     def scored(missing: Sequence[int]) -> Iterator[tuple[Sequence[int], Values]]:
         parts = list(in_parts(missing, IMAGES))
         opener = functools.partial(open_score, folder, recipe, True)
-        for number, values in score_chunks(recipe, opener, [[items[i] for i in part] for part in parts]):
+        for number, values in score_chunks(
+            recipe, opener, [[items[i] for i in part] for part in parts]
+        ):
             yield parts[number], values
 
     through_cache(kept, asked, scored)
@@ -167,11 +241,16 @@ def rates(actors: int, folder: Path, samples: Sequence[Sample], descriptions: Se
     return found
 
 
-def seconds(recipe: Recipe, folder: Path, items: Sequence[tuple[Sample, Description]], share: bool) -> float:
-    """Seconds of scoring by a pool; the first chunk of each actor, before which models are opened, is not counted."""
+def seconds(
+    recipe: Recipe, folder: Path, items: Sequence[tuple[Sample, Description]], share: bool
+) -> float:
+    """Seconds of scoring by a pool; the first chunk of each actor, before which models are opened,
+    is not counted."""
     chunks = [items[start : start + IMAGES] for start in range(0, len(items), IMAGES)]
     warm = [items[:1]] * recipe.reward.actors
-    results = score_chunks(recipe, functools.partial(open_score, folder, recipe, share), [*warm, *chunks])
+    results = score_chunks(
+        recipe, functools.partial(open_score, folder, recipe, share), [*warm, *chunks]
+    )
     started = 0.0
     for place, _ in enumerate(results):
         started = time.perf_counter() if place == len(warm) - 1 else started
@@ -181,7 +260,12 @@ def seconds(recipe: Recipe, folder: Path, items: Sequence[tuple[Sample, Descript
 def open_score(folder: Path, recipe: Recipe, share: bool, device: str) -> Score:
     """The contrast of descriptions, in an actor."""
     model, tokenizer = load_llm(folder)
-    models = Models(lambda asked, answers: answer_logprobs(model.to(device), tokenizer, asked, answers, share=share), lambda asked: [])
+    models = Models(
+        lambda asked, answers: answer_logprobs(
+            model.to(device), tokenizer, asked, answers, share=share
+        ),
+        lambda asked: [],
+    )
 
     def score(items: Sequence[tuple[Sample, Description]]) -> Values:
         known, seen = [sample for sample, _ in items], [description for _, description in items]

@@ -1,13 +1,16 @@
-"""Is the reward worth maximizing? Each formulation on held-out real images beside the law's own oracle, on both laws and three seeds.
+"""Is the reward worth maximizing? Each formulation on held-out real images beside the law's own
+oracle, on both laws and three seeds.
 
-Runs ``calibrate`` on the models of `knows_kpi.py` and shares its stages: give the same home, posts and settings. For each formulation: the
-AUC of high against low within an account, the correlation with the KPI and with the answer's length in tokens, and which share of the
-oracle's AUC above chance it has on the same test images. With ``--set llm.predictor=head`` the engagement predictor stands beside the
-others, with its error in points of 100 beside that of the mean KPI. The chosen formulation must have at least 0.7 of the oracle's AUC above
-chance, and a predictor's rank correlation must be clear of zero and its error below that of the mean; else the exit code is 1.
+Runs ``calibrate`` on the models of `knows_kpi.py` and shares its stages: give the same home, posts
+and settings. For each formulation: the AUC of high against low within an account, the correlation
+with the KPI and with the answer's length in tokens, and which share of the oracle's AUC above
+chance it has on the same test images. With ``--set llm.predictor=head`` the engagement predictor
+stands beside the others, with its error in points of 100 beside that of the mean KPI. The chosen
+formulation must have at least 0.7 of the oracle's AUC above chance, and a predictor's rank
+correlation must be clear of zero and its error below that of the mean; else the exit code is 1.
 
-    python infra/evidence/reward_worth.py --home .boig/evidence [--laws sunlit nordic] [--seeds 0 1 2]
-        [--set llm.steps=1000 ...] [--json FILE]
+    python infra/evidence/reward_worth.py --home .boig/evidence [--laws sunlit nordic] [--seeds 0 1
+        2] [--set llm.steps=1000 ...] [--json FILE]
 """
 
 from __future__ import annotations
@@ -57,15 +60,25 @@ def seed_row(stages: Stages, seed: int, dataset: dict[str, str]) -> dict[str, An
     """``calibrate``'s test rows of one training seed, and the oracle's on the same images."""
     run = f"seed-{seed}"
     models = stages.run("finetune_llm", run, seed, dataset)
-    inputs = dataset | {name: uri for name, uri in models.items() if name in ("boigllm", "predictor")}
+    inputs = dataset | {
+        name: uri for name, uri in models.items() if name in ("boigllm", "predictor")
+    }
     calibration = stages.run("calibrate", run, seed, inputs)["calibration"]
     found = json.loads(store.read_bytes(store.join(calibration, "calibration.json")))
     rows = found["splits"]["test"]
     row = {"chosen": found["reward"], "recommended": found["recommended"], "formulations": rows}
-    row |= {"rmse": {name: value for name, value in stages.metrics("calibrate", run).items() if name.endswith("_rmse_test")}}
+    row |= {
+        "rmse": {
+            name: value
+            for name, value in stages.metrics("calibrate", run).items()
+            if name.endswith("_rmse_test")
+        }
+    }
     row |= {"oracle": oracle_row(stages.law, dataset["dataset"], stages.overrides(seed))}
     above = row["oracle"]["auc_high_vs_low"] - 0.5
-    row["share_of_oracle"] = {name: (each["auc_high_vs_low"] - 0.5) / above for name, each in rows.items()}
+    row["share_of_oracle"] = {
+        name: (each["auc_high_vs_low"] - 0.5) / above for name, each in rows.items()
+    }
     return row
 
 
@@ -75,14 +88,22 @@ def oracle_row(law: str, dataset: str, overrides: list[str]) -> dict[str, Any]:
     samples = pick(read_samples(dataset), "test", recipe)
     images = read_images(dataset, {sample.image for sample in samples})
     judged_N = AdworldJudge(law).judge([images[sample.image] for sample in samples], samples)
-    return validity(judged_N, np.zeros(len(samples)), samples, resamples=recipe.evaluation.bootstrap, seed=recipe.seed).as_json()
+    return validity(
+        judged_N,
+        np.zeros(len(samples)),
+        samples,
+        resamples=recipe.evaluation.bootstrap,
+        seed=recipe.seed,
+    ).as_json()
 
 
 def holds(row: dict[str, Any]) -> bool:
-    """Whether the chosen formulation comes near the oracle, and the predictor, if there is one, knows something."""
+    """Whether the chosen formulation comes near the oracle, and the predictor, if there is one,
+    knows something."""
     predictor = row["formulations"].get(PREDICTOR)
     knows = predictor is None or (
-        predictor["spearman_interval"][0] > 0 and row["rmse"]["engagement_rmse_test"] < row["rmse"]["mean_kpi_rmse_test"]
+        predictor["spearman_interval"][0] > 0
+        and row["rmse"]["engagement_rmse_test"] < row["rmse"]["mean_kpi_rmse_test"]
     )
     return bool(row["share_of_oracle"][row["chosen"]] >= SHARE and knows)
 
@@ -97,11 +118,17 @@ def table(law: str, rows: dict[str, dict[str, Any]]) -> list[str]:
         for name, each in {**row["formulations"], "oracle": row["oracle"]}.items():
             low, high = each["auc_interval"]
             span = "{:+.3f} [{:+.3f}, {:+.3f}]".format(each["spearman"], *each["spearman_interval"])
-            length = "-" if each["length_correlation"] is None else f"{each['length_correlation']:+.3f}"
+            length = (
+                "-" if each["length_correlation"] is None else f"{each['length_correlation']:+.3f}"
+            )
             share = f"{row['share_of_oracle'][name]:.2f}" if name in row["share_of_oracle"] else "-"
             marked = f"{name}*" if name == row["chosen"] else name
-            lines.append(f"{seed:8} {marked:21} {each['auc_high_vs_low']:.3f} [{low:.3f}, {high:.3f}]   {span:25} {length:>11} {share:>15}")
-        errors = ", ".join(f"{name.removesuffix('_test')} {value:.1f}" for name, value in row["rmse"].items())
+            lines.append(
+                f"{seed:8} {marked:21} {each['auc_high_vs_low']:.3f} [{low:.3f}, {high:.3f}]   {span:25} {length:>11} {share:>15}"
+            )
+        errors = ", ".join(
+            f"{name.removesuffix('_test')} {value:.1f}" for name, value in row["rmse"].items()
+        )
         verdict = "holds" if holds(row) else "DOES NOT HOLD"
         lines.append(f"{seed:8} n = {row['oracle']['n']}{', ' * bool(errors)}{errors}: {verdict}")
     return [*lines, "* the chosen formulation"]

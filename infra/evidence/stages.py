@@ -1,4 +1,5 @@
-"""Stages of the demo's recipe on one law, each run once: what has been committed is used again, also by another of these scripts.
+"""Stages of the demo's recipe on one law, each run once: what has been committed is used again,
+also by another of these scripts.
 
 Leaves out: which stages, and what their numbers mean.
 """
@@ -28,20 +29,30 @@ LONGER: Final = (
     "reward.posts=3000",
     "evaluation.fid_min=200",
 )
-"""The demo's recipe on more posts, half of them held out, so that the intervals are narrow: 1,000 test posts a bucket. BoigLLM trains three
-times as long, and predicts by the consensus of 24 answers: the likeliest one names too few colors to tell the buckets apart (decision
-0007). One worker and one model at a time, so that two laws run side by side on two cores."""
+"""The demo's recipe on more posts, half of them held out, so that the intervals are narrow: 1,000
+test posts a bucket. BoigLLM trains three times as long, and predicts by the consensus of 24
+answers: the likeliest one names too few colors to tell the buckets apart (decision 0007). One
+worker and one model at a time, so that two laws run side by side on two cores."""
 WORLD_SEED: Final = 0
 
 
 def arguments(about: str | None) -> argparse.ArgumentParser:
-    """What each of these scripts can be told: its home, the laws, the seeds, the number of posts, settings, and a file for its numbers."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """What each of these scripts can be told: its home, the laws, the seeds, the number of posts,
+    settings, and a file for its numbers."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--home", type=Path, default=Path(".boig/evidence"))
     parser.add_argument("--laws", nargs="+", default=["sunlit", "nordic"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--posts", type=int, default=24_000)
-    parser.add_argument("--set", nargs="+", default=[], dest="settings", help="section.field=value, beside those of `stages.LONGER`")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        dest="settings",
+        help="section.field=value, beside those of `stages.LONGER`",
+    )
     parser.add_argument("--json", type=Path, help="file for all numbers")
     return parser
 
@@ -64,13 +75,24 @@ class Stages:
         settings: what differs from the demo's recipe.
     """
 
-    def __init__(self, root: str, law: str, name: str | None = None, settings: Sequence[str] = LONGER) -> None:
-        self.root, self.law, self.name, self.settings = store.normalize(root), law, name or law, tuple(settings)
+    def __init__(
+        self, root: str, law: str, name: str | None = None, settings: Sequence[str] = LONGER
+    ) -> None:
+        self.root, self.law, self.name, self.settings = (
+            store.normalize(root),
+            law,
+            name or law,
+            tuple(settings),
+        )
 
-    def run(self, stage: str, run: str, seed: int, inputs: dict[str, str], more: Sequence[str] = ()) -> dict[str, str]:
+    def run(
+        self, stage: str, run: str, seed: int, inputs: dict[str, str], more: Sequence[str] = ()
+    ) -> dict[str, str]:
         """Outputs of a stage; ``more`` are settings of this stage alone."""
         settings = [*self.overrides(seed), *more]
-        done = self._committed(stage, run) or run_one_stage(stage, RECIPE, settings, inputs, self.root, f"{self.name}-{run}")
+        done = self._committed(stage, run) or run_one_stage(
+            stage, RECIPE, settings, inputs, self.root, f"{self.name}-{run}"
+        )
         return dict(done["outputs"])
 
     def metrics(self, stage: str, run: str) -> dict[str, Any]:
@@ -79,9 +101,17 @@ class Stages:
 
     def _committed(self, stage: str, run: str) -> dict[str, Any] | None:
         task = store.join(self.root, "runs", "manual", f"{self.name}-{run}", stage)
-        found = (commit.read_commit(commit.attempt_uri(task, number)) for number in reversed(commit.attempts(task)))
+        found = (
+            commit.read_commit(commit.attempt_uri(task, number))
+            for number in reversed(commit.attempts(task))
+        )
         return next((done for done in found if done is not None), None)
 
     def overrides(self, seed: int) -> list[str]:
         """What differs from the demo's recipe."""
-        return [*self.settings, f"seed={seed}", f"data.name={self.name}", f"evaluation.judge=adworld:{self.law}"]
+        return [
+            *self.settings,
+            f"seed={seed}",
+            f"data.name={self.name}",
+            f"evaluation.judge=adworld:{self.law}",
+        ]

@@ -1,9 +1,12 @@
-"""How fast does BoigLLM train? Tokens a second and peak memory, packed and not, beside TRL's SFTTrainer on the same examples.
+"""How fast does BoigLLM train? Tokens a second and peak memory, packed and not, beside TRL's
+SFTTrainer on the same examples.
 
-Model, examples, precision, sequence length, activation checkpointing and DeepSpeed's config are the same for both; each runs in a process
-of its own, one after the other, in turn. Counted are the tokens of prompts and answers that a step saw; padding counts nothing, so a step
-that pads more is slower. The unpacked rate is also held against the share of padding that its batches have. TRL is no dependency of boig:
-``--trl`` is the Python of an environment that has it, with the same torch, transformers and DeepSpeed.
+Model, examples, precision, sequence length, activation checkpointing and DeepSpeed's config are the
+same for both; each runs in a process of its own, one after the other, in turn. Counted are the
+tokens of prompts and answers that a step saw; padding counts nothing, so a step that pads more is
+slower. The unpacked rate is also held against the share of padding that its batches have. TRL is no
+dependency of boig: ``--trl`` is the Python of an environment that has it, with the same torch,
+transformers and DeepSpeed.
 
     python infra/evidence/training_speed.py --json speed.json [--trl PYTHON] [--smoke]
 """
@@ -42,11 +45,19 @@ WARM: Final = 2
 
 def main() -> int:
     """Measure, print, and write the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trl", type=Path, help="Python of an environment with TRL")
-    parser.add_argument("--repeats", type=int, default=3, help="how often each is run, in turn; the median counts")
-    parser.add_argument("--checkpointing", action="store_true", help="with activation checkpointing, on both sides")
-    parser.add_argument("--smoke", action="store_true", help="a tiny model, three steps: does the script work?")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="how often each is run, in turn; the median counts"
+    )
+    parser.add_argument(
+        "--checkpointing", action="store_true", help="with activation checkpointing, on both sides"
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="a tiny model, three steps: does the script work?"
+    )
     parser.add_argument("--json", type=Path, help="file for all numbers")
     parser.add_argument("--worker", nargs=2, metavar=("FOLDER", "SETTINGS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -72,7 +83,8 @@ def main() -> int:
 
 
 def write_inputs(folder: Path, size: dict[str, int]) -> list[int]:
-    """A model of random weights and examples of random tokens, of lengths as posts have them; returns these lengths."""
+    """A model of random weights and examples of random tokens, of lengths as posts have them;
+    returns these lengths."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from boig_core.llm.tokens import build_tokenizer
@@ -97,7 +109,10 @@ def write_inputs(folder: Path, size: dict[str, int]) -> list[int]:
         for _ in range(size["samples"]):
             prompt, answer = int(draw.integers(50, 220)), int(draw.integers(35, 90))
             ids = draw.integers(400, 8192, prompt + answer).tolist()
-            out.write(json.dumps({"input_ids": ids, "completion_mask": [0] * prompt + [1] * answer}) + "\n")
+            out.write(
+                json.dumps({"input_ids": ids, "completion_mask": [0] * prompt + [1] * answer})
+                + "\n"
+            )
             lengths.append(prompt + answer)
     return lengths
 
@@ -108,9 +123,16 @@ def padding(lengths: Sequence[int]) -> float:
     return 1 - sum(lengths) / sum(max(part) * len(part) for part in parts)
 
 
-def compare(folder: Path, size: dict[str, int], given: argparse.Namespace) -> dict[str, dict[str, float]]:
+def compare(
+    folder: Path, size: dict[str, int], given: argparse.Namespace
+) -> dict[str, dict[str, float]]:
     """Median tokens a second and peak memory of each way, run in turn."""
-    mean = np.mean([len(json.loads(line)["input_ids"]) for line in (folder / "examples.jsonl").read_text().splitlines()])
+    mean = np.mean(
+        [
+            len(json.loads(line)["input_ids"])
+            for line in (folder / "examples.jsonl").read_text().splitlines()
+        ]
+    )
     found: dict[str, list[dict[str, Any]]] = {}
     for _ in range(1 if given.smoke else given.repeats):
         for packing in (True, False):
@@ -118,7 +140,8 @@ def compare(folder: Path, size: dict[str, int], given: argparse.Namespace) -> di
                 "packing": packing,
                 "context": CONTEXT,
                 "micro_batch": MICRO,
-                # A packed row of TRL's holds several samples: as many tokens a micro-batch are fewer rows.
+                # A packed row of TRL's holds several samples: as many tokens a micro-batch are
+                # fewer rows.
                 "micro_rows": max(1, round(MICRO * mean / CONTEXT)) if packing else MICRO,
                 "batch": MICRO * ACCUMULATION,
                 "steps": size["steps"],
@@ -130,13 +153,16 @@ def compare(folder: Path, size: dict[str, int], given: argparse.Namespace) -> di
             found.setdefault(f"boig {way}", []).append(own)
             if given.trl:
                 config = json.dumps({**settings, "deepspeed": _for_trl(own["deepspeed"])})
-                peer = _run([str(given.trl), str(HERE / "training_speed_trl.py"), str(folder), config])
+                peer = _run(
+                    [str(given.trl), str(HERE / "training_speed_trl.py"), str(folder), config]
+                )
                 found.setdefault(f"trl {way}", []).append(peer)
     return {name: _summary(rows) for name, rows in found.items()}
 
 
 def train(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The training of a stage, fed with the examples: seconds and tokens of each step, peak memory, DeepSpeed's config."""
+    """The training of a stage, fed with the examples: seconds and tokens of each step, peak memory,
+    DeepSpeed's config."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from boig_core.config import LLM
@@ -155,7 +181,9 @@ def train(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
         zero_stage=1,
         workers=1,
     )
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", attn_implementation="sdpa").train()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder / "model", attn_implementation="sdpa"
+    ).train()
     if llm.gradient_checkpointing:
         model.activation_checkpointing_enable()
     pad = AutoTokenizer.from_pretrained(folder / "model").pad_token_id
@@ -168,7 +196,9 @@ def train(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     loss = checked_loss(engine, llm, pad, examples[:2])
     seconds, tokens = [], []
     for step in range(llm.steps):
-        batch = [examples[i % len(examples)] for i in range(step * llm.batch, (step + 1) * llm.batch)]
+        batch = [
+            examples[i % len(examples)] for i in range(step * llm.batch, (step + 1) * llm.batch)
+        ]
         started = time.monotonic()
         engine.step(loss.of_step(batch))
         seconds.append(time.monotonic() - started)
@@ -178,15 +208,24 @@ def train(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _for_trl(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same DeepSpeed config, with the batch and the optimiser left to the trainer, which insists on setting them."""
+    """The same DeepSpeed config, with the batch and the optimiser left to the trainer, which
+    insists on setting them."""
     kept = {key: value for key, value in settings.items() if key != "optimizer"}
     return {**kept, "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto"}
 
 
 def _run(command: list[str]) -> dict[str, Any]:
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533"}
+    alone = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29533",
+    }
     machine = {} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **alone, **machine})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **alone, **machine}
+    )
     if done.returncode:
         raise SystemExit(f"{command[0]} failed:\n{done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -205,16 +244,22 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def table(result: dict[str, Any]) -> str:
     """The numbers as text."""
-    lines = [f"{result['machine']}; {result['versions']}; padding of unpacked micro-batches {result['padding']:.0%}"]
+    lines = [
+        f"{result['machine']}; {result['versions']}; padding of unpacked micro-batches {result['padding']:.0%}"
+    ]
     for name, row in result["runs"].items():
         spread = f"[{row['slowest']:.0f}, {row['fastest']:.0f}]"
-        lines.append(f"{name:16s} {row['tokens_per_s']:8.0f} tokens/s {spread:>18s}   peak {row['peak_mib']:6.0f} MiB")
+        lines.append(
+            f"{name:16s} {row['tokens_per_s']:8.0f} tokens/s {spread:>18s}   peak {row['peak_mib']:6.0f} MiB"
+        )
     runs = result["runs"]
     if "trl packed" in runs:
         packed = runs["boig packed"]["tokens_per_s"] / runs["trl packed"]["tokens_per_s"]
         floor = 0.9 / (1 - result["padding"])
         plain = runs["boig packed"]["tokens_per_s"] / runs["trl unpacked"]["tokens_per_s"]
-        lines.append(f"packed: {packed:.2f} of TRL's packing; {plain:.2f} of TRL without, where 0.9 / (1 - padding) = {floor:.2f}")
+        lines.append(
+            f"packed: {packed:.2f} of TRL's packing; {plain:.2f} of TRL without, where 0.9 / (1 - padding) = {floor:.2f}"
+        )
     return "\n".join(lines)
 
 

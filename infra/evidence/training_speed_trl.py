@@ -1,9 +1,12 @@
-"""The peer's side of `training_speed`: TRL's SFTTrainer on the same examples and model, in an environment of its own without boig.
+"""The peer's side of `training_speed`: TRL's SFTTrainer on the same examples and model, in an
+environment of its own without boig.
 
-    DS_ACCELERATOR=cpu LOCAL_SIZE=1 RANK=0 LOCAL_RANK=0 WORLD_SIZE=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=29533 \\
+    DS_ACCELERATOR=cpu LOCAL_SIZE=1 RANK=0 LOCAL_RANK=0 WORLD_SIZE=1 \\
+        MASTER_ADDR=127.0.0.1 MASTER_PORT=29533 \\
         PYTHON infra/evidence/training_speed_trl.py FOLDER '{"packing": true, …}'
 
-Prints one JSON line: seconds of each optimiser step, its tokens (prompts and answers, no padding), and the peak of resident memory.
+Prints one JSON line: seconds of each optimiser step, its tokens (prompts and answers, no padding),
+and the peak of resident memory.
 """
 
 from __future__ import annotations
@@ -43,7 +46,11 @@ class Counted(SFTTrainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """One micro-batch."""
-        seen = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
+        seen = (
+            inputs["attention_mask"].sum()
+            if "attention_mask" in inputs
+            else inputs["input_ids"].numel()
+        )
         self.tokens.append(int(seen))
         return super().training_step(model, inputs, *args, **kwargs)
 
@@ -78,7 +85,9 @@ def main(folder: Path, settings: dict[str, Any]) -> None:
         )
         clock = Clock()
         trainer = Counted(
-            model=AutoModelForCausalLM.from_pretrained(folder / "model", attn_implementation="sdpa"),
+            model=AutoModelForCausalLM.from_pretrained(
+                folder / "model", attn_implementation="sdpa"
+            ),
             processing_class=AutoTokenizer.from_pretrained(folder / "model"),
             args=config,
             train_dataset=Dataset.from_list(rows),
@@ -86,7 +95,10 @@ def main(folder: Path, settings: dict[str, Any]) -> None:
         )
         trainer.tokens = []
         trainer.train()
-    by_step = [sum(trainer.tokens[i : i + accumulation]) for i in range(0, len(trainer.tokens), accumulation)]
+    by_step = [
+        sum(trainer.tokens[i : i + accumulation])
+        for i in range(0, len(trainer.tokens), accumulation)
+    ]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": clock.seconds, "tokens": by_step, "peak_mib": peak}))
 

@@ -37,8 +37,14 @@ OUTPUTS: dict[str, dict[str, tuple[str, str]]] = {
 }
 PAGES = {"dataset": "card.html", "report": "report.html"}
 REPORT = {
-    "generation": {"base": {"clip_margin": 1.0, "diversity": 1.0}, "boigsd": {"clip_margin": 0.95, "diversity": 0.8}},
-    "paired": {"boigsd-base": {"reward": {"low": 0.2}, "judge": {"low": 0.1}}, "boigsd-champion": {"judge": {"low": 0.05}}},
+    "generation": {
+        "base": {"clip_margin": 1.0, "diversity": 1.0},
+        "boigsd": {"clip_margin": 0.95, "diversity": 0.8},
+    },
+    "paired": {
+        "boigsd-base": {"reward": {"low": 0.2}, "judge": {"low": 0.1}},
+        "boigsd-champion": {"judge": {"low": 0.05}},
+    },
     "reward": {"name": "contrast"},
     "reward_validity": {"contrast": {"auc_interval": [0.6, 0.8]}},
 }
@@ -55,8 +61,12 @@ def stand_in(space: Workspace) -> Outcome:
         (folder / f"{name}.json").write_text(json.dumps(REPORT if name == "report" else {}))
         if name in PAGES:
             (folder / PAGES[name]).write_text("<!doctype html>")
-        made[name] = space.publish(family, folder, kind=kind, meta={"samples": 3} if kind == "dataset" else {})
-    return Outcome(made, {"rows": 3.0, "monitors": {}, **(WORTH if space.job.stage == "calibrate" else {})})
+        made[name] = space.publish(
+            family, folder, kind=kind, meta={"samples": 3} if kind == "dataset" else {}
+        )
+    return Outcome(
+        made, {"rows": 3.0, "monitors": {}, **(WORTH if space.job.stage == "calibrate" else {})}
+    )
 
 
 class StubRay:
@@ -144,7 +154,12 @@ class StubRay:
         return web.json_response([self._details(name) for name in self.states])
 
     def _details(self, name: str) -> dict[str, object]:
-        return {"submission_id": name, "status": self.states[name], "message": "said the stub", "metadata": self.metadata.get(name)}
+        return {
+            "submission_id": name,
+            "status": self.states[name],
+            "message": "said the stub",
+            "metadata": self.metadata.get(name),
+        }
 
     async def _logs(self, request: web.Request) -> web.Response:
         return web.json_response({"logs": f"a line of {request.match_info['id']}\n"})

@@ -1,4 +1,5 @@
-"""Alerts of real DAG runs, received over HTTP: one a cause, with what a reader needs, and without the secret of their address."""
+"""Alerts of real DAG runs, received over HTTP: one a cause, with what a reader needs, and without
+the secret of their address."""
 
 from __future__ import annotations
 
@@ -44,11 +45,16 @@ def run(dag: DAG) -> dict[str, str]:
 
 
 def dag_of(name: str, **defaults: Any) -> DAG:
-    return DAG(name, schedule=None, default_args={"on_failure_callback": on_failure, "retries": 0, **defaults})
+    return DAG(
+        name,
+        schedule=None,
+        default_args={"on_failure_callback": on_failure, "retries": 0, **defaults},
+    )
 
 
 def failing(name: str, error: Exception, count: int = 1, **defaults: Any) -> DAG:
-    """A DAG of so many mapped tasks, each of which fails of the same, and one task that waits for them."""
+    """A DAG of so many mapped tasks, each of which fails of the same, and one task that waits for
+    them."""
     with dag_of(name, **defaults) as dag:
 
         @task
@@ -74,30 +80,45 @@ def test_a_refused_input_is_told_once_with_its_remedy_and_links(
     (tmp_path / "posts.jsonl").write_text("{}\n")
     ray_stub.refuse.add("ingest")
     try:
-        done = importlib.reload(importlib.import_module("dags.boig_ingest")).dag.test(run_conf={"posts": str(tmp_path / "posts.jsonl")})
+        done = importlib.reload(importlib.import_module("dags.boig_ingest")).dag.test(
+            run_conf={"posts": str(tmp_path / "posts.jsonl")}
+        )
     finally:
         ray_stub.refuse.clear()
     states = {ti.task_id: str(ti.state) for ti in done.get_task_instances()}
-    assert (states["ingest"], states["perceive"], states["announce"]) == ("failed", "upstream_failed", "upstream_failed")
+    assert (states["ingest"], states["perceive"], states["announce"]) == (
+        "failed",
+        "upstream_failed",
+        "upstream_failed",
+    )
     [message] = receiver.got
     assert message["title"] == "boig_ingest: ingest failed"
     lines = message["message"].splitlines()
     assert lines[0] == "InputError: ingest: InputError: posts: are refused"
     assert lines[1] == "Remedy: give better ones"
     assert done.run_id in lines[2]
-    assert any(line.startswith("Task log: https://airflow.example/dags/boig_ingest/runs/manual") for line in lines)
-    assert any(line.startswith(f"Ray job: {ray_stub.address}/#/jobs/boig-ingest-ingest") for line in lines)
+    assert any(
+        line.startswith("Task log: https://airflow.example/dags/boig_ingest/runs/manual")
+        for line in lines
+    )
+    assert any(
+        line.startswith(f"Ray job: {ray_stub.address}/#/jobs/boig-ingest-ingest") for line in lines
+    )
 
 
 def test_mapped_tasks_that_fail_of_one_cause_send_one_message_a_run(receiver: Receiver) -> None:
-    dag = failing("mapped", InputError("posts", "variant N is refused", "give better ones"), count=3)
+    dag = failing(
+        "mapped", InputError("posts", "variant N is refused", "give better ones"), count=3
+    )
     run(dag)
     assert receiver.titles == ["mapped: stage failed"]
     run(dag)
     assert receiver.titles == ["mapped: stage failed"] * 2
 
 
-def test_an_outage_is_told_once_for_all_runs_and_told_again_when_it_goes_on(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_is_told_once_for_all_runs_and_told_again_when_it_goes_on(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -107,7 +128,13 @@ def test_an_outage_is_told_once_for_all_runs_and_told_again_when_it_goes_on(rece
     store.write_bytes(f"{root}/recipe.json", recipe())
     with dag_of("outage") as dag:
         for stage in ("ingest", "calibrate", "report"):
-            plan = {"store": root, "recipe": f"{root}/recipe.json", "root": "r", "outputs": {}, "seconds": {}}
+            plan = {
+                "store": root,
+                "recipe": f"{root}/recipe.json",
+                "root": "r",
+                "outputs": {},
+                "seconds": {},
+            }
             RayJobOperator(task_id=stage, stage=stage, plan=plan, inputs={}, pool="default_pool")
     for _ in range(2):
         assert run(dag) == {"ingest": "failed", "calibrate": "failed", "report": "failed"}
@@ -143,7 +170,9 @@ def test_an_infrastructure_error_is_told_when_no_retry_is_left(receiver: Receive
     assert "try 3" in receiver.got[0]["message"]
 
 
-def test_a_store_that_is_away_is_remembered_by_airflow(receiver: Receiver, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_away_is_remembered_by_airflow(
+    receiver: Receiver, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BOIG_STORE", s3_bucket)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     error = StoreUnavailableError(f"{s3_bucket}/runs/a/N", "does not answer", "wait")
@@ -153,7 +182,10 @@ def test_a_store_that_is_away_is_remembered_by_airflow(receiver: Receiver, s3_bu
 
 
 def test_what_cannot_be_sent_is_logged_without_the_address_and_sent_with_the_next_failure(
-    receiver: Receiver, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logging.getLogger("urllib3").setLevel(logging.DEBUG)
     caplog.set_level(logging.DEBUG)

@@ -1,4 +1,5 @@
-"""Each DAG runs whole, chained by its asset's newest event, against a Jobs API whose stages are stand-ins."""
+"""Each DAG runs whole, chained by its asset's newest event, against a Jobs API whose stages are
+stand-ins."""
 
 from __future__ import annotations
 
@@ -47,13 +48,17 @@ def xcoms(run: Any) -> dict[str, Any]:
 
     with create_session() as session:
         rows = session.query(XComModel).filter(
-            XComModel.run_id == run.run_id, XComModel.dag_id == run.dag_id, XComModel.key == "return_value"
+            XComModel.run_id == run.run_id,
+            XComModel.dag_id == run.dag_id,
+            XComModel.key == "return_value",
         )
         return {row.task_id: XComModel.deserialize_value(row) for row in rows}
 
 
 def states(run: Any) -> dict[str, str]:
-    assert {ti.try_number for ti in run.get_task_instances() if ti.state == "success"} <= {1}, "a task got there by a retry only"
+    assert {ti.try_number for ti in run.get_task_instances() if ti.state == "success"} <= {1}, (
+        "a task got there by a retry only"
+    )
     return {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
 
 
@@ -62,13 +67,19 @@ def events(name: str) -> list[dict[str, Any]]:
     from airflow.utils.session import create_session
 
     with create_session() as session:
-        found = session.query(AssetEvent).join(AssetModel, AssetEvent.asset_id == AssetModel.id).filter(AssetModel.name == name)
+        found = (
+            session.query(AssetEvent)
+            .join(AssetModel, AssetEvent.asset_id == AssetModel.id)
+            .filter(AssetModel.name == name)
+        )
         return [dict(event.extra) for event in found.order_by(AssetEvent.timestamp)]
 
 
 @pytest.fixture(scope="module")
 def ingest(home: Path, ray_stub: Any) -> Any:
-    return load("boig_ingest").test(run_conf={"posts": str(home / "posts"), "overrides": ["seed=7", "promotion.max_days=1"]})
+    return load("boig_ingest").test(
+        run_conf={"posts": str(home / "posts"), "overrides": ["seed=7", "promotion.max_days=1"]}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +111,9 @@ def test_ingest_commits_and_announces(ingest: Any, home: Path, ray_stub: Any) ->
     assert event["root"] == f"boig_ingest/{ingest.run_id}"
     assert set(event["seconds"]) == {"ingest", "perceive"}
     names = list(ray_stub.entrypoints)
-    assert all(len(name) <= 100 and name.startswith("boig-") and name == name.lower() for name in names)
+    assert all(
+        len(name) <= 100 and name.startswith("boig-") and name == name.lower() for name in names
+    )
     assert "perceive" in names[1]
 
 
@@ -112,7 +125,10 @@ def test_what_ingest_knew_reaches_boig_llm(llm: Any, ingest: Any) -> None:
     assert results["plan"]["root"] == f"boig_ingest/{ingest.run_id}"
     job = json.loads(store.read_bytes(store.join(results["calibrate"]["attempt"], "job.json")))
     assert set(job["inputs"]) == {"dataset", "boigllm", "predictor"}
-    assert all(job["inputs"][name] == results["finetune_llm"]["outputs"][name] for name in ("boigllm", "predictor"))
+    assert all(
+        job["inputs"][name] == results["finetune_llm"]["outputs"][name]
+        for name in ("boigllm", "predictor")
+    )
     assert "card" not in events("boig/boigllm")[-1]
     outputs = {"dataset", "boigllm", "no_kpi", "predictor", "judge", "description", "calibration"}
     assert set(events("boig/boigllm")[-1]["outputs"]) == outputs
@@ -124,21 +140,42 @@ def test_boig_sd_gives_the_report_all_it_needs(sd: Any, llm: Any) -> None:
     job = json.loads(store.read_bytes(store.join(results["report"]["attempt"], "job.json")))
     assert set(job["inputs"]) == {"dataset", "description", "calibration", "generation", "runs"}
     for stage in ("ddpo", "evaluate_sd"):
-        job_inputs = json.loads(store.read_bytes(store.join(results[stage]["attempt"], "job.json")))["inputs"]
+        job_inputs = json.loads(
+            store.read_bytes(store.join(results[stage]["attempt"], "job.json"))
+        )["inputs"]
         assert job_inputs["predictor"] == xcoms(llm)["finetune_llm"]["outputs"]["predictor"]
-        assert ("judge" in job_inputs) == (stage == "evaluate_sd")  # what trains and chooses never gets the judge
-    summary = json.loads(store.read_bytes(f"{results['plan']['recipe'].rsplit('/', 1)[0]}/summary.json"))
+        assert ("judge" in job_inputs) == (
+            stage == "evaluate_sd"
+        )  # what trains and chooses never gets the judge
+    summary = json.loads(
+        store.read_bytes(f"{results['plan']['recipe'].rsplit('/', 1)[0]}/summary.json")
+    )
     assert set(summary["stages"]) == {"finetune_sd", "ddpo", "evaluate_sd", "report"}
-    assert summary["seconds"] == pytest.approx(sum(results[stage]["metrics"]["seconds"] for stage in summary["stages"]), abs=0.2)
-    assert results["announce"]["used"].startswith(f"in all {summary['seconds']:.0f} s · at most 0.00 GPU-hours")
+    assert summary["seconds"] == pytest.approx(
+        sum(results[stage]["metrics"]["seconds"] for stage in summary["stages"]), abs=0.2
+    )
+    assert results["announce"]["used"].startswith(
+        f"in all {summary['seconds']:.0f} s · at most 0.00 GPU-hours"
+    )
     seconds = json.loads(store.read_bytes(job["inputs"]["runs"]))
-    assert list(seconds) == ["ingest", "perceive", "finetune_llm", "evaluate_llm", "calibrate", "finetune_sd", "ddpo", "evaluate_sd"]
+    assert list(seconds) == [
+        "ingest",
+        "perceive",
+        "finetune_llm",
+        "evaluate_llm",
+        "calibrate",
+        "finetune_sd",
+        "ddpo",
+        "evaluate_sd",
+    ]
 
 
 def champion(home: Path) -> Any:
     from mlflow import MlflowClient
 
-    return MlflowClient(f"sqlite:///{home / 'mlflow.db'}").get_model_version_by_alias("boigsd", "champion")
+    return MlflowClient(f"sqlite:///{home / 'mlflow.db'}").get_model_version_by_alias(
+        "boigsd", "champion"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -159,21 +196,33 @@ def test_a_person_promotes(sd: Any, promoted: tuple[Any, Answer], home: Path) ->
     assert set(states(run).values()) == {"success"}
     model, report = xcoms(sd)["ddpo"]["outputs"]["boigsd"], xcoms(sd)["report"]["outputs"]["report"]
     assert "| reward over base | 0.2 | >\u00a00 | yes |" in answer.body
-    assert "| judge over champion | – | >\u00a00 | – | not applicable: this is the first model |" in answer.body
+    assert (
+        "| judge over champion | – | >\u00a00 | – | not applicable: this is the first model |"
+        in answer.body
+    )
     assert f"(/boig/reports/{report.rsplit('/', 1)[1]}/report.html)" in answer.body
     result = xcoms(run)["promote"]
     assert result["champion"] == result["version"] == "1"
     version = champion(home)
     assert version.tags["uri"] == model
     assert version.tags["manifest"] == manifest.read_manifest(model).digest()
-    assert (version.tags["approved_by"], version.tags["approved_why"]) == (result["approved_by"], "it sells")
+    assert (version.tags["approved_by"], version.tags["approved_why"]) == (
+        result["approved_by"],
+        "it sells",
+    )
     assert version.tags["approved_at"].endswith("+00:00")
 
 
-def test_the_decision_is_kept_with_who_when_why_and_the_way_back_to_the_posts(sd: Any, ingest: Any, promoted: tuple[Any, Answer]) -> None:
+def test_the_decision_is_kept_with_who_when_why_and_the_way_back_to_the_posts(
+    sd: Any, ingest: Any, promoted: tuple[Any, Answer]
+) -> None:
     gates = xcoms(promoted[0])["gates"]
     kept = json.loads(store.read_bytes(gates["decision"]))
-    assert (kept["decision"], kept["by"], kept["why"]) == ("Approve", xcoms(promoted[0])["promote"]["approved_by"], "it sells")
+    assert (kept["decision"], kept["by"], kept["why"]) == (
+        "Approve",
+        xcoms(promoted[0])["promote"]["approved_by"],
+        "it sells",
+    )
     assert kept["at"].endswith("+00:00")
     assert kept["root"] == f"boig_ingest/{ingest.run_id}"
     assert kept["manifest"] == manifest.read_manifest(kept["candidate"]).digest()
@@ -182,7 +231,10 @@ def test_the_decision_is_kept_with_who_when_why_and_the_way_back_to_the_posts(sd
 
 def test_the_next_model_is_evaluated_beside_the_champion(second: Any, sd: Any) -> None:
     assert set(states(second).values()) == {"success"}
-    inputs = [json.loads(store.read_bytes(f"{xcoms(run)['evaluate_sd']['attempt']}/job.json"))["inputs"] for run in (sd, second)]
+    inputs = [
+        json.loads(store.read_bytes(f"{xcoms(run)['evaluate_sd']['attempt']}/job.json"))["inputs"]
+        for run in (sd, second)
+    ]
     assert "champion" not in inputs[0]
     assert inputs[1]["champion"] == xcoms(sd)["ddpo"]["outputs"]["boigsd"]
 
@@ -212,14 +264,25 @@ def test_a_person_rejects(second: Any, home: Path) -> None:
     assert kept["candidate"] == xcoms(second)["ddpo"]["outputs"]["boigsd"]
 
 
-def test_a_model_that_was_evaluated_beside_another_champion_asks_nobody(second: Any, sd: Any, home: Path) -> None:
+def test_a_model_that_was_evaluated_beside_another_champion_asks_nobody(
+    second: Any, sd: Any, home: Path
+) -> None:
     with Answer("Approve"):
         run = load("boig_promote").test()
-    assert champion(home).tags["uri"] == xcoms(second)["ddpo"]["outputs"]["boigsd"] == xcoms(run)["gates"]["candidate"]
-    old = {"boigsd": xcoms(sd)["ddpo"]["outputs"]["boigsd"], "report": xcoms(sd)["report"]["outputs"]["report"]}
+    assert (
+        champion(home).tags["uri"]
+        == xcoms(second)["ddpo"]["outputs"]["boigsd"]
+        == xcoms(run)["gates"]["candidate"]
+    )
+    old = {
+        "boigsd": xcoms(sd)["ddpo"]["outputs"]["boigsd"],
+        "report": xcoms(sd)["report"]["outputs"]["report"],
+    }
     again = load("boig_promote").test(run_conf=old)
     assert states(again)["approval"] == "skipped"
-    assert [gate["name"] for gate in xcoms(again)["gates"]["gates"] if not gate["passed"]] == ["judge over champion"]
+    assert [gate["name"] for gate in xcoms(again)["gates"]["gates"] if not gate["passed"]] == [
+        "judge over champion"
+    ]
 
 
 def test_a_rollback_says_who_and_why(second: Any, sd: Any, home: Path) -> None:
@@ -231,8 +294,13 @@ def test_a_rollback_says_who_and_why(second: Any, sd: Any, home: Path) -> None:
     assert version.tags["rollback_by"] == run.triggering_user_name
 
 
-def test_a_report_of_another_model_is_refused(second: Any, sd: Any, caplog: Any, capfd: Any) -> None:
-    mixed = {"boigsd": xcoms(second)["ddpo"]["outputs"]["boigsd"], "report": xcoms(sd)["report"]["outputs"]["report"]}
+def test_a_report_of_another_model_is_refused(
+    second: Any, sd: Any, caplog: Any, capfd: Any
+) -> None:
+    mixed = {
+        "boigsd": xcoms(second)["ddpo"]["outputs"]["boigsd"],
+        "report": xcoms(sd)["report"]["outputs"]["report"],
+    }
     run = load("boig_promote").test(run_conf=mixed)
     assert states(run)["gates"] == "failed"
     captured = capfd.readouterr()
@@ -241,7 +309,12 @@ def test_a_report_of_another_model_is_refused(second: Any, sd: Any, caplog: Any,
 
 def test_a_failed_gate_asks_nobody(sd: Any) -> None:
     run = load("boig_promote").test(run_conf={"overrides": ["promotion.min_reward_gain=0.5"]})
-    assert states(run) == {"plan": "success", "gates": "skipped", "approval": "skipped", "promote": "skipped"}
+    assert states(run) == {
+        "plan": "success",
+        "gates": "skipped",
+        "approval": "skipped",
+        "promote": "skipped",
+    }
     assert xcoms(run)["gates"]["passed"] is False
 
 
@@ -256,7 +329,9 @@ def test_a_failed_gate_asks_nobody(sd: Any) -> None:
         ({"previous": "/nowhere"}, "/nowhere/manifest.json"),
     ],
 )
-def test_a_wrong_param_fails_in_plan_with_one_line(home: Path, ray_stub: Any, caplog: Any, capfd: Any, conf: Any, reason: str) -> None:
+def test_a_wrong_param_fails_in_plan_with_one_line(
+    home: Path, ray_stub: Any, caplog: Any, capfd: Any, conf: Any, reason: str
+) -> None:
     posts = {"posts": str(home / "posts")} if conf and "posts" not in conf else {}
     jobs = len(ray_stub.entrypoints)
     run = load("boig_ingest").test(run_conf={**posts, **conf})
@@ -269,14 +344,19 @@ def test_a_wrong_param_fails_in_plan_with_one_line(home: Path, ray_stub: Any, ca
 
 def test_a_version_is_built_on_or_tried_again(ingest: Any, home: Path, ray_stub: Any) -> None:
     dataset = xcoms(ingest)["ingest"]["outputs"]["dataset"]
-    for conf in ({"retry": dataset}, {"previous": dataset, "posts": str(home / "posts" / "*.jsonl")}):
+    for conf in (
+        {"retry": dataset},
+        {"previous": dataset, "posts": str(home / "posts" / "*.jsonl")},
+    ):
         run = load("boig_ingest").test(run_conf=conf)
         assert set(states(run).values()) == {"success"}
         job = json.loads(store.read_bytes(f"{xcoms(run)['ingest']['attempt']}/job.json"))
         assert job["inputs"] == conf
 
 
-def test_a_refused_input_fails_its_stage_at_once_and_announces_nothing(home: Path, ray_stub: Any, caplog: Any, capfd: Any) -> None:
+def test_a_refused_input_fails_its_stage_at_once_and_announces_nothing(
+    home: Path, ray_stub: Any, caplog: Any, capfd: Any
+) -> None:
     jobs, announced = len(ray_stub.entrypoints), len(events("boig/dataset"))
     ray_stub.refuse.add("perceive")
     try:
@@ -288,14 +368,21 @@ def test_a_refused_input_fails_its_stage_at_once_and_announces_nothing(home: Pat
     assert len(ray_stub.entrypoints) == jobs + 2
     assert len(events("boig/dataset")) == announced
     captured = capfd.readouterr()
-    assert "perceive: InputError: posts: are refused; give better ones" in captured.out + captured.err + caplog.text
+    assert (
+        "perceive: InputError: posts: are refused; give better ones"
+        in captured.out + captured.err + caplog.text
+    )
 
 
 @pytest.mark.parametrize("name", ["boig_ingest", "boig_sd", "boig_promote"])
-def test_a_dry_run_checks_everything_and_starts_nothing(sd: Any, home: Path, ray_stub: Any, caplog: Any, capfd: Any, name: str) -> None:
+def test_a_dry_run_checks_everything_and_starts_nothing(
+    sd: Any, home: Path, ray_stub: Any, caplog: Any, capfd: Any, name: str
+) -> None:
     jobs = len(ray_stub.entrypoints)
     conf = {"dry_run": True, "overrides": ["resources.gpus=1"]}
-    run = load(name).test(run_conf={**conf, "posts": str(home / "posts")} if name == "boig_ingest" else conf)
+    run = load(name).test(
+        run_conf={**conf, "posts": str(home / "posts")} if name == "boig_ingest" else conf
+    )
     found = states(run)
     assert (found.pop("plan"), set(found.values())) == ("success", {"skipped"})
     assert len(ray_stub.entrypoints) == jobs
@@ -307,11 +394,16 @@ def test_a_dry_run_checks_everything_and_starts_nothing(sd: Any, home: Path, ray
         assert "stage ddpo would wait for room: 1 nodes with 2 CPUs and 0 GPUs do not hold" in said
 
 
-def test_a_dry_run_says_what_a_stage_would_refuse(sd: Any, ray_stub: Any, caplog: Any, capfd: Any) -> None:
+def test_a_dry_run_says_what_a_stage_would_refuse(
+    sd: Any, ray_stub: Any, caplog: Any, capfd: Any
+) -> None:
     run = load("boig_sd").test(run_conf={"dry_run": True, "overrides": ["reward.min_auc=0.7"]})
     assert states(run)["plan"] == "failed"
     captured = capfd.readouterr()
-    assert "its AUC must lie above 0.7 (reward.min_auc), and is [0.6, 0.8]" in captured.out + captured.err + caplog.text
+    assert (
+        "its AUC must lie above 0.7 (reward.min_auc), and is [0.6, 0.8]"
+        in captured.out + captured.err + caplog.text
+    )
 
 
 class Answer:
@@ -348,7 +440,8 @@ class Answer:
             self.error = exc
 
     def _answer(self, client: Any) -> bool:
-        """Whether the question has its answer; a 500 says that SQLite was locked, and all is asked again."""
+        """Whether the question has its answer; a 500 says that SQLite was locked, and all is asked
+        again."""
         base = "/api/v2/dags/boig_promote/dagRuns"
         waiting = client.get(f"{base}/~/taskInstances?state=awaiting_input")
         if waiting.status_code == 500 or not (tasks := waiting.json()["task_instances"]):

@@ -1,4 +1,5 @@
-"""The reconciler with Airflow's own answers: every state that a task can be put into by a person, asked as a task asks."""
+"""The reconciler with Airflow's own answers: every state that a task can be put into by a person,
+asked as a task asks."""
 
 from __future__ import annotations
 
@@ -35,13 +36,19 @@ def change(run: Any, state: str) -> None:
     from airflow.utils.session import create_session
 
     with create_session() as session:
-        task = session.query(TaskInstance).filter_by(dag_id=run.dag_id, run_id=run.run_id, task_id="ingest").one()
+        task = (
+            session.query(TaskInstance)
+            .filter_by(dag_id=run.dag_id, run_id=run.run_id, task_id="ingest")
+            .one()
+        )
         if state == "cleared":
             before = (task.try_number, task.max_tries)
             clear_task_instances([task], session)
             assert task.max_tries == before[0] + task.task.retries > before[1]
         elif state == "deleted":
-            session.delete(session.query(DagRun).filter_by(dag_id=run.dag_id, run_id=run.run_id).one())
+            session.delete(
+                session.query(DagRun).filter_by(dag_id=run.dag_id, run_id=run.run_id).one()
+            )
         else:
             task.state = state
 
@@ -52,7 +59,11 @@ def test_jobs_are_judged_by_what_airflow_says(home: Path, ray_stub: Any) -> None
     for state in states:
         known = set(ray_stub.states)
         run = load("boig_ingest").test(run_conf={"posts": str(home / "posts.jsonl")})
-        name = next(name for name in ray_stub.states if name not in known and ray_stub.metadata[name]["task"] == "ingest")
+        name = next(
+            name
+            for name in ray_stub.states
+            if name not in known and ray_stub.metadata[name]["task"] == "ingest"
+        )
         assert ray_stub.metadata[name]["run"] == run.run_id
         change(run, state)
         jobs[name] = state
@@ -70,5 +81,9 @@ def report(run: Any) -> Any:
     from airflow.utils.session import create_session
 
     with create_session() as session:
-        row = session.query(XComModel).filter_by(dag_id=run.dag_id, run_id=run.run_id, key="return_value").one()
+        row = (
+            session.query(XComModel)
+            .filter_by(dag_id=run.dag_id, run_id=run.run_id, key="return_value")
+            .one()
+        )
         return XComModel.deserialize_value(row)

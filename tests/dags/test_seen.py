@@ -1,4 +1,5 @@
-"""What a real DAG run says to others: OpenLineage events with datasets, by the provider's file transport, and counts by StatsD."""
+"""What a real DAG run says to others: OpenLineage events with datasets, by the provider's file
+transport, and counts by StatsD."""
 
 from __future__ import annotations
 
@@ -36,12 +37,15 @@ class Seen:
     counts: list[str]
 
     def last(self, stage: str) -> dict[str, Any]:
-        return [event for event in self.events if event["job"]["name"] == f"boig_ingest.{stage}"][-1]
+        return [event for event in self.events if event["job"]["name"] == f"boig_ingest.{stage}"][
+            -1
+        ]
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Seen:
-    """The run has a process of its own: the provider reads its settings when Airflow loads its plugins."""
+    """The run has a process of its own: the provider reads its settings when Airflow loads its
+    plugins."""
     home = tmp_path_factory.mktemp("seen")
     (home / "posts").mkdir()
     (home / "posts" / "posts.jsonl").write_text("{}\n")
@@ -54,7 +58,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Seen:
             "BOIG_STORE": str(home / "store"),
             "BOIG_ROOTS": str(home / "posts"),
             "RAY_API_ADDRESS": ray_stub.address,
-            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps({"type": "file", "log_file_path": str(log), "append": True}),
+            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
+                {"type": "file", "log_file_path": str(log), "append": True}
+            ),
             "AIRFLOW__OPENLINEAGE__NAMESPACE": "boig-tests",
             "AIRFLOW__OPENLINEAGE__EXECUTION_TIMEOUT": "120",
             "AIRFLOW__METRICS__STATSD_ON": "True",
@@ -65,7 +71,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Seen:
         argv = [sys.executable, "-c", SCRIPT, json.dumps({"posts": str(home / "posts")})]
         ray_stub.refuse.add("perceive")
         try:
-            done = subprocess.run(argv, env=env, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+            done = subprocess.run(
+                argv, env=env, capture_output=True, text=True, cwd=Path(__file__).parents[2]
+            )
         finally:
             ray_stub.refuse.clear()
         assert done.returncode == 0, done.stderr
@@ -83,9 +91,16 @@ def test_each_stage_says_what_it_has_read_and_made(seen: Seen) -> None:
     [posts], [made] = ingest["inputs"], ingest["outputs"]
     assert (posts["namespace"], posts["name"]) == ("file", str(seen.home / "posts"))
     assert made["name"].startswith(f"{seen.home}/store/datasets/adworld/")
-    sizes = [file["size"] for file in json.loads(Path(made["name"], "manifest.json").read_text())["files"]]
+    sizes = [
+        file["size"]
+        for file in json.loads(Path(made["name"], "manifest.json").read_text())["files"]
+    ]
     statistics = made["outputFacets"]["outputStatistics"]
-    assert [statistics[name] for name in ("rowCount", "size", "fileCount")] == [3, sum(sizes), len(sizes)]
+    assert [statistics[name] for name in ("rowCount", "size", "fileCount")] == [
+        3,
+        sum(sizes),
+        len(sizes),
+    ]
 
 
 def test_a_stage_that_failed_says_what_it_has_read(seen: Seen) -> None:
@@ -93,7 +108,9 @@ def test_a_stage_that_failed_says_what_it_has_read(seen: Seen) -> None:
     assert failed["eventType"] == "FAIL"
     [read] = failed["inputs"]
     assert (read["namespace"], read["name"]) == (made["namespace"], made["name"])
-    assert read["facets"]["version"]["datasetVersion"] == made["facets"]["version"]["datasetVersion"]
+    assert (
+        read["facets"]["version"]["datasetVersion"] == made["facets"]["version"]["datasetVersion"]
+    )
     assert read["inputFacets"]["inputStatistics"]["rowCount"] == 3
     assert failed["outputs"] == []
     assert "are refused" in json.dumps(failed["run"]["facets"]["errorMessage"])
@@ -103,13 +120,24 @@ def test_jobs_seconds_and_failures_are_counted(seen: Seen) -> None:
     boig = [line for line in seen.counts if line.startswith("airflow.boig.")]
     assert boig.count("airflow.boig.jobs,stage=ingest,how=started:1|c") == 1
     assert boig.count("airflow.boig.jobs,stage=perceive,how=started:1|c") == 1
-    assert boig.count("airflow.boig.failures,task=perceive,kind=user,type=InputError,last=true:1|c") == 1
-    [seconds] = [line for line in boig if line.startswith("airflow.boig.stage_seconds,stage=ingest:")]
+    assert (
+        boig.count("airflow.boig.failures,task=perceive,kind=user,type=InputError,last=true:1|c")
+        == 1
+    )
+    [seconds] = [
+        line for line in boig if line.startswith("airflow.boig.stage_seconds,stage=ingest:")
+    ]
     assert seconds.endswith("|ms")
     assert len(boig) == 4
 
 
 def test_places_are_named_as_openlineage_names_them() -> None:
-    assert place_of("s3://bucket/models/boigsd/v1") == {"namespace": "s3://bucket", "name": "models/boigsd/v1"}
+    assert place_of("s3://bucket/models/boigsd/v1") == {
+        "namespace": "s3://bucket",
+        "name": "models/boigsd/v1",
+    }
     assert place_of("/data/posts/*.jsonl") == {"namespace": "file", "name": "/data/posts/*.jsonl"}
-    assert place_of("https://cdn.example/acme/posts.jsonl") == {"namespace": "https://cdn.example", "name": "acme/posts.jsonl"}
+    assert place_of("https://cdn.example/acme/posts.jsonl") == {
+        "namespace": "https://cdn.example",
+        "name": "acme/posts.jsonl",
+    }

@@ -1,4 +1,5 @@
-"""A real triggerer process: it shows a job's log in the task's, and a kill that Airflow does not confirm leaves the job alone."""
+"""A real triggerer process: it shows a job's log in the task's, and a kill that Airflow does not
+confirm leaves the job alone."""
 
 from __future__ import annotations
 
@@ -32,14 +33,19 @@ def triggerer(tmp_path: Path) -> Iterator[Path]:
     """Its own log."""
     path = tmp_path / "triggerer.log"
     with path.open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "airflow", "triggerer", "--skip-serve-logs"], stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "airflow", "triggerer", "--skip-serve-logs"],
+            stdout=log,
+            stderr=log,
+        )
         yield path
         process.terminate()
         process.wait(60)
 
 
 def until(what: Callable[[], bool]) -> None:
-    """Look again and again; the limit is for a hang alone. (Airflow, run in this process, takes the signal of the test's own limit.)"""
+    """Look again and again; the limit is for a hang alone. (Airflow, run in this process, takes the
+    signal of the test's own limit.)"""
     end = time.monotonic() + 240
     while not what():
         assert time.monotonic() < end, "it never came"
@@ -61,7 +67,9 @@ def deferred(name: str, attempt: str, ray_stub: Any) -> tuple[str, int]:
     ray_stub.states[name] = "RUNNING"
     store.write_bytes(f"{attempt}/log/000001.txt", f"epoch 1 of {name}\n".encode())
     with create_session() as session:
-        row = Trigger.from_object(RayJobTrigger(RayCluster(ray_stub.address).serialize(), name, 0.2, attempt))
+        row = Trigger.from_object(
+            RayJobTrigger(RayCluster(ray_stub.address).serialize(), name, 0.2, attempt)
+        )
         session.add(row)
         session.flush()
         task = session.query(TaskInstance).filter_by(dag_id=run.dag_id, run_id=run.run_id).one()
@@ -70,10 +78,15 @@ def deferred(name: str, attempt: str, ray_stub: Any) -> tuple[str, int]:
 
 
 def task_log(text: str) -> bool:
-    return any(text in path.read_text() for path in Path(os.environ["AIRFLOW_HOME"]).glob("logs/**/*.trigger.*.log"))
+    return any(
+        text in path.read_text()
+        for path in Path(os.environ["AIRFLOW_HOME"]).glob("logs/**/*.trigger.*.log")
+    )
 
 
-def test_a_failed_task_loses_its_job_and_a_trigger_that_moved_away_does_not(home: Path, ray_stub: Any, request: Any) -> None:
+def test_a_failed_task_loses_its_job_and_a_trigger_that_moved_away_does_not(
+    home: Path, ray_stub: Any, request: Any
+) -> None:
     from airflow._shared.timezones import timezone
     from airflow.jobs.job import Job
     from airflow.models.taskinstance import TaskInstance
@@ -86,12 +99,22 @@ def test_a_failed_task_loses_its_job_and_a_trigger_that_moved_away_does_not(home
     until(lambda: task_log("epoch 1 of boig-failed") and task_log("epoch 1 of boig-moved"))
     with create_session() as session:  # another triggerer that is alive has taken this one over
         other = Job()
-        other.job_type, other.state, other.latest_heartbeat = "TriggererJob", "running", timezone.utcnow() + timedelta(hours=1)
+        other.job_type, other.state, other.latest_heartbeat = (
+            "TriggererJob",
+            "running",
+            timezone.utcnow() + timedelta(hours=1),
+        )
         session.add(other)
         session.flush()
         session.query(Trigger).filter_by(id=moved).one().triggerer_id = other.id
         session.query(TaskInstance).filter_by(run_id=failed).one().state = "failed"
-    goes_on = f"/{moved_run}/reconcile is deferred: its job goes on"  # a task's last line may stand in the triggerer's own log
-    until(lambda: ray_stub.states["boig-failed"] == "STOPPED" and (task_log(goes_on) or goes_on in own_log.read_text()))
+    # a task's last line may stand in the triggerer's own log
+    goes_on = f"/{moved_run}/reconcile is deferred: its job goes on"
+    until(
+        lambda: (
+            ray_stub.states["boig-failed"] == "STOPPED"
+            and (task_log(goes_on) or goes_on in own_log.read_text())
+        )
+    )
     assert ray_stub.states["boig-moved"] == "RUNNING"
     assert ray_stub.stopped == ["boig-failed"]

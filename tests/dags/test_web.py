@@ -1,4 +1,5 @@
-"""The store's pages in Airflow: for who is logged in and may read the DAG; committed pages and pictures only, under a strict policy."""
+"""The store's pages in Airflow: for who is logged in and may read the DAG; committed pages and
+pictures only, under a strict policy."""
 
 from __future__ import annotations
 
@@ -36,7 +37,13 @@ def publish(root: Path, place: str) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     lineage = manifest.Lineage(inputs={}, recipe="", code="")
-    manifest.publish_folder(folder, f"{root}/store/{place}", kind=kind, lineage=lineage, commit=f"{attempt}/{commit.COMMIT}")
+    manifest.publish_folder(
+        folder,
+        f"{root}/store/{place}",
+        kind=kind,
+        lineage=lineage,
+        commit=f"{attempt}/{commit.COMMIT}",
+    )
     commit.commit(attempt, {kind: f"{root}/store/{place}"}, {})
 
 
@@ -52,7 +59,9 @@ def user(role: str | None) -> dict[str, str]:
     from airflow.api_fastapi.app import get_auth_manager
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 
-    return {"Authorization": f"Bearer {get_auth_manager().generate_jwt(SimpleAuthManagerUser(username='ada', role=role))}"}
+    return {
+        "Authorization": f"Bearer {get_auth_manager().generate_jwt(SimpleAuthManagerUser(username='ada', role=role))}"
+    }
 
 
 @pytest.fixture
@@ -67,7 +76,9 @@ def client() -> Iterator[TestClient]:
         yield found
 
 
-def test_a_reader_sees_pages_and_pictures_with_their_types_and_a_policy_that_runs_nothing(root: Path, client: TestClient) -> None:
+def test_a_reader_sees_pages_and_pictures_with_their_types_and_a_policy_that_runs_nothing(
+    root: Path, client: TestClient
+) -> None:
     seen = {
         "/reports/v1/report.html": "text/html; charset=utf-8",
         "/reports/v1/report.json": "application/json",
@@ -87,7 +98,14 @@ def test_a_reader_sees_pages_and_pictures_with_their_types_and_a_policy_that_run
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-@pytest.mark.parametrize("path", ["/reports/v1/report.html", "/evaluations/generation/v1/grids/000.png", "/datasets/acme/v1/card.html"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/reports/v1/report.html",
+        "/evaluations/generation/v1/grids/000.png",
+        "/datasets/acme/v1/card.html",
+    ],
+)
 def test_nobody_else_sees_anything(root: Path, client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 401
     assert client.get(path, headers={"Authorization": "Bearer made.up.token"}).status_code == 403
@@ -113,7 +131,9 @@ def test_nobody_else_sees_anything(root: Path, client: TestClient, path: str) ->
         "/runs/d/r/report/attempt-1/commit.json",
     ],
 )
-def test_what_no_committed_manifest_of_a_shown_family_lists_is_not_there(root: Path, client: TestClient, path: str) -> None:
+def test_what_no_committed_manifest_of_a_shown_family_lists_is_not_there(
+    root: Path, client: TestClient, path: str
+) -> None:
     (root / "secret.html").write_text("secret")
     (root / "store" / "secret.html").write_text("secret")
     assert client.get(path, headers=user("ADMIN")).status_code == 404
@@ -124,18 +144,29 @@ def test_an_uncommitted_or_altered_page_and_a_store_that_is_not_set_are_said(
 ) -> None:
     (root / "store/datasets/acme/v1/card.html").write_bytes(b"<!doctype html>altered")
     altered = client.get("/datasets/acme/v1/card.html", headers=user("ADMIN"))
-    assert (altered.status_code, "differs from its manifest" in altered.json()["detail"]) == (404, True)
+    assert (altered.status_code, "differs from its manifest" in altered.json()["detail"]) == (
+        404,
+        True,
+    )
     (root / "store/runs/d/r/report/attempt-1/commit.json").unlink()
     uncommitted = client.get("/reports/v1/report.html", headers=user("ADMIN"))
-    assert (uncommitted.status_code, "has not committed" in uncommitted.json()["detail"]) == (404, True)
+    assert (uncommitted.status_code, "has not committed" in uncommitted.json()["detail"]) == (
+        404,
+        True,
+    )
     monkeypatch.delenv("BOIG_STORE")
-    assert "BOIG_STORE is not set" in client.get("/reports/v1/report.html", headers=user("ADMIN")).json()["detail"]
+    assert (
+        "BOIG_STORE is not set"
+        in client.get("/reports/v1/report.html", headers=user("ADMIN")).json()["detail"]
+    )
 
 
 def test_the_api_server_shows_them_behind_its_own_login(root: Path, tmp_path: Path) -> None:
     port, services = next(PORTS), Services(tmp_path / "home")
     (tmp_path / "plugins").mkdir()
-    (tmp_path / "plugins" / "boig.py").write_text("from boig_core.orchestration.plugin import BoigPlugin\n")
+    (tmp_path / "plugins" / "boig.py").write_text(
+        "from boig_core.orchestration.plugin import BoigPlugin\n"
+    )
     (tmp_path / "passwords.json").write_text(json.dumps({"ada": "secret"}))
     base = f"http://127.0.0.1:{port}"
     settings = {
@@ -147,16 +178,28 @@ def test_the_api_server_shows_them_behind_its_own_login(root: Path, tmp_path: Pa
         "API__WORKERS": "1",
     }
     env = {**os.environ, **{f"AIRFLOW__{name}": value for name, value in settings.items()}}
-    services.start("api", [sys.executable, "-m", "airflow", "api-server", "--host", "127.0.0.1", "--port", str(port)], env)
+    services.start(
+        "api",
+        [sys.executable, "-m", "airflow", "api-server", "--host", "127.0.0.1", "--port", str(port)],
+        env,
+    )
     try:
         services.wait_until("api", lambda: answers(f"{base}/api/v2/version"), 280)
         with httpx.Client(base_url=base, trust_env=False, timeout=60) as http:
             page = "/boig/reports/v1/report.html"
             assert http.get(page).status_code == 401
             login = http.get(page, headers={"Accept": "text/html"})
-            assert (login.status_code, login.headers["location"]) == (307, f"/api/v2/auth/login?next={page}")
-            token = http.post("/auth/token", json={"username": "ada", "password": "secret"}).json()["access_token"]
-            for proof in ({"headers": {"Authorization": f"Bearer {token}"}}, {"cookies": {"_token": token}}):
+            assert (login.status_code, login.headers["location"]) == (
+                307,
+                f"/api/v2/auth/login?next={page}",
+            )
+            token = http.post("/auth/token", json={"username": "ada", "password": "secret"}).json()[
+                "access_token"
+            ]
+            for proof in (
+                {"headers": {"Authorization": f"Bearer {token}"}},
+                {"cookies": {"_token": token}},
+            ):
                 assert http.get(page, **proof).text == "<!doctype html>a report"
     finally:
         services.stop_all()
@@ -166,7 +209,9 @@ def test_the_entry_point_of_the_package_is_the_plugin() -> None:
     import importlib
     import tomllib
 
-    project: dict[str, Any] = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]
+    project: dict[str, Any] = tomllib.loads(
+        (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
+    )["project"]
     module, _, name = project["entry-points"]["airflow.plugins"]["boig"].partition(":")
     plugin = getattr(importlib.import_module(module), name)
     from airflow.plugins_manager import AirflowPlugin

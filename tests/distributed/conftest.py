@@ -1,5 +1,5 @@
-"""One Ray for all files that want it (`ray_cluster`), and what stages start from (`made`): a store with a perceived dataset, a BoigLLM with
-random weights and its calibration."""
+"""One Ray for all files that want it (`ray_cluster`), and what stages start from (`made`): a store
+with a perceived dataset, a BoigLLM with random weights and its calibration."""
 
 from __future__ import annotations
 
@@ -64,7 +64,14 @@ class Made:
     def publish(self, family: str, local: Path, kind: str, **more: Any) -> str:
         attempt, uri = f"{self.root}/runs/{family}/attempt-1", f"{self.root}/{family}/v1"
         lineage = manifest.Lineage(inputs={}, recipe="", code="")
-        manifest.publish_folder(local, uri, kind=kind, lineage=lineage, commit=store.join(attempt, commit.COMMIT), **more)
+        manifest.publish_folder(
+            local,
+            uri,
+            kind=kind,
+            lineage=lineage,
+            commit=store.join(attempt, commit.COMMIT),
+            **more,
+        )
         commit.commit(attempt, {kind: uri}, {})
         return uri
 
@@ -74,32 +81,71 @@ class Made:
         write_world(200, 3, Law.load("sunlit"), folder / "world")
         scratch = folder / "scratch"
         scratch.mkdir()
-        made = ingest(str(folder / "world"), None, recipe.data, 0, root=root, scratch=scratch, crew=OneProcess())
+        made = ingest(
+            str(folder / "world"),
+            None,
+            recipe.data,
+            0,
+            root=root,
+            scratch=scratch,
+            crew=OneProcess(),
+        )
         [shard] = [entry for entry in made.blobs if store.name(entry.path).startswith("images-")]
         images = list(dataset.shard_images(f"{root}/v1", shard))
-        perceiver, kept = Perceiver.from_recipe(recipe.perception), perceived.folder_of(self.root, "key")
+        perceiver, kept = (
+            Perceiver.from_recipe(recipe.perception),
+            perceived.folder_of(self.root, "key"),
+        )
         seen = {
-            Question(image.sha256): Seen(description.scaled(image.width / perceiver.side, image.height / perceiver.side))
-            for image, description in zip(images, perceiver.describe([decode(image.data) for image in images]), strict=True)
+            Question(image.sha256): Seen(
+                description.scaled(image.width / perceiver.side, image.height / perceiver.side)
+            )
+            for image, description in zip(
+                images, perceiver.describe([decode(image.data) for image in images]), strict=True
+            )
         }
-        part = perceived.keep_part(perceived.table_of(seen, {image.sha256: (image.width, image.height) for image in images}), kept)
+        part = perceived.keep_part(
+            perceived.table_of(
+                seen, {image.sha256: (image.width, image.height) for image in images}
+            ),
+            kept,
+        )
         entry = perceived.build_shard(kept, list(seen), dict.fromkeys(seen, part))
         meta = {**made.meta, "perceived": True, "perception": "key"}
-        return self.publish("datasets/adworld", made.folder, dataset.KIND, meta=meta, blobs=(*made.blobs, entry))
+        return self.publish(
+            "datasets/adworld", made.folder, dataset.KIND, meta=meta, blobs=(*made.blobs, entry)
+        )
 
     def llm(self, local: Path) -> str:
         """Saved and published."""
-        tokenizer = build_tokenizer([build_prompt(s, condition_of(s)) for s in self.samples if s.bucket is not None], 600)
+        tokenizer = build_tokenizer(
+            [build_prompt(s, condition_of(s)) for s in self.samples if s.bucket is not None], 600
+        )
         torch.manual_seed(0)
-        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-        LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=512, **sizes)).save_pretrained(local)
+        sizes = {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        }
+        LlamaForCausalLM(
+            LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=512, **sizes)
+        ).save_pretrained(local)
         tokenizer.save_pretrained(local)
         return self.publish("models/boigllm", local, "boigllm")
 
     def run(self, stage: Stage, *overrides: str, name: str = "r", **inputs: str) -> dict[str, Any]:
         recipe = load_recipe("tiny", [*SETTINGS, *overrides])
         task = f"{self.root}/runs/dag/{name}/{stage}"
-        job = Job(stage=stage, recipe=recipe, inputs=inputs, store=self.root, root="test", task=task, attempt=1)
+        job = Job(
+            stage=stage,
+            recipe=recipe,
+            inputs=inputs,
+            store=self.root,
+            root="test",
+            task=task,
+            attempt=1,
+        )
         run_stage(import_module(f"ray_jobs.{stage}").work, [write_job(job)])
         return commit.read_commit(job.attempt_uri) or {}
 

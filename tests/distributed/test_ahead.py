@@ -1,4 +1,5 @@
-"""Rollouts that are sampled ahead on Ray: during the update, by the order of events, and with the bits of one process."""
+"""Rollouts that are sampled ahead on Ray: during the update, by the order of events, and with the
+bits of one process."""
 
 import functools
 from collections.abc import Sequence
@@ -33,7 +34,9 @@ SETTINGS = (
     "ddpo.rollout_actors=2",
 )
 SAMPLES = [
-    Sample(f"s{i}", f"p{i}", "a", "c", "2020", f"a {word} ball", (), 1, 95, "high", "train", "0", 8, 8)
+    Sample(
+        f"s{i}", f"p{i}", "a", "c", "2020", f"a {word} ball", (), 1, 95, "high", "train", "0", 8, 8
+    )
     for i, word in enumerate(("red", "green", "blue"))
 ]
 LONGEST_S = 240.0
@@ -83,13 +86,19 @@ def learn(recipe: Recipe, rollouts: Any, folder: Path) -> tuple[str, list[dict[s
     from boig_core.diffusion.learner import Learner
 
     rows: list[dict[str, float]] = []
-    return Learner(recipe, SAMPLES, rollouts, Checkpoints(str(folder), 1), lambda _, row: rows.append(row)).fit().checksum, rows
+    return Learner(
+        recipe, SAMPLES, rollouts, Checkpoints(str(folder), 1), lambda _, row: rows.append(row)
+    ).fit().checksum, rows
 
 
 @pytest.mark.timeout(900)
-def test_the_next_epoch_is_sampled_during_the_update_with_the_bits_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_epoch_is_sampled_during_the_update_with_the_bits_of_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = load_recipe("tiny", SETTINGS)
-    expected, rows = learn(recipe, LocalRollouts(Sampler(recipe), Warmth("cpu")), tmp_path / "alone")
+    expected, rows = learn(
+        recipe, LocalRollouts(Sampler(recipe), Warmth("cpu")), tmp_path / "alone"
+    )
     events = ray.remote(Events).options(num_cpus=0).remote()  # type: ignore[attr-defined]
     step = Engine.step
 
@@ -110,7 +119,12 @@ def test_the_next_epoch_is_sampled_during_the_update_with_the_bits_of_one_proces
     happened = list(dict.fromkeys(ray.get(events.all.remote())))
     for epoch in (0, 1):
         began, sampled, ended = (
-            happened.index(name) for name in (f"update {epoch} begins", f"epoch {epoch + 1} is sampled", f"update {epoch} ends")
+            happened.index(name)
+            for name in (
+                f"update {epoch} begins",
+                f"epoch {epoch + 1} is sampled",
+                f"update {epoch} ends",
+            )
         )
         assert began < sampled < ended
     assert checksum == expected

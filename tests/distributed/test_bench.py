@@ -1,4 +1,5 @@
-"""Real Ray: the bench trains under Ray Train on what the pools sample and score, and says how long the pools had nothing to do."""
+"""Real Ray: the bench trains under Ray Train on what the pools sample and score, and says how long
+the pools had nothing to do."""
 
 import json
 import os
@@ -19,9 +20,23 @@ SETTINGS = [
 
 def test_pools_and_ranks_are_measured_beside_a_plain_loop(tmp_path: Path) -> None:
     small = [part for setting in SETTINGS for part in ("--set", setting)]
-    command = [sys.executable, "-m", "boig_core.cli", "bench", "ddpo", "tiny", "--epochs", "1", "--ray", "--json", *small]
+    command = [
+        sys.executable,
+        "-m",
+        "boig_core.cli",
+        "bench",
+        "ddpo",
+        "tiny",
+        "--epochs",
+        "1",
+        "--ray",
+        "--json",
+        *small,
+    ]
     env = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}  # the tests' own Ray
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=False, cwd=tmp_path)
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=280, check=False, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr[-1000:]
     speed = json.loads(done.stdout.splitlines()[-1])
     assert speed["images"] == 8
@@ -29,6 +44,8 @@ def test_pools_and_ranks_are_measured_beside_a_plain_loop(tmp_path: Path) -> Non
     assert speed["rollouts_s"] + speed["update_s"] == pytest.approx(speed["epoch_s"])
     assert speed["times_sequential"] == pytest.approx(speed["sequential_s"] / speed["epoch_s"])
     assert set(speed["idle"]) == {"idle_rollout_actors", "idle_reward_actors", "idle_learner"}
-    assert all(0 <= share < 1 for share in speed["idle"].values())  # 1 is said of a pool that did nothing
+    assert all(
+        0 <= share < 1 for share in speed["idle"].values()
+    )  # 1 is said of a pool that did nothing
     assert speed["idle"]["idle_learner"] == pytest.approx(speed["rollouts_s"] / speed["epoch_s"])
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,5 @@
-"""Real processes over gloo: two ranks train as one does, resume exactly, go on as one and back, and stop together."""
+"""Real processes over gloo: two ranks train as one does, resume exactly, go on as one and back, and
+stop together."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ class Told:
 
 
 def training(task: str, attempt: int, stop: int, poison: int, notice: int) -> Told:
-    """Ten steps on made-up numbers, a checkpoint after the fifth; on rank 1 a loss that is not finite, or notice, at the steps named."""
+    """Ten steps on made-up numbers, a checkpoint after the fifth; on rank 1 a loss that is not
+    finite, or notice, at the steps named."""
     preemption.listen()
     torch.manual_seed(1)
     inputs = torch.randn(10, 8, 6)
@@ -58,7 +60,11 @@ def training(task: str, attempt: int, stop: int, poison: int, notice: int) -> To
             scale = float("nan") if step == poison and rank() == 1 else 1.0
             if step == notice and rank() == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
-            losses.append(engine.step([lambda x=x, y=y, scale=scale: (engine(x) - y).pow(2).mean() * scale]).loss)
+            losses.append(
+                engine.step(
+                    [lambda x=x, y=y, scale=scale: (engine(x) - y).pow(2).mean() * scale]
+                ).loss
+            )
             if step == 4 or engine.leaving:
                 points.save(engine, step + 1, {"cursor": step})
             if engine.leaving:
@@ -70,7 +76,16 @@ def training(task: str, attempt: int, stop: int, poison: int, notice: int) -> To
     return Told(world_size(), restored and (restored.step, restored.state), losses, error, weights)
 
 
-def train(folder: Path, ranks: int, *, task: str, attempt: int = 1, stop: int = 10, poison: int = -1, notice: int = -1) -> list[Told]:
+def train(
+    folder: Path,
+    ranks: int,
+    *,
+    task: str,
+    attempt: int = 1,
+    stop: int = 10,
+    poison: int = -1,
+    notice: int = -1,
+) -> list[Told]:
     """What each rank says after a training in processes of its own."""
     return run_ranks(training, ranks, str(folder / task), attempt, stop, poison, notice)
 
@@ -148,8 +163,9 @@ class Text:
 
 
 def other_ranks(folder: str) -> tuple[str, list[str], dict[Any, dict[str, Any]]]:
-    """On each of two ranks: what a checkpoint that rank 1 cannot send ends in, what of it is found, and the weights of each case that one
-    process began; the other half of the cases is begun here."""
+    """On each of two ranks: what a checkpoint that rank 1 cannot send ends in, what of it is
+    found, and the weights of each case that one process began; the other half of the cases is
+    begun here."""
     init_process_group()
     points = Checkpoints(folder + "/failing", 1)
     points.save(Text(), 100)
@@ -171,13 +187,16 @@ def other_ranks(folder: str) -> tuple[str, list[str], dict[Any, dict[str, Any]]]
     weights = {}
     for case in CASES:
         # as numbers: a tensor that is sent to another process lives as long as its sender
-        weights[case] = {name: tensor.tolist() for name, tensor in rest(folder + "/one", *case).items()}
+        weights[case] = {
+            name: tensor.tolist() for name, tensor in rest(folder + "/one", *case).items()
+        }
         half(folder + "/two", *case)
     return told, points.found(), weights
 
 
 def one_rank(folder: str, begin: bool) -> dict[Any, tuple[dict[str, Any], dict[str, Any]]]:
-    """In one process: begin each case, or end it as it was begun by two ranks, beside a run that nothing disturbed."""
+    """In one process: begin each case, or end it as it was begun by two ranks, beside a run that
+    nothing disturbed."""
     ended = {}
     for case in CASES:
         if begin:
@@ -186,11 +205,15 @@ def one_rank(folder: str, begin: bool) -> dict[Any, tuple[dict[str, Any], dict[s
         undisturbed = create(*case)
         run(undisturbed, 6)
         both = undisturbed.state_dict(), rest(folder + "/two", *case)
-        ended[case] = tuple({name: tensor.tolist() for name, tensor in state.items()} for state in both)
+        ended[case] = tuple(
+            {name: tensor.tolist() for name, tensor in state.items()} for state in both
+        )
     return ended  # type: ignore[return-value]
 
 
-def test_two_ranks_go_on_as_one_and_one_as_two_and_a_rank_that_cannot_send_is_told_to_both(tmp_path: Path) -> None:
+def test_two_ranks_go_on_as_one_and_one_as_two_and_a_rank_that_cannot_send_is_told_to_both(
+    tmp_path: Path,
+) -> None:
     run_ranks(one_rank, 1, str(tmp_path), True)
     told = run_ranks(other_ranks, 2, str(tmp_path))
     [ended] = run_ranks(one_rank, 1, str(tmp_path), False)
@@ -198,7 +221,9 @@ def test_two_ranks_go_on_as_one_and_one_as_two_and_a_rank_that_cannot_send_is_to
         for other in (as_one, told[0][2][case], told[1][2][case]):
             assert other.keys() == expected.keys()
             for name, numbers in expected.items():
-                np.testing.assert_allclose(other[name], numbers, rtol=0, atol=1e-6, err_msg=f"{case}: {name}")
+                np.testing.assert_allclose(
+                    other[name], numbers, rtol=0, atol=1e-6, err_msg=f"{case}: {name}"
+                )
     assert len(ended) == len(CASES)
 
     for error, found, _ in told:

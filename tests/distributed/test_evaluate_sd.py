@@ -1,4 +1,5 @@
-"""Stage evaluate_sd from store to store, sampled and asked on Ray: every row that a recipe can ask for."""
+"""Stage evaluate_sd from store to store, sampled and asked on Ray: every row that a recipe can ask
+for."""
 
 from __future__ import annotations
 
@@ -53,8 +54,20 @@ def waits_for_the_first_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("waits_for_the_first_measurement")
 def test_every_row_is_sampled_and_measured_as_the_prompts_own(made: Any, tmp_path: Path) -> None:
-    rated = load_recipe("tiny", [*made.settings, "llm.predictor=head", "llm.hidden=32", "llm.layers=1", "llm.steps=2", "llm.batch=4"])
-    export(train(judge_samples(made.samples), rated, Rating(rated, kind="judge")), tmp_path / "judge")
+    rated = load_recipe(
+        "tiny",
+        [
+            *made.settings,
+            "llm.predictor=head",
+            "llm.hidden=32",
+            "llm.layers=1",
+            "llm.steps=2",
+            "llm.batch=4",
+        ],
+    )
+    export(
+        train(judge_samples(made.samples), rated, Rating(rated, kind="judge")), tmp_path / "judge"
+    )
     judge = made.publish("models/judge", tmp_path / "judge", "judge")
     model = made.publish("models/tiny", Path(resolve_model("package:tiny-sd")), "sd")
     settings = (
@@ -62,7 +75,15 @@ def test_every_row_is_sampled_and_measured_as_the_prompts_own(made: Any, tmp_pat
         "evaluation.rewrite=[retrieval, boigllm]", "evaluation.judge=predictor", "llm.predictor=head", "llm.max_new_tokens=160",
         "ddpo.chunk=4", "ddpo.prompts=2", "ddpo.images_per_prompt=4",
     )  # fmt: skip
-    done = made.run(Stage.EVALUATE_SD, *settings, **made.inputs, high_kpi=model, boigsd=model, champion=model, judge=judge)
+    done = made.run(
+        Stage.EVALUATE_SD,
+        *settings,
+        **made.inputs,
+        high_kpi=model,
+        boigsd=model,
+        champion=model,
+        judge=judge,
+    )
     folder = Path(done["outputs"]["generation"])
     found = json.loads((folder / "generation.json").read_text())
     assert [name for name, row in found["generation"].items() if row] == [*MODELS, CHAMPION]
@@ -73,7 +94,9 @@ def test_every_row_is_sampled_and_measured_as_the_prompts_own(made: Any, tmp_pat
     rows = found["generation"]
     assert rows["boigsd"] == rows["base"]
     assert 0 < rows["base"]["judge"] < 100
-    assert rows["boigsd_description_rewrite"] == rows["description_rewrite"] != rows["prompt_rewrite"]
+    assert (
+        rows["boigsd_description_rewrite"] == rows["description_rewrite"] != rows["prompt_rewrite"]
+    )
     assert rows["base_unguided"]["clip"] != rows["base"]["clip"]
     assert rows["base"]["forwards"] == 2 * rows["base_unguided"]["forwards"] == 4
     assert {prompt["id"]: set(prompt["rewritten"]) for prompt in found["prompts"]} == {
@@ -88,17 +111,32 @@ def test_every_row_is_sampled_and_measured_as_the_prompts_own(made: Any, tmp_pat
         prompt = texts[row["sample"]]
         assert row["prompt"] == (prompt["text"] if way is None else prompt["rewritten"][way])
         assert row["prompt"].startswith(prompt["text"])
-    assert any(f"in {name}" in prompt["rewritten"]["boigllm"] for prompt in found["prompts"] for name in names)
+    assert any(
+        f"in {name}" in prompt["rewritten"]["boigllm"]
+        for prompt in found["prompts"]
+        for name in names
+    )
     assert sum(part["n"] for part in found["by"]["bucket"].values()) == 6
 
 
-def test_real_images_are_held_out_high_ones_and_novelty_knows_those_of_the_training(made: Any) -> None:
+def test_real_images_are_held_out_high_ones_and_novelty_knows_those_of_the_training(
+    made: Any,
+) -> None:
     recipe, clip = load_recipe("tiny", made.settings), ClipJudge("package:clip-judge")
     seen = see_real(made.dataset, made.samples, clip, clip, recipe)
     held = real_samples(made.samples)
     assert {(sample.split == "train", sample.bucket) for sample in held} == {(False, "high")}
-    assert len(seen.features_HF) == len(seen.embedding_HD) == len(seen.named_H) == len({sample.image for sample in held})
-    train = {sample.image for sample in made.samples if sample.split == "train" and sample.bucket == "high"}
+    assert (
+        len(seen.features_HF)
+        == len(seen.embedding_HD)
+        == len(seen.named_H)
+        == len({sample.image for sample in held})
+    )
+    train = {
+        sample.image
+        for sample in made.samples
+        if sample.split == "train" and sample.bucket == "high"
+    }
     assert len(seen.embedding_TD) == len(train)
     nearest = (seen.embedding_HD @ seen.embedding_TD.T).max(axis=1)
     assert (nearest < 1 - 1e-6).all()  # near-duplicates never cross splits

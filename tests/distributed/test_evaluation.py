@@ -1,4 +1,5 @@
-"""Evaluation on a real local Ray: images with the same bits as in one process, and a language model's answers."""
+"""Evaluation on a real local Ray: images with the same bits as in one process, and a language
+model's answers."""
 
 from __future__ import annotations
 
@@ -13,7 +14,14 @@ from ray.util import ActorPool
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from boig_core.cluster import evaluation
-from boig_core.cluster.evaluation import Draw, SampleActor, Source, answer_prompts, sample_draws, started_samplers
+from boig_core.cluster.evaluation import (
+    Draw,
+    SampleActor,
+    Source,
+    answer_prompts,
+    sample_draws,
+    started_samplers,
+)
 from boig_core.config import load_recipe
 from boig_core.errors import InputError
 from boig_core.llm.tokens import build_tokenizer
@@ -22,16 +30,23 @@ from boig_core.storage import commit, manifest, store
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-RECIPE = load_recipe("tiny", ["evaluation.sampling_steps=2", "ddpo.chunk=4", "ddpo.prompts=2", "ddpo.images_per_prompt=4"])
+RECIPE = load_recipe(
+    "tiny",
+    ["evaluation.sampling_steps=2", "ddpo.chunk=4", "ddpo.prompts=2", "ddpo.images_per_prompt=4"],
+)
 PROMPTS = ["a ball in summer", "a box in winter", "a star in spring"] * 2
 SEEDS = [5, 6, 7, 8, 9, 10]
 
 
-def test_actors_give_the_bits_of_one_process_in_the_order_of_the_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_actors_give_the_bits_of_one_process_in_the_order_of_the_prompts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     attempt, uri = str(tmp_path / "runs/attempt-1"), str(tmp_path / "models/candidate")
     lineage = manifest.Lineage(inputs={}, recipe="", code="")
     done = store.join(attempt, commit.COMMIT)
-    manifest.publish_folder(Path(resolve_model("package:tiny-sd")), uri, kind="sd", lineage=lineage, commit=done)
+    manifest.publish_folder(
+        Path(resolve_model("package:tiny-sd")), uri, kind="sd", lineage=lineage, commit=done
+    )
     commit.commit(attempt, {"sd": uri}, {})
     base = Source("package:tiny-sd", committed=False)
     draws = {
@@ -50,10 +65,20 @@ def test_actors_give_the_bits_of_one_process_in_the_order_of_the_prompts(tmp_pat
 
     monkeypatch.setattr(evaluation, "ActorPool", Counting)
     with started_samplers(RECIPE) as actors:
-        found = sample_draws(actors, draws, SEEDS, RECIPE.ddpo.chunk, lambda name, images: told.update({name: (id(images), len(chunks))}))
+        found = sample_draws(
+            actors,
+            draws,
+            SEEDS,
+            RECIPE.ddpo.chunk,
+            lambda name, images: told.update({name: (id(images), len(chunks))}),
+        )
     assert list(found) == list(draws)
-    assert {name: image for name, (image, _) in told.items()} == {name: id(images) for name, images in found.items()}
-    assert [seen for _, seen in told.values()] == [2, 4, 6, 8], "a draw is handed over before the next one is waited for"
+    assert {name: image for name, (image, _) in told.items()} == {
+        name: id(images) for name, images in found.items()
+    }
+    assert [seen for _, seen in told.values()] == [2, 4, 6, 8], (
+        "a draw is handed over before the next one is waited for"
+    )
     assert found["base"].shape == (6, 32, 32, 3)
     np.testing.assert_array_equal(found["base"], found["candidate"])
     alone = SampleActor(RECIPE)
@@ -61,21 +86,45 @@ def test_actors_give_the_bits_of_one_process_in_the_order_of_the_prompts(tmp_pat
         for part in (slice(0, 4), slice(4, 6)):
             draw = replace(draws[name], prompts=draws[name].prompts[part])
             np.testing.assert_array_equal(found[name][part], alone.sample(draw, SEEDS[part]))
-    assert np.abs(found["base"][0].astype(int) - found["base"][3]).max() > 0  # same prompt, other noise
+    assert (
+        np.abs(found["base"][0].astype(int) - found["base"][3]).max() > 0
+    )  # same prompt, other noise
     assert not np.array_equal(found["base"], found["unguided"])
 
 
-def test_a_committed_language_model_answers_on_workers_with_and_without_the_grammar(tmp_path: Path) -> None:
+def test_a_committed_language_model_answers_on_workers_with_and_without_the_grammar(
+    tmp_path: Path,
+) -> None:
     torch.manual_seed(0)
-    prompts = [f"acme shows you a {kind} for the day\nanswer: " for kind in ("ball", "ring", "moon")]
+    prompts = [
+        f"acme shows you a {kind} for the day\nanswer: " for kind in ("ball", "ring", "moon")
+    ]
     tokenizer = build_tokenizer(prompts * 9, 450)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 500}
-    marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **marks)).save_pretrained(tmp_path / "llm")
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 500,
+    }
+    marks = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **marks)).save_pretrained(
+        tmp_path / "llm"
+    )
     tokenizer.save_pretrained(tmp_path / "llm")
     attempt, uri = str(tmp_path / "runs/attempt-1"), str(tmp_path / "models/boigllm")
     lineage = manifest.Lineage(inputs={}, recipe="", code="")
-    manifest.publish_folder(tmp_path / "llm", uri, kind="boigllm", lineage=lineage, commit=store.join(attempt, commit.COMMIT))
+    manifest.publish_folder(
+        tmp_path / "llm",
+        uri,
+        kind="boigllm",
+        lineage=lineage,
+        commit=store.join(attempt, commit.COMMIT),
+    )
     commit.commit(attempt, {"boigllm": uri}, {})
     sampled = load_recipe("tiny", ["llm.samples=8", "llm.max_new_tokens=400"])
     greedy = load_recipe("tiny", ["llm.max_new_tokens=48", "llm.constrained=false"])

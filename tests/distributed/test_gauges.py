@@ -1,4 +1,5 @@
-"""Real Ray: what a training worker sets is what Prometheus would scrape from the agent of its node."""
+"""Real Ray: what a training worker sets is what Prometheus would scrape from the agent of its
+node."""
 
 import time
 import urllib.request
@@ -28,7 +29,8 @@ class Worker:
 
 
 def scrape(url: str, *, until: str) -> list[str]:
-    """The gauges of this test's run, once one is named ``until``; the agent exports by itself, a moment after they were set."""
+    """The gauges of this test's run, once one is named ``until``; the agent exports by itself, a
+    moment after they were set."""
     ended, gauges = time.monotonic() + PATIENCE_S, list[str]()
     while not any(line.startswith(f"ray_boig_{until}{{") for line in gauges):
         assert time.monotonic() < ended, f"no {until} in:\n{gauges}"

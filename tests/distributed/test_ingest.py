@@ -1,4 +1,5 @@
-"""Stages ingest and perceive over a real local Ray, from an export as the ad world writes it to a described dataset."""
+"""Stages ingest and perceive over a real local Ray, from an export as the ad world writes it to a
+described dataset."""
 
 import json
 from pathlib import Path
@@ -20,10 +21,24 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 POSTS = 300
 
 
-def run(stage: Stage, store: Path, inputs: dict[str, str], run_id: str = "r1", overrides: tuple[str, ...] = ()) -> tuple[int, str]:
+def run(
+    stage: Stage,
+    store: Path,
+    inputs: dict[str, str],
+    run_id: str = "r1",
+    overrides: tuple[str, ...] = (),
+) -> tuple[int, str]:
     task = f"{store}/runs/boig_ingest/{run_id}/{stage}"
     recipe = load_recipe("tiny", ["perception.name_threshold=0.0", *overrides])
-    job = Job(stage=stage, recipe=recipe, inputs=inputs, store=str(store), root="test", task=task, attempt=1)
+    job = Job(
+        stage=stage,
+        recipe=recipe,
+        inputs=inputs,
+        store=str(store),
+        root="test",
+        task=task,
+        attempt=1,
+    )
     work = {Stage.INGEST: ingest.work, Stage.PERCEIVE: perceive.work}[stage]
     return run_stage(work, [write_job(job)]), job.attempt_uri
 
@@ -44,14 +59,25 @@ def test_an_export_becomes_a_described_dataset(world: Path, tmp_path: Path) -> N
     meta = read_manifest(uri, kind="dataset").meta
     truth = [json.loads(line) for line in (world / "truth.jsonl").read_text().splitlines()]
     broken = [row for row in truth if row["broken"]]
-    assert (meta["posts"], meta["rejected"], meta["images"]) == (POSTS, len(broken), POSTS - len(broken))
+    assert (meta["posts"], meta["rejected"], meta["images"]) == (
+        POSTS,
+        len(broken),
+        POSTS - len(broken),
+    )
     assert not list((tmp_path / "datasets" / "adworld" / "staging").iterdir())
-    assert sum(sum(splits.values()) for splits in meta["buckets"].values()) + meta["without_bucket"] == meta["samples"]
+    assert (
+        sum(sum(splits.values()) for splits in meta["buckets"].values()) + meta["without_bucket"]
+        == meta["samples"]
+    )
 
     samples = dataset.read_samples(uri)
     likes = {row["id"]: row["likes"] for row in truth}
-    assert {sample.id: sample.kpi for sample in samples} == {row["id"]: row["likes"] for row in truth if not row["broken"]}
-    assert all(sample.description is None and sample.kpi == likes[sample.post] for sample in samples)
+    assert {sample.id: sample.kpi for sample in samples} == {
+        row["id"]: row["likes"] for row in truth if not row["broken"]
+    }
+    assert all(
+        sample.description is None and sample.kpi == likes[sample.post] for sample in samples
+    )
     files = {row["id"]: world / row["image"] for row in truth}
     assert all(sample.image == sha256_file(files[sample.id]) for sample in samples)
 
@@ -78,35 +104,64 @@ def test_an_export_becomes_a_described_dataset(world: Path, tmp_path: Path) -> N
     # Nothing is looked at twice: not for another version, and not for another dataset of the store.
     assert done["metrics"]["described"] == meta["images"] == done["metrics"]["images"]
     again = run(Stage.PERCEIVE, tmp_path, {"dataset": uri}, run_id="r2")
-    other = run(Stage.INGEST, tmp_path, {"posts": str(world)}, run_id="r3", overrides=("data.name=other", "data.shard_mb=0.5"))
+    other = run(
+        Stage.INGEST,
+        tmp_path,
+        {"posts": str(world)},
+        run_id="r3",
+        overrides=("data.name=other", "data.shard_mb=0.5"),
+    )
     made = commit.read_commit(other[1])
     assert made is not None
-    elsewhere = run(Stage.PERCEIVE, tmp_path, {"dataset": made["outputs"]["dataset"]}, run_id="r3", overrides=("data.name=other",))
+    elsewhere = run(
+        Stage.PERCEIVE,
+        tmp_path,
+        {"dataset": made["outputs"]["dataset"]},
+        run_id="r3",
+        overrides=("data.name=other",),
+    )
     for code, attempt in (again, elsewhere):
         repeated = commit.read_commit(attempt)
         assert code == 0
         assert repeated is not None
         assert repeated["metrics"]["described"] == 0
-        assert [sample.description for sample in dataset.read_samples(repeated["outputs"]["dataset"])] == [s.description for s in described]
+        assert [
+            sample.description for sample in dataset.read_samples(repeated["outputs"]["dataset"])
+        ] == [s.description for s in described]
     assert not list((tmp_path / "perception").glob("*/part-*"))
     # The second version shares the image shards of the first.
-    first, second = (set(dataset.shards(read_manifest(at), dataset.IMAGES)) for at in (uri, done["outputs"]["dataset"]))
+    first, second = (
+        set(dataset.shards(read_manifest(at), dataset.IMAGES))
+        for at in (uri, done["outputs"]["dataset"])
+    )
     assert first == second
 
 
 def test_the_same_export_makes_the_same_dataset(world: Path, tmp_path: Path) -> None:
     digests = []
     for number, name in enumerate(("a", "b")):
-        code, attempt = run(Stage.INGEST, tmp_path / name, {"posts": str(world / "posts.jsonl")}, run_id=f"r{number}")
+        code, attempt = run(
+            Stage.INGEST,
+            tmp_path / name,
+            {"posts": str(world / "posts.jsonl")},
+            run_id=f"r{number}",
+        )
         assert code == 0
         done = commit.read_commit(attempt)
         assert done is not None
-        digests.append([(entry.path, entry.sha256) for entry in read_manifest(done["outputs"]["dataset"]).files])
+        digests.append(
+            [
+                (entry.path, entry.sha256)
+                for entry in read_manifest(done["outputs"]["dataset"]).files
+            ]
+        )
     assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"id": 1}\nnot json\n'])
-def test_nothing_to_read_is_a_user_error_and_leaves_no_dataset(content: bytes | None, tmp_path: Path) -> None:
+def test_nothing_to_read_is_a_user_error_and_leaves_no_dataset(
+    content: bytes | None, tmp_path: Path
+) -> None:
     source = tmp_path / "export" / "posts.jsonl"
     source.parent.mkdir()
     if content is not None:
@@ -121,7 +176,9 @@ def test_nothing_to_read_is_a_user_error_and_leaves_no_dataset(content: bytes | 
 
 
 @pytest.mark.parametrize("inputs", [{}, {"previous": "/d", "retry": "/d", "posts": "/p"}])
-def test_inputs_that_say_nothing_or_too_much_are_refused(inputs: dict[str, str], tmp_path: Path) -> None:
+def test_inputs_that_say_nothing_or_too_much_are_refused(
+    inputs: dict[str, str], tmp_path: Path
+) -> None:
     code, attempt = run(Stage.INGEST, tmp_path, inputs)
     failure = commit.read_failure(attempt)
     assert code == 2
@@ -135,7 +192,12 @@ def test_a_second_day_builds_on_the_first(world: Path, tmp_path: Path) -> None:
     for day, part in enumerate((rows[:200], rows[200:])):
         source = world / f"day-{day}.jsonl"
         source.write_bytes(b"".join(part))
-        code, attempt = run(Stage.INGEST, tmp_path, {"posts": str(source), **({"previous": uris[0]} if uris else {})}, run_id=f"d{day}")
+        code, attempt = run(
+            Stage.INGEST,
+            tmp_path,
+            {"posts": str(source), **({"previous": uris[0]} if uris else {})},
+            run_id=f"d{day}",
+        )
         assert code == 0
         done = commit.read_commit(attempt)
         assert done is not None

@@ -1,4 +1,5 @@
-"""Real processes over gloo: two ranks align a model as one does, with a moving average, a divergence and rollouts sampled ahead."""
+"""Real processes over gloo: two ranks align a model as one does, with a moving average, a
+divergence and rollouts sampled ahead."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ SETTINGS = (
     "ddpo.micro_batch=2", "ddpo.updates=2", "ddpo.lora_rank=4", "ddpo.probe_every=null", "ddpo.ema=0.8",
 )  # fmt: skip
 SAMPLES = [
-    Sample(f"s{i}", f"p{i}", "a", "c", "2020", f"a {word} ball", (), 1, 95, "high", "train", "0", 8, 8)
+    Sample(
+        f"s{i}", f"p{i}", "a", "c", "2020", f"a {word} ball", (), 1, 95, "high", "train", "0", 8, 8
+    )
     for i, word in enumerate(("red", "green", "blue", "black"))
 ]
 
@@ -42,7 +45,9 @@ def align(task: str, *settings: str) -> tuple[list[dict[str, float]], Adapter, s
     recipe = load_recipe("tiny", [*SETTINGS, *settings])
     rows: list[dict[str, float]] = []
     rollouts: Any = LocalRollouts(Sampler(recipe), Warmth()) if rank() == 0 else None
-    learner = Learner(recipe, SAMPLES, rollouts, Checkpoints(task, 1), lambda epoch, row: rows.append(row))
+    learner = Learner(
+        recipe, SAMPLES, rollouts, Checkpoints(task, 1), lambda epoch, row: rows.append(row)
+    )
     return rows, learner.fit(), learner._policy().checksum
 
 
@@ -61,8 +66,18 @@ def test_two_ranks_align_as_one(tmp_path: Path, settings: tuple[str, ...]) -> No
     assert other.checksum == published_of_two.checksum
     assert other_last == last != published.checksum
     for row, of_two in zip(rows, rows_of_two, strict=True):
-        for name in ("reward", "kl", "grad_norm", "approx_kl", "ratio_min", "ratio_max", *(n for n in row if n.startswith("off_policy"))):
+        for name in (
+            "reward",
+            "kl",
+            "grad_norm",
+            "approx_kl",
+            "ratio_min",
+            "ratio_max",
+            *(n for n in row if n.startswith("off_policy")),
+        ):
             assert of_two[name] == pytest.approx(row[name], rel=1e-3), name
     assert rows[-1]["kl"] > 0
     for name, weights in published.weights.items():
-        np.testing.assert_allclose(published_of_two.weights[name], weights, rtol=0, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            published_of_two.weights[name], weights, rtol=0, atol=1e-5, err_msg=name
+        )

@@ -1,4 +1,5 @@
-"""Real Ray: what training workers log stands in the stage's kept log, once, in order and while they train; whoever is lost meanwhile."""
+"""Real Ray: what training workers log stands in the stage's kept log, once, in order and while they
+train; whoever is lost meanwhile."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ log = get_logger("ray_jobs.told")
 
 
 class Kept:
-    """What the test's process keeps of its log; a worker that waits for a line (`wait_for`) goes on when that is written."""
+    """What the test's process keeps of its log; a worker that waits for a line (`wait_for`) goes on
+    when that is written."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.text = folder, ""
@@ -41,9 +43,14 @@ class Kept:
 
     @property
     def lines(self) -> list[str]:
-        """Level, logger and message of the lines that this test's workers and `run_training` logged."""
+        """Level, logger and message of the lines that this test's workers and `run_training`
+        logged."""
         ours = ("ray_jobs.told: ", "boig_core.cluster.train: ")
-        return [" ".join(line.split()[1:]) for line in self.text.splitlines() if any(name in line for name in ours)]
+        return [
+            " ".join(line.split()[1:])
+            for line in self.text.splitlines()
+            if any(name in line for name in ours)
+        ]
 
 
 @pytest.fixture
@@ -54,7 +61,12 @@ def kept(tmp_path: Path) -> Kept:
 def trained(kept: Kept, fn: Callable[[dict[str, Any]], Any], workers: int, **options: Any) -> Any:
     with KeptLog(kept.put, every_s=0.1):
         return run_training(
-            fn, {"folder": kept.folder}, workers=workers, resources=Resources(cpus=1), scratch=kept.folder / "scratch", **options
+            fn,
+            {"folder": kept.folder},
+            workers=workers,
+            resources=Resources(cpus=1),
+            scratch=kept.folder / "scratch",
+            **options,
         )
 
 
@@ -91,21 +103,34 @@ def tells(config: dict[str, Any]) -> str:
 def test_lines_are_kept_once_in_order_while_it_trains(kept: Kept) -> None:
     assert trained(kept, tells, 2) == "result"
     own = [line for line in kept.lines if "rank 1" not in line]
-    told = [f"INFO ray_jobs.told: {line}" for line in ("rank 0 begins", *(f"step {step}" for step in range(50)))]
-    assert own == [*told, "WARNING ray_jobs.told: the key is [SOME_API_KEY]", "ERROR ray_jobs.told: rank 0 ends"]
+    told = [
+        f"INFO ray_jobs.told: {line}"
+        for line in ("rank 0 begins", *(f"step {step}" for step in range(50)))
+    ]
+    assert own == [
+        *told,
+        "WARNING ray_jobs.told: the key is [SOME_API_KEY]",
+        "ERROR ray_jobs.told: rank 0 ends",
+    ]
     others = [line for line in kept.lines if "rank 1" in line]
-    assert others == ["WARNING ray_jobs.told: rank 1: it is warm", "ERROR ray_jobs.told: rank 1: rank 1 ends"]
+    assert others == [
+        "WARNING ray_jobs.told: rank 1: it is warm",
+        "ERROR ray_jobs.told: rank 1: rank 1 ends",
+    ]
     assert kept.text.count("KeyError: 'a cause'") == 1
     # What Ray prints on the terminal, too, holds the rest and nothing of that.
     logs = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs"
     printed = "".join(path.read_text() for path in logs.glob("worker-*.out"))
     assert "rank 1 begins" in printed
     assert "a library complains" in printed
-    assert not any(line in printed for line in ("step 7", "it is warm", "the key is", "rank 0 ends"))
+    assert not any(
+        line in printed for line in ("step 7", "it is warm", "the key is", "rank 0 ends")
+    )
 
 
 def goes_wrong(config: dict[str, Any]) -> None:
-    """Rank 1 is killed once what it and rank 0 said is kept; the next time rank 0 fails by infrastructure, then by its rewards."""
+    """Rank 1 is killed once what it and rank 0 said is kept; the next time rank 0 fails by
+    infrastructure, then by its rewards."""
     folder, rank = config["folder"], ray.train.get_context().get_world_rank()
     starts = len(list(folder.glob("start-*")))
     if rank == 0:
@@ -121,16 +146,30 @@ def goes_wrong(config: dict[str, Any]) -> None:
     dist.barrier()  # else a rank could count the other's start
     if rank == 0:
         (folder / f"start-{starts}").touch()
-        raise ScorerError("score nan", "must be finite", "look at the images") if starts == 2 else ConnectionError("a fault")
+        raise (
+            ScorerError("score nan", "must be finite", "look at the images")
+            if starts == 2
+            else ConnectionError("a fault")
+        )
 
 
-def test_a_killed_rank_and_errors_take_no_line_and_a_wrong_reward_starts_no_group_again(kept: Kept) -> None:
+def test_a_killed_rank_and_errors_take_no_line_and_a_wrong_reward_starts_no_group_again(
+    kept: Kept,
+) -> None:
     with pytest.raises(ScorerError, match="must be finite"):
         trained(kept, goes_wrong, 2)
-    assert sorted(kept.lines[:2]) == ["INFO ray_jobs.told: rank 0 begins start 0", "WARNING ray_jobs.told: rank 1: goes down"]
+    assert sorted(kept.lines[:2]) == [
+        "INFO ray_jobs.told: rank 0 begins start 0",
+        "WARNING ray_jobs.told: rank 1: goes down",
+    ]
     ended = "WARNING boig_core.cluster.train: training workers ended after"
     begins = [f"INFO ray_jobs.told: rank 0 begins start {start}" for start in (1, 2)]
-    assert [line if line in begins else line[: len(ended)] for line in kept.lines[2:]] == [ended, begins[0], ended, begins[1]]
+    assert [line if line in begins else line[: len(ended)] for line in kept.lines[2:]] == [
+        ended,
+        begins[0],
+        ended,
+        begins[1],
+    ]
 
 
 @ray.remote(num_cpus=0)
@@ -182,7 +221,9 @@ def test_a_line_that_cannot_be_sent_stays_with_the_worker() -> None:
         def emit(self, record: logging.LogRecord) -> None:
             stayed.append(record.getMessage())
 
-    relay.ToStage(Full, 0, Here()).handle(logging.LogRecord("boig_core.x", logging.INFO, "x.py", 1, "a line", None, None))
+    relay.ToStage(Full, 0, Here()).handle(
+        logging.LogRecord("boig_core.x", logging.INFO, "x.py", 1, "a line", None, None)
+    )
     assert stayed == ["a line"]
 
 

@@ -1,4 +1,5 @@
-"""Real Ray: the same bits for one and two actors and where actors died or hung; a scorer that fails ends the epoch by name."""
+"""Real Ray: the same bits for one and two actors and where actors died or hung; a scorer that fails
+ends the epoch by name."""
 
 import functools
 import os
@@ -21,14 +22,37 @@ from boig_core.vocabulary import Sample
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-SETTINGS = ["ddpo.prompts=6", "ddpo.images_per_prompt=2", "ddpo.sampling_steps=4", "ddpo.window=2", "ddpo.chunk=2", "ddpo.updates=2"]
+SETTINGS = [
+    "ddpo.prompts=6",
+    "ddpo.images_per_prompt=2",
+    "ddpo.sampling_steps=4",
+    "ddpo.window=2",
+    "ddpo.chunk=2",
+    "ddpo.updates=2",
+]
 
 
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
     words = ("red", "green", "blue", "yellow", "white", "black")
     return [
-        Sample(f"s{i}", f"p{i}", "a", "c", "2020", f"a {word} ball", (), 1, 95, "high", "train", "0", 8, 8) for i, word in enumerate(words)
+        Sample(
+            f"s{i}",
+            f"p{i}",
+            "a",
+            "c",
+            "2020",
+            f"a {word} ball",
+            (),
+            1,
+            95,
+            "high",
+            "train",
+            "0",
+            8,
+            8,
+        )
+        for i, word in enumerate(words)
     ]
 
 
@@ -98,11 +122,15 @@ def adapter() -> Adapter:
 
 
 @pytest.mark.timeout(600)
-def test_same_bits_for_one_and_two_and_replaced_actors(samples: list[Sample], adapter: Adapter, tmp_path: Path) -> None:
+def test_same_bits_for_one_and_two_and_replaced_actors(
+    samples: list[Sample], adapter: Adapter, tmp_path: Path
+) -> None:
     chunks = epoch_chunks(recipe_with(1).ddpo, samples, 0, 0)
     assert len(chunks) == 6
     died, hung = tmp_path / "died", tmp_path / "hung"
-    impatient = recipe_with(1).model_copy(update={"reward": recipe_with(1).reward.model_copy(update={"timeout_s": 5.0})})
+    impatient = recipe_with(1).model_copy(
+        update={"reward": recipe_with(1).reward.model_copy(update={"timeout_s": 5.0})}
+    )
     pools = [
         RayRollouts.start(recipe_with(1), Warmth),
         RayRollouts.start(recipe_with(2), Warmth, functools.partial(die_once, died)),
@@ -112,11 +140,16 @@ def test_same_bits_for_one_and_two_and_replaced_actors(samples: list[Sample], ad
     worked, waited = ([pool.spent(3600) for pool in pools] for _ in range(2))
     assert [row["chunks_redone"] for row in worked] == [0, 1, 1]
     assert [row["seconds_lost"] > 0 for row in worked] == [False, True, True]
-    assert all(0 < worked[0][name] < waited[0][name] == 1 for name in ("idle_rollout_actors", "idle_reward_actors"))
+    assert all(
+        0 < worked[0][name] < waited[0][name] == 1
+        for name in ("idle_rollout_actors", "idle_reward_actors")
+    )
     assert not any(row["chunks_redone"] for row in waited)
     [(again, findings)] = pools[0].examine(adapter, chunks[:1])
     assert np.array_equal(again.images_BHWC, one[0][0].images_BHWC)
-    assert {name: of_N.tolist() for name, of_N in findings.items()} == {"reward": one[0][1].tolist()}
+    assert {name: of_N.tolist() for name, of_N in findings.items()} == {
+        "reward": one[0][1].tolist()
+    }
     for actor in (*pools[0]._samplers, *pools[0]._scorers):  # while they are idle
         os.kill(ray.get(actor.ready.remote()), signal.SIGKILL)
     others.append(pools[0].collect(adapter, chunks))
@@ -132,10 +165,14 @@ def test_same_bits_for_one_and_two_and_replaced_actors(samples: list[Sample], ad
             assert np.array_equal(a.images_BHWC, b.images_BHWC)
             assert np.array_equal(reward_a, reward_b)
     assert [i for t, _ in one for i in t.indices_B.tolist()] == list(range(12))
-    np.testing.assert_array_equal(one[0][1], Warmth("cpu").score(one[0][0].images_BHWC, chunks[0].samples))
+    np.testing.assert_array_equal(
+        one[0][1], Warmth("cpu").score(one[0][0].images_BHWC, chunks[0].samples)
+    )
 
 
-def test_a_scorer_that_fails_ends_the_epoch_with_its_own_error(samples: list[Sample], adapter: Adapter) -> None:
+def test_a_scorer_that_fails_ends_the_epoch_with_its_own_error(
+    samples: list[Sample], adapter: Adapter
+) -> None:
     chunks = epoch_chunks(recipe_with(1).ddpo, samples, 0, 0)
     with RayRollouts.placed(recipe_with(1), Failing) as rollouts:
         for says in SAYS:

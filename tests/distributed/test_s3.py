@@ -1,4 +1,5 @@
-"""The same stages on a folder and on S3 leave the same files; what a user got wrong stays a user error through Ray."""
+"""The same stages on a folder and on S3 leave the same files; what a user got wrong stays a user
+error through Ray."""
 
 from __future__ import annotations
 
@@ -33,8 +34,12 @@ def export(tmp_path: Path) -> str:
 def run(root: str, stage: Stage, overrides: tuple[str, ...] = (), **inputs: str) -> tuple[int, Job]:
     recipe = load_recipe("tiny", overrides)
     task = store.join(root, "runs", "boig_ingest", "r1", stage.value)
-    job = Job(stage=stage, recipe=recipe, inputs=inputs, store=root, root="test", task=task, attempt=1)
-    return run_stage({Stage.INGEST: ingest.work, Stage.PERCEIVE: perceive.work}[stage], [write_job(job)]), job
+    job = Job(
+        stage=stage, recipe=recipe, inputs=inputs, store=root, root="test", task=task, attempt=1
+    )
+    return run_stage(
+        {Stage.INGEST: ingest.work, Stage.PERCEIVE: perceive.work}[stage], [write_job(job)]
+    ), job
 
 
 def loop(root: str, posts: str) -> str:
@@ -50,7 +55,8 @@ def loop(root: str, posts: str) -> str:
 
 
 def outputs_and_runs(root: str) -> set[str]:
-    """Paths of all files, but for the export and the logs: a log has a chunk for every few seconds that a stage takes."""
+    """Paths of all files, but for the export and the logs: a log has a chunk for every few seconds
+    that a stage takes."""
     paths = {path for path, _ in store.list_files(root)}
     return {path for path in paths if not path.startswith("export/") and "/log/" not in path}
 
@@ -64,7 +70,10 @@ def test_a_folder_and_s3_get_the_same_files(s3_root: str, export: str, tmp_path:
     assert files[0] == files[1]
     assert len([path for path in files[0] if path.endswith("manifest.json")]) == 2
     own = {dataset.REJECTS, dataset.SOURCES}  # say where rows stood
-    same = [{entry for entry in manifest.verify(uri).files if entry.path not in own} for uri in (local, remote)]
+    same = [
+        {entry for entry in manifest.verify(uri).files if entry.path not in own}
+        for uri in (local, remote)
+    ]
     assert same[0] == same[1], "the same names, sizes and SHA-256, blobs included"
     assert dataset.read_samples(local) == dataset.read_samples(remote)
     assert dataset.read_images(remote, side=32).keys() == dataset.read_images(local, side=32).keys()
@@ -75,7 +84,12 @@ def test_wrong_model_is_a_user_error_through_ray(s3_root: str, export: str) -> N
     assert code == 0
     done = commit.read_commit(job.attempt_uri)
     assert done is not None
-    code, job = run(s3_root, Stage.PERCEIVE, ("perception.clip=package:nope",), dataset=done["outputs"]["dataset"])
+    code, job = run(
+        s3_root,
+        Stage.PERCEIVE,
+        ("perception.clip=package:nope",),
+        dataset=done["outputs"]["dataset"],
+    )
     failure = commit.read_failure(job.attempt_uri)
     assert failure is not None
     assert (code, failure.type, failure.user) == (2, "InputError", True)

@@ -1,4 +1,5 @@
-"""Stages calibrate, score_rewards and ddpo over a real dataset and a BoigLLM with random weights, by Ray actors, from store to store."""
+"""Stages calibrate, score_rewards and ddpo over a real dataset and a BoigLLM with random weights,
+by Ray actors, from store to store."""
 
 from __future__ import annotations
 
@@ -30,13 +31,20 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 def read(done: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     folder = Path(done["outputs"]["rewards"])
-    return pq.read_table(folder / "rewards.parquet").to_pylist(), json.loads((folder / "rewards.json").read_text())
+    return pq.read_table(folder / "rewards.parquet").to_pylist(), json.loads(
+        (folder / "rewards.json").read_text()
+    )
 
 
 def test_a_split_is_scored_once_and_a_folder_of_its_images_alike(made: Any, tmp_path: Path) -> None:
     calibration = json.loads(Path(made.inputs["calibration"], "calibration.json").read_text())
     assert calibration["reward"] == "contrast + 0.5 mean_logprob"
-    assert set(calibration["splits"]["test"]) >= {"dsg", "contrast", "mean_logprob", calibration["reward"]}
+    assert set(calibration["splits"]["test"]) >= {
+        "dsg",
+        "contrast",
+        "mean_logprob",
+        calibration["reward"],
+    }
     assert set(calibration["scales"]) == set(offered(predictor=False))
 
     done = made.run(Stage.SCORE_REWARDS, "reward.actors=2", **made.inputs)
@@ -73,14 +81,23 @@ def test_a_split_is_scored_once_and_a_folder_of_its_images_alike(made: Any, tmp_
 
 
 def test_a_reward_that_was_not_calibrated_is_refused(made: Any) -> None:
-    assert made.run(Stage.SCORE_REWARDS, "reward.weights={dsg: 1}", name="other", **made.inputs) == {}
+    assert (
+        made.run(Stage.SCORE_REWARDS, "reward.weights={dsg: 1}", name="other", **made.inputs) == {}
+    )
     failure = commit.read_failure(f"{made.root}/runs/dag/other/score_rewards/attempt-1")
     assert failure is not None
     assert "calibrate again" in failure.remedy
 
 
 def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Any) -> None:
-    sizes = ("llm.hidden=32", "llm.layers=1", "llm.steps=40", "llm.checkpoint_every=40", "llm.batch=12", "llm.micro_batch=12")
+    sizes = (
+        "llm.hidden=32",
+        "llm.layers=1",
+        "llm.steps=40",
+        "llm.checkpoint_every=40",
+        "llm.batch=12",
+        "llm.micro_batch=12",
+    )
     rated = ("llm.predictor=head", "reward.weights={engagement: 1}", "evaluation.judge=predictor")
     job = Job(
         stage=Stage.FINETUNE_LLM, recipe=load_recipe("tiny", [*made.settings, *sizes, *rated]), inputs={"dataset": made.dataset},
@@ -88,7 +105,9 @@ def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Any) ->
     )  # fmt: skip
     curve: list[dict[str, float]] = []
     config = {"job": job.model_dump_json(), "rows": lambda step, values: curve.append(values)}
-    trained = {name: finetune_llm.train_model({**config, "model": name}) for name in job.recipe.llm_models}
+    trained = {
+        name: finetune_llm.train_model({**config, "model": name}) for name in job.recipe.llm_models
+    }
     outputs, metrics = ({name: part[i] for name, part in trained.items()} for i in (0, 1))
     commit.commit(job.attempt_uri, outputs, {})
     assert set(outputs) == {"boigllm", "no_kpi", "predictor", "judge"}
@@ -99,14 +118,21 @@ def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Any) ->
     manifest.read_manifest(outputs["judge"], kind="judge")
     told = metrics["predictor"]
     assert told["steps"] == 40
-    # Whether forty steps beat a head that says the middle of everything is not asked here, only that they are told of as they were.
+    # Whether forty steps beat a head that says the middle of everything is not asked here, only
+    # that they are told of as they were.
     assert told["best_step"] == 40
     assert told["loss_fell"] is (told["best_val_loss"] < told["first_val_loss"])
     published = manifest.read_manifest(outputs["predictor"], kind="predictor")
     assert published.meta["method"] == "head"
-    assert {"head.safetensors", "predictor.json", "README.md"} <= {entry.path for entry in published.files}
+    assert {"head.safetensors", "predictor.json", "README.md"} <= {
+        entry.path for entry in published.files
+    }
 
-    inputs = {"dataset": made.dataset, "boigllm": outputs["boigllm"], "predictor": outputs["predictor"]}
+    inputs = {
+        "dataset": made.dataset,
+        "boigllm": outputs["boigllm"],
+        "predictor": outputs["predictor"],
+    }
     done = made.run(Stage.CALIBRATE, *rated, name="rated", **inputs)
     calibration = json.loads(Path(done["outputs"]["calibration"], "calibration.json").read_text())
     assert set(calibration["splits"]["test"]) == set(REWARDS)
@@ -130,37 +156,64 @@ def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Any) ->
     assert failure.message.startswith("input 'predictor'")
 
 
-def test_an_alignment_is_watched_by_a_predictor_that_it_does_not_maximize(made: Any, tmp_path: Path) -> None:
+def test_an_alignment_is_watched_by_a_predictor_that_it_does_not_maximize(
+    made: Any, tmp_path: Path
+) -> None:
     folder = tmp_path / "predictor"
-    shutil.copytree(made.inputs["boigllm"], folder, ignore=shutil.ignore_patterns(manifest.MANIFEST))
-    save_file({"weight": torch.full((1, 32), 0.1), "bias": torch.tensor([0.5])}, folder / "head.safetensors")
+    shutil.copytree(
+        made.inputs["boigllm"], folder, ignore=shutil.ignore_patterns(manifest.MANIFEST)
+    )
+    save_file(
+        {"weight": torch.full((1, 32), 0.1), "bias": torch.tensor([0.5])},
+        folder / "head.safetensors",
+    )
     about = {"method": "head", "wording": asdict(Wording.of(load_recipe("tiny", made.settings)))}
     (folder / "predictor.json").write_text(json.dumps(about))
     predictor = made.publish("models/predictor", folder, "predictor")
-    sizes = ("epochs=2", "prompts=2", "images_per_prompt=2", "chunk=4", "sampling_steps=3", "window=1", "updates=1", "probe_every=2")
+    sizes = (
+        "epochs=2",
+        "prompts=2",
+        "images_per_prompt=2",
+        "chunk=4",
+        "sampling_steps=3",
+        "window=1",
+        "updates=1",
+        "probe_every=2",
+    )
     settings = ("reward.min_auc=null", *(f"ddpo.{size}" for size in sizes))
     done = made.run(Stage.DDPO, *settings, **made.inputs, predictor=predictor)
     assert set(done["outputs"]) == {"boigsd"}
 
     attempt = Path(made.root, "runs/dag/r/ddpo/attempt-1")
-    first, second = (json.loads(line) for line in (attempt / "metrics.jsonl").read_text().splitlines())
+    first, second = (
+        json.loads(line) for line in (attempt / "metrics.jsonl").read_text().splitlines()
+    )
     assert 0 <= first["probe_engagement"] <= 100
     low, high = json.loads(Path(made.inputs["calibration"], "calibration.json").read_text())["clip"]
     assert low <= first["probe_reward"] <= high
     assert first["probe_diversity"] > 0
     assert not any(name.startswith("probe_") for name in second)
     for row in (first, second):
-        assert all(0 < row[f"idle_{pool}"] < 1 for pool in ("learner", "rollout_actors", "reward_actors"))
+        assert all(
+            0 < row[f"idle_{pool}"] < 1 for pool in ("learner", "rollout_actors", "reward_actors")
+        )
 
     assert sorted(path.name for path in (attempt / "samples").iterdir()) == [
         "epoch-0000.json", "epoch-0001.json", "probe-0000.json", "probe-0000.png"
     ]  # fmt: skip
-    texts = {split: {sample.text for sample in made.samples if sample.split == split} for split in ("train", "validation")}
+    texts = {
+        split: {sample.text for sample in made.samples if sample.split == split}
+        for split in ("train", "validation")
+    }
     trained = json.loads((attempt / "samples/epoch-0001.json").read_text())
     assert {row["prompt"] for row in trained} <= texts["train"]
-    assert [row["reward"] for row in trained] == pytest.approx([second["reward_prompt_max"], second["reward_prompt_min"]])
+    assert [row["reward"] for row in trained] == pytest.approx(
+        [second["reward_prompt_max"], second["reward_prompt_min"]]
+    )
     probed = json.loads((attempt / "samples/probe-0000.json").read_text())
     assert {row["prompt"] for row in probed["rows"]} <= texts["validation"]
-    assert np.mean([row["engagement"] for row in probed["rows"]]) == pytest.approx(first["probe_engagement"])
+    assert np.mean([row["engagement"] for row in probed["rows"]]) == pytest.approx(
+        first["probe_engagement"]
+    )
     with Image.open(attempt / "samples/probe-0000.png") as grid:
         assert grid.size == (4 * 100 - 4, len(probed["rows"]) * 100 - 4)

@@ -1,4 +1,5 @@
-"""Scorers on a real local Ray: what dies or hangs is done again by a fresh actor, what is wrong ends the work, nothing becomes a zero."""
+"""Scorers on a real local Ray: what dies or hangs is done again by a fresh actor, what is wrong
+ends the work, nothing becomes a zero."""
 
 from __future__ import annotations
 
@@ -37,7 +38,10 @@ def open_doubling(device: str) -> Callable[[Sequence[float]], dict[str, Any]]:
 
 
 def run(settings: Recipe, open_score: Any) -> dict[int, list[float]]:
-    return {number: values["dsg"].tolist() for number, values in score_chunks(settings, open_score, CHUNKS)}
+    return {
+        number: values["dsg"].tolist()
+        for number, values in score_chunks(settings, open_score, CHUNKS)
+    }
 
 
 RIGHT = {0: [2.0, 4.0], 1: [6.0, 8.0], 2: [10.0]}
@@ -48,7 +52,9 @@ def test_actors_pull_chunks_in_an_environment_of_their_own() -> None:
         assert os.environ["SCORER_LEVEL"] == "7"
         return open_doubling(device)
 
-    assert run(recipe(2, "reward.runtime_env={env_vars: {SCORER_LEVEL: '7'}}"), open_reading) == RIGHT
+    assert (
+        run(recipe(2, "reward.runtime_env={env_vars: {SCORER_LEVEL: '7'}}"), open_reading) == RIGHT
+    )
 
 
 def faulty(marker: Path, faults: Sequence[Callable[[], Any]], device: str) -> Any:
@@ -74,26 +80,45 @@ def hang() -> None:
 
 
 def test_a_chunk_whose_actor_dies_or_hangs_is_scored_by_a_fresh_one(tmp_path: Path) -> None:
-    assert run(recipe(1, "reward.timeout_s=6"), functools.partial(faulty, tmp_path / "faults", [die, hang])) == RIGHT
+    assert (
+        run(
+            recipe(1, "reward.timeout_s=6"),
+            functools.partial(faulty, tmp_path / "faults", [die, hang]),
+        )
+        == RIGHT
+    )
     assert (tmp_path / "faults").read_text() == "xx"
 
 
 @pytest.mark.parametrize(
     ("fault", "limit_s", "says"),
-    [(die, 600, r"scores of chunk 1: lost its actor .*; 1 actors"), (hang, 5, r"scores of chunk 1: took longer than 5 s; 1 actors")],
+    [
+        (die, 600, r"scores of chunk 1: lost its actor .*; 1 actors"),
+        (hang, 5, r"scores of chunk 1: took longer than 5 s; 1 actors"),
+    ],
 )
-def test_faults_without_end_end_the_work(fault: Any, limit_s: float, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults_without_end_end_the_work(
+    fault: Any, limit_s: float, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(actors, "RESTARTS", 0)
     with pytest.raises(ClusterError, match=says):
-        run(recipe(1, f"reward.timeout_s={limit_s}"), functools.partial(faulty, tmp_path / "faults", [fault] * 9))
+        run(
+            recipe(1, f"reward.timeout_s={limit_s}"),
+            functools.partial(faulty, tmp_path / "faults", [fault] * 9),
+        )
     assert (tmp_path / "faults").read_text() == "x"
 
 
 @pytest.mark.parametrize(
     ("gives", "says"),
-    [({"dsg": np.array([1.0, np.nan])}, "must be finite"), ({"dsg": np.array([1.0])}, "1 results of the scorer for 2 inputs")],
+    [
+        ({"dsg": np.array([1.0, np.nan])}, "must be finite"),
+        ({"dsg": np.array([1.0])}, "1 results of the scorer for 2 inputs"),
+    ],
 )
-def test_a_wrong_result_ends_the_work_and_is_not_tried_again(gives: Any, says: str, tmp_path: Path) -> None:
+def test_a_wrong_result_ends_the_work_and_is_not_tried_again(
+    gives: Any, says: str, tmp_path: Path
+) -> None:
     with pytest.raises(ScorerError, match=says):
         run(recipe(), functools.partial(faulty, tmp_path / "wrong", [lambda: gives] * 9))
     assert (tmp_path / "wrong").read_text() == "x"

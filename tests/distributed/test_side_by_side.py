@@ -1,4 +1,5 @@
-"""Real Ray: trainings side by side say which of them speaks, share one curve, and end together when one of them fails."""
+"""Real Ray: trainings side by side say which of them speaks, share one curve, and end together when
+one of them fails."""
 
 from __future__ import annotations
 
@@ -59,14 +60,19 @@ def meets(config: dict[str, Any]) -> str:
 def test_two_trainings_meet_and_share_a_log_and_a_curve(tmp_path: Path) -> None:
     rows: list[tuple[int, dict[str, float]]] = []
     kept: list[str] = []
-    configs = {name: {"folder": tmp_path, "name": name, "other": other} for name, other in (("first", "second"), ("second", "first"))}
+    configs = {
+        name: {"folder": tmp_path, "name": name, "other": other}
+        for name, other in (("first", "second"), ("second", "first"))
+    }
     with KeptLog(lambda number, chunk: kept.append(chunk.decode()), every_s=0.1):
         told = options(tmp_path, on_row=lambda step, values: rows.append((step, values)))
         results = run_trainings(meets, configs, at_once=2, **told)
     assert results == {"first": "result of first", "second": "result of second"}
     for name, other in (("first", "second"), ("second", "first")):
         assert f"ray_jobs.side: {name}: met {other}\n" in "".join(kept)
-        assert [row for row in rows if f"{name}_loss" in row[1]] == [(step, {f"{name}_loss": float(step)}) for step in range(3)]
+        assert [row for row in rows if f"{name}_loss" in row[1]] == [
+            (step, {f"{name}_loss": float(step)}) for step in range(3)
+        ]
 
 
 def fails_or_lasts(config: dict[str, Any]) -> None:
@@ -83,9 +89,14 @@ def fails_or_lasts(config: dict[str, Any]) -> None:
 
 
 def test_an_error_ends_the_other_training_too(tmp_path: Path) -> None:
-    configs = {name: {"folder": tmp_path, "fails": name == "wrong"} for name in ("lasting", "wrong", "waiting")}
+    configs = {
+        name: {"folder": tmp_path, "fails": name == "wrong"}
+        for name in ("lasting", "wrong", "waiting")
+    }
     with pytest.raises(InputError, match="mend them"):
         run_trainings(fails_or_lasts, configs, at_once=2, **options(tmp_path))
-    wait_until(lambda: not_running(int((tmp_path / "pid").read_text())), "the end of the other worker")
+    wait_until(
+        lambda: not_running(int((tmp_path / "pid").read_text())), "the end of the other worker"
+    )
     assert not (tmp_path / "lasted").exists()
     assert (tmp_path / "starts").read_text() == "start\n"  # neither again, nor the one that waited

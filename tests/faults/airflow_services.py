@@ -1,8 +1,8 @@
 """Real services for the fault tests, each a process that a test can kill, freeze and start again.
 
-Postgres, a Ray head with its Jobs API, and Airflow's four servers with the LocalExecutor. Airflow reaches Ray through `Gate`, which can
-hold back an answer. Jobs run `stand_in` instead of Python. All of it has secrets in its environment (see `tests.planted`). Leaves out: what
-is asserted.
+Postgres, a Ray head with its Jobs API, and Airflow's four servers with the LocalExecutor. Airflow
+reaches Ray through `Gate`, which can hold back an answer. Jobs run `stand_in` instead of Python.
+All of it has secrets in its environment (see `tests.planted`). Leaves out: what is asserted.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ POSTGRES = Path("/usr/lib/postgresql")
 """Where Debian keeps the programs, off the path."""
 SERVERS = ("api-server", "scheduler", "dag-processor", "triggerer")
 RAYS_OWN = ("JobSupervisor", "_AutoscalingCoordinatorActor", "PlacementGroupCleaner")
-"""Actors that hold no room. Of a stopped training Ray's cleaner stays, idle: in Ray 2.60 it ends its thread and takes that for its end."""
+"""Actors that hold no room. Of a stopped training Ray's cleaner stays, idle: in Ray 2.60 it ends
+its thread and takes that for its end."""
 SETTINGS = {
     "CORE__PARALLELISM": "8",
     "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
@@ -62,15 +63,26 @@ SETTINGS = {
     "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "20",
     "WORKERS__MIN_HEARTBEAT_INTERVAL": "3",
 }
-"""A dead process is noticed within half a minute, not five; less, and a busy machine takes the living for dead."""
-RECIPE = ["sd.steps=12", "sd.checkpoint_every=10", "sd.batch=4", "sd.workers=1", "data.percentiles=[40, 60]", "data.floors=[-1, -1, -1]"]
+"""A dead process is noticed within half a minute, not five; less, and a busy machine takes the
+living for dead."""
+RECIPE = [
+    "sd.steps=12",
+    "sd.checkpoint_every=10",
+    "sd.batch=4",
+    "sd.workers=1",
+    "data.percentiles=[40, 60]",
+    "data.floors=[-1, -1, -1]",
+]
 """Of the stages: a training that ends two steps after its one checkpoint in between."""
 
 
 def postgres_programs() -> Path:
-    """Folder of ``initdb`` and ``postgres``; where there are none the tests are skipped, but on CI they fail."""
+    """Folder of ``initdb`` and ``postgres``; where there are none the tests are skipped, but on CI
+    they fail."""
     found = shutil.which("initdb")
-    places = [Path(found).resolve().parent] if found else sorted(POSTGRES.glob("*/bin"), reverse=True)
+    places = (
+        [Path(found).resolve().parent] if found else sorted(POSTGRES.glob("*/bin"), reverse=True)
+    )
     if places:
         return places[0]
     reason = "Postgres is not installed (Debian: apt-get install postgresql)"
@@ -80,11 +92,13 @@ def postgres_programs() -> Path:
 
 
 def until(what: str, true: Callable[[], Any], limit_s: float = 240.0, every_s: float = 1.0) -> Any:
-    """Wait for an event; returns what ``true`` returned. The limit is for a hang alone: it decides nothing else.
+    """Wait for an event; returns what ``true`` returned. The limit is for a hang alone: it decides
+    nothing else.
 
     Args:
         what: the event, for the message of a hang.
-        true: whether it has come; asked often at first, then every ``every_s`` seconds, since what it asks must answer with the same CPUs.
+        true: whether it has come; asked often at first, then every ``every_s`` seconds, since what
+            it asks must answer with the same CPUs.
         limit_s: longest wait.
         every_s: longest pause.
     """
@@ -126,7 +140,9 @@ class Airflow(AirflowApi):
     def all_tasks(self, run: Run) -> dict[str, dict[str, Any]]:
         """Task instances of a run by task id, however many there are."""
         found: dict[str, dict[str, Any]] = {}
-        while page := self._call("GET", f"{run.path}/taskInstances?limit=100&offset={len(found)}&order_by=id")["task_instances"]:
+        while page := self._call(
+            "GET", f"{run.path}/taskInstances?limit=100&offset={len(found)}&order_by=id"
+        )["task_instances"]:
             found |= {task["task_id"]: task for task in page}
         return found
 
@@ -169,14 +185,18 @@ class Airflow(AirflowApi):
 
     def events(self, asset: str) -> list[dict[str, Any]]:
         """An asset's events, the oldest first."""
-        return self._call("GET", f"/assets/events?asset_id={self._asset(asset)}&order_by=timestamp")["asset_events"]  # type: ignore[no-any-return]
+        return self._call(
+            "GET", f"/assets/events?asset_id={self._asset(asset)}&order_by=timestamp"
+        )["asset_events"]  # type: ignore[no-any-return]
 
     def asset_state(self, asset: str) -> dict[str, Any]:
         found = self._call("GET", f"/assets/{self._asset(asset)}/state-store")["asset_state_store"]
         return {entry["key"]: entry["value"] for entry in found}
 
     def forget(self, asset: str, key: str) -> None:
-        self._send("DELETE", f"/assets/{self._asset(asset)}/state-store/{key}", None).raise_for_status()
+        self._send(
+            "DELETE", f"/assets/{self._asset(asset)}/state-store/{key}", None
+        ).raise_for_status()
 
     def _asset(self, name: str) -> int:
         found = self._call("GET", f"/assets?name_pattern={quote(name)}")["assets"]
@@ -190,11 +210,16 @@ class Airflow(AirflowApi):
     def unhealthy(self) -> list[str]:
         """Servers without a fresh heartbeat."""
         health = self._send("GET", "/monitor/health").json()
-        return [name for name in ("scheduler", "triggerer", "dag_processor") if health[name]["status"] != "healthy"]
+        return [
+            name
+            for name in ("scheduler", "triggerer", "dag_processor")
+            if health[name]["status"] != "healthy"
+        ]
 
 
 class Gate:
-    """Passes requests on to Ray. After `hold`, the answer to the next submission is kept back until `release`: Ray has the job already."""
+    """Passes requests on to Ray. After `hold`, the answer to the next submission is kept back until
+    `release`: Ray has the job already."""
 
     def __init__(self, ray: str) -> None:
         self.held = threading.Event()
@@ -235,11 +260,20 @@ class Gate:
         self._loop.run_until_complete(runner.cleanup())
 
     async def _pass_on(self, request: web.Request) -> web.Response:
-        headers = {key: request.headers[key] for key in ("Authorization", "Content-Type") if key in request.headers}
+        headers = {
+            key: request.headers[key]
+            for key in ("Authorization", "Content-Type")
+            if key in request.headers
+        }
         try:
             async with (
                 aiohttp.ClientSession() as session,
-                session.request(request.method, self._ray + request.path_qs, data=await request.read(), headers=headers) as answer,
+                session.request(
+                    request.method,
+                    self._ray + request.path_qs,
+                    data=await request.read(),
+                    headers=headers,
+                ) as answer,
             ):
                 body, status, kind = await answer.read(), answer.status, answer.content_type
         except aiohttp.ClientError as exc:
@@ -270,7 +304,8 @@ class Installation(Services):
         self.airflow = Airflow(f"http://127.0.0.1:{self.ports.airflow}", "admin", "of-tests")
 
     def prepare(self) -> None:
-        """Everything that Airflow's servers and Ray need to start: folders, files, and a database with its tables."""
+        """Everything that Airflow's servers and Ray need to start: folders, files, and a database
+        with its tables."""
         programs = postgres_programs()
         (self.signals / "go").mkdir(parents=True)
         for name in ("store", "airflow", "dags"):
@@ -284,13 +319,20 @@ class Installation(Services):
         python.chmod(0o755)
         self._start_postgres(programs)
         with (self.home / "logs" / "migrate.log").open("wb") as log:
-            subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=self.env, stdout=log, stderr=log, check=True)
+            subprocess.run(
+                [sys.executable, "-m", "airflow", "db", "migrate"],
+                env=self.env,
+                stdout=log,
+                stderr=log,
+                check=True,
+            )
 
     def start_ray(self) -> None:
         start_ray(self, self.env, self.ports)
 
     def send_alerts_to(self, receiver: Receiver) -> None:
-        """Before anything is started: alerts go to this webhook, with the planted secret in its address."""
+        """Before anything is started: alerts go to this webhook, with the planted secret in its
+        address."""
         secret = self.planted[alerts.ADDRESS].rsplit("/", 1)[-1]
         self.planted[alerts.ADDRESS] = self.env[alerts.ADDRESS] = receiver.address_with(secret)
 
@@ -298,28 +340,46 @@ class Installation(Services):
         """The connections that DAGs of users find the cluster and the store by; with secrets."""
         host, port = self.gate.address.removeprefix("http://").split(":")
         token, key = self.env["RAY_AUTH_TOKEN"], self.planted["AWS_SECRET_ACCESS_KEY"]
-        self.airflow.add_connection(connection_id="ray_default", conn_type="ray", host=host, port=int(port), password=token)
+        self.airflow.add_connection(
+            connection_id="ray_default", conn_type="ray", host=host, port=int(port), password=token
+        )
         self.airflow.add_connection(connection_id="aws_default", conn_type="aws", password=key)
 
     def start_airflow(self, *names: str) -> None:
-        """Start servers of Airflow, and wait until all that run have heartbeats; ``triggerer-2`` is a second triggerer."""
+        """Start servers of Airflow, and wait until all that run have heartbeats; ``triggerer-2`` is
+        a second triggerer."""
         for name in names:
-            second = {"AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(self.ports.spare[7])} if name == "triggerer-2" else {}
-            self.start(name, [sys.executable, "-m", "airflow", name.removesuffix("-2")], {**self.env, **second})
+            second = (
+                {"AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(self.ports.spare[7])}
+                if name == "triggerer-2"
+                else {}
+            )
+            self.start(
+                name,
+                [sys.executable, "-m", "airflow", name.removesuffix("-2")],
+                {**self.env, **second},
+            )
         self.wait_until("api-server", self.airflow.login, READY_S)
         self.wait_until("scheduler", lambda: not self.airflow.unhealthy(), READY_S)
 
     def kill(self, *names: str, spare: Collection[int] = ()) -> None:
-        """SIGKILL to servers and all their descendants, but for process ids to spare: nothing of them can say a last word."""
-        doomed = [process for name in names for process in self._family(name) if process.pid not in spare]
-        for how in (signal.SIGSTOP, signal.SIGKILL):  # at once: else one would see another's end and act on it
+        """SIGKILL to servers and all their descendants, but for process ids to spare: nothing of
+        them can say a last word."""
+        doomed = [
+            process for name in names for process in self._family(name) if process.pid not in spare
+        ]
+        for how in (
+            signal.SIGSTOP,
+            signal.SIGKILL,
+        ):  # at once: else one would see another's end and act on it
             for process in doomed:
                 _signal(process, how)
         for name in names:
             self._running.pop(name).wait()
 
     def repair(self) -> None:
-        """Bring back what an earlier test has killed or frozen: one that failed must not fail the next."""
+        """Bring back what an earlier test has killed or frozen: one that failed must not fail the
+        next."""
         for name in self._running:
             self.wake(name)
         if "triggerer-2" in self._running:
@@ -349,10 +409,13 @@ class Installation(Services):
     def trigger_log(self, run: Run) -> str:
         """What triggerers wrote to the logs of a run's tasks."""
         folder = self.home / "airflow" / "logs" / f"dag_id={run.dag}" / f"run_id={run.id}"
-        return "\n".join(file.read_text(errors="replace") for file in folder.rglob("*.trigger.*.log"))
+        return "\n".join(
+            file.read_text(errors="replace") for file in folder.rglob("*.trigger.*.log")
+        )
 
     def kill_worker(self, run: Run) -> None:
-        """SIGKILL to the worker of a running task: the process that runs the task, and the one that watches over it."""
+        """SIGKILL to the worker of a running task: the process that runs the task, and the one that
+        watches over it."""
         task = psutil.Process(until(f"{run} has a process", lambda: self.airflow.task(run)["pid"]))
         worker = task.parent()
         assert worker is not None
@@ -362,19 +425,34 @@ class Installation(Services):
 
     def jobs(self, run: Run) -> list[dict[str, Any]]:
         """What Ray knows of a run's jobs, the oldest first."""
-        found = [job for job in self.ray_says("/api/jobs/") if f"/{run.folder}/" in job["entrypoint"]]
+        found = [
+            job for job in self.ray_says("/api/jobs/") if f"/{run.folder}/" in job["entrypoint"]
+        ]
         return sorted(found, key=lambda job: job["start_time"])
 
     def ray_says(self, path: str) -> Any:
         """Answer of Ray's dashboard."""
         url = f"http://127.0.0.1:{self.ports.dashboard}{path}"
-        answer = httpx.get(url, headers={"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}, trust_env=False, timeout=30)
+        answer = httpx.get(
+            url,
+            headers={"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"},
+            trust_env=False,
+            timeout=30,
+        )
         return answer.raise_for_status().json()
 
     def held(self) -> list[str]:
-        """What lives on the cluster beside Ray's own actors: classes of actors, and groups of resources."""
-        answers = (self.ray_says(f"/api/v0/{kind}?limit=1000") for kind in ("actors", "placement_groups"))
-        rows = [row for answer in answers for row in answer["data"]["result"]["result"] if row["state"] not in ("DEAD", "REMOVED")]
+        """What lives on the cluster beside Ray's own actors: classes of actors, and groups of
+        resources."""
+        answers = (
+            self.ray_says(f"/api/v0/{kind}?limit=1000") for kind in ("actors", "placement_groups")
+        )
+        rows = [
+            row
+            for answer in answers
+            for row in answer["data"]["result"]["result"]
+            if row["state"] not in ("DEAD", "REMOVED")
+        ]
         names = [row.get("class_name", "placement group") for row in rows]
         return [name for name in names if name not in RAYS_OWN]
 
@@ -391,8 +469,13 @@ class Installation(Services):
 
     def dump(self, *options: str) -> str:
         """Airflow's database as SQL, whole unless ``pg_dump`` is told otherwise."""
-        program, where = str(postgres_programs() / "pg_dump"), f"postgresql://boig:{self._password}@127.0.0.1:{self.ports.mlflow}/postgres"
-        return subprocess.run([program, *options, where], check=True, capture_output=True, text=True).stdout
+        program, where = (
+            str(postgres_programs() / "pg_dump"),
+            f"postgresql://boig:{self._password}@127.0.0.1:{self.ports.mlflow}/postgres",
+        )
+        return subprocess.run(
+            [program, *options, where], check=True, capture_output=True, text=True
+        ).stdout
 
     def _family(self, name: str) -> list[psutil.Process]:
         leader = psutil.Process(self._running[name].pid)
@@ -400,13 +483,20 @@ class Installation(Services):
 
     def _environment(self) -> dict[str, str]:
         self._password = secrets.token_hex(16)
-        database = f"postgresql+psycopg2://boig:{self._password}@127.0.0.1:{self.ports.mlflow}/postgres"
-        settings = {**SETTINGS, "CORE__DAGS_FOLDER": str(self.home / "dags"), "DATABASE__SQL_ALCHEMY_CONN": database}
+        database = (
+            f"postgresql+psycopg2://boig:{self._password}@127.0.0.1:{self.ports.mlflow}/postgres"
+        )
+        settings = {
+            **SETTINGS,
+            "CORE__DAGS_FOLDER": str(self.home / "dags"),
+            "DATABASE__SQL_ALCHEMY_CONN": database,
+        }
         return {
             **environment(self.home, str(self.store), self.ports),
             **{f"AIRFLOW__{key}": value for key, value in settings.items()},
             **self.planted,
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # nothing listens there, and each test would wait for its patience
+            # nothing listens there, and each test would wait for its patience
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
             "BOIG_RAY_PYTHON": str(self.home / "python"),
             "BOIG_FAULTS": str(self.signals),
             "RAY_API_ADDRESS": self.gate.address,
@@ -415,24 +505,58 @@ class Installation(Services):
     def _start_postgres(self, programs: Path) -> None:
         import psycopg2
 
-        data, secret, port = self.home / "postgres", self.home / "postgres.password", self.ports.mlflow
+        data, secret, port = (
+            self.home / "postgres",
+            self.home / "postgres.password",
+            self.ports.mlflow,
+        )
         data.mkdir(mode=0o700)
         secret.write_text(self._password)
         as_user = []
         if os.getuid() == 0:  # Postgres refuses to run as root
-            user = next(entry for name in ("postgres", "nobody") for entry in pwd.getpwall() if entry.pw_name == name)
-            as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+            user = next(
+                entry
+                for name in ("postgres", "nobody")
+                for entry in pwd.getpwall()
+                if entry.pw_name == name
+            )
+            as_user = [
+                "setpriv",
+                f"--reuid={user.pw_uid}",
+                f"--regid={user.pw_gid}",
+                "--clear-groups",
+            ]
             for path in (data, secret):
                 os.chown(path, user.pw_uid, user.pw_gid)
-        make = [str(programs / "initdb"), "--username=boig", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync", str(data)]
+        make = [
+            str(programs / "initdb"),
+            "--username=boig",
+            "--auth=scram-sha-256",
+            f"--pwfile={secret}",
+            "--no-sync",
+            str(data),
+        ]
         subprocess.run([*as_user, *make], check=True, stdout=subprocess.DEVNULL)
-        options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off", "max_connections": 200}
-        serve = [str(programs / "postgres"), "-D", str(data), *(f"--{key}={value}" for key, value in options.items())]
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": port,
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "max_connections": 200,
+        }
+        serve = [
+            str(programs / "postgres"),
+            "-D",
+            str(data),
+            *(f"--{key}={value}" for key, value in options.items()),
+        ]
         self.start("postgres", [*as_user, *serve], self.env)
 
         def answers() -> bool:
             try:
-                psycopg2.connect(self.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")).close()
+                psycopg2.connect(
+                    self.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
+                ).close()
             except psycopg2.OperationalError:
                 return False
             return True
@@ -441,8 +565,11 @@ class Installation(Services):
 
 
 def free_ports() -> Ports:
-    """Ports of this worker's range; never the usual ones, which others on this machine may take at any time."""
-    return Ports(next(PORTS), next(PORTS), next(PORTS), next(PORTS), list(itertools.islice(PORTS, 8)))
+    """Ports of this worker's range; never the usual ones, which others on this machine may take at
+    any time."""
+    return Ports(
+        next(PORTS), next(PORTS), next(PORTS), next(PORTS), list(itertools.islice(PORTS, 8))
+    )
 
 
 def _signal(process: psutil.Process, how: signal.Signals) -> None:

@@ -1,4 +1,5 @@
-"""One installation of real Airflow, Postgres and Ray for all files that want it: its start costs more than most of what is asked of it."""
+"""One installation of real Airflow, Postgres and Ray for all files that want it: its start costs
+more than most of what is asked of it."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ def receiver() -> Iterator[Receiver]:
 def services(request: pytest.FixtureRequest, receiver: Receiver) -> Iterator[Installation]:
     home = Path(tempfile.mkdtemp(prefix="boig-faults-"))
     home.chmod(0o755)
-    machine = Installation(home, [*sorted((HERE / "dags").glob("*.py")), repository() / "dags" / "boig_reconcile.py"])
+    machine = Installation(
+        home, [*sorted((HERE / "dags").glob("*.py")), repository() / "dags" / "boig_reconcile.py"]
+    )
     machine.send_alerts_to(receiver)
     machine.env |= {"BOIG_INGEST_CRON": "0 0 * * *", "BOIG_INGEST_POSTS": str(home / "posts")}
     try:

@@ -1,7 +1,8 @@
-"""The stage ingest as it is, in one process instead of on Ray's workers, and a perceive that looks at nothing.
+"""The stage ingest as it is, in one process instead of on Ray's workers, and a perceive that looks
+at nothing.
 
-``BOIG_FAULTS`` is the folder of the marks: ``order.txt`` gets a line when a stage starts and when it has published. A stage whose name is a
-file there fails once as if the store were away.
+``BOIG_FAULTS`` is the folder of the marks: ``order.txt`` gets a line when a stage starts and when
+it has published. A stage whose name is a file there fails once as if the store were away.
 """
 
 from __future__ import annotations
@@ -35,7 +36,17 @@ def perceive(space: Workspace) -> Outcome:
     folder, parts = space.fetch("dataset", dataset.KIND)
     blobs = tuple(entry for entry in parts.files if entry.path.startswith("../"))
     meta: dict[str, Any] = {**parts.meta, "perceived": True}
-    return Outcome({"dataset": space.publish(f"datasets/{space.recipe.data.name}", folder, kind=dataset.KIND, meta=meta, blobs=blobs)})
+    return Outcome(
+        {
+            "dataset": space.publish(
+                f"datasets/{space.recipe.data.name}",
+                folder,
+                kind=dataset.KIND,
+                meta=meta,
+                blobs=blobs,
+            )
+        }
+    )
 
 
 def _mark(space: Workspace, what: str) -> None:

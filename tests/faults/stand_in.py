@@ -1,10 +1,12 @@
-"""What jobs run instead of Python: a stage that needs a second and no models, and the real stages where a test needs those.
+"""What jobs run instead of Python: a stage that needs a second and no models, and the real stages
+where a test needs those.
 
-The stand-in publishes one file, says so, waits for a word, and then is committed. The real ``finetune_sd`` waits for it, too, at each
-checkpoint, in the process that trains. Those of `boig_ingest` are run by `day_by_day`.
+The stand-in publishes one file, says so, waits for a word, and then is committed. The real
+``finetune_sd`` waits for it, too, at each checkpoint, in the process that trains. Those of
+`boig_ingest` are run by `day_by_day`.
 
-``BOIG_FAULTS`` is the folder where the word and the marks are: ``started.jsonl`` gets a line for each start or checkpoint, and a file of
-the run's name in ``go`` is the word.
+``BOIG_FAULTS`` is the folder where the word and the marks are: ``started.jsonl`` gets a line for
+each start or checkpoint, and a file of the run's name in ``go`` is the word.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ def work(space: Workspace) -> Outcome:
     made = space.scratch / "made"
     made.mkdir()
     (made / "attempt.txt").write_text(str(space.job.attempt))
-    outcome = Outcome({"dataset": space.publish("datasets/faults", made, kind="dataset")}, {"attempt": space.job.attempt})
+    outcome = Outcome(
+        {"dataset": space.publish("datasets/faults", made, kind="dataset")},
+        {"attempt": space.job.attempt},
+    )
     say_and_wait(space.job)
     return outcome
 
@@ -74,5 +79,7 @@ def main(module: str, uri: str) -> int:
 
 
 if __name__ == "__main__":
-    _, module, uri = sys.argv[1:] if len(sys.argv) == 4 else ("", "", sys.argv[-1])  # `-m ray_jobs.STAGE URI`, when it stands in for Python
+    _, module, uri = (
+        sys.argv[1:] if len(sys.argv) == 4 else ("", "", sys.argv[-1])
+    )  # `-m ray_jobs.STAGE URI`, when it stands in for Python
     sys.exit(main(module, uri))

@@ -1,5 +1,5 @@
-"""An attempt that is frozen just before its commit, and wakes when the next one has started, publishes nothing: on a folder, moto and a
-real S3 server."""
+"""An attempt that is frozen just before its commit, and wakes when the next one has started,
+publishes nothing: on a folder, moto and a real S3 server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ from tests.faults.airflow_services import HERE, until
 @pytest.fixture(params=["folder", "s3_bucket", "real_s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty store."""
-    return str(tmp_path / "store") if request.param == "folder" else f"{request.getfixturevalue(request.param)}/frozen"
+    return (
+        str(tmp_path / "store")
+        if request.param == "folder"
+        else f"{request.getfixturevalue(request.param)}/frozen"
+    )
 
 
 class Stages:
@@ -38,16 +42,30 @@ class Stages:
 
     def start(self, attempt: int) -> subprocess.Popen[bytes]:
         """Start an attempt, and wait until nothing but the word and the commit is missing."""
-        job = Job(stage=Stage.INGEST, recipe=load_recipe("tiny"), inputs={}, store=self.root, root="r", task=self.task, attempt=attempt)
+        job = Job(
+            stage=Stage.INGEST,
+            recipe=load_recipe("tiny"),
+            inputs={},
+            store=self.root,
+            root="r",
+            task=self.task,
+            attempt=attempt,
+        )
         env = {**os.environ, "BOIG_FAULTS": str(self.signals)}
-        process = subprocess.Popen([sys.executable, str(HERE / "stand_in.py"), write_job(job)], env=env)
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / "stand_in.py"), write_job(job)], env=env
+        )
         self.running.append(process)
         until(f"attempt {attempt} is ready", lambda: attempt in self.ready())
         return process
 
     def ready(self) -> list[int]:
         marks = self.signals / "started.jsonl"
-        return [json.loads(line)["attempt"] for line in marks.read_text().splitlines()] if marks.exists() else []
+        return (
+            [json.loads(line)["attempt"] for line in marks.read_text().splitlines()]
+            if marks.exists()
+            else []
+        )
 
     def go(self) -> None:
         (self.signals / "go" / "run").touch()
@@ -83,7 +101,9 @@ def test_a_frozen_attempt_that_wakes_after_its_successor_started(stages: Stages)
     failure = commit.read_failure(old)
     assert failure is not None
     assert failure.type == "FencedError"
-    assert store.exists(store.join(stages.output(1), manifest.MANIFEST)), "all but the commit had been done"
+    assert store.exists(store.join(stages.output(1), manifest.MANIFEST)), (
+        "all but the commit had been done"
+    )
     with pytest.raises(CorruptError, match="fenced"):
         manifest.read_manifest(stages.output(1))
     manifest.verify(stages.output(2))

@@ -1,7 +1,9 @@
-"""Nodes of a Ray cluster that go, come late or have no room, while DDPO runs: at counted points of the work, never after a sleep.
+"""Nodes of a Ray cluster that go, come late or have no room, while DDPO runs: at counted points of
+the work, never after a sleep.
 
-A process at such a point writes down its node and waits; a thread of the test takes that node away, as when a machine goes down, and adds
-another of its kind. Whatever goes, the weights that come out are those of an undisturbed run in one process, to the bit.
+A process at such a point writes down its node and waits; a thread of the test takes that node away,
+as when a machine goes down, and adds another of its kind. Whatever goes, the weights that come out
+are those of an undisturbed run in one process, to the bit.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ from boig_core.training.engine import Engine
 from boig_core.vocabulary import Sample
 from tests.clusters import cluster_of_nodes
 
-if TYPE_CHECKING:  # functions import what needs diffusers: a scorer's process that imports this module shall start soon
+# functions import what needs diffusers: a scorer's process that imports this module shall start
+# soon
+if TYPE_CHECKING:
     from boig_core.diffusion.lora import Adapter
     from boig_core.diffusion.rollout import Chunk
 
@@ -61,7 +65,9 @@ SETTINGS = (
     "ddpo.worker_resources={cpus: 1, labels: {pool: learner}}",
 )
 SAMPLES = [
-    Sample(f"s{i}", f"p{i}", "a", "c", "2020", f"a {word} ball", (), 1, 95, "high", "train", "0", 8, 8)
+    Sample(
+        f"s{i}", f"p{i}", "a", "c", "2020", f"a {word} ball", (), 1, 95, "high", "train", "0", 8, 8
+    )
     for i, word in enumerate(("red", "green", "blue"))
 ]
 
@@ -110,7 +116,9 @@ class Nodes:
         self.pools: dict[str, str] = {}
 
     def add(self, pool: str, **resources: Any) -> str:
-        node = self.cluster.add_node(wait=False, **{"num_cpus": 1, "labels": {"pool": pool}, **resources})
+        node = self.cluster.add_node(
+            wait=False, **{"num_cpus": 1, "labels": {"pool": pool}, **resources}
+        )
         self.cluster._wait_for_node(node, 240)
         self.pools[node.node_id] = pool
         return str(node.node_id)
@@ -169,7 +177,8 @@ def nodes() -> Iterator[Nodes]:
 
 
 def learn(config: dict[str, Any]) -> tuple[Adapter, dict[int, float]]:
-    """One learner, with ``before_step`` and ``before_upload`` called at these points; weights, and rewards of its epochs."""
+    """One learner, with ``before_step`` and ``before_upload`` called at these points; weights, and
+    rewards of its epochs."""
     from boig_core.diffusion.learner import Learner
 
     engine_step, upload = Engine.step, store.upload_file
@@ -186,14 +195,19 @@ def learn(config: dict[str, Any]) -> tuple[Adapter, dict[int, float]]:
     Engine.step, store.upload_file = step, upload_file  # type: ignore[method-assign]
     checkpoints = Checkpoints(str(config["folder"]), 1)
     learner = Learner(
-        config["recipe"], SAMPLES, config["rollouts"], checkpoints, lambda epoch, values: rewards.update({epoch: values["reward"]})
+        config["recipe"],
+        SAMPLES,
+        config["rollouts"],
+        checkpoints,
+        lambda epoch, values: rewards.update({epoch: values["reward"]}),
     )
     return learner.fit(), rewards
 
 
 @pytest.fixture(scope="module")
 def calm(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[float]]:
-    """Checksum of the weights, and rewards by epoch, of a run in one process that no one disturbs."""
+    """Checksum of the weights, and rewards by epoch, of a run in one process that no one
+    disturbs."""
     from boig_core.diffusion.learner import Learner
     from boig_core.diffusion.rollout import LocalRollouts, Sampler
 
@@ -201,7 +215,9 @@ def calm(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, l
     rewards: list[float] = []
     rollouts = LocalRollouts(Sampler(recipe), Warmth(nothing, "cpu"))
     checkpoints = Checkpoints(str(tmp_path_factory.mktemp("calm")), 1)
-    adapter = Learner(recipe, SAMPLES, rollouts, checkpoints, lambda _, values: rewards.append(values["reward"])).fit()
+    adapter = Learner(
+        recipe, SAMPLES, rollouts, checkpoints, lambda _, values: rewards.append(values["reward"])
+    ).fit()
     return adapter.checksum, rewards
 
 
@@ -231,7 +247,9 @@ def test_nodes_lost_in_every_phase_change_no_bit(
 ) -> None:
     recipe, folder = recipe_with(), tmp_path / "run"
     rollouts = RayRollouts.start(
-        recipe, functools.partial(Warmth, functools.partial(lost_in_reward, folder)), functools.partial(lost_in_rollout, folder)
+        recipe,
+        functools.partial(Warmth, functools.partial(lost_in_reward, folder)),
+        functools.partial(lost_in_rollout, folder),
     )
     config = {
         "recipe": recipe,
@@ -241,10 +259,19 @@ def test_nodes_lost_in_every_phase_change_no_bit(
         "before_upload": functools.partial(lost_in_upload, folder),
     }
     with nodes.answering(folder, nodes.replace):
-        adapter, rewards = run_training(learn, config, workers=1, resources=recipe.worker_resources, scratch=tmp_path)
+        adapter, rewards = run_training(
+            learn, config, workers=1, resources=recipe.worker_resources, scratch=tmp_path
+        )
     rollouts.stop()
-    assert {path.stem for path in folder.glob("*.struck")} == {"rollout", "reward", "update", "upload"}
-    assert rewards == dict(list(enumerate(calm[1]))[3:])  # the last group went on from the third epoch's checkpoint
+    assert {path.stem for path in folder.glob("*.struck")} == {
+        "rollout",
+        "reward",
+        "update",
+        "upload",
+    }
+    assert rewards == dict(
+        list(enumerate(calm[1]))[3:]
+    )  # the last group went on from the third epoch's checkpoint
     assert adapter.checksum == calm[0]
     assert caplog.text.count("going on from the newest checkpoint") == 2
 
@@ -284,13 +311,22 @@ def test_a_node_with_notice_is_left_at_the_end_of_the_epoch(
 
     with nodes.answering(folder, leave):
         # no failure is forgiven: leaving a node is none
-        adapter, rewards = run_training(learn, config, workers=1, resources=recipe.worker_resources, scratch=tmp_path, max_failures=0)
+        adapter, rewards = run_training(
+            learn,
+            config,
+            workers=1,
+            resources=recipe.worker_resources,
+            scratch=tmp_path,
+            max_failures=0,
+        )
     rollouts.stop()
     assert rewards == dict(list(enumerate(calm[1]))[2:])
     assert adapter.checksum == calm[0]
 
 
-def test_a_learner_without_a_node_ends_by_name(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_learner_without_a_node_ends_by_name(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
     monkeypatch.setattr(train, "START_S", 60.0)
     resources = Resources(cpus=1, labels={"pool": "nowhere"})
@@ -299,7 +335,8 @@ def test_a_learner_without_a_node_ends_by_name(nodes: Nodes, tmp_path: Path, mon
 
 
 def waits_for_two(folder: Path, chunk: Chunk) -> None:
-    """In the first epoch, no chunk before two actors are there; in the second, none before the late one loses its node."""
+    """In the first epoch, no chunk before two actors are there; in the second, none before the late
+    one loses its node."""
     (folder / f"{os.getpid()}.actor").touch()
     if chunk.epoch == 0:
         strike(folder, "alone")
@@ -311,7 +348,9 @@ def waits_for_two(folder: Path, chunk: Chunk) -> None:
         time.sleep(0.05)
 
 
-def test_an_actor_joins_late_and_the_others_go_on_without_it(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_actor_joins_late_and_the_others_go_on_without_it(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from boig_core.diffusion.lora import read_adapter
     from boig_core.diffusion.rollout import LocalRollouts, Sampler, epoch_chunks
 
@@ -319,12 +358,16 @@ def test_an_actor_joins_late_and_the_others_go_on_without_it(nodes: Nodes, tmp_p
     folder = tmp_path / "run"
     local = LocalRollouts(Sampler(recipe), Warmth(nothing, "cpu"))
     adapter = read_adapter(local.sampler.pipe.unet, 0)
-    rollouts = RayRollouts.start(recipe, functools.partial(Warmth, nothing), functools.partial(waits_for_two, folder))
+    rollouts = RayRollouts.start(
+        recipe, functools.partial(Warmth, nothing), functools.partial(waits_for_two, folder)
+    )
     answers = iter([lambda _: (folder / "late").write_text(nodes.add("rollouts")), nodes.remove])
     with nodes.answering(folder, lambda node_id: next(answers)(node_id)):
         for epoch, redone in ((0, 0), (1, 1)):
             chunks = epoch_chunks(recipe.ddpo, SAMPLES, recipe.seed, epoch)
-            for (a, reward_a), (b, reward_b) in zip(rollouts.collect(adapter, chunks), local.collect(adapter, chunks), strict=True):
+            for (a, reward_a), (b, reward_b) in zip(
+                rollouts.collect(adapter, chunks), local.collect(adapter, chunks), strict=True
+            ):
                 assert np.array_equal(a.latents_BSCHW, b.latents_BSCHW)
                 assert np.array_equal(reward_a, reward_b)
             spent = rollouts.spent(1.0)
@@ -343,25 +386,35 @@ def test_an_actor_joins_late_and_the_others_go_on_without_it(nodes: Nodes, tmp_p
 def test_what_does_not_fit_is_named_before_anything_starts(nodes: Nodes) -> None:
     ranks = Demand(2, "learner ranks", Resources(cpus=1, labels={"pool": "learner"}))
     says = r"2 learner ranks of 1 CPU \+ pool=learner, 1 actors of 0.5 CPU: did not fit within 1 s into .*1 x \(1 CPU, pool=learner\)"
-    with pytest.raises(ClusterError, match=says), room(ranks, [Demand(1, "actors", Resources())], 1.0):
+    with (
+        pytest.raises(ClusterError, match=says),
+        room(ranks, [Demand(1, "actors", Resources())], 1.0),
+    ):
         pytest.fail("there is no room")
 
 
 def test_actors_with_a_share_of_a_gpu_leave_the_ranks_theirs(nodes: Nodes) -> None:
     nodes.add("gpu", num_cpus=8, num_gpus=2)
     label = {"pool": "gpu"}
-    ranks, others = Demand(2, "ranks", Resources(gpus=0.6, labels=label)), Demand(4, "actors", Resources(gpus=0.2, labels=label))
+    ranks, others = (
+        Demand(2, "ranks", Resources(gpus=0.6, labels=label)),
+        Demand(4, "actors", Resources(gpus=0.2, labels=label)),
+    )
 
     @ray.remote
     class Held:
         pass
 
     def start(demand: Demand) -> list[Any]:
-        made = [Held.options(**actor_options(demand.resources)).remote() for _ in range(demand.count)]  # type: ignore[attr-defined]
+        made = [
+            Held.options(**actor_options(demand.resources)).remote() for _ in range(demand.count)
+        ]  # type: ignore[attr-defined]
         ray.get([actor.__ray_ready__.remote() for actor in made], timeout=120)
         return made
 
     with room(ranks, [others], 60.0):
-        sharing = start(others)  # by themselves they would share one GPU, and leave no room for a rank there
+        sharing = start(
+            others
+        )  # by themselves they would share one GPU, and leave no room for a rank there
     for actor in (*sharing, *start(ranks)):
         ray.kill(actor)

@@ -1,4 +1,5 @@
-"""`infra/evidence/deferred_stages.py` and `deferred_triggers.py` on a few: they measure what they say. Their limits decide nothing here."""
+"""`infra/evidence/deferred_stages.py` and `deferred_triggers.py` on a few: they measure what they
+say. Their limits decide nothing here."""
 
 from __future__ import annotations
 
@@ -20,13 +21,21 @@ def test_lag_and_latency_are_measured(tmp_path: Path) -> None:
     postgres_programs()
     script = REPOSITORY / "infra" / "evidence" / "deferred_stages.py"
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    subprocess.run([sys.executable, str(script), "--smoke", "--json", str(tmp_path / "found.json")], env=env, check=True)
+    subprocess.run(
+        [sys.executable, str(script), "--smoke", "--json", str(tmp_path / "found.json")],
+        env=env,
+        check=True,
+    )
     found = json.loads((tmp_path / "found.json").read_text())
     boig = found["boig"]
     assert boig["states"] == {"success": 4}
     assert boig["task_s"]["n"] == 4
-    assert 0 < boig["event_s"]["n"] <= 4, "the triggerer may write its last line of a task elsewhere"
-    assert 0 < boig["event_s"]["median"] < boig["task_s"]["median"], "a task ends after its trigger's event"
+    assert 0 < boig["event_s"]["n"] <= 4, (
+        "the triggerer may write its last line of a task elsewhere"
+    )
+    assert 0 < boig["event_s"]["median"] < boig["task_s"]["median"], (
+        "a task ends after its trigger's event"
+    )
     assert 0 <= boig["lag_s"]["median"] <= boig["lag_s"]["max"]
     assert boig["idle_loop_lag_s"]["n"] > 0
     assert boig["requests_per_s"] > 0
@@ -35,7 +44,11 @@ def test_lag_and_latency_are_measured(tmp_path: Path) -> None:
 def test_lag_and_latency_of_triggers_alone_are_measured(tmp_path: Path) -> None:
     script = REPOSITORY / "infra" / "evidence" / "deferred_triggers.py"
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    subprocess.run([sys.executable, str(script), "--smoke", "--json", str(tmp_path / "found.json")], env=env, check=True)
+    subprocess.run(
+        [sys.executable, str(script), "--smoke", "--json", str(tmp_path / "found.json")],
+        env=env,
+        check=True,
+    )
     boig = json.loads((tmp_path / "found.json").read_text())["arms"]["boig"]
     assert boig["latency_s"]["n"] == 8
     assert boig["failed"] == 0

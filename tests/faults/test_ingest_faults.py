@@ -1,6 +1,8 @@
-"""``kill -9`` during ingest, at counted requests of the image server: of a Ray worker, of a node, of the driver.
+"""``kill -9`` during ingest, at counted requests of the image server: of a Ray worker, of a node,
+of the driver.
 
-Whatever dies, the version that comes out is the undisturbed one byte for byte, and nothing that was staged is fetched again.
+Whatever dies, the version that comes out is the undisturbed one byte for byte, and nothing that was
+staged is fetched again.
 """
 
 import os
@@ -30,11 +32,17 @@ from tests.unit.data.conftest import Archive, picture, row
 
 IMAGES = 160
 CHUNK = 8
-OVERRIDES = ("data.allow_private_hosts=true", "data.shard_mb=0.02", "data.fetch_concurrency=2", "data.negatives=0.25")
+OVERRIDES = (
+    "data.allow_private_hosts=true",
+    "data.shard_mb=0.02",
+    "data.fetch_concurrency=2",
+    "data.negatives=0.25",
+)
 
 
 class Server(BaseHTTPRequestHandler):
-    """Serves pictures, and calls ``strike`` with the client's port at request ``strike_at``, once."""
+    """Serves pictures, and calls ``strike`` with the client's port at request ``strike_at``,
+    once."""
 
     protocol_version = "HTTP/1.1"
     pictures: ClassVar[list[bytes]] = [picture(i) for i in range(IMAGES)]
@@ -68,7 +76,10 @@ def location(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An export whose images come from the server."""
     http = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=http.serve_forever, daemon=True).start()
-    rows = [row(f"{i:03}", 30 + i, f"http://127.0.0.1:{http.server_port}/{i}.png", account="ab"[i % 2]) for i in range(IMAGES)]
+    rows = [
+        row(f"{i:03}", 30 + i, f"http://127.0.0.1:{http.server_port}/{i}.png", account="ab"[i % 2])
+        for i in range(IMAGES)
+    ]
     yield Archive(tmp_path_factory.mktemp("export")).export(rows, {})
     http.shutdown()
     http.server_close()
@@ -92,27 +103,43 @@ def undisturbed(location: str, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 def content(uri: str) -> dict[str, str]:
-    return {entry.path: entry.sha256 for entry in read_manifest(uri).files if entry.path != dataset.REJECTS}
+    return {
+        entry.path: entry.sha256
+        for entry in read_manifest(uri).files
+        if entry.path != dataset.REJECTS
+    }
 
 
 def job(folder: Path, location: str, attempt: int) -> Job:
     recipe = load_recipe("tiny", OVERRIDES)
     task = f"{folder}/runs/boig_ingest/r/ingest"
-    return Job(stage=Stage.INGEST, recipe=recipe, inputs={"posts": location}, store=str(folder), root="test", task=task, attempt=attempt)
+    return Job(
+        stage=Stage.INGEST,
+        recipe=recipe,
+        inputs={"posts": location},
+        store=str(folder),
+        root="test",
+        task=task,
+        attempt=attempt,
+    )
 
 
 def committed(made: Job) -> dict[str, str]:
     done = commit.read_commit(made.attempt_uri)
     assert done is not None
     assert done["metrics"]["rejected"] == 0
-    assert not store.list_files(store.join(made.store, "datasets", made.recipe.data.name, "staging"))
+    assert not store.list_files(
+        store.join(made.store, "datasets", made.recipe.data.name, "staging")
+    )
     return content(done["outputs"]["dataset"])
 
 
 def client(port: int) -> int:
     """Process behind a port of this machine."""
     [pid] = {
-        one.pid for one in psutil.net_connections("tcp") if one.laddr and one.laddr.port == port and one.pid not in {None, os.getpid()}
+        one.pid
+        for one in psutil.net_connections("tcp")
+        if one.laddr and one.laddr.port == port and one.pid not in {None, os.getpid()}
     }
     return int(pid)
 
@@ -150,7 +177,9 @@ def test_a_killed_worker_or_node_changes_nothing(
     assert run_stage(ingest.work, [write_job(made)]) == 0
     assert len(struck) == 1
     assert committed(made) == undisturbed
-    assert IMAGES < Server.asked.total() <= IMAGES + 4 * CHUNK  # what was under way came again, and nothing else
+    assert (
+        IMAGES < Server.asked.total() <= IMAGES + 4 * CHUNK
+    )  # what was under way came again, and nothing else
 
 
 @pytest.mark.parametrize("strike_at", [IMAGES // 2, IMAGES])
@@ -163,15 +192,25 @@ def test_a_killed_driver_is_started_again_and_fetches_only_what_is_missing(
     running: list[subprocess.Popen[bytes]] = []
 
     def start(made: Job) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", script, write_job(made)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [sys.executable, "-c", script, write_job(made)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     Server.strike, Server.strike_at = staticmethod(lambda port: running[0].kill()), strike_at
     running.append(start(first))
     assert running[0].wait(120) == -signal.SIGKILL
     assert commit.fate(first.attempt_uri) == "open"
-    assert not store.list_files(store.join(str(tmp_path), "datasets", first.recipe.data.name, first.version))
+    assert not store.list_files(
+        store.join(str(tmp_path), "datasets", first.recipe.data.name, first.version)
+    )
     staging_folder = Path(str(tmp_path), "datasets", first.recipe.data.name, "staging")
-    safe = [address for file in staging_folder.glob("*.parquet") for address in pq.read_table(file)["address"].to_pylist()]
+    safe = [
+        address
+        for file in staging_folder.glob("*.parquet")
+        for address in pq.read_table(file)["address"].to_pylist()
+    ]
     assert commit.fence(first.attempt_uri) is None
     assert start(second).wait(120) == 0
     assert committed(second) == undisturbed

@@ -1,6 +1,8 @@
-"""Whatever fails between Airflow and Ray, whatever a person does meanwhile: a stage runs once, its result is used, nothing is orphaned.
+"""Whatever fails between Airflow and Ray, whatever a person does meanwhile: a stage runs once, its
+result is used, nothing is orphaned.
 
-Real Airflow on Postgres, real Ray; each test waits for events and asks Ray, the store and Airflow what has become of the run.
+Real Airflow on Postgres, real Ray; each test waits for events and asks Ray, the store and Airflow
+what has become of the run.
 """
 
 from __future__ import annotations
@@ -44,12 +46,34 @@ def world(services: Installation) -> Path:
 @pytest.fixture(scope="module")
 def dataset(services: Installation, world: Path) -> None:
     """What the DAG `training` learns from."""
-    root, scratch = store.join(str(services.store), "datasets", "adworld"), services.home / "scratch"
+    root, scratch = (
+        store.join(str(services.store), "datasets", "adworld"),
+        services.home / "scratch",
+    )
     scratch.mkdir()
-    made = ingest(str(world), None, load_recipe("tiny", RECIPE).data, 0, root=root, scratch=scratch, crew=OneProcess())
-    attempt, lineage = store.join(root, "attempt-1"), manifest.Lineage(inputs={}, recipe="", code="")
+    made = ingest(
+        str(world),
+        None,
+        load_recipe("tiny", RECIPE).data,
+        0,
+        root=root,
+        scratch=scratch,
+        crew=OneProcess(),
+    )
+    attempt, lineage = (
+        store.join(root, "attempt-1"),
+        manifest.Lineage(inputs={}, recipe="", code=""),
+    )
     by = store.join(attempt, commit.COMMIT)
-    manifest.publish_folder(made.folder, f"{root}/v1", kind="dataset", lineage=lineage, commit=by, meta=made.meta, blobs=made.blobs)
+    manifest.publish_folder(
+        made.folder,
+        f"{root}/v1",
+        kind="dataset",
+        lineage=lineage,
+        commit=by,
+        meta=made.meta,
+        blobs=made.blobs,
+    )
     commit.commit(attempt, {"dataset": f"{root}/v1"}, {})
 
 
@@ -71,7 +95,12 @@ def started(services: Installation, *dags: str) -> list[Run]:
     runs = [services.airflow.start(dag) for dag in dags]
     for run in runs:
         until(f"{run}: the stage has started", lambda run=run: services.starts(run))
-        until(f"{run}: the task waits", lambda run=run: services.airflow.state(run) == ("running" if run.dag == "waiting" else "deferred"))
+        until(
+            f"{run}: the task waits",
+            lambda run=run: (
+                services.airflow.state(run) == ("running" if run.dag == "waiting" else "deferred")
+            ),
+        )
     return runs
 
 
@@ -95,16 +124,25 @@ def ended(services: Installation, run: Run, task: str = "stage") -> str | None:
 def nothing_left(services: Installation, run: Run, attempt: int = 1) -> None:
     """The job of an attempt stops within the stated time, with its processes."""
     [mark] = [mark for mark in services.starts(run) if mark["attempt"] == attempt]
-    until(f"{run}: job {attempt} stops", lambda: services.jobs(run)[attempt - 1]["status"] == "STOPPED", STOPPED_S)
-    until(f"{run}: process {mark['pid']} ends", lambda: not psutil.pid_exists(mark["pid"]), STOPPED_S)
+    until(
+        f"{run}: job {attempt} stops",
+        lambda: services.jobs(run)[attempt - 1]["status"] == "STOPPED",
+        STOPPED_S,
+    )
+    until(
+        f"{run}: process {mark['pid']} ends", lambda: not psutil.pid_exists(mark["pid"]), STOPPED_S
+    )
 
 
 def attempt_of(services: Installation, run: Run, number: int) -> str:
-    return commit.attempt_uri(store.join(str(services.store), "runs", run.dag, run.folder, "stage"), number)
+    return commit.attempt_uri(
+        store.join(str(services.store), "runs", run.dag, run.folder, "stage"), number
+    )
 
 
 def second_used(services: Installation, run: Run) -> None:
-    """The first attempt is over and fenced before the second starts; the second's result is used."""
+    """The first attempt is over and fenced before the second starts; the second's result is
+    used."""
     until(f"{run}: a second attempt starts", lambda: len(services.starts(run)) == 2)
     services.go(run)
     assert until(f"{run}: the task ends", lambda: ended(services, run)) == "success"
@@ -118,7 +156,8 @@ def second_used(services: Installation, run: Run) -> None:
 
 @pytest.fixture(scope="module")
 def under_way(services: Installation, dataset: None) -> dict[tuple[str, str], Run]:
-    """A run for each click and mode, and one of a training; they start together, since that is what takes time."""
+    """A run for each click and mode, and one of a training; they start together, since that is what
+    takes time."""
     clicks = ("failed", "success", "delete", "clear", "clear finished")
     names = [*((click, dag) for click in clicks for dag in MODES), ("failed", "training")]
     return dict(zip(names, started(services, *(dag for _, dag in names)), strict=True))
@@ -126,7 +165,9 @@ def under_way(services: Installation, dataset: None) -> dict[tuple[str, str], Ru
 
 @pytest.mark.parametrize("dag", MODES)
 @pytest.mark.parametrize("state", ["failed", "success"])
-def test_marking_a_running_task_stops_its_job(services: Installation, under_way: dict[tuple[str, str], Run], dag: str, state: str) -> None:
+def test_marking_a_running_task_stops_its_job(
+    services: Installation, under_way: dict[tuple[str, str], Run], dag: str, state: str
+) -> None:
     run = under_way[state, dag]
     services.airflow.mark(run, state)
     nothing_left(services, run)
@@ -145,7 +186,9 @@ def test_marking_a_training_as_failed_leaves_no_actor_and_no_room_taken(
 
 
 @pytest.mark.parametrize("dag", MODES)
-def test_deleting_a_run_stops_its_job(services: Installation, under_way: dict[tuple[str, str], Run], dag: str) -> None:
+def test_deleting_a_run_stops_its_job(
+    services: Installation, under_way: dict[tuple[str, str], Run], dag: str
+) -> None:
     run = under_way["delete", dag]
     services.airflow.delete(run)
     nothing_left(services, run)
@@ -166,18 +209,23 @@ def test_clearing_a_running_task_stops_its_job_and_starts_the_next_attempt(
 
 
 @pytest.mark.parametrize("dag", MODES)
-def test_clearing_a_finished_task_runs_its_stage_again(services: Installation, under_way: dict[tuple[str, str], Run], dag: str) -> None:
+def test_clearing_a_finished_task_runs_its_stage_again(
+    services: Installation, under_way: dict[tuple[str, str], Run], dag: str
+) -> None:
     run = under_way["clear finished", dag]
     services.go(run)
     used_once(services, run)
-    # Airflow ends a run after its task; a clear in between is lost: the run is over, and its task waits for ever.
+    # Airflow ends a run after its task; a clear in between is lost: the run is over, and its task
+    # waits for ever.
     until(f"{run} ends", lambda: services.airflow.run_state(run) == "success")
     services.airflow.clear(run)
     second_used(services, run)
     assert commit.fate(attempt_of(services, run, 1)) == "committed"
 
 
-def test_failed_while_no_triggerer_runs_the_reconciler_stops_the_job(services: Installation) -> None:
+def test_failed_while_no_triggerer_runs_the_reconciler_stops_the_job(
+    services: Installation,
+) -> None:
     marked, other, waiting = started(services, "deferred", "deferred", "waiting")
     services.kill("triggerer")
     services.airflow.mark(marked, "failed")
@@ -205,7 +253,10 @@ def test_a_worker_killed_after_the_submission(services: Installation) -> None:
     services.kill_worker(deferred)
     services.gate.release()
     services.kill_worker(waiting)
-    until("both are tried again", lambda: all(services.airflow.task(run)["try_number"] == 2 for run in (deferred, waiting)))
+    until(
+        "both are tried again",
+        lambda: all(services.airflow.task(run)["try_number"] == 2 for run in (deferred, waiting)),
+    )
     services.go(deferred, waiting)
     used_once(services, deferred, waiting)
 
@@ -224,7 +275,10 @@ def test_a_frozen_triggerer_is_replaced_and_wakes_up(services: Installation) -> 
     first = services.airflow.task(run)["trigger"]["triggerer_id"]
     services.start_airflow("triggerer-2")
     services.freeze("triggerer")
-    until("the second takes over", lambda: services.airflow.task(run)["trigger"]["triggerer_id"] != first)
+    until(
+        "the second takes over",
+        lambda: services.airflow.task(run)["trigger"]["triggerer_id"] != first,
+    )
     assert "invoking on_kill" not in services.trigger_log(run)
     services.wake("triggerer")
     until("the first takes it for a kill", lambda: "invoking on_kill" in services.trigger_log(run))
@@ -275,8 +329,12 @@ def test_two_submitters_of_one_id_start_one_job(services: Installation) -> None:
 
 @pytest.fixture(scope="module")
 def headless(services: Installation, dataset: None) -> Iterator[dict[tuple[str, str], Run]]:
-    """Runs whose Ray head is killed and started anew: their jobs die with it, or are frozen and outlive it."""
-    names = [*((fate, dag) for fate in ("killed", "frozen") for dag in MODES), ("killed", "training")]
+    """Runs whose Ray head is killed and started anew: their jobs die with it, or are frozen and
+    outlive it."""
+    names = [
+        *((fate, dag) for fate in ("killed", "frozen") for dag in MODES),
+        ("killed", "training"),
+    ]
     runs = dict(zip(names, started(services, *(dag for _, dag in names)), strict=True))
     frozen = [psutil.Process(services.starts(runs["frozen", dag])[0]["pid"]) for dag in MODES]
     for process in frozen:
@@ -284,7 +342,10 @@ def headless(services: Installation, dataset: None) -> Iterator[dict[tuple[str, 
     services.kill("ray", spare={process.pid for process in frozen})
     for (fate, _), run in runs.items():
         [mark] = services.starts(run)
-        until("the job's process is gone", lambda fate=fate, mark=mark: fate == "frozen" or not psutil.pid_exists(mark["pid"]))
+        until(
+            "the job's process is gone",
+            lambda fate=fate, mark=mark: fate == "frozen" or not psutil.pid_exists(mark["pid"]),
+        )
     services.start_ray()
     yield runs
     for process in frozen:  # no server's descendants any more
@@ -293,11 +354,15 @@ def headless(services: Installation, dataset: None) -> Iterator[dict[tuple[str, 
 
 
 @pytest.mark.parametrize("dag", MODES)
-def test_a_job_that_died_with_its_ray_head_is_started_again(services: Installation, headless: dict[tuple[str, str], Run], dag: str) -> None:
+def test_a_job_that_died_with_its_ray_head_is_started_again(
+    services: Installation, headless: dict[tuple[str, str], Run], dag: str
+) -> None:
     run = headless["killed", dag]
     second_used(services, run)
     assert commit.fate(attempt_of(services, run, 1)) == "fenced"
-    assert [job["status"] for job in services.jobs(run)] == ["SUCCEEDED"], "the new head knows the second job alone"
+    assert [job["status"] for job in services.jobs(run)] == ["SUCCEEDED"], (
+        "the new head knows the second job alone"
+    )
 
 
 @pytest.mark.parametrize("dag", MODES)
@@ -324,11 +389,23 @@ def test_a_training_that_died_with_its_ray_head_goes_on_from_its_checkpoint(
     kept = store.list_files(store.join(first, "checkpoints"))
     assert {path.split("/")[0] for path, _ in kept} == {"step-000010"}
     second_used(services, run)
-    rows = [json.loads(line)["step"] for line in store.read_bytes(store.join(second, "metrics.jsonl")).splitlines()]
-    assert rows == [10, 11], "steps are counted from 0: the ten before the checkpoint are not done again"
+    rows = [
+        json.loads(line)["step"]
+        for line in store.read_bytes(store.join(second, "metrics.jsonl")).splitlines()
+    ]
+    assert rows == [10, 11], (
+        "steps are counted from 0: the ten before the checkpoint are not done again"
+    )
     assert commit.fate(first) == "fenced"
-    assert manifest.verify(services.airflow.result(run)["outputs"]["high_kpi"], kind="sd").meta["steps"] == 12
-    assert store.list_files(store.join(first, "checkpoints")) == kept, "an attempt writes to its own folder alone"
+    assert (
+        manifest.verify(services.airflow.result(run)["outputs"]["high_kpi"], kind="sd").meta[
+            "steps"
+        ]
+        == 12
+    )
+    assert store.list_files(store.join(first, "checkpoints")) == kept, (
+        "an attempt writes to its own folder alone"
+    )
 
 
 # What may be read.
@@ -336,29 +413,55 @@ def test_a_training_that_died_with_its_ray_head_goes_on_from_its_checkpoint(
 
 @pytest.fixture
 def shown(services: Installation, world: Path) -> dict[str, str]:
-    """Secrets by name, and what was run with them: `boig_ingest` once to its end and once to a user error, refused twice before."""
+    """Secrets by name, and what was run with them: `boig_ingest` once to its end and once to a user
+    error, refused twice before."""
     token = services.env["RAY_AUTH_TOKEN"]
-    values = {**values_in(services.planted), "RAY_AUTH_TOKEN": token, "typed": "brand-password-0815"}
-    for posts in ("https://brand:{}@127.0.0.1:9/posts.jsonl", "https://127.0.0.1:9/posts.jsonl?X-Amz-Signature={}"):
+    values = {
+        **values_in(services.planted),
+        "RAY_AUTH_TOKEN": token,
+        "typed": "brand-password-0815",
+    }
+    for posts in (
+        "https://brand:{}@127.0.0.1:9/posts.jsonl",
+        "https://127.0.0.1:9/posts.jsonl?X-Amz-Signature={}",
+    ):
         with pytest.raises(InfrastructureError, match="answered 400"):
             services.airflow.trigger("boig_ingest", {"posts": posts.format(values["typed"])})
     services.airflow.unpause("boig_ingest")
-    few_shot = "evaluation.few_shot={base_url: 'http://127.0.0.1:9/v1', model: m, key_env: FEW_SHOT_KEY}"
-    runs = {"success": {"posts": str(world), "overrides": [*RECIPE, few_shot]}, "upstream_failed": {"posts": str(world / "none")}}
+    few_shot = (
+        "evaluation.few_shot={base_url: 'http://127.0.0.1:9/v1', model: m, key_env: FEW_SHOT_KEY}"
+    )
+    runs = {
+        "success": {"posts": str(world), "overrides": [*RECIPE, few_shot]},
+        "upstream_failed": {"posts": str(world / "none")},
+    }
     for end, params in runs.items():
         run = Run("boig_ingest", services.airflow.trigger("boig_ingest", params))
         assert until(f"{run} ends", lambda run=run: ended(services, run, "announce"), 600) == end
     return values
 
 
-def test_no_secret_stands_in_what_airflow_ray_and_the_store_keep(services: Installation, shown: dict[str, str]) -> None:
+def test_no_secret_stands_in_what_airflow_ray_and_the_store_keep(
+    services: Installation, shown: dict[str, str]
+) -> None:
     """The last test: it reads what all others have left behind, too."""
     (services.home / "logs" / "database.sql").write_text(services.dump("--exclude-table-data=log"))
     (services.home / "logs" / "jobs.json").write_text(json.dumps(services.ray_says("/api/jobs/")))
-    kept = {"airflow/logs": "task_id=plan", "store": "card.html", "ray": "job-driver-boig-ingest", "logs": "database.sql"}
+    kept = {
+        "airflow/logs": "task_id=plan",
+        "store": "card.html",
+        "ray": "job-driver-boig-ingest",
+        "logs": "database.sql",
+    }
     for place, file in kept.items():
-        assert any(file in str(path) for path in (services.home / place).rglob("*")), f"{place} is where such files are"
+        assert any(file in str(path) for path in (services.home / place).rglob("*")), (
+            f"{place} is where such files are"
+        )
         assert found_in(services.home / place, shown) == {}
     audit = services.dump("--table=log")
-    assert [name for name, value in shown.items() if value in audit] == ["typed"], "Airflow keeps what a person types, refused or not"
-    assert [job["runtime_env"] for job in services.ray_says("/api/jobs/") if job["runtime_env"]] == []
+    assert [name for name, value in shown.items() if value in audit] == ["typed"], (
+        "Airflow keeps what a person types, refused or not"
+    )
+    assert [
+        job["runtime_env"] for job in services.ray_says("/api/jobs/") if job["runtime_env"]
+    ] == []

@@ -9,7 +9,9 @@ import pytest
 from tests.faults import airflow_services
 
 
-def test_without_postgres_tests_are_skipped_and_fail_on_ci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_postgres_tests_are_skipped_and_fail_on_ci(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(airflow_services, "POSTGRES", tmp_path)
     monkeypatch.delenv("CI", raising=False)

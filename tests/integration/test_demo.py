@@ -1,4 +1,5 @@
-"""The whole loop, small: ad world, real Airflow, real Ray, every stage, an approval, the report; and no secret in any file it leaves."""
+"""The whole loop, small: ad world, real Airflow, real Ray, every stage, an approval, the report;
+and no secret in any file it leaves."""
 
 from __future__ import annotations
 
@@ -42,9 +43,14 @@ SMALL = [
     "promotion.min_clip_margin=0",
     "promotion.min_diversity=0",
 ]
-"""Everything shrunk, and gates that let any model through: what is tested is the way, not the models."""
+"""Everything shrunk, and gates that let any model through: what is tested is the way, not the
+models."""
 
-CLEAN = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "BOIG_", "RAY_", "MLFLOW_", "AWS_"))}
+CLEAN = {
+    key: value
+    for key, value in os.environ.items()
+    if not key.startswith(("AIRFLOW", "BOIG_", "RAY_", "MLFLOW_", "AWS_"))
+}
 
 
 def members_of(home: Path) -> list[psutil.Process]:
@@ -60,7 +66,8 @@ def members_of(home: Path) -> list[psutil.Process]:
 
 
 def people(home: Path) -> dict[str, list[str]]:
-    """DAGs of the runs that each of Airflow's users has started or approved; an asset's runs have no user."""
+    """DAGs of the runs that each of Airflow's users has started or approved; an asset's runs have
+    no user."""
     with closing(sqlite3.connect(home / "airflow" / "airflow.db")) as database:
         started = "SELECT triggering_user_name, dag_id FROM dag_run WHERE triggering_user_name IS NOT NULL"
         found: dict[str, list[str]] = {}
@@ -75,28 +82,70 @@ def people(home: Path) -> dict[str, list[str]]:
 def test_one_command_takes_posts_to_a_promoted_model(tmp_path: Path) -> None:
     home = tmp_path / "boig"
     settings = [part for override in SMALL for part in ("--set", override)]
-    argv = [sys.executable, "-m", "boig_core.cli", "demo", "--home", str(home), "--posts", "400", "--minutes", "20", *settings]
-    planted = {name: value for name, value in make_secrets().items() if name != "MLFLOW_TRACKING_URI"}  # the demo has its own
+    argv = [
+        sys.executable,
+        "-m",
+        "boig_core.cli",
+        "demo",
+        "--home",
+        str(home),
+        "--posts",
+        "400",
+        "--minutes",
+        "20",
+        *settings,
+    ]
+    planted = {
+        name: value for name, value in make_secrets().items() if name != "MLFLOW_TRACKING_URI"
+    }  # the demo has its own
     done = subprocess.run(argv, env=CLEAN | planted, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     report: dict[str, Any] = json.loads((home / "report.json").read_text())
-    assert set(report) >= {"dataset", "description", "reward_validity", "generation", "timings", "absent"}
+    assert set(report) >= {
+        "dataset",
+        "description",
+        "reward_validity",
+        "generation",
+        "timings",
+        "absent",
+    }
     assert report["generation"]["boigsd"]["n"] == report["generation"]["base"]["n"] == 6
     assert report["description"]["boigllm"]["colors_iou"]["all"] is not None
-    stages = {"ingest", "perceive", "finetune_llm", "evaluate_llm", "calibrate", "finetune_sd", "ddpo", "evaluate_sd"}
+    stages = {
+        "ingest",
+        "perceive",
+        "finetune_llm",
+        "evaluate_llm",
+        "calibrate",
+        "finetune_sd",
+        "ddpo",
+        "evaluate_sd",
+    }
     assert stages <= {stage for stage, seconds in report["timings"].items() if seconds is not None}
     assert (home / "report.html").stat().st_size > 10_000
     assert "is champion" in done.stdout
     assert "approved by approver" in done.stdout
     assert people(home) == {"trainer": ["boig_ingest"], "approver": ["boig_promote"]}
-    for line in ("  perceive      done", "  promote       done", "validation loss boigllm ", "FID: not measured, so not asked"):
+    for line in (
+        "  perceive      done",
+        "  promote       done",
+        "validation loss boigllm ",
+        "FID: not measured, so not asked",
+    ):
         assert line in done.stdout, done.stdout
-    assert re.search(r"^ +\d+:\d\d  (boigllm|no_kpi) [12](/| of )2 · step ", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(
+        r"^ +\d+:\d\d  (boigllm|no_kpi) [12](/| of )2 · step ", done.stdout, re.MULTILINE
+    ), done.stdout
     assert "gpu_hours" not in done.stdout
     assert "http://" not in done.stdout.partition("From posts to a decision")[2]
     check_fits("".join(line + "\n" for line in done.stdout.splitlines() if "/" not in line))
-    task_log = "".join(path.read_text("utf-8", "replace") for path in home.glob("**/dag_id=*/**/task_id=*ddpo*/*.log*"))
-    assert task_log.count("epoch 2 of 2 · reward") == 1  # what the learner says of itself, in Airflow
+    task_log = "".join(
+        path.read_text("utf-8", "replace")
+        for path in home.glob("**/dag_id=*/**/task_id=*ddpo*/*.log*")
+    )
+    assert (
+        task_log.count("epoch 2 of 2 · reward") == 1
+    )  # what the learner says of itself, in Airflow
     assert found_in(home, values_in(planted)) == {}
     assert members_of(home) == []
     assert not (home / "pids.json").exists()

@@ -1,4 +1,5 @@
-"""The command line as a person meets it: exit codes, one line for each mistake, nothing heavy for ``--help``."""
+"""The command line as a person meets it: exit codes, one line for each mistake, nothing heavy for
+``--help``."""
 
 from __future__ import annotations
 
@@ -49,7 +50,12 @@ def boig(*args: str, cwd: Path, **env: str) -> Done:
 
 def test_a_process_ends_as_the_command_does(tmp_path: Path) -> None:
     mistake = ["recipe", "check", "tiny", "--set", "ddpo.epoch=1"]
-    done = subprocess.run([sys.executable, "-m", "boig_core.cli", *mistake], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "boig_core.cli", *mistake],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert Done(done.returncode, done.stdout, done.stderr) == boig(*mistake, cwd=tmp_path)
     assert done.returncode == 2
 
@@ -62,18 +68,54 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
         "heavy = ['torch', 'ray', 'airflow', 'transformers', 'diffusers', 'deepspeed', 'pandas', 'pyarrow', 'boto3', 'scipy']\n"
         "print([name for name in heavy if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
 def test_bench_runs_the_whole_recipe_and_prints_its_phases(tmp_path: Path) -> None:
-    small = ["epochs=1", "prompts=2", "images_per_prompt=2", "sampling_steps=3", "window=1", "chunk=4", "micro_batch=2", "updates=1"]
-    settings = [part for setting in small for part in ("--set", f"ddpo.{setting}")] + ["--set", "llm.hidden=32"]
-    done = boig("bench", "ddpo", "tiny", "--epochs", "1", "--json", *settings, cwd=tmp_path, OMP_NUM_THREADS="1")
+    small = [
+        "epochs=1",
+        "prompts=2",
+        "images_per_prompt=2",
+        "sampling_steps=3",
+        "window=1",
+        "chunk=4",
+        "micro_batch=2",
+        "updates=1",
+    ]
+    settings = [part for setting in small for part in ("--set", f"ddpo.{setting}")] + [
+        "--set",
+        "llm.hidden=32",
+    ]
+    done = boig(
+        "bench",
+        "ddpo",
+        "tiny",
+        "--epochs",
+        "1",
+        "--json",
+        *settings,
+        cwd=tmp_path,
+        OMP_NUM_THREADS="1",
+    )
     assert done.returncode == 0, done.stderr[-500:]
     speed = json.loads(done.stdout)  # nothing else stands there
     assert speed["images"] == 4
-    assert all(speed[f"{phase}_s"] > 0 for phase in ("rollouts", "sampling", "update", "epoch", "forward", "backward", "decode", "floor"))
+    assert all(
+        speed[f"{phase}_s"] > 0
+        for phase in (
+            "rollouts",
+            "sampling",
+            "update",
+            "epoch",
+            "forward",
+            "backward",
+            "decode",
+            "floor",
+        )
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -82,7 +124,10 @@ def test_recipe_commands(tmp_path: Path) -> None:
     shown = boig("recipe", "show", "tiny", "--set", "ddpo.epochs=5", "--json", cwd=tmp_path)
     assert json.loads(shown.stdout)["ddpo"]["epochs"] == 5
     (tmp_path / "resolved.yaml").write_text(boig("recipe", "show", "tiny", cwd=tmp_path).stdout)
-    checked = [json.loads(boig("recipe", "check", name, "--json", cwd=tmp_path).stdout) for name in ("tiny", "./resolved.yaml")]
+    checked = [
+        json.loads(boig("recipe", "check", name, "--json", cwd=tmp_path).stdout)
+        for name in ("tiny", "./resolved.yaml")
+    ]
     assert checked[0] == checked[1], "what `recipe show` prints is the same recipe"
 
 
@@ -92,10 +137,23 @@ def test_recipe_commands(tmp_path: Path) -> None:
         (["recipe", "check", "tiny", "--set", "ddpo.epoch=1"], "did you mean epochs?"),
         (["recipe", "check", "missing.yaml"], "cannot be read"),
         (["recipe", "show", "nope"], "is not known"),
-        (["bench", "ddpo", "tiny", "--set", "llm.predictor=head", "--set", "reward.weights={engagement: 1}"], "engagement predictor"),
+        (
+            [
+                "bench",
+                "ddpo",
+                "tiny",
+                "--set",
+                "llm.predictor=head",
+                "--set",
+                "reward.weights={engagement: 1}",
+            ],
+            "engagement predictor",
+        ),
     ],
 )
-def test_mistakes_end_in_one_line_and_exit_code_2(tmp_path: Path, args: list[str], says: str) -> None:
+def test_mistakes_end_in_one_line_and_exit_code_2(
+    tmp_path: Path, args: list[str], says: str
+) -> None:
     done = boig(*args, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("boig: ")
@@ -107,13 +165,26 @@ def test_mistakes_end_in_one_line_and_exit_code_2(tmp_path: Path, args: list[str
 def test_doctor_on_a_plain_machine(tmp_path: Path) -> None:
     done = boig("doctor", "--json", cwd=tmp_path)
     states = {finding["check"]: finding["state"] for finding in json.loads(done.stdout)}
-    assert states == {"python": "ok", "packages": "ok", "models": "ok", "store": "ok", "ray": "skipped", "mlflow": "skipped"}
+    assert states == {
+        "python": "ok",
+        "packages": "ok",
+        "models": "ok",
+        "store": "ok",
+        "ray": "skipped",
+        "mlflow": "skipped",
+    }
     assert done.returncode == 0
 
 
 def test_doctor_names_what_fails(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    done = boig("doctor", "--store", str(tmp_path / "file"), cwd=tmp_path, RAY_API_ADDRESS="http://127.0.0.1:9")
+    done = boig(
+        "doctor",
+        "--store",
+        str(tmp_path / "file"),
+        cwd=tmp_path,
+        RAY_API_ADDRESS="http://127.0.0.1:9",
+    )
     assert done.returncode == 1
     lines: dict[str, str] = {}
     for line in done.stdout.splitlines():  # what is long goes on below, indented
@@ -129,7 +200,8 @@ def test_doctor_names_what_fails(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """URIs of a dataset and of a later version of it, in which one post is new, one is gone and one has more likes."""
+    """URIs of a dataset and of a later version of it, in which one post is new, one is gone and one
+    has more likes."""
     from boig_core.config import Data
     from boig_core.data import ingestion
     from boig_core.storage import commit, manifest
@@ -137,24 +209,54 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("versions")
     (folder / "export").mkdir()
     for i in range(5):
-        Image.new("RGB", (16 + i, 16), (50 * i, 250 - 50 * i, 99)).save(folder / "export" / f"{i}.png")
+        Image.new("RGB", (16 + i, 16), (50 * i, 250 - 50 * i, 99)).save(
+            folder / "export" / f"{i}.png"
+        )
     uris = []
-    for version, posts in (("v1", {0: 50, 1: 60, 2: 70, 3: 80}), ("v2", {0: 50, 1: 65, 2: 70, 4: 90})):
+    for version, posts in (
+        ("v1", {0: 50, 1: 60, 2: 70, 3: 80}),
+        ("v2", {0: 50, 1: 65, 2: 70, 4: 90}),
+    ):
         text = "A text that is long enough for every rule of the recipe, whatever it says"
         rows = [
-            {"id": f"p{i}", "account": "a", "timestamp": "2020-01-01", "text": text, "image": f"{i}.png", "likes": n}
+            {
+                "id": f"p{i}",
+                "account": "a",
+                "timestamp": "2020-01-01",
+                "text": text,
+                "image": f"{i}.png",
+                "likes": n,
+            }
             for i, n in posts.items()
         ]
-        (folder / "export" / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"id": "bad"}]))
-        scratch, root, attempt = folder / f"scratch-{version}", f"{folder}/store/datasets/posts", f"{folder}/store/runs/{version}"
+        (folder / "export" / "posts.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in [*rows, {"id": "bad"}])
+        )
+        scratch, root, attempt = (
+            folder / f"scratch-{version}",
+            f"{folder}/store/datasets/posts",
+            f"{folder}/store/runs/{version}",
+        )
         scratch.mkdir()
         made = ingestion.ingest(
-            str(folder / "export"), None, Data(near_duplicates=None), 0, root=root, scratch=scratch, crew=ingestion.OneProcess()
+            str(folder / "export"),
+            None,
+            Data(near_duplicates=None),
+            0,
+            root=root,
+            scratch=scratch,
+            crew=ingestion.OneProcess(),
         )
         lineage = manifest.Lineage(inputs={"posts": "p"}, recipe="r", code="c")
         where = f"{attempt}/{commit.COMMIT}"
         manifest.publish_folder(
-            made.folder, f"{root}/{version}", kind="dataset", lineage=lineage, commit=where, meta=made.meta, blobs=made.blobs
+            made.folder,
+            f"{root}/{version}",
+            kind="dataset",
+            lineage=lineage,
+            commit=where,
+            meta=made.meta,
+            blobs=made.blobs,
         )
         commit.commit(attempt, {"dataset": f"{root}/{version}"}, {})
         uris.append(f"{root}/{version}")
@@ -165,17 +267,26 @@ def test_dataset_show_prints_the_numbers(versions: tuple[str, str], tmp_path: Pa
     shown = boig("dataset", "show", versions[0], cwd=tmp_path)
     found = json.loads(boig("dataset", "show", versions[0], "--json", cwd=tmp_path).stdout)
     assert yaml.safe_load(shown.stdout) == found
-    assert (found["posts"], found["accepted"], found["rejected_by_reason"]) == (5, 4, {"missing_field": 1})
+    assert (found["posts"], found["accepted"], found["rejected_by_reason"]) == (
+        5,
+        4,
+        {"missing_field": 1},
+    )
     assert found["lineage"] == {"inputs": {"posts": "p"}, "recipe": "r", "code": "c"}
     assert len(found["digest"]) == 64
     assert shown.stderr == ""
 
 
-def test_dataset_verify_says_whole_or_names_the_file(versions: tuple[str, str], tmp_path: Path) -> None:
+def test_dataset_verify_says_whole_or_names_the_file(
+    versions: tuple[str, str], tmp_path: Path
+) -> None:
     done = boig("dataset", "verify", versions[0], cwd=tmp_path)
     assert done.returncode == 0
     assert re.fullmatch(r"whole: 7 files of 0\.\d MiB, 4 samples of 4 images\n", done.stdout)
-    assert json.loads(boig("dataset", "verify", versions[0], "--json", cwd=tmp_path).stdout)["samples"] == 4
+    assert (
+        json.loads(boig("dataset", "verify", versions[0], "--json", cwd=tmp_path).stdout)["samples"]
+        == 4
+    )
     torn = tmp_path / "store"
     shutil.copytree(Path(versions[0]).parents[2], torn)
     for path in torn.rglob("*.json"):  # commits name the store that they are in
@@ -187,16 +298,23 @@ def test_dataset_verify_says_whole_or_names_the_file(versions: tuple[str, str], 
     assert done.stderr == f"boig: {file}: differs from its manifest; make the output again\n"
 
 
-def test_dataset_diff_prints_counts_and_a_few_ids(versions: tuple[str, str], tmp_path: Path) -> None:
+def test_dataset_diff_prints_counts_and_a_few_ids(
+    versions: tuple[str, str], tmp_path: Path
+) -> None:
     done = boig("dataset", "diff", *versions, cwd=tmp_path)
     assert done.stdout.splitlines()[:4] == ["added: 1", "    p4", "removed: 1", "    p3"]
     assert "changed kpi: 1\n    p1\n" in done.stdout
     found = json.loads(boig("dataset", "diff", *versions, "--json", cwd=tmp_path).stdout)
     assert (found["added"], found["removed"], found["changed"]["kpi"]) == (["p4"], ["p3"], ["p1"])
-    assert boig("dataset", "diff", versions[0], versions[0], cwd=tmp_path).stdout == "added: 0\nremoved: 0\n"
+    assert (
+        boig("dataset", "diff", versions[0], versions[0], cwd=tmp_path).stdout
+        == "added: 0\nremoved: 0\n"
+    )
 
 
-def test_dataset_card_saves_the_page_or_prints_the_numbers(versions: tuple[str, str], tmp_path: Path) -> None:
+def test_dataset_card_saves_the_page_or_prints_the_numbers(
+    versions: tuple[str, str], tmp_path: Path
+) -> None:
     done = boig("dataset", "card", versions[0], cwd=tmp_path)
     assert done.stdout == f"{tmp_path / 'card.html'}\n"
     assert (tmp_path / "card.html").read_bytes() == (Path(versions[0]) / "card.html").read_bytes()
@@ -210,9 +328,15 @@ def test_dataset_card_saves_the_page_or_prints_the_numbers(versions: tuple[str, 
     assert "--out no/such/folder.html: cannot be written" in done.stderr
 
 
-@pytest.mark.parametrize(("command", "count"), [("show", 1), ("verify", 1), ("diff", 2), ("card", 1)])
-@pytest.mark.parametrize(("uri", "says"), [("/nowhere", "/nowhere/manifest.json"), ("ftp://x/y", "is no store")])
-def test_a_dataset_that_is_none_ends_in_one_line(command: str, count: int, uri: str, says: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "count"), [("show", 1), ("verify", 1), ("diff", 2), ("card", 1)]
+)
+@pytest.mark.parametrize(
+    ("uri", "says"), [("/nowhere", "/nowhere/manifest.json"), ("ftp://x/y", "is no store")]
+)
+def test_a_dataset_that_is_none_ends_in_one_line(
+    command: str, count: int, uri: str, says: str, tmp_path: Path
+) -> None:
     done = boig("dataset", command, *[uri] * count, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert says in done.stderr
@@ -225,7 +349,13 @@ def test_a_dataset_without_a_card_says_so(versions: tuple[str, str], tmp_path: P
     uri, attempt = str(tmp_path / "d" / "v"), str(tmp_path / "runs" / "a")
     (tmp_path / "made").mkdir()
     lineage = manifest.Lineage(inputs={}, recipe="r", code="c")
-    manifest.publish_folder(tmp_path / "made", uri, kind="dataset", lineage=lineage, commit=f"{attempt}/{commit.COMMIT}")
+    manifest.publish_folder(
+        tmp_path / "made", uri, kind="dataset", lineage=lineage, commit=f"{attempt}/{commit.COMMIT}"
+    )
     commit.commit(attempt, {"dataset": uri}, {})
     done = boig("dataset", "card", uri, cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"boig: {uri}: has no card.html; make the output again\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2,
+        "",
+        f"boig: {uri}: has no card.html; make the output again\n",
+    )

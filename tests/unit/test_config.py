@@ -35,8 +35,22 @@ def test_every_field_is_documented() -> None:
 
 def test_overrides_win_and_the_last_one_most(tmp_path: Path) -> None:
     path = write(tmp_path, "seed: 3\nddpo: {epochs: 7}\n")
-    recipe = load_recipe(path, ["ddpo.epochs=8", "ddpo.epochs=9", "ddpo.window=null", "data.split=[0.5, 0.25, 0.25]", "evaluation.judge=x"])
-    assert (recipe.name, recipe.seed, recipe.ddpo.epochs, recipe.ddpo.window) == ("mine", 3, 9, None)
+    recipe = load_recipe(
+        path,
+        [
+            "ddpo.epochs=8",
+            "ddpo.epochs=9",
+            "ddpo.window=null",
+            "data.split=[0.5, 0.25, 0.25]",
+            "evaluation.judge=x",
+        ],
+    )
+    assert (recipe.name, recipe.seed, recipe.ddpo.epochs, recipe.ddpo.window) == (
+        "mine",
+        3,
+        9,
+        None,
+    )
     assert recipe.data.split == (0.5, 0.25, 0.25)
     assert recipe.evaluation.judge == "x"
 
@@ -72,46 +86,85 @@ def test_recipes_are_frozen() -> None:
         ("llm: {lr: .inf}", r"^llm\.lr = inf: input should be a finite number"),
         ("llm: {lr: .nan}", r"^llm\.lr = nan: input should be "),
         ("llm: {zero_stage: 4}", r"^llm\.zero_stage = 4: input should be 0, 1, 2 or 3"),
-        ("llm: {patterns: {}}", r"^llm\.patterns: must hold weights of at least 0, one of them above 0"),
+        (
+            "llm: {patterns: {}}",
+            r"^llm\.patterns: must hold weights of at least 0, one of them above 0",
+        ),
         ("llm: {patterns: {1: 0}}", r"^llm\.patterns: must hold weights"),
         ("llm: {patterns: {1: 1, 2: -1}}", r"^llm\.patterns: must hold weights"),
-        ("llm: {patterns: {5: 1}}", r"^llm\.patterns\.5.* input should be 'describe', 'aim_describe', 'aim_predict' or 'predict'"),
+        (
+            "llm: {patterns: {5: 1}}",
+            r"^llm\.patterns\.5.* input should be 'describe', 'aim_describe', 'aim_predict' or 'predict'",
+        ),
         ("llm: {patterns: [1]}", r"^llm\.patterns = \[1\]: input should be a valid dictionary"),
         ("llm: {kpi_noise: 1}", r"^llm\.kpi_noise = 1: input should be less than 1"),
-        ("llm: {more_kpis: [shares]}", r"llm\.more_kpis \['shares'\] must be among data\.more_kpis \[\]"),
+        (
+            "llm: {more_kpis: [shares]}",
+            r"llm\.more_kpis \['shares'\] must be among data\.more_kpis \[\]",
+        ),
         ("llm: {offload: all}", r"^llm: offload all needs a zero_stage of at least 3, not 2"),
-        ("reward: {weights: {magic: 1}}", r"^reward\.weights\.magic.* = 'magic': input should be 'contrast'"),
+        (
+            "reward: {weights: {magic: 1}}",
+            r"^reward\.weights\.magic.* = 'magic': input should be 'contrast'",
+        ),
         (
             "reward: {weights: {engagement: 1}}",
             r"reward\.weights name engagement, which needs a predictor: set llm\.predictor to head or text",
         ),
-        ("evaluation: {judge: predictor}", r"set data\.judge above 0, and llm\.predictor to head or text"),
+        (
+            "evaluation: {judge: predictor}",
+            r"set data\.judge above 0, and llm\.predictor to head or text",
+        ),
         ("{evaluation: {judge: predictor}, llm: {predictor: head}}", r"set data\.judge above 0"),
         ("reward: {weights: {}}", r"^reward\.weights: dictionary should have at least 1 item"),
         ("reward: {weights: {dsg: 0}}", r"weights \{'dsg': 0\.0\} must differ from 0"),
-        ("data: {split: [0.5, 0.1, 0.1]}", r"split \(0\.5, 0\.1, 0\.1\) must be three positive shares"),
+        (
+            "data: {split: [0.5, 0.1, 0.1]}",
+            r"split \(0\.5, 0\.1, 0\.1\) must be three positive shares",
+        ),
         ("data: {percentiles: [90, 60]}", r"must rise within \(0, 100\)"),
-        ("data: {since: yesterday}", r"^data\.since = 'yesterday': must be a day such as 2020-01-31"),
-        ("data: {since: 2021-01-01, until: 2020-01-01}", r"since 2021-01-01 must be before until 2020-01-01"),
+        (
+            "data: {since: yesterday}",
+            r"^data\.since = 'yesterday': must be a day such as 2020-01-31",
+        ),
+        (
+            "data: {since: 2021-01-01, until: 2020-01-01}",
+            r"since 2021-01-01 must be before until 2020-01-01",
+        ),
         ("ddpo: {chunk: 7}", r"chunk 7 must divide prompts x images_per_prompt = 128"),
         ("ddpo: {updates: 3}", r"updates x workers = 3 must divide"),
         ("ddpo: {window: 9}", r"window 9 must fit"),
-        ("ddpo: {window: 10, window_span: 1}", r"window 10 must be below sampling_steps = 10: the last step has no noise"),
+        (
+            "ddpo: {window: 10, window_span: 1}",
+            r"window 10 must be below sampling_steps = 10: the last step has no noise",
+        ),
         ("ddpo: {eta: 0}", r"^ddpo\.eta = 0: input should be greater than 0"),
         ("ddpo: {eta: 1.1}", r"^ddpo\.eta = 1\.1: input should be less than or equal to 1"),
         ("ddpo: {objective: awm, guidance: 5}", r"objective awm needs guidance 1, not 5"),
         ("ddpo: {objective: awm, shared_noise: true}", r"objective awm excludes shared_noise"),
-        ("ddpo: {kl: 0.1, lora_rank: null}", r"kl 0\.1 from the base needs a LoRA that can be switched off"),
-        ("ddpo: {anchor: ema, ema: 0.9}", r"anchor ema needs ema, the decay of its moving average, and a kl above 0"),
+        (
+            "ddpo: {kl: 0.1, lora_rank: null}",
+            r"kl 0\.1 from the base needs a LoRA that can be switched off",
+        ),
+        (
+            "ddpo: {anchor: ema, ema: 0.9}",
+            r"anchor ema needs ema, the decay of its moving average, and a kl above 0",
+        ),
         ("ddpo: {anchor: ema, kl: 0.1}", r"anchor ema needs ema"),
         (
             "ddpo: {ahead: true, probe_every: null, monitors: {fall: {action: keep_best}}}",
             r"^ddpo: ahead and a monitor's keep_best need a probe: set probe_every",
         ),
         ("ddpo: {ema: 1}", r"^ddpo\.ema = 1: input should be less than 1"),
-        ("perception: {clip: 'package:clip-judge'}", r"perception\.clip package:clip-judge, which the probe of ddpo reads, must differ"),
+        (
+            "perception: {clip: 'package:clip-judge'}",
+            r"perception\.clip package:clip-judge, which the probe of ddpo reads, must differ",
+        ),
         ("ddpo: {logprob: sum}", r"logprob sum needs a clip_ratio of its own"),
-        ("{ddpo: {workers: 2}, resources: {gpus: 0.5}}", r"2 ranks of 0.5 GPU may share one: ask for more than 0.5"),
+        (
+            "{ddpo: {workers: 2}, resources: {gpus: 0.5}}",
+            r"2 ranks of 0.5 GPU may share one: ask for more than 0.5",
+        ),
         ("name: 'Not a slug!'", r"^name = 'Not a slug!': string should match"),
         ("- a list", r"must be a mapping of sections"),
         ("seed: [", r"is not valid YAML"),
@@ -145,19 +198,33 @@ def test_days_may_be_bare_yaml_dates(tmp_path: Path) -> None:
 def test_each_kind_of_process_asks_for_its_own_or_for_what_the_others_do(tmp_path: Path) -> None:
     own = "ddpo: {rollout_resources: {gpus: 1, labels: {pool: '!learner'}}, worker_resources: {gpus: 0.6}}"
     recipe = load_recipe(write(tmp_path, own + "\nresources: {gpus: 0.2}"))
-    assert (recipe.rollout_resources.gpus, recipe.worker_resources.gpus, recipe.scorer_resources.gpus) == (1, 0.6, 0.2)
+    assert (
+        recipe.rollout_resources.gpus,
+        recipe.worker_resources.gpus,
+        recipe.scorer_resources.gpus,
+    ) == (1, 0.6, 0.2)
     assert recipe.rollout_resources.labels == {"pool": "!learner"}
     shared = load_recipe("tiny")
-    assert shared.rollout_resources == shared.worker_resources == shared.scorer_resources == shared.resources
+    assert (
+        shared.rollout_resources
+        == shared.worker_resources
+        == shared.scorer_resources
+        == shared.resources
+    )
 
 
 def test_shipped_files_are_sparse() -> None:
-    """A recipe file holds only what differs from what it extends, so that a value that changes there reaches it."""
+    """A recipe file holds only what differs from what it extends, so that a value that changes
+    there reaches it."""
     from importlib import resources
 
     for name in recipe_names():
-        tree = yaml.safe_load(resources.files("boig_core.recipes").joinpath(f"{name}.yaml").read_text())
-        below = (load_recipe(tree["extends"]) if "extends" in tree else Recipe()).model_dump(mode="json")
+        tree = yaml.safe_load(
+            resources.files("boig_core.recipes").joinpath(f"{name}.yaml").read_text()
+        )
+        below = (load_recipe(tree["extends"]) if "extends" in tree else Recipe()).model_dump(
+            mode="json"
+        )
         for section, value in tree.items():
             if isinstance(value, dict):
                 repeated = [key for key, item in value.items() if below[section][key] == item]
@@ -165,17 +232,25 @@ def test_shipped_files_are_sparse() -> None:
 
 
 def test_a_recipe_may_extend_a_shipped_one(tmp_path: Path) -> None:
-    path = write(tmp_path, "extends: sd14-fast\nseed: 4\nreward: {weights: {dsg: 2}}\nddpo: {epochs: 7}")
+    path = write(
+        tmp_path, "extends: sd14-fast\nseed: 4\nreward: {weights: {dsg: 2}}\nddpo: {epochs: 7}"
+    )
     recipe, below = load_recipe(path, ["ddpo.lr=1"]), load_recipe("sd14-fast")
     assert (recipe.name, recipe.seed, recipe.reward.weights) == ("mine", 4, {"dsg": 2})
     assert recipe.ddpo == below.ddpo.model_copy(update={"epochs": 7, "lr": 1})
     assert (recipe.llm, recipe.sd) == (below.llm, below.sd)
     for wrong in ("extends: mine", "extends: [tiny]", "extends: ./mine.yaml"):
-        with pytest.raises(RecipeError, match=r"must be a recipe of the package; use one of .*tiny"):
+        with pytest.raises(
+            RecipeError, match=r"must be a recipe of the package; use one of .*tiny"
+        ):
             load_recipe(write(tmp_path, wrong))
 
 
-SIDES = {"CompVis/stable-diffusion-v1-4": 512, "stabilityai/stable-diffusion-xl-base-1.0": 1024, "package:tiny-sd": 32}
+SIDES = {
+    "CompVis/stable-diffusion-v1-4": 512,
+    "stabilityai/stable-diffusion-xl-base-1.0": 1024,
+    "package:tiny-sd": 32,
+}
 """Pixels a side that the shipped recipes' base models paint."""
 
 
@@ -188,7 +263,9 @@ def test_numbers_of_a_shipped_recipe_fit_together(name: str) -> None:
     assert llm.batch % llm.workers == 0 == sd.batch % sd.workers
     assert llm.batch // llm.workers % llm.micro_batch == 0
     images = ddpo.prompts * ddpo.images_per_prompt // ddpo.updates // ddpo.workers
-    assert images % min(ddpo.micro_batch, images) == 0, "no forward pass of an update is smaller than the others"
+    assert images % min(ddpo.micro_batch, images) == 0, (
+        "no forward pass of an update is smaller than the others"
+    )
     assert recipe.reward.chunk == ddpo.chunk, "a chunk of rollouts is scored as it comes"
     if sd.dtype == "bfloat16":
         assert ddpo.clip_ratio >= 1e-3
@@ -198,9 +275,25 @@ def test_the_recipes_of_stable_diffusion_differ_where_their_names_say() -> None:
     paper, fast, sdxl = (load_recipe(name) for name in ("sd14-paper", "sd14-fast", "sdxl"))
     named = load_recipe("sd14-llama13b")
     assert named.model_copy(update={"name": paper.name}) == paper
-    assert (paper.ddpo.objective, paper.ddpo.window, paper.ddpo.sampling_steps, paper.ddpo.guidance) == ("ddpo", None, 50, 5.0)
+    assert (
+        paper.ddpo.objective,
+        paper.ddpo.window,
+        paper.ddpo.sampling_steps,
+        paper.ddpo.guidance,
+    ) == ("ddpo", None, 50, 5.0)
     assert paper.ddpo.prompts * paper.ddpo.images_per_prompt // paper.ddpo.updates == 8
-    own = ("prompts", "updates", "sampling_steps", "window", "guidance", "objective", "clip_ratio", "lora_rank")
-    assert [getattr(fast.ddpo, key) for key in own] == [getattr(Recipe().ddpo, key) for key in own], "the method measured on the tiny model"
+    own = (
+        "prompts",
+        "updates",
+        "sampling_steps",
+        "window",
+        "guidance",
+        "objective",
+        "clip_ratio",
+        "lora_rank",
+    )
+    assert [getattr(fast.ddpo, key) for key in own] == [
+        getattr(Recipe().ddpo, key) for key in own
+    ], "the method measured on the tiny model"
     assert sdxl.ddpo == fast.ddpo.model_copy(update={"chunk": 4, "micro_batch": 4})
     assert paper.llm == fast.llm == sdxl.llm

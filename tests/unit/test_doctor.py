@@ -1,4 +1,5 @@
-"""The doctor against servers that answer, refuse or are something else, and against models that were altered."""
+"""The doctor against servers that answer, refuse or are something else, and against models that
+were altered."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ TOKEN = "a-token-of-tests"
 class _Server(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         allowed = self.path == "/health" or self.headers.get("Authorization") == f"Bearer {TOKEN}"
-        body = json.dumps({"ray_version": "2.60.0"}).encode() if self.path == "/api/version" else b"OK"
+        body = (
+            json.dumps({"ray_version": "2.60.0"}).encode() if self.path == "/api/version" else b"OK"
+        )
         self.send_response(200 if allowed else 401)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -54,7 +57,9 @@ def test_servers_that_answer(server: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert finding(tmp_path, "mlflow").state == "ok"
 
 
-def test_missing_token_is_named(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_token_is_named(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_API_ADDRESS", server)
     found = finding(tmp_path, "ray")
     assert found.state == "failed"
@@ -62,7 +67,9 @@ def test_missing_token_is_named(server: str, tmp_path: Path, monkeypatch: pytest
     assert "RAY_AUTH_TOKEN" in found.detail
 
 
-def test_other_server_is_no_ray(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_server_is_no_ray(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_API_ADDRESS", f"{server}/elsewhere")
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     assert "is no Ray dashboard" in finding(tmp_path, "ray").detail

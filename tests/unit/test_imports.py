@@ -1,4 +1,5 @@
-"""What a process imports costs seconds of two cores at each start: those that coordinate or score leave out what samples and trains."""
+"""What a process imports costs seconds of two cores at each start: those that coordinate or score
+leave out what samples and trains."""
 
 from __future__ import annotations
 
@@ -7,18 +8,34 @@ import sys
 
 import pytest
 
-DRIVERS = [f"ray_jobs.{stage}" for stage in ("ingest", "perceive", "finetune_llm", "evaluate_llm", "calibrate", "finetune_sd", "ddpo")]
+DRIVERS = [
+    f"ray_jobs.{stage}"
+    for stage in (
+        "ingest",
+        "perceive",
+        "finetune_llm",
+        "evaluate_llm",
+        "calibrate",
+        "finetune_sd",
+        "ddpo",
+    )
+]
 
 
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
         (DRIVERS, {"torch", "diffusers", "transformers", "peft", "deepspeed"}),
-        (["boig_core.evaluation.probe", "boig_core.cluster.rollouts"], {"diffusers", "transformers", "peft", "deepspeed"}),
+        (
+            ["boig_core.evaluation.probe", "boig_core.cluster.rollouts"],
+            {"diffusers", "transformers", "peft", "deepspeed"},
+        ),
     ],
     ids=["drivers", "reward actors"],
 )
-def test_heavy_libraries_are_imported_where_they_are_used_alone(modules: list[str], absent: set[str]) -> None:
+def test_heavy_libraries_are_imported_where_they_are_used_alone(
+    modules: list[str], absent: set[str]
+) -> None:
     code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert absent & set(done.stdout.split()) == set()

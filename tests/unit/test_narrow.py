@@ -1,4 +1,5 @@
-"""Lines of the other commands at 80 columns: bench, status, doctor, dataset diff, clean; and the rules of all tables."""
+"""Lines of the other commands at 80 columns: bench, status, doctor, dataset diff, clean; and the
+rules of all tables."""
 
 from __future__ import annotations
 
@@ -23,7 +24,11 @@ def test_a_table_goes_on_below_with_its_names_and_drops_what_is_empty() -> None:
         "void": [None] * 12,
     }
     rows["full"][3] = rows["half"][3] = None
-    text = rendered(lambda console: print_table(console, "Title", columns, rows, {"void": "the recipe names none"}))
+    text = rendered(
+        lambda console: print_table(
+            console, "Title", columns, rows, {"void": "the recipe names none"}
+        )
+    )
     for n in range(12):
         assert (f" {n}.125" in text) == (n != 3)
         assert (f" {n}.5" in text) == (n < 6 and n != 3)
@@ -35,23 +40,37 @@ def test_a_table_goes_on_below_with_its_names_and_drops_what_is_empty() -> None:
 
 def test_a_name_that_is_longer_than_its_room_goes_on_in_the_next_line() -> None:
     name = "x" * 45 + "y" * 45
-    text = rendered(lambda console: print_table(console, "Title", ("name", "value"), {name: ["1.000"]}))
+    text = rendered(
+        lambda console: print_table(console, "Title", ("name", "value"), {name: ["1.000"]})
+    )
     assert "".join(line[:73].split(" ")[0] for line in text.splitlines()[3:]) == name
 
 
 @pytest.mark.parametrize("sampling", [0.75, None])
-def test_the_bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sampling: float | None) -> None:
+def test_the_bench(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sampling: float | None
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     idle = {"idle_rollout_actors": 0.125, "idle_reward_actors": 0.5, "idle_learner": 0.25}
-    speed = Speed(24, 1.5, sampling, 0.5, idle if sampling is None else {}, 2.0, 0.0125, 0.05, 0.01, 1.0, 4.0)
+    speed = Speed(
+        24, 1.5, sampling, 0.5, idle if sampling is None else {}, 2.0, 0.0125, 0.05, 0.01, 1.0, 4.0
+    )
     bench.show(load_recipe("tiny", []), speed)
     text = capsys.readouterr().out
     check_fits(text)
-    rows = {line.rsplit(maxsplit=3)[0].strip(): line.split()[-3:] for line in text.splitlines() if len(line.split()) > 3}
+    rows = {
+        line.rsplit(maxsplit=3)[0].strip(): line.split()[-3:]
+        for line in text.splitlines()
+        if len(line.split()) > 3
+    }
     assert rows["epoch"] == ["2.000", "12.0", "100%"]
-    assert rows["rollouts and rewards" if sampling is None else "sampling"][0] == ("1.500" if sampling is None else "0.750")
+    assert rows["rollouts and rewards" if sampling is None else "sampling"][0] == (
+        "1.500" if sampling is None else "0.750"
+    )
     flat = " ".join(text.split())
-    assert ("idle: rollout actors 12%, reward actors 50%, learner 25%" in flat) == (sampling is None)
+    assert ("idle: rollout actors 12%, reward actors 50%, learner 25%" in flat) == (
+        sampling is None
+    )
     assert "take 1.000 s at these rates on one device: 50% of the epoch" in flat
     assert "take 4.000 s an epoch: 2.00 times as long" in flat
 
@@ -64,14 +83,23 @@ def test_the_doctor() -> None:
     assert all(line.startswith(" " * 15) for line in lines[1:])
     assert " ".join(" ".join(lines).split()).removeprefix("FAIL packages ") == detail
     path = "/very/long" * 12
-    assert path in "\n".join(doctor.lines(doctor.Finding("store", "ok", f"{path}: writable")))  # a path is not cut
+    assert path in "\n".join(
+        doctor.lines(doctor.Finding("store", "ok", f"{path}: writable"))
+    )  # a path is not cut
 
 
 def test_the_status_of_a_run_folds_its_last_row() -> None:
-    last = {"step": 3, "time": 1.0, **{f"measure_{n}": 0.5 + n for n in range(14)}, "clip_fraction": None}
+    last = {
+        "step": 3,
+        "time": 1.0,
+        **{f"measure_{n}": 0.5 + n for n in range(14)},
+        "clip_fraction": None,
+    }
     message = "reward contrast: AUC 0.52 [0.44, 0.60] on 160 test images must be above 0.5"
     failure = commit.Failure(type="InputError", message=message, remedy="ingest more", user=True)
-    state = runs.AttemptState("ddpo", 2, "open", 12.5, 0.0, None, failure, {"boigsd": "s3://b/m"}, last, "s3://b/a")
+    state = runs.AttemptState(
+        "ddpo", 2, "open", 12.5, 0.0, None, failure, {"boigsd": "s3://b/m"}, last, "s3://b/a"
+    )
     lines = list(runs.status_lines([state]))
     check_fits("\n".join(lines))
     flat = " ".join("\n".join(lines).split())
@@ -81,7 +109,10 @@ def test_the_status_of_a_run_folds_its_last_row() -> None:
 
 
 def test_the_sum_of_a_run_folds() -> None:
-    stages = {name: {"gpu_hours": 1.0, "idle": 0.25} for name in ("finetune_llm", "evaluate_llm", "finetune_sd", "ddpo")}
+    stages = {
+        name: {"gpu_hours": 1.0, "idle": 0.25}
+        for name in ("finetune_llm", "evaluate_llm", "finetune_sd", "ddpo")
+    }
     line = runs.summary_line({"stages": stages, "seconds": 2760.0, "gpu_hours": 3.0, "cost": 7.5})
     lines = runs.folded(line)
     check_fits("\n".join(lines))
@@ -105,7 +136,9 @@ def test_a_difference_of_datasets_names_samples_and_says_how_many_more() -> None
 
 
 def test_what_is_cleaned_up_stands_a_folder_below_its_numbers() -> None:
-    garbage = retention.Garbage("checkpoints", "runs/boig_sd/manual-7/ddpo/attempt-1/checkpoints", ("a", "b"), 3 * 2**20)
+    garbage = retention.Garbage(
+        "checkpoints", "runs/boig_sd/manual-7/ddpo/attempt-1/checkpoints", ("a", "b"), 3 * 2**20
+    )
     lines = list(retention.summary([garbage]))
     check_fits("\n".join(lines))
     assert lines[0].split() == ["checkpoints", "2", "files", "3.0", "MiB"]
@@ -114,8 +147,17 @@ def test_what_is_cleaned_up_stands_a_folder_below_its_numbers() -> None:
 
 
 def test_an_epoch_of_the_alignment_tells_reward_speed_and_time_left_on_a_narrow_line() -> None:
-    values = {"reward": 1.25, "reward_std": 0.5, "seconds_rollouts": 8.0, "seconds_update": 2.5, "clip_fraction": 0.03}
+    values = {
+        "reward": 1.25,
+        "reward_std": 0.5,
+        "seconds_rollouts": 8.0,
+        "seconds_update": 2.5,
+        "clip_fraction": 0.03,
+    }
     line = epoch_line(1, 6, values, 10.5)
-    assert line == "epoch 2 of 6 · reward 1.250 ± 0.500 · 10.5 s/epoch · rollouts 8.0 s · update 2.5 s · clipped 0.03 · about 0:42 left"
+    assert (
+        line
+        == "epoch 2 of 6 · reward 1.250 ± 0.500 · 10.5 s/epoch · rollouts 8.0 s · update 2.5 s · clipped 0.03 · about 0:42 left"
+    )
     assert fitted(line, 74) == "epoch 2/6 · reward 1.250 ± 0.500 · 10.5 s/epoch · 0:42 left"
     assert not goes_on(epoch_line(5, 6, values, 10.5))

@@ -1,7 +1,8 @@
 """Build every tiny model from nothing: one command, one seed, one folder with a manifest.
 
-The order is fixed by what depends on what: scenes, CLIP, autoencoder, U-Net with CLIP's text half, then the judge from scenes of its own.
-No stage of the product is used, so the models never see a KPI.
+The order is fixed by what depends on what: scenes, CLIP, autoencoder, U-Net with CLIP's text half,
+then the judge from scenes of its own. No stage of the product is used, so the models never see a
+KPI.
 """
 
 from __future__ import annotations
@@ -34,14 +35,17 @@ _THREADS: Final = 2
 
 
 def build(out: Path, seed: int, scale: float = 1.0) -> dict[str, Any]:
-    """Train the tiny models and write ``tiny-sd``, ``clip``, ``clip-judge`` and ``manifest.json`` into ``out``.
+    """Train the tiny models and write ``tiny-sd``, ``clip``, ``clip-judge`` and ``manifest.json``
+    into ``out``.
 
-    The same seed, software and CPU type give the same bits. What stands in ``out`` under these names is replaced at the end, at once.
+    The same seed, software and CPU type give the same bits. What stands in ``out`` under these
+    names is replaced at the end, at once.
 
     Args:
         out: folder, made where missing.
         seed: at least 0.
-        scale: in (0, 1], shrinks scenes and steps for a trial; below 1 the fidelity gate is measured but not enforced.
+        scale: in (0, 1], shrinks scenes and steps for a trial; below 1 the fidelity gate is
+            measured but not enforced.
 
     Returns:
         The manifest.
@@ -51,11 +55,20 @@ def build(out: Path, seed: int, scale: float = 1.0) -> dict[str, Any]:
         TrainingDivergedError: below the fidelity gate at scale 1; nothing is written.
     """
     if not 0 < scale <= 1:
-        raise UserError(f"scale: {scale}", "must be above 0 and at most 1", "leave it at 1 for models that are worth shipping")
+        raise UserError(
+            f"scale: {scale}",
+            "must be above 0 and at most 1",
+            "leave it at 1 for models that are worth shipping",
+        )
     if seed < 0:
         raise UserError(f"seed: {seed}", "must be at least 0", "give another seed")
     out.mkdir(parents=True, exist_ok=True)
-    with _steady_cpu(), torch.random.fork_rng(), _progress() as track, tempfile.TemporaryDirectory(dir=out, prefix=".building-") as scratch:
+    with (
+        _steady_cpu(),
+        torch.random.fork_rng(),
+        _progress() as track,
+        tempfile.TemporaryDirectory(dir=out, prefix=".building-") as scratch,
+    ):
         folder = Path(scratch)
         measured = _train(folder, seed, scale, track)
         if scale == 1:
@@ -63,17 +76,25 @@ def build(out: Path, seed: int, scale: float = 1.0) -> dict[str, Any]:
         return publish(folder, out, seed, scale, measured)
 
 
-def publish(folder: Path, out: Path, seed: int, scale: float, measured: dict[str, Any]) -> dict[str, Any]:
-    """Move the models in ``folder`` to ``out`` and write their manifest, last; returns the manifest."""
+def publish(
+    folder: Path, out: Path, seed: int, scale: float, measured: dict[str, Any]
+) -> dict[str, Any]:
+    """Move the models in ``folder`` to ``out`` and write their manifest, last; returns the
+    manifest."""
     manifest = {
         "schema": 1,
-        "command": f"boig tiny-models --out DIR --seed {seed}" + (f" --scale {scale}" if scale != 1 else ""),
+        "command": f"boig tiny-models --out DIR --seed {seed}"
+        + (f" --scale {scale}" if scale != 1 else ""),
         "seed": seed,
         "scale": scale,
         "code_sha256": code_hash(),
         "versions": {"python": sys.version.split()[0], "torch": torch.__version__},
         "measured": measured,
-        "files": {str(path.relative_to(folder)): describe(path) for path in sorted(folder.rglob("*")) if path.is_file()},
+        "files": {
+            str(path.relative_to(folder)): describe(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
     }
     (out / "manifest.json").unlink(missing_ok=True)
     for made in sorted(folder.iterdir()):
@@ -91,7 +112,12 @@ def _train(folder: Path, seed: int, scale: float, track: Tracker) -> dict[str, A
     def scaled(number: int) -> int:
         return max(16, int(number * scale))
 
-    seeds = {name: seed * 10 + i for i, name in enumerate(("scenes", "held_out", "judge_scenes", "clip", "vae", "unet", "judge"))}
+    seeds = {
+        name: seed * 10 + i
+        for i, name in enumerate(
+            ("scenes", "held_out", "judge_scenes", "clip", "vae", "unet", "judge")
+        )
+    }
     held_out = _draw(scaled(_HELD_OUT), seeds["held_out"], track, squares=1.0)
     scenes = _draw(scaled(_SCENES), seeds["scenes"], track)
     words = tokenizer.build_tokenizer()
@@ -99,20 +125,26 @@ def _train(folder: Path, seed: int, scale: float, track: Tracker) -> dict[str, A
 
     torch.manual_seed(seeds["clip"])
     model = clip.build_clip(words)
-    clip.train_clip(model, words, scenes, scaled(_CLIP_STEPS), seeds["clip"], track("CLIP", scaled(_CLIP_STEPS)))
+    clip.train_clip(
+        model, words, scenes, scaled(_CLIP_STEPS), seeds["clip"], track("CLIP", scaled(_CLIP_STEPS))
+    )
     measured["clip"] = clip.measure_clip(model, words, held_out)
     clip.save_clip(model, words, folder / "clip")
 
     torch.manual_seed(seeds["vae"])
     vae = diffusion.build_vae()
-    diffusion.train_vae(vae, scenes, scaled(_VAE_STEPS), seeds["vae"], track("autoencoder", scaled(_VAE_STEPS)))
+    diffusion.train_vae(
+        vae, scenes, scaled(_VAE_STEPS), seeds["vae"], track("autoencoder", scaled(_VAE_STEPS))
+    )
     measured["autoencoder_psnr_db"] = diffusion.measure_vae(vae, held_out)
     latents_NCHW = diffusion.encode(vae, scenes) * vae.config.scaling_factor
 
     torch.manual_seed(seeds["unet"])
     unet, text_encoder = diffusion.build_unet(), clip.text_half(model)
     advance = track("diffusion", scaled(_UNET_STEPS))
-    diffusion.train_unet(unet, text_encoder, latents_NCHW, words, scenes, scaled(_UNET_STEPS), seeds["unet"], advance)
+    diffusion.train_unet(
+        unet, text_encoder, latents_NCHW, words, scenes, scaled(_UNET_STEPS), seeds["unet"], advance
+    )
     pipe = diffusion.assemble(vae, unet, text_encoder, words)
     pipe.to(torch.float16).save_pretrained(folder / "tiny-sd")
     measured["fidelity"] = fidelity.fidelity(pipe.to(torch.float32), scaled(_FIDELITY_IMAGES))
@@ -120,7 +152,14 @@ def _train(folder: Path, seed: int, scale: float, track: Tracker) -> dict[str, A
     judge_scenes = _draw(scaled(_JUDGE_SCENES), seeds["judge_scenes"], track)
     torch.manual_seed(seeds["judge"])
     judge = clip.build_clip(words)
-    clip.train_clip(judge, words, judge_scenes, scaled(_JUDGE_STEPS), seeds["judge"], track("judge CLIP", scaled(_JUDGE_STEPS)))
+    clip.train_clip(
+        judge,
+        words,
+        judge_scenes,
+        scaled(_JUDGE_STEPS),
+        seeds["judge"],
+        track("judge CLIP", scaled(_JUDGE_STEPS)),
+    )
     measured["clip-judge"] = clip.measure_clip(judge, words, held_out)
     clip.save_clip(judge, words, folder / "clip-judge")
     return measured
@@ -133,7 +172,11 @@ def _draw(count: int, seed: int, track: Tracker, squares: float = 0.75) -> data.
 
 def code_hash() -> str:
     """SHA-256 over the source files that decide what the models learn."""
-    sources = [Path(scene.__file__), Path(vocabulary.__file__), *sorted(Path(__file__).parent.glob("*.py"))]
+    sources = [
+        Path(scene.__file__),
+        Path(vocabulary.__file__),
+        *sorted(Path(__file__).parent.glob("*.py")),
+    ]
     digest = hashlib.sha256()
     for source in sources:
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
@@ -149,8 +192,8 @@ def describe(path: Path) -> dict[str, Any]:
 def _steady_cpu() -> Iterator[None]:
     """Fixed thread count, and memory that stays with the process.
 
-    By default glibc hands every large tensor back to the kernel and fetches zeroed pages anew: on virtual machines that made these small
-    models two to five times slower.
+    By default glibc hands every large tensor back to the kernel and fetches zeroed pages anew: on
+    virtual machines that made these small models two to five times slower.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(_THREADS)
@@ -167,9 +210,17 @@ def _steady_cpu() -> Iterator[None]:
 
 @contextmanager
 def _progress() -> Iterator[Tracker]:
-    columns = (TextColumn("{task.description:>14}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:>14}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+    )
     with Progress(
-        *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), disable="PYTEST_CURRENT_TEST" in os.environ
+        *columns,
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        disable="PYTEST_CURRENT_TEST" in os.environ,
     ) as progress:
 
         def track(name: str, total: int) -> Callable[[str], None]:

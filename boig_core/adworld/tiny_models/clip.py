@@ -1,7 +1,9 @@
-"""Train a tiny CLIP: scenes against their captions, and crops of single objects against object names.
+"""Train a tiny CLIP: scenes against their captions, and crops of single objects against object
+names.
 
-One such model lends its text half to the diffusion model and its vision half to features and naming; a second one, from another seed and
-other scenes, takes no part in training anything and judges. Shape letters: B batch, L tokens, P phrases, C channels, H height, W width.
+One such model lends its text half to the diffusion model and its vision half to features and
+naming; a second one, from another seed and other scenes, takes no part in training anything and
+judges. Shape letters: B batch, L tokens, P phrases, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ _MAX_LOGIT_SCALE: Final = float(np.log(100.0))
 
 
 def build_clip(tokenizer: Any) -> CLIPModel:
-    """An untrained tiny CLIP (about 0.4 M parameters): two text layers of width 64, three vision layers of width 96 on 8 px patches."""
+    """An untrained tiny CLIP (about 0.4 M parameters): two text layers of width 64, three vision
+    layers of width 96 on 8 px patches."""
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": TEXT_WIDTH,
@@ -52,38 +55,71 @@ def build_clip(tokenizer: Any) -> CLIPModel:
         "hidden_act": "gelu",
     }
     # Plain attention is several times faster than the fused kernels at these sizes on a CPU.
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=TEXT_WIDTH, attn_implementation="eager"))
+    return CLIPModel(
+        CLIPConfig(
+            text_config=text,
+            vision_config=vision,
+            projection_dim=TEXT_WIDTH,
+            attn_implementation="eager",
+        )
+    )
 
 
 def to_pixels(images_BHWC: NDArray[np.uint8]) -> torch.Tensor:
     """uint8 images to ``pixels_BCHW`` in [-1, 1], as the saved processor gives them."""
-    return torch.from_numpy(np.ascontiguousarray(images_BHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return (
+        torch.from_numpy(np.ascontiguousarray(images_BHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    )
 
 
-def train_clip(model: CLIPModel, tokenizer: Any, data: TrainingSet, steps: int, seed: int, advance: Callable[[str], None]) -> None:
-    """Train in place: symmetric InfoNCE on scenes; cross-entropy over all kinds, and over all colored kinds, on crops.
+def train_clip(
+    model: CLIPModel,
+    tokenizer: Any,
+    data: TrainingSet,
+    steps: int,
+    seed: int,
+    advance: Callable[[str], None],
+) -> None:
+    """Train in place: symmetric InfoNCE on scenes; cross-entropy over all kinds, and over all
+    colored kinds, on crops.
 
-    A crop of background alone is pulled to a uniform answer, so that a naming threshold can mean something.
+    A crop of background alone is pulled to a uniform answer, so that a naming threshold can mean
+    something.
     """
     rng = np.random.default_rng(seed)
     ids_NKL = torch.from_numpy(tokenize(tokenizer, data.captions))
     phrases = [torch.from_numpy(tokenize(tokenizer, [names])[0]) for names in _phrases()]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.02
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, _PEAK_RATE, total_steps=steps, pct_start=0.1
+    )
     model.train()
     for step in range(steps):
         scenes_B = rng.integers(len(data.scenes), size=_BATCH)
         crops_B = rng.integers(len(data.scenes), size=_CROPS)
-        pixels_BCHW = to_pixels(np.concatenate([data.images_NHWC[scenes_B], data.crops_NHWC[crops_B]]))
-        image_BD = functional.normalize(model.vision_model(pixels_BCHW).pooler_output @ model.visual_projection.weight.T, dim=-1)
+        pixels_BCHW = to_pixels(
+            np.concatenate([data.images_NHWC[scenes_B], data.crops_NHWC[crops_B]])
+        )
+        image_BD = functional.normalize(
+            model.vision_model(pixels_BCHW).pooler_output @ model.visual_projection.weight.T, dim=-1
+        )
         ids_BL = ids_NKL[scenes_B, rng.integers(ids_NKL.shape[1], size=_BATCH)]
         phrase_PL = phrases[step % len(phrases)]
         text_BD = functional.normalize(_text(model, torch.cat([ids_BL, phrase_PL])), dim=-1)
         scale = model.logit_scale.exp()
         logits_BB = scale * image_BD[:_BATCH] @ text_BD[:_BATCH].T
         target_B = torch.arange(_BATCH)
-        scene_loss = (functional.cross_entropy(logits_BB, target_B) + functional.cross_entropy(logits_BB.T, target_B)) / 2
-        crop_loss = _crop_loss(scale * image_BD[_BATCH:] @ text_BD[_BATCH:].T, data.crop_kinds_N[crops_B], data.crop_colors_N[crops_B])
+        scene_loss = (
+            functional.cross_entropy(logits_BB, target_B)
+            + functional.cross_entropy(logits_BB.T, target_B)
+        ) / 2
+        crop_loss = _crop_loss(
+            scale * image_BD[_BATCH:] @ text_BD[_BATCH:].T,
+            data.crop_kinds_N[crops_B],
+            data.crop_colors_N[crops_B],
+        )
         optimizer.zero_grad()
         torch.autograd.backward(scene_loss + crop_loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -107,11 +143,19 @@ def _phrases() -> list[list[str]]:
     return [[wording.format(name) for name in (*KINDS, *colored)] for wording in wordings]
 
 
-def _crop_loss(logits_BP: torch.Tensor, kinds_B: NDArray[np.int64], colors_B: NDArray[np.int64]) -> torch.Tensor:
+def _crop_loss(
+    logits_BP: torch.Tensor, kinds_B: NDArray[np.int64], colors_B: NDArray[np.int64]
+) -> torch.Tensor:
     kind_logits_BP, colored_logits_BP = logits_BP[:, : len(KINDS)], logits_BP[:, len(KINDS) :]
-    shown_B, kind_B, color_B = torch.from_numpy(kinds_B != NOTHING), torch.from_numpy(kinds_B), torch.from_numpy(colors_B)
+    shown_B, kind_B, color_B = (
+        torch.from_numpy(kinds_B != NOTHING),
+        torch.from_numpy(kinds_B),
+        torch.from_numpy(colors_B),
+    )
     loss = functional.cross_entropy(kind_logits_BP[shown_B], kind_B[shown_B])
-    loss = loss + 0.5 * functional.cross_entropy(colored_logits_BP[shown_B], kind_B[shown_B] * len(OBJECT_COLORS) + color_B[shown_B])
+    loss = loss + 0.5 * functional.cross_entropy(
+        colored_logits_BP[shown_B], kind_B[shown_B] * len(OBJECT_COLORS) + color_B[shown_B]
+    )
     if not bool(shown_B.all()):
         loss = loss - 0.2 * functional.log_softmax(kind_logits_BP[~shown_B], dim=-1).mean()
     return loss
@@ -122,27 +166,38 @@ def measure_clip(model: CLIPModel, tokenizer: Any, data: TrainingSet) -> dict[st
     """What a tiny CLIP can do on held-out ``data``.
 
     Returns:
-        ``naming`` (share of crops whose kind is named right) and ``naming_KIND``; ``color`` (given the kind, color named right);
-        ``confidence_object`` and ``confidence_nothing`` (mean highest probability over the kinds); ``retrieval_at_1`` (of a caption with
-        everything named among 100 images).
+        ``naming`` (share of crops whose kind is named right) and ``naming_KIND``; ``color`` (given
+        the kind, color named right); ``confidence_object`` and ``confidence_nothing`` (mean highest
+        probability over the kinds); ``retrieval_at_1`` (of a caption with everything named among
+        100 images).
     """
     phrase_PL = torch.from_numpy(tokenize(tokenizer, [_phrases()[0]])[0])
     text_PD = functional.normalize(_text(model, phrase_PL), dim=-1)
     image_BD = _image(model, data.crops_NHWC)
     logits_BP = (model.logit_scale.exp() * image_BD @ text_PD.T).numpy()
-    kinds_BP, colored_BPC = logits_BP[:, : len(KINDS)], logits_BP[:, len(KINDS) :].reshape(-1, len(KINDS), len(OBJECT_COLORS))
+    kinds_BP, colored_BPC = (
+        logits_BP[:, : len(KINDS)],
+        logits_BP[:, len(KINDS) :].reshape(-1, len(KINDS), len(OBJECT_COLORS)),
+    )
     shown_B = data.crop_kinds_N != NOTHING
     truth_B = data.crop_kinds_N[shown_B]
     right_B = kinds_BP[shown_B].argmax(axis=1) == truth_B
     result = {"naming": float(right_B.mean())}
-    result |= {f"naming_{kind}": float(right_B[truth_B == k].mean()) for k, kind in enumerate(KINDS) if (truth_B == k).any()}
+    result |= {
+        f"naming_{kind}": float(right_B[truth_B == k].mean())
+        for k, kind in enumerate(KINDS)
+        if (truth_B == k).any()
+    }
     color_B = colored_BPC[shown_B][np.arange(len(truth_B)), truth_B].argmax(axis=1)
     result["color"] = float((color_B == data.crop_colors_N[shown_B]).mean())
     confidence_B = torch.from_numpy(kinds_BP).softmax(dim=-1).amax(dim=-1).numpy()
     result["confidence_object"] = float(confidence_B[shown_B].mean())
     result["confidence_nothing"] = float(confidence_B[~shown_B].mean()) if (~shown_B).any() else 0.0
     captions = torch.from_numpy(tokenize(tokenizer, [row[:1] for row in data.captions])[:, 0])
-    image_BD, text_BD = _image(model, data.images_NHWC), functional.normalize(_text(model, captions), dim=-1)
+    image_BD, text_BD = (
+        _image(model, data.images_NHWC),
+        functional.normalize(_text(model, captions), dim=-1),
+    )
     pool = min(100, len(captions))
     hits = [
         (text_BD[i : i + pool] @ image_BD[i : i + pool].T).argmax(dim=1) == torch.arange(pool)
@@ -154,7 +209,12 @@ def measure_clip(model: CLIPModel, tokenizer: Any, data: TrainingSet) -> dict[st
 
 def _image(model: CLIPModel, images_BHWC: NDArray[np.uint8]) -> torch.Tensor:
     chunks = [images_BHWC[i : i + 256] for i in range(0, len(images_BHWC), 256)]
-    pooled_BD = torch.cat([model.visual_projection(model.vision_model(to_pixels(chunk)).pooler_output) for chunk in chunks])
+    pooled_BD = torch.cat(
+        [
+            model.visual_projection(model.vision_model(to_pixels(chunk)).pooler_output)
+            for chunk in chunks
+        ]
+    )
     return functional.normalize(pooled_BD, dim=-1)
 
 
@@ -168,7 +228,8 @@ def text_half(model: CLIPModel) -> CLIPTextModel:
 
 
 def save_clip(model: CLIPModel, tokenizer: Any, folder: Path) -> None:
-    """Write a folder that `CLIPModel.from_pretrained` and `CLIPProcessor.from_pretrained` open, in half precision."""
+    """Write a folder that `CLIPModel.from_pretrained` and `CLIPProcessor.from_pretrained` open, in
+    half precision."""
     model.half().save_pretrained(folder)
     model.float()
     processor = CLIPImageProcessorPil(

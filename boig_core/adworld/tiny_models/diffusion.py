@@ -1,8 +1,8 @@
 """Train a tiny Stable Diffusion: an autoencoder, then a U-Net together with CLIP's text half.
 
-The parts are ordinary diffusers classes and the result an ordinary `StableDiffusionPipeline`; only sizes and schedules are ours.
-Sampling for reinforcement learning is `boig_core.diffusion`'s.
-Shape letters: N scenes, K captions, L tokens, B batch, T timesteps, C channels, H height, W width.
+The parts are ordinary diffusers classes and the result an ordinary `StableDiffusionPipeline`; only
+sizes and schedules are ours. Sampling for reinforcement learning is `boig_core.diffusion`'s. Shape
+letters: N scenes, K captions, L tokens, B batch, T timesteps, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -42,17 +42,24 @@ def build_vae() -> AutoencoderTiny:
     )
 
 
-def train_vae(vae: AutoencoderTiny, data: TrainingSet, steps: int, seed: int, advance: Callable[[str], None]) -> None:
+def train_vae(
+    vae: AutoencoderTiny, data: TrainingSet, steps: int, seed: int, advance: Callable[[str], None]
+) -> None:
     """Train in place on the squared pixel error, with latents held near zero mean and unit spread.
 
-    The decoder sees slightly noisy latents, so that it forgives what a sampler leaves. ``scaling_factor`` is set from the data at the end.
+    The decoder sees slightly noisy latents, so that it forgives what a sampler leaves.
+    ``scaling_factor`` is set from the data at the end.
     """
     rng, noise = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     vae.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=_VAE_RATE, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _VAE_RATE, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, _VAE_RATE, total_steps=steps, pct_start=0.1
+    )
     for _ in range(steps):
-        pixels_BCHW = to_pixels(data.images_NHWC[rng.integers(len(data.scenes), size=_VAE_BATCH)]).to(memory_format=torch.channels_last)
+        pixels_BCHW = to_pixels(
+            data.images_NHWC[rng.integers(len(data.scenes), size=_VAE_BATCH)]
+        ).to(memory_format=torch.channels_last)
         latents_BCHW = vae.encode(pixels_BCHW).latents
         spread_C, mean_C = torch.std_mean(latents_BCHW, dim=(0, 2, 3))
         noisy_BCHW = latents_BCHW + _LATENT_NOISE * torch.randn(latents_BCHW.shape, generator=noise)
@@ -77,20 +84,30 @@ def psnr(error: torch.Tensor) -> float:
 def encode(vae: AutoencoderTiny, data: TrainingSet, limit: int | None = None) -> torch.Tensor:
     """Unscaled latents ``latents_NCHW`` of the first ``limit`` images."""
     images_NHWC = data.images_NHWC[:limit]
-    return torch.cat([vae.encode(to_pixels(images_NHWC[i : i + 256])).latents for i in range(0, len(images_NHWC), 256)]).contiguous()
+    return torch.cat(
+        [
+            vae.encode(to_pixels(images_NHWC[i : i + 256])).latents
+            for i in range(0, len(images_NHWC), 256)
+        ]
+    ).contiguous()
 
 
 @torch.no_grad()
 def measure_vae(vae: AutoencoderTiny, data: TrainingSet) -> float:
     """PSNR in decibels of encoding and decoding held-out scenes."""
-    decoded_NCHW = torch.cat([vae.decode(latents_BCHW).sample for latents_BCHW in torch.split(encode(vae, data), 256)])
-    return round(psnr(functional.mse_loss(decoded_NCHW.clamp(-1, 1), to_pixels(data.images_NHWC))), 2)
+    decoded_NCHW = torch.cat(
+        [vae.decode(latents_BCHW).sample for latents_BCHW in torch.split(encode(vae, data), 256)]
+    )
+    return round(
+        psnr(functional.mse_loss(decoded_NCHW.clamp(-1, 1), to_pixels(data.images_NHWC))), 2
+    )
 
 
 def build_unet() -> UNet2DConditionModel:
     """An untrained U-Net on (4, 8, 8) latents, about 2.2 M parameters.
 
-    Cross-attention stands at 4 x 4 alone: it tells the five places apart there, at a third less time a step than at 8 x 8 too.
+    Cross-attention stands at 4 x 4 alone: it tells the five places apart there, at a third less
+    time a step than at 8 x 8 too.
     """
     return UNet2DConditionModel(
         sample_size=LATENT_SIDE,
@@ -105,7 +122,8 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's own noise schedule; trailing timesteps, so that few-step sampling starts from pure noise, as it was trained to."""
+    """Stable Diffusion's own noise schedule; trailing timesteps, so that few-step sampling starts
+    from pure noise, as it was trained to."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -127,23 +145,32 @@ def train_unet(
     seed: int,
     advance: Callable[[str], None],
 ) -> None:
-    """Train both in place to predict the noise in scaled ``latents_NCHW``; they end as the moving average of their weights.
+    """Train both in place to predict the noise in scaled ``latents_NCHW``; they end as the moving
+    average of their weights.
 
-    The loss weight is min-SNR: min(SNR, 5) / SNR. One caption in eight is empty, for classifier-free guidance.
+    The loss weight is min-SNR: min(SNR, 5) / SNR. One caption in eight is empty, for
+    classifier-free guidance.
     """
     rng, noise = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    ids_NKL, empty_L = torch.from_numpy(tokenize(tokenizer, data.captions)), torch.from_numpy(tokenize(tokenizer, [[""]])[0, 0])
+    ids_NKL, empty_L = (
+        torch.from_numpy(tokenize(tokenizer, data.captions)),
+        torch.from_numpy(tokenize(tokenizer, [[""]])[0, 0]),
+    )
     scheduler = build_scheduler()
     snr_T = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
     trained = nn.ModuleList([unet, text_encoder]).train()
     average = copy.deepcopy(trained)
     optimizer = torch.optim.AdamW(trained.parameters(), lr=_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps, pct_start=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, _RATE, total_steps=steps, pct_start=0.05
+    )
     shown = 1.0
     for step in range(steps):
         scenes_B = torch.from_numpy(rng.integers(len(latents_NCHW), size=_BATCH))
         ids_BL = ids_NKL[scenes_B, torch.from_numpy(rng.integers(ids_NKL.shape[1], size=_BATCH))]
-        ids_BL = torch.where(torch.from_numpy(rng.random((_BATCH, 1)) < _UNNAMED_SHARE), empty_L, ids_BL)
+        ids_BL = torch.where(
+            torch.from_numpy(rng.random((_BATCH, 1)) < _UNNAMED_SHARE), empty_L, ids_BL
+        )
         noise_BCHW = torch.randn((_BATCH, *latents_NCHW.shape[1:]), generator=noise)
         steps_B = torch.from_numpy(rng.integers(len(snr_T), size=_BATCH))
         noisy_BCHW = scheduler.add_noise(latents_NCHW[scenes_B], noise_BCHW, steps_B)
@@ -167,7 +194,9 @@ def _blend(average: nn.Module, trained: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - decay)
 
 
-def assemble(vae: AutoencoderTiny, unet: UNet2DConditionModel, text_encoder: nn.Module, tokenizer: Any) -> StableDiffusionPipeline:
+def assemble(
+    vae: AutoencoderTiny, unet: UNet2DConditionModel, text_encoder: nn.Module, tokenizer: Any
+) -> StableDiffusionPipeline:
     """The pipeline of the four parts, without a safety checker."""
     pipe = StableDiffusionPipeline(
         vae=vae,

@@ -15,7 +15,9 @@ os.environ[HOURS] = "0.001"
 
 tries = {"retries": 3, "retry_delay": timedelta(seconds=1)}
 
-with DAG("late", schedule=None, deadline=deadline(), is_paused_upon_creation=False, default_args=tries):
+with DAG(
+    "late", schedule=None, deadline=deadline(), is_paused_upon_creation=False, default_args=tries
+):
 
     @task
     def before() -> None:

@@ -1,4 +1,5 @@
-"""`boig_ingest` as users of Airflow get it, but with its cluster found by the connection `ray_default` alone."""
+"""`boig_ingest` as users of Airflow get it, but with its cluster found by the connection
+`ray_default` alone."""
 
 import os
 

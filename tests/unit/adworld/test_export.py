@@ -30,7 +30,10 @@ def test_the_same_seed_writes_the_same_bytes_and_another_does_not(tmp_path: Path
     folders = [tmp_path / name for name in ("a", "b", "c")]
     for folder, seed in zip(folders, (3, 3, 4), strict=True):
         write_world(60, seed, law, folder, side=32)
-    contents = [{p.relative_to(f): p.read_bytes() for p in sorted(f.rglob("*")) if p.is_file()} for f in folders]
+    contents = [
+        {p.relative_to(f): p.read_bytes() for p in sorted(f.rglob("*")) if p.is_file()}
+        for f in folders
+    ]
     assert contents[0] == contents[1]
     assert contents[0] != contents[2]
 
@@ -42,7 +45,9 @@ def test_every_way_of_being_broken_is_there_and_the_rest_is_sound(world: Path) -
     assert {truth["broken"] for truth in known} == {None, *BROKEN}
     assert sum(truth["broken"] is not None for truth in known) == round(0.02 * POSTS)
     ids = [
-        json.loads(line)["id"] for line, truth in zip(lines, known, strict=True) if truth["broken"] not in ("truncated_line", "not_utf8")
+        json.loads(line)["id"]
+        for line, truth in zip(lines, known, strict=True)
+        if truth["broken"] not in ("truncated_line", "not_utf8")
     ]
     assert len(ids) - len(set(ids)) == sum(truth["broken"] == "duplicate_id" for truth in known)
     for line, truth in zip(lines, known, strict=True):
@@ -117,7 +122,14 @@ def test_a_folder_in_use_is_left_alone_and_a_failure_leaves_nothing(tmp_path: Pa
 
 def test_an_empty_folder_is_taken_and_progress_is_told(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    summary = write_world(5, 0, Law.load("sunlit"), tmp_path, side=32, progress=lambda done, posts: seen.append((done, posts)))
+    summary = write_world(
+        5,
+        0,
+        Law.load("sunlit"),
+        tmp_path,
+        side=32,
+        progress=lambda done, posts: seen.append((done, posts)),
+    )
     assert seen == [(i, 5) for i in range(1, 6)]
     assert summary.posts == 5
     assert len((tmp_path / "posts.jsonl").read_bytes().splitlines()) == 5

@@ -91,7 +91,9 @@ def test_the_packaged_laws_explain_likes_and_prefer_different_images() -> None:
     scores = {}
     for name in packaged_laws():
         law = Law.load(name)
-        scores[name] = np.array([law.score(f, b, s) for f, b, s in zip(features, brands, seasons, strict=True)])
+        scores[name] = np.array(
+            [law.score(f, b, s) for f, b, s in zip(features, brands, seasons, strict=True)]
+        )
         log_likes = scores[name] + law.noise.draw(rng, 2000)
         assert 0.75 < np.corrcoef(scores[name], log_likes)[0, 1] < 0.9
     assert np.corrcoef(scores["sunlit"], scores["nordic"])[0, 1] < 0

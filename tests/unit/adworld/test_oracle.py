@@ -34,7 +34,9 @@ def test_blurred_images_keep_their_colors_and_most_kinds() -> None:
     colors = kinds = things = 0
     for _ in range(100):
         scene = sample_scene(rng)
-        blurred = Image.fromarray(render(scene, 32, rng).image).filter(ImageFilter.GaussianBlur(0.7))
+        blurred = Image.fromarray(render(scene, 32, rng).image).filter(
+            ImageFilter.GaussianBlur(0.7)
+        )
         seen = {thing.place: thing for thing in measure(np.asarray(blurred)).features.things}
         things += len(scene.things)
         colors += sum(t.place in seen and seen[t.place].color == t.color for t in scene.things)
@@ -51,7 +53,14 @@ def test_a_shapeless_object_is_unknown_and_an_empty_image_has_none() -> None:
     assert (thing.kind, thing.color) == (UNKNOWN, "blue")
 
 
-@pytest.mark.parametrize("image", [np.zeros((32, 32), np.uint8), np.zeros((32, 32, 3), np.float32), np.zeros((8, 32, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((32, 32), np.uint8),
+        np.zeros((32, 32, 3), np.float32),
+        np.zeros((8, 32, 3), np.uint8),
+    ],
+)
 def test_what_is_not_an_rgb_image_is_refused(image: np.ndarray) -> None:
     with pytest.raises(InputError, match="uint8 RGB"):
         measure(image)
@@ -77,7 +86,9 @@ def test_noise_images_get_a_finite_score() -> None:
 def test_a_law_can_take_likes_from_an_image_that_is_not_what_its_post_is_about() -> None:
     law = Law.load("sunlit")
     strict = Oracle(law.model_copy(update={"off_topic": -16.0}))
-    image = render(Scene("yellow", None, (Thing("star", "red", "top", "large"),)), 32, np.random.default_rng(0)).image
+    image = render(
+        Scene("yellow", None, (Thing("star", "red", "top", "large"),)), 32, np.random.default_rng(0)
+    ).image
     texts = ["A star for you", "A star and a moon", "A moon for you", "Starry nights"]
     plain = Oracle(law).judge([image] * 4, ["brio"] * 4, ["summer"] * 4, texts)
     judged = strict.judge([image] * 4, ["brio"] * 4, ["summer"] * 4, texts)

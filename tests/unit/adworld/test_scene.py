@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from boig_core.adworld import scene as world
-from boig_core.adworld.scene import Scene, Thing, full_caption, post_text, render, sample_scene, words
+from boig_core.adworld.scene import (
+    Scene,
+    Thing,
+    full_caption,
+    post_text,
+    render,
+    sample_scene,
+    words,
+)
 
 
 def test_one_seed_gives_one_image_and_another_seed_another() -> None:
@@ -25,7 +33,11 @@ def test_objects_stand_out_and_do_not_share_a_place_or_kind(brand: str | None) -
     for _ in range(500):
         scene = sample_scene(rng, brand)
         assert 1 <= len(scene.things) <= 3
-        assert len({thing.place for thing in scene.things}) == len({thing.kind for thing in scene.things}) == len(scene.things)
+        assert (
+            len({thing.place for thing in scene.things})
+            == len({thing.kind for thing in scene.things})
+            == len(scene.things)
+        )
         assert not {thing.color for thing in scene.things} & {scene.background, scene.gradient}
 
 
@@ -54,7 +66,10 @@ def test_captions_use_the_whole_vocabulary_and_nothing_else() -> None:
     for index in range(6000):
         scene = sample_scene(rng)
         brand, season = world.BRANDS[index % 6], world.SEASONS[index % 4]
-        for text in (full_caption(scene, brand, season, rng, 0.2), post_text(scene, brand, season, rng)):
+        for text in (
+            full_caption(scene, brand, season, rng, 0.2),
+            post_text(scene, brand, season, rng),
+        ):
             met |= set(words(text))
             longest = max(longest, len(words(text)))
     assert met == set(world.VOCABULARY)
@@ -66,7 +81,9 @@ def test_a_full_caption_without_drop_names_everything() -> None:
     for _ in range(200):
         scene = sample_scene(rng)
         named = set(words(full_caption(scene, "verde", "winter", rng, 0.0)))
-        told = {"verde", "winter", scene.background} | {w for t in scene.things for w in (t.kind, t.color, t.place, t.size)}
+        told = {"verde", "winter", scene.background} | {
+            w for t in scene.things for w in (t.kind, t.color, t.place, t.size)
+        }
         assert told | ({scene.gradient} if scene.gradient else set()) <= named
 
 

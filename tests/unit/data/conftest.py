@@ -19,16 +19,29 @@ from boig_core.storage.period import Period
 
 
 def picture(seed: int, form: str = "PNG", side: int = 32, **options: Any) -> bytes:
-    """An image of a few large blobs, so that its perceptual hash holds under compression and differs from any other's."""
+    """An image of a few large blobs, so that its perceptual hash holds under compression and
+    differs from any other's."""
     blobs = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(blobs).resize((side, side), Image.Resampling.BICUBIC).save(buffer, format=form, **options)
+    Image.fromarray(blobs).resize((side, side), Image.Resampling.BICUBIC).save(
+        buffer, format=form, **options
+    )
     return buffer.getvalue()
 
 
-def row(name: str, likes: float, *images: str, account: str = "a", day: str = "2020-01-01", **more: Any) -> dict[str, Any]:
+def row(
+    name: str, likes: float, *images: str, account: str = "a", day: str = "2020-01-01", **more: Any
+) -> dict[str, Any]:
     text = f"A text of post {name} that is long enough for every rule of the recipe"
-    return {"id": name, "account": account, "timestamp": day, "text": text, "images": list(images), "likes": likes, **more}
+    return {
+        "id": name,
+        "account": account,
+        "timestamp": day,
+        "text": text,
+        "images": list(images),
+        "likes": likes,
+        **more,
+    }
 
 
 class Archive:
@@ -40,7 +53,9 @@ class Archive:
         self.root = store.join(self.store, "datasets", "d")
         self._versions = 0
 
-    def export(self, rows: Sequence[Mapping[str, Any]], images: Mapping[str, bytes], name: str = "export") -> str:
+    def export(
+        self, rows: Sequence[Mapping[str, Any]], images: Mapping[str, bytes], name: str = "export"
+    ) -> str:
         """Write an export; returns its location."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
@@ -70,7 +85,9 @@ class Archive:
         scratch.mkdir()
         crew = crew or OneProcess()
         where = {"root": self.root, "scratch": scratch}
-        return ingest(location, earlier, Data(**rules), seed, **where, crew=crew, retry=retry, period=period)
+        return ingest(
+            location, earlier, Data(**rules), seed, **where, crew=crew, retry=retry, period=period
+        )
 
     def publish(self, made: Ingested, **meta: Any) -> str:
         """Commit what was made; returns its URI."""
@@ -78,7 +95,15 @@ class Archive:
         uri, attempt = store.join(self.root, version), store.join(self.store, "runs", version)
         lineage = Lineage(inputs={}, recipe="r", code="c")
         where = store.join(attempt, commit.COMMIT)
-        publish_folder(made.folder, uri, kind=dataset.KIND, lineage=lineage, commit=where, meta=made.meta | meta, blobs=made.blobs)
+        publish_folder(
+            made.folder,
+            uri,
+            kind=dataset.KIND,
+            lineage=lineage,
+            commit=where,
+            meta=made.meta | meta,
+            blobs=made.blobs,
+        )
         commit.commit(attempt, {"dataset": uri}, {})
         staging.clear(self.root, made.staged)
         return uri

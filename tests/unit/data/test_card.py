@@ -1,4 +1,5 @@
-"""The data card: its numbers against a plain count, texts of strangers on its page, what it warns of, what it does not depend on."""
+"""The data card: its numbers against a plain count, texts of strangers on its page, what it warns
+of, what it does not depend on."""
 
 import base64
 import io
@@ -43,7 +44,8 @@ HOSTILE = [
 
 
 class Page(HTMLParser):
-    """What a browser would do with a page: its elements, where they point, and the text that is seen."""
+    """What a browser would do with a page: its elements, where they point, and the text that is
+    seen."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -58,7 +60,9 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags[tag] += 1
-        self.sources += [str(value) for name, value in attrs if name in {"src", "href", "srcset", "action"}]
+        self.sources += [
+            str(value) for name, value in attrs if name in {"src", "href", "srcset", "action"}
+        ]
         self.handlers += [name for name, _ in attrs if name.startswith("on")]
         if tag not in {"meta", "img", "br"}:
             self.open.append(tag)
@@ -83,8 +87,14 @@ def open_page(uri: str) -> Page:
 
 
 def test_the_numbers_are_those_of_a_plain_count(archive: Archive) -> None:
-    broken = [{**ROWS[0], "id": "x", "likes": "?"}, row("y", 70, "none.png"), row("z", 80, "none.png")]
-    location = archive.export([*ROWS, row("more", 60, "1.png", "2.png", account="a"), *broken], IMAGES)
+    broken = [
+        {**ROWS[0], "id": "x", "likes": "?"},
+        row("y", 70, "none.png"),
+        row("z", 80, "none.png"),
+    ]
+    location = archive.export(
+        [*ROWS, row("more", 60, "1.png", "2.png", account="a"), *broken], IMAGES
+    )
     uri = archive.ingest(location, more_kpis=("shares",), negatives=0.3, floors=(50, 50, 50))
     found, samples, meta = read(uri), dataset.read_samples(uri), manifest.read_manifest(uri).meta
     assert {name: found[name] for name in meta} == meta
@@ -96,39 +106,67 @@ def test_the_numbers_are_those_of_a_plain_count(archive: Archive) -> None:
     for one in found["by_account"]:
         own = [sample for sample in posts.values() if sample.account == one["account"]]
         assert (one["posts"], one["median_kpi"]) == (len(own), median(sample.kpi for sample in own))
-        assert {name: one[name] for name in card_page.NAMES} == {name: by_account[one["account"], name] for name in card_page.NAMES}
+        assert {name: one[name] for name in card_page.NAMES} == {
+            name: by_account[one["account"], name] for name in card_page.NAMES
+        }
     by_month = Counter(sample.timestamp[:7] for sample in samples)
     assert {one["month"]: one["samples"] for one in found["by_month"]} == by_month
-    assert sum(one["high"] for one in found["by_month"]) == sum(sample.bucket == "high" for sample in samples)
+    assert sum(one["high"] for one in found["by_month"]) == sum(
+        sample.bucket == "high" for sample in samples
+    )
 
     likes, shares = found["kpis"]
     kpis = sorted(sample.kpi for sample in posts.values())
     assert (likes["name"], likes["posts"], likes["missing"]) == ("likes", len(posts), 0)
-    assert (likes["histogram"]["quantiles"]["0"], likes["histogram"]["quantiles"]["100"]) == (kpis[0], kpis[-1])
+    assert (likes["histogram"]["quantiles"]["0"], likes["histogram"]["quantiles"]["100"]) == (
+        kpis[0],
+        kpis[-1],
+    )
     buckets = Counter(sample.bucket or "none" for sample in posts.values())
-    assert {name: sum(counts) for name, counts in likes["histogram"]["counts"].items()} == {n: buckets[n] for n in card_page.NAMES}
+    assert {name: sum(counts) for name, counts in likes["histogram"]["counts"].items()} == {
+        n: buckets[n] for n in card_page.NAMES
+    }
     assert buckets["none"] == found["without_bucket"] == 6
     with_shares = [sample for sample in posts.values() if "shares" in sample.more_kpis]
-    assert (shares["posts"], shares["missing"]) == (len(with_shares), len(posts) - len(with_shares)) == (81, 10)
+    assert (
+        (shares["posts"], shares["missing"])
+        == (len(with_shares), len(posts) - len(with_shares))
+        == (81, 10)
+    )
 
     words = Counter(word for sample in posts.values() for word in set(sample.keywords))
-    assert [(one["keyword"], one["posts"]) for one in found["keywords"][:5]] == sorted(words.items(), key=lambda p: (-p[1], p[0]))[:5]
+    assert [(one["keyword"], one["posts"]) for one in found["keywords"][:5]] == sorted(
+        words.items(), key=lambda p: (-p[1], p[0])
+    )[:5]
     lengths = sorted(len(sample.text) for sample in posts.values())
-    assert (found["text_length"]["quantiles"]["0"], found["text_length"]["quantiles"]["100"]) == (lengths[0], lengths[-1])
+    assert (found["text_length"]["quantiles"]["0"], found["text_length"]["quantiles"]["100"]) == (
+        lengths[0],
+        lengths[-1],
+    )
     assert found["sizes"]["most_common"] == [{"width": 200, "height": 200, "images": 90}]
     assert {one["licence"]: one["samples"] for one in found["licences"]} == {"CC0": 18, None: 74}
     assert found["opt_out"] == [{"opt_out": "not asked", "samples": 92}]
     groups = Counter(sample.group for sample in samples if sample.group)
-    assert found["near_duplicates"] == {"groups": len(groups), "largest": max(groups.values()), "samples": groups.total()}
+    assert found["near_duplicates"] == {
+        "groups": len(groups),
+        "largest": max(groups.values()),
+        "samples": groups.total(),
+    }
     assert found["rows"] == {"read": 94, "rejected": 3, "left_out": 0}
     assert [(one["code"], one["count"], one["example"]["line"]) for one in found["rejects"]] == [
         ("image_missing", 2, 93),
         ("bad_kpi", 1, 92),
     ]
-    assert found["rejects"][1]["example"] == {"file": "posts.jsonl", "line": 92, "reason": "likes = '?' is not a number of at least 0"}
+    assert found["rejects"][1]["example"] == {
+        "file": "posts.jsonl",
+        "line": 92,
+        "reason": "likes = '?' is not a number of at least 0",
+    }
 
 
-def test_the_grid_shows_training_samples_of_every_bucket_and_account_small(archive: Archive) -> None:
+def test_the_grid_shows_training_samples_of_every_bucket_and_account_small(
+    archive: Archive,
+) -> None:
     uri = archive.ingest(archive.export(ROWS, IMAGES), shard_mb=0.2)
     samples = {sample.id: sample for sample in dataset.read_samples(uri)}
     found = read(uri)["grid"]
@@ -139,7 +177,12 @@ def test_the_grid_shows_training_samples_of_every_bucket_and_account_small(archi
         assert 0 < len(rows) <= 8
         for one in rows:
             sample = samples[one["id"]]
-            assert (sample.split, sample.bucket, sample.image, sample.text) == ("train", bucket, one["image"], one["text"])
+            assert (sample.split, sample.bucket, sample.image, sample.text) == (
+                "train",
+                bucket,
+                one["image"],
+                one["text"],
+            )
             assert (sample.kpi, sample.kpi_normalized) == (one["kpi"], one["percentile"])
     assert {one["account"] for one in found["low"]} == {"a", "b", "c"}
     page = open_page(uri)
@@ -153,7 +196,13 @@ def test_the_grid_shows_training_samples_of_every_bucket_and_account_small(archi
 def test_texts_of_strangers_are_texts(archive: Archive) -> None:
     names = ["<b>a</b>", 'b" onload="x', "c'; --", "</title><script>d</script>"]
     rows = [
-        {**one, "text": HOSTILE[i % 4] + f" {i}", "account": names[i % 4], "keywords": [HOSTILE[i % 4]], "licence": HOSTILE[i % 4]}
+        {
+            **one,
+            "text": HOSTILE[i % 4] + f" {i}",
+            "account": names[i % 4],
+            "keywords": [HOSTILE[i % 4]],
+            "licence": HOSTILE[i % 4],
+        }
         for i, one in enumerate(ROWS)
     ]
     bad = [{**rows[i], "id": f"bad{i}", "likes": "<script>alert(2)</script>"} for i in range(2)]
@@ -172,7 +221,10 @@ def test_texts_of_strangers_are_texts(archive: Archive) -> None:
 def test_the_page_says_what_the_card_says(archive: Archive) -> None:
     uri = archive.ingest(archive.export([*ROWS, {"id": 1}], IMAGES), more_kpis=("shares",))
     page, found = open_page(uri), read(uri)
-    assert found["headline"] == "90 samples of 3 accounts, 9 high; 1 % of the rows were rejected, most often missing_field"
+    assert (
+        found["headline"]
+        == "90 samples of 3 accounts, 9 high; 1 % of the rows were rejected, most often missing_field"
+    )
     assert found["headline"] in page.text.replace("\u00a0", " ")
     for said in (
         *(f"{bucket} KPI" for bucket in BUCKETS),
@@ -189,12 +241,18 @@ def test_the_page_says_what_the_card_says(archive: Archive) -> None:
 
 def test_neither_order_nor_place_change_the_card(archive: Archive) -> None:
     order = random.Random(1).sample(ROWS, len(ROWS))
-    uris = [archive.ingest(archive.export(rows, IMAGES, name)) for rows, name in ((ROWS, "one"), (ROWS, "two"), (order, "three"))]
+    uris = [
+        archive.ingest(archive.export(rows, IMAGES, name))
+        for rows, name in ((ROWS, "one"), (ROWS, "two"), (order, "three"))
+    ]
     for name in (card.CARD, manifest.PAGE):
         assert len({(Path(uri) / name).read_bytes() for uri in uris}) == 1
     # With rejects, all but their examples.
     bad = [{**one, "id": f"bad{i}", "likes": None} for i, one in enumerate(ROWS[:9])]
-    cards = [read(archive.ingest(archive.export(rows, IMAGES, f"bad{i}"))) for i, rows in enumerate(([*ROWS, *bad], [*bad[::-1], *order]))]
+    cards = [
+        read(archive.ingest(archive.export(rows, IMAGES, f"bad{i}")))
+        for i, rows in enumerate(([*ROWS, *bad], [*bad[::-1], *order]))
+    ]
     for one in cards:
         assert one["rejects"][0].pop("example")["line"] == (91 if one is cards[0] else 1)
     assert cards[0] == cards[1]
@@ -226,15 +284,28 @@ def test_one_account_alone_is_no_account_that_makes_too_much(archive: Archive) -
 
 
 def test_it_warns_of_what_looks_wrong(archive: Archive) -> None:
-    assert warnings(archive, [{**one, "account": "a" if i % 10 else "b"} for i, one in enumerate(ROWS)]) == [
-        "Account a makes 90 % of all posts."
+    assert warnings(
+        archive, [{**one, "account": "a" if i % 10 else "b"} for i, one in enumerate(ROWS)]
+    ) == ["Account a makes 90 % of all posts."]
+    late = [
+        {
+            **one,
+            "timestamp": one["timestamp"]
+            .replace("2021-06", "2021-09")
+            .replace("2021-01", "2020-11"),
+        }
+        for one in ROWS
     ]
-    late = [{**one, "timestamp": one["timestamp"].replace("2021-06", "2021-09").replace("2021-01", "2020-11")} for one in ROWS]
     assert warnings(archive, late) == ["5 months without posts, the first 2020-12."]
     bad = [{**one, "id": f"bad{i}", "likes": None} for i, one in enumerate(ROWS[:30])]
     assert warnings(archive, [*ROWS, *bad]) == ["25 % of the rows were rejected (30 of 120)."]
-    alike = [{**one, "images": [f"{i // 4}.png" if i < 12 else f"{i}.png"]} for i, one in enumerate(ROWS)]
-    assert warnings(archive, alike)[-1] == "13 % of the samples look nearly like another: 3 groups, the largest of 4."
+    alike = [
+        {**one, "images": [f"{i // 4}.png" if i < 12 else f"{i}.png"]} for i, one in enumerate(ROWS)
+    ]
+    assert (
+        warnings(archive, alike)[-1]
+        == "13 % of the samples look nearly like another: 3 groups, the largest of 4."
+    )
     assert "Split train has no high sample." in warnings(archive, ROWS, floors=(20, 30, 1000))
 
 
@@ -242,23 +313,33 @@ def test_rows_that_the_recipe_leaves_out_are_no_rejects(archive: Archive) -> Non
     uri = archive.ingest(archive.export(ROWS, IMAGES), max_posts=15)
     found = read(uri)
     assert found["rows"] == {"read": 90, "rejected": 0, "left_out": 45}
-    assert found["headline"].endswith("; no row was rejected; 50 % were left out by the recipe's rules")
+    assert found["headline"].endswith(
+        "; no row was rejected; 50 % were left out by the recipe's rules"
+    )
     assert not any("rejected" in one for one in found["warnings"])
 
 
 @pytest.mark.parametrize(
     ("months", "unit", "bars"),
-    [(["2020-11", "2021-02"], "month", 4), (["2000-01", "2024-12"], "year", 25), (["0001-01", "9999-12"], "century", 100)],
+    [
+        (["2020-11", "2021-02"], "month", 4),
+        (["2000-01", "2024-12"], "year", 25),
+        (["0001-01", "9999-12"], "century", 100),
+    ],
 )
 def test_any_span_of_time_is_a_chart(months: list[str], unit: str, bars: int) -> None:
-    found = card_page.over_time([{"month": one, "high": 1, "medium": 0, "low": 2, "none": 0} for one in months])
+    found = card_page.over_time(
+        [{"month": one, "high": 1, "medium": 0, "low": 2, "none": 0} for one in months]
+    )
     assert (found["unit"], len(found["bars"])) == (unit, bars)
     assert (found["bars"][0]["total"], found["bars"][-1]["total"]) == (3, 3)
     assert len(found["ticks"]) <= 6
 
 
 def test_a_post_of_the_year_999_has_a_card(archive: Archive) -> None:
-    uri = archive.ingest(archive.export([*ROWS[:5], row("old", 99, "7.png", day="0999-05-01")], IMAGES))
+    uri = archive.ingest(
+        archive.export([*ROWS[:5], row("old", 99, "7.png", day="0999-05-01")], IMAGES)
+    )
     assert read(uri)["by_month"][0]["month"] == "0999-05"
     assert "without posts, the first 0999-06." in " ".join(read(uri)["warnings"])
     open_page(uri)

@@ -1,4 +1,5 @@
-"""A dataset written and read back: labels, images, descriptions, and what happens when a file was tampered with."""
+"""A dataset written and read back: labels, images, descriptions, and what happens when a file was
+tampered with."""
 
 import io
 import subprocess
@@ -31,7 +32,11 @@ ROWS = [
     row("r", 25, "none.png", "3.png"),
     row("t", 70, "4.png", account="b"),
 ]
-DESCRIPTION = Description({"Red": 0.6, "Blue": 0.4}, {"warm": 0.6, "neutral": 0.0, "cool": 0.4}, {"ball": (1.0, 2.0, 3.5, 4.0)})
+DESCRIPTION = Description(
+    {"Red": 0.6, "Blue": 0.4},
+    {"warm": 0.6, "neutral": 0.0, "cool": 0.4},
+    {"ball": (1.0, 2.0, 3.5, 4.0)},
+)
 SEEN = Seen(DESCRIPTION, "a red ball", ("red", "ball"))
 
 
@@ -41,7 +46,9 @@ def publish(archive: Archive, *, described: bool = False) -> str:
     if described:
         questions = [Question(name) for name in sorted(dataset_images(made.blobs, archive.root))]
         folder = perceived.folder_of(archive.store, "key")
-        table = perceived.table_of(dict.fromkeys(questions, SEEN), {question.sha256: (8, 8) for question in questions})
+        table = perceived.table_of(
+            dict.fromkeys(questions, SEEN), {question.sha256: (8, 8) for question in questions}
+        )
         part = perceived.keep_part(table, folder)
         entry = perceived.build_shard(folder, questions, dict.fromkeys(questions, part))
         made = replace(made, blobs=(*made.blobs, entry))
@@ -51,7 +58,9 @@ def publish(archive: Archive, *, described: bool = False) -> str:
 def dataset_images(blobs: tuple[manifest.FileEntry, ...], root: str) -> list[str]:
     shards = [entry for entry in blobs if f"{dataset.IMAGES}-" in entry.path]
     assert len(shards) == 5
-    return [stored.sha256 for entry in shards for stored in dataset.shard_images(f"{root}/v", entry)]
+    return [
+        stored.sha256 for entry in shards for stored in dataset.shard_images(f"{root}/v", entry)
+    ]
 
 
 def test_read_back(archive: Archive) -> None:
@@ -59,7 +68,13 @@ def test_read_back(archive: Archive) -> None:
     samples = dataset.read_samples(uri)
     assert [sample.id for sample in samples] == ["p", "q", "q-2", "r-2", "t"]
     p = samples[0]
-    assert (p.post, p.account, p.company, p.timestamp, p.kpi) == ("p", "a", "a", "2020-01-01T00:00:00Z", 100.0)
+    assert (p.post, p.account, p.company, p.timestamp, p.kpi) == (
+        "p",
+        "a",
+        "a",
+        "2020-01-01T00:00:00Z",
+        100.0,
+    )
     assert (p.width, p.height, p.text) == (8, 8, ROWS[0]["text"])
     assert p.more_kpis == {"shares": KpiValue(7.0, 50.0, "low")}
     assert samples[1].more_kpis == {}
@@ -69,7 +84,9 @@ def test_read_back(archive: Archive) -> None:
     assert len(dataset.read_images(uri)) == 5
     with Image.open(io.BytesIO(IMAGES["0.png"])) as expected:
         assert np.array_equal(dataset.read_images(uri, [p.image])[p.image], np.asarray(expected))
-        assert np.array_equal(dataset.read_images(uri, [p.image], side=4)[p.image], resize(expected, 4))
+        assert np.array_equal(
+            dataset.read_images(uri, [p.image], side=4)[p.image], resize(expected, 4)
+        )
 
 
 def test_descriptions_after_perceive(archive: Archive) -> None:
@@ -93,7 +110,12 @@ dataset.read_table({uri!r}, parts, dataset.LABELS)
 dataset.read_samples({uri!r})
 print(sorted(set(os.listdir("/proc/self/task")) - before))
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )
 
 
 def test_an_unknown_image_is_an_error(archive: Archive) -> None:
@@ -130,14 +152,20 @@ def test_a_whole_dataset_is_counted_and_a_torn_one_is_named(archive: Archive) ->
 
 def test_what_changed_between_two_datasets(archive: Archive) -> None:
     old = archive.ingest(archive.export(ROWS, IMAGES))
-    later = [{**one, "likes": one["likes"] + (one["id"] == "p")} for one in ROWS if one["id"] != "t"]
-    new = archive.ingest(archive.export([*later, row("u", 90, "5.png", account="c")], IMAGES, "later"))
+    later = [
+        {**one, "likes": one["likes"] + (one["id"] == "p")} for one in ROWS if one["id"] != "t"
+    ]
+    new = archive.ingest(
+        archive.export([*later, row("u", 90, "5.png", account="c")], IMAGES, "later")
+    )
     assert diff(old, new) == {"added": ["u"], "removed": ["t"], "changed": {"kpi": ["p"]}}
     assert diff(new, new) == {"added": [], "removed": [], "changed": {}}
 
 
 @given(cuts=st.lists(st.integers(0, 70), max_size=6))
-def test_the_same_rows_make_the_same_file_however_they_come(tmp_path_factory: pytest.TempPathFactory, cuts: list[int]) -> None:
+def test_the_same_rows_make_the_same_file_however_they_come(
+    tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
+) -> None:
     folder = tmp_path_factory.mktemp("tables")
     schema = dataset.sources_schema()
     rows = [{"id": str(i), "line": i} for i in range(70)]
@@ -157,12 +185,17 @@ def test_an_image_is_known_by_what_was_asked_and_shards_come_before_parts(tmp_pa
     sizes = {"a" * 64: (8, 8), "b" * 64: (8, 8)}
     assert perceived.known(folder, seen) == {}
     first = perceived.keep_part(perceived.table_of({plain: seen[plain]}, sizes), folder)
-    second = perceived.keep_part(perceived.table_of({worded: seen[worded], other: seen[other]}, sizes), folder)
+    second = perceived.keep_part(
+        perceived.table_of({worded: seen[worded], other: seen[other]}, sizes), folder
+    )
     files = perceived.known(folder, seen)
     assert files == {plain: first, worded: second, other: second}
     assert perceived.known(folder, [Question("a" * 64, ("box",))]) == {}
     entry = perceived.build_shard(folder, [worded, other], files)
-    assert dict(dataset.shard_seen(f"{tmp_path}/datasets/d/v1", entry)) == {"a" * 64: seen[worded], "b" * 64: seen[other]}
+    assert dict(dataset.shard_seen(f"{tmp_path}/datasets/d/v1", entry)) == {
+        "a" * 64: seen[worded],
+        "b" * 64: seen[other],
+    }
     # The same rows out of other parts are the same shard.
     again = perceived.keep_part(perceived.table_of({other: seen[other]}, sizes), folder)
     assert perceived.build_shard(folder, [other, worded], {worded: second, other: again}) == entry

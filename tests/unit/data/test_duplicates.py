@@ -1,4 +1,5 @@
-"""Near-duplicates: fingerprints outlive compression and size and see colors; pairs are those that comparing each with each finds."""
+"""Near-duplicates: fingerprints outlive compression and size and see colors; pairs are those that
+comparing each with each finds."""
 
 import io
 
@@ -17,11 +18,15 @@ def distance(one: str, other: str) -> int:
 
 
 def mean_difference(one: str, other: str) -> int:
-    return max(abs(a - b) for a, b in zip(bytes.fromhex(one[16:]), bytes.fromhex(other[16:]), strict=True))
+    return max(
+        abs(a - b) for a, b in zip(bytes.fromhex(one[16:]), bytes.fromhex(other[16:]), strict=True)
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_compression_and_size_leave_a_fingerprint_near_and_another_picture_is_far(seed: int) -> None:
+def test_compression_and_size_leave_a_fingerprint_near_and_another_picture_is_far(
+    seed: int,
+) -> None:
     with Image.open(io.BytesIO(picture(seed, side=512))) as image:
         own = fingerprint(image)
     for quality, side in ((90, 512), (40, 512), (70, 200)):
@@ -49,7 +54,9 @@ def test_pairs_are_those_of_comparing_each_with_each(bits: int) -> None:
             flipped = base
             for bit in rng.choice(64, flips, replace=False):
                 flipped ^= 1 << int(bit)
-            prints.append(f"{flipped:016x}" + bytes((color + rng.integers(0, 11, 3)).tolist()).hex())
+            prints.append(
+                f"{flipped:016x}" + bytes((color + rng.integers(0, 11, 3)).tolist()).hex()
+            )
     con = duckdb.connect()
     con.execute("CREATE TABLE image (fingerprint VARCHAR)")
     con.executemany("INSERT INTO image VALUES (?)", [(one,) for one in prints])
@@ -65,5 +72,11 @@ def test_pairs_are_those_of_comparing_each_with_each(bits: int) -> None:
 
 
 def test_what_hangs_together_has_its_smallest_name() -> None:
-    assert components([("c", "b"), ("d", "e"), ("a", "c")]) == {"a": "a", "b": "a", "c": "a", "d": "d", "e": "d"}
+    assert components([("c", "b"), ("d", "e"), ("a", "c")]) == {
+        "a": "a",
+        "b": "a",
+        "c": "a",
+        "d": "d",
+        "e": "d",
+    }
     assert components([]) == {}

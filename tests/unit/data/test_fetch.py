@@ -1,4 +1,5 @@
-"""Fetching: from a folder, from S3, and over HTTP from a server that misbehaves in every way it can."""
+"""Fetching: from a folder, from S3, and over HTTP from a server that misbehaves in every way it
+can."""
 
 import gzip
 import io
@@ -64,7 +65,9 @@ class Server(BaseHTTPRequestHandler):
                 type(self).now -= 1
             self._answer(200, png())
             return
-        if self.path == "/good.png" or (self.path == "/second-try.png" and self.asked[self.path] > 1):
+        if self.path == "/good.png" or (
+            self.path == "/second-try.png" and self.asked[self.path] > 1
+        ):
             self._answer(200, png())
         elif self.path == "/moved.png":
             self._answer(302, b"", Location="/good.png")
@@ -187,7 +190,11 @@ def test_http(server: str) -> None:
         "forbidden": "http_error",
     }
     # Only what may pass is asked for again.
-    assert (Server.asked["/busy.png"], Server.asked["/second-try.png"], Server.asked["/gone.png"]) == (3, 2, 1)
+    assert (
+        Server.asked["/busy.png"],
+        Server.asked["/second-try.png"],
+        Server.asked["/gone.png"],
+    ) == (3, 2, 1)
 
 
 @pytest.mark.parametrize("path", ["trickling-headers", "trickling-body"])
@@ -212,22 +219,33 @@ def test_servers_that_lie(server: str, path: str, expected: str, asked: int) -> 
     assert (code(found), Server.asked[f"/{path}"]) == (expected, asked)
 
 
-def test_a_redirect_to_a_private_address_is_not_followed(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redirect_to_a_private_address_is_not_followed(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first hop is let through as if it were public, the second one is looked at again."""
     real, port = web.public_address, int(server.rsplit(":", 1)[1])
-    monkeypatch.setattr(web, "public_address", lambda host, at: "127.0.0.1" if at == port else real(host, at))
+    monkeypatch.setattr(
+        web, "public_address", lambda host, at: "127.0.0.1" if at == port else real(host, at)
+    )
     [found] = fetch_all([f"http://public.example:{port}/to-metadata"], Data())
     assert code(found) == "host_refused"
     assert "169.254.169.254" in str(found)
 
 
-def test_the_connection_goes_to_the_address_that_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name server that answers with a public address first and a private one afterwards gains nothing."""
+def test_the_connection_goes_to_the_address_that_was_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A name server that answers with a public address first and a private one afterwards gains
+    nothing."""
     answers = iter(["93.184.216.34", "127.0.0.1", "127.0.0.1", "127.0.0.1"])
     resolve = socket.getaddrinfo
 
     def rebinding(host: str, *args: object, **kwargs: object) -> object:
-        return [(2, 1, 6, "", (next(answers), 80))] if host == "rebinding.example" else resolve(host, *args, **kwargs)  # type: ignore[arg-type]
+        return (
+            [(2, 1, 6, "", (next(answers), 80))]
+            if host == "rebinding.example"
+            else resolve(host, *args, **kwargs)
+        )  # type: ignore[arg-type]
 
     connected: list[object] = []
 
@@ -257,11 +275,18 @@ ODD = [
 
 @pytest.mark.parametrize("reference", ODD)
 def test_odd_references_are_rejected(reference: str) -> None:
-    assert code(fetch_all([reference], Data())[0]) in {"http_error", "host_refused", "image_missing"}
+    assert code(fetch_all([reference], Data())[0]) in {
+        "http_error",
+        "host_refused",
+        "image_missing",
+    }
 
 
 @settings(max_examples=150)
-@given(st.text(max_size=30), st.sampled_from(["http://", "http://127.0.0.1:9/", "file://", "s3:/", "/tmp/none/", ""]))
+@given(
+    st.text(max_size=30),
+    st.sampled_from(["http://", "http://127.0.0.1:9/", "file://", "s3:/", "/tmp/none/", ""]),
+)
 def test_no_reference_ends_the_run(text: str, start: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(web.socket, "getaddrinfo", lambda *args, **kwargs: [])
@@ -290,11 +315,15 @@ def test_an_opt_out_counts(server: str) -> None:
         (["max-snippet: 10"], ""),
     ],
 )
-def test_an_opt_out_is_read_from_a_header_with_names_and_values(tags: list[str], found: str) -> None:
+def test_an_opt_out_is_read_from_a_header_with_names_and_values(
+    tags: list[str], found: str
+) -> None:
     assert opted_out(tags, "boig/0.1 (test)") == found
 
 
-def test_a_server_that_asks_for_patience_gets_it_within_reason(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_asks_for_patience_gets_it_within_reason(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slept: list[float] = []
     monkeypatch.setattr("tenacity.nap.time.sleep", slept.append)
     [found] = fetch_all([f"{server}/later.png"])
@@ -305,7 +334,16 @@ def test_a_server_that_asks_for_patience_gets_it_within_reason(server: str, monk
 
 def test_retry_after_is_a_number_or_a_date() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    assert [retry_after(text, now) for text in (None, "3", "soon", "Thu, 01 Jan 2026 00:00:09 GMT", "Wed, 31 Dec 2025 00:00:00 GMT")] == [
+    assert [
+        retry_after(text, now)
+        for text in (
+            None,
+            "3",
+            "soon",
+            "Thu, 01 Jan 2026 00:00:09 GMT",
+            "Wed, 31 Dec 2025 00:00:00 GMT",
+        )
+    ] == [
         None,
         3.0,
         None,
@@ -316,7 +354,9 @@ def test_retry_after_is_a_number_or_a_date() -> None:
 
 def test_a_host_is_asked_a_few_things_at_a_time(server: str) -> None:
     data = INTRANET.model_copy(update={"fetch_per_host": 2, "fetch_concurrency": 12})
-    assert {code(one) for one in fetch_all([f"{server}/slow-{i}.png" for i in range(12)], data)} == {"stored"}
+    assert {
+        code(one) for one in fetch_all([f"{server}/slow-{i}.png" for i in range(12)], data)
+    } == {"stored"}
     assert max(Server.at_once) == 2
 
 
@@ -356,9 +396,15 @@ def test_private_addresses_are_refused(host: str, server: str) -> None:
     assert Server.asked["/good.png"] == 0
 
 
-@pytest.mark.parametrize("address", ["64:ff9b::a00:1", "2002:7f00:1::1", "::ffff:192.168.0.1", "fe80::1%eth0"])
-def test_an_ipv4_address_inside_an_ipv6_one_is_looked_at(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    monkeypatch.setattr(web.socket, "getaddrinfo", lambda *args, **kwargs: [(10, 1, 6, "", (address, 80))])
+@pytest.mark.parametrize(
+    "address", ["64:ff9b::a00:1", "2002:7f00:1::1", "::ffff:192.168.0.1", "fe80::1%eth0"]
+)
+def test_an_ipv4_address_inside_an_ipv6_one_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setattr(
+        web.socket, "getaddrinfo", lambda *args, **kwargs: [(10, 1, 6, "", (address, 80))]
+    )
     with pytest.raises(Rejected, match="private address"):
         public_address("inside.example", 80)
 

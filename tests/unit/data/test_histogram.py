@@ -16,7 +16,10 @@ from boig_core.data.histogram import PERCENTS, histogram, quantiles
 def table(values: list[float | None], buckets: list[str | None] | None = None) -> Any:
     con = duckdb.connect()
     con.execute("CREATE TABLE t (value DOUBLE, bucket VARCHAR)")
-    con.executemany("INSERT INTO t VALUES (?, ?)", list(zip(values, buckets or [None] * len(values), strict=True)))
+    con.executemany(
+        "INSERT INTO t VALUES (?, ?)",
+        list(zip(values, buckets or [None] * len(values), strict=True)),
+    )
     return con
 
 
@@ -34,7 +37,9 @@ def test_every_value_is_counted_in_the_bin_that_holds_it(values: list[float]) ->
     found = histogram(table(list(values)), "SELECT * FROM t")
     assert found is not None
     edges, counts = found["edges"], found["counts"]["none"]
-    assert all(low < high and math.isfinite(low) and math.isfinite(high) for low, high in pairwise(edges))
+    assert all(
+        low < high and math.isfinite(low) and math.isfinite(high) for low, high in pairwise(edges)
+    )
     assert len(counts) == len(edges) - 1 <= 40
     assert edges[0] <= min(values)
     assert max(values) < edges[-1] or edges[-1] == sys.float_info.max
@@ -55,11 +60,17 @@ def test_a_long_tail_is_logarithmic_and_anything_else_is_not() -> None:
 def test_zeros_stand_in_the_first_bin_of_a_logarithmic_scale() -> None:
     found = histogram(table([0.0] * 4 + [1.0] * 5 + [10.0, 5000.0]), "SELECT * FROM t")
     assert found is not None
-    assert (found["scale"], found["edges"][:2], found["counts"]["none"][:2]) == ("log", [0.0, 1.0], [4, 5])
+    assert (found["scale"], found["edges"][:2], found["counts"]["none"][:2]) == (
+        "log",
+        [0.0, 1.0],
+        [4, 5],
+    )
 
 
 def test_counts_are_by_bucket_and_nothing_is_nothing() -> None:
-    found = histogram(table([1.0, 1.0, 2.0, None], ["high", "low", None, "high"]), "SELECT * FROM t")
+    found = histogram(
+        table([1.0, 1.0, 2.0, None], ["high", "low", None, "high"]), "SELECT * FROM t"
+    )
     assert found is not None
     assert found["edges"] == [1.0, 2.0, 3.0]
     assert found["counts"] == {"high": [1, 0], "medium": [0, 0], "low": [1, 0], "none": [0, 1]}
@@ -69,5 +80,7 @@ def test_counts_are_by_bucket_and_nothing_is_nothing() -> None:
 @pytest.mark.parametrize("count", [1, 2, 19, 100, 101])
 def test_quantiles_are_the_nearest_ranks(count: int) -> None:
     values = sorted(float((7 * one) % 13) for one in range(count))
-    expected = {str(percent): values[max(1, math.ceil(percent * count / 100)) - 1] for percent in PERCENTS}
+    expected = {
+        str(percent): values[max(1, math.ceil(percent * count / 100)) - 1] for percent in PERCENTS
+    }
     assert quantiles(table(list(values)), "SELECT * FROM t") == expected

@@ -43,9 +43,13 @@ def test_metadata_goes_and_pixels_stay() -> None:
     texts.add_text("Author", "a name")
     texts.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta/>")
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    photograph = encoded(form="JPEG", exif=exif, comment=b"by a name", icc_profile=profile, progressive=True)
+    photograph = encoded(
+        form="JPEG", exif=exif, comment=b"by a name", icc_profile=profile, progressive=True
+    )
     drawing = encoded(exif=exif, pnginfo=texts, icc_profile=profile)
-    post = encoded(form="WEBP", exif=exif, xmp=b"<x:xmpmeta>a name</x:xmpmeta>", icc_profile=profile)
+    post = encoded(
+        form="WEBP", exif=exif, xmp=b"<x:xmpmeta>a name</x:xmpmeta>", icc_profile=profile
+    )
     for data in (one + tail for one in (photograph, drawing, post) for tail in (b"", b"appended")):
         stored = normalize(data, 1000)
         with Image.open(io.BytesIO(stored.data)) as bare, Image.open(io.BytesIO(data)) as full:
@@ -101,7 +105,13 @@ def test_other_formats_are_stored_as_png(form: str) -> None:
         (encoded(form="JPEG")[:-300], "image_unreadable"),
         (encoded(form="TIFF"), "image_unreadable"),
         (encoded(Image.new("RGB", (40, 40))), "image_too_large"),
-        *((encoded(form=form, save_all=True, append_images=[PICTURE.rotate(180)]), "image_animated") for form in ("GIF", "PNG", "WEBP")),
+        *(
+            (
+                encoded(form=form, save_all=True, append_images=[PICTURE.rotate(180)]),
+                "image_animated",
+            )
+            for form in ("GIF", "PNG", "WEBP")
+        ),
     ],
 )
 def test_broken_and_large_images_are_rejected(data: bytes, code: str) -> None:
@@ -110,16 +120,29 @@ def test_broken_and_large_images_are_rejected(data: bytes, code: str) -> None:
     assert caught.value.code == code
 
 
-@pytest.mark.parametrize("text", [b"\xef\xbb\xbf <svg xmlns='x'/>", b"<?xml version='1.0'?><svg/>", b"<!DOCTYPE html><p>gone</p>"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xef\xbb\xbf <svg xmlns='x'/>",
+        b"<?xml version='1.0'?><svg/>",
+        b"<!DOCTYPE html><p>gone</p>",
+    ],
+)
 def test_text_that_poses_as_an_image_is_named(text: bytes) -> None:
     with pytest.raises(Rejected, match="SVG, HTML or XML text"):
         normalize(text, 1000)
 
 
 def test_a_photograph_of_two_pictures_is_its_first() -> None:
-    """Phones store a preview beside the photograph: JPEG's multi-picture format, which moves nothing."""
-    stored = normalize(encoded(form="MPO", save_all=True, append_images=[PICTURE.rotate(180)], quality=100), 1000)
-    off = [np.abs(decode(stored.data).astype(int) - np.asarray(one)).mean() for one in (PICTURE, PICTURE.rotate(180))]
+    """Phones store a preview beside the photograph: JPEG's multi-picture format, which moves
+    nothing."""
+    stored = normalize(
+        encoded(form="MPO", save_all=True, append_images=[PICTURE.rotate(180)], quality=100), 1000
+    )
+    off = [
+        np.abs(decode(stored.data).astype(int) - np.asarray(one)).mean()
+        for one in (PICTURE, PICTURE.rotate(180))
+    ]
     assert off[0] < off[1] / 1.5
 
 
@@ -135,9 +158,13 @@ WHOLE += [
 
 @settings(max_examples=300)
 @given(
-    st.sampled_from(WHOLE), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=12), st.integers(0, 400)
+    st.sampled_from(WHOLE),
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=12),
+    st.integers(0, 400),
 )
-def test_bytes_that_were_tampered_with_give_an_image_or_a_reject(data: bytes, flips: list[tuple[int, int]], cut: int) -> None:
+def test_bytes_that_were_tampered_with_give_an_image_or_a_reject(
+    data: bytes, flips: list[tuple[int, int]], cut: int
+) -> None:
     torn = bytearray(data[: max(1, len(data) - cut)])
     for at, value in flips:
         torn[at % len(torn)] = value

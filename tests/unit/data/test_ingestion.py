@@ -1,4 +1,5 @@
-"""Ingestion from rows to a version: what is chosen, what a new version adds, what a kill leaves, what order and workers do not change."""
+"""Ingestion from rows to a version: what is chosen, what a new version adds, what a kill leaves,
+what order and workers do not change."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -31,7 +32,8 @@ def rejects(uri: str) -> list[dict[str, Any]]:
 
 
 def content(uri: str) -> dict[str, str]:
-    """Hash by name of all that a version is made of but where its rows stood, of which the card's examples of rejects tell too."""
+    """Hash by name of all that a version is made of but where its rows stood, of which the card's
+    examples of rejects tell too."""
     parts = manifest.read_manifest(uri)
     told = {dataset.SOURCES, dataset.REJECTS, card.CARD, manifest.PAGE}
     return {entry.path: entry.sha256 for entry in parts.files if entry.path not in told}
@@ -73,7 +75,10 @@ def test_one_post_an_id_the_latest_with_the_largest_kpi(archive: Archive) -> Non
         row("2", 9, "4.png", day="2020-02-02"),
     ]
     uri = archive.ingest(archive.export([*rows, {"id": 1}], IMAGES))
-    assert [(sample.id, sample.kpi) for sample in dataset.read_samples(uri)] == [("1", 70.0), ("2", 9.0)]
+    assert [(sample.id, sample.kpi) for sample in dataset.read_samples(uri)] == [
+        ("1", 70.0),
+        ("2", 9.0),
+    ]
     found = rejects(uri)
     assert [(one["line"], one["post"], one["code"]) for one in found] == [
         (1, "1", "duplicate_id"),
@@ -87,9 +92,16 @@ def test_one_post_an_id_the_latest_with_the_largest_kpi(archive: Archive) -> Non
 
 
 def test_small_accounts_and_large_ones(archive: Archive) -> None:
-    rows = [row(f"{i}", 50 + i, f"{i}.png", account="big") for i in range(20)] + [row("alone", 50, "20.png", account="small")]
-    uris = [archive.ingest(archive.export(order, IMAGES), min_posts=2, max_posts=8) for order in (rows, rows[::-1])]
-    assert sorted(one["code"] for one in rejects(uris[0])) == ["account_sampled"] * 12 + ["account_too_small"]
+    rows = [row(f"{i}", 50 + i, f"{i}.png", account="big") for i in range(20)] + [
+        row("alone", 50, "20.png", account="small")
+    ]
+    uris = [
+        archive.ingest(archive.export(order, IMAGES), min_posts=2, max_posts=8)
+        for order in (rows, rows[::-1])
+    ]
+    assert sorted(one["code"] for one in rejects(uris[0])) == ["account_sampled"] * 12 + [
+        "account_too_small"
+    ]
     kept = [{sample.id for sample in dataset.read_samples(uri)} for uri in uris]
     assert len(kept[0]) == 8
     assert kept[0] == kept[1]
@@ -98,19 +110,34 @@ def test_small_accounts_and_large_ones(archive: Archive) -> None:
 
 
 def test_images_that_are_lost_and_posts_that_are_left(archive: Archive) -> None:
-    rows = [row("p", 100, "0.png"), row("q", 50, "1.png", "2.png"), row("r", 25, "none.png", "3.png"), row("s", 5, "none.png")]
+    rows = [
+        row("p", 100, "0.png"),
+        row("q", 50, "1.png", "2.png"),
+        row("r", 25, "none.png", "3.png"),
+        row("s", 5, "none.png"),
+    ]
     uri = archive.ingest(archive.export(rows, IMAGES))
     samples = {sample.id: sample for sample in dataset.read_samples(uri)}
     assert samples.keys() == {"p", "q", "q-2", "r-2"}
     assert samples["q"].split == samples["q-2"].split
     # Percentiles are over p, q and r: s has no image and must not move them.
-    assert [round(samples[name].kpi_normalized, 1) for name in ("r-2", "q", "p")] == [16.7, 50.0, 83.3]
+    assert [round(samples[name].kpi_normalized, 1) for name in ("r-2", "q", "p")] == [
+        16.7,
+        50.0,
+        83.3,
+    ]
     assert [(one["post"], one["image"], one["code"]) for one in rejects(uri)] == [
         ("r", "none.png", "image_missing"),
         ("s", "none.png", "image_missing"),
     ]
     meta = manifest.read_manifest(uri).meta
-    assert (meta["posts"], meta["accepted"], meta["rejected"], meta["images"], meta["samples"]) == (4, 3, 2, 4, 4)
+    assert (meta["posts"], meta["accepted"], meta["rejected"], meta["images"], meta["samples"]) == (
+        4,
+        3,
+        2,
+        4,
+        4,
+    )
     lineage = {one["id"]: one for one in pq.read_table(Path(uri) / dataset.SOURCES).to_pylist()}
     assert (lineage["q-2"]["line"], lineage["q-2"]["opt_out"]) == (2, "not asked")
     assert lineage["q-2"]["address"].endswith("/export/2.png")
@@ -119,7 +146,10 @@ def test_images_that_are_lost_and_posts_that_are_left(archive: Archive) -> None:
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(ROWS), seed=st.integers(0, 99))
 def test_neither_order_nor_workers_change_a_bit(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, order: list[dict[str, Any]], seed: int
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    order: list[dict[str, Any]],
+    seed: int,
 ) -> None:
     monkeypatch.setattr(staging, "CHUNK", 5)
     archive = Archive(tmp_path_factory.mktemp("archive"))
@@ -132,14 +162,33 @@ def test_neither_order_nor_workers_change_a_bit(
 
 def test_a_new_day_adds_shards_and_moves_percentiles(archive: Archive) -> None:
     first = archive.ingest(archive.export(ROWS[:16], IMAGES))
-    blobs = {path: (Path(archive.root) / "blobs" / path).stat().st_mtime_ns for path, _ in store.list_files(f"{archive.root}/blobs")}
-    day = [*ROWS[16:], {**ROWS[0], "likes": 500}, {**ROWS[1], "text": "Another text for a post whose text was mended afterwards, a bit"}]
-    second = archive.ingest(archive.export(day, {name: IMAGES[name] for name in (f"{i}.png" for i in range(16, 24))}, "day-2"), first)
+    blobs = {
+        path: (Path(archive.root) / "blobs" / path).stat().st_mtime_ns
+        for path, _ in store.list_files(f"{archive.root}/blobs")
+    }
+    day = [
+        *ROWS[16:],
+        {**ROWS[0], "likes": 500},
+        {**ROWS[1], "text": "Another text for a post whose text was mended afterwards, a bit"},
+    ]
+    second = archive.ingest(
+        archive.export(
+            day, {name: IMAGES[name] for name in (f"{i}.png" for i in range(16, 24))}, "day-2"
+        ),
+        first,
+    )
     changes = diff(first, second)
     assert changes["added"] == [f"p{i}" for i in range(16, 24)]
-    assert (changes["removed"], changes["changed"]["kpi"], changes["changed"]["text"]) == ([], ["p00"], ["p01"])
+    assert (changes["removed"], changes["changed"]["kpi"], changes["changed"]["text"]) == (
+        [],
+        ["p00"],
+        ["p01"],
+    )
     assert not {"image", "split", "account"} & changes["changed"].keys()
-    after = {path: (Path(archive.root) / "blobs" / path).stat().st_mtime_ns for path, _ in store.list_files(f"{archive.root}/blobs")}
+    after = {
+        path: (Path(archive.root) / "blobs" / path).stat().st_mtime_ns
+        for path, _ in store.list_files(f"{archive.root}/blobs")
+    }
     assert blobs.items() < after.items()
     assert content(first).keys() - {dataset.LABELS} < content(second).keys()
     # As if all had been ingested at once.
@@ -178,15 +227,23 @@ def test_rejects_are_tried_again_one_by_one(archive: Archive) -> None:
     assert {one["post"] for one in rejects(again)} == {"q", "s", "t", "u", "w"}
     second = archive.ingest(None, first, retry=True)
     assert [sample.id for sample in dataset.read_samples(second)] == ["p", "q", "q-2", "s"]
-    assert [(one["post"], one["code"]) for one in rejects(second)] == [("t", "image_missing"), ("u", "bad_kpi")]
+    assert [(one["post"], one["code"]) for one in rejects(second)] == [
+        ("t", "image_missing"),
+        ("u", "bad_kpi"),
+    ]
     at_once = archive.ingest(archive.export(rows, IMAGES, "mended"))
     assert dataset.read_samples(at_once) == dataset.read_samples(second)
 
 
 def test_a_row_that_comes_again_is_looked_at_anew(archive: Archive) -> None:
     rows = [row("p", 100, "0.png"), row("q", 50, "1.png", "2.png"), row("s", 60, "3.png")]
-    first = archive.ingest(archive.export(rows, {name: IMAGES[name] for name in ("0.png", "1.png")}))
-    assert [(one["post"], one["image"]) for one in rejects(first)] == [("q", "2.png"), ("s", "3.png")]
+    first = archive.ingest(
+        archive.export(rows, {name: IMAGES[name] for name in ("0.png", "1.png")})
+    )
+    assert [(one["post"], one["image"]) for one in rejects(first)] == [
+        ("q", "2.png"),
+        ("s", "3.png"),
+    ]
     second = archive.ingest(archive.export([rows[1]], IMAGES, "day-2"), first)
     assert [sample.id for sample in dataset.read_samples(second)] == ["p", "q", "q-2"]
     assert [(one["post"], one["image"]) for one in rejects(second)] == [("s", "3.png")]
@@ -196,7 +253,13 @@ def test_what_waited_for_a_larger_account_comes_in_with_the_next_version(archive
     first = archive.ingest(archive.export([*ROWS[:6:2], ROWS[1]], IMAGES), min_posts=2)
     assert {sample.account for sample in dataset.read_samples(first)} == {"a"}
     second = archive.ingest(archive.export([ROWS[3]], IMAGES, "day-2"), first, min_posts=2)
-    assert [sample.id for sample in dataset.read_samples(second)] == ["p00", "p01", "p02", "p03", "p04"]
+    assert [sample.id for sample in dataset.read_samples(second)] == [
+        "p00",
+        "p01",
+        "p02",
+        "p03",
+        "p04",
+    ]
     assert rejects(second) == []
     # And one that was taken before and is not drawn any more comes back as a whole.
     third = archive.ingest(None, second, min_posts=2, max_posts=2)
@@ -222,7 +285,9 @@ def test_a_kill_loses_nothing_that_was_staged_and_the_restart_makes_the_same_ver
     assert 5 <= len(safe) < 24
     fetched: list[str] = []
     fetch = staging.Fetcher.fetch
-    monkeypatch.setattr(staging.Fetcher, "fetch", lambda self, names: fetch(self, fetched.extend(names) or names))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(
+        staging.Fetcher, "fetch", lambda self, names: fetch(self, fetched.extend(names) or names)
+    )  # type: ignore[func-returns-value]
     uri = archive.ingest(location, shard_mb=0.004)
     assert content(uri) == content(expected)
     assert len(fetched) == len({*fetched} - {*safe}) == 24 - len(safe)
@@ -241,15 +306,28 @@ def test_a_version_of_other_rules_or_another_place_is_refused(archive: Archive) 
 
 
 def test_nothing_usable_says_what_is_most_often_wrong(archive: Archive) -> None:
-    with pytest.raises(InputError, match=r"no usable post among 3 rows.*most often missing_field \(2 times\), first in line 2: account"):
-        archive.ingest(archive.export([{**ROWS[0], "likes": "x"}, {**ROWS[1], "account": ""}, {**ROWS[2], "account": ""}], {}))
+    with pytest.raises(
+        InputError,
+        match=r"no usable post among 3 rows.*most often missing_field \(2 times\), first in line 2: account",
+    ):
+        archive.ingest(
+            archive.export(
+                [{**ROWS[0], "likes": "x"}, {**ROWS[1], "account": ""}, {**ROWS[2], "account": ""}],
+                {},
+            )
+        )
     with pytest.raises(InputError, match="no post with an image that can be read"):
         archive.ingest(archive.export(ROWS, {}, "bare"))
 
 
 def test_too_little_memory_for_the_tables_names_the_field(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^data.tables_mb = 8: is too little"), selection.connect(tmp_path, 8) as con:
-        con.execute("CREATE TABLE longest AS SELECT list(sha256(i::VARCHAR)) AS all FROM range(1_000_000) t(i)")
+    with (
+        pytest.raises(InputError, match=r"^data.tables_mb = 8: is too little"),
+        selection.connect(tmp_path, 8) as con,
+    ):
+        con.execute(
+            "CREATE TABLE longest AS SELECT list(sha256(i::VARCHAR)) AS all FROM range(1_000_000) t(i)"
+        )
 
 
 def test_an_image_of_several_posts_is_stored_once(archive: Archive) -> None:
@@ -257,8 +335,16 @@ def test_an_image_of_several_posts_is_stored_once(archive: Archive) -> None:
     images = {f"{i}.png": picture(i % 2) for i in range(4)}
     uri = archive.ingest(archive.export(rows, images))
     assert len({sample.image for sample in dataset.read_samples(uri)}) == 2
-    assert sum(dataset.shard_rows(uri, entry) for entry in dataset.shards(manifest.read_manifest(uri), dataset.IMAGES)) == 2
-    assert {sample.group for sample in dataset.read_samples(uri)} == {sample.image for sample in dataset.read_samples(uri)}
+    assert (
+        sum(
+            dataset.shard_rows(uri, entry)
+            for entry in dataset.shards(manifest.read_manifest(uri), dataset.IMAGES)
+        )
+        == 2
+    )
+    assert {sample.group for sample in dataset.read_samples(uri)} == {
+        sample.image for sample in dataset.read_samples(uri)
+    }
 
 
 def test_images_encoded_anew(archive: Archive) -> None:

@@ -1,4 +1,5 @@
-"""Labels against plain reference implementations: percentiles and buckets by counting, splits by walking from post to post."""
+"""Labels against plain reference implementations: percentiles and buckets by counting, splits by
+walking from post to post."""
 
 import hashlib
 import tempfile
@@ -21,7 +22,8 @@ SHARES = (0.6, 0.2, 0.2)
 
 @dataclass(frozen=True)
 class One:
-    """A post as far as labels read it; an image is the name of what it shows, and a letter for each near-duplicate of that."""
+    """A post as far as labels read it; an image is the name of what it shows, and a letter for each
+    near-duplicate of that."""
 
     id: str
     account: str = "a"
@@ -31,7 +33,9 @@ class One:
     held_out: bool = False
 
 
-def label(posts: Iterable[One], data: Data, seed: int = 0) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str]]]:
+def label(
+    posts: Iterable[One], data: Data, seed: int = 0
+) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str]]]:
     """Samples by id, and rejects as (post, code)."""
     posts = list(posts)
     with tempfile.TemporaryDirectory() as scratch, selection.connect(Path(scratch), 64) as con:
@@ -47,7 +51,9 @@ def label(posts: Iterable[One], data: Data, seed: int = 0) -> tuple[dict[str, di
             }
             for p in posts
         ]
-        con.register("arrow", pa.Table.from_pylist(held, con.sql("FROM candidate").to_arrow_table().schema))
+        con.register(
+            "arrow", pa.Table.from_pylist(held, con.sql("FROM candidate").to_arrow_table().schema)
+        )
         con.execute("CREATE TABLE post AS SELECT * FROM arrow")
         shown = [
             {
@@ -74,17 +80,26 @@ def label(posts: Iterable[One], data: Data, seed: int = 0) -> tuple[dict[str, di
 
 def look(image: str) -> str:
     """A fingerprint that near-duplicates share but for one bit, and that others are far from."""
-    bits = int(hashlib.sha256(image[:-1].encode()).hexdigest()[:16], 16) ^ (1 if image.endswith("'") else 0)
+    bits = int(hashlib.sha256(image[:-1].encode()).hexdigest()[:16], 16) ^ (
+        1 if image.endswith("'") else 0
+    )
     return f"{bits:016x}808080"
 
 
-KPIS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9) | st.floats(0, 1e12)), max_size=40)
+KPIS = st.lists(
+    st.tuples(st.sampled_from("abc"), st.integers(0, 9) | st.floats(0, 1e12)), max_size=40
+)
 
 
 @settings(max_examples=25)
 @given(rows=KPIS, floors=st.sampled_from([(20, 30, 40), (-1, -1, -1)]))
-def test_percentiles_and_buckets_agree_with_counting(rows: list[tuple[str, float]], floors: tuple[float, float, float]) -> None:
-    posts = [One(str(i), account, kpis=(float(kpi),), images=(f"{i}-",)) for i, (account, kpi) in enumerate(rows)]
+def test_percentiles_and_buckets_agree_with_counting(
+    rows: list[tuple[str, float]], floors: tuple[float, float, float]
+) -> None:
+    posts = [
+        One(str(i), account, kpis=(float(kpi),), images=(f"{i}-",))
+        for i, (account, kpi) in enumerate(rows)
+    ]
     found, rejects = label(posts, Data(floors=floors))
     assert (len(found), rejects) == (len(posts), [])
     for post in posts:
@@ -95,21 +110,33 @@ def test_percentiles_and_buckets_agree_with_counting(rows: list[tuple[str, float
         percentile = 100 * below / len(own)
         nr = 0 if percentile < 60 else 1 if percentile < 90 else 2
         assert found[post.id]["normalized"] == pytest.approx(percentile, abs=1e-4)
-        assert found[post.id]["bucket"] == (("low", "medium", "high")[nr] if kpi > floors[nr] else None)
+        assert found[post.id]["bucket"] == (
+            ("low", "medium", "high")[nr] if kpi > floors[nr] else None
+        )
 
 
 def test_further_kpis_have_ranks_of_their_own_and_no_floors() -> None:
-    posts = [One(str(i), kpis=(100.0 + i, None if i == 3 else 10.0 - i), images=(f"{i}-",)) for i in range(10)]
+    posts = [
+        One(str(i), kpis=(100.0 + i, None if i == 3 else 10.0 - i), images=(f"{i}-",))
+        for i in range(10)
+    ]
     found, _ = label(posts, Data(more_kpis=("shares",)))
     assert [found[str(i)]["bucket"] for i in range(10)] == ["low"] * 6 + ["medium"] * 3 + ["high"]
     assert found["3"]["more"] == []
-    assert found["0"]["more"] == [{"nr": 2, "value": 10.0, "normalized": round(100 * 8.5 / 9, 4), "bucket": "high"}]
+    assert found["0"]["more"] == [
+        {"nr": 2, "value": 10.0, "normalized": round(100 * 8.5 / 9, 4), "bucket": "high"}
+    ]
 
 
 def test_stock_photographs_fall_into_equal_thirds() -> None:
-    posts = [One(str(i), "stock", kpis=(float((i * 37) % 300),), images=(f"{i}-",)) for i in range(300)]
+    posts = [
+        One(str(i), "stock", kpis=(float((i * 37) % 300),), images=(f"{i}-",)) for i in range(300)
+    ]
     found, _ = label(posts, load_recipe("stock").data)
-    counts = [sum(sample["bucket"] == bucket for sample in found.values()) for bucket in ("low", "medium", "high")]
+    counts = [
+        sum(sample["bucket"] == bucket for sample in found.values())
+        for bucket in ("low", "medium", "high")
+    ]
     assert counts == [100, 100, 100]
 
 
@@ -119,9 +146,12 @@ POSTS = st.lists(
         id=st.uuids().map(str),
         account=st.sampled_from("abcdef"),
         moment=st.datetimes().map(lambda moment: moment.isoformat(timespec="seconds")),
-        images=st.lists(st.sampled_from([f"{i}{mark}" for i in range(40) for mark in ("-", "'")]), min_size=1, max_size=3, unique=True).map(
-            tuple
-        ),
+        images=st.lists(
+            st.sampled_from([f"{i}{mark}" for i in range(40) for mark in ("-", "'")]),
+            min_size=1,
+            max_size=3,
+            unique=True,
+        ).map(tuple),
         held_out=st.sampled_from([False] * 9 + [True]),
     ),
     unique_by=lambda post: post.id,
@@ -133,12 +163,18 @@ POSTS = st.lists(
 @pytest.mark.parametrize("near", [3, None])
 @settings(max_examples=15)
 @given(posts=POSTS)
-def test_splits_agree_with_walking_and_nothing_crosses(by: SplitBy, near: int | None, posts: list[One]) -> None:
+def test_splits_agree_with_walking_and_nothing_crosses(
+    by: SplitBy, near: int | None, posts: list[One]
+) -> None:
     data = Data(split_by=by, split=SHARES, near_duplicates=near, floors=(-1, -1, -1))
     found, rejects = label(posts[::-1], data)
     expected = splits_by_walking(posts, by, near)
-    assert {sample["post"]: sample["split"] for sample in found.values()} == {name: split for name, split in expected.items() if split}
-    assert rejects == sorted((name, "image_repeated") for name, split in expected.items() if split is None)
+    assert {sample["post"]: sample["split"] for sample in found.values()} == {
+        name: split for name, split in expected.items() if split
+    }
+    assert rejects == sorted(
+        (name, "image_repeated") for name, split in expected.items() if split is None
+    )
     held = defaultdict(set)
     for sample in found.values():
         held[sample["sha256"] if near is None else sample["sha256"][:-1]].add(sample["split"])
@@ -163,13 +199,22 @@ def splits_by_walking(posts: list[One], by: SplitBy, near: int | None) -> dict[s
     groups: list[list[One]] = []
     for post in posts:
         touched = [group for group in groups if any(beside(post, other) for other in group)]
-        groups = [group for group in groups if group not in touched] + [[post, *(other for group in touched for other in group)]]
+        groups = [group for group in groups if group not in touched] + [
+            [post, *(other for group in touched for other in group)]
+        ]
     moments = sorted(post.moment for post in posts if not post.held_out)
-    edges = [moments[min(round(len(moments) * share), len(moments) - 1)] for share in (0.6, 0.8)] if moments else []
+    edges = (
+        [moments[min(round(len(moments) * share), len(moments) - 1)] for share in (0.6, 0.8)]
+        if moments
+        else []
+    )
     found: dict[str, str | None] = {}
     for group in groups:
         first = min(post.account if by == "account" else post.id for post in group)
-        lot = int.from_bytes(hashlib.sha256(f"0\0split\0{first}".encode()).digest()[:6], "big") / 2**48
+        lot = (
+            int.from_bytes(hashlib.sha256(f"0\0split\0{first}".encode()).digest()[:6], "big")
+            / 2**48
+        )
         for post in group:
             if post.held_out:
                 found[post.id] = "held_out"
@@ -182,7 +227,9 @@ def splits_by_walking(posts: list[One], by: SplitBy, near: int | None) -> dict[s
                 )
                 found[post.id] = own if own == earliest else None
             else:
-                found[post.id] = "train" if lot < 0.6 else "validation" if lot < 0.6 + 0.2 else "test"
+                found[post.id] = (
+                    "train" if lot < 0.6 else "validation" if lot < 0.6 + 0.2 else "test"
+                )
     return found
 
 
@@ -190,14 +237,21 @@ def test_by_time_the_shares_hold_and_a_repeated_image_is_left_out() -> None:
     posts = [One(f"{i:02}", moment=f"2020-01-{i + 1:02}", images=(f"{i}-",)) for i in range(20)]
     data = Data(split_by="time", split=SHARES)
     found, _ = label(posts, data)
-    assert [found[f"{i:02}"]["split"] for i in range(20)] == ["train"] * 12 + ["validation"] * 4 + ["test"] * 4
-    found, rejects = label([*posts[:-1], One("19", moment="2020-01-20", images=("19-", "3'"))], data)
+    assert [found[f"{i:02}"]["split"] for i in range(20)] == ["train"] * 12 + ["validation"] * 4 + [
+        "test"
+    ] * 4
+    found, rejects = label(
+        [*posts[:-1], One("19", moment="2020-01-20", images=("19-", "3'"))], data
+    )
     assert (len(found), rejects) == (19, [("19", "image_repeated")])
 
 
 @pytest.mark.parametrize("by", get_args(SplitBy))
 def test_what_the_judge_learns_from_shares_no_image_with_any_other_split(by: SplitBy) -> None:
-    posts = [One(f"{i:03}", f"a{i % 90}", moment=f"2020-01-{i % 28 + 1:02}", images=(f"{i // 2}-",)) for i in range(180)]
+    posts = [
+        One(f"{i:03}", f"a{i % 90}", moment=f"2020-01-{i % 28 + 1:02}", images=(f"{i // 2}-",))
+        for i in range(180)
+    ]
     found, _ = label(posts, Data(split_by=by, split=SHARES, judge=0.4, floors=(-1, -1, -1)))
     held = defaultdict(set)
     for sample in found.values():
@@ -210,32 +264,65 @@ def test_splits_follow_the_shares_and_the_hash_stays() -> None:
     posts = [One(str(i), images=(f"{i}-",)) for i in range(4000)]
     found, _ = label(posts, Data())
     splits = [found[post.id]["split"] for post in posts]
-    assert [splits.count(name) / len(posts) for name in ("train", "validation", "test")] == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
+    assert [
+        splits.count(name) / len(posts) for name in ("train", "validation", "test")
+    ] == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
     assert splits != [sample["split"] for sample in label(posts, Data(), seed=1)[0].values()]
     kept, _ = label(posts, Data(judge=0.25))
     drawn = [name for name in found if kept[name]["split"] == "judge"]
     assert len(drawn) / len(posts) == pytest.approx(0.25, abs=0.02)
-    assert [found[name]["split"] for name in drawn].count("train") / len(drawn) == pytest.approx(0.8, abs=0.04)
+    assert [found[name]["split"] for name in drawn].count("train") / len(drawn) == pytest.approx(
+        0.8, abs=0.04
+    )
     assert all(kept[name]["split"] == found[name]["split"] for name in found.keys() - set(drawn))
     # Pinned: a changed hash would move every post of every dataset.
     assert label([One("1000000007", images=("7-",))], Data())[0]["1000000007"]["split"] == "train"
 
 
 def test_groups_name_what_looks_alike() -> None:
-    found, _ = label([One("1", images=("p-", "q-")), One("2", images=("p'",)), One("3", images=("r-",))], Data())
-    assert {name: sample["grp"] for name, sample in found.items()} == {"1": "p'", "1-2": None, "2": "p'", "3": None}
-    found, _ = label([One("1", images=("p-",)), One("2", images=("p'",)), One("3", images=("p-",))], Data(near_duplicates=None))
-    assert {name: sample["grp"] for name, sample in found.items()} == {"1": "p-", "2": None, "3": "p-"}
+    found, _ = label(
+        [One("1", images=("p-", "q-")), One("2", images=("p'",)), One("3", images=("r-",))], Data()
+    )
+    assert {name: sample["grp"] for name, sample in found.items()} == {
+        "1": "p'",
+        "1-2": None,
+        "2": "p'",
+        "3": None,
+    }
+    found, _ = label(
+        [One("1", images=("p-",)), One("2", images=("p'",)), One("3", images=("p-",))],
+        Data(near_duplicates=None),
+    )
+    assert {name: sample["grp"] for name, sample in found.items()} == {
+        "1": "p-",
+        "2": None,
+        "3": "p-",
+    }
 
 
 def test_negatives_are_unrelated_low_and_for_training_alone() -> None:
-    posts = [One(str(i), account="ab"[i % 2], kpis=(50.0 + i // 2,), images=(f"{i}-",), held_out=i % 10 == 9) for i in range(400)]
+    posts = [
+        One(
+            str(i),
+            account="ab"[i % 2],
+            kpis=(50.0 + i // 2,),
+            images=(f"{i}-",),
+            held_out=i % 10 == 9,
+        )
+        for i in range(400)
+    ]
     data = Data(negatives=0.25)
     found, _ = label(posts, data)
     plain = {name: sample for name, sample in found.items() if not sample["negative"]}
     negatives = [sample for sample in found.values() if sample["negative"]]
-    worthy = [sample for sample in plain.values() if sample["split"] == "train" and sample["bucket"] in {"high", "medium"}]
-    assert len(negatives) == pytest.approx(0.25 * len(worthy), abs=4 * (0.25 * 0.75 * len(worthy)) ** 0.5)
+    worthy = [
+        sample
+        for sample in plain.values()
+        if sample["split"] == "train" and sample["bucket"] in {"high", "medium"}
+    ]
+    assert len(negatives) == pytest.approx(
+        0.25 * len(worthy), abs=4 * (0.25 * 0.75 * len(worthy)) ** 0.5
+    )
     account = {post.images[0]: post.account for post in posts}
     trained = {sample["sha256"] for sample in plain.values() if sample["split"] == "train"}
     for sample in negatives:
@@ -247,10 +334,15 @@ def test_negatives_are_unrelated_low_and_for_training_alone() -> None:
         assert account[sample["sha256"]] != account[plain[sample["post"]]["sha256"]]
     assert len({sample["sha256"] for sample in negatives}) > len(negatives) / 2
     assert label(posts[::-1], data)[0] == found
-    assert not label(posts[:1], Data(negatives=1.0, floors=(-1, -1, -1), split=(0.98, 0.01, 0.01)))[1]
+    assert not label(posts[:1], Data(negatives=1.0, floors=(-1, -1, -1), split=(0.98, 0.01, 0.01)))[
+        1
+    ]
 
 
 def test_two_posts_never_share_a_sample_id() -> None:
     found, rejects = label([One("q", images=("1-", "2-")), One("q-2", images=("3-",))], Data())
-    assert sorted((sample["id"], sample["post"]) for sample in found.values()) == [("q", "q"), ("q-2", "q-2")]
+    assert sorted((sample["id"], sample["post"]) for sample in found.values()) == [
+        ("q", "q"),
+        ("q-2", "q-2"),
+    ]
     assert rejects == [("q", "duplicate_id")]

@@ -31,11 +31,19 @@ GOOD: dict[str, Any] = {
 
 
 def read_all(location: Path | str, **rules: Any) -> tuple[list[tuple[int, Post]], list[Reject]]:
-    found = [one for file in find_sources(str(location)) for one in accept(file, read_rows(file), Data(**rules))]
-    return [one[:2] for one in found if not isinstance(one, Reject)], [one for one in found if isinstance(one, Reject)]
+    found = [
+        one
+        for file in find_sources(str(location))
+        for one in accept(file, read_rows(file), Data(**rules))
+    ]
+    return [one[:2] for one in found if not isinstance(one, Reject)], [
+        one for one in found if isinstance(one, Reject)
+    ]
 
 
-def read(folder: Path, *rows: dict[str, Any] | bytes, **rules: Any) -> tuple[list[Post], list[Reject]]:
+def read(
+    folder: Path, *rows: dict[str, Any] | bytes, **rules: Any
+) -> tuple[list[Post], list[Reject]]:
     lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
     (folder / "posts.jsonl").write_bytes(b"\n".join(lines))
     posts, rejects = read_all(folder, **rules)
@@ -45,8 +53,16 @@ def read(folder: Path, *rows: dict[str, Any] | bytes, **rules: Any) -> tuple[lis
 def test_a_good_row(tmp_path: Path) -> None:
     [post], rejects = read(tmp_path, GOOD)
     assert rejects == []
-    assert post.text == "A long enough text about a green tent in a quiet forest, more at <hyperlink> for you"
-    assert (post.id, post.company, post.kpis, post.images) == ("1", "verde", (12.0,), ("images/1.png",))
+    assert (
+        post.text
+        == "A long enough text about a green tent in a quiet forest, more at <hyperlink> for you"
+    )
+    assert (post.id, post.company, post.kpis, post.images) == (
+        "1",
+        "verde",
+        (12.0,),
+        ("images/1.png",),
+    )
     assert post.timestamp == "2019-03-04T05:06:07Z"
     assert post.keywords == ("long", "enough", "text", "green", "tent", "quiet", "forest")
 
@@ -71,7 +87,9 @@ def test_a_good_row(tmp_path: Path) -> None:
         ({"text": "www.x.example/" + "x" * 80}, "text_too_short"),
     ],
 )
-def test_a_bad_row_is_rejected_with_its_code(tmp_path: Path, change: dict[str, Any] | bytes, code: str) -> None:
+def test_a_bad_row_is_rejected_with_its_code(
+    tmp_path: Path, change: dict[str, Any] | bytes, code: str
+) -> None:
     bad = change if isinstance(change, bytes) else {**GOOD, "id": "2", **change}
     posts, [reject] = read(tmp_path, GOOD, bad)
     assert [post.id for post in posts] == ["1"]
@@ -80,24 +98,47 @@ def test_a_bad_row_is_rejected_with_its_code(tmp_path: Path, change: dict[str, A
 
 
 def test_offsets_become_utc_and_naive_times_count_as_utc(tmp_path: Path) -> None:
-    posts, _ = read(tmp_path, {**GOOD, "timestamp": "2019-03-04T01:00:00+02:00"}, {**GOOD, "id": "2", "timestamp": "2019-03-04"})
+    posts, _ = read(
+        tmp_path,
+        {**GOOD, "timestamp": "2019-03-04T01:00:00+02:00"},
+        {**GOOD, "id": "2", "timestamp": "2019-03-04"},
+    )
     assert [post.timestamp for post in posts] == ["2019-03-03T23:00:00Z", "2019-03-04T00:00:00Z"]
 
 
-def test_keywords_and_licence_of_the_export_and_columns_that_are_the_same_for_every_row(tmp_path: Path) -> None:
+def test_keywords_and_licence_of_the_export_and_columns_that_are_the_same_for_every_row(
+    tmp_path: Path,
+) -> None:
     row = {**GOOD, "tags": "Beach,  Summer ;sea, beach", "rights": "CC-BY-4.0"}
     del row["account"]
-    [post], _ = read(tmp_path, row, columns={"keywords": "tags", "licence": "rights", "account": "=stock"})
-    assert (post.keywords, post.licence, post.account) == (("beach", "summer", "sea"), "CC-BY-4.0", "stock")
+    [post], _ = read(
+        tmp_path, row, columns={"keywords": "tags", "licence": "rights", "account": "=stock"}
+    )
+    assert (post.keywords, post.licence, post.account) == (
+        ("beach", "summer", "sea"),
+        "CC-BY-4.0",
+        "stock",
+    )
     [post], _ = read(tmp_path, {**GOOD, "keywords": ["Red Tent", 7, ""]})
     assert post.keywords == ("red tent",)
 
 
 def test_rows_are_filtered_by_any_column_and_a_domain_is_held_out(tmp_path: Path) -> None:
-    rows = [{**GOOD, "id": f"{i}", "category": kind} for i, kind in enumerate(("product", "meme", None, "service"))]
-    posts, rejects = read(tmp_path, *rows, where={"category": ["product", "service"]}, held_out={"category": ["service"]})
+    rows = [
+        {**GOOD, "id": f"{i}", "category": kind}
+        for i, kind in enumerate(("product", "meme", None, "service"))
+    ]
+    posts, rejects = read(
+        tmp_path,
+        *rows,
+        where={"category": ["product", "service"]},
+        held_out={"category": ["service"]},
+    )
     assert [(post.id, post.held_out) for post in posts] == [("0", False), ("3", True)]
-    assert [(reject.line, reject.code) for reject in rejects] == [(2, "filtered_out"), (3, "filtered_out")]
+    assert [(reject.line, reject.code) for reject in rejects] == [
+        (2, "filtered_out"),
+        (3, "filtered_out"),
+    ]
     assert rejects[0].reason == "category = 'meme' is not among product, service"
 
 
@@ -109,7 +150,9 @@ def test_text_rules(tmp_path: Path) -> None:
 
 
 def test_a_rejected_row_can_be_tried_again_under_other_rules(tmp_path: Path) -> None:
-    _, [reject] = read(tmp_path, {**GOOD, "name": "verde", "text": "short"}, columns={"account": "name"})
+    _, [reject] = read(
+        tmp_path, {**GOOD, "name": "verde", "text": "short"}, columns={"account": "name"}
+    )
     assert reject.row is not None
     again = accept_again(reject.file, reject.line, reject.row, Data(min_text=1))
     assert not isinstance(again, Reject)
@@ -120,7 +163,11 @@ def test_a_rejected_row_can_be_tried_again_under_other_rules(tmp_path: Path) -> 
 
 
 def test_further_kpis_may_be_missing_and_may_not_be_wrong(tmp_path: Path) -> None:
-    rows = [{**GOOD, "id": "1", "shares": 3}, {**GOOD, "id": "2"}, {**GOOD, "id": "3", "shares": -1}]
+    rows = [
+        {**GOOD, "id": "1", "shares": 3},
+        {**GOOD, "id": "2"},
+        {**GOOD, "id": "3", "shares": -1},
+    ]
     posts, [reject] = read(tmp_path, *rows, more_kpis=("shares", "likes/impressions"))
     assert [post.kpis for post in posts] == [(12.0, 3.0, None), (12.0, None, None)]
     assert (reject.line, reject.code) == (3, "bad_kpi")
@@ -142,7 +189,10 @@ def test_a_glob_takes_every_file_it_matches(tmp_path: Path) -> None:
 def test_csv_rows_that_are_torn_are_named_by_line(tmp_path: Path) -> None:
     good = ",".join(f'"{value}"' for value in GOOD.values())
     two = good.replace('"1"', '"2"', 1).replace("tent", "ten\nt")
-    (tmp_path / "posts.csv").write_bytes(("\ufeff" + ",".join(GOOD) + f"\n{good}\n\n{good},5\n{two}\n").encode() + b'"\xff",2,3,4,5,6,7\n')
+    (tmp_path / "posts.csv").write_bytes(
+        ("\ufeff" + ",".join(GOOD) + f"\n{good}\n\n{good},5\n{two}\n").encode()
+        + b'"\xff",2,3,4,5,6,7\n'
+    )
     posts, rejects = read_all(tmp_path)
     assert [(line, post.id) for line, post in posts] == [(2, "1"), (6, "2")]
     assert [(reject.line, reject.code, reject.reason) for reject in rejects] == [
@@ -191,7 +241,13 @@ def test_columns_that_are_called_otherwise_and_nested(tmp_path: Path) -> None:
     }
     columns = {"id": "pk", "account": "user.name", "timestamp": "created.at", "images": "media"}
     [post], rejects = read(tmp_path, row, columns=columns, kpi="stats.up")
-    assert (post.id, post.account, post.company, post.kpis, post.images) == ("7", "verde_official", "verde_official", (5.0,), ("a.png",))
+    assert (post.id, post.account, post.company, post.kpis, post.images) == (
+        "7",
+        "verde_official",
+        "verde_official",
+        (5.0,),
+        ("a.png",),
+    )
     assert rejects == []
     with pytest.raises(ValueError, match="columns"):
         Data(columns={"likes": "stats.up"})
@@ -207,14 +263,23 @@ PAGE: dict[str, Any] = {
             "attachments": {"media_keys": ["3_1", "13_2", "3_3"]},
             "public_metrics": {"like_count": 41, "retweet_count": 2, "impression_count": 900},
         },
-        {"id": "101", "author_id": "8", "created_at": "2022-02-03T04:05:06.000Z", "text": GOOD["text"]},
+        {
+            "id": "101",
+            "author_id": "8",
+            "created_at": "2022-02-03T04:05:06.000Z",
+            "text": GOOD["text"],
+        },
         "a string in place of a post",
     ],
     "includes": {
         "users": [{"id": "9", "username": "verde_official", "name": "Verde"}],
         "media": [
             {"media_key": "3_1", "type": "photo", "url": "https://pbs.example/1.jpg"},
-            {"media_key": "13_2", "type": "video", "preview_image_url": "https://pbs.example/2.jpg"},
+            {
+                "media_key": "13_2",
+                "type": "video",
+                "preview_image_url": "https://pbs.example/2.jpg",
+            },
             {"media_key": "3_3", "type": "photo", "url": "https://pbs.example/3.jpg"},
         ],
     },
@@ -228,11 +293,20 @@ def test_pages_of_the_x_api(tmp_path: Path) -> None:
     assert post.timestamp == "2022-02-03T04:05:06Z"
     assert post.images == ("https://pbs.example/1.jpg", "https://pbs.example/3.jpg")
     assert post.kpis == (41 / 900,)
-    assert [(reject.line, reject.post, reject.code) for reject in rejects] == [(1, "101", "missing_field"), (1, None, "bad_json")]
+    assert [(reject.line, reject.post, reject.code) for reject in rejects] == [
+        (1, "101", "missing_field"),
+        (1, None, "bad_json"),
+    ]
 
 
 @pytest.mark.parametrize(
-    "hole", [{"includes": None}, {"includes": []}, {"includes": {"users": "x", "media": [1]}}, {"data": [{"attachments": 1}]}]
+    "hole",
+    [
+        {"includes": None},
+        {"includes": []},
+        {"includes": {"users": "x", "media": [1]}},
+        {"data": [{"attachments": 1}]},
+    ],
 )
 def test_a_page_with_holes_loses_rows_and_not_the_run(tmp_path: Path, hole: dict[str, Any]) -> None:
     posts, rejects = read(tmp_path, {**PAGE, **hole})
@@ -241,10 +315,16 @@ def test_a_page_with_holes_loses_rows_and_not_the_run(tmp_path: Path, hole: dict
 
 
 def test_a_json_file_is_a_list_of_rows_and_pages(tmp_path: Path) -> None:
-    (tmp_path / "posts.json").write_text(json.dumps([GOOD, PAGE, {**GOOD, "id": "2", "text": "short"}]))
+    (tmp_path / "posts.json").write_text(
+        json.dumps([GOOD, PAGE, {**GOOD, "id": "2", "text": "short"}])
+    )
     posts, rejects = read_all(tmp_path)
     assert [(line, post.id) for line, post in posts] == [(1, "1"), (2, "100")]
-    assert [(reject.line, reject.code) for reject in rejects] == [(2, "missing_field"), (2, "bad_json"), (3, "text_too_short")]
+    assert [(reject.line, reject.code) for reject in rejects] == [
+        (2, "missing_field"),
+        (2, "bad_json"),
+        (3, "text_too_short"),
+    ]
     (tmp_path / "posts.json").write_text("[{]")
     with pytest.raises(InputError, match="is not JSON"):
         read_all(tmp_path)
@@ -262,16 +342,31 @@ def test_gzip(tmp_path: Path) -> None:
 
 
 COLUMNS = ["id", "account", "timestamp", "text", "image", "images", "likes"]
-PARTS = ["data", "includes", "meta", "users", "media", "attachments", "media_keys", "public_metrics", "author_id"]
+PARTS = [
+    "data",
+    "includes",
+    "meta",
+    "users",
+    "media",
+    "attachments",
+    "media_keys",
+    "public_metrics",
+    "author_id",
+]
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(COLUMNS + PARTS), inner, max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(COLUMNS + PARTS), inner, max_size=6)
+    ),
     max_leaves=20,
 )
 
 
 @given(ANYTHING)
-def test_no_row_whatever_it_holds_ends_the_run(tmp_path_factory: pytest.TempPathFactory, row: Any) -> None:
+def test_no_row_whatever_it_holds_ends_the_run(
+    tmp_path_factory: pytest.TempPathFactory, row: Any
+) -> None:
     posts, rejects = read(tmp_path_factory.mktemp("rows"), GOOD, json.dumps(row).encode())
     assert [post.id for post in posts][:1] == ["1"]
     assert all(reject.line == 2 for reject in rejects)
@@ -285,7 +380,9 @@ def _encoded(suffix: str, folder: Path) -> bytes:
         pq.write_table(pa.Table.from_pylist(rows), folder / "whole.parquet")
         return (folder / "whole.parquet").read_bytes()
     if suffix.startswith(".csv"):
-        lines = "\n".join([",".join(GOOD), *(",".join(f'"{value}"' for value in row.values()) for row in rows)]).encode()
+        lines = "\n".join(
+            [",".join(GOOD), *(",".join(f'"{value}"' for value in row.values()) for row in rows)]
+        ).encode()
     if suffix == ".json":
         return json.dumps(rows).encode()
     return gzip.compress(lines) if suffix.endswith(".gz") else lines
@@ -294,10 +391,16 @@ def _encoded(suffix: str, folder: Path) -> bytes:
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".csv.gz"])
 @settings(max_examples=60)
 @given(
-    flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=10), cut=st.integers(0, 300), tail=st.binary(max_size=40)
+    flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=10),
+    cut=st.integers(0, 300),
+    tail=st.binary(max_size=40),
 )
 def test_a_file_that_was_tampered_with_gives_rows_rejects_or_one_clear_error(
-    tmp_path_factory: pytest.TempPathFactory, suffix: str, flips: list[tuple[int, int]], cut: int, tail: bytes
+    tmp_path_factory: pytest.TempPathFactory,
+    suffix: str,
+    flips: list[tuple[int, int]],
+    cut: int,
+    tail: bytes,
 ) -> None:
     folder = tmp_path_factory.mktemp("torn")
     whole = _encoded(suffix, folder)
@@ -316,11 +419,16 @@ def test_a_file_that_was_tampered_with_gives_rows_rejects_or_one_clear_error(
 
 
 def test_csv_and_parquet_say_the_same(tmp_path: Path) -> None:
-    columns = {name: [value, value] for name, value in GOOD.items()} | {"id": ["1", "2"], "likes": [12, None]}
+    columns = {name: [value, value] for name, value in GOOD.items()} | {
+        "id": ["1", "2"],
+        "likes": [12, None],
+    }
     table = pa.table(columns)
     pq.write_table(table, tmp_path / "posts.parquet")
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "posts.csv").write_text(",".join(GOOD) + "\n" + ",".join(f'"{v}"' for v in GOOD.values()) + "\n")
+    (tmp_path / "sub" / "posts.csv").write_text(
+        ",".join(GOOD) + "\n" + ",".join(f'"{v}"' for v in GOOD.values()) + "\n"
+    )
     [(_, from_parquet)], [reject] = read_all(tmp_path)
     [(_, from_csv)], none = read_all(tmp_path / "sub")
     assert from_parquet == from_csv
@@ -338,12 +446,26 @@ def test_a_missing_or_foreign_file_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_an_export_of_stock_photographs(tmp_path: Path) -> None:
-    fields = {"id": 9, "caption": "A tent", "keywords": "tent; forest", "release_date": "2021-05-06", "image": "9.jpg"}
+    fields = {
+        "id": 9,
+        "caption": "A tent",
+        "keywords": "tent; forest",
+        "release_date": "2021-05-06",
+        "image": "9.jpg",
+    }
     line = json.dumps({**fields, "downloads": 4, "forwards": 2, "impressions": 80})
-    (tmp_path / "posts.jsonl").write_text(line + "\n" + json.dumps({**fields, "id": 10, "forwards": 0}))
+    (tmp_path / "posts.jsonl").write_text(
+        line + "\n" + json.dumps({**fields, "id": 10, "forwards": 0})
+    )
     data = load_recipe("stock").data
-    found = [one for one in accept("f", read_rows(str(tmp_path / "posts.jsonl")), data) if not isinstance(one, Reject)]
-    assert [(post.id, post.account, post.text, post.keywords, post.kpis) for _, post, _ in found] == [
+    found = [
+        one
+        for one in accept("f", read_rows(str(tmp_path / "posts.jsonl")), data)
+        if not isinstance(one, Reject)
+    ]
+    assert [
+        (post.id, post.account, post.text, post.keywords, post.kpis) for _, post, _ in found
+    ] == [
         ("9", "stock", "A tent", ("tent", "forest"), (2.0, 4.0, 0.05)),
         ("10", "stock", "A tent", ("tent", "forest"), (0.0, None, None)),
     ]

@@ -21,7 +21,14 @@ def test_posts_images_and_shards_on_s3(s3_bucket: str) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(buffer, format="PNG")
     store.write_bytes(f"{bucket}/export/images/a.png", buffer.getvalue())
-    row = {"id": "1", "account": "a", "timestamp": "2020-01-01", "text": "x" * 60, "image": "images/a.png", "likes": 3}
+    row = {
+        "id": "1",
+        "account": "a",
+        "timestamp": "2020-01-01",
+        "text": "x" * 60,
+        "image": "images/a.png",
+        "likes": 3,
+    }
     store.write_bytes(f"{bucket}/export/posts.jsonl", json.dumps(row).encode())
 
     [source] = find_sources(f"{bucket}/export")
@@ -36,7 +43,9 @@ def test_posts_images_and_shards_on_s3(s3_bucket: str) -> None:
     assert isinstance(missing, Rejected)
     assert missing.code == "image_missing"
 
-    entry = dataset.write_shard(dataset.image_table([good]), dataset.IMAGES, f"{bucket}/store/datasets/d")
+    entry = dataset.write_shard(
+        dataset.image_table([good]), dataset.IMAGES, f"{bucket}/store/datasets/d"
+    )
     version = f"{bucket}/store/datasets/d/v1"
     assert dataset.shard_rows(version, entry) == 1
     assert list(dataset.shard_images(version, entry)) == [good]

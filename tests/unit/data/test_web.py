@@ -1,4 +1,5 @@
-"""TLS to the address that was looked at, under the name of the host: certificates are checked as if the name had been connected to."""
+"""TLS to the address that was looked at, under the name of the host: certificates are checked as if
+the name had been connected to."""
 
 import ssl
 import threading
@@ -35,19 +36,31 @@ class Hello(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Of a server on loopback whose certificate is for ``secure.example``, signed by itself and trusted."""
+    """Of a server on loopback whose certificate is for ``secure.example``, signed by itself and
+    trusted."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "secure.example")])
     now = datetime.now(UTC)
     made = x509.CertificateBuilder(
-        name, name, key.public_key(), x509.random_serial_number(), now - timedelta(days=1), now + timedelta(days=1)
+        name,
+        name,
+        key.public_key(),
+        x509.random_serial_number(),
+        now - timedelta(days=1),
+        now + timedelta(days=1),
     )
-    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("secure.example")]), critical=False)
+    made = made.add_extension(
+        x509.SubjectAlternativeName([x509.DNSName("secure.example")]), critical=False
+    )
     made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     certificate = tmp_path / "certificate.pem"
-    certificate.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    certificate.write_bytes(
+        made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    )
     plain = serialization.NoEncryption()
-    (tmp_path / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
+    (tmp_path / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, tmp_path / "key.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -68,7 +81,9 @@ def test_a_certificate_is_held_against_the_name_and_not_the_address(port: int) -
     assert caught.value.code == "http_error"
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_that_nobody_vouches_for_is_refused(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
     with pytest.raises(Rejected, match="CERTIFICATE_VERIFY_FAILED"):
         Web(Data()).get(f"https://secure.example:{port}/x.png")

@@ -1,4 +1,5 @@
-"""A busy Airflow: a call is made again, no call starts two runs, and patience ends with an error that says what to do."""
+"""A busy Airflow: a call is made again, no call starts two runs, and patience ends with an error
+that says what to do."""
 
 from __future__ import annotations
 
@@ -52,7 +53,11 @@ class StubAirflow:
         """Status and body."""
         name = path.rsplit("/", 1)[-1]
         if path == "/auth/token":
-            return (201, {"access_token": body["username"]}) if body["password"] == "right" else (401, {})
+            return (
+                (201, {"access_token": body["username"]})
+                if body["password"] == "right"
+                else (401, {})
+            )
         match method, path.removeprefix("/api/v2"):
             case "POST", "/dags/boig_ingest/dagRuns":
                 return _create(self.runs, body["dag_run_id"], body)
@@ -65,7 +70,9 @@ class StubAirflow:
                 return (404, {"detail": "was not found"}) if there is None else (200, there)
             case "PATCH", found if found == APPROVAL:
                 if self.answered_by:
-                    return 409, {"detail": "has already been updated and is not allowed to write again."}
+                    return 409, {
+                        "detail": "has already been updated and is not allowed to write again."
+                    }
                 self.answered_by.append(token)
                 return 200, {"chosen_options": body["chosen_options"]}
             case "GET", found if found == APPROVAL:
@@ -150,7 +157,9 @@ FAILURES = [[500], [500, 500, 500], ["acts"], [502, "acts", 503], ["acts", "acts
 
 
 @pytest.mark.parametrize("failures", FAILURES)
-def test_a_trigger_on_a_busy_server_starts_one_run(airflow: StubAirflow, api: AirflowApi, failures: list[int | str]) -> None:
+def test_a_trigger_on_a_busy_server_starts_one_run(
+    airflow: StubAirflow, api: AirflowApi, failures: list[int | str]
+) -> None:
     airflow.failures = list(failures)
     run = api.trigger("boig_ingest", {"posts": "p"})
     assert list(airflow.runs) == [run]
@@ -168,22 +177,30 @@ def test_two_triggers_are_two_runs(airflow: StubAirflow, api: AirflowApi) -> Non
 
 def test_a_conflict_without_the_run_is_an_error(airflow: StubAirflow, api: AirflowApi) -> None:
     airflow.failures = [409]
-    with pytest.raises(InfrastructureError, match=r"GET /dags/boig_ingest/dagRuns/manual__.*answered 404"):
+    with pytest.raises(
+        InfrastructureError, match=r"GET /dags/boig_ingest/dagRuns/manual__.*answered 404"
+    ):
         api.trigger("boig_ingest", {})
 
 
 @pytest.mark.parametrize("failures", FAILURES)
-def test_a_pool_is_created_once(airflow: StubAirflow, api: AirflowApi, failures: list[int | str]) -> None:
+def test_a_pool_is_created_once(
+    airflow: StubAirflow, api: AirflowApi, failures: list[int | str]
+) -> None:
     airflow.failures = list(failures)
     api.create_pool("boig_cluster", 1)
     api.create_pool("boig_cluster", 1)
     assert [pool["slots"] for pool in airflow.pools.values()] == [1]
-    with pytest.raises(InfrastructureError, match="pool boig_cluster: exists with 1 slots, not with 2"):
+    with pytest.raises(
+        InfrastructureError, match="pool boig_cluster: exists with 1 slots, not with 2"
+    ):
         api.create_pool("boig_cluster", 2)
 
 
 @pytest.mark.parametrize("failures", FAILURES)
-def test_an_approval_is_answered_once_and_by_its_user(airflow: StubAirflow, approver: AirflowApi, failures: list[int | str]) -> None:
+def test_an_approval_is_answered_once_and_by_its_user(
+    airflow: StubAirflow, approver: AirflowApi, failures: list[int | str]
+) -> None:
     airflow.failures = list(failures)
     approver.approve("boig_promote", "r", "approval")
     approver.approve("boig_promote", "r", "approval")
@@ -197,7 +214,9 @@ def test_a_conflict_without_an_answer_is_an_error(airflow: StubAirflow, api: Air
 
 
 @pytest.mark.parametrize("failures", FAILURES)
-def test_a_look_is_repeated(airflow: StubAirflow, api: AirflowApi, failures: list[int | str]) -> None:
+def test_a_look_is_repeated(
+    airflow: StubAirflow, api: AirflowApi, failures: list[int | str]
+) -> None:
     airflow.failures = list(failures)
     assert api.newest_run("boig_ingest") is None
     assert len(airflow.requests) == len(failures) + 1
@@ -213,7 +232,9 @@ def test_a_look_is_repeated(airflow: StubAirflow, api: AirflowApi, failures: lis
         lambda api: api.newest_run("boig_ingest"),
     ],
 )
-def test_a_wrong_request_is_made_once(airflow: StubAirflow, api: AirflowApi, status: int, call: Callable[[AirflowApi], Any]) -> None:
+def test_a_wrong_request_is_made_once(
+    airflow: StubAirflow, api: AirflowApi, status: int, call: Callable[[AirflowApi], Any]
+) -> None:
     airflow.failures = [status]
     with pytest.raises(InfrastructureError, match=f"Airflow answered {status}: ") as failed:
         call(api)
@@ -238,7 +259,9 @@ def test_patience_ends_with_the_call_the_status_and_what_to_do(airflow: StubAirf
 
 def test_a_server_that_is_gone_is_named(airflow: StubAirflow) -> None:
     api = AirflowApi("http://127.0.0.1:9", "trainer", "right", Patience(0.1, wait_none()))
-    with pytest.raises(InfrastructureError, match=r"GET /dags.*http://127\.0\.0\.1:9 does not answer"):
+    with pytest.raises(
+        InfrastructureError, match=r"GET /dags.*http://127\.0\.0\.1:9 does not answer"
+    ):
         api.has_dags(["boig_ingest"])
     assert not api.login()
 

@@ -1,4 +1,5 @@
-"""The end of a demo: a table of whole names, gates in words, commands that exist, and no link to a server that is gone."""
+"""The end of a demo: a table of whole names, gates in words, commands that exist, and no link to a
+server that is gone."""
 
 from __future__ import annotations
 
@@ -24,18 +25,28 @@ GATES = {
     "reward over base: at least 0.313 (95 % interval), more than 0 asked: passed": Gate(
         "reward over base", 0.3131, ">", 0.0, True, "lower end of the 95 % interval"
     ),
-    "CLIP margin 105 % of the base's, at least 90 % asked: passed": Gate("CLIP margin kept", 1.049, "≥", 0.9, True, SHARE),
-    "diversity 45 % of the base's, at least 50 % asked: FAILED": Gate("diversity kept", 0.45, "≥", 0.5, False, SHARE),
+    "CLIP margin 105 % of the base's, at least 90 % asked: passed": Gate(
+        "CLIP margin kept", 1.049, "≥", 0.9, True, SHARE
+    ),
+    "diversity 45 % of the base's, at least 50 % asked: FAILED": Gate(
+        "diversity kept", 0.45, "≥", 0.5, False, SHARE
+    ),
     "FID 150 % of the base's, at most 200 % asked: passed": Gate("FID", 1.5, "≤", 2.0, True, SHARE),
-    "FID: not measured, so not asked": Gate("FID", None, "≤", 2.0, True, "not asked: fewer than evaluation.fid_min = 1000 images"),
+    "FID: not measured, so not asked": Gate(
+        "FID", None, "≤", 2.0, True, "not asked: fewer than evaluation.fid_min = 1000 images"
+    ),
     "judge over champion: not asked, this is the first model": Gate(
         "judge over champion", None, ">", 0.0, True, "not applicable: this is the first model"
     ),
     "judge over base: not measured: evaluation.judge is not set: FAILED": Gate(
         "judge over base", None, ">", 0.0, False, "not measured: evaluation.judge is not set"
     ),
-    "monitors tripped: 0, none allowed: passed": Gate("monitors tripped", 0.0, "≤", 0, True, "of fall, drift"),
-    "monitors tripped: 1, none allowed: FAILED (drift: at epoch 3)": Gate("monitors tripped", 1.0, "≤", 0, False, "drift: at epoch 3"),
+    "monitors tripped: 0, none allowed: passed": Gate(
+        "monitors tripped", 0.0, "≤", 0, True, "of fall, drift"
+    ),
+    "monitors tripped: 1, none allowed: FAILED (drift: at epoch 3)": Gate(
+        "monitors tripped", 1.0, "≤", 0, False, "drift: at epoch 3"
+    ),
 }
 
 
@@ -50,7 +61,12 @@ def report() -> dict[str, Any]:
     ours = {name: 2 * value for name, value in row.items()}
     gain = {"mean": 0.125, "low": 0.0625, "high": 0.1875, "clusters": 3, "n": 6}
     return {
-        "generation": {"base": row, "boigsd": ours, "boigsd_description_rewrite": ours, "best_of_n": None},
+        "generation": {
+            "base": row,
+            "boigsd": ours,
+            "boigsd_description_rewrite": ours,
+            "best_of_n": None,
+        },
         "paired": {"boigsd-base": {"reward": gain, "judge": gain}},
         "reward": {"name": "contrast"},
         "reward_validity": {"contrast": {"auc_high_vs_low": 0.75, "auc_interval": [0.7, 0.8]}},
@@ -58,12 +74,17 @@ def report() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("promoted", [{"model": "boigsd", "version": "1", "approved_by": "ann"}, None])
+@pytest.mark.parametrize(
+    "promoted", [{"model": "boigsd", "version": "1", "approved_by": "ann"}, None]
+)
 def test_the_results(report: dict[str, Any], promoted: dict[str, Any] | None) -> None:
     gates = [vars(gate) for gate in GATES.values()]
     text = rendered(lambda console: show_results(console, report, Promotion(), gates, promoted))
     flat = " ".join(text.split())
-    assert "model reward judge CLIP margin diversity base 0.125 0.250 10.000 1.000 boigsd 0.250 0.500 20.000 2.000" in flat
+    assert (
+        "model reward judge CLIP margin diversity base 0.125 0.250 10.000 1.000 boigsd 0.250 0.500 20.000 2.000"
+        in flat
+    )
     assert "boigsd_description_rewrite 0.250 0.500 20.000 2.000" in flat
     assert "best_of_n" not in flat
     assert headline(findings(report, Promotion())) in flat
@@ -74,9 +95,13 @@ def test_the_results(report: dict[str, Any], promoted: dict[str, Any] | None) ->
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_what_to_try_next_are_three_commands_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool) -> None:
+def test_what_to_try_next_are_three_commands_that_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))  # as `make` calls it, wherever the tests are
+    monkeypatch.setattr(
+        sys, "executable", str(tmp_path / ".venv" / "bin" / "python")
+    )  # as `make` calls it, wherever the tests are
     home = tmp_path / ".boig"
     text = rendered(lambda console: show_next(console, home, str(home / "store"), "nordic", keep))
     assert "http" not in text
@@ -104,7 +129,9 @@ def test_another_home_is_named(tmp_path: Path) -> None:
 
 def test_servers_that_stay_are_named() -> None:
     passwords = {TRAINER: "secret-of-one", APPROVER: "secret-of-two"}
-    text = rendered(lambda console: show_servers(console, Ports(8080, 6379, 8265, 5000, [1, 2]), passwords))
+    text = rendered(
+        lambda console: show_servers(console, Ports(8080, 6379, 8265, 5000, [1, 2]), passwords)
+    )
     assert "demo --stop" in text
     assert "trainer / secret-of-one starts, approver / secret-of-two approves" in text
     for port in (8080, 8265, 5000):

@@ -1,4 +1,5 @@
-"""Servers end with all their descendants, also those of a demo that was killed; nobody else's process is touched."""
+"""Servers end with all their descendants, also those of a demo that was killed; nobody else's
+process is touched."""
 
 from __future__ import annotations
 
@@ -67,7 +68,9 @@ def family(tmp_path: Path) -> Iterator[tuple[Services, list[int]]]:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_stop_ends_children_and_those_in_sessions_of_their_own(family: tuple[Services, list[int]], tmp_path: Path) -> None:
+def test_stop_ends_children_and_those_in_sessions_of_their_own(
+    family: tuple[Services, list[int]], tmp_path: Path
+) -> None:
     services, pids = family
     assert all(alive(pid) for pid in pids)
     services.stop_all()
@@ -75,7 +78,9 @@ def test_stop_ends_children_and_those_in_sessions_of_their_own(family: tuple[Ser
     assert not (tmp_path / "pids.json").exists()
 
 
-def test_what_a_killed_demo_left_is_cleaned_up(family: tuple[Services, list[int]], tmp_path: Path) -> None:
+def test_what_a_killed_demo_left_is_cleaned_up(
+    family: tuple[Services, list[int]], tmp_path: Path
+) -> None:
     _, (leader, own, _) = family
     assert clean_up(tmp_path / "other") == 0
     os.kill(leader, signal.SIGKILL)
@@ -96,7 +101,11 @@ def test_a_process_that_only_has_the_old_number_is_left_alone(tmp_path: Path) ->
 
 def test_a_server_that_ends_is_reported_with_its_last_words(tmp_path: Path) -> None:
     services = Services(tmp_path)
-    services.start("airflow", [sys.executable, "-c", "print('no database'); raise SystemExit(3)"], dict(os.environ))
+    services.start(
+        "airflow",
+        [sys.executable, "-c", "print('no database'); raise SystemExit(3)"],
+        dict(os.environ),
+    )
     with pytest.raises(InfrastructureError, match=r"exit code 3[\s\S]*no database"):
         services.wait_until("airflow", lambda: False, 60)
     services.stop_all()
@@ -141,7 +150,9 @@ def test_the_environment_names_the_store_and_guards_the_jobs_api(tmp_path: Path)
     assert env["AIRFLOW__CORE__LOAD_EXAMPLES"] == "False"
 
 
-def test_airflow_has_a_user_who_starts_and_another_who_approves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_airflow_has_a_user_who_starts_and_another_who_approves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS", "True")
     env = environment(tmp_path, "s3://bucket/prefix", choose_ports())
     assert env["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] == f"{TRAINER}:op,{APPROVER}:user"
@@ -149,7 +160,9 @@ def test_airflow_has_a_user_who_starts_and_another_who_approves(tmp_path: Path, 
 
     started: list[list[str]] = []
     services = Services(tmp_path)
-    monkeypatch.setattr(services, "start", lambda name, argv, env: started.append([name, *argv[1:]]))
+    monkeypatch.setattr(
+        services, "start", lambda name, argv, env: started.append([name, *argv[1:]])
+    )
     passwords = start_airflow(services, env)
     assert started == [["airflow", "-m", "airflow", "standalone"]]
     assert set(passwords) == {TRAINER, APPROVER}

@@ -1,4 +1,5 @@
-"""The demo's view says how far a stage is, from the stage's own log, and fits 80 columns in a terminal and in a log file."""
+"""The demo's view says how far a stage is, from the stage's own log, and fits 80 columns in a
+terminal and in a log file."""
 
 from __future__ import annotations
 
@@ -68,7 +69,11 @@ def test_a_log_file_gets_a_line_a_change_and_progress_every_half_minute(now: lis
 def test_a_terminal_shows_every_task_and_what_runs_in_full(now: list[float]) -> None:
     view, _ = view_in(terminal=True)
     view.update(row_of(view, "ingest"), "success", ["4000 samples of 4000 posts"])
-    view.update(row_of(view, "finetune_llm"), "deferred", [LONG, "no_kpi 2 of 2 · step 3 of 1000 · about 3:00 left"])
+    view.update(
+        row_of(view, "finetune_llm"),
+        "deferred",
+        [LONG, "no_kpi 2 of 2 · step 3 of 1000 · about 3:00 left"],
+    )
     view.update(row_of(view, "approval"), "awaiting_input", [])
     out = io.StringIO()
     Console(file=out, width=WIDTH).print(view._drawn())
@@ -83,10 +88,16 @@ def test_a_terminal_shows_every_task_and_what_runs_in_full(now: list[float]) -> 
 
 
 def keep(attempt: str, number: int = 1) -> KeptLog:
-    return KeptLog(lambda n, chunk: store.write_bytes(store.join(attempt, "log", log_chunk(n)), chunk), first=number, every_s=60)
+    return KeptLog(
+        lambda n, chunk: store.write_bytes(store.join(attempt, "log", log_chunk(n)), chunk),
+        first=number,
+        every_s=60,
+    )
 
 
-def test_progress_is_known_by_its_logger_and_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_known_by_its_logger_and_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = f"{tmp_path}/runs/boig_llm/r/finetune_llm"
     notes = StageNotes(task, "finetune_llm")
     assert notes.progress() == []
@@ -104,7 +115,10 @@ def test_progress_is_known_by_its_logger_and_read_once(tmp_path: Path, monkeypat
         first("step 20 of 90 · about 0:30 left")
         log.write()
         together = notes.progress()
-        assert together == ["no_kpi 2 of 2 · step 1 of 90 · about 0:50 left", "boigllm 1 of 2 · step 20 of 90 · about 0:30 left"]
+        assert together == [
+            "no_kpi 2 of 2 · step 1 of 90 · about 0:50 left",
+            "boigllm 1 of 2 · step 20 of 90 · about 0:30 left",
+        ]
         first("step 90 of 90")
         log.write()
         assert notes.progress() == ["no_kpi 2 of 2 · step 1 of 90 · about 0:50 left"]
@@ -129,7 +143,11 @@ def test_a_new_attempt_begins_without_the_old_ones_progress(tmp_path: Path) -> N
         with keep(attempt):
             progress_log()(f"epoch {number} of 6 · about 0:10 left")
         assert notes.progress() == [f"epoch {number} of 6 · about 0:10 left"]
-    commit.commit(attempt, {}, {"reward_first": 1.0, "reward_last": 2.5, "epochs": 6, "monitors": {}, "gpu_hours": 0.0})
+    commit.commit(
+        attempt,
+        {},
+        {"reward_first": 1.0, "reward_last": 2.5, "epochs": 6, "monitors": {}, "gpu_hours": 0.0},
+    )
     assert notes.result() == ["reward 1.000 to 2.500 in 6 epochs"]
 
 
@@ -144,18 +162,37 @@ def test_a_training_that_ends_early_leaves_no_time_left() -> None:
 
 
 RESULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "ingest": ({"samples": 3900, "posts": 4000, "rejected": 100}, "3900 samples of 4000 posts · 100 rejected"),
-    "perceive": ({"images": 3900, "described": 3000, "objects": {}}, "3900 images described · 900 known before"),
+    "ingest": (
+        {"samples": 3900, "posts": 4000, "rejected": 100},
+        "3900 samples of 4000 posts · 100 rejected",
+    ),
+    "perceive": (
+        {"images": 3900, "described": 3000, "objects": {}},
+        "3900 images described · 900 known before",
+    ),
     "finetune_llm": (
-        {name: {"steps": 1000, "best_val_loss": loss} for name, loss in (("boigllm", 1.2341), ("no_kpi", 1.3006))},
+        {
+            name: {"steps": 1000, "best_val_loss": loss}
+            for name, loss in (("boigllm", 1.2341), ("no_kpi", 1.3006))
+        },
         "validation loss boigllm 1.234 · no_kpi 1.301",
     ),
     "evaluate_llm": (
-        {"colors_iou": {"boigllm-no_kpi": {"high": {"mean": 0.0512}}}, "parse_rate": {"boigllm": 0.99}, "n": {}},
+        {
+            "colors_iou": {"boigllm-no_kpi": {"high": {"mean": 0.0512}}},
+            "parse_rate": {"boigllm": 0.99},
+            "n": {},
+        },
         "colors IOU +0.051 over no_kpi · 99% parsed",
     ),
     "calibrate": (
-        {"reward": "contrast", "passes": True, "auc_test": 0.712, "auc_test_interval": [0.65, 0.77], "recommended": "dsg"},
+        {
+            "reward": "contrast",
+            "passes": True,
+            "auc_test": 0.712,
+            "auc_test_interval": [0.65, 0.77],
+            "recommended": "dsg",
+        },
         "contrast: passes · AUC 0.71 (0.65 to 0.77)",
     ),
     "finetune_sd": ({"steps": 300, "loss": 0.0239}, "loss 0.0239 after 300 steps"),

@@ -6,7 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from numpy.typing import NDArray
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -42,7 +47,22 @@ def recipe() -> Recipe:
 def samples() -> list[Sample]:
     colors = ("red", "green", "blue", "yellow", "white", "black", "pink")
     return [
-        Sample(f"s{i}", f"p{i}", "a", "c", "2020-01-01T00:00:00Z", f"a {color} ball", (), 50, 95, "high", "train", "0" * 64, 128, 128)
+        Sample(
+            f"s{i}",
+            f"p{i}",
+            "a",
+            "c",
+            "2020-01-01T00:00:00Z",
+            f"a {color} ball",
+            (),
+            50,
+            95,
+            "high",
+            "train",
+            "0" * 64,
+            128,
+            128,
+        )
         for i, color in enumerate(colors)
     ]
 
@@ -61,7 +81,8 @@ def warmth() -> Warmth:
 
 @pytest.fixture(scope="session")
 def sdxl(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of a random SDXL for images of 32 x 32: the parts and settings of the published one, at a few thousand weights."""
+    """Folder of a random SDXL for images of 32 x 32: the parts and settings of the published one,
+    at a few thousand weights."""
     folder = tmp_path_factory.mktemp("sdxl")
     tokenizer = CLIPTokenizer.from_pretrained(Path(resolve_model("package:tiny-sd")) / "tokenizer")
     with torch.random.fork_rng(devices=[]):
@@ -96,7 +117,11 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> str:
                 projection_class_embeddings_input_dim=6 * 8 + 16,
             ),
             scheduler=EulerDiscreteScheduler(
-                beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"
+                beta_start=0.00085,
+                beta_end=0.012,
+                beta_schedule="scaled_linear",
+                steps_offset=1,
+                timestep_spacing="leading",
             ),
             add_watermarker=False,
         ).save_pretrained(folder)

@@ -11,7 +11,9 @@ from boig_core.diffusion import bench as benches
 from boig_core.vocabulary import Sample
 
 
-@pytest.mark.parametrize(("objective", "micro_batch", "fraction"), [("grpo", 3, 1.0), ("grpo", 4, 0.5), ("awm", 4, 0.7)])
+@pytest.mark.parametrize(
+    ("objective", "micro_batch", "fraction"), [("grpo", 3, 1.0), ("grpo", 4, 0.5), ("awm", 4, 0.7)]
+)
 def test_the_floor_counts_each_pass_of_an_epoch(
     recipe: Recipe,
     samples: list[Sample],
@@ -47,7 +49,10 @@ def test_the_floor_counts_each_pass_of_an_epoch(
     monkeypatch.setattr(benches, "_alone", lambda *args: (2.0, 3.0, 5.0))
     speed = benches.bench(benches.measured(recipe, 1), samples, warmth, str(tmp_path))
     asked = benches.passes(recipe.ddpo, round(fraction * {"grpo": 2, "awm": 3}[objective]))
-    assert calls == {"forward": 2 * asked.forward, "backward": 2 * asked.backward}  # two epochs, one of which does not count
+    assert calls == {
+        "forward": 2 * asked.forward,
+        "backward": 2 * asked.backward,
+    }  # two epochs, one of which does not count
     assert speed.floor_s == 2 * asked.forward + 3 * asked.backward + 5 * asked.decoded
     assert speed.images == 8
     assert speed.sampling_s is not None

@@ -1,4 +1,5 @@
-"""The DDIM step against diffusers' own, its log-probability against the normal density, and what it refuses."""
+"""The DDIM step against diffusers' own, its log-probability against the normal density, and what it
+refuses."""
 
 from types import SimpleNamespace
 
@@ -13,7 +14,11 @@ from boig_core.errors import RecipeError
 
 
 def make_pipe(**config: object) -> SimpleNamespace:
-    return SimpleNamespace(scheduler=DDIMScheduler(num_train_timesteps=1000, clip_sample=False, steps_offset=1, **config))
+    return SimpleNamespace(
+        scheduler=DDIMScheduler(
+            num_train_timesteps=1000, clip_sample=False, steps_offset=1, **config
+        )
+    )
 
 
 @pytest.fixture
@@ -25,24 +30,34 @@ def tensors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("set_alpha_to_one", [True, False])
-def test_every_step_equals_diffusers(tensors: tuple[torch.Tensor, ...], eta: float, set_alpha_to_one: bool) -> None:
+def test_every_step_equals_diffusers(
+    tensors: tuple[torch.Tensor, ...], eta: float, set_alpha_to_one: bool
+) -> None:
     noise_pred, sample, noise = tensors
     pipe = make_pipe(set_alpha_to_one=set_alpha_to_one)
     timesteps, timesteps_prev, alphas = schedule(pipe, 10)
     for t, t_prev in zip(timesteps, timesteps_prev, strict=True):
         sigma = step_sigma(t, t_prev, alphas, eta)
-        expected = pipe.scheduler.step(noise_pred, t, sample, eta=eta, variance_noise=noise if eta else None).prev_sample
-        got, logprob = ddim_step(noise_pred, sample, t, t_prev, alphas, eta, noise_BCHW=noise if sigma > 0 else None)
+        expected = pipe.scheduler.step(
+            noise_pred, t, sample, eta=eta, variance_noise=noise if eta else None
+        ).prev_sample
+        got, logprob = ddim_step(
+            noise_pred, sample, t, t_prev, alphas, eta, noise_BCHW=noise if sigma > 0 else None
+        )
         torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
         assert (logprob is None) == (sigma == 0)
 
 
-def test_logprob_is_the_mean_normal_density_and_scoring_equals_sampling(tensors: tuple[torch.Tensor, ...]) -> None:
+def test_logprob_is_the_mean_normal_density_and_scoring_equals_sampling(
+    tensors: tuple[torch.Tensor, ...],
+) -> None:
     noise_pred, sample, noise = tensors
     timesteps, timesteps_prev, alphas = schedule(make_pipe(), 10)
     t, t_prev = timesteps[2], timesteps_prev[2]
     prev, logprob = ddim_step(noise_pred, sample, t, t_prev, alphas, 1.0, noise_BCHW=noise)
-    mean, _ = ddim_step(noise_pred, sample, t, t_prev, alphas, 1.0, noise_BCHW=torch.zeros_like(noise))
+    mean, _ = ddim_step(
+        noise_pred, sample, t, t_prev, alphas, 1.0, noise_BCHW=torch.zeros_like(noise)
+    )
     expected = Normal(mean, step_sigma(t, t_prev, alphas, 1.0)).log_prob(prev).mean(dim=(1, 2, 3))
     assert logprob is not None
     torch.testing.assert_close(logprob, expected, atol=1e-4, rtol=1e-4)
@@ -52,15 +67,23 @@ def test_logprob_is_the_mean_normal_density_and_scoring_equals_sampling(tensors:
     assert torch.equal(scored, logprob)
 
 
-def test_gradient_of_the_logprob_points_towards_the_sample(tensors: tuple[torch.Tensor, ...]) -> None:
+def test_gradient_of_the_logprob_points_towards_the_sample(
+    tensors: tuple[torch.Tensor, ...],
+) -> None:
     noise_pred, sample, noise = tensors
     timesteps, timesteps_prev, alphas = schedule(make_pipe(), 10)
-    prev, _ = ddim_step(noise_pred, sample, timesteps[1], timesteps_prev[1], alphas, 1.0, noise_BCHW=noise)
+    prev, _ = ddim_step(
+        noise_pred, sample, timesteps[1], timesteps_prev[1], alphas, 1.0, noise_BCHW=noise
+    )
     noise_pred = noise_pred.clone().requires_grad_()
-    _, before = ddim_step(noise_pred, sample, timesteps[1], timesteps_prev[1], alphas, 1.0, prev_BCHW=prev)
+    _, before = ddim_step(
+        noise_pred, sample, timesteps[1], timesteps_prev[1], alphas, 1.0, prev_BCHW=prev
+    )
     assert before is not None
     (gradient,) = torch.autograd.grad(before.sum(), noise_pred)
-    _, after = ddim_step(noise_pred + gradient, sample, timesteps[1], timesteps_prev[1], alphas, 1.0, prev_BCHW=prev)
+    _, after = ddim_step(
+        noise_pred + gradient, sample, timesteps[1], timesteps_prev[1], alphas, 1.0, prev_BCHW=prev
+    )
     assert after is not None
     assert bool((after > before).all())
 
@@ -70,28 +93,47 @@ def test_a_deterministic_step_has_no_logprob(tensors: tuple[torch.Tensor, ...]) 
     timesteps, timesteps_prev, alphas = schedule(make_pipe(), 10)
     with pytest.raises(ValueError, match="deterministic"):
         ddim_step(noise_pred, sample, timesteps[0], timesteps_prev[0], alphas, 0.0, prev_BCHW=noise)
-    with pytest.raises(ValueError, match="deterministic"):  # the last step of an eta 1 sampling has no variance either
+    with pytest.raises(
+        ValueError, match="deterministic"
+    ):  # the last step of an eta 1 sampling has no variance either
         ddim_step(noise_pred, sample, timesteps[-1], -1, alphas, 1.0, prev_BCHW=noise)
     with pytest.raises(ValueError, match="stochastic"):
         ddim_step(noise_pred, sample, timesteps[0], timesteps_prev[0], alphas, 1.0)
 
 
 def test_only_known_predictions_and_possible_step_counts() -> None:
-    with pytest.raises(RecipeError, match="prediction_type sample: must be one of epsilon, v_prediction"):
+    with pytest.raises(
+        RecipeError, match="prediction_type sample: must be one of epsilon, v_prediction"
+    ):
         schedule(make_pipe(prediction_type="sample"), 10)
     with pytest.raises(RecipeError, match="1001 sampling steps"):
         schedule(make_pipe(), 1001)
 
 
-@pytest.mark.parametrize(("eta", "rescale_betas_zero_snr"), [(0.0, False), (1.0, False), (0.0, True), (0.5, True)])
-def test_v_prediction_equals_diffusers(tensors: tuple[torch.Tensor, ...], eta: float, rescale_betas_zero_snr: bool) -> None:
+@pytest.mark.parametrize(
+    ("eta", "rescale_betas_zero_snr"), [(0.0, False), (1.0, False), (0.0, True), (0.5, True)]
+)
+def test_v_prediction_equals_diffusers(
+    tensors: tuple[torch.Tensor, ...], eta: float, rescale_betas_zero_snr: bool
+) -> None:
     v, sample, noise = tensors
     config = {"timestep_spacing": "trailing", "rescale_betas_zero_snr": rescale_betas_zero_snr}
     pipe = make_pipe(prediction_type="v_prediction", set_alpha_to_one=False, **config)
     timesteps, timesteps_prev, alphas = schedule(pipe, 10)
     for t, t_prev in zip(timesteps[:-1], timesteps_prev[:-1], strict=True):
-        expected = pipe.scheduler.step(v, t, sample, eta=eta, variance_noise=noise if eta else None).prev_sample
-        got, _ = ddim_step(v, sample, t, t_prev, alphas, eta, prediction="v_prediction", noise_BCHW=noise if eta else None)
+        expected = pipe.scheduler.step(
+            v, t, sample, eta=eta, variance_noise=noise if eta else None
+        ).prev_sample
+        got, _ = ddim_step(
+            v,
+            sample,
+            t,
+            t_prev,
+            alphas,
+            eta,
+            prediction="v_prediction",
+            noise_BCHW=noise if eta else None,
+        )
         torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
 
 
@@ -108,7 +150,9 @@ def test_the_sum_is_the_density_itself(tensors: tuple[torch.Tensor, ...]) -> Non
 
 def test_guidance_extrapolates_from_the_blank_prompt() -> None:
     def unet(latents: torch.Tensor, t: int, encoder_hidden_states: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(sample=latents * 0 + encoder_hidden_states.mean(dim=(1, 2)).reshape(-1, 1, 1, 1))
+        return SimpleNamespace(
+            sample=latents * 0 + encoder_hidden_states.mean(dim=(1, 2)).reshape(-1, 1, 1, 1)
+        )
 
     latents = torch.zeros(2, 4, 2, 2)
     text, blank = Condition(torch.full((2, 3, 5), 2.0)), Condition(torch.full((1, 3, 5), 1.0))

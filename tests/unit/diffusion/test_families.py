@@ -1,4 +1,5 @@
-"""Both families through one code path: the pictures of diffusers' own pipelines, ratio 1, training, and folders that open again."""
+"""Both families through one code path: the pictures of diffusers' own pipelines, ratio 1, training,
+and folders that open again."""
 
 import json
 import shutil
@@ -9,7 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.utils.checkpoint
-from diffusers import DDIMScheduler, DiffusionPipeline, EDMEulerScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    EDMEulerScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 
 from boig_core.config import Recipe
 from boig_core.diffusion.finetune import Examples, finetune
@@ -51,10 +58,21 @@ def set_ddpo(recipe: Recipe, **settings: Any) -> Recipe:
 
 
 def make_learner(
-    recipe: Recipe, samples: list[Sample], sampler: Sampler, scorer: Any, folder: Path, rows: list[dict[str, float]]
+    recipe: Recipe,
+    samples: list[Sample],
+    sampler: Sampler,
+    scorer: Any,
+    folder: Path,
+    rows: list[dict[str, float]],
 ) -> Learner:
     rollouts = LocalRollouts(sampler, scorer)
-    return Learner(recipe, samples, rollouts, Checkpoints(str(folder), 1), lambda _, values: rows.append(values))
+    return Learner(
+        recipe,
+        samples,
+        rollouts,
+        Checkpoints(str(folder), 1),
+        lambda _, values: rows.append(values),
+    )
 
 
 def open_own(base: str) -> Any:
@@ -68,7 +86,12 @@ def open_own(base: str) -> Any:
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 def test_sampling_is_that_of_diffusers(either: Recipe, guidance: float) -> None:
     own, pipe = open_own(either.sd.base), load_pipeline(either.sd.base)
-    start = torch.stack([torch.randn(latent_shape(pipe), generator=torch.Generator().manual_seed(seed)) for seed in SEEDS])
+    start = torch.stack(
+        [
+            torch.randn(latent_shape(pipe), generator=torch.Generator().manual_seed(seed))
+            for seed in SEEDS
+        ]
+    )
     settings = {"num_inference_steps": 5, "guidance_scale": guidance, "eta": 0.0, "latents": start}
     with torch.no_grad():
         theirs = own(PROMPTS, output_type="latent", **settings).images
@@ -87,7 +110,11 @@ def test_the_prompt_reaches_every_part_of_sdxl(sdxl: str) -> None:
     assert condition.added["time_ids"].tolist() == [[32, 32, 0, 0, 32, 32]] * 3
     apart = Prompts(pipe)(["a red ball", "a blue star", None])
     torch.testing.assert_close(apart.inputs, condition.inputs)
-    for rows in (condition.text_BLD[..., :32], condition.text_BLD[..., 32:], condition.added["text_embeds"]):
+    for rows in (
+        condition.text_BLD[..., :32],
+        condition.text_BLD[..., 32:],
+        condition.added["text_embeds"],
+    ):
         assert not torch.allclose(rows[0], rows[1])
         assert not rows[2].any(), "no prompt is zeros"
     pipe.register_to_config(force_zeros_for_empty_prompt=False)
@@ -95,12 +122,24 @@ def test_the_prompt_reaches_every_part_of_sdxl(sdxl: str) -> None:
     assert encode_prompts(pipe, [None]).text_BLD.any()
 
 
-@pytest.mark.parametrize(("dtype", "rank", "guidance"), [("float32", 4, 1.0), ("bfloat16", 4, 3.0), ("bfloat16", None, 1.0)])
+@pytest.mark.parametrize(
+    ("dtype", "rank", "guidance"),
+    [("float32", 4, 1.0), ("bfloat16", 4, 3.0), ("bfloat16", None, 1.0)],
+)
 def test_an_epoch_passes_the_ratio_check_and_moves_the_weights(
-    recipe: Recipe, sdxl: str, samples: list[Sample], warmth: Any, tmp_path: Path, dtype: str, rank: int | None, guidance: float
+    recipe: Recipe,
+    sdxl: str,
+    samples: list[Sample],
+    warmth: Any,
+    tmp_path: Path,
+    dtype: str,
+    rank: int | None,
+    guidance: float,
 ) -> None:
     rows: list[dict[str, float]] = []
-    recipe = set_ddpo(on_base(recipe, sdxl, dtype=dtype), epochs=1, guidance=guidance, lora_rank=rank)
+    recipe = set_ddpo(
+        on_base(recipe, sdxl, dtype=dtype), epochs=1, guidance=guidance, lora_rank=rank
+    )
     sampler = Sampler(recipe)
     before = read_adapter(sampler.pipe.unet, 0)
     learner = make_learner(recipe, samples, sampler, warmth, tmp_path, rows)
@@ -113,25 +152,45 @@ def test_an_epoch_passes_the_ratio_check_and_moves_the_weights(
     assert rows[0]["grad_norm"] > 0
 
 
-def test_rollouts_in_another_precision_are_refused(recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path) -> None:
-    learner = make_learner(recipe, samples, Sampler(on_base(recipe, recipe.sd.base, dtype="bfloat16")), warmth, tmp_path, [])
-    with pytest.raises(RecipeError, match=r"rollouts in bfloat16 .*, learner in float32 .*sd\.dtype"):
+def test_rollouts_in_another_precision_are_refused(
+    recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path
+) -> None:
+    learner = make_learner(
+        recipe,
+        samples,
+        Sampler(on_base(recipe, recipe.sd.base, dtype="bfloat16")),
+        warmth,
+        tmp_path,
+        [],
+    )
+    with pytest.raises(
+        RecipeError, match=r"rollouts in bfloat16 .*, learner in float32 .*sd\.dtype"
+    ):
         learner.fit()
 
 
 def test_checkpointing_changes_no_gradient(
-    recipe: Recipe, sdxl: str, samples: list[Sample], warmth: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe,
+    sdxl: str,
+    samples: list[Sample],
+    warmth: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[bool] = []
     real = torch.utils.checkpoint.checkpoint
     monkeypatch.setattr(
-        torch.utils.checkpoint, "checkpoint", lambda *args, **kw: calls.append(torch.is_grad_enabled()) or real(*args, **kw)
+        torch.utils.checkpoint,
+        "checkpoint",
+        lambda *args, **kw: calls.append(torch.is_grad_enabled()) or real(*args, **kw),
     )
     rows: list[dict[str, float]] = []
     found = []
     for saving in (False, True):
         each = set_ddpo(on_base(recipe, sdxl, gradient_checkpointing=saving), epochs=1)
-        found.append(make_learner(each, samples, Sampler(each), warmth, tmp_path / str(saving), rows).fit())
+        found.append(
+            make_learner(each, samples, Sampler(each), warmth, tmp_path / str(saving), rows).fit()
+        )
         assert bool(calls) == saving
         assert all(calls), "sampling has no activations to save"
     assert rows[0]["grad_norm"] == pytest.approx(rows[1]["grad_norm"], rel=1e-6)
@@ -140,9 +199,15 @@ def test_checkpointing_changes_no_gradient(
 
 
 @pytest.mark.parametrize("rank", [None, 4])
-def test_finetuning_steps_and_its_folder_opens(either: Recipe, tmp_path: Path, rank: int | None) -> None:
-    examples = Examples(np.random.default_rng(3).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8), ["a ball"] * 6)
-    recipe = on_base(either, either.sd.base, steps=2, batch=4, lr=2e-2 if rank else 1e-3, lora_rank=rank)
+def test_finetuning_steps_and_its_folder_opens(
+    either: Recipe, tmp_path: Path, rank: int | None
+) -> None:
+    examples = Examples(
+        np.random.default_rng(3).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8), ["a ball"] * 6
+    )
+    recipe = on_base(
+        either, either.sd.base, steps=2, batch=4, lr=2e-2 if rank else 1e-3, lora_rank=rank
+    )
     adapter = finetune(recipe, examples, Checkpoints(str(tmp_path / "task"), 1), lambda *_: None)
     pipe = open_policy(recipe.sd.base, rank, recipe.seed, adapter)
     start = torch.randn((1, *latent_shape(pipe)), generator=torch.Generator().manual_seed(1))
@@ -152,7 +217,9 @@ def test_finetuning_steps_and_its_folder_opens(either: Recipe, tmp_path: Path, r
 
     expected = latents(pipe)
     save_policy(pipe, tmp_path / "out", lora=rank is not None)
-    family = StableDiffusionXLPipeline if hasattr(pipe, "text_encoder_2") else StableDiffusionPipeline
+    family = (
+        StableDiffusionXLPipeline if hasattr(pipe, "text_encoder_2") else StableDiffusionPipeline
+    )
     reopened = family.from_pretrained(tmp_path / "out")
     reopened.scheduler = pipe.scheduler
     assert not any("lora" in name for name, _ in reopened.unet.named_parameters())
@@ -175,7 +242,9 @@ def test_images_survive_many_slices(sdxl: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_precision_is_the_recipes_but_for_adapter_and_autoencoder(either: Recipe, dtype: str) -> None:
+def test_precision_is_the_recipes_but_for_adapter_and_autoencoder(
+    either: Recipe, dtype: str
+) -> None:
     pipe = load_base(on_base(either, either.sd.base, dtype=dtype).sd)
     make_trainable(pipe.unet, 4, 0)
     adapter = {p.dtype for p in pipe.unet.parameters() if p.requires_grad}
@@ -188,7 +257,9 @@ def test_precision_is_the_recipes_but_for_adapter_and_autoencoder(either: Recipe
 def test_another_family_is_refused_by_name(sdxl: str, tmp_path: Path) -> None:
     index = json.loads((Path(sdxl) / "model_index.json").read_text())
     (tmp_path / "model_index.json").write_text(json.dumps({**index, "_class_name": "FluxPipeline"}))
-    with pytest.raises(InputError, match=r"is a FluxPipeline.*StableDiffusionPipeline or StableDiffusionXLPipeline"):
+    with pytest.raises(
+        InputError, match=r"is a FluxPipeline.*StableDiffusionPipeline or StableDiffusionXLPipeline"
+    ):
         load_pipeline(str(tmp_path))
 
 
@@ -196,7 +267,9 @@ def test_another_noise_schedule_is_refused_by_name(sdxl: str, tmp_path: Path) ->
     folder = Path(shutil.copytree(sdxl, tmp_path / "edm"))
     EDMEulerScheduler().save_pretrained(folder / "scheduler")
     index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", "EDMEulerScheduler"]}))
+    (folder / "model_index.json").write_text(
+        json.dumps({**index, "scheduler": ["diffusers", "EDMEulerScheduler"]})
+    )
     with pytest.raises(InputError, match=r"denoises by EDMEulerScheduler.*own noise schedule"):
         load_pipeline(str(folder))
 

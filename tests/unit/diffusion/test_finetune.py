@@ -1,4 +1,5 @@
-"""The high-KPI baseline: the loss falls towards its images, a resumed run is the same run, and what it writes opens again."""
+"""The high-KPI baseline: the loss falls towards its images, a resumed run is the same run, and what
+it writes opens again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,9 +38,16 @@ def examples() -> Examples:
     return Examples(images, ["a ball"] * 6)
 
 
-def train(recipe: Recipe, examples: Examples, task: Path, attempt: int = 1) -> tuple[Adapter, list[float]]:
+def train(
+    recipe: Recipe, examples: Examples, task: Path, attempt: int = 1
+) -> tuple[Adapter, list[float]]:
     losses: list[float] = []
-    return finetune(recipe, examples, Checkpoints(str(task), attempt), lambda step, values: losses.append(values["loss"])), losses
+    return finetune(
+        recipe,
+        examples,
+        Checkpoints(str(task), attempt),
+        lambda step, values: losses.append(values["loss"]),
+    ), losses
 
 
 def test_rows_are_shuffled_passes() -> None:
@@ -48,11 +56,16 @@ def test_rows_are_shuffled_passes() -> None:
     assert rows[:6] != rows[6:12]
 
 
-def test_images_move_towards_the_examples(recipe: Recipe, examples: Examples, tmp_path: Path) -> None:
+def test_images_move_towards_the_examples(
+    recipe: Recipe, examples: Examples, tmp_path: Path
+) -> None:
     adapter, losses = train(set_sd(recipe, steps=31, batch=8, lr=2e-3), examples, tmp_path)
     assert losses[-1] < losses[0]
     tuned, base = open_policy(recipe.sd.base, None, 0, adapter), load_pipeline(recipe.sd.base)
-    pixels = [sample_images(pipe, ["a ball"] * 4, [0, 1, 2, 3], 5, 1.0, batch=4).astype(float) for pipe in (tuned, base)]
+    pixels = [
+        sample_images(pipe, ["a ball"] * 4, [0, 1, 2, 3], 5, 1.0, batch=4).astype(float)
+        for pipe in (tuned, base)
+    ]
     distance = [np.abs(images - np.array([230, 0, 0])).mean() for images in pixels]
     assert distance[0] < distance[1] - 5
 
@@ -68,20 +81,26 @@ def test_resumed_equals_uninterrupted(small: Recipe, examples: Examples, tmp_pat
     assert resumed.checksum == expected.checksum
 
 
-def test_notice_saves_at_the_next_step(small: Recipe, examples: Examples, tmp_path: Path, terminate: Callable[[], None]) -> None:
+def test_notice_saves_at_the_next_step(
+    small: Recipe, examples: Examples, tmp_path: Path, terminate: Callable[[], None]
+) -> None:
     whole = set_sd(small, checkpoint_every=4)
     expected, _ = train(whole, examples, tmp_path / "whole")
     terminate()
     with pytest.raises(PreemptedError):
         train(whole, examples, tmp_path / "parts")
     preemption.SIGNALED.clear()
-    assert [store.name(uri) for uri in Checkpoints(str(tmp_path / "parts"), 1).found()] == ["step-000001"]
+    assert [store.name(uri) for uri in Checkpoints(str(tmp_path / "parts"), 1).found()] == [
+        "step-000001"
+    ]
     resumed, _ = train(whole, examples, tmp_path / "parts", attempt=2)
     assert resumed.checksum == expected.checksum
 
 
 @pytest.mark.parametrize("rank", [None, 4])
-def test_saved_folder_opens_and_samples_what_was_trained(small: Recipe, examples: Examples, tmp_path: Path, rank: int | None) -> None:
+def test_saved_folder_opens_and_samples_what_was_trained(
+    small: Recipe, examples: Examples, tmp_path: Path, rank: int | None
+) -> None:
     recipe = set_sd(small, lora_rank=rank, lr=2e-2 if rank else 1e-3)
     adapter, _ = train(recipe, examples, tmp_path / "task")
     pipe = open_policy(recipe.sd.base, rank, recipe.seed, adapter)
@@ -92,7 +111,12 @@ def test_saved_folder_opens_and_samples_what_was_trained(small: Recipe, examples
     assert np.abs(expected.astype(int) - again.astype(int)).max() <= 2
     assert not any("lora" in name for name, _ in reopened.unet.named_parameters())
     base = load_pipeline(recipe.sd.base)
-    assert np.abs(sample_images(base, ["a red ball"], [1], 4, 3.0, batch=1).astype(int) - expected).max() > 2
+    assert (
+        np.abs(
+            sample_images(base, ["a red ball"], [1], 4, 3.0, batch=1).astype(int) - expected
+        ).max()
+        > 2
+    )
     if rank:
         base.load_lora_weights(tmp_path / "out" / "lora")
         unmerged = sample_images(base, ["a red ball"], [1], 4, 3.0, batch=1)
@@ -111,20 +135,30 @@ def test_v_and_epsilon_are_one_loss() -> None:
         alpha = alphas[t].reshape(-1, 1, 1, 1)
         epsilon = 0.5 * x
         v = (epsilon - (1 - alpha).sqrt() * x) / alpha.sqrt()
-        return SimpleNamespace(sample=v if pipe.scheduler.config.prediction_type == "v_prediction" else epsilon)
+        return SimpleNamespace(
+            sample=v if pipe.scheduler.config.prediction_type == "v_prediction" else epsilon
+        )
 
     model.device = torch.device("cpu")  # type: ignore[attr-defined]
     losses = []
     for predicted in ("epsilon", "v_prediction"):
         pipe.scheduler.register_to_config(prediction_type=predicted)
-        losses.append([float(_loss(model, pipe, latents, alphas, ["a ball"] * 4, [0, 1, 2, 3], 0, step, 5.0)) for step in range(6)])  # type: ignore[arg-type]
+        losses.append(
+            [
+                float(
+                    _loss(model, pipe, latents, alphas, ["a ball"] * 4, [0, 1, 2, 3], 0, step, 5.0)
+                )
+                for step in range(6)
+            ]
+        )  # type: ignore[arg-type]
     assert min(losses[0]) > 0
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("predicted", ["epsilon", "v_prediction"])
 def test_min_snr_weighs_timesteps_by_the_published_formula(predicted: str) -> None:
-    """min(SNR, gamma) / SNR for epsilon, min(SNR, gamma) / (SNR + 1) for v: tables of Hang et al. 2023."""
+    """min(SNR, gamma) / SNR for epsilon, min(SNR, gamma) / (SNR + 1) for v: tables of Hang et al.
+    2023."""
     latents = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(2))
     pipe = load_pipeline("package:tiny-sd")
     pipe.scheduler.register_to_config(prediction_type=predicted)
@@ -138,7 +172,10 @@ def test_min_snr_weighs_timesteps_by_the_published_formula(predicted: str) -> No
     model.device = torch.device("cpu")  # type: ignore[attr-defined]
     below, above = 0, 0
     for step in range(30):
-        plain, weighted = (float(_loss(model, pipe, latents, alphas, ["a ball"], [0], 0, step, gamma)) for gamma in (None, 5.0))  # type: ignore[arg-type]
+        plain, weighted = (
+            float(_loss(model, pipe, latents, alphas, ["a ball"], [0], 0, step, gamma))
+            for gamma in (None, 5.0)
+        )  # type: ignore[arg-type]
         alpha = float(alphas[seen[-1]])
         snr = alpha / (1 - alpha)
         expected = min(snr, 5) / (snr + 1 if predicted == "v_prediction" else snr)

@@ -1,4 +1,5 @@
-"""The learner, whole and in one process: it climbs, resumes where it stopped, and stops when sampling and scoring disagree."""
+"""The learner, whole and in one process: it climbs, resumes where it stopped, and stops when
+sampling and scoring disagree."""
 
 import os
 import signal
@@ -14,7 +15,13 @@ from boig_core.config import Monitors, Recipe
 from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import Adapter
 from boig_core.diffusion.rollout import Chunk, LocalRollouts, Sampler, epoch_window
-from boig_core.errors import InfrastructureError, InputError, PreemptedError, RecipeError, ScorerError
+from boig_core.errors import (
+    InfrastructureError,
+    InputError,
+    PreemptedError,
+    RecipeError,
+    ScorerError,
+)
 from boig_core.training import preemption
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.vocabulary import Sample
@@ -25,28 +32,50 @@ def set_ddpo(recipe: Recipe, **settings: Any) -> Recipe:
     return recipe.model_copy(update={"ddpo": recipe.ddpo.model_copy(update=settings)})
 
 
-def fit(recipe: Recipe, samples: list[Sample], scorer: Any, task: Path, attempt: int = 1) -> tuple[Adapter, list[dict[str, float]]]:
+def fit(
+    recipe: Recipe, samples: list[Sample], scorer: Any, task: Path, attempt: int = 1
+) -> tuple[Adapter, list[dict[str, float]]]:
     rows: list[dict[str, float]] = []
     rollouts = LocalRollouts(Sampler(recipe), scorer)
     learner = Learner(
-        recipe, samples, rollouts, Checkpoints(str(task), attempt), lambda epoch, values: rows.append({"epoch": epoch, **values})
+        recipe,
+        samples,
+        rollouts,
+        Checkpoints(str(task), attempt),
+        lambda epoch, values: rows.append({"epoch": epoch, **values}),
     )
     return learner.fit(), rows
 
 
 @pytest.mark.parametrize("objective", ["grpo", "awm"])
-def test_reward_climbs(recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, objective: str) -> None:
-    climbing = set_ddpo(recipe, objective=objective, epochs=6, prompts=4, images_per_prompt=8, chunk=16, micro_batch=16, updates=2)
+def test_reward_climbs(
+    recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, objective: str
+) -> None:
+    climbing = set_ddpo(
+        recipe,
+        objective=objective,
+        epochs=6,
+        prompts=4,
+        images_per_prompt=8,
+        chunk=16,
+        micro_batch=16,
+        updates=2,
+    )
     _, rows = fit(climbing, samples, warmth, tmp_path)
     assert [row["epoch"] for row in rows] == list(range(6))
-    assert np.mean([row["reward"] for row in rows[-2:]]) > np.mean([row["reward"] for row in rows[:2]]) + 0.02
+    assert (
+        np.mean([row["reward"] for row in rows[-2:]])
+        > np.mean([row["reward"] for row in rows[:2]]) + 0.02
+    )
     for row in rows:
         assert 0 < row["grad_norm"] < 10
         assert 0 <= row["clip_fraction"] <= 1
 
 
 @pytest.mark.parametrize("objective", ["grpo", "ddpo"])
-def test_resumed_equals_uninterrupted(recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, objective: str) -> None:
+def test_resumed_equals_uninterrupted(
+    recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, objective: str
+) -> None:
     whole = set_ddpo(recipe, epochs=3, checkpoint_every=1, objective=objective)
     expected, rows = fit(whole, samples, warmth, tmp_path / "whole")
     fit(set_ddpo(whole, epochs=2), samples, warmth, tmp_path / "parts", attempt=1)
@@ -82,9 +111,12 @@ class Killed:
 def test_killed_and_resumed_equals_uninterrupted_to_the_bit(
     recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    """Published average, weights, per-prompt statistics, prompts, who sampled them, and every metric but the seconds."""
+    """Published average, weights, per-prompt statistics, prompts, who sampled them, and every
+    metric but the seconds."""
     recipe = set_ddpo(recipe, epochs=4, checkpoint_every=1, **settings)
-    process = forks().Process(target=fit, args=(recipe, samples, Killed(warmth), tmp_path / "parts"))
+    process = forks().Process(
+        target=fit, args=(recipe, samples, Killed(warmth), tmp_path / "parts")
+    )
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -95,10 +127,19 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(
 
         class Asked(LocalRollouts):
             def collect(self, adapter: Adapter, chunks: Any) -> Any:
-                asked[chunks[0].epoch] = adapter.checksum, [sample.id for chunk in chunks for sample in chunk.samples]
+                asked[chunks[0].epoch] = (
+                    adapter.checksum,
+                    [sample.id for chunk in chunks for sample in chunk.samples],
+                )
                 return super().collect(adapter, chunks)
 
-        learner = Learner(recipe, samples, Asked(Sampler(recipe), warmth), Checkpoints(str(task), attempt), rows.__setitem__)
+        learner = Learner(
+            recipe,
+            samples,
+            Asked(Sampler(recipe), warmth),
+            Checkpoints(str(task), attempt),
+            rows.__setitem__,
+        )
         return learner, learner.fit().checksum, rows, asked
 
     whole, published, rows, asked = run(tmp_path / "whole", 1)
@@ -112,11 +153,17 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(
     for epoch, row in later.items():
         assert asked_later[int(epoch)] == asked[int(epoch)]
         timeless = {name for name in row if not name.startswith(("seconds", "images_per_s"))}
-        assert {name: row[name] for name in timeless} == {name: rows[epoch][name] for name in timeless}
+        assert {name: row[name] for name in timeless} == {
+            name: rows[epoch][name] for name in timeless
+        }
 
 
 def test_notice_in_an_epoch_saves_at_its_end_and_the_run_goes_on_from_there(
-    recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, terminate: Callable[[], None]
+    recipe: Recipe,
+    samples: list[Sample],
+    warmth: Any,
+    tmp_path: Path,
+    terminate: Callable[[], None],
 ) -> None:
     class Noticed:
         calls = 0
@@ -133,7 +180,9 @@ def test_notice_in_an_epoch_saves_at_its_end_and_the_run_goes_on_from_there(
         fit(whole, samples, Noticed(), tmp_path / "parts")
     preemption.SIGNALED.clear()
     resumed, later = fit(whole, samples, warmth, tmp_path / "parts", attempt=2)
-    assert [(row["epoch"], row["reward"]) for row in later] == [(row["epoch"], row["reward"]) for row in rows[2:]]
+    assert [(row["epoch"], row["reward"]) for row in later] == [
+        (row["epoch"], row["reward"]) for row in rows[2:]
+    ]
     assert resumed.checksum == expected.checksum
 
 
@@ -148,14 +197,21 @@ def test_disagreement_of_sampling_and_scoring_stops_before_the_first_update(
             return results
 
     sampler = Sampler(recipe)
-    learner = Learner(recipe, samples, Crooked(sampler, warmth), Checkpoints(str(tmp_path), 1), lambda *_: None)
+    learner = Learner(
+        recipe, samples, Crooked(sampler, warmth), Checkpoints(str(tmp_path), 1), lambda *_: None
+    )
     crooked = sampler.timesteps[epoch_window(recipe.ddpo, recipe.seed, 0)[0] + 1]
-    with pytest.raises(RecipeError, match=f"timestep {crooked} with unchanged weights, rollouts in float32 .*: must be 1"):
+    with pytest.raises(
+        RecipeError,
+        match=f"timestep {crooked} with unchanged weights, rollouts in float32 .*: must be 1",
+    ):
         learner.fit()
     assert learner.engine.steps_done == 0
 
 
-def test_rollouts_made_elsewhere_are_named_or_scored_again(recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path) -> None:
+def test_rollouts_made_elsewhere_are_named_or_scored_again(
+    recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path
+) -> None:
     """Log-probabilities as another precision would give them, of the forward process."""
 
     class Elsewhere(LocalRollouts):
@@ -163,28 +219,52 @@ def test_rollouts_made_elsewhere_are_named_or_scored_again(recipe: Recipe, sampl
             results = super().collect(adapter, chunks)
             for trajectory, _ in results:
                 trajectory.logprobs_old_BK[:, 1] += 5e-3
-            return [(replace(t, made_on_B=("float16 on a card",) * len(t)), rewards) for t, rewards in results]
+            return [
+                (replace(t, made_on_B=("float16 on a card",) * len(t)), rewards)
+                for t, rewards in results
+            ]
 
     recipe = set_ddpo(recipe, objective="awm", epochs=1, updates=1)
     sampler, rows = Sampler(recipe), list[dict[str, float]]()
-    learner = Learner(recipe, samples, Elsewhere(sampler, warmth), Checkpoints(str(tmp_path / "a"), 1), lambda *_: None)
-    with pytest.raises(RecipeError, match="at draw 1 with unchanged weights, rollouts in float16 on a card, learner in float32 on cpu"):
+    learner = Learner(
+        recipe,
+        samples,
+        Elsewhere(sampler, warmth),
+        Checkpoints(str(tmp_path / "a"), 1),
+        lambda *_: None,
+    )
+    with pytest.raises(
+        RecipeError,
+        match="at draw 1 with unchanged weights, rollouts in float16 on a card, learner in float32 on cpu",
+    ):
         learner.fit()
     again = set_ddpo(recipe, recompute_logprobs=True)
-    Learner(again, samples, Elsewhere(sampler, warmth), Checkpoints(str(tmp_path / "b"), 1), lambda _, row: rows.append(row)).fit()
+    Learner(
+        again,
+        samples,
+        Elsewhere(sampler, warmth),
+        Checkpoints(str(tmp_path / "b"), 1),
+        lambda _, row: rows.append(row),
+    ).fit()
     assert rows[0]["ratio_deviation"] == 0.0  # one update, in the same batches
 
 
-def test_a_heavy_divergence_keeps_the_policy_at_the_base(recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path) -> None:
+def test_a_heavy_divergence_keeps_the_policy_at_the_base(
+    recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path
+) -> None:
     found = {}
     for weight in (1e-6, 1e3):
-        _, rows = fit(set_ddpo(recipe, epochs=4, kl=weight), samples, warmth, tmp_path / f"{weight:g}")
+        _, rows = fit(
+            set_ddpo(recipe, epochs=4, kl=weight), samples, warmth, tmp_path / f"{weight:g}"
+        )
         found[weight] = [row["kl"] for row in rows]
         assert found[weight][0] < found[1e-6][-1]
     assert 0 < found[1e3][-1] < found[1e-6][-1] / 3
 
 
-def test_a_failed_reward_is_never_a_zero(recipe: Recipe, samples: list[Sample], tmp_path: Path) -> None:
+def test_a_failed_reward_is_never_a_zero(
+    recipe: Recipe, samples: list[Sample], tmp_path: Path
+) -> None:
     class Broken:
         def score(self, images: Any, samples: list[Sample]) -> Any:
             return np.full(len(images), np.nan)
@@ -198,7 +278,9 @@ def test_no_prompts_is_one_clear_error(recipe: Recipe, warmth: Any, tmp_path: Pa
         fit(recipe, [], warmth, tmp_path)
 
 
-def test_chunks_reach_the_scorer_with_their_own_samples(recipe: Recipe, samples: list[Sample], tmp_path: Path) -> None:
+def test_chunks_reach_the_scorer_with_their_own_samples(
+    recipe: Recipe, samples: list[Sample], tmp_path: Path
+) -> None:
     seen: list[tuple[str, ...]] = []
 
     class Watching:
@@ -213,12 +295,19 @@ def test_chunks_reach_the_scorer_with_their_own_samples(recipe: Recipe, samples:
             chunks.extend(wanted)
             return super().collect(adapter, wanted)
 
-    Learner(recipe, samples, Watched(Sampler(recipe), Watching()), Checkpoints(str(tmp_path), 1), lambda *_: None).fit()
+    Learner(
+        recipe,
+        samples,
+        Watched(Sampler(recipe), Watching()),
+        Checkpoints(str(tmp_path), 1),
+        lambda *_: None,
+    ).fit()
     assert seen == [tuple(s.id for s in chunk.samples) for chunk in chunks]
 
 
 class Falling:
-    """Rewards that rise for three epochs and are lost in the fourth, whatever the images show; two chunks an epoch."""
+    """Rewards that rise for three epochs and are lost in the fourth, whatever the images show; two
+    chunks an epoch."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -239,23 +328,30 @@ def test_a_fall_ends_the_training_and_a_resumed_run_agrees(
     adapter, rows = fit(watched, samples, scorer, tmp_path, attempt=2)
     assert [row["epoch"] for row in rows] == [3]
     assert rows[0]["monitor_fall"] == 1
-    assert adapter.version == epochs_kept * recipe.ddpo.updates  # the policy that sampled the third epoch, or the last one
+    assert (
+        adapter.version == epochs_kept * recipe.ddpo.updates
+    )  # the policy that sampled the third epoch, or the last one
     again, nothing = fit(watched, samples, scorer, tmp_path, attempt=3)
     assert (again.checksum, nothing) == (adapter.checksum, [])
 
 
 class Versions(LocalRollouts):
-    """Rollouts that note, as they are asked for and as they are made, whose they are and how many updates there were."""
+    """Rollouts that note, as they are asked for and as they are made, whose they are and how many
+    updates there were."""
 
     learner: Learner
     notes: list[tuple[str, int, int, int]]
 
     def begin(self, adapter: Adapter, chunks: Any) -> Any:
-        self.notes.append(("asked", chunks[0].epoch, adapter.version, self.learner.engine.steps_done))
+        self.notes.append(
+            ("asked", chunks[0].epoch, adapter.version, self.learner.engine.steps_done)
+        )
         return super().begin(adapter, chunks)
 
     def collect(self, adapter: Adapter, chunks: Any) -> Any:
-        self.notes.append(("made", chunks[0].epoch, adapter.version, self.learner.engine.steps_done))
+        self.notes.append(
+            ("made", chunks[0].epoch, adapter.version, self.learner.engine.steps_done)
+        )
         return super().collect(adapter, chunks)
 
 
@@ -265,7 +361,9 @@ def test_the_next_epoch_is_asked_for_before_the_update_with_the_weights_of_then(
     recipe = set_ddpo(recipe, epochs=3, ahead=True)
     rollouts, rows = Versions(Sampler(recipe), warmth), list[dict[str, float]]()
     rollouts.notes = []
-    rollouts.learner = Learner(recipe, samples, rollouts, Checkpoints(str(tmp_path), 1), lambda _, row: rows.append(row))
+    rollouts.learner = Learner(
+        recipe, samples, rollouts, Checkpoints(str(tmp_path), 1), lambda _, row: rows.append(row)
+    )
     rollouts.learner.fit()
     assert rollouts.notes == [
         ("asked", 0, 0, 0),
@@ -293,11 +391,24 @@ def test_rollouts_by_another_policy_than_was_asked_are_refused(
     class Newer(LocalRollouts):
         def collect(self, adapter: Adapter, chunks: Any) -> Any:
             results = super().collect(adapter, chunks)
-            return results if chunks[0].epoch == 0 else [(replace(t, **claim), rewards) for t, rewards in results]
+            return (
+                results
+                if chunks[0].epoch == 0
+                else [(replace(t, **claim), rewards) for t, rewards in results]
+            )
 
     recipe = set_ddpo(recipe, ahead=True)
-    learner = Learner(recipe, samples, Newer(Sampler(recipe), warmth), Checkpoints(str(tmp_path), 1), lambda *_: None)
-    with pytest.raises(InfrastructureError, match=r"rollouts of epoch 1 by version ., checksum .*: must be by version 0, checksum"):
+    learner = Learner(
+        recipe,
+        samples,
+        Newer(Sampler(recipe), warmth),
+        Checkpoints(str(tmp_path), 1),
+        lambda *_: None,
+    )
+    with pytest.raises(
+        InfrastructureError,
+        match=r"rollouts of epoch 1 by version ., checksum .*: must be by version 0, checksum",
+    ):
         learner.fit()
     assert learner.engine.steps_done == 2
 
@@ -305,7 +416,8 @@ def test_rollouts_by_another_policy_than_was_asked_are_refused(
 def test_the_start_up_check_of_a_resumed_run_is_of_the_weights_that_sampled(
     recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path
 ) -> None:
-    """A ratio against the newer weights would be far outside; a tenth of the clip range is asked for."""
+    """A ratio against the newer weights would be far outside; a tenth of the clip range is asked
+    for."""
     recipe = set_ddpo(recipe, epochs=2, checkpoint_every=1, ahead=True, clip_ratio=1e-4)
     fit(recipe, samples, warmth, tmp_path)
 
@@ -317,7 +429,13 @@ def test_the_start_up_check_of_a_resumed_run_is_of_the_weights_that_sampled(
             return results
 
     longer = set_ddpo(recipe, epochs=3)
-    crooked = Learner(longer, samples, Crooked(Sampler(recipe), warmth), Checkpoints(str(tmp_path), 2), lambda *_: None)
+    crooked = Learner(
+        longer,
+        samples,
+        Crooked(Sampler(recipe), warmth),
+        Checkpoints(str(tmp_path), 2),
+        lambda *_: None,
+    )
     with pytest.raises(RecipeError, match="with unchanged weights"):
         crooked.fit()
     _, rows = fit(longer, samples, warmth, tmp_path, attempt=3)
@@ -325,16 +443,24 @@ def test_the_start_up_check_of_a_resumed_run_is_of_the_weights_that_sampled(
     assert rows[0]["off_policy_weight_max"] > 1 + 1e-5
 
 
-def test_the_best_epoch_is_the_one_whose_weights_were_probed(recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path) -> None:
+def test_the_best_epoch_is_the_one_whose_weights_were_probed(
+    recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path
+) -> None:
     monitors = Monitors.model_validate({"drift": {"action": "keep_best"}})
     recipe = set_ddpo(recipe, epochs=4, ahead=True, probe_every=1, monitors=monitors)
     looked: list[tuple[int, str]] = []
 
     def probe(epoch: int, adapter: Adapter) -> dict[str, float]:
         looked.append((adapter.version, adapter.checksum))
-        return {"probe_reward": (0.0, 1.0, 0.5, 0.0)[epoch], "probe_reward_std": 0.0, "probe_clip_margin": float(epoch < 2)}
+        return {
+            "probe_reward": (0.0, 1.0, 0.5, 0.0)[epoch],
+            "probe_reward_std": 0.0,
+            "probe_clip_margin": float(epoch < 2),
+        }
 
     rollouts = LocalRollouts(Sampler(recipe), warmth)
-    kept = Learner(recipe, samples, rollouts, Checkpoints(str(tmp_path), 1), lambda *_: None, probe=probe).fit()
+    kept = Learner(
+        recipe, samples, rollouts, Checkpoints(str(tmp_path), 1), lambda *_: None, probe=probe
+    ).fit()
     assert [version for version, _ in looked] == [0, 2, 4]
     assert (kept.version, kept.checksum) == looked[1]

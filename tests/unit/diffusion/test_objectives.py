@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from boig_core.diffusion.objectives import BUFFER, MOST_WEIGHT, OBJECTIVES, Rewarded, Scored, clipped_ratio, off_policy_weights
+from boig_core.diffusion.objectives import (
+    BUFFER,
+    MOST_WEIGHT,
+    OBJECTIVES,
+    Rewarded,
+    Scored,
+    clipped_ratio,
+    off_policy_weights,
+)
 
 
 def test_grpo_subtracts_the_groups_mean_over_the_batchs_spread() -> None:
@@ -24,7 +32,9 @@ def test_grpo_parts_groups_that_share_a_text() -> None:
 def test_ddpo_uses_the_prompts_history_once_there_is_enough_and_the_batch_before() -> None:
     known = tuple(float(i) for i in range(20))
     rewards = np.array([30.0, 2.0, 4.0])
-    advantages, history = OBJECTIVES["ddpo"](Rewarded(rewards, ["known", "new", "new"], np.arange(3), {"known": known}))
+    advantages, history = OBJECTIVES["ddpo"](
+        Rewarded(rewards, ["known", "new", "new"], np.arange(3), {"known": known})
+    )
     buffer = np.array([*known, 30.0])
     np.testing.assert_allclose(advantages[0], (30 - buffer.mean()) / buffer.std(), rtol=1e-5)
     np.testing.assert_allclose(advantages[1], (2 - rewards.mean()) / rewards.std(), rtol=1e-5)
@@ -42,7 +52,9 @@ def test_ddpo_forgets_beyond_its_buffer_and_leaves_the_old_history_alone() -> No
 def test_advantages_are_clipped_and_zero_when_all_rewards_are_equal(name: str) -> None:
     rewards = np.zeros(400)
     rewards[0] = 1.0
-    advantages, _ = OBJECTIVES[name](Rewarded(rewards, ["p"] * 400, np.zeros(400, dtype=np.int64), clip=2.0))
+    advantages, _ = OBJECTIVES[name](
+        Rewarded(rewards, ["p"] * 400, np.zeros(400, dtype=np.int64), clip=2.0)
+    )
     assert advantages.max() == 2.0
     equal, _ = OBJECTIVES[name](Rewarded(np.full(8, 3.0), ["p"] * 8, np.zeros(8, dtype=np.int64)))
     np.testing.assert_array_equal(equal, 0.0)

@@ -8,7 +8,14 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from boig_core.adworld.tiny_models import data
-from boig_core.diffusion.pipeline import Prompts, decode, encode_images, encode_prompts, latent_shape, load_pipeline
+from boig_core.diffusion.pipeline import (
+    Prompts,
+    decode,
+    encode_images,
+    encode_prompts,
+    latent_shape,
+    load_pipeline,
+)
 from boig_core.errors import InputError
 from boig_core.models import MODELS_FOLDER, resolve_model
 
@@ -33,11 +40,19 @@ def test_pipeline_is_ready_for_sampling(pipe: StableDiffusionPipeline) -> None:
     assert pipe.vae_scale_factor * pipe.unet.config.sample_size == 32
 
 
-def test_prompts_become_padded_embeddings_that_depend_on_their_own_words(pipe: StableDiffusionPipeline) -> None:
-    condition = encode_prompts(pipe, ["a red ball", "a blue ball", "a red ball", "a red ball " * 40])
+def test_prompts_become_padded_embeddings_that_depend_on_their_own_words(
+    pipe: StableDiffusionPipeline,
+) -> None:
+    condition = encode_prompts(
+        pipe, ["a red ball", "a blue ball", "a red ball", "a red ball " * 40]
+    )
     embeddings_BLD = condition.text_BLD
     assert not condition.added
-    assert embeddings_BLD.shape == (4, pipe.tokenizer.model_max_length, pipe.unet.config.cross_attention_dim)
+    assert embeddings_BLD.shape == (
+        4,
+        pipe.tokenizer.model_max_length,
+        pipe.unet.config.cross_attention_dim,
+    )
     assert torch.equal(embeddings_BLD[0], embeddings_BLD[2])
     assert not torch.allclose(embeddings_BLD[0], embeddings_BLD[1])
 
@@ -48,15 +63,21 @@ def test_prompt_embeddings_are_those_of_the_pipeline_itself(pipe: StableDiffusio
         assert torch.allclose(encode_prompts(pipe, ["a red ball"]).text_BLD, own_BLD, atol=1e-6)
 
 
-def test_a_prompt_is_encoded_once_and_has_the_same_bits_in_any_batch(pipe: StableDiffusionPipeline) -> None:
+def test_a_prompt_is_encoded_once_and_has_the_same_bits_in_any_batch(
+    pipe: StableDiffusionPipeline,
+) -> None:
     batches: list[int] = []
-    watch = pipe.text_encoder.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
+    watch = pipe.text_encoder.register_forward_hook(
+        lambda _, inputs, __: batches.append(len(inputs[0]))
+    )
     condition = Prompts(pipe)
     prompts = ["a red ball", "a blue ball", None, "a red ball"]
     many, one = condition(prompts), condition(["a blue ball"])
     watch.remove()
     assert batches == [1, 1, 1]
-    assert torch.equal(many.text_BLD, torch.cat([encode_prompts(pipe, [prompt]).text_BLD for prompt in prompts]))
+    assert torch.equal(
+        many.text_BLD, torch.cat([encode_prompts(pipe, [prompt]).text_BLD for prompt in prompts])
+    )
     assert torch.equal(many.text_BLD[1:2], one.text_BLD)
 
 
@@ -73,8 +94,17 @@ def test_images_survive_encoding_and_decoding(pipe: StableDiffusionPipeline) -> 
 
 
 def test_a_named_background_is_painted(pipe: StableDiffusionPipeline) -> None:
-    prompts = [f"a {thing} star at center on a {ground} background" for thing, ground in [("black", "red"), ("red", "white")] * 4]
-    drawn = pipe(prompts, num_inference_steps=10, guidance_scale=3.0, generator=torch.Generator().manual_seed(0), output_type="np").images
+    prompts = [
+        f"a {thing} star at center on a {ground} background"
+        for thing, ground in [("black", "red"), ("red", "white")] * 4
+    ]
+    drawn = pipe(
+        prompts,
+        num_inference_steps=10,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    ).images
     corners_B3 = drawn[:, :2, :2].mean(axis=(1, 2))
     red_B, white_B = corners_B3[0::2], corners_B3[1::2]
     assert np.median(red_B[:, 0] - red_B[:, 1:].max(axis=1)) > 0.4

@@ -16,8 +16,12 @@ def test_an_image_is_its_prompt_and_seed_alone(recipe: Recipe) -> None:
     assert together.shape[0] == 3
     assert together.dtype == np.uint8
     assert np.array_equal(together[2], alone[0])
-    assert not np.array_equal(together[2], sample_images(pipe, ["a green ring"], [4], 4, 3.0, batch=2)[0])
-    assert not np.array_equal(together[2], sample_images(pipe, ["a red ball"], [3], 4, 3.0, batch=2)[0])
+    assert not np.array_equal(
+        together[2], sample_images(pipe, ["a green ring"], [4], 4, 3.0, batch=2)[0]
+    )
+    assert not np.array_equal(
+        together[2], sample_images(pipe, ["a red ball"], [3], 4, 3.0, batch=2)[0]
+    )
 
 
 def test_counts_must_agree(recipe: Recipe) -> None:

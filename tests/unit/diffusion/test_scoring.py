@@ -1,4 +1,5 @@
-"""Draws of the forward process: what they depend on, where they lie, what they ask the model for."""
+"""Draws of the forward process: what they depend on, where they lie, what they ask the model
+for."""
 
 from typing import Any
 
@@ -14,11 +15,24 @@ CLEAN = torch.randn((3, 4, 8, 8), generator=torch.Generator().manual_seed(0))
 
 
 def config(**settings: Any) -> DDPO:
-    return load_recipe("tiny", ["ddpo.objective=awm", *(f"ddpo.{name}={value}" for name, value in settings.items())]).ddpo
+    return load_recipe(
+        "tiny",
+        ["ddpo.objective=awm", *(f"ddpo.{name}={value}" for name, value in settings.items())],
+    ).ddpo
 
 
-def draw(settings: DDPO, indices: list[int], k: int, *, seed: int = 0, epoch: int = 0, prediction: str = "epsilon") -> Matching:
-    return draw_matching(settings, seed, epoch, indices, k, CLEAN[: len(indices)], ALPHAS, prediction)
+def draw(
+    settings: DDPO,
+    indices: list[int],
+    k: int,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    prediction: str = "epsilon",
+) -> Matching:
+    return draw_matching(
+        settings, seed, epoch, indices, k, CLEAN[: len(indices)], ALPHAS, prediction
+    )
 
 
 def test_a_draw_depends_on_seed_epoch_index_and_number_alone() -> None:
@@ -26,7 +40,12 @@ def test_a_draw_depends_on_seed_epoch_index_and_number_alone() -> None:
     together, alone = draw(settings, [4, 7, 9], 1), draw(settings, [7], 1)
     assert torch.equal(together.target_BCHW[1], alone.target_BCHW[0])
     assert together.t[1] == alone.t[0]
-    others = [draw(settings, [8], 1), draw(settings, [7], 2), draw(settings, [7], 1, seed=1), draw(settings, [7], 1, epoch=1)]
+    others = [
+        draw(settings, [8], 1),
+        draw(settings, [7], 2),
+        draw(settings, [7], 1, seed=1),
+        draw(settings, [7], 1, epoch=1),
+    ]
     for other in others:
         both = torch.stack([alone.target_BCHW.flatten(), other.target_BCHW.flatten()])
         assert abs(float(torch.corrcoef(both)[0, 1])) < 0.25
@@ -49,7 +68,11 @@ def test_who_finds_noise_and_image_has_no_loss(prediction: str) -> None:
     noise = (found.sample_BCHW - alpha.sqrt() * CLEAN) / (1 - alpha).sqrt()
     truth = noise if prediction == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * CLEAN
     torch.testing.assert_close(found.logprob(truth), torch.zeros(3), rtol=0, atol=1e-6)
-    torch.testing.assert_close(found.logprob(truth + 0.5), torch.full((3,), -0.25), rtol=0, atol=1e-5)
-    torch.testing.assert_close(found.kl(truth, truth + 0.5), torch.full((3,), 0.25), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        found.logprob(truth + 0.5), torch.full((3,), -0.25), rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(
+        found.kl(truth, truth + 0.5), torch.full((3,), 0.25), rtol=0, atol=1e-5
+    )
     assert abs(float(noise.mean())) < 0.1
     assert 0.9 < float(noise.std()) < 1.1

@@ -1,4 +1,5 @@
-"""The loop that boig is measured against asks for the same passes and learns: its ratios start at 1 and its reward climbs."""
+"""The loop that boig is measured against asks for the same passes and learns: its ratios start at 1
+and its reward climbs."""
 
 from typing import Any
 
@@ -25,7 +26,10 @@ def set_ddpo(recipe: Recipe, **settings: Any) -> Recipe:
     return recipe.model_copy(update={"ddpo": recipe.ddpo.model_copy(update=settings)})
 
 
-@pytest.mark.parametrize("settings", [{"guidance": 2.0}, {"timestep_fraction": 0.5, "objective": "ddpo", "micro_batch": 3}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"guidance": 2.0}, {"timestep_fraction": 0.5, "objective": "ddpo", "micro_batch": 3}],
+)
 def test_it_asks_for_the_same_passes_and_starts_at_ratio_1(
     recipe: Recipe, samples: list[Sample], warmth: Any, settings: dict[str, Any]
 ) -> None:
@@ -39,7 +43,9 @@ def test_it_asks_for_the_same_passes_and_starts_at_ratio_1(
     loop.pipe.unet.register_forward_hook(count)
     before = [weight.detach().clone() for weight in loop.weights]
     rows = loop.epoch(0)
-    asked = passes(recipe.ddpo, max(1, round(recipe.ddpo.timestep_fraction * recipe.ddpo.trained_steps)))
+    asked = passes(
+        recipe.ddpo, max(1, round(recipe.ddpo.timestep_fraction * recipe.ddpo.trained_steps))
+    )
     assert calls == {False: asked.forward, True: asked.backward}
     assert len(rows) == asked.backward
     assert max(row["ratio_deviation"] for row in rows) < 1e-5  # before the only update
@@ -55,7 +61,11 @@ def test_its_reward_climbs(recipe: Recipe, samples: list[Sample], warmth: Any) -
             means.append(float(np.mean(rewards)))
             return rewards
 
-    loop = make(set_ddpo(recipe, prompts=4, images_per_prompt=8, chunk=32, micro_batch=16, updates=2), samples, Kept())
+    loop = make(
+        set_ddpo(recipe, prompts=4, images_per_prompt=8, chunk=32, micro_batch=16, updates=2),
+        samples,
+        Kept(),
+    )
     for number in range(6):
         loop.epoch(number)
     assert np.mean(means[-2:]) > np.mean(means[:2]) + 0.02

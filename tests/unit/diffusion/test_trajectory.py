@@ -17,7 +17,8 @@ def make(start: int, count: int) -> Trajectory:
         timesteps_prev_K=(700, 600),
         indices_B=np.arange(start, start + count),
         prompts_B=tuple(f"p{i}" for i in range(start, start + count)),
-        latents_BSCHW=np.arange(start, start + count, dtype=np.float32).reshape(-1, 1, 1, 1, 1) * np.ones((1, 3, 4, 2, 2), np.float32),
+        latents_BSCHW=np.arange(start, start + count, dtype=np.float32).reshape(-1, 1, 1, 1, 1)
+        * np.ones((1, 3, 4, 2, 2), np.float32),
         logprobs_old_BK=np.zeros((count, 2), np.float32),
         images_BHWC=np.zeros((count, 8, 8, 3), np.uint8),
         made_on_B=tuple(f"m{i}" for i in range(start, start + count)),

@@ -7,13 +7,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boig_core.diffusion.objectives import Scored, clipped_ratio
-from boig_core.diffusion.watch import image_metrics, prompt_means, reward_metrics, similarity_in_prompt
+from boig_core.diffusion.watch import (
+    image_metrics,
+    prompt_means,
+    reward_metrics,
+    similarity_in_prompt,
+)
 
 
 def test_rewards_by_prompt_and_groups_without_spread() -> None:
     rewards_B = np.array([1.0, 1.0, 0.0, 4.0])
     values = reward_metrics(rewards_B, np.array([0.0, 0.0, -2.0, 2.0]), 2)
-    assert (values["reward"], values["reward_prompt_min"], values["reward_prompt_max"]) == (1.5, 1.0, 2.0)
+    assert (values["reward"], values["reward_prompt_min"], values["reward_prompt_max"]) == (
+        1.5,
+        1.0,
+        2.0,
+    )
     assert values["reward_std_in_prompt"] == 1.0
     assert values["reward_std_of_prompts"] == 0.5
     assert values["groups_without_spread"] == 0.5
@@ -37,14 +46,23 @@ def test_one_color_has_no_entropy_and_two_have_a_bit() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.sampled_from([(5, 7), (8, 8), (20, 17)]))
-def test_similarity_is_the_mean_cosine_of_pairs(seed: int, per_prompt: int, size: tuple[int, int]) -> None:
-    images = np.random.default_rng(seed).integers(0, 256, (2 * per_prompt, *size, 3), dtype=np.uint8)
+def test_similarity_is_the_mean_cosine_of_pairs(
+    seed: int, per_prompt: int, size: tuple[int, int]
+) -> None:
+    images = np.random.default_rng(seed).integers(
+        0, 256, (2 * per_prompt, *size, 3), dtype=np.uint8
+    )
     value = similarity_in_prompt(images, per_prompt)
     assert -1 <= value < 1
     assert similarity_in_prompt(images[::-1], per_prompt) == pytest.approx(value)
     if max(size) <= 8:  # each pixel is its own thumbnail cell
         flat = images.reshape(2, per_prompt, -1) - 127.5
-        cosines = [float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for g in flat for i, a in enumerate(g) for b in g[:i]]
+        cosines = [
+            float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+            for g in flat
+            for i, a in enumerate(g)
+            for b in g[:i]
+        ]
         assert value == pytest.approx(np.mean(cosines))
 
 

@@ -1,4 +1,5 @@
-"""A whole run in a store, with made-up numbers: what the stage `report` finds when everything before it is done. And a CLIP."""
+"""A whole run in a store, with made-up numbers: what the stage `report` finds when everything
+before it is done. And a CLIP."""
 
 from __future__ import annotations
 
@@ -51,11 +52,17 @@ def shrunken() -> Recipe:
     )
 
 
-def made_up_models(recipe: Recipe, gain: float = 1.0) -> tuple[Any, dict[str, Measured], dict[str, np.ndarray]]:
+def made_up_models(
+    recipe: Recipe, gain: float = 1.0
+) -> tuple[Any, dict[str, Measured], dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
     train = make_sample(60, split="train")
-    plan = make_plan([*(make_sample(i, bucket=BUCKETS[i // 3 % 3]) for i in range(60)), train], recipe)
-    described = Description({"Light_Blue": 0.6, "White": 0.4}, {"cool": 1.0}, {"ball": (50.0, 50.0, 70.0, 70.0)})
+    plan = make_plan(
+        [*(make_sample(i, bucket=BUCKETS[i // 3 % 3]) for i in range(60)), train], recipe
+    )
+    described = Description(
+        {"Light_Blue": 0.6, "White": 0.4}, {"cool": 1.0}, {"ball": (50.0, 50.0, 70.0, 70.0)}
+    )
     rewritten = {
         "retrieval": tuple(rewrite_by_retrieval([train], plan.samples)),
         "boigllm": tuple(rewrite_by_description(plan.samples, [described] * len(plan.samples))),
@@ -63,7 +70,13 @@ def made_up_models(recipe: Recipe, gain: float = 1.0) -> tuple[Any, dict[str, Me
     plan = replace(plan, rewritten=rewritten)
     count = len(plan.seeds)
     measured, images = {}, {}
-    shifts = {"high_kpi": 0.4, "boigsd": 1.0, "boigsd_prompt_rewrite": 1.5, "boigsd_description_rewrite": 1.7, "boigsd_unguided": 0.9}
+    shifts = {
+        "high_kpi": 0.4,
+        "boigsd": 1.0,
+        "boigsd_prompt_rewrite": 1.5,
+        "boigsd_description_rewrite": 1.7,
+        "boigsd_unguided": 0.9,
+    }
     for name in ROWS:
         shift = gain * shifts.get(name, 0.0)
         embedding_ND = rng.normal(size=(count, 16))
@@ -77,17 +90,26 @@ def made_up_models(recipe: Recipe, gain: float = 1.0) -> tuple[Any, dict[str, Me
             embedding_ND=embedding_ND / np.linalg.norm(embedding_ND, axis=1, keepdims=True),
             features_NF=rng.normal(0.1 * shift, 1, size=(count, 12)),
         )
-        colors = rng.integers(0, 255, size=(count, 1, 1, 3)) * np.linspace(1, 0.6, 32)[None, :, None, None]
+        colors = (
+            rng.integers(0, 255, size=(count, 1, 1, 3))
+            * np.linspace(1, 0.6, 32)[None, :, None, None]
+        )
         images[name] = np.broadcast_to(colors, (count, 32, 32, 3)).astype(np.uint8)
     return plan, measured, images
 
 
 def made_up_validity(seed: int) -> dict[str, Any]:
-    """Validity of each formulation on made-up posts: the first tells HIGH from LOW, the last pays for length."""
+    """Validity of each formulation on made-up posts: the first tells HIGH from LOW, the last pays
+    for length."""
     rng = np.random.default_rng(seed)
     buckets = ["low"] * 12 + ["medium"] * 6 + ["high"] * 2
     samples = [
-        make_sample(i, bucket=buckets[i // 3 % 20], kpi_normalized=5.0 * (i // 3 % 20), more_kpis={"shares": KpiValue(1.0, i % 97, None)})
+        make_sample(
+            i,
+            bucket=buckets[i // 3 % 20],
+            kpi_normalized=5.0 * (i // 3 % 20),
+            more_kpis={"shares": KpiValue(1.0, i % 97, None)},
+        )
         for i in range(600)
     ]
     length_N = rng.integers(40, 60, 600).astype(float)
@@ -95,7 +117,9 @@ def made_up_validity(seed: int) -> dict[str, Any]:
     rewards["contrast"] += [sample.kpi_normalized / 40 for sample in samples]
     rewards["dsg"] += length_N / 4
     return {
-        name: validity(reward_N, length_N, samples, more_kpis=("shares",), resamples=200, seed=0).as_json()
+        name: validity(
+            reward_N, length_N, samples, more_kpis=("shares",), resamples=200, seed=0
+        ).as_json()
         for name, reward_N in rewards.items()
     }
 
@@ -119,26 +143,52 @@ class Store:
             (local / name).write_text(json.dumps(content))
         uri = Workspace(job, self.scratch).publish(family, local, kind=kind, meta=meta)
         if rows:
-            store.write_bytes(store.join(job.attempt_uri, "metrics.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode())
+            store.write_bytes(
+                store.join(job.attempt_uri, "metrics.jsonl"),
+                "".join(json.dumps(row) + "\n" for row in rows).encode(),
+            )
         commit.commit(job.attempt_uri, {kind: uri}, {"seconds": 12.5})
         return uri
 
     def job(self, stage: Stage, inputs: dict[str, str]) -> Job:
         task = store.join(self.root, "runs", "dag", self.name, stage.value)
-        return Job(stage=stage, recipe=self.recipe, inputs=inputs, store=self.root, root=f"dag/{self.name}", task=task, attempt=1)
+        return Job(
+            stage=stage,
+            recipe=self.recipe,
+            inputs=inputs,
+            store=self.root,
+            root=f"dag/{self.name}",
+            task=task,
+            attempt=1,
+        )
 
 
-def evaluate(world: Store, inputs: dict[str, str], rng: np.random.Generator, gain: float = 1.0) -> str:
-    """What evaluate_sd publishes of made-up images; the base's are the same each time, BoigSD's are better by ``gain``."""
+def evaluate(
+    world: Store, inputs: dict[str, str], rng: np.random.Generator, gain: float = 1.0
+) -> str:
+    """What evaluate_sd publishes of made-up images; the base's are the same each time, BoigSD's are
+    better by ``gain``."""
     recipe = world.recipe
     plan, measured, images = made_up_models(recipe, gain)
-    summary = summarize(measured, plan, Real(rng.normal(size=(60, 12)), np.eye(16), np.array([1.0, 0.5]), np.eye(16)[:9]), recipe)
+    summary = summarize(
+        measured,
+        plan,
+        Real(rng.normal(size=(60, 12)), np.eye(16), np.array([1.0, 0.5]), np.eye(16)[:9]),
+        recipe,
+    )
     summary["by"] = by_bucket_and_account(measured, plan, recipe)
-    summary["settings"] = {**recipe.evaluation.model_dump(mode="json"), "prompts": 18, "reward": "contrast", "reward_clip": [-4.0, 6.0]}
+    summary["settings"] = {
+        **recipe.evaluation.model_dump(mode="json"),
+        "prompts": 18,
+        "reward": "contrast",
+        "reward_clip": [-4.0, 6.0],
+    }
     out = world.scratch / "generation"
     out.mkdir(parents=True)
     write_generation(out, summary, plan, images, measured)
-    return world.run(Stage.EVALUATE_SD, "generation", "evaluations/generation", {}, inputs, folder=out)
+    return world.run(
+        Stage.EVALUATE_SD, "generation", "evaluations/generation", {}, inputs, folder=out
+    )
 
 
 @pytest.fixture
@@ -151,11 +201,30 @@ def make_finished_run(tmp_path: Path) -> Job:
     recipe = shrunken()
     world = Store(tmp_path, recipe)
     rng = np.random.default_rng(1)
-    meta = {"posts": 3920, "rejected": 80, "images": 3920, "buckets": {"high": 390, "medium": 1170, "low": 2360}}
-    raw = world.run(Stage.INGEST, "dataset", "datasets/raw", {"labels.json": {}}, {"posts": "posts.jsonl"}, meta)
-    dataset = world.run(Stage.PERCEIVE, "dataset", "datasets/perceived", {"labels.json": {}}, {"dataset": raw}, meta)
-    losses = [{"step": s, "time": 0.0, "loss": float(4 * np.exp(-s / 60) + 1 + rng.normal(0, 0.05))} for s in range(0, 300, 5)]
-    llm = world.run(Stage.FINETUNE_LLM, "boigllm", "models/boigllm", {"config.json": {}}, {"dataset": dataset}, rows=losses)
+    meta = {
+        "posts": 3920,
+        "rejected": 80,
+        "images": 3920,
+        "buckets": {"high": 390, "medium": 1170, "low": 2360},
+    }
+    raw = world.run(
+        Stage.INGEST, "dataset", "datasets/raw", {"labels.json": {}}, {"posts": "posts.jsonl"}, meta
+    )
+    dataset = world.run(
+        Stage.PERCEIVE, "dataset", "datasets/perceived", {"labels.json": {}}, {"dataset": raw}, meta
+    )
+    losses = [
+        {"step": s, "time": 0.0, "loss": float(4 * np.exp(-s / 60) + 1 + rng.normal(0, 0.05))}
+        for s in range(0, 300, 5)
+    ]
+    llm = world.run(
+        Stage.FINETUNE_LLM,
+        "boigllm",
+        "models/boigllm",
+        {"config.json": {}},
+        {"dataset": dataset},
+        rows=losses,
+    )
     row = {
         metric: {"high": 0.4, "medium": None, "low": 0.35, "all": 0.38, "undefined": 3,
                  "undefined_in": {"high": 0, "medium": 2, "low": 1}, "interval": {"high": [0.37, 0.43], "low": [0.31, 0.39]}}
@@ -163,7 +232,11 @@ def make_finished_run(tmp_path: Path) -> Job:
     }  # fmt: skip
     gain = {"mean": 0.05, "low": 0.03, "high": 0.07, "clusters": 200, "n": 200}
     loss = {"mean": -0.02, "low": -0.05, "high": 0.01, "clusters": 200, "n": 200}
-    gains = {"colors_iou": {"high": gain, "low": gain}, "objects_iou": {"high": gain}, "tones_coverage_rmse": {"high": loss, "low": loss}}
+    gains = {
+        "colors_iou": {"high": gain, "low": gain},
+        "objects_iou": {"high": gain},
+        "tones_coverage_rmse": {"high": loss, "low": loss},
+    }
     described = {"boigllm": row, "no_kpi": row, "retrieval": row, "most_frequent": row, "few_shot_3": row,
                  "paired": {"boigllm-no_kpi": gains, "boigllm-retrieval": gains, "boigllm-most_frequent": gains},
                  "n": {"high": 70, "medium": 60, "low": 70}, "asked": {"boigllm": 200, "no_kpi": 200, "few_shot_3": 90},
@@ -171,24 +244,45 @@ def make_finished_run(tmp_path: Path) -> Job:
                  "parse_rate_unconstrained": {"boigllm": 0.95, "texts": 60}, "vectors": "hashed character n-grams, the offline fallback",
                  "failures": {"few_shot_3": {"HTTP 500": 2, "the text is no answer": 7}}}  # fmt: skip
     description = world.run(
-        Stage.EVALUATE_LLM, "description", "evaluations/description", {"description.json": described}, {"dataset": dataset, "boigllm": llm}
+        Stage.EVALUATE_LLM,
+        "description",
+        "evaluations/description",
+        {"description.json": described},
+        {"dataset": dataset, "boigllm": llm},
     )
     calibrated = {"schema_version": 2, "reward": "contrast", "clip": [-4.0, 6.0], "recommended": "contrast",
                   "conditions": {"accounts": {}, "fallback": {"high": 200.0, "low": 20.0}},
                   "splits": {split: made_up_validity(seed) for seed, split in enumerate(("validation", "test"))}}  # fmt: skip
     calibration = world.run(
-        Stage.CALIBRATE, "calibration", "evaluations/calibration", {"calibration.json": calibrated}, {"dataset": dataset, "boigllm": llm}
+        Stage.CALIBRATE,
+        "calibration",
+        "evaluations/calibration",
+        {"calibration.json": calibrated},
+        {"dataset": dataset, "boigllm": llm},
     )
     finetune = world.run(
         Stage.FINETUNE_SD, "sd", "models/high-kpi", {"model_index.json": {}}, {"dataset": dataset},
         rows=[{"step": s, "time": 0.0, "loss": float(0.3 + 0.2 * np.exp(-s / 80) + rng.normal(0, 0.02))} for s in range(0, 300, 5)],
     )  # fmt: skip
-    rewards = [{"step": s, "time": 0.0, "reward": float(0.2 + 0.05 * s + rng.normal(0, 0.1))} for s in range(30)]
+    rewards = [
+        {"step": s, "time": 0.0, "reward": float(0.2 + 0.05 * s + rng.normal(0, 0.1))}
+        for s in range(30)
+    ]
     ddpo = world.run(
-        Stage.DDPO, "sd", "models/boigsd", {"model_index.json": {}}, {"dataset": dataset, "calibration": calibration}, rows=rewards
+        Stage.DDPO,
+        "sd",
+        "models/boigsd",
+        {"model_index.json": {}},
+        {"dataset": dataset, "calibration": calibration},
+        rows=rewards,
     )
     generation = evaluate(world, {"dataset": dataset, "high_kpi": finetune, "boigsd": ddpo}, rng)
-    inputs = {"dataset": dataset, "description": description, "calibration": calibration, "generation": generation}
+    inputs = {
+        "dataset": dataset,
+        "description": description,
+        "calibration": calibration,
+        "generation": generation,
+    }
     assert manifest.read_manifest(generation).kind == "generation"
     job = world.job(Stage.REPORT, inputs)
     write_job(job)
@@ -199,8 +293,26 @@ def make_finished_run(tmp_path: Path) -> Job:
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP with random weights, as transformers saves one."""
     folder = tmp_path_factory.mktemp("clip")
-    words = ["<|startoftext|>", "<|endoftext|>", "red</w>", "ball</w>", "box</w>", "r", "e", "d", "b", "a", "l", "o", "x"]
-    tokenizer = CLIPTokenizer(vocab={w: i for i, w in enumerate(words)}, merges=[("r", "e"), ("re", "d</w>")][:0], model_max_length=16)
+    words = [
+        "<|startoftext|>",
+        "<|endoftext|>",
+        "red</w>",
+        "ball</w>",
+        "box</w>",
+        "r",
+        "e",
+        "d",
+        "b",
+        "a",
+        "l",
+        "o",
+        "x",
+    ]
+    tokenizer = CLIPTokenizer(
+        vocab={w: i for i, w in enumerate(words)},
+        merges=[("r", "e"), ("re", "d</w>")][:0],
+        model_max_length=16,
+    )
     torch.manual_seed(0)
     text = {"vocab_size": len(words), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
             "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}  # fmt: skip
@@ -212,9 +324,13 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "image_size": 16,
         "patch_size": 8,
     }
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).save_pretrained(folder)
+    CLIPModel(
+        CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
+    ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    CLIPImageProcessorPil(size={"height": 16, "width": 16}, do_center_crop=False).save_pretrained(folder)
+    CLIPImageProcessorPil(size={"height": 16, "width": 16}, do_center_crop=False).save_pretrained(
+        folder
+    )
     return folder
 
 

@@ -34,7 +34,9 @@ class Several(torch.nn.Module):
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("make", [Several, lambda: torch.nn.Linear(12, 1)])
-def test_scores_are_those_of_the_head_in_plain_torch(clip_folder: Path, tmp_path: Path, make: type, suffix: str) -> None:
+def test_scores_are_those_of_the_head_in_plain_torch(
+    clip_folder: Path, tmp_path: Path, make: type, suffix: str
+) -> None:
     torch.manual_seed(1)
     head = make().eval()
     path = tmp_path / f"head{suffix}"
@@ -43,9 +45,14 @@ def test_scores_are_those_of_the_head_in_plain_torch(clip_folder: Path, tmp_path
     else:
         save_file(head.state_dict(), path)
     judge = AestheticJudge(Aesthetic(clip=str(clip_folder), head=str(path)))
-    model, processor = CLIPModel.from_pretrained(clip_folder).eval(), CLIPImageProcessorPil.from_pretrained(clip_folder)
+    model, processor = (
+        CLIPModel.from_pretrained(clip_folder).eval(),
+        CLIPImageProcessorPil.from_pretrained(clip_folder),
+    )
     with torch.no_grad():
-        pixels = processor([Image.fromarray(image) for image in IMAGES], return_tensors="pt")["pixel_values"]
+        pixels = processor([Image.fromarray(image) for image in IMAGES], return_tensors="pt")[
+            "pixel_values"
+        ]
         embedding = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
         unit = embedding / embedding.norm(dim=-1, keepdim=True)
         expected = (head.layers(unit) if isinstance(head, Several) else head(unit))[:, 0]

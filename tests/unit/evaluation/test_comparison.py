@@ -1,4 +1,5 @@
-"""The comparison of variants: its numbers against a plain computation, what must not be compared, and the stage over a store."""
+"""The comparison of variants: its numbers against a plain computation, what must not be compared,
+and the stage over a store."""
 
 from __future__ import annotations
 
@@ -18,7 +19,14 @@ from typer.testing import CliRunner
 from boig_core.cli import app
 from boig_core.config import Recipe, load_recipe
 from boig_core.errors import InputError
-from boig_core.evaluation.comparison import MEASURES, Variant, changes, compare, headline, read_comparison
+from boig_core.evaluation.comparison import (
+    MEASURES,
+    Variant,
+    changes,
+    compare,
+    headline,
+    read_comparison,
+)
 from boig_core.evaluation.evaluated import Images
 from boig_core.evaluation.judges import distances, diversity
 from boig_core.evaluation.terminal import print_comparison
@@ -27,14 +35,31 @@ from boig_core.storage.job import Job, Stage, Workspace, read_job, run_stage, wr
 from ray_jobs.compare import work
 from tests.unit.evaluation.conftest import Store, evaluate
 
-COST = {"stages": {"ddpo": {"attempts": 1, "seconds": 60.0}}, "seconds": 60.0, "gpu_hours": 0.0, "cost": None}
-SETTINGS = {"judge": "law", "clip": "c", "guidance": 3.0, "sampling_steps": 8, "reward": "contrast", "reward_clip": [0, 1]}
+COST = {
+    "stages": {"ddpo": {"attempts": 1, "seconds": 60.0}},
+    "seconds": 60.0,
+    "gpu_hours": 0.0,
+    "cost": None,
+}
+SETTINGS = {
+    "judge": "law",
+    "clip": "c",
+    "guidance": 3.0,
+    "sampling_steps": 8,
+    "reward": "contrast",
+    "reward_clip": [0, 1],
+}
 
 
 def images(shift: float, draw: int, **changed: Any) -> Images:
     rng = np.random.default_rng(draw)
     values = {measure: rng.normal(shift, 0.3, 40) for measure in MEASURES}
-    made = Images(tuple(f"s{i // 4}" for i in range(40)), tuple(f"text {i // 4}" for i in range(40)), tuple(range(40)), values)
+    made = Images(
+        tuple(f"s{i // 4}" for i in range(40)),
+        tuple(f"text {i // 4}" for i in range(40)),
+        tuple(range(40)),
+        values,
+    )
     return replace(made, **changed)
 
 
@@ -46,9 +71,12 @@ def variant(name: str, shift: float, draw: int, *overrides: str, **changed: Any)
 
 
 def plain_interval(values: Any, clusters: Any, resamples: int, seed: int) -> tuple[float, float]:
-    """The bootstrap, written out: whole prompts are drawn with replacement, as often as the multinomial of the same seed says."""
+    """The bootstrap, written out: whole prompts are drawn with replacement, as often as the
+    multinomial of the same seed says."""
     names = list(dict.fromkeys(clusters))
-    counts = np.random.default_rng(seed).multinomial(len(names), [1 / len(names)] * len(names), size=resamples)
+    counts = np.random.default_rng(seed).multinomial(
+        len(names), [1 / len(names)] * len(names), size=resamples
+    )
     means = []
     for drawn in counts:
         weight = [drawn[names.index(cluster)] for cluster in clusters]
@@ -65,13 +93,18 @@ def test_differences_are_those_of_a_plain_computation() -> None:
         assert theirs is not None
         row = found["variants"]["kl"]["over_reference"][measure]
         assert row["mean"] == pytest.approx(np.mean(ours) - np.mean(theirs))
-        assert (row["low"], row["high"]) == pytest.approx(plain_interval(ours - theirs, kl.boigsd.samples, 200, 3))
+        assert (row["low"], row["high"]) == pytest.approx(
+            plain_interval(ours - theirs, kl.boigsd.samples, 200, 3)
+        )
         assert (row["clusters"], row["n"]) == (10, 40)
         assert found["variants"]["kl"]["means"][measure] == pytest.approx(np.mean(ours))
-        assert found["variants"]["kl"]["over_base"][measure]["mean"] == pytest.approx(np.mean(ours - kl.base.values[measure]))
+        assert found["variants"]["kl"]["over_base"][measure]["mean"] == pytest.approx(
+            np.mean(ours - kl.base.values[measure])
+        )
     assert found["variants"]["plain"]["over_reference"] is None
     assert found["absent"] == dict.fromkeys(
-        ("variants.plain.over_reference", "groups.plain.over_reference"), "is what the others are compared with"
+        ("variants.plain.over_reference", "groups.plain.over_reference"),
+        "is what the others are compared with",
     )
     assert found["changes"] == {"ddpo.kl": {"plain": 0.0, "kl": 0.1}}
     assert headline(found).startswith("kl is clearly better than plain by the held-out judge: +0.")
@@ -86,10 +119,15 @@ def test_seeds_of_one_variant_stand_together_and_each_is_shown() -> None:
         "kl-0": ["kl-0", "kl-1", "kl-2"],
     }
     assert [row["seed"] for row in found["variants"].values()] == [0, 0, 1, 2, 1]
-    mean = {name: np.mean([one.boigsd.values["judge"] for one in members], axis=0) for name, members in (("plain", plain), ("kl", kl))}
+    mean = {
+        name: np.mean([one.boigsd.values["judge"] for one in members], axis=0)
+        for name, members in (("plain", plain), ("kl", kl))
+    }
     row = found["groups"]["kl-0"]["over_reference"]["judge"]
     assert row["mean"] == pytest.approx((mean["kl"] - mean["plain"]).mean())
-    assert (row["low"], row["high"]) == pytest.approx(plain_interval(mean["kl"] - mean["plain"], plain[0].boigsd.samples, 200, 0))
+    assert (row["low"], row["high"]) == pytest.approx(
+        plain_interval(mean["kl"] - mean["plain"], plain[0].boigsd.samples, 200, 0)
+    )
     one = found["variants"]["kl-2"]["over_reference"]["judge"]["mean"]
     assert one == pytest.approx((kl[2].boigsd.values["judge"] - mean["plain"]).mean())
     assert found["variants"]["plain-1"]["over_reference"] is None
@@ -103,22 +141,37 @@ def test_seeds_of_one_variant_stand_together_and_each_is_shown() -> None:
         ({"settings": {**SETTINGS, "judge": None}}, "judge differs (law and None)"),
         ({"settings": {**SETTINGS, "guidance": 1.0}}, "guidance differs (3.0 and 1.0)"),
         ({"boigsd": images(0, 1, seeds=(7, *range(1, 40)))}, "seeds differs (image 0: 0 and 7)"),
-        ({"boigsd": images(0, 1, prompts=(*(f"text {i // 4}" for i in range(39)), "other"))}, "prompts differs (image 39: "),
+        (
+            {"boigsd": images(0, 1, prompts=(*(f"text {i // 4}" for i in range(39)), "other"))},
+            "prompts differs (image 39: ",
+        ),
     ],
 )
-def test_what_does_not_pair_is_refused_in_a_line_that_says_what_differs(changed: Any, says: str) -> None:
+def test_what_does_not_pair_is_refused_in_a_line_that_says_what_differs(
+    changed: Any, says: str
+) -> None:
     with pytest.raises(InputError) as caught:
-        compare([variant("plain", 0, 1), variant("kl", 0, 2, "ddpo.kl=0.1", **changed)], {}, resamples=100, seed=0)
+        compare(
+            [variant("plain", 0, 1), variant("kl", 0, 2, "ddpo.kl=0.1", **changed)],
+            {},
+            resamples=100,
+            seed=0,
+        )
     assert "variants plain and kl: do not pair: " in str(caught.value)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_rewards_of_two_kinds_are_not_subtracted() -> None:
-    other = replace(variant("dsg", 0.9, 2, "reward.weights={dsg: 1}"), settings={**SETTINGS, "reward": "dsg"})
+    other = replace(
+        variant("dsg", 0.9, 2, "reward.weights={dsg: 1}"), settings={**SETTINGS, "reward": "dsg"}
+    )
     found = compare([variant("plain", 0.5, 1), other], {}, resamples=100, seed=0)
     assert found["variants"]["dsg"]["over_reference"]["reward"] is None
-    assert found["absent"]["variants.dsg.over_reference.reward"] == "the evaluations measure by different rewards"
+    assert (
+        found["absent"]["variants.dsg.over_reference.reward"]
+        == "the evaluations measure by different rewards"
+    )
     assert found["variants"]["dsg"]["over_reference"]["judge"] is not None
     assert found["variants"]["dsg"]["over_base"]["reward"] is not None
 
@@ -126,21 +179,40 @@ def test_rewards_of_two_kinds_are_not_subtracted() -> None:
 def test_without_a_judge_the_reward_speaks_and_says_so() -> None:
     def unjudged(one: Variant) -> Variant:
         settings = {**SETTINGS, "judge": None}
-        return replace(one, settings=settings, boigsd=replace(one.boigsd, values={**one.boigsd.values, "judge": None}))
+        return replace(
+            one,
+            settings=settings,
+            boigsd=replace(one.boigsd, values={**one.boigsd.values, "judge": None}),
+        )
 
-    found = compare([unjudged(variant("plain", 0.5, 1)), unjudged(variant("kl", 0.5, 1, "ddpo.kl=0.1"))], {}, resamples=100, seed=0)
-    assert headline(found) == "No variant is clearly better than plain by its reward alone; nobody else judged."
+    found = compare(
+        [unjudged(variant("plain", 0.5, 1)), unjudged(variant("kl", 0.5, 1, "ddpo.kl=0.1"))],
+        {},
+        resamples=100,
+        seed=0,
+    )
+    assert (
+        headline(found)
+        == "No variant is clearly better than plain by its reward alone; nobody else judged."
+    )
     assert found["absent"]["variants.kl.means.judge"] == "evaluation.judge is not set"
 
 
 def test_a_single_survivor_is_still_shown_and_what_failed_is_named() -> None:
-    found = compare([variant("kl", 0.5, 1)], {"plain": "ddpo: InputError: no"}, resamples=100, seed=0)
-    assert headline(found) == "Nothing but kl was evaluated, so there is nothing to compare. 1 failed."
+    found = compare(
+        [variant("kl", 0.5, 1)], {"plain": "ddpo: InputError: no"}, resamples=100, seed=0
+    )
+    assert (
+        headline(found) == "Nothing but kl was evaluated, so there is nothing to compare. 1 failed."
+    )
     assert found["failed"] == {"plain": "ddpo: InputError: no"}
 
 
 def test_changes_reach_into_sections_and_leave_out_what_is_the_same() -> None:
-    recipes: dict[str, Recipe] = {"a": load_recipe("tiny"), "b": load_recipe("tiny", ["reward.weights={dsg: 1}", "seed=4"])}
+    recipes: dict[str, Recipe] = {
+        "a": load_recipe("tiny"),
+        "b": load_recipe("tiny", ["reward.weights={dsg: 1}", "seed=4"]),
+    }
     assert changes(recipes) == {
         "seed": {"a": 0, "b": 4},
         "reward.weights.contrast": {"a": 1.0, "b": None},
@@ -152,13 +224,16 @@ def test_diversity_is_the_mean_of_the_images_distances() -> None:
     embedding = np.random.default_rng(0).normal(size=(3, 4, 8))
     embedding /= np.linalg.norm(embedding, axis=2, keepdims=True)
     first, *others = embedding[1]
-    assert distances(embedding)[1, 0] == pytest.approx(np.mean([1 - first @ other for other in others]))
+    assert distances(embedding)[1, 0] == pytest.approx(
+        np.mean([1 - first @ other for other in others])
+    )
     assert diversity(embedding) == pytest.approx(distances(embedding).mean())
 
 
 @pytest.fixture
 def both(finished_run: Job, tmp_path: Path) -> dict[str, str]:
-    """Evaluations of two variants of one run: the second has another recipe, a stronger effect, and a monitor that tripped."""
+    """Evaluations of two variants of one run: the second has another recipe, a stronger effect, and
+    a monitor that tripped."""
     first = read_job(f"{finished_run.store}/runs/dag/run/evaluate_sd/attempt-1/job.json").inputs
     shared = Store(tmp_path, finished_run.recipe, "kl")
     ddpo = finished_run.recipe.ddpo.model_copy(update={"kl": 0.1})
@@ -168,7 +243,11 @@ def both(finished_run: Job, tmp_path: Path) -> dict[str, str]:
     (tmp_path / "model").mkdir()
     model = Workspace(job, tmp_path).publish("models/boigsd", tmp_path / "model", kind="sd")
     commit.write_failure(commit.attempt_uri(job.task, 2), InputError("a", "b", "c"))
-    commit.commit(job.attempt_uri, {"boigsd": model}, {"seconds": 3600.0, "monitors": {"drift": "drift: at epoch 3"}})
+    commit.commit(
+        job.attempt_uri,
+        {"boigsd": model},
+        {"seconds": 3600.0, "monitors": {"drift": "drift: at epoch 3"}},
+    )
     return {
         "plain": finished_run.inputs["generation"],
         "kl": evaluate(shared, {**first, "boigsd": model}, np.random.default_rng(7), gain=2.0),
@@ -178,11 +257,20 @@ def both(finished_run: Job, tmp_path: Path) -> dict[str, str]:
 def compared(world: Job, inputs: dict[str, str]) -> tuple[int, str]:
     """Exit code of the stage, and its attempt."""
     task = f"{world.store}/runs/dag/run/compare"
-    job = world.model_copy(update={"stage": Stage.COMPARE, "inputs": inputs, "task": task, "attempt": len(commit.attempts(task)) + 1})
+    job = world.model_copy(
+        update={
+            "stage": Stage.COMPARE,
+            "inputs": inputs,
+            "task": task,
+            "attempt": len(commit.attempts(task)) + 1,
+        }
+    )
     return run_stage(work, [write_job(job)]), job.attempt_uri
 
 
-def test_the_stage_publishes_numbers_page_and_tables(finished_run: Job, both: dict[str, str]) -> None:
+def test_the_stage_publishes_numbers_page_and_tables(
+    finished_run: Job, both: dict[str, str]
+) -> None:
     code, attempt = compared(finished_run, both)
     assert code == 0
     done = commit.read_commit(attempt)
@@ -191,14 +279,20 @@ def test_the_stage_publishes_numbers_page_and_tables(finished_run: Job, both: di
     assert manifest.read_manifest(uri).kind == "comparison"
     found = read_comparison(uri)
     plain, kl = found["variants"]["plain"], found["variants"]["kl"]
-    assert kl["over_reference"]["reward"]["mean"] == pytest.approx(kl["means"]["reward"] - plain["means"]["reward"])
+    assert kl["over_reference"]["reward"]["mean"] == pytest.approx(
+        kl["means"]["reward"] - plain["means"]["reward"]
+    )
     assert kl["over_reference"]["reward"]["low"] > 0.5
     reported = json.loads(store.read_bytes(f"{both['kl']}/generation.json"))["generation"]["boigsd"]
-    assert {name: kl["means"][name] for name in MEASURES} == pytest.approx({name: reported[name] for name in MEASURES})
+    assert {name: kl["means"][name] for name in MEASURES} == pytest.approx(
+        {name: reported[name] for name in MEASURES}
+    )
     assert found["changes"] == {"ddpo.kl": {"plain": 0.0, "kl": 0.1}}
     assert (plain["monitors"], kl["monitors"]) == (None, {"drift": "drift: at epoch 3"})
     assert kl["cost"]["stages"]["ddpo"]["attempts"] == 2
-    assert kl["cost"]["seconds"] == pytest.approx(3612.5, abs=5)  # a failed attempt counts by its files' times
+    assert kl["cost"]["seconds"] == pytest.approx(
+        3612.5, abs=5
+    )  # a failed attempt counts by its files' times
     assert set(plain["cost"]["stages"]) == {"finetune_llm", "calibrate", "ddpo", "evaluate_sd"}
     page = store.read_bytes(store.join(uri, "report.html")).decode()
     assert done["metrics"]["verdict"] in page
@@ -210,25 +304,40 @@ def test_the_stage_publishes_numbers_page_and_tables(finished_run: Job, both: di
     assert json.loads(CliRunner().invoke(app, ["report", uri, "--json"]).output) == found
 
 
-def test_the_stage_names_what_failed_in_the_order_of_the_experiment(finished_run: Job, both: dict[str, str]) -> None:
+def test_the_stage_names_what_failed_in_the_order_of_the_experiment(
+    finished_run: Job, both: dict[str, str]
+) -> None:
     told = f"{finished_run.store}/experiment.json"
-    store.write_bytes(told, json.dumps({"variants": ["kl", "lost", "plain"], "failed": {"lost": "ddpo: <b>no</b>"}}).encode())
+    store.write_bytes(
+        told,
+        json.dumps(
+            {"variants": ["kl", "lost", "plain"], "failed": {"lost": "ddpo: <b>no</b>"}}
+        ).encode(),
+    )
     code, attempt = compared(finished_run, {**both, "experiment": told})
     done = commit.read_commit(attempt)
     assert code == 0
     assert done is not None
     found = read_comparison(done["outputs"]["report"])
-    assert (found["reference"], list(found["variants"]), found["failed"]) == ("kl", ["kl", "plain"], {"lost": "ddpo: <b>no</b>"})
+    assert (found["reference"], list(found["variants"]), found["failed"]) == (
+        "kl",
+        ["kl", "plain"],
+        {"lost": "ddpo: <b>no</b>"},
+    )
     assert "&lt;b&gt;no" in store.read_bytes(f"{done['outputs']['report']}/report.html").decode()
     console = Console(record=True, width=200)
     print_comparison(found, console)
     assert "lost: ddpo: <b>no</b>" in console.export_text()
 
 
-def test_evaluations_of_two_datasets_end_in_one_line(finished_run: Job, both: dict[str, str], tmp_path: Path) -> None:
+def test_evaluations_of_two_datasets_end_in_one_line(
+    finished_run: Job, both: dict[str, str], tmp_path: Path
+) -> None:
     other = Store(tmp_path, finished_run.recipe, "other")
     dataset = other.run(Stage.PERCEIVE, "dataset", "datasets/other", {"labels.json": {"x": 1}}, {})
-    model = read_job(f"{finished_run.store}/runs/dag/kl/evaluate_sd/attempt-1/job.json").inputs["boigsd"]
+    model = read_job(f"{finished_run.store}/runs/dag/kl/evaluate_sd/attempt-1/job.json").inputs[
+        "boigsd"
+    ]
     elsewhere = evaluate(other, {"dataset": dataset, "boigsd": model}, np.random.default_rng(7))
     code, attempt = compared(finished_run, {"plain": both["plain"], "kl": elsewhere})
     failure = commit.read_failure(attempt)

@@ -18,7 +18,9 @@ from boig_core.evaluation.published import PUBLISHED
 from boig_core.llm.metrics import METRICS, HashedNgrams, Pair, table
 from boig_core.vocabulary import BUCKETS, Description, Sample
 
-RED = Description({"Red": 0.5, "White": 0.5}, {"warm": 0.5, "neutral": 0.5}, {"ball": (0.0, 0.0, 10.0, 10.0)})
+RED = Description(
+    {"Red": 0.5, "White": 0.5}, {"warm": 0.5, "neutral": 0.5}, {"ball": (0.0, 0.0, 10.0, 10.0)}
+)
 HALF = Description({"Red": 1.0}, {"warm": 1.0}, {})
 
 
@@ -49,12 +51,27 @@ def by_id(said: list[Any], samples: list[Sample] = SAMPLES) -> dict[str, Any]:
     return {s.id: d for s, d in zip(samples, said, strict=True)}
 
 
-def measure(predictions: dict[str, Any], samples: list[Sample] = SAMPLES, resamples: int = 200) -> dict[str, Any]:
-    return evaluate(samples, predictions, candidate="boigllm", vectors=HashedNgrams(), resamples=resamples, seed=0)
+def measure(
+    predictions: dict[str, Any], samples: list[Sample] = SAMPLES, resamples: int = 200
+) -> dict[str, Any]:
+    return evaluate(
+        samples,
+        predictions,
+        candidate="boigllm",
+        vectors=HashedNgrams(),
+        resamples=resamples,
+        seed=0,
+    )
 
 
 def test_models_are_compared_in_pairs() -> None:
-    got = measure({"boigllm": by_id([RED] * 12), "no_kpi": by_id([HALF] * 11 + [None]), "retrieval": by_id([HALF] * 12)})
+    got = measure(
+        {
+            "boigllm": by_id([RED] * 12),
+            "no_kpi": by_id([HALF] * 11 + [None]),
+            "retrieval": by_id([HALF] * 12),
+        }
+    )
     perfect = got["boigllm"]["colors_iou"]
     assert {key: perfect[key] for key in ("high", "medium", "low", "all", "undefined")} == {
         "high": 1.0, "medium": 1.0, "low": 1.0, "all": 1.0, "undefined": 0,
@@ -105,7 +122,9 @@ def test_intervals_hold_whole_posts_and_shrink_with_their_number() -> None:
     assert (high - low) / 2 == pytest.approx(expected, rel=0.1)
     order = np.argsort(~right, kind="stable")  # posts of ten images that are all right or all wrong
     clustered = [replace(samples[i], post=f"post{place // 10}") for place, i in enumerate(order)]
-    low, high = measure({"boigllm": said}, clustered, 2000)["boigllm"]["colors_iou"]["interval"]["high"]
+    low, high = measure({"boigllm": said}, clustered, 2000)["boigllm"]["colors_iou"]["interval"][
+        "high"
+    ]
     assert (high - low) / 2 == pytest.approx(expected * math.sqrt(10), rel=0.15)
 
 
@@ -113,27 +132,52 @@ def test_differences_are_those_of_the_paired_bootstrap() -> None:
     rng = np.random.default_rng(1)
     looks = [RED, HALF, Description({"White": 1.0}, {"cool": 1.0}, {})]
     samples = [replace(make_sample(i), bucket="low", post=f"post{i // 2}") for i in range(60)]
-    said = {model: by_id([looks[i] for i in rng.integers(0, 3, 60)], samples) for model in ("boigllm", "no_kpi")}
+    said = {
+        model: by_id([looks[i] for i in rng.integers(0, 3, 60)], samples)
+        for model in ("boigllm", "no_kpi")
+    }
     got = measure(said, samples)
-    values = {model: table([Pair("low", 64, 64, RED, d) for d in found.values()])["colors_iou"] for model, found in said.items()}
-    expected = paired_difference(values["boigllm"], values["no_kpi"], [s.post for s in samples], resamples=200, seed=0).as_json()
+    values = {
+        model: table([Pair("low", 64, 64, RED, d) for d in found.values()])["colors_iou"]
+        for model, found in said.items()
+    }
+    expected = paired_difference(
+        values["boigllm"], values["no_kpi"], [s.post for s in samples], resamples=200, seed=0
+    ).as_json()
     assert got["paired"]["boigllm-no_kpi"]["colors_iou"]["low"] == pytest.approx(expected)
 
 
 def test_the_command_prints_what_the_files_say(tmp_path: Path) -> None:
     write_files(tmp_path, SAMPLES, {"boigllm": by_id([HALF] * 11 + [None])})
-    arguments = ["describe-eval", "--pred", str(tmp_path / "predictions-boigllm.jsonl"), "--truth", str(tmp_path / "truth.jsonl"), "--json"]
+    arguments = [
+        "describe-eval",
+        "--pred",
+        str(tmp_path / "predictions-boigllm.jsonl"),
+        "--truth",
+        str(tmp_path / "truth.jsonl"),
+        "--json",
+    ]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     rows = json.loads(done.output)
     assert list(rows) == list(METRICS)
     colors, objects = rows["colors_iou"], rows["objects_cosine"]
-    means = {"high": 0.5, "medium": 0.5, "low": pytest.approx(1.5 / 4), "all": pytest.approx(5.5 / 12)}
+    means = {
+        "high": 0.5,
+        "medium": 0.5,
+        "low": pytest.approx(1.5 / 4),
+        "all": pytest.approx(5.5 / 12),
+    }
     assert {bucket: colors[bucket] for bucket in means} == means
     assert colors["undefined"] == 0
     low, high = colors["interval"]["low"]
     assert low < colors["low"] <= high == 0.5
-    assert (objects["medium"], objects["all"], objects["interval"], objects["undefined"]) == (None, None, {}, 12)
+    assert (objects["medium"], objects["all"], objects["interval"], objects["undefined"]) == (
+        None,
+        None,
+        {},
+        12,
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,7 +187,10 @@ def test_the_command_prints_what_the_files_say(tmp_path: Path) -> None:
         (lambda rows: [*rows, rows[0]], "again"),
         (lambda rows: [*rows, {"id": "other", "description": None}], "has no line"),
         (lambda rows: [{"id": "p0"}, *rows[1:]], "must be a JSON object with"),
-        (lambda rows: [{"id": "p0", "description": {"color and tones": 3}}, *rows[1:]], "must be a JSON object"),
+        (
+            lambda rows: [{"id": "p0", "description": {"color and tones": 3}}, *rows[1:]],
+            "must be a JSON object",
+        ),
         (lambda rows: [], "has no line"),
     ],
 )

@@ -26,13 +26,34 @@ REAL_NAMED = np.array([1.0, np.nan, 0.5])
 
 def sample(index: int, **changes: Any) -> Sample:
     made = Sample(
-        f"{index:03d}", str(index), "a", "acme", "2021-07-01T10:00:00Z", f"text {index}", (), 9, 99, "high", "test", "0" * 64, 32, 32
+        f"{index:03d}",
+        str(index),
+        "a",
+        "acme",
+        "2021-07-01T10:00:00Z",
+        f"text {index}",
+        (),
+        9,
+        99,
+        "high",
+        "test",
+        "0" * 64,
+        32,
+        32,
     )
     return replace(made, **changes)
 
 
 def recipe(*overrides: str) -> Recipe:
-    return load_recipe("tiny", ["evaluation.bootstrap=100", "evaluation.images_per_prompt=4", "evaluation.guidance=1", *overrides])
+    return load_recipe(
+        "tiny",
+        [
+            "evaluation.bootstrap=100",
+            "evaluation.images_per_prompt=4",
+            "evaluation.guidance=1",
+            *overrides,
+        ],
+    )
 
 
 def measured(plan: Plan, shift: float, seed: int, judge: bool = True) -> Measured:
@@ -56,7 +77,10 @@ def real(count: int) -> Real:
 
 def test_summary_pairs_models_and_gives_a_reason_for_every_null() -> None:
     plan = make_plan([sample(i) for i in range(10)], recipe())
-    models = {name: measured(plan, shift, i) for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.5), ("boigsd", 1.0)])}
+    models = {
+        name: measured(plan, shift, i)
+        for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.5), ("boigsd", 1.0)])
+    }
     found = summarize(models, plan, real(30), recipe())
     assert list(found["generation"]) == list(MODELS)
     assert {*BEST, *ROWS} - set(MODELS) == {CHAMPION}
@@ -73,7 +97,13 @@ def test_summary_pairs_models_and_gives_a_reason_for_every_null() -> None:
     assert found["paired"]["boigsd-high_kpi"]["judge"]["low"] == pytest.approx(0.5)
     assert found["paired"]["boigsd-base"]["clip_margin"]["mean"] == pytest.approx(1.0)
     assert row["kid"] > found["generation"]["base"]["kid"]
-    nulls = {f"generation.{m}.{k}" for m, r in found["generation"].items() if r for k, v in r.items() if v is None}
+    nulls = {
+        f"generation.{m}.{k}"
+        for m, r in found["generation"].items()
+        if r
+        for k, v in r.items()
+        if v is None
+    }
     nulls |= {f"generation.{m}" for m, r in found["generation"].items() if r is None}
     assert nulls == set(found["absent"])
     assert "fid_min" in found["absent"]["generation.base.fid"]
@@ -83,7 +113,12 @@ def test_summary_pairs_models_and_gives_a_reason_for_every_null() -> None:
 def test_the_champion_is_one_more_row_and_the_candidate_is_paired_with_it() -> None:
     plan = make_plan([sample(i) for i in range(10)], recipe())
     shifts = {"base": 0.0, "high_kpi": 0.5, "boigsd": 1.0, "champion": 0.75}
-    found = summarize({name: measured(plan, shift, i) for i, (name, shift) in enumerate(shifts.items())}, plan, real(30), recipe())
+    found = summarize(
+        {name: measured(plan, shift, i) for i, (name, shift) in enumerate(shifts.items())},
+        plan,
+        real(30),
+        recipe(),
+    )
     assert found["generation"]["champion"]["n"] == 40
     assert found["paired"]["boigsd-champion"]["judge"]["low"] == pytest.approx(0.25)
     assert found["paired"]["champion-base"]["reward"]["mean"] == pytest.approx(0.75)
@@ -101,14 +136,21 @@ def test_without_a_judge_its_column_is_null_with_a_reason() -> None:
 def test_fid_stands_beside_its_floor_at_the_same_n() -> None:
     settings = recipe("evaluation.fid_min=20")
     plan = make_plan([sample(i) for i in range(20)], settings)
-    models = {name: measured(plan, shift, i) for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.0), ("boigsd", 3.0)])}
+    models = {
+        name: measured(plan, shift, i)
+        for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.0), ("boigsd", 3.0)])
+    }
     found = summarize(models, plan, real(120), settings)
     assert found["floors"]["fid_n"] == 60
     assert found["generation"]["boigsd"]["fid"] > 40
     assert found["generation"]["base"]["fid"] < 2 * found["floors"]["fid"] + 1
     assert "generation.base.fid" not in found["absent"]
     found = summarize(models, plan, real(120), recipe("evaluation.fid_min=61"))
-    assert (found["floors"]["fid_n"], found["floors"]["fid"], found["generation"]["boigsd"]["fid"]) == (0, None, None)
+    assert (
+        found["floors"]["fid_n"],
+        found["floors"]["fid"],
+        found["generation"]["boigsd"]["fid"],
+    ) == (0, None, None)
 
 
 def test_clip_margin_is_zero_for_images_that_show_no_prompt() -> None:
@@ -131,7 +173,9 @@ def test_diversity_across_prompts_ignores_what_differs_within_one() -> None:
     rng = np.random.default_rng(0)
     seen = rng.normal(size=(3, 4, 5))
     seen /= np.linalg.norm(seen, axis=2, keepdims=True)
-    pairs = [1 - a @ b for i in range(3) for j in range(3) if i != j for a in seen[i] for b in seen[j]]
+    pairs = [
+        1 - a @ b for i in range(3) for j in range(3) if i != j for a in seen[i] for b in seen[j]
+    ]
     assert diversity_across(seen) == pytest.approx(np.mean(pairs))
     assert diversity_across(np.tile(np.eye(4)[None], (2, 1, 1))) == pytest.approx(0.75)
 
@@ -140,12 +184,18 @@ def test_novelty_is_zero_for_copies_and_counts_the_most_similar_training_image()
     train = np.eye(4)[:2]
     assert novelty(train[[0, 1, 0]], train) == pytest.approx(0.0)
     assert novelty(np.eye(4)[2:], train) == pytest.approx(1.0)
-    assert novelty(np.array([[0.8, 0.6, 0, 0], [0, 0, 1, 0]]), train) == pytest.approx((0.2 + 1.0) / 2)
+    assert novelty(np.array([[0.8, 0.6, 0, 0], [0, 0, 1, 0]]), train) == pytest.approx(
+        (0.2 + 1.0) / 2
+    )
 
 
 def test_kid_and_fid_grow_with_the_distance_and_kid_is_seeded() -> None:
     rng = np.random.default_rng(0)
-    real, near, far = rng.normal(size=(80, 5)), rng.normal(size=(60, 5)), rng.normal(2, 1, size=(60, 5))
+    real, near, far = (
+        rng.normal(size=(80, 5)),
+        rng.normal(size=(60, 5)),
+        rng.normal(2, 1, size=(60, 5)),
+    )
     assert abs(kid(real, near, 0)) < 0.2 < kid(real, far, 0)
     assert kid(real, far, 0) == kid(real, far, 0)
     # Two Gaussians with the same covariance: the squared distance of their means, here 5 * 2^2.
@@ -157,7 +207,10 @@ def test_files_hold_every_image_once_and_grids_show_them_in_order(tmp_path: Path
     settings = recipe()
     plan = make_plan([sample(i) for i in range(3)], settings)
     models = {name: measured(plan, 0.0, i) for i, name in enumerate(("base", "boigsd"))}
-    images = {name: np.random.default_rng(i).integers(0, 255, size=(12, 8, 8, 3), dtype=np.uint8) for i, name in enumerate(models)}
+    images = {
+        name: np.random.default_rng(i).integers(0, 255, size=(12, 8, 8, 3), dtype=np.uint8)
+        for i, name in enumerate(models)
+    }
     write_generation(tmp_path, {"generation": {}}, plan, images, models)
     body = json.loads((tmp_path / "generation.json").read_text())
     assert body["grid_rows"] == ["base", "boigsd"]
@@ -183,8 +236,16 @@ def test_grid_is_enlarged_without_smoothing() -> None:
 
 def test_named_is_the_share_of_the_prompts_kinds_that_perception_sees() -> None:
     box = (0.0, 0.0, 1.0, 1.0)
-    seen = [Description(objects={"ball": box, "star": box}), Description(objects={"unknown": box}), Description(objects={"ball": box})]
-    asked = [sample(0, text="A Ball, and a box"), sample(1, text="one star"), sample(2, text="a football alone")]
+    seen = [
+        Description(objects={"ball": box, "star": box}),
+        Description(objects={"unknown": box}),
+        Description(objects={"ball": box}),
+    ]
+    asked = [
+        sample(0, text="A Ball, and a box"),
+        sample(1, text="one star"),
+        sample(2, text="a football alone"),
+    ]
     np.testing.assert_array_equal(named(seen, asked, ("ball", "box", "star")), [0.5, 0.0, np.nan])
 
 
@@ -192,9 +253,14 @@ def test_best_of_n_stands_beside_boigsd_at_the_same_number_of_sampled_images() -
     plan = make_plan([sample(i) for i in range(2)], recipe("evaluation.images_per_prompt=5"))
     reward = np.array([0.0, 3, 1, 2, 9, 5, 4, 6, 7, 0])
     assert best_of_n(reward, plan, 2).tolist() == [1, 3, 5, 8]
-    settings = recipe("evaluation.best_of_n=4", "evaluation.sampling_steps=7", "evaluation.guidance=2")
+    settings = recipe(
+        "evaluation.best_of_n=4", "evaluation.sampling_steps=7", "evaluation.guidance=2"
+    )
     plan = make_plan([sample(i) for i in range(5)], settings)
-    models = {name: measured(plan, shift, i) for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.0), ("boigsd", 0.25)])}
+    models = {
+        name: measured(plan, shift, i)
+        for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.0), ("boigsd", 0.25)])
+    }
     models["base_unguided"] = measured(plan, -1.0, 7)
     found = summarize(models, plan, real(30), settings)
     rows = found["generation"]
@@ -206,7 +272,8 @@ def test_best_of_n_stands_beside_boigsd_at_the_same_number_of_sampled_images() -
         "base": (1, 14), "high_kpi": (1, 14), "boigsd": (1, 14), "best_of_n": (4, 56), "boigsd_best_of_n": (4, 56),
         "base_unguided": (1, 7),
     }  # fmt: skip
-    # All four images of BoigSD count against the best of the base's four; the winners of both differ by the shift alone.
+    # All four images of BoigSD count against the best of the base's four; the winners of both
+    # differ by the shift alone.
     whole = found["paired"]["boigsd-best_of_n"]["reward"]
     assert whole["mean"] == pytest.approx(rows["boigsd"]["reward"] - rows["best_of_n"]["reward"])
     assert (whole["n"], whole["clusters"]) == (5, 5)
@@ -218,31 +285,52 @@ def test_best_of_n_stands_beside_boigsd_at_the_same_number_of_sampled_images() -
 def test_rows_of_boigsd_are_paired_with_the_base_and_with_what_they_add_to() -> None:
     settings = recipe("evaluation.rewrite=[retrieval, boigllm]", "evaluation.guidance=3")
     plan = make_plan([sample(i) for i in range(10)], settings)
-    shifts = {"prompt_rewrite": 0.25, "boigsd_prompt_rewrite": 1.5, "description_rewrite": 0.5, "boigsd_description_rewrite": 2.5}
+    shifts = {
+        "prompt_rewrite": 0.25,
+        "boigsd_prompt_rewrite": 1.5,
+        "description_rewrite": 0.5,
+        "boigsd_description_rewrite": 2.5,
+    }
     shifts |= {"base_unguided": -0.5, "boigsd_unguided": 0.25}
     shifts = {"base": 0.0, "high_kpi": 0.5, "boigsd": 1.0} | shifts
-    found = summarize({name: measured(plan, shift, i) for i, (name, shift) in enumerate(shifts.items())}, plan, real(30), settings)
+    found = summarize(
+        {name: measured(plan, shift, i) for i, (name, shift) in enumerate(shifts.items())},
+        plan,
+        real(30),
+        settings,
+    )
     assert found["generation"]["prompt_rewrite"]["n"] == 40
     for pair, gain in {
         "prompt_rewrite-base": 0.25, "boigsd_prompt_rewrite-prompt_rewrite": 1.25, "description_rewrite-base": 0.5,
         "boigsd_description_rewrite-description_rewrite": 2.0, "boigsd_unguided-base_unguided": 0.75,
     }.items():  # fmt: skip
         assert found["paired"][pair]["judge"]["low"] == pytest.approx(gain)
-    assert {path for path in found["absent"] if path.count(".") == 1} == {"generation.best_of_n", "generation.boigsd_best_of_n"}
+    assert {path for path in found["absent"] if path.count(".") == 1} == {
+        "generation.best_of_n",
+        "generation.boigsd_best_of_n",
+    }
 
 
 def test_slices_say_where_a_gain_comes_from() -> None:
     settings = recipe("evaluation.prompts=12")
-    posts = [sample(i, bucket="high" if i % 2 else "low", account=f"{'few' if i < 2 else 'many'}") for i in range(12)]
+    posts = [
+        sample(i, bucket="high" if i % 2 else "low", account=f"{'few' if i < 2 else 'many'}")
+        for i in range(12)
+    ]
     plan = make_plan(posts, settings)
     base, ours = measured(plan, 0.0, 0), measured(plan, 0.0, 1)
     low_N = np.array([owner.bucket == "low" for owner in plan.owners])
     ours = replace(ours, reward_N=ours.reward_N + 2.0 * low_N)
     found = by_bucket_and_account({"base": base, "boigsd": ours}, plan, settings)
-    assert {name: (part["prompts"], part["n"]) for name, part in found["bucket"].items()} == {"high": (6, 24), "low": (6, 24)}
+    assert {name: (part["prompts"], part["n"]) for name, part in found["bucket"].items()} == {
+        "high": (6, 24),
+        "low": (6, 24),
+    }
     assert found["bucket"]["low"]["gain"]["reward"]["low"] == pytest.approx(2.0)
     assert found["bucket"]["high"]["gain"]["reward"]["high"] == pytest.approx(0.0)
-    assert found["bucket"]["low"]["rows"]["base"]["reward"] == pytest.approx(base.reward_N[low_N].mean())
+    assert found["bucket"]["low"]["rows"]["base"]["reward"] == pytest.approx(
+        base.reward_N[low_N].mean()
+    )
     assert (found["account"]["many"]["prompts"], found["account"]["few"]["n"]) == (10, 8)
     assert found["account"]["few"]["gain"] == {}
     assert "judge" not in by_bucket_and_account({"base": measured(plan, 0.0, 0, judge=False), "boigsd": ours}, plan, settings)[

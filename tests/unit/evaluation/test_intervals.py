@@ -26,14 +26,18 @@ def test_interval_covers_at_its_level() -> None:
     for trial in range(200):
         prompts = np.repeat(rng.normal(0.3, 1, 60), 4)
         values = prompts + rng.normal(0, 0.1, 240)
-        found = paired_difference(values, np.zeros(240), np.repeat(np.arange(60), 4).tolist(), resamples=300, seed=trial)
+        found = paired_difference(
+            values, np.zeros(240), np.repeat(np.arange(60), 4).tolist(), resamples=300, seed=trial
+        )
         hits += found.low <= 0.3 <= found.high
     assert 0.88 <= hits / 200 <= 0.99
 
 
 def test_ignoring_clusters_would_be_too_sure() -> None:
     values = np.repeat(np.random.default_rng(1).normal(size=40), 8)
-    clustered = paired_difference(values, np.zeros(320), np.repeat(np.arange(40), 8).tolist(), resamples=500, seed=0)
+    clustered = paired_difference(
+        values, np.zeros(320), np.repeat(np.arange(40), 8).tolist(), resamples=500, seed=0
+    )
     alone = paired_difference(values, np.zeros(320), list(range(320)), resamples=500, seed=0)
     assert clustered.high - clustered.low > 2 * (alone.high - alone.low)
     assert (clustered.clusters, clustered.n) == (40, 320)
@@ -42,13 +46,18 @@ def test_ignoring_clusters_would_be_too_sure() -> None:
 def test_pairing_removes_what_both_share() -> None:
     rng = np.random.default_rng(2)
     base = rng.normal(0, 100, 80)
-    found = paired_difference(base + 0.5 + rng.normal(0, 0.1, 80), base, list(range(80)), resamples=400, seed=3)
+    found = paired_difference(
+        base + 0.5 + rng.normal(0, 0.1, 80), base, list(range(80)), resamples=400, seed=3
+    )
     assert 0.4 < found.low < found.mean < found.high < 0.6
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
     values = np.random.default_rng(4).normal(size=50)
-    once, again, other = (paired_difference(values, np.zeros(50), list(range(50)), resamples=200, seed=s) for s in (1, 1, 2))
+    once, again, other = (
+        paired_difference(values, np.zeros(50), list(range(50)), resamples=200, seed=s)
+        for s in (1, 1, 2)
+    )
     assert once == again
     assert once != other
 

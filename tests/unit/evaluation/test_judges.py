@@ -16,7 +16,9 @@ def test_embeddings_have_unit_length_and_do_not_depend_on_the_batch(clip_folder:
     assert seen.embedding_ND.shape == (70, 12)
     assert seen.features_NF.shape == (70, 24)
     np.testing.assert_allclose(np.linalg.norm(seen.embedding_ND, axis=1), 1.0, rtol=1e-6)
-    np.testing.assert_allclose(judge.see(images[65:66]).embedding_ND, seen.embedding_ND[65:66], atol=1e-5)
+    np.testing.assert_allclose(
+        judge.see(images[65:66]).embedding_ND, seen.embedding_ND[65:66], atol=1e-5
+    )
     assert np.abs(seen.features_NF[0] - seen.features_NF[1]).max() > 1e-3
 
 

@@ -13,7 +13,20 @@ from boig_core.vocabulary import Sample
 
 def sample(index: int, **changes: Any) -> Sample:
     made = Sample(
-        f"{index:03d}", str(index), "a", "acme", "2021-07-01T10:00:00Z", f"text {index}", (), 9, 99, "high", "test", "0" * 64, 32, 32
+        f"{index:03d}",
+        str(index),
+        "a",
+        "acme",
+        "2021-07-01T10:00:00Z",
+        f"text {index}",
+        (),
+        9,
+        99,
+        "high",
+        "test",
+        "0" * 64,
+        32,
+        32,
     )
     return replace(made, **changes)
 
@@ -23,8 +36,16 @@ def recipe(*overrides: str) -> Recipe:
 
 
 def test_prompts_are_distinct_texts_of_test_posts_evenly_out_of_the_buckets() -> None:
-    held = [sample(i) for i in range(10)] + [sample(i, bucket="low") for i in range(10, 20)] + [sample(20, bucket="medium")]
-    others = [sample(30, split="train"), sample(31, bucket=None), sample(32, text="text 3", bucket="low")]
+    held = (
+        [sample(i) for i in range(10)]
+        + [sample(i, bucket="low") for i in range(10, 20)]
+        + [sample(20, bucket="medium")]
+    )
+    others = [
+        sample(30, split="train"),
+        sample(31, bucket=None),
+        sample(32, text="text 3", bucket="low"),
+    ]
     plan = make_plan([*held, *others], recipe("evaluation.prompts=7"))
     assert [s.bucket for s in plan.samples] == ["high"] * 3 + ["low"] * 3 + ["medium"]
     assert len({s.text for s in plan.samples}) == 7
@@ -39,8 +60,15 @@ def test_prompts_are_distinct_texts_of_test_posts_evenly_out_of_the_buckets() ->
 
 
 def test_every_row_takes_its_own_prompts_and_guidance() -> None:
-    settings = recipe("evaluation.prompts=2", "evaluation.rewrite=boigllm", "evaluation.guidance=3", "evaluation.sampling_steps=10")
-    plan = replace(make_plan([sample(0), sample(1)], settings), rewritten={"boigllm": ("one", "two")})
+    settings = recipe(
+        "evaluation.prompts=2",
+        "evaluation.rewrite=boigllm",
+        "evaluation.guidance=3",
+        "evaluation.sampling_steps=10",
+    )
+    plan = replace(
+        make_plan([sample(0), sample(1)], settings), rewritten={"boigllm": ("one", "two")}
+    )
     rows = plan.rows(settings.evaluation)
     assert list(rows) == [
         "base", "high_kpi", "boigsd", "description_rewrite", "boigsd_description_rewrite", "base_unguided", "boigsd_unguided",
@@ -48,7 +76,10 @@ def test_every_row_takes_its_own_prompts_and_guidance() -> None:
     assert plan.prompts(rows["boigsd_description_rewrite"]) == ["one"] * 4 + ["two"] * 4
     assert plan.prompts(rows["boigsd_unguided"]) == plan.prompts(rows["base"])
     guided, plain = rows["boigsd"], rows["boigsd_unguided"]
-    assert [(row.guidance(settings.evaluation), row.forwards(settings.evaluation)) for row in (guided, plain)] == [(3.0, 20), (1.0, 10)]
+    assert [
+        (row.guidance(settings.evaluation), row.forwards(settings.evaluation))
+        for row in (guided, plain)
+    ] == [(3.0, 20), (1.0, 10)]
     assert "base_unguided" not in plan.rows(recipe("evaluation.guidance=1").evaluation)
 
 
@@ -64,6 +95,9 @@ def test_each_row_of_boigsd_has_its_counterpart() -> None:
 
 def test_ways_of_rewriting_are_one_word_or_several() -> None:
     assert recipe("evaluation.rewrite=retrieval").evaluation.rewrite == ("retrieval",)
-    assert recipe("evaluation.rewrite=[retrieval, boigllm]").evaluation.rewrite == ("retrieval", "boigllm")
+    assert recipe("evaluation.rewrite=[retrieval, boigllm]").evaluation.rewrite == (
+        "retrieval",
+        "boigllm",
+    )
     with pytest.raises(RecipeError, match="'retrieval' or 'boigllm'"):
         recipe("evaluation.rewrite=both")

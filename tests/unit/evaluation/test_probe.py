@@ -1,4 +1,5 @@
-"""The probe: the same held-out prompts and noise every time, and what its numbers are for: ending a training that hacks its reward."""
+"""The probe: the same held-out prompts and noise every time, and what its numbers are for: ending a
+training that hacks its reward."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,14 +30,38 @@ def _one_thread() -> None:
 
 
 def recipe(*settings: str) -> Recipe:
-    small = ("prompts=4", "images_per_prompt=8", "sampling_steps=5", "window=2", "chunk=16", "micro_batch=16", "updates=2", "lora_rank=4")
+    small = (
+        "prompts=4",
+        "images_per_prompt=8",
+        "sampling_steps=5",
+        "window=2",
+        "chunk=16",
+        "micro_batch=16",
+        "updates=2",
+        "lora_rank=4",
+    )
     return load_recipe("tiny", [f"ddpo.{setting}" for setting in (*small, *settings)])
 
 
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
     return [
-        Sample(f"{split}-{color}", "p", "a", "c", "2020", f"a {color} {kind}", (), 50, 95, "high", split, "0" * 64, 128, 128)
+        Sample(
+            f"{split}-{color}",
+            "p",
+            "a",
+            "c",
+            "2020",
+            f"a {color} {kind}",
+            (),
+            50,
+            95,
+            "high",
+            split,
+            "0" * 64,
+            128,
+            128,
+        )
         for split, kind in KINDS.items()
         for color in COLORS
     ]
@@ -55,39 +80,56 @@ class Warmth:
 
 
 class Doubted(Warmth):
-    """Beside it a predictor: as by the law of `judged` too much warmth is as bad as too little, but it is wrong about how much is best."""
+    """Beside it a predictor: as by the law of `judged` too much warmth is as bad as too little, but
+    it is wrong about how much is best."""
 
-    def examine(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> dict[str, NDArray[np.float64]]:
+    def examine(
+        self, images: NDArray[np.uint8], samples: Sequence[Sample]
+    ) -> dict[str, NDArray[np.float64]]:
         return {"reward": self.score(images, samples), "engagement": -np.abs(warmth(images) - 0.3)}
 
 
 def judged(setting: Recipe, samples: list[Sample], adapter: Adapter) -> float:
     """What warmth is worth, on prompts and noise that neither training nor probe has seen."""
     owners = tuple(sample for sample in samples if sample.split == "test" for _ in range(4))
-    images = Sampler(setting).rollout(adapter, Chunk(1_000, tuple(range(len(owners))), owners, (0, 2))).images_BHWC
+    images = (
+        Sampler(setting)
+        .rollout(adapter, Chunk(1_000, tuple(range(len(owners))), owners, (0, 2)))
+        .images_BHWC
+    )
     return float(-((warmth(images) - 0.43) ** 2).mean())
 
 
-def fit(setting: Recipe, samples: list[Sample], scorer: Any, task: Path, attempt: int = 1) -> tuple[Learner, Adapter, list[Look]]:
+def fit(
+    setting: Recipe, samples: list[Sample], scorer: Any, task: Path, attempt: int = 1
+) -> tuple[Learner, Adapter, list[Look]]:
     rollouts, looks = LocalRollouts(Sampler(setting), scorer), list[Look]()
     probe = Probe(setting, samples, rollouts, lambda epoch, look: looks.append(look))
     prompts = [sample for sample in samples if sample.split == "train"]
-    learner = Learner(setting, prompts, rollouts, Checkpoints(str(task), attempt), lambda *_: None, probe=probe)
+    learner = Learner(
+        setting, prompts, rollouts, Checkpoints(str(task), attempt), lambda *_: None, probe=probe
+    )
     return learner, learner.fit(), looks
 
 
 @pytest.mark.slow
-def test_a_hacked_reward_is_stopped_while_the_policy_is_still_better_than_the_base(samples: list[Sample], tmp_path: Path) -> None:
+def test_a_hacked_reward_is_stopped_while_the_policy_is_still_better_than_the_base(
+    samples: list[Sample], tmp_path: Path
+) -> None:
     def trained(action: str) -> tuple[Learner, Adapter]:
         guard = f"monitors.overoptimization={{action: {action}, rise: 0.3, fall: 0.3}}"
-        return fit(recipe("epochs=12", "probe_every=1", guard), samples, Doubted(), tmp_path / action)[:2]
+        return fit(
+            recipe("epochs=12", "probe_every=1", guard), samples, Doubted(), tmp_path / action
+        )[:2]
 
     base = judged(recipe(), samples, read_adapter(Sampler(recipe()).pipe.unet, 0))
     free, hacked = trained("warn")
     assert free.rows[-1]["reward"] > free.rows[0]["reward"] + 0.5
     assert judged(recipe(), samples, hacked) < base
     guarded, best = trained("keep_best")
-    assert [trip.monitor for trip in guarded.trips if trip.action == "keep_best"] == ["overoptimization"]
+    assert [trip.monitor for trip in guarded.trips if trip.action == "keep_best"] == [
+        "overoptimization"
+    ]
     ended = judged(recipe(), samples, read_adapter(guarded.engine.module, 0))
     assert ended > base
     assert judged(recipe(), samples, best) > ended
@@ -98,9 +140,13 @@ def test_a_hacked_reward_is_stopped_while_the_policy_is_still_better_than_the_ba
 
 def test_a_resumed_training_goes_by_the_same_probes(samples: list[Sample], tmp_path: Path) -> None:
     settings = ("probe_every=2", "checkpoint_every=1", "monitors.plateau={action: keep_best}")
-    whole, adapter, looks = fit(recipe("epochs=3", *settings), samples, Doubted(), tmp_path / "whole")
+    whole, adapter, looks = fit(
+        recipe("epochs=3", *settings), samples, Doubted(), tmp_path / "whole"
+    )
     fit(recipe("epochs=1", *settings), samples, Doubted(), tmp_path / "parts", 1)
-    resumed, again, later = fit(recipe("epochs=3", *settings), samples, Doubted(), tmp_path / "parts", 2)
+    resumed, again, later = fit(
+        recipe("epochs=3", *settings), samples, Doubted(), tmp_path / "parts", 2
+    )
     assert resumed.rows == whole.rows
     assert ["probe_engagement" in row for row in resumed.rows] == [True, False, True]
     assert resumed.rows[0]["probe_engagement"] != resumed.rows[2]["probe_engagement"]
@@ -114,20 +160,34 @@ def test_a_look_measures_held_out_prompts_one_by_one(samples: list[Sample]) -> N
     rollouts = LocalRollouts(Sampler(setting), Witnesses(Doubted(), clip))
     probe = Probe(setting, samples, rollouts, lambda epoch, look: looks.append(look))
     metrics = probe(0, read_adapter(rollouts.sampler.pipe.unet, 0))
-    assert probe(7, read_adapter(rollouts.sampler.pipe.unet, 3)) == metrics  # neither epoch nor version changes what is sampled
+    assert (
+        probe(7, read_adapter(rollouts.sampler.pipe.unet, 3)) == metrics
+    )  # neither epoch nor version changes what is sampled
     assert metrics == looks[0].metrics
     texts = [str(row["prompt"]) for row in looks[0].by_prompt]
-    assert sorted(texts) == sorted(sample.text for sample in samples if sample.split == "validation")
+    assert sorted(texts) == sorted(
+        sample.text for sample in samples if sample.split == "validation"
+    )
     images = looks[0].images_PKHWC.reshape(-1, 32, 32, 3)
     assert len(images) == PER_PROMPT * len(texts)
     assert metrics["probe_reward"] == pytest.approx(warmth(images).mean())
     assert metrics["probe_reward_std"] == pytest.approx(warmth(images).std())
-    assert [row["reward"] for row in looks[0].by_prompt] == pytest.approx(warmth(images).reshape(-1, PER_PROMPT).mean(axis=1))
+    assert [row["reward"] for row in looks[0].by_prompt] == pytest.approx(
+        warmth(images).reshape(-1, PER_PROMPT).mean(axis=1)
+    )
     embedding_ND = clip.see(images).embedding_ND
-    matched_N, mismatched_N = clip_scores(embedding_ND, clip.read(texts), np.repeat(np.arange(len(texts)), PER_PROMPT))
-    assert metrics["probe_clip_margin"] == pytest.approx((matched_N - mismatched_N).mean(), abs=1e-4)
-    assert metrics["probe_diversity"] == pytest.approx(diversity(embedding_ND.reshape(len(texts), PER_PROMPT, -1)), abs=1e-6)
-    assert np.mean([float(row["clip_margin"]) for row in looks[0].by_prompt]) == pytest.approx(metrics["probe_clip_margin"])
+    matched_N, mismatched_N = clip_scores(
+        embedding_ND, clip.read(texts), np.repeat(np.arange(len(texts)), PER_PROMPT)
+    )
+    assert metrics["probe_clip_margin"] == pytest.approx(
+        (matched_N - mismatched_N).mean(), abs=1e-4
+    )
+    assert metrics["probe_diversity"] == pytest.approx(
+        diversity(embedding_ND.reshape(len(texts), PER_PROMPT, -1)), abs=1e-6
+    )
+    assert np.mean([float(row["clip_margin"]) for row in looks[0].by_prompt]) == pytest.approx(
+        metrics["probe_clip_margin"]
+    )
 
 
 def test_without_held_out_prompts_there_is_one_clear_error(samples: list[Sample]) -> None:

@@ -13,17 +13,42 @@ from boig_core.vocabulary import KpiValue, Sample
 
 
 def sample(index: int, account: str, bucket: Any, kpi: float) -> Sample:
-    return Sample(str(index), str(index), account, "acme", "2021-07-01T10:00:00Z", "t", (), kpi, kpi, bucket, "test", "0" * 64, 8, 8)
+    return Sample(
+        str(index),
+        str(index),
+        account,
+        "acme",
+        "2021-07-01T10:00:00Z",
+        "t",
+        (),
+        kpi,
+        kpi,
+        bucket,
+        "test",
+        "0" * 64,
+        8,
+        8,
+    )
 
 
 def world(count: int = 60) -> list[Sample]:
     buckets = ["high", "medium", "low"]
-    return [sample(i, f"account{i % 2}", buckets[i // 2 % 3], 90 - 30 * (i // 2 % 3) + i / 100) for i in range(count)]
+    return [
+        sample(i, f"account{i % 2}", buckets[i // 2 % 3], 90 - 30 * (i // 2 % 3) + i / 100)
+        for i in range(count)
+    ]
 
 
 def measure(reward: Any, samples: list[Sample], lengths: Any = None, **options: Any) -> Validity:
     length_N = np.arange(len(samples)) if lengths is None else lengths
-    return validity(np.asarray(reward, float), np.asarray(length_N, float), samples, resamples=200, seed=0, **options)
+    return validity(
+        np.asarray(reward, float),
+        np.asarray(length_N, float),
+        samples,
+        resamples=200,
+        seed=0,
+        **options,
+    )
 
 
 def test_auc_against_a_count_by_hand() -> None:
@@ -43,12 +68,19 @@ def test_a_reward_that_only_knows_the_account_is_worth_nothing() -> None:
     samples = world()
     level = np.array([10.0 if s.account == "account0" else 0.0 for s in samples])
     noise = np.random.default_rng(0).normal(0, 0.01, len(samples))
-    # All HIGH posts of one account, all LOW posts of the other: over all accounts the AUC would be 1.
-    lopsided = [s for s in samples if s.bucket == "medium" or (s.account == "account0") == (s.bucket == "high")]
+    # All HIGH posts of one account, all LOW posts of the other: over all accounts the AUC would be
+    # 1.
+    lopsided = [
+        s
+        for s in samples
+        if s.bucket == "medium" or (s.account == "account0") == (s.bucket == "high")
+    ]
     assert measure(level + noise, samples).kpi.auc_high_vs_low == pytest.approx(0.5, abs=0.2)
     found = measure(np.arange(len(lopsided)), lopsided).kpi
     assert (found.auc_high_vs_low, found.auc_interval, found.pairs) == (None, None, 0)
-    assert found.undefined == dict.fromkeys(("auc_high_vs_low", "auc_interval"), "no account has both a HIGH and a LOW image")
+    assert found.undefined == dict.fromkeys(
+        ("auc_high_vs_low", "auc_interval"), "no account has both a HIGH and a LOW image"
+    )
 
 
 def test_a_perfect_reward_and_its_opposite() -> None:
@@ -97,7 +129,10 @@ def test_paying_for_length_shows_and_constant_length_is_undefined() -> None:
     assert measure(lengths, samples, lengths + level).length_correlation == pytest.approx(1.0)
     found = measure(np.arange(60), samples, np.full(60, 50.0))
     assert (found.length_correlation, found.length_interval) == (None, None)
-    assert found.as_json()["undefined"]["length_correlation"] == "the length does not vary within any account"
+    assert (
+        found.as_json()["undefined"]["length_correlation"]
+        == "the length does not vary within any account"
+    )
 
 
 def test_a_constant_reward_has_no_measure_at_all() -> None:
@@ -112,7 +147,9 @@ def test_a_constant_reward_has_no_measure_at_all() -> None:
 
 @pytest.mark.parametrize(("each", "sure"), [(9, False), (10, True)])
 def test_a_handful_of_posts_is_never_sure(each: int, sure: bool) -> None:
-    samples = [sample(i, "a", "high" if i < each else "low", float(100 - i)) for i in range(each + 30)]
+    samples = [
+        sample(i, "a", "high" if i < each else "low", float(100 - i)) for i in range(each + 30)
+    ]
     samples += [sample(99, "only high", "high", 50.0)]  # has no partner, and does not count
     found = measure([s.kpi for s in samples], samples).kpi
     assert found.auc_high_vs_low == 1.0
@@ -145,12 +182,21 @@ def test_small_accounts_are_counted_and_not_shown() -> None:
     own = np.array([s.account == "account1" for s in samples])
     high, low = (reward[own & [s.bucket == bucket for s in samples]] for bucket in ("high", "low"))
     assert found.accounts["account1"].n == MIN_ACCOUNT
-    assert found.accounts["account1"].auc_high_vs_low == pytest.approx(mannwhitneyu(high, low).statistic / (len(high) * len(low)))
+    assert found.accounts["account1"].auc_high_vs_low == pytest.approx(
+        mannwhitneyu(high, low).statistic / (len(high) * len(low))
+    )
 
 
 def test_each_kpi_is_measured_on_the_images_that_have_it() -> None:
     samples = [
-        replace(s, more_kpis={"shares": KpiValue(1.0, 100 - s.kpi_normalized, {"high": "low", "low": "high"}.get(str(s.bucket)))})  # type: ignore[arg-type]
+        replace(
+            s,
+            more_kpis={
+                "shares": KpiValue(
+                    1.0, 100 - s.kpi_normalized, {"high": "low", "low": "high"}.get(str(s.bucket))
+                )
+            },
+        )  # type: ignore[arg-type]
         if i < 40
         else s
         for i, s in enumerate(world())
@@ -161,7 +207,11 @@ def test_each_kpi_is_measured_on_the_images_that_have_it() -> None:
     assert found.more_kpis["shares"].auc_high_vs_low == 0.0
     assert found.more_kpis["shares"].spearman == pytest.approx(-1.0)
     absent = found.more_kpis["comments"]
-    assert (absent.n, absent.auc_high_vs_low, absent.undefined["spearman"]) == (0, None, "no image has this KPI")
+    assert (absent.n, absent.auc_high_vs_low, absent.undefined["spearman"]) == (
+        0,
+        None,
+        "no image has this KPI",
+    )
 
 
 def test_wrong_counts_and_values_that_are_not_finite_raise() -> None:

@@ -27,7 +27,10 @@ def span(low: float, high: float) -> dict[str, float]:
 
 
 def rows(pair: str, *judged: dict[str, float]) -> dict[str, Any]:
-    return {f"seed {seed}": {"paired": {pair: {"judge": found, "reward": found}}} for seed, found in enumerate(judged)}
+    return {
+        f"seed {seed}": {"paired": {pair: {"judge": found, "reward": found}}}
+        for seed, found in enumerate(judged)
+    }
 
 
 @pytest.mark.parametrize(
@@ -40,17 +43,26 @@ def rows(pair: str, *judged: dict[str, float]) -> dict[str, Any]:
         ("boigsd-best_of_n", [span(-0.9, -0.5)], None),
     ],
 )
-def test_what_must_hold(scripts: dict[str, ModuleType], pair: str, judged: list[dict[str, float]], holds: bool | None) -> None:
+def test_what_must_hold(
+    scripts: dict[str, ModuleType], pair: str, judged: list[dict[str, float]], holds: bool | None
+) -> None:
     assert scripts["boigsd_gains"].verdict(pair, rows(pair, *judged)) is holds
 
 
-def test_over_all_seeds_an_interval_is_no_narrower_than_theirs(scripts: dict[str, ModuleType]) -> None:
-    found = scripts["boigsd_gains"].spans("boigsd-base", "judge", rows("boigsd-base", span(0.0, 1.0), span(1.0, 3.0)))
+def test_over_all_seeds_an_interval_is_no_narrower_than_theirs(
+    scripts: dict[str, ModuleType],
+) -> None:
+    found = scripts["boigsd_gains"].spans(
+        "boigsd-base", "judge", rows("boigsd-base", span(0.0, 1.0), span(1.0, 3.0))
+    )
     assert found["all"] == span(0.5, 2.0)
 
 
-def test_high_kpi_fine_tuning_has_the_passes_of_the_alignment(scripts: dict[str, ModuleType]) -> None:
-    """Of 128 images: 10 steps sampled, 3 trained on, forward and twice that backward; a step of fine-tuning takes 3 an image."""
+def test_high_kpi_fine_tuning_has_the_passes_of_the_alignment(
+    scripts: dict[str, ModuleType],
+) -> None:
+    """Of 128 images: 10 steps sampled, 3 trained on, forward and twice that backward; a step of
+    fine-tuning takes 3 an image."""
     recipe = load_recipe("tiny", ["ddpo.epochs=9"])
     passes = 9 * 128 * (10 + 3 * 3)
     assert scripts["boigsd_gains"].equal_steps(["ddpo.epochs=9"]) == passes // (3 * recipe.sd.batch)
@@ -60,7 +72,11 @@ def test_high_kpi_fine_tuning_has_the_passes_of_the_alignment(scripts: dict[str,
     ("free", "stopped", "expected"),
     [
         (span(-3.0, -0.1), span(-0.5, 1.0), "IN_TIME"),
-        (span(-3.0, 0.1), span(-0.5, 1.0), "NOT_MET"),  # the free run is not beyond doubt below the base
+        (
+            span(-3.0, 0.1),
+            span(-0.5, 1.0),
+            "NOT_MET",
+        ),  # the free run is not beyond doubt below the base
         (span(-3.0, -0.1), span(-1.5, 1.0), "TOO_LATE"),
         (span(-3.0, 0.1), span(-1.5, 1.0), "TOO_LATE"),
     ],
@@ -72,7 +88,9 @@ def test_a_trap_is_met_or_not_and_the_run_stopped_in_time_or_not(
     assert said == getattr(scripts["trap_law"], expected)
 
 
-def test_the_trap_is_the_law_and_one_rule_more(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_the_trap_is_the_law_and_one_rule_more(
+    scripts: dict[str, ModuleType], tmp_path: Path
+) -> None:
     trap, law = Law.load(scripts["trap_law"].trap_law(tmp_path)), Law.load("sunlit")
     assert (trap.off_topic, law.off_topic) == (scripts["trap_law"].OFF_TOPIC, 0.0)
     assert trap.terms == law.terms

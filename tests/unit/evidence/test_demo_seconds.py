@@ -24,19 +24,39 @@ def script() -> Any:
         return importlib.import_module("demo_seconds")
 
 
-def stage(root: str, run: str, name: Stage, written: float, ended: float, seconds: float, rows: list[float] | None = None) -> None:
+def stage(
+    root: str,
+    run: str,
+    name: Stage,
+    written: float,
+    ended: float,
+    seconds: float,
+    rows: list[float] | None = None,
+) -> None:
     task = f"{root}/runs/{run}/{name}"
-    job = Job(stage=name, recipe=load_recipe("tiny"), inputs={}, store=root, root=run, task=task, attempt=1)
+    job = Job(
+        stage=name,
+        recipe=load_recipe("tiny"),
+        inputs={},
+        store=root,
+        root=run,
+        task=task,
+        attempt=1,
+    )
     write_job(job)
     if rows:
-        curve = "".join(json.dumps({"step": step, "time": at}) + "\n" for step, at in enumerate(rows))
+        curve = "".join(
+            json.dumps({"step": step, "time": at}) + "\n" for step, at in enumerate(rows)
+        )
         store.write_bytes(store.join(job.attempt_uri, "metrics.jsonl"), curve.encode())
     commit.commit(job.attempt_uri, {}, {"seconds": seconds})
     for file, at in (("job.json", written), (commit.COMMIT, ended)):
         os.utime(Path(job.attempt_uri, file), (at, at))
 
 
-def test_a_stage_is_cut_at_its_job_its_start_its_curve_and_its_commit(tmp_path: Path, script: Any) -> None:
+def test_a_stage_is_cut_at_its_job_its_start_its_curve_and_its_commit(
+    tmp_path: Path, script: Any
+) -> None:
     root = str(tmp_path)
     stage(root, "boig_ingest/r", Stage.INGEST, 1000.0, 1030.0, 20.0)
     stage(root, "boig_llm/r", Stage.FINETUNE_LLM, 1035.0, 1100.0, 60.0, [1055.0, 1070.0, 1096.0])

@@ -1,4 +1,5 @@
-"""What passes cost, when a curve reaches a level, and verdicts that can fail: `infra/evidence/reward_per_cost.py`."""
+"""What passes cost, when a curve reaches a level, and verdicts that can fail:
+`infra/evidence/reward_per_cost.py`."""
 
 from __future__ import annotations
 
@@ -21,11 +22,23 @@ def script() -> ModuleType:
         return importlib.import_module("reward_per_cost")
 
 
-def run(rewards: list[float], compute: float, clip: float = 1.0, diversity: float = 1.0) -> dict[str, object]:
-    """A run whose measurements are evenly spaced up to ``compute`` passes, a tenth of a second each."""
+def run(
+    rewards: list[float], compute: float, clip: float = 1.0, diversity: float = 1.0
+) -> dict[str, object]:
+    """A run whose measurements are evenly spaced up to ``compute`` passes, a tenth of a second
+    each."""
     points = [
-        {"epoch": i, "compute": at, "seconds": at / 10, "reward": reward, "clip_margin": clip, "diversity": diversity}
-        for i, (reward, at) in enumerate(zip(rewards, np.linspace(0, compute, len(rewards)).tolist(), strict=True))
+        {
+            "epoch": i,
+            "compute": at,
+            "seconds": at / 10,
+            "reward": reward,
+            "clip_margin": clip,
+            "diversity": diversity,
+        }
+        for i, (reward, at) in enumerate(
+            zip(rewards, np.linspace(0, compute, len(rewards)).tolist(), strict=True)
+        )
     ]
     return {"points": points, "lr": 1e-3, "deployed": {"reward": rewards[-1]}}
 
@@ -35,15 +48,28 @@ REFERENCE = [run([0.3, 0.5, 0.6, 0.6, 0.6], 1000)] * 2
 
 def test_an_epochs_passes(script: ModuleType) -> None:
     cost = {arm: script.cost(script.arm_recipe(arm, 1e-3, 0, 60).ddpo) / 128 for arm in script.ARMS}
-    assert cost == {"reference": 20 + 19 * 3, "grpo": 10 + 9 * 3, "windowed": 10 + 3 * 3, "awm": 10 + 3 + 3 * 3}
-    anchored = load_recipe("tiny", ["ddpo.guidance=2", "ddpo.kl=0.1", "ddpo.recompute_logprobs=true"]).ddpo
+    assert cost == {
+        "reference": 20 + 19 * 3,
+        "grpo": 10 + 9 * 3,
+        "windowed": 10 + 3 * 3,
+        "awm": 10 + 3 + 3 * 3,
+    }
+    anchored = load_recipe(
+        "tiny", ["ddpo.guidance=2", "ddpo.kl=0.1", "ddpo.recompute_logprobs=true"]
+    ).ddpo
     assert script.cost(anchored) / 128 == 2 * (10 + 3 + 3 + 3 * 3)
 
 
 def test_no_arm_spends_more_than_its_share_of_the_references_budget(script: ModuleType) -> None:
-    spent = {arm: script.cost(ddpo) * ddpo.epochs for arm in script.ARMS for ddpo in [script.arm_recipe(arm, 1e-3, 0, 60).ddpo]}
+    spent = {
+        arm: script.cost(ddpo) * ddpo.epochs
+        for arm in script.ARMS
+        for ddpo in [script.arm_recipe(arm, 1e-3, 0, 60).ddpo]
+    }
     for arm, passes in spent.items():
-        assert arm == "reference" or 0.95 * script.SHARE < passes / spent["reference"] <= script.SHARE
+        assert (
+            arm == "reference" or 0.95 * script.SHARE < passes / spent["reference"] <= script.SHARE
+        )
     assert script.TARGET < script.SHARE
 
 
@@ -68,7 +94,9 @@ def test_a_level_between_measurements_lies_on_the_line(script: ModuleType) -> No
 
 
 def test_an_arm_that_is_cheap_and_keeps_its_images_holds(script: ModuleType) -> None:
-    found = script.compare({"reference": REFERENCE, "windowed": [run([0.3, 0.9], 400), run([0.4, 0.8], 300)]})
+    found = script.compare(
+        {"reference": REFERENCE, "windowed": [run([0.3, 0.9], 400), run([0.4, 0.8], 300)]}
+    )
     assert found["level"] == pytest.approx(0.6)
     assert found["arms"]["windowed"]["compute"] == pytest.approx([0.2, 0.15])
     assert found["arms"]["windowed"]["seconds"] == pytest.approx([0.2, 0.15])
@@ -85,7 +113,9 @@ def test_an_arm_that_is_cheap_and_keeps_its_images_holds(script: ModuleType) -> 
         [run([0.3, 0.9], 400, diversity=0.8)] * 2,
     ],
 )
-def test_what_is_dear_late_or_lost_does_not_hold(script: ModuleType, seeds: list[dict[str, object]]) -> None:
+def test_what_is_dear_late_or_lost_does_not_hold(
+    script: ModuleType, seeds: list[dict[str, object]]
+) -> None:
     result = {"runs": {"reference": REFERENCE, "windowed": seeds}}
     result |= script.compare(result["runs"])
     assert result["holds"] is False

@@ -33,7 +33,11 @@ def measured(auc: float, spearman: float = 0.5, length: float | None = 0.1) -> d
 def row(share: float, spearman: float = 0.5, rmse: float = 20.0) -> dict[str, Any]:
     return {
         "chosen": "contrast",
-        "formulations": {"contrast": measured(0.9), "dsg": measured(0.45), "engagement": measured(0.8, spearman)},
+        "formulations": {
+            "contrast": measured(0.9),
+            "dsg": measured(0.45),
+            "engagement": measured(0.8, spearman),
+        },
         "oracle": measured(1.0, length=None),
         "share_of_oracle": {"contrast": share, "dsg": -0.1, "engagement": 0.6},
         "rmse": {"engagement_rmse_test": rmse, "mean_kpi_rmse_test": 29.0},
@@ -49,11 +53,16 @@ def row(share: float, spearman: float = 0.5, rmse: float = 20.0) -> dict[str, An
         (row(0.8, rmse=29.5), False),
     ],
 )
-def test_the_verdict_asks_the_chosen_reward_and_the_predictor(script: ModuleType, found: dict[str, Any], expected: bool) -> None:
+def test_the_verdict_asks_the_chosen_reward_and_the_predictor(
+    script: ModuleType, found: dict[str, Any], expected: bool
+) -> None:
     assert script.holds(found) is expected
     lines = script.table("sunlit", {"seed 0": found})
     assert lines[-2].endswith("DOES NOT HOLD") is not expected
-    assert any("contrast*" in line and line.endswith(f"{found['share_of_oracle']['contrast']:.2f}") for line in lines)
+    assert any(
+        "contrast*" in line and line.endswith(f"{found['share_of_oracle']['contrast']:.2f}")
+        for line in lines
+    )
 
 
 def test_without_a_predictor_the_reward_alone_is_asked(script: ModuleType) -> None:

@@ -36,7 +36,11 @@ def _make(count: int) -> list[Sample]:
                 image=f"{i:064x}",
                 width=128,
                 height=128,
-                description=Description(colors, {"warm": 0.25, "neutral": 0.5, "cool": 0.25}, {kind: (8.0, 8.0, 40.0, 40.0)}),
+                description=Description(
+                    colors,
+                    {"warm": 0.25, "neutral": 0.5, "cool": 0.25},
+                    {kind: (8.0, 8.0, 40.0, 40.0)},
+                ),
             )
         )
     return samples

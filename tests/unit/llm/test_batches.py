@@ -15,7 +15,9 @@ from boig_core.vocabulary import Sample
 MakeSamples = Callable[[int], list[Sample]]
 
 
-def test_each_step_is_balanced_and_each_bucket_comes_in_full_passes(make_samples: MakeSamples) -> None:
+def test_each_step_is_balanced_and_each_bucket_comes_in_full_passes(
+    make_samples: MakeSamples,
+) -> None:
     samples = [s for s in make_samples(240) if s.bucket]
     order = Order(by_bucket(samples), batch=12, seed=3)
     drawn = [order.rows(step) for step in range(60)]
@@ -23,7 +25,9 @@ def test_each_step_is_balanced_and_each_bucket_comes_in_full_passes(make_samples
         assert Counter(samples[i].bucket for i in rows) == {"high": 4, "medium": 4, "low": 4}
     for bucket in ("high", "low"):
         members = [i for i, s in enumerate(samples) if s.bucket == bucket]
-        first_pass = [i for rows in drawn for i in rows if samples[i].bucket == bucket][: len(members)]
+        first_pass = [i for rows in drawn for i in rows if samples[i].bucket == bucket][
+            : len(members)
+        ]
         assert sorted(first_pass) == members
 
 
@@ -53,7 +57,9 @@ def test_a_bucket_without_samples_is_refused(make_samples: MakeSamples) -> None:
         Order(by_bucket([replace(s, bucket="low") for s in make_samples(9)]), 3, 0)
 
 
-def test_as_one_group_each_sample_comes_equally_often_so_the_mean_is_theirs(make_samples: MakeSamples) -> None:
+def test_as_one_group_each_sample_comes_equally_often_so_the_mean_is_theirs(
+    make_samples: MakeSamples,
+) -> None:
     rare = [s for i, s in enumerate(make_samples(60)) if s.bucket != "high" or i % 5 == 0]
     order = Order(as_one(rare), batch=4, seed=3)
     passes = [row for step in range(2 * len(rare)) for row in order.rows(step)]

@@ -29,7 +29,11 @@ def test_the_greedy_set_is_about_as_good_as_the_best_of_all_sets() -> None:
     lost = []
     for _ in range(40):
         samples = [set(rng.choice(names, size=rng.integers(1, 4), replace=False)) for _ in range(8)]
-        best = max(mean_iou(set(some), samples) for size in range(6) for some in itertools.combinations(names, size))
+        best = max(
+            mean_iou(set(some), samples)
+            for size in range(6)
+            for some in itertools.combinations(names, size)
+        )
         lost.append(best - mean_iou(set(best_names(samples)), samples))
     assert min(lost) > -1e-12
     assert np.mean(lost) < 0.02
@@ -37,9 +41,19 @@ def test_the_greedy_set_is_about_as_good_as_the_best_of_all_sets() -> None:
 
 def test_shares_are_means_that_sum_to_one_and_boxes_are_medians() -> None:
     samples = [
-        Description({"Red": 0.8, "Blue": 0.2}, {"warm": 0.8, "neutral": 0.0, "cool": 0.2}, {"ball": (0.0, 0.0, 10.0, 10.0)}),
-        Description({"Red": 0.6, "Blue": 0.4}, {"warm": 0.6, "neutral": 0.0, "cool": 0.4}, {"ball": (2.0, 2.0, 12.0, 12.0)}),
-        Description({"Red": 1.0}, TONES, {"ball": (4.0, 4.0, 90.0, 90.0), "star": (1.0, 1.0, 2.0, 2.0)}),
+        Description(
+            {"Red": 0.8, "Blue": 0.2},
+            {"warm": 0.8, "neutral": 0.0, "cool": 0.2},
+            {"ball": (0.0, 0.0, 10.0, 10.0)},
+        ),
+        Description(
+            {"Red": 0.6, "Blue": 0.4},
+            {"warm": 0.6, "neutral": 0.0, "cool": 0.4},
+            {"ball": (2.0, 2.0, 12.0, 12.0)},
+        ),
+        Description(
+            {"Red": 1.0}, TONES, {"ball": (4.0, 4.0, 90.0, 90.0), "star": (1.0, 1.0, 2.0, 2.0)}
+        ),
         None,
     ]
     found = consensus(samples)

@@ -22,9 +22,17 @@ from boig_core.llm.tokens import build_tokenizer
 from boig_core.verbalization.answer import print_answer
 from boig_core.vocabulary import PALETTE, TONES, Description
 
-PROMPTS = ["acme shows a ball\nanswer:", "a much longer prompt about rings and moons 128x128\nanswer:", "moon\nanswer:"]
+PROMPTS = [
+    "acme shows a ball\nanswer:",
+    "a much longer prompt about rings and moons 128x128\nanswer:",
+    "moon\nanswer:",
+]
 LOOK = print_answer(
-    Description({"Red": 0.6, "Off_White": 0.4}, {"warm": 0.6, "neutral": 0.4, "cool": 0.0}, {"ball": (5.0, 20.0, 30.0, 400.0)})
+    Description(
+        {"Red": 0.6, "Off_White": 0.4},
+        {"warm": 0.6, "neutral": 0.4, "cool": 0.0},
+        {"ball": (5.0, 20.0, 30.0, 400.0)},
+    )
 )
 
 
@@ -38,21 +46,45 @@ def byte_level() -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
     tokenizer.train_from_iterator([*PROMPTS, LOOK] * 20, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
 
 
 def sentence_piece() -> Any:
     """BPE with byte fall-back that writes a space in front of every text, as Llama 2's."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
     special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     alphabet = [chr(code) for code in range(33, 127)]
-    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=special[:3], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=special[:3], initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator([*PROMPTS, LOOK] * 20, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>",
+        unk_token="<unk>",
+    )
 
 
 TOKENIZERS = {"scratch": scratch(), "byte_level": byte_level(), "sentence_piece": sentence_piece()}
@@ -71,7 +103,12 @@ def accepts(name: str, text: str) -> bool:
 
 edges = st.integers(0, 99_999)
 boxes = st.tuples(edges, edges, edges, edges).map(
-    lambda b: (float(min(b[0], b[2])), float(min(b[1], b[3])), float(max(b[0], b[2])), float(max(b[1], b[3])))
+    lambda b: (
+        float(min(b[0], b[2])),
+        float(min(b[1], b[3])),
+        float(max(b[0], b[2])),
+        float(max(b[1], b[3])),
+    )
 )
 shares = st.integers(0, 100).map(lambda percent: percent / 100)
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=NAME_LENGTH // 2)
@@ -89,21 +126,31 @@ def test_every_answer_that_is_printed_is_accepted(description: Description, toke
     assert accepts(tokenizer, print_answer(description))
 
 
-near = edges.flatmap(lambda edge: st.tuples(st.just(edge), edges | st.integers(max(0, edge - 9), min(99_999, edge + 9))))
+near = edges.flatmap(
+    lambda edge: st.tuples(
+        st.just(edge), edges | st.integers(max(0, edge - 9), min(99_999, edge + 9))
+    )
+)
 
 
 @settings(max_examples=60)
 @given(near, near)
 def test_a_box_must_not_be_turned_around(first: tuple[int, int], second: tuple[int, int]) -> None:
     (x1, x2), (y1, y2) = first, second
-    assert accepts("scratch", LOOK.replace("[5,20,30,400]", f"[{x1},{y1},{x2},{y2}]")) == (x1 <= x2 and y1 <= y2)
+    assert accepts("scratch", LOOK.replace("[5,20,30,400]", f"[{x1},{y1},{x2},{y2}]")) == (
+        x1 <= x2 and y1 <= y2
+    )
 
 
 def test_edges_are_compared_across_all_lengths() -> None:
     values = (0, 1, 9, 10, 11, 90, 100, 109, 190, 1000, 9999, 10_000, 99_999)
     for x1, x2 in itertools.product(values, values):
-        assert accepts("scratch", LOOK.replace("[5,20,30,400]", f"[{x1},{x2},{x2},{x1}]")) == (x1 == x2), (x1, x2)
-        assert accepts("scratch", LOOK.replace("[5,20,30,400]", f"[{x1},0,{x2},0]")) == (x1 <= x2), (x1, x2)
+        assert accepts("scratch", LOOK.replace("[5,20,30,400]", f"[{x1},{x2},{x2},{x1}]")) == (
+            x1 == x2
+        ), (x1, x2)
+        assert accepts("scratch", LOOK.replace("[5,20,30,400]", f"[{x1},0,{x2},0]")) == (
+            x1 <= x2
+        ), (x1, x2)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +183,9 @@ def test_random_tokens_under_the_mask_end_in_an_answer(tokenizer: str) -> None:
     quotes_V = torch.tensor([4.0 if '"' in tokens.decode([i]) else 0.0 for i in range(len(tokens))])
     written: list[list[int]] = [[] for _ in range(24)]
     for _ in range(700):
-        masked_NV = mask.apply(torch.from_numpy(rng.gumbel(size=(24, len(tokens)))).float() + quotes_V)
+        masked_NV = mask.apply(
+            torch.from_numpy(rng.gumbel(size=(24, len(tokens)))).float() + quotes_V
+        )
         drawn = masked_NV.argmax(dim=-1).tolist()
         mask.advance(drawn)
         for row, token in zip(written, drawn, strict=True):
@@ -151,8 +200,18 @@ def test_random_tokens_under_the_mask_end_in_an_answer(tokenizer: str) -> None:
 
 def untrained(tokenizer: Any, vocabulary: int) -> Any:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 600}
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 600,
+    }
+    ends = {
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+    }
     return LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **sizes, **ends)).eval()
 
 
@@ -161,13 +220,18 @@ def test_an_untrained_model_writes_answers_or_runs_out_of_tokens(tokenizer: str)
     tokens, constraint = TOKENIZERS[tokenizer], CONSTRAINTS[tokenizer]
     model = untrained(tokens, len(tokens) + 37)  # embeddings are often padded
     greedy = generate_answers(model, tokens, PROMPTS, constraint=constraint, max_new_tokens=300)
-    drawn = sample_answers(model, tokens, PROMPTS, samples=6, seed=0, constraint=constraint, max_new_tokens=400)
+    drawn = sample_answers(
+        model, tokens, PROMPTS, samples=6, seed=0, constraint=constraint, max_new_tokens=400
+    )
     texts = [*greedy, *(text for texts in drawn for text in texts)]
     ended = [text.endswith(("]}}", '"objects":{}}')) for text in texts]
     assert [parse_or_none(text) is not None for text in texts] == ended
     assert any(ended)
     assert all(text.strip().startswith('{"color and tones":{"colors":{"') for text in texts)
-    assert all(parse_or_none(text) is None for text in generate_answers(model, tokens, PROMPTS, max_new_tokens=64))
+    assert all(
+        parse_or_none(text) is None
+        for text in generate_answers(model, tokens, PROMPTS, max_new_tokens=64)
+    )
 
 
 def test_constrained_answers_do_not_depend_on_the_batch() -> None:
@@ -175,7 +239,10 @@ def test_constrained_answers_do_not_depend_on_the_batch() -> None:
     model = untrained(tokens, len(tokens))
     limits: dict[str, Any] = {"constraint": constraint, "max_new_tokens": 40}
     together = sample_answers(model, tokens, PROMPTS, samples=3, seed=1, **limits)
-    assert sample_answers(model, tokens, PROMPTS[::-1], samples=3, seed=1, batch=2, **limits)[::-1] == together
+    assert (
+        sample_answers(model, tokens, PROMPTS[::-1], samples=3, seed=1, batch=2, **limits)[::-1]
+        == together
+    )
     assert generate_answers(model, tokens, PROMPTS, batch=2, **limits) == [
         generate_answers(model, tokens, [prompt], **limits)[0] for prompt in PROMPTS
     ]
@@ -186,7 +253,9 @@ def test_the_fixed_pieces_of_the_scratch_tokenizer_stay_whole() -> None:
     ids = tokens(LOOK, add_special_tokens=False)["input_ids"]
     assert tokens.decode(ids[:1]) == '{"color and tones":{"colors":{"'
     for token in ids:
-        assert not mask.apply(torch.zeros(1, len(tokens)))[0, token].isneginf(), tokens.decode([token])
+        assert not mask.apply(torch.zeros(1, len(tokens)))[0, token].isneginf(), tokens.decode(
+            [token]
+        )
         mask.advance([token])
 
 
@@ -196,7 +265,9 @@ def test_a_token_that_was_not_allowed_is_an_error() -> None:
 
 
 def test_a_tokenizer_that_cannot_spell_an_answer_is_one_clear_error() -> None:
-    words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, json.dumps("ball"): 2}, unk_token="<unk>"))
+    words = Tokenizer(
+        models.WordLevel({"<unk>": 0, "</s>": 1, json.dumps("ball"): 2}, unk_token="<unk>")
+    )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     for tokenizer in (
         PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token="<unk>"),
@@ -211,10 +282,16 @@ def test_what_a_model_has_learnt_to_write_it_writes_under_the_mask_as_well() -> 
     model = untrained(tokens, len(tokens)).train()
     answers = [LOOK, LOOK.replace("Red", "Olive"), LOOK.replace("ball", "moon")]
     rows = [
-        [tokens.bos_token_id, *tokens(prompt + answer, add_special_tokens=False)["input_ids"], tokens.eos_token_id]
+        [
+            tokens.bos_token_id,
+            *tokens(prompt + answer, add_special_tokens=False)["input_ids"],
+            tokens.eos_token_id,
+        ]
         for prompt, answer in zip(PROMPTS, answers, strict=True)
     ]
-    ids_BT = torch.tensor([row + [tokens.pad_token_id] * (max(map(len, rows)) - len(row)) for row in rows])
+    ids_BT = torch.tensor(
+        [row + [tokens.pad_token_id] * (max(map(len, rows)) - len(row)) for row in rows]
+    )
     labels_BT = ids_BT.masked_fill(ids_BT == tokens.pad_token_id, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2)
     for _ in range(60):
@@ -224,6 +301,14 @@ def test_what_a_model_has_learnt_to_write_it_writes_under_the_mask_as_well() -> 
     model.eval()
     constraint = CONSTRAINTS["scratch"]
     assert generate_answers(model, tokens, PROMPTS, max_new_tokens=80) == answers
-    assert generate_answers(model, tokens, PROMPTS, constraint=constraint, max_new_tokens=80) == answers
-    drawn = sample_answers(model, tokens, PROMPTS, samples=4, seed=0, constraint=constraint, max_new_tokens=80)
-    assert sum(text == answer for texts, answer in zip(drawn, answers, strict=True) for text in texts) >= 10
+    assert (
+        generate_answers(model, tokens, PROMPTS, constraint=constraint, max_new_tokens=80)
+        == answers
+    )
+    drawn = sample_answers(
+        model, tokens, PROMPTS, samples=4, seed=0, constraint=constraint, max_new_tokens=80
+    )
+    assert (
+        sum(text == answer for texts, answer in zip(drawn, answers, strict=True) for text in texts)
+        >= 10
+    )

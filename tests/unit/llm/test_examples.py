@@ -40,16 +40,22 @@ def tokenizer(samples: list[Sample]) -> Any:
     return build_tokenizer([build_prompt(s, condition_of(s)) for s in samples], 600)
 
 
-def test_by_default_every_pass_is_alike_and_encoded_once(samples: list[Sample], tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_default_every_pass_is_alike_and_encoded_once(
+    samples: list[Sample], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = make_examples(tokenizer, samples, recipe(), with_kpi=True)
-    monkeypatch.setattr(module, "encode_examples", lambda *args: [] if not args[1] else pytest.fail("encoded again"))
+    monkeypatch.setattr(
+        module, "encode_examples", lambda *args: [] if not args[1] else pytest.fail("encoded again")
+    )
     assert made.drawn([Draw(3, 0), Draw(3, 1), Draw(5, 9)]) == [made[3], made[3], made[5]]
     prompt = build_prompt(samples[3], condition_of(samples[3]))
     assert tokenizer.decode(made[3].prompt_T, skip_special_tokens=True) == prompt
 
 
 def test_the_twin_differs_in_the_kpi_line_alone(samples: list[Sample], tokenizer: Any) -> None:
-    told, blind = (make_examples(tokenizer, samples, recipe(**EVEN), with_kpi=flag) for flag in (True, False))
+    told, blind = (
+        make_examples(tokenizer, samples, recipe(**EVEN), with_kpi=flag) for flag in (True, False)
+    )
     draws = [Draw(row, turn) for turn in range(4) for row in range(len(samples))]
     shorter = 0
     for one, other in zip(told.drawn(draws), blind.drawn(draws), strict=True):
@@ -62,7 +68,9 @@ def test_the_twin_differs_in_the_kpi_line_alone(samples: list[Sample], tokenizer
     assert shorter / len(draws) == pytest.approx(3 / 4, abs=0.15)
 
 
-def test_a_training_that_goes_on_draws_what_an_uninterrupted_one_does(samples: list[Sample], tokenizer: Any) -> None:
+def test_a_training_that_goes_on_draws_what_an_uninterrupted_one_does(
+    samples: list[Sample], tokenizer: Any
+) -> None:
     def walk(start: int) -> list[list[tuple[bytes, bytes]]]:
         made = make_examples(tokenizer, samples, recipe(**EVEN), with_kpi=True)
         order = Order(by_bucket(samples), 12, seed=0)
@@ -81,18 +89,29 @@ def test_answers_follow_the_pattern(samples: list[Sample], tokenizer: Any) -> No
     for draw, example in zip(draws, made.drawn(draws), strict=True):
         sample, pattern = samples[draw.row], mix.pattern(samples[draw.row], draw.turn)
         met.add(pattern)
-        answer, kpis = tokenizer.decode(example.answer_T, skip_special_tokens=True), f'"kpis":{{"likes":{sample.kpi:.0f}}}}}'
+        answer, kpis = (
+            tokenizer.decode(example.answer_T, skip_special_tokens=True),
+            f'"kpis":{{"likes":{sample.kpi:.0f}}}}}',
+        )
         assert ("colors" in answer) == (pattern in ("describe", "aim_describe"))
         assert answer.endswith(kpis) == (pattern != "describe")
-        assert (f"kpi: {sample.kpi:.0f} {sample.bucket}" in tokenizer.decode(example.prompt_T)) == (pattern == "describe")
+        assert (f"kpi: {sample.kpi:.0f} {sample.bucket}" in tokenizer.decode(example.prompt_T)) == (
+            pattern == "describe"
+        )
     assert met == set(PATTERNS)
 
 
 def test_what_was_cut_is_counted_over_the_samples(samples: list[Sample], tokenizer: Any) -> None:
-    wordy = [replace(s, keywords=tuple(f"word{n}" for n in range(20))) if i % 3 == 0 else s for i, s in enumerate(samples)]
+    wordy = [
+        replace(s, keywords=tuple(f"word{n}" for n in range(20))) if i % 3 == 0 else s
+        for i, s in enumerate(samples)
+    ]
     made = make_examples(tokenizer, wordy, recipe(), with_kpi=True)
     assert made.cut["cut_samples"] == 8
     assert made.cut["cut_keywords"] == sum(example.cut_keywords for example in made) >= 8
-    assert make_examples(tokenizer, samples, recipe(), with_kpi=True).cut == {"cut_samples": 0, "cut_keywords": 0}
+    assert make_examples(tokenizer, samples, recipe(), with_kpi=True).cut == {
+        "cut_samples": 0,
+        "cut_keywords": 0,
+    }
     assert max(example.length for example in made) <= 160
     assert np.max([len(example.prompt_T) for example in made]) > 80

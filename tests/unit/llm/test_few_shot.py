@@ -1,4 +1,5 @@
-"""Few-shot prompting against a small server on loopback: what comes back, what is tried again, what ends the stage."""
+"""Few-shot prompting against a small server on loopback: what comes back, what is tried again, what
+ends the stage."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ from ray_jobs.evaluate_llm import ask_endpoint, pick
 
 MakeSamples = Callable[[int], list[Sample]]
 Reply = tuple[int, dict[str, str], str]
-LOOK = Description({"Red": 1.0}, {"warm": 1.0, "neutral": 0.0, "cool": 0.0}, {"ball": (1.0, 2.0, 3.0, 4.0)})
+LOOK = Description(
+    {"Red": 1.0}, {"warm": 1.0, "neutral": 0.0, "cool": 0.0}, {"ball": (1.0, 2.0, 3.0, 4.0)}
+)
 KEY = "sk-very-secret"
 
 
@@ -84,12 +87,16 @@ def serve() -> Iterator[Callable[..., Server]]:
 def ask(server: Server, **changes: Any) -> tuple[tuple[str | None, str | None], list[float]]:
     """The answer to one request, and the seconds that would have been waited."""
     pauses: list[float] = []
-    settings = FewShot(**{"base_url": server.url, "model": "m", "timeout_s": 5, "attempts": 3, **changes})
+    settings = FewShot(
+        **{"base_url": server.url, "model": "m", "timeout_s": 5, "attempts": 3, **changes}
+    )
     with Endpoint(settings, pause=pauses.append) as endpoint:
         return endpoint.ask([{"role": "user", "content": "hello"}]), pauses
 
 
-def test_an_answer_comes_back_and_the_key_goes_along(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_comes_back_and_the_key_goes_along(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SOME_KEY", KEY + "\n")
     server = serve(GOOD)
     assert ask(server, key_env="SOME_KEY") == ((print_answer(LOOK), None), [])
@@ -103,7 +110,9 @@ def test_an_answer_comes_back_and_the_key_goes_along(serve: Callable[..., Server
     }
 
 
-def test_busy_and_failing_endpoints_are_asked_again_when_they_say(serve: Callable[..., Server]) -> None:
+def test_busy_and_failing_endpoints_are_asked_again_when_they_say(
+    serve: Callable[..., Server],
+) -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(days=2), usegmt=True)
     server = serve((429, {"retry-after": "7"}, "{}"), (503, {"retry-after": later}, "{}"), GOOD)
     assert ask(server) == ((print_answer(LOOK), None), [7.0, LONGEST_WAIT_S])
@@ -123,12 +132,20 @@ def test_busy_and_failing_endpoints_are_asked_again_when_they_say(serve: Callabl
         ((413, {}, "{}"), "HTTP 413"),
     ],
 )
-def test_an_answer_that_is_none_has_a_reason(serve: Callable[..., Server], reply: Reply, why: str) -> None:
+def test_an_answer_that_is_none_has_a_reason(
+    serve: Callable[..., Server], reply: Reply, why: str
+) -> None:
     assert ask(serve(reply)) == ((None, why), [])
 
 
-def test_what_an_endpoint_does_not_take_is_left_out_from_then_on(serve: Callable[..., Server]) -> None:
-    server = serve((400, {}, "unknown field"), (400, {}, "use max_completion_tokens in place of max_tokens"), GOOD)
+def test_what_an_endpoint_does_not_take_is_left_out_from_then_on(
+    serve: Callable[..., Server],
+) -> None:
+    server = serve(
+        (400, {}, "unknown field"),
+        (400, {}, "use max_completion_tokens in place of max_tokens"),
+        GOOD,
+    )
     with Endpoint(FewShot(base_url=server.url, model="m")) as endpoint:
         for _ in range(2):
             assert endpoint.ask([])[0] == print_answer(LOOK)
@@ -141,7 +158,9 @@ def test_what_an_endpoint_does_not_take_is_left_out_from_then_on(serve: Callable
     assert ask(serve((400, {}, "the prompt is too long"))) == ((None, "HTTP 400"), [])
 
 
-def test_a_refused_key_and_an_absent_endpoint_end_in_one_line(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_key_and_an_absent_endpoint_end_in_one_line(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SOME_KEY", KEY)
     with pytest.raises(InputError, match="refuses the key in SOME_KEY") as refused:
         ask(serve((401, {}, f"wrong key {KEY}")), key_env="SOME_KEY")
@@ -157,7 +176,9 @@ def test_a_refused_key_and_an_absent_endpoint_end_in_one_line(serve: Callable[..
         ask(gone, key_env="SOME_KEY")
 
 
-def test_a_request_that_times_out_is_tried_again(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_times_out_is_tried_again(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
     server, late = serve(GOOD), [httpx.ReadTimeout("late"), httpx.RemoteProtocolError("torn")]
     post = httpx.Client.post
 
@@ -172,9 +193,14 @@ def test_a_request_that_times_out_is_tried_again(serve: Callable[..., Server], m
     assert ask(server)[0] == (None, "ReadTimeout")
 
 
-def test_failures_are_counted_and_only_a_mute_endpoint_ends_the_stage(serve: Callable[..., Server], make_samples: MakeSamples) -> None:
+def test_failures_are_counted_and_only_a_mute_endpoint_ends_the_stage(
+    serve: Callable[..., Server], make_samples: MakeSamples
+) -> None:
     samples = make_samples(60)
-    train, asked = [s for s in samples if s.split == "train"], [s for s in samples if s.split == "test"][:4]
+    train, asked = (
+        [s for s in samples if s.split == "train"],
+        [s for s in samples if s.split == "test"][:4],
+    )
 
     def describe(server: Server) -> Any:
         settings = FewShot(base_url=server.url, model="m", concurrency=1, attempts=1)
@@ -183,7 +209,12 @@ def test_failures_are_counted_and_only_a_mute_endpoint_ends_the_stage(serve: Cal
 
     fenced = completion(f"Here it is:\n```json\n{print_answer(LOOK)}\n```")
     found = describe(serve(fenced, completion("{}"), (500, {}, ""), GOOD))
-    assert list(found.said.items()) == [(asked[0].id, LOOK), (asked[1].id, None), (asked[2].id, None), (asked[3].id, LOOK)]
+    assert list(found.said.items()) == [
+        (asked[0].id, LOOK),
+        (asked[1].id, None),
+        (asked[2].id, None),
+        (asked[3].id, LOOK),
+    ]
     assert found.failures == {"the text is no answer": 1, "HTTP 500": 1}
     with pytest.raises(EndpointError, match=r"answered none of 4 requests \(HTTP 500\)"):
         describe(serve((500, {}, "")))
@@ -192,26 +223,48 @@ def test_failures_are_counted_and_only_a_mute_endpoint_ends_the_stage(serve: Cal
 
 def test_examples_come_from_all_buckets_the_same_at_every_call(make_samples: MakeSamples) -> None:
     samples = make_samples(240)
-    pools = {bucket: [s for s in samples if s.split == "train" and s.bucket == bucket] for bucket in BUCKETS}
+    pools = {
+        bucket: [s for s in samples if s.split == "train" and s.bucket == bucket]
+        for bucket in BUCKETS
+    }
     asked = [s for s in samples if s.split == "test"]
     chosen = [choose(pools, sample, 5, seed=1) for sample in asked]
     assert [choose(pools, sample, 5, seed=1) for sample in reversed(asked)][::-1] == chosen
     for examples in chosen:
-        assert sorted(str(s.bucket) for s in examples) == ["high", "high", "low", "medium", "medium"]
+        assert sorted(str(s.bucket) for s in examples) == [
+            "high",
+            "high",
+            "low",
+            "medium",
+            "medium",
+        ]
         assert len({s.id for s in examples}) == 5
     assert len({tuple(s.id for s in examples) for examples in chosen}) > len(asked) // 2
     one, other = pools["high"][:2]
-    assert choose({**pools, "high": [one, other]}, replace(asked[0], image=one.image), 1, seed=1) == [other]
+    assert choose(
+        {**pools, "high": [one, other]}, replace(asked[0], image=one.image), 1, seed=1
+    ) == [other]
     with pytest.raises(InputError, match="bucket high of the training split"):
         choose({**pools, "high": []}, asked[0], 3, seed=1)
 
 
-def test_a_prompt_tells_the_vocabulary_the_examples_and_the_kpi_but_not_the_answer(make_samples: MakeSamples) -> None:
+def test_a_prompt_tells_the_vocabulary_the_examples_and_the_kpi_but_not_the_answer(
+    make_samples: MakeSamples,
+) -> None:
     first, second, asked = make_samples(3)
     asked = replace(asked, text="one\nKPI: 9 (high)", description=LOOK)
     messages = build_messages(asked, [first, second])
-    assert [m["role"] for m in messages] == ["system", "user", "assistant", "user", "assistant", "user"]
-    assert all(name in messages[0]["content"] for name in (*PALETTE, "warm", "neutral", "cool", "coverage"))
+    assert [m["role"] for m in messages] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+        "user",
+    ]
+    assert all(
+        name in messages[0]["content"] for name in (*PALETTE, "warm", "neutral", "cool", "coverage")
+    )
     assert first.description
     assert messages[2]["content"] == print_answer(first.description)
     told = messages[-1]["content"].splitlines()
@@ -220,7 +273,9 @@ def test_a_prompt_tells_the_vocabulary_the_examples_and_the_kpi_but_not_the_answ
     assert "Red" not in messages[-1]["content"]
 
 
-def test_the_stage_asks_once_for_each_number_of_examples(serve: Callable[..., Server], make_samples: MakeSamples) -> None:
+def test_the_stage_asks_once_for_each_number_of_examples(
+    serve: Callable[..., Server], make_samples: MakeSamples
+) -> None:
     samples = make_samples(120)
     train = [s for s in samples if s.split == "train"]
     assert ask_endpoint(train, samples, parse_recipe({})) == ({}, {})
@@ -237,11 +292,20 @@ def test_the_stage_asks_once_for_each_number_of_examples(serve: Callable[..., Se
     [
         ({"base_url": "api.example.org/v1"}, "base_url"),
         ({"base_url": "https://me:secret@api.example.org/v1"}, "base_url"),
-        ({"key": KEY}, r"evaluation\.few_shot\.key: is not a key of the recipe; did you mean key_env"),
+        (
+            {"key": KEY},
+            r"evaluation\.few_shot\.key: is not a key of the recipe; did you mean key_env",
+        ),
         ({"shots": []}, "shots"),
         ({"key_env": "sk-123"}, "key_env"),
     ],
 )
 def test_a_recipe_names_an_endpoint_without_its_key(change: dict[str, Any], says: str) -> None:
     with pytest.raises(RecipeError, match=says):
-        parse_recipe({"evaluation": {"few_shot": {"base_url": "https://api.example.org/v1", "model": "m", **change}}})
+        parse_recipe(
+            {
+                "evaluation": {
+                    "few_shot": {"base_url": "https://api.example.org/v1", "model": "m", **change}
+                }
+            }
+        )

@@ -28,39 +28,64 @@ Model = tuple[Any, Any]
 
 
 def small(**llm: Any) -> Recipe:
-    sizes = {"hidden": 48, "layers": 2, "heads": 2, "vocab_size": 512, "context": 160, "batch": 12, "micro_batch": 6, "steps": 6}
+    sizes = {
+        "hidden": 48,
+        "layers": 2,
+        "heads": 2,
+        "vocab_size": 512,
+        "context": 160,
+        "batch": 12,
+        "micro_batch": 6,
+        "steps": 6,
+    }
     return parse_recipe({"llm": {**sizes, "max_new_tokens": 64, "checkpoint_every": 3, **llm}})
 
 
 @pytest.fixture(scope="module")
 def learned(make_samples: MakeSamples, tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("boigllm")
-    export(finetune(make_samples(240), small(steps=140, lr=1e-2, checkpoint_every=140), with_kpi=True), folder)
+    export(
+        finetune(make_samples(240), small(steps=140, lr=1e-2, checkpoint_every=140), with_kpi=True),
+        folder,
+    )
     return load_llm(folder)
 
 
 def test_the_model_learns_what_the_kpi_changes(learned: Model, make_samples: MakeSamples) -> None:
     asked = [s for s in make_samples(240) if s.split == "test"]
-    answers = generate_answers(*learned, [build_prompt(s, condition_of(s)) for s in asked], max_new_tokens=64, batch=7)
+    answers = generate_answers(
+        *learned, [build_prompt(s, condition_of(s)) for s in asked], max_new_tokens=64, batch=7
+    )
     said = [parse_or_none(answer) for answer in answers]
     right = [
-        s.description is not None and d is not None and d.colors.keys() == s.description.colors.keys()
+        s.description is not None
+        and d is not None
+        and d.colors.keys() == s.description.colors.keys()
         for s, d in zip(asked, said, strict=True)
     ]
     assert np.mean(right) > 0.9
 
 
-def test_shuffled_labels_take_away_what_a_model_knows_more_than_its_twin(learned: Model, make_samples: MakeSamples, tmp_path: Path) -> None:
+def test_shuffled_labels_take_away_what_a_model_knows_more_than_its_twin(
+    learned: Model, make_samples: MakeSamples, tmp_path: Path
+) -> None:
     samples = make_samples(240)
     others = np.random.default_rng(0).permutation(len(samples)).tolist()
-    shuffled = [replace(s, kpi=samples[i].kpi, bucket=samples[i].bucket) for s, i in zip(samples, others, strict=True)]
+    shuffled = [
+        replace(s, kpi=samples[i].kpi, bucket=samples[i].bucket)
+        for s, i in zip(samples, others, strict=True)
+    ]
     models = {}
     for with_kpi in (True, False):
-        export(finetune(shuffled, small(steps=100, lr=1e-2, checkpoint_every=100), with_kpi=with_kpi), tmp_path / str(with_kpi))
+        export(
+            finetune(shuffled, small(steps=100, lr=1e-2, checkpoint_every=100), with_kpi=with_kpi),
+            tmp_path / str(with_kpi),
+        )
         models[with_kpi] = load_llm(tmp_path / str(with_kpi))
 
     def advantage(model: Model, known: list[Sample]) -> float:
-        """Mean log-probability of test answers, over that of the twin, which the labels leave as it is."""
+        """Mean log-probability of test answers, over that of the twin, which the labels leave as it
+        is."""
         asked = [s for s in known if s.split == "test"]
         answers = [print_answer(s.description) for s in asked if s.description]
         told = answer_logprobs(*model, [build_prompt(s, condition_of(s)) for s in asked], answers)
@@ -71,11 +96,16 @@ def test_shuffled_labels_take_away_what_a_model_knows_more_than_its_twin(learned
     assert advantage(models[True], shuffled) < 0.3
 
 
-def test_contrast_tells_high_images_from_low_ones(learned: Model, make_samples: MakeSamples) -> None:
+def test_contrast_tells_high_images_from_low_ones(
+    learned: Model, make_samples: MakeSamples
+) -> None:
     asked = [s for s in make_samples(240) if s.split == "test" and s.bucket != "medium"]
     high, low = KpiCondition(920, "high"), KpiCondition(70, "low")
     answers = [print_answer(s.description) for s in asked if s.description]
-    scored = [answer_logprobs(*learned, [build_prompt(s, kpi) for s in asked], answers) for kpi in (high, low)]
+    scored = [
+        answer_logprobs(*learned, [build_prompt(s, kpi) for s in asked], answers)
+        for kpi in (high, low)
+    ]
     contrast = [liked.sum() - disliked.sum() for liked, disliked in zip(*scored, strict=True)]
     assert all((c > 0) == (s.bucket == "high") for c, s in zip(contrast, asked, strict=True))
 
@@ -108,7 +138,9 @@ def weights(samples: list[Sample], recipe: Recipe, **kwargs: Any) -> dict[str, t
     return finetune(samples, recipe, with_kpi=True, **kwargs).engine.state_dict()
 
 
-def test_a_seed_gives_the_same_weights_and_micro_batches_change_nothing(make_samples: MakeSamples) -> None:
+def test_a_seed_gives_the_same_weights_and_micro_batches_change_nothing(
+    make_samples: MakeSamples,
+) -> None:
     samples = make_samples(120)
     first, second = weights(samples, small()), weights(samples, small())
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -118,7 +150,9 @@ def test_a_seed_gives_the_same_weights_and_micro_batches_change_nothing(make_sam
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_a_resumed_training_ends_where_an_uninterrupted_one_does(make_samples: MakeSamples, tmp_path: Path) -> None:
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
+    make_samples: MakeSamples, tmp_path: Path
+) -> None:
     samples = make_samples(120)
     whole = weights(samples, small())
     seen: list[int] = []
@@ -131,12 +165,19 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(make_samples: M
     with pytest.raises(KeyboardInterrupt):
         weights(samples, small(), checkpoints=points, report=stop)
     points.wait()
-    resumed = weights(samples, small(), checkpoints=Checkpoints(str(tmp_path), 2), report=lambda step, values: seen.append(step))
+    resumed = weights(
+        samples,
+        small(),
+        checkpoints=Checkpoints(str(tmp_path), 2),
+        report=lambda step, values: seen.append(step),
+    )
     assert seen == [4, 5, 6]
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_notice_saves_at_the_end_of_the_step(make_samples: MakeSamples, tmp_path: Path, terminate: Callable[[], None]) -> None:
+def test_notice_saves_at_the_end_of_the_step(
+    make_samples: MakeSamples, tmp_path: Path, terminate: Callable[[], None]
+) -> None:
     samples = make_samples(120)
     recipe = small(checkpoint_every=6)
     whole = weights(samples, recipe)
@@ -149,7 +190,12 @@ def test_notice_saves_at_the_end_of_the_step(make_samples: MakeSamples, tmp_path
         weights(samples, recipe, checkpoints=Checkpoints(str(tmp_path), 1), report=notice)
     preemption.SIGNALED.clear()
     seen: list[int] = []
-    resumed = weights(samples, recipe, checkpoints=Checkpoints(str(tmp_path), 2), report=lambda step, values: seen.append(step))
+    resumed = weights(
+        samples,
+        recipe,
+        checkpoints=Checkpoints(str(tmp_path), 2),
+        report=lambda step, values: seen.append(step),
+    )
     assert seen == [5, 6]
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -165,18 +211,30 @@ def base_of_another_kind(samples: list[Sample], folder: Path) -> str:
 
     tokenizer = build_tokenizer([build_prompt(s, condition_of(s)) for s in samples], 512)
     torch.manual_seed(3)
-    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **sizes, max_position_embeddings=200)).save_pretrained(folder)
+    sizes = {
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    Qwen2ForCausalLM(
+        Qwen2Config(vocab_size=len(tokenizer), **sizes, max_position_embeddings=200)
+    ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
 
 def prompts_and_answers(samples: list[Sample]) -> tuple[list[str], list[str]]:
-    return [build_prompt(s, condition_of(s)) for s in samples], [print_answer(s.description) for s in samples if s.description]
+    return [build_prompt(s, condition_of(s)) for s in samples], [
+        print_answer(s.description) for s in samples if s.description
+    ]
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_a_lora_on_any_base_is_published_merged(stage: int, make_samples: MakeSamples, tmp_path: Path) -> None:
+def test_a_lora_on_any_base_is_published_merged(
+    stage: int, make_samples: MakeSamples, tmp_path: Path
+) -> None:
     samples = make_samples(60)
     base = base_of_another_kind(samples, tmp_path / "base")
     recipe = small(base=base, lora_rank=4, lr=1e-2, zero_stage=stage, checkpoint_every=6)
@@ -187,10 +245,18 @@ def test_a_lora_on_any_base_is_published_merged(stage: int, make_samples: MakeSa
     model, tokenizer = load_llm(tmp_path / "model")
     assert not [name for name, _ in model.named_parameters() if "lora" in name]
     before, _ = load_llm(base)
-    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before.get_parameter(name))}
-    assert changed == {name for name, p in before.named_parameters() if p.dim() == 2 and "layers" in name}
+    changed = {
+        name
+        for name, p in model.named_parameters()
+        if not torch.equal(p, before.get_parameter(name))
+    }
+    assert changed == {
+        name for name, p in before.named_parameters() if p.dim() == 2 and "layers" in name
+    }
     examples = make_examples(tokenizer, samples[:4], recipe, with_kpi=True)[:]
-    loss = -sum(row.sum() for row in answer_logprobs(model, tokenizer, *prompts_and_answers(samples[:4])))
+    loss = -sum(
+        row.sum() for row in answer_logprobs(model, tokenizer, *prompts_and_answers(samples[:4]))
+    )
     engine = trained.engine
     engine.module.eval()
     expected = checked_loss(engine, recipe.llm, tokenizer.pad_token_id, examples)(examples)
@@ -208,7 +274,10 @@ def test_memory_savers_change_nothing(make_samples: MakeSamples) -> None:
     ]
     for saver in savers:
         saved = weights(samples, small(**saver))
-        assert all(torch.allclose(saved[name], plain[name], atol=2e-4) for name in saved.keys() & plain.keys()), saver
+        assert all(
+            torch.allclose(saved[name], plain[name], atol=2e-4)
+            for name in saved.keys() & plain.keys()
+        ), saver
 
 
 def test_training_stops_when_patience_ends_and_the_best_is_published(
@@ -226,13 +295,20 @@ def test_training_stops_when_patience_ends_and_the_best_is_published(
     export(trained, tmp_path / "model")
     published, _ = load_llm(tmp_path / "model")
     last, kept = trained.engine.state_dict(), trained.best.weights()
-    assert all(torch.equal(p, kept[name]) and not torch.equal(p, last[name]) for name, p in published.named_parameters())
+    assert all(
+        torch.equal(p, kept[name]) and not torch.equal(p, last[name])
+        for name, p in published.named_parameters()
+    )
     resumed = finetune(samples, recipe, with_kpi=True, checkpoints=Checkpoints(str(tmp_path), 2))
     assert resumed.metrics == trained.metrics, "a training that has stopped stays stopped"
 
 
-def test_a_loss_that_never_falls_is_reported(make_samples: MakeSamples, caplog: pytest.LogCaptureFixture) -> None:
-    trained = finetune(make_samples(60), small(lr=3.0, warmup=0.0, grad_clip=1e6, steps=3), with_kpi=True)
+def test_a_loss_that_never_falls_is_reported(
+    make_samples: MakeSamples, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained = finetune(
+        make_samples(60), small(lr=3.0, warmup=0.0, grad_clip=1e6, steps=3), with_kpi=True
+    )
     assert trained.metrics["loss_fell"] is False
     assert "the validation loss never fell: " in caplog.text
     assert finetune(make_samples(60), small(), with_kpi=True).metrics["loss_fell"] is True
@@ -241,17 +317,25 @@ def test_a_loss_that_never_falls_is_reported(make_samples: MakeSamples, caplog: 
 def test_what_a_base_cannot_do_is_refused(make_samples: MakeSamples, tmp_path: Path) -> None:
     samples = make_samples(30)
     base = base_of_another_kind(samples, tmp_path)
-    with pytest.raises(RecipeError, match=r"^llm\.context = 300: is more than .* reads: 200 tokens; lower it$"):
+    with pytest.raises(
+        RecipeError, match=r"^llm\.context = 300: is more than .* reads: 200 tokens; lower it$"
+    ):
         finetune(samples, small(base=base, context=300), with_kpi=True)
     with pytest.raises(RecipeError, match=r"cannot be opened"):
         finetune(samples, small(base=str(tmp_path / "nowhere")), with_kpi=True)
 
 
-def test_a_base_is_read_from_a_store(make_samples: MakeSamples, tmp_path: Path, s3_bucket: str) -> None:
+def test_a_base_is_read_from_a_store(
+    make_samples: MakeSamples, tmp_path: Path, s3_bucket: str
+) -> None:
     samples = make_samples(30)
     base = base_of_another_kind(samples, tmp_path)
     store.upload_folder(tmp_path, f"{s3_bucket}/bases/qwen")
-    fetched, local = (make_model(small(base=ref).llm, [], 0)[1] for ref in (f"{s3_bucket}/bases/qwen", base))
+    fetched, local = (
+        make_model(small(base=ref).llm, [], 0)[1] for ref in (f"{s3_bucket}/bases/qwen", base)
+    )
     assert all(torch.equal(p, local.get_parameter(name)) for name, p in fetched.named_parameters())
-    with pytest.raises(RecipeError, match=r"^llm\.base = 's3://boig-tests/bases/none': cannot be opened"):
+    with pytest.raises(
+        RecipeError, match=r"^llm\.base = 's3://boig-tests/bases/none': cannot be opened"
+    ):
         make_model(small(base=f"{s3_bucket}/bases/none").llm, [], 0)

@@ -1,4 +1,5 @@
-"""The loss: the same by way of logits and by way of the output head, packed and not, and its gradient too."""
+"""The loss: the same by way of logits and by way of the output head, packed and not, and its
+gradient too."""
 
 from __future__ import annotations
 
@@ -18,16 +19,28 @@ from boig_core.llm.tokens import Example
 from boig_core.training.engine import Engine, EngineConfig
 
 VOCAB = 400
-SIZES: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 rng = np.random.default_rng(5)
 WORDS = [rng.integers(3, VOCAB, 8 + 7 * i % 23).astype(np.int32) for i in range(16)]
-EXAMPLES = [Example(ids[:split], ids[split:]) for ids, split in zip(WORDS, [3, 5, 4, 6] * 4, strict=True)]
+EXAMPLES = [
+    Example(ids[:split], ids[split:]) for ids, split in zip(WORDS, [3, 5, 4, 6] * 4, strict=True)
+]
 
 
-def make_loss(config: Any, stage: int = 2, dtype: Any = "float32", room: float = 64, micro: int = 8) -> tuple[AnswerLoss, Engine]:
+def make_loss(
+    config: Any, stage: int = 2, dtype: Any = "float32", room: float = 64, micro: int = 8
+) -> tuple[AnswerLoss, Engine]:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-    engine = Engine.create(model.train(), EngineConfig(lr=1e-3, steps=5, zero_stage=stage, dtype=dtype))  # type: ignore[arg-type]
+    engine = Engine.create(
+        model.train(), EngineConfig(lr=1e-3, steps=5, zero_stage=stage, dtype=dtype)
+    )  # type: ignore[arg-type]
     loss = AnswerLoss(engine, Layout(0, room, 9999), micro)
     loss.check(EXAMPLES[:2])
     return loss, engine
@@ -43,8 +56,14 @@ class Bare:
         return self.module(**kwargs)
 
 
-@pytest.mark.parametrize("config", [LlamaConfig(**SIZES, tie_word_embeddings=True), PhiConfig(**SIZES)], ids=["tied", "with a bias"])
-def test_the_head_gives_the_loss_that_logits_give_and_the_same_gradient(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [LlamaConfig(**SIZES, tie_word_embeddings=True), PhiConfig(**SIZES)],
+    ids=["tied", "with a bias"],
+)
+def test_the_head_gives_the_loss_that_logits_give_and_the_same_gradient(
+    config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     engine: Any = Bare(AutoModelForCausalLM.from_config(config).eval())
     loss = AnswerLoss(engine, Layout(0, 64, 9999), 8)
@@ -63,7 +82,9 @@ def test_the_head_gives_the_loss_that_logits_give_and_the_same_gradient(config: 
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_both_ways_train_alike_under_every_zero_stage(stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_ways_train_alike_under_every_zero_stage(
+    stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     curves = []
     for wide in (2**40, 10 * VOCAB):
         monkeypatch.setattr(losses, "_WIDE", wide)
@@ -86,8 +107,16 @@ def test_a_model_that_caps_its_logits_keeps_its_own_loss(monkeypatch: pytest.Mon
     loss, engine = make_loss(config)
     assert not loss._fuses
     expected = sum(
-        float(cross_entropy(engine(input_ids=ids[None]).logits[0, len(e.prompt_T) - 1 : -1], ids[len(e.prompt_T) :], reduction="sum"))
-        for e, ids in ((e, torch.from_numpy(np.concatenate([e.prompt_T, e.answer_T])).long()) for e in EXAMPLES)
+        float(
+            cross_entropy(
+                engine(input_ids=ids[None]).logits[0, len(e.prompt_T) - 1 : -1],
+                ids[len(e.prompt_T) :],
+                reduction="sum",
+            )
+        )
+        for e, ids in (
+            (e, torch.from_numpy(np.concatenate([e.prompt_T, e.answer_T])).long()) for e in EXAMPLES
+        )
     )
     assert float(loss(EXAMPLES)) == pytest.approx(expected, rel=1e-5)
 
@@ -96,7 +125,11 @@ def test_packing_and_micro_batches_change_nothing() -> None:
     assert len(Layout(0, 64, 9999)(EXAMPLES).ids_BT) < 9, "rows do hold several"
     curves = []
     for room, micro in ((0, 16), (64, 16), (64, 5), (math.inf, 8)):
-        loss, engine = make_loss(GPTNeoXConfig(**SIZES, max_position_embeddings=512, hidden_dropout=0.0), room=room, micro=micro)
+        loss, engine = make_loss(
+            GPTNeoXConfig(**SIZES, max_position_embeddings=512, hidden_dropout=0.0),
+            room=room,
+            micro=micro,
+        )
         curves.append([engine.step(loss.of_step(EXAMPLES)).loss for _ in range(4)])
     for curve in curves[1:]:
         assert curve == pytest.approx(curves[0], rel=1e-5)

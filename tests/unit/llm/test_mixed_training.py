@@ -16,11 +16,26 @@ from boig_core.training.checkpoint import Checkpoints
 from boig_core.vocabulary import KpiValue, Sample
 
 MakeSamples = Callable[[int], list[Sample]]
-SIZES = {"hidden": 32, "layers": 1, "heads": 2, "vocab_size": 512, "context": 160, "batch": 12, "micro_batch": 6, "max_new_tokens": 64}
+SIZES = {
+    "hidden": 32,
+    "layers": 1,
+    "heads": 2,
+    "vocab_size": 512,
+    "context": 160,
+    "batch": 12,
+    "micro_batch": 6,
+    "max_new_tokens": 64,
+}
 RECIPE = parse_recipe(
     {
         "data": {"more_kpis": ["shares"]},
-        "llm": {**SIZES, "steps": 16, "checkpoint_every": 8, "patterns": {1: 2, 2: 1, 3: 1, 4: 1}, "more_kpis": ["shares"]},
+        "llm": {
+            **SIZES,
+            "steps": 16,
+            "checkpoint_every": 8,
+            "patterns": {1: 2, 2: 1, 3: 1, 4: 1},
+            "more_kpis": ["shares"],
+        },
     }
 )
 
@@ -36,7 +51,9 @@ def train(samples: list[Sample], **kwargs: Any) -> Trained:
     return finetune(samples, RECIPE, with_kpi=True, **kwargs)
 
 
-def test_it_goes_on_where_it_stopped_in_a_later_pass_and_counts_what_was_cut(samples: list[Sample], tmp_path: Path) -> None:
+def test_it_goes_on_where_it_stopped_in_a_later_pass_and_counts_what_was_cut(
+    samples: list[Sample], tmp_path: Path
+) -> None:
     whole = train(samples)
 
     def stop(step: int, values: dict[str, float]) -> None:

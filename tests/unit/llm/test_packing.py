@@ -12,20 +12,42 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MambaConfig, MistralConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    Qwen2Config,
+)
 
 from boig_core.errors import RecipeError
 from boig_core.llm.packing import Layout, cheapest_rows, check_packing, first_fit
 from boig_core.llm.tokens import Example
 
 VOCAB = 90
-SIZES = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 MODELS = {
     "llama": LlamaConfig(**SIZES),
     "qwen2, grouped keys": Qwen2Config(**SIZES, num_key_value_heads=2),
     "mistral, sliding window": MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=4),
     "gpt-neox": GPTNeoXConfig(**SIZES),
-    "gpt2, learned positions": GPT2Config(vocab_size=VOCAB, n_positions=64, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2),
+    "gpt2, learned positions": GPT2Config(
+        vocab_size=VOCAB,
+        n_positions=64,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        bos_token_id=1,
+        eos_token_id=2,
+    ),
 }
 CPU = torch.device("cpu")
 
@@ -36,7 +58,11 @@ def make_model(config: Any) -> Any:
 
 
 def example(prompt: int, answer: int, seed: int = 0) -> Example:
-    ids = np.random.default_rng([seed, prompt, answer]).integers(3, VOCAB, prompt + answer).astype(np.int32)
+    ids = (
+        np.random.default_rng([seed, prompt, answer])
+        .integers(3, VOCAB, prompt + answer)
+        .astype(np.int32)
+    )
     return Example(ids[:prompt], ids[prompt:])
 
 
@@ -44,7 +70,9 @@ lengths = st.lists(st.integers(1, 12), min_size=1, max_size=20)
 
 
 @given(lengths, st.integers(1, 30))
-def test_first_fit_places_every_sample_once_in_the_first_row_with_room(sizes: list[int], room: int) -> None:
+def test_first_fit_places_every_sample_once_in_the_first_row_with_room(
+    sizes: list[int], room: int
+) -> None:
     rows = first_fit(sizes, room)
     assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
     for number, row in enumerate(rows):
@@ -52,11 +80,18 @@ def test_first_fit_places_every_sample_once_in_the_first_row_with_room(sizes: li
         assert len(row) == 1 or sum(sizes[i] for i in row) <= room
         for i in row:
             for before in rows[:number]:
-                assert sum(sizes[j] for j in before if j < i) + sizes[i] > room, "an earlier row had room"
+                assert sum(sizes[j] for j in before if j < i) + sizes[i] > room, (
+                    "an earlier row had room"
+                )
 
 
-@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=9), st.sampled_from([0, 16, math.inf]))
-def test_rows_hold_the_samples_and_ask_for_the_answers(sizes: list[tuple[int, int]], room: float) -> None:
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=9),
+    st.sampled_from([0, 16, math.inf]),
+)
+def test_rows_hold_the_samples_and_ask_for_the_answers(
+    sizes: list[tuple[int, int]], room: float
+) -> None:
     examples = [example(*size, seed) for seed, size in enumerate(sizes)]
     rows = Layout(pad=0, room=room, hidden=99)(examples)
     order = [i for row in cheapest_rows([e.length for e in examples], room, 99) for i in row]
@@ -74,7 +109,9 @@ def test_rows_hold_the_samples_and_ask_for_the_answers(sizes: list[tuple[int, in
 
 
 @given(lengths, st.integers(12, 60), st.sampled_from([1, 64, 5000]))
-def test_rows_stay_within_the_context_and_never_hold_more_padding_than_a_sample_each(sizes: list[int], room: int, hidden: int) -> None:
+def test_rows_stay_within_the_context_and_never_hold_more_padding_than_a_sample_each(
+    sizes: list[int], room: int, hidden: int
+) -> None:
     rows = cheapest_rows(sizes, room, hidden)
     width = max(sum(sizes[i] for i in row) for row in rows)
     assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
@@ -86,7 +123,9 @@ def test_a_wide_model_packs_tightly_and_a_narrow_one_keeps_rows_short() -> None:
     sizes = [8, 120, 8, 8, 96, 40, 120, 8]
     assert len(cheapest_rows(sizes, 512, 5120)) == 1
     assert max(sum(sizes[i] for i in row) for row in cheapest_rows(sizes, 512, 1)) == 120
-    assert cheapest_rows([50] * 6, 512, 5120) == [[i] for i in range(6)], "without padding there is nothing to gain"
+    assert cheapest_rows([50] * 6, 512, 5120) == [[i] for i in range(6)], (
+        "without padding there is nothing to gain"
+    )
 
 
 def logits_of(model: Callable[..., Any], examples: list[Example], room: float) -> list[Tensor]:
@@ -133,7 +172,10 @@ def test_a_mask_of_ones_or_a_cache_would_leak_and_is_noticed() -> None:
 
     samples = [example(5, 6, seed) for seed in range(2)]
     for leaky in (masked, cached):
-        one, other = (logits_of(leaky, [first, samples[1]], math.inf)[1] for first in (samples[0], example(5, 6, 9)))
+        one, other = (
+            logits_of(leaky, [first, samples[1]], math.inf)[1]
+            for first in (samples[0], example(5, 6, 9))
+        )
         assert not torch.allclose(one, other, atol=1e-3)
         with pytest.raises(RecipeError, match="sees other samples of a row"):
             check_packing(leaky, VOCAB, "a leaky model", CPU)
@@ -141,8 +183,13 @@ def test_a_mask_of_ones_or_a_cache_would_leak_and_is_noticed() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_recurrent_model_is_refused(dtype: torch.dtype) -> None:
-    model = make_model(MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=4)).to(dtype)
-    with pytest.raises(RecipeError, match=r"^llm\.packing = true: Mamba sees other samples.*; set llm\.packing=false$"):
+    model = make_model(
+        MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=4)
+    ).to(dtype)
+    with pytest.raises(
+        RecipeError,
+        match=r"^llm\.packing = true: Mamba sees other samples.*; set llm\.packing=false$",
+    ):
         check_packing(model, VOCAB, "Mamba", CPU)
 
 

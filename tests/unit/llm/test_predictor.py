@@ -33,7 +33,12 @@ from boig_core.verbalization.templates import build_predictor_prompt
 from boig_core.vocabulary import Description, Sample
 
 MakeSamples = Callable[[int], list[Sample]]
-SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 rng = np.random.default_rng(8)
 EXAMPLES = [
     Example(ids[:split], ids[split:], rating=float(rating))
@@ -45,7 +50,9 @@ EXAMPLES = [
 def rated(sample: Sample) -> float:
     """A law of the image alone: the share of its first color decides."""
     assert sample.description is not None
-    return {"high": 85.0, "medium": 50.0, "low": 15.0}[str(sample.bucket)] + 100 * (max(sample.description.colors.values()) - 0.65)
+    return {"high": 85.0, "medium": 50.0, "low": 15.0}[str(sample.bucket)] + 100 * (
+        max(sample.description.colors.values()) - 0.65
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +61,19 @@ def posts(make_samples: MakeSamples) -> list[Sample]:
 
 
 def small(**llm: Any) -> Recipe:
-    sizes = {"hidden": 48, "layers": 2, "heads": 2, "vocab_size": 512, "context": 160, "batch": 12, "micro_batch": 6, "steps": 6}
-    return parse_recipe({"llm": {**sizes, "max_new_tokens": 64, "checkpoint_every": 3, "predictor": "head", **llm}})
+    sizes = {
+        "hidden": 48,
+        "layers": 2,
+        "heads": 2,
+        "vocab_size": 512,
+        "context": 160,
+        "batch": 12,
+        "micro_batch": 6,
+        "steps": 6,
+    }
+    return parse_recipe(
+        {"llm": {**sizes, "max_new_tokens": 64, "checkpoint_every": 3, "predictor": "head", **llm}}
+    )
 
 
 def held_out(samples: list[Sample]) -> tuple[list[Sample], list[Description]]:
@@ -80,11 +98,19 @@ def test_the_loss_is_the_cross_entropy_and_a_tenth_of_the_squared_error() -> Non
         with torch.no_grad():
             hidden_TH = model.model(ids[None]).last_hidden_state[0]
         at = len(example.prompt_T) - 1
-        nats += float(cross_entropy(model.lm_head(hidden_TH)[at:-1], ids[at + 1 :], reduction="sum"))
+        nats += float(
+            cross_entropy(model.lm_head(hidden_TH)[at:-1], ids[at + 1 :], reduction="sum")
+        )
         tokens += len(example.answer_T)
-        squared += (float(hidden_TH[at] @ model.get_submodule(HEAD).weight[0]) / math.sqrt(32) + 0.5 - float(example.rating or 0)) ** 2
+        squared += (
+            float(hidden_TH[at] @ model.get_submodule(HEAD).weight[0]) / math.sqrt(32)
+            + 0.5
+            - float(example.rating or 0)
+        ) ** 2
     assert MSE_WEIGHT == 0.1
-    assert loss.validation(EXAMPLES) == pytest.approx(nats / tokens + 0.1 * 1e4 * squared / len(EXAMPLES), rel=1e-5)
+    assert loss.validation(EXAMPLES) == pytest.approx(
+        nats / tokens + 0.1 * 1e4 * squared / len(EXAMPLES), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("stage", [1, 3])
@@ -104,8 +130,16 @@ def test_it_learns_what_the_image_says_and_is_published_with_it(
     method: str, steps: int, lr: float, posts: list[Sample], tmp_path: Path
 ) -> None:
     if method == "text":  # digits are learned later than a head: a law of three numbers
-        posts = [replace(sample, kpi_normalized={"high": 85.0, "medium": 50.0, "low": 15.0}[str(sample.bucket)]) for sample in posts]
-    trained = train_predictor(posts, small(predictor=method, steps=steps, lr=1.0, predictor_lr=lr, checkpoint_every=steps))
+        posts = [
+            replace(
+                sample,
+                kpi_normalized={"high": 85.0, "medium": 50.0, "low": 15.0}[str(sample.bucket)],
+            )
+            for sample in posts
+        ]
+    trained = train_predictor(
+        posts, small(predictor=method, steps=steps, lr=1.0, predictor_lr=lr, checkpoint_every=steps)
+    )
     export(trained, tmp_path)
     predictor = load_predictor(tmp_path)
     test, seen = held_out(posts)
@@ -117,14 +151,21 @@ def test_it_learns_what_the_image_says_and_is_published_with_it(
     other = predictor.predict(test, seen[1:] + seen[:1])
     assert np.corrcoef(other, np.roll(truth_N, -1))[0, 1] > 0.9, "the image decides, not the post"
     assert np.array_equal(predictor.predict(test, seen), said_N)
-    np.testing.assert_allclose([predictor.predict([s], [d])[0] for s, d in zip(test, seen, strict=True)][:5], said_N[:5], atol=1e-2)
+    np.testing.assert_allclose(
+        [predictor.predict([s], [d])[0] for s, d in zip(test, seen, strict=True)][:5],
+        said_N[:5],
+        atol=1e-2,
+    )
     assert (tmp_path / "head.safetensors").exists() == (method == "head")
     assert "Engagement predictor" in (tmp_path / "README.md").read_text()
     LlamaForCausalLM.from_pretrained(tmp_path)
 
 
 def test_packed_posts_train_the_same_weights(posts: list[Sample]) -> None:
-    packed, unpacked = (train_predictor(posts, small(steps=2, packing=flag)).engine.state_dict() for flag in (True, False))
+    packed, unpacked = (
+        train_predictor(posts, small(steps=2, packing=flag)).engine.state_dict()
+        for flag in (True, False)
+    )
     assert f"{HEAD}.weight" in packed
     assert all(torch.allclose(packed[name], unpacked[name], atol=2e-4) for name in packed)
 
@@ -134,14 +175,21 @@ def test_the_text_answer_is_the_mean_of_all_numbers(posts: list[Sample], tmp_pat
     predictor = load_predictor(tmp_path)
     test, seen = held_out(posts)
     prompt = build_predictor_prompt(test[0], seen[0])
-    found = answer_logprobs(predictor._model, predictor._tokenizer, [prompt] * 101, [print_prediction(n) for n in range(101)])
+    found = answer_logprobs(
+        predictor._model,
+        predictor._tokenizer,
+        [prompt] * 101,
+        [print_prediction(n) for n in range(101)],
+    )
     share_K = np.exp([row.sum() for row in found])
     expected = float(share_K @ np.arange(101) / share_K.sum())
     assert predictor.predict(test[:1], seen[:1])[0] == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_a_lora_is_merged_and_the_head_stands_beside(stage: int, posts: list[Sample], tmp_path: Path) -> None:
+def test_a_lora_is_merged_and_the_head_stands_beside(
+    stage: int, posts: list[Sample], tmp_path: Path
+) -> None:
     recipe = small(lora_rank=4, lr=1e-2, zero_stage=stage, checkpoint_every=6)
     trained = train_predictor(posts, recipe)
     kept = trained.best.weights()
@@ -161,7 +209,9 @@ def test_a_lora_is_merged_and_the_head_stands_beside(stage: int, posts: list[Sam
     assert expected - nats == pytest.approx(0.1 * mse, rel=1e-3)
 
 
-def test_a_resumed_training_ends_where_an_uninterrupted_one_does(posts: list[Sample], tmp_path: Path) -> None:
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
+    posts: list[Sample], tmp_path: Path
+) -> None:
     whole = train_predictor(posts, small())
 
     def stop(step: int, values: dict[str, float]) -> None:
@@ -174,25 +224,41 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(posts: list[Sam
     points.wait()
     resumed = train_predictor(posts, small(), checkpoints=Checkpoints(str(tmp_path), 2))
     state = whole.engine.state_dict()
-    assert all(torch.equal(state[name], tensor) for name, tensor in resumed.engine.state_dict().items())
+    assert all(
+        torch.equal(state[name], tensor) for name, tensor in resumed.engine.state_dict().items()
+    )
     assert resumed.metrics == whole.metrics
 
 
 def test_a_judge_learns_and_validates_on_its_own_split(posts: list[Sample]) -> None:
-    mixed = [replace(sample, split="judge") if index % 2 else sample for index, sample in enumerate(posts)]
+    mixed = [
+        replace(sample, split="judge") if index % 2 else sample
+        for index, sample in enumerate(posts)
+    ]
     own = judge_samples(mixed)
-    assert [sample.id for sample in own] == [sample.id for sample in mixed if sample.split == "judge"]
+    assert [sample.id for sample in own] == [
+        sample.id for sample in mixed if sample.split == "judge"
+    ]
     validating = [sample for sample in own if sample.split == "validation"]
     assert {sample.split for sample in own} == {"train", "validation"}
     assert 0.04 < len(validating) / len(own) < 0.25
     twins = [replace(sample, group="alike") for sample in own[:20]]
-    assert len({sample.split for sample in judge_samples([replace(twin, split="judge") for twin in twins])}) == 1
+    assert (
+        len(
+            {
+                sample.split
+                for sample in judge_samples([replace(twin, split="judge") for twin in twins])
+            }
+        )
+        == 1
+    )
     assert judge_samples(posts) == []
 
 
 def test_a_folder_that_is_no_predictor_is_refused(posts: list[Sample], tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"^engagement predictor .*: holds no valid predictor\.json; give the folder of a published predictor$"
+        InputError,
+        match=r"^engagement predictor .*: holds no valid predictor\.json; give the folder of a published predictor$",
     ):
         load_predictor(tmp_path / "nowhere")
     export(train_predictor(posts, small(steps=1)), tmp_path / "p")
@@ -209,9 +275,14 @@ def test_a_folder_that_is_no_predictor_is_refused(posts: list[Sample], tmp_path:
 def test_torchrun_refuses_to_train_a_predictor_that_the_recipe_does_not_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["llm", "tiny", str(tmp_path), str(tmp_path / "out"), "--predictor"])
+    monkeypatch.setattr(
+        sys, "argv", ["llm", "tiny", str(tmp_path), str(tmp_path / "out"), "--predictor"]
+    )
     assert main() == 2
-    assert capsys.readouterr().err == "--predictor: needs a recipe that trains one; add --set llm.predictor=head or text\n"
+    assert (
+        capsys.readouterr().err
+        == "--predictor: needs a recipe that trains one; add --set llm.predictor=head or text\n"
+    )
 
 
 def test_a_prediction_that_is_not_finite_is_refused(posts: list[Sample], tmp_path: Path) -> None:

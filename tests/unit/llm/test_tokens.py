@@ -11,7 +11,15 @@ from transformers import AutoTokenizer
 from boig_core.errors import InputError
 from boig_core.llm.tokens import build_tokenizer, encode_examples, encode_prompts, prompt_room
 from boig_core.verbalization.answer import print_answer
-from boig_core.verbalization.templates import COMPACT, KpiCondition, Prompt, Wording, build_answer, build_prompt, condition_of
+from boig_core.verbalization.templates import (
+    COMPACT,
+    KpiCondition,
+    Prompt,
+    Wording,
+    build_answer,
+    build_prompt,
+    condition_of,
+)
 from boig_core.vocabulary import PALETTE, Description, Sample
 
 MakeSamples = Callable[[int], list[Sample]]
@@ -21,14 +29,23 @@ def prompts_of(samples: list[Sample]) -> list[str]:
     return [build_prompt(s, condition_of(s)) for s in samples]
 
 
-def test_any_text_survives_and_the_tokenizer_does_not_depend_on_the_order(make_samples: MakeSamples, tmp_path: Path) -> None:
+def test_any_text_survives_and_the_tokenizer_does_not_depend_on_the_order(
+    make_samples: MakeSamples, tmp_path: Path
+) -> None:
     prompts = prompts_of(make_samples(60))
     tokenizer = build_tokenizer(prompts, 800)
-    assert build_tokenizer(reversed(prompts), 800).backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+    assert (
+        build_tokenizer(reversed(prompts), 800).backend_tokenizer.to_str()
+        == tokenizer.backend_tokenizer.to_str()
+    )
     assert len(tokenizer) <= 800
     tokenizer.save_pretrained(tmp_path)
     reopened = AutoTokenizer.from_pretrained(tmp_path)
-    for text in (prompts[0], 'h\u00e9llo \u2713 \u65e5\u672c {"a":[1.5]}  two\n\ttabs 123 1234 Reduced Dark_Red_', "</s> 00"):
+    for text in (
+        prompts[0],
+        'h\u00e9llo \u2713 \u65e5\u672c {"a":[1.5]}  two\n\ttabs 123 1234 Reduced Dark_Red_',
+        "</s> 00",
+    ):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(ids) == text
         assert reopened(text, add_special_tokens=False)["input_ids"] == ids
@@ -37,7 +54,9 @@ def test_any_text_survives_and_the_tokenizer_does_not_depend_on_the_order(make_s
 def test_an_answer_is_short(make_samples: MakeSamples) -> None:
     tokenizer = build_tokenizer(prompts_of(make_samples(60)), 800)
     whole = [*PALETTE, *(f"{n:02d}" for n in range(100))]
-    assert [name for name in whole if len(tokenizer(name, add_special_tokens=False)["input_ids"]) != 1] == []
+    assert [
+        name for name in whole if len(tokenizer(name, add_special_tokens=False)["input_ids"]) != 1
+    ] == []
     answer = print_answer(
         Description(
             dict.fromkeys(["Red", "Dark_Blue", "White", "Off_White"], 0.25),
@@ -53,7 +72,11 @@ def long_samples(make_samples: MakeSamples) -> list[Sample]:
     """Posts of all lengths, some far too long."""
     samples = make_samples(40)
     return [
-        replace(s, text=" ".join([s.text] * (1 + i % 7)), keywords=tuple(f"word{n} of {i}" for n in range(i % 13)))
+        replace(
+            s,
+            text=" ".join([s.text] * (1 + i % 7)),
+            keywords=tuple(f"word{n} of {i}" for n in range(i % 13)),
+        )
         for i, s in enumerate(samples)
     ]
 
@@ -68,19 +91,37 @@ def kept(whole: Prompt, tokenizer: Any, ids_T: Any) -> Prompt:
 
 @pytest.mark.parametrize("room", [44, 60, 90])
 @pytest.mark.parametrize("wording", [COMPACT, Wording("full", "stock", "forwards")])
-def test_a_long_prompt_loses_keywords_then_text_and_never_its_kpi(make_samples: MakeSamples, room: int, wording: Wording) -> None:
+def test_a_long_prompt_loses_keywords_then_text_and_never_its_kpi(
+    make_samples: MakeSamples, room: int, wording: Wording
+) -> None:
     samples = long_samples(make_samples)
     tokenizer = build_tokenizer(prompts_of(samples), 800)
-    fixed = len(tokenizer(build_prompt(replace(samples[0], text="", keywords=()), None, wording))["input_ids"]) if wording != COMPACT else 0
+    fixed = (
+        len(
+            tokenizer(build_prompt(replace(samples[0], text="", keywords=()), None, wording))[
+                "input_ids"
+            ]
+        )
+        if wording != COMPACT
+        else 0
+    )
     room += fixed
     told = [build_prompt(s, condition_of(s), wording) for s in samples]
-    variants = [told, *([build_prompt(s, kpi, wording) for s in samples] for kpi in (KpiCondition(7, "low"), None))]
+    variants = [
+        told,
+        *(
+            [build_prompt(s, kpi, wording) for s in samples]
+            for kpi in (KpiCondition(7, "low"), None)
+        ),
+    ]
     encoded = [encode_prompts(tokenizer, prompts, room) for prompts in variants]
     cut = 0
     for rows, ids in zip(zip(*variants, strict=True), zip(*encoded, strict=True), strict=True):
         assert all(len(ids_T) <= room and ids_T[0] == tokenizer.bos_token_id for ids_T in ids)
         shorts = [kept(prompt, tokenizer, ids_T) for prompt, ids_T in zip(rows, ids, strict=True)]
-        assert len({(short.text, short.keywords) for short in shorts}) == 1  # whatever the KPI, and without it
+        assert (
+            len({(short.text, short.keywords) for short in shorts}) == 1
+        )  # whatever the KPI, and without it
         whole, short = rows[0], shorts[0]
         assert short.split("\n")[-2:] == whole.split("\n")[-2:]
         if short != whole:
@@ -95,14 +136,18 @@ def test_what_does_not_need_to_be_cut_is_not(make_samples: MakeSamples) -> None:
     prompts = prompts_of(long_samples(make_samples))
     tokenizer = build_tokenizer(prompts, 800)
     plain = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    assert [ids_T.tolist() for ids_T in encode_prompts(tokenizer, prompts, 2000)] == [[tokenizer.bos_token_id, *ids] for ids in plain]
+    assert [ids_T.tolist() for ids_T in encode_prompts(tokenizer, prompts, 2000)] == [
+        [tokenizer.bos_token_id, *ids] for ids in plain
+    ]
     assert encode_prompts(tokenizer, [], 100) == []
 
 
 def test_a_prompt_that_cannot_be_cut_enough_is_refused(make_samples: MakeSamples) -> None:
     prompts = prompts_of(make_samples(60))
     tokenizer = build_tokenizer(prompts, 800)
-    with pytest.raises(InputError, match=r"must fit into 12, and holds no more that can be cut; raise llm\.context"):
+    with pytest.raises(
+        InputError, match=r"must fit into 12, and holds no more that can be cut; raise llm\.context"
+    ):
         encode_prompts(tokenizer, prompts[:1], 12)
     with pytest.raises(InputError, match="must fit into 12"):
         encode_prompts(tokenizer, ["a plain text that is no Prompt " * 5], 12)
@@ -110,18 +155,28 @@ def test_a_prompt_that_cannot_be_cut_enough_is_refused(make_samples: MakeSamples
 
 def test_examples_count_what_they_lost_and_keep_their_answers(make_samples: MakeSamples) -> None:
     samples = long_samples(make_samples)
-    prompts, answers = [build_prompt(s, condition_of(s)) for s in samples], [build_answer(s) for s in samples]
+    prompts, answers = (
+        [build_prompt(s, condition_of(s)) for s in samples],
+        [build_answer(s) for s in samples],
+    )
     tokenizer = build_tokenizer(prompts, 800)
     examples = encode_examples(tokenizer, prompts, answers, 128, 60)
-    alone = [encode_examples(tokenizer, [prompt], [answer], 128, 60)[0] for prompt, answer in zip(prompts, answers, strict=True)]
+    alone = [
+        encode_examples(tokenizer, [prompt], [answer], 128, 60)[0]
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
     scored = encode_prompts(tokenizer, prompts, prompt_room(128, 60))
-    for sample, whole, answer, example, one, ids_T in zip(samples, prompts, answers, examples, alone, scored, strict=True):
+    for sample, whole, answer, example, one, ids_T in zip(
+        samples, prompts, answers, examples, alone, scored, strict=True
+    ):
         short = kept(whole, tokenizer, example.prompt_T)
         assert example.cut_keywords == len(sample.keywords) - len(short.keywords)
         assert example.cut_text == len(whole.text) - len(short.text)
         assert tokenizer.decode(example.answer_T[:-1]) == answer
         assert example.answer_T[-1] == tokenizer.eos_token_id
-        assert example.prompt_T.tolist() == one.prompt_T.tolist() == ids_T.tolist()  # whatever stands beside it
+        assert (
+            example.prompt_T.tolist() == one.prompt_T.tolist() == ids_T.tolist()
+        )  # whatever stands beside it
         assert example.length <= 128
     assert any(e.cut_text for e in examples)
     assert any(e.cut_keywords and not e.cut_text for e in examples)

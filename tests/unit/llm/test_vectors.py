@@ -1,4 +1,5 @@
-"""Word vectors by the recipe's choice: a sentence-embedding folder, spaCy where it is installed, spelling otherwise."""
+"""Word vectors by the recipe's choice: a sentence-embedding folder, spaCy where it is installed,
+spelling otherwise."""
 
 from __future__ import annotations
 
@@ -25,14 +26,30 @@ WORDS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "dark", "red", "blue", "ball")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT that knows eight words."""
     folder = tmp_path_factory.mktemp("encoder")
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]")
+    )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
-    special = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    special = {
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+    }
     PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
-    BertModel(BertConfig(vocab_size=len(WORDS), max_position_embeddings=16, **sizes)).save_pretrained(folder)
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+    }
+    BertModel(
+        BertConfig(vocab_size=len(WORDS), max_position_embeddings=16, **sizes)
+    ).save_pretrained(folder)
     return folder
 
 
@@ -46,7 +63,9 @@ def test_a_sentence_embedding_is_the_mean_over_the_tokens(encoder: Path) -> None
             found: np.ndarray = model(input_ids=ids).last_hidden_state[0].mean(dim=0).numpy()
         return found / np.linalg.norm(found)
 
-    assert vectors.cosine("Dark_Red", "ball") == pytest.approx(float(mean("dark", "red") @ mean("ball")), abs=1e-5)
+    assert vectors.cosine("Dark_Red", "ball") == pytest.approx(
+        float(mean("dark", "red") @ mean("ball")), abs=1e-5
+    )
     assert vectors.cosine("ball", "Dark_Red") == pytest.approx(vectors.cosine("Dark_Red", "ball"))
     assert vectors.cosine("Blue", "Blue") == 1.0
     assert vectors.name == f"sentence embeddings {encoder}"

@@ -13,9 +13,12 @@ from boig_core.observability.logs import hide_secrets
 
 
 @given(
-    lines=st.lists(st.text("abcé", max_size=30), max_size=30), answers=st.lists(st.sampled_from(["written", "lost", "away"]), max_size=20)
+    lines=st.lists(st.text("abcé", max_size=30), max_size=30),
+    answers=st.lists(st.sampled_from(["written", "lost", "away"]), max_size=20),
 )
-def test_no_line_is_missed_or_repeated_and_no_chunk_changes(lines: list[str], answers: list[str]) -> None:
+def test_no_line_is_missed_or_repeated_and_no_chunk_changes(
+    lines: list[str], answers: list[str]
+) -> None:
     written: dict[int, bytes] = {}
     coming = iter(answers)
 
@@ -34,12 +37,19 @@ def test_no_line_is_missed_or_repeated_and_no_chunk_changes(lines: list[str], an
     for _ in range(len(answers) + 1):
         kept.write()
     assert sorted(written) == list(range(1, len(written) + 1))
-    assert b"".join(written[number] for number in sorted(written)).decode() == "".join(f"{line}\n" for line in lines)
+    assert b"".join(written[number] for number in sorted(written)).decode() == "".join(
+        f"{line}\n" for line in lines
+    )
     assert all(len(chunk) <= 64 for chunk in written.values())
 
 
 def test_secrets_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_API_KEY", "planted-value-1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:planted-value-2@mlflow.example:5000")
-    shown = hide_secrets("key planted-value-1, pw planted-value-2, http://a:b@host/x and https://host/x@y")
-    assert shown == "key [SOME_API_KEY], pw [password], http://[credentials]@host/x and https://host/x@y"
+    shown = hide_secrets(
+        "key planted-value-1, pw planted-value-2, http://a:b@host/x and https://host/x@y"
+    )
+    assert (
+        shown
+        == "key [SOME_API_KEY], pw [password], http://[credentials]@host/x and https://host/x@y"
+    )

@@ -1,4 +1,5 @@
-"""Metric rows: a process that goes on where a lost one was keeps its rows, but for steps that are made again; MLflow gets all of them."""
+"""Metric rows: a process that goes on where a lost one was keeps its rows, but for steps that are
+made again; MLflow gets all of them."""
 
 import json
 import math
@@ -20,7 +21,13 @@ def test_rows_of_a_lost_process_stay_up_to_where_the_next_goes_on() -> None:
         second.log(step, loss=10.0 + step)
     second.close()
     rows = [json.loads(line) for line in written[-1].splitlines()]
-    assert [(row["step"], row["loss"]) for row in rows] == [(0, 0), (1, 1), (2, 12), (3, 13), (4, 14)]
+    assert [(row["step"], row["loss"]) for row in rows] == [
+        (0, 0),
+        (1, 1),
+        (2, 12),
+        (3, 13),
+        (4, 14),
+    ]
 
 
 class Tracked:
@@ -40,7 +47,9 @@ class Tracked:
         self.ended = True
 
 
-def test_mlflow_has_every_value_at_its_step_and_few_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_has_every_value_at_its_step_and_few_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     client = Tracked()
     monkeypatch.setattr(metrics, "_start_mlflow", lambda *_: (client, "id"))
     curve = MetricLog(lambda data: None, experiment="e", run="r", every_s=3600.0)
@@ -48,10 +57,15 @@ def test_mlflow_has_every_value_at_its_step_and_few_requests(monkeypatch: pytest
         curve.log(step, loss=step / 2, gap=math.nan if step else 1.0, lr=0.1)
     assert client.requests == []
     curve.close()
-    assert [len(values) for values in client.requests] == [1000, 201]  # MLflow takes no more than a thousand
+    assert [len(values) for values in client.requests] == [
+        1000,
+        201,
+    ]  # MLflow takes no more than a thousand
     values = [(v.key, v.step, v.value, v.timestamp) for request in client.requests for v in request]
     assert [v[1:3] for v in values if v[0] == "loss"] == [(step, step / 2) for step in range(600)]
-    assert [v[3] for v in values if v[0] == "lr"] == [round(row["time"] * 1000) for row in curve.rows]
+    assert [v[3] for v in values if v[0] == "lr"] == [
+        round(row["time"] * 1000) for row in curve.rows
+    ]
     assert [v[1] for v in values if v[0] == "gap"] == [0]
     assert client.ended
 

@@ -1,4 +1,5 @@
-"""Progress says how much, how fast, what was rejected and how long it will take, and not too often."""
+"""Progress says how much, how fast, what was rejected and how long it will take, and not too
+often."""
 
 import pytest
 
@@ -16,10 +17,14 @@ def test_lines_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said == []
     now[0] = 10.0
     work.add([None] * 47 + ["http_error", "image_missing", "image_missing"])
-    assert said == ["100 of 300 images · 10/s · 97 accepted · rejected: image_missing 2, http_error 1 · about 0:20 left"]
+    assert said == [
+        "100 of 300 images · 10/s · 97 accepted · rejected: image_missing 2, http_error 1 · about 0:20 left"
+    ]
     work.add([None] * 200)
     work.close()
-    assert said[1:] == ["300 of 300 images · 30/s · 297 accepted · rejected: image_missing 2, http_error 1"]
+    assert said[1:] == [
+        "300 of 300 images · 30/s · 297 accepted · rejected: image_missing 2, http_error 1"
+    ]
 
 
 def test_steps_are_told_first_last_and_at_times(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,13 +72,18 @@ LINE = "boigllm 1 of 2 · step 400 of 1000 · loss 1.234 · 212 samples/s · abo
         (10, "boigllm …"),
     ],
 )
-def test_a_line_loses_words_then_parts_but_keeps_its_beginning_and_the_time_left(width: int, expected: str) -> None:
+def test_a_line_loses_words_then_parts_but_keeps_its_beginning_and_the_time_left(
+    width: int, expected: str
+) -> None:
     assert fitted(LINE, width) == expected
     assert len(expected) <= width
 
 
 def test_a_line_without_time_left_loses_its_end() -> None:
-    assert fitted("validation loss boigllm 1.234 · no_kpi 1.301 · judge 0.5", 45) == "validation loss boigllm 1.234 · no_kpi 1.301"
+    assert (
+        fitted("validation loss boigllm 1.234 · no_kpi 1.301 · judge 0.5", 45)
+        == "validation loss boigllm 1.234 · no_kpi 1.301"
+    )
     assert (goes_on("epoch 1 of 6 · about 0:10 left"), goes_on("epoch 6 of 6")) == (True, False)
 
 
@@ -86,4 +96,7 @@ def test_only_lines_of_the_progress_logger_at_info_are_progress() -> None:
   12:00:06 INFO    boig_core.progress: a line of a traceback
 12:00:07 INFO    boig_core.progress: step 6 of 9
 """
-    assert list(newest_lines(text).items()) == [("no_kpi-2-of-2", "step 2 of 9"), ("", "step 6 of 9")]
+    assert list(newest_lines(text).items()) == [
+        ("no_kpi-2-of-2", "step 2 of 9"),
+        ("", "step 6 of 9"),
+    ]

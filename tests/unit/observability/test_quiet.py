@@ -1,4 +1,5 @@
-"""What no user can act on is not printed, in a fresh process as in a stage's; what a user can act on is."""
+"""What no user can act on is not printed, in a fresh process as in a stage's; what a user can act
+on is."""
 
 from __future__ import annotations
 
@@ -30,11 +31,17 @@ warnings.warn_explicit("act on this", UserWarning, "x.py", 1, module="torch.cuda
 
 
 def test_a_process_that_opens_models_says_nothing_but_what_matters() -> None:
-    env = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT and not name.startswith("PYTHONWARN")}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ENVIRONMENT and not name.startswith("PYTHONWARN")
+    }
     done = subprocess.run([sys.executable, "-c", OPENING], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    assert [line.strip() for line in done.stderr.splitlines()] == ["x.py:1: UserWarning: act on this"]
+    assert [line.strip() for line in done.stderr.splitlines()] == [
+        "x.py:1: UserWarning: act on this"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -54,13 +61,21 @@ def test_lines_of_rays_processes_that_are_left_out(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["step 3 of 90 · loss 1.2", "Some weights of CLIPModel were not initialized", "The node ran out of memory", "No GPU has room"]
+    "line",
+    [
+        "step 3 of 90 · loss 1.2",
+        "Some weights of CLIPModel were not initialized",
+        "The node ran out of memory",
+        "No GPU has room",
+    ],
 )
 def test_lines_that_stay(line: str) -> None:
     assert not re.search("|".join(WORKER_LINES), line)
 
 
-def test_a_users_own_settings_count_and_a_second_call_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_own_settings_count_and_a_second_call_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("RAY_DEDUP_LOGS_SKIP_REGEX", "mine")
     with warnings.catch_warnings():
         quiet_libraries()
@@ -72,6 +87,8 @@ def test_a_users_own_settings_count_and_a_second_call_changes_nothing(monkeypatc
 def test_only_the_known_line_of_a_logger_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     quiet_libraries()
     logger = logging.getLogger("diffusers.configuration_utils")
-    logger.warning("The config attributes %s were passed to X, but are not expected and will be ignored.", {})
+    logger.warning(
+        "The config attributes %s were passed to X, but are not expected and will be ignored.", {}
+    )
     logger.warning("a scheduler is too old")
     assert [record.message for record in caplog.records] == ["a scheduler is too old"]

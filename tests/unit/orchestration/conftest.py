@@ -50,8 +50,15 @@ class Api:
         return self.states[name] == ["STOPPED"]
 
     def routes(self) -> list[web.RouteDef]:
-        jobs = [web.post("/api/jobs/", self.submit), web.get("/api/jobs/", self.jobs), web.get("/api/jobs/{id}", self.info)]
-        one = [web.get("/api/jobs/{id}/logs", self.logs), web.post("/api/jobs/{id}/stop", self.stop)]
+        jobs = [
+            web.post("/api/jobs/", self.submit),
+            web.get("/api/jobs/", self.jobs),
+            web.get("/api/jobs/{id}", self.info),
+        ]
+        one = [
+            web.get("/api/jobs/{id}/logs", self.logs),
+            web.post("/api/jobs/{id}/stop", self.stop),
+        ]
         return [*jobs, *one, web.get("/api/v0/nodes", self.list_nodes)]
 
     async def list_nodes(self, request: web.Request) -> web.Response:
@@ -71,7 +78,9 @@ class Api:
         name = body["submission_id"]
         self.posts.append(body)
         if self.no_node:
-            return web.Response(status=500, text="No available agent to submit job, please try again later.")
+            return web.Response(
+                status=500, text="No available agent to submit job, please try again later."
+            )
         if self.fail_posts or name in self.states:
             return web.Response(status=500, text="Traceback: already exists")
         self.states[name], self.metadata[name] = ["RUNNING"], body["metadata"]
@@ -80,14 +89,29 @@ class Api:
     def answer(self, name: str) -> dict[str, Any]:
         states = self.states[name]
         status = states.pop(0) if len(states) > 1 else states[0]
-        return {"submission_id": name, "status": status, "message": "hm", "metadata": self.metadata.get(name)}
+        return {
+            "submission_id": name,
+            "status": status,
+            "message": "hm",
+            "metadata": self.metadata.get(name),
+        }
 
     async def info(self, request: web.Request) -> web.Response:
         name = request.match_info["id"]
-        return web.json_response(self.answer(name)) if name in self.states else web.Response(status=404, text="unknown")
+        return (
+            web.json_response(self.answer(name))
+            if name in self.states
+            else web.Response(status=404, text="unknown")
+        )
 
     async def jobs(self, request: web.Request) -> web.Response:
-        driver = {"submission_id": None, "job_id": "01000000", "status": "RUNNING", "message": None, "metadata": None}
+        driver = {
+            "submission_id": None,
+            "job_id": "01000000",
+            "status": "RUNNING",
+            "message": None,
+            "metadata": None,
+        }
         return web.json_response([*map(self.answer, self.states), driver])
 
     async def logs(self, request: web.Request) -> web.Response:

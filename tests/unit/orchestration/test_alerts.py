@@ -1,4 +1,5 @@
-"""What counts as one cause, that exactly one of many who fail at once tells it, and deadlines that are set wrong."""
+"""What counts as one cause, that exactly one of many who fail at once tells it, and deadlines that
+are set wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +9,14 @@ from datetime import timedelta
 
 import pytest
 
-from boig_core.errors import BoigError, ClusterError, InfrastructureError, InputError, StoreUnavailableError, named
+from boig_core.errors import (
+    BoigError,
+    ClusterError,
+    InfrastructureError,
+    InputError,
+    StoreUnavailableError,
+    named,
+)
 from boig_core.orchestration import deadlines
 from boig_core.orchestration.alerts import WINDOW_S, claim
 from boig_core.orchestration.callbacks import LONGEST, Cause
@@ -22,9 +30,18 @@ def told_once(error: object, dag: str = "d", run: str = "r") -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (AwayError("http://ray:8265", "does not answer", "check it"), ClusterError("http://ray:8265/#/jobs/x", "no commit", "see it")),
-        (AwayError("GET /api/jobs/a", "answered 503", "see http://ray:8265"), AwayError("http://ray:8265", "is away", "check it")),
-        (StoreUnavailableError("s3://b/runs/a/x", "is away", "wait"), StoreUnavailableError("s3://b/models/y", "is away", "wait")),
+        (
+            AwayError("http://ray:8265", "does not answer", "check it"),
+            ClusterError("http://ray:8265/#/jobs/x", "no commit", "see it"),
+        ),
+        (
+            AwayError("GET /api/jobs/a", "answered 503", "see http://ray:8265"),
+            AwayError("http://ray:8265", "is away", "check it"),
+        ),
+        (
+            StoreUnavailableError("s3://b/runs/a/x", "is away", "wait"),
+            StoreUnavailableError("s3://b/models/y", "is away", "wait"),
+        ),
     ],
 )
 def test_an_outage_is_one_cause_for_all_who_meet_it(one: BoigError, other: BoigError) -> None:
@@ -34,10 +51,19 @@ def test_an_outage_is_one_cause_for_all_who_meet_it(one: BoigError, other: BoigE
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (AwayError("http://ray:8265", "is away", "x"), AwayError("http://ray-2:8265", "is away", "x")),
-        (AwayError("http://ray:8265", "is away", "x"), StoreUnavailableError("http://ray:8265", "is away", "x")),
+        (
+            AwayError("http://ray:8265", "is away", "x"),
+            AwayError("http://ray-2:8265", "is away", "x"),
+        ),
+        (
+            AwayError("http://ray:8265", "is away", "x"),
+            StoreUnavailableError("http://ray:8265", "is away", "x"),
+        ),
         (InputError("posts", "is empty", "x"), InputError("posts", "is torn", "x")),
-        (InfrastructureError("ddpo", "out of memory", "x"), InfrastructureError("finetune_sd", "out of memory", "x")),
+        (
+            InfrastructureError("ddpo", "out of memory", "x"),
+            InfrastructureError("finetune_sd", "out of memory", "x"),
+        ),
         (ValueError("a"), KeyError("a")),
     ],
 )
@@ -46,7 +72,10 @@ def test_what_differs_is_another_cause(one: Exception, other: Exception) -> None
 
 
 def test_numbers_and_digests_tell_no_causes_apart_and_user_errors_are_told_for_each_run() -> None:
-    one, other = (InputError(f"/s/3/attempt-{n}/{digest}", "is torn", "x") for n, digest in ((1, "ab12"), (2, "ff0")))
+    one, other = (
+        InputError(f"/s/3/attempt-{n}/{digest}", "is torn", "x")
+        for n, digest in ((1, "ab12"), (2, "ff0"))
+    )
     assert told_once(one) == told_once(other)
     assert told_once(one, run="r") != told_once(one, run="s")
     one, other = (InfrastructureError("ddpo", f"rank {rank} was lost", "x") for rank in (1, 12))
@@ -54,18 +83,24 @@ def test_numbers_and_digests_tell_no_causes_apart_and_user_errors_are_told_for_e
 
 
 def test_an_error_is_told_in_one_line_by_its_own_name() -> None:
-    assert Cause.of(InputError("posts", "is\nempty", "give posts")) == Cause("InputError", "posts: is empty", "give posts", "user")
+    assert Cause.of(InputError("posts", "is\nempty", "give posts")) == Cause(
+        "InputError", "posts: is empty", "give posts", "user"
+    )
     assert Cause.of(ValueError("x" * 2000)).message == "x" * LONGEST + "…"
     assert Cause.of(None).message == "its process was killed, or lost Airflow"
     assert (named("InputError", True), named("OSError", False)) == (InputError, InfrastructureError)
 
 
-def test_one_of_many_gets_a_cause_and_after_the_window_another(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_many_gets_a_cause_and_after_the_window_another(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BOIG_STORE", str(tmp_path))
     claims_once()
 
 
-def test_one_of_many_gets_a_cause_in_s3_too(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_many_gets_a_cause_in_s3_too(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BOIG_STORE", s3_bucket)
     claims_once()
 
@@ -75,10 +110,14 @@ def claims_once() -> None:
 
     def got(key: str, at: float) -> list[Callable[[], None]]:
         with ThreadPoolExecutor(8) as pool:
-            return [found for found in pool.map(lambda _: claim(key, at), range(8)) if found is not None]
+            return [
+                found for found in pool.map(lambda _: claim(key, at), range(8)) if found is not None
+            ]
 
     [take_back] = got("a", now)
-    assert got("a", now + 0.2 * WINDOW_S) == [], "the next window of the clock has begun, the cause's own goes on"
+    assert got("a", now + 0.2 * WINDOW_S) == [], (
+        "the next window of the clock has begun, the cause's own goes on"
+    )
     assert len(got("b", now)) == 1
     take_back()
     assert len(got("a", now)) == 1
@@ -88,7 +127,9 @@ def claims_once() -> None:
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
 def test_a_deadline_is_a_number_of_hours(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(deadlines.HOURS, text)
-    with pytest.raises(InputError, match=f"BOIG_DEADLINE_H={text}: must be a number of hours above 0"):
+    with pytest.raises(
+        InputError, match=f"BOIG_DEADLINE_H={text}: must be a number of hours above 0"
+    ):
         deadlines.deadline()
 
 
@@ -98,4 +139,7 @@ def test_there_is_a_deadline_where_one_is_set(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv(deadlines.HOURS, "1.5")
     found = deadlines.deadline()
     assert found is not None
-    assert (found.interval, found.callback.path) == (timedelta(hours=1.5), "boig_core.orchestration.deadlines.on_late_run")
+    assert (found.interval, found.callback.path) == (
+        timedelta(hours=1.5),
+        "boig_core.orchestration.deadlines.on_late_run",
+    )

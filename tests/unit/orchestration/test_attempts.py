@@ -1,4 +1,5 @@
-"""Attempts: the store decides first, a dead attempt is fenced before the next one starts, ids stay the same on every ask."""
+"""Attempts: the store decides first, a dead attempt is fenced before the next one starts, ids stay
+the same on every ask."""
 
 from __future__ import annotations
 
@@ -19,12 +20,16 @@ RETRY = FIRST.model_copy(update={"number": 2})
 
 @pytest.fixture
 def task(tmp_path: Path) -> str:
-    return task_uri(str(tmp_path), "boig_llm", "asset_triggered__2026-01-01T00:00:00+00:00_x", "finetune_llm")
+    return task_uri(
+        str(tmp_path), "boig_llm", "asset_triggered__2026-01-01T00:00:00+00:00_x", "finetune_llm"
+    )
 
 
 def begin(task: str, attempt: int, by: Try | None = FIRST) -> str:
     uri = commit.attempt_uri(task, attempt)
-    store.write_bytes(store.join(uri, "job.json"), json.dumps({"started_by": by and by.model_dump()}).encode())
+    store.write_bytes(
+        store.join(uri, "job.json"), json.dumps({"started_by": by and by.model_dump()}).encode()
+    )
     return uri
 
 
@@ -42,7 +47,11 @@ def test_a_committed_attempt_is_used_without_asking_ray(task: str) -> None:
     commit.commit(uri, {"dataset": "x"}, {"seconds": 1.0})
     found = survey(task, RETRY, never, never)
     assert (found.number, found.state) == (1, "committed")
-    assert result(found.uri) == {"outputs": {"dataset": "x"}, "metrics": {"seconds": 1.0}, "attempt": uri}
+    assert result(found.uri) == {
+        "outputs": {"dataset": "x"},
+        "metrics": {"seconds": 1.0},
+        "attempt": uri,
+    }
 
 
 def test_a_live_job_is_adopted(task: str) -> None:
@@ -83,11 +92,17 @@ def test_a_commit_between_the_two_looks_wins(task: str) -> None:
     "cleared",
     [
         FIRST.model_copy(update={"number": 2, "limit": 3}),
-        FIRST.model_copy(update={"number": 2, "limit": 1}),  # cleared onto a version of the DAG with fewer retries
-        FIRST.model_copy(update={"run_after": "2026-01-02T00:00:00+00:00"}),  # the run was deleted, and made anew under its name
+        FIRST.model_copy(
+            update={"number": 2, "limit": 1}
+        ),  # cleared onto a version of the DAG with fewer retries
+        FIRST.model_copy(
+            update={"run_after": "2026-01-02T00:00:00+00:00"}
+        ),  # the run was deleted, and made anew under its name
     ],
 )
-def test_work_that_is_wanted_anew_stops_the_old_job_before_it_fences_it(task: str, cleared: Try, fate: str) -> None:
+def test_work_that_is_wanted_anew_stops_the_old_job_before_it_fences_it(
+    task: str, cleared: Try, fate: str
+) -> None:
     uri = begin(task, 1)
     if fate == "failed":
         commit.write_failure(uri, InputError("x", "y", "z"))
@@ -116,15 +131,24 @@ def test_a_job_that_cannot_be_stopped_is_not_followed_by_another(task: str) -> N
     assert commit.fate(uri) == "open"
 
 
-@pytest.mark.parametrize("by", [FIRST, RETRY, FIRST.model_copy(update={"number": 3, "limit": 4}), None])
+@pytest.mark.parametrize(
+    "by", [FIRST, RETRY, FIRST.model_copy(update={"number": 3, "limit": 4}), None]
+)
 def test_a_try_that_was_frozen_and_wakes_late_stops_nothing(task: str, by: Try | None) -> None:
     begin(task, 1, by)
     assert survey(task, FIRST, lambda _: True, never).state == "live"
 
 
 def test_submission_ids_are_short_safe_stable_and_distinct(task: str) -> None:
-    long = task_uri("/s", "boig_experiments", "manual__2026-01-01T00:00:00.000000+00:00" * 4, "finetune_llm", 12)
-    ids = [submission_id(task, 1), submission_id(task, 2), submission_id(long, 1), submission_id(task_uri("/t", "a", "b", "c"), 1)]
+    long = task_uri(
+        "/s", "boig_experiments", "manual__2026-01-01T00:00:00.000000+00:00" * 4, "finetune_llm", 12
+    )
+    ids = [
+        submission_id(task, 1),
+        submission_id(task, 2),
+        submission_id(long, 1),
+        submission_id(task_uri("/t", "a", "b", "c"), 1),
+    ]
     assert len(set(ids)) == 4
     assert all(re.fullmatch(r"boig-[a-z0-9-]{1,95}", name) for name in ids)
     assert submission_id(task, 1) == ids[0]

@@ -1,4 +1,5 @@
-"""Gates: limits are strict, shares are of the base, and a number that is missing never passes, but where there is nothing to compare."""
+"""Gates: limits are strict, shares are of the base, and a number that is missing never passes, but
+where there is nothing to compare."""
 
 from __future__ import annotations
 
@@ -24,25 +25,37 @@ def report(**changes: Any) -> dict[str, Any]:
             "boigsd": {"clip_margin": 0.45, "diversity": 0.3, "fid": 30.0},
         },
         "paired": {
-            "boigsd-base": {"reward": {"mean": 0.3, "low": 0.1, "high": 0.5}, "judge": {"mean": 0.2, "low": 0.05, "high": 0.3}},
+            "boigsd-base": {
+                "reward": {"mean": 0.3, "low": 0.1, "high": 0.5},
+                "judge": {"mean": 0.2, "low": 0.05, "high": 0.3},
+            },
             "boigsd-champion": {"judge": {"mean": 0.1, "low": 0.02, "high": 0.2}},
         },
         "reward": {"name": "contrast"},
         "reward_validity": {"contrast": {"auc_interval": [0.6, 0.8]}},
-        "absent": {"generation.boigsd.fid": "fewer than 1000 images", "generation.boigsd.judge": "evaluation.judge is not set"},
+        "absent": {
+            "generation.boigsd.fid": "fewer than 1000 images",
+            "generation.boigsd.judge": "evaluation.judge is not set",
+        },
     }
     tree = json.loads(json.dumps(tree))
     for path, value in changes.items():
         *parents, leaf = path.split("__")
         node = tree
         for parent in parents:
-            node = node[{"boigsd_base": "boigsd-base", "boigsd_champion": "boigsd-champion"}.get(parent, parent)]
+            node = node[
+                {"boigsd_base": "boigsd-base", "boigsd_champion": "boigsd-champion"}.get(
+                    parent, parent
+                )
+            ]
         node[{"boigsd_champion": "boigsd-champion"}.get(leaf, leaf)] = value
     return tree
 
 
 def gates(tree: dict[str, Any], *overrides: str, evidence: Evidence = SECOND) -> dict[str, Gate]:
-    return {gate.name: gate for gate in evaluate_gates(tree, load_recipe("tiny", overrides), evidence)}
+    return {
+        gate.name: gate for gate in evaluate_gates(tree, load_recipe("tiny", overrides), evidence)
+    }
 
 
 def failing(found: Mapping[str, Gate]) -> list[str]:
@@ -84,7 +97,9 @@ def test_a_good_candidate_passes_every_gate() -> None:
         ({"reward_validity__contrast": {"auc_interval": None}}, "reward's AUC"),
     ],
 )
-def test_one_bad_or_missing_number_fails_its_gate_alone(changes: dict[str, Any], failed: str) -> None:
+def test_one_bad_or_missing_number_fails_its_gate_alone(
+    changes: dict[str, Any], failed: str
+) -> None:
     assert failing(gates(report(**changes))) == [failed]
 
 
@@ -102,8 +117,15 @@ def test_a_report_without_the_numbers_fails_all_but_what_cannot_be_compared() ->
 
 def test_the_first_model_and_the_champion_itself_have_no_champion_to_beat() -> None:
     tree = report(paired__boigsd_champion=None)
-    first, again = (gates(tree, evidence=evidence)["judge over champion"] for evidence in (FIRST, replace(FIRST, champion=NEW)))
-    assert (first.passed, first.value, first.note) == (True, None, "not applicable: this is the first model")
+    first, again = (
+        gates(tree, evidence=evidence)["judge over champion"]
+        for evidence in (FIRST, replace(FIRST, champion=NEW))
+    )
+    assert (first.passed, first.value, first.note) == (
+        True,
+        None,
+        "not applicable: this is the first model",
+    )
     assert (again.passed, again.value) == (True, None)
 
 
@@ -111,7 +133,9 @@ def test_the_first_model_and_the_champion_itself_have_no_champion_to_beat() -> N
 def test_a_comparison_with_another_champion_does_not_count(compared: str | None) -> None:
     gate = gates(report(), evidence=replace(SECOND, compared=compared))["judge over champion"]
     assert (gate.passed, gate.value) == (False, None)
-    assert gate.note.startswith(f"not measured: evaluated beside {compared or 'no champion'}, the champion is {OLD}")
+    assert gate.note.startswith(
+        f"not measured: evaluated beside {compared or 'no champion'}, the champion is {OLD}"
+    )
 
 
 def test_fid_is_asked_only_where_it_was_measured_and_says_why_not() -> None:
@@ -121,7 +145,9 @@ def test_fid_is_asked_only_where_it_was_measured_and_says_why_not() -> None:
 
 def test_the_named_monitors_must_be_silent() -> None:
     tripped = replace(SECOND, monitors={"plateau": "flat since 3", "collapse": "alike since 5"})
-    gate = gates(report(), "promotion.silent=[fall, collapse]", evidence=tripped)["monitors tripped"]
+    gate = gates(report(), "promotion.silent=[fall, collapse]", evidence=tripped)[
+        "monitors tripped"
+    ]
     assert (gate.passed, gate.value, gate.note) == (False, 1.0, "alike since 5")
     drifted = replace(SECOND, monitors={"drift": "shows other things since 5"})
     assert not gates(report(), evidence=drifted)["monitors tripped"].passed
@@ -131,14 +157,28 @@ def test_the_named_monitors_must_be_silent() -> None:
 def test_a_gate_that_the_recipe_takes_away_is_not_shown() -> None:
     names = ("min_judge_gain", "min_champion_gain", "max_fid")
     found = gates({}, *(f"promotion.{name}=null" for name in names), "reward.min_auc=null")
-    assert set(found) == {"reward over base", "CLIP margin kept", "diversity kept", "monitors tripped"}
+    assert set(found) == {
+        "reward over base",
+        "CLIP margin kept",
+        "diversity kept",
+        "monitors tripped",
+    }
 
 
 def test_the_table_shows_values_limits_verdicts_and_reasons() -> None:
     text = table(evaluate_gates(report(paired__boigsd_base__judge=None), Recipe(), SECOND))
-    assert "| reward over base | 0.1 | >\u00a00 | yes | lower end of the 95 % interval over prompts, same prompts and noise |" in text
-    assert "| judge over base | – | >\u00a00 | **no** | not measured: evaluation.judge is not set |" in text
+    assert (
+        "| reward over base | 0.1 | >\u00a00 | yes | lower end of the 95 % interval over prompts, same prompts and noise |"
+        in text
+    )
+    assert (
+        "| judge over base | – | >\u00a00 | **no** | not measured: evaluation.judge is not set |"
+        in text
+    )
     assert "| FID | 1.5 | ≤\u00a02 | yes | share of the base's |" in text
     first = table(evaluate_gates(report(), Recipe(), FIRST))
-    assert "| judge over champion | – | >\u00a00 | – | not applicable: this is the first model |" in first
+    assert (
+        "| judge over champion | – | >\u00a00 | – | not applicable: this is the first model |"
+        in first
+    )
     assert len({line.count("|") for line in text.splitlines()}) == 1

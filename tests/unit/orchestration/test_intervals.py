@@ -1,4 +1,5 @@
-"""Runs of boig_ingest: one turn at a time, each on the newest version, and never back behind what others have made since."""
+"""Runs of boig_ingest: one turn at a time, each on the newest version, and never back behind what
+others have made since."""
 
 from __future__ import annotations
 
@@ -9,7 +10,14 @@ from typing import Any
 import pytest
 
 from boig_core.errors import InputError
-from boig_core.orchestration.intervals import Newest, claim, find_newest, keep_newest, last_turn, period_after
+from boig_core.orchestration.intervals import (
+    Newest,
+    claim,
+    find_newest,
+    keep_newest,
+    last_turn,
+    period_after,
+)
 from boig_core.storage import commit
 from boig_core.storage.manifest import Lineage, publish_folder
 
@@ -25,13 +33,28 @@ def day(number: int, hour: int = 0) -> datetime:
     return datetime(2026, 1, number, hour, tzinfo=UTC)
 
 
-def version(root: Path, run: str, newest: str | None, dag: str = "boig_ingest", *, perceived: bool = True, done: bool = True) -> str:
+def version(
+    root: Path,
+    run: str,
+    newest: str | None,
+    dag: str = "boig_ingest",
+    *,
+    perceived: bool = True,
+    done: bool = True,
+) -> str:
     """A version of the dataset ``d`` as a run's ``perceive`` leaves it."""
     uri, attempt = f"{root}/datasets/d/{run}", f"{root}/runs/{dag}/{run}/perceive/attempt-1"
     (root / "made" / run).mkdir(parents=True)
     meta = {"newest": newest, "perceived": perceived}
     lineage = Lineage(inputs={}, recipe="r", code="c")
-    publish_folder(root / "made" / run, uri, kind="dataset", lineage=lineage, commit=f"{attempt}/{commit.COMMIT}", meta=meta)
+    publish_folder(
+        root / "made" / run,
+        uri,
+        kind="dataset",
+        lineage=lineage,
+        commit=f"{attempt}/{commit.COMMIT}",
+        meta=meta,
+    )
     if done:
         commit.commit(attempt, {"dataset": uri}, {})
     return uri
@@ -48,7 +71,9 @@ def test_one_run_at_a_time_has_the_turn_and_the_earliest_comes_first(tmp_path: P
     assert claim(turns, "a", running.__contains__, lambda: True) == 1, "a retry keeps its turn"
     assert claim(turns, "b", running.__contains__, no) is None
     running.clear()  # it has ended, or is back in the queue and waits for a run that runs
-    assert claim(turns, "c", running.__contains__, lambda: True) is None, "an earlier interval is not done"
+    assert claim(turns, "c", running.__contains__, lambda: True) is None, (
+        "an earlier interval is not done"
+    )
     assert claim(turns, "b", running.__contains__, no) == 2
     assert last_turn(turns) == (2, "b")
 
@@ -74,7 +99,9 @@ def test_of_two_that_ask_at_once_one_gets_the_turn(tmp_path: Path) -> None:
         (None, day(3)),  # a version from before it was kept
     ],
 )
-def test_posts_are_read_from_the_watermark_or_the_intervals_start(watermark: datetime | None, since: datetime) -> None:
+def test_posts_are_read_from_the_watermark_or_the_intervals_start(
+    watermark: datetime | None, since: datetime
+) -> None:
     period = period_after(Newest("v", watermark), day(5), day(6), 2.0)
     assert (period.since, period.until) == (since, day(6))
     assert since in period
@@ -99,15 +126,22 @@ def test_the_newest_version_is_kept_and_found_again_when_that_was_lost(tmp_path:
     version(tmp_path, "by-hand", "2026-01-06T00:00:00Z", dag="local")
     version(tmp_path, "torn", "2026-01-07T00:00:00Z", done=False)
     assert find_newest(State(), str(tmp_path), "d") == Newest(first, day(1, 20))
-    assert find_newest(State({"newest-d": {"dataset": f"{tmp_path}/datasets/d/gone"}}), str(tmp_path), "d") == Newest(first, day(1, 20))
+    assert find_newest(
+        State({"newest-d": {"dataset": f"{tmp_path}/datasets/d/gone"}}), str(tmp_path), "d"
+    ) == Newest(first, day(1, 20))
     assert find_newest(state, str(tmp_path), "other") is None
 
 
 def test_a_run_that_was_overtaken_announces_nothing(tmp_path: Path) -> None:
     state, turns = State(), f"{tmp_path}/turns"
-    taken = [{"turn": [claim(turns, run, no, no), run], "turns": turns} for run in ("day-1", "day-2")]
+    taken = [
+        {"turn": [claim(turns, run, no, no), run], "turns": turns} for run in ("day-1", "day-2")
+    ]
     second = version(tmp_path, "day-2", "2026-01-02T20:00:00Z")
     keep_newest(state, taken[1], second)
-    with pytest.raises(InputError, match=r"turn 1 of this run: is over: day-2 came next.*clear the run from its task turn on"):
+    with pytest.raises(
+        InputError,
+        match=r"turn 1 of this run: is over: day-2 came next.*clear the run from its task turn on",
+    ):
         keep_newest(state, taken[0], version(tmp_path, "day-1", "2026-01-01T20:00:00Z"))
     assert find_newest(state, str(tmp_path), "d") == Newest(second, day(2, 20))

@@ -1,4 +1,5 @@
-"""Jobs as RayJobs against Kubernetes' API on a real socket: the name decides, a stop is seen, a state is never guessed."""
+"""Jobs as RayJobs against Kubernetes' API on a real socket: the name decides, a stop is seen, a
+state is never guessed."""
 
 from __future__ import annotations
 
@@ -40,9 +41,13 @@ def status(api: KubeApi, **fields: str) -> Any:
 def test_a_job_is_created_once_with_the_pods_that_it_asks_for(kube_api: KubeApi) -> None:
     submit(kube_api)
     submit(kube_api)
-    assert [post["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] for post in kube_api.posts] == [2, 2]
+    assert [
+        post["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] for post in kube_api.posts
+    ] == [2, 2]
     found = call(kube_api, "jobs")
-    assert {name: (info.status, info.metadata) for name, info in found.items()} == {"boig-x": ("RUNNING", {"stage": "ddpo"})}
+    assert {name: (info.status, info.metadata) for name, info in found.items()} == {
+        "boig-x": ("RUNNING", {"stage": "ddpo"})
+    }
 
 
 def test_whether_it_is_there_decides_after_a_lost_answer(kube_api: KubeApi) -> None:
@@ -64,7 +69,9 @@ def test_an_id_longer_than_a_name_is_found_again(kube_api: KubeApi) -> None:
 
 def test_a_field_that_a_rayjob_has_not_is_a_user_error_that_names_it(kube_api: KubeApi) -> None:
     base = yaml.safe_load(kube_api.base.read_text())
-    base["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["imagePulPolicy"] = "Always"
+    base["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0][
+        "imagePulPolicy"
+    ] = "Always"
     kube_api.write_base(base)
     with pytest.raises(InputError, match="imagePulPolicy"):
         submit(kube_api)
@@ -81,15 +88,22 @@ def test_what_kuberay_refuses_later_ends_the_job_with_its_reason(kube_api: KubeA
 
 
 @pytest.mark.parametrize("jobs", [2, FEW + 1])
-def test_states_of_many_jobs_are_one_list_and_what_is_not_there_is_missing(kube_api: KubeApi, jobs: int) -> None:
+def test_states_of_many_jobs_are_one_list_and_what_is_not_there_is_missing(
+    kube_api: KubeApi, jobs: int
+) -> None:
     names = [f"boig-{n}" for n in range(jobs)]
     kube_api.states = {name: ["RUNNING"] for name in [*names, "another"]}
     assert set(call(kube_api, "states", [*names, "boig-gone"])) == set(names)
     assert (len(kube_api.asked) == 1) == (jobs > FEW)
 
 
-@pytest.mark.parametrize("deployment", ["", "Initializing", "Waiting", "Suspended", "Suspending", "Retrying", "SomethingNew"])
-def test_a_job_that_waits_for_queue_cluster_or_pods_is_live(kube_api: KubeApi, deployment: str) -> None:
+@pytest.mark.parametrize(
+    "deployment",
+    ["", "Initializing", "Waiting", "Suspended", "Suspending", "Retrying", "SomethingNew"],
+)
+def test_a_job_that_waits_for_queue_cluster_or_pods_is_live(
+    kube_api: KubeApi, deployment: str
+) -> None:
     info = status(kube_api, jobDeploymentStatus=deployment)
     assert (info.status, info.live) == ("PENDING", True)
 
@@ -110,12 +124,20 @@ def test_a_job_that_waits_for_queue_cluster_or_pods_is_live(kube_api: KubeApi, d
         ("ValidationFailed", "", "FAILED"),
     ],
 )
-def test_two_statuses_are_one_state(kube_api: KubeApi, deployment: str, job: str, word: str) -> None:
+def test_two_statuses_are_one_state(
+    kube_api: KubeApi, deployment: str, job: str, word: str
+) -> None:
     assert status(kube_api, jobDeploymentStatus=deployment, jobStatus=job).status == word
 
 
 def test_a_deadline_says_so(kube_api: KubeApi) -> None:
-    info = status(kube_api, jobDeploymentStatus="Failed", jobStatus="RUNNING", reason="DeadlineExceeded", message="passed 60 s")
+    info = status(
+        kube_api,
+        jobDeploymentStatus="Failed",
+        jobStatus="RUNNING",
+        reason="DeadlineExceeded",
+        message="passed 60 s",
+    )
     assert info.message == "DeadlineExceeded: passed 60 s"
 
 
@@ -124,7 +146,11 @@ def test_a_stop_returns_when_the_pods_are_gone(kube_api: KubeApi) -> None:
         async with kube_api.cluster.connect() as jobs:
             await stop_and_see(jobs, name, within_s, poll_s=0.01)
 
-    kube_api.states = {"boig-x": ["RUNNING"], "boig-over": ["FAILED"], "boig-queued": [{"jobDeploymentStatus": "Suspended"}]}
+    kube_api.states = {
+        "boig-x": ["RUNNING"],
+        "boig-over": ["FAILED"],
+        "boig-queued": [{"jobDeploymentStatus": "Suspended"}],
+    }
     for name in ("boig-x", "boig-over", "boig-queued", "boig-unknown"):
         asyncio.run(run(name, 10))
     assert kube_api.states == {"boig-over": ["FAILED"]}
@@ -135,7 +161,9 @@ def test_a_stop_returns_when_the_pods_are_gone(kube_api: KubeApi) -> None:
         asyncio.run(run("boig-deaf", 0.05))
 
 
-def test_a_server_that_is_away_is_told_apart_from_one_that_refuses(kube_api: KubeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_away_is_told_apart_from_one_that_refuses(
+    kube_api: KubeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kube_api.states["boig-x"], kube_api.fail_stops = ["RUNNING"], {"boig-x"}
     with pytest.raises(ClusterError, match="403") as caught:
         call(kube_api, "stop", "boig-x")
@@ -144,7 +172,9 @@ def test_a_server_that_is_away_is_told_apart_from_one_that_refuses(kube_api: Kub
     with pytest.raises(AwayError, match="503"):
         call(kube_api, "jobs")
     kube_api.address = "http://127.0.0.1:9"
-    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", kube_api.environment()["AIRFLOW_CONN_KUBERNETES_DEFAULT"])
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_KUBERNETES_DEFAULT", kube_api.environment()["AIRFLOW_CONN_KUBERNETES_DEFAULT"]
+    )
     with pytest.raises(AwayError, match="does not answer"):
         call(kube_api, "jobs")
 
@@ -155,9 +185,14 @@ def test_the_token_goes_to_kubernetes_and_nowhere_else(kube_api: KubeApi) -> Non
     assert TOKEN not in json.dumps([kube_api.posts, kube_api.cluster.serialize()])
 
 
-def test_a_session_outlives_its_token(kube_api: KubeApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_a_session_outlives_its_token(
+    kube_api: KubeApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
     path = tmp_path / "kubeconfig"
-    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": {"kube_config_path": str(path)}}))
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_KUBERNETES_DEFAULT",
+        json.dumps({"conn_type": "kubernetes", "extra": {"kube_config_path": str(path)}}),
+    )
 
     def renew(token: str) -> None:
         kube_api.token = token
@@ -177,9 +212,13 @@ def test_a_session_outlives_its_token(kube_api: KubeApi, monkeypatch: pytest.Mon
     assert kube_api.tokens == {"Bearer first", "Bearer second"}
 
 
-def test_the_environment_chooses_and_a_trigger_finds_the_same_again(kube_api: KubeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_chooses_and_a_trigger_finds_the_same_again(
+    kube_api: KubeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = clusters.find()
-    assert found == KubeRayCluster(str(kube_api.base), "boig", "kubernetes_default", "https://k8s/{namespace}/{name}")
+    assert found == KubeRayCluster(
+        str(kube_api.base), "boig", "kubernetes_default", "https://k8s/{namespace}/{name}"
+    )
     assert clusters.restore(json.loads(json.dumps(found.serialize()))) == found
     assert found.page("boig-x") == "https://k8s/boig/boig-x"
     monkeypatch.delenv("BOIG_KUBERAY")
@@ -195,7 +234,10 @@ def test_without_a_connection_the_pod_or_the_users_kubeconfig_leads_to_kubernete
     path = tmp_path / "kubeconfig"
     path.write_text(kube_api.kube_config())
     kube_api.states["boig-x"] = ["RUNNING"]
-    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": {"kube_config_path": str(path)}}))
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_KUBERNETES_DEFAULT",
+        json.dumps({"conn_type": "kubernetes", "extra": {"kube_config_path": str(path)}}),
+    )
     assert list(call(kube_api, "jobs")) == ["boig-x"]
     monkeypatch.delenv("AIRFLOW_CONN_KUBERNETES_DEFAULT")
     assert kube_api.cluster.conn_id == ""
@@ -204,7 +246,9 @@ def test_without_a_connection_the_pod_or_the_users_kubeconfig_leads_to_kubernete
         call(kube_api, "jobs")
 
 
-def test_a_missing_client_names_the_extra(kube_api: KubeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_client_names_the_extra(
+    kube_api: KubeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = builtins.__import__
 
     def without(name: str, *arguments: Any, **named: Any) -> Any:

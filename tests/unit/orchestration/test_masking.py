@@ -1,4 +1,5 @@
-"""Airflow's masker knows the secrets of the environment: what a library's error shows of them is hidden in task logs."""
+"""Airflow's masker knows the secrets of the environment: what a library's error shows of them is
+hidden in task logs."""
 
 from __future__ import annotations
 
@@ -21,4 +22,6 @@ def test_a_task_hides_the_secrets_of_its_environment(monkeypatch: pytest.MonkeyP
     hide_environment({})
     assert redact(said) == "API request to http://tracker:***@mlflow:5000/api failed; *** refuses"
     assert DEFAULTS["on_execute_callback"] is hide_environment
-    assert RayJobOperator(task_id="t", stage="ingest", plan={}, inputs={}).on_execute_callback == [hide_environment]
+    assert RayJobOperator(task_id="t", stage="ingest", plan={}, inputs={}).on_execute_callback == [
+        hide_environment
+    ]

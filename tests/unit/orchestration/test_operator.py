@@ -1,4 +1,5 @@
-"""The operator against a Jobs API and Kubernetes, on real sockets: what each try does, what an end means, what a kill may stop."""
+"""The operator against a Jobs API and Kubernetes, on real sockets: what each try does, what an end
+means, what a kill may stop."""
 
 from __future__ import annotations
 
@@ -17,7 +18,13 @@ from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from mlflow import MlflowClient
 
 from boig_core.config import load_recipe
-from boig_core.errors import ClusterError, InfrastructureError, InputError, StoreUnavailableError, UserError
+from boig_core.errors import (
+    ClusterError,
+    InfrastructureError,
+    InputError,
+    StoreUnavailableError,
+    UserError,
+)
 from boig_core.observability.metrics import MetricLog, experiment
 from boig_core.orchestration import operator as operators
 from boig_core.orchestration.attempts import submission_id, task_uri
@@ -51,14 +58,27 @@ class Run:
     def attempt(self, number: int) -> str:
         return commit.attempt_uri(self.task, number)
 
-    def context(self, number: int, limit: int, task: str = "ingest", index: int = -1) -> dict[str, Any]:
+    def context(
+        self, number: int, limit: int, task: str = "ingest", index: int = -1
+    ) -> dict[str, Any]:
         key = {"dag_id": "d", "run_id": "r", "task_id": task, "map_index": index}
         ti = SimpleNamespace(**key, try_number=number, max_tries=limit, xcom_push=lambda **_: None)
         state = SimpleNamespace(set=self.state.__setitem__)
-        return {"ti": ti, "dag_run": SimpleNamespace(run_after=datetime(2026, 1, 1, tzinfo=UTC)), "task_state_store": state}
+        return {
+            "ti": ti,
+            "dag_run": SimpleNamespace(run_after=datetime(2026, 1, 1, tzinfo=UTC)),
+            "task_state_store": state,
+        }
 
     def operator(self, **arguments: Any) -> RayJobOperator:
-        return RayJobOperator(task_id="ingest", stage="ingest", plan=self.plan, inputs={"posts": "/posts"}, poll_s=0.01, **arguments)
+        return RayJobOperator(
+            task_id="ingest",
+            stage="ingest",
+            plan=self.plan,
+            inputs={"posts": "/posts"},
+            poll_s=0.01,
+            **arguments,
+        )
 
     def defers(self, number: int = 1, limit: int = 3) -> Any:
         """The trigger of a try that defers."""
@@ -75,7 +95,9 @@ def api(either: Any) -> Any:
 @pytest.fixture
 def run(api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("RAY_API_ADDRESS", api.address)
-    monkeypatch.setattr(operators, "stop_and_see", lambda jobs, name: real_stop(jobs, name, 5.0, 0.01))
+    monkeypatch.setattr(
+        operators, "stop_and_see", lambda jobs, name: real_stop(jobs, name, 5.0, 0.01)
+    )
     return Run(tmp_path, api)
 
 
@@ -97,10 +119,16 @@ def test_the_first_try_starts_a_job_that_says_whose_it_is(run: Run, api: Any) ->
     job = read_job(f"{run.attempt(1)}/job.json")
     assert (job.started_by.number, job.started_by.limit) == (1, 3)
     assert post["entrypoint"] == f"python -m ray_jobs.ingest {run.attempt(1)}/job.json"
-    assert run.state[STATE] == {"attempt": run.attempt(1), "submission_id": run.name(1), "job_url": api.cluster.page(run.name(1))}
+    assert run.state[STATE] == {
+        "attempt": run.attempt(1),
+        "submission_id": run.name(1),
+        "job_url": api.cluster.page(run.name(1)),
+    }
 
 
-def test_a_retry_adopts_a_live_job_uses_a_committed_one_and_follows_a_failed_one(run: Run, api: Any) -> None:
+def test_a_retry_adopts_a_live_job_uses_a_committed_one_and_follows_a_failed_one(
+    run: Run, api: Any
+) -> None:
     run.defers()
     assert run.defers(2).submission_id == run.name(1)
     commit.write_failure(run.attempt(1), StoreUnavailableError("s3://b", "is away", "wait"))
@@ -119,7 +147,9 @@ def test_what_a_try_needs_is_found_by_name_when_its_own_notes_were_lost(run: Run
     assert len(api.posts) == 1
 
 
-def test_a_job_that_vanished_with_its_head_node_is_fenced_and_started_again(run: Run, api: Any) -> None:
+def test_a_job_that_vanished_with_its_head_node_is_fenced_and_started_again(
+    run: Run, api: Any
+) -> None:
     run.defers()
     api.states.clear()
     assert run.defers(2).submission_id == run.name(2)
@@ -127,7 +157,9 @@ def test_a_job_that_vanished_with_its_head_node_is_fenced_and_started_again(run:
 
 
 @pytest.mark.parametrize("committed", [False, True])
-def test_the_try_after_a_clear_stops_the_old_job_and_starts_the_next_attempt(run: Run, api: Any, committed: bool) -> None:
+def test_the_try_after_a_clear_stops_the_old_job_and_starts_the_next_attempt(
+    run: Run, api: Any, committed: bool
+) -> None:
     run.defers()
     if committed:
         commit.commit(run.attempt(1), {"dataset": "d"}, {})
@@ -137,7 +169,9 @@ def test_the_try_after_a_clear_stops_the_old_job_and_starts_the_next_attempt(run
     assert commit.fate(run.attempt(1)) == ("committed" if committed else "fenced")
 
 
-def test_each_index_of_a_mapped_task_has_attempts_and_jobs_of_its_own_and_a_clear_stops_one(run: Run, api: Any) -> None:
+def test_each_index_of_a_mapped_task_has_attempts_and_jobs_of_its_own_and_a_clear_stops_one(
+    run: Run, api: Any
+) -> None:
     def tries(index: int, number: int, limit: int) -> str:
         with pytest.raises(TaskDeferred) as caught:
             run.operator().execute(run.context(number, limit, index=index))
@@ -156,7 +190,15 @@ def test_each_index_of_a_mapped_task_has_attempts_and_jobs_of_its_own_and_a_clea
 def made(run: Run, tmp_path: Path) -> Job:
     """A baseline that another run has made."""
     task = task_uri(run.root, "boig_sd", "other", "finetune_sd")
-    job = Job(stage=Stage.FINETUNE_SD, recipe=load_recipe("tiny"), inputs={"dataset": "/d"}, store=run.root, root="r", task=task, attempt=1)
+    job = Job(
+        stage=Stage.FINETUNE_SD,
+        recipe=load_recipe("tiny"),
+        inputs={"dataset": "/d"},
+        store=run.root,
+        root="r",
+        task=task,
+        attempt=1,
+    )
     (tmp_path / "folder").mkdir()
     uri = Workspace(job, tmp_path).publish("models/high-kpi", tmp_path / "folder", kind="sd")
     commit.commit(job.attempt_uri, {"high_kpi": uri}, {})
@@ -164,7 +206,14 @@ def made(run: Run, tmp_path: Path) -> Job:
 
 
 def test_what_another_run_has_made_of_the_same_is_used(run: Run, api: Any, made: Job) -> None:
-    mine = RayJobOperator(task_id="finetune_sd", stage="finetune_sd", plan=run.plan, inputs={"dataset": "/d"}, reuse=True, retries=3)
+    mine = RayJobOperator(
+        task_id="finetune_sd",
+        stage="finetune_sd",
+        plan=run.plan,
+        inputs={"dataset": "/d"},
+        reuse=True,
+        retries=3,
+    )
     assert mine.execute(run.context(1, 3, "finetune_sd"))["attempt"] == made.attempt_uri
     assert api.posts == []
 
@@ -179,27 +228,40 @@ def test_the_same_is_made_again_where_it_is_not_the_same_or_wanted_anew(
 ) -> None:
     given = {"plan": run.plan, "inputs": {"dataset": "/d"}, "reuse": True, "retries": 3, **changed}
     with pytest.raises(TaskDeferred):
-        RayJobOperator(task_id="finetune_sd", stage="finetune_sd", **given).execute(run.context(1, limit, "finetune_sd"))
+        RayJobOperator(task_id="finetune_sd", stage="finetune_sd", **given).execute(
+            run.context(1, limit, "finetune_sd")
+        )
     assert len(api.posts) == 1
 
 
 def test_a_plan_that_says_so_is_skipped_with_its_reason(run: Run, api: Any) -> None:
-    skipped = RayJobOperator(task_id="ingest", stage="ingest", plan={**run.plan, "skip": "its BoigLLM has failed"}, inputs={})
+    skipped = RayJobOperator(
+        task_id="ingest",
+        stage="ingest",
+        plan={**run.plan, "skip": "its BoigLLM has failed"},
+        inputs={},
+    )
     with pytest.raises(AirflowSkipException, match="its BoigLLM has failed"):
         skipped.execute(run.context(1, 3))
     assert api.posts == []
 
 
-def test_an_old_job_that_does_not_stop_keeps_the_next_from_starting(run: Run, api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_job_that_does_not_stop_keeps_the_next_from_starting(
+    run: Run, api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run.defers()
     api.stubborn.add(run.name(1))
-    monkeypatch.setattr(operators, "stop_and_see", lambda jobs, name: real_stop(jobs, name, 0.05, 0.01))
+    monkeypatch.setattr(
+        operators, "stop_and_see", lambda jobs, name: real_stop(jobs, name, 0.05, 0.01)
+    )
     with pytest.raises(ClusterError, match="still RUNNING"):
         run.operator().execute(run.context(2, 4))
     assert len(api.posts) == 1
 
 
-def test_without_a_triggerer_the_worker_waits(run: Run, api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_triggerer_the_worker_waits(
+    run: Run, api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BOIG_DEFERRABLE", "false")
     operator, done = run.operator(), []
     thread = threading.Thread(target=lambda: done.append(operator.execute(run.context(1, 3))))
@@ -209,17 +271,25 @@ def test_without_a_triggerer_the_worker_waits(run: Run, api: Any, monkeypatch: p
     commit.commit(run.attempt(1), {"dataset": "d"}, {"rows": 1})
     api.states[run.name(1)] = ["SUCCEEDED"]
     thread.join(30)
-    assert done == [{"outputs": {"dataset": "d"}, "metrics": {"rows": 1}, "attempt": run.attempt(1)}]
+    assert done == [
+        {"outputs": {"dataset": "d"}, "metrics": {"rows": 1}, "attempt": run.attempt(1)}
+    ]
 
 
-@pytest.mark.parametrize(("state", "stops"), [("failed", True), ("restarting", True), ("running", False), (None, True)])
+@pytest.mark.parametrize(
+    ("state", "stops"), [("failed", True), ("restarting", True), ("running", False), (None, True)]
+)
 def test_a_worker_that_is_killed_while_it_waits_asks_before_it_stops(
     run: Run, api: Any, monkeypatch: pytest.MonkeyPatch, state: str | None, stops: bool
 ) -> None:
-    monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", staticmethod(lambda **_: {"r": {"ingest": state}}))
+    monkeypatch.setattr(
+        RuntimeTaskInstance, "get_task_states", staticmethod(lambda **_: {"r": {"ingest": state}})
+    )
     operator, killed = run.operator(deferrable=False), threading.Event()
 
-    def on_term(*_: Any) -> None:  # as Airflow's task runner does it: in the main thread, amid the event loop
+    def on_term(
+        *_: Any,
+    ) -> None:  # as Airflow's task runner does it: in the main thread, amid the event loop
         operator.on_kill()
         killed.set()
         if not stops:
@@ -260,11 +330,15 @@ def action(exc: BaseException) -> str:
     return POLICY.evaluate(exc, 1, 3).action.value
 
 
-def test_a_user_error_fails_at_once_and_an_infrastructure_error_is_retried(operator: RayJobOperator, tmp_path: Path) -> None:
+def test_a_user_error_fails_at_once_and_an_infrastructure_error_is_retried(
+    operator: RayJobOperator, tmp_path: Path
+) -> None:
     assert operator.retry_policy is POLICY
     event = {"status": "FAILED", "message": "exit code 2", "job_url": "", "submission_id": "boig-x"}
     commit.write_failure(str(tmp_path / "a"), InputError("posts.jsonl", "is empty", "give posts"))
-    with pytest.raises(UserError, match=r"ingest: InputError: posts.jsonl: is empty; give posts") as user:
+    with pytest.raises(
+        UserError, match=r"ingest: InputError: posts.jsonl: is empty; give posts"
+    ) as user:
         operator.execute_complete({}, {**event, "attempt": str(tmp_path / "a")})
     assert action(user.value) == "fail"
     commit.write_failure(str(tmp_path / "b"), StoreUnavailableError("s3://x", "is away", "wait"))
@@ -278,8 +352,16 @@ def test_an_end_without_a_word_is_retried_and_only_then_is_ray_asked_for_output(
     run: Run, api: Any, capsys: pytest.CaptureFixture[str], status: str
 ) -> None:
     api.states["boig-x"] = ["FAILED"]
-    event = {"status": status, "message": "hm", "attempt": run.attempt(1), "job_url": "", "submission_id": "boig-x"}
-    with pytest.raises(InfrastructureError, match=f"no commit and no error.json; Ray says {status}: hm"):
+    event = {
+        "status": status,
+        "message": "hm",
+        "attempt": run.attempt(1),
+        "job_url": "",
+        "submission_id": "boig-x",
+    }
+    with pytest.raises(
+        InfrastructureError, match=f"no commit and no error.json; Ray says {status}: hm"
+    ):
         run.operator().execute_complete({}, event)
     assert ("python: no module ray_jobs" in capsys.readouterr().out) == (status == "FAILED")
     api.asked.clear()
@@ -291,7 +373,12 @@ def test_an_end_without_a_word_is_retried_and_only_then_is_ray_asked_for_output(
 
 def test_a_commit_counts_whatever_ray_says(operator: RayJobOperator, tmp_path: Path) -> None:
     commit.commit(str(tmp_path / "a"), {"dataset": "d"}, {"rows": 1})
-    event = {"status": "FAILED", "message": "the node died while the job was ending", "attempt": str(tmp_path / "a"), "job_url": ""}
+    event = {
+        "status": "FAILED",
+        "message": "the node died while the job was ending",
+        "attempt": str(tmp_path / "a"),
+        "job_url": "",
+    }
     assert operator.execute_complete({}, event)["outputs"] == {"dataset": "d"}
 
 
@@ -314,31 +401,55 @@ def a_dataset(root: str, *files: str) -> dict[str, str]:
     for name in files:
         (folder / name).write_text("x")
     lineage = manifest.Lineage(inputs={}, recipe="r", code="c")
-    manifest.publish_folder(folder, uri, kind="dataset", lineage=lineage, commit=f"{attempt}/{commit.COMMIT}")
+    manifest.publish_folder(
+        folder, uri, kind="dataset", lineage=lineage, commit=f"{attempt}/{commit.COMMIT}"
+    )
     commit.commit(attempt, {"dataset": uri}, {})
-    return {"attempt": attempt, "status": "SUCCEEDED", "message": "", "job_url": "http://h/#/jobs/j"}
+    return {
+        "attempt": attempt,
+        "status": "SUCCEEDED",
+        "message": "",
+        "job_url": "http://h/#/jobs/j",
+    }
 
 
 def links(operator: RayJobOperator) -> dict[str, str]:
-    return {link.name: link.get_link(operator, ti_key=None) for link in operator.operator_extra_links}
+    return {
+        link.name: link.get_link(operator, ti_key=None) for link in operator.operator_extra_links
+    }
 
 
-def test_a_task_that_made_a_dataset_links_to_its_card_in_airflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_made_a_dataset_links_to_its_card_in_airflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example/team/")
     root = str(tmp_path / "the store")
     operator = RayJobOperator(task_id="ingest", stage="ingest", plan={"store": root}, inputs={})
     assert set(links(operator).values()) == {""}
     operator.execute_complete({}, a_dataset(root, "labels.parquet", "card.html"))
     card = "https://airflow.example/team/boig/datasets/d/v/card.html"
-    assert {name: link for name, link in links(operator).items() if link} == {"Ray job": "http://h/#/jobs/j", "Data card": card}
+    assert {name: link for name, link in links(operator).items() if link} == {
+        "Ray job": "http://h/#/jobs/j",
+        "Data card": card,
+    }
 
 
-def test_a_training_links_to_its_run_in_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_links_to_its_run_in_mlflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("BOIG_MLFLOW_WEB", "https://me:my-password@mlflow.example/")
     root = str(tmp_path / "store")
     jobs = [
-        Job(stage=stage, recipe=load_recipe("tiny"), inputs={}, store=root, root="r", task=f"{root}/runs/d/r/{stage}", attempt=1)
+        Job(
+            stage=stage,
+            recipe=load_recipe("tiny"),
+            inputs={},
+            store=root,
+            root="r",
+            task=f"{root}/runs/d/r/{stage}",
+            attempt=1,
+        )
         for stage in (Stage.DDPO, Stage.REPORT, Stage.FINETUNE_SD)
     ]
     for job in jobs:
@@ -347,7 +458,9 @@ def test_a_training_links_to_its_run_in_mlflow(tmp_path: Path, monkeypatch: pyte
     log.log(0, reward=1.0)
     log.log(1, reward=2.5)
     log.close()
-    [run] = MlflowClient().search_runs([MlflowClient().get_experiment_by_name("boig/ddpo").experiment_id])
+    [run] = MlflowClient().search_runs(
+        [MlflowClient().get_experiment_by_name("boig/ddpo").experiment_id]
+    )
     rewards = MlflowClient().get_metric_history(run.info.run_id, "reward")
     assert [(reward.step, reward.value) for reward in rewards] == [(0, 1.0), (1, 2.5)]
     page = f"https://mlflow.example/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
@@ -363,10 +476,14 @@ def test_a_training_links_to_its_run_in_mlflow(tmp_path: Path, monkeypatch: pyte
 
 def test_an_output_of_another_store_has_no_page() -> None:
     assert page_url("s3://theirs/reports/v", "report.html", "s3://ours") == ""
-    assert page_url("s3://ours/a/reports/v 1", "report.html", "s3://ours/a/").endswith("/boig/reports/v%201/report.html")
+    assert page_url("s3://ours/a/reports/v 1", "report.html", "s3://ours/a/").endswith(
+        "/boig/reports/v%201/report.html"
+    )
 
 
-def test_a_dataset_without_a_card_or_one_that_cannot_be_read_has_no_link_and_is_no_failure(tmp_path: Path) -> None:
+def test_a_dataset_without_a_card_or_one_that_cannot_be_read_has_no_link_and_is_no_failure(
+    tmp_path: Path,
+) -> None:
     root = str(tmp_path)
     operator = RayJobOperator(task_id="ingest", stage="ingest", plan={"store": root}, inputs={})
     event = a_dataset(root, "labels.parquet")
@@ -378,7 +495,11 @@ def test_a_dataset_without_a_card_or_one_that_cannot_be_read_has_no_link_and_is_
 
 
 def test_a_task_that_made_no_dataset_has_no_card(tmp_path: Path) -> None:
-    operator = RayJobOperator(task_id="ddpo", stage="ddpo", plan={"store": str(tmp_path)}, inputs={})
+    operator = RayJobOperator(
+        task_id="ddpo", stage="ddpo", plan={"store": str(tmp_path)}, inputs={}
+    )
     commit.commit(str(tmp_path / "a"), {"boigsd": "s"}, {})
-    operator.execute_complete({}, {"attempt": str(tmp_path / "a"), "status": "SUCCEEDED", "message": "", "job_url": ""})
+    operator.execute_complete(
+        {}, {"attempt": str(tmp_path / "a"), "status": "SUCCEEDED", "message": "", "job_url": ""}
+    )
     assert links(operator)["Data card"] == ""

@@ -1,4 +1,5 @@
-"""What goes into a DAG: an input that is optional is passed on where it is named, checked like any other, and missed by nobody."""
+"""What goes into a DAG: an input that is optional is passed on where it is named, checked like any
+other, and missed by nobody."""
 
 from __future__ import annotations
 
@@ -21,12 +22,16 @@ def published(root: Path, kind: str) -> str:
     (root / kind).mkdir()
     (root / kind / "weights").write_text(kind)
     lineage = Lineage(inputs={}, recipe="r", code="c")
-    publish_folder(root / kind, uri, kind=kind, lineage=lineage, commit=f"{attempt}/{commit.COMMIT}")
+    publish_folder(
+        root / kind, uri, kind=kind, lineage=lineage, commit=f"{attempt}/{commit.COMMIT}"
+    )
     commit.commit(attempt, {kind: uri}, {})
     return uri
 
 
-def test_an_optional_input_is_passed_on_where_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_optional_input_is_passed_on_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BOIG_STORE", str(tmp_path))
     boigllm, predictor = published(tmp_path, "boigllm"), published(tmp_path, "predictor")
 
@@ -43,8 +48,13 @@ def test_an_optional_input_is_passed_on_where_it_is_named(tmp_path: Path, monkey
         outputs(both, predictor=boigllm)
 
 
-def test_a_champion_that_cannot_be_read_stops_a_run_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outputs = {"boigllm": "s3://b/models/boigllm/v", "champion": "s3://b/models/boigsd/of-another-event"}
+def test_a_champion_that_cannot_be_read_stops_a_run_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = {
+        "boigllm": "s3://b/models/boigllm/v",
+        "champion": "s3://b/models/boigsd/of-another-event",
+    }
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert with_champion(outputs) == {"boigllm": outputs["boigllm"]}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
@@ -55,7 +65,9 @@ def test_a_champion_that_cannot_be_read_stops_a_run_before_it_trains(tmp_path: P
     assert "champion" not in with_champion(outputs)
 
 
-def test_a_wrong_price_costs_a_run_its_summary_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_price_costs_a_run_its_summary_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = {"store": str(tmp_path), "recipe": f"{tmp_path}/runs/boig_sd/r/recipe.json"}
     monkeypatch.setenv("BOIG_GPU_HOUR_PRICE", "much")
     assert write_summary(plan).startswith("no summary: BOIG_GPU_HOUR_PRICE=much")

@@ -1,4 +1,5 @@
-"""boig is an Airflow provider: what it says of itself is valid, leads to things that are there, and gives a form and a test button."""
+"""boig is an Airflow provider: what it says of itself is valid, leads to things that are there, and
+gives a form and a test button."""
 
 from __future__ import annotations
 
@@ -31,11 +32,17 @@ def test_the_info_is_valid_and_registered_under_the_packages_name() -> None:
     for schema in ("provider_info.schema.json", "provider.yaml.schema.json"):
         wanted = json.loads(resources.files("airflow").joinpath(schema).read_text())
         part = info if schema.startswith("provider_info") else info["connection-types"]
-        rules = wanted if schema.startswith("provider_info") else wanted["properties"]["connection-types"]
+        rules = (
+            wanted
+            if schema.startswith("provider_info")
+            else wanted["properties"]["connection-types"]
+        )
         jsonschema.validate(part, rules)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert info["package-name"] == project["name"]
-    module, _, name = project["entry-points"]["apache_airflow_provider"]["provider_info"].partition(":")
+    module, _, name = project["entry-points"]["apache_airflow_provider"]["provider_info"].partition(
+        ":"
+    )
     assert find(f"{module}.{name}")() == info
 
 
@@ -44,14 +51,18 @@ def test_what_it_names_is_there() -> None:
     [connection] = info["connection-types"]
     assert find(connection["hook-class-name"]) is RayHook
     assert connection["connection-type"] == RayHook.conn_type
-    assert {find(path) for path in info["extra-links"]} == {type(link) for link in RayJobOperator.operator_extra_links}
+    assert {find(path) for path in info["extra-links"]} == {
+        type(link) for link in RayJobOperator.operator_extra_links
+    }
     for kind in ("operators", "triggers", "hooks"):
         assert [import_module(name) for place in info[kind] for name in place["python-modules"]]
 
 
 def test_reading_it_imports_nothing_heavy() -> None:
     script = "import sys; from boig_core.orchestration.provider import get_provider_info; get_provider_info(); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert not {"airflow", "aiohttp", "pyarrow", "pydantic"} & set(done.stdout.split())
 
 

@@ -1,4 +1,5 @@
-"""The Jobs API client against a Jobs API on a real socket: ids decide, tokens stay out of jobs, a stop is seen."""
+"""The Jobs API client against a Jobs API on a real socket: ids decide, tokens stay out of jobs, a
+stop is seen."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def submit(api: Any, name: str) -> None:
     call(api, "submit", name, "python -m ray_jobs.ingest x", {"stage": "ingest"})
 
 
-def test_a_duplicate_post_is_no_error_because_the_job_is_there(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_duplicate_post_is_no_error_because_the_job_is_there(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     submit(api, "boig-x")
     submit(api, "boig-x")
@@ -51,7 +54,9 @@ def test_a_head_that_no_node_has_joined_yet_is_away_and_asked_again(api: Any) ->
 
 
 @pytest.mark.parametrize("jobs", [2, FEW + 1])
-def test_states_of_many_jobs_are_one_list_and_what_ray_does_not_know_is_missing(api: Any, jobs: int) -> None:
+def test_states_of_many_jobs_are_one_list_and_what_ray_does_not_know_is_missing(
+    api: Any, jobs: int
+) -> None:
     names = [f"boig-{n}" for n in range(jobs)]
     api.states = {name: ["RUNNING"] for name in [*names, "another"]}
     found = call(api, "states", [*names, "boig-gone"])
@@ -99,9 +104,20 @@ def test_a_connection_gives_address_and_tls_and_keeps_its_token() -> None:
     plain = RayCluster.of_connection(connection(host="ray-head"))
     assert (plain.address, plain.conn_id, plain.verify) == ("http://ray-head:8265", "", True)
     found = RayCluster.of_connection(
-        connection(host="ray", port=443, schema="https", password="the-token", extra='{"ca_bundle": "/ca.pem"}')
+        connection(
+            host="ray",
+            port=443,
+            schema="https",
+            password="the-token",
+            extra='{"ca_bundle": "/ca.pem"}',
+        )
     )
-    assert (found.address, found.conn_id, found.verify, found.ca_bundle) == ("https://ray:443", "ray_default", True, "/ca.pem")
+    assert (found.address, found.conn_id, found.verify, found.ca_bundle) == (
+        "https://ray:443",
+        "ray_default",
+        True,
+        "/ca.pem",
+    )
     assert "the-token" not in str(found.serialize())
     assert RayCluster(**found.serialize()) == found
 
@@ -111,7 +127,10 @@ def test_certificates_are_checked_unless_the_connection_says_no(tmp_path: Any) -
     assert isinstance(context, ssl.SSLContext)
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.check_hostname
-    assert RayCluster.of_connection(connection(host="https://ray", extra='{"verify": false}')).tls() is False
+    assert (
+        RayCluster.of_connection(connection(host="https://ray", extra='{"verify": false}')).tls()
+        is False
+    )
     with pytest.raises(InputError, match=r"missing\.pem"):
         RayCluster("https://ray", ca_bundle=str(tmp_path / "missing.pem")).tls()
 
@@ -121,14 +140,20 @@ def test_room_is_what_the_living_nodes_hold(api: Any) -> None:
     api.nodes = [node, {**node, "resources_total": {"CPU": 2.0}}, {**node, "state": "DEAD"}]
     assert call(api, "room", [Ask(1, 4.0, 1.0), Ask(3, 2.0)]) == ""
     short = call(api, "room", [Ask(2, 4.0, 1.0, {"pool": "learner"})])
-    assert short == "2 nodes with 10 CPUs and 1 GPUs do not hold 2 of 4 CPUs and 1 GPUs on {'pool': 'learner'}"
+    assert (
+        short
+        == "2 nodes with 10 CPUs and 1 GPUs do not hold 2 of 4 CPUs and 1 GPUs on {'pool': 'learner'}"
+    )
 
 
 @pytest.mark.parametrize(
     ("asks", "short"),
     [
         ([Ask(10, 0.1), Ask(1, 3.0)], []),
-        ([Ask(2, 1.0, 0.6)], [Ask(2, 1.0, 0.6)]),  # two shares of different GPUs' size do not meet on one
+        (
+            [Ask(2, 1.0, 0.6)],
+            [Ask(2, 1.0, 0.6)],
+        ),  # two shares of different GPUs' size do not meet on one
         ([Ask(1, 1.0, 0.6), Ask(1, 1.0, 0.2), Ask(1, 1.0, 0.2)], []),
         ([Ask(1, 5.0)], [Ask(1, 5.0)]),  # eight CPUs in all, four a node
         ([Ask(8, 1.0), Ask(1, 1.0, 1.0)], [Ask(8, 1.0)]),
@@ -139,7 +164,9 @@ def test_processes_are_placed_beside_each_other(asks: list[Ask], short: list[Ask
     assert lacking([{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0}], asks) == short
 
 
-def test_an_address_with_credentials_is_refused_since_links_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_with_credentials_is_refused_since_links_show_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("RAY_API_ADDRESS", "https://me:hush@ray:8265")
     with pytest.raises(InputError, match="carries credentials") as caught:
         RayCluster.find()

@@ -1,4 +1,5 @@
-"""The resource of a job: what is filled in, which pods it gets, what KubeRay and the CRD would refuse."""
+"""The resource of a job: what is filled in, which pods it gets, what KubeRay and the CRD would
+refuse."""
 
 from __future__ import annotations
 
@@ -19,7 +20,13 @@ from tests.unit.orchestration.kuberay.api import BASE, SCHEMA, refused
 
 
 def rendered(base: dict[str, Any] | None = None, *asks: Ask) -> dict[str, Any]:
-    body = render(base or read_base(str(BASE)), "boig-ddpo-a1-0123456789ab", "python -m ray_jobs.ddpo x", {"dag": "d"}, asks)
+    body = render(
+        base or read_base(str(BASE)),
+        "boig-ddpo-a1-0123456789ab",
+        "python -m ray_jobs.ddpo x",
+        {"dag": "d"},
+        asks,
+    )
     assert list(SCHEMA.iter_errors(body)) == []
     assert refused(body) is None
     return body
@@ -28,15 +35,25 @@ def rendered(base: dict[str, Any] | None = None, *asks: Ask) -> dict[str, Any]:
 def pods(body: dict[str, Any]) -> dict[str, int]:
     """Pods by worker group."""
     groups = body["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    assert all(group["replicas"] == group["minReplicas"] == group["maxReplicas"] for group in groups)
+    assert all(
+        group["replicas"] == group["minReplicas"] == group["maxReplicas"] for group in groups
+    )
     return {group["groupName"]: group["replicas"] for group in groups}
 
 
 def test_the_shipped_file_renders_to_what_the_crd_and_kuberay_accept() -> None:
     body = rendered()
     spec = body["spec"]
-    assert (spec["jobId"], spec["entrypoint"], spec["metadata"]) == ("boig-ddpo-a1-0123456789ab", "python -m ray_jobs.ddpo x", {"dag": "d"})
-    assert (spec["submissionMode"], spec["backoffLimit"], spec["shutdownAfterJobFinishes"]) == ("HTTPMode", 0, True)
+    assert (spec["jobId"], spec["entrypoint"], spec["metadata"]) == (
+        "boig-ddpo-a1-0123456789ab",
+        "python -m ray_jobs.ddpo x",
+        {"dag": "d"},
+    )
+    assert (spec["submissionMode"], spec["backoffLimit"], spec["shutdownAfterJobFinishes"]) == (
+        "HTTPMode",
+        0,
+        True,
+    )
     assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     assert "suspend" not in spec
 
@@ -44,7 +61,10 @@ def test_the_shipped_file_renders_to_what_the_crd_and_kuberay_accept() -> None:
 def test_a_head_that_ends_is_not_brought_back_since_kuberay_would_submit_the_job_again() -> None:
     body = rendered()
     assert body["metadata"]["annotations"]["ray.io/disable-provisioned-head-restart"] == "true"
-    assert body["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["restartPolicy"] == "Never"
+    assert (
+        body["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["restartPolicy"]
+        == "Never"
+    )
 
 
 def test_the_file_itself_is_left_as_it_is() -> None:
@@ -67,7 +87,9 @@ def test_a_deletion_strategy_of_the_team_replaces_the_shutdown() -> None:
     spec = base["spec"]
     del spec["shutdownAfterJobFinishes"], spec["ttlSecondsAfterFinished"]
     ends = [{"jobStatus": "SUCCEEDED"}, {"jobStatus": "FAILED"}, {"jobDeploymentStatus": "Failed"}]
-    spec["deletionStrategy"] = {"deletionRules": [{"policy": "DeleteCluster", "condition": end} for end in ends]}
+    spec["deletionStrategy"] = {
+        "deletionRules": [{"policy": "DeleteCluster", "condition": end} for end in ends]
+    }
     assert rendered(base)["spec"]["shutdownAfterJobFinishes"] is False
     del spec["deletionStrategy"]
     assert rendered(base)["spec"]["shutdownAfterJobFinishes"] is True
@@ -89,15 +111,17 @@ def test_a_deletion_strategy_of_the_team_replaces_the_shutdown() -> None:
         ([Ask(2, 1.0, 1.0), Ask(6, 1.0)], {"cpu": 2, "gpu": 2}),
     ],
 )
-def test_the_smallest_pods_that_hold_each_process_are_taken_and_as_many_as_all_need(asks: list[Ask], expected: dict[str, int]) -> None:
+def test_the_smallest_pods_that_hold_each_process_are_taken_and_as_many_as_all_need(
+    asks: list[Ask], expected: dict[str, int]
+) -> None:
     assert pods(rendered(None, *asks)) == expected
 
 
 def test_a_share_is_one_of_a_single_gpu() -> None:
     base = read_base(str(BASE))
-    base["spec"]["rayClusterSpec"]["workerGroupSpecs"][1]["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = (
-        "2"
-    )
+    base["spec"]["rayClusterSpec"]["workerGroupSpecs"][1]["template"]["spec"]["containers"][0][
+        "resources"
+    ]["limits"]["nvidia.com/gpu"] = "2"
     assert pods(rendered(base, Ask(3, 1.0, 0.6))) == {"gpu": 2}
     assert pods(rendered(base, Ask(3, 1.0, 2.0))) == {"gpu": 3}
 
@@ -127,29 +151,52 @@ def test_a_process_that_fits_no_pod_is_refused_by_name() -> None:
 
 def test_limits_may_be_written_in_thousandths() -> None:
     base = read_base(str(BASE))
-    base["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "1500m"
+    base["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0][
+        "resources"
+    ]["limits"]["cpu"] = "1500m"
     assert pods(rendered(base, Ask(2, 1.0))) == {"cpu": 2}
 
 
 def test_every_stage_of_the_tiny_recipe_fits_the_shipped_file_without_a_gpu() -> None:
     recipe = load_recipe("tiny")
-    assert {name for stage in Stage for name in pods(rendered(None, *asks_of(stage, recipe)))} == {"cpu"}
+    assert {name for stage in Stage for name in pods(rendered(None, *asks_of(stage, recipe)))} == {
+        "cpu"
+    }
 
 
 def test_an_alignment_asks_for_learners_rollouts_and_scorers_at_once() -> None:
     whole = load_recipe("tiny").model_dump()
     whole["resources"] = {"cpus": 4, "gpus": 1}
     whole["reward"] |= {"actors": 3, "resources": {"cpus": 2, "gpus": 0}}
-    whole["ddpo"] |= {"rollout_actors": 5, "workers": 1, "rollout_resources": {"cpus": 1, "gpus": 1, "labels": {"pool": "rollouts"}}}
+    whole["ddpo"] |= {
+        "rollout_actors": 5,
+        "workers": 1,
+        "rollout_resources": {"cpus": 1, "gpus": 1, "labels": {"pool": "rollouts"}},
+    }
     recipe = Recipe.model_validate(whole)
-    assert asks_of(Stage.DDPO, recipe) == [Ask(1, 4.0, 1.0), Ask(5, 1.0, 1.0, {"pool": "rollouts"}), Ask(3, 2.0, 0.0)]
+    assert asks_of(Stage.DDPO, recipe) == [
+        Ask(1, 4.0, 1.0),
+        Ask(5, 1.0, 1.0, {"pool": "rollouts"}),
+        Ask(3, 2.0, 0.0),
+    ]
     assert asks_of(Stage.REPORT, recipe) == [Ask(0, 4.0)]
 
 
-@pytest.mark.parametrize(("at_once", "judge", "processes"), [(1, "none", 3), (2, "none", 6), (8, "none", 6), (8, "predictor", 12)])
-def test_models_that_train_side_by_side_ask_for_workers_of_their_own(at_once: int, judge: str, processes: int) -> None:
+@pytest.mark.parametrize(
+    ("at_once", "judge", "processes"),
+    [(1, "none", 3), (2, "none", 6), (8, "none", 6), (8, "predictor", 12)],
+)
+def test_models_that_train_side_by_side_ask_for_workers_of_their_own(
+    at_once: int, judge: str, processes: int
+) -> None:
     rated = ["llm.predictor=head", "data.judge=0.1"] if judge == "predictor" else []
-    settings = ["llm.workers=3", f"llm.at_once={at_once}", f"evaluation.judge={judge}", "resources.gpus=1", *rated]
+    settings = [
+        "llm.workers=3",
+        f"llm.at_once={at_once}",
+        f"evaluation.judge={judge}",
+        "resources.gpus=1",
+        *rated,
+    ]
     recipe = load_recipe("tiny", settings)
     assert asks_of(Stage.FINETUNE_LLM, recipe) == [Ask(processes, 0.5, 1.0)]
     assert held_gpus(Stage.FINETUNE_LLM, recipe) == processes
@@ -157,7 +204,15 @@ def test_models_that_train_side_by_side_ask_for_workers_of_their_own(at_once: in
 
 def test_names_are_short_differ_and_keep_short_ids() -> None:
     assert name_of("boig-x") == "boig-x"
-    tasks = [task_uri("s3://b", "boig_llm", f"scheduled__2026-01-0{day}T00:00:00+00:00", "a_task_with_a_long_name") for day in (1, 2)]
+    tasks = [
+        task_uri(
+            "s3://b",
+            "boig_llm",
+            f"scheduled__2026-01-0{day}T00:00:00+00:00",
+            "a_task_with_a_long_name",
+        )
+        for day in (1, 2)
+    ]
     ids = [submission_id(task, number) for task in tasks for number in (1, 2, 12345)]
     names = [name_of(each) for each in ids]
     assert len(set(names)) == len(ids)
@@ -167,7 +222,15 @@ def test_names_are_short_differ_and_keep_short_ids() -> None:
         assert refused({"metadata": {"name": name}, "spec": {"rayClusterSpec": {}}}) is None
 
 
-@pytest.mark.parametrize("text", ["a: [", "just words", "kind: Job", "apiVersion: ray.io/v1\nkind: RayJob\nspec: {rayClusterSpec: {}}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [",
+        "just words",
+        "kind: Job",
+        "apiVersion: ray.io/v1\nkind: RayJob\nspec: {rayClusterSpec: {}}",
+    ],
+)
 def test_a_file_that_is_no_rayjob_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
     for path in (tmp_path / "x.yaml", tmp_path / "missing.yaml"):

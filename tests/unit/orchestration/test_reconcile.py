@@ -1,4 +1,5 @@
-"""Jobs that nobody wants are stopped, all others are left alone, and what cannot be said is not guessed."""
+"""Jobs that nobody wants are stopped, all others are left alone, and what cannot be said is not
+guessed."""
 
 from __future__ import annotations
 
@@ -21,7 +22,14 @@ def api(either: Any) -> Any:
 def put(api: Any, name: str, status: str = "RUNNING", **other: str) -> None:
     """A job of a task named like it."""
     api.states[name] = [status]
-    api.metadata[name] = {"dag": "d", "run": "r", "task": name, "map": "-1", **belongs_to("s3://b"), **other}
+    api.metadata[name] = {
+        "dag": "d",
+        "run": "r",
+        "task": name,
+        "map": "-1",
+        **belongs_to("s3://b"),
+        **other,
+    }
 
 
 def run(api: Any, states: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +48,11 @@ def test_only_jobs_whose_task_is_not_at_work_are_stopped(api: Any) -> None:
         put(api, state)
     put(api, "finished", status="SUCCEEDED")
     found = run(api, {state: state for state in [*over, *AT_WORK]})
-    assert found == {"live": len(over) + len(AT_WORK), "stopped": {state: state for state in over}, "unknown": []}
+    assert found == {
+        "live": len(over) + len(AT_WORK),
+        "stopped": {state: state for state in over},
+        "unknown": [],
+    }
     assert {name for name in [*over, *AT_WORK, "finished"] if api.was_stopped(name)} == set(over)
 
 
@@ -55,7 +67,9 @@ def test_what_is_not_ours_is_not_even_asked_about(api: Any) -> None:
 def test_a_job_whose_tasks_state_is_unknown_goes_on(api: Any) -> None:
     put(api, "a")
     put(api, "b")
-    assert run(api, {"a": ConnectionError("the API server is away"), "b": "failed"})["unknown"] == ["a"]
+    assert run(api, {"a": ConnectionError("the API server is away"), "b": "failed"})["unknown"] == [
+        "a"
+    ]
     assert set(api.stopped) == {"b"}
 
 

@@ -1,4 +1,5 @@
-"""The registry's aliases on a real MLflow: champion and previous move with a record, and a move that was cut is finished by the next."""
+"""The registry's aliases on a real MLflow: champion and previous move with a record, and a move
+that was cut is finished by the next."""
 
 from __future__ import annotations
 
@@ -10,7 +11,17 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from boig_core.errors import InfrastructureError, InputError
-from boig_core.orchestration.registry import MODEL, Move, aliases, champion, last_move, move, promoted, registry, rollback
+from boig_core.orchestration.registry import (
+    MODEL,
+    Move,
+    aliases,
+    champion,
+    last_move,
+    move,
+    promoted,
+    registry,
+    rollback,
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +45,10 @@ def versions(client: MlflowClient) -> list[str]:
     """Three versions; the second is champion, the first previous."""
     client.create_registered_model(MODEL)
     tags = [{"uri": f"/models/{n}", "report": f"/reports/{n}"} for n in range(3)]
-    made = [str(client.create_model_version(MODEL, f"boig:///models/{n}", tags=tags[n]).version) for n in range(3)]
+    made = [
+        str(client.create_model_version(MODEL, f"boig:///models/{n}", tags=tags[n]).version)
+        for n in range(3)
+    ]
     move(client, Move("a", "promote", made[0], None))
     move(client, Move("b", "promote", made[1], made[0]))
     return made
@@ -45,7 +59,8 @@ Cut = Callable[[int], None]
 
 @pytest.fixture
 def cut(monkeypatch: pytest.MonkeyPatch) -> Cut:
-    """Lets the next calls that change an alias through, and the one after them fail; 99 mends it again."""
+    """Lets the next calls that change an alias through, and the one after them fail; 99 mends it
+    again."""
     original, left = MlflowClient.set_registered_model_alias, [99]
 
     def call(self: MlflowClient, name: str, alias: str, version: str) -> None:
@@ -62,15 +77,25 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> Cut:
     return after
 
 
-def test_rollback_swaps_records_and_is_undone_by_another(client: MlflowClient, versions: list[str]) -> None:
+def test_rollback_swaps_records_and_is_undone_by_another(
+    client: MlflowClient, versions: list[str]
+) -> None:
     with pytest.raises(InputError, match="why: is empty"):
         rollback("ada", " ")
     assert champion() == "/models/1"
-    assert rollback("ada", "fewer clicks") == {"model": MODEL, "champion": versions[0], "previous": versions[1]}
+    assert rollback("ada", "fewer clicks") == {
+        "model": MODEL,
+        "champion": versions[0],
+        "previous": versions[1],
+    }
     found = client.get_model_version_by_alias(MODEL, "champion")
     assert str(found.version) == versions[0]
     assert champion() == "/models/0"
-    assert (found.tags["rollback_by"], found.tags["rollback_why"], found.tags["rollback_of"]) == ("ada", "fewer clicks", versions[1])
+    assert (found.tags["rollback_by"], found.tags["rollback_why"], found.tags["rollback_of"]) == (
+        "ada",
+        "fewer clicks",
+        versions[1],
+    )
     assert found.tags["rollback_at"].endswith("+00:00")
     assert rollback("ada", "a false alarm")["champion"] == versions[1]
 
@@ -90,12 +115,18 @@ def test_without_a_previous_model_it_says_so(client: MlflowClient) -> None:
 
 
 @pytest.mark.parametrize("calls", [0, 1])
-def test_a_rollback_that_was_cut_is_finished_by_the_next_and_not_undone(versions: list[str], cut: Cut, calls: int) -> None:
+def test_a_rollback_that_was_cut_is_finished_by_the_next_and_not_undone(
+    versions: list[str], cut: Cut, calls: int
+) -> None:
     cut(calls)
     with pytest.raises(InfrastructureError, match="went away"):
         rollback("ada", "fewer clicks")
     cut(99)
-    assert rollback("ada", "fewer clicks") == {"model": MODEL, "champion": versions[0], "previous": versions[1]}
+    assert rollback("ada", "fewer clicks") == {
+        "model": MODEL,
+        "champion": versions[0],
+        "previous": versions[1],
+    }
 
 
 def test_a_retry_of_the_same_decision_moves_nothing(versions: list[str]) -> None:
@@ -112,7 +143,11 @@ def test_a_rollback_after_a_promotion_that_was_cut_leads_back_to_the_model_befor
     with registry() as inner, pytest.raises(MlflowException):
         move(inner, Move("c", "promote", versions[2], versions[1]))
     cut(99)
-    assert rollback("ada", "fewer clicks") == {"model": MODEL, "champion": versions[1], "previous": versions[2]}
+    assert rollback("ada", "fewer clicks") == {
+        "model": MODEL,
+        "champion": versions[1],
+        "previous": versions[2],
+    }
     assert aliases(client) == {"champion": versions[1], "previous": versions[2]}
     assert last_move(client)[1] is False
 
@@ -126,7 +161,9 @@ def test_promoted_are_the_models_and_reports_that_aliases_name_and_that_of_a_pro
         move(inner, Move("c", "promote", versions[2], versions[1]))
     cut(99)
     assert promoted() == [f"/{kind}/{n}" for kind in ("models", "reports") for n in range(3)]
-    assert aliases(client) == {"champion": versions[1], "previous": versions[0]}, "who only looks moves nothing"
+    assert aliases(client) == {"champion": versions[1], "previous": versions[0]}, (
+        "who only looks moves nothing"
+    )
 
 
 def test_without_a_server_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
-"""The wait for a job: one poller a cluster, the log once, an end that is known whatever happened, and a kill that is checked."""
+"""The wait for a job: one poller a cluster, the log once, an end that is known whatever happened,
+and a kill that is checked."""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ def test_one_poller_tells_each_watcher_its_jobs_end(api: Any) -> None:
     api.states = {name: ["PENDING", "RUNNING", "SUCCEEDED"] for name in names}
     api.states["boig-7"] = ["FAILED"]
     ends = wait_for(api.cluster, *names, "boig-gone", "boig-3")
-    assert [end and end.status for end in ends] == ["FAILED" if n == 7 else "SUCCEEDED" for n in range(30)] + [None, "SUCCEEDED"]
+    assert [end and end.status for end in ends] == [
+        "FAILED" if n == 7 else "SUCCEEDED" for n in range(30)
+    ] + [None, "SUCCEEDED"]
     lists = api.asked.count("/api/jobs/")
     assert lists == 3  # one for each state, however many watch
     assert len(api.asked) == lists
@@ -83,7 +86,9 @@ def test_a_watcher_that_leaves_ends_nobody_elses_wait(api: Any) -> None:
     assert asyncio.run(run()).status == "SUCCEEDED"
 
 
-def test_a_cluster_that_comes_back_in_time_is_ridden_out_and_one_that_does_not_is_an_error(api: Any) -> None:
+def test_a_cluster_that_comes_back_in_time_is_ridden_out_and_one_that_does_not_is_an_error(
+    api: Any,
+) -> None:
     api.states["boig-x"] = ["SUCCEEDED"]
     api.down = True
 
@@ -97,7 +102,9 @@ def test_a_cluster_that_comes_back_in_time_is_ridden_out_and_one_that_does_not_i
 
     assert asyncio.run(run()).status == "SUCCEEDED"
     api.down = True
-    assert [type(end) for end in wait_for(api.cluster, "boig-x", "boig-y", patience_s=0.05)] == [AwayError] * 2
+    assert [type(end) for end in wait_for(api.cluster, "boig-x", "boig-y", patience_s=0.05)] == [
+        AwayError
+    ] * 2
 
 
 def test_what_breaks_the_poller_reaches_all_who_wait() -> None:
@@ -123,7 +130,9 @@ def keep(attempt: str, *chunks: str) -> None:
         store.write_bytes(f"{attempt}/log/{number:06}.txt", text.encode())
 
 
-def test_each_chunk_is_shown_once_and_a_successor_repeats_at_most_one_and_says_so(tmp_path: Any) -> None:
+def test_each_chunk_is_shown_once_and_a_successor_repeats_at_most_one_and_says_so(
+    tmp_path: Any,
+) -> None:
     attempt, lines = str(tmp_path), []
     first = TaskLog(attempt, lines.append)
     keep(attempt, "a\nb\n", "c\n")
@@ -154,10 +163,15 @@ def test_a_crash_amid_the_very_first_chunk_is_marked_too(tmp_path: Any) -> None:
         TaskLog(str(tmp_path), lambda _: 1 / 0).show()
     lines: list[str] = []
     TaskLog(str(tmp_path), lines.append).show()
-    assert lines == ["[the log goes on from its beginning; the next chunk, 000001.txt, may have been shown before]", "a"]
+    assert lines == [
+        "[the log goes on from its beginning; the next chunk, 000001.txt, may have been shown before]",
+        "a",
+    ]
 
 
-def test_a_store_that_is_away_for_a_moment_costs_no_line_and_no_wait(api: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_away_for_a_moment_costs_no_line_and_no_wait(
+    api: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     api.states["boig-x"] = ["RUNNING", "SUCCEEDED"]
     keep(str(tmp_path), "a\n")
     real, lines = task_log.runs.read_log, []
@@ -172,14 +186,21 @@ def test_a_store_that_is_away_for_a_moment_costs_no_line_and_no_wait(api: Any, t
     assert lines == ["[the log waits: s3://b: does not answer; wait]", "a"]
 
 
-def test_a_jobs_end_does_not_wait_for_a_store_that_hangs(api: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jobs_end_does_not_wait_for_a_store_that_hangs(
+    api: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     api.states["boig-x"] = ["SUCCEEDED"]
     free = threading.Event()
     monkeypatch.setattr(task_log, "LAST_S", 0.05)
     monkeypatch.setattr(task_log.runs, "read_log", lambda *_: free.wait(60) and iter(()))
     lines: list[str] = []
     try:
-        assert asyncio.run(follow(api.cluster, "boig-x", str(tmp_path), lines.append, poll_s=0.01))["status"] == "SUCCEEDED"
+        assert (
+            asyncio.run(follow(api.cluster, "boig-x", str(tmp_path), lines.append, poll_s=0.01))[
+                "status"
+            ]
+            == "SUCCEEDED"
+        )
         assert not free.is_set()
     finally:
         free.set()
@@ -187,8 +208,20 @@ def test_a_jobs_end_does_not_wait_for_a_store_that_hangs(api: Any, tmp_path: Any
 
 
 def test_gone_and_unreachable_are_ends_too(api: Any, tmp_path: Any) -> None:
-    assert asyncio.run(follow(api.cluster, "boig-x", str(tmp_path), print, poll_s=0.01))["status"] == GONE
-    end = asyncio.run(follow(RayCluster("http://127.0.0.1:9"), "boig-x", str(tmp_path), print, poll_s=0.01, patience_s=0.05))
+    assert (
+        asyncio.run(follow(api.cluster, "boig-x", str(tmp_path), print, poll_s=0.01))["status"]
+        == GONE
+    )
+    end = asyncio.run(
+        follow(
+            RayCluster("http://127.0.0.1:9"),
+            "boig-x",
+            str(tmp_path),
+            print,
+            poll_s=0.01,
+            patience_s=0.05,
+        )
+    )
     assert end["status"] == UNREACHABLE
     assert "does not answer" in end["message"]
 
@@ -207,7 +240,12 @@ def test_the_event_says_all_that_the_operator_needs(api: Any, tmp_path: Any) -> 
     async def fire() -> TriggerEvent:
         return await anext(trigger(api, str(tmp_path)).run())
 
-    expected = {"status": "SUCCEEDED", "message": "hm", "attempt": str(tmp_path), "submission_id": "boig-x"}
+    expected = {
+        "status": "SUCCEEDED",
+        "message": "hm",
+        "attempt": str(tmp_path),
+        "submission_id": "boig-x",
+    }
     assert asyncio.run(fire()).payload == {**expected, "job_url": f"{api.address}/#/jobs/boig-x"}
     assert store.exists(f"{tmp_path}/{CURSOR}")
 
@@ -217,7 +255,9 @@ def test_the_way_to_airflow_is_built_before_a_kill_needs_it_once_a_process(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(airflow_state, "_warm", threading.Event())
-    monkeypatch.setattr(airflow_state, "state_of", lambda task: asked.append(str(task)) or "deferred")
+    monkeypatch.setattr(
+        airflow_state, "state_of", lambda task: asked.append(str(task)) or "deferred"
+    )
     api.states["boig-x"] = ["SUCCEEDED"]
 
     async def fire() -> None:
@@ -264,7 +304,9 @@ def test_a_trigger_that_ends_stops_nothing(either: Any, tmp_path: Any) -> None:
         (ConnectionError("no supervisor"), False),
     ],
 )
-def test_a_kill_stops_the_job_only_on_airflows_word(api: Any, monkeypatch: pytest.MonkeyPatch, answer: Any, stops: bool) -> None:
+def test_a_kill_stops_the_job_only_on_airflows_word(
+    api: Any, monkeypatch: pytest.MonkeyPatch, answer: Any, stops: bool
+) -> None:
     api.states["boig-x"] = ["RUNNING"]
     asked: list[dict[str, Any]] = []
 
@@ -304,9 +346,16 @@ def test_a_kill_that_airflow_cancels_goes_on(either: Any, monkeypatch: pytest.Mo
     assert either.was_stopped("boig-x")
 
 
-def test_a_kill_whose_job_goes_on_says_so(either: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_kill_whose_job_goes_on_says_so(
+    either: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     either.states["boig-x"], either.stubborn = ["RUNNING"], {"boig-x"}
-    monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", staticmethod(lambda **_: {"r": {"t": "failed"}}))
+    monkeypatch.setattr(
+        RuntimeTaskInstance, "get_task_states", staticmethod(lambda **_: {"r": {"t": "failed"}})
+    )
     monkeypatch.setattr(triggers, "KILL_S", (5.0, 0.01))
     asyncio.run(trigger(either).on_kill())
-    assert "job boig-x could not be stopped, boig_reconcile tries again: boig-x: still RUNNING" in capsys.readouterr().out
+    assert (
+        "job boig-x could not be stopped, boig_reconcile tries again: boig-x: still RUNNING"
+        in capsys.readouterr().out
+    )

@@ -1,4 +1,5 @@
-"""Small checkpoints of the real architectures, with random weights, saved with their tokenizers and processors as a hub would hold them."""
+"""Small checkpoints of the real architectures, with random weights, saved with their tokenizers and
+processors as a hub would hold them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,8 @@ def pictures() -> Callable[[int], list[NDArray[np.uint8]]]:
 
 
 def roughen(model: Any, scale: float, seed: int = 0) -> None:
-    """Noise on every weight: the published initialization zeroes heads, so that nothing would depend on the image."""
+    """Noise on every weight: the published initialization zeroes heads, so that nothing would
+    depend on the image."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -48,7 +50,15 @@ def bert_tokenizer() -> Any:
     from transformers import BertTokenizer
 
     vocab = {f"[unused{index}]": index for index in range(1030)}
-    names = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
+    names = {
+        0: "[PAD]",
+        100: "[UNK]",
+        101: "[CLS]",
+        102: "[SEP]",
+        103: "[MASK]",
+        1012: ".",
+        1029: "?",
+    }
     vocab = {names.get(index, token): index for token, index in vocab.items()}
     vocab |= {word: 1030 + index for index, word in enumerate([*WORDS, "##s", "[DEC]"])}
     return BertTokenizer(vocab=vocab, bos_token="[DEC]")
@@ -56,14 +66,27 @@ def bert_tokenizer() -> Any:
 
 @pytest.fixture(scope="session")
 def grounding_dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import BertConfig, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
-    from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
+    from transformers import (
+        BertConfig,
+        GroundingDinoConfig,
+        GroundingDinoForObjectDetection,
+        SwinConfig,
+    )
+    from transformers.models.grounding_dino.image_processing_pil_grounding_dino import (
+        GroundingDinoImageProcessorPil,
+    )
 
     tokenizer = bert_tokenizer()
     torch.manual_seed(0)
     config = GroundingDinoConfig(
         backbone_config=SwinConfig(
-            image_size=SIDE, embed_dim=16, depths=[1, 1, 1], num_heads=[1, 2, 2], window_size=4, out_indices=[1, 2, 3], drop_path_rate=0.0
+            image_size=SIDE,
+            embed_dim=16,
+            depths=[1, 1, 1],
+            num_heads=[1, 2, 2],
+            window_size=4,
+            out_indices=[1, 2, 3],
+            drop_path_rate=0.0,
         ),
         text_config=BertConfig(
             vocab_size=len(tokenizer),
@@ -88,7 +111,9 @@ def grounding_dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("grounding-dino")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    GroundingDinoImageProcessorPil(size={"shortest_edge": SIDE, "longest_edge": 2 * SIDE}).save_pretrained(folder)
+    GroundingDinoImageProcessorPil(
+        size={"shortest_edge": SIDE, "longest_edge": 2 * SIDE}
+    ).save_pretrained(folder)
     return folder
 
 
@@ -100,10 +125,22 @@ def owlv2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     # The end of a text has the highest id, by which the model finds it.
-    tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=[], pad_token="!")
+    tokens = [
+        *letters,
+        *(letter + "</w>" for letter in letters),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    tokenizer = CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)}, merges=[], pad_token="!"
+    )
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     config = Owlv2Config(
         text_config={
             **sizes,
@@ -118,7 +155,10 @@ def owlv2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = Owlv2ForObjectDetection(config)
     roughen(model, 0.1)
     with torch.no_grad():
-        for head in (model.class_head, model.box_head):  # initialized for widths where these do not saturate
+        for head in (
+            model.class_head,
+            model.box_head,
+        ):  # initialized for widths where these do not saturate
             for parameter in head.parameters():
                 parameter.mul_(0.2)
     folder = tmp_path_factory.mktemp("owlv2")
@@ -135,7 +175,12 @@ def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     tokenizer = bert_tokenizer()
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     config = BlipConfig(
         text_config={
             **sizes,
@@ -173,7 +218,9 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     tokens = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "USER", "ASSISTANT", ":", *WORDS]
-    raw = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<unk>"))
+    raw = Tokenizer(
+        models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<unk>")
+    )
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw,
@@ -184,7 +231,12 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
         additional_special_tokens=["<image>"],
     )
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**sizes, image_size=32, patch_size=8),
         text_config=LlamaConfig(
@@ -204,7 +256,9 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("llava")
     model.save_pretrained(folder)
     processor = LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+        image_processor=CLIPImageProcessorPil(
+            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+        ),
         tokenizer=tokenizer,
         patch_size=8,
         vision_feature_select_strategy="default",

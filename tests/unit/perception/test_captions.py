@@ -1,4 +1,5 @@
-"""Captions and keywords: real loading code on small checkpoints of the very architectures, held against the library's own generation."""
+"""Captions and keywords: real loading code on small checkpoints of the very architectures, held
+against the library's own generation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,9 @@ def build(request: pytest.FixtureRequest) -> Callable[..., Captioner]:
 
     def make(name: str, **fields: object) -> Captioner:
         settings = {"caption_tokens": 8, "batch": 2, **fields}
-        captioner = open_captioner(Perception(captioner=name, caption_model=str(request.getfixturevalue(name)), **settings))
+        captioner = open_captioner(
+            Perception(captioner=name, caption_model=str(request.getfixturevalue(name)), **settings)
+        )
         assert captioner is not None
         return captioner
 
@@ -33,7 +36,9 @@ def build(request: pytest.FixtureRequest) -> Callable[..., Captioner]:
 
 
 @BOTH
-def test_an_image_reads_alike_alone_and_in_company(name: str, build: Callable[..., Captioner], pictures: Pictures) -> None:
+def test_an_image_reads_alike_alone_and_in_company(
+    name: str, build: Callable[..., Captioner], pictures: Pictures
+) -> None:
     captioner, images = build(name), pictures(5)
     together = captioner.caption(images)
     assert [captioner.caption([image])[0] for image in images] == together
@@ -43,7 +48,9 @@ def test_an_image_reads_alike_alone_and_in_company(name: str, build: Callable[..
 
 
 @BOTH
-def test_a_caption_is_no_longer_than_the_recipe_says(name: str, build: Callable[..., Captioner], pictures: Pictures) -> None:
+def test_a_caption_is_no_longer_than_the_recipe_says(
+    name: str, build: Callable[..., Captioner], pictures: Pictures
+) -> None:
     images = pictures(4)
     long, short = build(name).caption(images), build(name, caption_tokens=2).caption(images)
     assert all(len(caption.split()) <= 2 for caption in short)
@@ -67,10 +74,17 @@ def test_blip_says_what_transformers_says(blip: Path, pictures: Pictures) -> Non
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
     model = BlipForConditionalGeneration.from_pretrained(blip).eval()
-    processor = BlipProcessor(BlipImageProcessorPil.from_pretrained(blip), AutoTokenizer.from_pretrained(blip))
+    processor = BlipProcessor(
+        BlipImageProcessorPil.from_pretrained(blip), AutoTokenizer.from_pretrained(blip)
+    )
     images = pictures(3)
     with torch.inference_mode():
-        written = [model.generate(**processor(images=image, return_tensors="pt"), max_new_tokens=8, do_sample=False) for image in images]
+        written = [
+            model.generate(
+                **processor(images=image, return_tensors="pt"), max_new_tokens=8, do_sample=False
+            )
+            for image in images
+        ]
     expected = [processor.decode(row[0], skip_special_tokens=True) for row in written]
     assert Blip(str(blip), None, 8, 2).caption(images) == expected
 
@@ -82,14 +96,20 @@ def test_llava_says_what_transformers_says(llava: Path, pictures: Pictures) -> N
     processor = AutoProcessor.from_pretrained(llava)
     images, expected = pictures(3), []
     for image in images:
-        inputs = processor(images=image, text="USER: <image>\ndescribe the image ASSISTANT:", return_tensors="pt")
+        inputs = processor(
+            images=image, text="USER: <image>\ndescribe the image ASSISTANT:", return_tensors="pt"
+        )
         with torch.inference_mode():
             written = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-        expected.append(processor.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+        expected.append(
+            processor.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        )
     assert Llava(str(llava), "describe the image", 8, 2).caption(images) == expected
 
 
-def test_a_chat_template_decides_how_a_llava_is_asked(llava: Path, tmp_path: Path, pictures: Pictures) -> None:
+def test_a_chat_template_decides_how_a_llava_is_asked(
+    llava: Path, tmp_path: Path, pictures: Pictures
+) -> None:
     from transformers import AutoProcessor
 
     captioner = Llava(str(llava), "describe", 8, 2)
@@ -103,36 +123,50 @@ def test_a_chat_template_decides_how_a_llava_is_asked(llava: Path, tmp_path: Pat
 
 
 @BOTH
-def test_bfloat16_runs_where_it_is_asked_for(name: str, build: Callable[..., Captioner], pictures: Pictures) -> None:
-    """Greedy text on random weights may part at any near tie, so only that it runs in that precision is held."""
+def test_bfloat16_runs_where_it_is_asked_for(
+    name: str, build: Callable[..., Captioner], pictures: Pictures
+) -> None:
+    """Greedy text on random weights may part at any near tie, so only that it runs in that
+    precision is held."""
     captioner = build(name, dtype="bfloat16")
     assert captioner._model.dtype == torch.bfloat16  # type: ignore[attr-defined]
     assert all(captioner.caption(pictures(3)))
 
 
 @BOTH
-def test_a_strip_of_three_rows_is_no_stack_of_channels(name: str, build: Callable[..., Captioner], pictures: Pictures) -> None:
+def test_a_strip_of_three_rows_is_no_stack_of_channels(
+    name: str, build: Callable[..., Captioner], pictures: Pictures
+) -> None:
     strip = np.full((3, 60, 3), (200, 30, 90), np.uint8)
-    assert build(name).caption([strip]) == build(name).caption([np.full((40, 60, 3), (200, 30, 90), np.uint8)])
+    assert build(name).caption([strip]) == build(name).caption(
+        [np.full((40, 60, 3), (200, 30, 90), np.uint8)]
+    )
 
 
 @BOTH
 def test_a_folder_without_such_a_model_is_one_clear_line(name: str, tmp_path: Path) -> None:
     for ref in ("package:clip", str(tmp_path)):
-        with pytest.raises(InputError, match=r"^perception\.caption_model = .*holds (a clip|no model)") as caught:
+        with pytest.raises(
+            InputError, match=r"^perception\.caption_model = .*holds (a clip|no model)"
+        ) as caught:
             open_captioner(Perception(captioner=name, caption_model=ref))
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 400
 
 
 def test_keywords_of_a_caption() -> None:
-    assert caption_keywords("A photo of a red ball and the ball of a dog in a Picture", 5) == ("red", "ball", "dog")
+    assert caption_keywords("A photo of a red ball and the ball of a dog in a Picture", 5) == (
+        "red",
+        "ball",
+        "dog",
+    )
     assert caption_keywords("one two three four", 2) == ("one", "two")
     assert caption_keywords("", 5) == ()
 
 
 def test_tags_are_what_the_clip_sees() -> None:
-    """On renders of the ad world, which the shipped CLIP was trained for, the object that a crop shows is among its tags."""
+    """On renders of the ad world, which the shipped CLIP was trained for, the object that a crop
+    shows is among its tags."""
     kinds = ("ball", "box", "tent", "star", "ring", "cross", "moon", "bar")
     scenes, images = [], []
     for seed in range(60):
@@ -146,13 +180,21 @@ def test_tags_are_what_the_clip_sees() -> None:
     tagger = ClipNamer("package:clip", kinds, 0.2)
     tags = tagger.tag(images, 3)
     assert len(images) > 5
-    assert np.mean([scene.things[0].kind in found for scene, found in zip(scenes, tags, strict=True)]) > 0.8
+    assert (
+        np.mean([scene.things[0].kind in found for scene, found in zip(scenes, tags, strict=True)])
+        > 0.8
+    )
     assert all(len(found) <= 3 for found in tags)
     assert tagger.tag(images[:1], 1)[0] == tags[0][:1]
     assert ClipNamer("package:clip", kinds, 1.0).tag(images[:3], 3) == [(), (), ()]
-    assert [len(found) for found in ClipNamer("package:clip", kinds, 0.0).tag(images[:2], 20)] == [8, 8]
+    assert [len(found) for found in ClipNamer("package:clip", kinds, 0.0).tag(images[:2], 20)] == [
+        8,
+        8,
+    ]
 
 
 def test_tags_need_a_choice() -> None:
-    with pytest.raises(InputError, match=r"perception.tags = \['ball'\]: must name at least two tags"):
+    with pytest.raises(
+        InputError, match=r"perception.tags = \['ball'\]: must name at least two tags"
+    ):
         ClipNamer("package:clip", ("ball",), 0.5, "perception.tags")

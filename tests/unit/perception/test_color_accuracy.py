@@ -1,4 +1,5 @@
-"""Names and coverages on images of known composition, which `infra/evidence/colors.py` makes and describes, at a large and a small side."""
+"""Names and coverages on images of known composition, which `infra/evidence/colors.py` makes and
+describes, at a large and a small side."""
 
 import importlib.util
 import sys

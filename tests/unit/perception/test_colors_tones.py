@@ -1,4 +1,5 @@
-"""Colors and tones: the palette names itself, coverages sum to 1, edges invent no color; one pass counts what a plain reading counts."""
+"""Colors and tones: the palette names itself, coverages sum to 1, edges invent no color; one pass
+counts what a plain reading counts."""
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ def plain(name: str, side: int = 8) -> NDArray[np.uint8]:
     return np.full((1, side, side, 3), PALETTE[name], np.uint8)
 
 
-def names(image_BHWC: NDArray[np.uint8], max_colors: int = 5, min_coverage: float = 0.04) -> dict[str, float]:
+def names(
+    image_BHWC: NDArray[np.uint8], max_colors: int = 5, min_coverage: float = 0.04
+) -> dict[str, float]:
     return measure(image_BHWC, max_colors, min_coverage)[0][0]
 
 
@@ -27,40 +30,65 @@ def tones(image_BHWC: NDArray[np.uint8]) -> dict[str, float]:
 def plain_reading(
     rgb_BHWC: NDArray[np.uint8], max_colors: int, min_coverage: float
 ) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """What `measure` means, in a straight line: OKLab of every pixel for its tone, of its cell's middle for its name; no table."""
+    """What `measure` means, in a straight line: OKLab of every pixel for its tone, of its cell's
+    middle for its name; no table."""
     palette_PC = to_oklab(np.array(list(PALETTE.values()), np.uint8))
     apart_PP = ((palette_PC[:, None] - palette_PC) ** 2).sum(axis=-1)
     named, toned = [], []
     for rgb_HWC in unmix(rgb_BHWC) if max(rgb_BHWC.shape[1:3]) <= EDGE_SIDE else rgb_BHWC:
         middle_NC = to_oklab(rgb_HWC.reshape(-1, 3) // 4 * 4 + 2)
-        pixels_P = np.bincount(((palette_PC**2).sum(axis=1) - 2 * middle_NC @ palette_PC.T).argmin(axis=1), minlength=len(NAMES))
+        pixels_P = np.bincount(
+            ((palette_PC**2).sum(axis=1) - 2 * middle_NC @ palette_PC.T).argmin(axis=1),
+            minlength=len(NAMES),
+        )
         ranked = sorted(range(len(NAMES)), key=lambda p: (-pixels_P[p], p))
-        kept = sorted(p for p in ranked[:max_colors] if p == ranked[0] or pixels_P[p] >= max(1, min_coverage * pixels_P.sum()))
+        kept = sorted(
+            p
+            for p in ranked[:max_colors]
+            if p == ranked[0] or pixels_P[p] >= max(1, min_coverage * pixels_P.sum())
+        )
         folded = [0.0] * len(kept)
         for p, pixels in enumerate(pixels_P):
             folded[min(range(len(kept)), key=lambda k: apart_PP[p, kept[k]])] += pixels
-        shares = {NAMES[p]: share for p, share in zip(kept, to_hundredths(folded), strict=True) if share > 0}
+        shares = {
+            NAMES[p]: share
+            for p, share in zip(kept, to_hundredths(folded), strict=True)
+            if share > 0
+        }
         named.append(dict(sorted(shares.items(), key=lambda item: (-item[1], item[0]))))
 
         _, a, b = np.moveaxis(to_oklab(rgb_HWC), -1, 0)
         hue = np.degrees(np.arctan2(b, a))
         neutral = a**2 + b**2 < NEUTRAL_CHROMA**2
         warm = ~neutral & (hue >= WARM_HUES[0]) & (hue <= WARM_HUES[1])
-        toned.append(dict(zip(TONES, to_hundredths([warm.sum(), neutral.sum(), (~warm & ~neutral).sum()]), strict=True)))
+        toned.append(
+            dict(
+                zip(
+                    TONES,
+                    to_hundredths([warm.sum(), neutral.sum(), (~warm & ~neutral).sum()]),
+                    strict=True,
+                )
+            )
+        )
     return named, toned
 
 
 def pictures(rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
-    """Noise, noise around a grey, and downsized blocks, gradients and stripes of colors of the palette."""
+    """Noise, noise around a grey, and downsized blocks, gradients and stripes of colors of the
+    palette."""
     wide, palette_PC = 3 * side, np.array(list(PALETTE.values()), np.float64)
     down, across = np.mgrid[:wide, :wide] / wide
     picked_NC = palette_PC[rng.permutation(len(NAMES))]
-    blocks = picked_NC[(rng.integers(0, 4, (5, 5)))[(5 * down).astype(int), (5 * across).astype(int)]]
+    blocks = picked_NC[
+        (rng.integers(0, 4, (5, 5)))[(5 * down).astype(int), (5 * across).astype(int)]
+    ]
     gradient = picked_NC[5] + across[..., None] * (picked_NC[6] - picked_NC[5])
     stripes = picked_NC[7 + (across * rng.integers(4, side)).astype(int) % 3]
     drawn = np.stack([blocks, gradient, stripes]) + rng.normal(0, 2, (3, wide, wide, 3))
     drawn = drawn.reshape(3, side, 3, side, 3, 3).mean(axis=(2, 4))
-    noise = np.stack([rng.uniform(0, 256, (side, side, 3)), 128 + rng.normal(0, 12, (side, side, 3))])
+    noise = np.stack(
+        [rng.uniform(0, 256, (side, side, 3)), 128 + rng.normal(0, 12, (side, side, 3))]
+    )
     return np.clip(np.concatenate([drawn, noise]), 0, 255).astype(np.uint8)
 
 
@@ -69,16 +97,24 @@ def test_one_pass_counts_what_a_plain_reading_counts(side: int) -> None:
     for seed in range(6 if side < EDGE_SIDE else 2):
         images = pictures(np.random.default_rng([side, seed]), side)
         for max_colors, min_coverage in ((5, 0.04), (5, 0.015), (3, 0.0), (1, 0.3)):
-            assert measure(images, max_colors, min_coverage) == plain_reading(images, max_colors, min_coverage)
+            assert measure(images, max_colors, min_coverage) == plain_reading(
+                images, max_colors, min_coverage
+            )
 
 
 def test_every_rgb_value_has_the_name_of_its_cell_and_its_own_tone() -> None:
     green, blue = np.mgrid[:256, :256].astype(np.uint8)
     for red in range(256):
         rgb_HWC = np.stack([np.full_like(green, red), green, blue], axis=-1)
-        expected = tones_of(to_oklab(rgb_HWC.reshape(-1, 3))) * len(NAMES) + cell_names()[tuple(np.moveaxis(rgb_HWC // 4, -1, 0))].ravel()
-        # The whole slice at once: an error in one value would have to be made up for by another of the same name.
-        assert (count(rgb_HWC).ravel() == np.bincount(expected, minlength=len(TONES) * len(NAMES))).all(), red
+        expected = (
+            tones_of(to_oklab(rgb_HWC.reshape(-1, 3))) * len(NAMES)
+            + cell_names()[tuple(np.moveaxis(rgb_HWC // 4, -1, 0))].ravel()
+        )
+        # The whole slice at once: an error in one value would have to be made up for by another of
+        # the same name.
+        assert (
+            count(rgb_HWC).ravel() == np.bincount(expected, minlength=len(TONES) * len(NAMES))
+        ).all(), red
 
 
 def test_oklab_of_known_colors() -> None:
@@ -149,7 +185,10 @@ def test_any_pixels_give_one_to_five_names_that_sum_to_one(seed: int) -> None:
     [
         ("warm", ["Red", "Orange", "Yellow", "Brown", "Pink", "Gold", "Tan", "Maroon", "Cream"]),
         ("neutral", ["Black", "White", "Gray", "Silver", "Dark_Gray", "Off_White"]),
-        ("cool", ["Blue", "Green", "Cyan", "Purple", "Violet", "Turquoise", "Dark_Green", "Light_Blue"]),
+        (
+            "cool",
+            ["Blue", "Green", "Cyan", "Purple", "Violet", "Turquoise", "Dark_Green", "Light_Blue"],
+        ),
     ],
 )
 def test_tones(tone: str, colors: list[str]) -> None:

@@ -1,4 +1,5 @@
-"""The perceiver with trained models: what it hands to them, in whose pixels boxes come back, where keywords come from."""
+"""The perceiver with trained models: what it hands to them, in whose pixels boxes come back, where
+keywords come from."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,18 +19,24 @@ Pictures = Callable[[int], list[NDArray[np.uint8]]]
 
 
 class Right:
-    """Sees one object in the right half of whatever it is shown, under the first name that it is asked for."""
+    """Sees one object in the right half of whatever it is shown, under the first name that it is
+    asked for."""
 
     def __init__(self, wants_originals: bool) -> None:
         self.wants_originals = wants_originals
         self.seen: list[tuple[int, ...]] = []
 
-    def detect(self, images: Sequence[NDArray[np.uint8]], vocabularies: Sequence[Sequence[str]] | None = None) -> list[list[Region]]:
+    def detect(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        vocabularies: Sequence[Sequence[str]] | None = None,
+    ) -> list[list[Region]]:
         self.seen = [image.shape for image in images]
         names = [words[0] for words in vocabularies] if vocabularies else ["thing"] * len(images)
         sizes = [image.shape[:2] for image in images]
         return [
-            [Region(name, (width / 2, 0.0, float(width), float(height)), 1.0)] for name, (height, width) in zip(names, sizes, strict=True)
+            [Region(name, (width / 2, 0.0, float(width), float(height)), 1.0)]
+            for name, (height, width) in zip(names, sizes, strict=True)
         ]
 
 
@@ -37,7 +44,10 @@ class Parrot:
     """Captions that say how large the image is."""
 
     def caption(self, images: Sequence[NDArray[np.uint8]]) -> list[str]:
-        return [f"photo of {'wide' if image.shape[1] > image.shape[0] else 'tall'} things" for image in images]
+        return [
+            f"photo of {'wide' if image.shape[1] > image.shape[0] else 'tall'} things"
+            for image in images
+        ]
 
 
 @pytest.mark.parametrize("originals", [True, False])
@@ -59,7 +69,11 @@ def test_a_tensor_is_seen_like_its_arrays(dtype: torch.dtype) -> None:
         tensor_BCHW = (tensor_BCHW / 255).to(dtype)
     assert np.array_equal(np.stack(to_arrays(tensor_BCHW)), arrays)
     perceiver = Perceiver.from_recipe(Perception(side=32))
-    assert perceiver.describe(tensor_BCHW) == perceiver.describe(list(arrays)) == perceiver.describe(arrays)
+    assert (
+        perceiver.describe(tensor_BCHW)
+        == perceiver.describe(list(arrays))
+        == perceiver.describe(arrays)
+    )
     assert perceiver.describe(tensor_BCHW[:0]) == []
 
 
@@ -69,7 +83,13 @@ def test_floats_out_of_range_are_clamped() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)]
+    "bad",
+    [
+        np.zeros((4, 4, 3)),
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
 )
 def test_what_is_no_image_is_refused(bad: NDArray[np.uint8]) -> None:
     with pytest.raises(InputError, match="must be uint8"):
@@ -86,9 +106,13 @@ def test_keywords_steer_the_detector_only_where_the_recipe_says_so() -> None:
     by_post = Perceiver(32, 5, 0.04, Right(True), by_keywords=True)
     assert [list(seen.objects) for seen in by_post.describe(images, words)] == [["cat"], ["dog"]]
     for missing in (None, [("cat",), None]):
-        with pytest.raises(InputError, match=r"perception.vocabulary = keywords needs those of each"):
+        with pytest.raises(
+            InputError, match=r"perception.vocabulary = keywords needs those of each"
+        ):
             by_post.describe(images, missing)
-    by_caption = Perceiver(32, 5, 0.04, Right(True), Parrot(), keyword_source="caption", by_keywords=True)
+    by_caption = Perceiver(
+        32, 5, 0.04, Right(True), Parrot(), keyword_source="caption", by_keywords=True
+    )
     assert [list(seen.objects) for seen in by_caption.describe(images)] == [["wide"], ["tall"]]
     assert [list(seen.objects) for seen in by_caption.describe(images, words)] == [["cat"], ["dog"]]
 
@@ -110,7 +134,9 @@ def test_salient_regions_cannot_be_asked_for_names() -> None:
 
 
 @pytest.mark.parametrize("detector", ["grounding_dino", "owlv2"])
-def test_a_recipe_with_every_model(detector: str, blip: Path, request: pytest.FixtureRequest, pictures: Pictures) -> None:
+def test_a_recipe_with_every_model(
+    detector: str, blip: Path, request: pytest.FixtureRequest, pictures: Pictures
+) -> None:
     folder = str(request.getfixturevalue(detector))
     perception = Perception(
         detector=detector,
@@ -133,8 +159,12 @@ def test_a_recipe_with_every_model(detector: str, blip: Path, request: pytest.Fi
     for description, found in zip(seen, words, strict=True):
         assert description.objects
         assert description.objects.keys() <= set(found or ())
-        assert all(0 <= edge <= perceiver.side for box in description.objects.values() for edge in box)
-    tagged = Perceiver.from_recipe(Perception(keywords="tags", tags=("ball", "box"), tag_threshold=0, max_keywords=1))
+        assert all(
+            0 <= edge <= perceiver.side for box in description.objects.values() for edge in box
+        )
+    tagged = Perceiver.from_recipe(
+        Perception(keywords="tags", tags=("ball", "box"), tag_threshold=0, max_keywords=1)
+    )
     assert all(found in {("ball",), ("box",)} for found in tagged.keywords(images))
 
 

@@ -1,4 +1,5 @@
-"""The perception of the tiny recipe against the ad world's truth: what the loop on two cores stands on."""
+"""The perception of the tiny recipe against the ad world's truth: what the loop on two cores stands
+on."""
 
 import numpy as np
 
@@ -22,9 +23,18 @@ def test_colors_and_kinds_of_real_renders() -> None:
     overlaps = []
     for scene, description in zip(scenes, seen, strict=True):
         if scene.gradient is None:  # a gradient passes through colors that nobody named
-            truth = {name.capitalize() for name in (scene.background, *(thing.color for thing in scene.things))}
-            overlaps.append(len(truth & description.colors.keys()) / len(truth | description.colors.keys()))
+            truth = {
+                name.capitalize()
+                for name in (scene.background, *(thing.color for thing in scene.things))
+            }
+            overlaps.append(
+                len(truth & description.colors.keys()) / len(truth | description.colors.keys())
+            )
     assert np.mean(overlaps) > 0.97
 
-    things = [(thing.kind, description) for scene, description in zip(scenes, seen, strict=True) for thing in scene.things]
+    things = [
+        (thing.kind, description)
+        for scene, description in zip(scenes, seen, strict=True)
+        for thing in scene.things
+    ]
     assert np.mean([kind in description.objects for kind, description in things]) > 0.97

@@ -1,4 +1,5 @@
-"""Objects: regions found on real renders of the ad world, and named through whatever names crops."""
+"""Objects: regions found on real renders of the ad world, and named through whatever names
+crops."""
 
 from collections.abc import Sequence
 
@@ -41,8 +42,16 @@ def test_objects_of_real_renders_are_found() -> None:
         images.append(resize(rendering.image, 32))
     found = find_regions(np.stack(images), min_area=0.01, max_objects=3)
     pairs = list(zip(boxes, found, strict=True))
-    best = [max([overlap(box, other) for other in regions], default=0.0) for truth, regions in pairs for box in truth]
-    invented = sum(max(overlap(other, box) for box in truth) < 0.3 for truth, regions in pairs for other in regions)
+    best = [
+        max([overlap(box, other) for other in regions], default=0.0)
+        for truth, regions in pairs
+        for box in truth
+    ]
+    invented = sum(
+        max(overlap(other, box) for box in truth) < 0.3
+        for truth, regions in pairs
+        for other in regions
+    )
     assert np.mean(best) > 0.8
     assert np.mean(np.array(best) < 0.4) < 0.01
     assert invented == 0
@@ -50,7 +59,14 @@ def test_objects_of_real_renders_are_found() -> None:
 
 def test_a_gradient_is_background() -> None:
     ramp = np.linspace(0, 255, 32).astype(np.uint8)
-    image = np.stack([np.tile(ramp[:, None], (1, 32)), np.full((32, 32), 80, np.uint8), np.tile(255 - ramp[:, None], (1, 32))], axis=-1)
+    image = np.stack(
+        [
+            np.tile(ramp[:, None], (1, 32)),
+            np.full((32, 32), 80, np.uint8),
+            np.tile(255 - ramp[:, None], (1, 32)),
+        ],
+        axis=-1,
+    )
     assert find_regions(image[None], 0.01, 3) == [[]]
     assert np.abs(fit_background(image[None])[0] - image).max() < 2
 
@@ -84,7 +100,10 @@ def test_names_go_to_the_right_boxes_and_the_largest_of_a_name_stays() -> None:
     first, second = disc(), np.full((32, 32, 3), 240, np.uint8)
     second[3:9, 2:8] = second[20:27, 20:26] = (200, 20, 30)
     detector = SalientRegions(BySize(), 0.01, 3)
-    assert [[region.name for region in regions] for regions in detector.detect(np.stack([first, second]))] == [
+    assert [
+        [region.name for region in regions]
+        for regions in detector.detect(np.stack([first, second]))
+    ] == [
         ["wide"],
         ["narrow", "narrow"],
     ]
@@ -95,7 +114,9 @@ def test_names_go_to_the_right_boxes_and_the_largest_of_a_name_stays() -> None:
 
 def test_without_kinds_a_region_is_unknown_and_boxes_scale_with_the_image() -> None:
     perceiver = Perceiver.from_recipe(Perception(side=32, kinds=()))
-    small, large = perceiver.describe([disc(), np.asarray(Image.fromarray(disc()).resize((128, 64), Image.Resampling.NEAREST))])
+    small, large = perceiver.describe(
+        [disc(), np.asarray(Image.fromarray(disc()).resize((128, 64), Image.Resampling.NEAREST))]
+    )
     assert small == large
     assert small.objects == {UNKNOWN: (16.0, 5.0, 25.0, 14.0)}
     assert small.scaled(4, 2).objects == {UNKNOWN: (64.0, 10.0, 100.0, 28.0)}
@@ -116,7 +137,9 @@ def test_a_name_does_not_depend_on_the_other_crops() -> None:
 
 def test_an_unlikely_name_is_unknown() -> None:
     crops = [Image.fromarray(disc())]
-    [(name, probability)] = ClipNamer("package:clip", ("ball", "box", "star"), threshold=1.0).name(crops)
+    [(name, probability)] = ClipNamer("package:clip", ("ball", "box", "star"), threshold=1.0).name(
+        crops
+    )
     assert (name, probability < 1) == (UNKNOWN, True)
 
 

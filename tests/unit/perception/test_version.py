@@ -1,4 +1,5 @@
-"""The key that results are kept under changes with whatever could change them, and with nothing else."""
+"""The key that results are kept under changes with whatever could change them, and with nothing
+else."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +13,9 @@ from boig_core.perception import version
 from boig_core.perception.version import perception_key
 
 
-def test_the_key_follows_settings_models_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_follows_settings_models_and_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def key(*overrides: str) -> str:
         model_version.cache_clear()
         return perception_key(load_recipe("tiny", overrides).perception)

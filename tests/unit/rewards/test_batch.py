@@ -1,4 +1,5 @@
-"""What is scored as a job of its own: a split's images, or files with a list of the posts they are for."""
+"""What is scored as a job of its own: a split's images, or files with a list of the posts they are
+for."""
 
 from __future__ import annotations
 
@@ -21,7 +22,22 @@ from boig_core.rewards.calibration import Conditions, Pair
 from boig_core.rewards.scorer import Models
 from boig_core.vocabulary import Description, Sample
 
-SAMPLE = Sample("1", "1", "a", "acme", "2021-07-01T10:00:00Z", "a text", ("ball",), 90, 99, "high", "test", "0" * 64, 64, 64)
+SAMPLE = Sample(
+    "1",
+    "1",
+    "a",
+    "acme",
+    "2021-07-01T10:00:00Z",
+    "a text",
+    ("ball",),
+    90,
+    99,
+    "high",
+    "test",
+    "0" * 64,
+    64,
+    64,
+)
 SEEN = replace(SAMPLE, description=Description({"Red": 1.0}))
 CONDITIONS = Conditions(accounts={}, fallback=Pair(high=70, low=3))
 
@@ -34,7 +50,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_split_gives_its_perceived_images() -> None:
-    items = split_items([SEEN, replace(SEEN, id="2", split="train"), replace(SAMPLE, id="3")], "test")
+    items = split_items(
+        [SEEN, replace(SEEN, id="2", split="train"), replace(SAMPLE, id="3")], "test"
+    )
     assert [(item.sample.id, item.sha256, item.uri) for item in items] == [("1", "0" * 64, None)]
     with pytest.raises(InputError, match="validation split: holds no perceived sample"):
         split_items([SEEN], "validation")
@@ -43,7 +61,12 @@ def test_a_split_gives_its_perceived_images() -> None:
 def test_a_folder_gives_the_files_that_the_list_names(folder: Path) -> None:
     [item] = folder_items([SAMPLE], str(folder), str(folder / "posts.jsonl"))
     digest = hashlib.sha256((folder / "a.png").read_bytes()).hexdigest()
-    assert (item.sample, item.image, item.sha256, item.uri) == (SAMPLE, "a.png", digest, str(folder / "a.png"))
+    assert (item.sample, item.image, item.sha256, item.uri) == (
+        SAMPLE,
+        "a.png",
+        digest,
+        str(folder / "a.png"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,7 +97,9 @@ def test_a_missing_file_says_which(folder: Path) -> None:
 class Reddish:
     side = 32
 
-    def describe(self, images: Sequence[NDArray[np.uint8]], keywords: object = None) -> list[Description]:
+    def describe(
+        self, images: Sequence[NDArray[np.uint8]], keywords: object = None
+    ) -> list[Description]:
         return [Description({"Red" if image[0, 0, 0] > 128 else "Blue": 1.0}) for image in images]
 
 
@@ -85,7 +110,10 @@ def logprobs(prompts: Sequence[str], answers: Sequence[str]) -> list[NDArray[np.
 def test_files_are_looked_at_and_samples_are_known(folder: Path) -> None:
     Image.new("RGB", (8, 8), "blue").save(folder / "b.png")
     models = Models(logprobs, lambda prompts: [Description({"Red": 1.0})] * len(prompts))
-    scorer: Any = lambda perceiver: BatchScorer(models, perceiver, load_recipe("tiny", ["reward.chunk=4"]), CONDITIONS)  # noqa: E731
+
+    def scorer(perceiver: Any) -> BatchScorer:
+        return BatchScorer(models, perceiver, load_recipe("tiny", ["reward.chunk=4"]), CONDITIONS)
+
     files = [Item(SEEN, name, "0", str(folder / name)) for name in ("a.png", "b.png")]
     values = scorer(Reddish())(files)
     assert values["mean_logprob"].tolist() == [-1.0, -3.0]
@@ -97,8 +125,13 @@ def test_files_are_looked_at_and_samples_are_known(folder: Path) -> None:
 
 
 def test_the_summary_is_plain_json_by_bucket() -> None:
-    items = [Item(sample, "", "") for sample in (SEEN, replace(SEEN, bucket="low"), replace(SEEN, bucket=None))]
-    found = json.loads(json.dumps(summary({"dsg": np.array([1.0, 2.0, 6.0])}, np.array([0.0, 1.0, 1.0]), items)))
+    items = [
+        Item(sample, "", "")
+        for sample in (SEEN, replace(SEEN, bucket="low"), replace(SEEN, bucket=None))
+    ]
+    found = json.loads(
+        json.dumps(summary({"dsg": np.array([1.0, 2.0, 6.0])}, np.array([0.0, 1.0, 1.0]), items))
+    )
     assert set(found) == {"all", "high", "low", "none"}
     assert found["all"]["n"] == 3
     assert found["all"]["dsg"] == {"mean": 3.0, "std": pytest.approx(np.std([1, 2, 6]))}

@@ -6,12 +6,33 @@ from typing import Any
 import pytest
 
 from boig_core.errors import CorruptError, InputError
-from boig_core.rewards.calibration import Calibration, clip_range, conditions, read_calibration, write_calibration
+from boig_core.rewards.calibration import (
+    Calibration,
+    clip_range,
+    conditions,
+    read_calibration,
+    write_calibration,
+)
 from boig_core.vocabulary import Sample
 
 
 def sample(account: str, bucket: Any, kpi: float, split: Any = "train") -> Sample:
-    return Sample("1", "1", account, "acme", "2021-07-01T10:00:00Z", "a text", (), kpi, 50.0, bucket, split, "0" * 64, 64, 64)
+    return Sample(
+        "1",
+        "1",
+        account,
+        "acme",
+        "2021-07-01T10:00:00Z",
+        "a text",
+        (),
+        kpi,
+        50.0,
+        bucket,
+        split,
+        "0" * 64,
+        64,
+        64,
+    )
 
 
 POSTS = [
@@ -57,7 +78,13 @@ def test_clip_range_is_percentiles_and_never_empty() -> None:
 
 
 def test_calibration_survives_its_file_and_a_torn_one_is_refused(tmp_path: Path) -> None:
-    written = Calibration(reward="contrast", clip=(-1, 2), conditions=conditions(POSTS), recommended="dsg", splits={"test": {}})
+    written = Calibration(
+        reward="contrast",
+        clip=(-1, 2),
+        conditions=conditions(POSTS),
+        recommended="dsg",
+        splits={"test": {}},
+    )
     path = write_calibration(written, tmp_path)
     assert read_calibration(tmp_path) == written
     path.write_text(path.read_text()[:-20])

@@ -17,7 +17,9 @@ from boig_core.vocabulary import Box, Description
 HIGH = np.log([0.5, 0.25, 0.8])
 LOW = np.log([0.5, 0.125, 0.2])
 BOX: Box = (0, 0, 8, 8)
-SEEN = Description({"Red": 0.5, "Blue": 0.5}, {"warm": 0.6, "neutral": 0.2, "cool": 0.2}, {"ball": BOX})
+SEEN = Description(
+    {"Red": 0.5, "Blue": 0.5}, {"warm": 0.6, "neutral": 0.2, "cool": 0.2}, {"ball": BOX}
+)
 
 
 def evidence(high_T: Any, low_T: Any) -> Evidence:
@@ -42,7 +44,9 @@ def test_mean_logprob_is_free_of_length() -> None:
 def test_contrast_is_the_evidence_for_high_and_ignores_what_is_merely_typical() -> None:
     assert value("contrast") == pytest.approx(math.log(2 * 4))
     typical = np.log([0.9, 0.9])
-    assert value("contrast", np.append(HIGH, typical), np.append(LOW, typical)) == pytest.approx(math.log(8))
+    assert value("contrast", np.append(HIGH, typical), np.append(LOW, typical)) == pytest.approx(
+        math.log(8)
+    )
     assert value("contrast", LOW, HIGH) == pytest.approx(-math.log(8))
 
 
@@ -54,12 +58,16 @@ def test_attribute_similarity_is_the_mean_of_three_likenesses() -> None:
     assert like(SEEN, SEEN) == pytest.approx(1.0)
     tones = {"warm": 0.3, "neutral": 0.5, "cool": 0.2}  # off by 0.3, 0.3, 0
     expected = (1 / 3 + 1 / 2 + 1 - math.sqrt(0.06)) / 3
-    assert like(SEEN, Description({"Red": 0.9, "Gold": 0.1}, tones, {"ball": BOX, "box": BOX})) == pytest.approx(expected)
+    assert like(
+        SEEN, Description({"Red": 0.9, "Gold": 0.1}, tones, {"ball": BOX, "box": BOX})
+    ) == pytest.approx(expected)
 
 
 def test_attribute_similarity_leaves_out_what_is_undefined() -> None:
     bare = replace(SEEN, objects={})
-    assert like(bare, bare) == pytest.approx(1.0)  # no objects on either side: colors and tones count
+    assert like(bare, bare) == pytest.approx(
+        1.0
+    )  # no objects on either side: colors and tones count
     assert like(SEEN, Description()) == 0.0  # an answer that could not be parsed
     assert math.isnan(like(Description(), Description()))  # the scorer refuses it
 
@@ -72,7 +80,9 @@ def test_engagement_is_the_predicted_percentile() -> None:
 def test_a_formulation_reads_what_it_declares_and_nothing_else(name: str) -> None:
     whole: Mapping[str, Any] = {"high_T": HIGH, "low_T": LOW, "predicted": SEEN, "engagement": 50.0}
     needs = REWARDS[name].needs
-    assert REWARDS[name].of(Evidence(SEEN, **{part: whole[part] for part in needs})) == REWARDS[name].of(Evidence(SEEN, **whole))
+    assert REWARDS[name].of(Evidence(SEEN, **{part: whole[part] for part in needs})) == REWARDS[
+        name
+    ].of(Evidence(SEEN, **whole))
     for part in needs:
         with pytest.raises(ValueError, match="does not declare"):
             REWARDS[name].of(Evidence(SEEN, **{other: whole[other] for other in needs - {part}}))

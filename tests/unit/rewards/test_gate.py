@@ -1,4 +1,5 @@
-"""From rewards of real images to the decision of ``ddpo``: recommendation, gate, and both stages over a BoigLLM of random weights."""
+"""From rewards of real images to the decision of ``ddpo``: recommendation, gate, and both stages
+over a BoigLLM of random weights."""
 
 from __future__ import annotations
 
@@ -18,7 +19,15 @@ from boig_core.errors import CorruptError, InputError
 from boig_core.evaluation.terminal import validity_lines
 from boig_core.llm.tokens import build_tokenizer
 from boig_core.rewards import REWARDS, offered
-from boig_core.rewards.calibration import Calibration, Conditions, Pair, passes, read_calibration, recommend, require_worth
+from boig_core.rewards.calibration import (
+    Calibration,
+    Conditions,
+    Pair,
+    passes,
+    read_calibration,
+    recommend,
+    require_worth,
+)
 from boig_core.storage import commit, store
 from boig_core.storage.job import Job, Stage, Workspace, run_stage, write_job
 from boig_core.verbalization.answer import print_answer
@@ -44,13 +53,19 @@ def posts(split: Split, count: int = 160) -> list[Sample]:
 
 
 def recipe(*overrides: str) -> Recipe:
-    return load_recipe("tiny", ["evaluation.bootstrap=200", 'data.more_kpis=["shares"]', *overrides])
+    return load_recipe(
+        "tiny", ["evaluation.bootstrap=200", 'data.more_kpis=["shares"]', *overrides]
+    )
 
 
-def calibrated(rewards: dict[str, Any], chosen: str = "contrast", best: str | None = None) -> Calibration:
+def calibrated(
+    rewards: dict[str, Any], chosen: str = "contrast", best: str | None = None
+) -> Calibration:
     """Calibration of made-up rewards of the test posts."""
     samples = posts("test")
-    found = ray_jobs.calibrate.measure(rewards, np.arange(len(samples), dtype=float) % 11, samples, recipe())
+    found = ray_jobs.calibrate.measure(
+        rewards, np.arange(len(samples), dtype=float) % 11, samples, recipe()
+    )
     conditions = Conditions(accounts={}, fallback=Pair(high=30, low=10))
     return Calibration(
         reward=chosen,
@@ -63,7 +78,9 @@ def calibrated(rewards: dict[str, Any], chosen: str = "contrast", best: str | No
 
 def informative(noise: float = 1.0) -> np.ndarray[Any, Any]:
     rng = np.random.default_rng(0)
-    return np.array([sample.kpi_normalized / 30 for sample in posts("test")]) + noise * rng.normal(size=160)
+    return np.array([sample.kpi_normalized / 30 for sample in posts("test")]) + noise * rng.normal(
+        size=160
+    )
 
 
 def test_the_gate_lets_an_informative_reward_pass_and_blocks_it_shuffled() -> None:
@@ -71,7 +88,10 @@ def test_the_gate_lets_an_informative_reward_pass_and_blocks_it_shuffled() -> No
     require_worth(calibrated({"contrast": good}), recipe().reward)
     for seed in range(5):
         shuffled = calibrated({"contrast": np.random.default_rng(seed).permutation(good)})
-        with pytest.raises(InputError, match=r"AUC 0\.\d+ \[0\.\d+, 0\.\d+\] on 160 test images: .* above 0\.5 .*; ingest more posts"):
+        with pytest.raises(
+            InputError,
+            match=r"AUC 0\.\d+ \[0\.\d+, 0\.\d+\] on 160 test images: .* above 0\.5 .*; ingest more posts",
+        ):
             require_worth(shuffled, recipe().reward)
         require_worth(shuffled, recipe("reward.min_auc=null").reward)
     with pytest.raises(InputError, match=r"above 0\.95"):
@@ -83,7 +103,8 @@ def test_the_refusal_names_the_recommended_formulation_if_that_one_passes() -> N
     found = calibrated({"contrast": shuffled, "dsg": informative()})
     assert found.recommended == "dsg"
     with pytest.raises(
-        InputError, match=r"^reward contrast: AUC .*; set reward.weights to \{dsg: 1\}, with AUC .*, and run calibrate again$"
+        InputError,
+        match=r"^reward contrast: AUC .*; set reward.weights to \{dsg: 1\}, with AUC .*, and run calibrate again$",
     ) as refused:
         require_worth(found, recipe().reward)
     assert "\n" not in str(refused.value)
@@ -97,17 +118,33 @@ def test_an_undefined_auc_is_blocked_with_its_reason() -> None:
     found = calibrated({"contrast": informative()})
     row = found.splits["test"]["contrast"]
     for changes, words in (
-        ({"auc_interval": None, "undefined": {"auc_interval": "fewer than ten"}}, r"without an interval .*\(fewer than ten\)"),
-        ({"auc_high_vs_low": None, "auc_interval": None, "undefined": {"auc_high_vs_low": "one bucket"}}, r"no AUC .*\(one bucket\)"),
+        (
+            {"auc_interval": None, "undefined": {"auc_interval": "fewer than ten"}},
+            r"without an interval .*\(fewer than ten\)",
+        ),
+        (
+            {
+                "auc_high_vs_low": None,
+                "auc_interval": None,
+                "undefined": {"auc_high_vs_low": "one bucket"},
+            },
+            r"no AUC .*\(one bucket\)",
+        ),
     ):
         with pytest.raises(InputError, match=words):
-            require_worth(found.model_copy(update={"splits": {"test": {"contrast": {**row, **changes}}}}), recipe().reward)
+            require_worth(
+                found.model_copy(update={"splits": {"test": {"contrast": {**row, **changes}}}}),
+                recipe().reward,
+            )
         assert not passes({**row, **changes}, 0.0)
 
 
 def test_a_calibration_of_another_formulation_is_refused_first() -> None:
     with pytest.raises(InputError, match="the calibration was made for dsg"):
-        require_worth(calibrated({"contrast": informative(), "dsg": informative()}, chosen="dsg"), recipe().reward)
+        require_worth(
+            calibrated({"contrast": informative(), "dsg": informative()}, chosen="dsg"),
+            recipe().reward,
+        )
 
 
 def test_recommendation_goes_by_auc_then_spearman_then_name() -> None:
@@ -126,7 +163,9 @@ def untrained(tmp_path: Path, save_llama: Callable[..., None]) -> Path:
     """Folder of a BoigLLM of random weights."""
     folder = tmp_path / "llm"
     sample = posts("test")[1]
-    text = build_prompt(sample, KpiCondition(90, "high")) + print_answer(sample.description or Description())
+    text = build_prompt(sample, KpiCondition(90, "high")) + print_answer(
+        sample.description or Description()
+    )
     tokenizer = build_tokenizer([text, " ".join(PALETTE)], 512)
     save_llama(folder, tokenizer, hidden=16)
     return folder
@@ -134,32 +173,45 @@ def untrained(tmp_path: Path, save_llama: Callable[..., None]) -> Path:
 
 def job(root: str, stage: Stage, inputs: dict[str, str], made: Recipe) -> Job:
     task = store.join(root, "runs", "dag", "run", stage.value)
-    return Job(stage=stage, recipe=made, inputs=inputs, store=root, root="dag/run", task=task, attempt=1)
+    return Job(
+        stage=stage, recipe=made, inputs=inputs, store=root, root="dag/run", task=task, attempt=1
+    )
 
 
 def published(root: str, stage: Stage, kind: str, folder: Path, made: Recipe) -> str:
     """A committed output."""
     maker = job(root, stage, {}, made)
-    uri = Workspace(maker, folder).publish(f"made/{kind}", folder, kind=kind, meta={"perception": "of a test"})
+    uri = Workspace(maker, folder).publish(
+        f"made/{kind}", folder, kind=kind, meta={"perception": "of a test"}
+    )
     commit.commit(maker.attempt_uri, {kind: uri}, {})
     return uri
 
 
 def test_calibrate_measures_an_untrained_model_and_ddpo_refuses_it_before_ray(
-    tmp_path: Path, untrained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    untrained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     root, made = str(tmp_path / "store"), recipe("reward.posts=120")
     boigllm = published(root, Stage.FINETUNE_LLM, "boigllm", untrained, made)
     (tmp_path / "dataset").mkdir()
     dataset = published(root, Stage.PERCEIVE, "dataset", tmp_path / "dataset", made)
     every = [*posts("train"), *posts("validation"), *posts("test")]
-    monkeypatch.setattr(ray_jobs.calibrate, "read_samples", lambda uri: [*every, replace(every[-1], id="unseen", description=None)])
+    monkeypatch.setattr(
+        ray_jobs.calibrate,
+        "read_samples",
+        lambda uri: [*every, replace(every[-1], id="unseen", description=None)],
+    )
     calibrate = job(root, Stage.CALIBRATE, {"dataset": dataset, "boigllm": boigllm}, made)
     assert run_stage(ray_jobs.calibrate.work, [write_job(calibrate)]) == 0
     assert "ddpo will not start: reward contrast" in capsys.readouterr().out
     done = commit.read_commit(calibrate.attempt_uri)
     assert done is not None
-    found = Calibration.model_validate_json(store.read_bytes(store.join(done["outputs"]["calibration"], "calibration.json")))
+    found = Calibration.model_validate_json(
+        store.read_bytes(store.join(done["outputs"]["calibration"], "calibration.json"))
+    )
     assert set(found.splits) == {"validation", "test"}
     for rows in found.splits.values():
         assert set(rows) == set(offered(predictor=False)) == set(REWARDS) - {"engagement"}
@@ -169,13 +221,20 @@ def test_calibrate_measures_an_untrained_model_and_ddpo_refuses_it_before_ray(
             assert sum(decile["n"] for decile in row["reliability"]) == 120
     assert found.splits["test"]["dsg"]["length_correlation"] > 0.5
     assert done["metrics"]["passes"] is False
-    assert done["metrics"]["recommended"] == found.recommended == recommend(found.splits["validation"])
+    assert (
+        done["metrics"]["recommended"] == found.recommended == recommend(found.splits["validation"])
+    )
 
     def never(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("Ray was asked for")
 
     monkeypatch.setattr(ray_jobs.ddpo, "connect", never)
-    ddpo = job(root, Stage.DDPO, {"dataset": dataset, "boigllm": boigllm, "calibration": done["outputs"]["calibration"]}, made)
+    ddpo = job(
+        root,
+        Stage.DDPO,
+        {"dataset": dataset, "boigllm": boigllm, "calibration": done["outputs"]["calibration"]},
+        made,
+    )
     assert run_stage(ray_jobs.ddpo.work, [write_job(ddpo)]) == 2
     reason = json.loads(store.read_bytes(store.join(ddpo.attempt_uri, "error.json")))
     assert reason["type"] == "InputError"
@@ -183,6 +242,11 @@ def test_calibrate_measures_an_untrained_model_and_ddpo_refuses_it_before_ray(
 
 
 def test_a_calibration_of_an_older_version_asks_for_another_run(tmp_path: Path) -> None:
-    (tmp_path / "calibration.json").write_text(json.dumps({"schema_version": 1, "best_on_validation": "dsg"}))
-    with pytest.raises(CorruptError, match="of schema version 1: must be of version 2; run the stage calibrate again"):
+    (tmp_path / "calibration.json").write_text(
+        json.dumps({"schema_version": 1, "best_on_validation": "dsg"})
+    )
+    with pytest.raises(
+        CorruptError,
+        match="of schema version 1: must be of version 2; run the stage calibrate again",
+    ):
         read_calibration(tmp_path)

@@ -23,7 +23,20 @@ from boig_core.verbalization.templates import KpiCondition, build_prompt
 from boig_core.vocabulary import Description, Sample
 
 SAMPLE = Sample(
-    "1", "1", "a", "acme", "2021-07-01T10:00:00Z", "a summer text of acme", ("ball",), 90, 99, "high", "test", "0" * 64, 128, 64
+    "1",
+    "1",
+    "a",
+    "acme",
+    "2021-07-01T10:00:00Z",
+    "a summer text of acme",
+    ("ball",),
+    90,
+    99,
+    "high",
+    "test",
+    "0" * 64,
+    128,
+    64,
 )
 CONDITIONS = Conditions(accounts={"a": Pair(high=90, low=5)}, fallback=Pair(high=70, low=3))
 
@@ -33,12 +46,23 @@ class FixedPerceiver:
 
     side = 32
 
-    def describe(self, images: Sequence[NDArray[np.uint8]], keywords: object = None) -> list[Description]:
-        return [Description({"Red": 0.5, "Blue": 0.5}, {"warm": 1.0}, {"ball": (0, 0, float(image[0, 0, 0]), 16)}) for image in images]
+    def describe(
+        self, images: Sequence[NDArray[np.uint8]], keywords: object = None
+    ) -> list[Description]:
+        return [
+            Description(
+                {"Red": 0.5, "Blue": 0.5},
+                {"warm": 1.0},
+                {"ball": (0, 0, float(image[0, 0, 0]), 16)},
+            )
+            for image in images
+        ]
 
 
 class Silent(FixedPerceiver):
-    def describe(self, images: Sequence[NDArray[np.uint8]], keywords: object = None) -> list[Description]:
+    def describe(
+        self, images: Sequence[NDArray[np.uint8]], keywords: object = None
+    ) -> list[Description]:
         return super().describe(images)[1:]
 
 
@@ -66,10 +90,18 @@ def calibration(name: str = "contrast", clip: tuple[float, float] = (-1e9, 1e9))
 
 def test_reward_is_the_contrast_of_the_answer_in_the_frame_of_training(llm: Path) -> None:
     model, tokenizer = load_llm(llm)
-    seen = Description({"Red": 0.5, "Blue": 0.5}, {"warm": 1.0}, {"ball": (0, 0, 16, 32)})  # 4 and 16 of 32, in 128 x 64
+    seen = Description(
+        {"Red": 0.5, "Blue": 0.5}, {"warm": 1.0}, {"ball": (0, 0, 16, 32)}
+    )  # 4 and 16 of 32, in 128 x 64
     answer = print_answer(seen)
     high, low = answer_logprobs(
-        model, tokenizer, [build_prompt(SAMPLE, KpiCondition(90, "high")), build_prompt(SAMPLE, KpiCondition(5, "low"))], [answer] * 2
+        model,
+        tokenizer,
+        [
+            build_prompt(SAMPLE, KpiCondition(90, "high")),
+            build_prompt(SAMPLE, KpiCondition(5, "low")),
+        ],
+        [answer] * 2,
     )
     reward = Scorer(llm, FixedPerceiver(), recipe(), calibration()).score(images(1), [SAMPLE])
     assert reward.shape == (1,)
@@ -99,7 +131,10 @@ def test_a_wrong_count_raises(llm: Path) -> None:
         Scorer(llm, Silent(), recipe(), calibration()).score(images(3), [SAMPLE] * 3)
 
 
-@pytest.mark.parametrize(("given", "says"), [([1.0], "1 results of the scorer"), ([1.0, np.nan], "must be finite"), ([], "0 results")])
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [([1.0], "1 results of the scorer"), ([1.0, np.nan], "must be finite"), ([], "0 results")],
+)
 def test_what_comes_from_elsewhere_is_checked(given: list[float], says: str) -> None:
     with pytest.raises(ScorerError, match=says):
         checked(given, 2)
@@ -119,14 +154,22 @@ def test_a_sum_weighs_each_formulation_by_its_spread(llm: Path) -> None:
     summed = calibration(both.reward.name).model_copy(update={"scales": scales})
     found = Scorer(llm, FixedPerceiver(), both, summed).score(images(3), [SAMPLE] * 3)
     contrast, dsg = (
-        Scorer(llm, FixedPerceiver(), recipe(name), calibration(name)).score(images(3), [SAMPLE] * 3) for name in ("contrast", "dsg")
+        Scorer(llm, FixedPerceiver(), recipe(name), calibration(name)).score(
+            images(3), [SAMPLE] * 3
+        )
+        for name in ("contrast", "dsg")
     )
     np.testing.assert_allclose(found, (contrast - 1) / 2 + 0.5 * (dsg + 3) / 0.1, atol=1e-4)
 
 
 def test_similarity_asks_the_model_what_it_expects(llm: Path) -> None:
-    scorer = Scorer(llm, FixedPerceiver(), recipe("attribute_similarity"), calibration("attribute_similarity"))
-    assert scorer.score(images(2), [SAMPLE] * 2).tolist() == [0.0, 0.0]  # random weights write nothing that parses
+    scorer = Scorer(
+        llm, FixedPerceiver(), recipe("attribute_similarity"), calibration("attribute_similarity")
+    )
+    assert scorer.score(images(2), [SAMPLE] * 2).tolist() == [
+        0.0,
+        0.0,
+    ]  # random weights write nothing that parses
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
@@ -150,9 +193,13 @@ def test_chunks_have_one_shape_and_each_sample_its_own_account() -> None:
         return [np.array([-1.0 if " high" in prompt else -2.0]) for prompt in prompts]
 
     samples = [SAMPLE, replace(SAMPLE, account="elsewhere"), SAMPLE]
-    evidence = gather(Models(log, nothing), [Description()] * 3, samples, CONDITIONS, 2, {"high_T", "low_T"})
+    evidence = gather(
+        Models(log, nothing), [Description()] * 3, samples, CONDITIONS, 2, {"high_T", "low_T"}
+    )
     assert [len(prompts) for prompts in asked] == [4, 4]
-    assert [(np.asarray(one.high_T).tolist(), np.asarray(one.low_T).tolist()) for one in evidence] == [([-1.0], [-2.0])] * 3
+    assert [
+        (np.asarray(one.high_T).tolist(), np.asarray(one.low_T).tolist()) for one in evidence
+    ] == [([-1.0], [-2.0])] * 3
     assert [one.predicted for one in evidence] == [None] * 3
     assert ["90" in prompt for prompt in asked[0]] == [True, False, False, False]
     assert "70 high" in asked[0][1]
@@ -168,7 +215,10 @@ def test_what_no_formulation_needs_is_not_computed() -> None:
 
     values = rate(Models(log, nothing), [Description()], [SAMPLE], CONDITIONS, 1, ["dsg"])
     assert ["high" in prompt for prompt in asked] == [True]
-    assert {name: of_N.tolist() for name, of_N in values.items()} == {"dsg": [pytest.approx(np.exp(-1))], "tokens": [1.0]}
+    assert {name: of_N.tolist() for name, of_N in values.items()} == {
+        "dsg": [pytest.approx(np.exp(-1))],
+        "tokens": [1.0],
+    }
 
     def expects(prompts: Sequence[str]) -> list[Description | None]:
         said.append(list(prompts))
@@ -179,6 +229,10 @@ def test_what_no_formulation_needs_is_not_computed() -> None:
     samples = [SAMPLE, replace(SAMPLE, account="elsewhere"), SAMPLE]
     found = gather(models, [Description()] * 3, samples, CONDITIONS, 3, {"predicted"})
     assert [len(prompts) for prompts in said] == [2]  # each prompt once
-    assert [one.predicted for one in found] == [Description({"Red": 1.0}), Description(), Description({"Red": 1.0})]
+    assert [one.predicted for one in found] == [
+        Description({"Red": 1.0}),
+        Description(),
+        Description({"Red": 1.0}),
+    ]
     with pytest.raises(ScorerError, match="needs a predictor"):
         gather(models, [Description()], [SAMPLE], CONDITIONS, 1, {"engagement"})

@@ -19,7 +19,9 @@ def test_one_formulation_keeps_its_own_unit() -> None:
 
 def test_several_count_in_units_of_their_spread() -> None:
     found = weighted(VALUES, {"contrast": 1.0, "dsg": 0.5}, SCALES)
-    by_hand = (VALUES["contrast"] - 3) / np.sqrt(14 / 3) + 0.5 * (VALUES["dsg"] - 20) / np.sqrt(200 / 3)
+    by_hand = (VALUES["contrast"] - 3) / np.sqrt(14 / 3) + 0.5 * (VALUES["dsg"] - 20) / np.sqrt(
+        200 / 3
+    )
     np.testing.assert_allclose(found, by_hand)
 
 
@@ -28,7 +30,9 @@ def test_the_unit_of_a_formulation_does_not_matter(factor: float, shift: float) 
     moved = {**VALUES, "dsg": VALUES["dsg"] * factor + shift}
     weights = {"contrast": 1.0, "dsg": 0.5}
     scales = {name: scale_of(values) for name, values in moved.items()}
-    np.testing.assert_allclose(weighted(moved, weights, scales), weighted(VALUES, weights, SCALES), atol=1e-6)  # type: ignore[arg-type]
+    np.testing.assert_allclose(
+        weighted(moved, weights, scales), weighted(VALUES, weights, SCALES), atol=1e-6
+    )  # type: ignore[arg-type]
 
 
 def test_a_sum_without_scales_or_spread_is_refused() -> None:

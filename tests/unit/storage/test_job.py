@@ -13,7 +13,9 @@ from boig_core.errors import CorruptError, FencedError, InputError, StoreUnavail
 from boig_core.storage import commit, job, manifest, store
 
 
-def make_job(root: str, attempt: int = 1, run: str = "manual__2026-01-01T00:00:00+00:00", **inputs: str) -> job.Job:
+def make_job(
+    root: str, attempt: int = 1, run: str = "manual__2026-01-01T00:00:00+00:00", **inputs: str
+) -> job.Job:
     return job.Job(
         stage=job.Stage.INGEST,
         recipe=load_recipe("tiny"),
@@ -29,7 +31,10 @@ def make_dataset(space: job.Workspace) -> job.Outcome:
     local = space.scratch / "out"
     local.mkdir()
     (local / "x.txt").write_text("content")
-    return job.Outcome({"dataset": space.publish("datasets/d", local, kind="dataset", meta={"posts": 1})}, {"posts": 1})
+    return job.Outcome(
+        {"dataset": space.publish("datasets/d", local, kind="dataset", meta={"posts": 1})},
+        {"posts": 1},
+    )
 
 
 def test_stage_commits_and_the_next_one_reads(root: str) -> None:
@@ -49,7 +54,9 @@ def test_stage_commits_and_the_next_one_reads(root: str) -> None:
         return job.Outcome()
 
     assert job.run_stage(reads, [job.write_job(make_job(root, run="next", dataset=dataset))]) == 0
-    again = job.run_stage(lambda space: pytest.fail("a committed attempt does no work"), [job.write_job(first)])
+    again = job.run_stage(
+        lambda space: pytest.fail("a committed attempt does no work"), [job.write_job(first)]
+    )
     assert again == 0
 
 
@@ -125,7 +132,12 @@ def test_what_cannot_be_tidied_up_is_no_failure(root: str) -> None:
 
 def test_lineage_of_raw_inputs(root: str, tmp_path: Path) -> None:
     (tmp_path / "posts.jsonl").write_bytes(b"{}")
-    this = make_job(root, file=str(tmp_path / "posts.jsonl"), folder=str(tmp_path), web="https://example.org/p.jsonl")
+    this = make_job(
+        root,
+        file=str(tmp_path / "posts.jsonl"),
+        folder=str(tmp_path),
+        web="https://example.org/p.jsonl",
+    )
     assert job.Workspace(this, tmp_path).lineage().inputs == {
         "file": hashlib.sha256(b"{}").hexdigest(),
         "folder": str(tmp_path),
@@ -146,7 +158,9 @@ def test_no_secret_is_written(root: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "secret-of-tests" not in written
     assert "key-of-tests" not in written
     with pytest.raises(InputError, match="carries credentials") as caught:
-        job.write_job(make_job(root, attempt=7, posts="https://user:hush-hush@example.org/posts.jsonl"))
+        job.write_job(
+            make_job(root, attempt=7, posts="https://user:hush-hush@example.org/posts.jsonl")
+        )
     assert "hush-hush" not in str(caught.value)
     assert commit.attempts(make_job(root).task) == [1], "nothing was written for the refused job"
 
@@ -167,7 +181,9 @@ def test_versions_never_meet(tmp_path: Path) -> None:
     versions = {make_job(root, attempt, run).version for run in runs for attempt in (1, 2)}
     assert len(versions) == 2 * len(runs)
     assert max(map(len, versions)) < 150
-    assert make_job(root, 1, "a").version == make_job("/elsewhere", 1, "a").version, "a version does not depend on where the store is"
+    assert make_job(root, 1, "a").version == make_job("/elsewhere", 1, "a").version, (
+        "a version does not depend on where the store is"
+    )
 
 
 class Wrapped(Exception):
@@ -204,7 +220,9 @@ def test_root_cause_looks_through_wrappers_only() -> None:
     assert job.root_cause(RuntimeError(Wrapped(reason), "actor died")) is reason
     outer = CorruptError("x", "is torn", "make it again")
     outer.__cause__ = reason
-    assert job.root_cause(outer) is outer, "of two boig errors the one that was raised last knows more"
+    assert job.root_cause(outer) is outer, (
+        "of two boig errors the one that was raised last knows more"
+    )
     chained = RuntimeError("outer")
     chained.__cause__ = reason
     assert job.root_cause(chained) is reason
@@ -234,7 +252,9 @@ def test_log_is_kept_from_head_to_result_and_nothing_secret_is_written(
     for name, value in PLANTED.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:planted-in-address@127.0.0.1:1")
-    everything = " ".join([*PLANTED.values(), "http://me:planted-in-address@127.0.0.1:1", "planted-in-address"])
+    everything = " ".join(
+        [*PLANTED.values(), "http://me:planted-in-address@127.0.0.1:1", "planted-in-address"]
+    )
 
     def work(space: job.Workspace) -> job.Outcome:
         job.log.warning("a library complains about %s", everything)
@@ -247,15 +267,21 @@ def test_log_is_kept_from_head_to_result_and_nothing_secret_is_written(
         return make_dataset(space)
 
     assert job.run_stage(work, [uri]) == (1 if fails else 0)
-    lines = store.read_bytes(store.join(this.attempt_uri, "log", "000001.txt")).decode().splitlines()
+    lines = (
+        store.read_bytes(store.join(this.attempt_uri, "log", "000001.txt")).decode().splitlines()
+    )
     assert f"stage ingest · attempt 1 of {this.task}" in lines[0]
     assert f"recipe tiny ({this.recipe.digest()[:12]})" in lines[1]
     assert "input posts = https://example.org/posts.jsonl" in lines[2]
     assert "resources {" in lines[3]
-    assert ("(infrastructure error): RuntimeError: " if fails else '{"outputs": {"dataset"') in lines[-1]
+    assert (
+        "(infrastructure error): RuntimeError: " if fails else '{"outputs": {"dataset"'
+    ) in lines[-1]
     assert "planted" not in capsys.readouterr().out
     for path, _ in store.list_files(root):
         assert b"planted" not in store.read_bytes(store.join(root, path)), path
 
     job.run_stage(work, [uri])
-    assert store.exists(store.join(this.attempt_uri, "log", "000002.txt")), "a second process goes on after the first one's chunks"
+    assert store.exists(store.join(this.attempt_uri, "log", "000002.txt")), (
+        "a second process goes on after the first one's chunks"
+    )

@@ -10,13 +10,21 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from boig_core.errors import CorruptError, FencedError, InputError, NotFoundInStoreError, RecipeError
+from boig_core.errors import (
+    CorruptError,
+    FencedError,
+    InputError,
+    NotFoundInStoreError,
+    RecipeError,
+)
 from boig_core.storage import commit, manifest, store
 
 LINEAGE = manifest.Lineage(inputs={"dataset": "d" * 64}, recipe="r" * 64, code="0.1.0")
 
 
-def publish(root: str, tmp_path: Path, attempt: int = 1, blobs: tuple[manifest.FileEntry, ...] = ()) -> tuple[str, str]:
+def publish(
+    root: str, tmp_path: Path, attempt: int = 1, blobs: tuple[manifest.FileEntry, ...] = ()
+) -> tuple[str, str]:
     """An output and its attempt, not committed yet."""
     local = tmp_path / "model"
     (local / "sub").mkdir(parents=True, exist_ok=True)
@@ -26,14 +34,22 @@ def publish(root: str, tmp_path: Path, attempt: int = 1, blobs: tuple[manifest.F
     uri = store.join(root, "models", "m", f"v{attempt}")
     attempt_uri = commit.attempt_uri(task, attempt)
     manifest.publish_folder(
-        local, uri, kind="boigllm", lineage=LINEAGE, commit=store.join(attempt_uri, commit.COMMIT), meta={"n": 1}, blobs=blobs
+        local,
+        uri,
+        kind="boigllm",
+        lineage=LINEAGE,
+        commit=store.join(attempt_uri, commit.COMMIT),
+        meta={"n": 1},
+        blobs=blobs,
     )
     return uri, attempt_uri
 
 
 def test_committed_output_can_be_fetched(root: str, tmp_path: Path) -> None:
     uri, attempt = publish(root, tmp_path)
-    body = commit.commit(attempt, {"model": uri}, {"loss": 1.5, "kid": float("nan"), "curve": [1.0, float("inf")]})
+    body = commit.commit(
+        attempt, {"model": uri}, {"loss": 1.5, "kid": float("nan"), "curve": [1.0, float("inf")]}
+    )
     assert commit.read_commit(attempt) == body
     assert body["metrics"] == {"loss": 1.5, "kid": None, "curve": [1.0, None]}
     found = manifest.fetch_folder(uri, tmp_path / "back", kind="boigllm")
@@ -57,7 +73,9 @@ def test_one_file_of_an_output(root: str, tmp_path: Path) -> None:
         manifest.read_file(uri, "weights.bin")
 
 
-def test_uncommitted_fenced_missing_and_wrong_outputs_are_refused(root: str, tmp_path: Path) -> None:
+def test_uncommitted_fenced_missing_and_wrong_outputs_are_refused(
+    root: str, tmp_path: Path
+) -> None:
     uri, attempt = publish(root, tmp_path)
     with pytest.raises(CorruptError, match="has not committed"):
         manifest.read_manifest(uri)
@@ -85,7 +103,9 @@ def test_torn_manifest(root: str, tmp_path: Path, content: bytes) -> None:
         manifest.read_manifest(uri)
 
 
-@pytest.mark.parametrize(("content", "by_size"), [(b"01234", True), (b"9876543210", False), (None, True)])
+@pytest.mark.parametrize(
+    ("content", "by_size"), [(b"01234", True), (b"9876543210", False), (None, True)]
+)
 def test_torn_file(root: str, tmp_path: Path, content: bytes | None, by_size: bool) -> None:
     uri, attempt = publish(root, tmp_path)
     commit.commit(attempt, {"model": uri}, {})
@@ -106,7 +126,9 @@ def test_blobs_beside_versions(root: str, tmp_path: Path) -> None:
     blob = store.join(root, "models", "m", "blobs", "images.parquet")
     store.write_bytes(blob, b"pixels")
     (tmp_path / "blob").write_bytes(b"pixels")
-    entry = manifest.FileEntry(path="../blobs/images.parquet", size=6, sha256=manifest.sha256_file(tmp_path / "blob"))
+    entry = manifest.FileEntry(
+        path="../blobs/images.parquet", size=6, sha256=manifest.sha256_file(tmp_path / "blob")
+    )
     uri, attempt = publish(root, tmp_path, blobs=(entry,))
     commit.commit(attempt, {"model": uri}, {})
     assert manifest.resolve(uri, entry.path) == blob
@@ -129,7 +151,9 @@ def test_manifest_paths_stay_inside(path: str) -> None:
 def test_own_manifest_in_the_folder_is_refused(root: str, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(InputError, match="own manifest"):
-        manifest.publish_folder(tmp_path, store.join(root, "x"), kind="k", lineage=LINEAGE, commit="c")
+        manifest.publish_folder(
+            tmp_path, store.join(root, "x"), kind="k", lineage=LINEAGE, commit="c"
+        )
     assert store.list_files(root) == []
 
 
@@ -139,7 +163,9 @@ def test_digest_is_about_content(root: str, tmp_path: Path) -> None:
         uri, attempt_uri = publish(root, tmp_path, attempt=attempt)
         commit.commit(attempt_uri, {"model": uri}, {})
         digests.append(manifest.read_manifest(uri).digest())
-    assert digests[0] == digests[1], "an attempt's number and place are not part of what an output is"
+    assert digests[0] == digests[1], (
+        "an attempt's number and place are not part of what an output is"
+    )
     other = manifest.read_manifest(uri).model_copy(update={"meta": {"n": 2}})
     assert other.digest() != digests[0]
 
@@ -183,7 +209,9 @@ def test_failures_say_whose_fault(root: str) -> None:
     attempt = store.join(root, "task", "attempt-1")
     assert commit.read_failure(attempt) is None
     commit.write_failure(attempt, RecipeError("seed = -1", "must be at least 0", "see the recipe"))
-    assert commit.read_failure(attempt) == commit.Failure("RecipeError", "seed = -1: must be at least 0", "see the recipe", True)
+    assert commit.read_failure(attempt) == commit.Failure(
+        "RecipeError", "seed = -1: must be at least 0", "see the recipe", True
+    )
     assert commit.fate(attempt) == "failed"
     commit.write_failure(attempt, KeyError("x"))
     failure = commit.read_failure(attempt)

@@ -1,4 +1,5 @@
-"""What may go from a store, and what must stay: promoted models with their ancestors, the newest, and all that a live run needs."""
+"""What may go from a store, and what must stay: promoted models with their ancestors, the newest,
+and all that a live run needs."""
 
 from __future__ import annotations
 
@@ -24,10 +25,27 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention.time, "time", lambda: now() + 40 * DAY)
 
 
-def make(root: str, tmp: Path, stage: Stage, family: str, run: str, inputs: dict[str, str], shards: tuple[str, ...] = ()) -> str:
-    """One committed stage: its job, a checkpoint, an output of one file (and shards), and its commit."""
+def make(
+    root: str,
+    tmp: Path,
+    stage: Stage,
+    family: str,
+    run: str,
+    inputs: dict[str, str],
+    shards: tuple[str, ...] = (),
+) -> str:
+    """One committed stage: its job, a checkpoint, an output of one file (and shards), and its
+    commit."""
     task = store.join(root, "runs", "dag", run, stage.value)
-    job = Job(stage=stage, recipe=load_recipe("tiny"), inputs=inputs, store=root, root=f"dag/{run}", task=task, attempt=1)
+    job = Job(
+        stage=stage,
+        recipe=load_recipe("tiny"),
+        inputs=inputs,
+        store=root,
+        root=f"dag/{run}",
+        task=task,
+        attempt=1,
+    )
     write_job(job)
     store.write_bytes(store.join(root, "runs", "dag", run, "recipe.json"), b"{}")
     store.write_bytes(store.join(job.attempt_uri, "checkpoints", "step-1", "model.bin"), b"x" * 10)
@@ -53,11 +71,21 @@ def paths(root: str) -> set[str]:
 
 
 @pytest.mark.usefixtures("later")
-def test_what_promoted_models_were_made_from_stays_and_the_rest_goes(root: str, tmp_path: Path) -> None:
+def test_what_promoted_models_were_made_from_stays_and_the_rest_goes(
+    root: str, tmp_path: Path
+) -> None:
     made = {}
     for run in ("first", "second", "third"):
         shards = ("common", f"of-{run}")
-        data = make(root, tmp_path, Stage.INGEST, "datasets/acme", run, {"posts": "https://x.y/posts.jsonl"}, shards)
+        data = make(
+            root,
+            tmp_path,
+            Stage.INGEST,
+            "datasets/acme",
+            run,
+            {"posts": "https://x.y/posts.jsonl"},
+            shards,
+        )
         model = make(root, tmp_path, Stage.DDPO, "models/boigsd", run, {"dataset": data})
         made[run] = (data, model)
     for file in (f"asked/{DECISION}", "asked/recipe.json", "failed/recipe.json"):
@@ -65,7 +93,9 @@ def test_what_promoted_models_were_made_from_stays_and_the_rest_goes(root: str, 
     found = retention.find_garbage(root, [made["first"][1]], 30)
     before = paths(root)
     assert [each.uri for each in found if each.reason == "output"] == list(made["second"])
-    assert all(each.files[0].endswith(f"/{manifest.MANIFEST}") for each in found if each.reason == "output")
+    assert all(
+        each.files[0].endswith(f"/{manifest.MANIFEST}") for each in found if each.reason == "output"
+    )
 
     assert retention.clean(root, [made["first"][1]], 30) == found
     for run in ("first", "third"):  # the promoted one and the newest
@@ -74,7 +104,9 @@ def test_what_promoted_models_were_made_from_stays_and_the_rest_goes(root: str, 
     checkpoints = {path for path in before if "/checkpoints/" in path}
     assert len(checkpoints) == 6
     second = {path for path in before if "second" in path}
-    assert gone == second | checkpoints | {"runs/boig_promote/failed/recipe.json"}, "a shard that others share stays, and who decided what"
+    assert gone == second | checkpoints | {"runs/boig_promote/failed/recipe.json"}, (
+        "a shard that others share stays, and who decided what"
+    )
     assert "datasets/acme/blobs/of-second" in gone
     with pytest.raises(NotFoundInStoreError):
         manifest.read_manifest(made["second"][1])
@@ -84,18 +116,32 @@ def test_what_promoted_models_were_made_from_stays_and_the_rest_goes(root: str, 
 
 def test_what_a_run_of_these_days_reads_or_makes_stays(tmp_path: Path) -> None:
     root = str(tmp_path / "store")
-    old = [make(root, tmp_path, Stage.INGEST, "datasets/acme", run, {}, (run,)) for run in ("a", "b", "c", "d")]
+    old = [
+        make(root, tmp_path, Stage.INGEST, "datasets/acme", run, {}, (run,))
+        for run in ("a", "b", "c", "d")
+    ]
     make(root, tmp_path, Stage.INGEST, "datasets/acme", "newest", {})
     store.write_bytes(store.join(root, "models", "boigsd", "died-halfway", "unet.bin"), b"half")
     store.write_bytes(store.join(root, "datasets", "acme", "staging", "key.parquet"), b"index")
     store.write_bytes(store.join(root, "rewards", "cache.parquet"), b"scores")
     age(root)
     task = store.join(root, "runs", "dag", "live", "finetune_llm")
-    job = Job(stage=Stage.FINETUNE_LLM, recipe=load_recipe("tiny"), inputs={"dataset": old[1]}, store=root, root="r", task=task, attempt=1)
+    job = Job(
+        stage=Stage.FINETUNE_LLM,
+        recipe=load_recipe("tiny"),
+        inputs={"dataset": old[1]},
+        store=root,
+        root="r",
+        task=task,
+        attempt=1,
+    )
     write_job(job)
 
     def reasons() -> dict[str, str]:
-        return {each.uri.removeprefix(f"{root}/"): each.reason for each in retention.find_garbage(root, [], 30)}
+        return {
+            each.uri.removeprefix(f"{root}/"): each.reason
+            for each in retention.find_garbage(root, [], 30)
+        }
 
     found = reasons()
     assert {uri for uri, reason in found.items() if reason == "output"} == {
@@ -103,13 +149,29 @@ def test_what_a_run_of_these_days_reads_or_makes_stays(tmp_path: Path) -> None:
         "models/boigsd/died-halfway",
     }
     assert found["datasets/acme/staging"] == "staging index"
-    assert list(found).index("datasets/acme/staging") < list(found).index("datasets/acme/blobs"), "an index without its shards would lie"
+    assert list(found).index("datasets/acme/staging") < list(found).index("datasets/acme/blobs"), (
+        "an index without its shards would lie"
+    )
     assert not any("live" in uri or "rewards" in uri for uri in found)
-    assert [uri for uri in found if uri.startswith("runs/dag/b/")] == ["runs/dag/b/ingest/attempt-1/checkpoints"]
+    assert [uri for uri in found if uri.startswith("runs/dag/b/")] == [
+        "runs/dag/b/ingest/attempt-1/checkpoints"
+    ]
 
     ingest = store.join(root, "runs", "dag", "under-way", "ingest")
-    write_job(Job(stage=Stage.INGEST, recipe=job.recipe, inputs={}, store=root, root="r", task=ingest, attempt=1))
-    assert not {"datasets/acme/blobs", "datasets/acme/staging"} & set(reasons()), "an ingestion under way may count on an old shard"
+    write_job(
+        Job(
+            stage=Stage.INGEST,
+            recipe=job.recipe,
+            inputs={},
+            store=root,
+            root="r",
+            task=ingest,
+            attempt=1,
+        )
+    )
+    assert not {"datasets/acme/blobs", "datasets/acme/staging"} & set(reasons()), (
+        "an ingestion under way may count on an old shard"
+    )
 
 
 def test_what_cannot_be_known_is_never_removed(tmp_path: Path) -> None:
@@ -126,7 +188,9 @@ def test_what_cannot_be_known_is_never_removed(tmp_path: Path) -> None:
     assert paths(root) == before
 
 
-def test_a_run_that_began_between_two_looks_keeps_what_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_began_between_two_looks_keeps_what_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = str(tmp_path / "store")
     old = make(root, tmp_path, Stage.INGEST, "datasets/acme", "a", {})
     make(root, tmp_path, Stage.INGEST, "datasets/acme", "b", {})
@@ -140,7 +204,15 @@ def test_a_run_that_began_between_two_looks_keeps_what_it_reads(tmp_path: Path, 
         if looks == 2:
             task = store.join(root, "runs", "dag", "new", "ddpo")
             write_job(
-                Job(stage=Stage.DDPO, recipe=load_recipe("tiny"), inputs={"dataset": old}, store=root, root="r", task=task, attempt=1)
+                Job(
+                    stage=Stage.DDPO,
+                    recipe=load_recipe("tiny"),
+                    inputs={"dataset": old},
+                    store=root,
+                    root="r",
+                    task=task,
+                    attempt=1,
+                )
             )
         return look(*given)  # type: ignore[arg-type]
 

@@ -15,7 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from boig_core.errors import InputError, NotFoundInStoreError, StorePermissionError, StoreUnavailableError
+from boig_core.errors import (
+    InputError,
+    NotFoundInStoreError,
+    StorePermissionError,
+    StoreUnavailableError,
+)
 from boig_core.storage import store
 
 
@@ -37,7 +42,9 @@ def test_list_files_is_sorted_relative_and_recursive(root: str) -> None:
     for path in ("b", "a/z", "a/y/x", "ab"):
         store.write_bytes(store.join(root, path), path.encode())
     assert store.list_files(root) == [("a/y/x", 5), ("a/z", 3), ("ab", 2), ("b", 1)]
-    assert store.list_files(store.join(root, "a")) == [("y/x", 5), ("z", 3)], "a prefix is a folder, not the start of a name"
+    assert store.list_files(store.join(root, "a")) == [("y/x", 5), ("z", 3)], (
+        "a prefix is a folder, not the start of a name"
+    )
 
 
 def test_local_listing_leaves_out_what_is_being_written(tmp_path: Path) -> None:
@@ -57,11 +64,15 @@ def test_keys_may_hold_any_character(root: str) -> None:
 def test_folders_travel_whole(root: str, tmp_path: Path) -> None:
     source, back = tmp_path / "source", tmp_path / "back"
     (source / "deep").mkdir(parents=True)
-    (source / "a.bin").write_bytes(os.urandom(9_000_000))  # above boto3's threshold for several parts
+    (source / "a.bin").write_bytes(
+        os.urandom(9_000_000)
+    )  # above boto3's threshold for several parts
     (source / "deep" / "b.bin").write_bytes(b"b")
     store.upload_folder(source, store.join(root, "folder"))
     store.download_folder(store.join(root, "folder"), back)
-    assert {p.relative_to(back).as_posix(): p.read_bytes() for p in back.rglob("*") if p.is_file()} == {
+    assert {
+        p.relative_to(back).as_posix(): p.read_bytes() for p in back.rglob("*") if p.is_file()
+    } == {
         "a.bin": (source / "a.bin").read_bytes(),
         "deep/b.bin": b"b",
     }
@@ -94,7 +105,9 @@ def test_put_if_absent_has_one_winner_among_threads(root: str) -> None:
         won = list(pool.map(put, range(16)))
     assert sum(won) == 1
     assert store.read_bytes(uri) == f"writer {won.index(True)}".encode()
-    assert store.put_if_absent(uri, f"writer {won.index(True)}".encode()), "finding one's own bytes is success: an answer may get lost"
+    assert store.put_if_absent(uri, f"writer {won.index(True)}".encode()), (
+        "finding one's own bytes is success: an answer may get lost"
+    )
 
 
 RACER = """
@@ -108,7 +121,12 @@ print(store.put_if_absent(sys.argv[1], sys.argv[2].encode()))
 def test_put_if_absent_has_one_winner_among_processes(root: str) -> None:
     uri = store.join(root, "commit.json")
     racers = [
-        subprocess.Popen([sys.executable, "-c", RACER, uri, f"p{n}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, uri, f"p{n}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for n in range(3)
     ]
     for racer in racers:
@@ -126,7 +144,9 @@ def test_probe_passes_and_cleans_up(root: str) -> None:
 
 
 @pytest.mark.parametrize("honest_when_late", [True, False])
-def test_probe_refuses_a_store_without_exclusive_puts(root: str, monkeypatch: pytest.MonkeyPatch, honest_when_late: bool) -> None:
+def test_probe_refuses_a_store_without_exclusive_puts(
+    root: str, monkeypatch: pytest.MonkeyPatch, honest_when_late: bool
+) -> None:
     def careless(uri: str, data: bytes) -> bool:
         if honest_when_late and data == b"late":
             return False
@@ -141,7 +161,11 @@ def test_probe_refuses_a_store_without_exclusive_puts(root: str, monkeypatch: py
 
 def test_file_in_the_way_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("here")
-    for act in (store.probe, lambda uri: store.write_bytes(f"{uri}/x", b""), lambda uri: store.upload_file(tmp_path / "file", f"{uri}/x")):
+    for act in (
+        store.probe,
+        lambda uri: store.write_bytes(f"{uri}/x", b""),
+        lambda uri: store.upload_file(tmp_path / "file", f"{uri}/x"),
+    ):
         with pytest.raises(InputError, match="file stands where a folder belongs"):
             act(str(tmp_path / "file"))
     assert (tmp_path / "file").read_text() == "here"
@@ -149,7 +173,12 @@ def test_file_in_the_way_is_a_user_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "act",
-    ["store.probe(uri)", "store.write_bytes(uri + '/x', b'')", "store.exists(uri + '/deep/x')", "store.read_bytes(uri + '/x')"],
+    [
+        "store.probe(uri)",
+        "store.write_bytes(uri + '/x', b'')",
+        "store.exists(uri + '/deep/x')",
+        "store.read_bytes(uri + '/x')",
+    ],
 )
 def test_local_folder_without_permission(tmp_path: Path, act: str) -> None:
     folder = tmp_path / "closed"
@@ -208,7 +237,9 @@ class _Refuses(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def refusing(request: pytest.FixtureRequest, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def refusing(
+    request: pytest.FixtureRequest, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
     status, code = request.param
     handler = type("Handler", (_Refuses,), {"status": status, "code": code})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -221,7 +252,11 @@ def refusing(request: pytest.FixtureRequest, s3_bucket: str, monkeypatch: pytest
     thread.join()
 
 
-@pytest.mark.parametrize("refusing", [(403, "AccessDenied"), (403, "SignatureDoesNotMatch"), (403, "InvalidAccessKeyId")], indirect=True)
+@pytest.mark.parametrize(
+    "refusing",
+    [(403, "AccessDenied"), (403, "SignatureDoesNotMatch"), (403, "InvalidAccessKeyId")],
+    indirect=True,
+)
 def test_refused_identity(refusing: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     for act in (
@@ -262,19 +297,24 @@ def test_no_credentials(s3_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    another = os.environ["AWS_ENDPOINT_URL"].replace("127.0.0.1", "localhost")  # has no client of an earlier test
+    another = os.environ["AWS_ENDPOINT_URL"].replace(
+        "127.0.0.1", "localhost"
+    )  # has no client of an earlier test
     monkeypatch.setenv("AWS_ENDPOINT_URL", another)
     with pytest.raises(StorePermissionError, match="no AWS credentials"):
         store.read_bytes("s3://bucket/x")
 
 
 def test_many_threads_may_use_the_store_first(s3_bucket: str) -> None:
-    """A new process whose threads all read at once: none may meet boto3 half-imported or a client half-made."""
+    """A new process whose threads all read at once: none may meet boto3 half-imported or a client
+    half-made."""
     store.write_bytes(f"{s3_bucket}/first", b"x")
     code = (
         "from concurrent.futures import ThreadPoolExecutor\n"
         "from boig_core.storage import store\n"
-        "with ThreadPoolExecutor(16) as pool: print(len(list(pool.map(store.read_bytes, ['" + s3_bucket + "/first'] * 64))))"
+        "with ThreadPoolExecutor(16) as pool: print(len(list(pool.map(store.read_bytes, ['"
+        + s3_bucket
+        + "/first'] * 64))))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "64", done.stderr
@@ -285,4 +325,9 @@ def test_import_is_light() -> None:
         "import sys, boig_core.storage.job; "
         "print([m for m in ('boto3', 'botocore', 'pyarrow', 'torch', 'ray', 'pandas', 'numpy') if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

@@ -34,7 +34,14 @@ class Number:
         self.value = int((folder / "inner" / "value.txt").read_text())
 
 
-def saved(task: object, attempt: int, value: int, step: int, name: str = "", state: dict[str, object] | None = None) -> Path:
+def saved(
+    task: object,
+    attempt: int,
+    value: int,
+    step: int,
+    name: str = "",
+    state: dict[str, object] | None = None,
+) -> Path:
     """A complete checkpoint of a number."""
     points = Checkpoints(str(task), attempt, name)
     uri = points.save(Number(value), step, state)
@@ -55,7 +62,9 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_furthest_complete_checkpoint_of_any_attempt_is_restored(tmp_path: Path, scratch: Path) -> None:
+def test_the_furthest_complete_checkpoint_of_any_attempt_is_restored(
+    tmp_path: Path, scratch: Path
+) -> None:
     task = tmp_path / "task"
     saved(task, 1, 10, 100, state={"cursor": [1, 0.1], "rewards": {"p": 2.5}})
     saved(task, 1, 20, 200, state={"cursor": [2, 0.2]})
@@ -84,7 +93,10 @@ def test_without_any_checkpoint_nothing_is_restored(tmp_path: Path) -> None:
     assert number.value == 7
 
 
-@pytest.mark.parametrize("harm", ["no marker", "torn marker", "newer format", "torn file", "missing file", "altered file"])
+@pytest.mark.parametrize(
+    "harm",
+    ["no marker", "torn marker", "newer format", "torn file", "missing file", "altered file"],
+)
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, harm: str) -> None:
     saved(tmp_path, 1, 10, 100)
     newest = saved(tmp_path, 1, 20, 200)
@@ -94,7 +106,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
     elif harm == "torn marker":
         (newest / COMPLETE).write_text('{"step": 2')
     elif harm == "newer format":
-        (newest / COMPLETE).write_text(json.dumps({**json.loads((newest / COMPLETE).read_text()), "format": 99}))
+        (newest / COMPLETE).write_text(
+            json.dumps({**json.loads((newest / COMPLETE).read_text()), "format": 99})
+        )
     elif harm == "missing file":
         file.unlink()
     else:
@@ -112,13 +126,17 @@ def test_a_marker_of_the_first_format_is_read(tmp_path: Path) -> None:
         target = newest / item["path"]
         target.parent.mkdir(parents=True)
         (newest / marker["folder"] / item["path"]).rename(target)
-    (newest / COMPLETE).write_text(json.dumps({key: marker[key] for key in ("step", "workers", "files", "state")}))
+    (newest / COMPLETE).write_text(
+        json.dumps({key: marker[key] for key in ("step", "workers", "files", "state")})
+    )
     number = Number()
     assert Checkpoints(str(tmp_path), 2).restore(number) is not None
     assert number.value == 20
 
 
-def test_training_goes_on_while_a_checkpoint_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_goes_on_while_a_checkpoint_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     engine = Engine.create(nn.Linear(4, 1), EngineConfig(lr=1e-2, steps=2, zero_stage=1))
     points, gate, send = Checkpoints(str(tmp_path), 1), threading.Event(), store.upload_file
@@ -145,20 +163,29 @@ def test_training_goes_on_while_a_checkpoint_is_sent(tmp_path: Path, monkeypatch
     assert senders == {"boig-checkpoint"}
     points.restore(engine)
     assert engine.steps_done == 1
-    assert all(torch.equal(tensor, then[name]) for name, tensor in engine.state_dict().items()), "what is sent is the snapshot"
+    assert all(torch.equal(tensor, then[name]) for name, tensor in engine.state_dict().items()), (
+        "what is sent is the snapshot"
+    )
 
 
-def test_the_marker_comes_last_and_names_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_marker_comes_last_and_names_every_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written: list[str] = []
 
     def noted(act: Callable[..., None], position: int) -> Callable[..., None]:
-        return lambda *args, **kwargs: (written.append(store.name(args[position])), act(*args, **kwargs))[1]  # type: ignore[func-returns-value]
+        return lambda *args, **kwargs: (
+            written.append(store.name(args[position])),
+            act(*args, **kwargs),
+        )[1]  # type: ignore[func-returns-value]
 
     monkeypatch.setattr(store, "upload_file", noted(store.upload_file, 1))
     monkeypatch.setattr(store, "write_bytes", noted(store.write_bytes, 0))
     uri = saved(tmp_path, 1, 10, 100)
     assert written == ["value.txt", "part-00000.json", COMPLETE]
-    assert [entry["path"] for entry in json.loads((uri / COMPLETE).read_text())["files"]] == ["inner/value.txt"]
+    assert [entry["path"] for entry in json.loads((uri / COMPLETE).read_text())["files"]] == [
+        "inner/value.txt"
+    ]
 
 
 def test_a_failed_upload_is_told_at_the_next_call_and_leaves_the_one_before(
@@ -204,11 +231,18 @@ points.wait()
 
 def test_a_process_killed_before_the_marker_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "task")], env=environment, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "task")],
+        env=environment,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 9
     texts = sorted(path.read_text() for path in (tmp_path / "task").rglob("text"))
     assert texts == ["one", "two"], "all was sent but the marker"
-    assert [store.name(uri) for uri in Checkpoints(str(tmp_path / "task"), 2).found()] == ["step-000100"]
+    assert [store.name(uri) for uri in Checkpoints(str(tmp_path / "task"), 2).found()] == [
+        "step-000100"
+    ]
 
 
 def test_the_newest_two_of_an_attempt_stay(tmp_path: Path) -> None:
@@ -217,14 +251,25 @@ def test_the_newest_two_of_an_attempt_stay(tmp_path: Path) -> None:
     for step in (200, 300, 1_000_000):
         saved(tmp_path, 2, step, step)
     (tmp_path / "attempt-2" / "checkpoints" / "step-000250" / "x").mkdir(parents=True)
-    (tmp_path / "attempt-2" / "checkpoints" / "step-000250" / "x" / "part").write_text("of a save that never ended")
+    (tmp_path / "attempt-2" / "checkpoints" / "step-000250" / "x" / "part").write_text(
+        "of a save that never ended"
+    )
     newest = saved(tmp_path, 2, 2, 2_000_000)
-    assert [Path(uri).name for uri in Checkpoints(str(tmp_path), 2).found()] == ["step-2000000", "step-1000000", "step-000100"]
-    assert {path.split("/")[0] for path, _ in store.list_files(str(newest.parent))} == {"step-1000000", "step-2000000"}
+    assert [Path(uri).name for uri in Checkpoints(str(tmp_path), 2).found()] == [
+        "step-2000000",
+        "step-1000000",
+        "step-000100",
+    ]
+    assert {path.split("/")[0] for path, _ in store.list_files(str(newest.parent))} == {
+        "step-1000000",
+        "step-2000000",
+    }
     assert len(Checkpoints(str(tmp_path), 2, "twin").found()) == 1
 
 
-def test_a_step_written_twice_is_whole_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_written_twice_is_whole_at_every_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     newest = saved(tmp_path, 1, 20, 200)
     again = Checkpoints(str(tmp_path), 1)
     with monkeypatch.context() as broken:
@@ -244,7 +289,10 @@ def test_a_checkpoint_of_another_model_is_one_clear_error(tmp_path: Path) -> Non
     points = Checkpoints(str(tmp_path), 1)
     points.save(Engine.create(nn.Linear(4, 1), EngineConfig(lr=1e-2, steps=2)), 1)
     wider = Engine.create(nn.Linear(5, 1), EngineConfig(lr=1e-2, steps=2))
-    with pytest.raises(RecipeError, match=r"trained parameter weight: has shape \[1, 4\] in the checkpoint and \[1, 5\]"):
+    with pytest.raises(
+        RecipeError,
+        match=r"trained parameter weight: has shape \[1, 4\] in the checkpoint and \[1, 5\]",
+    ):
         points.restore(wider)
 
 

@@ -27,13 +27,17 @@ def losses(engine: Engine, step: int, micro: int = 1) -> list[Callable[[], Tenso
 
 
 def run(engine: Engine, steps: int = 12, micro: int = 1) -> list[float]:
-    return [engine.step(losses(engine, step, micro)).loss for step in range(engine.steps_done, steps)]
+    return [
+        engine.step(losses(engine, step, micro)).loss for step in range(engine.steps_done, steps)
+    ]
 
 
 def by_hand() -> tuple[list[float], dict[str, Tensor]]:
     """The same training in plain PyTorch."""
     model, seen = make_model(), []
-    optimizer = torch.optim.AdamW(model.parameters(), lr=CONFIG.lr, betas=CONFIG.betas, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=CONFIG.lr, betas=CONFIG.betas, weight_decay=0.0
+    )
     for step in range(12):
         optimizer.param_groups[0]["lr"] = CONFIG.lr_at(step)
         optimizer.zero_grad()
@@ -75,14 +79,19 @@ def test_bfloat16_keeps_float32_masters_under_every_zero_stage(stage: int) -> No
             weight.data.copy_(master.data)
         expected.append(float(loss.detach()))
     engine = Engine.create(make_model().bfloat16(), config)
-    found = [engine.step([lambda x=x, y=y: (engine(x) - y).float().pow(2).mean()]).loss for x, y in zip(inputs, targets, strict=True)]  # type: ignore[misc]
+    found = [
+        engine.step([lambda x=x, y=y: (engine(x) - y).float().pow(2).mean()]).loss
+        for x, y in zip(inputs, targets, strict=True)
+    ]  # type: ignore[misc]
     assert found == pytest.approx(expected, rel=1e-2)
 
 
 @pytest.mark.parametrize("offload", ["optimizer", "all"])
 def test_what_rests_on_the_host_trains_alike(offload: str) -> None:
     expected, _ = by_hand()
-    engine = Engine.create(make_model(), EngineConfig(lr=1e-2, steps=12, zero_stage=3, offload=offload))  # type: ignore[arg-type]
+    engine = Engine.create(
+        make_model(), EngineConfig(lr=1e-2, steps=12, zero_stage=3, offload=offload)
+    )  # type: ignore[arg-type]
     assert run(engine, micro=2) == pytest.approx(expected, rel=1e-4)
     assert engine.settings["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
     assert ("offload_param" in engine.settings["zero_optimization"]) == (offload == "all")
@@ -119,7 +128,9 @@ def test_frozen_weights_stay_and_need_not_be_saved(tmp_path: Path) -> None:
     later = adapter()
     later.load(tmp_path)
     run(later)
-    assert all(torch.equal(later.state_dict()[name], tensor) for name, tensor in whole.state_dict().items())
+    assert all(
+        torch.equal(later.state_dict()[name], tensor) for name, tensor in whole.state_dict().items()
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
@@ -131,11 +142,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
 
 
 @pytest.mark.parametrize(("saved", "loaded"), [(1, 3), (3, 2)])
-def test_a_checkpoint_goes_on_under_another_zero_stage_to_rounding(saved: int, loaded: int, tmp_path: Path) -> None:
+def test_a_checkpoint_goes_on_under_another_zero_stage_to_rounding(
+    saved: int, loaded: int, tmp_path: Path
+) -> None:
     def create(stage: int) -> Engine:
         model = make_model()
         model.register_buffer("seen", torch.zeros(1))
-        return Engine.create(model, EngineConfig(lr=1e-2, steps=12, weight_decay=0.1, zero_stage=stage))  # type: ignore[arg-type]
+        return Engine.create(
+            model, EngineConfig(lr=1e-2, steps=12, weight_decay=0.1, zero_stage=stage)
+        )  # type: ignore[arg-type]
 
     whole = create(saved)
     run(whole, 5)
@@ -154,8 +169,12 @@ def test_a_checkpoint_goes_on_under_another_zero_stage_to_rounding(saved: int, l
     assert torch.equal(torch.rand(3), noise), "seeded by step and rank"
 
 
-def test_a_checkpoint_without_zero_is_refused_with_zero_and_so_is_an_empty_folder(tmp_path: Path) -> None:
-    Engine.create(make_model(), EngineConfig(lr=1e-2, steps=12, zero_stage=0)).save(tmp_path / "plain")
+def test_a_checkpoint_without_zero_is_refused_with_zero_and_so_is_an_empty_folder(
+    tmp_path: Path,
+) -> None:
+    Engine.create(make_model(), EngineConfig(lr=1e-2, steps=12, zero_stage=0)).save(
+        tmp_path / "plain"
+    )
     engine = Engine.create(make_model(), CONFIG)
     with pytest.raises(RecipeError, match="zero_stage: 2: the checkpoint was written with 0"):
         engine.load(tmp_path / "plain")
@@ -170,4 +189,7 @@ def test_the_learning_rate_rises_then_falls_to_a_tenth() -> None:
     assert max(rates) == rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] == pytest.approx(0.1, abs=1e-2)
-    assert {EngineConfig(lr=1.0, steps=9, warmup=0.0, schedule="constant").lr_at(step) for step in range(9)} == {1.0}
+    assert {
+        EngineConfig(lr=1.0, steps=9, warmup=0.0, schedule="constant").lr_at(step)
+        for step in range(9)
+    } == {1.0}

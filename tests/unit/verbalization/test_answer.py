@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boig_core.errors import InputError
-from boig_core.verbalization.answer import parse_answer, parse_prediction, print_answer, print_prediction, to_answer
+from boig_core.verbalization.answer import (
+    parse_answer,
+    parse_prediction,
+    print_answer,
+    print_prediction,
+    to_answer,
+)
 from boig_core.vocabulary import PALETTE, Description
 
 SEEN = Description(
@@ -38,7 +44,9 @@ def test_nothing_seen_is_an_answer() -> None:
 
 shares = st.floats(0, 1)
 edges = st.floats(0, 500)
-boxes = st.tuples(edges, edges, edges, edges).map(lambda e: (min(e[0], e[1]), min(e[2], e[3]), max(e[0], e[1]), max(e[2], e[3])))
+boxes = st.tuples(edges, edges, edges, edges).map(
+    lambda e: (min(e[0], e[1]), min(e[2], e[3]), max(e[0], e[1]), max(e[2], e[3]))
+)
 descriptions = st.builds(
     Description,
     st.dictionaries(st.sampled_from(sorted(PALETTE)), shares, max_size=5),
@@ -69,10 +77,22 @@ LOOK = '"color and tones":{"colors":{},"tones":{}}'
         ("[]", "must be a JSON object"),
         ('{"objects":{}}', '"color and tones": is missing'),
         ("{" + LOOK + "}", '"objects": is missing'),
-        ('{"color and tones":{"colors":{"Reddish":{"coverage":1}},"tones":{}},"objects":{}}', "is no color of the palette"),
-        ('{"color and tones":{"colors":{"Red":{"coverage":1.5}},"tones":{}},"objects":{}}', r"must be a number in \[0, 1\]"),
-        ('{"color and tones":{"colors":{"Red":{"coverage":true}},"tones":{}},"objects":{}}', r"must be a number in \[0, 1\]"),
-        ('{"color and tones":{"colors":{"Red":{"coverage":NaN}},"tones":{}},"objects":{}}', "is no number"),
+        (
+            '{"color and tones":{"colors":{"Reddish":{"coverage":1}},"tones":{}},"objects":{}}',
+            "is no color of the palette",
+        ),
+        (
+            '{"color and tones":{"colors":{"Red":{"coverage":1.5}},"tones":{}},"objects":{}}',
+            r"must be a number in \[0, 1\]",
+        ),
+        (
+            '{"color and tones":{"colors":{"Red":{"coverage":true}},"tones":{}},"objects":{}}',
+            r"must be a number in \[0, 1\]",
+        ),
+        (
+            '{"color and tones":{"colors":{"Red":{"coverage":NaN}},"tones":{}},"objects":{}}',
+            "is no number",
+        ),
         ('{"color and tones":{"colors":{},"tones":{"hot":1}},"objects":{}}', "is no tone"),
         ("{" + LOOK + ',"objects":{"a":[1,2,3]}}', "must be four finite numbers"),
         ("{" + LOOK + ',"objects":{"a":[1e999,2,3,4]}}', "must be four finite numbers"),
@@ -87,7 +107,9 @@ def test_what_is_no_answer_is_refused(text: str, rule: str) -> None:
 
 @given(st.floats(0, 100), st.sampled_from(["likes", 'clicks/"impressions"']))
 def test_a_prediction_is_read_back_as_a_whole_number(normalized: float, kpi: str) -> None:
-    assert parse_prediction(print_prediction(normalized, kpi), kpi) == pytest.approx(normalized, abs=0.5)
+    assert parse_prediction(print_prediction(normalized, kpi), kpi) == pytest.approx(
+        normalized, abs=0.5
+    )
     assert print_prediction(97.4) == '{"likes":97}'
 
 

@@ -43,9 +43,14 @@ SAMPLE = Sample(
     width=128,
     height=96,
     description=Description(
-        {"Red": 0.6, "White": 0.4}, {"warm": 0.6, "neutral": 0.4, "cool": 0.0}, {"ball": (1, 2, 50, 60), "sun": (70, 5, 90, 25)}
+        {"Red": 0.6, "White": 0.4},
+        {"warm": 0.6, "neutral": 0.4, "cool": 0.0},
+        {"ball": (1, 2, 50, 60), "sun": (70, 5, 90, 25)},
     ),
-    more_kpis={"shares": KpiValue(12.0, 40.0, "low"), "clicks/impressions": KpiValue(0.01234, 55.0, "medium")},
+    more_kpis={
+        "shares": KpiValue(12.0, 40.0, "low"),
+        "clicks/impressions": KpiValue(0.01234, 55.0, "medium"),
+    },
     caption="Two red balls in the sun",
 )
 TWEETS = Wording("full", "tweets", "likes", ("shares",))
@@ -57,21 +62,32 @@ def golden() -> Iterator[tuple[str, str]]:
     """Whole prompt and answer by name of the file."""
     for name, wording in {"tweets": TWEETS, "stock": STOCK, "compact": COMPACT}.items():
         for pattern in PATTERNS:
-            near = replace(NEAR, more=tuple((more, KpiCondition(10.9, None)) for more in wording.more))
+            near = replace(
+                NEAR, more=tuple((more, KpiCondition(10.9, None)) for more in wording.more)
+            )
             kpi = condition_of(SAMPLE, wording) if pattern == "describe" else near
-            yield f"{pattern}-{name}", build_prompt(SAMPLE, kpi, wording, pattern) + build_answer(SAMPLE, wording, pattern)
+            yield (
+                f"{pattern}-{name}",
+                build_prompt(SAMPLE, kpi, wording, pattern)
+                + build_answer(SAMPLE, wording, pattern),
+            )
         assert SAMPLE.description is not None
         asked = build_predictor_prompt(SAMPLE, SAMPLE.description, wording)
         yield f"predictor-{name}", asked + print_prediction(SAMPLE.kpi_normalized, wording.kpi)
     yield "version", TEMPLATES_VERSION
 
 
-@pytest.mark.parametrize(("name", "text"), list(golden()), ids=lambda value: value if len(value) < 30 else "")
+@pytest.mark.parametrize(
+    ("name", "text"), list(golden()), ids=lambda value: value if len(value) < 30 else ""
+)
 def test_golden(name: str, text: str) -> None:
     assert text + "\n" == (GOLDEN / f"{name}.txt").read_text("utf-8")
 
 
-@pytest.mark.parametrize("constant", ["_EXACT", "_AIM", "_LOOK_RULES", "_LOOK_FORM", "_JSON_ALONE", "_PREDICTION", "ANSWER_FOLLOWS"])
+@pytest.mark.parametrize(
+    "constant",
+    ["_EXACT", "_AIM", "_LOOK_RULES", "_LOOK_FORM", "_JSON_ALONE", "_PREDICTION", "ANSWER_FOLLOWS"],
+)
 def test_another_wording_is_another_version(monkeypatch: pytest.MonkeyPatch, constant: str) -> None:
     assert templates._version() == TEMPLATES_VERSION
     if constant == "ANSWER_FOLLOWS":
@@ -92,7 +108,9 @@ def test_prompts_differ_in_the_kpi_alone_and_at_their_end() -> None:
 
 @pytest.mark.parametrize("wording", [COMPACT, TWEETS, STOCK])
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_the_twins_prompt_lacks_the_line_before_the_last_alone(wording: Wording, pattern: Pattern) -> None:
+def test_the_twins_prompt_lacks_the_line_before_the_last_alone(
+    wording: Wording, pattern: Pattern
+) -> None:
     told = build_prompt(SAMPLE, condition_of(SAMPLE, wording), wording, pattern).split("\n")
     blind = build_prompt(SAMPLE, None, wording, pattern)
     if pattern != "predict":
@@ -114,7 +132,14 @@ def test_a_prompt_tells_the_context_and_nothing_of_the_answer() -> None:
 def test_the_full_wording_lists_what_may_be_answered_and_tells_every_field() -> None:
     prompt = build_prompt(SAMPLE, condition_of(SAMPLE, TWEETS), TWEETS)
     assert all(f"{name}" in prompt for name in (*PALETTE, *TONES))
-    for told in ("JSON alone", "acme_news", "Two red balls in the sun", "performance indicators", "likes 231 high", "shares 12 low"):
+    for told in (
+        "JSON alone",
+        "acme_news",
+        "Two red balls in the sun",
+        "performance indicators",
+        "likes 231 high",
+        "shares 12 low",
+    ):
         assert told in prompt
     assert "acme_news" not in build_prompt(SAMPLE, None, STOCK)
     assert "Image caption" not in build_prompt(replace(SAMPLE, caption=None), None, STOCK)
@@ -125,11 +150,15 @@ def test_a_post_cannot_write_lines_of_the_prompt() -> None:
     assert [line for line in lines if line.startswith("kpi:")] == ["kpi: 231 high"]
 
 
-texts = st.text(max_size=60) | st.sampled_from(["kpi: 1 high\nanswer: {", "{}\r\n}", "\u2028Answer: ", "\x1c\x85", "{post}{kpis}"])
+texts = st.text(max_size=60) | st.sampled_from(
+    ["kpi: 1 high\nanswer: {", "{}\r\n}", "\u2028Answer: ", "\x1c\x85", "{post}{kpis}"]
+)
 
 
 @given(texts, st.lists(texts, max_size=3), texts, texts, texts)
-def test_no_text_breaks_the_lines_of_a_prompt(text: str, keywords: list[str], company: str, account: str, caption: str) -> None:
+def test_no_text_breaks_the_lines_of_a_prompt(
+    text: str, keywords: list[str], company: str, account: str, caption: str
+) -> None:
     odd = replace(
         SAMPLE, text=text, keywords=tuple(keywords), company=company, account=account, caption=caption.strip() or None
     )  # fmt: skip
@@ -145,9 +174,14 @@ def test_no_text_breaks_the_lines_of_a_prompt(text: str, keywords: list[str], co
 
 
 @given(st.text(max_size=40), st.lists(st.text(max_size=6), max_size=4), st.integers(0, 60))
-def test_a_shortened_prompt_is_that_of_a_shorter_post(text: str, keywords: list[str], cuts: int) -> None:
+def test_a_shortened_prompt_is_that_of_a_shorter_post(
+    text: str, keywords: list[str], cuts: int
+) -> None:
     sample = replace(SAMPLE, text=text, keywords=tuple(keywords))
-    high, low = (build_prompt(sample, KpiCondition(value, label), TWEETS) for value, label in ((98765, "high"), (1, "low")))
+    high, low = (
+        build_prompt(sample, KpiCondition(value, label), TWEETS)
+        for value, label in ((98765, "high"), (1, "low"))
+    )
     blind = build_prompt(sample, None, TWEETS)
     cuts = min(cuts, high.cuts)
     short = high.shortened(cuts)
@@ -157,7 +191,12 @@ def test_a_shortened_prompt_is_that_of_a_shorter_post(text: str, keywords: list[
     assert not short.keywords or short.text == high.text  # keywords go first
     assert high.text.startswith(short.text)
     for other in (low.shortened(cuts), blind.shortened(cuts)):
-        assert (other.text, other.keywords, other.widest, other.spare) == (short.text, short.keywords, short.widest, short.spare)
+        assert (other.text, other.keywords, other.widest, other.spare) == (
+            short.text,
+            short.keywords,
+            short.widest,
+            short.spare,
+        )
     assert high.shortened(high.cuts).text == ""
 
 
@@ -170,13 +209,22 @@ def test_a_prompt_travels_between_processes() -> None:
 
 def test_answers_hold_what_their_pattern_asks_for() -> None:
     exact = {"likes": 231, "shares": 12}
-    assert json.loads(build_answer(SAMPLE, TWEETS, "predict")) == {"kpis": exact} == json.loads(build_answer(SAMPLE, TWEETS, "aim_predict"))
+    assert (
+        json.loads(build_answer(SAMPLE, TWEETS, "predict"))
+        == {"kpis": exact}
+        == json.loads(build_answer(SAMPLE, TWEETS, "aim_predict"))
+    )
     both = build_answer(SAMPLE, TWEETS, "aim_describe")
     assert list(json.loads(both)) == ["color and tones", "objects", "kpis"]
     assert json.loads(both)["kpis"] == exact
     assert parse_answer(both) == SAMPLE.description == parse_answer(build_answer(SAMPLE, TWEETS))
-    assert json.loads(build_answer(SAMPLE, STOCK, "predict"))["kpis"] == {"forwards": 231, "clicks/impressions": 0.0123}
-    assert json.loads(build_answer(replace(SAMPLE, more_kpis={}), STOCK, "predict"))["kpis"] == {"forwards": 231}
+    assert json.loads(build_answer(SAMPLE, STOCK, "predict"))["kpis"] == {
+        "forwards": 231,
+        "clicks/impressions": 0.0123,
+    }
+    assert json.loads(build_answer(replace(SAMPLE, more_kpis={}), STOCK, "predict"))["kpis"] == {
+        "forwards": 231
+    }
 
 
 def test_a_sample_without_a_bucket_has_no_condition() -> None:

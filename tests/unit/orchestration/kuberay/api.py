@@ -1,6 +1,8 @@
-"""Kubernetes' API for RayJobs on a real socket: what the API server refuses by the CRD's schema, what KubeRay refuses, states as told.
+"""Kubernetes' API for RayJobs on a real socket: what the API server refuses by the CRD's schema,
+what KubeRay refuses, states as told.
 
-Told and asked as the Jobs API of `conftest` is, so that the same tests run against both. Leaves out: clusters and pods.
+Told and asked as the Jobs API of `conftest` is, so that the same tests run against both. Leaves
+out: clusters and pods.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from jsonschema import Draft202012Validator
 from boig_core.orchestration.kuberay import KubeRayCluster
 from boig_core.orchestration.rayjob import name_of
 
-SCHEMA: Final = Draft202012Validator(json.loads((Path(__file__).parent / "rayjob.schema.json").read_text()))
+SCHEMA: Final = Draft202012Validator(
+    json.loads((Path(__file__).parent / "rayjob.schema.json").read_text())
+)
 BASE: Final = Path(__file__).parents[4] / "infra/kuberay/rayjob.yaml"
 TOKEN: Final = "the-service-account-token"
 
@@ -26,7 +30,11 @@ WORDS: Final = {
     "RUNNING": {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"},
     "STOPPED": {"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"},
     "SUCCEEDED": {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"},
-    "FAILED": {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "message": "python: \x1b[31mno module ray_jobs\x1b[0m\n"},
+    "FAILED": {
+        "jobDeploymentStatus": "Failed",
+        "jobStatus": "FAILED",
+        "message": "python: \x1b[31mno module ray_jobs\x1b[0m\n",
+    },
 }
 GONE: Final = ""
 
@@ -40,7 +48,9 @@ def refused(body: dict[str, Any]) -> str | None:
         return "suspend without shutdownAfterJobFinishes"
     if spec.get("shutdownAfterJobFinishes") and "deletionRules" in spec.get("deletionStrategy", {}):
         return "shutdownAfterJobFinishes with deletionRules"
-    if spec["rayClusterSpec"].get("authOptions", {}).get("mode") == "token" and not spec["rayClusterSpec"].get("rayVersion"):
+    if spec["rayClusterSpec"].get("authOptions", {}).get("mode") == "token" and not spec[
+        "rayClusterSpec"
+    ].get("rayVersion"):
         return "token without rayVersion"
     return None
 
@@ -49,8 +59,8 @@ class KubeApi:
     """Answers as told, and notes what was asked.
 
     Attributes:
-        states: by submission id: the states of its RayJob (keys of `WORDS`, or a status as KubeRay writes it), one an answer; the last
-            one stays; `GONE`: deleted.
+        states: by submission id: the states of its RayJob (keys of `WORDS`, or a status as KubeRay
+            writes it), one an answer; the last one stays; `GONE`: deleted.
         metadata: what each job carries.
         posts: the bodies that were created, with the fields of a post to the Jobs API beside them.
         deleting: those that carry a deletion timestamp.
@@ -87,12 +97,23 @@ class KubeApi:
         server = {"name": "c", "cluster": {"server": self.address}}
         user = {"name": "u", "user": {"token": self.token}}
         context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
-        return json.dumps({"apiVersion": "v1", "clusters": [server], "users": [user], "contexts": [context], "current-context": "x"})
+        return json.dumps(
+            {
+                "apiVersion": "v1",
+                "clusters": [server],
+                "users": [user],
+                "contexts": [context],
+                "current-context": "x",
+            }
+        )
 
     def environment(self) -> dict[str, str]:
         """What Airflow's processes are given."""
         connection = {"conn_type": "kubernetes", "extra": {"kube_config": self.kube_config()}}
-        return {"BOIG_KUBERAY": str(self.base), "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(connection)}
+        return {
+            "BOIG_KUBERAY": str(self.base),
+            "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(connection),
+        }
 
     @property
     def cluster(self) -> KubeRayCluster:
@@ -105,7 +126,12 @@ class KubeApi:
         """What the API server serves."""
         jobs = "/apis/ray.io/v1/namespaces/boig/rayjobs"
         one = jobs + "/{name}"
-        return [web.post(jobs, self.create), web.get(jobs, self.list), web.get(one, self.get), web.delete(one, self.delete)]
+        return [
+            web.post(jobs, self.create),
+            web.get(jobs, self.list),
+            web.get(one, self.get),
+            web.delete(one, self.delete),
+        ]
 
     @web.middleware
     async def note(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -125,29 +151,59 @@ class KubeApi:
         # Without strict validation the server drops what it does not know in silence.
         if request.query.get("fieldValidation") != "Strict":
             return web.Response(status=400, text="unknown fields would be dropped")
-        wrong = [f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in SCHEMA.iter_errors(body)]
+        wrong = [
+            f"{'.'.join(map(str, error.absolute_path))}: {error.message}"
+            for error in SCHEMA.iter_errors(body)
+        ]
         if wrong:
             return web.Response(status=422, text="; ".join(wrong))
         name = body["spec"]["jobId"]
-        self.posts.append({**body, "submission_id": name, "entrypoint": body["spec"]["entrypoint"], "metadata": body["spec"]["metadata"]})
+        self.posts.append(
+            {
+                **body,
+                "submission_id": name,
+                "entrypoint": body["spec"]["entrypoint"],
+                "metadata": body["spec"]["metadata"],
+            }
+        )
         if name in self.states:
             return web.Response(status=409, text="AlreadyExists")
         reason = refused(body)
-        said = {"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed", "message": reason}
-        self.states[name], self.metadata[name] = [said if reason else "RUNNING"], body["spec"]["metadata"]
-        return web.Response(status=500, text="etcdserver: request timed out") if self.lose else web.json_response(body, status=201)
+        said = {
+            "jobDeploymentStatus": "ValidationFailed",
+            "reason": "ValidationFailed",
+            "message": reason,
+        }
+        self.states[name], self.metadata[name] = (
+            [said if reason else "RUNNING"],
+            body["spec"]["metadata"],
+        )
+        return (
+            web.Response(status=500, text="etcdserver: request timed out")
+            if self.lose
+            else web.json_response(body, status=201)
+        )
 
     def answer(self, name: str) -> dict[str, Any]:
         """The RayJob as the server has it now."""
         states = self.states[name]
         word = states.pop(0) if len(states) > 1 else states[0]
         status = WORDS[word] if isinstance(word, str) else word
-        meta = {"name": name_of(name), **({"deletionTimestamp": "2026-01-01T00:00:00Z"} if name in self.deleting else {})}
-        return {"metadata": meta, "spec": {"jobId": name, "metadata": self.metadata.get(name) or {}}, "status": status}
+        meta = {
+            "name": name_of(name),
+            **({"deletionTimestamp": "2026-01-01T00:00:00Z"} if name in self.deleting else {}),
+        }
+        return {
+            "metadata": meta,
+            "spec": {"jobId": name, "metadata": self.metadata.get(name) or {}},
+            "status": status,
+        }
 
     def find(self, request: web.Request) -> str | None:
         """The submission id of what is asked for."""
-        found = next((name for name in self.states if name_of(name) == request.match_info["name"]), None)
+        found = next(
+            (name for name in self.states if name_of(name) == request.match_info["name"]), None
+        )
         if found is not None and self.states[found] == [GONE]:
             del self.states[found]
             self.deleting.discard(found)
@@ -160,7 +216,11 @@ class KubeApi:
 
     async def get(self, request: web.Request) -> web.Response:
         name = self.find(request)
-        return web.Response(status=404, text="NotFound") if name is None else web.json_response(self.answer(name))
+        return (
+            web.Response(status=404, text="NotFound")
+            if name is None
+            else web.json_response(self.answer(name))
+        )
 
     async def delete(self, request: web.Request) -> web.Response:
         name = self.find(request)
@@ -173,4 +233,6 @@ class KubeApi:
             self.states[name] = [self.states[name][0], GONE]
         self.deleting.add(name)
         self.stopped.append(name)
-        return web.json_response(self.answer(name) if name in self.stubborn else {"metadata": {"name": name}})
+        return web.json_response(
+            self.answer(name) if name in self.stubborn else {"metadata": {"name": name}}
+        )

@@ -1,8 +1,10 @@
-"""Makes `rayjob.schema.json` of KubeRay's CRD: names, types, enums and bounds of fields, each repeated part once, no text.
+"""Makes `rayjob.schema.json` of KubeRay's CRD: names, types, enums and bounds of fields, each
+repeated part once, no text.
 
     python reduce_crd.py ray.io_rayjobs.yaml VERSION > rayjob.schema.json
 
-The CRD is ``helm-chart/kuberay-operator/crds/ray.io_rayjobs.yaml`` of github.com/ray-project/kuberay (Apache-2.0) at the tag VERSION.
+The CRD is ``helm-chart/kuberay-operator/crds/ray.io_rayjobs.yaml`` of
+github.com/ray-project/kuberay (Apache-2.0) at the tag VERSION.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ LEAST: Final = 80
 
 
 def reduced(schema: dict[str, Any]) -> dict[str, Any]:
-    """A part of the CRD as JSON schema; fields that it does not name are refused, as strict validation refuses them."""
+    """A part of the CRD as JSON schema; fields that it does not name are refused, as strict
+    validation refuses them."""
     kept: dict[str, Any] = {key: schema[key] for key in KEPT if key in schema}
     if schema.get("x-kubernetes-int-or-string"):
         kept["type"] = ["integer", "string"]
@@ -69,11 +72,21 @@ def main() -> None:
     served = next(each for each in crd["spec"]["versions"] if each["name"] == "v1")
     schema = shared(reduced(served["schema"]["openAPIV3Schema"]))
     source = f"Structure of ray.io/v1 RayJob from ray.io_rayjobs.yaml of KubeRay {version} (Apache-2.0), made by reduce_crd.py"
-    head = json.dumps({"$comment": source, **{key: part for key, part in schema.items() if key not in {"properties", "$defs"}}})
+    head = json.dumps(
+        {
+            "$comment": source,
+            **{key: part for key, part in schema.items() if key not in {"properties", "$defs"}},
+        }
+    )
     print(head[:-1] + ",")
     for key in ("properties", "$defs"):
         print(f'"{key}": {{')
-        print(",\n".join(f"{json.dumps(name)}: {json.dumps(part, separators=(',', ':'))}" for name, part in schema[key].items()))
+        print(
+            ",\n".join(
+                f"{json.dumps(name)}: {json.dumps(part, separators=(',', ':'))}"
+                for name, part in schema[key].items()
+            )
+        )
         print("}," if key == "properties" else "}}")
 
 
