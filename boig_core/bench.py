@@ -24,7 +24,7 @@ from boig_core.vocabulary import Sample
 
 if TYPE_CHECKING:
     from boig_core.diffusion.bench import Speed
-    from boig_core.rewards.scorer import Scorer
+    from boig_core.rewards.scorer import LlmScorer
 
 bench_app = typer.Typer(help="Measure how fast a recipe is on this machine.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
@@ -169,12 +169,12 @@ def save_untrained(recipe: Recipe, samples: Sequence[Sample], folder: Path) -> N
     tokenizer.save_pretrained(folder)
 
 
-def open_scorer(recipe: Recipe, llm: Path, device: str = "cpu") -> Scorer:
+def open_scorer(recipe: Recipe, llm: Path, device: str = "cpu") -> LlmScorer:
     """The recipe's reward by a language model; nothing is clipped away. Its models find their
     device by themselves."""
     from boig_core.perception.describe import Perceiver
     from boig_core.rewards.calibration import Calibration, Conditions, Pair
-    from boig_core.rewards.scorer import Scorer
+    from boig_core.rewards.scorer import LlmScorer
     from boig_core.rewards.weighted import Scale
 
     reward = recipe.reward
@@ -186,4 +186,4 @@ def open_scorer(recipe: Recipe, llm: Path, device: str = "cpu") -> Scorer:
         recommended=next(iter(reward.weights)),
         splits={},
     )
-    return Scorer(llm, Perceiver.from_recipe(recipe.perception), recipe, calibration)
+    return LlmScorer(llm, Perceiver.from_recipe(recipe.perception), recipe, calibration)

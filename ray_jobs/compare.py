@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from boig_core.errors import CorruptError, InputError
 from boig_core.evaluation.comparison import COMPARISON_FILE, Variant, compare, headline
-from boig_core.evaluation.comparison_page import Shown, render_comparison
+from boig_core.evaluation.comparison_page import VariantImages, render_comparison
 from boig_core.evaluation.evaluated import GENERATION_FILE, read_images
 from boig_core.evaluation.lineage import Step, trace
 from boig_core.observability.logs import get_logger
@@ -69,7 +69,7 @@ def read_experiment(job: Job) -> dict[str, Any]:
     return {"variants": list(job.inputs), "failed": {}}
 
 
-def open_variant(space: Workspace, name: str) -> tuple[Variant, Shown]:
+def open_variant(space: Workspace, name: str) -> tuple[Variant, VariantImages]:
     """A variant's evaluation, what its model was trained by, and where its pictures lie."""
     folder, made = space.fetch(name, "generation")
     try:
@@ -93,7 +93,7 @@ def open_variant(space: Workspace, name: str) -> tuple[Variant, Shown]:
         monitors=monitors_of(ddpo) if ddpo else None,
         cost=spent(steps),
     )
-    return variant, Shown(name, folder, generation)
+    return variant, VariantImages(name, folder, generation)
 
 
 def monitors_of(ddpo: Step) -> Mapping[str, str] | None:

@@ -38,7 +38,7 @@ from boig_core.training.monitors import Trip
 if TYPE_CHECKING:  # seconds to import, in a driver that trains nothing
     from boig_core.diffusion.findings import Scorer
     from boig_core.diffusion.lora import Adapter
-    from boig_core.evaluation.probe import Look
+    from boig_core.evaluation.probe import ProbeResult
 
 
 def work(space: Workspace) -> Outcome:
@@ -84,8 +84,7 @@ def open_scorer(
 ) -> Scorer:
     """The reward, and what the probe asks beside it, in the process that scores."""
     from boig_core.perception.describe import Perceiver
-    from boig_core.rewards.scorer import Scorer as LlmScorer
-    from boig_core.rewards.scorer import fetched
+    from boig_core.rewards.scorer import LlmScorer, fetched
 
     with fetched(boigllm, predictor) as (llm, rater):
         scorer = LlmScorer(
@@ -94,9 +93,9 @@ def open_scorer(
     if recipe.ddpo.probe_every is None:
         return scorer
     from boig_core.evaluation.judges import ClipJudge
-    from boig_core.evaluation.probe import Witnesses
+    from boig_core.evaluation.probe import ProbeScorer
 
-    return Witnesses(scorer, ClipJudge(recipe.perception.clip))
+    return ProbeScorer(scorer, ClipJudge(recipe.perception.clip))
 
 
 def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
@@ -131,7 +130,7 @@ def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
             curve.log(epoch, **row)
         say(epoch_line(epoch, job.recipe.ddpo.epochs, values, wall_s))
 
-    shown = Shown(job.attempt_uri)
+    shown = SampleWriter(job.attempt_uri)
     probe = (
         Probe(job.recipe, samples, rollouts, shown.look)
         if job.recipe.ddpo.probe_every is not None
@@ -191,7 +190,7 @@ def epoch_line(epoch: int, epochs: int, values: Mapping[str, float], wall_s: flo
 
 
 @dataclass(frozen=True)
-class Shown:
+class SampleWriter:
     """What people look at while it trains: ``samples/`` of an attempt."""
 
     attempt: str
@@ -205,7 +204,7 @@ class Shown:
             ).encode(),
         )
 
-    def look(self, epoch: int, look: Look) -> None:
+    def look(self, epoch: int, look: ProbeResult) -> None:
         """A probe's images, one row a prompt, and its numbers in the same order."""
         from boig_core.evaluation.files import make_grid
 

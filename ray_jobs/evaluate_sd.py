@@ -41,7 +41,7 @@ from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Progress, progress_log
 from boig_core.perception.describe import Perceiver
 from boig_core.rewards.calibration import Calibration, read_calibration
-from boig_core.rewards.scorer import Scorer, needs_predictor
+from boig_core.rewards.scorer import LlmScorer, needs_predictor
 from boig_core.storage.job import Outcome, Workspace, run_stage
 from boig_core.vocabulary import Sample
 from ray_jobs.judge import open_judge
@@ -132,7 +132,7 @@ def open_instruments(space: Workspace, calibration: Calibration) -> Instruments:
     predictor = space.fetch("predictor", "predictor")[0] if needs_predictor(recipe.reward) else None
     perceiver = Perceiver.from_recipe(recipe.perception)
     judge = open_judge(space, perceiver)
-    rewards = Scorer(llm, perceiver, recipe, calibration, predictor)
+    rewards = LlmScorer(llm, perceiver, recipe, calibration, predictor)
     clip = ClipJudge(settings.clip)
     features = clip if settings.features == settings.clip else ClipJudge(settings.features)
     looks, opened = settings.aesthetic, {settings.clip: clip}

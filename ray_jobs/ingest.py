@@ -14,7 +14,7 @@ import sys
 from boig_core.data import dataset, ingestion, staging
 from boig_core.errors import InputError
 from boig_core.storage import store
-from boig_core.storage.job import NOTHING, Outcome, Workspace, run_stage
+from boig_core.storage.job import SKIP_REASON, Outcome, Workspace, run_stage
 from boig_core.storage.period import read_period
 
 
@@ -48,7 +48,7 @@ def work(space: Workspace) -> Outcome:
             period=read_period(inputs["period"]) if "period" in inputs else None,
         )
     except ingestion.NothingNewError as nothing:
-        return Outcome(metrics={NOTHING: str(nothing)})
+        return Outcome(metrics={SKIP_REASON: str(nothing)})
     uri = space.publish(family, made.folder, kind=dataset.KIND, meta=made.meta, blobs=made.blobs)
     return Outcome({"dataset": uri}, made.meta, after=lambda: staging.clear(root, made.staged))
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 
 class RayCrew:
-    """Fetches on as many processes as the cluster has cores; implements `ingestion.Crew`. Connects
-    when there is something to fetch, so that a wrong input ends before a cluster is started."""
+    """Fetches on as many processes as the cluster has cores; implements `ingestion.ImageFetcher`.
+    Connects when there is something to fetch, so that a wrong input ends before a cluster is
+    started."""
 
     def fetch(self, chunks: Iterable[Chunk], data: Data, root: str) -> Iterator[pa.Table]:
         """Chunk by chunk, as they come; a chunk whose process or node dies is staged again

@@ -3,9 +3,9 @@ order of the work, and nothing of the how.
 
 Reads rows (`sources`, `posts`), chooses posts (`selection`), has images fetched and packed into
 shards (`staging`), labels (`labels`), and writes the version's tables and its data card (`card`).
-Runs on one machine as it is; `cluster.ingest` hands it a `Crew` that works on many. What is written
-is a pure function of rows, images, recipe and the earlier version, whatever the order of rows or
-the number of workers. Leaves out: manifests and commits (see `ray_jobs.ingest`).
+Runs on one machine as it is; `cluster.ingest` hands it a `ImageFetcher` that works on many. What is
+written is a pure function of rows, images, recipe and the earlier version, whatever the order of
+rows or the number of workers. Leaves out: manifests and commits (see `ray_jobs.ingest`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class NothingNewError(Exception):
     make. No error but an answer."""
 
 
-class Crew(Protocol):
+class ImageFetcher(Protocol):
     """Who fetches: a call a chunk, none an image, since each may cross a network."""
 
     def fetch(self, chunks: Iterable[Chunk], data: Data, root: str) -> Iterator[pa.Table]:
@@ -88,7 +88,7 @@ def ingest(
     *,
     root: str,
     scratch: Path,
-    crew: Crew,
+    crew: ImageFetcher,
     retry: bool = False,
     period: Period | None = None,
 ) -> Ingested:
@@ -259,7 +259,7 @@ def _old_kpis(data: Data) -> str:
     return f"[h.kpi{more}]"
 
 
-def _fetch(con: DuckDBPyConnection, data: Data, root: str, crew: Crew) -> tuple[str, ...]:
+def _fetch(con: DuckDBPyConnection, data: Data, root: str, crew: ImageFetcher) -> tuple[str, ...]:
     """Fill ``fetched``; returns the keys of the chunks.
 
     Not asked for: images that an earlier version holds, and those that it rejected for good.

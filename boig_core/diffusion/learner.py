@@ -44,7 +44,7 @@ from boig_core.diffusion.objectives import (
 from boig_core.diffusion.pipeline import Prompts, load_base, text_encoders
 from boig_core.diffusion.rollout import Rollouts, epoch_chunks, epoch_steps, made_on
 from boig_core.diffusion.scoring import Step, trained_step
-from boig_core.diffusion.state import Average, Best
+from boig_core.diffusion.state import AlignmentState, Average
 from boig_core.diffusion.trajectory import Trajectory, concatenate
 from boig_core.diffusion.watch import image_metrics, prompt_means, reward_metrics
 from boig_core.errors import InputError, RecipeError, ScorerError
@@ -59,7 +59,7 @@ _SHUFFLE = 4  # stream of random numbers, beside those of `rollout`
 
 
 @dataclass(frozen=True)
-class Slice:
+class RankBatch:
     """What one rank trains on in an epoch; update u takes the u-th of equal consecutive parts.
 
     Attributes:
@@ -75,7 +75,7 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PendingRollouts:
     """Rollouts that were asked for: the policy that makes them, and what waits for them."""
 
     adapter: Adapter
@@ -144,8 +144,8 @@ class Learner:
         self.average = (
             Average(self.pipe.unet, self.config.ema) if self.config.ema is not None else None
         )
-        self.best = Best(self.engine, average=self.average)
-        self.asked: Asked | None = None
+        self.best = AlignmentState(self.engine, average=self.average)
+        self.asked: PendingRollouts | None = None
 
     def fit(self) -> Adapter:
         """Train from the newest checkpoint, or the start, to the last epoch or a monitor's stop.
@@ -268,21 +268,21 @@ class Learner:
             self._policy() if self.average is None else self.average.adapter(self.engine.steps_done)
         )
 
-    def _ask(self, epoch: int) -> Asked:
+    def _ask(self, epoch: int) -> PendingRollouts:
         """Ask for an epoch's rollouts: under the weights from before the last update, where the
         recipe samples ahead."""
         if self.rollouts is None:
             raise ValueError("rank 0 needs rollouts")
         adapter = self.best.ahead or self._policy()
-        return Asked(
+        return PendingRollouts(
             adapter,
             self.rollouts.begin(adapter, epoch_chunks(self.config, self.samples, self.seed, epoch)),
         )
 
-    def _experience(self, epoch: int) -> tuple[Slice, dict[str, float]]:
+    def _experience(self, epoch: int) -> tuple[RankBatch, dict[str, float]]:
         """Rollouts, rewards and advantages of an epoch on rank 0; this rank's slice on every
         rank."""
-        slices: list[Slice | None] = [None] * world_size()
+        slices: list[RankBatch | None] = [None] * world_size()
         metrics: dict[str, float] = {}
         if rank() == 0:
             asked = self.asked or self._ask(epoch)
@@ -310,7 +310,7 @@ class Learner:
             self.by_prompt(
                 epoch, prompt_means(rewards_B, whole.prompts_B, self.config.images_per_prompt)
             )
-        received: list[Slice | None] = [None]
+        received: list[RankBatch | None] = [None]
         if world_size() == 1:
             received = slices
         else:
@@ -321,7 +321,7 @@ class Learner:
 
     def _slices(
         self, epoch: int, whole: Trajectory, advantages_B: NDArray[np.float64]
-    ) -> list[Slice]:
+    ) -> list[RankBatch]:
         """Equal slices, shuffled, so that any number of ranks makes each update from the same
         images."""
         order = np.random.default_rng((_SHUFFLE, self.seed, epoch)).permutation(len(whole))
@@ -329,11 +329,11 @@ class Learner:
         slices = []
         for r in range(world_size()):
             rows = np.concatenate([update[r :: world_size()] for update in updates])
-            slices.append(Slice(whole.take(rows.tolist(), images=False), advantages_B[rows]))
+            slices.append(RankBatch(whole.take(rows.tolist(), images=False), advantages_B[rows]))
         return slices
 
     def _losses(
-        self, part: Slice, rows: Sequence[int]
+        self, part: RankBatch, rows: Sequence[int]
     ) -> list[Callable[[], tuple[torch.Tensor, dict[str, float]]]]:
         """One function per micro-batch and trained step: its share of the update's loss, and its
         metrics."""
@@ -354,7 +354,7 @@ class Learner:
         ]
 
     def _loss(
-        self, part: Slice, rows: list[int], k: int, weight: float
+        self, part: RankBatch, rows: list[int], k: int, weight: float
     ) -> tuple[torch.Tensor, dict[str, float]]:
         device = self.engine.device
         old_B = torch.from_numpy(part.trajectory.logprobs_old_BK[rows, k]).to(device)
@@ -410,7 +410,7 @@ class Learner:
             return self._predict(step, prompts, self.pipe.unet)
 
     @torch.no_grad()
-    def _check_ratio(self, part: Slice) -> None:
+    def _check_ratio(self, part: RankBatch) -> None:
         """With weights unchanged since the rollout, or with those that sampled ahead, scoring again
         must give the stored log-probabilities.
 
@@ -452,12 +452,12 @@ class Learner:
             raise error
         log.warning("%s: the learner's own log-probabilities are used", error.value)
 
-    def _stale(self, part: Slice) -> bool:
+    def _stale(self, part: RankBatch) -> bool:
         """Whether other weights sampled than the update starts from."""
         return part.trajectory.version != self.engine.steps_done
 
     @torch.no_grad()
-    def _recomputed(self, part: Slice) -> Slice:
+    def _recomputed(self, part: RankBatch) -> RankBatch:
         """The slice with old log-probabilities under the weights as they are, in the batches of the
         updates; weighted if it is stale."""
         old_BK = part.trajectory.logprobs_old_BK.copy()
@@ -474,7 +474,7 @@ class Learner:
             part, trajectory=replace(part.trajectory, logprobs_old_BK=old_BK), weights_BK=weights_BK
         )
 
-    def _staleness(self, part: Slice) -> dict[str, float]:
+    def _staleness(self, part: RankBatch) -> dict[str, float]:
         """How far an epoch's rollouts are off policy: updates since they were asked for; mean and
         maximum of their weights, over ranks."""
         weights = np.ones(1, np.float32) if part.weights_BK is None else part.weights_BK
@@ -487,7 +487,7 @@ class Learner:
             "off_policy_weight_max": float(largest),
         }
 
-    def _update(self, epoch: int, part: Slice) -> dict[str, float]:
+    def _update(self, epoch: int, part: RankBatch) -> dict[str, float]:
         """The epoch's policy updates; metrics are means over ranks and updates, but the ratio's
         extremes."""
         infos, norms = [], []

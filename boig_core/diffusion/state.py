@@ -84,7 +84,7 @@ class Average:
 
 
 @dataclass
-class Best:
+class AlignmentState:
     """The engine, and beside it the moving average, the best policy
     (`boig_core.training.monitors.quality`) and the one that samples ahead: one checkpoint holds
     all.

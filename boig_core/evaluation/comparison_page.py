@@ -28,7 +28,7 @@ _PROMPTS: Final = 8
 
 
 @dataclass(frozen=True)
-class Shown:
+class VariantImages:
     """Where a variant's images are.
 
     Attributes:
@@ -42,7 +42,9 @@ class Shown:
     generation: Mapping[str, Any]
 
 
-def render_comparison(comparison: Mapping[str, Any], shown: Sequence[Shown], dataset: str) -> str:
+def render_comparison(
+    comparison: Mapping[str, Any], shown: Sequence[VariantImages], dataset: str
+) -> str:
     """The page.
 
     Args:
@@ -86,7 +88,7 @@ def _chart(comparison: Mapping[str, Any], measure: str) -> str:
     return whiskers(rows, digits=3 if measure == "diversity" else 2)
 
 
-def _prompts(shown: Sequence[Shown]) -> list[dict[str, Any]]:
+def _prompts(shown: Sequence[VariantImages]) -> list[dict[str, Any]]:
     """Prompts with a picture of each row: the base of the first evaluation, then each variant's own
     images."""
     first = shown[0]
@@ -98,7 +100,7 @@ def _prompts(shown: Sequence[Shown]) -> list[dict[str, Any]]:
     return picked
 
 
-def _row(one: Shown, index: int, model: str) -> str:
+def _row(one: VariantImages, index: int, model: str) -> str:
     rows: list[str] = one.generation["grid_rows"]
     picture = cut_row(
         one.folder / one.generation["prompts"][index]["grid"], len(rows), rows.index(model)

@@ -43,7 +43,7 @@ not measured."""
 
 
 class Rewards(Protocol):
-    """What scores images; `boig_core.rewards.scorer.Scorer` is one."""
+    """What scores images; `boig_core.rewards.scorer.LlmScorer` is one."""
 
     def score(self, images: NDArray[np.uint8], samples: Sequence[Sample]) -> NDArray[np.float64]:
         """One clipped reward an image."""

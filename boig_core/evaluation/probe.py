@@ -27,7 +27,7 @@ from boig_core.evaluation.judges import ClipJudge, clip_scores, diversity
 from boig_core.observability.logs import get_logger
 from boig_core.vocabulary import Sample
 
-if TYPE_CHECKING:  # a reward actor opens `Witnesses`, and samples nothing
+if TYPE_CHECKING:  # a reward actor opens `ProbeScorer`, and samples nothing
     from boig_core.diffusion.lora import Adapter
     from boig_core.diffusion.rollout import Chunk
 
@@ -53,7 +53,7 @@ class Examines(Protocol):
         ...
 
 
-class Witnesses:
+class ProbeScorer:
     """A scorer that also gives embeddings of images and prompts, where the probe asks; a
     `boig_core.diffusion.findings.Examiner`."""
 
@@ -74,7 +74,7 @@ class Witnesses:
 
 
 @dataclass(frozen=True)
-class Look:
+class ProbeResult:
     """One look at a policy.
 
     Attributes:
@@ -107,7 +107,7 @@ class Probe:
         recipe: Recipe,
         samples: Sequence[Sample],
         rollouts: Examines,
-        show: Callable[[int, Look], None],
+        show: Callable[[int, ProbeResult], None],
     ) -> None:
         from boig_core.diffusion.rollout import Chunk, epoch_window
 
@@ -135,7 +135,7 @@ class Probe:
 
     def _look(
         self, images_NHWC: NDArray[np.uint8], measured: dict[str, NDArray[np.float64]]
-    ) -> Look:
+    ) -> ProbeResult:
         prompts = len(self._samples)
         values = {name: of_N for name, of_N in measured.items() if of_N.ndim == 1}
         metrics = {
@@ -154,7 +154,7 @@ class Probe:
         means = {
             name: of_N.reshape(prompts, PER_PROMPT).mean(axis=1) for name, of_N in values.items()
         }
-        return Look(
+        return ProbeResult(
             {f"probe_{name}": float(value) for name, value in metrics.items()},
             [
                 {"prompt": s.text, **{name: float(of_P[i]) for name, of_P in means.items()}}

@@ -48,7 +48,7 @@ class History:
         return None if self.first is None or self.best is None else self.best < self.first
 
 
-class Best:
+class FinetuneState:
     """An engine with the best weights that it had: what a checkpoint of BoigLLM saves. Every rank
     calls the same methods.
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from boig_core.config import LLM, Recipe
 from boig_core.errors import InputError, RecipeError
 from boig_core.llm.batches import Order
-from boig_core.llm.best import Best, History
+from boig_core.llm.best import FinetuneState, History
 from boig_core.llm.loss import AnswerLoss
 from boig_core.llm.packing import Layout, check_packing, layout_for
 from boig_core.llm.task import Describing, Task
@@ -54,7 +54,7 @@ class Trained:
     """
 
     engine: Engine
-    best: Best
+    best: FinetuneState
     tokenizer: Any
     recipe: Recipe
     task: Task
@@ -112,7 +112,7 @@ def train(
     order = Order(task.groups(chosen), llm.batch, recipe.seed)
     engine = Engine.create(model, replace(engine_config(llm), lr=task.lr))
     loss = checked_loss(engine, llm, tokenizer.pad_token_id, examples[:2], task.loss)
-    best = Best(engine)
+    best = FinetuneState(engine)
     torch.manual_seed(recipe.seed + rank())
     restored = checkpoints.restore(best) if checkpoints is not None else None
     if restored is None:

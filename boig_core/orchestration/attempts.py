@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 from boig_core.errors import NotFoundInStoreError, UserError
 from boig_core.storage import commit, manifest, store
-from boig_core.storage.job import JOB, Job, Stage, Try, lineage_of, slug
+from boig_core.storage.job import JOB, Job, Stage, TaskTry, lineage_of, slug
 
 FAMILIES: Final = {
     Stage.FINETUNE_LLM: "models/boigllm",
@@ -69,7 +69,7 @@ def submission_id(task: str, attempt: int) -> str:
 
 
 def survey(
-    task: str, now: Try, is_live: Callable[[str], bool], stop: Callable[[str], object]
+    task: str, now: TaskTry, is_live: Callable[[str], bool], stop: Callable[[str], object]
 ) -> Attempt:
     """Find the attempt that counts; an older one that does not is fenced off for good.
 
@@ -105,7 +105,7 @@ def survey(
     return Attempt(newest + 1, commit.attempt_uri(task, newest + 1), "new")
 
 
-def made_before(job: Job) -> str | None:
+def find_reusable_attempt(job: Job) -> str | None:
     """Attempt that has made what a job would make: committed, of the same stage, recipe and code,
     from inputs of the same content.
 
@@ -125,13 +125,13 @@ def made_before(job: Job) -> str | None:
     return None
 
 
-def started_by(uri: str) -> Try | None:
+def started_by(uri: str) -> TaskTry | None:
     """The try that started an attempt; none: it left no job file, or not Airflow wrote it."""
     try:
         found = json.loads(store.read_bytes(store.join(uri, JOB))).get("started_by")
     except NotFoundInStoreError:
         return None
-    return None if found is None else Try.model_validate(found)
+    return None if found is None else TaskTry.model_validate(found)
 
 
 def result(uri: str) -> dict[str, Any] | None:

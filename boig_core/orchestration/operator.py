@@ -40,7 +40,7 @@ from boig_core.orchestration.masking import hide_environment
 from boig_core.orchestration.retries import POLICY
 from boig_core.orchestration.trigger import GONE, UNREACHABLE, RayJobTrigger, follow
 from boig_core.storage import commit, runs, store
-from boig_core.storage.job import NOTHING, Job, Stage, Try, write_job
+from boig_core.storage.job import SKIP_REASON, Job, Stage, TaskTry, write_job
 
 POOL = "boig_cluster"
 """Airflow pool whose slots limit how many stages run on the cluster at once (deferred tasks
@@ -142,7 +142,7 @@ class RayJobOperator(BaseOperator):
             self.reuse
             and never_cleared
             and found.state == "new"
-            and (made := attempts.made_before(self._job(task, 1, now))) is not None
+            and (made := attempts.find_reusable_attempt(self._job(task, 1, now))) is not None
         ):
             return self._use(made, "has made the same already")
         name = attempts.submission_id(task, found.number)
@@ -208,7 +208,7 @@ class RayJobOperator(BaseOperator):
         ask(cluster, lambda jobs: stop_and_see(jobs, name))
         counts.job(self.stage, "stopped")
 
-    def _job(self, task: str, number: int, now: Try) -> Job:
+    def _job(self, task: str, number: int, now: TaskTry) -> Job:
         return Job(
             stage=Stage(self.stage),
             recipe=parse_recipe(json.loads(store.read_bytes(self.plan["recipe"]))),
@@ -253,7 +253,7 @@ class RayJobOperator(BaseOperator):
         self._attempt = attempt_uri
         done = attempts.result(attempt_uri)
         if done is not None:
-            if (why := done["metrics"].get(NOTHING)) is not None:
+            if (why := done["metrics"].get(SKIP_REASON)) is not None:
                 raise AirflowSkipException(why)
             self._outputs = done["outputs"]
             counts.took(self.stage, done["metrics"].get("seconds") or 0.0)
@@ -331,9 +331,9 @@ def belongs_to(root: str) -> dict[str, str]:
     return {"store": root, "airflow": conf.get("api", "base_url", fallback="")}
 
 
-def _this_try(context: Any) -> Try:
+def _this_try(context: Any) -> TaskTry:
     ti = context["ti"]
-    return Try(
+    return TaskTry(
         run_after=context["dag_run"].run_after.isoformat(), number=ti.try_number, limit=ti.max_tries
     )
 

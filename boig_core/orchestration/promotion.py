@@ -139,7 +139,7 @@ def gates_task(plan: dict[str, Any], **context: Any) -> dict[str, Any]:
     fails."""
     candidate, report = plan["outputs"]["boigsd"], plan["outputs"]["report"]
     recipe = parse_recipe(_read_json(plan["recipe"]))
-    evidence = gather(candidate, report)
+    evidence = collect_evidence(candidate, report)
     gates = evaluate_gates(
         json.loads(manifest.read_file(report, "report.json", kind="report")), recipe, evidence
     )
@@ -188,7 +188,7 @@ def rollback_task(**context: Any) -> dict[str, Any]:
     )
 
 
-def gather(candidate: str, report: str) -> Evidence:
+def collect_evidence(candidate: str, report: str) -> Evidence:
     """What the registry, and the runs behind a report, say about a candidate.
 
     Raises:

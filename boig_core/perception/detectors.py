@@ -22,7 +22,7 @@ from boig_core.perception.pixels import Pixels
 
 Pack = tuple[str, ...]
 """Names that one pass looks for."""
-Look = Callable[
+DetectFn = Callable[
     [Sequence[Pixels], Sequence[Pack]], list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 ]
 """One pass for each image with its pack: scores (Q, N) in [0, 1], and boxes (Q, 4), centers and
@@ -30,7 +30,7 @@ sizes in pixels of the image."""
 
 
 @dataclass(frozen=True)
-class Rules:
+class BoxFilter:
     """What counts as an object.
 
     Attributes:
@@ -54,7 +54,7 @@ def open_detector(perception: Perception) -> ObjectDetector:
     from boig_core.perception.owlv2 import Owlv2
 
     build = GroundingDino if perception.detector == "grounding_dino" else Owlv2
-    rules = Rules(perception.box_threshold, perception.min_area, perception.max_objects)
+    rules = BoxFilter(perception.box_threshold, perception.min_area, perception.max_objects)
     return build(
         perception.detector_model, perception.kinds, rules, perception.batch, perception.dtype
     )
@@ -64,8 +64,8 @@ def detect_in_chunks(
     images: Sequence[Pixels],
     vocabularies: Sequence[Sequence[str]],
     pack: Callable[[Iterable[str]], list[Pack]],
-    look: Look,
-    rules: Rules,
+    look: DetectFn,
+    rules: BoxFilter,
     chunk: int,
 ) -> list[list[Region]]:
     """Regions of each image, the largest first, one a name.
@@ -101,7 +101,7 @@ def pick(
     boxes_Q4: NDArray[np.float32],
     names: Sequence[str],
     size: tuple[int, ...],
-    rules: Rules,
+    rules: BoxFilter,
 ) -> list[Region]:
     """The surest box of each name that is sure and large enough; a box shows the name that it
     scores highest.

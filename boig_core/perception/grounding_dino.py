@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boig_core.errors import InputError
-from boig_core.perception.detectors import Pack, Rules, detect_in_chunks
+from boig_core.perception.detectors import BoxFilter, Pack, detect_in_chunks
 from boig_core.perception.loading import Dtype, open_model, open_part, use_bfloat16
 from boig_core.perception.objects import Region
 from boig_core.perception.pixels import Pixels, fit
@@ -44,7 +44,12 @@ class GroundingDino:
     wants_originals: Final = True
 
     def __init__(
-        self, ref: str | None, kinds: Sequence[str], rules: Rules, batch: int, dtype: Dtype = "auto"
+        self,
+        ref: str | None,
+        kinds: Sequence[str],
+        rules: BoxFilter,
+        batch: int,
+        dtype: Dtype = "auto",
     ) -> None:
         import torch
         from transformers import AutoTokenizer, GroundingDinoForObjectDetection

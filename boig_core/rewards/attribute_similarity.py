@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from boig_core.llm.metrics import HashedNgrams, Pair, sample_metrics
-from boig_core.rewards.evidence import Evidence, given
+from boig_core.rewards.evidence import Evidence, require
 
 _VECTORS: Final = HashedNgrams()
 """For the metrics that compare names by meaning, which are not among those below."""
@@ -25,7 +25,7 @@ def attribute_similarity(evidence: Evidence) -> float:
     An expectation that could not be parsed is empty: IOU 0, tones undefined.
     """
     found = sample_metrics(
-        Pair("high", 1, 1, evidence.description, given(evidence.predicted)), _VECTORS
+        Pair("high", 1, 1, evidence.description, require(evidence.predicted)), _VECTORS
     )
     parts = np.array([found["colors_iou"], found["objects_iou"], 1 - found["tones_coverage_rmse"]])
     defined = parts[np.isfinite(parts)]

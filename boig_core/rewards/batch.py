@@ -22,7 +22,7 @@ from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
 from boig_core.rewards import offered
 from boig_core.rewards.calibration import Conditions
-from boig_core.rewards.scorer import Models, Perceives, look, rate
+from boig_core.rewards.scorer import Models, Perceives, look, score_formulations
 from boig_core.storage import store
 from boig_core.vocabulary import Description, Sample, Split
 
@@ -121,7 +121,7 @@ class BatchScorer:
         )
 
     def __call__(self, items: Sequence[Item]) -> Mapping[str, NDArray[np.float64]]:
-        """Values by name, each (N,); errors as for `rate`."""
+        """Values by name, each (N,); errors as for `score_formulations`."""
         samples = [item.sample for item in items]
         if self._perceiver is None:
             seen = [sample.description or Description() for sample in samples]
@@ -132,7 +132,9 @@ class BatchScorer:
                 samples,
             )
         names = offered(predictor=self._models.engagement is not None)
-        return rate(self._models, seen, samples, self._conditions, self._recipe.reward.chunk, names)
+        return score_formulations(
+            self._models, seen, samples, self._conditions, self._recipe.reward.chunk, names
+        )
 
 
 def summary(

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from boig_core.rewards.evidence import Evidence, given
+from boig_core.rewards.evidence import Evidence, require
 from boig_core.vocabulary import Description, Sample
 
 
@@ -31,4 +31,4 @@ class EngagementPredictor(Protocol):
 
 def engagement(evidence: Evidence) -> float:
     """The predicted percentile, 0 to 100."""
-    return float(given(evidence.engagement))
+    return float(require(evidence.engagement))

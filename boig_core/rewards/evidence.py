@@ -50,7 +50,7 @@ class Formulation:
     needs: frozenset[Part]
 
 
-def given(part: T | None) -> T:
+def require(part: T | None) -> T:
     """A part of the evidence that the formulation has declared."""
     if part is None:
         raise ValueError(

@@ -3,7 +3,7 @@
 The answer stands in the frame that BoigLLM was trained in: perception measures an image at
 ``recipe.perception.side``, and boxes are scaled to the sample's own (width, height), as those of
 the stored images were. A score that cannot be computed raises; it is never a zero. Leaves out: Ray
-(`boig_core.cluster` puts a `Scorer` into an actor) and the formulations themselves.
+(`boig_core.cluster` puts a `LlmScorer` into an actor) and the formulations themselves.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from boig_core.errors import ScorerError
 from boig_core.rewards import REWARDS
 from boig_core.rewards.calibration import Calibration, Conditions
 from boig_core.rewards.engagement import EngagementPredictor
-from boig_core.rewards.evidence import Evidence, Part, given
+from boig_core.rewards.evidence import Evidence, Part, require
 from boig_core.rewards.weighted import weighted
 from boig_core.storage import manifest
 from boig_core.verbalization.answer import print_answer
@@ -78,7 +78,7 @@ class Perceives(Protocol):
         ...
 
 
-class Scorer:
+class LlmScorer:
     """Rewards images by BoigLLM.
 
     Args:
@@ -144,7 +144,7 @@ class Scorer:
         names: Collection[str],
     ) -> _Values:
         seen = look(self._perceiver, images, samples)
-        return rate(
+        return score_formulations(
             self._models, seen, samples, self._calibration.conditions, self._reward.chunk, names
         )
 
@@ -235,7 +235,7 @@ def look(
         raise ScorerError(
             f"{len(images)} images for {len(samples)} samples", "must be as many", "redo the chunk"
         )
-    seen = exactly(
+    seen = check_count(
         len(images),
         perceiver.describe(list(images), [sample.keywords for sample in samples]),
         "perception",
@@ -247,7 +247,7 @@ def look(
     ]
 
 
-def rate(
+def score_formulations(
     models: Models,
     descriptions: Sequence[Description],
     samples: Sequence[Sample],
@@ -256,19 +256,19 @@ def rate(
     names: Collection[str],
 ) -> dict[str, NDArray[np.float64]]:
     """Each formulation of ``names`` for each image, (N,), and the answer's `TOKENS` where they were
-    counted; else as `gather`."""
+    counted; else as `collect_evidence`."""
     needs = frozenset(part for name in names for part in REWARDS[name].needs)
-    evidence = gather(models, descriptions, samples, conditions, chunk, needs)
+    evidence = collect_evidence(models, descriptions, samples, conditions, chunk, needs)
     values = {
         name: finite(np.array([REWARDS[name].of(one) for one in evidence], np.float64))
         for name in names
     }
     if "high_T" in needs:
-        values[TOKENS] = np.array([len(given(one.high_T)) for one in evidence], np.float64)
+        values[TOKENS] = np.array([len(require(one.high_T)) for one in evidence], np.float64)
     return values
 
 
-def gather(
+def collect_evidence(
     models: Models,
     descriptions: Sequence[Description],
     samples: Sequence[Sample],
@@ -331,7 +331,7 @@ def _gather_chunk(
     wanted = [prompts for part, prompts in (("high_T", high), ("low_T", low)) if part in needs]
     if wanted:  # in one call, so that HIGH and LOW are read together
         answers = [print_answer(description) for description in descriptions] * len(wanted)
-        rows = exactly(
+        rows = check_count(
             len(answers),
             models.logprobs([prompt for prompts in wanted for prompt in prompts], answers),
             "the language model",
@@ -344,7 +344,7 @@ def _gather_chunk(
         said = dict(
             zip(
                 prompts,
-                exactly(len(prompts), models.predict(prompts), "the language model"),
+                check_count(len(prompts), models.predict(prompts), "the language model"),
                 strict=True,
             )
         )
@@ -356,7 +356,7 @@ def _gather_chunk(
             )
         said_N = models.engagement.predict(samples, descriptions)
         engagement = finite(
-            np.asarray(exactly(count, said_N, "the engagement predictor"), np.float64)
+            np.asarray(check_count(count, said_N, "the engagement predictor"), np.float64)
         ).tolist()
     return [
         Evidence(*parts)
@@ -380,7 +380,7 @@ def finite(values_N: NDArray[np.float64]) -> NDArray[np.float64]:
     return values_N
 
 
-def exactly(count: int, values: S, part: str) -> S:
+def check_count(count: int, values: S, part: str) -> S:
     """The same values.
 
     Raises:
@@ -401,4 +401,4 @@ def checked(values: Any, count: int) -> NDArray[np.float64]:
     Raises:
         ScorerError: another count, or a value that is not finite.
     """
-    return finite(np.asarray(exactly(count, values, "the scorer"), np.float64))
+    return finite(np.asarray(check_count(count, values, "the scorer"), np.float64))

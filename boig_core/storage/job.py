@@ -33,7 +33,7 @@ from boig_core.storage import manifest, store, usage
 log = get_logger(__name__)
 
 JOB = "job.json"
-NOTHING = "nothing"
+SKIP_REASON = "nothing"
 """Metric of a stage that had nothing to do: why. It commits no outputs."""
 
 
@@ -56,7 +56,7 @@ class Stage(StrEnum):
     COMPARE = "compare"
 
 
-class Try(BaseModel):
+class TaskTry(BaseModel):
     """One try of an Airflow task, by what tells a retry from a clear.
 
     Attributes:
@@ -72,7 +72,7 @@ class Try(BaseModel):
     number: int
     limit: int
 
-    def redoes(self, earlier: Try) -> bool:
+    def redoes(self, earlier: TaskTry) -> bool:
         """Whether this try wants the work anew: the task was cleared, or its run made anew.
 
         An older try that is still there, since its worker was frozen, does not.
@@ -106,7 +106,7 @@ class Job(BaseModel):
     root: str
     task: str
     attempt: int
-    started_by: Try | None = None
+    started_by: TaskTry | None = None
 
     @property
     def attempt_uri(self) -> str:

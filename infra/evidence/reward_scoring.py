@@ -38,7 +38,7 @@ from boig_core.llm.score import answer_logprobs
 from boig_core.llm.tokens import build_tokenizer
 from boig_core.rewards.cache import cache_folder, in_parts, questions, through_cache
 from boig_core.rewards.calibration import Conditions, Pair
-from boig_core.rewards.scorer import Models, rate
+from boig_core.rewards.scorer import Models, score_formulations
 from boig_core.verbalization.answer import print_answer
 from boig_core.verbalization.templates import COMPACT, build_prompt
 from boig_core.vocabulary import PALETTE, Description, Sample
@@ -269,7 +269,7 @@ def open_score(folder: Path, recipe: Recipe, share: bool, device: str) -> Score:
 
     def score(items: Sequence[tuple[Sample, Description]]) -> Values:
         known, seen = [sample for sample, _ in items], [description for _, description in items]
-        return rate(models, seen, known, CONDITIONS, len(items), ["contrast"])
+        return score_formulations(models, seen, known, CONDITIONS, len(items), ["contrast"])
 
     return score
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from boig_core.config import Data
 from boig_core.data import dataset, staging
-from boig_core.data.ingestion import Crew, Ingested, OneProcess, ingest
+from boig_core.data.ingestion import ImageFetcher, Ingested, OneProcess, ingest
 from boig_core.storage import commit, store
 from boig_core.storage.manifest import Lineage, publish_folder
 from boig_core.storage.period import Period
@@ -75,7 +75,7 @@ class Archive:
         *,
         seed: int = 0,
         retry: bool = False,
-        crew: Crew | None = None,
+        crew: ImageFetcher | None = None,
         period: Period | None = None,
         **rules: Any,
     ) -> Ingested:

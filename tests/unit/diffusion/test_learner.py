@@ -125,7 +125,7 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(
         rows: dict[float, dict[str, float]] = {}
         asked: dict[int, tuple[str, list[str]]] = {}
 
-        class Asked(LocalRollouts):
+        class PendingRollouts(LocalRollouts):
             def collect(self, adapter: Adapter, chunks: Any) -> Any:
                 asked[chunks[0].epoch] = (
                     adapter.checksum,
@@ -136,7 +136,7 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(
         learner = Learner(
             recipe,
             samples,
-            Asked(Sampler(recipe), warmth),
+            PendingRollouts(Sampler(recipe), warmth),
             Checkpoints(str(task), attempt),
             rows.__setitem__,
         )

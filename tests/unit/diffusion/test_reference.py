@@ -19,7 +19,7 @@ from diffusers import StableDiffusionPipeline
 from torch.distributions import Normal, kl_divergence
 
 from boig_core.config import Recipe
-from boig_core.diffusion.learner import Learner, Slice
+from boig_core.diffusion.learner import Learner, RankBatch
 from boig_core.diffusion.lora import read_adapter
 from boig_core.diffusion.objectives import OBJECTIVES, Rewarded
 from boig_core.diffusion.rollout import LocalRollouts, Sampler, epoch_chunks
@@ -195,7 +195,7 @@ def test_gradients_of_an_epoch(
     losses = [
         loss()[0]
         for loss in learner._losses(
-            Slice(whole.take(order), advantages[order]), list(range(len(order)))
+            RankBatch(whole.take(order), advantages[order]), list(range(len(order)))
         )
     ]
     got = torch.autograd.grad(torch.stack(losses).sum(), list(mine.values()), allow_unused=True)
@@ -407,7 +407,7 @@ def test_gradients_with_a_divergence_from_the_moving_average(
     found = [
         loss()
         for loss in learner._losses(
-            Slice(whole, advantages.double().numpy()), list(range(len(whole)))
+            RankBatch(whole, advantages.double().numpy()), list(range(len(whole)))
         )
     ]
     got = torch.autograd.grad(
@@ -494,7 +494,7 @@ def test_gradients_of_a_stale_batch(
 
     move(policies[0])
     learner.engine.steps_done = 2
-    part = learner._recomputed(Slice(whole, advantages.double().numpy()))
+    part = learner._recomputed(RankBatch(whole, advantages.double().numpy()))
     np.testing.assert_allclose(
         part.trajectory.logprobs_old_BK.T, start.numpy(), rtol=0, atol=AGREEMENT
     )

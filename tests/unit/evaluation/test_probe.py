@@ -16,7 +16,7 @@ from boig_core.diffusion.lora import Adapter, read_adapter
 from boig_core.diffusion.rollout import Chunk, LocalRollouts, Sampler
 from boig_core.errors import InputError
 from boig_core.evaluation.judges import ClipJudge, clip_scores, diversity
-from boig_core.evaluation.probe import PER_PROMPT, Look, Probe, Witnesses
+from boig_core.evaluation.probe import PER_PROMPT, Probe, ProbeResult, ProbeScorer
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.vocabulary import Sample
 
@@ -102,8 +102,8 @@ def judged(setting: Recipe, samples: list[Sample], adapter: Adapter) -> float:
 
 def fit(
     setting: Recipe, samples: list[Sample], scorer: Any, task: Path, attempt: int = 1
-) -> tuple[Learner, Adapter, list[Look]]:
-    rollouts, looks = LocalRollouts(Sampler(setting), scorer), list[Look]()
+) -> tuple[Learner, Adapter, list[ProbeResult]]:
+    rollouts, looks = LocalRollouts(Sampler(setting), scorer), list[ProbeResult]()
     probe = Probe(setting, samples, rollouts, lambda epoch, look: looks.append(look))
     prompts = [sample for sample in samples if sample.split == "train"]
     learner = Learner(
@@ -156,8 +156,8 @@ def test_a_resumed_training_goes_by_the_same_probes(samples: list[Sample], tmp_p
 
 
 def test_a_look_measures_held_out_prompts_one_by_one(samples: list[Sample]) -> None:
-    setting, clip, looks = recipe(), ClipJudge("package:clip"), list[Look]()
-    rollouts = LocalRollouts(Sampler(setting), Witnesses(Doubted(), clip))
+    setting, clip, looks = recipe(), ClipJudge("package:clip"), list[ProbeResult]()
+    rollouts = LocalRollouts(Sampler(setting), ProbeScorer(Doubted(), clip))
     probe = Probe(setting, samples, rollouts, lambda epoch, look: looks.append(look))
     metrics = probe(0, read_adapter(rollouts.sampler.pipe.unet, 0))
     assert (

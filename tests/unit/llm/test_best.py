@@ -7,19 +7,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from boig_core.llm.best import Best, History
+from boig_core.llm.best import FinetuneState, History
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, EngineConfig
 
 
-def make_best() -> Best:
+def make_best() -> FinetuneState:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
     model[0].requires_grad_(False)
-    return Best(Engine.create(model, EngineConfig(lr=0.1, steps=9)))
+    return FinetuneState(Engine.create(model, EngineConfig(lr=0.1, steps=9)))
 
 
-def step(best: Best) -> dict[str, torch.Tensor]:
+def step(best: FinetuneState) -> dict[str, torch.Tensor]:
     engine = best._engine
     engine.step([lambda: engine(torch.ones(2, 3)).pow(2).sum()])
     return engine.state_dict(trained_only=True)

@@ -12,9 +12,9 @@ import pytest
 from boig_core.errors import ClusterError, FencedError, InputError
 from boig_core.orchestration.attempts import result, run_folder, submission_id, survey, task_uri
 from boig_core.storage import commit, store
-from boig_core.storage.job import Try
+from boig_core.storage.job import TaskTry
 
-FIRST = Try(run_after="2026-01-01T00:00:00+00:00", number=1, limit=2)
+FIRST = TaskTry(run_after="2026-01-01T00:00:00+00:00", number=1, limit=2)
 RETRY = FIRST.model_copy(update={"number": 2})
 
 
@@ -25,7 +25,7 @@ def task(tmp_path: Path) -> str:
     )
 
 
-def begin(task: str, attempt: int, by: Try | None = FIRST) -> str:
+def begin(task: str, attempt: int, by: TaskTry | None = FIRST) -> str:
     uri = commit.attempt_uri(task, attempt)
     store.write_bytes(
         store.join(uri, "job.json"), json.dumps({"started_by": by and by.model_dump()}).encode()
@@ -101,7 +101,7 @@ def test_a_commit_between_the_two_looks_wins(task: str) -> None:
     ],
 )
 def test_work_that_is_wanted_anew_stops_the_old_job_before_it_fences_it(
-    task: str, cleared: Try, fate: str
+    task: str, cleared: TaskTry, fate: str
 ) -> None:
     uri = begin(task, 1)
     if fate == "failed":
@@ -134,7 +134,7 @@ def test_a_job_that_cannot_be_stopped_is_not_followed_by_another(task: str) -> N
 @pytest.mark.parametrize(
     "by", [FIRST, RETRY, FIRST.model_copy(update={"number": 3, "limit": 4}), None]
 )
-def test_a_try_that_was_frozen_and_wakes_late_stops_nothing(task: str, by: Try | None) -> None:
+def test_a_try_that_was_frozen_and_wakes_late_stops_nothing(task: str, by: TaskTry | None) -> None:
     begin(task, 1, by)
     assert survey(task, FIRST, lambda _: True, never).state == "live"
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from boig_core.config import Perception
 from boig_core.errors import InputError
-from boig_core.perception.detectors import Rules, open_detector, pick
+from boig_core.perception.detectors import BoxFilter, open_detector, pick
 from boig_core.perception.grounding_dino import GroundingDino
 from boig_core.perception.objects import ObjectDetector, Region
 from boig_core.perception.owlv2 import Owlv2
@@ -173,7 +173,7 @@ def test_grounding_dino_finds_what_transformers_finds(
     model = GroundingDinoForObjectDetection.from_pretrained(grounding_dino).eval()
     images = GroundingDinoImageProcessorPil.from_pretrained(grounding_dino)
     processor = GroundingDinoProcessor(images, AutoTokenizer.from_pretrained(grounding_dino))
-    detector = GroundingDino(str(grounding_dino), names, Rules(threshold, 1e-6, 10), batch=2)
+    detector = GroundingDino(str(grounding_dino), names, BoxFilter(threshold, 1e-6, 10), batch=2)
     edges = {
         "size": {"shortest_edge": SIDE, "longest_edge": SIDE},
         "pad_size": {"height": SIDE, "width": SIDE},
@@ -209,7 +209,7 @@ def test_owlv2_finds_what_transformers_finds(owlv2: Path, threshold: float) -> N
     processor = Owlv2Processor(
         Owlv2ImageProcessorPil.from_pretrained(owlv2), AutoTokenizer.from_pretrained(owlv2)
     )
-    detector = Owlv2(str(owlv2), names, Rules(threshold, 1e-6, 10), batch=2)
+    detector = Owlv2(str(owlv2), names, BoxFilter(threshold, 1e-6, 10), batch=2)
     rng = np.random.default_rng(0)
     for size in ((SIDE, SIDE), (40, SIDE), (SIDE, 24)):
         image = rng.integers(0, 256, (*size, 3), np.uint8)
@@ -299,25 +299,25 @@ def test_more_names_than_a_pass_holds_are_asked_in_several(
 def test_a_box_shows_its_likeliest_name_and_a_name_its_surest_box() -> None:
     scores = np.array([[0.9, 0.2], [0.6, 0.8], [0.7, 0.1], [0.3, 0.95]], np.float32)
     boxes = np.array([[5, 5, 4, 4], [10, 10, 6, 6], [10, 10, 18, 18], [0, 0, 8, 8]], np.float32)
-    found = pick(scores, boxes, ("cat", "dog"), (20, 20), Rules(0.5, 0.001, 5))
+    found = pick(scores, boxes, ("cat", "dog"), (20, 20), BoxFilter(0.5, 0.001, 5))
     assert [(region.name, region.box) for region in found] == [
         ("cat", (3.0, 3.0, 7.0, 7.0)),
         ("dog", (0.0, 0.0, 4.0, 4.0)),
     ]
     # The surest ones are too small now, so the next ones stand in.
-    found = pick(scores, boxes, ("cat", "dog"), (20, 20), Rules(0.5, 0.05, 5))
+    found = pick(scores, boxes, ("cat", "dog"), (20, 20), BoxFilter(0.5, 0.05, 5))
     assert [(region.name, region.box) for region in found] == [
         ("cat", (1.0, 1.0, 19.0, 19.0)),
         ("dog", (7.0, 7.0, 13.0, 13.0)),
     ]
-    assert pick(scores, boxes, ("cat", "dog"), (20, 20), Rules(0.95, 0.001, 5)) == []
+    assert pick(scores, boxes, ("cat", "dog"), (20, 20), BoxFilter(0.95, 0.001, 5)) == []
 
 
 def test_a_name_of_several_words_counts_as_a_whole(
     grounding_dino: Path, pictures: Pictures
 ) -> None:
     """The score is the mean over the words: never above that of its surest word."""
-    detector = GroundingDino(str(grounding_dino), ("red ball", "cat"), Rules(0, 1e-6, 5), 1)
+    detector = GroundingDino(str(grounding_dino), ("red ball", "cat"), BoxFilter(0, 1e-6, 5), 1)
     text, weights_TN = detector._text(("red ball", "cat"))
     words = detector._tokenizer.convert_ids_to_tokens(text)
     assert words == ["[CLS]", "red", "ball", ".", "cat", ".", "[SEP]"]
@@ -385,10 +385,10 @@ def test_a_checkpoint_without_some_weights_is_refused(owlv2: Path, tmp_path: Pat
     del weights["class_head.dense0.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"lacks 1 weights, class_head.dense0.weight among them"):
-        Owlv2(str(folder), KINDS, Rules(0.1, 0.01, 3), 2)
+        Owlv2(str(folder), KINDS, BoxFilter(0.1, 0.01, 3), 2)
 
 
 def test_a_name_without_words_or_with_too_many_is_refused(grounding_dino: Path) -> None:
     for bad in ("?", " ".join(["cat"] * 22)):
         with pytest.raises(InputError, match="tokens, between 1 and 21"):
-            GroundingDino(str(grounding_dino), ("cat", bad), Rules(0.1, 0.01, 3), 2)
+            GroundingDino(str(grounding_dino), ("cat", bad), BoxFilter(0.1, 0.01, 3), 2)

@@ -16,7 +16,13 @@ from boig_core.llm.generate import load_llm
 from boig_core.llm.score import answer_logprobs
 from boig_core.llm.tokens import build_tokenizer
 from boig_core.rewards.calibration import Calibration, Conditions, Pair
-from boig_core.rewards.scorer import Models, Scorer, checked, gather, rate
+from boig_core.rewards.scorer import (
+    LlmScorer,
+    Models,
+    checked,
+    collect_evidence,
+    score_formulations,
+)
 from boig_core.rewards.weighted import Scale
 from boig_core.verbalization.answer import print_answer
 from boig_core.verbalization.templates import KpiCondition, build_prompt
@@ -103,7 +109,7 @@ def test_reward_is_the_contrast_of_the_answer_in_the_frame_of_training(llm: Path
         ],
         [answer] * 2,
     )
-    reward = Scorer(llm, FixedPerceiver(), recipe(), calibration()).score(images(1), [SAMPLE])
+    reward = LlmScorer(llm, FixedPerceiver(), recipe(), calibration()).score(images(1), [SAMPLE])
     assert reward.shape == (1,)
     assert reward.dtype == np.float64
     assert reward[0] == pytest.approx(high.sum() - low.sum(), abs=1e-4)
@@ -111,7 +117,7 @@ def test_reward_is_the_contrast_of_the_answer_in_the_frame_of_training(llm: Path
 
 
 def test_score_does_not_depend_on_what_shares_its_chunk(llm: Path) -> None:
-    scorer = Scorer(llm, FixedPerceiver(), recipe("mean_logprob"), calibration("mean_logprob"))
+    scorer = LlmScorer(llm, FixedPerceiver(), recipe("mean_logprob"), calibration("mean_logprob"))
     together = scorer.score(images(6), [SAMPLE] * 6)
     alone = np.array([scorer.score(images(6)[i : i + 1], [SAMPLE])[0] for i in range(6)])
     assert len(set(together.round(6))) == 6
@@ -120,15 +126,15 @@ def test_score_does_not_depend_on_what_shares_its_chunk(llm: Path) -> None:
 
 
 def test_reward_is_clipped_to_the_calibration(llm: Path) -> None:
-    scorer = Scorer(llm, FixedPerceiver(), recipe("dsg"), calibration("dsg", (100.0, 200.0)))
+    scorer = LlmScorer(llm, FixedPerceiver(), recipe("dsg"), calibration("dsg", (100.0, 200.0)))
     assert scorer.score(images(2), [SAMPLE] * 2).tolist() == [100.0, 100.0]
 
 
 def test_a_wrong_count_raises(llm: Path) -> None:
     with pytest.raises(ScorerError, match="1 images for 2 samples"):
-        Scorer(llm, FixedPerceiver(), recipe(), calibration()).score(images(1), [SAMPLE] * 2)
+        LlmScorer(llm, FixedPerceiver(), recipe(), calibration()).score(images(1), [SAMPLE] * 2)
     with pytest.raises(ScorerError, match="2 results of perception for 3"):
-        Scorer(llm, Silent(), recipe(), calibration()).score(images(3), [SAMPLE] * 3)
+        LlmScorer(llm, Silent(), recipe(), calibration()).score(images(3), [SAMPLE] * 3)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +149,7 @@ def test_what_comes_from_elsewhere_is_checked(given: list[float], says: str) -> 
 
 def test_a_calibration_of_another_formulation_is_refused(llm: Path) -> None:
     with pytest.raises(ScorerError, match="calibrate again"):
-        Scorer(llm, FixedPerceiver(), recipe("dsg"), calibration("contrast"))
+        LlmScorer(llm, FixedPerceiver(), recipe("dsg"), calibration("contrast"))
 
 
 def test_a_sum_weighs_each_formulation_by_its_spread(llm: Path) -> None:
@@ -152,9 +158,9 @@ def test_a_sum_weighs_each_formulation_by_its_spread(llm: Path) -> None:
     assert both.reward.name == "contrast + 0.5 dsg"
     scales = {"contrast": Scale(mean=1, std=2), "dsg": Scale(mean=-3, std=0.1)}
     summed = calibration(both.reward.name).model_copy(update={"scales": scales})
-    found = Scorer(llm, FixedPerceiver(), both, summed).score(images(3), [SAMPLE] * 3)
+    found = LlmScorer(llm, FixedPerceiver(), both, summed).score(images(3), [SAMPLE] * 3)
     contrast, dsg = (
-        Scorer(llm, FixedPerceiver(), recipe(name), calibration(name)).score(
+        LlmScorer(llm, FixedPerceiver(), recipe(name), calibration(name)).score(
             images(3), [SAMPLE] * 3
         )
         for name in ("contrast", "dsg")
@@ -163,7 +169,7 @@ def test_a_sum_weighs_each_formulation_by_its_spread(llm: Path) -> None:
 
 
 def test_similarity_asks_the_model_what_it_expects(llm: Path) -> None:
-    scorer = Scorer(
+    scorer = LlmScorer(
         llm, FixedPerceiver(), recipe("attribute_similarity"), calibration("attribute_similarity")
     )
     assert scorer.score(images(2), [SAMPLE] * 2).tolist() == [
@@ -178,7 +184,9 @@ def test_a_value_that_is_not_finite_raises_and_is_never_zero(value: float) -> No
         return [np.array([-1.0, value])] * len(prompts)
 
     with pytest.raises(ScorerError, match="must be finite"):
-        gather(Models(broken, nothing), [Description()], [SAMPLE], CONDITIONS, 2, {"high_T"})
+        collect_evidence(
+            Models(broken, nothing), [Description()], [SAMPLE], CONDITIONS, 2, {"high_T"}
+        )
 
 
 def nothing(prompts: Sequence[str]) -> list[Description]:
@@ -193,7 +201,7 @@ def test_chunks_have_one_shape_and_each_sample_its_own_account() -> None:
         return [np.array([-1.0 if " high" in prompt else -2.0]) for prompt in prompts]
 
     samples = [SAMPLE, replace(SAMPLE, account="elsewhere"), SAMPLE]
-    evidence = gather(
+    evidence = collect_evidence(
         Models(log, nothing), [Description()] * 3, samples, CONDITIONS, 2, {"high_T", "low_T"}
     )
     assert [len(prompts) for prompts in asked] == [4, 4]
@@ -213,7 +221,9 @@ def test_what_no_formulation_needs_is_not_computed() -> None:
         asked.extend(prompts)
         return [np.array([-1.0])] * len(prompts)
 
-    values = rate(Models(log, nothing), [Description()], [SAMPLE], CONDITIONS, 1, ["dsg"])
+    values = score_formulations(
+        Models(log, nothing), [Description()], [SAMPLE], CONDITIONS, 1, ["dsg"]
+    )
     assert ["high" in prompt for prompt in asked] == [True]
     assert {name: of_N.tolist() for name, of_N in values.items()} == {
         "dsg": [pytest.approx(np.exp(-1))],
@@ -227,7 +237,7 @@ def test_what_no_formulation_needs_is_not_computed() -> None:
     said: list[list[str]] = []
     models = Models(lambda prompts, answers: [], expects)
     samples = [SAMPLE, replace(SAMPLE, account="elsewhere"), SAMPLE]
-    found = gather(models, [Description()] * 3, samples, CONDITIONS, 3, {"predicted"})
+    found = collect_evidence(models, [Description()] * 3, samples, CONDITIONS, 3, {"predicted"})
     assert [len(prompts) for prompts in said] == [2]  # each prompt once
     assert [one.predicted for one in found] == [
         Description({"Red": 1.0}),
@@ -235,4 +245,4 @@ def test_what_no_formulation_needs_is_not_computed() -> None:
         Description({"Red": 1.0}),
     ]
     with pytest.raises(ScorerError, match="needs a predictor"):
-        gather(models, [Description()], [SAMPLE], CONDITIONS, 1, {"engagement"})
+        collect_evidence(models, [Description()], [SAMPLE], CONDITIONS, 1, {"engagement"})
