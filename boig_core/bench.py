@@ -156,10 +156,10 @@ def save_untrained(recipe: Recipe, samples: Sequence[Sample], folder: Path) -> N
     """A language model of the recipe's sizes that has learned nothing, or its base."""
     from boig_core.llm.finetune import make_model
     from boig_core.llm.tokens import set_limits
-    from boig_core.rewards.calibration import Pair
+    from boig_core.rewards.calibration import KpiPair
     from boig_core.verbalization.templates import Wording, build_prompt
 
-    high = Pair(**_KPI).high_condition
+    high = KpiPair(**_KPI).high_condition
     prompts = [build_prompt(sample, high, Wording.of(recipe)) for sample in samples]
     tokenizer, model = make_model(
         recipe.llm.model_copy(update={"lora_rank": None}), prompts, recipe.seed
@@ -173,7 +173,7 @@ def open_scorer(recipe: Recipe, llm: Path, device: str = "cpu") -> LlmScorer:
     """The recipe's reward by a language model; nothing is clipped away. Its models find their
     device by themselves."""
     from boig_core.perception.describe import Perceiver
-    from boig_core.rewards.calibration import Calibration, Conditions, Pair
+    from boig_core.rewards.calibration import Calibration, Conditions, KpiPair
     from boig_core.rewards.scorer import LlmScorer
     from boig_core.rewards.weighted import Scale
 
@@ -182,7 +182,7 @@ def open_scorer(recipe: Recipe, llm: Path, device: str = "cpu") -> LlmScorer:
         reward=reward.name,
         clip=(-1e9, 1e9),
         scales={name: Scale(mean=0.0, std=1.0) for name in reward.weights},
-        conditions=Conditions(accounts={}, fallback=Pair(**_KPI)),
+        conditions=Conditions(accounts={}, fallback=KpiPair(**_KPI)),
         recommended=next(iter(reward.weights)),
         splits={},
     )

@@ -27,7 +27,7 @@ TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """Result of one check; ``skipped`` means that nothing is configured to be checked."""
 
     check: str
@@ -39,7 +39,7 @@ class _NotConfigured(Exception):
     """What the check needs is not set on this machine."""
 
 
-def diagnose(store_uri: str) -> list[Finding]:
+def diagnose(store_uri: str) -> list[CheckResult]:
     """Run every check; a failed one never keeps the others from running.
 
     Args:
@@ -56,24 +56,24 @@ def diagnose(store_uri: str) -> list[Finding]:
     return [_run(name, check) for name, check in checks.items()]
 
 
-def lines(finding: Finding) -> list[str]:
+def lines(finding: CheckResult) -> list[str]:
     """A finding for a terminal: mark, check and detail, which goes on below where it is long."""
     mark = {"ok": "ok", "skipped": "--", "failed": "FAIL"}[finding.state]
     return broken(finding.detail, indent=" " * 15, first=f"{mark:<4} {finding.check:<9} ")
 
 
-def as_json(findings: list[Finding]) -> str:
+def as_json(findings: list[CheckResult]) -> str:
     """Findings as a JSON list."""
     return json.dumps([asdict(finding) for finding in findings], indent=1)
 
 
-def _run(name: str, check: Callable[[], str]) -> Finding:
+def _run(name: str, check: Callable[[], str]) -> CheckResult:
     try:
-        return Finding(name, "ok", check())
+        return CheckResult(name, "ok", check())
     except _NotConfigured as exc:
-        return Finding(name, "skipped", str(exc))
+        return CheckResult(name, "skipped", str(exc))
     except BoigError as exc:
-        return Finding(name, "failed", str(exc))
+        return CheckResult(name, "failed", str(exc))
 
 
 def _python() -> str:

@@ -91,7 +91,7 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Perceived:
     """All that perception says of an image: ``description``, and ``caption`` and ``keywords`` where
     they are taken from the image."""
 

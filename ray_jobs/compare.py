@@ -18,7 +18,7 @@ from boig_core.errors import CorruptError, InputError
 from boig_core.evaluation.comparison import COMPARISON_FILE, Variant, compare, headline
 from boig_core.evaluation.comparison_page import VariantImages, render_comparison
 from boig_core.evaluation.evaluated import GENERATION_FILE, read_images
-from boig_core.evaluation.lineage import Step, trace
+from boig_core.evaluation.lineage import LineageStep, trace
 from boig_core.observability.logs import get_logger
 from boig_core.storage import commit, runs, store
 from boig_core.storage.job import Job, Outcome, Stage, Workspace, run_stage
@@ -96,14 +96,14 @@ def open_variant(space: Workspace, name: str) -> tuple[Variant, VariantImages]:
     return variant, VariantImages(name, folder, generation)
 
 
-def monitors_of(ddpo: Step) -> Mapping[str, str] | None:
+def monitors_of(ddpo: LineageStep) -> Mapping[str, str] | None:
     """Monitors that tripped in a training, by its commit."""
     done = commit.read_commit(ddpo.job.attempt_uri) or {}
     found: Mapping[str, str] | None = done.get("metrics", {}).get("monitors")
     return found
 
 
-def spent(steps: Mapping[str, Step]) -> dict[str, Any]:
+def spent(steps: Mapping[str, LineageStep]) -> dict[str, Any]:
     """What the stages of a variant have used, failed attempts too; those that other runs had made
     before do not count."""
     jobs = [steps[stage].job for stage in _OWN if stage in steps]

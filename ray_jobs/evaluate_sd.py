@@ -27,7 +27,7 @@ from boig_core.config import Recipe, Rewrite
 from boig_core.data.dataset import read_samples
 from boig_core.evaluation.aesthetic import AestheticJudge
 from boig_core.evaluation.files import write_generation
-from boig_core.evaluation.generation import PAIRED, Instruments, Measured, measure, summarize
+from boig_core.evaluation.generation import PAIRED, ImageMeasures, Instruments, measure, summarize
 from boig_core.evaluation.judges import ClipJudge
 from boig_core.evaluation.plan import CHAMPION, Plan, make_plan
 from boig_core.evaluation.real import see_real
@@ -51,7 +51,7 @@ log = get_logger(__name__)
 
 def work(space: Workspace) -> Outcome:
     """Sample the models, measure their images, write the numbers and grids."""
-    from boig_core.cluster.evaluation import Draw, Source, sample_draws, started_samplers
+    from boig_core.cluster.evaluation import SampleRequest, Source, sample_draws, started_samplers
     from boig_core.cluster.session import connect
 
     recipe, job = space.recipe, space.job
@@ -76,13 +76,13 @@ def work(space: Workspace) -> Outcome:
         )
         rows = plan.rows(settings, champion=CHAMPION in sources)
         draws = {
-            name: Draw(sources[row.model], plan.prompts(row), row.guidance(settings))
+            name: SampleRequest(sources[row.model], plan.prompts(row), row.guidance(settings))
             for name, row in rows.items()
         }
-        waiting: dict[str, Future[Measured]] = {}
+        waiting: dict[str, Future[ImageMeasures]] = {}
         progress = Progress("models", len(draws), progress_log("measuring"))
 
-        def look_at(found: NDArray[np.uint8]) -> Measured:
+        def look_at(found: NDArray[np.uint8]) -> ImageMeasures:
             measured = measure(found, plan, tools)
             progress.add([None])
             return measured

@@ -97,7 +97,7 @@ def publish(job: Job, adapter: Any) -> str:
 
 def read_examples(dataset: str, recipe: Recipe) -> Any:
     """Images and texts of the high-KPI training samples, at the recipe's resolution."""
-    from boig_core.diffusion.finetune import Examples
+    from boig_core.diffusion.finetune import ImageExamples
 
     samples = [
         sample
@@ -111,7 +111,7 @@ def read_examples(dataset: str, recipe: Recipe) -> Any:
         if samples
         else np.zeros((0, side, side, 3), np.uint8)
     )
-    return Examples(pixels, [sample.text for sample in samples])
+    return ImageExamples(pixels, [sample.text for sample in samples])
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ _MIN_MATCH: Final = 0.62  # soft IOU with the best silhouette, below which a kin
 
 
 @dataclass(frozen=True)
-class Measured:
+class OracleReading:
     """What the oracle read off an image: its features, and the box of each object in pixels, in the
     order of ``features.things``."""
 
@@ -179,7 +179,7 @@ def _read_object(
     return Thing(kind, color, place, size), box
 
 
-def measure(image_HWC: NDArray[np.uint8]) -> Measured:
+def measure(image_HWC: NDArray[np.uint8]) -> OracleReading:
     """Read an image's features off its pixels.
 
     Args:
@@ -221,7 +221,7 @@ def measure(image_HWC: NDArray[np.uint8]) -> Measured:
         gradient=float(np.linalg.norm(bottom_3 - top_3)) > GRADIENT_DISTANCE,
         things=tuple(thing for thing, _ in read),
     )
-    return Measured(features, tuple(box for _, box in read))
+    return OracleReading(features, tuple(box for _, box in read))
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Draw:
+class SampleRequest:
     """What is sampled: one image for each of the prompts.
 
     Attributes:
@@ -79,7 +79,7 @@ class SampleActor:
         measures."""
         import boig_core.diffusion.sample  # noqa: F401
 
-    def sample(self, draw: Draw, seeds: Sequence[int]) -> NDArray[np.uint8]:
+    def sample(self, draw: SampleRequest, seeds: Sequence[int]) -> NDArray[np.uint8]:
         """Images (B, H, W, 3) of one chunk."""
         from boig_core.diffusion.sample import sample_images
 
@@ -127,7 +127,7 @@ def started_samplers(recipe: Recipe) -> Iterator[list[Any]]:
 
 def sample_draws(
     actors: Sequence[Any],
-    draws: Mapping[str, Draw],
+    draws: Mapping[str, SampleRequest],
     seeds: Sequence[int],
     chunk: int,
     drawn: Callable[[str, NDArray[np.uint8]], object] = lambda name, images: None,

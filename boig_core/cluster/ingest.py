@@ -15,7 +15,7 @@ from boig_core.cluster.session import connect
 from boig_core.cluster.spread import spread
 from boig_core.config import Data
 from boig_core.data import staging
-from boig_core.data.staging import Chunk
+from boig_core.data.staging import FetchChunk
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +26,7 @@ class RayCrew:
     Connects when there is something to fetch, so that a wrong input ends before a cluster is
     started."""
 
-    def fetch(self, chunks: Iterable[Chunk], data: Data, root: str) -> Iterator[pa.Table]:
+    def fetch(self, chunks: Iterable[FetchChunk], data: Data, root: str) -> Iterator[pa.Table]:
         """Chunk by chunk, as they come; a chunk whose process or node dies is staged again
         elsewhere.
 

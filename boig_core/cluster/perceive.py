@@ -24,7 +24,7 @@ from boig_core.data.images import StoredImage, decode
 from boig_core.data.perceived import Question
 from boig_core.perception.describe import Perceiver
 from boig_core.storage.manifest import FileEntry
-from boig_core.vocabulary import Seen
+from boig_core.vocabulary import Perceived
 
 _DESCRIBE_BATCH: Final = 256
 """Images an actor describes at a time: the fixed unit of work."""
@@ -122,7 +122,7 @@ class _DescribeSlices:
             {"file": [perceived.keep_part(table, self._folder)], "questions": [piece["questions"]]}
         )
 
-    def _look(self, images: list[StoredImage], questions: list[Question]) -> list[Seen]:
+    def _look(self, images: list[StoredImage], questions: list[Question]) -> list[Perceived]:
         pixels = [decode(image.data) for image in images]
         captions = self._perceiver.caption(pixels)
         keywords = self._perceiver.keywords(pixels, captions)
@@ -134,7 +134,7 @@ class _DescribeSlices:
         described = self._perceiver.describe(pixels, words)
         side = self._perceiver.side
         return [
-            Seen(description.scaled(image.width / side, image.height / side), caption, own)
+            Perceived(description.scaled(image.width / side, image.height / side), caption, own)
             for image, description, caption, own in zip(
                 images, described, captions, keywords, strict=True
             )

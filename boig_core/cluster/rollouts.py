@@ -35,7 +35,7 @@ from boig_core.vocabulary import Sample
 
 if TYPE_CHECKING:  # a scorer's process needs nothing of it, and would take seconds to import it
     from boig_core.diffusion.lora import Adapter
-    from boig_core.diffusion.rollout import Chunk, Sampler
+    from boig_core.diffusion.rollout import RolloutChunk, Sampler
     from boig_core.diffusion.trajectory import Trajectory
 
 T = TypeVar("T")
@@ -54,7 +54,9 @@ class RolloutActor:
         before: called with each chunk before it is sampled; tests inject faults here.
     """
 
-    def __init__(self, recipe: Recipe, before: Callable[[Chunk], None] | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, before: Callable[[RolloutChunk], None] | None = None
+    ) -> None:
         self._recipe, self._before = recipe, before
 
     @cached_property
@@ -69,7 +71,7 @@ class RolloutActor:
         _ = self._sampler
         return os.getpid()
 
-    def rollout(self, adapter: Adapter, chunk: Chunk) -> Trajectory:
+    def rollout(self, adapter: Adapter, chunk: RolloutChunk) -> Trajectory:
         """Sample a chunk."""
         if self._before is not None:
             self._before(chunk)
@@ -164,7 +166,7 @@ class RayRollouts:
         cls,
         recipe: Recipe,
         make_scorer: Callable[[str], Scorer],
-        before: Callable[[Chunk], None] | None = None,
+        before: Callable[[RolloutChunk], None] | None = None,
     ) -> RayRollouts:
         """Start the actors that the recipe names; they live as long as the calling driver. Returns
         at once, see `wait_placed`."""
@@ -231,7 +233,7 @@ class RayRollouts:
         return row
 
     def collect(
-        self, adapter: Adapter, chunks: Sequence[Chunk]
+        self, adapter: Adapter, chunks: Sequence[RolloutChunk]
     ) -> list[tuple[Trajectory, NDArray[np.float64]]]:
         """Trajectory and rewards of each chunk, in the order of ``chunks``.
 
@@ -245,7 +247,7 @@ class RayRollouts:
         return [(trajectory, checked(rewards, len(trajectory))) for trajectory, rewards in found]
 
     def begin(
-        self, adapter: Adapter, chunks: Sequence[Chunk]
+        self, adapter: Adapter, chunks: Sequence[RolloutChunk]
     ) -> Callable[[], list[tuple[Trajectory, NDArray[np.float64]]]]:
         """Start what `collect` does, in a thread; the function that comes back waits for it, and
         raises the same errors."""
@@ -262,7 +264,7 @@ class RayRollouts:
         return collected.result
 
     def examine(
-        self, adapter: Adapter, chunks: Sequence[Chunk]
+        self, adapter: Adapter, chunks: Sequence[RolloutChunk]
     ) -> list[tuple[Trajectory, Findings]]:
         """As `collect`, with all that the scorer can say in place of the rewards; the same
         errors."""
@@ -273,7 +275,7 @@ class RayRollouts:
         ]
 
     def _run(
-        self, adapter: Adapter, chunks: Sequence[Chunk], ask: str
+        self, adapter: Adapter, chunks: Sequence[RolloutChunk], ask: str
     ) -> list[tuple[Trajectory, Any]]:
         """Each chunk's trajectory, and what the reward actors' method ``ask`` said of it."""
         sampling = Crew("rollouts", self._samplers, ROLLOUT_S, self._spans[SAMPLERS])

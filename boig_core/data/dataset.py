@@ -33,7 +33,7 @@ from boig_core.data.images import Pixels, StoredImage, decode, resize
 from boig_core.errors import CorruptError, InputError
 from boig_core.storage import manifest, store
 from boig_core.storage.manifest import FileEntry, Manifest
-from boig_core.vocabulary import Box, Description, KpiValue, Sample, Seen
+from boig_core.vocabulary import Box, Description, KpiValue, Perceived, Sample
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,7 +60,7 @@ def read_samples(dataset_uri: str) -> list[Sample]:
     """
     parts = manifest.read_manifest(dataset_uri, kind=KIND)
     rows = read_table(dataset_uri, parts, LABELS).to_pylist()
-    seen: dict[str, Seen] | None = (
+    seen: dict[str, Perceived] | None = (
         read_seen(dataset_uri, parts) if parts.meta.get("perceived") else None
     )
     if seen is not None and (lost := {row["image"] for row in rows} - seen.keys()):
@@ -104,7 +104,7 @@ def _posts_of(
 
 
 def _sample(
-    row: Mapping[str, Any], post: Mapping[str, Any], seen: Mapping[str, Seen] | None
+    row: Mapping[str, Any], post: Mapping[str, Any], seen: Mapping[str, Perceived] | None
 ) -> Sample:
     look = seen[row["image"]] if seen is not None else None
     keywords = post["keywords"] if look is None or look.keywords is None else look.keywords
@@ -167,14 +167,14 @@ def read_images(
     return dict(sorted(found.items()))
 
 
-def read_seen(dataset_uri: str, parts: Manifest) -> dict[str, Seen]:
+def read_seen(dataset_uri: str, parts: Manifest) -> dict[str, Perceived]:
     """What perception saw, by SHA-256 of the image, boxes in pixels of the stored image."""
     return dict(
         seen for entry in shards(parts, PERCEPTION) for seen in shard_seen(dataset_uri, entry)
     )
 
 
-def shard_seen(dataset_uri: str, entry: FileEntry) -> Iterator[tuple[str, Seen]]:
+def shard_seen(dataset_uri: str, entry: FileEntry) -> Iterator[tuple[str, Perceived]]:
     """Image and what was seen in it, of one perception shard; the shard is verified."""
     for row in read_shard(dataset_uri, entry).to_pylist():
         objects: dict[str, Box] = {
@@ -183,7 +183,7 @@ def shard_seen(dataset_uri: str, entry: FileEntry) -> Iterator[tuple[str, Seen]]
         keywords = None if row["keywords"] is None else tuple(row["keywords"])
         yield (
             row["sha256"],
-            Seen(
+            Perceived(
                 Description(dict(row["colors"]), dict(row["tones"]), objects),
                 row["caption"],
                 keywords,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from boig_core.config import Data
 from boig_core.data import card, dataset, labels, posts, selection, sources, staging
-from boig_core.data.staging import Chunk
+from boig_core.data.staging import FetchChunk
 from boig_core.errors import InputError
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Progress, progress_log
@@ -50,7 +50,7 @@ class NothingNewError(Exception):
 class ImageFetcher(Protocol):
     """Who fetches: a call a chunk, none an image, since each may cross a network."""
 
-    def fetch(self, chunks: Iterable[Chunk], data: Data, root: str) -> Iterator[pa.Table]:
+    def fetch(self, chunks: Iterable[FetchChunk], data: Data, root: str) -> Iterator[pa.Table]:
         """What `staging.stage` returns for each chunk, in any order."""
         ...
 
@@ -58,7 +58,7 @@ class ImageFetcher(Protocol):
 class OneProcess:
     """A crew of one: this process."""
 
-    def fetch(self, chunks: Iterable[Chunk], data: Data, root: str) -> Iterator[pa.Table]:
+    def fetch(self, chunks: Iterable[FetchChunk], data: Data, root: str) -> Iterator[pa.Table]:
         """Chunk by chunk."""
         yield from (staging.stage(chunk, data, root) for chunk in chunks)
 
@@ -282,12 +282,12 @@ def _fetch(con: DuckDBPyConnection, data: Data, root: str, crew: ImageFetcher) -
     keys: list[str] = []
     progress = Progress("images", total, progress_log())
 
-    def noted(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    def noted(chunks: Iterable[FetchChunk]) -> Iterator[FetchChunk]:
         for chunk in chunks:
             keys.append(chunk.key)
             yield chunk
 
-    def fetch(chunks: Iterable[Chunk]) -> Iterator[pa.Table]:
+    def fetch(chunks: Iterable[FetchChunk]) -> Iterator[pa.Table]:
         for index in crew.fetch(noted(chunks), data, root):
             con.register("arrow", index)
             con.execute("INSERT INTO fetched BY NAME SELECT * FROM arrow")

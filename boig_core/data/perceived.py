@@ -25,7 +25,7 @@ from boig_core.data import dataset
 from boig_core.errors import StoreUnavailableError
 from boig_core.storage import store
 from boig_core.storage.manifest import FileEntry
-from boig_core.vocabulary import Seen
+from boig_core.vocabulary import Perceived
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,7 +85,7 @@ def known(folder: str, questions: Iterable[Question]) -> dict[Question, str]:
     return found
 
 
-def table_of(seen: Mapping[Question, Seen], sizes: Mapping[str, tuple[int, int]]) -> pa.Table:
+def table_of(seen: Mapping[Question, Perceived], sizes: Mapping[str, tuple[int, int]]) -> pa.Table:
     """Results as rows, sorted.
 
     Args:

@@ -62,7 +62,7 @@ _LIMITS: Final = (
 
 
 @dataclass(frozen=True)
-class Chunk:
+class FetchChunk:
     """References to fetch together: its ``number`` in the ingestion, its ``key`` and the
     ``addresses``."""
 
@@ -71,7 +71,9 @@ class Chunk:
     addresses: tuple[str, ...]
 
 
-def make_chunks(addresses: Iterable[str], data: Data, size: int, first: int = 0) -> Iterator[Chunk]:
+def make_chunks(
+    addresses: Iterable[str], data: Data, size: int, first: int = 0
+) -> Iterator[FetchChunk]:
     """Cut addresses, which come in their final order, into chunks of ``size``, numbered from
     ``first``."""
     limits = data.model_dump(mode="json", include=set(_LIMITS))
@@ -81,7 +83,7 @@ def make_chunks(addresses: Iterable[str], data: Data, size: int, first: int = 0)
         if not batch:
             return
         asked = json.dumps([limits, batch], sort_keys=True).encode()
-        yield Chunk(number, hashlib.sha256(asked).hexdigest()[:32], batch)
+        yield FetchChunk(number, hashlib.sha256(asked).hexdigest()[:32], batch)
 
 
 def chunk_size(index: pa.Table, data: Data) -> int:
@@ -100,7 +102,7 @@ def chunk_size(index: pa.Table, data: Data) -> int:
     )
 
 
-def stage(chunk: Chunk, data: Data, root: str) -> pa.Table:
+def stage(chunk: FetchChunk, data: Data, root: str) -> pa.Table:
     """Fetch a chunk into shards, unless it is staged already.
 
     Args:
@@ -136,7 +138,7 @@ def stage(chunk: Chunk, data: Data, root: str) -> pa.Table:
 
 
 def _fetch_into(
-    spool: IO[bytes], chunk: Chunk, data: Data
+    spool: IO[bytes], chunk: FetchChunk, data: Data
 ) -> tuple[list[dict[str, Any]], dict[str, tuple[int, int]]]:
     """Fetch into a scratch file; returns a row an address, and offset and length of each image by
     its hash."""

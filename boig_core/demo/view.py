@@ -51,7 +51,7 @@ _WORDS: Final = {
 
 
 @dataclass
-class Row:
+class TaskRow:
     """One task of the view."""
 
     dag: str
@@ -98,8 +98,10 @@ class View:
     ``with``."""
 
     console: Console
-    rows: list[Row] = field(
-        default_factory=lambda: [Row(dag, task) for dag, tasks in CHAIN.items() for task in tasks]
+    rows: list[TaskRow] = field(
+        default_factory=lambda: [
+            TaskRow(dag, task) for dag, tasks in CHAIN.items() for task in tasks
+        ]
     )
 
     def __post_init__(self) -> None:
@@ -125,7 +127,7 @@ class View:
         if self._live:
             self._live.stop()
 
-    def update(self, row: Row, state: str | None, notes: Sequence[str]) -> None:
+    def update(self, row: TaskRow, state: str | None, notes: Sequence[str]) -> None:
         """Show a task's state, and its progress or closing number."""
         if state in {"queued", "scheduled"} and row.since is not None:
             # A deferred task is queued once more, to take up its job's result.

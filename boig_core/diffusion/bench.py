@@ -31,7 +31,7 @@ from boig_core.diffusion.findings import Scorer
 from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import Adapter
 from boig_core.diffusion.pipeline import Condition, decode, encode_prompts, latent_shape
-from boig_core.diffusion.rollout import Chunk, LocalRollouts, Rollouts, Sampler, epoch_steps
+from boig_core.diffusion.rollout import LocalRollouts, RolloutChunk, Rollouts, Sampler, epoch_steps
 from boig_core.diffusion.sequential import Sequential
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.training.checkpoint import Checkpoints
@@ -118,7 +118,7 @@ class _Timed(Sampler):
 
     spent_s = 0.0
 
-    def rollout(self, adapter: Adapter, chunk: Chunk) -> Trajectory:
+    def rollout(self, adapter: Adapter, chunk: RolloutChunk) -> Trajectory:
         """See `boig_core.diffusion.rollout.Sampler`."""
         started = time.perf_counter()
         trajectory = super().rollout(adapter, chunk)

@@ -37,7 +37,7 @@ _REPORT_EVERY: Final = 10
 
 
 @dataclass(frozen=True)
-class Examples:
+class ImageExamples:
     """What is trained on: uint8 RGB ``images_BHWC`` at the recipe's resolution, and the text of
     each."""
 
@@ -47,7 +47,7 @@ class Examples:
 
 def finetune(
     recipe: Recipe,
-    examples: Examples,
+    examples: ImageExamples,
     checkpoints: Checkpoints,
     report: Callable[[int, dict[str, float]], None],
 ) -> Adapter:

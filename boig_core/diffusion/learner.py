@@ -43,7 +43,7 @@ from boig_core.diffusion.objectives import (
 )
 from boig_core.diffusion.pipeline import Prompts, load_base, text_encoders
 from boig_core.diffusion.rollout import Rollouts, epoch_chunks, epoch_steps, made_on
-from boig_core.diffusion.scoring import Step, trained_step
+from boig_core.diffusion.scoring import TrainedStep, trained_step
 from boig_core.diffusion.state import AlignmentState, Average
 from boig_core.diffusion.trajectory import Trajectory, concatenate
 from boig_core.diffusion.watch import image_metrics, prompt_means, reward_metrics
@@ -382,7 +382,7 @@ class Learner:
             self._predict(step, [trajectory.prompts_B[row] for row in rows], self.engine)
         )
 
-    def _step(self, trajectory: Trajectory, rows: list[int], k: int) -> Step:
+    def _step(self, trajectory: Trajectory, rows: list[int], k: int) -> TrainedStep:
         prediction = self.pipe.scheduler.config.prediction_type
         return trained_step(
             self.config,
@@ -395,13 +395,13 @@ class Learner:
             self.engine.device,
         )
 
-    def _predict(self, step: Step, prompts: list[str], unet: Any) -> torch.Tensor:
+    def _predict(self, step: TrainedStep, prompts: list[str], unet: Any) -> torch.Tensor:
         condition = self.condition(prompts)
         blank = self.condition([None]) if self.config.guidance > 1 else None
         return predict(unet, step.sample_BCHW, step.t, condition, blank, self.config.guidance)
 
     @torch.no_grad()
-    def _predict_anchor(self, step: Step, prompts: list[str]) -> torch.Tensor:
+    def _predict_anchor(self, step: TrainedStep, prompts: list[str]) -> torch.Tensor:
         """What the base model, or the moving average, predicts."""
         if self.config.anchor == "ema" and self.average is not None:
             with other_weights(self.pipe.unet, self.average.weights):

@@ -41,7 +41,7 @@ _STEPS: Final = 8
 
 
 @dataclass(frozen=True)
-class Chunk:
+class RolloutChunk:
     """The unit of work: some images of an epoch.
 
     Attributes:
@@ -66,13 +66,13 @@ class Rollouts(Protocol):
     """
 
     def collect(
-        self, adapter: Adapter, chunks: Sequence[Chunk]
+        self, adapter: Adapter, chunks: Sequence[RolloutChunk]
     ) -> list[tuple[Trajectory, NDArray[np.float64]]]:
         """Trajectory and rewards of each chunk under the policy with this adapter."""
         ...
 
     def begin(
-        self, adapter: Adapter, chunks: Sequence[Chunk]
+        self, adapter: Adapter, chunks: Sequence[RolloutChunk]
     ) -> Callable[[], list[tuple[Trajectory, NDArray[np.float64]]]]:
         """Ask for what `collect` gives; the function that comes back waits for it, and raises what
         `collect` raises.
@@ -125,7 +125,9 @@ def epoch_steps(config: DDPO, seed: int, epoch: int, stochastic: int) -> list[in
     )
 
 
-def epoch_chunks(config: DDPO, samples: Sequence[Sample], seed: int, epoch: int) -> list[Chunk]:
+def epoch_chunks(
+    config: DDPO, samples: Sequence[Sample], seed: int, epoch: int
+) -> list[RolloutChunk]:
     """The epoch's work: each prompt ``images_per_prompt`` times in a row, cut into chunks."""
     per_image = [
         s
@@ -134,7 +136,7 @@ def epoch_chunks(config: DDPO, samples: Sequence[Sample], seed: int, epoch: int)
     ]
     window = epoch_window(config, seed, epoch)
     return [
-        Chunk(
+        RolloutChunk(
             epoch,
             tuple(range(start, start + config.chunk)),
             tuple(per_image[start : start + config.chunk]),
@@ -194,7 +196,7 @@ class Sampler:
             self._checksum = adapter.checksum
 
     @torch.inference_mode()
-    def rollout(self, adapter: Adapter, chunk: Chunk) -> Trajectory:
+    def rollout(self, adapter: Adapter, chunk: RolloutChunk) -> Trajectory:
         """Sample one chunk; the same bits for the same adapter and chunk."""
         self.load(adapter)
         first, end = chunk.window
@@ -279,13 +281,13 @@ class LocalRollouts(Rollouts):
         self.sampler, self.scorer = sampler, scorer
 
     def collect(
-        self, adapter: Adapter, chunks: Sequence[Chunk]
+        self, adapter: Adapter, chunks: Sequence[RolloutChunk]
     ) -> list[tuple[Trajectory, NDArray[np.float64]]]:
         """See `Rollouts`."""
         return self._each(adapter, chunks, self.scorer.score)
 
     def examine(
-        self, adapter: Adapter, chunks: Sequence[Chunk]
+        self, adapter: Adapter, chunks: Sequence[RolloutChunk]
     ) -> list[tuple[Trajectory, Findings]]:
         """As `collect`, with all that the scorer can say in place of the rewards."""
         return self._each(adapter, chunks, functools.partial(examine, self.scorer))
@@ -293,7 +295,7 @@ class LocalRollouts(Rollouts):
     def _each(
         self,
         adapter: Adapter,
-        chunks: Sequence[Chunk],
+        chunks: Sequence[RolloutChunk],
         ask: Callable[[NDArray[np.uint8], Sequence[Sample]], T],
     ) -> list[tuple[Trajectory, T]]:
         results = []

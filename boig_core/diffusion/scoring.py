@@ -34,7 +34,7 @@ from boig_core.diffusion.trajectory import Trajectory
 _DRAWS: Final = 9  # stream of random numbers, beside those of `rollout` and `learner`
 
 
-class Step(Protocol):
+class TrainedStep(Protocol):
     """One trained step of some images: what goes into the model, and what its prediction is
     worth."""
 
@@ -73,7 +73,7 @@ class Denoising:
     reduction: Reduction
 
     def logprob(self, pred_BCHW: torch.Tensor) -> torch.Tensor:
-        """See `Step`."""
+        """See `TrainedStep`."""
         _, logprobs_B = ddim_step(
             pred_BCHW,
             self.sample_BCHW,
@@ -90,8 +90,8 @@ class Denoising:
         return logprobs_B
 
     def kl(self, pred_BCHW: torch.Tensor, anchor_BCHW: torch.Tensor) -> torch.Tensor:
-        """See `Step`. Both steps are Gaussians of one sigma: (mu - mu')^2 / (2 sigma^2) in each
-        dimension (DPOK, arXiv 2305.16381)."""
+        """See `TrainedStep`. Both steps are Gaussians of one sigma: (mu - mu')^2 / (2 sigma^2) in
+        each dimension (DPOK, arXiv 2305.16381)."""
         mean_BCHW, other_BCHW = (
             step_mean(
                 pred,
@@ -184,7 +184,7 @@ def trained_step(
     alphas_T1: torch.Tensor,
     prediction: str,
     device: torch.device,
-) -> Step:
+) -> TrainedStep:
     """Trained step, or draw, k of some of a trajectory's images."""
     if config.forward_process:
         clean_BCHW = torch.from_numpy(trajectory.latents_BSCHW[rows, 0]).to(device)

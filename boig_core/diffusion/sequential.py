@@ -26,7 +26,7 @@ from boig_core.diffusion.ddim import ddim_step, predict, reduce_latents, schedul
 from boig_core.diffusion.findings import Scorer
 from boig_core.diffusion.objectives import OBJECTIVES, Rewarded, Scored, clipped_ratio
 from boig_core.diffusion.pipeline import Condition, decode, encode_prompts, latent_shape
-from boig_core.diffusion.rollout import Chunk, epoch_chunks, epoch_steps
+from boig_core.diffusion.rollout import RolloutChunk, epoch_chunks, epoch_steps
 from boig_core.vocabulary import Sample
 
 
@@ -115,7 +115,7 @@ class Sequential:
         )
 
     @torch.no_grad()
-    def _sample(self, chunk: Chunk) -> tuple[_Sampled, torch.Tensor]:
+    def _sample(self, chunk: RolloutChunk) -> tuple[_Sampled, torch.Tensor]:
         condition = encode_prompts(self.pipe, [sample.text for sample in chunk.samples])
         first, end = chunk.window
         path = [

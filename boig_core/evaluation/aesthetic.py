@@ -22,7 +22,7 @@ from torch import Tensor
 
 from boig_core.config import Aesthetic
 from boig_core.errors import InputError
-from boig_core.evaluation.judges import ClipJudge, Seen
+from boig_core.evaluation.judges import ClipFeatures, ClipJudge
 from boig_core.storage import store
 
 
@@ -45,7 +45,7 @@ class AestheticJudge:
             rule = f"takes embeddings of width {width}, and those of {settings.clip} have {self.clip.width}"
             raise InputError(f"head {settings.head}", rule, "name the CLIP that it is for")
 
-    def score(self, seen: Seen) -> NDArray[np.float64]:
+    def score(self, seen: ClipFeatures) -> NDArray[np.float64]:
         """Scores (N,) of images as ``clip`` sees them; LAION's run from about 1 to 10."""
         values = torch.from_numpy(seen.embedding_ND)
         for weight, bias in self._layers:

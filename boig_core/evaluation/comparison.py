@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from boig_core.config import Recipe
 from boig_core.errors import BoigError, CorruptError, InputError
 from boig_core.evaluation.evaluated import Images
-from boig_core.evaluation.intervals import Difference, paired_difference
+from boig_core.evaluation.intervals import PairedDifference, paired_difference
 from boig_core.storage import store
 
 COMPARISON_FILE: Final = "comparison.json"
@@ -154,7 +154,7 @@ def _about(variant: Variant) -> dict[str, Any]:
 def _differences(
     members: Sequence[Variant],
     reference: Sequence[Variant],
-    span: Callable[..., Difference],
+    span: Callable[..., PairedDifference],
     comparable: Sequence[str],
 ) -> dict[str, Any]:
     """Differences of the mean over some variants, which are seeds of one; none from the reference

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boig_core.errors import InputError
-from boig_core.evaluation.intervals import Difference, interval, resample_counts
-from boig_core.llm.metrics import METRICS, Pair, WordVectors, table
+from boig_core.evaluation.intervals import PairedDifference, interval, resample_counts
+from boig_core.llm.metrics import METRICS, PredictedPair, WordVectors, table
 from boig_core.verbalization.answer import from_answer, to_answer
 from boig_core.vocabulary import BUCKETS, Description, Sample
 
@@ -128,7 +128,7 @@ def evaluate_files(
             truth_description = from_answer(row["description"])
             answer = said[key]["description"]
             pairs.append(
-                Pair(
+                PredictedPair(
                     row["bucket"],
                     row["width"],
                     row["height"],
@@ -225,7 +225,7 @@ def _differences(
     for bucket, counts_RN in drawn.items():
         if found := _mean(difference_N[parts[bucket]], counts_RN):
             kept = np.flatnonzero(parts[bucket] & np.isfinite(difference_N)).tolist()
-            rows[bucket] = Difference(
+            rows[bucket] = PairedDifference(
                 *found, clusters=len({posts[i] for i in kept}), n=len(kept)
             ).as_json()
     return rows
@@ -246,10 +246,10 @@ def _mean(
     return float(values_N[defined_N].mean()), *interval(means_R)
 
 
-def _pair(sample: Sample, said: Description | None) -> Pair:
+def _pair(sample: Sample, said: Description | None) -> PredictedPair:
     if sample.description is None or sample.bucket is None:
         raise ValueError(f"sample {sample.id} has no description or no bucket")
-    return Pair(sample.bucket, sample.width, sample.height, sample.description, said)
+    return PredictedPair(sample.bucket, sample.width, sample.height, sample.description, said)
 
 
 def _by_id(path: Path) -> dict[str, dict[str, Any]]:

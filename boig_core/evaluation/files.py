@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from boig_core.evaluation.evaluated import GENERATION_FILE, GUTTER, IMAGES_FILE
-from boig_core.evaluation.generation import Measured
+from boig_core.evaluation.generation import ImageMeasures
 from boig_core.evaluation.judges import distances
 from boig_core.evaluation.plan import ROWS, Plan
 
@@ -31,7 +31,7 @@ def write_generation(
     summary: Mapping[str, Any],
     plan: Plan,
     images: Mapping[str, NDArray[np.uint8]],
-    measured: Mapping[str, Measured],
+    measured: Mapping[str, ImageMeasures],
 ) -> None:
     """Write all files of the output.
 
@@ -84,7 +84,7 @@ def make_grid(rows: list[NDArray[np.uint8]]) -> Image.Image:
     return Image.fromarray(canvas)
 
 
-def _write_table(path: Path, plan: Plan, measured: Mapping[str, Measured]) -> None:
+def _write_table(path: Path, plan: Plan, measured: Mapping[str, ImageMeasures]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

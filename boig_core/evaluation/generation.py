@@ -74,7 +74,7 @@ class Instruments:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ImageMeasures:
     """One row's images, one by one.
 
     Attributes:
@@ -97,7 +97,7 @@ class Measured:
     embedding_ND: NDArray[np.float64]
     features_NF: NDArray[np.float64]
 
-    def take(self, index: NDArray[np.intp]) -> Measured:
+    def take(self, index: NDArray[np.intp]) -> ImageMeasures:
         """Some of the images."""
         columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(
@@ -111,7 +111,7 @@ class Measured:
         return {"reward": self.reward_N, "judge": self.judge_N}[measure]
 
 
-def measure(images_NHWC: NDArray[np.uint8], plan: Plan, tools: Instruments) -> Measured:
+def measure(images_NHWC: NDArray[np.uint8], plan: Plan, tools: Instruments) -> ImageMeasures:
     """Look at one row's images."""
     seen = tools.clip.see(images_NHWC)
     own_N = np.repeat(np.arange(len(plan.samples)), plan.images_per_prompt)
@@ -122,7 +122,7 @@ def measure(images_NHWC: NDArray[np.uint8], plan: Plan, tools: Instruments) -> M
         list(images_NHWC), [owner.keywords for owner in plan.owners]
     )
     looks = tools.aesthetic
-    return Measured(
+    return ImageMeasures(
         reward_N=tools.rewards.score(images_NHWC, plan.owners),
         judge_N=None if tools.judge is None else tools.judge.judge(images_NHWC, plan.owners),
         clip_N=matched_N,
@@ -139,7 +139,7 @@ def measure(images_NHWC: NDArray[np.uint8], plan: Plan, tools: Instruments) -> M
 
 
 def summarize(
-    measured: Mapping[str, Measured], plan: Plan, real: Real, recipe: Recipe
+    measured: Mapping[str, ImageMeasures], plan: Plan, real: Real, recipe: Recipe
 ) -> dict[str, Any]:
     """Rows, paired differences and reasons: the numbers of ``generation.json``.
 
@@ -237,7 +237,7 @@ def _no_best(plan: Plan, settings: Evaluation) -> str | None:
 
 
 def _at_equal_sampling(
-    best: Mapping[str, Measured], boigsd: Measured, plan: Plan, n: int, recipe: Recipe
+    best: Mapping[str, ImageMeasures], boigsd: ImageMeasures, plan: Plan, n: int, recipe: Recipe
 ) -> dict[str, Any]:
     """BoigSD against best-of-N where both sampled as many images: all of BoigSD's by their mean,
     and the best of them, against the best."""
@@ -265,7 +265,7 @@ def _cost(sampled: int, model: str, settings: Evaluation) -> dict[str, float | i
 
 def _row(
     model: str,
-    found: Measured,
+    found: ImageMeasures,
     plan: Plan,
     distances: Distances,
     settings: Evaluation,

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """A paired difference of means.
 
     Attributes:
@@ -100,7 +100,7 @@ def paired_difference(
     resamples: int,
     seed: int,
     level: float = 0.95,
-) -> Difference:
+) -> PairedDifference:
     """Mean of ``candidate - base`` over pairs, with its interval clustered by ``clusters``.
 
     Args:
@@ -121,4 +121,6 @@ def paired_difference(
         )
     counts_RN = resample_counts(clusters, resamples, seed)
     low, high = interval(counts_RN @ difference_N / counts_RN.sum(axis=1), level)
-    return Difference(float(difference_N.mean()), low, high, len(set(clusters)), len(difference_N))
+    return PairedDifference(
+        float(difference_N.mean()), low, high, len(set(clusters)), len(difference_N)
+    )

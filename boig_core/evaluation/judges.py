@@ -39,7 +39,7 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
-class Seen:
+class ClipFeatures:
     """Images as a CLIP sees them.
 
     Attributes:
@@ -83,7 +83,7 @@ class ClipJudge:
         return int(self._model.config.projection_dim)
 
     @torch.no_grad()
-    def see(self, images_NHWC: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Seen:
+    def see(self, images_NHWC: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> ClipFeatures:
         """Embeddings and features of uint8 RGB images."""
         embeddings, features = [], []
         for start in range(0, len(images_NHWC), _BATCH):
@@ -92,7 +92,7 @@ class ClipJudge:
             pooled_BF = self._model.vision_model(pixel_values=pixels_BCHW).pooler_output
             features.append(pooled_BF.double().numpy())
             embeddings.append(self._model.visual_projection(pooled_BF).double().numpy())
-        return Seen(_unit(np.concatenate(embeddings)), np.concatenate(features))
+        return ClipFeatures(_unit(np.concatenate(embeddings)), np.concatenate(features))
 
     @torch.no_grad()
     def read(self, texts: Sequence[str]) -> NDArray[np.float64]:

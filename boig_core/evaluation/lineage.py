@@ -19,7 +19,7 @@ from boig_core.storage.job import Job, read_job
 
 
 @dataclass(frozen=True)
-class Step:
+class LineageStep:
     """One run of a stage.
 
     Attributes:
@@ -48,14 +48,14 @@ class Step:
         return list(rows.values())
 
 
-def trace(uris: Iterable[str]) -> dict[str, Step]:
+def trace(uris: Iterable[str]) -> dict[str, LineageStep]:
     """The runs that made these outputs and, in turn, their inputs; by stage. Inputs that no stage
     made end the walk.
 
     Raises:
         CorruptError: an output that was never committed.
     """
-    found: dict[str, Step] = {}
+    found: dict[str, LineageStep] = {}
     seen: set[str] = set()
     queue = list(uris)
     while queue:
@@ -74,6 +74,8 @@ def trace(uris: Iterable[str]) -> dict[str, Step]:
                 name: manifest.read_manifest(out).digest()
                 for name, out in done.get("outputs", {}).items()
             }
-            found[job.stage.value] = Step(job, done.get("metrics", {}).get("seconds"), outputs)
+            found[job.stage.value] = LineageStep(
+                job, done.get("metrics", {}).get("seconds"), outputs
+            )
         queue += job.inputs.values()
     return found

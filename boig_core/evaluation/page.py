@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from boig_core.config import Recipe
-from boig_core.evaluation.lineage import Step
-from boig_core.evaluation.plots import Line, line_chart, reliability, whiskers
+from boig_core.evaluation.lineage import LineageStep
+from boig_core.evaluation.plots import Series, line_chart, reliability, whiskers
 from boig_core.evaluation.published import PUBLISHED
 from boig_core.evaluation.verdict import findings, headline
 
@@ -114,7 +114,7 @@ def render(
     report: Mapping[str, Any],
     generation: Mapping[str, Any],
     grids: Path,
-    steps: Mapping[str, Step],
+    steps: Mapping[str, LineageStep],
     recipe: Recipe,
     dataset: str,
 ) -> str:
@@ -253,7 +253,7 @@ def _reliability(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, reliability(report["reward_validity"][name]["reliability"])) for name in names]
 
 
-def _curves(steps: Mapping[str, Step]) -> list[Curve]:
+def _curves(steps: Mapping[str, LineageStep]) -> list[Curve]:
     charts = []
     for stage, title, axes, names in _CURVES:
         rows = steps[stage].metrics() if stage in steps else []
@@ -261,7 +261,7 @@ def _curves(steps: Mapping[str, Step]) -> list[Curve]:
         for name in names:
             points = sorted((row["step"], row[name]) for row in rows if row.get(name) is not None)
             if len(points) > 1:
-                lines.append(Line(name, [x for x, _ in points], [y for _, y in points]))
+                lines.append(Series(name, [x for x, _ in points], [y for _, y in points]))
         if lines:
             charts.append(Curve(title, axes, line_chart(lines)))
     return charts

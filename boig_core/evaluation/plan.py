@@ -29,7 +29,7 @@ CHAMPION: Final = "champion"
 
 
 @dataclass(frozen=True)
-class Row:
+class EvaluationRow:
     """How one row of the report is sampled.
 
     Attributes:
@@ -51,17 +51,17 @@ class Row:
         return settings.sampling_steps * (2 if self.guidance(settings) > 1 else 1)
 
 
-ROWS: Final[Mapping[str, Row]] = {
-    "base": Row("base"),
-    "high_kpi": Row("high_kpi"),
-    "boigsd": Row("boigsd"),
-    CHAMPION: Row("champion"),
-    "prompt_rewrite": Row("base", "retrieval"),
-    "boigsd_prompt_rewrite": Row("boigsd", "retrieval"),
-    "description_rewrite": Row("base", "boigllm"),
-    "boigsd_description_rewrite": Row("boigsd", "boigllm"),
-    "base_unguided": Row("base", guided=False),
-    "boigsd_unguided": Row("boigsd", guided=False),
+ROWS: Final[Mapping[str, EvaluationRow]] = {
+    "base": EvaluationRow("base"),
+    "high_kpi": EvaluationRow("high_kpi"),
+    "boigsd": EvaluationRow("boigsd"),
+    CHAMPION: EvaluationRow("champion"),
+    "prompt_rewrite": EvaluationRow("base", "retrieval"),
+    "boigsd_prompt_rewrite": EvaluationRow("boigsd", "retrieval"),
+    "description_rewrite": EvaluationRow("base", "boigllm"),
+    "boigsd_description_rewrite": EvaluationRow("boigsd", "boigllm"),
+    "base_unguided": EvaluationRow("base", guided=False),
+    "boigsd_unguided": EvaluationRow("boigsd", guided=False),
 }
 """Every row that is sampled; those of best-of-N pick from the images of others."""
 
@@ -88,7 +88,7 @@ class Plan:
         """Sample of each image (N)."""
         return [sample for sample in self.samples for _ in range(self.images_per_prompt)]
 
-    def rows(self, settings: Evaluation, *, champion: bool = False) -> dict[str, Row]:
+    def rows(self, settings: Evaluation, *, champion: bool = False) -> dict[str, EvaluationRow]:
         """Those of `ROWS` that are sampled; the champion's where there is one."""
         return {
             name: row
@@ -96,7 +96,7 @@ class Plan:
             if reason(row, settings) is None and (champion or name != CHAMPION)
         }
 
-    def prompts(self, row: Row) -> list[str]:
+    def prompts(self, row: EvaluationRow) -> list[str]:
         """Prompt of each image (N) of a row."""
         texts = (
             [sample.text for sample in self.samples]
@@ -106,7 +106,7 @@ class Plan:
         return [text for text in texts for _ in range(self.images_per_prompt)]
 
 
-def reason(row: Row, settings: Evaluation) -> str | None:
+def reason(row: EvaluationRow, settings: Evaluation) -> str | None:
     """Why a row is not sampled; None: it is."""
     if row.rewrite is not None and row.rewrite not in settings.rewrite:
         return f"evaluation.rewrite does not name {row.rewrite}"

@@ -21,7 +21,7 @@ _LETTER: Final = 6.6
 
 
 @dataclass(frozen=True)
-class Line:
+class Series:
     """One series: its label, and finite x and y."""
 
     label: str
@@ -29,7 +29,7 @@ class Line:
     ys: Sequence[float]
 
 
-def line_chart(lines: Sequence[Line]) -> str:
+def line_chart(lines: Sequence[Series]) -> str:
     """Lines on common axes, each labelled at its end; a faint line shows the values, a strong one
     their running mean."""
     every_y = [y for line in lines for y in line.ys]

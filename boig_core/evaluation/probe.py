@@ -29,7 +29,7 @@ from boig_core.vocabulary import Sample
 
 if TYPE_CHECKING:  # a reward actor opens `ProbeScorer`, and samples nothing
     from boig_core.diffusion.lora import Adapter
-    from boig_core.diffusion.rollout import Chunk
+    from boig_core.diffusion.rollout import RolloutChunk
 
 log = get_logger(__name__)
 
@@ -46,7 +46,7 @@ class Examines(Protocol):
     """What the probe asks of `boig_core.diffusion.rollout.LocalRollouts` or its like on Ray."""
 
     def examine(
-        self, adapter: Adapter, chunks: Sequence[Chunk]
+        self, adapter: Adapter, chunks: Sequence[RolloutChunk]
     ) -> Sequence[tuple[Trajectory, Findings]]:
         """Trajectory and findings of each chunk under the policy with this adapter, in the order of
         ``chunks``."""
@@ -109,7 +109,7 @@ class Probe:
         rollouts: Examines,
         show: Callable[[int, ProbeResult], None],
     ) -> None:
-        from boig_core.diffusion.rollout import Chunk, epoch_window
+        from boig_core.diffusion.rollout import RolloutChunk, epoch_window
 
         self._samples = draw_prompts(samples, recipe.seed)
         owners = [sample for sample in self._samples for _ in range(PER_PROMPT)]
@@ -117,7 +117,9 @@ class Probe:
         self._chunks = []
         for start in range(0, len(owners), recipe.ddpo.chunk):
             part = tuple(owners[start : start + recipe.ddpo.chunk])
-            self._chunks.append(Chunk(_EPOCH, tuple(range(start, start + len(part))), part, window))
+            self._chunks.append(
+                RolloutChunk(_EPOCH, tuple(range(start, start + len(part))), part, window)
+            )
         self._rollouts, self._show = rollouts, show
 
     def __call__(self, epoch: int, adapter: Adapter) -> dict[str, float]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boig_core.config import Recipe
-from boig_core.evaluation.generation import PAIRED, Measured, paired
+from boig_core.evaluation.generation import PAIRED, ImageMeasures, paired
 from boig_core.evaluation.plan import Plan
 from boig_core.vocabulary import BUCKETS, Sample
 
@@ -22,7 +22,7 @@ _LEAST: Final = 5
 
 
 def by_bucket_and_account(
-    measured: Mapping[str, Measured], plan: Plan, recipe: Recipe
+    measured: Mapping[str, ImageMeasures], plan: Plan, recipe: Recipe
 ) -> dict[str, dict[str, Any]]:
     """Means of each row, and BoigSD's paired gain over the base, within each bucket and each
     account.
@@ -60,7 +60,7 @@ def by_bucket_and_account(
 
 
 def _slice(
-    measured: Mapping[str, Measured],
+    measured: Mapping[str, ImageMeasures],
     index: NDArray[np.intp],
     owners: Sequence[Sample],
     recipe: Recipe,

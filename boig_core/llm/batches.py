@@ -23,7 +23,7 @@ from boig_core.vocabulary import BUCKETS, Sample
 IGNORE = -100
 
 
-class Draw(NamedTuple):
+class SampleDraw(NamedTuple):
     """A sample of a step: its index, and how often it was drawn before."""
 
     row: int
@@ -60,19 +60,19 @@ class Order:
         """Sample indices of one step, as many of each group as divide evenly."""
         return [draw.row for draw in self.draws(step)]
 
-    def draws(self, step: int) -> list[Draw]:
+    def draws(self, step: int) -> list[SampleDraw]:
         """The same with the pass that each sample is met in."""
         draws, groups = range(step * self._batch, (step + 1) * self._batch), len(self._groups)
         return [self._draw(draw % groups, draw // groups) for draw in draws]
 
-    def _draw(self, group: int, number: int) -> Draw:
+    def _draw(self, group: int, number: int) -> SampleDraw:
         members = self._groups[group]
         turn, place = divmod(number, len(members))
         if (group, turn) not in self._passes:
             self._passes[group, turn] = np.random.default_rng(
                 [self._seed, group, turn]
             ).permutation(len(members))
-        return Draw(int(members[self._passes[group, turn][place]]), turn)
+        return SampleDraw(int(members[self._passes[group, turn][place]]), turn)
 
 
 def by_bucket(samples: Sequence[Sample]) -> dict[str, list[int]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
 from boig_core.config import LLM, Pattern, Recipe
-from boig_core.llm.batches import Draw
+from boig_core.llm.batches import SampleDraw
 from boig_core.llm.tokens import Example, encode_examples
 from boig_core.verbalization.patterns import Mix
 from boig_core.vocabulary import Sample
@@ -20,9 +20,9 @@ from boig_core.vocabulary import Sample
 
 def make_examples(
     tokenizer: Any, samples: Sequence[Sample], recipe: Recipe, *, with_kpi: bool
-) -> Examples:
+) -> TokenExamples:
     """Samples as a recipe's training sees them, with or without their KPIs in the prompts."""
-    return Examples(tokenizer, samples, recipe.llm, Mix.of(recipe, with_kpi=with_kpi))
+    return TokenExamples(tokenizer, samples, recipe.llm, Mix.of(recipe, with_kpi=with_kpi))
 
 
 class Encoded(Sequence[Example]):
@@ -45,7 +45,7 @@ class Encoded(Sequence[Example]):
     def __getitem__(self, index: int | slice) -> Example | list[Example]:
         return self._first[index]
 
-    def drawn(self, draws: Sequence[Draw]) -> list[Example]:
+    def drawn(self, draws: Sequence[SampleDraw]) -> list[Example]:
         """The examples of some draws, in order."""
         return [self._first[draw.row] for draw in draws]
 
@@ -61,7 +61,7 @@ class Encoded(Sequence[Example]):
         }
 
 
-class Examples(Encoded):
+class TokenExamples(Encoded):
     """One example a sample, as its first pass has it; `drawn` gives those of any pass.
 
     Raises:
@@ -73,12 +73,12 @@ class Examples(Encoded):
         self._samples = samples
         self._llm = llm
         self._mix = mix
-        super().__init__(self._encode([Draw(row, 0) for row in range(len(samples))]))
+        super().__init__(self._encode([SampleDraw(row, 0) for row in range(len(samples))]))
         self._kept: dict[tuple[int, Pattern], Example] = {}
         for row, example in enumerate(self._first):
-            self._keep(Draw(row, 0), example)
+            self._keep(SampleDraw(row, 0), example)
 
-    def drawn(self, draws: Sequence[Draw]) -> list[Example]:
+    def drawn(self, draws: Sequence[SampleDraw]) -> list[Example]:
         """The examples of some draws, in order."""
         found = {draw: example for draw in draws if (example := self._known(draw)) is not None}
         missing = list(dict.fromkeys(draw for draw in draws if draw not in found))
@@ -87,21 +87,21 @@ class Examples(Encoded):
             self._keep(draw, example)
         return [found[draw] for draw in draws]
 
-    def _known(self, draw: Draw) -> Example | None:
+    def _known(self, draw: SampleDraw) -> Example | None:
         return (
             self._first[draw.row]
             if draw.turn == 0
             else self._kept.get((draw.row, self._pattern(draw)))
         )
 
-    def _pattern(self, draw: Draw) -> Pattern:
+    def _pattern(self, draw: SampleDraw) -> Pattern:
         return self._mix.pattern(self._samples[draw.row], draw.turn)
 
-    def _keep(self, draw: Draw, example: Example) -> None:
+    def _keep(self, draw: SampleDraw, example: Example) -> None:
         if not self._mix.varies(pattern := self._pattern(draw)):
             self._kept[draw.row, pattern] = example
 
-    def _encode(self, draws: Iterable[Draw]) -> list[Example]:
+    def _encode(self, draws: Iterable[SampleDraw]) -> list[Example]:
         worded = [self._mix.worded(self._samples[draw.row], draw.turn) for draw in draws]
         prompts, answers = [prompt for prompt, _ in worded], [answer for _, answer in worded]
         return encode_examples(

@@ -84,7 +84,7 @@ class HashedNgrams:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PredictedPair:
     """A true description with what a model predicted for it (None: could not be parsed).
 
     Attributes:
@@ -100,7 +100,7 @@ class Pair:
     prediction: Description | None
 
 
-def sample_metrics(pair: Pair, vectors: WordVectors) -> dict[str, float]:
+def sample_metrics(pair: PredictedPair, vectors: WordVectors) -> dict[str, float]:
     """The nine metrics of one sample; NaN where undefined."""
     true, said = pair.truth, pair.prediction or Description()
     near = [
@@ -130,7 +130,7 @@ def sample_metrics(pair: Pair, vectors: WordVectors) -> dict[str, float]:
 
 
 def table(
-    pairs: Sequence[Pair], vectors: WordVectors | None = None
+    pairs: Sequence[PredictedPair], vectors: WordVectors | None = None
 ) -> dict[str, NDArray[np.float64]]:
     """Each metric of each sample, (N,) with NaN where undefined."""
     vectors = vectors or HashedNgrams()

@@ -45,7 +45,7 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class PromotionEvidence:
     """What is known of a candidate beside its report.
 
     Attributes:
@@ -62,7 +62,9 @@ class Evidence:
     monitors: Mapping[str, str] | None
 
 
-def evaluate_gates(report: Mapping[str, Any], recipe: Recipe, evidence: Evidence) -> list[Gate]:
+def evaluate_gates(
+    report: Mapping[str, Any], recipe: Recipe, evidence: PromotionEvidence
+) -> list[Gate]:
     """Evaluate every gate of a recipe.
 
     Args:
@@ -143,7 +145,7 @@ def _gain(report: Mapping[str, Any], measure: str, over: str, limit: float) -> G
     )
 
 
-def _over_champion(report: Mapping[str, Any], limit: float, evidence: Evidence) -> Gate:
+def _over_champion(report: Mapping[str, Any], limit: float, evidence: PromotionEvidence) -> Gate:
     name = f"judge over {CHAMPION}"
     if evidence.champion is None:
         return Gate(name, None, ">", limit, True, "not applicable: this is the first model")

@@ -20,7 +20,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from boig_core.config import parse_recipe
 from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
-from boig_core.orchestration.gates import Evidence, evaluate_gates, table
+from boig_core.orchestration.gates import PromotionEvidence, evaluate_gates, table
 from boig_core.orchestration.links import REPORT_PAGE, ReportLink, page_url
 from boig_core.orchestration.registry import (
     MODEL,
@@ -188,7 +188,7 @@ def rollback_task(**context: Any) -> dict[str, Any]:
     )
 
 
-def collect_evidence(candidate: str, report: str) -> Evidence:
+def collect_evidence(candidate: str, report: str) -> PromotionEvidence:
     """What the registry, and the runs behind a report, say about a candidate.
 
     Raises:
@@ -204,7 +204,7 @@ def collect_evidence(candidate: str, report: str) -> Evidence:
         )
     compared, now = evaluation.inputs.get("champion"), champion()
     training = commits.read_commit(_attempt(candidate)) or {}
-    return Evidence(
+    return PromotionEvidence(
         champion=None if now is None else store.normalize(now),
         compared=None if compared is None else store.normalize(compared),
         candidate=store.normalize(candidate),

@@ -11,21 +11,21 @@ from typing import Final
 
 import numpy as np
 
-from boig_core.llm.metrics import HashedNgrams, Pair, sample_metrics
-from boig_core.rewards.evidence import Evidence, require
+from boig_core.llm.metrics import HashedNgrams, PredictedPair, sample_metrics
+from boig_core.rewards.evidence import RewardEvidence, require
 
 _VECTORS: Final = HashedNgrams()
 """For the metrics that compare names by meaning, which are not among those below."""
 
 
-def attribute_similarity(evidence: Evidence) -> float:
+def attribute_similarity(evidence: RewardEvidence) -> float:
     """Mean of colors IOU, objects IOU and 1 - tones RMSE, in [0, 1]; one that is undefined is left
     out, NaN when all of them are.
 
     An expectation that could not be parsed is empty: IOU 0, tones undefined.
     """
     found = sample_metrics(
-        Pair("high", 1, 1, evidence.description, require(evidence.predicted)), _VECTORS
+        PredictedPair("high", 1, 1, evidence.description, require(evidence.predicted)), _VECTORS
     )
     parts = np.array([found["colors_iou"], found["objects_iou"], 1 - found["tones_coverage_rmse"]])
     defined = parts[np.isfinite(parts)]

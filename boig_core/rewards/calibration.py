@@ -31,11 +31,11 @@ CALIBRATION_FILE: Final = "calibration.json"
 _VERSION: Final = 2
 
 
-class _Model(BaseModel):
+class _CalibrationModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Pair(_Model):
+class KpiPair(_CalibrationModel):
     """The KPI values that stand for HIGH and LOW in a prompt.
 
     Attributes:
@@ -57,7 +57,7 @@ class Pair(_Model):
         return KpiCondition(value=self.low, label="low")
 
 
-class Conditions(_Model):
+class Conditions(_CalibrationModel):
     """HIGH and LOW by account.
 
     Attributes:
@@ -65,10 +65,10 @@ class Conditions(_Model):
         fallback: pair of an account that the training split does not hold.
     """
 
-    accounts: dict[str, Pair]
-    fallback: Pair
+    accounts: dict[str, KpiPair]
+    fallback: KpiPair
 
-    def of(self, account: str) -> Pair:
+    def of(self, account: str) -> KpiPair:
         """HIGH and LOW of an account."""
         return self.accounts.get(account, self.fallback)
 
@@ -110,8 +110,8 @@ def conditions(samples: Iterable[Sample]) -> Conditions:
         for account in accounts
     }
     return Conditions(
-        accounts={account: Pair(**pair) for account, pair in medians.items()},
-        fallback=Pair(**overall),
+        accounts={account: KpiPair(**pair) for account, pair in medians.items()},
+        fallback=KpiPair(**overall),
     )
 
 
@@ -135,7 +135,7 @@ def clip_range(rewards: ArrayLike, percentiles: tuple[float, float]) -> tuple[fl
     return low, high
 
 
-class Calibration(_Model):
+class Calibration(_CalibrationModel):
     """Content of ``calibration.json``.
 
     Attributes:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from boig_core.rewards.evidence import Evidence, require
+from boig_core.rewards.evidence import RewardEvidence, require
 
 
-def dsg(evidence: Evidence) -> float:
+def dsg(evidence: RewardEvidence) -> float:
     """Sum of ``p(token | HIGH)`` over the answer's tokens. At least 0, at most the number of
     tokens."""
     return float(np.exp(require(evidence.high_T)).sum())

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from boig_core.rewards.evidence import Evidence, require
+from boig_core.rewards.evidence import RewardEvidence, require
 from boig_core.vocabulary import Description, Sample
 
 
@@ -29,6 +29,6 @@ class EngagementPredictor(Protocol):
         ...
 
 
-def engagement(evidence: Evidence) -> float:
+def engagement(evidence: RewardEvidence) -> float:
     """The predicted percentile, 0 to 100."""
     return float(require(evidence.engagement))

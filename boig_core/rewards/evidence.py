@@ -21,7 +21,7 @@ Part = Literal["high_T", "low_T", "predicted", "engagement"]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class RewardEvidence:
     """What is known of one image that was made for, or posted with, one post. None: no formulation
     needed it.
 
@@ -46,7 +46,7 @@ class Formulation:
     """One way to make a reward of the evidence: ``of``, and the parts that it ``needs`` beside the
     description."""
 
-    of: Callable[[Evidence], float]
+    of: Callable[[RewardEvidence], float]
     needs: frozenset[Part]
 
 

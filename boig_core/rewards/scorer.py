@@ -24,7 +24,7 @@ from boig_core.errors import ScorerError
 from boig_core.rewards import REWARDS
 from boig_core.rewards.calibration import Calibration, Conditions
 from boig_core.rewards.engagement import EngagementPredictor
-from boig_core.rewards.evidence import Evidence, Part, require
+from boig_core.rewards.evidence import Part, RewardEvidence, require
 from boig_core.rewards.weighted import weighted
 from boig_core.storage import manifest
 from boig_core.verbalization.answer import print_answer
@@ -275,7 +275,7 @@ def collect_evidence(
     conditions: Conditions,
     chunk: int,
     needs: Collection[Part],
-) -> list[Evidence]:
+) -> list[RewardEvidence]:
     """The needed evidence of each image.
 
     Works in chunks of ``chunk`` images, the last one filled up. A chunk's evidence is computed
@@ -293,7 +293,7 @@ def collect_evidence(
     Raises:
         ScorerError: a model gave another count, no token, or a value that is not finite.
     """
-    found: list[Evidence] = []
+    found: list[RewardEvidence] = []
     for start in range(0, len(samples), chunk):
         picked = [min(index, len(samples) - 1) for index in range(start, start + chunk)]
         evidence = _gather_chunk(
@@ -313,7 +313,7 @@ def _gather_chunk(
     samples: Sequence[Sample],
     conditions: Conditions,
     needs: Collection[Part],
-) -> list[Evidence]:
+) -> list[RewardEvidence]:
     count = len(samples)
     pairs = [conditions.of(sample.account) for sample in samples]
     high = [
@@ -359,7 +359,7 @@ def _gather_chunk(
             np.asarray(check_count(count, said_N, "the engagement predictor"), np.float64)
         ).tolist()
     return [
-        Evidence(*parts)
+        RewardEvidence(*parts)
         for parts in zip(descriptions, high_T, low_T, predicted, engagement, strict=True)
     ]
 

@@ -59,7 +59,7 @@ class LagProbe(BaseTrigger):
         yield TriggerEvent({})
 
 
-class Probe(BaseOperator):
+class LoopProbe(BaseOperator):
     """Defers to the probe; each run has a folder of its own."""
 
     def execute(self, context: Any) -> None:
@@ -73,7 +73,7 @@ class Probe(BaseOperator):
 
 
 with DAG("probe", schedule=None, is_paused_upon_creation=False):
-    Probe(task_id="probe", pool="default_pool")
+    LoopProbe(task_id="probe", pool="default_pool")
 
 STORE = os.environ["BOIG_STORE"]
 with DAG("boig", schedule=None, is_paused_upon_creation=False, max_active_tasks=1000):

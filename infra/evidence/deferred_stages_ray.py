@@ -31,7 +31,7 @@ LINES: Final = "".join(
 
 
 @dataclass
-class Job:
+class StubJob:
     """One job.
 
     Attributes:
@@ -73,7 +73,7 @@ class Jobs:
     """
 
     def __init__(self) -> None:
-        self.jobs: dict[str, Job] = {}
+        self.jobs: dict[str, StubJob] = {}
         self.ends: dict[str, float] = {}
         self.requests = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,7 +88,7 @@ class Jobs:
             )
         words = shlex.split(body["entrypoint"])
         attempt = words[-1].rsplit("/", 1)[0] if "ray_jobs" in body["entrypoint"] else None
-        job = self.jobs[body["submission_id"]] = Job(
+        job = self.jobs[body["submission_id"]] = StubJob(
             body, (body.get("metadata") or {}).get("task") or words[-1], attempt
         )
         self._start(self._talk(job))
@@ -143,7 +143,7 @@ class Jobs:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _talk(self, job: Job) -> None:
+    async def _talk(self, job: StubJob) -> None:
         number = 0
         while not job.ended.is_set():
             await asyncio.sleep(TALK_S)
@@ -158,7 +158,7 @@ class Jobs:
                 with suppress(ConnectionError):  # whoever followed the log may have gone
                     await socket.send_str(LINES)
 
-    async def _end_all(self, running: list[Job], spacing_s: float) -> None:
+    async def _end_all(self, running: list[StubJob], spacing_s: float) -> None:
         chance = random.Random(0)
         for job in running:
             if job.attempt is not None:

@@ -28,7 +28,7 @@ BUCKETS: Final = ("all", "high")
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmGain:
     """A gain of one arm with one seed.
 
     Attributes:
@@ -81,7 +81,9 @@ def main() -> int:
     return 0
 
 
-def arm_rows(stages: Stages, dataset: dict[str, str], law: str, seed: int, arm: str) -> list[Row]:
+def arm_rows(
+    stages: Stages, dataset: dict[str, str], law: str, seed: int, arm: str
+) -> list[ArmGain]:
     """Train and evaluate one arm with one seed."""
     run = f"{arm}-{seed}"
     models = stages.run("finetune_llm", run, seed, dataset)
@@ -97,12 +99,12 @@ def arm_rows(stages: Stages, dataset: dict[str, str], law: str, seed: int, arm: 
     paired = found["paired"]["boigllm-no_kpi"]
     cells = [(metric, bucket, paired[metric][bucket]) for metric in METRICS for bucket in BUCKETS]
     return [
-        Row(law, seed, arm, metric, bucket, cell["mean"], cell["low"], cell["high"], loss)
+        ArmGain(law, seed, arm, metric, bucket, cell["mean"], cell["low"], cell["high"], loss)
         for metric, bucket, cell in cells
     ]
 
 
-def table(rows: list[Row]) -> list[str]:
+def table(rows: list[ArmGain]) -> list[str]:
     """A line for each gain."""
     return [
         f"{row.law} seed {row.seed} {row.arm:<6} {row.metric:<19} {row.bucket:<4} {row.mean:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"

@@ -45,7 +45,7 @@ from typing import Any, Final
 
 import psutil
 import pyarrow.parquet as pq
-from ingest_memory import Watched, watch
+from ingest_memory import WatchedProcess, watch
 from ingest_rows import ACCEPTED, Export, by_kind, counts, differences, write_export
 from ingest_server import CAP_MB, HOSTS
 
@@ -352,7 +352,7 @@ def columns(path: str, *names: str) -> list[list[Any]]:
 
 def watched(
     server: Server, command: Sequence[str], env: dict[str, str], driver: str, log: Path
-) -> tuple[Watched, dict[str, Any]]:
+) -> tuple[WatchedProcess, dict[str, Any]]:
     """Run a command against a server that has forgotten everything; returns what it took, and what
     the server saw and spent.
 
@@ -372,7 +372,7 @@ def watched(
     return seen, {"server": {**json.loads(server.ask("stats")), "cpu_s": round(spent, 1)}}
 
 
-def speed(images: int, seen: Watched, asked: dict[str, Any]) -> dict[str, float]:
+def speed(images: int, seen: WatchedProcess, asked: dict[str, Any]) -> dict[str, float]:
     """Images a second, of the whole command and while requests were made."""
     return {
         "images_per_s": round(images / seen.seconds, 1),

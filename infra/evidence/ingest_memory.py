@@ -42,7 +42,7 @@ class Peak:
 
 
 @dataclass
-class Watched:
+class WatchedProcess:
     """What a command took.
 
     Attributes:
@@ -86,7 +86,7 @@ def watch(
     driver: str,
     every_s: float = 0.5,
     log: str | None = None,
-) -> Watched:
+) -> WatchedProcess:
     """Run a command to its end and look at it all along.
 
     Args:
@@ -96,7 +96,7 @@ def watch(
         every_s: seconds between two looks.
         log: file for its standard error.
     """
-    seen = Watched(0, "", 0.0)
+    seen = WatchedProcess(0, "", 0.0)
     started = time.monotonic()
     with open(log or "/dev/null", "w") as errors:
         process = subprocess.Popen(
@@ -120,7 +120,12 @@ def watch(
 
 
 def _look(
-    pid: int, seen: Watched, driver: str, every_s: float, over: threading.Event, started: float
+    pid: int,
+    seen: WatchedProcess,
+    driver: str,
+    every_s: float,
+    over: threading.Event,
+    started: float,
 ) -> None:
     """Take looks at the tree below ``pid`` until it is over; who was seen once stays known, even
     when its parent ends before it."""

@@ -70,7 +70,7 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Difference:
+class RowDifference:
     """A row that did not become what it must."""
 
     line: int
@@ -145,7 +145,7 @@ def write_export(folder: Path, rows: int, port: int, hostile: bool) -> Export:
 
 def differences(
     export: Export, accepted: Iterable[str], rejected: Iterable[tuple[int, str]]
-) -> list[Difference]:
+) -> list[RowDifference]:
     """Hold the tables of a dataset against the export, line by line.
 
     Args:
@@ -164,7 +164,7 @@ def differences(
     wanted = export.expected
     kinds = dict(enumerate(export.kinds, start=1))
     return [
-        Difference(
+        RowDifference(
             line,
             kinds.get(line, "no such line"),
             wanted.get(line, "nothing"),

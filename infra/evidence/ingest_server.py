@@ -1,9 +1,9 @@
 """A web of images on the loopback addresses, good and hostile, in one process: ``GET /KIND/N.jpg``.
 
 It has to be cheap, since it shares the cores with what is measured: a bare protocol of asyncio,
-bodies put together from encoded parts, no framework. What a kind does stands in `Web.answer`; what
-has to become of it, in `ingest_rows`. ``/stats`` counts what was asked for, ``/reset`` forgets it.
-Linux alone answers on all of 127.0.0.0/8 without being told to.
+bodies put together from encoded parts, no framework. What a kind does stands in `ServedWeb.answer`;
+what has to become of it, in `ingest_rows`. ``/stats`` counts what was asked for, ``/reset`` forgets
+it. Linux alone answers on all of 127.0.0.0/8 without being told to.
 
     python infra/evidence/ingest_server.py PORT [PICTURES]     prints one line of JSON when it is
                                                                ready
@@ -50,7 +50,7 @@ _SVG: Final = b'<svg xmlns="http://www.w3.org/2000/svg" width="512" height="512"
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServedAnswer:
     """What goes back: ``length`` is what the header claims where it is not the body's; ``fault`` is
     how the connection misbehaves."""
 
@@ -73,7 +73,7 @@ class Answer:
 
 
 @dataclass
-class Web:
+class ServedWeb:
     """All kinds of images, and what was asked for."""
 
     pool: Pool
@@ -84,37 +84,37 @@ class Web:
     first: float = 0.0
     last: float = 0.0
 
-    def answer(self, kind: str, n: int, host: str) -> Answer:
+    def answer(self, kind: str, n: int, host: str) -> ServedAnswer:
         """Answer for image ``n`` of a kind; the names are those of `ingest_rows.KINDS`."""
         match kind:
             case "good" | "elsewhere-good":
                 return self._good(n)
             case "gone-404" | "gone-410" | "forbidden-403" | "broken-500":
-                return Answer(int(kind[-3:]))
+                return ServedAnswer(int(kind[-3:]))
             case "busy-503":
-                return self._later(kind, n, tries=2, answer=Answer(503))
+                return self._later(kind, n, tries=2, answer=ServedAnswer(503))
             case "throttled-429":
                 return self._later(
-                    kind, n, tries=1, answer=Answer(429, headers="Retry-After: 1\r\n")
+                    kind, n, tries=1, answer=ServedAnswer(429, headers="Retry-After: 1\r\n")
                 )
             case "torn":
-                return Answer(200, self.pool.jpeg(n)[: 20_000 + n % 5_000])
+                return ServedAnswer(200, self.pool.jpeg(n)[: 20_000 + n % 5_000])
             case "html":
-                return Answer(200, _HTML)
+                return ServedAnswer(200, _HTML)
             case "svg":
-                return Answer(200, _SVG, "image/svg+xml")
+                return ServedAnswer(200, _SVG, "image/svg+xml")
             case "moving-gif":
-                return Answer(200, self.pool.animated_gif, "image/gif")
+                return ServedAnswer(200, self.pool.animated_gif, "image/gif")
             case "moving-webp":
-                return Answer(200, self.pool.animated_webp, "image/webp")
+                return ServedAnswer(200, self.pool.animated_webp, "image/webp")
             case "bomb":
-                return Answer(200, bomb(30_000 if n % 2 else 9_000), "image/png")
+                return ServedAnswer(200, bomb(30_000 if n % 2 else 9_000), "image/png")
             case "noise":
-                return Answer(200, random.Random(n).randbytes(30_000))
+                return ServedAnswer(200, random.Random(n).randbytes(30_000))
             case "empty":
-                return Answer(200)
+                return ServedAnswer(200)
             case "endless" | "trickle":
-                return Answer(200, length=100_000, fault=kind)
+                return ServedAnswer(200, length=100_000, fault=kind)
             case "moved":
                 return _to(f"/moved-{_HOPS - 1}/{n}.jpg")
             case "circle":
@@ -126,31 +126,31 @@ class Web:
                     f"http://{HOSTS[(HOSTS.index(host) + 1) % len(HOSTS)]}:{self.port}/elsewhere-good/{n}.jpg"
                 )
             case "noai":
-                return Answer(200, *self.pool.image(n), headers="X-Robots-Tag: noai\r\n")
+                return ServedAnswer(200, *self.pool.image(n), headers="X-Robots-Tag: noai\r\n")
             case "reset":
-                return Answer(200, self.pool.jpeg(n), fault="reset")
+                return ServedAnswer(200, self.pool.jpeg(n), fault="reset")
             case "promised":
-                return Answer(
+                return ServedAnswer(
                     200, whole := self.pool.jpeg(n), length=len(whole) + 5_000, fault="close"
                 )
             case "cut":
-                return Answer(
+                return ServedAnswer(
                     200, whole := self.pool.jpeg(n), length=len(whole) // 2, fault="close"
                 )
         hops = kind.removeprefix("moved-")
         if hops.isdigit():
             return _to(f"/moved-{int(hops) - 1}/{n}.jpg") if hops != "0" else self._good(n)
-        return Answer(404)
+        return ServedAnswer(404)
 
-    def _good(self, n: int) -> Answer:
+    def _good(self, n: int) -> ServedAnswer:
         body, media = self.pool.image(n)
-        return Answer(200, body, media)
+        return ServedAnswer(200, body, media)
 
-    def _later(self, kind: str, n: int, tries: int, answer: Answer) -> Answer:
+    def _later(self, kind: str, n: int, tries: int, answer: ServedAnswer) -> ServedAnswer:
         self.tries[kind, n] += 1
         return answer if self.tries[kind, n] <= tries else self._good(n)
 
-    def control(self, name: str) -> Answer | None:
+    def control(self, name: str) -> ServedAnswer | None:
         """Answer for the two paths that are no images."""
         if name == "reset":
             self.asked, self.tries, self.connections, self.first, self.last = (
@@ -160,9 +160,9 @@ class Web:
                 0.0,
                 0.0,
             )
-            return Answer(200)
+            return ServedAnswer(200)
         if name == "stats":
-            return Answer(200, json.dumps(self.stats()).encode(), "application/json")
+            return ServedAnswer(200, json.dumps(self.stats()).encode(), "application/json")
         return None
 
     def stats(self) -> dict[str, Any]:
@@ -179,7 +179,7 @@ class Web:
 class Visit(asyncio.Protocol):
     """One connection; requests come one after another."""
 
-    def __init__(self, web: Web) -> None:
+    def __init__(self, web: ServedWeb) -> None:
         self.web = web
         self.received = b""
         self.tasks: set[asyncio.Task[None]] = set()
@@ -221,7 +221,7 @@ class Visit(asyncio.Protocol):
             self._send(answer, b"connection: close" in head.lower())
             self.web.last = time.monotonic()
 
-    def _send(self, answer: Answer, last: bool) -> None:
+    def _send(self, answer: ServedAnswer, last: bool) -> None:
         if answer.fault in {"endless", "trickle"}:
             self.transport.write(answer.head())
             task = asyncio.ensure_future(
@@ -256,8 +256,8 @@ class Visit(asyncio.Protocol):
         self.transport.abort()
 
 
-def _to(location: str) -> Answer:
-    return Answer(302, headers=f"Location: {location}\r\n")
+def _to(location: str) -> ServedAnswer:
+    return ServedAnswer(302, headers=f"Location: {location}\r\n")
 
 
 async def serve(port: int, pictures: int) -> None:
@@ -265,7 +265,7 @@ async def serve(port: int, pictures: int) -> None:
     started = time.monotonic()
     pool = Pool(pictures)
     sizes = [len(pool.image(n)[0]) for n in range(500)]
-    web = Web(pool, port)
+    web = ServedWeb(pool, port)
     addresses = ["127.0.0.1", *HOSTS, THROTTLING_HOST]
     server = await asyncio.get_running_loop().create_server(
         lambda: Visit(web), addresses, port, backlog=1024

@@ -78,7 +78,7 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Line:
+class GainLine:
     """One metric against one baseline in one bucket.
 
     Attributes:
@@ -151,7 +151,7 @@ def main() -> int:
     return 0 if all(law["holds"] for law in found.values()) else 1
 
 
-def law_lines(given: argparse.Namespace, law: str) -> tuple[list[Line], dict[str, float]]:
+def law_lines(given: argparse.Namespace, law: str) -> tuple[list[GainLine], dict[str, float]]:
     """The lines of a law, and the parse rate of each seed's BoigLLM."""
     rules, world = Law.load(law), export(given.home, law, given.posts)
     posts = shuffled(world / "posts.jsonl", WORLD_SEED) if given.shuffled else world / "posts.jsonl"
@@ -192,7 +192,7 @@ def law_lines(given: argparse.Namespace, law: str) -> tuple[list[Line], dict[str
 
 def lines_of(
     asked: Sequence[Sample], said: Mapping[str, Said], ceiling: Mapping[Key, Gain] | None
-) -> list[Line]:
+) -> list[GainLine]:
     """Gains of each seed and, each seed's answer to a post drawn with the post, over all of them.
 
     Args:
@@ -216,7 +216,7 @@ def lines_of(
     found[ALL] = gains(repeated, joined)
     keys = [(metric, base, bucket) for metric in METRICS for base in BASES for bucket in BUCKETS]
     return [
-        Line(
+        GainLine(
             *key,
             {seed: of[key] for seed, of in found.items()},
             None if ceiling is None else ceiling[key].mean,
@@ -310,7 +310,7 @@ def read_said(description: str, model: str) -> dict[str, Description | None]:
     }
 
 
-def table(law: str, lines: Sequence[Line], parse_rates: Mapping[str, float]) -> list[str]:
+def table(law: str, lines: Sequence[GainLine], parse_rates: Mapping[str, float]) -> list[str]:
     """One line a metric, baseline and bucket, and the verdict."""
     seeds = list(lines[0].gains)
     verdicts = {True: "holds", False: "DOES NOT HOLD", None: "-"}

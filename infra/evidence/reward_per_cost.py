@@ -47,7 +47,7 @@ from boig_core.adworld.law import Law
 from boig_core.config import DDPO, Recipe, load_recipe
 from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import Adapter
-from boig_core.diffusion.rollout import Chunk, LocalRollouts, Sampler, epoch_steps
+from boig_core.diffusion.rollout import LocalRollouts, RolloutChunk, Sampler, epoch_steps
 from boig_core.diffusion.sample import sample_images
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.evaluation.judges import ClipJudge, clip_scores, diversity
@@ -254,7 +254,7 @@ class Watched(LocalRollouts):
         self.found: dict[int, Point] = {}
 
     def collect(
-        self, adapter: Adapter, chunks: Sequence[Chunk]
+        self, adapter: Adapter, chunks: Sequence[RolloutChunk]
     ) -> list[tuple[Trajectory, NDArray[np.float64]]]:
         """See `boig_core.diffusion.rollout.Rollouts`."""
         epoch, started = chunks[0].epoch, time.monotonic()

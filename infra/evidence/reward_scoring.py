@@ -37,7 +37,7 @@ from boig_core.llm.generate import load_llm
 from boig_core.llm.score import answer_logprobs
 from boig_core.llm.tokens import build_tokenizer
 from boig_core.rewards.cache import cache_folder, in_parts, questions, through_cache
-from boig_core.rewards.calibration import Conditions, Pair
+from boig_core.rewards.calibration import Conditions, KpiPair
 from boig_core.rewards.scorer import Models, score_formulations
 from boig_core.verbalization.answer import print_answer
 from boig_core.verbalization.templates import COMPACT, build_prompt
@@ -45,7 +45,7 @@ from boig_core.vocabulary import PALETTE, Description, Sample
 
 IMAGES: Final = 16
 """Images a prompt."""
-CONDITIONS: Final = Conditions(accounts={}, fallback=Pair(high=90, low=5))
+CONDITIONS: Final = Conditions(accounts={}, fallback=KpiPair(high=90, low=5))
 KINDS: Final = ("ball", "box", "tent", "star")
 
 

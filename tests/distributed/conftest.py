@@ -26,7 +26,7 @@ from boig_core.perception.describe import Perceiver
 from boig_core.storage import commit, manifest, store
 from boig_core.storage.job import Job, Stage, run_stage, write_job
 from boig_core.verbalization.templates import build_prompt, condition_of
-from boig_core.vocabulary import Seen
+from boig_core.vocabulary import Perceived
 from tests.s3 import set_s3_environment
 
 SETTINGS = (
@@ -97,7 +97,7 @@ class Made:
             perceived.folder_of(self.root, "key"),
         )
         seen = {
-            Question(image.sha256): Seen(
+            Question(image.sha256): Perceived(
                 description.scaled(image.width / perceiver.side, image.height / perceiver.side)
             )
             for image, description in zip(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from boig_core.cluster.rollouts import RayRollouts
 from boig_core.config import Recipe, load_recipe
-from boig_core.diffusion.rollout import Chunk, LocalRollouts, Sampler
+from boig_core.diffusion.rollout import LocalRollouts, RolloutChunk, Sampler
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine
 from boig_core.vocabulary import Sample
@@ -75,7 +75,7 @@ class Events:
         return self.seen
 
 
-def in_step_with_the_update(events: Any, chunk: Chunk) -> None:
+def in_step_with_the_update(events: Any, chunk: RolloutChunk) -> None:
     """A chunk that is sampled ahead waits for the update before it to begin."""
     if chunk.epoch > 0:
         ray.get(events.wait.remote(f"update {chunk.epoch - 1} begins"), timeout=LONGEST_S)

@@ -15,8 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from boig_core.cluster import evaluation
 from boig_core.cluster.evaluation import (
-    Draw,
     SampleActor,
+    SampleRequest,
     Source,
     answer_prompts,
     sample_draws,
@@ -50,10 +50,10 @@ def test_actors_give_the_bits_of_one_process_in_the_order_of_the_prompts(
     commit.commit(attempt, {"sd": uri}, {})
     base = Source("package:tiny-sd", committed=False)
     draws = {
-        "base": Draw(base, PROMPTS, 3.0),
-        "candidate": Draw(Source(uri, committed=True), PROMPTS, 3.0),
-        "unguided": Draw(base, PROMPTS, 1.0),
-        "turned": Draw(base, PROMPTS[::-1], 3.0),
+        "base": SampleRequest(base, PROMPTS, 3.0),
+        "candidate": SampleRequest(Source(uri, committed=True), PROMPTS, 3.0),
+        "unguided": SampleRequest(base, PROMPTS, 1.0),
+        "turned": SampleRequest(base, PROMPTS[::-1], 3.0),
     }
     told: dict[str, tuple[int, int]] = {}
     chunks: list[np.ndarray] = []
@@ -137,6 +137,6 @@ def test_a_committed_language_model_answers_on_workers_with_and_without_the_gram
 
 
 def test_a_model_that_does_not_open_ends_in_its_own_error() -> None:
-    nothing = {"base": Draw(Source("package:nothing", committed=False), PROMPTS[:1], 1.0)}
+    nothing = {"base": SampleRequest(Source("package:nothing", committed=False), PROMPTS[:1], 1.0)}
     with started_samplers(RECIPE) as actors, pytest.raises(InputError, match="no such model"):
         sample_draws(actors, nothing, SEEDS[:1], RECIPE.ddpo.chunk)

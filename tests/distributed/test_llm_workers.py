@@ -25,7 +25,7 @@ from boig_core.llm.generate import load_llm
 from boig_core.llm.predictor import train_predictor
 from boig_core.storage import commit, store
 from boig_core.storage.manifest import Lineage, publish_folder
-from boig_core.vocabulary import Description, Seen
+from boig_core.vocabulary import Description, Perceived
 from tests.processes import run_ranks
 
 
@@ -106,7 +106,7 @@ def dataset_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     looks = {"Red": 0.6, "Blue": 0.4}, {"warm": 0.6, "neutral": 0.0, "cool": 0.4}
     seen = {
-        q: Seen(Description(*looks, {"ball": (1.0, 2.0, 3.0 + i % 5, 4.0)} if i % 3 else {}))
+        q: Perceived(Description(*looks, {"ball": (1.0, 2.0, 3.0 + i % 5, 4.0)} if i % 3 else {}))
         for i, q in enumerate(questions)
     }
     kept = perceived.folder_of(str(folder), "key")

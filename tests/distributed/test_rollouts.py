@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from boig_core.cluster.rollouts import RayRollouts
 from boig_core.config import Recipe, load_recipe
 from boig_core.diffusion.lora import Adapter, read_adapter
-from boig_core.diffusion.rollout import Chunk, Sampler, epoch_chunks
+from boig_core.diffusion.rollout import RolloutChunk, Sampler, epoch_chunks
 from boig_core.errors import ScorerError
 from boig_core.vocabulary import Sample
 
@@ -109,7 +109,7 @@ class HangsOnce(Warmth):
         return super().score(images, samples)
 
 
-def die_once(marker: Path, chunk: Chunk) -> None:
+def die_once(marker: Path, chunk: RolloutChunk) -> None:
     """Kill the actor of the third chunk, the first time only."""
     if chunk.indices[0] == 4 and not marker.exists():
         marker.write_text("died")

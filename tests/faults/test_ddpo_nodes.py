@@ -45,7 +45,7 @@ from tests.clusters import cluster_of_nodes
 # soon
 if TYPE_CHECKING:
     from boig_core.diffusion.lora import Adapter
-    from boig_core.diffusion.rollout import Chunk
+    from boig_core.diffusion.rollout import RolloutChunk
 
 POOLS = ("rollouts", "rewards", "learner")
 SETTINGS = (
@@ -221,7 +221,7 @@ def calm(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, l
     return adapter.checksum, rewards
 
 
-def lost_in_rollout(folder: Path, chunk: Chunk) -> None:
+def lost_in_rollout(folder: Path, chunk: RolloutChunk) -> None:
     if chunk.epoch == 0 and chunk.indices[0] == 2:
         lose_node(folder, "rollout")
 
@@ -334,7 +334,7 @@ def test_a_learner_without_a_node_ends_by_name(
         run_training(nothing, {}, workers=1, resources=resources, scratch=tmp_path)
 
 
-def waits_for_two(folder: Path, chunk: Chunk) -> None:
+def waits_for_two(folder: Path, chunk: RolloutChunk) -> None:
     """In the first epoch, no chunk before two actors are there; in the second, none before the late
     one loses its node."""
     (folder / f"{os.getpid()}.actor").touch()

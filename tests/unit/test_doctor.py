@@ -45,7 +45,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     thread.join()
 
 
-def finding(tmp_path: Path, check: str) -> doctor.Finding:
+def finding(tmp_path: Path, check: str) -> doctor.CheckResult:
     return next(found for found in doctor.diagnose(str(tmp_path / "store")) if found.check == check)
 
 
@@ -53,7 +53,7 @@ def test_servers_that_answer(server: str, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("RAY_API_ADDRESS", server + "/")
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    assert finding(tmp_path, "ray") == doctor.Finding("ray", "ok", f"{server}: Ray 2.60.0")
+    assert finding(tmp_path, "ray") == doctor.CheckResult("ray", "ok", f"{server}: Ray 2.60.0")
     assert finding(tmp_path, "mlflow").state == "ok"
 
 

@@ -77,14 +77,14 @@ def test_the_bench(
 
 def test_the_doctor() -> None:
     detail = ", ".join(f"package-with-a-name-{n} 1.{n}.0" for n in range(6))
-    lines = doctor.lines(doctor.Finding("packages", "failed", detail))
+    lines = doctor.lines(doctor.CheckResult("packages", "failed", detail))
     check_fits("\n".join(lines))
     assert lines[0].startswith("FAIL packages  package-with-a-name-0 1.0.0,")
     assert all(line.startswith(" " * 15) for line in lines[1:])
     assert " ".join(" ".join(lines).split()).removeprefix("FAIL packages ") == detail
     path = "/very/long" * 12
     assert path in "\n".join(
-        doctor.lines(doctor.Finding("store", "ok", f"{path}: writable"))
+        doctor.lines(doctor.CheckResult("store", "ok", f"{path}: writable"))
     )  # a path is not cut
 
 

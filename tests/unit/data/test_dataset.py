@@ -21,7 +21,7 @@ from boig_core.data.inspect import diff, verify_dataset
 from boig_core.data.perceived import Question
 from boig_core.errors import CorruptError, InputError, StoreUnavailableError
 from boig_core.storage import manifest, store
-from boig_core.vocabulary import Description, KpiValue, Seen
+from boig_core.vocabulary import Description, KpiValue, Perceived
 
 from .conftest import Archive, picture, row
 
@@ -37,7 +37,7 @@ DESCRIPTION = Description(
     {"warm": 0.6, "neutral": 0.0, "cool": 0.4},
     {"ball": (1.0, 2.0, 3.5, 4.0)},
 )
-SEEN = Seen(DESCRIPTION, "a red ball", ("red", "ball"))
+SEEN = Perceived(DESCRIPTION, "a red ball", ("red", "ball"))
 
 
 def publish(archive: Archive, *, described: bool = False) -> str:
@@ -181,7 +181,7 @@ def test_the_same_rows_make_the_same_file_however_they_come(
 def test_an_image_is_known_by_what_was_asked_and_shards_come_before_parts(tmp_path: Path) -> None:
     folder = perceived.folder_of(str(tmp_path), "key")
     plain, worded, other = Question("a" * 64), Question("a" * 64, ("ball",)), Question("b" * 64)
-    seen = {plain: SEEN, worded: Seen(DESCRIPTION), other: replace(SEEN, keywords=())}
+    seen = {plain: SEEN, worded: Perceived(DESCRIPTION), other: replace(SEEN, keywords=())}
     sizes = {"a" * 64: (8, 8), "b" * 64: (8, 8)}
     assert perceived.known(folder, seen) == {}
     first = perceived.keep_part(perceived.table_of({plain: seen[plain]}, sizes), folder)

@@ -17,7 +17,7 @@ from boig_core.config import Data
 from boig_core.data import card, dataset, selection, staging
 from boig_core.data.ingestion import OneProcess
 from boig_core.data.inspect import diff
-from boig_core.data.staging import Chunk
+from boig_core.data.staging import FetchChunk
 from boig_core.errors import InputError
 from boig_core.storage import manifest, store
 
@@ -45,7 +45,7 @@ class Threads(OneProcess):
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
 
-    def fetch(self, chunks: Iterable[Chunk], data: Data, root: str) -> Iterator[pa.Table]:
+    def fetch(self, chunks: Iterable[FetchChunk], data: Data, root: str) -> Iterator[pa.Table]:
         with ThreadPoolExecutor(3) as pool:
             found = list(pool.map(lambda chunk: staging.stage(chunk, data, root), chunks))
         self._random.shuffle(found)
@@ -58,7 +58,7 @@ class Dying(OneProcess):
     def __init__(self, chunks: int) -> None:
         self._chunks = chunks
 
-    def fetch(self, chunks: Iterable[Chunk], data: Data, root: str) -> Iterator[pa.Table]:
+    def fetch(self, chunks: Iterable[FetchChunk], data: Data, root: str) -> Iterator[pa.Table]:
         for table in super().fetch(chunks, data, root):
             if self._chunks == 0:
                 raise KeyboardInterrupt

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from boig_core.demo import view as views
 from boig_core.demo.notes import StageNotes, closing_line
-from boig_core.demo.view import CHAIN, Row, View
+from boig_core.demo.view import CHAIN, TaskRow, View
 from boig_core.observability.kept import KeptLog
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Steps, progress_log
@@ -36,7 +36,7 @@ def view_in(*, terminal: bool) -> tuple[View, io.StringIO]:
     return View(Console(file=out, force_terminal=terminal, width=WIDTH)), out
 
 
-def row_of(view: View, task: str) -> Row:
+def row_of(view: View, task: str) -> TaskRow:
     return next(row for row in view.rows if row.task == task)
 
 
@@ -213,7 +213,7 @@ def test_a_finished_stage_shows_its_result_and_no_gpu_hours(stage: str) -> None:
     metrics, expected = RESULTS[stage]
     used = {"seconds": 12.0, "gpu_hours": 0.0, "cost": 1.0}
     assert closing_line(stage, {**metrics, **used}) == expected
-    row = Row("boig", stage, "success", notes=(expected,), seconds=754.0)
+    row = TaskRow("boig", stage, "success", notes=(expected,), seconds=754.0)
     [line] = row.lines(WIDTH)
     check_fits(line)
     assert expected.split(" · ")[0].split(" of ")[0] in line

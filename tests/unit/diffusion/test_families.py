@@ -19,7 +19,7 @@ from diffusers import (
 )
 
 from boig_core.config import Recipe
-from boig_core.diffusion.finetune import Examples, finetune
+from boig_core.diffusion.finetune import ImageExamples, finetune
 from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import make_trainable, open_policy, read_adapter, save_policy
 from boig_core.diffusion.pipeline import (
@@ -202,7 +202,7 @@ def test_checkpointing_changes_no_gradient(
 def test_finetuning_steps_and_its_folder_opens(
     either: Recipe, tmp_path: Path, rank: int | None
 ) -> None:
-    examples = Examples(
+    examples = ImageExamples(
         np.random.default_rng(3).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8), ["a ball"] * 6
     )
     recipe = on_base(

@@ -12,7 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from boig_core.config import Recipe
-from boig_core.diffusion.finetune import Examples, _loss, finetune, step_rows
+from boig_core.diffusion.finetune import ImageExamples, _loss, finetune, step_rows
 from boig_core.diffusion.lora import Adapter, open_policy, save_policy
 from boig_core.diffusion.pipeline import load_pipeline
 from boig_core.diffusion.sample import sample_images
@@ -32,14 +32,14 @@ def small(recipe: Recipe) -> Recipe:
 
 
 @pytest.fixture
-def examples() -> Examples:
+def examples() -> ImageExamples:
     images = np.zeros((6, 32, 32, 3), np.uint8)
     images[..., 0] = 230
-    return Examples(images, ["a ball"] * 6)
+    return ImageExamples(images, ["a ball"] * 6)
 
 
 def train(
-    recipe: Recipe, examples: Examples, task: Path, attempt: int = 1
+    recipe: Recipe, examples: ImageExamples, task: Path, attempt: int = 1
 ) -> tuple[Adapter, list[float]]:
     losses: list[float] = []
     return finetune(
@@ -57,7 +57,7 @@ def test_rows_are_shuffled_passes() -> None:
 
 
 def test_images_move_towards_the_examples(
-    recipe: Recipe, examples: Examples, tmp_path: Path
+    recipe: Recipe, examples: ImageExamples, tmp_path: Path
 ) -> None:
     adapter, losses = train(set_sd(recipe, steps=31, batch=8, lr=2e-3), examples, tmp_path)
     assert losses[-1] < losses[0]
@@ -70,7 +70,9 @@ def test_images_move_towards_the_examples(
     assert distance[0] < distance[1] - 5
 
 
-def test_resumed_equals_uninterrupted(small: Recipe, examples: Examples, tmp_path: Path) -> None:
+def test_resumed_equals_uninterrupted(
+    small: Recipe, examples: ImageExamples, tmp_path: Path
+) -> None:
     expected, _ = train(small, examples, tmp_path / "whole")
     (tmp_path / "parts").mkdir()
     train(small, examples, tmp_path / "parts")
@@ -82,7 +84,7 @@ def test_resumed_equals_uninterrupted(small: Recipe, examples: Examples, tmp_pat
 
 
 def test_notice_saves_at_the_next_step(
-    small: Recipe, examples: Examples, tmp_path: Path, terminate: Callable[[], None]
+    small: Recipe, examples: ImageExamples, tmp_path: Path, terminate: Callable[[], None]
 ) -> None:
     whole = set_sd(small, checkpoint_every=4)
     expected, _ = train(whole, examples, tmp_path / "whole")
@@ -99,7 +101,7 @@ def test_notice_saves_at_the_next_step(
 
 @pytest.mark.parametrize("rank", [None, 4])
 def test_saved_folder_opens_and_samples_what_was_trained(
-    small: Recipe, examples: Examples, tmp_path: Path, rank: int | None
+    small: Recipe, examples: ImageExamples, tmp_path: Path, rank: int | None
 ) -> None:
     recipe = set_sd(small, lora_rank=rank, lr=2e-2 if rank else 1e-3)
     adapter, _ = train(recipe, examples, tmp_path / "task")
@@ -186,4 +188,4 @@ def test_min_snr_weighs_timesteps_by_the_published_formula(predicted: str) -> No
 
 def test_no_images_is_one_clear_error(small: Recipe, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="high-KPI training samples: 0"):
-        train(small, Examples(np.zeros((0, 32, 32, 3), np.uint8), []), tmp_path)
+        train(small, ImageExamples(np.zeros((0, 32, 32, 3), np.uint8), []), tmp_path)

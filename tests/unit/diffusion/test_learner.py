@@ -14,7 +14,7 @@ import pytest
 from boig_core.config import Monitors, Recipe
 from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import Adapter
-from boig_core.diffusion.rollout import Chunk, LocalRollouts, Sampler, epoch_window
+from boig_core.diffusion.rollout import LocalRollouts, RolloutChunk, Sampler, epoch_window
 from boig_core.errors import (
     InfrastructureError,
     InputError,
@@ -288,7 +288,7 @@ def test_chunks_reach_the_scorer_with_their_own_samples(
             seen.append(tuple(s.id for s in samples))
             return np.arange(len(images), dtype=np.float64)
 
-    chunks: list[Chunk] = []
+    chunks: list[RolloutChunk] = []
 
     class Watched(LocalRollouts):
         def collect(self, adapter: Adapter, wanted: Any) -> Any:

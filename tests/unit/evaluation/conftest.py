@@ -16,7 +16,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from boig_core.config import Recipe, load_recipe
 from boig_core.evaluation.files import write_generation
-from boig_core.evaluation.generation import Measured, summarize
+from boig_core.evaluation.generation import ImageMeasures, summarize
 from boig_core.evaluation.plan import ROWS, make_plan
 from boig_core.evaluation.real import Real
 from boig_core.evaluation.rewriting import rewrite_by_description, rewrite_by_retrieval
@@ -54,7 +54,7 @@ def shrunken() -> Recipe:
 
 def made_up_models(
     recipe: Recipe, gain: float = 1.0
-) -> tuple[Any, dict[str, Measured], dict[str, np.ndarray]]:
+) -> tuple[Any, dict[str, ImageMeasures], dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
     train = make_sample(60, split="train")
     plan = make_plan(
@@ -80,7 +80,7 @@ def made_up_models(
     for name in ROWS:
         shift = gain * shifts.get(name, 0.0)
         embedding_ND = rng.normal(size=(count, 16))
-        measured[name] = Measured(
+        measured[name] = ImageMeasures(
             reward_N=rng.normal(shift, 0.5, count),
             judge_N=rng.normal(shift, 0.5, count),
             clip_N=rng.normal(30, 1, count),

@@ -15,7 +15,7 @@ from boig_core.errors import InputError
 from boig_core.evaluation.description import evaluate, evaluate_files, write_files
 from boig_core.evaluation.intervals import paired_difference
 from boig_core.evaluation.published import PUBLISHED
-from boig_core.llm.metrics import METRICS, HashedNgrams, Pair, table
+from boig_core.llm.metrics import METRICS, HashedNgrams, PredictedPair, table
 from boig_core.vocabulary import BUCKETS, Description, Sample
 
 RED = Description(
@@ -138,7 +138,7 @@ def test_differences_are_those_of_the_paired_bootstrap() -> None:
     }
     got = measure(said, samples)
     values = {
-        model: table([Pair("low", 64, 64, RED, d) for d in found.values()])["colors_iou"]
+        model: table([PredictedPair("low", 64, 64, RED, d) for d in found.values()])["colors_iou"]
         for model, found in said.items()
     }
     expected = paired_difference(

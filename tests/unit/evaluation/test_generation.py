@@ -13,7 +13,7 @@ from PIL import Image
 from boig_core.config import Recipe, load_recipe
 from boig_core.evaluation.distances import fid, kid
 from boig_core.evaluation.files import make_grid, write_generation
-from boig_core.evaluation.generation import BEST, MODELS, Measured, best_of_n, summarize
+from boig_core.evaluation.generation import BEST, MODELS, ImageMeasures, best_of_n, summarize
 from boig_core.evaluation.judges import clip_scores, diversity, diversity_across, novelty
 from boig_core.evaluation.named import named
 from boig_core.evaluation.plan import CHAMPION, ROWS, Plan, make_plan
@@ -56,12 +56,12 @@ def recipe(*overrides: str) -> Recipe:
     )
 
 
-def measured(plan: Plan, shift: float, seed: int, judge: bool = True) -> Measured:
+def measured(plan: Plan, shift: float, seed: int, judge: bool = True) -> ImageMeasures:
     rng = np.random.default_rng(seed)
     n = len(plan.seeds)
     shared = np.random.default_rng(99).normal(size=n)
     embedding = rng.normal(size=(n, 8))
-    return Measured(
+    return ImageMeasures(
         shared + shift, shared + shift if judge else None, np.full(n, 30.0), np.full(n, 20.0) - shift, None,
         np.where(np.arange(n) % 2, 0.5, np.nan),
         embedding / np.linalg.norm(embedding, axis=1, keepdims=True), rng.normal(shift, 1, size=(n, 6)),

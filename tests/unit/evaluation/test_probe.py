@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from boig_core.config import Recipe, load_recipe
 from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import Adapter, read_adapter
-from boig_core.diffusion.rollout import Chunk, LocalRollouts, Sampler
+from boig_core.diffusion.rollout import LocalRollouts, RolloutChunk, Sampler
 from boig_core.errors import InputError
 from boig_core.evaluation.judges import ClipJudge, clip_scores, diversity
 from boig_core.evaluation.probe import PER_PROMPT, Probe, ProbeResult, ProbeScorer
@@ -94,7 +94,7 @@ def judged(setting: Recipe, samples: list[Sample], adapter: Adapter) -> float:
     owners = tuple(sample for sample in samples if sample.split == "test" for _ in range(4))
     images = (
         Sampler(setting)
-        .rollout(adapter, Chunk(1_000, tuple(range(len(owners))), owners, (0, 2)))
+        .rollout(adapter, RolloutChunk(1_000, tuple(range(len(owners))), owners, (0, 2)))
         .images_BHWC
     )
     return float(-((warmth(images) - 0.43) ** 2).mean())

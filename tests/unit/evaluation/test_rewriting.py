@@ -13,7 +13,7 @@ from boig_core.evaluation.rewriting import (
     rewrite_by_description,
     rewrite_by_retrieval,
 )
-from boig_core.rewards.calibration import Conditions, Pair
+from boig_core.rewards.calibration import Conditions, KpiPair
 from boig_core.vocabulary import Description, Sample
 
 
@@ -66,7 +66,7 @@ def test_retrieval_takes_the_nearest_high_training_post_of_the_account() -> None
 
 
 def test_boigllm_is_asked_for_a_high_image_of_the_account() -> None:
-    known = Conditions(accounts={"a": Pair(high=812, low=3)}, fallback=Pair(high=77, low=5))
+    known = Conditions(accounts={"a": KpiPair(high=812, low=3)}, fallback=KpiPair(high=77, low=5))
     ours, other = high_prompts(
         [sample(0), sample(1, account="new", bucket="low", kpi=1)], known, load_recipe("tiny")
     )

@@ -16,7 +16,7 @@ from boig_core.evaluation.terminal import (
     validity_lines,
 )
 from boig_core.llm.metrics import METRICS
-from boig_core.rewards.calibration import Calibration, Conditions, Pair
+from boig_core.rewards.calibration import Calibration, Conditions, KpiPair
 from boig_core.rewards.weighted import Scale
 from tests.unit.narrow import check_fits, rendered
 
@@ -205,7 +205,7 @@ def test_lines_of_a_calibration_fit_with_the_longest_names_and_verdicts() -> Non
         recommended=name,
         clip=(0.0, 1.0),
         scales={name: Scale(mean=0.0, std=1.0)},
-        conditions=Conditions(accounts={}, fallback=Pair(high=90.0, low=10.0)),
+        conditions=Conditions(accounts={}, fallback=KpiPair(high=90.0, low=10.0)),
         splits={
             "validation": {name: measured(0.75), "dsg": measured(None)},
             "test": {name: measured(0.8125), "dsg": measured(None)},

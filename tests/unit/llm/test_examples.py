@@ -11,8 +11,8 @@ import pytest
 
 from boig_core.config import Pattern, Recipe, parse_recipe
 from boig_core.llm import examples as module
-from boig_core.llm.batches import Draw, Order, by_bucket
-from boig_core.llm.examples import Examples, make_examples
+from boig_core.llm.batches import Order, SampleDraw, by_bucket
+from boig_core.llm.examples import TokenExamples, make_examples
 from boig_core.llm.tokens import Example, build_tokenizer
 from boig_core.verbalization.patterns import PATTERNS, Mix
 from boig_core.verbalization.templates import build_prompt, condition_of
@@ -47,7 +47,11 @@ def test_by_default_every_pass_is_alike_and_encoded_once(
     monkeypatch.setattr(
         module, "encode_examples", lambda *args: [] if not args[1] else pytest.fail("encoded again")
     )
-    assert made.drawn([Draw(3, 0), Draw(3, 1), Draw(5, 9)]) == [made[3], made[3], made[5]]
+    assert made.drawn([SampleDraw(3, 0), SampleDraw(3, 1), SampleDraw(5, 9)]) == [
+        made[3],
+        made[3],
+        made[5],
+    ]
     prompt = build_prompt(samples[3], condition_of(samples[3]))
     assert tokenizer.decode(made[3].prompt_T, skip_special_tokens=True) == prompt
 
@@ -56,7 +60,7 @@ def test_the_twin_differs_in_the_kpi_line_alone(samples: list[Sample], tokenizer
     told, blind = (
         make_examples(tokenizer, samples, recipe(**EVEN), with_kpi=flag) for flag in (True, False)
     )
-    draws = [Draw(row, turn) for turn in range(4) for row in range(len(samples))]
+    draws = [SampleDraw(row, turn) for turn in range(4) for row in range(len(samples))]
     shorter = 0
     for one, other in zip(told.drawn(draws), blind.drawn(draws), strict=True):
         assert one.answer_T.tolist() == other.answer_T.tolist()
@@ -83,8 +87,8 @@ def test_a_training_that_goes_on_draws_what_an_uninterrupted_one_does(
 
 def test_answers_follow_the_pattern(samples: list[Sample], tokenizer: Any) -> None:
     mix = Mix.of(recipe(**EVEN), with_kpi=True)
-    made = Examples(tokenizer, samples, recipe().llm, mix)
-    draws = [Draw(row, turn) for turn in (0, 5) for row in range(len(samples))]
+    made = TokenExamples(tokenizer, samples, recipe().llm, mix)
+    draws = [SampleDraw(row, turn) for turn in (0, 5) for row in range(len(samples))]
     met: set[Pattern] = set()
     for draw, example in zip(draws, made.drawn(draws), strict=True):
         sample, pattern = samples[draw.row], mix.pattern(samples[draw.row], draw.turn)

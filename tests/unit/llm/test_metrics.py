@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boig_core.llm.metrics import METRICS, HashedNgrams, Pair, sample_metrics, table
+from boig_core.llm.metrics import METRICS, HashedNgrams, PredictedPair, sample_metrics, table
 from boig_core.vocabulary import PALETTE, TONES, Box, Bucket, Description
 
 VECTORS = HashedNgrams()
@@ -36,7 +36,7 @@ def test_a_hand_computed_example() -> None:
     said = Description(
         {"Black": 0.5, "Red": 0.5}, {"warm": 0.5, "cool": 0.5}, {"mug": (10.0, 0.0, 30.0, 10.0)}
     )
-    got = sample_metrics(Pair("high", 30, 40, truth, said), Fixed())
+    got = sample_metrics(PredictedPair("high", 30, 40, truth, said), Fixed())
     assert got["colors_iou"] == pytest.approx(1 / 3)
     assert got["colors_cosine"] == pytest.approx(1.0)  # 0.7 itself does not count
     assert got["colors_coverage_rmse"] == pytest.approx(0.1)
@@ -51,7 +51,7 @@ def test_a_hand_computed_example() -> None:
     assert got["colors_rgb_distance"] == pytest.approx(0.0)
 
 
-def brute_force(pair: Pair) -> dict[str, float]:
+def brute_force(pair: PredictedPair) -> dict[str, float]:
     """The definitions of PAPER section 5, written down a second time over all pairs as arrays."""
     g, p = pair.truth, pair.prediction or Description()
 
@@ -139,7 +139,7 @@ descriptions = st.builds(
 def test_any_sample_agrees_with_brute_force(
     truth: Description, said: Description | None, width: int, height: int
 ) -> None:
-    pair = Pair("high", width, height, truth, said)
+    pair = PredictedPair("high", width, height, truth, said)
     got, expected = sample_metrics(pair, VECTORS), brute_force(pair)
     assert list(got) == list(METRICS)
     for metric in METRICS:
@@ -153,10 +153,10 @@ def test_empty_sets_have_no_pairs() -> None:
     for truth, said in ((Description(), Description()), (Description(), None)):
         assert all(
             math.isnan(value)
-            for value in sample_metrics(Pair("low", 8, 8, truth, said), VECTORS).values()
+            for value in sample_metrics(PredictedPair("low", 8, 8, truth, said), VECTORS).values()
         )
     for truth, said in ((red, Description()), (red, None), (Description(), red)):
-        got = sample_metrics(Pair("low", 8, 8, truth, said), VECTORS)
+        got = sample_metrics(PredictedPair("low", 8, 8, truth, said), VECTORS)
         assert {metric for metric, value in got.items() if value == 0} == {
             "colors_iou",
             "objects_iou",
@@ -177,7 +177,7 @@ def test_a_second_hand_computed_example_with_several_pairs() -> None:
         {"warm": 0.4, "cool": 0.6},
         {"cup": (0.0, 0.0, 10.0, 10.0)},
     )
-    got = sample_metrics(Pair("low", 30, 40, truth, said), Fixed())
+    got = sample_metrics(PredictedPair("low", 30, 40, truth, said), Fixed())
     gap = math.hypot(55, 55, 57) / 255  # (15, 15, 15) to (70, 70, 72)
     assert got["colors_rgb_distance"] == pytest.approx((0 + gap + gap + 0) / 4)
     assert got["colors_coverage_rmse"] == pytest.approx(0.4)
@@ -196,7 +196,7 @@ def test_random_samples_agree_with_brute_force() -> None:
     rng = np.random.default_rng(0)
     buckets: list[Bucket] = ["high", "medium", "low"]
     pairs = [
-        Pair(
+        PredictedPair(
             buckets[i % 3],
             128,
             96,

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from boig_core.config import Recipe, load_recipe
-from boig_core.orchestration.gates import Evidence, Gate, evaluate_gates, table
+from boig_core.orchestration.gates import Gate, PromotionEvidence, evaluate_gates, table
 
 NEW, OLD = "s3://b/models/boigsd/new", "s3://b/models/boigsd/old"
-FIRST = Evidence(champion=None, compared=None, candidate=NEW, monitors={})
+FIRST = PromotionEvidence(champion=None, compared=None, candidate=NEW, monitors={})
 SECOND = replace(FIRST, champion=OLD, compared=OLD)
 
 
@@ -52,7 +52,9 @@ def report(**changes: Any) -> dict[str, Any]:
     return tree
 
 
-def gates(tree: dict[str, Any], *overrides: str, evidence: Evidence = SECOND) -> dict[str, Gate]:
+def gates(
+    tree: dict[str, Any], *overrides: str, evidence: PromotionEvidence = SECOND
+) -> dict[str, Gate]:
     return {
         gate.name: gate for gate in evaluate_gates(tree, load_recipe("tiny", overrides), evidence)
     }

@@ -18,7 +18,7 @@ from PIL import Image
 from boig_core.config import load_recipe
 from boig_core.errors import InputError, NotFoundInStoreError
 from boig_core.rewards.batch import BatchScorer, Item, folder_items, split_items, summary
-from boig_core.rewards.calibration import Conditions, Pair
+from boig_core.rewards.calibration import Conditions, KpiPair
 from boig_core.rewards.scorer import Models
 from boig_core.vocabulary import Description, Sample
 
@@ -39,7 +39,7 @@ SAMPLE = Sample(
     64,
 )
 SEEN = replace(SAMPLE, description=Description({"Red": 1.0}))
-CONDITIONS = Conditions(accounts={}, fallback=Pair(high=70, low=3))
+CONDITIONS = Conditions(accounts={}, fallback=KpiPair(high=70, low=3))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from boig_core.config import LLM
 from boig_core.rewards import cache
 from boig_core.rewards.cache import cache_folder, in_parts, questions, through_cache
-from boig_core.rewards.calibration import Conditions, Pair
+from boig_core.rewards.calibration import Conditions, KpiPair
 from boig_core.verbalization.templates import COMPACT
 from boig_core.vocabulary import Sample
 
@@ -34,7 +34,7 @@ SAMPLE = Sample(
     128,
     64,
 )
-CONDITIONS = Conditions(accounts={"a": Pair(high=90, low=5)}, fallback=Pair(high=70, low=3))
+CONDITIONS = Conditions(accounts={"a": KpiPair(high=90, low=5)}, fallback=KpiPair(high=70, low=3))
 
 
 class Counting:
@@ -86,12 +86,12 @@ def test_a_question_is_the_image_its_frame_and_what_the_prompts_say() -> None:
         (replace(SAMPLE, width=64), CONDITIONS, SAMPLE.image),
         (
             SAMPLE,
-            CONDITIONS.model_copy(update={"accounts": {"a": Pair(high=91, low=5)}}),
+            CONDITIONS.model_copy(update={"accounts": {"a": KpiPair(high=91, low=5)}}),
             SAMPLE.image,
         ),
         (
             SAMPLE,
-            CONDITIONS.model_copy(update={"accounts": {"a": Pair(high=90, low=4)}}),
+            CONDITIONS.model_copy(update={"accounts": {"a": KpiPair(high=90, low=4)}}),
             SAMPLE.image,
         ),
     ]

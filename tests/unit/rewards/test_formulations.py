@@ -11,7 +11,7 @@ import pytest
 from boig_core.config import RewardName
 from boig_core.rewards import REWARDS, offered
 from boig_core.rewards.engagement import engagement
-from boig_core.rewards.evidence import Evidence
+from boig_core.rewards.evidence import RewardEvidence
 from boig_core.vocabulary import Box, Description
 
 HIGH = np.log([0.5, 0.25, 0.8])
@@ -22,8 +22,8 @@ SEEN = Description(
 )
 
 
-def evidence(high_T: Any, low_T: Any) -> Evidence:
-    return Evidence(Description(), high_T, low_T)
+def evidence(high_T: Any, low_T: Any) -> RewardEvidence:
+    return RewardEvidence(Description(), high_T, low_T)
 
 
 def value(name: str, high_T: Any = HIGH, low_T: Any = LOW) -> float:
@@ -51,7 +51,7 @@ def test_contrast_is_the_evidence_for_high_and_ignores_what_is_merely_typical() 
 
 
 def like(seen: Description, predicted: Description) -> float:
-    return REWARDS["attribute_similarity"].of(Evidence(seen, predicted=predicted))
+    return REWARDS["attribute_similarity"].of(RewardEvidence(seen, predicted=predicted))
 
 
 def test_attribute_similarity_is_the_mean_of_three_likenesses() -> None:
@@ -73,19 +73,21 @@ def test_attribute_similarity_leaves_out_what_is_undefined() -> None:
 
 
 def test_engagement_is_the_predicted_percentile() -> None:
-    assert engagement(Evidence(SEEN, engagement=42.5)) == 42.5
+    assert engagement(RewardEvidence(SEEN, engagement=42.5)) == 42.5
 
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_a_formulation_reads_what_it_declares_and_nothing_else(name: str) -> None:
     whole: Mapping[str, Any] = {"high_T": HIGH, "low_T": LOW, "predicted": SEEN, "engagement": 50.0}
     needs = REWARDS[name].needs
-    assert REWARDS[name].of(Evidence(SEEN, **{part: whole[part] for part in needs})) == REWARDS[
-        name
-    ].of(Evidence(SEEN, **whole))
+    assert REWARDS[name].of(
+        RewardEvidence(SEEN, **{part: whole[part] for part in needs})
+    ) == REWARDS[name].of(RewardEvidence(SEEN, **whole))
     for part in needs:
         with pytest.raises(ValueError, match="does not declare"):
-            REWARDS[name].of(Evidence(SEEN, **{other: whole[other] for other in needs - {part}}))
+            REWARDS[name].of(
+                RewardEvidence(SEEN, **{other: whole[other] for other in needs - {part}})
+            )
 
 
 def test_engagement_is_offered_with_a_predictor_alone() -> None:

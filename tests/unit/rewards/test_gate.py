@@ -22,7 +22,7 @@ from boig_core.rewards import REWARDS, offered
 from boig_core.rewards.calibration import (
     Calibration,
     Conditions,
-    Pair,
+    KpiPair,
     passes,
     read_calibration,
     recommend,
@@ -66,7 +66,7 @@ def calibrated(
     found = ray_jobs.calibrate.measure(
         rewards, np.arange(len(samples), dtype=float) % 11, samples, recipe()
     )
-    conditions = Conditions(accounts={}, fallback=Pair(high=30, low=10))
+    conditions = Conditions(accounts={}, fallback=KpiPair(high=30, low=10))
     return Calibration(
         reward=chosen,
         clip=(-1, 1),

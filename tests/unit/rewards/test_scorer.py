@@ -15,7 +15,7 @@ from boig_core.errors import ScorerError
 from boig_core.llm.generate import load_llm
 from boig_core.llm.score import answer_logprobs
 from boig_core.llm.tokens import build_tokenizer
-from boig_core.rewards.calibration import Calibration, Conditions, Pair
+from boig_core.rewards.calibration import Calibration, Conditions, KpiPair
 from boig_core.rewards.scorer import (
     LlmScorer,
     Models,
@@ -44,7 +44,7 @@ SAMPLE = Sample(
     128,
     64,
 )
-CONDITIONS = Conditions(accounts={"a": Pair(high=90, low=5)}, fallback=Pair(high=70, low=3))
+CONDITIONS = Conditions(accounts={"a": KpiPair(high=90, low=5)}, fallback=KpiPair(high=70, low=3))
 
 
 class FixedPerceiver:
