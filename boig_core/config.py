@@ -258,7 +258,7 @@ class Perception(_Section):
 
 
 class LLM(_Section):
-    """BoigLLM: behaviour fine-tuning of a causal language model (PAPER sections 3 and 4)."""
+    """BoigLLM: behavior fine-tuning of a causal language model (PAPER sections 3 and 4)."""
 
     base: str | None = None
     """A causal LM to start from: a hub id, a folder or a store URI; none: a Llama from scratch with
@@ -291,9 +291,9 @@ class LLM(_Section):
     """Those of ``data.more_kpis`` that prompts and answers may name beside ``data.kpi``; rewards
     ask by ``data.kpi`` alone."""
     steps: int = Field(300, ge=1)
-    """Optimiser steps."""
+    """Optimizer steps."""
     batch: int = Field(32, ge=1)
-    """Samples an optimiser step, over all workers."""
+    """Samples an optimizer step, over all workers."""
     micro_batch: int = Field(16, ge=1)
     """Samples a forward pass and worker; what a step needs beyond them is accumulated."""
     lora_rank: int | None = Field(None, ge=1)
@@ -443,9 +443,9 @@ class SD(_Section):
     autoencoder are float32 in any case. Alignment in bfloat16 needs a clip_ratio of 1e-3 or so: the
     start-up check asks for ratios within a tenth of it."""
     steps: int = Field(300, ge=1)
-    """Optimiser steps of the high-KPI fine-tuning."""
+    """Optimizer steps of the high-KPI fine-tuning."""
     batch: int = Field(32, ge=1)
-    """Images an optimiser step, over all workers."""
+    """Images an optimizer step, over all workers."""
     lr: float = Field(2e-4, gt=0)
     """Peak learning rate of the high-KPI fine-tuning."""
     min_snr: float | None = Field(5.0, gt=0)
@@ -612,7 +612,7 @@ class DDPO(_Section):
     inner_epochs: int = Field(1, ge=1)
     """Passes over an epoch's trajectories."""
     updates: int = Field(2, ge=1)
-    """Optimiser steps a pass."""
+    """Optimizer steps a pass."""
     lr: float = Field(3e-3, gt=0)
     """Learning rate."""
     lora_rank: int | None = Field(16, ge=1)

@@ -1,4 +1,4 @@
-"""Stage finetune_llm: behaviour fine-tuning of BoigLLM and of its no-KPI twin, on Ray Train workers
+"""Stage finetune_llm: behavior fine-tuning of BoigLLM and of its no-KPI twin, on Ray Train workers
 with DeepSpeed.
 
 They are trained on the same samples, steps and seed; the twin's prompts lack the KPI line. Where

@@ -247,7 +247,7 @@ class Learner:
         return self._stopped()
 
     def _restore(self) -> int:
-        """Weights, optimiser, RNG, per-prompt statistics and what the monitors saw, of the newest
+        """Weights, optimizer, RNG, per-prompt statistics and what the monitors saw, of the newest
         checkpoint; returns the first epoch."""
         restored = self.checkpoints.restore(self.best)
         if restored is None:

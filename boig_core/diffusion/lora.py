@@ -2,7 +2,7 @@
 written out for deployment.
 
 A policy is the base model, which every process opens by itself, plus an `Adapter`: the trainable
-weights with a version and a checksum. Leaves out: optimiser state (see `boig_core.training`).
+weights with a version and a checksum. Leaves out: optimizer state (see `boig_core.training`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What DDPO maximises once rewards are there: advantages by one of two rules, and the clipped
+"""What DDPO maximizes once rewards are there: advantages by one of two rules, and the clipped
 importance ratio. Pure functions.
 
 ``ddpo`` holds each reward against the running statistics of its prompt over epochs (PAPER section
@@ -109,7 +109,7 @@ class Scored:
 
 
 def clipped_ratio(batch: Scored) -> tuple[torch.Tensor, dict[str, float]]:
-    """PPO's clipped surrogate, to be minimised, as a mean over the micro-batch.
+    """PPO's clipped surrogate, to be minimized, as a mean over the micro-batch.
 
     Returns:
         loss, and metrics: ``ratio_deviation`` (largest |ratio - 1|), ``ratio_min``, ``ratio_max``;

@@ -1,4 +1,4 @@
-"""Evaluation of behaviour-conditioned image description: models in one table, compared in pairs,
+"""Evaluation of behavior-conditioned image description: models in one table, compared in pairs,
 from memory or from JSONL files.
 
 Files join on ``id``. Truth lines: ``{"id", "bucket", "width", "height", "description": ANSWER}``;

@@ -2,7 +2,7 @@
 ``generation.json``.
 
 Each model samples the same prompts from the same starting noise. `reward` is clipped: it is what
-DDPO maximised. `judge` took no part in training. ``named`` says whether perception, on which the
+DDPO maximized. `judge` took no part in training. ``named`` says whether perception, on which the
 reward stands, still sees what the prompts name. A measure that was not run is None and has its
 reason under ``absent``. Leaves out: what is sampled (`plan`), real images (`real`), parts of the
 prompts (`slices`) and the page (`report`). Shape letters: N = P x K images, P prompts, K images a

@@ -30,7 +30,7 @@ class Series:
 
 
 def line_chart(lines: Sequence[Series]) -> str:
-    """Lines on common axes, each labelled at its end; a faint line shows the values, a strong one
+    """Lines on common axes, each labeled at its end; a faint line shows the values, a strong one
     their running mean."""
     every_y = [y for line in lines for y in line.ys]
     xs = _ticks(

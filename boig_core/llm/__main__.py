@@ -1,4 +1,4 @@
-"""Behaviour fine-tuning on one machine, without Ray: ``torchrun --nproc-per-node 2 -m boig_core.llm
+"""Behavior fine-tuning on one machine, without Ray: ``torchrun --nproc-per-node 2 -m boig_core.llm
 RECIPE DATASET OUT``.
 
 The same loop as in the stage, fed by hand. ``OUT`` receives the model folder, ``metrics.jsonl``,
@@ -21,7 +21,7 @@ from boig_core.observability.logs import configure_logging
 def main() -> int:
     """Train one model; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="torchrun -m boig_core.llm", description="Behaviour fine-tuning without Ray."
+        prog="torchrun -m boig_core.llm", description="Behavior fine-tuning without Ray."
     )
     parser.add_argument("recipe", help="a recipe by name, or a YAML file")
     parser.add_argument("dataset", help="URI of a perceived dataset's version")

@@ -1,4 +1,4 @@
-"""Batches: which samples each optimiser step sees, and how they become tensors.
+"""Batches: which samples each optimizer step sees, and how they become tensors.
 
 The order is a pure function of (seed, step): BoigLLM and its no-KPI twin see the same samples, and
 a resumed training goes on exactly where it stopped. The task says in which groups samples are

@@ -1,4 +1,4 @@
-"""Behaviour fine-tuning of a causal language model (PAPER sections 3 and 4): the loop, without
+"""Behavior fine-tuning of a causal language model (PAPER sections 3 and 4): the loop, without
 knowing of Ray.
 
 The same code trains BoigLLM, its no-KPI twin and the engagement predictor (`predictor`), which

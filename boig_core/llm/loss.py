@@ -1,4 +1,4 @@
-"""The loss of behaviour fine-tuning: cross-entropy of the answers' tokens, over all ranks and
+"""The loss of behavior fine-tuning: cross-entropy of the answers' tokens, over all ranks and
 micro-batches of a step.
 
 Logits are made at the columns that predict an answer's token alone. Where they would still be wide

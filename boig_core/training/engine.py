@@ -1,7 +1,7 @@
 """The training engine: DeepSpeed behind one small class, the same under Ray Train, ``torchrun`` and
 one plain process.
 
-Owns the optimiser (AdamW), the learning rate, ZeRO, gradient clipping, the refusal of a loss that
+Owns the optimizer (AdamW), the learning rate, ZeRO, gradient clipping, the refusal of a loss that
 is not finite, and saving and loading its whole state. This is the only module that imports
 deepspeed. Leaves out: data, losses, where checkpoints go (see `checkpoint`) and how processes are
 started (see `boig_core.cluster.train`).
@@ -38,11 +38,11 @@ _LARGEST_BUCKET = 500_000_000
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How to optimise.
+    """How to optimize.
 
     Attributes:
         lr: peak learning rate.
-        steps: optimiser steps of the whole training: the length of the schedule.
+        steps: optimizer steps of the whole training: the length of the schedule.
         warmup: share of the steps over which the rate rises linearly.
         schedule: what follows the warm-up: ``cosine`` down to a tenth of the peak, or ``constant``.
         betas: of AdamW.
@@ -50,7 +50,7 @@ class EngineConfig:
             biases).
         grad_clip: largest gradient norm.
         zero_stage: DeepSpeed ZeRO stage.
-        dtype: precision of weights and activations; the optimiser always keeps float32 master
+        dtype: precision of weights and activations; the optimizer always keeps float32 master
             weights.
         offload: what rests in the host's memory: nothing, the ``optimizer`` (its states and its
             step), or ``all`` (weights too; ZeRO 3).
@@ -68,7 +68,7 @@ class EngineConfig:
     offload: Offload = "none"
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of optimiser step ``step``, counted from 0."""
+        """Learning rate of optimizer step ``step``, counted from 0."""
         rising = math.ceil(self.warmup * self.steps)
         if step < rising:
             return self.lr * (step + 1) / (rising + 1)
@@ -80,7 +80,7 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What one optimiser step did: ``loss`` is the mean over ranks, ``grad_norm`` the norm before
+    """What one optimizer step did: ``loss`` is the mean over ranks, ``grad_norm`` the norm before
     clipping."""
 
     loss: float
@@ -89,13 +89,13 @@ class StepInfo:
 
 
 class Engine:
-    """A model with its optimiser, spread over the ranks of the process group. Make it with
+    """A model with its optimizer, spread over the ranks of the process group. Make it with
     `create`.
 
     Attributes:
-        config: how it optimises.
+        config: how it optimizes.
         settings: the same as DeepSpeed's config, as JSON holds it.
-        steps_done: optimiser steps so far.
+        steps_done: optimizer steps so far.
         leaving: whether the machine of any rank was about to go at the last step; the same on every
             rank.
     """
@@ -115,7 +115,7 @@ class Engine:
 
         Args:
             model: on any device; moved to this rank's.
-            config: how to optimise.
+            config: how to optimize.
             params: what to train; none: every parameter that requires a gradient (with LoRA: the
                 adapter).
         """
@@ -170,7 +170,7 @@ class Engine:
         return self.config.lr_at(self.steps_done)
 
     def step(self, losses: Sequence[Callable[[], Tensor]]) -> StepInfo:
-        """One optimiser step on the mean over ranks of the sum of this rank's micro-batch losses.
+        """One optimizer step on the mean over ranks of the sum of this rank's micro-batch losses.
 
         Args:
             losses: one function per micro-batch, run in turn, each giving a scalar loss; equally
@@ -258,7 +258,7 @@ class Engine:
         }
 
     def save(self, folder: Path) -> None:
-        """Write this rank's part of weights, optimiser, step count and RNG state; every rank must
+        """Write this rank's part of weights, optimizer, step count and RNG state; every rank must
         call it.
 
         Ranks write files of different names, so that one folder may serve all of them or each may
@@ -381,7 +381,7 @@ class Engine:
 
 
 def deepspeed_settings(config: EngineConfig, trained: int) -> dict[str, Any]:
-    """The DeepSpeed config of a training of so many parameters; the optimiser and the learning rate
+    """The DeepSpeed config of a training of so many parameters; the optimizer and the learning rate
     are the engine's own."""
     cuda = torch.cuda.is_available()
     host = {"device": "cpu", "pin_memory": cuda}

@@ -208,7 +208,7 @@ def train(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _for_trl(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same DeepSpeed config, with the batch and the optimiser left to the trainer, which
+    """The same DeepSpeed config, with the batch and the optimizer left to the trainer, which
     insists on setting them."""
     kept = {key: value for key, value in settings.items() if key != "optimizer"}
     return {**kept, "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto"}

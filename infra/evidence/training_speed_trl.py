@@ -5,7 +5,7 @@ environment of its own without boig.
         MASTER_ADDR=127.0.0.1 MASTER_PORT=29533 \\
         PYTHON infra/evidence/training_speed_trl.py FOLDER '{"packing": true, …}'
 
-Prints one JSON line: seconds of each optimiser step, its tokens (prompts and answers, no padding),
+Prints one JSON line: seconds of each optimizer step, its tokens (prompts and answers, no padding),
 and the peak of resident memory.
 """
 
@@ -25,7 +25,7 @@ from trl import SFTConfig, SFTTrainer
 
 
 class Clock(TrainerCallback):
-    """Seconds of each optimiser step."""
+    """Seconds of each optimizer step."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
