@@ -109,12 +109,14 @@ class Services:
     def __init__(self, home: Path) -> None:
         self.home = home
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._log_starts: dict[str, int] = {}
         self._pids = home / "pids.json"
         (home / "logs").mkdir(parents=True, exist_ok=True)
 
     def start(self, name: str, argv: list[str], env: dict[str, str]) -> None:
         """Start a server in a session of its own."""
         with (self.home / "logs" / f"{name}.log").open("ab") as log:
+            self._log_starts[name] = log.tell()
             process = subprocess.Popen(
                 argv,
                 env=env,
@@ -155,10 +157,11 @@ class Services:
                 )
 
     def tail(self, name: str, lines: int = 12) -> str:
-        """Last lines of a server's log."""
+        """Last lines of a server's log since its newest start: an earlier one said that it was
+        ready, too."""
         path = self.home / "logs" / f"{name}.log"
-        text = path.read_text(errors="replace").splitlines() if path.exists() else []
-        return "\n".join(["", *text[-lines:]])
+        log = path.read_bytes()[self._log_starts.get(name, 0) :] if path.exists() else b""
+        return "\n".join(["", *log.decode(errors="replace").splitlines()[-lines:]])
 
     def stop(self, name: str) -> None:
         """Stop a server with all its descendants."""

@@ -184,3 +184,12 @@ def test_airflow_waits_longer_for_its_database_than_sqlite_does(tmp_path: Path) 
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 1000 * LOCKED_S
     assert LOCKED_S < ANSWER_S, "who asks hears of a lock before giving up"
     assert float(env["AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT"]) > LOCKED_S
+
+
+def test_a_server_that_is_started_again_is_not_ready_by_what_it_said_before(tmp_path: Path) -> None:
+    services = Services(tmp_path)
+    for says in ("ready", "not yet"):
+        services.start("server", [sys.executable, "-c", f"print({says!r})"], dict(os.environ))
+        services._running["server"].wait()
+        assert services.tail("server").split("\n") == ["", says]
+        services.stop("server")
