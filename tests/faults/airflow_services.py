@@ -91,7 +91,7 @@ def postgres_programs() -> Path:
     pytest.skip(reason)
 
 
-def until(what: str, true: Callable[[], Any], limit_s: float = 240.0, every_s: float = 1.0) -> Any:
+def until(what: str, true: Callable[[], Any], limit_s: float = 600.0, every_s: float = 1.0) -> Any:
     """Wait for an event; returns what ``true`` returned. The limit is for a hang alone: it decides
     nothing else.
 

@@ -7,7 +7,7 @@ import pytest
 from tests.faults.airflow_services import Installation, until
 from tests.webhook import Receiver
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 
 def test_a_late_run_is_told_once_and_goes_on(services: Installation, receiver: Receiver) -> None:
