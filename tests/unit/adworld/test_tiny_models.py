@@ -141,6 +141,7 @@ def test_training_set_depends_on_seed_and_index_alone() -> None:
     assert few.crop_colors_N.max() < len(OBJECT_COLORS)
 
 
+@pytest.mark.slow
 def test_build_runs_whole_and_again_to_the_same_bits(tmp_path: Path) -> None:
     first, second = (build.build(tmp_path / name, seed=3, scale=0.002) for name in ("a", "b"))
     assert first["files"] == second["files"]

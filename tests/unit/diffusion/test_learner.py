@@ -101,6 +101,7 @@ class Killed:
         return self.warmth.score(images, samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

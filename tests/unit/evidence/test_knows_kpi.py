@@ -284,8 +284,8 @@ def test_shuffled_labels_ask_for_the_reverse(script: ModuleType, asked: list[Sam
 
 def test_what_cannot_be_compared_fails(script: ModuleType) -> None:
     nothing = script.Gain(math.nan, math.nan, math.nan)
-    assert script.Line("colors_iou", "no_kpi", "high", {"all": nothing}, 0.5).holds is False
-    assert script.Line("colors_iou", "no_kpi", "high", {"all": nothing}, None).holds is False
+    assert script.GainLine("colors_iou", "no_kpi", "high", {"all": nothing}, 0.5).holds is False
+    assert script.GainLine("colors_iou", "no_kpi", "high", {"all": nothing}, None).holds is False
 
 
 def test_the_table_says_what_failed(script: ModuleType, asked: list[Sample]) -> None:
