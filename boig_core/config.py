@@ -37,7 +37,7 @@ Kpi = Annotated[str, Field(pattern=r"^[^/]+(/[^/]+)?$")]
 ImageFormat = Literal["original", "png", "jpeg", "webp"]
 """How a dataset keeps images."""
 Pattern = Literal["describe", "aim_describe", "aim_predict", "predict"]
-"""A pattern of behavior fine-tuning, 1 to 4 in PAPER section 3."""
+"""A pattern of behavior fine-tuning, 1 to 4 as the paper counts them."""
 RewardName = Literal["contrast", "mean_logprob", "dsg", "attribute_similarity", "engagement"]
 """A formulation of the reward."""
 Rewrite = Literal["retrieval", "boigllm"]
@@ -46,7 +46,7 @@ Action = Literal["off", "warn", "stop", "keep_best"]
 """What a tripped monitor does: nothing; one line in the log; end the training with what it has; end
 it with the best epoch's policy."""
 Monitor = Literal["plateau", "fall", "collapse", "drift", "overoptimization"]
-"""A sign of a training that fails (PAPER section 7)."""
+"""A sign of a training that fails."""
 SplitBy = Literal["post", "account", "time"]
 """What never crosses splits."""
 
@@ -62,7 +62,7 @@ class _Section(BaseModel):
 
 
 class Data(_Section):
-    """Which posts count, how KPIs become buckets, how posts are split (PAPER section 1)."""
+    """Which posts count, how KPIs become buckets, how posts are split."""
 
     name: str = Field("posts", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Name of the dataset in the store: ``datasets/NAME``."""
@@ -258,7 +258,7 @@ class Perception(_Section):
 
 
 class LLM(_Section):
-    """BoigLLM: behavior fine-tuning of a causal language model (PAPER sections 3 and 4)."""
+    """BoigLLM: behavior fine-tuning of a causal language model."""
 
     base: str | None = None
     """A causal LM to start from: a hub id, a folder or a store URI; none: a Llama from scratch with
@@ -390,7 +390,7 @@ class Resources(_Section):
 
 
 class Reward(_Section):
-    """What DDPO maximizes (PAPER section 6)."""
+    """What DDPO maximizes."""
 
     weights: dict[RewardName, float] = Field({"contrast": 1.0}, min_length=1)
     """Formulations by their weights. Of several, each counts in units of its own spread on real
@@ -432,7 +432,7 @@ class Reward(_Section):
 
 
 class SD(_Section):
-    """The diffusion model and its high-KPI fine-tuning baseline (PAPER section 6)."""
+    """The diffusion model and its high-KPI fine-tuning baseline."""
 
     base: str = "package:tiny-sd"
     """Stable Diffusion 1.x, 2.x or XL to start from: a hub id, a folder, or ``package:NAME``."""
@@ -528,8 +528,8 @@ class Overoptimization(_Section):
 
 
 class Monitors(_Section):
-    """Signs of a training that fails (PAPER section 7), checked after each epoch; the last two
-    where there is a probe."""
+    """Signs of a training that fails, checked after each epoch; the last two where there is a
+    probe."""
 
     plateau: Plateau = Plateau()
     """No rise of the reward."""
@@ -549,7 +549,7 @@ class Monitors(_Section):
 
 
 class DDPO(_Section):
-    """Alignment of the diffusion model by its reward (PAPER section 7)."""
+    """Alignment of the diffusion model by its reward."""
 
     epochs: int = Field(30, ge=1)
     """Epochs: one round of rollouts and its updates."""
@@ -712,7 +712,7 @@ class DDPO(_Section):
 
 class FewShot(_Section):
     """A general language model behind an OpenAI-compatible endpoint, shown examples of the training
-    split (PAPER section 5)."""
+    split."""
 
     base_url: str = Field(pattern=r"^https?://[^\s?#@]+$")
     """Of the endpoint, up to where ``/chat/completions`` follows: ``https://HOST/v1``. Posts are

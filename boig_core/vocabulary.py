@@ -1,8 +1,8 @@
 """What siblings share: the palette, the tones, the Description of an image, the Sample (one image
 of one post), keywords.
 
-The 40 color names and 3 tones are the paper's (PAPER section 2). Their RGB values are ours: the
-authors never published any.
+The 40 color names and 3 tones are the paper's. Their RGB values are ours: the authors never
+published any.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ class Sample:
         description: what perception measured, in pixels of (width, height); none before perception.
         group: common name of the samples whose images are the same or nearly so; none when no other
             sample has one like it.
-        negative: whether the image is an unrelated one and the KPI was drawn low: for training only
-            (PAPER section 1).
+        negative: whether the image is an unrelated one and the KPI was drawn low: for training
+            only.
         more_kpis: further KPIs by name, as far as the post has them.
         caption: what a captioner says of the image; none without one.
     """

@@ -1,5 +1,5 @@
 """Stage evaluate_llm: the nine description metrics of BoigLLM, its no-KPI twin and baselines on
-test posts (PAPER section 5).
+test posts.
 
 BoigLLM is told each sample's own KPI and bucket. Chunks of prompts are answered by Ray tasks; a
 general language model is asked only where the recipe names its endpoint (``evaluation.few_shot``).

@@ -26,7 +26,7 @@ SHARES: Final[dict[Bucket, tuple[float, float]]] = {
     "medium": (0.6, 0.9),
     "high": (0.9, 1.0),
 }
-"""Bucket to its range of likes quantiles within an account (PAPER section 1)."""
+"""Bucket to its range of likes quantiles within an account."""
 
 _MIN_COVERAGE: Final = 0.015
 _MAX_NAMES: Final = 5

@@ -1,5 +1,5 @@
 """Labels: what each chosen post is worth and where it belongs: percentile, bucket, split, group of
-near-duplicates, negatives (PAPER 1).
+near-duplicates, negatives.
 
 The paper leaves the map of a KPI to 0-100 open; ours is the mid-rank percentile within the account,
 which ties, tails and the order of rows do not disturb. Splits are drawn by a hash of the post's id,

@@ -1,9 +1,9 @@
 """One DDIM step, sampled or scored by the same few lines, so that sampling and training can never
 disagree about the policy.
 
-With eta > 0 a step is a Gaussian policy (PAPER section 7); its log-probability is the mean over
-latent dimensions, or their sum. A deterministic step has none. The model predicts epsilon or v.
-Leaves out: which steps are stochastic and where the noise comes from (`rollout`).
+With eta > 0 a step is a Gaussian policy; its log-probability is the mean over latent dimensions, or
+their sum. A deterministic step has none. The model predicts epsilon or v. Leaves out: which steps
+are stochastic and where the noise comes from (`rollout`).
 
     paper                      name here
     x_t                        sample_BCHW

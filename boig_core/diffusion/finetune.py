@@ -1,5 +1,4 @@
-"""The high-KPI baseline: ordinary diffusion training on the images of high-KPI posts alone (PAPER
-section 6).
+"""The high-KPI baseline: ordinary diffusion training on the images of high-KPI posts alone.
 
 Epsilon or v is predicted from noised latents under the post's text; text encoders and autoencoder
 stay as they are. Each step's images, noise and timesteps are pure functions of (seed, step), so a

@@ -1,12 +1,12 @@
 """What DDPO maximizes once rewards are there: advantages by one of two rules, and the clipped
 importance ratio. Pure functions.
 
-``ddpo`` holds each reward against the running statistics of its prompt over epochs (PAPER section
-7); ``grpo`` against the mean of its group, the images of one prompt in this epoch, over the spread
-of the whole batch; ``awm`` has the advantages of ``grpo``, and differs in what the ratio is of
-(`scoring`). Where rollouts are older than the policy that an update starts from, the ratio is
-against that policy, and a weight of its own stands for the rest of the way (`off_policy_weights`).
-Shape letters: B images, K trained steps.
+``ddpo`` holds each reward against the running statistics of its prompt over epochs; ``grpo``
+against the mean of its group, the images of one prompt in this epoch, over the spread of the whole
+batch; ``awm`` has the advantages of ``grpo``, and differs in what the ratio is of (`scoring`).
+Where rollouts are older than the policy that an update starts from, the ratio is against that
+policy, and a weight of its own stands for the rest of the way (`off_policy_weights`). Shape
+letters: B images, K trained steps.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""The paper's own figures for describing images, high / low KPI (PAPER section 5), to stand beside
-a run's.
+"""The paper's own figures for describing images, high / low KPI, to stand beside a run's.
 
 They were measured on the paper's tweets and with spaCy's vectors, so they tell what to expect, not
 what to beat. Leaves out: a run's own figures (see `description`).

@@ -1,4 +1,4 @@
-"""Prompt rewriting: the baseline that changes what is asked for and no weight (PAPER: other ways to
+"""Prompt rewriting: the baseline that changes what is asked for and no weight (other ways to
 a better image).
 
 Training posts that did well, or BoigLLM, say what to draw; their words follow the prompt, so that a

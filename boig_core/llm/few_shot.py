@@ -1,10 +1,9 @@
 """Few-shot prompting: a general language model behind an OpenAI-compatible endpoint describes posts
 after a few examples.
 
-The baseline that needs no training (PAPER section 5). It is told what BoigLLM is told, and what it
-cannot know: the palette, the tones and the answer's shape. Its examples come from the training
-split, of all buckets in turn, another draw for each post. Leaves out: what its answers are worth
-(see `metrics`).
+The baseline that needs no training. It is told what BoigLLM is told, and what it cannot know: the
+palette, the tones and the answer's shape. Its examples come from the training split, of all buckets
+in turn, another draw for each post. Leaves out: what its answers are worth (see `metrics`).
 """
 
 from __future__ import annotations

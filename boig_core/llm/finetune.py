@@ -1,5 +1,4 @@
-"""Behavior fine-tuning of a causal language model (PAPER sections 3 and 4): the loop, without
-knowing of Ray.
+"""Behavior fine-tuning of a causal language model: the loop, without knowing of Ray.
 
 The same code trains BoigLLM, its no-KPI twin and the engagement predictor (`predictor`), which
 differ in their `task` alone: from scratch or from a base model, all weights or a LoRA, in one

@@ -1,4 +1,4 @@
-"""The nine metrics of behavior-conditioned image description, exactly as PAPER section 5 defines
+"""The nine metrics of behavior-conditioned image description, exactly as the paper defines
 them.
 
 G is the true description, P the predicted one, a pair is every name in G with every name in P. A

@@ -1,5 +1,5 @@
-"""The engagement predictor (PAPER section 3): a post with its verbalized image goes in, its KPI
-within the account comes out, 0 to 100.
+"""The engagement predictor: a post with its verbalized image goes in, its KPI within the account
+comes out, 0 to 100.
 
 A causal language model that is trained as BoigLLM is (`finetune`), on other prompts; with a
 regression head where the recipe says so. Published as a transformers folder with ``predictor.json``

@@ -23,9 +23,9 @@ from boig_core.llm.tokens import Example
 HEAD: Final = "kpi_head"
 """Name of the layer in the model."""
 MSE_WEIGHT: Final = 0.1
-"""Weight of the squared error beside the cross-entropy a token (PAPER section 3), in points of 100,
-the unit of the answer. The authors name no unit. In shares of 1 the error's gradient would drown in
-the cross-entropy's, and the head would learn by luck."""
+"""Weight of the squared error beside the cross-entropy a token, in points of 100, the unit of the
+answer. The authors name no unit. In shares of 1 the error's gradient would drown in the
+cross-entropy's, and the head would learn by luck."""
 
 
 def add_head(model: Any) -> nn.Linear:

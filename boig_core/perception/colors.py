@@ -1,4 +1,4 @@
-"""Colors of images: the nearest of the 40 palette names (PAPER section 2), with coverage.
+"""Colors of images: the nearest of the 40 palette names, with coverage.
 
 Every pixel takes the name that is nearest in OKLab, where equal distances look equally different;
 `cell_names` answers that for the 64 x 64 x 64 RGB cells, so that a pixel costs one look into a

@@ -1,4 +1,4 @@
-"""Tones of images: the shares of warm, neutral and cool pixels (PAPER section 2; the thresholds are
+"""Tones of images: the shares of warm, neutral and cool pixels (as in the paper; the thresholds are
 ours, the paper gives none).
 
 In OKLab, a pixel is neutral when its chroma is below `NEUTRAL_CHROMA`, warm when its hue runs from

@@ -1,5 +1,4 @@
-"""Likeness of an image to what BoigLLM itself expects under HIGH (PAPER section 6), by metrics of
-PAPER section 5.
+"""Likeness of an image to what BoigLLM itself expects under HIGH, by the paper's metrics.
 
 It sees the description and no probability, so it cannot be raised by text that is merely easy to
 predict; it cannot tell either how sure BoigLLM is of what it expects.

@@ -1,5 +1,5 @@
-"""Evidence for a high KPI (PAPER section 6): what is merely typical is equally likely under HIGH
-and LOW, and cancels."""
+"""Evidence for a high KPI: what is merely typical is equally likely under HIGH and LOW, and
+cancels."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The reward as published (PAPER section 6): sum of the token probabilities under HIGH. It grows
-with the text's length: a known flaw."""
+"""The reward as published: sum of the token probabilities under HIGH. It grows with the text's
+length: a known flaw."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Predicted engagement (PAPER sections 3 and 6): the KPI that a predictor expects of the post with
-this image.
+"""Predicted engagement: the KPI that a predictor expects of the post with this image.
 
 To be had where the recipe trains a predictor (``llm.predictor``). Leaves out: the predictor
 (`boig_core.llm.predictor` has one).

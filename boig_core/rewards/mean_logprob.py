@@ -1,5 +1,5 @@
-"""Mean token log-probability under HIGH (PAPER section 6): free of the text's length, yet it also
-pays for text that is merely typical."""
+"""Mean token log-probability under HIGH: free of the text's length, yet it also pays for text that
+is merely typical."""
 
 from __future__ import annotations
 

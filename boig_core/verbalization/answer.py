@@ -1,5 +1,4 @@
-"""ANSWER: a Description as the JSON that BoigLLM writes (PAPER section 2), printed one way and
-parsed strictly.
+"""ANSWER: a Description as the JSON that BoigLLM writes, printed one way and parsed strictly.
 
     {"color and tones": {"colors": {NAME: {"coverage": f}}, "tones": {"warm": f, "neutral": f,
      "cool": f}}, "objects": {NAME: [x1, y1, x2, y2]}}
@@ -109,8 +108,7 @@ def from_answer(tree: Any) -> Description:
 
 
 def print_prediction(normalized: float, kpi: str = "likes") -> str:
-    """The engagement predictor's answer (PAPER section 3): a KPI within its account, 0 to 100, as a
-    whole number."""
+    """The engagement predictor's answer: a KPI within its account, 0 to 100, as a whole number."""
     return f"{{{json.dumps(kpi)}:{round(normalized)}}}"
 
 

@@ -1,5 +1,5 @@
-"""What a language model is asked, and what it should answer: the patterns of behavior fine-tuning
-(PAPER section 3), in our own words.
+"""What a language model is asked, and what it should answer: the patterns of behavior fine-tuning,
+in our own words.
 
     describe        exact KPIs go in; colors, tones and objects come out
     aim_describe    approximate KPIs, as what the creator wants to reach; colors, tones and objects,

@@ -52,7 +52,7 @@ def test_a_hand_computed_example() -> None:
 
 
 def brute_force(pair: PredictedPair) -> dict[str, float]:
-    """The definitions of PAPER section 5, written down a second time over all pairs as arrays."""
+    """The paper's definitions, written down a second time over all pairs as arrays."""
     g, p = pair.truth, pair.prediction or Description()
 
     def iou(a: set[str], b: set[str]) -> float:
