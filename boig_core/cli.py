@@ -173,7 +173,7 @@ def status(
     run: Annotated[
         str | None,
         typer.Argument(
-            help="DAG/RUN, a part of it that no other run has, or latest; none: list runs."
+            help="DAG/RUN, a part of it that no other run has, or latest; without it, runs are listed."
         ),
     ] = None,
     store: StoreRoot = None,

@@ -82,7 +82,7 @@ class Data(_Section):
     min_text: int = Field(50, ge=0)
     """Shortest post text, in characters."""
     max_text: int | None = Field(None, ge=1)
-    """Longest post text, in characters; none: any."""
+    """Longest post text, in characters; null: no limit."""
     mask_links: bool = True
     """Write ``<hyperlink>`` in place of links."""
     min_posts: int = Field(1, ge=1)
@@ -113,8 +113,8 @@ class Data(_Section):
     """Share of posts kept apart as the split ``judge``, which only the engagement predictor of
     ``evaluation.judge`` learns from."""
     near_duplicates: int | None = Field(3, ge=0, le=7)
-    """Images whose perceptual hashes differ in at most this many of 64 bits never cross splits;
-    none: identical images alone."""
+    """Images whose perceptual hashes differ in at most this many of 64 bits stay in one split;
+    null: only identical images do."""
     negatives: Fraction = Field(0.0, ge=0, le=1)
     """Share of the high and medium training samples that come again with an unrelated image and a
     low KPI (the paper: 0.25)."""
@@ -185,7 +185,7 @@ class Perception(_Section):
     """Images are measured at this side in pixels, real and generated ones alike, so that both are
     seen with the same eyes."""
     max_colors: int = Field(5, ge=1, le=8)
-    """At most this many palette names an image."""
+    """At most this many palette names per image."""
     min_coverage: float = Field(0.04, ge=0, lt=1)
     """Colors that cover less are folded into the others."""
     detector: Literal["salient", "grounding_dino", "owlv2"] = "salient"
@@ -209,14 +209,14 @@ class Perception(_Section):
     min_area: float = Field(0.01, gt=0, lt=1)
     """Smallest region that counts as an object, as a share of the image."""
     max_objects: int = Field(3, ge=1)
-    """At most this many objects an image, the largest first."""
+    """At most this many objects per image, the largest first."""
     captioner: Literal["none", "blip", "llava"] = "none"
     """What writes a caption of each image: a BLIP, or a model of LLaVA's class."""
     caption_model: str | None = None
     """The captioner's model: a hub id or a folder."""
     caption_prompt: str | None = Field(None, min_length=1)
-    """What a LLaVA is asked (none: for one sentence), or how a BLIP's captions begin (none: as it
-    likes)."""
+    """What a LLaVA is asked, or how a BLIP's captions begin; null: LLaVA is asked for one sentence,
+    BLIP begins freely."""
     caption_tokens: int = Field(48, ge=1)
     """Longest caption, in tokens."""
     keywords: Literal["post", "caption", "tags"] = "post"
@@ -229,8 +229,8 @@ class Perception(_Section):
     max_keywords: int = Field(12, ge=1)
     """At most this many keywords out of a caption or the tags."""
     batch: int = Field(8, ge=1)
-    """Images a detector or captioner sees at a time: fixed, so that a result does not depend on the
-    company."""
+    """Images per forward pass of a detector or captioner: fixed, so that an image's result does not
+    depend on which other images are in its batch."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of detectors and captioners; auto: bfloat16 where there is a GPU, else float32."""
 
@@ -261,8 +261,8 @@ class LLM(_Section):
     """BoigLLM: behavior fine-tuning of a causal language model."""
 
     base: str | None = None
-    """A causal LM to start from: a hub id, a folder or a store URI; none: a Llama from scratch with
-    the sizes below."""
+    """A causal LM to start from: a hub id, a folder or a store URI; null: a Llama with the sizes
+    below, trained from scratch."""
     hidden: int = Field(128, ge=16)
     """Width, when trained from scratch."""
     layers: int = Field(3, ge=1)
@@ -293,12 +293,12 @@ class LLM(_Section):
     steps: int = Field(300, ge=1)
     """Optimizer steps."""
     batch: int = Field(32, ge=1)
-    """Samples an optimizer step, over all workers."""
+    """Samples per optimizer step, over all workers."""
     micro_batch: int = Field(16, ge=1)
-    """Samples a forward pass and worker; what a step needs beyond them is accumulated."""
+    """Samples per forward pass and worker; gradients are accumulated until a step has ``batch``."""
     lora_rank: int | None = Field(None, ge=1)
-    """LoRA rank, on every linear layer but the output head; none: all weights. The published model
-    has it merged."""
+    """LoRA rank, on every linear layer but the output head; null: all weights are trained. The
+    published model has the LoRA merged."""
     lora_alpha: float = Field(32.0, gt=0)
     """LoRA alpha: the adapter is scaled by alpha / rank."""
     lr: float = Field(2e-3, gt=0)
@@ -310,47 +310,47 @@ class LLM(_Section):
     grad_clip: float = Field(1.0, gt=0)
     """Largest gradient norm."""
     workers: int = Field(2, ge=1)
-    """Ray Train workers of a model, one process each."""
+    """Ray Train workers per model, one process each."""
     at_once: int = Field(1, ge=1)
-    """Models trained side by side, each by ``workers`` processes of its own; they are two at least,
-    BoigLLM and its no-KPI twin."""
+    """Models trained side by side, each by ``workers`` processes of its own. There are at least two
+    to train: BoigLLM and its no-KPI twin."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage."""
     offload: Literal["none", "optimizer", "all"] = "none"
-    """What rests in the hosts' memory: the optimizer's states (ZeRO 1 to 3), or the weights too
-    (ZeRO 3)."""
+    """What is kept in the hosts' memory instead of the GPUs': the optimizer's states (ZeRO 1 to 3),
+    or the weights too (ZeRO 3)."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, a third more work."""
+    """Recompute activations in the backward pass: less memory for a third more computation."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the training."""
     checkpoint_every: int = Field(100, ge=1)
     """Steps between checkpoints, and between validations: the published model is the best of
     them."""
     patience: int | None = Field(None, ge=1)
-    """Validations in a row without a new best after which training stops; none: it never stops
+    """Training stops after this many validations in a row without a new best; null: it never stops
     early."""
     max_new_tokens: int = Field(256, ge=16)
     """Longest answer, in tokens."""
     generate_batch: int = Field(64, ge=1)
-    """Answers written at a time."""
+    """Answers generated per batch."""
     constrained: bool = True
     """Write answers under the grammar of the ANSWER shape; without it a small or new model may
     write what cannot be parsed."""
     unconstrained_posts: int = Field(20, ge=0)
-    """Test posts a bucket that BoigLLM also answers without the grammar, to report its parse rate
-    of its own; 0: none."""
+    """Test posts per bucket that BoigLLM also answers without the grammar, to report the parse rate
+    that it has by itself; 0: it answers none."""
     samples: int = Field(1, ge=1)
-    """Answers sampled a prompt, whose consensus is the prediction (worth it from some tens on); 1:
-    the likeliest answer."""
+    """Answers sampled per prompt; their consensus is the prediction, which pays from some tens of
+    answers on. 1: the likeliest answer, without sampling."""
     eval_posts: int = Field(200, ge=1)
-    """Test posts a bucket that the description metrics are measured on."""
+    """Test posts per bucket on which the description metrics are measured."""
     predictor: Literal["none", "text", "head"] = "none"
     """Also train an engagement predictor by this section's other settings: it reads a post with its
     verbalized image, and answers with the KPI within the account, 0 to 100, as ``text``, or by a
     regression ``head`` beside it; the reward ``engagement`` needs one."""
     predictor_lr: float | None = Field(None, gt=0)
-    """Peak learning rate of the predictor; none: ``lr``. A head's squared error asks for a lower
-    one where a model learns from scratch."""
+    """Peak learning rate of the predictor; null: ``lr``. A head's squared error needs a lower rate
+    where the model is trained from scratch."""
 
     @field_validator("patterns", mode="before")
     @classmethod
@@ -381,9 +381,9 @@ class Resources(_Section):
     """What one Ray actor or training worker asks for."""
 
     cpus: float = Field(0.5, gt=0)
-    """CPUs an actor or worker."""
+    """CPUs per actor or worker."""
     gpus: float = Field(0.0, ge=0)
-    """GPUs an actor or worker; a share of one lets several work on it."""
+    """GPUs per actor or worker; with a share such as 0.25, several of them use one GPU."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Ray labels of the nodes that it may run on: ``{pool: rollouts}``, ``{market: "!spot"}``,
     ``{zone: "in(a,b)"}``; empty: any node."""
@@ -398,24 +398,24 @@ class Reward(_Section):
     clip_percentiles: tuple[float, float] = (1.0, 99.0)
     """Rewards are clipped to this range of the reward on real validation images."""
     posts: int = Field(600, ge=10)
-    """Held-out posts a split that the calibration scores."""
+    """Held-out posts per split that the calibration scores."""
     min_auc: Fraction | None = Field(0.5, ge=0, lt=1)
-    """ddpo refuses a reward unless the whole 95 % interval of its AUC, HIGH against LOW on test
-    images, lies above this; 0.5 is chance; none: no gate."""
+    """``ddpo`` refuses a reward unless the whole 95 % interval of its AUC, HIGH against LOW on test
+    images, lies above this value; 0.5 is chance; null: any reward is accepted."""
     chunk: int = Field(32, ge=1)
-    """Images scored at a time: fixed, so that a redone chunk gives the same bits."""
+    """Images per scored chunk: fixed, so that a chunk that is scored again gives the same bits."""
     split: Literal["train", "validation", "test", "held_out"] = "test"
     """What score_rewards scores where it is given no folder of images."""
     actors: int = Field(1, ge=1)
-    """Ray actors that score."""
+    """Ray actors that score images."""
     resources: Resources | None = None
-    """What such an actor asks for; none: what the recipe's other actors do."""
+    """What such an actor asks for; null: the recipe's ``resources``."""
     runtime_env: dict[str, Any] = Field(default_factory=dict)
     """Ray runtime environment of such an actor, such as ``{pip: [spacy]}``; empty: that of the job.
     No place for secrets."""
     timeout_s: float = Field(600.0, gt=0)
-    """Longest time for a chunk, in seconds: then its actor is replaced, and the chunk is scored
-    again."""
+    """Longest time for a chunk, in seconds. An actor that takes longer is replaced, and its chunk
+    is scored again."""
 
     @model_validator(mode="after")
     def _check(self) -> Reward:
@@ -445,22 +445,22 @@ class SD(_Section):
     steps: int = Field(300, ge=1)
     """Optimizer steps of the high-KPI fine-tuning."""
     batch: int = Field(32, ge=1)
-    """Images an optimizer step, over all workers."""
+    """Images per optimizer step, over all workers."""
     lr: float = Field(2e-4, gt=0)
     """Peak learning rate of the high-KPI fine-tuning."""
     min_snr: float | None = Field(5.0, gt=0)
     """Where min-SNR weighting of the high-KPI fine-tuning cuts (gamma of arXiv 2303.09556):
     timesteps with less noise weigh no more in the predicted image than one at this signal-to-noise
-    ratio; none: an error of what the model predicts weighs the same at each timestep."""
+    ratio; null: an error of the prediction weighs the same at each timestep."""
     lora_rank: int | None = Field(None, ge=1)
-    """LoRA rank of the high-KPI fine-tuning; none: all weights of the UNet."""
+    """LoRA rank of the high-KPI fine-tuning; null: all weights of the UNet are trained."""
     workers: int = Field(2, ge=1)
     """Ray Train workers, one process each."""
     zero_stage: Literal[0, 1, 2] = 2
     """DeepSpeed ZeRO stage."""
     gradient_checkpointing: bool = False
-    """Compute the UNet's activations again in the backward pass, in fine-tuning and alignment: less
-    memory, a third more work."""
+    """Recompute the UNet's activations in the backward pass, in fine-tuning and alignment: less
+    memory for a third more computation."""
     checkpoint_every: int = Field(100, ge=1)
     """Steps between checkpoints."""
 
@@ -483,7 +483,7 @@ class Fall(_Section):
     action: Action = "warn"
     """What happens then."""
     epochs: int = Field(3, ge=1)
-    """Epochs a mean: single ones are noisy."""
+    """Epochs per mean, since the reward of a single epoch is noisy."""
     share: Fraction = Field(0.5, gt=0, le=1)
     """Share of the rise up to the best mean that may be lost."""
 
@@ -554,9 +554,9 @@ class DDPO(_Section):
     epochs: int = Field(30, ge=1)
     """Epochs: one round of rollouts and its updates."""
     prompts: int = Field(16, ge=1)
-    """Prompts an epoch."""
+    """Prompts per epoch."""
     images_per_prompt: int = Field(8, ge=2)
-    """Images a prompt and epoch: the group whose mean is the baseline."""
+    """Images per prompt and epoch: the group whose mean is the baseline of its rewards."""
     sampling_steps: int = Field(10, ge=2)
     """Denoising steps."""
     guidance: float = Field(1.0, ge=1)
@@ -565,7 +565,7 @@ class DDPO(_Section):
     eta: float = Field(1.0, gt=0, le=1)
     """DDIM's eta on the stochastic steps; 0 would leave them without a log-probability."""
     window: int | None = Field(3, ge=1)
-    """Steps of the random window that is stochastic and trained on; none: every step (DDPO as
+    """Steps of the random window that is stochastic and trained on; null: every step (DDPO as
     published)."""
     window_span: Fraction = Field(0.6, gt=0, le=1)
     """The window, and the timesteps of the draws, lie within this first share of the steps: where
@@ -593,56 +593,57 @@ class DDPO(_Section):
     clip_advantage: float = Field(5.0, gt=0)
     """Largest absolute advantage."""
     kl: float = Field(0.0, ge=0)
-    """Weight of the KL divergence from the ``anchor``, in the units of ``logprob``; 0: none is
-    measured. Costs a forward pass a sample."""
+    """Weight of the KL divergence from the ``anchor``, in the units of ``logprob``; 0: it is not
+    measured. Costs one forward pass per sample."""
     anchor: Literal["base", "ema"] = "base"
     """What ``kl`` holds the policy to: the base model, which is the policy with its LoRA switched
     off, or the moving average of ``ema``."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of a moving average of the trained weights, which is published in their place: it spans
-    about 1 / (1 - ema) updates; none: the last weights are published."""
+    about 1 / (1 - ema) updates; null: the last weights are published."""
     recompute_logprobs: bool = False
     """The learner works out the old log-probabilities by itself before it updates: for rollouts in
     another dtype, with other kernels or on other hardware. The start-up check then reports what
-    differs, and does not stop. Costs a forward pass a sample."""
+    differs, and does not stop. Costs one forward pass per sample."""
     ahead: bool = False
     """Rollouts of the next epoch are sampled while the learner updates, with the weights from
-    before the update. For what that makes stale the loss is weighted; it costs a forward pass a
-    sample, and pays where rollout actors and learner have devices of their own."""
+    before the update. The loss is weighted for rollouts that are stale by then; that costs one
+    forward pass per sample, and pays where rollout actors and learner have devices of their own."""
     inner_epochs: int = Field(1, ge=1)
     """Passes over an epoch's trajectories."""
     updates: int = Field(2, ge=1)
-    """Optimizer steps a pass."""
+    """Optimizer steps per pass."""
     lr: float = Field(3e-3, gt=0)
     """Learning rate."""
     lora_rank: int | None = Field(16, ge=1)
-    """LoRA rank; none: all weights of the UNet."""
+    """LoRA rank; null: all weights of the UNet are trained."""
     grad_clip: float = Field(1.0, gt=0)
     """Largest gradient norm."""
     chunk: int = Field(32, ge=1)
-    """Images a rollout chunk: the fixed unit of work (DESIGN: determinism)."""
+    """Images per rollout chunk, the fixed unit of work: the bits of a run do not depend on the
+    number of actors."""
     micro_batch: int = Field(32, ge=1)
-    """Samples a forward pass and worker in the update."""
+    """Samples per forward pass and worker in the update."""
     rollout_actors: int = Field(2, ge=1)
-    """Ray actors that sample. Once all have started, a run goes on with those that are left, and
-    with more when nodes are back."""
+    """Ray actors that sample images. Once all have started, a run goes on with those that are left
+    when some are lost, and uses them again when they are back."""
     rollout_resources: Resources | None = None
-    """What such an actor asks for; none: what the recipe's other actors do."""
+    """What such an actor asks for; null: the recipe's ``resources``."""
     workers: int = Field(1, ge=1)
     """Learner ranks."""
     worker_resources: Resources | None = None
-    """What a rank asks for; none: what the recipe's other workers do. Ranks need a GPU each, so ask
-    for more than half of one."""
+    """What a rank asks for; null: the recipe's ``resources``. Ranks need a GPU each, so ask for
+    more than half of one."""
     placement_s: float = Field(60.0, ge=0)
-    """Longest wait for room for all actors and ranks at once, in seconds: more where nodes have to
-    be added, or other jobs to end."""
+    """Longest wait until all actors and ranks fit at once, in seconds: more where nodes have to be
+    added, or other jobs have to end first."""
     zero_stage: Literal[0, 1, 2] = 1
     """DeepSpeed ZeRO stage of the learner."""
     checkpoint_every: int = Field(5, ge=1)
     """Epochs between checkpoints."""
     probe_every: int | None = Field(5, ge=1)
-    """Epochs between two looks at 64 images of the same held-out prompts and noise, the first at
-    the base; none: never."""
+    """Epochs between two probes: 64 images of the same held-out prompts and noise are scored, first
+    of all those of the base model; null: never."""
     monitors: Monitors = Monitors()
     """What warns of, or ends, a training that fails."""
 
@@ -720,19 +721,19 @@ class FewShot(_Section):
     model: str = Field(min_length=1)
     """Name that the endpoint gives the model."""
     key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    """Environment variable of the stage that holds the key, never the key itself; none: the
-    endpoint asks for none."""
+    """Name of the stage's environment variable that holds the key, never the key itself; null: the
+    endpoint needs no key."""
     shots: tuple[Annotated[int, Field(ge=1, le=30)], ...] = Field((3, 5), min_length=1)
     """Examples in the prompt; each number is a baseline of its own, the largest is the report's
     ``few_shot``."""
     posts: int = Field(50, ge=1)
-    """Test posts a bucket that are asked about."""
+    """Test posts per bucket that the model is asked about."""
     concurrency: int = Field(4, ge=1, le=64)
-    """Requests open at a time."""
+    """Requests that are open at the same time."""
     timeout_s: float = Field(60.0, gt=0)
     """Longest time for one answer, in seconds."""
     attempts: int = Field(5, ge=1)
-    """Tries a request: 429, 5xx and connections that fail are worth another."""
+    """Attempts per request: one that ends in 429, 5xx or a lost connection is made again."""
     max_tokens: int = Field(600, ge=16)
     """Longest answer, in the endpoint's tokens."""
 
@@ -750,42 +751,42 @@ class Aesthetic(_Section):
 
 class Evaluation(_Section):
     """What evaluate_sd measures, paired by prompt and seed, and how evaluate_llm measures
-    descriptions (DESIGN: report)."""
+    descriptions."""
 
     prompts: int = Field(50, ge=2)
     """Test prompts, as many from posts of each KPI bucket as there are."""
     images_per_prompt: int = Field(4, ge=2)
-    """Images a prompt and model."""
+    """Images per prompt and model."""
     sampling_steps: int = Field(20, ge=2)
     """Deterministic denoising steps."""
     guidance: float = Field(3.0, ge=1)
-    """Guidance of the deployment; base and BoigSD are sampled without any, too."""
+    """Guidance as in deployment; base and BoigSD are also sampled without guidance."""
     clip: str = "package:clip-judge"
-    """A CLIP that took no part in training: CLIP score."""
+    """The CLIP that gives the CLIP score; it took no part in training."""
     features: str = "package:clip-judge"
     """Vision model whose features serve KID and FID."""
     judge: str | None = None
     """Held-out judge: ``adworld:LAW`` for the ad world's oracle; ``predictor`` for an engagement
-    predictor that finetune_llm trains on the split ``judge`` alone; none: absent from the
+    predictor that finetune_llm trains on the split ``judge`` alone; null: absent from the
     report."""
     best_of_n: int | None = Field(None, ge=2)
-    """Also report best-of-N by the reward, over the images of the base and of BoigSD; none:
+    """Also report best-of-N by the reward, over the images of the base and of BoigSD; null: it is
     absent."""
     rewrite: tuple[Rewrite, ...] = ()
     """Also report prompt rewriting, on the base and on BoigSD, one way or both. After the prompt
     stand, by ``retrieval``, the words of the nearest high-KPI training post, of the same account
     where it has one; by ``boigllm``, BoigLLM's description of a high-KPI image."""
     aesthetic: Aesthetic | None = None
-    """What scores looks; none: absent from the report."""
+    """What scores the looks of images; null: absent from the report."""
     fid_min: int = Field(1000, ge=2)
-    """FID is reported only at this many images a side or more (KID always)."""
+    """FID is reported only for at least this many images on each side; KID always is."""
     bootstrap: int = Field(1000, ge=100)
     """Resamples of each interval."""
     word_vectors: str | None = Field(None, pattern=r"^(spacy|hf):.+$")
     """What compares names of colors and objects: ``spacy:MODEL`` (the paper: spaCy), ``hf:ID`` for
-    a sentence-embedding model by hub id or folder; none: vectors of spelling, offline."""
+    a sentence-embedding model by hub id or folder; null: hashed character n-grams, offline."""
     few_shot: FewShot | None = None
-    """A general language model to compare BoigLLM with; none: absent from the report."""
+    """A general language model to compare BoigLLM with; null: absent from the report."""
 
     @field_validator("rewrite", mode="before")
     @classmethod
@@ -801,16 +802,16 @@ class Promotion(_Section):
     min_reward_gain: float = 0.0
     """Lower end of the paired 95 % interval of reward, candidate minus base, must exceed this."""
     min_judge_gain: float | None = 0.0
-    """The same for the held-out judge; none: not asked."""
+    """The same for the held-out judge; null: this gate is not asked."""
     min_champion_gain: float | None = 0.0
     """The same for the held-out judge, candidate minus the registry's champion; below 0 a candidate
-    may be worse by that much; none: not asked. Without a champion it is not applicable."""
+    may be worse by that much; null: not asked. Without a champion the gate does not apply."""
     min_clip_margin: Fraction = Field(0.9, ge=0)
     """Share of the base's CLIP margin (matched minus mismatched captions) that must be kept."""
     min_diversity: Fraction = Field(0.5, ge=0)
     """Share of the base's diversity that must be kept."""
     max_fid: float | None = Field(2.0, gt=0)
-    """FID, as a share of the base's, must not exceed this where it is measured; none: not asked."""
+    """FID, as a share of the base's, must not exceed this where it is measured; null: not asked."""
     silent: tuple[Monitor, ...] = ("fall", "collapse", "drift", "overoptimization")
     """Monitors of ddpo that must not have tripped; one that is off, or needs a probe that the
     training does without, is silent."""

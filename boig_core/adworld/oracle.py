@@ -243,7 +243,7 @@ class Oracle:
             images: uint8 RGB arrays (height, width, 3), sizes may differ.
             brands: of `BRANDS`, one an image.
             seasons: of `SEASONS`, one an image.
-            texts: of the posts, one an image, for a law that looks at them; none: every image is on
+            texts: of the posts, one an image, for a law that looks at them; None: every image is on
                 topic.
 
         Raises:

@@ -26,7 +26,7 @@ def connect(cpus: int | None = None) -> None:
     """Connect this process to Ray; a no-op when it is connected already.
 
     Args:
-        cpus: logical CPUs of a cluster that has to be started here; none: those of the machine, at
+        cpus: logical CPUs of a cluster that has to be started here; None: those of the machine, at
             least 4, because stages ask for more actors than a laptop has cores.
 
     Raises:

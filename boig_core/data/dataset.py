@@ -141,8 +141,8 @@ def read_images(
 
     Args:
         dataset_uri: a committed dataset.
-        hashes: which images; none: all.
-        side: bring each to a square of this side as `images.resize` does; none: as stored.
+        hashes: which images; None: all.
+        side: bring each to a square of this side as `images.resize` does; None: as stored.
 
     Raises:
         InputError: a hash that the dataset does not hold.

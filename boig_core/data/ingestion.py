@@ -95,9 +95,9 @@ def ingest(
     """Make a version of a dataset.
 
     Args:
-        location: of the export: a file, a folder, a glob or a web address; none: only what
+        location: of the export: a file, a folder, a glob or a web address; None: only what
             ``earlier`` holds.
-        earlier: URI of a version to build on; none: the first one.
+        earlier: URI of a version to build on; None: the first one.
         data: the recipe's rules.
         seed: of the sample of large accounts, of splits and negatives.
         root: URI of ``datasets/NAME``.
@@ -105,7 +105,7 @@ def ingest(
         crew: who fetches images.
         retry: try every reject of ``earlier`` again, row by row and image by image.
         period: only posts of it are read from the export, and only something new among them makes a
-            version; none: all.
+            version; None: all.
 
     Raises:
         NothingNewError: the period has nothing to add to ``earlier``.

@@ -36,7 +36,7 @@ class Post:
         timestamp: ISO-8601 in UTC, to the second.
         text: white space joined, links masked if the recipe says so.
         keywords: the export's own, else the post's hashtags, else its distinct content words.
-        licence: of the images, as the export states it; none: unknown.
+        licence: of the images, as the export states it; None: unknown.
         kpis: ``data.kpi``, then ``data.more_kpis``, of which a post may lack any.
         images: references as they stand in the export, each once.
         held_out: whether it belongs to the domain that is kept apart.

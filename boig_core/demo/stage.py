@@ -59,7 +59,7 @@ def run_one_stage(
         recipe: name or path.
         overrides: ``section.field=value`` settings.
         inputs: URI of each input by name.
-        root: root of the store; none: ``BOIG_STORE``, else ``.boig/store``.
+        root: root of the store; None: ``BOIG_STORE``, else ``.boig/store``.
         run: name of the run.
 
     Returns:

@@ -153,7 +153,7 @@ def bench(
         samples: whose texts are the prompts.
         scorer: gives the rewards: the plain loop's, and all where this process samples.
         folder: for checkpoints, the same for all ranks.
-        rollouts: where experience comes from; none: this process samples and scores.
+        rollouts: where experience comes from; None: this process samples and scores.
         spent: idle shares of the last so many seconds, by name.
 
     Raises:

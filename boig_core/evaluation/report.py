@@ -1,5 +1,5 @@
 """``report.json``: the numbers of one whole run, in one shape that gates, people and later runs can
-rely on (DESIGN: report).
+rely on.
 
 Every key of the schema is there. A number that the recipe enables is finite; a measure that was not
 run is null, with its reason under ``absent`` by dotted path. Imports no torch. Leaves out: the page

@@ -46,7 +46,7 @@ def print_report(
     Args:
         report: content of ``report.json``, checked.
         console: where to.
-        promotion: limits that the verdict is held against; none: the defaults.
+        promotion: limits that the verdict is held against; None: the defaults.
     """
     found = findings(report, promotion or Promotion())
     console.print()

@@ -84,7 +84,7 @@ def train(
             split is not looked at.
         recipe: its ``llm`` section, seed and the names of its KPIs.
         task: what the model is trained for.
-        checkpoints: where to continue from and to save; none: neither.
+        checkpoints: where to continue from and to save; None: neither.
         report: receives metrics by step, on rank 0.
         started: receives the engine before the first step, on rank 0.
         label: what its lines of progress begin with, where a stage trains several models.

@@ -55,7 +55,7 @@ def generate_answers(
 
     Args:
         prompts: as `templates.build_prompt` words them.
-        constraint: of the tokenizer: what ends can be parsed; none: the model writes as it likes.
+        constraint: of the tokenizer: what ends can be parsed; None: the model writes as it likes.
         max_new_tokens: longest answer; a longer one is cut, and cannot be parsed.
         batch: prompts at a time; those of similar length are answered together, which saves
             padding.

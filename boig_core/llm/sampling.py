@@ -44,7 +44,7 @@ def sample_answers(
         prompts: as `templates.build_prompt` words them.
         samples: answers a prompt.
         seed: of the draws.
-        constraint: of the tokenizer: each token is drawn among those that it allows; none: among
+        constraint: of the tokenizer: each token is drawn among those that it allows; None: among
             all.
         max_new_tokens: longest answer.
         batch: answers at a time, and at least those of one prompt.

@@ -167,7 +167,7 @@ def encode_examples(
     """Prompts with their answers, each pair within ``context`` tokens. Answers are never cut.
 
     A prompt loses no more and no less than in `encode_prompts` with the `prompt_room` of the same
-    limits, unless its own answer is longer than ``max_new_tokens`` (none: a quarter of the
+    limits, unless its own answer is longer than ``max_new_tokens`` (None: a quarter of the
     context).
 
     Raises:

@@ -1,5 +1,4 @@
-"""Which attempt of a task counts: the store is asked first, then Ray (DESIGN section 3: job,
-attempt, commit, fence).
+"""Which attempt of a task counts: the store is asked first, then Ray.
 
 Leaves out: Airflow and HTTP. `survey` is told by functions whether Ray still runs a job, and that
 it has stopped one.
@@ -126,7 +125,7 @@ def find_reusable_attempt(job: Job) -> str | None:
 
 
 def started_by(uri: str) -> TaskTry | None:
-    """The try that started an attempt; none: it left no job file, or not Airflow wrote it."""
+    """The try that started an attempt; None: it left no job file, or not Airflow wrote it."""
     try:
         found = json.loads(store.read_bytes(store.join(uri, JOB))).get("started_by")
     except NotFoundInStoreError:

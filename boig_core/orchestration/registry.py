@@ -35,7 +35,7 @@ class Move:
         id: of the decision; one that is carried out again moves nothing.
         kind: what was decided.
         champion: version that becomes champion.
-        previous: version that becomes previous; none: there was no champion.
+        previous: version that becomes previous; None: there was no champion.
         done: whether both aliases have moved.
     """
 

@@ -77,7 +77,7 @@ class Blip:
 
     Args:
         ref: hub id or folder, such as ``Salesforce/blip-image-captioning-base``.
-        prompt: how captions begin; none: as the model likes.
+        prompt: how captions begin; None: as the model likes.
         tokens: longest caption.
         batch: images at a time.
         dtype: of the weights.
@@ -139,7 +139,7 @@ class Llava:
 
     Args:
         ref: hub id or folder, such as ``llava-hf/llava-1.5-7b-hf``.
-        prompt: the question; none: for one sentence.
+        prompt: the question; None: for one sentence.
         tokens: longest caption.
         batch: images at a time.
         dtype: of the weights.

@@ -50,7 +50,7 @@ class Perceiver:
         max_colors: at most this many palette names an image.
         min_coverage: colors that cover less are folded into the others.
         detector: finds and names objects.
-        captioner: writes captions; none: there are none.
+        captioner: writes captions; None: there are none.
         tagger: chooses keywords, where they come from tags.
         keyword_source: where an image's keywords come from.
         by_keywords: the detector looks for each image's keywords, not for its own list.

@@ -72,7 +72,7 @@ def detect_in_chunks(
 
     Args:
         images: of any sizes.
-        vocabularies: names to look for in each image; none: the image has no object.
+        vocabularies: names to look for in each image; None: the image has no object.
         pack: splits names over passes.
         look: runs a chunk of passes.
         rules: what counts.

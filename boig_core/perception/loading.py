@@ -28,7 +28,7 @@ def open_model(
         build: class of the model.
         ref: hub id or folder.
         field: of the recipe that named it, for messages.
-        types: model types that fit, as a checkpoint's config calls them; none: any that ``build``
+        types: model types that fit, as a checkpoint's config calls them; None: any that ``build``
             knows.
         dtype: of the weights.
 

@@ -71,7 +71,7 @@ class ObjectDetector(Protocol):
 
         Args:
             images: uint8 RGB, each (H, W, 3).
-            vocabularies: names to look for in each image; none: the detector's own, the same for
+            vocabularies: names to look for in each image; None: the detector's own, the same for
                 every image. Always the caller's to give, so that a real image and a generated one
                 are asked for the same names.
         """

@@ -94,7 +94,7 @@ class Job(BaseModel):
             downstream belongs to.
         task: URI of the task's folder, ``STORE/runs/DAG/RUN/TASK[/MAP]``.
         attempt: 1 for the first.
-        started_by: the try of an Airflow task; none: Airflow had no part in it.
+        started_by: the try of an Airflow task; None: Airflow had no part in it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

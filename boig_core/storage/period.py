@@ -19,7 +19,7 @@ class Period(BaseModel):
     """Moments from ``since`` up to, and without, ``until``.
 
     Attributes:
-        since: none: from the first post on.
+        since: None: from the first post on.
         until: where it ends.
     """
 

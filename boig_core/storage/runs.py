@@ -39,7 +39,7 @@ class AttemptState:
         seconds: from the job file to the end, or until now.
         gpu_hours: at most, see `usage`; None: not known.
         idle: share of these in which GPUs waited for others; None: not known.
-        failure: what ``error.json`` says; none: it left no reason.
+        failure: what ``error.json`` says; None: it left no reason.
         outputs: URI of each output by name.
         last: last row of ``metrics.jsonl``.
         uri: the attempt's folder.

@@ -116,7 +116,7 @@ class Engine:
         Args:
             model: on any device; moved to this rank's.
             config: how to optimize.
-            params: what to train; none: every parameter that requires a gradient (with LoRA: the
+            params: what to train; None: every parameter that requires a gradient (with LoRA: the
                 adapter).
         """
         init_process_group()

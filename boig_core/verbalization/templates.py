@@ -200,7 +200,7 @@ def build_prompt(
     Args:
         sample: whose company, date, text, keywords and resolution are told; its own KPIs and
             description are not.
-        kpi: what to aim at; none: the no-KPI twin's prompt. The pattern ``predict`` never tells it.
+        kpi: what to aim at; None: the no-KPI twin's prompt. The pattern ``predict`` never tells it.
         wording: compact or full.
         pattern: which of the four.
     """
