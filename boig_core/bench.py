@@ -54,8 +54,8 @@ def ddpo(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Images a second of DDPO by phase, in one process or on Ray, beside what the UNet alone and a
-    plain loop take on one device."""
+    """Images per second of DDPO by phase, in one process or on Ray, beside what the UNet alone and
+    a plain loop take on one device."""
     settings = load_recipe(recipe, overrides or [])
     if "engagement" in settings.reward.weights:
         rule = "needs an engagement predictor, which is not measured here"

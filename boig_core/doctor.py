@@ -1,5 +1,5 @@
-"""``boig doctor``: is this machine, its store and its cluster fit for a run? One line a check, with
-what to do.
+"""``boig doctor``: is this machine, its store and its cluster fit for a run? One line per check,
+with what to do.
 
 Checks what a run would stumble over late: Python, the package's parts, the shipped models, the
 store (a real conditional put), Ray's Jobs API and MLflow. What is not configured is skipped and

@@ -74,7 +74,7 @@ class Description:
         colors: palette name to coverage in [0, 1]; 3 to 5 names whose coverages sum to 1 (fewer
             when an image shows fewer).
         tones: tone to coverage in [0, 1]; sums to 1.
-        objects: object name to its box, one box a name (the largest).
+        objects: object name to its box, one box per name (the largest).
     """
 
     colors: Mapping[str, float] = field(default_factory=dict)

@@ -205,7 +205,7 @@ class SampleWriter:
         )
 
     def look(self, epoch: int, look: ProbeResult) -> None:
-        """A probe's images, one row a prompt, and its numbers in the same order."""
+        """A probe's images, one row per prompt, and its numbers in the same order."""
         from boig_core.evaluation.files import make_grid
 
         buffer = io.BytesIO()

@@ -8,7 +8,7 @@ for them; the registry's champion stands beside them, if there is one.
 
 Reads ``dataset``, ``boigllm``, ``calibration``, ``high_kpi``, ``boigsd``, ``champion`` if there is
 one, for a reward that takes one ``predictor``, for an evaluation that asks for one ``judge``;
-publishes ``generation``: numbers, one row an image, grids. The held-out judge (`ray_jobs.judge`)
+publishes ``generation``: numbers, one row per image, grids. The held-out judge (`ray_jobs.judge`)
 scores here alone.
 """
 

@@ -4,7 +4,7 @@ a pool of Ray actors.
 Reads ``dataset`` (perceived), ``boigllm``, ``calibration`` and, where there is one, ``predictor``,
 and scores the split `reward.split` with its own images; or, given ``images`` (a folder of files)
 and ``posts`` (JSON lines ``{"image": FILE, "id": SAMPLE}``), those files for these posts. Publishes
-``rewards``: ``rewards.parquet``, one row an image, and ``rewards.json``. What the store has scored
+``rewards``: ``rewards.parquet``, one row per image, and ``rewards.json``. What the store has scored
 before is not scored again.
 """
 

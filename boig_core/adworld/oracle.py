@@ -241,10 +241,10 @@ class Oracle:
 
         Args:
             images: uint8 RGB arrays (height, width, 3), sizes may differ.
-            brands: of `BRANDS`, one an image.
-            seasons: of `SEASONS`, one an image.
-            texts: of the posts, one an image, for a law that looks at them; None: every image is on
-                topic.
+            brands: of `BRANDS`, one per image.
+            seasons: of `SEASONS`, one per image.
+            texts: of the posts, one per image, for a law that looks at them; None: every image is
+                on topic.
 
         Raises:
             InputError: counts that differ, an unknown brand or season, or an image that is not

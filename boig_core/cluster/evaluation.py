@@ -189,7 +189,7 @@ class Answered:
     """What a model said to prompts.
 
     Attributes:
-        said: one description a prompt, in order; None where nothing could be parsed.
+        said: one description per prompt, in order; None where nothing could be parsed.
         texts: answers that were written, one or several a prompt.
         parsed: how many of them could be parsed.
     """

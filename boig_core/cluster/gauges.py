@@ -14,7 +14,7 @@ from ray.util.metrics import Gauge
 
 
 class Gauges:
-    """Gauges ``ray_boig_NAME{stage, run}``, one a name; a name that a row lacks keeps its last
+    """Gauges ``ray_boig_NAME{stage, run}``, one per name; a name that a row lacks keeps its last
     value. Ray must be connected.
 
     Args:

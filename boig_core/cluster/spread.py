@@ -24,7 +24,7 @@ ever."""
 
 
 def spread(work: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, T]]:
-    """Run ``work(*item)`` for each item, a process a core.
+    """Run ``work(*item)`` for each item, a process per core.
 
     Args:
         work: a function of a module, which every node can import.

@@ -102,7 +102,7 @@ def columns(
     """A chart of stacked columns.
 
     Args:
-        counts: by bucket, one a column.
+        counts: by bucket, one per column.
         titles: what each column is.
         ticks: place (a share of the width) and label of each mark of the axis.
 

@@ -1,5 +1,5 @@
-"""A dataset in the store: one small table a version, and immutable content-addressed shards beside
-it.
+"""A dataset in the store: one small table per version, and immutable content-addressed shards
+beside it.
 
     datasets/NAME/blobs/posts-HASH.parquet         id, account, company, timestamp, text, keywords,
                                                    licence, images (references), held_out
@@ -7,7 +7,7 @@ it.
                                                    fingerprint
     perception/KEY/perception-HASH.parquet         what is seen in images, for all datasets (see
                                                    `perceived`)
-    datasets/NAME/VERSION/labels.parquet           one row a sample: its shards, KPIs, bucket,
+    datasets/NAME/VERSION/labels.parquet           one row per sample: its shards, KPIs, bucket,
                                                    split, near-duplicate group
     datasets/NAME/VERSION/sources.parquet          where each sample comes from: file, line,
                                                    address, licence, opt-out

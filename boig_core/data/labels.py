@@ -159,7 +159,7 @@ def _moment(con: DuckDBPyConnection, share: float) -> str:
 
 
 def _sample(con: DuckDBPyConnection) -> None:
-    """``sample``: one row an image; the second image of a post is called POST-2, unless a post has
+    """``sample``: one row per image; the second image of a post is called POST-2, unless a post has
     that id."""
     con.execute(
         """

@@ -1,7 +1,7 @@
 """Perceived: what perception saw in images, kept by image and perception key for every run and
 every dataset.
 
-    STORE/perception/KEY/perception-HASH.parquet    one row an image, as datasets name it; never
+    STORE/perception/KEY/perception-HASH.parquet    one row per image, as datasets name it; never
                                                     rewritten
     STORE/perception/KEY/part-HASH.parquet          the same rows, safe as soon as they are seen,
                                                     until they stand in the former

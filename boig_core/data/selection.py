@@ -1,4 +1,4 @@
-"""Selection: of all rows that could be read, the posts that a dataset is made from: one an id,
+"""Selection: of all rows that could be read, the posts that a dataset is made from: one per id,
 small accounts left out, large ones sampled.
 
 The work on tables runs in DuckDB on disk, so that memory stays flat however long the history is.
@@ -112,7 +112,7 @@ def choose(con: DuckDBPyConnection, data: Data, seed: int) -> None:
 
     Args:
         con: with its candidates.
-        data: smallest and largest number of posts an account.
+        data: smallest and largest number of posts per account.
         seed: decides which posts stay of an account that has more than ``data.max_posts``.
     """
     con.execute(

@@ -111,7 +111,7 @@ def stage(chunk: FetchChunk, data: Data, root: str) -> pa.Table:
         root: URI of ``datasets/NAME``.
 
     Returns:
-        Its index: one row an address: ``sha256``, sizes and shard, or ``code`` and ``reason``.
+        Its index: one row per address: ``sha256``, sizes and shard, or ``code`` and ``reason``.
 
     Raises:
         StoreUnavailableError: the store is away.
@@ -140,7 +140,7 @@ def stage(chunk: FetchChunk, data: Data, root: str) -> pa.Table:
 def _fetch_into(
     spool: IO[bytes], chunk: FetchChunk, data: Data
 ) -> tuple[list[dict[str, Any]], dict[str, tuple[int, int]]]:
-    """Fetch into a scratch file; returns a row an address, and offset and length of each image by
+    """Fetch into a scratch file; returns a row per address, and offset and length of each image by
     its hash."""
     rows: list[dict[str, Any]] = []
     places: dict[str, tuple[int, int]] = {}
@@ -212,7 +212,7 @@ _fetchers: dict[str, Fetcher] = {}
 
 
 def _fetcher(data: Data) -> Fetcher:
-    """One a process and recipe, so that connections and the limits of hosts outlive a chunk."""
+    """One per process and recipe, so that connections and the limits of hosts outlive a chunk."""
     return _fetchers.setdefault(data.model_dump_json(), Fetcher(data))
 
 

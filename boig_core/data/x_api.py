@@ -32,7 +32,7 @@ def is_page(fields: Mapping[str, Any]) -> bool:
 
 
 def rows_of(page: Mapping[str, Any]) -> list[Any]:
-    """One row a post, with the columns of `posts` and the counts; photographs alone, since a
+    """One row per post, with the columns of `posts` and the counts; photographs alone, since a
     video's preview is not what was posted.
 
     A post that is no object, or whose author is not included, gives a row that `posts` rejects by

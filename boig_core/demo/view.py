@@ -94,7 +94,7 @@ class TaskRow:
 
 @dataclass
 class View:
-    """Lines that are drawn anew in a terminal, and one line a change elsewhere; use with
+    """Lines that are drawn anew in a terminal, and one line per change elsewhere; use with
     ``with``."""
 
     console: Console

@@ -43,7 +43,7 @@ _REPEATS: Final = 3
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds an epoch, as medians over epochs, and what the parts take alone.
+    """Seconds per epoch, as medians over epochs, and what the parts take alone.
 
     Attributes:
         images: of an epoch.
@@ -75,7 +75,7 @@ class Speed:
 
     @property
     def images_per_s(self) -> float:
-        """Images a second, sampled, scored and trained on."""
+        """Images per second, sampled, scored and trained on."""
         return self.images / self.epoch_s
 
     @property

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from boig_core.vocabulary import Sample
 
 Findings = Mapping[str, NDArray[np.float64]]
-"""What is measured of some images, by name: one row an image."""
+"""What is measured of some images, by name: one row per image."""
 
 
 class Scorer(Protocol):

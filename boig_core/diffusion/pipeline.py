@@ -48,7 +48,7 @@ _REMEMBERED: Final = 256
 
 @dataclass(frozen=True)
 class Condition:
-    """What a UNet is told beside latents and time, one row an image.
+    """What a UNet is told beside latents and time, one row per image.
 
     Attributes:
         text_BLD: text embeddings, in the precision of the UNet.

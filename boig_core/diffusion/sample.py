@@ -26,7 +26,7 @@ def sample_images(
     guidance: float,
     batch: int = 32,
 ) -> NDArray[np.uint8]:
-    """Sample one image a prompt and seed.
+    """Sample one image per prompt and seed.
 
     Args:
         pipe: from `load_pipeline`.
@@ -64,7 +64,7 @@ def sample_images(
 def sample_latents(
     pipe: Any, prompts: Sequence[str], start_BCHW: torch.Tensor, steps: int, guidance: float
 ) -> torch.Tensor:
-    """Scaled latents ``latents_BCHW`` of one image a prompt, from the noise that is given."""
+    """Scaled latents ``latents_BCHW`` of one image per prompt, from the noise that is given."""
     timesteps, timesteps_prev, alphas_T1 = schedule(pipe, steps)
     prediction = pipe.scheduler.config.prediction_type
     condition, blank = encode_prompts(pipe, prompts), encode_prompts(pipe, [None])

@@ -97,10 +97,10 @@ def similarity_in_prompt(images_BHWC: NDArray[np.uint8], images_per_prompt: int)
     images of one prompt; in [-1, 1].
 
     Raises:
-        ValueError: fewer than two images a prompt.
+        ValueError: fewer than two images per prompt.
     """
     if images_per_prompt < 2:
-        raise ValueError(f"images a prompt: {images_per_prompt}; a pair takes two")
+        raise ValueError(f"images per prompt: {images_per_prompt}; a pair takes two")
     count, height, width = images_BHWC.shape[:3]
     rows, columns = (
         np.arange(min(_THUMB, side)) * side // min(_THUMB, side) for side in (height, width)

@@ -1,4 +1,4 @@
-"""Files of the ``generation`` output: ``generation.json``, one Parquet row an image, one PNG a
+"""Files of the ``generation`` output: ``generation.json``, one Parquet row per image, one PNG a
 prompt with the models below each other.
 
 Leaves out: the numbers (see `generation`), and reading them again (see `evaluated`).

@@ -276,7 +276,7 @@ def _row(
         "kid": "fewer than 2 images",
         "fid": f"fewer than evaluation.fid_min = {settings.fid_min} generated images, or real ones for each of two halves",
         "aesthetic": "evaluation.aesthetic is not set",
-        "diversity": "one image a prompt",
+        "diversity": "one image per prompt",
         "novelty": "the training split has no HIGH image",
         "named": "no prompt names one of perception.kinds",
     }

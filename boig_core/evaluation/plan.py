@@ -3,7 +3,7 @@ the prompts that each takes.
 
 Prompts are texts of test posts, evenly out of the KPI buckets: whoever asks for an image does not
 know how the post will do. Leaves out: sampling (`boig_core.cluster.evaluation`) and measuring
-(`generation`). Shape letters: N = P x K images, P prompts, K images a prompt.
+(`generation`). Shape letters: N = P x K images, P prompts, K images per prompt.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ validation split's and the CLIP is the perception's: prompts and judges of `gene
 part. A reward may read that CLIP too, so that a margin which falls says more than one which stays.
 Leaves out: when it looks (`boig_core.diffusion.learner`) and what follows
 (`boig_core.training.monitors`). Shape letters: B images of a chunk, N all images, P prompts, K
-images a prompt, D width of the CLIP.
+images per prompt, D width of the CLIP.
 """
 
 from __future__ import annotations

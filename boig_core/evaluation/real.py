@@ -84,7 +84,7 @@ def see_real(
 
 
 def real_samples(samples: Sequence[Sample]) -> list[Sample]:
-    """Real HIGH samples outside the training split, one an image: what the generated images are
+    """Real HIGH samples outside the training split, one per image: what the generated images are
     held against."""
     held = {
         sample.image: sample
@@ -101,8 +101,8 @@ def real_samples(samples: Sequence[Sample]) -> list[Sample]:
 class Distances:
     """Distances of sets of images from real ones, and what two halves of the real ones give.
 
-    FID compares ``fid_n`` images a side: as many as are generated, at most half of the real ones; 0
-    where that is below ``fid_min``.
+    FID compares ``fid_n`` images per side: as many as are generated, at most half of the real ones;
+    0 where that is below ``fid_min``.
     """
 
     def __init__(self, real: Real, generated: int, fid_min: int, seed: int) -> None:
@@ -122,7 +122,7 @@ class Distances:
         )
 
     def fid(self, features_NF: NDArray[np.float64]) -> float | None:
-        """FID at ``fid_n`` images a side; None where either side has fewer."""
+        """FID at ``fid_n`` images per side; None where either side has fewer."""
         n = self._fid_n
         if not 2 <= n <= len(features_NF):
             return None

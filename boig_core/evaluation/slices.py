@@ -33,7 +33,7 @@ def by_bucket_and_account(
         recipe: resamples and seed of the intervals.
 
     Returns:
-        By ``bucket`` and ``account``, then by its name: ``prompts``, ``n`` images a row, ``rows``
+        By ``bucket`` and ``account``, then by its name: ``prompts``, ``n`` images per row, ``rows``
             (means of `PAIRED` by row, as far as
         measured) and ``gain`` (differences with 95 % intervals clustered by prompt; empty for fewer
         than 5 prompts).

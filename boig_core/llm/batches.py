@@ -36,7 +36,7 @@ class Order:
     Args:
         groups: indices of the samples of each group by its name, as `by_bucket` or `as_one` gives
             them.
-        batch: samples a step, over all ranks.
+        batch: samples per step, over all ranks.
         seed: of the shuffling.
 
     Raises:

@@ -53,7 +53,7 @@ def _how(recipe: Recipe) -> str:
         else "all weights"
     )
     return f"""* Base: {base}
-* Trained: {trained}, {llm.dtype}, context {llm.context}, {llm.batch} samples a step, peak learning rate {llm.lr:g}
+* Trained: {trained}, {llm.dtype}, context {llm.context}, {llm.batch} samples per step, peak learning rate {llm.lr:g}
 * Data: dataset `{recipe.data.name}`; the `manifest.json` of a published version names its digest and lineage"""
 
 

@@ -153,7 +153,7 @@ class AnswerMask:
         return masked_NV
 
     def advance(self, tokens_N: Sequence[int]) -> None:
-        """Take note of one more token an answer; what follows the end of an answer is passed over.
+        """Take note of one more token per answer; what follows the end of an answer is passed over.
 
         Raises:
             InputError: a token that was not allowed.

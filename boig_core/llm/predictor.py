@@ -187,7 +187,7 @@ class Predictor:
 
         Raises:
             ScorerError: a prediction is not finite.
-            ValueError: other than one description a post.
+            ValueError: other than one description per post.
         """
         prompts = _prompts(samples, descriptions, self._wording)
         # With the longest answer, so that no prompt depends on which number is asked for.

@@ -42,7 +42,7 @@ def sample_answers(
 
     Args:
         prompts: as `templates.build_prompt` words them.
-        samples: answers a prompt.
+        samples: answers per prompt.
         seed: of the draws.
         constraint: of the tokenizer: each token is drawn among those that it allows; None: among
             all.

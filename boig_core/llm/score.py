@@ -62,7 +62,7 @@ def answer_logprobs(
     Args:
         model: a causal language model in evaluation mode.
         tokenizer: its own.
-        prompts: one an answer; equal and similar ones may stand in any order.
+        prompts: one per answer; equal and similar ones may stand in any order.
         answers: canonical answer texts.
         chunk: rows of a forward pass.
         share: read what prompts have in common once; False: read each prompt anew, as a model is

@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON line a step, kept in the store beside the attempt and mirrored to
+"""Metrics of a run: one JSON line per step, kept in the store beside the attempt and mirrored to
 MLflow when it is configured.
 
 Leaves out: what to measure, and the store itself: the caller passes a function that replaces the

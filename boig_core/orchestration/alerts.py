@@ -1,4 +1,4 @@
-"""Alerts: one message a cause, to wherever ``BOIG_ALERT_URL`` leads.
+"""Alerts: one message per cause, to wherever ``BOIG_ALERT_URL`` leads.
 
 Whoever sends first claims the cause in the store, by an exclusive put, so that tasks that fail side
 by side send one message. Leaves out: when an alert is due and what it says (see `callbacks`).
@@ -32,7 +32,7 @@ WINDOW_S: Final = 3600.0
 that goes on is told again."""
 
 CLAIMS: Final = "alerts"
-"""Folder of the store with one small file a cause and window."""
+"""Folder of the store with one small file per cause and window."""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def measure(
 
     Args:
         rgb_BHWC: images, all of one size.
-        max_colors: at most this many names an image.
+        max_colors: at most this many names per image.
         min_coverage: names that cover less are folded into the kept name that looks most like them.
 
     Returns:

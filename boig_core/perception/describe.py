@@ -47,7 +47,7 @@ class Perceiver:
     Attributes:
         side: images are brought to a square of this side before colors, tones and salient regions
             are measured.
-        max_colors: at most this many palette names an image.
+        max_colors: at most this many palette names per image.
         min_coverage: colors that cover less are folded into the others.
         detector: finds and names objects.
         captioner: writes captions; None: there are none.
@@ -104,7 +104,7 @@ class Perceiver:
                 are given, they are found first.
 
         Returns:
-            One description an image. Boxes are in pixels of the measured square, side x side,
+            One description per image. Boxes are in pixels of the measured square, side x side,
                 whatever the size of the image: use
             `Description.scaled(width / side, height / side)` for pixels of an image. Of several
             objects of one name the first stays that the detector lists: the largest region, or the

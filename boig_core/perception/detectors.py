@@ -68,7 +68,7 @@ def detect_in_chunks(
     rules: BoxFilter,
     chunk: int,
 ) -> list[list[Region]]:
-    """Regions of each image, the largest first, one a name.
+    """Regions of each image, the largest first, one per name.
 
     Args:
         images: of any sizes.

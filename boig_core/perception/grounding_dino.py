@@ -83,7 +83,7 @@ class GroundingDino:
     def detect(
         self, images: Sequence[Pixels], vocabularies: Sequence[Sequence[str]] | None = None
     ) -> list[list[Region]]:
-        """Regions of each image, the largest first, one a name, boxes in pixels of that image."""
+        """Regions of each image, the largest first, one per name, boxes in pixels of that image."""
         asked = [self._kinds] * len(images) if vocabularies is None else vocabularies
         return detect_in_chunks(images, asked, self._pack, self._look, self._rules, self._batch)
 
@@ -101,7 +101,7 @@ class GroundingDino:
         return tokens
 
     def _pack(self, names: Iterable[str]) -> list[Pack]:
-        """As many names a pass as the text takes, with a full stop after each and a mark at both
+        """As many names per pass as the text takes, with a full stop after each and a mark at both
         ends."""
         packs: list[list[str]] = []
         room = 0

@@ -2,8 +2,8 @@
 that of each name.
 
 Leaves out: which boxes count (see `detectors`). torch is imported when a model is loaded, not
-before. Shape letters: B images, S side, C = 3 channels, K names a pass, T tokens, Q boxes that the
-model proposes, N names that were asked for.
+before. Shape letters: B images, S side, C = 3 channels, K names per pass, T tokens, Q boxes that
+the model proposes, N names that were asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from boig_core.perception.pixels import Pixels, fit
 _FIELD: Final = "perception.detector_model"
 _WORDING: Final = "a photo of a {}"
 _QUERIES: Final = 16
-"""Names a pass, at least: a fixed number, the missing ones filled up."""
+"""Names per pass, at least: a fixed number, the missing ones filled up."""
 
 
 class Owlv2:
@@ -78,7 +78,7 @@ class Owlv2:
     def detect(
         self, images: Sequence[Pixels], vocabularies: Sequence[Sequence[str]] | None = None
     ) -> list[list[Region]]:
-        """Regions of each image, the largest first, one a name, boxes in pixels of that image."""
+        """Regions of each image, the largest first, one per name, boxes in pixels of that image."""
         asked = [self._kinds] * len(images) if vocabularies is None else vocabularies
         return detect_in_chunks(images, asked, self._pack, self._look, self._rules, self._batch)
 

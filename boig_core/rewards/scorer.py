@@ -285,7 +285,7 @@ def collect_evidence(
     Args:
         models: what is asked.
         descriptions: boxes in pixels of the sample's (width, height).
-        samples: prompts and accounts, one a description.
+        samples: prompts and accounts, one per description.
         conditions: HIGH and LOW of each account.
         chunk: images at a time.
         needs: parts that are computed.

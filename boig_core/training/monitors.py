@@ -169,7 +169,7 @@ def check(monitors: Monitors, rows: Sequence[Row]) -> list[Trip]:
         "plateau": (
             monitors.plateau.action,
             plateau(rows, monitors.plateau.epochs, monitors.plateau.rise),
-            "end here, or sample more images a prompt or lower ddpo.lr",
+            "end here, or sample more images per prompt or lower ddpo.lr",
         ),
         "fall": (
             monitors.fall.action,

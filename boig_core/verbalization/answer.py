@@ -3,8 +3,8 @@
     {"color and tones": {"colors": {NAME: {"coverage": f}}, "tones": {"warm": f, "neutral": f,
      "cool": f}}, "objects": {NAME: [x1, y1, x2, y2]}}
 
-The canonical text has two digits a coverage, colors and objects from the largest down, and boxes in
-whole pixels, so that one description has one text and a small model needs few tokens. Beside it
+The canonical text has two digits per coverage, colors and objects from the largest down, and boxes
+in whole pixels, so that one description has one text and a small model needs few tokens. Beside it
 stands the engagement predictor's answer, a KPI from 0 to 100. Leaves out: the prompt (see
 `templates`) and measuring (see `perception`).
 """

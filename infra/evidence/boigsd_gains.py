@@ -11,7 +11,7 @@ all seeds; the judge is the law, which no training reads.
 On each seed and over all of them the interval of BoigSD over the base must lie above 0. Over all
 seeds BoigSD must be at least level with high-KPI fine-tuning, and BoigSD with rewriting with the
 same rewriting alone: their intervals must not lie below 0. Whichever way the others fall, they are
-shown. Prints one table a law. Exit code 1: something that must hold does not. One seed takes some
+shown. Prints one table per law. Exit code 1: something that must hold does not. One seed takes some
 eight minutes on two cores, beside those of BoigLLM.
 
     python infra/evidence/boigsd_gains.py --home .boig/evidence [--laws sunlit nordic] [--seeds 0 1
@@ -126,7 +126,7 @@ def verdict(pair: str, rows: Mapping[str, Mapping[str, Any]]) -> bool | None:
 
 
 def table(law: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One line a pair and measure, then what each seed's BoigSD kept of the base."""
+    """One line per pair and measure, then what each seed's BoigSD kept of the base."""
     verdicts = {True: "holds", False: "DOES NOT HOLD", None: "-"}
     lines = [
         f"{law}: difference [95 % interval]; the judge in log-likes, the reward in its own unit"

@@ -1,4 +1,4 @@
-"""Are colors measured right, and how fast? Images of known composition, and images a second and
+"""Are colors measured right, and how fast? Images of known composition, and images per second and
 core beside two public libraries.
 
 Accuracy: each image is 640 x 640, split at random into 2 to 5 colors of the palette (cells, bands,
@@ -215,7 +215,7 @@ def _nearest(rgb_NC: NDArray[np.float64]) -> NDArray[np.intp]:
 
 
 def rates(rounds: int) -> dict[str, dict[str, float]]:
-    """Images a second of CPU time, of each way on each set of images."""
+    """Images per second of CPU time, of each way on each set of images."""
     rng = np.random.default_rng(0)
     sets = {
         f"{len(PHOTOS)} photographs": [

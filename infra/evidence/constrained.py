@@ -1,4 +1,4 @@
-"""What the grammar of answers costs and what it gains: tokens a second and parse rate of one
+"""What the grammar of answers costs and what it gains: tokens per second and parse rate of one
 BoigLLM, with and without it.
 
 Prompts are those of test posts with their own KPI, as `evaluate_llm` asks them. Each way is timed
@@ -30,7 +30,7 @@ from boig_core.verbalization.templates import build_prompt, condition_of
 
 
 def main() -> None:
-    """Print one line a way."""
+    """Print one line per way."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -373,7 +373,7 @@ def watched(
 
 
 def speed(images: int, seen: WatchedProcess, asked: dict[str, Any]) -> dict[str, float]:
-    """Images a second, of the whole command and while requests were made."""
+    """Images per second, of the whole command and while requests were made."""
     return {
         "images_per_s": round(images / seen.seconds, 1),
         "steady_images_per_s": round(images / max(asked["server"]["seconds"], 1e-3), 1),
@@ -443,7 +443,7 @@ def growth(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def rates(found: dict[str, Any], rows: int) -> dict[str, Any]:
-    """Median images a second by kind of images: of the whole command, and while requests were
+    """Median images per second by kind of images: of the whole command, and while requests were
     made."""
     runs = {
         "boig": [run for run in found["boig"] if run["rows"] == rows],

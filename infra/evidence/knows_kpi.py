@@ -12,9 +12,9 @@ shorter of its own best than BoigLLM does adds to it.
 
 ``--shuffled`` tests the test: likes change places within each account before ingestion, so a KPI
 says nothing about an image, and the gain over the twin must be gone over all seeds; one seed may
-keep some, since two trainings differ by more than posts tell. Prints one table a law. Exit code 1:
-something that must hold does not. One seed of 1,000 steps and 500 test posts a bucket takes some
-ten minutes on two cores, and the ceiling of its law one.
+keep some, since two trainings differ by more than posts tell. Prints one table per law. Exit code
+1: something that must hold does not. One seed of 1,000 steps and 500 test posts per bucket takes
+some ten minutes on two cores, and the ceiling of its law one.
 
     python infra/evidence/knows_kpi.py --home .boig/evidence [--laws sunlit nordic] [--seeds 0 1 2]
         [--set llm.steps=1000 ...] [--shuffled] [--json FILE] [--smoke]
@@ -311,7 +311,7 @@ def read_said(description: str, model: str) -> dict[str, Description | None]:
 
 
 def table(law: str, lines: Sequence[GainLine], parse_rates: Mapping[str, float]) -> list[str]:
-    """One line a metric, baseline and bucket, and the verdict."""
+    """One line per metric, baseline and bucket, and the verdict."""
     seeds = list(lines[0].gains)
     verdicts = {True: "holds", False: "DOES NOT HOLD", None: "-"}
     rows = [

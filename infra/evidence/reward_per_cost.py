@@ -142,7 +142,7 @@ def main() -> int:
 
 
 def arm_runs(given: argparse.Namespace, arm: str, small: Sequence[str]) -> list[Run]:
-    """Runs of an arm at the learning rate that its trials chose, one a seed."""
+    """Runs of an arm at the learning rate that its trials chose, one per seed."""
     rates = ARMS[arm][1][: given.rates]
     best = rates[0]
     if len(rates) > 1:
@@ -336,7 +336,7 @@ def compare(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     must.
 
     Returns:
-        ``level``, ``arms`` (shares of the reference's compute and seconds a seed, None where it
+        ``level``, ``arms`` (shares of the reference's compute and seconds per seed, None where it
         never gets there; CLIP margin and diversity there as shares of the reference's at its end),
         ``holds``: None where the reference or `windowed` was not run.
     """
@@ -381,7 +381,7 @@ def verdict(arm: Mapping[str, Any]) -> bool:
 
 
 def table(result: Mapping[str, Any]) -> list[str]:
-    """One line an arm, and the verdict."""
+    """One line per arm, and the verdict."""
     rows = [
         f"{'arm':10} {'lr':>7} {'first':>6} {'final reward':>18} {'at guidance 3':>18}   compute to the reference's final reward"
     ]
@@ -414,7 +414,7 @@ def table(result: Mapping[str, Any]) -> list[str]:
 
 
 def plot(runs: Mapping[str, Sequence[Run]], file: Path) -> None:
-    """Reward against compute and against seconds: a thin line a seed, a color an arm."""
+    """Reward against compute and against seconds: a thin line per seed, a color an arm."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,12 +1,12 @@
 """How fast are images scored, and how much of what sharing a prompt can save is saved? A Llama with
 random weights, one thread a process.
 
-Floor: of 16 images a prompt, P tokens of prompt and A of answer, reading each prompt anew takes 16
-(P + A) tokens, reading it once P + 16 A; the ratio of both is what sharing can gain at most, when a
-token costs the same everywhere. With HIGH and LOW, which differ in the last R tokens of the prompt,
-it is 32 (P + A) against P + R + 32 A. Seconds are CPU time, the best of alternating rounds.
+Floor: of 16 images per prompt, P tokens of prompt and A of answer, reading each prompt anew takes
+16 (P + A) tokens, reading it once P + 16 A; the ratio of both is what sharing can gain at most,
+when a token costs the same everywhere. With HIGH and LOW, which differ in the last R tokens of the
+prompt, it is 32 (P + A) against P + R + 32 A. Seconds are CPU time, the best of alternating rounds.
 
-Rate: images a second through the pool of actors that stages use, by the contrast (HIGH and LOW),
+Rate: images per second through the pool of actors that stages use, by the contrast (HIGH and LOW),
 actors started beforehand; with and without a shared prompt, and out of the store's cache, for 1 and
 2 actors.
 
@@ -44,7 +44,7 @@ from boig_core.verbalization.templates import COMPACT, build_prompt
 from boig_core.vocabulary import PALETTE, Description, Sample
 
 IMAGES: Final = 16
-"""Images a prompt."""
+"""Images per prompt."""
 CONDITIONS: Final = Conditions(accounts={}, fallback=KpiPair(high=90, low=5))
 KINDS: Final = ("ball", "box", "tent", "star")
 
@@ -214,7 +214,7 @@ def rates(
     descriptions: Sequence[Description],
     home: str,
 ) -> dict[str, float]:
-    """Images a second, from the first chunk to the last."""
+    """Images per second, from the first chunk to the last."""
     resources = "reward.resources={cpus: 1}"
     recipe = load_recipe("tiny", [f"reward.actors={actors}", f"reward.chunk={IMAGES}", resources])
     items = [(samples[i // IMAGES], description) for i, description in enumerate(descriptions)]

@@ -109,7 +109,7 @@ def holds(row: dict[str, Any]) -> bool:
 
 
 def table(law: str, rows: dict[str, dict[str, Any]]) -> list[str]:
-    """One line a seed and formulation, beside the oracle's."""
+    """One line per seed and formulation, beside the oracle's."""
     lines = [
         f"{law}: test images, within account",
         f"{'':8} {'formulation':21} {'AUC high against low':22} {'Spearman with the KPI':25} {'with length':11} {'share of oracle':>15}",

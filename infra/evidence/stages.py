@@ -30,7 +30,7 @@ LONGER: Final = (
     "evaluation.fid_min=200",
 )
 """The demo's recipe on more posts, half of them held out, so that the intervals are narrow: 1,000
-test posts a bucket. BoigLLM trains three times as long, and predicts by the consensus of 24
+test posts per bucket. BoigLLM trains three times as long, and predicts by the consensus of 24
 answers: the likeliest one names too few colors to tell the buckets apart (decision 0007). One
 worker and one model at a time, so that two laws run side by side on two cores."""
 WORLD_SEED: Final = 0

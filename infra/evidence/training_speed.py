@@ -1,4 +1,4 @@
-"""How fast does BoigLLM train? Tokens a second and peak memory, packed and not, beside TRL's
+"""How fast does BoigLLM train? Tokens per second and peak memory, packed and not, beside TRL's
 SFTTrainer on the same examples.
 
 Model, examples, precision, sequence length, activation checkpointing and DeepSpeed's config are the
@@ -126,7 +126,7 @@ def padding(lengths: Sequence[int]) -> float:
 def compare(
     folder: Path, size: dict[str, int], given: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
-    """Median tokens a second and peak memory of each way, run in turn."""
+    """Median tokens per second and peak memory of each way, run in turn."""
     mean = np.mean(
         [
             len(json.loads(line)["input_ids"])

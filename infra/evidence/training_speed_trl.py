@@ -59,7 +59,7 @@ def main(folder: Path, settings: dict[str, Any]) -> None:
     """Train for some steps and print what they took."""
     rows = [json.loads(line) for line in (folder / "examples.jsonl").read_text().splitlines()]
     accumulation = settings["batch"] // settings["micro_batch"]
-    # A packed row holds several samples, so as many samples a step are fewer rows.
+    # A packed row holds several samples, so as many samples per step are fewer rows.
     micro, steps = settings["micro_rows"], settings["steps"]
     with tempfile.TemporaryDirectory() as out:
         config = SFTConfig(

@@ -117,7 +117,7 @@ def verdict(row: dict[str, Any]) -> str:
 
 
 def table(found: dict[str, dict[str, Any]]) -> list[str]:
-    """One line a seed and arm."""
+    """One line per seed and arm."""
     lines = [
         f"{'':8} {'arm':8} {'epochs':>6}  {'judge over base':24} {'reward over base':24} monitors"
     ]

@@ -123,7 +123,7 @@ def sample_prompts(n: int, seed: int, count: int, plain: bool) -> tuple[list[Sce
 def generate(
     pipe: Any, prompts: list[str], seed: int, guidance: float = GUIDANCE, steps: int = STEPS
 ) -> NDArray[np.uint8]:
-    """Sample one uint8 image a prompt, ``images_BHWC``, with deterministic DDIM."""
+    """Sample one uint8 image per prompt, ``images_BHWC``, with deterministic DDIM."""
     noise = torch.Generator().manual_seed(seed)
     images = []
     for i in range(0, len(prompts), 64):

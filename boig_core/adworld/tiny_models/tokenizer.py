@@ -1,7 +1,7 @@
 """The tiny models' tokenizer: an ordinary CLIP tokenizer in which every word of the ad world is one
 token.
 
-Anything else (names, digits, emoji) falls back to bytes, so no text is refused. One token a word
+Anything else (names, digits, emoji) falls back to bytes, so no text is refused. One token per word
 keeps prompts short and lets models of a few layers learn a color word from a few thousand captions.
 """
 

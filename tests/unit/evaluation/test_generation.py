@@ -266,7 +266,7 @@ def test_best_of_n_stands_beside_boigsd_at_the_same_number_of_sampled_images() -
     rows = found["generation"]
     assert rows["best_of_n"]["n"] == 5
     assert rows["best_of_n"]["reward"] > rows["base"]["reward"] + 0.5
-    assert found["absent"]["generation.best_of_n.diversity"] == "one image a prompt"
+    assert found["absent"]["generation.best_of_n.diversity"] == "one image per prompt"
     cost = {name: (row["sampled"], row["forwards"]) for name, row in rows.items() if row}
     assert cost == {
         "base": (1, 14), "high_kpi": (1, 14), "boigsd": (1, 14), "best_of_n": (4, 56), "boigsd_best_of_n": (4, 56),
