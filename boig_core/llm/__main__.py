@@ -42,16 +42,16 @@ def main() -> int:
         action="store_true",
         help="train the engagement predictor that llm.predictor asks for",
     )
-    given = parser.parse_args()
+    args = parser.parse_args()
     configure_logging()
     try:
         _train(
-            given.recipe,
-            given.set,
-            given.dataset,
-            given.out,
-            with_kpi=not given.no_kpi,
-            predictor=given.predictor,
+            args.recipe,
+            args.set,
+            args.dataset,
+            args.out,
+            with_kpi=not args.no_kpi,
+            predictor=args.predictor,
         )
     except BoigError as exc:
         print(exc, file=sys.stderr)

@@ -57,13 +57,13 @@ Span = Mapping[str, float]
 
 def main() -> int:
     """Run what is missing, print, and write the numbers."""
-    given = arguments(__doc__).parse_args()
+    args = arguments(__doc__).parse_args()
     found = {}
-    for law in given.laws:
-        found[law] = law_rows(given, law)
+    for law in args.laws:
+        found[law] = law_rows(args, law)
         print("\n".join(table(law, found[law])), flush=True)
-    if given.json:
-        given.json.write_text(json.dumps({"posts": given.posts, "laws": found}, indent=1), "utf-8")
+    if args.json:
+        args.json.write_text(json.dumps({"posts": args.posts, "laws": found}, indent=1), "utf-8")
     return (
         0
         if all(verdict(pair, rows) is not False for rows in found.values() for pair in PAIRS)
@@ -71,13 +71,13 @@ def main() -> int:
     )
 
 
-def law_rows(given: argparse.Namespace, law: str) -> dict[str, dict[str, Any]]:
+def law_rows(args: argparse.Namespace, law: str) -> dict[str, dict[str, Any]]:
     """``generation.json`` of each seed."""
-    world = export(given.home, law, given.posts)
-    stages = Stages(str(given.home / "store"), law, settings=(*LONGER, *given.settings, *ROWS))
+    world = export(args.home, law, args.posts)
+    stages = Stages(str(args.home / "store"), law, settings=(*LONGER, *args.settings, *ROWS))
     raw = stages.run("ingest", "data", WORLD_SEED, {"posts": str(world / "posts.jsonl")})
     dataset = {"dataset": stages.run("perceive", "data", WORLD_SEED, raw)["dataset"]}
-    return {f"seed {seed}": seed_row(stages, seed, dataset) for seed in given.seeds}
+    return {f"seed {seed}": seed_row(stages, seed, dataset) for seed in args.seeds}
 
 
 def seed_row(stages: Stages, seed: int, dataset: dict[str, str]) -> dict[str, Any]:

@@ -50,13 +50,13 @@ def main() -> int:
     )
     parser.add_argument("--store", default=".boig/store", help="root of the demo's store")
     parser.add_argument("--json", type=Path, help="file for the numbers")
-    given = parser.parse_args()
-    root = store.normalize(given.store)
+    args = parser.parse_args()
+    root = store.normalize(args.store)
     newest = newest_runs(root)
     rows = measure(root, [next(run for run in newest if run.startswith(f"{dag}/")) for dag in DAGS])
     print("\n".join([table(rows), "", *LEGEND]))
-    if given.json:
-        given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    if args.json:
+        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     return 0
 
 

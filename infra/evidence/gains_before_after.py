@@ -60,24 +60,24 @@ def main() -> int:
     parser.set_defaults(posts=4000, laws=["sunlit"])
     for arm in ("before", "after"):
         parser.add_argument(f"--{arm}", nargs="+", required=True, help="settings of this arm")
-    given = parser.parse_args()
+    args = parser.parse_args()
     rows = []
-    for law in given.laws:
-        data = Stages(str(given.home / "store"), law, settings=given.settings)
-        world = {"posts": str(export(given.home, law, given.posts))}
+    for law in args.laws:
+        data = Stages(str(args.home / "store"), law, settings=args.settings)
+        world = {"posts": str(export(args.home, law, args.posts))}
         dataset = data.run(
             "perceive", "data", WORLD_SEED, data.run("ingest", "data", WORLD_SEED, world)
         )
-        for seed in given.seeds:
+        for seed in args.seeds:
             for arm in ("before", "after"):
                 stages = Stages(
-                    str(given.home / "store"), law, settings=[*given.settings, *getattr(given, arm)]
+                    str(args.home / "store"), law, settings=[*args.settings, *getattr(args, arm)]
                 )
                 rows += arm_rows(stages, dataset, law, seed, arm)
                 print("\n".join(table(rows)[-len(METRICS) * len(BUCKETS) :]), flush=True)
     print("\n".join(["", *table(rows)]))
-    if given.json:
-        given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    if args.json:
+        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     return 0
 
 

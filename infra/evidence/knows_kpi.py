@@ -119,18 +119,18 @@ def main() -> int:
         action="store_true",
         help="1,000 posts of one law, 20 steps, one seed: does the script work?",
     )
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="boig-knows-") as scratch:
-        if given.smoke:
-            given.home, given.laws, given.seeds, given.posts = (
+        if args.smoke:
+            args.home, args.laws, args.seeds, args.posts = (
                 Path(scratch),
-                given.laws[:1],
+                args.laws[:1],
                 [0],
                 1_000,
             )
         found: dict[str, dict[str, Any]] = {}
-        for law in given.laws:
-            lines, parse_rates = law_lines(given, law)
+        for law in args.laws:
+            lines, parse_rates = law_lines(args, law)
             found[law] = {
                 "lines": [{**asdict(line), "holds": line.holds} for line in lines],
                 "parse_rate": parse_rates,
@@ -140,33 +140,33 @@ def main() -> int:
                 and min(parse_rates.values()) >= PARSED
             )
             print("\n".join(table(law, lines, parse_rates)), flush=True)
-    if given.json:
-        given.json.write_text(
-            json.dumps({"posts": given.posts, "shuffled": given.shuffled, "laws": found}, indent=1),
+    if args.json:
+        args.json.write_text(
+            json.dumps({"posts": args.posts, "shuffled": args.shuffled, "laws": found}, indent=1),
             "utf-8",
         )
-    if given.smoke:
+    if args.smoke:
         print("a smoke run: it works; the numbers and their verdicts say nothing")
         return 0
     return 0 if all(law["holds"] for law in found.values()) else 1
 
 
-def law_lines(given: argparse.Namespace, law: str) -> tuple[list[GainLine], dict[str, float]]:
+def law_lines(args: argparse.Namespace, law: str) -> tuple[list[GainLine], dict[str, float]]:
     """The lines of a law, and the parse rate of each seed's BoigLLM."""
-    rules, world = Law.load(law), export(given.home, law, given.posts)
-    posts = shuffled(world / "posts.jsonl", WORLD_SEED) if given.shuffled else world / "posts.jsonl"
-    name = f"{law}-shuffled" if given.shuffled else law
+    rules, world = Law.load(law), export(args.home, law, args.posts)
+    posts = shuffled(world / "posts.jsonl", WORLD_SEED) if args.shuffled else world / "posts.jsonl"
+    name = f"{law}-shuffled" if args.shuffled else law
     stages = Stages(
-        str(given.home / "store"),
+        str(args.home / "store"),
         law,
         name,
-        (*LONGER, *given.settings, *(SMOKE if given.smoke else ())),
+        (*LONGER, *args.settings, *(SMOKE if args.smoke else ())),
     )
     raw = stages.run("ingest", "data", WORLD_SEED, {"posts": str(posts)})
     dataset = stages.run("perceive", "data", WORLD_SEED, raw)["dataset"]
     said: dict[str, Said] = {}
     parse_rates: dict[str, float] = {}
-    for seed in given.seeds:
+    for seed in args.seeds:
         started = time.monotonic()
         models = stages.run("finetune_llm", f"seed-{seed}", seed, {"dataset": dataset})
         described = stages.run(
@@ -184,7 +184,7 @@ def law_lines(given: argparse.Namespace, law: str) -> tuple[list[GainLine], dict
     asked = [s for s in samples if s.id in first["boigllm"] and s.bucket in BUCKETS]
     ceiling = (
         None
-        if given.shuffled
+        if args.shuffled
         else ceilings(rules, read_scenes(world / "truth.jsonl"), samples, asked, first)
     )
     return lines_of(asked, said, ceiling), parse_rates

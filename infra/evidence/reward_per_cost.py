@@ -117,57 +117,57 @@ def main() -> int:
         action="store_true",
         help="4 images an epoch, one epoch, rate and seed: does the script work?",
     )
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="boig-cost-") as scratch:
         small: tuple[str, ...] = ()
-        if given.smoke:
-            given.home, given.seeds, given.epochs, given.held_out, given.rates = (
+        if args.smoke:
+            args.home, args.seeds, args.epochs, args.held_out, args.rates = (
                 Path(scratch),
-                given.seeds[:1],
+                args.seeds[:1],
                 1,
                 2,
                 1,
             )
             small = ("prompts=2", "images_per_prompt=2", "chunk=4", "micro_batch=4")
-        given.home.mkdir(parents=True, exist_ok=True)
-        runs = {arm: arm_runs(given, arm, small) for arm in given.arms}
-        result = {"epochs": given.epochs, "runs": runs, **compare(runs)}
-        plot(runs, given.home / "reward_per_cost.png")
-        (given.home / "reward_per_cost.json").write_text(json.dumps(result, indent=1))
+        args.home.mkdir(parents=True, exist_ok=True)
+        runs = {arm: arm_runs(args, arm, small) for arm in args.arms}
+        result = {"epochs": args.epochs, "runs": runs, **compare(runs)}
+        plot(runs, args.home / "reward_per_cost.png")
+        (args.home / "reward_per_cost.json").write_text(json.dumps(result, indent=1))
     print("\n".join(table(result)))
-    if given.smoke:
+    if args.smoke:
         print("a smoke run: it works; the numbers and their verdicts say nothing")
         return 0
     return 0 if result["holds"] is not False else 1
 
 
-def arm_runs(given: argparse.Namespace, arm: str, small: Sequence[str]) -> list[Run]:
+def arm_runs(args: argparse.Namespace, arm: str, small: Sequence[str]) -> list[Run]:
     """Runs of an arm at the learning rate that its trials chose, one per seed."""
-    rates = ARMS[arm][1][: given.rates]
+    rates = ARMS[arm][1][: args.rates]
     best = rates[0]
     if len(rates) > 1:
-        trials = {rate: run_once(given, arm, rate, TUNING_SEED, small) for rate in rates}
+        trials = {rate: run_once(args, arm, rate, TUNING_SEED, small) for rate in rates}
         best = max(rates, key=lambda rate: final_reward(trials[rate]["points"]))
-    return [run_once(given, arm, best, seed, small) for seed in given.seeds]
+    return [run_once(args, arm, best, seed, small) for seed in args.seeds]
 
 
 def run_once(
-    given: argparse.Namespace, arm: str, rate: float, seed: int, small: Sequence[str]
+    args: argparse.Namespace, arm: str, rate: float, seed: int, small: Sequence[str]
 ) -> Run:
     """One training, or what its file says of it."""
     file = (
-        given.home / f"{arm}-{rate:g}-seed{seed}-epochs{given.epochs}-prompts{given.held_out}.json"
+        args.home / f"{arm}-{rate:g}-seed{seed}-epochs{given.epochs}-prompts{given.held_out}.json"
     )
     if file.is_file():
         return dict(json.loads(file.read_text()))
-    recipe = arm_recipe(arm, rate, seed, given.epochs, small)
+    recipe = arm_recipe(arm, rate, seed, args.epochs, small)
     started = time.monotonic()
     run = {
         "arm": arm,
         "lr": rate,
         "seed": seed,
         "cost": cost(recipe.ddpo),
-        **train(recipe, given.held_out),
+        **train(recipe, args.held_out),
     }
     print(
         f"{file.stem}: reward {run['points'][-1]['reward']:.3f}, {time.monotonic() - started:.0f} s",

@@ -37,23 +37,23 @@ PREDICTOR: Final = "engagement"
 
 def main() -> int:
     """Run what is missing, print, and write the numbers."""
-    given = arguments(__doc__).parse_args()
+    args = arguments(__doc__).parse_args()
     found = {}
-    for law in given.laws:
-        found[law] = {f"seed {seed}": row for seed, row in law_rows(given, law).items()}
+    for law in args.laws:
+        found[law] = {f"seed {seed}": row for seed, row in law_rows(args, law).items()}
         print("\n".join(table(law, found[law])), flush=True)
-    if given.json:
-        given.json.write_text(json.dumps({"posts": given.posts, "laws": found}, indent=1), "utf-8")
+    if args.json:
+        args.json.write_text(json.dumps({"posts": args.posts, "laws": found}, indent=1), "utf-8")
     return 0 if all(holds(row) for rows in found.values() for row in rows.values()) else 1
 
 
-def law_rows(given: argparse.Namespace, law: str) -> dict[int, dict[str, Any]]:
+def law_rows(args: argparse.Namespace, law: str) -> dict[int, dict[str, Any]]:
     """What `seed_row` finds for each seed of a law."""
-    world = export(given.home, law, given.posts)
-    stages = Stages(str(given.home / "store"), law, settings=(*LONGER, *given.settings))
+    world = export(args.home, law, args.posts)
+    stages = Stages(str(args.home / "store"), law, settings=(*LONGER, *args.settings))
     raw = stages.run("ingest", "data", WORLD_SEED, {"posts": str(world / "posts.jsonl")})
     dataset = {"dataset": stages.run("perceive", "data", WORLD_SEED, raw)["dataset"]}
-    return {seed: seed_row(stages, seed, dataset) for seed in given.seeds}
+    return {seed: seed_row(stages, seed, dataset) for seed in args.seeds}
 
 
 def seed_row(stages: Stages, seed: int, dataset: dict[str, str]) -> dict[str, Any]:

@@ -60,15 +60,15 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, help="file for all numbers")
     parser.add_argument("--worker", nargs=2, metavar=("FOLDER", "SETTINGS"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.worker:
-        print(json.dumps(train(Path(given.worker[0]), json.loads(given.worker[1]))))
+    args = parser.parse_args()
+    if args.worker:
+        print(json.dumps(train(Path(args.worker[0]), json.loads(args.worker[1]))))
         return 0
-    size = SIZES["smoke" if given.smoke else "small"]
+    size = SIZES["smoke" if args.smoke else "small"]
     with tempfile.TemporaryDirectory(prefix="boig-speed-") as scratch:
         folder = Path(scratch)
         lengths = write_inputs(folder, size)
-        runs = compare(folder, size, given)
+        runs = compare(folder, size, args)
     result = {
         "machine": f"{os.cpu_count()} cores of {platform.processor() or platform.machine()}",
         "versions": {name: version(name) for name in ("torch", "transformers", "deepspeed")},
@@ -77,8 +77,8 @@ def main() -> int:
         "runs": runs,
     }
     print(table(result))
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1))
     return 0
 
 
@@ -124,7 +124,7 @@ def padding(lengths: Sequence[int]) -> float:
 
 
 def compare(
-    folder: Path, size: dict[str, int], given: argparse.Namespace
+    folder: Path, size: dict[str, int], args: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
     """Median tokens per second and peak memory of each way, run in turn."""
     mean = np.mean(
@@ -134,7 +134,7 @@ def compare(
         ]
     )
     found: dict[str, list[dict[str, Any]]] = {}
-    for _ in range(1 if given.smoke else given.repeats):
+    for _ in range(1 if args.smoke else args.repeats):
         for packing in (True, False):
             settings = {
                 "packing": packing,
@@ -146,15 +146,15 @@ def compare(
                 "batch": MICRO * ACCUMULATION,
                 "steps": size["steps"],
                 "lr": 1e-3,
-                "gradient_checkpointing": given.checkpointing,
+                "gradient_checkpointing": args.checkpointing,
             }
             way = "packed" if packing else "unpacked"
             own = _run([sys.executable, __file__, "--worker", str(folder), json.dumps(settings)])
             found.setdefault(f"boig {way}", []).append(own)
-            if given.trl:
+            if args.trl:
                 config = json.dumps({**settings, "deepspeed": _for_trl(own["deepspeed"])})
                 peer = _run(
-                    [str(given.trl), str(HERE / "training_speed_trl.py"), str(folder), config]
+                    [str(args.trl), str(HERE / "training_speed_trl.py"), str(folder), config]
                 )
                 found.setdefault(f"trl {way}", []).append(peer)
     return {name: _summary(rows) for name, rows in found.items()}

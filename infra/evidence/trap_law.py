@@ -54,12 +54,12 @@ SMALL: Final = ("evaluation.prompts=120", "evaluation.guidance=1")
 
 def main() -> int:
     """Run what is missing, print, and write the numbers."""
-    given = arguments(__doc__).parse_args()
-    law = trap_law(given.home)
-    found = {f"seed {seed}": seed_row(given, law, seed) for seed in given.seeds}
+    args = arguments(__doc__).parse_args()
+    law = trap_law(args.home)
+    found = {f"seed {seed}": seed_row(args, law, seed) for seed in args.seeds}
     print("\n".join(table(found)), flush=True)
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1), "utf-8")
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1), "utf-8")
     verdicts = {verdict(row) for row in found.values()}
     return 0 if IN_TIME in verdicts and TOO_LATE not in verdicts else 1
 
@@ -74,10 +74,10 @@ def trap_law(home: Path) -> Path:
     return file
 
 
-def seed_row(given: argparse.Namespace, law: Path, seed: int) -> dict[str, Any]:
+def seed_row(args: argparse.Namespace, law: Path, seed: int) -> dict[str, Any]:
     """Of each arm the judge's difference from the base, and what the monitors said."""
-    world = export(given.home, LAW, given.posts)
-    stages = Stages(str(given.home / "store"), LAW, settings=(*LONGER, *given.settings, *SMALL))
+    world = export(args.home, LAW, args.posts)
+    stages = Stages(str(args.home / "store"), LAW, settings=(*LONGER, *args.settings, *SMALL))
     raw = stages.run("ingest", "data", WORLD_SEED, {"posts": str(world / "posts.jsonl")})
     inputs = {"dataset": stages.run("perceive", "data", WORLD_SEED, raw)["dataset"]}
     run = f"seed-{seed}"
