@@ -156,7 +156,7 @@ def run_once(
 ) -> Run:
     """One training, or what its file says of it."""
     file = (
-        args.home / f"{arm}-{rate:g}-seed{seed}-epochs{given.epochs}-prompts{given.held_out}.json"
+        args.home / f"{arm}-{rate:g}-seed{seed}-epochs{args.epochs}-prompts{args.held_out}.json"
     )
     if file.is_file():
         return dict(json.loads(file.read_text()))
