@@ -83,9 +83,11 @@ def dataset_show(uri: str, as_json: Json = False) -> None:
     from boig_core.storage import manifest
 
     parts = manifest.read_manifest(uri, kind="dataset")
-    found = {"digest": parts.digest(), **parts.meta, "lineage": parts.lineage.model_dump()}
+    summary = {"digest": parts.digest(), **parts.meta, "lineage": parts.lineage.model_dump()}
     print(
-        json.dumps(found, indent=1) if as_json else yaml.safe_dump(found, sort_keys=False).rstrip()
+        json.dumps(summary, indent=1)
+        if as_json
+        else yaml.safe_dump(summary, sort_keys=False).rstrip()
     )
 
 
@@ -121,9 +123,9 @@ def dataset_verify(uri: str, as_json: Json = False) -> None:
     not whole."""
     from boig_core.data.inspect import verify_dataset
 
-    found = verify_dataset(uri)
-    whole = f"whole: {found['files']} files of {found['bytes'] / 2**20:.1f} MiB, {found['samples']} samples of {found['images']} images"
-    print(json.dumps(found) if as_json else whole)
+    counts = verify_dataset(uri)
+    whole = f"whole: {counts['files']} files of {counts['bytes'] / 2**20:.1f} MiB, {counts['samples']} samples of {counts['images']} images"
+    print(json.dumps(counts) if as_json else whole)
 
 
 @dataset_app.command("diff")
@@ -132,11 +134,11 @@ def dataset_diff(old: str, new: str, as_json: Json = False) -> None:
     differs."""
     from boig_core.data.inspect import diff, diff_lines
 
-    found = diff(old, new)
+    changes = diff(old, new)
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(changes))
         return
-    print("\n".join(diff_lines(found)))
+    print("\n".join(diff_lines(changes)))
 
 
 @app.command("report")
@@ -194,19 +196,25 @@ def status(
         ]
         print(json.dumps(newest) if as_json else "\n".join(lines or [f"no runs in {root}"]))
         return
-    found = runs.find_run(root, run)
-    states = runs.run_state(root, found)
-    summary = runs.summarize(found, states)
+    run_name = runs.find_run(root, run)
+    states = runs.run_state(root, run_name)
+    summary = runs.summarize(run_name, states)
     if as_json:
         print(
             json.dumps(
-                {"run": found, "attempts": [asdict(state) for state in states], "summary": summary},
+                {
+                    "run": run_name,
+                    "attempts": [asdict(state) for state in states],
+                    "summary": summary,
+                },
                 indent=1,
             )
         )
     else:
         print(
-            "\n".join([found, *runs.status_lines(states), *runs.folded(runs.summary_line(summary))])
+            "\n".join(
+                [run_name, *runs.status_lines(states), *runs.folded(runs.summary_line(summary))]
+            )
         )
 
 
@@ -228,18 +236,18 @@ def logs(
     from boig_core.storage import runs
 
     root = _store_root(store)
-    found = runs.find_run(root, run)
-    uri = runs.find_attempt(runs.run_state(root, found), found, stage, attempt).uri
+    run_name = runs.find_run(root, run)
+    uri = runs.find_attempt(runs.run_state(root, run_name), run_name, stage, attempt).uri
     for text in runs.follow_log(uri) if follow else (text for _, text in runs.read_log(uri)):
         print(text, end="", flush=True)
 
 
-def _store_root(given: str | None) -> str:
+def _store_root(root: str | None) -> str:
     import os
 
     from boig_core.storage.store import normalize
 
-    return normalize(given or os.environ.get("BOIG_STORE") or ".boig/store")
+    return normalize(root or os.environ.get("BOIG_STORE") or ".boig/store")
 
 
 @app.command("clean")
@@ -264,13 +272,13 @@ def clean(
     from boig_core.orchestration import registry
     from boig_core.storage import retention
 
-    found = (retention.clean if apply else retention.find_garbage)(
+    garbage = (retention.clean if apply else retention.find_garbage)(
         _store_root(store), registry.promoted(), days
     )
     print(
-        json.dumps([asdict(each) for each in found], indent=1)
+        json.dumps([asdict(each) for each in garbage], indent=1)
         if as_json
-        else "\n".join(retention.summary(found))
+        else "\n".join(retention.summary(garbage))
     )
 
 
@@ -310,11 +318,11 @@ def rollback(
 
     from boig_core.orchestration import registry
 
-    found = registry.rollback(by or getpass.getuser(), why)
+    champion = registry.rollback(by or getpass.getuser(), why)
     print(
-        json.dumps(found)
+        json.dumps(champion)
         if as_json
-        else f"{found['model']}: champion is version {found['champion']}, previous {found['previous']}"
+        else f"{champion['model']}: champion is version {champion['champion']}, previous {champion['previous']}"
     )
 
 

@@ -77,31 +77,31 @@ def _run(name: str, check: Callable[[], str]) -> CheckResult:
 
 
 def _python() -> str:
-    found = sys.version.split()[0]
+    version = sys.version.split()[0]
     if not (3, 11) <= sys.version_info[:2] <= (3, 12):
         raise InputError(
-            f"Python {found}",
+            f"Python {version}",
             "must be 3.11 or 3.12",
             "make the environment again with `make setup`",
         )
-    return found
+    return version
 
 
 def _packages() -> str:
     """Both sides' versions; an image with one side alone is a sound one."""
-    found = {}
+    versions = {}
     for package in ("boig", "apache-airflow", "ray", "torch", "deepspeed", "mlflow"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    if not {"apache-airflow", "ray"} & set(found):
+    if not {"apache-airflow", "ray"} & set(versions):
         raise InputError(
             "neither Airflow nor Ray",
             "is installed",
             "install boig[airflow], boig[ray] or boig[demo]",
         )
-    return ", ".join(f"{package} {number}" for package, number in found.items())
+    return ", ".join(f"{package} {number}" for package, number in versions.items())
 
 
 def _models() -> str:
@@ -131,10 +131,10 @@ def _ray() -> str:
     token = os.environ.get("RAY_AUTH_TOKEN")
     body = _get(f"{address}/api/version", {"Authorization": f"Bearer {token}"} if token else {})
     try:
-        found = str(json.loads(body)["ray_version"])
+        version = str(json.loads(body)["ray_version"])
     except (ValueError, KeyError, TypeError) as exc:
         raise ClusterError(address, "is no Ray dashboard", "correct RAY_API_ADDRESS") from exc
-    return f"{address}: Ray {found}"
+    return f"{address}: Ray {version}"
 
 
 def _mlflow() -> str:

@@ -97,7 +97,7 @@ class PreemptedError(InfrastructureError):
 def named(name: str, user: bool) -> type[BoigError]:
     """The class of an error that another process has left by its name; for one that is not boig's,
     the kind that it counts as."""
-    found = globals().get(name)
-    if isinstance(found, type) and issubclass(found, BoigError):
-        return found
+    error_class = globals().get(name)
+    if isinstance(error_class, type) and issubclass(error_class, BoigError):
+        return error_class
     return UserError if user else InfrastructureError

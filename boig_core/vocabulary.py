@@ -189,9 +189,9 @@ def keywords(
 ) -> tuple[str, ...]:
     """Hashtags of a text in lower case; without any, its distinct content words; in order, at most
     ``limit`` and none of ``but``."""
-    found = _HASHTAGS.findall(text) or [
+    tags = _HASHTAGS.findall(text) or [
         w for w in _WORDS.findall(text.replace(LINK, " ")) if w.lower() not in _STOP_WORDS
     ]
-    return tuple(word for word in dict.fromkeys(word.lower() for word in found) if word not in but)[
+    return tuple(word for word in dict.fromkeys(word.lower() for word in tags) if word not in but)[
         :limit
     ]

@@ -51,7 +51,7 @@ def work(space: Workspace) -> Outcome:
     report need of it."""
     recipe, name = space.recipe, space.recipe.reward.name
     samples = read_samples(space.job.input("dataset"))
-    found = conditions(samples)
+    kpi_conditions = conditions(samples)
     folder, model = space.fetch("boigllm", "boigllm")
     predictor = (
         space.fetch("predictor", "predictor")
@@ -73,7 +73,7 @@ def work(space: Workspace) -> Outcome:
     scales: dict[str, Scale] = {}
     for split in ("validation", "test"):
         picked = pick(samples, split, recipe)
-        rewards[split] = score(models, picked, found, recipe, kept, split)
+        rewards[split] = score(models, picked, kpi_conditions, recipe, kept, split)
         length_N = rewards[split].pop(TOKENS)
         scales = scales or {
             each: scale_of(reward_N) for each, reward_N in rewards[split].items()
@@ -83,7 +83,12 @@ def work(space: Workspace) -> Outcome:
     clip = clip_range(rewards["validation"][name], recipe.reward.clip_percentiles)
     best = recommend(splits["validation"])
     calibration = Calibration(
-        reward=name, clip=clip, scales=scales, conditions=found, recommended=best, splits=splits
+        reward=name,
+        clip=clip,
+        scales=scales,
+        conditions=kpi_conditions,
+        recommended=best,
+        splits=splits,
     )
     for line in validity_lines(calibration, recipe.reward.min_auc):
         log.info("%s", line)
@@ -113,21 +118,21 @@ def work(space: Workspace) -> Outcome:
 def pick(samples: Sequence[Sample], split: Split, recipe: Recipe) -> list[Sample]:
     """At most ``recipe.reward.posts`` perceived samples of a split that are in a bucket, in their
     natural shares; chosen by the seed."""
-    held = [
+    candidates = [
         sample
         for sample in samples
         if sample.split == split and sample.bucket is not None and sample.description is not None
     ]
-    if not held:
+    if not candidates:
         raise InputError(
             f"{split} split",
             "holds no perceived sample in a bucket",
             "run perceive, or ingest more posts",
         )
-    order = np.random.default_rng([recipe.seed, len(held)]).permutation(len(held))[
+    order = np.random.default_rng([recipe.seed, len(candidates)]).permutation(len(candidates))[
         : recipe.reward.posts
     ]
-    return [held[index] for index in sorted(order)]
+    return [candidates[index] for index in sorted(order)]
 
 
 def score(

@@ -31,8 +31,8 @@ _OWN: Final = (Stage.FINETUNE_LLM, Stage.CALIBRATE, Stage.DDPO, Stage.EVALUATE_S
 
 def work(space: Workspace) -> Outcome:
     """Read the evaluations, compare, render, publish."""
-    told = read_experiment(space.job)
-    names = [name for name in told["variants"] if name in space.job.inputs]
+    experiment = read_experiment(space.job)
+    names = [name for name in experiment["variants"] if name in space.job.inputs]
     if not names:
         raise InputError(
             "inputs",
@@ -43,7 +43,7 @@ def work(space: Workspace) -> Outcome:
     variants = [variant for variant, _ in found.values()]
     settings = space.recipe.evaluation
     comparison = compare(
-        variants, told["failed"], resamples=settings.bootstrap, seed=space.recipe.seed
+        variants, experiment["failed"], resamples=settings.bootstrap, seed=space.recipe.seed
     )
     out = space.scratch / "comparison"
     out.mkdir()
@@ -71,7 +71,7 @@ def read_experiment(job: Job) -> dict[str, Any]:
 
 def open_variant(space: Workspace, name: str) -> tuple[Variant, VariantImages]:
     """A variant's evaluation, what its model was trained by, and where its pictures lie."""
-    folder, made = space.fetch(name, "generation")
+    folder, published = space.fetch(name, "generation")
     try:
         generation = json.loads((folder / GENERATION_FILE).read_bytes())
         settings = dict(generation["settings"])
@@ -86,7 +86,7 @@ def open_variant(space: Workspace, name: str) -> tuple[Variant, VariantImages]:
     variant = Variant(
         name=name,
         settings=settings,
-        inputs=made.lineage.inputs,
+        inputs=published.lineage.inputs,
         boigsd=read_images(folder, "boigsd"),
         base=read_images(folder, "base"),
         recipe=ddpo.job.recipe if ddpo else None,
@@ -99,8 +99,8 @@ def open_variant(space: Workspace, name: str) -> tuple[Variant, VariantImages]:
 def monitors_of(ddpo: LineageStep) -> Mapping[str, str] | None:
     """Monitors that tripped in a training, by its commit."""
     done = commit.read_commit(ddpo.job.attempt_uri) or {}
-    found: Mapping[str, str] | None = done.get("metrics", {}).get("monitors")
-    return found
+    monitors: Mapping[str, str] | None = done.get("metrics", {}).get("monitors")
+    return monitors
 
 
 def spent(steps: Mapping[str, LineageStep]) -> dict[str, Any]:

@@ -103,12 +103,12 @@ def ask_endpoint(
     }
     asked = pick(samples, min(settings.posts, recipe.llm.eval_posts))
     with Endpoint(settings) as endpoint:
-        found = {
+        answers_of = {
             name: few_shot(endpoint, settings, train, asked, shots, recipe.seed)
             for shots, name in names.items()
         }
-    return {name: answers.said for name, answers in found.items()}, {
-        name: answers.failures for name, answers in found.items()
+    return {name: answers.said for name, answers in answers_of.items()}, {
+        name: answers.failures for name, answers in answers_of.items()
     }
 
 

@@ -82,8 +82,8 @@ def work(space: Workspace) -> Outcome:
         waiting: dict[str, Future[ImageMeasures]] = {}
         progress = Progress("models", len(draws), progress_log("measuring"))
 
-        def look_at(found: NDArray[np.uint8]) -> ImageMeasures:
-            measured = measure(found, plan, tools)
+        def look_at(images: NDArray[np.uint8]) -> ImageMeasures:
+            measured = measure(images, plan, tools)
             progress.add([None])
             return measured
 
@@ -148,15 +148,15 @@ def rewrite(
     """The plan's prompts, rewritten in each way that the recipe asks for; Ray must be connected."""
     from boig_core.cluster.evaluation import answer_prompts
 
-    found: dict[Rewrite, tuple[str, ...]] = {}
+    rewritten: dict[Rewrite, tuple[str, ...]] = {}
     if "retrieval" in recipe.evaluation.rewrite:
-        found["retrieval"] = tuple(rewrite_by_retrieval(samples, plan.samples))
+        rewritten["retrieval"] = tuple(rewrite_by_retrieval(samples, plan.samples))
     if "boigllm" in recipe.evaluation.rewrite:
         answered = answer_prompts(
             boigllm, high_prompts(plan.samples, calibration.conditions, recipe), recipe
         )()
-        found["boigllm"] = tuple(rewrite_by_description(plan.samples, answered.said))
-    return found
+        rewritten["boigllm"] = tuple(rewrite_by_description(plan.samples, answered.said))
+    return rewritten
 
 
 if __name__ == "__main__":

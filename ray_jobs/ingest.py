@@ -36,7 +36,7 @@ def work(space: Workspace) -> Outcome:
     family = f"datasets/{recipe.data.name}"
     root = store.join(space.job.store, family)
     try:
-        made = ingestion.ingest(
+        ingested = ingestion.ingest(
             inputs.get("posts"),
             inputs.get("previous") or inputs.get("retry"),
             recipe.data,
@@ -49,8 +49,12 @@ def work(space: Workspace) -> Outcome:
         )
     except ingestion.NothingNewError as nothing:
         return Outcome(metrics={SKIP_REASON: str(nothing)})
-    uri = space.publish(family, made.folder, kind=dataset.KIND, meta=made.meta, blobs=made.blobs)
-    return Outcome({"dataset": uri}, made.meta, after=lambda: staging.clear(root, made.staged))
+    uri = space.publish(
+        family, ingested.folder, kind=dataset.KIND, meta=ingested.meta, blobs=ingested.blobs
+    )
+    return Outcome(
+        {"dataset": uri}, ingested.meta, after=lambda: staging.clear(root, ingested.staged)
+    )
 
 
 if __name__ == "__main__":

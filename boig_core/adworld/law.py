@@ -215,8 +215,8 @@ class Law(_Model):
 def _as_input_error(source: str, error: ValidationError) -> InputError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "law"
-    given = first["input"]
-    shown = f" = {given!r}" if isinstance(given, (str, int, float, bool)) else ""
+    value = first["input"]
+    shown = f" = {value!r}" if isinstance(value, (str, int, float, bool)) else ""
     return InputError(
         f"law {source}, {key}{shown}", first["msg"].removeprefix("Value error, "), _REMEDY
     )

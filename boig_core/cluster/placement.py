@@ -86,9 +86,9 @@ def room(held: Demand, others: Sequence[Demand], wait_s: float) -> Iterator[None
 def _reserve(demands: Sequence[Demand]) -> Any:
     each = [demand.resources for demand in demands for _ in range(demand.count)]
     return placement_group(
-        [bundle(one) for one in each],
+        [bundle(resources) for resources in each],
         strategy="PACK",
-        bundle_label_selector=[one.labels for one in each],
+        bundle_label_selector=[resources.labels for resources in each],
     )
 
 

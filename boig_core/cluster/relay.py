@@ -235,14 +235,14 @@ def _follow(
             log.warning("lines of the training workers are missing from here on: %s", exc)
             return
         for name, level, created, text in lines:
-            said = {
+            messages = {
                 "name": name,
                 "levelno": level,
                 "levelname": logging.getLevelName(level),
                 "created": created,
                 "msg": text,
             }
-            logging.getLogger(name).handle(logging.makeLogRecord(said))
+            logging.getLogger(name).handle(logging.makeLogRecord(messages))
         if on_row:
             for step, values in rows:
                 on_row(step, values)

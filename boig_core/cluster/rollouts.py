@@ -243,8 +243,8 @@ class RayRollouts:
             ScorerError: a scorer failed, gave a wrong count, or a value that is not finite.
             BoigError: whatever a sampler or scorer raised.
         """
-        found = self._run(adapter, chunks, "score")
-        return [(trajectory, checked(rewards, len(trajectory))) for trajectory, rewards in found]
+        results = self._run(adapter, chunks, "score")
+        return [(trajectory, checked(rewards, len(trajectory))) for trajectory, rewards in results]
 
     def begin(
         self, adapter: Adapter, chunks: Sequence[RolloutChunk]
@@ -268,10 +268,10 @@ class RayRollouts:
     ) -> list[tuple[Trajectory, Findings]]:
         """As `collect`, with all that the scorer can say in place of the rewards; the same
         errors."""
-        found = self._run(adapter, chunks, "examine")
+        results = self._run(adapter, chunks, "examine")
         return [
-            (trajectory, {name: checked(of_N, len(trajectory)) for name, of_N in said.items()})
-            for trajectory, said in found
+            (trajectory, {name: checked(of_N, len(trajectory)) for name, of_N in findings.items()})
+            for trajectory, findings in results
         ]
 
     def _run(
@@ -284,7 +284,7 @@ class RayRollouts:
         for i, chunk in enumerate(chunks):
             sampling.add(i, functools.partial(_sample, adapter_ref, ray.put(chunk)))
         trajectories: dict[int, Trajectory] = {}
-        said: dict[int, Any] = {}
+        answers: dict[int, Any] = {}
         # Short epochs have a line of their own and need none of these.
         progress = Progress(
             "images sampled and scored",
@@ -300,9 +300,9 @@ class RayRollouts:
                     i, functools.partial(_ask, ask, ray.put(result.images_BHWC), chunks[i].samples)
                 )
             else:
-                said[i] = result
+                answers[i] = result
                 progress.add([None] * len(chunks[i].indices))
-        return [(trajectories[i], said[i]) for i in range(len(chunks))]
+        return [(trajectories[i], answers[i]) for i in range(len(chunks))]
 
 
 def _sample(adapter_ref: Any, chunk_ref: Any, actor: Any) -> Any:

@@ -170,8 +170,8 @@ def _environment(resources: Resources) -> dict[str, str]:
 def _own_error(exc: BaseException) -> BoigError | None:
     """The boig error behind a failed training: a user error if any worker raised one (the others
     then fail for lack of a peer)."""
-    found = list(_own_errors(exc, set()))
-    return next((e for e in found if isinstance(e, UserError)), found[0] if found else None)
+    errors = list(_own_errors(exc, set()))
+    return next((e for e in errors if isinstance(e, UserError)), errors[0] if errors else None)
 
 
 def _own_errors(exc: BaseException | None, seen: set[int]) -> Iterator[BoigError]:

@@ -114,20 +114,20 @@ def write_card(
     con.execute(
         "CREATE OR REPLACE VIEW used AS SELECT * FROM post WHERE id IN (SELECT post FROM sample WHERE NOT negative)"
     )
-    found = {
+    card = {
         "dataset": data.name,
         "kpi": data.kpi,
         **meta,
         **_numbers(con, data, meta),
         "grid": _grid(con),
     }
-    found |= glance.glance(found)
+    card |= glance.glance(card)
     (folder / CARD).write_text(
-        json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8"
+        json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8"
     )
-    page = card_page.render(found, card_page.thumbnails(found["grid"], root, entries))
+    page = card_page.render(card, card_page.thumbnails(card["grid"], root, entries))
     (folder / manifest.PAGE).write_text(page, encoding="utf-8")
-    return found
+    return card
 
 
 def _numbers(con: DuckDBPyConnection, data: Data, meta: dict[str, Any]) -> dict[str, Any]:
@@ -199,9 +199,9 @@ def _accounts(con: DuckDBPyConnection) -> list[dict[str, Any]]:
 def _kpi(con: DuckDBPyConnection, place: int, name: str, posts: int) -> dict[str, Any]:
     """One KPI of the posts; ``missing`` counts posts without it."""
     query = f"SELECT value, bucket FROM kpi JOIN used USING (id) WHERE nr = {place}"
-    found = histogram(con, query)
-    held = 0 if found is None else sum(sum(counts) for counts in found["counts"].values())
-    return {"name": name, "posts": held, "missing": posts - held, "histogram": found}
+    bins = histogram(con, query)
+    counted = 0 if bins is None else sum(sum(counts) for counts in bins["counts"].values())
+    return {"name": name, "posts": counted, "missing": posts - counted, "histogram": bins}
 
 
 def _sizes(con: DuckDBPyConnection) -> dict[str, Any]:

@@ -47,14 +47,14 @@ def thumbnails(
         CorruptError: a shard differs from its entry.
     """
     wanted = {row["image"]: row["image_shard"] for rows in grid.values() for row in rows}
-    found = {}
+    thumbnails_by_image = {}
     for entry in entries:
         if dataset.shard_name(entry) in wanted.values():
             # Paths of entries are relative to a version's folder, whichever it is.
             for stored in dataset.shard_images(store.join(root, "version"), entry):
                 if stored.sha256 in wanted:
-                    found[stored.sha256] = _thumbnail(stored.data)
-    return found
+                    thumbnails_by_image[stored.sha256] = _thumbnail(stored.data)
+    return thumbnails_by_image
 
 
 def _thumbnail(data: bytes) -> str:
@@ -110,7 +110,7 @@ def columns(
         ``most``, the count of the highest column; ``bars``: title, total and heights in percent by
         bucket; ``ticks``.
     """
-    totals = [sum(one) for one in zip(*counts.values(), strict=True)]
+    totals = [sum(counts_of_bin) for counts_of_bin in zip(*counts.values(), strict=True)]
     most = max(totals)
     bars = [
         {
@@ -146,8 +146,8 @@ def histogram_columns(found: Mapping[str, Any]) -> dict[str, Any]:
 def over_time(months: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The chart of every month from the first to the last, or of every year, decade or century
     where months are too many."""
-    held = {month(row["month"]): row for row in months}
-    first, last = min(held), max(held)
+    row_of_month = {month(row["month"]): row for row in months}
+    first, last = min(row_of_month), max(row_of_month)
     unit, step = next(
         (unit, step)
         for unit, step in _UNITS
@@ -155,7 +155,7 @@ def over_time(months: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     )
     periods = range(first // step, last // step + 1)
     counts = {name: [0] * len(periods) for name in NAMES}
-    for at, row in held.items():
+    for at, row in row_of_month.items():
         for name in NAMES:
             counts[name][at // step - periods[0]] += row[name]
     titles = [month_name(at) if step == 1 else str(at * step // 12) for at in periods]

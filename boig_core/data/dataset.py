@@ -81,7 +81,7 @@ def _posts_of(
     wanted: defaultdict[str, set[str]] = defaultdict(set)
     for row in rows:
         wanted[row["post_shard"]].add(row["post"])
-    found: dict[str, dict[str, Any]] = {}
+    posts: dict[str, dict[str, Any]] = {}
     for entry in shards(parts, POSTS):
         ids = wanted.pop(shard_name(entry), set())
         held = {
@@ -95,12 +95,12 @@ def _posts_of(
                 f"post {min(ids - held.keys())} is not in its shard {entry.path}",
                 "run ingest again",
             )
-        found |= held
+        posts |= held
     if wanted:
         raise CorruptError(
             dataset_uri, f"its manifest names no posts shard {min(wanted)}", "run ingest again"
         )
-    return found
+    return posts
 
 
 def _sample(
@@ -202,13 +202,13 @@ def images_by_shard(
         .to_pylist()
     )
     posts = _posts_of(dataset_uri, parts, rows) if words else {}
-    found: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    hashes: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for row in rows:
         own = posts[row["post"]]["keywords"] if words and not row["negative"] else ()
-        found[row["image_shard"]][row["image"]].update(own)
+        hashes[row["image_shard"]][row["image"]].update(own)
     return {
         shard: {image: tuple(sorted(own)[:words]) for image, own in images.items()}
-        for shard, images in found.items()
+        for shard, images in hashes.items()
     }
 
 
@@ -331,16 +331,16 @@ def write_table(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path
     import pyarrow.parquet as pq
 
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        held = schema.empty_table()
+        pending = schema.empty_table()
         for batch in batches:
-            held = pa.concat_tables(
-                [held, pa.Table.from_batches([batch]).select(schema.names).cast(schema)]
+            pending = pa.concat_tables(
+                [pending, pa.Table.from_batches([batch]).select(schema.names).cast(schema)]
             )
-            while held.num_rows >= _ROWS:
-                writer.write_table(held.slice(0, _ROWS).combine_chunks(), row_group_size=_ROWS)
-                held = held.slice(_ROWS)
-        if held.num_rows:
-            writer.write_table(held.combine_chunks(), row_group_size=_ROWS)
+            while pending.num_rows >= _ROWS:
+                writer.write_table(pending.slice(0, _ROWS).combine_chunks(), row_group_size=_ROWS)
+                pending = pending.slice(_ROWS)
+        if pending.num_rows:
+            writer.write_table(pending.combine_chunks(), row_group_size=_ROWS)
 
 
 def image_table(images: Iterable[StoredImage]) -> pa.Table:
@@ -417,10 +417,10 @@ def read_table(dataset_uri: str, parts: Manifest, path: str) -> pa.Table:
     Raises:
         CorruptError: the manifest does not name it, or it differs.
     """
-    found = next((entry for entry in parts.files if entry.path == path), None)
-    if found is None:
+    entry_of_path = next((entry for entry in parts.files if entry.path == path), None)
+    if entry_of_path is None:
         raise CorruptError(dataset_uri, f"its manifest names no {path}", "make the dataset again")
-    return read_shard(dataset_uri, found)
+    return read_shard(dataset_uri, entry_of_path)
 
 
 def read_shard(uri: str, entry: FileEntry) -> pa.Table:

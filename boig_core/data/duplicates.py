@@ -55,7 +55,7 @@ def near_pairs(con: DuckDBPyConnection, table: str, distance: int) -> list[tuple
         f"SELECT *, {band} AS band, (hash >> {low}) & {(1 << (high - low)) - 1}::UBIGINT AS bits FROM print"
         for band, (low, high) in enumerate(pairwise(edges))
     )
-    found = con.execute(
+    pairs = con.execute(
         f"""
         WITH print AS (
             SELECT DISTINCT fingerprint, ('0x' || fingerprint[1:16])::UBIGINT AS hash, ('0x' || fingerprint[17:18])::INT AS red,
@@ -69,7 +69,7 @@ def near_pairs(con: DuckDBPyConnection, table: str, distance: int) -> list[tuple
         ORDER BY ALL
         """
     ).fetchall()
-    return [(str(one), str(other)) for one, other in found]
+    return [(str(one), str(other)) for one, other in pairs]
 
 
 def components(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -95,10 +95,10 @@ def histogram(con: DuckDBPyConnection, query: str) -> dict[str, Any] | None:
         """,
         {"edges": edges},
     ).fetchall()
-    found = {int(row[0]): row[1:] for row in rows}
+    row_of_bin = {int(row[0]): row[1:] for row in rows}
     nothing = (0,) * (len(BUCKETS) + 1)
     counts = {
-        name: [int(found.get(at_bin, nothing)[place]) for at_bin in range(1, len(edges))]
+        name: [int(row_of_bin.get(at_bin, nothing)[place]) for at_bin in range(1, len(edges))]
         for place, name in enumerate((*BUCKETS, NO_BUCKET))
     }
     return {"scale": scale, "edges": edges, "counts": counts, "quantiles": at}

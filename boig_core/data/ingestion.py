@@ -228,8 +228,8 @@ def _load_earlier(
         f"SELECT DISTINCT file, line, row FROM old_reject WHERE row IS NOT NULL AND ({chosen})"
     ).fetchall()
     for file, line, row in again:
-        found = posts.accept_again(file, line, row, data)
-        selection.add_rows(con, file, [found], fresh=False)
+        post = posts.accept_again(file, line, row, data)
+        selection.add_rows(con, file, [post], fresh=False)
     con.execute(f"DELETE FROM old_reject WHERE row IS NOT NULL AND ({chosen})")
     return [*entries, *dataset.shards(parts, dataset.IMAGES)]
 
@@ -444,13 +444,13 @@ def _count(con: DuckDBPyConnection, table: str) -> int:
 
 def _most_common(con: DuckDBPyConnection) -> str:
     """What to mend first."""
-    found = con.execute(
+    rows = con.execute(
         """
         SELECT code, count(*) AS n, arg_min({'line': line, 'reason': reason}, (file, line)) AS first
         FROM reject GROUP BY code ORDER BY n DESC, code LIMIT 1
         """
     ).fetchall()
-    if not found:
+    if not rows:
         return "export at least one post"
-    code, count, first = found[0]
+    code, count, first = rows[0]
     return f"most often {code} ({count} times), first in line {first['line']}: {first['reason']}"

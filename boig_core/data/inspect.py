@@ -37,9 +37,9 @@ def verify_dataset(uri: str) -> dict[str, int]:
         for entry in parts.files:
             if entry not in images:
                 manifest.fetch_file(uri, entry, Path(scratch) / "file")
-    held = {image.sha256 for entry in images for image in dataset.shard_images(uri, entry)}
+    stored = {image.sha256 for entry in images for image in dataset.shard_images(uri, entry)}
     samples = dataset.read_samples(uri)
-    if lost := {sample.image for sample in samples} - held:
+    if lost := {sample.image for sample in samples} - stored:
         raise CorruptError(
             uri,
             f"{len(lost)} images of its samples are in no shard, the first {min(lost)}",
@@ -49,7 +49,7 @@ def verify_dataset(uri: str) -> dict[str, int]:
         "files": len(parts.files),
         "bytes": sum(entry.size for entry in parts.files),
         "samples": len(samples),
-        "images": len(held),
+        "images": len(stored),
     }
 
 

@@ -152,10 +152,10 @@ def _moment(con: DuckDBPyConnection, share: float) -> str:
     """The timestamp before which this share of the posts lies."""
     [(count,)] = con.execute("SELECT count(*) FROM bound WHERE NOT held_out").fetchall()
     offset = max(0, min(round(count * share), count - 1))
-    found = con.execute(
+    row = con.execute(
         f"SELECT timestamp FROM bound WHERE NOT held_out ORDER BY timestamp LIMIT 1 OFFSET {offset}"
     ).fetchall()
-    return str(found[0][0]) if found else ""
+    return str(row[0][0]) if row else ""
 
 
 def _sample(con: DuckDBPyConnection) -> None:

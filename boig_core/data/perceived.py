@@ -77,12 +77,12 @@ def known(folder: str, questions: Iterable[Question]) -> dict[Question, str]:
             if pair in wanted
         ]
 
-    found: dict[Question, str] = {}
+    part_of: dict[Question, str] = {}
     with ThreadPoolExecutor(_READERS) as pool:
         for name, pairs in zip(names, pool.map(answered, names), strict=True):
             for pair in pairs:
-                found.setdefault(wanted[pair], name)
-    return found
+                part_of.setdefault(wanted[pair], name)
+    return part_of
 
 
 def table_of(seen: Mapping[Question, Perceived], sizes: Mapping[str, tuple[int, int]]) -> pa.Table:

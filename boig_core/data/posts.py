@@ -204,8 +204,10 @@ def _own_keywords(value: Any) -> tuple[str, ...]:
         if isinstance(value, list)
         else []
     )
-    found = (" ".join(str(_label(word)).split()).lower() for word in words if isinstance(word, str))
-    return tuple(dict.fromkeys(word for word in found if word))[:MAX_KEYWORDS]
+    keywords = (
+        " ".join(str(_label(word)).split()).lower() for word in words if isinstance(word, str)
+    )
+    return tuple(dict.fromkeys(word for word in keywords if word))[:MAX_KEYWORDS]
 
 
 def _reach(fields: Mapping[str, Any], path: str) -> Any:

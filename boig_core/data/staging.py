@@ -144,22 +144,22 @@ def _fetch_into(
     its hash."""
     rows: list[dict[str, Any]] = []
     places: dict[str, tuple[int, int]] = {}
-    for address, one in _fetcher(data).fetch(chunk.addresses):
-        if isinstance(one, Rejected):
-            rows.append({"address": address, "code": one.code, "reason": one.reason})
+    for address, image in _fetcher(data).fetch(chunk.addresses):
+        if isinstance(image, Rejected):
+            rows.append({"address": address, "code": image.code, "reason": image.reason})
             continue
         rows.append(
             {
                 "address": address,
                 **{
-                    name: getattr(one, name)
+                    name: getattr(image, name)
                     for name in ("sha256", "width", "height", "fingerprint")
                 },
             }
         )
-        if one.sha256 not in places:
-            places[one.sha256] = spool.tell(), len(one.data)
-            spool.write(one.data)
+        if image.sha256 not in places:
+            places[image.sha256] = spool.tell(), len(image.data)
+            spool.write(image.data)
     spool.flush()
     return rows, places
 
@@ -173,19 +173,21 @@ def _write_shards(
 ) -> dict[str, dict[str, Any]]:
     """Cut the images, sorted by hash, into shards; returns name, hash and size of its shard for
     each image."""
-    found: dict[str, dict[str, Any]] = {}
+    shard_of: dict[str, dict[str, Any]] = {}
     looks = {row["sha256"]: row for row in rows if "sha256" in row}
     names, total = sorted(places), sum(length for _, length in places.values())
     # A little more than a shard's worth stays one shard.
     parts = min(len(names), math.ceil(total / (1.5 * data.shard_mb * 2**20)))
     with (
-        mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) if total else nullcontext(b"") as held
+        mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ)
+        if total
+        else nullcontext(b"") as spooled
     ):
         for part in range(parts):
             chosen = names[part * len(names) // parts : (part + 1) * len(names) // parts]
             images = (
                 StoredImage(
-                    held[at : at + length],
+                    spooled[at : at + length],
                     name,
                     *(looks[name][key] for key in ("width", "height", "fingerprint")),
                 )
@@ -198,8 +200,8 @@ def _write_shards(
                 "shard_sha256": entry.sha256,
                 "shard_bytes": entry.size,
             }
-            found |= dict.fromkeys(chosen, shard)
-    return found
+            shard_of |= dict.fromkeys(chosen, shard)
+    return shard_of
 
 
 def clear(root: str, keys: Iterable[str]) -> None:

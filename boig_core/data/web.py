@@ -272,14 +272,14 @@ def public_address(host: str, port: int) -> str:
         Again: the name cannot be resolved now.
     """
     try:
-        found = {
+        addresses = {
             str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         }
     except (socket.gaierror, UnicodeError) as exc:
         raise Again(f"{host} cannot be resolved") from exc
-    if not found:
+    if not addresses:
         raise Again(f"{host} has no address")
-    for address in found:
+    for address in addresses:
         parsed = ipaddress.ip_address(address.split("%")[0])
         # Mapped, 6to4 and NAT64 addresses stand for the IPv4 address inside.
         inside = getattr(parsed, "ipv4_mapped", None) or getattr(parsed, "sixtofour", None)
@@ -289,4 +289,4 @@ def public_address(host: str, port: int) -> str:
                 "host_refused",
                 f"{host} is at the private address {address}; data.allow_private_hosts lets such hosts in",
             )
-    return sorted(found)[0]
+    return sorted(addresses)[0]

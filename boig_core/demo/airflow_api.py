@@ -55,8 +55,8 @@ class AirflowApi:
 
     def has_dags(self, dags: list[str]) -> bool:
         """Whether every DAG has been parsed."""
-        found = {dag["dag_id"] for dag in self._call("GET", "/dags?limit=100")["dags"]}
-        return set(dags) <= found
+        known = {dag["dag_id"] for dag in self._call("GET", "/dags?limit=100")["dags"]}
+        return set(dags) <= known
 
     def import_errors(self) -> list[str]:
         """Why DAG files could not be parsed."""

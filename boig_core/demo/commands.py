@@ -99,12 +99,12 @@ def ingest(
 ) -> None:
     """Make a version of a dataset from an export, on this machine, without Airflow; prints its
     URI."""
-    given = {"posts": posts, "previous": previous, "retry": retry_rejects}
+    sources = {"posts": posts, "previous": previous, "retry": retry_rejects}
     _run(
         "ingest",
         recipe,
         overrides,
-        [f"{key}={uri}" for key, uri in given.items() if uri],
+        [f"{key}={uri}" for key, uri in sources.items() if uri],
         store,
         name,
         as_json,

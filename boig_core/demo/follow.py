@@ -81,9 +81,9 @@ def follow(
     for dag in CHAIN:
         waited = time.monotonic()
         while dag not in runs:
-            found = api.newest_run(dag)
-            if found is not None:
-                runs[dag] = str(found["dag_run_id"])
+            run = api.newest_run(dag)
+            if run is not None:
+                runs[dag] = str(run["dag_run_id"])
             elif time.monotonic() - waited > NEXT_DAG_S:
                 raise InfrastructureError(
                     dag, "was not started by its asset", "look at the assets in Airflow"

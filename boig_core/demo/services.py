@@ -228,14 +228,14 @@ def _family(leader: int) -> set[psutil.Process]:
 
 
 def _session(leader: int) -> list[psutil.Process]:
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             if os.getsid(process.pid) == leader:
-                found.append(process)
+                processes.append(process)
         except (ProcessLookupError, PermissionError):
             continue
-    return found
+    return processes
 
 
 def _signal(processes: Iterable[psutil.Process], how: signal.Signals) -> None:

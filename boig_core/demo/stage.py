@@ -31,7 +31,7 @@ def parse_inputs(items: Sequence[str]) -> dict[str, str]:
     Raises:
         InputError: an item without a name or a URI.
     """
-    found = {}
+    inputs = {}
     for item in items:
         name, _, uri = item.partition("=")
         if not name or not uri:
@@ -40,8 +40,8 @@ def parse_inputs(items: Sequence[str]) -> dict[str, str]:
                 "must read name=URI",
                 "for example --input dataset=.boig/store/datasets/posts/VERSION",
             )
-        found[name] = store.normalize_source(uri)
-    return found
+        inputs[name] = store.normalize_source(uri)
+    return inputs
 
 
 def run_one_stage(

@@ -216,9 +216,9 @@ class Learner:
         return self.probe(epoch, self._candidate()) if due and self.probe is not None else {}
 
     def _offer(self, metrics: dict[str, float]) -> None:
-        found = quality(metrics, probed=self.probe is not None)
-        if found is not None:
-            self.best.offer(found, self._candidate)
+        value = quality(metrics, probed=self.probe is not None)
+        if value is not None:
+            self.best.offer(value, self._candidate)
 
     def _stopped(self) -> bool:
         return any(trip.action in ("stop", "keep_best") for trip in self.trips)

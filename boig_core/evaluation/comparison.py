@@ -195,11 +195,11 @@ def check_pairs(variants: Sequence[Variant]) -> None:
         theirs = _asked(other)
         for what, ours in _asked(first).items():
             if ours != theirs[what]:
-                told = _told(ours, theirs[what])
+                difference = _told(ours, theirs[what])
                 remedy = "evaluate both by one recipe on one dataset, as boig_experiments does"
                 raise InputError(
                     f"variants {first.name} and {other.name}",
-                    f"do not pair: {what} differs ({told})",
+                    f"do not pair: {what} differs ({difference})",
                     remedy,
                 )
 
@@ -215,16 +215,16 @@ def by_seed(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
             if variant.recipe is None
             else json.dumps(variant.recipe.model_dump(mode="json", exclude={"name", "seed"}))
         )
-        found = groups.setdefault(keys.setdefault(key, variant.name), [])
+        members = groups.setdefault(keys.setdefault(key, variant.name), [])
         if (
-            found
+            members
             and variant.recipe is not None
-            and any(one.recipe and one.recipe.seed == variant.recipe.seed for one in found)
+            and any(one.recipe and one.recipe.seed == variant.recipe.seed for one in members)
         ):
-            found = groups.setdefault(
+            members = groups.setdefault(
                 variant.name, []
             )  # the same recipe twice: another BoigLLM, or made anew
-        found.append(variant)
+        members.append(variant)
     return groups
 
 
@@ -236,10 +236,10 @@ def changes(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, Any]]:
         for name, recipe in recipes.items()
     }
     paths = list(dict.fromkeys(path for fields in flat.values() for path in fields))
-    found = {path: {name: fields.get(path) for name, fields in flat.items()} for path in paths}
+    values_of = {path: {name: fields.get(path) for name, fields in flat.items()} for path in paths}
     return {
         path: values
-        for path, values in found.items()
+        for path, values in values_of.items()
         if len({json.dumps(value) for value in values.values()}) > 1
     }
 
@@ -280,15 +280,15 @@ def read_comparison(uri: str) -> dict[str, Any]:
     """
     target = store.join(uri, COMPARISON_FILE)
     try:
-        found = json.loads(store.read_bytes(target))
-        headline(found)
+        comparison = json.loads(store.read_bytes(target))
+        headline(comparison)
     except BoigError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as exc:
         raise CorruptError(
             target, "is not a comparison", "give the folder that the stage compare has published"
         ) from exc
-    return dict(found)
+    return dict(comparison)
 
 
 def _asked(variant: Variant) -> dict[str, Any]:

@@ -54,18 +54,18 @@ def read_images(folder: Path, model: str) -> Images:
     try:
         columns = pq.read_table(folder / IMAGES_FILE, filters=[("model", "=", model)]).to_pydict()
         clip_margin = np.subtract(columns["clip"], columns["clip_mismatched"])
-        found = {name: columns.get(name) for name in ("reward", "judge", "diversity")}
-        made = Images(
+        measures = {name: columns.get(name) for name in ("reward", "judge", "diversity")}
+        images = Images(
             tuple(columns["sample"]),
             tuple(columns["prompt"]),
             tuple(columns["seed"]),
-            {"clip_margin": clip_margin} | _known(found),
+            {"clip_margin": clip_margin} | _known(measures),
         )
     except (OSError, pa.ArrowException, KeyError) as exc:
         raise CorruptError(IMAGES_FILE, f"cannot be read ({exc})", "run evaluate_sd again") from exc
-    if not made.samples:
+    if not images.samples:
         raise CorruptError(IMAGES_FILE, f"has no images of {model}", "run evaluate_sd again")
-    return made
+    return images
 
 
 def _known(

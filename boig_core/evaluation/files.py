@@ -89,7 +89,7 @@ def _write_table(path: Path, plan: Plan, measured: Mapping[str, ImageMeasures]) 
     import pyarrow.parquet as pq
 
     tables = []
-    for model, found in measured.items():
+    for model, measures in measured.items():
         count = len(plan.seeds)
         columns: dict[str, Any] = {
             "model": [model] * count,
@@ -98,17 +98,19 @@ def _write_table(path: Path, plan: Plan, measured: Mapping[str, ImageMeasures]) 
             "account": [sample.account for sample in plan.owners],
             "prompt": plan.prompts(ROWS[model]),
             "seed": list(plan.seeds),
-            "reward": found.reward_N,
-            "judge": pa.nulls(count, pa.float64()) if found.judge_N is None else found.judge_N,
+            "reward": measures.reward_N,
+            "judge": pa.nulls(count, pa.float64())
+            if measures.judge_N is None
+            else measures.judge_N,
             "aesthetic": pa.nulls(count, pa.float64())
-            if found.aesthetic_N is None
-            else found.aesthetic_N,
-            "clip": found.clip_N,
-            "clip_mismatched": found.mismatched_N,
+            if measures.aesthetic_N is None
+            else measures.aesthetic_N,
+            "clip": measures.clip_N,
+            "clip_mismatched": measures.mismatched_N,
             "diversity": distances(
-                found.embedding_ND.reshape(len(plan.samples), plan.images_per_prompt, -1)
+                measures.embedding_ND.reshape(len(plan.samples), plan.images_per_prompt, -1)
             ).reshape(-1),
-            "named": found.named_N,
+            "named": measures.named_N,
         }
         tables.append(pa.table(columns))
     pq.write_table(pa.concat_tables(tables), path)

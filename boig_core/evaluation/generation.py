@@ -197,16 +197,16 @@ def paired(
 ) -> dict[str, dict[str, float | int] | None]:
     """Mean differences from ``base``, same prompt and same noise, with 95 % intervals clustered by
     prompt; None without a judge."""
-    found: dict[str, dict[str, float | int] | None] = {}
+    differences: dict[str, dict[str, float | int] | None] = {}
     for name in PAIRED:
         ours, theirs = candidate(name), base(name)
         options = {"resamples": recipe.evaluation.bootstrap, "seed": recipe.seed}
-        found[name] = (
+        differences[name] = (
             None
             if ours is None or theirs is None
             else paired_difference(ours, theirs, clusters, **options).as_json()
         )
-    return found
+    return differences
 
 
 def best_of_n(reward_N: NDArray[np.float64], plan: Plan, n: int) -> NDArray[np.intp]:
@@ -265,7 +265,7 @@ def _cost(sampled: int, model: str, settings: Evaluation) -> dict[str, float | i
 
 def _row(
     model: str,
-    found: ImageMeasures,
+    measures: ImageMeasures,
     plan: Plan,
     distances: Distances,
     settings: Evaluation,
@@ -280,21 +280,21 @@ def _row(
         "novelty": "the training split has no HIGH image",
         "named": "no prompt names one of perception.kinds",
     }
-    per_prompt = len(found.reward_N) // len(plan.samples)
-    embedding_PKD = found.embedding_ND.reshape(-1, per_prompt, found.embedding_ND.shape[1])
+    per_prompt = len(measures.reward_N) // len(plan.samples)
+    embedding_PKD = measures.embedding_ND.reshape(-1, per_prompt, measures.embedding_ND.shape[1])
     row: dict[str, float | int | None] = {
-        "reward": float(found.reward_N.mean()),
-        "judge": None if found.judge_N is None else float(found.judge_N.mean()),
-        "kid": distances.kid(found.features_NF),
-        "fid": distances.fid(found.features_NF),
-        "clip": float(found.clip_N.mean()),
-        "aesthetic": None if found.aesthetic_N is None else float(found.aesthetic_N.mean()),
+        "reward": float(measures.reward_N.mean()),
+        "judge": None if measures.judge_N is None else float(measures.judge_N.mean()),
+        "kid": distances.kid(measures.features_NF),
+        "fid": distances.fid(measures.features_NF),
+        "clip": float(measures.clip_N.mean()),
+        "aesthetic": None if measures.aesthetic_N is None else float(measures.aesthetic_N.mean()),
         "diversity": diversity(embedding_PKD) if per_prompt > 1 else None,
         "diversity_across": diversity_across(embedding_PKD),
-        "novelty": distances.novelty(found.embedding_ND),
-        "n": len(found.reward_N),
-        "clip_margin": float((found.clip_N - found.mismatched_N).mean()),
-        "named": mean_named(found.named_N),
+        "novelty": distances.novelty(measures.embedding_ND),
+        "n": len(measures.reward_N),
+        "clip_margin": float((measures.clip_N - measures.mismatched_N).mean()),
+        "named": mean_named(measures.named_N),
     }
     absent.update(
         {

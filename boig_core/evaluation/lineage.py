@@ -55,7 +55,7 @@ def trace(uris: Iterable[str]) -> dict[str, LineageStep]:
     Raises:
         CorruptError: an output that was never committed.
     """
-    found: dict[str, LineageStep] = {}
+    steps: dict[str, LineageStep] = {}
     seen: set[str] = set()
     queue = list(uris)
     while queue:
@@ -69,13 +69,13 @@ def trace(uris: Iterable[str]) -> dict[str, LineageStep]:
         except NotFoundInStoreError:  # an output that was brought here without its run
             continue
         done = commits.read_commit(attempt) or {}
-        if job.stage.value not in found:
+        if job.stage.value not in steps:
             outputs = {
                 name: manifest.read_manifest(out).digest()
                 for name, out in done.get("outputs", {}).items()
             }
-            found[job.stage.value] = LineageStep(
+            steps[job.stage.value] = LineageStep(
                 job, done.get("metrics", {}).get("seconds"), outputs
             )
         queue += job.inputs.values()
-    return found
+    return steps

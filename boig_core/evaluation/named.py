@@ -24,11 +24,11 @@ def named(
     On real images it is the naming accuracy of perception; on generated ones what is lost in
     drawing counts too.
     """
-    found = []
+    shares = []
     for description, sample in zip(descriptions, samples, strict=True):
         asked = set(kinds) & set(re.findall(r"\w+", sample.text.lower()))
-        found.append(len(asked & set(description.objects)) / len(asked) if asked else np.nan)
-    return np.array(found, np.float64)
+        shares.append(len(asked & set(description.objects)) / len(asked) if asked else np.nan)
+    return np.array(shares, np.float64)
 
 
 def mean_named(values_N: NDArray[np.float64]) -> float | None:

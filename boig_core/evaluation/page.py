@@ -128,16 +128,16 @@ def render(
         recipe: of the run.
         dataset: its name.
     """
-    found = findings(report, recipe.promotion)
+    answers = findings(report, recipe.promotion)
     templates = environment()
     templates.filters["model"] = lambda name: _model_name(name, recipe)
     return templates.get_template("report.html.j2").render(
         report=report,
         recipe=recipe,
         dataset=dataset,
-        findings=found,
-        headline=headline(found),
-        state="good" if all(one.state != "bad" for one in found[:4]) else "bad",
+        findings=answers,
+        headline=headline(answers),
+        state="good" if all(answer.state != "bad" for answer in answers[:4]) else "bad",
         prompts=[
             {**prompt, "image": _data_uri(grids / prompt["grid"])}
             for prompt in spread(generation["prompts"], _MOST)
@@ -178,14 +178,14 @@ def environment() -> Environment:
     """Templates of the pages; what they do not know is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    made = Environment(
+    templates = Environment(
         loader=PackageLoader("boig_core.evaluation"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    made.filters |= {"number": _number, "percent": lambda x: f"{x:.0%}"}
-    return made
+    templates.filters |= {"number": _number, "percent": lambda x: f"{x:.0%}"}
+    return templates
 
 
 def _groups(report: Mapping[str, Any]) -> list[tuple[str, dict[str, Mapping[str, Any]]]]:
@@ -218,10 +218,10 @@ def _comparisons(report: Mapping[str, Any], recipe: Recipe) -> list[tuple[str, s
     charts = []
     for metric in _COMPARED:
         rows = []
-        for pair, found in report["paired"].items():
+        for pair, differences in report["paired"].items():
             candidate, _, base = pair.partition("-")
             if candidate == "boigllm":
-                spans = found.get(metric) or {}
+                spans = differences.get(metric) or {}
                 rows += [
                     (f"{_model_name(base, recipe)}, {bucket}", spans[bucket])
                     for bucket in ("high", "low")

@@ -125,12 +125,13 @@ class Probe:
     def __call__(self, epoch: int, adapter: Adapter) -> dict[str, float]:
         """Look at a policy: metrics for the row of the epoch that begins with it. The same adapter
         gives the same numbers."""
-        found = self._rollouts.examine(adapter, self._chunks)
+        examined = self._rollouts.examine(adapter, self._chunks)
         measured = {
-            name: np.concatenate([findings[name] for _, findings in found]) for name in found[0][1]
+            name: np.concatenate([findings[name] for _, findings in examined])
+            for name in examined[0][1]
         }
         look = self._look(
-            concatenate([trajectory for trajectory, _ in found]).images_BHWC, measured
+            concatenate([trajectory for trajectory, _ in examined]).images_BHWC, measured
         )
         self._show(epoch, look)
         return look.metrics
@@ -173,21 +174,23 @@ def draw_prompts(samples: Sequence[Sample], seed: int) -> tuple[Sample, ...]:
     Raises:
         InputError: fewer than two of them.
     """
-    held = sorted(
+    candidates = sorted(
         (sample for sample in samples if sample.split == "validation" and sample.bucket == "high"),
         key=lambda s: s.id,
     )
-    held = sorted({sample.text: sample for sample in held}.values(), key=lambda s: s.id)
-    if len(held) < 2:
+    candidates = sorted({sample.text: sample for sample in candidates}.values(), key=lambda s: s.id)
+    if len(candidates) < 2:
         remedy = "ingest more posts, or set ddpo.probe_every to null"
         raise InputError(
-            f"{len(held)} distinct prompts of HIGH validation samples", "must be at least 2", remedy
+            f"{len(candidates)} distinct prompts of HIGH validation samples",
+            "must be at least 2",
+            remedy,
         )
-    if len(held) < PROMPTS:
+    if len(candidates) < PROMPTS:
         log.warning(
             "the validation split has %d distinct HIGH prompts, fewer than the %d of a probe",
-            len(held),
+            len(candidates),
             PROMPTS,
         )
-    order = np.random.default_rng((seed, _STREAM)).permutation(len(held))[:PROMPTS]
-    return tuple(held[index] for index in sorted(order))
+    order = np.random.default_rng((seed, _STREAM)).permutation(len(candidates))[:PROMPTS]
+    return tuple(candidates[index] for index in sorted(order))

@@ -61,9 +61,9 @@ def see_real(
     Raises:
         InputError: too few held-out images.
     """
-    held = real_samples(samples)
-    images_of = read_images(dataset, [sample.image for sample in held], recipe.sd.resolution)
-    pixels = [images_of[sample.image] for sample in held]
+    real = real_samples(samples)
+    images_of = read_images(dataset, [sample.image for sample in real], recipe.sd.resolution)
+    pixels = [images_of[sample.image] for sample in real]
     seen = clip.see(pixels)
     names = sorted(
         {sample.image for sample in samples if sample.split == "train" and sample.bucket == "high"}
@@ -75,7 +75,7 @@ def see_real(
         features_HF=seen.features_NF if features is clip else features.see(pixels).features_NF,
         embedding_HD=seen.embedding_ND,
         named_H=named(
-            [sample.description or Description() for sample in held], held, recipe.perception.kinds
+            [sample.description or Description() for sample in real], real, recipe.perception.kinds
         ),
         embedding_TD=clip.see([train_of[image] for image in chosen]).embedding_ND
         if chosen
@@ -86,16 +86,16 @@ def see_real(
 def real_samples(samples: Sequence[Sample]) -> list[Sample]:
     """Real HIGH samples outside the training split, one per image: what the generated images are
     held against."""
-    held = {
+    by_image = {
         sample.image: sample
         for sample in samples
         if sample.split != "train" and sample.bucket == "high"
     }
-    if len(held) < 4:
+    if len(by_image) < 4:
         raise InputError(
-            f"{len(held)} held-out HIGH images", "must be at least 4", "ingest more posts"
+            f"{len(by_image)} held-out HIGH images", "must be at least 4", "ingest more posts"
         )
-    return [held[image] for image in sorted(held)]
+    return [by_image[image] for image in sorted(by_image)]
 
 
 class Distances:

@@ -44,16 +44,16 @@ def rewrite_by_retrieval(samples: Sequence[Sample], asked: Sequence[Sample]) -> 
     ]
     prompts = []
     for sample in asked:
-        others = [one for one in train if one.text != sample.text]
-        pool = [one for one in others if one.account == sample.account] or others
+        others = [candidate for candidate in train if candidate.text != sample.text]
+        pool = [candidate for candidate in others if candidate.account == sample.account] or others
         if not pool:
             raise InputError(
                 f"{len(train)} HIGH training posts",
                 "must be at least 1 with another text",
                 "leave retrieval out of evaluation.rewrite",
             )
-        found = pool[nearest(pool, [sample])[0]]
-        prompts.append(f"{sample.text} {found.caption or found.text}")
+        neighbor = pool[nearest(pool, [sample])[0]]
+        prompts.append(f"{sample.text} {neighbor.caption or neighbor.text}")
     return prompts
 
 
@@ -77,15 +77,15 @@ def rewrite_by_description(
         asked: samples whose texts are the prompts.
         said: answers to their `high_prompts`, boxes in pixels of the sample's (width, height).
     """
-    told = [
+    texts = [
         in_words(description, sample) if description else ""
         for sample, description in zip(asked, said, strict=True)
     ]
-    if unsaid := told.count(""):
+    if unsaid := texts.count(""):
         log.warning(
-            "BoigLLM said nothing of %d of %d prompts: they stay as they were", unsaid, len(told)
+            "BoigLLM said nothing of %d of %d prompts: they stay as they were", unsaid, len(texts)
         )
-    return [f"{sample.text} {words}".rstrip() for sample, words in zip(asked, told, strict=True)]
+    return [f"{sample.text} {words}".rstrip() for sample, words in zip(asked, texts, strict=True)]
 
 
 def in_words(description: Description, sample: Sample) -> str:

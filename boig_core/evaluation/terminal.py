@@ -48,13 +48,13 @@ def print_report(
         console: where to.
         promotion: limits that the verdict is held against; None: the defaults.
     """
-    found = findings(report, promotion or Promotion())
+    answers = findings(report, promotion or Promotion())
     console.print()
-    say(console, headline(found), style="bold")
-    for one in found:
-        mark, style = _MARKS[one.state]
-        joint = "" if not one.detail else " " if one.detail.startswith("of ") else ", "
-        print_marked(console, mark, style, f"{one.title}: {one.value}{joint}{one.detail}")
+    say(console, headline(answers), style="bold")
+    for answer in answers:
+        mark, style = _MARKS[answer.state]
+        joint = "" if not answer.detail else " " if answer.detail.startswith("of ") else ", "
+        print_marked(console, mark, style, f"{answer.title}: {answer.value}{joint}{answer.detail}")
     print_generators(report, console)
     validity = {
         name: [

@@ -161,16 +161,16 @@ def validity(
             f"{reward_N.shape} rewards and {length_N.shape} lengths of {len(samples)} samples: must be as many and finite"
         )
     own = [KpiValue(sample.kpi, sample.kpi_normalized, sample.bucket) for sample in samples]
-    held = _Held(samples, resamples, seed)
-    length, length_interval = held.correlation(
+    held_out = _Held(samples, resamples, seed)
+    length, length_interval = held_out.correlation(
         "length_correlation", "length_interval", pearson_within, reward_N, length_N, "length"
     )
-    accounts, too_few = _accounts(reward_N, own, held.account_N)
+    accounts, too_few = _accounts(reward_N, own, held_out.account_N)
     return Validity(
         kpi=agreement(reward_N, samples, own, resamples=resamples, seed=seed),
         length_correlation=length,
         length_interval=length_interval,
-        reliability=_reliability(reward_N, own, held.account_N),
+        reliability=_reliability(reward_N, own, held_out.account_N),
         accounts=accounts,
         accounts_too_few=too_few,
         more_kpis={
@@ -183,7 +183,7 @@ def validity(
             )
             for name in more_kpis
         },
-        undefined=held.undefined,
+        undefined=held_out.undefined,
     )
 
 
@@ -222,14 +222,16 @@ def agreement(
         np.array([kpi.normalized for _, kpi in rows]),
     )
     high_N, low_N = _in_bucket([kpi for _, kpi in rows])
-    held = _Held([samples[index] for index, _ in rows], resamples, seed)
+    held_out = _Held([samples[index] for index, _ in rows], resamples, seed)
     return Agreement(
-        *held.auc(x_N, high_N, low_N),
-        *held.correlation("pearson", "pearson_interval", pearson_within, x_N, kpi_N, "KPI"),
-        *held.correlation("spearman", "spearman_interval", spearman_within, x_N, kpi_N, "KPI"),
+        *held_out.auc(x_N, high_N, low_N),
+        *held_out.correlation("pearson", "pearson_interval", pearson_within, x_N, kpi_N, "KPI"),
+        *held_out.correlation("spearman", "spearman_interval", spearman_within, x_N, kpi_N, "KPI"),
         n=len(rows),
-        pairs=sum(int(high_N[here].sum() * low_N[here].sum()) for here in members(held.account_N)),
-        undefined=held.undefined,
+        pairs=sum(
+            int(high_N[here].sum() * low_N[here].sum()) for here in members(held_out.account_N)
+        ),
+        undefined=held_out.undefined,
     )
 
 
@@ -297,7 +299,7 @@ def _accounts(
     reward_N: Floats, kpis: Sequence[KpiValue], account_N: NDArray[Any]
 ) -> tuple[dict[str, Account], int]:
     """Accounts with enough images by name, and the number of the others."""
-    found: dict[str, Account] = {}
+    accounts: dict[str, Account] = {}
     too_few = 0
     kpi_N = np.array([kpi.normalized for kpi in kpis])
     high_N, low_N = _in_bucket(kpis)
@@ -310,8 +312,8 @@ def _accounts(
         spearman = float(spearman_within(reward_N[here], kpi_N[here], one_M, weights_RM)[0])
         defined = bool(np.isfinite(spearman))
         reason = {} if defined else {"spearman": "reward or KPI does not vary"}
-        found[str(one_M[0])] = Account(len(here), auc, spearman if defined else None, reason)
-    return found, too_few
+        accounts[str(one_M[0])] = Account(len(here), auc, spearman if defined else None, reason)
+    return accounts, too_few
 
 
 def _reliability(

@@ -36,7 +36,7 @@ class Finding:
 def findings(report: Mapping[str, Any], promotion: Promotion) -> list[Finding]:
     """Reward, judge, prompt, diversity, whether the reward means anything, and the judge's word on
     the champion where there is one."""
-    found = [
+    answers = [
         _gain(
             report,
             "reward",
@@ -55,13 +55,13 @@ def findings(report: Mapping[str, Any], promotion: Promotion) -> list[Finding]:
         _validity(report),
     ]
     if "boigsd-champion" in report["paired"]:
-        found.append(_gain(report, "judge", "Over the champion", "by the same judge", "champion"))
-    return found
+        answers.append(_gain(report, "judge", "Over the champion", "by the same judge", "champion"))
+    return answers
 
 
-def headline(found: list[Finding]) -> str:
+def headline(answers: list[Finding]) -> str:
     """One sentence that says whether BoigSD is better than the base."""
-    reward, judge, prompt = found[0].state, found[1].state, found[2].state
+    reward, judge, prompt = answers[0].state, answers[1].state, answers[2].state
     if reward == "good" and judge in {"good", "unknown"}:
         start = "BoigSD beats the base model on its reward" + (
             " and on the held-out judge" if judge == "good" else "; nobody else judged"

@@ -21,22 +21,24 @@ from boig_core.vocabulary import TONES, Box, Description
 def consensus(samples: Sequence[Description | None]) -> Description | None:
     """One description for several sampled ones; those that could not be parsed have no say, and
     None when that is all of them."""
-    said = [sample for sample in samples if sample is not None]
-    if not said:
+    parsed = [sample for sample in samples if sample is not None]
+    if not parsed:
         return None
-    colors = best_names([sample.colors for sample in said])
+    colors = best_names([sample.colors for sample in parsed])
     shares = {
-        name: float(np.mean([s.colors[name] for s in said if name in s.colors])) for name in colors
+        name: float(np.mean([s.colors[name] for s in parsed if name in s.colors]))
+        for name in colors
     }
     whole = sum(shares.values()) or 1.0
     return Description(
         colors={name: round(share / whole, 2) for name, share in shares.items()},
         tones={
-            tone: round(float(np.mean([s.tones.get(tone, 0.0) for s in said])), 2) for tone in TONES
+            tone: round(float(np.mean([s.tones.get(tone, 0.0) for s in parsed])), 2)
+            for tone in TONES
         },
         objects={
-            name: _median([s.objects[name] for s in said if name in s.objects])
-            for name in best_names([s.objects for s in said])
+            name: _median([s.objects[name] for s in parsed if name in s.objects])
+            for name in best_names([s.objects for s in parsed])
         },
     )
 

@@ -310,5 +310,5 @@ def _facts(sample: Sample) -> str:
 
 def _json_of(text: str) -> str:
     """What stands between the outermost braces: models like to add words and fences."""
-    found = re.search(r"\{.*\}", text, re.DOTALL)
-    return found.group() if found else text
+    match = re.search(r"\{.*\}", text, re.DOTALL)
+    return match.group() if match else text

@@ -102,24 +102,24 @@ class PredictedPair:
 
 def sample_metrics(pair: PredictedPair, vectors: WordVectors) -> dict[str, float]:
     """The nine metrics of one sample; NaN where undefined."""
-    true, said = pair.truth, pair.prediction or Description()
+    true, predicted = pair.truth, pair.prediction or Description()
     near = [
-        (true.objects[g], said.objects[p], cosine)
+        (true.objects[g], predicted.objects[p], cosine)
         for g in true.objects
-        for p in said.objects
+        for p in predicted.objects
         if (cosine := vectors.cosine(g, p)) > NEAR
     ]
     return {
-        "colors_iou": _iou(true.colors, said.colors),
+        "colors_iou": _iou(true.colors, predicted.colors),
         "colors_cosine": _mean(
-            [c for g in true.colors for p in said.colors if (c := vectors.cosine(g, p)) > NEAR]
+            [c for g in true.colors for p in predicted.colors if (c := vectors.cosine(g, p)) > NEAR]
         ),
         "colors_rgb_distance": _mean(
-            [d for g in true.colors for p in said.colors if (d := rgb_distance(g, p)) < CLOSE]
+            [d for g in true.colors for p in predicted.colors if (d := rgb_distance(g, p)) < CLOSE]
         ),
-        "colors_coverage_rmse": _rmse(true.colors, said.colors),
-        "tones_coverage_rmse": _rmse(true.tones, said.tones),
-        "objects_iou": _iou(true.objects, said.objects),
+        "colors_coverage_rmse": _rmse(true.colors, predicted.colors),
+        "tones_coverage_rmse": _rmse(true.tones, predicted.tones),
+        "objects_iou": _iou(true.objects, predicted.objects),
         "objects_cosine": _mean([cosine for _, _, cosine in near]),
         "objects_area_rmse": _area_rmse(near, float(pair.width * pair.height)),
         "objects_position_error": _mean(
@@ -144,14 +144,18 @@ def rgb_distance(first: str, second: str) -> float:
     return math.dist(PALETTE[first], PALETTE[second]) / 255
 
 
-def _iou(true: Mapping[str, object], said: Mapping[str, object]) -> float:
-    union = true.keys() | said.keys()
-    return len(true.keys() & said.keys()) / len(union) if union else math.nan
+def _iou(true: Mapping[str, object], predicted: Mapping[str, object]) -> float:
+    union = true.keys() | predicted.keys()
+    return len(true.keys() & predicted.keys()) / len(union) if union else math.nan
 
 
-def _rmse(true: Mapping[str, float], said: Mapping[str, float]) -> float:
-    both = true.keys() & said.keys()
-    return math.sqrt(_mean([(true[name] - said[name]) ** 2 for name in both])) if both else math.nan
+def _rmse(true: Mapping[str, float], predicted: Mapping[str, float]) -> float:
+    both = true.keys() & predicted.keys()
+    return (
+        math.sqrt(_mean([(true[name] - predicted[name]) ** 2 for name in both]))
+        if both
+        else math.nan
+    )
 
 
 def _area_rmse(near: Sequence[tuple[Box, Box, float]], image_area: float) -> float:

@@ -51,15 +51,15 @@ class Rows:
 
     def inputs(self, device: torch.device) -> dict[str, Any]:
         """Keyword arguments of a causal language model; its logits are then (N, V)."""
-        told = {
+        inputs = {
             "input_ids": self.ids_BT.to(device),
             "logits_to_keep": self.keep_BT.to(device),
             "use_cache": False,
         }
         return (
-            told
+            inputs
             if self.positions_BT is None
-            else {**told, "position_ids": self.positions_BT.to(device)}
+            else {**inputs, "position_ids": self.positions_BT.to(device)}
         )
 
 

@@ -212,9 +212,9 @@ class Predictor:
         order = sorted(range(len(examples)), key=lambda i: examples[i].length)
         for picked in (order[start : start + _BATCH] for start in range(0, len(order), _BATCH)):
             rows = layout([replace(examples[i], answer_T=examples[i].answer_T[:1]) for i in picked])
-            with listening(self._model, rows.first_E) as said:
+            with listening(self._model, rows.first_E) as states:
                 self._model(**rows.inputs(self._model.device))
-            said_N[picked] = 100 * said[0].double().cpu().numpy()
+            said_N[picked] = 100 * states[0].double().cpu().numpy()
         return said_N
 
     def _by_text(self, examples: Sequence[Example]) -> Floats:
@@ -223,10 +223,10 @@ class Predictor:
             for example in examples
             for answer_T in self._answers
         ]
-        found = example_logprobs(
+        logprobs = example_logprobs(
             self._model, self._tokenizer.pad_token_id, pairs, chunk=2 * len(_NUMBERS)
         )
-        logprob_NK = np.array([row_T.sum() for row_T in found]).reshape(-1, len(_NUMBERS))
+        logprob_NK = np.array([row_T.sum() for row_T in logprobs]).reshape(-1, len(_NUMBERS))
         share_NK = np.exp(logprob_NK - logprob_NK.max(axis=1, keepdims=True, initial=-np.inf))
         expected: Floats = share_NK @ np.array(_NUMBERS, np.float64) / share_NK.sum(axis=1)
         return expected

@@ -48,18 +48,18 @@ def listening(model: Any, first_E: Tensor) -> Iterator[list[Tensor]]:
         first_E: index among the columns that get logits of each sample's first
             (`boig_core.llm.packing.Rows`).
     """
-    said: list[Tensor] = []
+    states: list[Tensor] = []
     head: nn.Linear = model.get_submodule(HEAD)
 
     def listen(output_head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         hidden_EH = inputs[0][first_E.to(inputs[0].device)].to(head.weight.dtype)
         # Adam moves every weight by the learning rate, so a wide layer's output would jump by H
         # times that at each step.
-        said.append(head(hidden_EH * head.in_features**-0.5)[:, 0])
+        states.append(head(hidden_EH * head.in_features**-0.5)[:, 0])
 
     handle = model.get_output_embeddings().register_forward_pre_hook(listen)
     try:
-        yield said
+        yield states
     finally:
         handle.remove()
 
@@ -71,10 +71,10 @@ class RatedLoss(AnswerLoss):
     def share(self, part: Sequence[Example], batch: Sequence[Example]) -> Tensor:
         """What one micro-batch adds to the loss of a whole batch."""
         rows = self._layout(part)
-        with listening(self._engine.module, rows.first_E) as said:
+        with listening(self._engine.module, rows.first_E) as states:
             nats = self.of_rows(rows)
         rating_E = torch.tensor([example.rating for example in part], device=nats.device)
-        squared = (100 * (said[0].float() - rating_E)).square().sum()
+        squared = (100 * (states[0].float() - rating_E)).square().sum()
         return nats / sum(len(example.answer_T) for example in batch) + MSE_WEIGHT * squared / len(
             batch
         )

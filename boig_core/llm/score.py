@@ -91,8 +91,8 @@ def example_logprobs(
         picked = order[start : start + chunk]
         rows = [examples[i] for i in picked]
         filled = [*rows, *[rows[-1]] * (-len(rows) % _ROWS)]
-        found = _score_shared(model, pad, filled) if share else _score_plain(model, pad, filled)
-        for i, values_T in zip(picked, found, strict=False):
+        logprobs = _score_shared(model, pad, filled) if share else _score_plain(model, pad, filled)
+        for i, values_T in zip(picked, logprobs, strict=False):
             scored[i] = values_T
     return scored
 

@@ -103,8 +103,8 @@ class Describing:
 
     def prompts(self, samples: Sequence[Sample]) -> list[str]:
         """Those of the first pass."""
-        told = Mix.of(self.recipe, with_kpi=True)  # the twin's tokenizer is the same
-        return [told.worded(sample, 0)[0] for sample in samples]
+        mix = Mix.of(self.recipe, with_kpi=True)  # the twin's tokenizer is the same
+        return [mix.worded(sample, 0)[0] for sample in samples]
 
     def fit(self, model: Any) -> None:
         """It needs nothing."""

@@ -271,9 +271,10 @@ def _encode(tokenizer: Any, prompts: Sequence[str]) -> list[Tokens]:
     chats = [[{"role": "user", "content": str(prompt)}] for prompt in prompts]
     # The template writes BOS itself where the model wants one. Some templates write today's date
     # unless they are told one.
-    told = {"add_generation_prompt": True, "sanitize_control_tokens": True, "date_string": _DATE}
+    options = {"add_generation_prompt": True, "sanitize_control_tokens": True, "date_string": _DATE}
     return [
-        np.array(ids, np.int32) for ids in tokenizer.apply_chat_template(chats, **told)["input_ids"]
+        np.array(ids, np.int32)
+        for ids in tokenizer.apply_chat_template(chats, **options)["input_ids"]
     ]
 
 

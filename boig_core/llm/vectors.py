@@ -94,8 +94,8 @@ class SpacyVectors(_Vectors):
     def vector(self, text: str) -> NDArray[np.float32]:
         """Mean of the words' vectors."""
         # The vocabulary alone: a tagger or parser would only take time.
-        found: NDArray[np.float32] = self._language.make_doc(text).vector
-        return found
+        vector: NDArray[np.float32] = self._language.make_doc(text).vector
+        return vector
 
 
 class SentenceEmbeddings(_Vectors):
@@ -128,8 +128,8 @@ class SentenceEmbeddings(_Vectors):
         # One name at a time has no padding, so the mean is over real tokens.
         with torch.inference_mode():
             states_1TD = self._model(**self._tokenizer(text, return_tensors="pt")).last_hidden_state
-        found: NDArray[np.float32] = states_1TD[0].mean(dim=0).float().numpy()
-        return found
+        vector: NDArray[np.float32] = states_1TD[0].mean(dim=0).float().numpy()
+        return vector
 
 
 _KINDS: Final = {"spacy": SpacyVectors, "hf": SentenceEmbeddings}

@@ -73,8 +73,8 @@ def model_version(ref: str) -> str:
     Raises:
         InputError: the reference leads nowhere, or the hub does not say which commit it stands for.
     """
-    found = resolve_model(ref)
-    folder = Path(found)
+    resolved = resolve_model(ref)
+    folder = Path(resolved)
     if folder.is_dir():
         digest = hashlib.sha256()
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -86,14 +86,14 @@ def model_version(ref: str) -> str:
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     for name in ("config.json", "model_index.json"):
-        held = try_to_load_from_cache(found, name)
-        if isinstance(held, str):
-            return Path(held).parent.name
+        cached = try_to_load_from_cache(resolved, name)
+        if isinstance(cached, str):
+            return Path(cached).parent.name
     try:
-        return str(HfApi().model_info(found).sha)
+        return str(HfApi().model_info(resolved).sha)
     except Exception as exc:
         raise InputError(
-            found,
+            resolved,
             f"the hub does not say which commit it is ({exc})",
             "download the model, and give its folder",
         ) from exc

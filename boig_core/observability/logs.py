@@ -34,8 +34,8 @@ def secret_values() -> Iterator[tuple[str, str]]:
     for name, value in os.environ.items():
         if SECRET_NAMES.search(name) and len(value.strip()) >= SHORTEST:
             yield value.strip(), f"[{name}]"
-        for found in IN_ADDRESS.findall(value):
-            password = found[:-1].partition(":")[2]
+        for secret in IN_ADDRESS.findall(value):
+            password = secret[:-1].partition(":")[2]
             if len(password) >= SHORTEST:
                 yield password, "[password]"
 

@@ -138,8 +138,8 @@ def _start_mlflow(experiment: str, run: str, params: dict[str, Any]) -> tuple[An
         from mlflow import MlflowClient
 
         client = MlflowClient()
-        found = client.get_experiment_by_name(experiment)
-        experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+        known = client.get_experiment_by_name(experiment)
+        experiment_id = known.experiment_id if known else client.create_experiment(experiment)
         run_id = client.create_run(experiment_id, run_name=run).info.run_id
         for key, value in params.items():
             client.log_param(run_id, key, value)

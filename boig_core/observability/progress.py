@@ -47,10 +47,10 @@ def progress_log(subject: str = "") -> Callable[[str], None]:
 def newest_lines(text: str) -> dict[str, str]:
     """The newest line of progress by subject in a part of a kept log, the newest of all last."""
     newest: dict[str, str] = {}
-    for found in _LINE.finditer(text):
-        subject = found["subject"] or ""
+    for match in _LINE.finditer(text):
+        subject = match["subject"] or ""
         newest.pop(subject, None)
-        newest[subject] = found["line"]
+        newest[subject] = match["line"]
     return newest
 
 

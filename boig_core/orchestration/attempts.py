@@ -116,21 +116,21 @@ def find_reusable_attempt(job: Job) -> str | None:
         if name != manifest.MANIFEST:
             continue
         try:
-            found = manifest.read_manifest(store.join(family, version))
+            published = manifest.read_manifest(store.join(family, version))
         except UserError:
             continue
-        if found.lineage == wanted:
-            return found.commit.rsplit("/", 1)[0]
+        if published.lineage == wanted:
+            return published.commit.rsplit("/", 1)[0]
     return None
 
 
 def started_by(uri: str) -> TaskTry | None:
     """The try that started an attempt; None: it left no job file, or not Airflow wrote it."""
     try:
-        found = json.loads(store.read_bytes(store.join(uri, JOB))).get("started_by")
+        started = json.loads(store.read_bytes(store.join(uri, JOB))).get("started_by")
     except NotFoundInStoreError:
         return None
-    return None if found is None else TaskTry.model_validate(found)
+    return None if started is None else TaskTry.model_validate(started)
 
 
 def result(uri: str) -> dict[str, Any] | None:

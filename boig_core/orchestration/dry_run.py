@@ -26,12 +26,12 @@ from boig_core.storage.job import Stage
 log = get_logger(__name__)
 
 
-def rehearse(context: Mapping[str, Any], made: Mapping[str, Any]) -> None:
+def rehearse(context: Mapping[str, Any], planned: Mapping[str, Any]) -> None:
     """Log what a run would do, and end it.
 
     Args:
         context: of the task ``plan``.
-        made: its result.
+        planned: its result.
 
     Raises:
         DownstreamTasksSkipped: always in the end; Airflow takes it for success, and skips what
@@ -39,18 +39,20 @@ def rehearse(context: Mapping[str, Any], made: Mapping[str, Any]) -> None:
         InputError: a stage would refuse what it is given.
         ClusterError: the cluster does not answer.
     """
-    recipe = parse_recipe(json.loads(store.read_bytes(made["recipe"])))
+    recipe = parse_recipe(json.loads(store.read_bytes(planned["recipe"])))
     stages = {
         task.task_id: stage
         for task in context["dag"].tasks
         if (stage := _stage_of(task)) is not None
     }
-    if "calibration" in made["outputs"] and Stage.DDPO in stages.values():
-        require_worth(recipe, made["outputs"]["calibration"])
+    if "calibration" in planned["outputs"] and Stage.DDPO in stages.values():
+        require_worth(recipe, planned["outputs"]["calibration"])
     for task_id, stage in stages.items():
         task = context["dag"].get_task(task_id)
         asks = asks_of(stage, recipe)
-        home = attempts.task_uri(made["store"], context["ti"].dag_id, context["ti"].run_id, task_id)
+        home = attempts.task_uri(
+            planned["store"], context["ti"].dag_id, context["ti"].run_id, task_id
+        )
         before = (
             _before(home)
             if isinstance(task, RayJobOperator)

@@ -354,10 +354,10 @@ def _why(made: Mapping[str, Any], one: Mapping[str, Any], index: int, ti: Any) -
 
 def _plan(ti: Any) -> dict[str, Any]:
     """The plan; whoever runs whatever has failed before finds none where the plan itself did."""
-    found = ti.xcom_pull(task_ids="plan")
-    if found is None:
+    planned = ti.xcom_pull(task_ids="plan")
+    if planned is None:
         raise AirflowSkipException("there is no plan")
-    return dict(found)
+    return dict(planned)
 
 
 def _results(ti: Any, task_id: str, count: int) -> list[Any]:

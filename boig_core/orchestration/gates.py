@@ -121,8 +121,8 @@ def in_words(gate: Gate) -> str:
             else f"{gate.name}: not measured, so not asked"
         )
     if gate.name.startswith("monitors"):
-        said = f" ({gate.note})" if gate.value else ""
-        return f"{gate.name}: {gate.value:.0f}, none allowed: {verdict}{said}"
+        note = f" ({gate.note})" if gate.value else ""
+        return f"{gate.name}: {gate.value:.0f}, none allowed: {verdict}{note}"
     bound = {">": "more than", "≥": "at least", "≤": "at most"}[gate.rule]
     if gate.note == _SHARE:
         measure, value, limit = gate.name.removesuffix(" kept"), 100 * gate.value, 100 * gate.limit

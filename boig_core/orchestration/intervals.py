@@ -75,11 +75,11 @@ def take_turn(asset: Asset, plan_result: Any) -> Any:
         )
         if number is None:
             return PokeReturnValue(is_done=False)
-        given = {
+        sources = {
             name: uri for name, uri in made_by["outputs"].items() if name in ("previous", "retry")
         }
-        outputs = {"previous": given["previous"]} if "previous" in given else {}
-        if not given and str(getattr(run.run_type, "value", run.run_type)) in ON_SCHEDULE:
+        outputs = {"previous": sources["previous"]} if "previous" in sources else {}
+        if not sources and str(getattr(run.run_type, "value", run.run_type)) in ON_SCHEDULE:
             folder = store.join(made_by["store"], "runs", ti.dag_id, run_folder(ti.run_id))
             outputs = of_interval(
                 context["asset_state_store"][asset],
@@ -153,8 +153,8 @@ def of_interval(
         period,
         "nothing: this is the first version" if newest is None else newest,
     )
-    found = {"period": write_period(store.join(folder, "period.json"), period)}
-    return found if newest is None else {**found, "previous": newest.dataset}
+    inputs = {"period": write_period(store.join(folder, "period.json"), period)}
+    return inputs if newest is None else {**inputs, "previous": newest.dataset}
 
 
 def period_after(newest: Newest | None, start: datetime, end: datetime, late_days: float) -> Period:
@@ -182,14 +182,14 @@ def find_newest(state: Any, root: str, name: str) -> Newest | None:
         except UserError as exc:
             log.warning("the newest version that Airflow knows of cannot be read: %s", exc)
     family = store.join(root, "datasets", name)
-    made = sorted(
+    versions = sorted(
         (file.modified, file.path)
         for file in store.list_with_times(family)
         if file.path.count("/") == 1
     )
     for uri in (
         store.join(family, path.split("/")[0])
-        for _, path in reversed(made)
+        for _, path in reversed(versions)
         if path.endswith(f"/{manifest.MANIFEST}")
     ):
         try:

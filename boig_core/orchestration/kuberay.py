@@ -154,9 +154,9 @@ class KubeRayJobs:
         if len(ids) > FEW:
             known = await self.jobs()
             return {name: known[name] for name in ids if name in known}
-        found = await asyncio.gather(*(self._get(name) for name in ids))
+        states = await asyncio.gather(*(self._get(name) for name in ids))
         return {
-            name: _info_of(body) for name, body in zip(ids, found, strict=True) if body is not None
+            name: _info_of(body) for name, body in zip(ids, states, strict=True) if body is not None
         }
 
     async def jobs(self) -> dict[str, JobInfo]:
@@ -298,7 +298,7 @@ def _info_of(body: Mapping[str, Any]) -> JobInfo:
     is being deleted still runs."""
     status, spec = body.get("status") or {}, body["spec"]
     job, deployment = status.get("jobStatus") or "", status.get("jobDeploymentStatus") or ""
-    said = ": ".join(filter(None, [status.get("reason"), status.get("message")]))
+    reason = ": ".join(filter(None, [status.get("reason"), status.get("message")]))
     if body["metadata"].get("deletionTimestamp"):
         return JobInfo("RUNNING", "is being deleted", spec.get("metadata") or {})
     if job in _OVER:
@@ -307,4 +307,4 @@ def _info_of(body: Mapping[str, Any]) -> JobInfo:
         word = "FAILED"
     else:
         word = "RUNNING" if job == "RUNNING" else "PENDING"
-    return JobInfo(word, said or deployment, spec.get("metadata") or {})
+    return JobInfo(word, reason or deployment, spec.get("metadata") or {})

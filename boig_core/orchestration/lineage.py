@@ -76,14 +76,17 @@ def _facts(uri: str) -> tuple[dict[str, str], dict[str, Any], dict[str, int]]:
 
     place = place_of(uri)
     try:
-        found = manifest.read_manifest(uri)
+        published = manifest.read_manifest(uri)
     except UserError:
         return place, {}, {}
-    numbers = {"size": sum(file.size for file in found.files), "fileCount": len(found.files)}
-    if isinstance(rows := found.meta.get(ROWS), int):
+    numbers = {
+        "size": sum(file.size for file in published.files),
+        "fileCount": len(published.files),
+    }
+    if isinstance(rows := published.meta.get(ROWS), int):
         numbers["rowCount"] = rows
     return (
         place,
-        {"version": dataset_version_dataset.DatasetVersionDatasetFacet(found.digest())},
+        {"version": dataset_version_dataset.DatasetVersionDatasetFacet(published.digest())},
         numbers,
     )

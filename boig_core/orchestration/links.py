@@ -95,14 +95,14 @@ def result_pages(result: Mapping[str, Any], root: str) -> dict[str, str]:
     Raises:
         BoigError: an output cannot be read.
     """
-    found = {}
+    pages = {}
     for name, (output, file) in PAGES.items():
         uri = result["outputs"].get(output)
         if uri is not None and manifest.find_file(uri, file) is not None:
-            found[name] = page_url(uri, file, root)
+            pages[name] = page_url(uri, file, root)
     if curves := mlflow_page(result["attempt"]):
-        found[MlflowRunLink().name] = curves
-    return found
+        pages[MlflowRunLink().name] = curves
+    return pages
 
 
 def mlflow_page(attempt: str) -> str:

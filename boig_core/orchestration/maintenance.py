@@ -22,12 +22,12 @@ def clean_task(**context: Any) -> dict[str, Any]:
     from boig_core.storage import retention
 
     params = context["params"]
-    found = (retention.clean if params["apply"] else retention.find_garbage)(
+    garbage = (retention.clean if params["apply"] else retention.find_garbage)(
         store_root(), registry.promoted(), params["days"]
     )
-    print("\n".join(retention.summary(found)))
+    print("\n".join(retention.summary(garbage)))
     return {
-        "files": sum(len(each.files) for each in found),
-        "bytes": sum(each.bytes for each in found),
+        "files": sum(len(each.files) for each in garbage),
+        "bytes": sum(each.bytes for each in garbage),
         "removed": params["apply"],
     }

@@ -267,11 +267,13 @@ class RayJobOperator(BaseOperator):
             )
         if event["status"] not in (GONE, UNREACHABLE) and not any(runs.read_log(attempt_uri)):
             self._show_tail(event["submission_id"])
-        said = f"no commit and no error.json; Ray says {event['status']}: {event['message'][-500:]}"
+        status = (
+            f"no commit and no error.json; Ray says {event['status']}: {event['message'][-500:]}"
+        )
         remedy = "the next try adopts the job or starts the next attempt; see the Ray job's page"
         if event["status"] in (GONE, UNREACHABLE):
-            raise ClusterError(self.job_url or self.stage, said, remedy)
-        raise InfrastructureError(self.stage, said, remedy)
+            raise ClusterError(self.job_url or self.stage, status, remedy)
+        raise InfrastructureError(self.stage, status, remedy)
 
     def _show_tail(self, name: str) -> None:
         """The stage never began, so Ray alone has its last words."""
@@ -306,8 +308,8 @@ def resolve_input(name: str, value: Any) -> str | None:
     A stage that cannot do without an input says so itself.
     """
     if isinstance(value, Mapping):
-        found = value["outputs"].get(name)
-        return None if found is None else str(found)
+        uri = value["outputs"].get(name)
+        return None if uri is None else str(uri)
     return str(value)
 
 

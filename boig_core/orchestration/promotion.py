@@ -261,15 +261,15 @@ def register(gates: Mapping[str, Any], approved_by: str, why: str) -> dict[str, 
         }.items():
             client.set_model_version_tag(MODEL, new, key, value)
         last_move(client)  # one that was cut is finished before the next begins
-        found = aliases(client)
-        if found.get("champion") != new:
-            move(client, Move(uuid4().hex, "promote", new, found.get("champion")))
-            found = aliases(client)
+        alias_versions = aliases(client)
+        if alias_versions.get("champion") != new:
+            move(client, Move(uuid4().hex, "promote", new, alias_versions.get("champion")))
+            alias_versions = aliases(client)
     return {
         "model": MODEL,
         "version": new,
-        "champion": found.get("champion"),
-        "previous": found.get("previous"),
+        "champion": alias_versions.get("champion"),
+        "previous": alias_versions.get("previous"),
     }
 
 

@@ -196,8 +196,8 @@ class RayJobs:
         if len(ids) > FEW:
             known = await self.jobs()
             return {name: known[name] for name in ids if name in known}
-        found = await asyncio.gather(*(self._info(name) for name in ids))
-        return {name: info for name, info in zip(ids, found, strict=True) if info is not None}
+        states = await asyncio.gather(*(self._info(name) for name in ids))
+        return {name: info for name, info in zip(ids, states, strict=True) if info is not None}
 
     async def jobs(self) -> dict[str, JobInfo]:
         """All submitted jobs since Ray's head started."""
@@ -226,11 +226,11 @@ class RayJobs:
             if node["state"] == "ALIVE"
         ]
         short = lacking(nodes, asks)
-        held = " and ".join(
+        capacity = " and ".join(
             f"{sum(node.get(name, 0.0) for node in nodes):g} {name}s" for name in ("CPU", "GPU")
         )
         return (
-            f"{len(nodes)} nodes with {held} do not hold {', '.join(map(str, short))}"
+            f"{len(nodes)} nodes with {capacity} do not hold {', '.join(map(str, short))}"
             if short
             else ""
         )

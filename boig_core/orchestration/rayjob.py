@@ -47,11 +47,11 @@ def read_base(path: str) -> dict[str, Any]:
     """
     remedy = "point BOIG_KUBERAY at a file such as infra/kuberay/rayjob.yaml"
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        cluster = found["spec"]["rayClusterSpec"]
+        manifest = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        cluster = manifest["spec"]["rayClusterSpec"]
         pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
         whole = all(group["template"]["spec"]["containers"] for group in pods) and len(pods) > 1
-        if (found["apiVersion"], found["kind"]) != ("ray.io/v1", "RayJob") or not whole:
+        if (manifest["apiVersion"], manifest["kind"]) != ("ray.io/v1", "RayJob") or not whole:
             raise InputError(
                 path, "must be a RayJob of ray.io/v1 with a head and a worker group", remedy
             )
@@ -61,7 +61,7 @@ def read_base(path: str) -> dict[str, Any]:
         raise InputError(
             path, f"must be a RayJob of ray.io/v1 with a head and a worker group ({exc!r})", remedy
         ) from exc
-    return {**found, "metadata": found.get("metadata") or {}}
+    return {**manifest, "metadata": manifest.get("metadata") or {}}
 
 
 def name_of(submission_id: str) -> str:

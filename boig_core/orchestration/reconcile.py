@@ -72,8 +72,8 @@ def reconcile(
 
 
 def _state(info: JobInfo, state: Callable[[TaskKey], str]) -> str | None:
-    given = info.metadata
-    task = TaskKey(given["dag"], given["run"], given["task"], int(given["map"]))
+    metadata = info.metadata
+    task = TaskKey(metadata["dag"], metadata["run"], metadata["task"], int(metadata["map"]))
     try:
         return state(task)
     except Exception as exc:

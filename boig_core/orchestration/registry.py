@@ -142,13 +142,13 @@ def move(client: Any, wanted: Move) -> dict[str, str | None]:
     """
     client.set_registered_model_tag(MODEL, _MOVE, json.dumps(asdict(wanted)))
     _carry_out(client, wanted)
-    found = aliases(client)
-    if found.get("champion") != wanted.champion:
-        rule = f"is version {found.get('champion')}, not {wanted.champion}: somebody else has moved it at the same time"
+    alias_versions = aliases(client)
+    if alias_versions.get("champion") != wanted.champion:
+        rule = f"is version {alias_versions.get('champion')}, not {wanted.champion}: somebody else has moved it at the same time"
         raise InfrastructureError(
             f"champion of {MODEL}", rule, "look at the registry, then decide again"
         )
-    return {"champion": found["champion"], "previous": found.get("previous")}
+    return {"champion": alias_versions["champion"], "previous": alias_versions.get("previous")}
 
 
 def _newest_move(client: Any) -> Move | None:
@@ -190,8 +190,8 @@ def rollback(by: str, why: str, decision: str = "") -> dict[str, str | None]:
         raise InputError("why", "is empty", "say why the champion goes")
     with registry() as client:
         last, was_cut = last_move(client)
-        found = aliases(client)
-        now, before = found.get("champion"), found.get("previous")
+        alias_versions = aliases(client)
+        now, before = alias_versions.get("champion"), alias_versions.get("previous")
         if last is not None and last.kind == "rollback" and (was_cut or last.id == decision):
             return {"model": MODEL, "champion": now, "previous": before}
         if now is None or before is None or now == before:

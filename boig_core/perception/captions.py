@@ -120,7 +120,7 @@ class Blip:
             if self._prompt is None
             else self._tokenizer([self._prompt] * len(images), return_tensors="pt")
         )
-        given = {
+        prompt_ids = {
             name: begun[name].to(self._model.device)
             for name in ("input_ids", "attention_mask")
             if name in begun
@@ -128,7 +128,7 @@ class Blip:
         with torch.inference_mode():
             pixels_BCSS = pixels_BCSS.to(self._model.device, self._model.dtype)
             written_BT = self._model.generate(
-                pixels_BCSS, **given, max_new_tokens=self._tokens, do_sample=False, num_beams=1
+                pixels_BCSS, **prompt_ids, max_new_tokens=self._tokens, do_sample=False, num_beams=1
             )
         return list(self._tokenizer.batch_decode(written_BT, skip_special_tokens=True))
 

@@ -167,19 +167,19 @@ class Perceiver:
     def _vocabularies(
         self, pictures: list[Pixels], keywords: Sequence[Sequence[str] | None] | None
     ) -> list[Sequence[str]]:
-        given = [
+        own = [
             words
             for words in (self.keywords(pictures) if keywords is None else keywords)
             if words is not None
         ]
-        if len(given) != len(pictures):
-            met = f"keywords of {len(given)} images out of {len(pictures)}"
+        if len(own) != len(pictures):
+            met = f"keywords of {len(own)} images out of {len(pictures)}"
             raise InputError(
                 met,
                 "perception.vocabulary = keywords needs those of each",
                 "take perception.keywords from caption or tags",
             )
-        return given
+        return own
 
 
 def _salient(perception: Perception) -> SalientRegions:

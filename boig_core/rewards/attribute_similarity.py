@@ -23,9 +23,11 @@ def attribute_similarity(evidence: RewardEvidence) -> float:
 
     An expectation that could not be parsed is empty: IOU 0, tones undefined.
     """
-    found = sample_metrics(
+    metrics = sample_metrics(
         PredictedPair("high", 1, 1, evidence.description, require(evidence.predicted)), _VECTORS
     )
-    parts = np.array([found["colors_iou"], found["objects_iou"], 1 - found["tones_coverage_rmse"]])
+    parts = np.array(
+        [metrics["colors_iou"], metrics["objects_iou"], 1 - metrics["tones_coverage_rmse"]]
+    )
     defined = parts[np.isfinite(parts)]
     return float(defined.mean()) if defined.size else float("nan")

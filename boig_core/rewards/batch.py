@@ -53,16 +53,16 @@ def split_items(samples: Sequence[Sample], split: Split) -> list[Item]:
     Raises:
         InputError: there is none.
     """
-    held = [
+    chosen = [
         sample for sample in samples if sample.split == split and sample.description is not None
     ]
-    if not held:
+    if not chosen:
         raise InputError(
             f"{split} split",
             "holds no perceived sample",
             "run perceive, or choose another reward.split",
         )
-    return [Item(sample, sample.image, sample.image) for sample in held]
+    return [Item(sample, sample.image, sample.image) for sample in chosen]
 
 
 def folder_items(samples: Sequence[Sample], folder: str, posts: str) -> list[Item]:

@@ -144,14 +144,14 @@ def _known(folder: str, wanted: Collection[str]) -> dict[str, dict[str, float]]:
 
     def read(name: str) -> list[dict[str, Any]]:
         filesystem, path = store.filesystem(store.join(folder, name))
-        found: list[dict[str, Any]] = pq.read_table(path, filesystem=filesystem).to_pylist()
-        return found
+        rows: list[dict[str, Any]] = pq.read_table(path, filesystem=filesystem).to_pylist()
+        return rows
 
     with ThreadPoolExecutor(_READERS) as pool:
         rows = [
             row
-            for found in pool.map(read, [name for name, _ in store.list_files(folder)])
-            for row in found
+            for rows_of_file in pool.map(read, [name for name, _ in store.list_files(folder)])
+            for row in rows_of_file
         ]
     return {str(row.pop("question")): row for row in rows if row["question"] in wanted}
 

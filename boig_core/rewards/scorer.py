@@ -293,7 +293,7 @@ def collect_evidence(
     Raises:
         ScorerError: a model gave another count, no token, or a value that is not finite.
     """
-    found: list[RewardEvidence] = []
+    collected: list[RewardEvidence] = []
     for start in range(0, len(samples), chunk):
         picked = [min(index, len(samples) - 1) for index in range(start, start + chunk)]
         evidence = _gather_chunk(
@@ -303,8 +303,8 @@ def collect_evidence(
             conditions,
             needs,
         )
-        found += evidence[: len(samples) - start]
-    return found
+        collected += evidence[: len(samples) - start]
+    return collected
 
 
 def _gather_chunk(

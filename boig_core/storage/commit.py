@@ -124,9 +124,9 @@ def read_failure(attempt: str) -> Failure | None:
 
 def attempts(task_uri: str) -> list[int]:
     """Numbers of the attempts that left anything, rising."""
-    found = {
+    numbers = {
         int(m.group(1))
         for path, _ in store.list_files(task_uri)
         if (m := re.match(r"attempt-(\d+)/", path))
     }
-    return sorted(found)
+    return sorted(numbers)

@@ -128,16 +128,16 @@ def find_garbage(root: str, promoted: Collection[str], days: float) -> list[Garb
         if f"{folder}/{MANIFEST}" in _paths(files)
     }
     kept = _closure(_roots(seen, manifests, promoted), manifests)
-    found = [
+    garbage = [
         seen.garbage("output", folder, files, first=MANIFEST)
         for folder, files in seen.outputs.items()
         if folder not in kept and seen.old(files)
     ]
-    found += _loose_shards(
-        seen, manifests, kept | (set(seen.outputs) - {_path(root, each.uri) for each in found})
+    garbage += _loose_shards(
+        seen, manifests, kept | (set(seen.outputs) - {_path(root, each.uri) for each in garbage})
     )
     return [
-        *found,
+        *garbage,
         *_over(
             seen, {_path(root, manifests[folder].commit) for folder in kept if folder in manifests}
         ),
@@ -185,8 +185,8 @@ def _roots(
     newest: dict[str, tuple[float, str]] = {}
     for folder in manifests:
         family = folder.rsplit("/", 1)[0]
-        made = max(file.modified for file in seen.outputs[folder])
-        newest[family] = max(newest.get(family, (0.0, "")), (made, folder))
+        modified = max(file.modified for file in seen.outputs[folder])
+        newest[family] = max(newest.get(family, (0.0, "")), (modified, folder))
     yield from (folder for _, folder in newest.values())
     yield from (folder for folder, files in seen.outputs.items() if not seen.old(files))
     for folder, files in seen.attempts.items():

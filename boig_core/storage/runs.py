@@ -83,11 +83,11 @@ def find_run(root: str, wanted: str) -> str:
         return runs[0]
     if wanted in runs:
         return wanted
-    found = [run for run in runs if wanted in run]
-    if len(found) == 1:
-        return found[0]
-    near = found[:5] or difflib.get_close_matches(wanted, runs, n=3, cutoff=0.3) or runs[:3]
-    rule = f"is part of {len(found)} runs" if found else "is no run of this store"
+    matches = [run for run in runs if wanted in run]
+    if len(matches) == 1:
+        return matches[0]
+    near = matches[:5] or difflib.get_close_matches(wanted, runs, n=3, cutoff=0.3) or runs[:3]
+    rule = f"is part of {len(matches)} runs" if matches else "is no run of this store"
     remedy = (
         f"name one of: {', '.join(near)}"
         if near
@@ -99,8 +99,8 @@ def find_run(root: str, wanted: str) -> str:
 def run_state(root: str, run: str) -> list[AttemptState]:
     """Every attempt of a run ``DAG/RUN``, by stage in the order in which they began."""
     files: dict[tuple[str, int], set[str]] = {}
-    for _, found in _attempt_files(root, run):
-        files.setdefault((found["task"], int(found["attempt"])), set()).add(found["file"])
+    for _, file in _attempt_files(root, run):
+        files.setdefault((file["task"], int(file["attempt"])), set()).add(file["file"])
     uris = {key: commit.attempt_uri(store.join(root, "runs", run, key[0]), key[1]) for key in files}
     begun = dict(
         zip(files, _times([store.join(uri, "job.json") for uri in uris.values()]), strict=True)
@@ -134,14 +134,14 @@ def find_attempt(
             f"has not begun in {run}",
             f"name one of: {', '.join(dict.fromkeys(s.task for s in states))}",
         )
-    found = [state for state in of_stage if attempt in (None, state.attempt)]
-    if not found:
+    matches = [state for state in of_stage if attempt in (None, state.attempt)]
+    if not matches:
         raise InputError(
             f"--attempt {attempt}",
             f"is not there for {stage}",
             f"use one of: {', '.join(str(s.attempt) for s in of_stage)}",
         )
-    return found[-1]
+    return matches[-1]
 
 
 def read_log(attempt: str, after: str = "") -> Iterator[tuple[str, str]]:
@@ -169,11 +169,11 @@ def follow_log(attempt: str, poll_s: float = 3.0) -> Iterator[str]:
         ended = (
             commit.fate(attempt) != "open"
         )  # asked first: what is logged up to the end is then read below
-        found = list(read_log(attempt, cursor))
-        yield from (text for _, text in found)
-        if ended and not found:
+        lines = list(read_log(attempt, cursor))
+        yield from (text for _, text in lines)
+        if ended and not lines:
             return
-        cursor = found[-1][0] if found else cursor
+        cursor = lines[-1][0] if lines else cursor
         time.sleep(poll_s)
 
 
@@ -207,9 +207,9 @@ def _attempt_state(
         seconds = round(max(0.0, (time.time() if ended is None else ended) - begun), 1)
     failure = commit.read_failure(uri) if fate != "committed" else None
     rows = _rows(uri) if "metrics.jsonl" in names else []
-    told = _job(uri) if "job.json" in names else None
-    hours = None if told is None else usage.gpu_hours(told.stage, told.recipe, seconds)
-    idle = None if told is None or not hours else _idle(told, rows)
+    job = _job(uri) if "job.json" in names else None
+    hours = None if job is None else usage.gpu_hours(job.stage, job.recipe, seconds)
+    idle = None if job is None or not hours else _idle(job, rows)
     return AttemptState(
         *key,
         fate,
@@ -242,12 +242,12 @@ def _rows(uri: str) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)]
 
 
-def _idle(told: Job, rows: list[dict[str, Any]]) -> float | None:
+def _idle(job: Job, rows: list[dict[str, Any]]) -> float | None:
     """Idle shares of ddpo's learner and pools, as its rows have them: by seconds of the epochs and
     GPUs of each."""
-    if told.stage != Stage.DDPO:
+    if job.stage != Stage.DDPO:
         return None
-    gpus, waited, held = usage.ddpo_gpus(told.recipe), 0.0, 0.0
+    gpus, waited, available = usage.ddpo_gpus(job.recipe), 0.0, 0.0
     for row in rows:
         seconds = sum(
             row.get(f"seconds_{name}") or 0.0 for name in ("probe", "rollouts", "update", "between")
@@ -255,8 +255,8 @@ def _idle(told: Job, rows: list[dict[str, Any]]) -> float | None:
         waited += seconds * sum(
             count * (row.get(f"idle_{who}") or 0.0) for who, count in gpus.items()
         )
-        held += seconds * sum(gpus.values())
-    return round(waited / held, 3) if held else None
+        available += seconds * sum(gpus.values())
+    return round(waited / available, 3) if available else None
 
 
 def summarize(run: str, states: list[AttemptState]) -> dict[str, Any]:

@@ -225,8 +225,10 @@ def list_with_times(uri: str) -> list[File]:
     prefix = f"{key}/" if key else ""
 
     def pages() -> list[File]:
-        found = _s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        items = (item for page in found for item in page.get("Contents", []))
+        pages_of_keys = (
+            _s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        )
+        items = (item for page in pages_of_keys for item in page.get("Contents", []))
         return sorted(
             File(item["Key"][len(prefix) :], item["Size"], item["LastModified"].timestamp())
             for item in items
@@ -347,8 +349,8 @@ def _local_files(root: Path) -> Iterator[File]:
             continue
         with suppress(FileNotFoundError):
             if path.is_file():
-                found = path.stat()
-                yield File(path.relative_to(root).as_posix(), found.st_size, found.st_mtime)
+                stat = path.stat()
+                yield File(path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime)
 
 
 @contextmanager

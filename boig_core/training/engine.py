@@ -234,20 +234,20 @@ class Engine:
         wanted = everywhere or rank() == 0
         if self.config.zero_stage == 3:
             deepspeed = _import_deepspeed()
-            found = {}
+            weights = {}
             for name, param in self.module.named_parameters():
                 if param.requires_grad or not trained_only:
                     with deepspeed.zero.GatheredParameters([param]):
                         if wanted:
-                            found[name] = param.detach().cpu().clone()
+                            weights[name] = param.detach().cpu().clone()
             if wanted and not trained_only:
-                found.update(
+                weights.update(
                     {
                         name: buffer.detach().cpu().clone()
                         for name, buffer in self.module.named_buffers()
                     }
                 )
-            return found
+            return weights
         trained = {
             name for name, param in self.module.named_parameters() if param.requires_grad and wanted
         }

@@ -165,7 +165,7 @@ def check(monitors: Monitors, rows: Sequence[Row]) -> list[Trip]:
         rows: one of each epoch from the first on, with the metrics of `WATCHED` that it has; not
             empty.
     """
-    found = {
+    tripped = {
         "plateau": (
             monitors.plateau.action,
             plateau(rows, monitors.plateau.epochs, monitors.plateau.rise),
@@ -194,6 +194,6 @@ def check(monitors: Monitors, rows: Sequence[Row]) -> list[Trip]:
     }
     return [
         Trip(name, len(rows) - 1, action, met, remedy)
-        for name, (action, met, remedy) in found.items()
+        for name, (action, met, remedy) in tripped.items()
         if action != "off" and met is not None
     ]

@@ -75,7 +75,7 @@ def refill(
         before: how many numbers of each parameter lie on the ranks before it.
         saved: each rank's state in the checkpoint, with its pieces, in the order of the ranks.
     """
-    found: dict[str, list[tuple[dict[str, Tensor], Piece]]] = defaultdict(list)
+    parts_of: dict[str, list[tuple[dict[str, Tensor], Piece]]] = defaultdict(list)
     steps: dict[str, Any] = {}
     for old, parts in saved:
         flats = [_flats(old, group) for group in range(len(_weights(old)))]
@@ -83,7 +83,7 @@ def refill(
             key: value for key, value in _moments(old)[0].items() if key not in flats[0]
         }
         for piece in parts:
-            found[piece.name].append((flats[piece.group], piece))
+            parts_of[piece.name].append((flats[piece.group], piece))
     kinds = [kind for kind in _flats(saved[0][0], 0) if kind != _WEIGHTS]
     for group, weights in enumerate(_weights(state)):
         padded = weights.numel() + (
@@ -98,7 +98,10 @@ def refill(
         first, flats_of_mine = before.get(piece.name, 0), _flats(state, piece.group)
         for kind in (_WEIGHTS, *kinds):
             whole = torch.cat(
-                [flats[kind][old.start : old.start + old.size] for flats, old in found[piece.name]]
+                [
+                    flats[kind][old.start : old.start + old.size]
+                    for flats, old in parts_of[piece.name]
+                ]
             )
             flats_of_mine[kind][piece.start : piece.start + piece.size].copy_(
                 whole[first : first + piece.size]

@@ -279,7 +279,7 @@ def _prompt(
     else:
         account = [f"Account: {_line(sample.account)}"] if wording.source == "tweets" else []
         caption = [f"Image caption: {_line(sample.caption)}"] if sample.caption else []
-        told = [
+        fields = [
             f"Company: {_line(sample.company)}",
             *account,
             f"Date: {day}",
@@ -287,7 +287,7 @@ def _prompt(
             *caption,
         ]
         frame = _Frame(
-            (*instruction, *told),
+            (*instruction, *fields),
             f"{_TEXT[wording.source]}: ",
             "Keywords: ",
             "",
@@ -319,8 +319,8 @@ def _names(sample: Sample, wording: Wording) -> list[str]:
 def _kpi_line(kpi: KpiCondition, wording: Wording, pattern: Pattern) -> str:
     exact = pattern == "describe"
     if wording.style == "compact":
-        told = [_told(kpi, ""), *(_told(more, _line(name)) for name, more in kpi.more)]
-        return ("kpi: " if exact else "aim: ") + ", ".join(told)
+        parts = [_told(kpi, ""), *(_told(more, _line(name)) for name, more in kpi.more)]
+        return ("kpi: " if exact else "aim: ") + ", ".join(parts)
     named = [(wording.kpi, kpi), *kpi.more]
     return (_EXACT if exact else _AIM) + ", ".join(_told(one, _line(name)) for name, one in named)
 

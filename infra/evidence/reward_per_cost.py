@@ -155,9 +155,7 @@ def run_once(
     args: argparse.Namespace, arm: str, rate: float, seed: int, small: Sequence[str]
 ) -> Run:
     """One training, or what its file says of it."""
-    file = (
-        args.home / f"{arm}-{rate:g}-seed{seed}-epochs{args.epochs}-prompts{args.held_out}.json"
-    )
+    file = args.home / f"{arm}-{rate:g}-seed{seed}-epochs{args.epochs}-prompts{args.held_out}.json"
     if file.is_file():
         return dict(json.loads(file.read_text()))
     recipe = arm_recipe(arm, rate, seed, args.epochs, small)

@@ -97,9 +97,9 @@ def publish(
         },
     }
     (out / "manifest.json").unlink(missing_ok=True)
-    for made in sorted(folder.iterdir()):
-        shutil.rmtree(out / made.name, ignore_errors=True)
-        made.replace(out / made.name)
+    for file in sorted(folder.iterdir()):
+        shutil.rmtree(out / file.name, ignore_errors=True)
+        file.replace(out / file.name)
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
 

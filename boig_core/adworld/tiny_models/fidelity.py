@@ -169,15 +169,15 @@ def colors_right(image_HWC: NDArray[np.uint8], scene: Scene) -> float:
     serves twice."""
     contrast_HW = _contrast(image_HWC)
     labels_HW, count = ndimage.label(contrast_HW > _CONTRAST, structure=np.ones((3, 3)))
-    found = [
+    matches = [
         _color(image_HWC, contrast_HW * (labels_HW == label))
         for label in range(1, count + 1)
         if (labels_HW == label).sum() >= 4
     ]
     hits = 0
     for thing in scene.things:
-        if thing.color in found:
-            found.remove(thing.color)
+        if thing.color in matches:
+            matches.remove(thing.color)
             hits += 1
     return hits / len(scene.things)
 
