@@ -157,11 +157,11 @@ def report(
     from boig_core.storage.store import exists, join
 
     compared = exists(join(uri, COMPARISON_FILE))
-    found = read_comparison(uri) if compared else read_report(uri)
+    loaded = read_comparison(uri) if compared else read_report(uri)
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(loaded, indent=1))
     else:
-        (print_comparison if compared else print_report)(found, Console())
+        (print_comparison if compared else print_report)(loaded, Console())
 
 
 StoreRoot = Annotated[

@@ -138,7 +138,7 @@ def pick(samples: Sequence[Sample], split: Split, recipe: Recipe) -> list[Sample
 def score(
     models: Models,
     samples: Sequence[Sample],
-    found: Conditions,
+    kpi_conditions: Conditions,
     recipe: Recipe,
     kept: str,
     label: str,
@@ -147,9 +147,9 @@ def score(
     holds what is known already."""
     items, score_items = (
         [Item(sample, sample.image, sample.image) for sample in samples],
-        BatchScorer(models, None, recipe, found),
+        BatchScorer(models, None, recipe, kpi_conditions),
     )
-    asked = questions([item.sha256 for item in items], samples, found, models.wording)
+    asked = questions([item.sha256 for item in items], samples, kpi_conditions, models.wording)
 
     def scored(
         missing: Sequence[int],

@@ -39,8 +39,8 @@ def work(space: Workspace) -> Outcome:
             "name no evaluation",
             "give each variant's generation under its name: --input plain=URI",
         )
-    found = {name: open_variant(space, name) for name in names}
-    variants = [variant for variant, _ in found.values()]
+    opened = {name: open_variant(space, name) for name in names}
+    variants = [variant for variant, _ in opened.values()]
     settings = space.recipe.evaluation
     comparison = compare(
         variants, experiment["failed"], resamples=settings.bootstrap, seed=space.recipe.seed
@@ -51,7 +51,7 @@ def work(space: Workspace) -> Outcome:
         json.dumps(comparison, indent=1, allow_nan=False), encoding="utf-8"
     )
     page = render_comparison(
-        comparison, [shown for _, shown in found.values()], space.recipe.data.name
+        comparison, [shown for _, shown in opened.values()], space.recipe.data.name
     )
     (out / "report.html").write_text(page, encoding="utf-8")
     verdict = headline(comparison)

@@ -45,8 +45,8 @@ def work(space: Workspace) -> Outcome:
         read_manifest(space.job.input(name), kind="boigllm")
     connect()
     waiting = {
-        name: answer_prompts(space.job.input(name), found, recipe, name)
-        for name, found in prompts.items()
+        name: answer_prompts(space.job.input(name), answered_by, recipe, name)
+        for name, answered_by in prompts.items()
     }
     free = recipe.model_copy(
         update={"llm": recipe.llm.model_copy(update={"constrained": False, "samples": 1})}
@@ -60,7 +60,8 @@ def work(space: Workspace) -> Outcome:
     answered = {name: wait() for name, wait in waiting.items()}
     ids = [s.id for s in asked]
     predictions: dict[str, Said] = {
-        name: dict(zip(ids, found.said, strict=True)) for name, found in answered.items()
+        name: dict(zip(ids, answered_by.said, strict=True))
+        for name, answered_by in answered.items()
     }
     predictions["retrieval"] = dict(zip(ids, retrieval(train, asked), strict=True))
     predictions["most_frequent"] = dict.fromkeys(ids, most_frequent(train))
@@ -69,7 +70,7 @@ def work(space: Workspace) -> Outcome:
     result = evaluate(
         asked, predictions, candidate="boigllm", vectors=vectors, resamples=recipe.evaluation.bootstrap, seed=recipe.seed
     )  # fmt: skip
-    result["parse_rate"] |= {name: found.parse_rate for name, found in answered.items()}
+    result["parse_rate"] |= {name: answered_by.parse_rate for name, answered_by in answered.items()}
     result |= {"constrained": recipe.llm.constrained, "failures": failures}
     if compared:
         result["parse_rate_unconstrained"] = {

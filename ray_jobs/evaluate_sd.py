@@ -87,8 +87,8 @@ def work(space: Workspace) -> Outcome:
             progress.add([None])
             return measured
 
-        def drawn(name: str, found: NDArray[np.uint8]) -> None:
-            waiting[name] = measuring.submit(look_at, found)
+        def drawn(name: str, sampled: NDArray[np.uint8]) -> None:
+            waiting[name] = measuring.submit(look_at, sampled)
 
         images = sample_draws(actors, draws, plan.seeds, recipe.ddpo.chunk, drawn)
         log.info(

@@ -72,8 +72,10 @@ def train_model(config: dict[str, Any]) -> tuple[str, dict[str, float]]:
 
     job, name = Job.model_validate_json(config["job"]), config["model"]
     samples = read_samples(job.input("dataset"))
-    rating, told = name in {"predictor", "judge"}, name == "boigllm"
-    task: Task = Rating(job.recipe, kind=name) if rating else Describing(job.recipe, with_kpi=told)
+    rating, with_kpi = name in {"predictor", "judge"}, name == "boigllm"
+    task: Task = (
+        Rating(job.recipe, kind=name) if rating else Describing(job.recipe, with_kpi=with_kpi)
+    )
 
     def report(step: int, values: dict[str, float]) -> None:
         config["rows"](step, {f"{name}_{key}": value for key, value in values.items()})

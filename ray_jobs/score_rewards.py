@@ -94,13 +94,13 @@ def work(space: Workspace) -> Outcome:
         "reward": reward_N,
     }
     pq.write_table(pa.table(columns), out / "rewards.parquet", compression="zstd")
-    found = {
+    report = {
         "reward": recipe.reward.name,
         "clip": list(calibration.clip),
         **summary(values, reward_N, items),
     }
-    (out / "rewards.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    metrics = {"images": len(items), "known": known, "reward": found["all"]["reward"]["mean"]}
+    (out / "rewards.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    metrics = {"images": len(items), "known": known, "reward": report["all"]["reward"]["mean"]}
     return Outcome({"rewards": space.publish("evaluations/rewards", out, kind="rewards")}, metrics)
 
 

@@ -122,7 +122,7 @@ def bucket_edges(
 def bucket_weights(
     law: Law,
     stand_ins: Sequence[Features],
-    told: tuple[str, str, Sequence[str]],
+    conditions: tuple[str, str, Sequence[str]],
     edges_2: NDArray[np.float64],
     noise_M: NDArray[np.float64],
     rng: np.random.Generator,
@@ -134,12 +134,12 @@ def bucket_weights(
         law: whose likes decide the buckets.
         stand_ins: images of the brand with as many objects as kinds were told (N), relabeled with
             these in a random order.
-        told: brand, season, kinds.
+        conditions: brand, season, kinds.
         edges_2: from `bucket_edges`.
         noise_M: draws of the law's noise, sorted.
         rng: of the relabeling.
     """
-    brand, season, kinds = told
+    brand, season, kinds = conditions
     scores_N = np.array(
         [
             law.score(_with_kinds(features, list(rng.permutation(kinds))), brand, season)

@@ -360,9 +360,9 @@ def post_text(scene: Scene, brand: str, season: str, rng: np.random.Generator) -
     The background is named in 15 % of the posts, one object's place in 8 %, one object's color in
     15 %; the rest of the image stays unnamed, so that the KPI has something to say.
     """
-    told = rng.random()
-    ground = _ground_phrase(scene.background, scene.gradient) if told < 0.15 else ""
-    placed = 0 if 0.15 <= told < 0.23 else None
+    draw = rng.random()
+    ground = _ground_phrase(scene.background, scene.gradient) if draw < 0.15 else ""
+    placed = 0 if 0.15 <= draw < 0.23 else None
     colored = 0 if rng.random() < 0.15 else None
     order = [scene.things[int(i)] for i in rng.permutation(len(scene.things))]
     things = " and ".join(

@@ -235,8 +235,10 @@ def answer_prompts(
             progress.add([None] * pending[answered])
         progress.close()
         parts: list[Answered] = ray.get(list(pending))
-        said = [description for part in parts for description in part.said]
-        return Answered(said, sum(part.texts for part in parts), sum(part.parsed for part in parts))
+        descriptions = [description for part in parts for description in part.said]
+        return Answered(
+            descriptions, sum(part.texts for part in parts), sum(part.parsed for part in parts)
+        )
 
     return wait
 
@@ -270,6 +272,6 @@ def _answer_chunk(model_uri: str, prompts: Sequence[str], llm: LLM, seed: int) -
             **limits,
         )
     read = [[parse_or_none(text) for text in texts] for texts in drawn]
-    said = [consensus(found) if llm.samples > 1 else found[0] for found in read]
-    flat = [description for found in read for description in found]
-    return Answered(said, len(flat), sum(description is not None for description in flat))
+    descriptions = [consensus(parsed) if llm.samples > 1 else parsed[0] for parsed in read]
+    flat = [description for parsed in read for description in parsed]
+    return Answered(descriptions, len(flat), sum(description is not None for description in flat))

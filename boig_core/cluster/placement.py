@@ -47,14 +47,14 @@ def actor_options(resources: Resources) -> dict[str, Any]:
 
 
 @contextmanager
-def room(held: Demand, others: Sequence[Demand], wait_s: float) -> Iterator[None]:
+def room(ranks: Demand, others: Sequence[Demand], wait_s: float) -> Iterator[None]:
     """Wait until everything fits at once, then hold the room of one demand while the others start.
 
     Without that, actors with a share of a GPU could take each a piece of the GPUs that the training
     workers need.
 
     Args:
-        held: keeps its room until the context ends.
+        ranks: keeps its room until the context ends.
         others: have theirs free when the context begins.
         wait_s: longest wait, in seconds.
 
@@ -62,7 +62,7 @@ def room(held: Demand, others: Sequence[Demand], wait_s: float) -> Iterator[None
         ClusterError: not all of it fits in time; names the demands and the nodes.
     """
     deadline = time.monotonic() + wait_s
-    mine = _reserve([held])
+    mine = _reserve([ranks])
     try:
         rest = _reserve(others)
         try:
@@ -70,7 +70,7 @@ def room(held: Demand, others: Sequence[Demand], wait_s: float) -> Iterator[None
                 group.wait(math.ceil(max(0.0, deadline - time.monotonic())))
                 for group in (mine, rest)
             ):  # Ray cuts off fractions
-                wanted = ", ".join(str(demand) for demand in (held, *others))
+                wanted = ", ".join(str(demand) for demand in (ranks, *others))
                 raise ClusterError(
                     wanted,
                     f"did not fit within {wait_s:g} s into {nodes()}",

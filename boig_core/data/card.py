@@ -228,7 +228,7 @@ def _sizes(con: DuckDBPyConnection) -> dict[str, Any]:
 
 def _rejects(con: DuckDBPyConnection) -> list[dict[str, Any]]:
     """By code, the most frequent first, each with the first row that it met."""
-    found = _rows(
+    rows = _rows(
         con,
         """
         SELECT code, count(*) AS count, arg_min({'file': file, 'line': line, 'reason': reason},
@@ -238,7 +238,7 @@ def _rejects(con: DuckDBPyConnection) -> list[dict[str, Any]]:
     )
     return [
         {**row, "example": {**row["example"], "file": store.name(row["example"]["file"])}}
-        for row in found
+        for row in rows
     ]
 
 
@@ -252,7 +252,7 @@ def _grid(con: DuckDBPyConnection) -> dict[str, list[dict[str, Any]]]:
     con.execute(
         "CREATE OR REPLACE VIEW drawable AS SELECT * FROM label WHERE split = 'train' AND NOT negative AND bucket IS NOT NULL"
     )
-    found = _rows(
+    rows = _rows(
         con,
         f"""
         WITH few AS (
@@ -277,7 +277,7 @@ def _grid(con: DuckDBPyConnection) -> dict[str, list[dict[str, Any]]]:
             if len(row["text"]) <= _TEXT
             else row["text"][: _TEXT - 1].rstrip() + "…",
         }
-        for row in found
+        for row in rows
     ]
     return {bucket: [row for row in cut if row["bucket"] == bucket] for bucket in BUCKETS}
 

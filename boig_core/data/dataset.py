@@ -84,18 +84,18 @@ def _posts_of(
     posts: dict[str, dict[str, Any]] = {}
     for entry in shards(parts, POSTS):
         ids = wanted.pop(shard_name(entry), set())
-        held = {
+        in_shard = {
             post["id"]: post
             for post in (read_shard(dataset_uri, entry).to_pylist() if ids else [])
             if post["id"] in ids
         }
-        if len(held) != len(ids):
+        if len(in_shard) != len(ids):
             raise CorruptError(
                 dataset_uri,
-                f"post {min(ids - held.keys())} is not in its shard {entry.path}",
+                f"post {min(ids - in_shard.keys())} is not in its shard {entry.path}",
                 "run ingest again",
             )
-        posts |= held
+        posts |= in_shard
     if wanted:
         raise CorruptError(
             dataset_uri, f"its manifest names no posts shard {min(wanted)}", "run ingest again"
@@ -150,21 +150,21 @@ def read_images(
     """
     parts = manifest.read_manifest(dataset_uri, kind=KIND)
     wanted = None if hashes is None else set(hashes)
-    found: dict[str, Pixels] = {}
+    pixels_of: dict[str, Pixels] = {}
     for entry in shards(parts, IMAGES):
         for stored in shard_images(dataset_uri, entry):
             if wanted is None or stored.sha256 in wanted:
                 pixels = decode(stored.data)
-                found[stored.sha256] = pixels if side is None else resize(pixels, side)
-        if wanted is not None and len(found) == len(wanted):
+                pixels_of[stored.sha256] = pixels if side is None else resize(pixels, side)
+        if wanted is not None and len(pixels_of) == len(wanted):
             break
-    if wanted is not None and (lost := wanted - found.keys()):
+    if wanted is not None and (lost := wanted - pixels_of.keys()):
         raise InputError(
             f"image {min(lost)}",
             f"is not in {dataset_uri}",
             "ask for hashes of this dataset's samples",
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(pixels_of.items()))
 
 
 def read_seen(dataset_uri: str, parts: Manifest) -> dict[str, Perceived]:
@@ -357,7 +357,10 @@ def image_table(images: Iterable[StoredImage]) -> pa.Table:
         }
     )
     columns = zip(
-        *((one.sha256, one.data, one.width, one.height, one.fingerprint) for one in images),
+        *(
+            (image.sha256, image.data, image.width, image.height, image.fingerprint)
+            for image in images
+        ),
         strict=True,
     )
     return pa.table(

@@ -69,7 +69,7 @@ def near_pairs(con: DuckDBPyConnection, table: str, distance: int) -> list[tuple
         ORDER BY ALL
         """
     ).fetchall()
-    return [(str(one), str(other)) for one, other in pairs]
+    return [(str(first), str(other)) for first, other in pairs]
 
 
 def components(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -84,7 +84,7 @@ def components(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
             name = parent[name]
         return name
 
-    for one, other in pairs:
-        first, second = sorted((root(one), root(other)))
+    for left, other in pairs:
+        first, second = sorted((root(left), root(other)))
         parent[second] = first
     return {name: root(name) for name in list(parent)}

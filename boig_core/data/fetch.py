@@ -70,15 +70,15 @@ class Fetcher:
             StoreUnavailableError: the store itself is away, which is no fault of a row.
         """
         waiting, turn = iter(references), Lock()
-        found: Queue[tuple[str, StoredImage | Rejected] | BaseException | None] = Queue(
+        arrived: Queue[tuple[str, StoredImage | Rejected] | BaseException | None] = Queue(
             2 * self.data.fetch_concurrency
         )
         left = Event()
 
-        def hand_in(one: tuple[str, StoredImage | Rejected] | BaseException | None) -> None:
+        def hand_in(item: tuple[str, StoredImage | Rejected] | BaseException | None) -> None:
             while not left.is_set():  # nobody may be there to take it any more
                 with suppress(Full):
-                    return found.put(one, timeout=0.2)
+                    return arrived.put(item, timeout=0.2)
 
         def work() -> None:
             try:
@@ -101,13 +101,13 @@ class Fetcher:
         running = len(threads)
         try:
             while running:
-                one = found.get()
-                if isinstance(one, BaseException):
-                    raise one
-                if one is None:
+                item = arrived.get()
+                if isinstance(item, BaseException):
+                    raise item
+                if item is None:
                     running -= 1
                 else:
-                    yield one
+                    yield item
         finally:
             left.set()
 

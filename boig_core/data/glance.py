@@ -22,16 +22,16 @@ def glance(card: Mapping[str, Any]) -> dict[str, Any]:
         card["rows"],
         [row["code"] for row in card["rejects"] if row["code"] not in CHOICES],
     )
-    told = (
+    text = (
         f"{many(card['samples'], 'sample')} of {many(card['accounts'], 'account')}, {high:,} high; "
     )
     if rows["rejected"]:
-        told += f"{percent(rows['rejected'] / rows['read'])} of the rows were rejected, most often {faults[0]}"
+        text += f"{percent(rows['rejected'] / rows['read'])} of the rows were rejected, most often {faults[0]}"
     else:
-        told += f"no row was rejected{', but images of some' if faults else ''}"
+        text += f"no row was rejected{', but images of some' if faults else ''}"
     if rows["left_out"]:
-        told += f"; {percent(rows['left_out'] / rows['read'])} were left out by the recipe's rules"
-    return {"headline": told, "warnings": [*_bucket_warnings(card), *_other_warnings(card)]}
+        text += f"; {percent(rows['left_out'] / rows['read'])} were left out by the recipe's rules"
+    return {"headline": text, "warnings": [*_bucket_warnings(card), *_other_warnings(card)]}
 
 
 def _bucket_warnings(card: Mapping[str, Any]) -> Iterable[str]:
@@ -57,9 +57,13 @@ def _other_warnings(card: Mapping[str, Any]) -> Iterable[str]:
         yield f"Account {largest['account']} makes {percent(largest['posts'] / card['accepted'])} of all posts."
     if rows["rejected"] > 0.2 * rows["read"]:
         yield f"{percent(rows['rejected'] / rows['read'])} of the rows were rejected ({rows['rejected']:,} of {rows['read']:,})."
-    held = [month(row["month"]) for row in card["by_month"]]
-    if empty := held[-1] - held[0] + 1 - len(held):
-        after = next(one for one, following in pairwise(held) if following > one + 1)
+    months = [month(row["month"]) for row in card["by_month"]]
+    if empty := months[-1] - months[0] + 1 - len(months):
+        after = next(
+            month_before
+            for month_before, following in pairwise(months)
+            if following > month_before + 1
+        )
         yield f"{many(empty, 'month')} without posts, the first {month_name(after + 1)}."
     if alike["samples"] > 0.1 * card["samples"]:
         yield (

@@ -195,8 +195,8 @@ def _strip_jpeg(data: bytes) -> bytes:
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == 0xDA:  # a scan: its data go on up to the next marker
-            found = _MARKER.search(data, end)
-            end = found.start() if found else len(data)
+            next_marker = _MARKER.search(data, end)
+            end = next_marker.start() if next_marker else len(data)
         if marker not in _METADATA:
             kept.append(data[at:end])
         if data[end : end + 2] == b"\xff\xd9":

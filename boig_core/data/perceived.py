@@ -146,8 +146,8 @@ def build_shard(
             table = pq.read_table(path, filesystem=filesystem)
         except FileNotFoundError as exc:
             raise StoreUnavailableError(store.join(folder, name), "is gone", "try again") from exc
-        held = zip(table["sha256"].to_pylist(), table["asked"].to_pylist(), strict=True)
-        pieces.append(table.filter(pa.array([pair in pairs for pair in held], pa.bool_())))
+        known_rows = zip(table["sha256"].to_pylist(), table["asked"].to_pylist(), strict=True)
+        pieces.append(table.filter(pa.array([pair in pairs for pair in known_rows], pa.bool_())))
     whole = (
         pa.concat_tables(pieces)
         .sort_by([("sha256", "ascending"), ("asked", "ascending")])

@@ -177,7 +177,7 @@ def _open(uri: str) -> IO[bytes]:
 def _json_lines(uri: str, file: IO[bytes]) -> Iterator[Row]:
     for line, row in enumerate(_lines(uri, file), start=1):
         if row.strip():
-            yield from ((line, one) for one in _parse_json(row))
+            yield from ((line, flat) for flat in _parse_json(row))
 
 
 def _lines(uri: str, file: IO[bytes]) -> Iterator[bytes]:
@@ -202,7 +202,9 @@ def _json(uri: str, file: IO[bytes]) -> Iterator[Row]:
             uri, f"is not JSON ({_line(exc)})", "export the posts again, or as JSON lines"
         ) from exc
     items = whole if isinstance(whole, list) else [whole]
-    yield from ((place, one) for place, item in enumerate(items, start=1) for one in _flatten(item))
+    yield from (
+        (place, flat) for place, item in enumerate(items, start=1) for flat in _flatten(item)
+    )
 
 
 def _csv(uri: str, file: IO[bytes]) -> Iterator[Row]:

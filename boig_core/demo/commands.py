@@ -158,15 +158,15 @@ def adworld(
     if ceiling:
         from boig_core.adworld.ceiling import ceilings
 
-        found = {
+        written = {
             bucket: {**asdict(value), "gain": value.gain}
             for bucket, value in ceilings(rules, seed=seed).items()
         }
         lines = [
             f"{bucket:<7} " + "  ".join(f"{name} {value:.4f}" for name, value in row.items())
-            for bucket, row in found.items()
+            for bucket, row in written.items()
         ]
-        print(json.dumps(found) if as_json else "\n".join(lines))
+        print(json.dumps(written) if as_json else "\n".join(lines))
         return
     if out is None:
         raise InputError("--out", "is missing", "name the folder to write")

@@ -141,8 +141,8 @@ def _finished(
         raise _failure(
             api, notes.root, dag, run, failed[0], int(tasks[failed[0]]["try_number"] or 1)
         )
-    found = api.newest_run(dag)
-    state = (found or {}).get("state")
+    newest = api.newest_run(dag)
+    state = (newest or {}).get("state")
     if state == "failed":
         raise StageFailedError(dag, "the run failed", "look at it in Airflow")
     return state == "success"

@@ -60,12 +60,12 @@ class Trajectory:
             InfrastructureError: another did, by what it carries.
         """
         if (self.version, self.checksum) != (version, checksum):
-            made, asked = (
+            present, asked = (
                 f"version {v}, checksum {c[:12]}"
                 for v, c in ((self.version, self.checksum), (version, checksum))
             )
             raise InfrastructureError(
-                f"rollouts of epoch {self.epoch} by {made}",
+                f"rollouts of epoch {self.epoch} by {present}",
                 f"must be by {asked}",
                 "start the stage again",
             )

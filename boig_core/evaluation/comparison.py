@@ -108,12 +108,12 @@ def compare(
     names = {variant.name: group for group, members in groups.items() for variant in members}
     found = {
         "groups": {
-            group: {"variants": [one.name for one in members], **differences(members)}
+            group: {"variants": [member.name for member in members], **differences(members)}
             for group, members in groups.items()
         },
         "variants": {
-            one.name: {"group": names[one.name], **_about(one), **differences([one])}
-            for one in variants
+            member.name: {"group": names[member.name], **_about(member), **differences([member])}
+            for member in variants
         },
     }
     return {
@@ -219,7 +219,7 @@ def by_seed(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
         if (
             members
             and variant.recipe is not None
-            and any(one.recipe and one.recipe.seed == variant.recipe.seed for one in members)
+            and any(other.recipe and other.recipe.seed == variant.recipe.seed for other in members)
         ):
             members = groups.setdefault(
                 variant.name, []

@@ -67,7 +67,7 @@ def render_comparison(
                 if (svg := _chart(comparison, measure))
             ],
             prompts=_prompts(shown),
-            sampled=["base", *(one.name for one in shown)],
+            sampled=["base", *(variant.name for variant in shown)],
         )
     )
 
@@ -95,14 +95,14 @@ def _prompts(shown: Sequence[VariantImages]) -> list[dict[str, Any]]:
     picked = []
     for index in spread(range(len(first.generation["prompts"])), _PROMPTS):
         prompt = first.generation["prompts"][index]
-        rows = [_row(first, index, "base"), *(_row(one, index, "boigsd") for one in shown)]
+        rows = [_row(first, index, "base"), *(_row(variant, index, "boigsd") for variant in shown)]
         picked.append({"company": prompt["company"], "text": prompt["text"], "rows": rows})
     return picked
 
 
-def _row(one: VariantImages, index: int, model: str) -> str:
-    rows: list[str] = one.generation["grid_rows"]
+def _row(variant: VariantImages, index: int, model: str) -> str:
+    rows: list[str] = variant.generation["grid_rows"]
     picture = cut_row(
-        one.folder / one.generation["prompts"][index]["grid"], len(rows), rows.index(model)
+        variant.folder / variant.generation["prompts"][index]["grid"], len(rows), rows.index(model)
     )
     return "data:image/png;base64," + base64.b64encode(picture).decode()

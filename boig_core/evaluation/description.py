@@ -66,9 +66,9 @@ def evaluate(
         if inside.any()
     }
     values, result = {}, {}
-    for model, said in predictions.items():
-        asked_N = np.array([s.id in said for s in samples], bool)
-        measured = table([_pair(s, said[s.id]) for s in samples if s.id in said], vectors)
+    for model, predicted in predictions.items():
+        asked_N = np.array([s.id in predicted for s in samples], bool)
+        measured = table([_pair(s, predicted[s.id]) for s in samples if s.id in predicted], vectors)
         values[model] = {metric: _spread(column, asked_N) for metric, column in measured.items()}
         result[model] = {
             metric: _row(column, asked_N, parts, drawn) for metric, column in values[model].items()
@@ -85,10 +85,10 @@ def evaluate(
     }
     return {
         **result,
-        "asked": {model: len(said) for model, said in predictions.items()},
+        "asked": {model: len(predicted) for model, predicted in predictions.items()},
         "parse_rate": {
-            model: float(np.mean([d is not None for d in said.values()]))
-            for model, said in predictions.items()
+            model: float(np.mean([d is not None for d in predicted.values()]))
+            for model, predicted in predictions.items()
         },
         "paired": paired,
         "n": {bucket: int(parts[bucket].sum()) for bucket in BUCKETS},
@@ -110,10 +110,10 @@ def evaluate_files(
         InputError: a file or line that cannot be read, an id named twice, or ids that the two files
             do not share.
     """
-    rows, said = _by_id(truth), _by_id(predicted)
+    rows, predictions = _by_id(truth), _by_id(predicted)
     for ids, other, file, remedy in (
-        (rows, said, predicted, "write null where an answer could not be parsed"),
-        (said, rows, truth, "predict the samples of the truth file alone"),
+        (rows, predictions, predicted, "write null where an answer could not be parsed"),
+        (predictions, rows, truth, "predict the samples of the truth file alone"),
     ):
         if lost := ids.keys() - other.keys():
             raise InputError(f"id {min(lost)!r}", f"has no line in {file}", remedy)
@@ -126,7 +126,7 @@ def evaluate_files(
             ):
                 raise ValueError
             truth_description = from_answer(row["description"])
-            answer = said[key]["description"]
+            answer = predictions[key]["description"]
             pairs.append(
                 PredictedPair(
                     row["bucket"],
@@ -183,8 +183,8 @@ def write_files(
     _write_lines(folder / "truth.jsonl", truth)
     for model, described in predictions.items():
         lines = [
-            {"id": key, "description": None if said is None else to_answer(said)}
-            for key, said in described.items()
+            {"id": key, "description": None if prediction is None else to_answer(prediction)}
+            for key, prediction in described.items()
         ]
         _write_lines(folder / f"predictions-{model}.jsonl", lines)
 
@@ -205,8 +205,8 @@ def _row(
     row: dict[str, Any] = dict.fromkeys(parts)
     undefined_N, spans = asked_N & ~np.isfinite(column_N), {}
     for bucket, counts_RN in drawn.items():
-        if found := _mean(column_N[parts[bucket]], counts_RN):
-            row[bucket], *spans[bucket] = found
+        if means := _mean(column_N[parts[bucket]], counts_RN):
+            row[bucket], *spans[bucket] = means
     missed = {
         bucket: int(undefined_N[inside].sum())
         for bucket, inside in parts.items()
@@ -223,10 +223,10 @@ def _differences(
 ) -> dict[str, Any]:
     rows = {}
     for bucket, counts_RN in drawn.items():
-        if found := _mean(difference_N[parts[bucket]], counts_RN):
+        if means := _mean(difference_N[parts[bucket]], counts_RN):
             kept = np.flatnonzero(parts[bucket] & np.isfinite(difference_N)).tolist()
             rows[bucket] = PairedDifference(
-                *found, clusters=len({posts[i] for i in kept}), n=len(kept)
+                *means, clusters=len({posts[i] for i in kept}), n=len(kept)
             ).as_json()
     return rows
 
@@ -246,10 +246,10 @@ def _mean(
     return float(values_N[defined_N].mean()), *interval(means_R)
 
 
-def _pair(sample: Sample, said: Description | None) -> PredictedPair:
+def _pair(sample: Sample, prediction: Description | None) -> PredictedPair:
     if sample.description is None or sample.bucket is None:
         raise ValueError(f"sample {sample.id} has no description or no bucket")
-    return PredictedPair(sample.bucket, sample.width, sample.height, sample.description, said)
+    return PredictedPair(sample.bucket, sample.width, sample.height, sample.description, prediction)
 
 
 def _by_id(path: Path) -> dict[str, dict[str, Any]]:

@@ -156,8 +156,8 @@ def summarize(
     }
     rows: dict[str, dict[str, float | int | None] | None] = {}
     distances = Distances(real, len(plan.seeds), settings.fid_min, recipe.seed)
-    for model, found in measured.items():
-        rows[model] = _row(model, found, plan, distances, settings, absent) | _cost(
+    for model, measures in measured.items():
+        rows[model] = _row(model, measures, plan, distances, settings, absent) | _cost(
             1, model, settings
         )
     pairs = [(model, "base") for model in measured if model != "base"]
@@ -179,8 +179,8 @@ def summarize(
             model: measured[source].take(best_of_n(measured[source].reward_N, plan, n))
             for model, source in BEST.items()
         }
-        for model, found in best.items():
-            rows[model] = _row(model, found, plan, distances, settings, absent) | _cost(
+        for model, measures in best.items():
+            rows[model] = _row(model, measures, plan, distances, settings, absent) | _cost(
                 n, BEST[model], settings
             )
         differences |= _at_equal_sampling(best, measured["boigsd"], plan, n, recipe)

@@ -64,11 +64,13 @@ def resample_counts(
     rng = np.random.default_rng(seed)
     members: dict[Hashable, dict[tuple[Hashable, Hashable], int]] = {}
     for group, cluster in zip(groups, clusters, strict=True):
-        found = members.setdefault(group, {})
-        found.setdefault((group, cluster), len(found))
+        positions = members.setdefault(group, {})
+        positions.setdefault((group, cluster), len(positions))
     drawn = {
-        group: rng.multinomial(len(found), np.full(len(found), 1 / len(found)), size=resamples)
-        for group, found in members.items()
+        group: rng.multinomial(
+            len(positions), np.full(len(positions), 1 / len(positions)), size=resamples
+        )
+        for group, positions in members.items()
     }
     columns = [
         drawn[group][:, members[group][group, cluster]]

@@ -195,7 +195,7 @@ def _groups(report: Mapping[str, Any]) -> list[tuple[str, dict[str, Mapping[str,
         (title, {model: rows[model] for model in models if rows.get(model)})
         for title, models in _GROUPS
     ]
-    return [(title, found) for title, found in groups if found]
+    return [(title, lines) for title, lines in groups if lines]
 
 
 def _gains(report: Mapping[str, Any], measure: str) -> list[tuple[str, Mapping[str, Any]]]:

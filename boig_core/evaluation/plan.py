@@ -135,21 +135,22 @@ def make_plan(samples: Sequence[Sample], recipe: Recipe) -> Plan:
     texts: dict[str, Sample] = {}
     for sample in test:
         texts.setdefault(sample.text, sample)
-    held, settings = list(texts.values()), recipe.evaluation
-    if len(held) < 2:
+    distinct, settings = list(texts.values()), recipe.evaluation
+    if len(distinct) < 2:
         raise InputError(
-            f"{len(held)} distinct prompts of test samples",
+            f"{len(distinct)} distinct prompts of test samples",
             "must be at least 2",
             "ingest more posts",
         )
-    if len(held) < settings.prompts:
+    if len(distinct) < settings.prompts:
         log.warning(
             "the test split has %d distinct prompts, fewer than evaluation.prompts = %d",
-            len(held),
+            len(distinct),
             settings.prompts,
         )
     shuffled = [
-        held[index] for index in np.random.default_rng([recipe.seed, STREAM]).permutation(len(held))
+        distinct[index]
+        for index in np.random.default_rng([recipe.seed, STREAM]).permutation(len(distinct))
     ]
     turns = itertools.zip_longest(
         *([sample for sample in shuffled if sample.bucket == bucket] for bucket in BUCKETS)

@@ -68,18 +68,19 @@ def high_prompts(asked: Sequence[Sample], conditions: Conditions, recipe: Recipe
 
 
 def rewrite_by_description(
-    asked: Sequence[Sample], said: Sequence[Description | None]
+    asked: Sequence[Sample], descriptions: Sequence[Description | None]
 ) -> list[str]:
     """Prompt of each asked sample, followed by BoigLLM's description of a HIGH image in words;
     without one, the prompt alone.
 
     Args:
         asked: samples whose texts are the prompts.
-        said: answers to their `high_prompts`, boxes in pixels of the sample's (width, height).
+        descriptions: answers to their `high_prompts`, boxes in pixels of the sample's (width,
+            height).
     """
     texts = [
         in_words(description, sample) if description else ""
-        for sample, description in zip(asked, said, strict=True)
+        for sample, description in zip(asked, descriptions, strict=True)
     ]
     if unsaid := texts.count(""):
         log.warning(

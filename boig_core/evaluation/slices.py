@@ -66,7 +66,7 @@ def _slice(
     recipe: Recipe,
 ) -> dict[str, Any]:
     prompts = [owners[i].id for i in index]
-    taken = {model: found.take(index) for model, found in measured.items()}
+    taken = {model: measures.take(index) for model, measures in measured.items()}
     gain = (
         paired(taken["boigsd"].values, taken["base"].values, prompts, recipe)
         if len(set(prompts)) >= _LEAST
@@ -79,9 +79,9 @@ def _slice(
             model: {
                 name: float(values_N.mean())
                 for name in PAIRED
-                if (values_N := found.values(name)) is not None
+                if (values_N := measures.values(name)) is not None
             }
-            for model, found in taken.items()
+            for model, measures in taken.items()
         },
         "gain": {name: row for name, row in gain.items() if row is not None},
     }

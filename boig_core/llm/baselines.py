@@ -31,13 +31,13 @@ def nearest(train: Sequence[Sample], asked: Sequence[Sample]) -> list[int]:
     """Index of the training sample with the largest Jaccard overlap of words (company, text,
     keywords); of equals the first."""
     words = [_words(sample) for sample in train]
-    sizes_N = np.array([len(found) for found in words])
+    sizes_N = np.array([len(indices) for indices in words])
     holders: dict[str, list[int]] = defaultdict(list)
-    for index, found in enumerate(words):
-        for word in found:
+    for index, indices in enumerate(words):
+        for word in indices:
             holders[word].append(index)
     where: Mapping[str, NDArray[np.int64]] = {
-        word: np.array(found, np.int64) for word, found in holders.items()
+        word: np.array(indices, np.int64) for word, indices in holders.items()
     }
     answers = []
     for sample in asked:

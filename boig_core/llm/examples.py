@@ -80,12 +80,12 @@ class TokenExamples(Encoded):
 
     def drawn(self, draws: Sequence[SampleDraw]) -> list[Example]:
         """The examples of some draws, in order."""
-        found = {draw: example for draw in draws if (example := self._known(draw)) is not None}
-        missing = list(dict.fromkeys(draw for draw in draws if draw not in found))
+        known = {draw: example for draw in draws if (example := self._known(draw)) is not None}
+        missing = list(dict.fromkeys(draw for draw in draws if draw not in known))
         for draw, example in zip(missing, self._encode(missing), strict=True):
-            found[draw] = example
+            known[draw] = example
             self._keep(draw, example)
-        return [found[draw] for draw in draws]
+        return [known[draw] for draw in draws]
 
     def _known(self, draw: SampleDraw) -> Example | None:
         return (

@@ -75,12 +75,12 @@ class AnswerLoss:
         logits. Every rank must call it."""
         if not isinstance(self._head, nn.Linear):
             return
-        made: list[Tensor] = []
-        hook = self._head.register_forward_hook(lambda head, inputs, output: made.append(output))
+        outputs: list[Tensor] = []
+        hook = self._head.register_forward_hook(lambda head, inputs, output: outputs.append(output))
         with torch.no_grad():
             logits_NV = self._engine(**self._layout(examples).inputs(self._engine.device)).logits
         hook.remove()
-        self._fuses = torch.equal(logits_NV, made[0])
+        self._fuses = torch.equal(logits_NV, outputs[0])
         if not self._fuses:
             log.info(
                 "%s: its loss is computed from whole logits", type(self._engine.module).__name__

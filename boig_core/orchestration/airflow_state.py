@@ -78,10 +78,10 @@ def state_of(task: TaskKey) -> str:
     """
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-    found = RuntimeTaskInstance.get_task_states(
+    states_of_run = RuntimeTaskInstance.get_task_states(
         dag_id=task.dag_id, run_ids=[task.run_id], task_ids=[task.task_id], map_index=task.map_index
     )
-    states = list(found.get(task.run_id, {}).values())
+    states = list(states_of_run.get(task.run_id, {}).values())
     return "deleted" if not states else str(getattr(states[0], "value", states[0]) or "cleared")
 
 

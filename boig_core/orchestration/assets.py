@@ -140,12 +140,12 @@ def plan(
         extra = newest_extra(context, source)
         if beside_champion:
             extra = {**extra, "outputs": with_champion(extra.get("outputs", {}))}
-        made = make_plan(
+        planned = make_plan(
             context, dict(needs), extra, default_recipe, dict(instead or {}), dict(optional or {})
         )
         if context["params"].get("dry_run"):
-            rehearse(context, made)
-        return made
+            rehearse(context, planned)
+        return planned
 
     return plan_()
 
@@ -174,10 +174,10 @@ def make_plan(
         params.get("recipe"), params.get("overrides") or [], extra.get("recipe"), default_recipe
     )
     outputs: dict[str, str] = {}
-    given = {name: kind for name, kind in (instead or {}).items() if params.get(name)}
-    for name, kind in {**needs, **given, **(optional or {})}.items():
+    instead_of = {name: kind for name, kind in (instead or {}).items() if params.get(name)}
+    for name, kind in {**needs, **instead_of, **(optional or {})}.items():
         uri = params.get(name) or extra.get("outputs", {}).get(name)
-        if not uri and (given or name in (optional or {})):
+        if not uri and (instead_of or name in (optional or {})):
             continue
         if not uri:
             raise InputError(
@@ -321,9 +321,9 @@ def announce(
         outlet_events[asset].extra = extra
         return extra
 
-    told = announce_(plan_result, list(results), turn)
-    drop_implied_edges(told.operator.dag.task_dict)
-    return told
+    announced = announce_(plan_result, list(results), turn)
+    drop_implied_edges(announced.operator.dag.task_dict)
+    return announced
 
 
 def drop_implied_edges(tasks: Mapping[str, Any]) -> None:
@@ -337,17 +337,19 @@ def drop_implied_edges(tasks: Mapping[str, Any]) -> None:
         tasks: all tasks of a DAG by id.
     """
 
-    def before(one: Any) -> set[str]:
+    def before(operator: Any) -> set[str]:
         return {
-            earlier for above in one.upstream_task_ids for earlier in (above, *before(tasks[above]))
+            earlier
+            for above in operator.upstream_task_ids
+            for earlier in (above, *before(tasks[above]))
         }
 
-    for one in tasks.values():
+    for operator in tasks.values():
         for above in {
-            earlier for direct in one.upstream_task_ids for earlier in before(tasks[direct])
-        } & one.upstream_task_ids:
-            one.upstream_task_ids.remove(above)
-            tasks[above].downstream_task_ids.remove(one.task_id)
+            earlier for direct in operator.upstream_task_ids for earlier in before(tasks[direct])
+        } & operator.upstream_task_ids:
+            operator.upstream_task_ids.remove(above)
+            tasks[above].downstream_task_ids.remove(operator.task_id)
 
 
 def write_summary(plan_result: Mapping[str, Any]) -> str:

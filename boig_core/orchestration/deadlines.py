@@ -73,13 +73,13 @@ def _stages(dag: str, run: str) -> str:
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
     try:
-        found = RuntimeTaskInstance.get_task_states(dag_id=dag, run_ids=[run]).get(run, {})
+        states_of_run = RuntimeTaskInstance.get_task_states(dag_id=dag, run_ids=[run]).get(run, {})
     except (
         Exception
     ) as exc:  # an alert without them is better than none; Airflow's own errors, of many kinds
         log.warning("Airflow does not say where %s / %s stands: %s", dag, run, exc)
         return "not known"
-    states = {task: str(getattr(state, "value", state)) for task, state in found.items()}
+    states = {task: str(getattr(state, "value", state)) for task, state in states_of_run.items()}
     return (
         ", ".join(f"{task} ({state})" for task, state in states.items() if state in AT_WORK)
         or "none is at work"

@@ -76,16 +76,16 @@ def require_worth(recipe: Recipe, calibration: str) -> None:
         InputError: the calibration is of another reward, or this one does not tell high from low as
             the recipe asks.
     """
-    told = (commit.read_commit(manifest.read_manifest(calibration).commit.rsplit("/", 1)[0]) or {})[
-        "metrics"
-    ]
-    if (name := told.get("reward")) != recipe.reward.name:
+    metrics = (
+        commit.read_commit(manifest.read_manifest(calibration).commit.rsplit("/", 1)[0]) or {}
+    )["metrics"]
+    if (name := metrics.get("reward")) != recipe.reward.name:
         raise InputError(
             f"reward {recipe.reward.name}",
             f"the calibration was made for {name}",
             "run boig_llm with this recipe",
         )
-    span, least = told.get("auc_test_interval"), recipe.reward.min_auc
+    span, least = metrics.get("auc_test_interval"), recipe.reward.min_auc
     if least is not None and (span is None or span[0] <= least):
         rule = (
             f"the 95 % interval of its AUC must lie above {least:g} (reward.min_auc), and is {span}"
@@ -93,7 +93,7 @@ def require_worth(recipe: Recipe, calibration: str) -> None:
         raise InputError(
             f"reward {name}",
             rule,
-            f"{told.get('recommended')} is recommended; or ingest more posts, and run boig_llm again",
+            f"{metrics.get('recommended')} is recommended; or ingest more posts, and run boig_llm again",
         )
 
 

@@ -74,7 +74,7 @@ def plan_experiment(needs: Mapping[str, str], source: Asset, optional: Mapping[s
     )
     def plan_(**context: Any) -> dict[str, Any]:
         extra = newest_extra(context, source)
-        made = make_plan(context, needs, extra, "tiny", optional=optional)
+        planned = make_plan(context, needs, extra, "tiny", optional=optional)
         params = context["params"]
         base, *recipes = [
             resolve_recipe(
@@ -87,9 +87,9 @@ def plan_experiment(needs: Mapping[str, str], source: Asset, optional: Mapping[s
         ]
         work = needed(base, dict(zip(_names(params["variants"]), recipes, strict=True)))
         if params.get("dry_run"):
-            rehearse(context, made)
-        folder = made["recipe"].rsplit("/", 1)[0]
-        return {**made, **_written(work, folder)}
+            rehearse(context, planned)
+        folder = planned["recipe"].rsplit("/", 1)[0]
+        return {**planned, **_written(work, folder)}
 
     return plan_()
 
@@ -146,13 +146,13 @@ def llm_trainings(planned: Any) -> Any:
         task_id="llm_trainings",
         doc_md="Lists the BoigLLMs that variants need beside the given one.",
     )
-    def list_(made: dict[str, Any]) -> list[dict[str, Any]]:
+    def list_(planned: dict[str, Any]) -> list[dict[str, Any]]:
         return [
             {
-                "plan": {**made, "recipe": one["recipe"]},
-                "inputs": {"dataset": made["outputs"]["dataset"]},
+                "plan": {**planned, "recipe": training["recipe"]},
+                "inputs": {"dataset": planned["outputs"]["dataset"]},
             }
-            for one in made["llms"]
+            for training in planned["llms"]
         ]
 
     return list_(planned)
@@ -173,9 +173,9 @@ def calibrations(planned: Any, trained: Any) -> Any:
         doc_md="Lists the calibrations that variants need beside the given one.",
     )
     def list_(*, ti: Any = None) -> list[dict[str, Any]]:
-        made = _plan(ti)
-        llms = _results(ti, "finetune_llm", len(made["llms"]))
-        return [_calibration(made, one, llms) for one in made["calibrations"]]
+        planned = _plan(ti)
+        llms = _results(ti, "finetune_llm", len(planned["llms"]))
+        return [_calibration(planned, calibration, llms) for calibration in planned["calibrations"]]
 
     listed = list_()
     [planned, trained] >> listed
@@ -197,12 +197,12 @@ def variants(planned: Any, after: Any) -> Any:
         doc_md="Lists the variants with what each is aligned by.",
     )
     def list_(*, ti: Any = None) -> list[dict[str, Any]]:
-        made = _plan(ti)
-        llms = _results(ti, "finetune_llm", len(made["llms"]))
-        calibrated = _results(ti, "calibrate", len(made["calibrations"]))
+        planned = _plan(ti)
+        llms = _results(ti, "finetune_llm", len(planned["llms"]))
+        calibrated = _results(ti, "calibrate", len(planned["calibrations"]))
         return [
-            _with(made, one, [("llm", llms), ("calibration", calibrated)])
-            for one in made["variants"]
+            _with(planned, variant, [("llm", llms), ("calibration", calibrated)])
+            for variant in planned["variants"]
         ]
 
     listed = list_()
@@ -229,18 +229,18 @@ def collect(planned: Any, after: Any) -> Any:
         doc_md="Gathers the evaluations, and why others are missing.",
     )
     def collect_(*, ti: Any = None) -> dict[str, dict[str, str]]:
-        made = _plan(ti)
-        names = [one["name"] for one in made["variants"]]
-        found = dict(zip(names, _results(ti, "evaluate_sd", len(names)), strict=True))
+        planned = _plan(ti)
+        names = [variant["name"] for variant in planned["variants"]]
+        results = dict(zip(names, _results(ti, "evaluate_sd", len(names)), strict=True))
         ended = {
             name: result["outputs"]["generation"]
-            for name, result in found.items()
+            for name, result in results.items()
             if result is not None
         }
         failed = {
-            one["name"]: _why(made, one, index, ti)
-            for index, one in enumerate(made["variants"])
-            if one["name"] not in ended
+            variant["name"]: _why(planned, variant, index, ti)
+            for index, variant in enumerate(planned["variants"])
+            if variant["name"] not in ended
         }
         for name, reason in failed.items():
             print(f"variant {name} failed: {reason}")
@@ -250,7 +250,7 @@ def collect(planned: Any, after: Any) -> Any:
                 f"no variant was evaluated ({'; '.join(failed.values())})",
                 "mend the first of these causes",
             )
-        uri = store.join(made["recipe"].rsplit("/", 1)[0], f"{EXPERIMENT}.json")
+        uri = store.join(planned["recipe"].rsplit("/", 1)[0], f"{EXPERIMENT}.json")
         # A database may forget the order of a mapping's keys.
         store.write_bytes(uri, json.dumps({"variants": names, "failed": failed}, indent=1).encode())
         return {"inputs": {**ended, EXPERIMENT: uri}, "failed": failed}
@@ -270,9 +270,9 @@ def verdict(planned: Any, compared: Any) -> Any:
         doc_md="Fails where a variant failed, although the others were compared.",
     )
     def verdict_(*, ti: Any = None) -> str:
-        made, result = ti.xcom_pull(task_ids="plan"), ti.xcom_pull(task_ids="compare")
-        if made is not None:
-            print(write_summary(made))
+        planned, result = ti.xcom_pull(task_ids="plan"), ti.xcom_pull(task_ids="compare")
+        if planned is not None:
+            print(write_summary(planned))
         if result is None:
             raise InputError(
                 "the comparison", "was not made", "see the log of the task that failed first"
@@ -283,7 +283,9 @@ def verdict(planned: Any, compared: Any) -> Any:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
             remedy = f"the others are compared in {report}; clear the tasks that failed and those after them to complete it"
             raise InputError(
-                f"{len(failed)} of {len(made['variants'])} variants", f"failed ({reasons})", remedy
+                f"{len(failed)} of {len(planned['variants'])} variants",
+                f"failed ({reasons})",
+                remedy,
             )
         return report
 
@@ -293,9 +295,9 @@ def verdict(planned: Any, compared: Any) -> Any:
 
 
 def _calibration(
-    made: Mapping[str, Any], one: Mapping[str, Any], llms: Sequence[Any]
+    planned: Mapping[str, Any], calibration: Mapping[str, Any], llms: Sequence[Any]
 ) -> dict[str, Any]:
-    plan = _with(made, one, [("llm", llms)])
+    plan = _with(planned, calibration, [("llm", llms)])
     return {
         "plan": plan,
         "inputs": {
@@ -307,18 +309,18 @@ def _calibration(
 
 
 def _with(
-    made: Mapping[str, Any], one: Mapping[str, Any], own: Sequence[tuple[str, Sequence[Any]]]
+    planned: Mapping[str, Any], job: Mapping[str, Any], own: Sequence[tuple[str, Sequence[Any]]]
 ) -> dict[str, Any]:
     """A plan like the run's, with the recipe and the outputs of its own; ``skip`` where one of them
     was not made."""
     outputs = {
-        name: uri for name, uri in made["outputs"].items() if name != "judge"
+        name: uri for name, uri in planned["outputs"].items() if name != "judge"
     }  # what trains never gets the judge
-    plan = {"store": made["store"], "root": made["root"], **one, "outputs": outputs}
+    plan = {"store": planned["store"], "root": planned["root"], **job, "outputs": outputs}
     for key, results in own:
-        if one[key] is None:
+        if job[key] is None:
             continue
-        if (result := results[one[key]]) is None:
+        if (result := results[job[key]]) is None:
             return {**plan, "skip": f"its {_TRAINS[key]} has failed"}
         outputs |= {
             name: uri
@@ -328,11 +330,11 @@ def _with(
     return plan
 
 
-def _why(made: Mapping[str, Any], one: Mapping[str, Any], index: int, ti: Any) -> str:
+def _why(planned: Mapping[str, Any], variant: Mapping[str, Any], index: int, ti: Any) -> str:
     """What the first stage that failed for a variant has left as its reason."""
     places = [
-        ("finetune_llm", one["llm"]),
-        ("calibrate", one["calibration"]),
+        ("finetune_llm", variant["llm"]),
+        ("calibrate", variant["calibration"]),
         ("ddpo", index),
         ("finetune_sd", -1),
         ("evaluate_sd", index),
@@ -340,7 +342,7 @@ def _why(made: Mapping[str, Any], one: Mapping[str, Any], index: int, ti: Any) -
     for stage, place in places:
         if place is None:
             continue
-        folder = attempts.task_uri(made["store"], ti.dag_id, ti.run_id, stage, place)
+        folder = attempts.task_uri(planned["store"], ti.dag_id, ti.run_id, stage, place)
         numbers = commit.attempts(folder)
         newest = commit.attempt_uri(folder, numbers[-1]) if numbers else ""
         if (
@@ -365,8 +367,8 @@ def _results(ti: Any, task_id: str, count: int) -> list[Any]:
     return list(ti.xcom_pull(task_ids=task_id, map_indexes=list(range(count)))) if count else []
 
 
-def _names(given: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = [str(variant["name"]) for variant in given]
+def _names(variants: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = [str(variant["name"]) for variant in variants]
     if twice := [name for index, name in enumerate(names) if name in names[:index]]:
         raise InputError(
             f"variant {twice[0]!r}", "is named twice", "give each variant a name of its own"
@@ -396,10 +398,10 @@ def _written(
 ) -> dict[str, list[dict[str, Any]]]:
     """The same with URIs of written recipes, beside the run's own."""
     rows: dict[str, list[dict[str, Any]]] = {}
-    for kind, found in work.items():
+    for kind, entries in work.items():
         rows[kind] = []
-        for index, one in enumerate(found):
-            uri = store.join(folder, "recipes", f"{kind}-{one.get('name', index)}.json")
-            store.write_bytes(uri, one["recipe"].model_dump_json(indent=1).encode())
-            rows[kind].append({**one, "recipe": uri})
+        for index, entry in enumerate(entries):
+            uri = store.join(folder, "recipes", f"{kind}-{entry.get('name', index)}.json")
+            store.write_bytes(uri, entry["recipe"].model_dump_json(indent=1).encode())
+            rows[kind].append({**entry, "recipe": uri})
     return rows

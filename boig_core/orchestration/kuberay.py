@@ -162,13 +162,13 @@ class KubeRayJobs:
     async def jobs(self) -> dict[str, JobInfo]:
         """All RayJobs of the namespace that boig has made, until someone deletes them."""
         selector = ",".join(f"{key}={value}" for key, value in LABELS.items())
-        found = await self._ask(
+        answer = await self._ask(
             "list",
             self._objects.list_namespaced_custom_object(**self._place, label_selector=selector),
         )
         return {
             str(body["spec"]["jobId"]): _info_of(body)
-            for body in found["items"]
+            for body in answer["items"]
             if body["spec"].get("jobId")
         }
 

@@ -129,47 +129,47 @@ class RayJobOperator(BaseOperator):
         )
         now = _this_try(context)
         cluster = clusters.find()
-        found = attempts.survey(
+        standing = attempts.survey(
             task,
             now,
             lambda name: _is_live(cluster, name),
             lambda name: self._stop_old(cluster, name),
         )
-        if found.state == "committed":
-            return self._use(found.uri, "has committed already")
-        never_cleared = found.number == 1 and now.limit == self.retries
+        if standing.state == "committed":
+            return self._use(standing.uri, "has committed already")
+        never_cleared = standing.number == 1 and now.limit == self.retries
         if (
             self.reuse
             and never_cleared
-            and found.state == "new"
-            and (made := attempts.find_reusable_attempt(self._job(task, 1, now))) is not None
+            and standing.state == "new"
+            and (reusable := attempts.find_reusable_attempt(self._job(task, 1, now))) is not None
         ):
-            return self._use(made, "has made the same already")
-        name = attempts.submission_id(task, found.number)
+            return self._use(reusable, "has made the same already")
+        name = attempts.submission_id(task, standing.number)
         self.job_url = cluster.page(name)
         context["ti"].xcom_push(key=RayJobLink().xcom_key, value=self.job_url)
         # Written before the job starts: a pointer to nothing is found out, a job without a pointer
         # would have to be searched for.
         context["task_state_store"].set(
-            STATE, {"attempt": found.uri, "submission_id": name, "job_url": self.job_url}
+            STATE, {"attempt": standing.uri, "submission_id": name, "job_url": self.job_url}
         )
         self._running = (cluster, name, key)
-        if found.state == "live":
+        if standing.state == "live":
             self.log.info("adopting job %s, which is still running", name)
             counts.job(self.stage, "adopted")
         else:
-            if found.number > 1:
+            if standing.number > 1:
                 counts.job(self.stage, "fenced")
-            self._start(cluster, name, self._job(task, found.number, now), key)
+            self._start(cluster, name, self._job(task, standing.number, now), key)
             counts.job(self.stage, "started")
         self.log.info("Ray job %s %s", name, self.job_url)
         if self.deferrable:
             self.defer(
-                trigger=RayJobTrigger(cluster.serialize(), name, self.poll_s, found.uri),
+                trigger=RayJobTrigger(cluster.serialize(), name, self.poll_s, standing.uri),
                 method_name="execute_complete",
             )
-        end = asyncio.run(follow(cluster, name, found.uri, self.log.info, poll_s=self.poll_s))
-        return self._finish(found.uri, {**end, "submission_id": name})
+        end = asyncio.run(follow(cluster, name, standing.uri, self.log.info, poll_s=self.poll_s))
+        return self._finish(standing.uri, {**end, "submission_id": name})
 
     def execute_complete(self, context: Any, event: dict[str, str]) -> dict[str, Any]:
         """Go on when the trigger has fired."""

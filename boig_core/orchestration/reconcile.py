@@ -43,10 +43,10 @@ def reconcile(
         InfrastructureError: a job did not stop; the others were stopped nevertheless.
     """
     ours = belongs_to(root)
-    found = ask(cluster, lambda jobs: jobs.jobs())
+    cluster_jobs = ask(cluster, lambda jobs: jobs.jobs())
     live = {
         name: info
-        for name, info in found.items()
+        for name, info in cluster_jobs.items()
         if info.live and all(info.metadata.get(k) == v for k, v in ours.items())
     }
     states = {name: _state(info, state) for name, info in live.items()}

@@ -83,16 +83,16 @@ def detect_in_chunks(
         for index, vocabulary in enumerate(vocabularies)
         for names in pack(dict.fromkeys(vocabulary))
     ]
-    found: list[list[Region]] = [[] for _ in images]
+    regions_of: list[list[Region]] = [[] for _ in images]
     for start in range(0, len(passes), chunk):
         mine = passes[start : start + chunk]
         filled = mine + [mine[-1]] * (chunk - len(mine))
         seen = look([images[index] for index, _ in filled], [names for _, names in filled])
         for (index, names), (scores_QN, boxes_Q4) in zip(mine, seen, strict=False):
-            found[index] += pick(scores_QN, boxes_Q4, names, images[index].shape[:2], rules)
+            regions_of[index] += pick(scores_QN, boxes_Q4, names, images[index].shape[:2], rules)
     return [
         sorted(regions, key=lambda region: (-_area(region), region.name))[: rules.max_objects]
-        for regions in found
+        for regions in regions_of
     ]
 
 

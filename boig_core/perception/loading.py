@@ -47,13 +47,13 @@ def open_model(
             f"holds a {config.model_type}, not a {' or '.join(types)}",
             "give a checkpoint of that type",
         )
-    model, found = open_part(
+    model, part = open_part(
         lambda: build.from_pretrained(folder, dtype=dtype, output_loading_info=True),
         ref,
         field,
         "model",
     )
-    if lacking := sorted(found["missing_keys"]):
+    if lacking := sorted(part["missing_keys"]):
         raise InputError(
             f"{field} = {ref}",
             f"lacks {len(lacking)} weights, {lacking[0]} among them",

@@ -124,15 +124,15 @@ class SalientRegions:
         boxes = find_regions(images_BHWC, self.min_area, self.max_objects)
         crops = [
             cut(image_HWC, box)
-            for image_HWC, found in zip(images_BHWC, boxes, strict=True)
-            for box in found
+            for image_HWC, regions in zip(images_BHWC, boxes, strict=True)
+            for box in regions
         ]
         named = iter(
             self.namer.name(crops) if self.namer is not None else [(UNKNOWN, 0.0)] * len(crops)
         )
         return [
-            [Region(name, box, sure) for box, (name, sure) in zip(found, named, strict=False)]
-            for found in boxes
+            [Region(name, box, sure) for box, (name, sure) in zip(regions, named, strict=False)]
+            for regions in boxes
         ]
 
 
@@ -159,18 +159,18 @@ def find_regions(
     body_BHW = (labels_BHW > 0) & (difference_BHW >= _BODY * strongest_R[labels_BHW])
     labels_BHW, total = ndimage.label(body_BHW, _NEIGHBORS)
     areas_R = np.bincount(labels_BHW.ravel(), minlength=total + 1)
-    found: list[list[tuple[int, Box]]] = [[] for _ in range(count)]
+    regions_of: list[list[tuple[int, Box]]] = [[] for _ in range(count)]
     for label, where in enumerate(ndimage.find_objects(labels_BHW), start=1):
         if where is not None and areas_R[label] >= min_area * height * width:
             image, rows, columns = where
             box = (float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
-            found[image.start].append((int(areas_R[label]), box))
+            regions_of[image.start].append((int(areas_R[label]), box))
     return [
         [
             box
             for _, box in sorted(regions, key=lambda region: (-region[0], region[1]))[:max_objects]
         ]
-        for regions in found
+        for regions in regions_of
     ]
 
 

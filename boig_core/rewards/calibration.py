@@ -91,21 +91,25 @@ def conditions(samples: Iterable[Sample]) -> Conditions:
         if sample.split == "train" and sample.bucket in by_bucket:
             by_bucket[sample.bucket][sample.account].append(sample.kpi)
     overall: dict[str, float] = {}
-    for bucket, found in by_bucket.items():
-        if not found:
+    for bucket, kpis_of_account in by_bucket.items():
+        if not kpis_of_account:
             raise InputError(
                 f"{bucket} training samples: 0",
                 "the reward needs both HIGH and LOW posts",
                 "ingest more posts or lower data.floors",
             )
         overall[bucket] = float(
-            np.median(np.concatenate([np.asarray(values) for values in found.values()]))
+            np.median(np.concatenate([np.asarray(values) for values in kpis_of_account.values()]))
         )
-    accounts = sorted({account for found in by_bucket.values() for account in found})
+    accounts = sorted(
+        {account for kpis_of_account in by_bucket.values() for account in kpis_of_account}
+    )
     medians = {
         account: {
-            bucket: float(np.median(found[account])) if account in found else overall[bucket]
-            for bucket, found in by_bucket.items()
+            bucket: float(np.median(kpis_of_account[account]))
+            if account in kpis_of_account
+            else overall[bucket]
+            for bucket, kpis_of_account in by_bucket.items()
         }
         for account in accounts
     }

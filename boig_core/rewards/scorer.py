@@ -260,11 +260,13 @@ def score_formulations(
     needs = frozenset(part for name in names for part in REWARDS[name].needs)
     evidence = collect_evidence(models, descriptions, samples, conditions, chunk, needs)
     values = {
-        name: finite(np.array([REWARDS[name].of(one) for one in evidence], np.float64))
+        name: finite(np.array([REWARDS[name].of(of_image) for of_image in evidence], np.float64))
         for name in names
     }
     if "high_T" in needs:
-        values[TOKENS] = np.array([len(require(one.high_T)) for one in evidence], np.float64)
+        values[TOKENS] = np.array(
+            [len(require(of_image.high_T)) for of_image in evidence], np.float64
+        )
     return values
 
 

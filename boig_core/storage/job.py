@@ -378,8 +378,8 @@ def _boig_error(exc: BaseException, visited: set[int]) -> BoigError | None:
         return None
     visited.add(id(exc))
     for inner in _wrapped(exc):
-        if found := _boig_error(inner, visited):
-            return found
+        if inner_error := _boig_error(inner, visited):
+            return inner_error
     if isinstance(exc, BoigError):
         return exc
     return _boig_error(exc.__cause__, visited) if exc.__cause__ else None

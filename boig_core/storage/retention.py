@@ -63,10 +63,10 @@ class _Store:
         self.attempts: dict[str, list[File]] = defaultdict(list)
         self.runs: dict[str, list[File]] = defaultdict(list)
         for file in store.list_with_times(root):
-            if found := OUTPUT.fullmatch(file.path):
-                self.outputs[f"{found['family']}/{found['version']}"].append(file)
-            elif found := _SHARED.fullmatch(file.path):
-                self.shared[found["dataset"], found["kind"]].append(file)
+            if match := OUTPUT.fullmatch(file.path):
+                self.outputs[f"{match['family']}/{match['version']}"].append(file)
+            elif match := _SHARED.fullmatch(file.path):
+                self.shared[match["dataset"], match["kind"]].append(file)
             elif file.path.startswith("runs/"):
                 inside = ATTEMPT.fullmatch(file.path.removeprefix("runs/"))
                 if inside:

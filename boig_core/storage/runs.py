@@ -61,14 +61,12 @@ def newest_runs(root: str) -> dict[str, float]:
     """Each run of a store, ``DAG/RUN``, with the time at which its last attempt was made (seconds
     since 1970), newest first."""
     jobs = [
-        (found["run"], path)
-        for path, found in _attempt_files(root, "")
-        if found["file"] == "job.json"
+        (file["run"], path) for path, file in _attempt_files(root, "") if file["file"] == "job.json"
     ]
     times = _times([store.join(root, "runs", path) for _, path in jobs])
     newest: dict[str, float] = {}
-    for (run, _), made in zip(jobs, times, strict=True):
-        newest[run] = max(newest.get(run, 0.0), made or 0.0)
+    for (run, _), written in zip(jobs, times, strict=True):
+        newest[run] = max(newest.get(run, 0.0), written or 0.0)
     return dict(sorted(newest.items(), key=lambda item: -item[1]))
 
 
@@ -182,8 +180,8 @@ def _attempt_files(root: str, run: str) -> Iterator[tuple[str, re.Match[str]]]:
         store.join(root, "runs", run) if run else store.join(root, "runs")
     ):
         whole = f"{run}/{path}" if run else path
-        if found := ATTEMPT.fullmatch(whole):
-            yield whole, found
+        if match := ATTEMPT.fullmatch(whole):
+            yield whole, match
 
 
 def _times(uris: list[str]) -> list[float | None]:

@@ -177,12 +177,12 @@ class _Frame:
     closing: tuple[str, ...]
 
     def render(self, text: str, keywords: Sequence[str], kpi: str | None) -> str:
-        told = f"{self.before_keywords}{', '.join(keywords)}{self.after_keywords}".strip()
+        rendered = f"{self.before_keywords}{', '.join(keywords)}{self.after_keywords}".strip()
         return "\n".join(
             (
                 *self.opening,
                 self.before_text + text,
-                told,
+                rendered,
                 *([] if kpi is None else [kpi]),
                 *self.closing,
             )
