@@ -32,12 +32,12 @@ def values_in(environment: Mapping[str, str]) -> dict[str, str]:
 
 def found_in(folder: Path, values: Mapping[str, str]) -> dict[str, list[str]]:
     """Files below a folder that hold a secret, by the secret's name."""
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for file in sorted(
         path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()
     ):
         content = file.read_bytes()
         for name, value in values.items():
             if value.encode() in content:
-                found.setdefault(name, []).append(str(file.relative_to(folder)))
-    return found
+                result.setdefault(name, []).append(str(file.relative_to(folder)))
+    return result

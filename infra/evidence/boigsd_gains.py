@@ -58,15 +58,15 @@ Span = Mapping[str, float]
 def main() -> int:
     """Run what is missing, print, and write the numbers."""
     args = arguments(__doc__).parse_args()
-    found = {}
+    result = {}
     for law in args.laws:
-        found[law] = law_rows(args, law)
-        print("\n".join(table(law, found[law])), flush=True)
+        result[law] = law_rows(args, law)
+        print("\n".join(table(law, result[law])), flush=True)
     if args.json:
-        args.json.write_text(json.dumps({"posts": args.posts, "laws": found}, indent=1), "utf-8")
+        args.json.write_text(json.dumps({"posts": args.posts, "laws": result}, indent=1), "utf-8")
     return (
         0
-        if all(verdict(pair, rows) is not False for rows in found.values() for pair in PAIRS)
+        if all(verdict(pair, rows) is not False for rows in result.values() for pair in PAIRS)
         else 1
     )
 
@@ -108,21 +108,21 @@ def equal_steps(overrides: list[str]) -> int:
 def spans(pair: str, measure: str, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Span]:
     """Difference of a pair by seed, and over all: the mean over seeds, between the means of the
     intervals' ends."""
-    found: dict[str, Span] = {seed: row["paired"][pair][measure] for seed, row in rows.items()}
+    result: dict[str, Span] = {seed: row["paired"][pair][measure] for seed, row in rows.items()}
     # Seeds share a part of their prompts: as if they shared all of them, which is never too narrow.
     over_all = {
-        end: sum(span[end] for span in found.values()) / len(found)
+        end: sum(span[end] for span in result.values()) / len(result)
         for end in ("mean", "low", "high")
     }
-    return {**found, "all": over_all}
+    return {**result, "all": over_all}
 
 
 def verdict(pair: str, rows: Mapping[str, Mapping[str, Any]]) -> bool | None:
     """Whether the judge's difference is what it must be; none: nothing is asked."""
-    found = spans(pair, "judge", rows)
+    result = spans(pair, "judge", rows)
     if PAIRS[pair] == "above":
-        return all(span["low"] > 0 for span in found.values())
-    return None if PAIRS[pair] is None else found["all"]["high"] >= 0
+        return all(span["low"] > 0 for span in result.values())
+    return None if PAIRS[pair] is None else result["all"]["high"] >= 0
 
 
 def table(law: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -138,9 +138,11 @@ def table(law: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"{span['mean']:+.2f} [{span['low']:+.2f}, {span['high']:+.2f}]"
                 for span in spans(pair, measure, rows).values()
             ]
-            said = verdicts[verdict(pair, rows)] if measure == "judge" else ""
+            answers = verdicts[verdict(pair, rows)] if measure == "judge" else ""
             lines.append(
-                f"{pair:48} {measure:7} " + "  ".join(f"{cell:24}" for cell in cells) + f"  {said}"
+                f"{pair:48} {measure:7} "
+                + "  ".join(f"{cell:24}" for cell in cells)
+                + f"  {answers}"
             )
     for name in ("clip_margin", "diversity"):
         kept = {

@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     known = compositions(args.images)
-    found = {
+    result = {
         "accuracy": {
             f"side {side}, {way}": accuracy(known, side, name)
             for side in SIDES
@@ -71,12 +71,12 @@ def main() -> None:
         },
         "rate": rates(args.rounds),
     }
-    for case, row in found["accuracy"].items():
+    for case, row in result["accuracy"].items():
         print(f"{case}: " + " · ".join(f"{name} {value}" for name, value in row.items()))
-    for images, row in found["rate"].items():
+    for images, row in result["rate"].items():
         print(f"{images}: " + " · ".join(f"{name} {value:.0f}/s" for name, value in row.items()))
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1))
+        args.json.write_text(json.dumps(result, indent=1))
 
 
 def _names_measured(image_HWC: NDArray[np.uint8]) -> dict[str, float]:

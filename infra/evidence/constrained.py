@@ -83,15 +83,15 @@ def main() -> None:
             started = time.process_time()
             write()
             seconds[name].append(time.process_time() - started)
-    for name, found in texts.items():
+    for name, result in texts.items():
         tokens = sum(
-            len(ids) + 1 for ids in tokenizer(found, add_special_tokens=False)["input_ids"]
+            len(ids) + 1 for ids in tokenizer(result, add_special_tokens=False)["input_ids"]
         )
-        parsed = sum(parse_or_none(text) is not None for text in found) / len(found)
+        parsed = sum(parse_or_none(text) is not None for text in result) / len(result)
         spent = statistics.median(seconds[name])
-        size = tokens / len(found)
+        size = tokens / len(result)
         print(
-            f"{name:22} {tokens / spent:8.0f} tokens/CPU s  {len(found)} answers of {size:.1f} tokens  parse rate {parsed:.4f}"
+            f"{name:22} {tokens / spent:8.0f} tokens/CPU s  {len(result)} answers of {size:.1f} tokens  parse rate {parsed:.4f}"
         )
     pairs = list(zip(texts["greedy"], texts["greedy, constrained"], strict=True))
     strict = [(free, held) for free, held in pairs if is_strict(free)]

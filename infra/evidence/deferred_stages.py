@@ -78,7 +78,7 @@ def main() -> int:
     home = Path(tempfile.mkdtemp(prefix="boig-deferred-"))
     home.chmod(0o755)
     machine = Installation(home, [FOLDER / name for name in FILES[: 2 if args.other else 1]])
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "stages": args.stages,
@@ -88,15 +88,15 @@ def main() -> int:
     try:
         ray = start(machine, args)
         for dag in providers:
-            found[dag] = measure(machine, ray, dag, args)
+            result[dag] = measure(machine, ray, dag, args)
     finally:
         machine.kill_all()
         shutil.rmtree(home)
-    print(*(f"{name}: {value}" for name, value in flat(found).items()), sep="\n")
-    print(*(sentence(dag, found[dag]) for dag in providers), sep="\n", flush=True)
+    print(*(f"{name}: {value}" for name, value in flat(result).items()), sep="\n")
+    print(*(sentence(dag, result[dag]) for dag in providers), sep="\n", flush=True)
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1))
-    boig = found["boig"]
+        args.json.write_text(json.dumps(result, indent=1))
+    boig = result["boig"]
     return (
         0
         if args.smoke or (boig["lag_s"]["max"] < LAG_S and boig["task_s"]["median"] < LATENCY_S)
@@ -149,10 +149,10 @@ def measure(machine: Installation, ray: str, dag: str, args: argparse.Namespace)
             WAIT_S,
             EVERY_S,
         )
-        ended, said = time.time(), told(ray)
+        ended, answers = time.time(), told(ray)
     (folder / "stop").touch()
     until("the probe ends", lambda: machine.airflow.state(probe, "probe") == "success")
-    ends = {name.rsplit("/", 1)[-1]: end for name, end in said["ends"].items() if end > deferred}
+    ends = {name.rsplit("/", 1)[-1]: end for name, end in answers["ends"].items() if end > deferred}
     tasks = {
         name: task
         for name, task in machine.airflow.all_tasks(run).items()
@@ -182,7 +182,7 @@ def measure(machine: Installation, ray: str, dag: str, args: argparse.Namespace)
                 for name, task in tasks.items()
             ]
         ),
-        "requests_per_s": round((said["requests"] - asked["requests"]) / (ended - deferred), 2),
+        "requests_per_s": round((answers["requests"] - asked["requests"]) / (ended - deferred), 2),
         "load": os.getloadavg()[0],
     }
 
@@ -200,12 +200,12 @@ def in_triggerer(machine: Installation, run: Run, what: re.Pattern[str]) -> dict
     lines = [
         json.loads(line) for line in machine.trigger_log(run).splitlines() if line.endswith("}")
     ]  # others are just being written
-    found = {
+    result = {
         line["task_id"]: line["timestamp"]
         for line in lines
         if "task_id" in line and what.fullmatch(line["event"])
     }
-    return {task: datetime.fromisoformat(at).timestamp() for task, at in found.items()}
+    return {task: datetime.fromisoformat(at).timestamp() for task, at in result.items()}
 
 
 def sentence(dag: str, found: dict[str, Any]) -> str:

@@ -112,7 +112,7 @@ def main() -> int:
             for poll_s in (1, 60)
         ]
         arms += other[:1] if args.smoke else other
-    found = {arm.name: run(arm) for arm in arms}
+    result = {arm.name: run(arm) for arm in arms}
     machine = {
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
@@ -121,11 +121,11 @@ def main() -> int:
     print(
         f"{args.triggers} triggers in one event loop, a job's end each {args.spacing:g} s: {machine}"
     )
-    for name, numbers in found.items():
+    for name, numbers in result.items():
         print(f"{name}:", *(f"  {key} {value}" for key, value in numbers.items()), sep="\n")
     if args.json:
-        args.json.write_text(json.dumps({"machine": machine, "arms": found}, indent=1))
-    boig = found["boig"]
+        args.json.write_text(json.dumps({"machine": machine, "arms": result}, indent=1))
+    boig = result["boig"]
     return (
         0
         if args.smoke or (boig["lag_s"]["max"] < LAG_S and boig["latency_s"]["median"] < LATENCY_S)
@@ -146,10 +146,10 @@ def run(arm: Arm) -> dict[str, Any]:
                 IdleLoop() as idle,
                 ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
             ):
-                found = pool.submit(
+                result = pool.submit(
                     measure, replace(arm, ray=f"http://127.0.0.1:{port}", store=home)
                 ).result()
-            return {**found, "idle_loop_lag_s": summary(idle.lags)}
+            return {**result, "idle_loop_lag_s": summary(idle.lags)}
         finally:
             stub.terminate()
             stub.wait()

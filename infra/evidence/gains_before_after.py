@@ -88,7 +88,7 @@ def arm_rows(
     run = f"{arm}-{seed}"
     models = stages.run("finetune_llm", run, seed, dataset)
     asked = {**dataset, **{name: models[name] for name in ("boigllm", "no_kpi")}}
-    found = json.loads(
+    result = json.loads(
         Path(
             store.join(
                 stages.run("evaluate_llm", run, seed, asked)["description"], "description.json"
@@ -96,7 +96,7 @@ def arm_rows(
         ).read_text()
     )
     loss = float(stages.metrics("finetune_llm", run)["boigllm"]["best_val_loss"])
-    paired = found["paired"]["boigllm-no_kpi"]
+    paired = result["paired"]["boigllm-no_kpi"]
     cells = [(metric, bucket, paired[metric][bucket]) for metric in METRICS for bucket in BUCKETS]
     return [
         ArmGain(law, seed, arm, metric, bucket, cell["mean"], cell["low"], cell["high"], loss)

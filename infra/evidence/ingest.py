@@ -155,11 +155,11 @@ def main() -> int:
         home = args.home or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="boig-evidence-"))
         )
-        found = measure(args, home.resolve(), stack.enter_context(serving(args.pictures)))
+        result = measure(args, home.resolve(), stack.enter_context(serving(args.pictures)))
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1))
-    print("\n".join(report(found)), flush=True)
-    return 0 if found["every_row_accounted_for"] else 1
+        args.json.write_text(json.dumps(result, indent=1))
+    print("\n".join(report(result)), flush=True)
+    return 0 if result["every_row_accounted_for"] else 1
 
 
 @contextlib.contextmanager
@@ -188,35 +188,35 @@ def serving(pictures: int) -> Iterator[Server]:
 
 def measure(args: argparse.Namespace, home: Path, server: Server) -> dict[str, Any]:
     """All runs, in an order that lets a slow spell of the machine fall on both sides."""
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "machine": machine(args.img2dataset),
         "server": {**server.ready, **raw_rate(server)},
         "boig": [],
         "img2dataset": [],
     }
-    say(f"server: {found['server']}")
+    say(f"server: {result['server']}")
     first, *others = args.rows
     for hostile in (True,) if args.only_mixed else (False, True):
         export = write_export(
             home / f"export-{first}-{'mixed' if hostile else 'good'}", first, server.port, hostile
         )
         for _ in range(args.repeats):
-            found["boig"].append(run_boig(args, home, server, export, hostile))
+            result["boig"].append(run_boig(args, home, server, export, hostile))
             for mode in args.modes if args.img2dataset else ():
-                found["img2dataset"].append(
+                result["img2dataset"].append(
                     run_img2dataset(args, home, server, export, mode, hostile)
                 )
     for rows in others:
         export = write_export(home / f"export-{rows}", rows, server.port, hostile=True)
-        found["boig"].append(run_boig(args, home, server, export, True))
-    found["every_row_accounted_for"] = all(
+        result["boig"].append(run_boig(args, home, server, export, True))
+    result["every_row_accounted_for"] = all(
         not run["rows_that_differ"]
         and run["stored_images"] == run["distinct_images"] == run["accepted"]
-        for run in found["boig"]
+        for run in result["boig"]
     )
-    found["memory"] = growth([run for run in found["boig"] if run["images"] == "mixed"])
-    found["rates"] = rates(found, first)
-    return found
+    result["memory"] = growth([run for run in result["boig"] if run["images"] == "mixed"])
+    result["rates"] = rates(result, first)
+    return result
 
 
 def run_boig(
@@ -257,9 +257,9 @@ def run_boig(
     posts, images = columns(f"{uri}/{dataset.LABELS}", "post", "image")
     lines, codes, reasons = columns(f"{uri}/{dataset.REJECTS}", "line", "code", "reason")
     wrong = differences(export, posts, zip(lines, codes, strict=True))
-    told = dict(zip(lines, reasons, strict=True))
-    for one in wrong[:5]:
-        say(f"    line {one.line}: {told.get(one.line, 'not rejected')}")
+    messages = dict(zip(lines, reasons, strict=True))
+    for item in wrong[:5]:
+        say(f"    line {item.line}: {messages.get(item.line, 'not rejected')}")
     shards = dataset.shards(manifest.read_manifest(uri, kind=dataset.KIND), dataset.IMAGES)
     stored = sum(dataset.shard_rows(uri, shard) for shard in shards)
     shutil.rmtree(store)
@@ -272,7 +272,7 @@ def run_boig(
         "stored_mib": round(sum(shard.size for shard in shards) / 2**20, 1),
         "rejected": counts(codes),
         "expected": counts(list(export.expected.values())),
-        "differences": [vars(one) for one in wrong[:100]],
+        "differences": [vars(item) for item in wrong[:100]],
         "rows_that_differ": len(wrong),
         "stage_s": done["metrics"]["seconds"],
         **asked,
@@ -539,17 +539,17 @@ def accounting(runs: Sequence[dict[str, Any]]) -> list[str]:
     """For each run, rows by what became of them, and those that differ."""
     lines = []
     for run in runs:
-        found = {ACCEPTED: run["accepted"], **run["rejected"]}
-        names = sorted(found.keys() | run["expected"].keys())
+        result = {ACCEPTED: run["accepted"], **run["rejected"]}
+        names = sorted(result.keys() | run["expected"].keys())
         cells = ", ".join(
-            f"{name} {found.get(name, 0)}/{run['expected'].get(name, 0)}" for name in names
+            f"{name} {result.get(name, 0)}/{run['expected'].get(name, 0)}" for name in names
         )
         lines.append(
             f"{run['rows']} {run['images']} rows, found/expected: {cells}; {run['stored_images']} images stored"
         )
-        for one in run["differences"][:10]:
+        for item in run["differences"][:10]:
             lines.append(
-                f"    line {one['line']} ({one['kind']}): expected {one['expected']}, found {one['found']}"
+                f"    line {item['line']} ({item['kind']}): expected {item['expected']}, found {item['found']}"
             )
         if run["rows_that_differ"]:
             lines.append(

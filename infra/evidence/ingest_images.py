@@ -204,7 +204,7 @@ def _jpeg(picture: Pixels, rng: np.random.Generator, quality: int, exif: bool) -
     ends = [bytes([0xFF, 0xD0 + i % 8]) for i in range(len(ones) - 1)] + [b"\xff\xd9"]
     return _Jpeg(
         header,
-        tuple((one + end, two + end) for one, two, end in zip(ones, twos, ends, strict=True)),
+        tuple((item + end, two + end) for item, two, end in zip(ones, twos, ends, strict=True)),
     )
 
 

@@ -156,11 +156,11 @@ def differences(
     Returns:
         Every row that is in no table, in both, twice in one, or under another code than it must.
     """
-    found: dict[int, list[str]] = {line: [] for line in range(1, len(export.kinds) + 1)}
+    result: dict[int, list[str]] = {line: [] for line in range(1, len(export.kinds) + 1)}
     for post in accepted:
-        found.setdefault(int(post.removeprefix("p")), []).append(ACCEPTED)
+        result.setdefault(int(post.removeprefix("p")), []).append(ACCEPTED)
     for line, code in rejected:
-        found.setdefault(line, []).append(code)
+        result.setdefault(line, []).append(code)
     wanted = export.expected
     kinds = dict(enumerate(export.kinds, start=1))
     return [
@@ -170,7 +170,7 @@ def differences(
             wanted.get(line, "nothing"),
             " and ".join(codes) or UNACCOUNTED,
         )
-        for line, codes in sorted(found.items())
+        for line, codes in sorted(result.items())
         if codes != [wanted.get(line)]
     ]
 

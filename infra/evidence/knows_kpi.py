@@ -128,27 +128,27 @@ def main() -> int:
                 [0],
                 1_000,
             )
-        found: dict[str, dict[str, Any]] = {}
+        result: dict[str, dict[str, Any]] = {}
         for law in args.laws:
             lines, parse_rates = law_lines(args, law)
-            found[law] = {
+            result[law] = {
                 "lines": [{**asdict(line), "holds": line.holds} for line in lines],
                 "parse_rate": parse_rates,
             }
-            found[law]["holds"] = (
+            result[law]["holds"] = (
                 all(line.holds is not False for line in lines)
                 and min(parse_rates.values()) >= PARSED
             )
             print("\n".join(table(law, lines, parse_rates)), flush=True)
     if args.json:
         args.json.write_text(
-            json.dumps({"posts": args.posts, "shuffled": args.shuffled, "laws": found}, indent=1),
+            json.dumps({"posts": args.posts, "shuffled": args.shuffled, "laws": result}, indent=1),
             "utf-8",
         )
     if args.smoke:
         print("a smoke run: it works; the numbers and their verdicts say nothing")
         return 0
-    return 0 if all(law["holds"] for law in found.values()) else 1
+    return 0 if all(law["holds"] for law in result.values()) else 1
 
 
 def law_lines(args: argparse.Namespace, law: str) -> tuple[list[GainLine], dict[str, float]]:
@@ -164,7 +164,7 @@ def law_lines(args: argparse.Namespace, law: str) -> tuple[list[GainLine], dict[
     )
     raw = stages.run("ingest", "data", WORLD_SEED, {"posts": str(posts)})
     dataset = stages.run("perceive", "data", WORLD_SEED, raw)["dataset"]
-    said: dict[str, Said] = {}
+    answers: dict[str, Said] = {}
     parse_rates: dict[str, float] = {}
     for seed in args.seeds:
         started = time.monotonic()
@@ -175,19 +175,21 @@ def law_lines(args: argparse.Namespace, law: str) -> tuple[list[GainLine], dict[
         print(
             f"{name}, seed {seed}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True
         )
-        said[f"seed {seed}"] = {model: read_said(described, model) for model in ("boigllm", *BASES)}
+        answers[f"seed {seed}"] = {
+            model: read_said(described, model) for model in ("boigllm", *BASES)
+        }
         parse_rates[f"seed {seed}"] = json.loads(
             store.read_bytes(store.join(described, "description.json"))
         )["parse_rate"]["boigllm"]
     samples = read_samples(dataset)
-    first = next(iter(said.values()))
+    first = next(iter(answers.values()))
     asked = [s for s in samples if s.id in first["boigllm"] and s.bucket in BUCKETS]
     ceiling = (
         None
         if args.shuffled
         else ceilings(rules, read_scenes(world / "truth.jsonl"), samples, asked, first)
     )
-    return lines_of(asked, said, ceiling), parse_rates
+    return lines_of(asked, answers, ceiling), parse_rates
 
 
 def lines_of(
@@ -209,16 +211,16 @@ def lines_of(
         }
         for model in ("boigllm", *BASES)
     }
-    found = {
+    result = {
         seed: gains(asked, {m: {s.id: of[s.id] for s in asked} for m, of in answers.items()})
         for seed, answers in said.items()
     }
-    found[ALL] = gains(repeated, joined)
+    result[ALL] = gains(repeated, joined)
     keys = [(metric, base, bucket) for metric in METRICS for base in BASES for bucket in BUCKETS]
     return [
         GainLine(
             *key,
-            {seed: of[key] for seed, of in found.items()},
+            {seed: of[key] for seed, of in result.items()},
             None if ceiling is None else ceiling[key].mean,
         )
         for key in keys
@@ -230,7 +232,7 @@ def gains(asked: Sequence[Sample], said: Said) -> dict[Key, Gain]:
     result = evaluate(
         asked, said, candidate="boigllm", vectors=HashedNgrams(), resamples=1000, seed=0
     )
-    found = {}
+    outcome = {}
     for metric, (_, sign) in METRICS.items():
         for base in BASES:
             for bucket in BUCKETS:
@@ -238,10 +240,10 @@ def gains(asked: Sequence[Sample], said: Said) -> dict[Key, Gain]:
                 low, high = (
                     sorted((sign * row["low"], sign * row["high"])) if row else (math.nan, math.nan)
                 )
-                found[metric, base, bucket] = Gain(
+                outcome[metric, base, bucket] = Gain(
                     sign * row["mean"] if row else math.nan, low, high
                 )
-    return found
+    return outcome
 
 
 def ceilings(
@@ -253,11 +255,11 @@ def ceilings(
 ) -> dict[Key, Gain]:
     """The gains of the best describer with the KPI in BoigLLM's place, and of the best without it
     in the twin's."""
-    told, blind = best_answers(law, scenes, samples, asked)
+    messages, blind = best_answers(law, scenes, samples, asked)
     baselines = {
         name: {s.id: said[name][s.id] for s in asked} for name in BASES if name != "no_kpi"
     }
-    return gains(asked, {"boigllm": told, "no_kpi": blind, **baselines})
+    return gains(asked, {"boigllm": messages, "no_kpi": blind, **baselines})
 
 
 def shuffled(posts: Path, seed: int) -> Path:

@@ -94,7 +94,7 @@ def best_answers(
         for name in names
     }
     known: dict[tuple[str, Facts], dict[str, Description]] = {}
-    told: dict[str, Description] = {}
+    messages: dict[str, Description] = {}
     blind: dict[str, Description] = {}
     for sample in asked:
         if sample.bucket is None:
@@ -104,8 +104,8 @@ def best_answers(
             known[key] = _answers(
                 law, brands[sample.company], *key, (sample.width, sample.height), noise_M, rng
             )
-        told[sample.id], blind[sample.id] = known[key][sample.bucket], known[key]["any"]
-    return told, blind
+        messages[sample.id], blind[sample.id] = known[key][sample.bucket], known[key]["any"]
+    return messages, blind
 
 
 def facts(sample: Sample) -> Facts:

@@ -305,9 +305,9 @@ def train(recipe: Recipe, held_out: int) -> dict[str, Any]:
             "epoch": epoch,
             "compute": epoch * cost(recipe.ddpo),
             "seconds": round(seconds[epoch], 2),
-            **found,
+            **result,
         }
-        for epoch, found in watched.found.items()
+        for epoch, result in watched.found.items()
     ]
     return {"points": points, "deployed": watched.measured(adapter, DEPLOYED)}
 

@@ -75,7 +75,7 @@ def main() -> None:
         folder = Path(home) / "llm"
         make_llm(folder, samples, args.hidden, args.layers)
         model, tokenizer = load_llm(folder)
-        found = {
+        result = {
             "model": {
                 "hidden": args.hidden,
                 "layers": args.layers,
@@ -83,17 +83,17 @@ def main() -> None:
             }
         }
         for name, labels in (("one condition", ("high",)), ("HIGH and LOW", ("high", "low"))):
-            found[name] = floor(
+            result[name] = floor(
                 model, tokenizer, samples[0], descriptions[:IMAGES], labels, args.rounds
             )
-            print(name, json.dumps(found[name]), flush=True)
+            print(name, json.dumps(result[name]), flush=True)
         connect(cpus=4)
         for actors in (1, 2):
-            found[f"{actors} actors"] = rates(actors, folder, samples, descriptions, home)
-            print(actors, "actors, images/s:", json.dumps(found[f"{actors} actors"]), flush=True)
+            result[f"{actors} actors"] = rates(actors, folder, samples, descriptions, home)
+            print(actors, "actors, images/s:", json.dumps(result[f"{actors} actors"]), flush=True)
         ray.shutdown()
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1))
+        args.json.write_text(json.dumps(result, indent=1))
 
 
 def make_posts(count: int, words: int) -> tuple[list[Sample], list[Description]]:
@@ -177,7 +177,7 @@ def floor(
         [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
         for text in map(prompts(sample).get, labels)
     ]
-    prompt = float(np.mean([len(one) for one in ids]))
+    prompt = float(np.mean([len(item) for item in ids]))
     common = next(
         (i for i, (a, b) in enumerate(zip(ids[0], ids[-1], strict=False)) if a != b), int(prompt)
     )
@@ -218,9 +218,9 @@ def rates(
     resources = "reward.resources={cpus: 1}"
     recipe = load_recipe("tiny", [f"reward.actors={actors}", f"reward.chunk={IMAGES}", resources])
     items = [(samples[i // IMAGES], description) for i, description in enumerate(descriptions)]
-    found = {}
+    result = {}
     for name, share in (("shared prompt", True), ("each prompt anew", False)):
-        found[name] = len(items) / seconds(recipe, folder, items, share)
+        result[name] = len(items) / seconds(recipe, folder, items, share)
     asked = questions(
         [str(i) for i in range(len(items))], [sample for sample, _ in items], CONDITIONS, COMPACT
     )
@@ -237,8 +237,8 @@ def rates(
     through_cache(kept, asked, scored)
     started = time.perf_counter()
     _, known = through_cache(kept, asked, scored)
-    found["cache"] = known / (time.perf_counter() - started)
-    return found
+    result["cache"] = known / (time.perf_counter() - started)
+    return result
 
 
 def seconds(

@@ -38,13 +38,13 @@ PREDICTOR: Final = "engagement"
 def main() -> int:
     """Run what is missing, print, and write the numbers."""
     args = arguments(__doc__).parse_args()
-    found = {}
+    result = {}
     for law in args.laws:
-        found[law] = {f"seed {seed}": row for seed, row in law_rows(args, law).items()}
-        print("\n".join(table(law, found[law])), flush=True)
+        result[law] = {f"seed {seed}": row for seed, row in law_rows(args, law).items()}
+        print("\n".join(table(law, result[law])), flush=True)
     if args.json:
-        args.json.write_text(json.dumps({"posts": args.posts, "laws": found}, indent=1), "utf-8")
-    return 0 if all(holds(row) for rows in found.values() for row in rows.values()) else 1
+        args.json.write_text(json.dumps({"posts": args.posts, "laws": result}, indent=1), "utf-8")
+    return 0 if all(holds(row) for rows in result.values() for row in rows.values()) else 1
 
 
 def law_rows(args: argparse.Namespace, law: str) -> dict[int, dict[str, Any]]:
@@ -64,9 +64,9 @@ def seed_row(stages: Stages, seed: int, dataset: dict[str, str]) -> dict[str, An
         name: uri for name, uri in models.items() if name in ("boigllm", "predictor")
     }
     calibration = stages.run("calibrate", run, seed, inputs)["calibration"]
-    found = json.loads(store.read_bytes(store.join(calibration, "calibration.json")))
-    rows = found["splits"]["test"]
-    row = {"chosen": found["reward"], "recommended": found["recommended"], "formulations": rows}
+    result = json.loads(store.read_bytes(store.join(calibration, "calibration.json")))
+    rows = result["splits"]["test"]
+    row = {"chosen": result["reward"], "recommended": result["recommended"], "formulations": rows}
     row |= {
         "rmse": {
             name: value

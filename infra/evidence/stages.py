@@ -101,11 +101,11 @@ class Stages:
 
     def _committed(self, stage: str, run: str) -> dict[str, Any] | None:
         task = store.join(self.root, "runs", "manual", f"{self.name}-{run}", stage)
-        found = (
+        result = (
             commit.read_commit(commit.attempt_uri(task, number))
             for number in reversed(commit.attempts(task))
         )
-        return next((done for done in found if done is not None), None)
+        return next((done for done in result if done is not None), None)
 
     def overrides(self, seed: int) -> list[str]:
         """What differs from the demo's recipe."""

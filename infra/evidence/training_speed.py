@@ -133,7 +133,7 @@ def compare(
             for line in (folder / "examples.jsonl").read_text().splitlines()
         ]
     )
-    found: dict[str, list[dict[str, Any]]] = {}
+    result: dict[str, list[dict[str, Any]]] = {}
     for _ in range(1 if args.smoke else args.repeats):
         for packing in (True, False):
             settings = {
@@ -150,14 +150,14 @@ def compare(
             }
             way = "packed" if packing else "unpacked"
             own = _run([sys.executable, __file__, "--worker", str(folder), json.dumps(settings)])
-            found.setdefault(f"boig {way}", []).append(own)
+            result.setdefault(f"boig {way}", []).append(own)
             if args.trl:
                 config = json.dumps({**settings, "deepspeed": _for_trl(own["deepspeed"])})
                 peer = _run(
                     [str(args.trl), str(HERE / "training_speed_trl.py"), str(folder), config]
                 )
-                found.setdefault(f"trl {way}", []).append(peer)
-    return {name: _summary(rows) for name, rows in found.items()}
+                result.setdefault(f"trl {way}", []).append(peer)
+    return {name: _summary(rows) for name, rows in result.items()}
 
 
 def train(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -228,8 +228,8 @@ def _run(command: list[str]) -> dict[str, Any]:
     )
     if done.returncode:
         raise SystemExit(f"{command[0]} failed:\n{done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

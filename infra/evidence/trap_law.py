@@ -56,11 +56,11 @@ def main() -> int:
     """Run what is missing, print, and write the numbers."""
     args = arguments(__doc__).parse_args()
     law = trap_law(args.home)
-    found = {f"seed {seed}": seed_row(args, law, seed) for seed in args.seeds}
-    print("\n".join(table(found)), flush=True)
+    result = {f"seed {seed}": seed_row(args, law, seed) for seed in args.seeds}
+    print("\n".join(table(result)), flush=True)
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1), "utf-8")
-    verdicts = {verdict(row) for row in found.values()}
+        args.json.write_text(json.dumps(result, indent=1), "utf-8")
+    verdicts = {verdict(row) for row in result.values()}
     return 0 if IN_TIME in verdicts and TOO_LATE not in verdicts else 1
 
 
@@ -85,7 +85,7 @@ def seed_row(args: argparse.Namespace, law: Path, seed: int) -> dict[str, Any]:
     high_kpi = stages.run("finetune_sd", run, seed, inputs)
     inputs |= {name: uri for name, uri in models.items() if name in ("boigllm", "predictor")}
     inputs |= stages.run("calibrate", run, seed, inputs)
-    found = {}
+    result = {}
     for arm, monitors in ARMS.items():
         pushed = f"trap-{arm}-{seed}"
         boigsd = stages.run("ddpo", pushed, seed, inputs, [*PUSHED, *monitors])
@@ -100,12 +100,12 @@ def seed_row(args: argparse.Namespace, law: Path, seed: int) -> dict[str, Any]:
             store.read_bytes(store.join(judged["generation"], "generation.json"))
         )
         metrics = stages.metrics("ddpo", pushed)
-        found[arm] = {
+        result[arm] = {
             **generation["paired"]["boigsd-base"],
             "epochs": metrics["epochs"],
             "monitors": metrics["monitors"],
         }
-    return found
+    return result
 
 
 def verdict(row: dict[str, Any]) -> str:

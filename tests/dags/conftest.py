@@ -54,18 +54,18 @@ WORTH = {"reward": "contrast", "auc_test_interval": [0.6, 0.8], "recommended": "
 
 def stand_in(space: Workspace) -> Outcome:
     """Publish one small folder for each output of the stage."""
-    made = {}
+    created = {}
     for name, (family, kind) in OUTPUTS[space.job.stage.value].items():
         folder = space.scratch / name
         folder.mkdir(parents=True)
         (folder / f"{name}.json").write_text(json.dumps(REPORT if name == "report" else {}))
         if name in PAGES:
             (folder / PAGES[name]).write_text("<!doctype html>")
-        made[name] = space.publish(
+        created[name] = space.publish(
             family, folder, kind=kind, meta={"samples": 3} if kind == "dataset" else {}
         )
     return Outcome(
-        made, {"rows": 3.0, "monitors": {}, **(WORTH if space.job.stage == "calibrate" else {})}
+        created, {"rows": 3.0, "monitors": {}, **(WORTH if space.job.stage == "calibrate" else {})}
     )
 
 

@@ -25,11 +25,11 @@ pytestmark = pytest.mark.usefixtures("airflow_db")
 
 @pytest.fixture
 def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    found = Receiver()
-    monkeypatch.setenv(alerts.ADDRESS, found.address)
+    result = Receiver()
+    monkeypatch.setenv(alerts.ADDRESS, result.address)
     monkeypatch.setenv("BOIG_STORE", str(tmp_path / "store"))
-    yield found
-    found.close()
+    yield result
+    result.close()
 
 
 def run(dag: DAG) -> dict[str, str]:

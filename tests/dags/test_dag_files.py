@@ -190,8 +190,8 @@ def test_every_stage_has_buttons_for_its_job_and_its_pages_and_the_approval_for_
     from airflow.serialization.serialized_objects import DagSerialization
 
     def buttons(dag: str, task: str) -> set[str]:
-        found = DagSerialization.from_dict(DagSerialization.to_dict(dags[dag]))
-        return {link.name for link in found.get_task(task).operator_extra_links}
+        result = DagSerialization.from_dict(DagSerialization.to_dict(dags[dag]))
+        return {link.name for link in result.get_task(task).operator_extra_links}
 
     assert buttons("boig_ingest", "perceive") == {"Ray job", "MLflow run", "Data card", "Report"}
     assert buttons("boig_promote", "approval") == {"Report"}

@@ -67,12 +67,12 @@ def events(name: str) -> list[dict[str, Any]]:
     from airflow.utils.session import create_session
 
     with create_session() as session:
-        found = (
+        result = (
             session.query(AssetEvent)
             .join(AssetModel, AssetEvent.asset_id == AssetModel.id)
             .filter(AssetModel.name == name)
         )
-        return [dict(event.extra) for event in found.order_by(AssetEvent.timestamp)]
+        return [dict(event.extra) for event in result.order_by(AssetEvent.timestamp)]
 
 
 @pytest.fixture(scope="module")
@@ -363,8 +363,8 @@ def test_a_refused_input_fails_its_stage_at_once_and_announces_nothing(
         run = load("boig_ingest").test(run_conf={"posts": str(home / "posts")})
     finally:
         ray_stub.refuse.clear()
-    found = states(run)
-    assert (found["ingest"], found["perceive"]) == ("success", "failed")
+    result = states(run)
+    assert (result["ingest"], result["perceive"]) == ("success", "failed")
     assert len(ray_stub.entrypoints) == jobs + 2
     assert len(events("boig/dataset")) == announced
     captured = capfd.readouterr()
@@ -383,15 +383,17 @@ def test_a_dry_run_checks_everything_and_starts_nothing(
     run = load(name).test(
         run_conf={**conf, "posts": str(home / "posts")} if name == "boig_ingest" else conf
     )
-    found = states(run)
-    assert (found.pop("plan"), set(found.values())) == ("success", {"skipped"})
+    result = states(run)
+    assert (result.pop("plan"), set(result.values())) == ("success", {"skipped"})
     assert len(ray_stub.entrypoints) == jobs
     captured = capfd.readouterr()
-    said = captured.out + captured.err + caplog.text
-    assert "dry run: all was checked, nothing is started" in said
+    answers = captured.out + captured.err + caplog.text
+    assert "dry run: all was checked, nothing is started" in answers
     if name == "boig_sd":
-        assert "stage ddpo: 1 of 0.5 CPUs and 1 GPUs · " in said
-        assert "stage ddpo would wait for room: 1 nodes with 2 CPUs and 0 GPUs do not hold" in said
+        assert "stage ddpo: 1 of 0.5 CPUs and 1 GPUs · " in answers
+        assert (
+            "stage ddpo would wait for room: 1 nodes with 2 CPUs and 0 GPUs do not hold" in answers
+        )
 
 
 def test_a_dry_run_says_what_a_stage_would_refuse(

@@ -69,9 +69,9 @@ def broken(whole: Any, ray_stub: Any) -> Any:
 
 
 def states(run: Any) -> dict[str, Any]:
-    found = {(ti.task_id, ti.map_index): str(ti.state) for ti in run.get_task_instances()}
+    result = {(ti.task_id, ti.map_index): str(ti.state) for ti in run.get_task_instances()}
     return {
-        f"{task}/{index}" if index >= 0 else task: state for (task, index), state in found.items()
+        f"{task}/{index}" if index >= 0 else task: state for (task, index), state in result.items()
     }
 
 
@@ -143,28 +143,28 @@ def test_what_variants_share_is_made_once_and_only_where_it_differs(whole: Any, 
             "compare",
         ]
     )
-    given, llm = xcom(whole, "plan")["outputs"], xcom(whole, "finetune_llm", index=0)["outputs"]
+    values, llm = xcom(whole, "plan")["outputs"], xcom(whole, "finetune_llm", index=0)["outputs"]
     used = {
         v["name"]: job(xcom(whole, "ddpo", index=i)["attempt"])["inputs"]
         for i, v in enumerate(VARIANTS)
     }
     assert {name: inputs["boigllm"] for name, inputs in used.items()} == {
-        **dict.fromkeys(("plain", "kl", "kl-again", "dsg"), given["boigllm"]),
+        **dict.fromkeys(("plain", "kl", "kl-again", "dsg"), values["boigllm"]),
         **dict.fromkeys(("longer", "longer-dsg"), llm["boigllm"]),
     }
     assert used["longer"]["predictor"] == llm["predictor"]
     assert len({inputs["calibration"] for inputs in used.values()}) == 4
-    assert used["plain"]["calibration"] == used["kl-again"]["calibration"] == given["calibration"]
+    assert used["plain"]["calibration"] == used["kl-again"]["calibration"] == values["calibration"]
     measured = {
         job(xcom(whole, "calibrate", index=i)["attempt"])["inputs"]["boigllm"] for i in range(3)
     }
-    assert measured == {given["boigllm"], llm["boigllm"]}
+    assert measured == {values["boigllm"], llm["boigllm"]}
 
 
 def test_the_comparison_gets_every_evaluation_by_name_in_the_order_given(whole: Any) -> None:
     compared = job(xcom(whole, "compare")["attempt"])["inputs"]
-    told = json.loads(store.read_bytes(compared.pop("experiment")))
-    assert told == {"variants": [variant["name"] for variant in VARIANTS], "failed": {}}
+    messages = json.loads(store.read_bytes(compared.pop("experiment")))
+    assert messages == {"variants": [variant["name"] for variant in VARIANTS], "failed": {}}
     assert compared == {
         v["name"]: xcom(whole, "evaluate_sd", index=i)["outputs"]["generation"]
         for i, v in enumerate(VARIANTS)
@@ -178,16 +178,16 @@ def test_the_comparison_gets_every_evaluation_by_name_in_the_order_given(whole: 
 
 def test_mapped_jobs_have_ids_metadata_and_links_of_their_own(whole: Any, ray_stub: Any) -> None:
     mine = {
-        name: given
-        for name, given in ray_stub.metadata.items()
-        if given["run"] == whole.run_id and given["task"] == "ddpo"
+        name: values
+        for name, values in ray_stub.metadata.items()
+        if values["run"] == whole.run_id and values["task"] == "ddpo"
     }
-    assert sorted(given["map"] for given in mine.values()) == [
+    assert sorted(values["map"] for values in mine.values()) == [
         str(index) for index in range(len(VARIANTS))
     ]
-    for name, given in mine.items():
-        assert f"ddpo-{given['map']}" in name
-        assert xcom(whole, "ddpo", "_link_RayJobLink", int(given["map"])).endswith(name)
+    for name, values in mine.items():
+        assert f"ddpo-{values['map']}" in name
+        assert xcom(whole, "ddpo", "_link_RayJobLink", int(values["map"])).endswith(name)
     names = {
         ti.map_index: ti.rendered_map_index
         for ti in whole.get_task_instances()
@@ -199,17 +199,17 @@ def test_mapped_jobs_have_ids_metadata_and_links_of_their_own(whole: Any, ray_st
 def test_one_that_fails_takes_no_other_down_is_named_with_its_reason_and_fails_the_run(
     broken: Any, capfd: Any
 ) -> None:
-    found = states(broken)
-    assert (found["ddpo/0"], found["evaluate_sd/0"]) == ("failed", "upstream_failed")
-    assert {found[f"evaluate_sd/{index}"] for index in range(1, len(VARIANTS))} == {"success"}
-    assert (found["compare"], found["verdict"], str(broken.state)) == (
+    result = states(broken)
+    assert (result["ddpo/0"], result["evaluate_sd/0"]) == ("failed", "upstream_failed")
+    assert {result[f"evaluate_sd/{index}"] for index in range(1, len(VARIANTS))} == {"success"}
+    assert (result["compare"], result["verdict"], str(broken.state)) == (
         "success",
         "failed",
         "failed",
     )
     compared = job(xcom(broken, "compare")["attempt"])["inputs"]
-    told = json.loads(store.read_bytes(compared.pop("experiment")))
-    assert told["failed"] == {"plain": "ddpo: InputError: posts: are refused; give better ones"}
+    messages = json.loads(store.read_bytes(compared.pop("experiment")))
+    assert messages["failed"] == {"plain": "ddpo: InputError: posts: are refused; give better ones"}
     assert set(compared) == {variant["name"] for variant in VARIANTS[1:]}
 
 
@@ -233,17 +233,17 @@ def test_a_boigllm_that_fails_skips_the_variants_that_need_it(
         {"name": "wider", "overrides": ["llm.steps=78"]},
     ]
     run = experiment(ray_stub, "finetune_llm/0", variants)
-    found = states(run)
-    assert (found["ddpo/0"], found["evaluate_sd/0"], found["compare"]) == (
+    result = states(run)
+    assert (result["ddpo/0"], result["evaluate_sd/0"], result["compare"]) == (
         "success",
         "success",
         "success",
     )
     assert (
-        found["finetune_llm/0"],
-        found["calibrate/0"],
-        found["ddpo/1"],
-        found["evaluate_sd/1"],
+        result["finetune_llm/0"],
+        result["calibrate/0"],
+        result["ddpo/1"],
+        result["evaluate_sd/1"],
     ) == ("failed", *["skipped"] * 3)
     failed = xcom(run, "collect", "failed")
     assert failed == {"wider": "finetune_llm: InputError: posts: are refused; give better ones"}
@@ -256,9 +256,9 @@ def test_reconcile_stops_the_job_of_the_one_index_whose_task_is_over(
     from airflow.utils.session import create_session
 
     jobs = {}
-    for name, given in ray_stub.metadata.items():
-        if given["run"] == whole.run_id and given["task"] == "ddpo":
-            jobs[int(given["map"])] = name
+    for name, values in ray_stub.metadata.items():
+        if values["run"] == whole.run_id and values["task"] == "ddpo":
+            jobs[int(values["map"])] = name
             ray_stub.states[name] = "RUNNING"
     with create_session() as session:
         for task in session.query(TaskInstance).filter_by(

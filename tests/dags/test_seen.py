@@ -88,14 +88,14 @@ def seen(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Seen:
 def test_each_stage_says_what_it_has_read_and_made(seen: Seen) -> None:
     ingest = seen.last("ingest")
     assert (ingest["eventType"], ingest["job"]["namespace"]) == ("COMPLETE", "boig-tests")
-    [posts], [made] = ingest["inputs"], ingest["outputs"]
+    [posts], [created] = ingest["inputs"], ingest["outputs"]
     assert (posts["namespace"], posts["name"]) == ("file", str(seen.home / "posts"))
-    assert made["name"].startswith(f"{seen.home}/store/datasets/adworld/")
+    assert created["name"].startswith(f"{seen.home}/store/datasets/adworld/")
     sizes = [
         file["size"]
-        for file in json.loads(Path(made["name"], "manifest.json").read_text())["files"]
+        for file in json.loads(Path(created["name"], "manifest.json").read_text())["files"]
     ]
-    statistics = made["outputFacets"]["outputStatistics"]
+    statistics = created["outputFacets"]["outputStatistics"]
     assert [statistics[name] for name in ("rowCount", "size", "fileCount")] == [
         3,
         sum(sizes),
@@ -104,12 +104,13 @@ def test_each_stage_says_what_it_has_read_and_made(seen: Seen) -> None:
 
 
 def test_a_stage_that_failed_says_what_it_has_read(seen: Seen) -> None:
-    failed, [made] = seen.last("perceive"), seen.last("ingest")["outputs"]
+    failed, [created] = seen.last("perceive"), seen.last("ingest")["outputs"]
     assert failed["eventType"] == "FAIL"
     [read] = failed["inputs"]
-    assert (read["namespace"], read["name"]) == (made["namespace"], made["name"])
+    assert (read["namespace"], read["name"]) == (created["namespace"], created["name"])
     assert (
-        read["facets"]["version"]["datasetVersion"] == made["facets"]["version"]["datasetVersion"]
+        read["facets"]["version"]["datasetVersion"]
+        == created["facets"]["version"]["datasetVersion"]
     )
     assert read["inputFacets"]["inputStatistics"]["rowCount"] == 3
     assert failed["outputs"] == []

@@ -72,8 +72,8 @@ def client() -> Iterator[TestClient]:
 
     init_auth_manager()
     [mounted] = BoigPlugin().fastapi_apps
-    with TestClient(mounted["app"], follow_redirects=False) as found:
-        yield found
+    with TestClient(mounted["app"], follow_redirects=False) as result:
+        yield result
 
 
 def test_a_reader_sees_pages_and_pictures_with_their_types_and_a_policy_that_runs_nothing(

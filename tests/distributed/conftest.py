@@ -81,7 +81,7 @@ class Made:
         write_world(200, 3, Law.load("sunlit"), folder / "world")
         scratch = folder / "scratch"
         scratch.mkdir()
-        made = ingest(
+        created = ingest(
             str(folder / "world"),
             None,
             recipe.data,
@@ -90,7 +90,7 @@ class Made:
             scratch=scratch,
             crew=OneProcess(),
         )
-        [shard] = [entry for entry in made.blobs if store.name(entry.path).startswith("images-")]
+        [shard] = [entry for entry in created.blobs if store.name(entry.path).startswith("images-")]
         images = list(dataset.shard_images(f"{root}/v1", shard))
         perceiver, kept = (
             Perceiver.from_recipe(recipe.perception),
@@ -111,9 +111,13 @@ class Made:
             kept,
         )
         entry = perceived.build_shard(kept, list(seen), dict.fromkeys(seen, part))
-        meta = {**made.meta, "perceived": True, "perception": "key"}
+        meta = {**created.meta, "perceived": True, "perception": "key"}
         return self.publish(
-            "datasets/adworld", made.folder, dataset.KIND, meta=meta, blobs=(*made.blobs, entry)
+            "datasets/adworld",
+            created.folder,
+            dataset.KIND,
+            meta=meta,
+            blobs=(*created.blobs, entry),
         )
 
     def llm(self, local: Path) -> str:

@@ -101,24 +101,24 @@ def test_two_ranks_train_as_one_and_resume_exactly(tmp_path: Path) -> None:
     first = train(tmp_path, 2, task="cut", stop=7)
     assert first[0].restored is None
     second = train(tmp_path, 2, task="cut", attempt=2)
-    assert [told.restored for told in second] == [(5, {"cursor": 4})] * 2
+    assert [messages.restored for messages in second] == [(5, {"cursor": 4})] * 2
     assert second[0].losses == pair[0].losses[5:]
     assert second[0].weights == pair[0].weights
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_stops_both(tmp_path: Path) -> None:
-    told = train(tmp_path, 2, task="nan", poison=3)
-    for one in told:
-        assert len(one.losses) == 3
-        assert "loss of step 3" in one.error
-    assert told[0].weights == train(tmp_path, 2, task="ok", stop=3)[0].weights
+    messages = train(tmp_path, 2, task="nan", poison=3)
+    for item in messages:
+        assert len(item.losses) == 3
+        assert "loss of step 3" in item.error
+    assert messages[0].weights == train(tmp_path, 2, task="ok", stop=3)[0].weights
 
 
 def test_notice_to_one_rank_saves_and_ends_both(tmp_path: Path) -> None:
-    told = train(tmp_path, 2, task="leaving", notice=1)
-    for one in told:
-        assert len(one.losses) == 2
-        assert "its state is saved" in one.error
+    messages = train(tmp_path, 2, task="leaving", notice=1)
+    for item in messages:
+        assert len(item.losses) == 2
+        assert "its state is saved" in item.error
     assert train(tmp_path, 2, task="leaving", attempt=2, stop=2)[0].restored == (2, {"cursor": 1})
 
 
@@ -180,9 +180,9 @@ def other_ranks(folder: str) -> tuple[str, list[str], dict[Any, dict[str, Any]]]
     points.save(Text(), 200)
     try:
         points.wait()
-        told = "nothing"
+        messages = "nothing"
     except BoigError as exc:
-        told = str(exc)
+        messages = str(exc)
     store.upload_file = send
     weights = {}
     for case in CASES:
@@ -191,7 +191,7 @@ def other_ranks(folder: str) -> tuple[str, list[str], dict[Any, dict[str, Any]]]
             name: tensor.tolist() for name, tensor in rest(folder + "/one", *case).items()
         }
         half(folder + "/two", *case)
-    return told, points.found(), weights
+    return messages, points.found(), weights
 
 
 def one_rank(folder: str, begin: bool) -> dict[Any, tuple[dict[str, Any], dict[str, Any]]]:
@@ -215,10 +215,10 @@ def test_two_ranks_go_on_as_one_and_one_as_two_and_a_rank_that_cannot_send_is_to
     tmp_path: Path,
 ) -> None:
     run_ranks(one_rank, 1, str(tmp_path), True)
-    told = run_ranks(other_ranks, 2, str(tmp_path))
+    messages = run_ranks(other_ranks, 2, str(tmp_path))
     [ended] = run_ranks(one_rank, 1, str(tmp_path), False)
     for case, (expected, as_one) in ended.items():
-        for other in (as_one, told[0][2][case], told[1][2][case]):
+        for other in (as_one, messages[0][2][case], messages[1][2][case]):
             assert other.keys() == expected.keys()
             for name, numbers in expected.items():
                 np.testing.assert_allclose(
@@ -226,6 +226,6 @@ def test_two_ranks_go_on_as_one_and_one_as_two_and_a_rank_that_cannot_send_is_to
                 )
     assert len(ended) == len(CASES)
 
-    for error, found, _ in told:
+    for error, result, _ in messages:
         assert "rank 1: cannot reach the store" in error
-        assert [Path(uri).name for uri in found] == ["step-000100"]
+        assert [Path(uri).name for uri in result] == ["step-000100"]

@@ -85,13 +85,13 @@ def test_every_row_is_sampled_and_measured_as_the_prompts_own(made: Any, tmp_pat
         judge=judge,
     )
     folder = Path(done["outputs"]["generation"])
-    found = json.loads((folder / "generation.json").read_text())
-    assert [name for name, row in found["generation"].items() if row] == [*MODELS, CHAMPION]
-    assert found["grid_rows"] == [name for name in ROWS if not name.endswith("_unguided")]
-    assert found["settings"]["judge"] == "engagement predictor of the split judge"
-    assert found["paired"]["boigsd-champion"]["judge"]["mean"] == 0
+    result = json.loads((folder / "generation.json").read_text())
+    assert [name for name, row in result["generation"].items() if row] == [*MODELS, CHAMPION]
+    assert result["grid_rows"] == [name for name in ROWS if not name.endswith("_unguided")]
+    assert result["settings"]["judge"] == "engagement predictor of the split judge"
+    assert result["paired"]["boigsd-champion"]["judge"]["mean"] == 0
     # The models are one and the same here: only prompts and guidance make a difference.
-    rows = found["generation"]
+    rows = result["generation"]
     assert rows["boigsd"] == rows["base"]
     assert 0 < rows["base"]["judge"] < 100
     assert (
@@ -99,12 +99,12 @@ def test_every_row_is_sampled_and_measured_as_the_prompts_own(made: Any, tmp_pat
     )
     assert rows["base_unguided"]["clip"] != rows["base"]["clip"]
     assert rows["base"]["forwards"] == 2 * rows["base_unguided"]["forwards"] == 4
-    assert {prompt["id"]: set(prompt["rewritten"]) for prompt in found["prompts"]} == {
-        prompt["id"]: {"retrieval", "boigllm"} for prompt in found["prompts"]
+    assert {prompt["id"]: set(prompt["rewritten"]) for prompt in result["prompts"]} == {
+        prompt["id"]: {"retrieval", "boigllm"} for prompt in result["prompts"]
     }
     table = pq.read_table(folder / "images.parquet").to_pylist()
     assert len(table) == 6 * len(ROWS)
-    texts = {prompt["id"]: prompt for prompt in found["prompts"]}
+    texts = {prompt["id"]: prompt for prompt in result["prompts"]}
     names = {name.replace("_", " ").lower() for name in PALETTE}
     for row in table:
         way = ROWS[row["model"]].rewrite
@@ -113,10 +113,10 @@ def test_every_row_is_sampled_and_measured_as_the_prompts_own(made: Any, tmp_pat
         assert row["prompt"].startswith(prompt["text"])
     assert any(
         f"in {name}" in prompt["rewritten"]["boigllm"]
-        for prompt in found["prompts"]
+        for prompt in result["prompts"]
         for name in names
     )
-    assert sum(part["n"] for part in found["by"]["bucket"].values()) == 6
+    assert sum(part["n"] for part in result["by"]["bucket"].values()) == 6
 
 
 def test_real_images_are_held_out_high_ones_and_novelty_knows_those_of_the_training(
@@ -124,13 +124,13 @@ def test_real_images_are_held_out_high_ones_and_novelty_knows_those_of_the_train
 ) -> None:
     recipe, clip = load_recipe("tiny", made.settings), ClipJudge("package:clip-judge")
     seen = see_real(made.dataset, made.samples, clip, clip, recipe)
-    held = real_samples(made.samples)
-    assert {(sample.split == "train", sample.bucket) for sample in held} == {(False, "high")}
+    stored = real_samples(made.samples)
+    assert {(sample.split == "train", sample.bucket) for sample in stored} == {(False, "high")}
     assert (
         len(seen.features_HF)
         == len(seen.embedding_HD)
         == len(seen.named_H)
-        == len({sample.image for sample in held})
+        == len({sample.image for sample in stored})
     )
     train = {
         sample.image

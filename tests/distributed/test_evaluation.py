@@ -55,7 +55,7 @@ def test_actors_give_the_bits_of_one_process_in_the_order_of_the_prompts(
         "unguided": SampleRequest(base, PROMPTS, 1.0),
         "turned": SampleRequest(base, PROMPTS[::-1], 3.0),
     }
-    told: dict[str, tuple[int, int]] = {}
+    messages: dict[str, tuple[int, int]] = {}
     chunks: list[np.ndarray] = []
 
     class Counting(ActorPool):
@@ -65,31 +65,31 @@ def test_actors_give_the_bits_of_one_process_in_the_order_of_the_prompts(
 
     monkeypatch.setattr(evaluation, "ActorPool", Counting)
     with started_samplers(RECIPE) as actors:
-        found = sample_draws(
+        result = sample_draws(
             actors,
             draws,
             SEEDS,
             RECIPE.ddpo.chunk,
-            lambda name, images: told.update({name: (id(images), len(chunks))}),
+            lambda name, images: messages.update({name: (id(images), len(chunks))}),
         )
-    assert list(found) == list(draws)
-    assert {name: image for name, (image, _) in told.items()} == {
-        name: id(images) for name, images in found.items()
+    assert list(result) == list(draws)
+    assert {name: image for name, (image, _) in messages.items()} == {
+        name: id(images) for name, images in result.items()
     }
-    assert [seen for _, seen in told.values()] == [2, 4, 6, 8], (
+    assert [seen for _, seen in messages.values()] == [2, 4, 6, 8], (
         "a draw is handed over before the next one is waited for"
     )
-    assert found["base"].shape == (6, 32, 32, 3)
-    np.testing.assert_array_equal(found["base"], found["candidate"])
+    assert result["base"].shape == (6, 32, 32, 3)
+    np.testing.assert_array_equal(result["base"], result["candidate"])
     alone = SampleActor(RECIPE)
     for name in ("base", "unguided", "turned"):
         for part in (slice(0, 4), slice(4, 6)):
             draw = replace(draws[name], prompts=draws[name].prompts[part])
-            np.testing.assert_array_equal(found[name][part], alone.sample(draw, SEEDS[part]))
+            np.testing.assert_array_equal(result[name][part], alone.sample(draw, SEEDS[part]))
     assert (
-        np.abs(found["base"][0].astype(int) - found["base"][3]).max() > 0
+        np.abs(result["base"][0].astype(int) - result["base"][3]).max() > 0
     )  # same prompt, other noise
-    assert not np.array_equal(found["base"], found["unguided"])
+    assert not np.array_equal(result["base"], result["unguided"])
 
 
 def test_a_committed_language_model_answers_on_workers_with_and_without_the_grammar(

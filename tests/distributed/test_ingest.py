@@ -111,12 +111,12 @@ def test_an_export_becomes_a_described_dataset(world: Path, tmp_path: Path) -> N
         run_id="r3",
         overrides=("data.name=other", "data.shard_mb=0.5"),
     )
-    made = commit.read_commit(other[1])
-    assert made is not None
+    created = commit.read_commit(other[1])
+    assert created is not None
     elsewhere = run(
         Stage.PERCEIVE,
         tmp_path,
-        {"dataset": made["outputs"]["dataset"]},
+        {"dataset": created["outputs"]["dataset"]},
         run_id="r3",
         overrides=("data.name=other",),
     )

@@ -96,12 +96,16 @@ def dataset_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
         )
     (export / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     rules = Data(min_text=0, floors=(-1, -1, -1), near_duplicates=None)
-    made = ingest(
+    created = ingest(
         str(export), None, rules, 0, root=root, scratch=folder, crew=OneProcess(), retry=False
     )
-    images = [entry for entry in made.blobs if f"{dataset.IMAGES}-" in entry.path]
+    images = [entry for entry in created.blobs if f"{dataset.IMAGES}-" in entry.path]
     questions = sorted(
-        (Question(found.sha256) for e in images for found in dataset.shard_images(f"{root}/v", e)),
+        (
+            Question(result.sha256)
+            for e in images
+            for result in dataset.shard_images(f"{root}/v", e)
+        ),
         key=lambda q: q.sha256,
     )
     looks = {"Red": 0.6, "Blue": 0.4}, {"warm": 0.6, "neutral": 0.0, "cool": 0.4}
@@ -113,20 +117,23 @@ def dataset_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     part = perceived.keep_part(
         perceived.table_of(seen, {q.sha256: (8, 8) for q in questions}), kept
     )
-    made = replace(
-        made,
-        blobs=(*made.blobs, perceived.build_shard(kept, questions, dict.fromkeys(questions, part))),
+    created = replace(
+        created,
+        blobs=(
+            *created.blobs,
+            perceived.build_shard(kept, questions, dict.fromkeys(questions, part)),
+        ),
     )
     uri, attempt = store.join(root, "v1"), store.join(str(folder), "runs", "v1")
-    lineage, meta = Lineage(inputs={}, recipe="r", code="c"), {**made.meta, "perceived": True}
+    lineage, meta = Lineage(inputs={}, recipe="r", code="c"), {**created.meta, "perceived": True}
     publish_folder(
-        made.folder,
+        created.folder,
         uri,
         kind=dataset.KIND,
         lineage=lineage,
         commit=store.join(attempt, commit.COMMIT),
         meta=meta,
-        blobs=made.blobs,
+        blobs=created.blobs,
     )
     commit.commit(attempt, {"dataset": uri}, {})
     return uri
@@ -200,9 +207,9 @@ def test_torchrun_trains_without_ray(dataset_uri: str, tmp_path: Path) -> None:
     )
     for name in fields:
         arguments += ["--set", f"llm.{name}={getattr(sizes, name)}"]
-    told = json.loads(torchrun(*arguments).strip().splitlines()[-1])
-    assert told["steps"] == 4
-    assert told["loss_fell"] is True
+    messages = json.loads(torchrun(*arguments).strip().splitlines()[-1])
+    assert messages["steps"] == 4
+    assert messages["loss_fell"] is True
     assert json.loads((out / "deepspeed.json").read_text())["zero_optimization"]["stage"] == 2
     assert parse_recipe(json.loads((out / "recipe.json").read_text())).llm.hidden == 48
     assert [
@@ -215,4 +222,4 @@ def test_torchrun_trains_without_ray(dataset_uri: str, tmp_path: Path) -> None:
     alone = finetune(
         samples, parse_recipe(json.loads((out / "recipe.json").read_text())), with_kpi=True
     )
-    assert alone.metrics["last_val_loss"] == pytest.approx(told["last_val_loss"], abs=1e-4)
+    assert alone.metrics["last_val_loss"] == pytest.approx(messages["last_val_loss"], abs=1e-4)

@@ -103,12 +103,12 @@ def tells(config: dict[str, Any]) -> str:
 def test_lines_are_kept_once_in_order_while_it_trains(kept: Kept) -> None:
     assert trained(kept, tells, 2) == "result"
     own = [line for line in kept.lines if "rank 1" not in line]
-    told = [
+    messages = [
         f"INFO ray_jobs.told: {line}"
         for line in ("rank 0 begins", *(f"step {step}" for step in range(50)))
     ]
     assert own == [
-        *told,
+        *messages,
         "WARNING ray_jobs.told: the key is [SOME_API_KEY]",
         "ERROR ray_jobs.told: rank 0 ends",
     ]

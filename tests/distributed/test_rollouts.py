@@ -136,7 +136,7 @@ def test_same_bits_for_one_and_two_and_replaced_actors(
         RayRollouts.start(recipe_with(2), Warmth, functools.partial(die_once, died)),
         RayRollouts.start(impatient, functools.partial(HangsOnce, hung)),
     ]
-    one, *others = (pool.collect(adapter, chunks) for pool in pools)
+    item, *others = (pool.collect(adapter, chunks) for pool in pools)
     worked, waited = ([pool.spent(3600) for pool in pools] for _ in range(2))
     assert [row["chunks_redone"] for row in worked] == [0, 1, 1]
     assert [row["seconds_lost"] > 0 for row in worked] == [False, True, True]
@@ -146,9 +146,9 @@ def test_same_bits_for_one_and_two_and_replaced_actors(
     )
     assert not any(row["chunks_redone"] for row in waited)
     [(again, findings)] = pools[0].examine(adapter, chunks[:1])
-    assert np.array_equal(again.images_BHWC, one[0][0].images_BHWC)
+    assert np.array_equal(again.images_BHWC, item[0][0].images_BHWC)
     assert {name: of_N.tolist() for name, of_N in findings.items()} == {
-        "reward": one[0][1].tolist()
+        "reward": item[0][1].tolist()
     }
     for actor in (*pools[0]._samplers, *pools[0]._scorers):  # while they are idle
         os.kill(ray.get(actor.ready.remote()), signal.SIGKILL)
@@ -158,15 +158,15 @@ def test_same_bits_for_one_and_two_and_replaced_actors(
     assert died.exists()
     assert hung.exists()
     for other in others:
-        for (a, reward_a), (b, reward_b) in zip(one, other, strict=True):
+        for (a, reward_a), (b, reward_b) in zip(item, other, strict=True):
             assert a.indices_B.tolist() == b.indices_B.tolist()
             assert np.array_equal(a.latents_BSCHW, b.latents_BSCHW)
             assert np.array_equal(a.logprobs_old_BK, b.logprobs_old_BK)
             assert np.array_equal(a.images_BHWC, b.images_BHWC)
             assert np.array_equal(reward_a, reward_b)
-    assert [i for t, _ in one for i in t.indices_B.tolist()] == list(range(12))
+    assert [i for t, _ in item for i in t.indices_B.tolist()] == list(range(12))
     np.testing.assert_array_equal(
-        one[0][1], Warmth("cpu").score(one[0][0].images_BHWC, chunks[0].samples)
+        item[0][1], Warmth("cpu").score(item[0][0].images_BHWC, chunks[0].samples)
     )
 
 

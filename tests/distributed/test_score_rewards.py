@@ -48,7 +48,7 @@ def test_a_split_is_scored_once_and_a_folder_of_its_images_alike(made: Any, tmp_
     assert set(calibration["scales"]) == set(offered(predictor=False))
 
     done = made.run(Stage.SCORE_REWARDS, "reward.actors=2", **made.inputs)
-    rows, found = read(done)
+    rows, result = read(done)
     test = {sample.id: sample for sample in made.samples if sample.split == "test"}
     assert sorted(row["id"] for row in rows) == sorted(test)
     assert set(rows[0]) == {"id", "image", "account", *offered(predictor=False), "tokens", "reward"}
@@ -59,11 +59,11 @@ def test_a_split_is_scored_once_and_a_folder_of_its_images_alike(made: Any, tmp_
                  for scale in [calibration["scales"][name]]]  # fmt: skip
         assert row["reward"] == pytest.approx(np.clip(sum(parts), low, high))
         assert row["tokens"] > len(print_answer(test[row["id"]].description)) / 20  # type: ignore[arg-type]
-    assert found["all"]["n"] == len(test)
+    assert result["all"]["n"] == len(test)
 
     again = made.run(Stage.SCORE_REWARDS, name="again", **made.inputs)
     assert again["metrics"]["known"] == len(test)
-    assert read(again) == (rows, found)
+    assert read(again) == (rows, result)
 
     chosen = list(test.values())[:3]
     pixels = dataset.read_images(made.dataset, [sample.image for sample in chosen])
@@ -116,12 +116,12 @@ def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Any) ->
     assert metrics["predictor"]["train_samples"] == counts["train"]
     assert metrics["judge"]["train_samples"] < counts["judge"]
     manifest.read_manifest(outputs["judge"], kind="judge")
-    told = metrics["predictor"]
-    assert told["steps"] == 40
+    messages = metrics["predictor"]
+    assert messages["steps"] == 40
     # Whether forty steps beat a head that says the middle of everything is not asked here, only
     # that they are told of as they were.
-    assert told["best_step"] == 40
-    assert told["loss_fell"] is (told["best_val_loss"] < told["first_val_loss"])
+    assert messages["best_step"] == 40
+    assert messages["loss_fell"] is (messages["best_val_loss"] < messages["first_val_loss"])
     published = manifest.read_manifest(outputs["predictor"], kind="predictor")
     assert published.meta["method"] == "head"
     assert {"head.safetensors", "predictor.json", "README.md"} <= {

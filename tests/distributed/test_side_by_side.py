@@ -65,8 +65,8 @@ def test_two_trainings_meet_and_share_a_log_and_a_curve(tmp_path: Path) -> None:
         for name, other in (("first", "second"), ("second", "first"))
     }
     with KeptLog(lambda number, chunk: kept.append(chunk.decode()), every_s=0.1):
-        told = options(tmp_path, on_row=lambda step, values: rows.append((step, values)))
-        results = run_trainings(meets, configs, at_once=2, **told)
+        messages = options(tmp_path, on_row=lambda step, values: rows.append((step, values)))
+        results = run_trainings(meets, configs, at_once=2, **messages)
     assert results == {"first": "result of first", "second": "result of second"}
     for name, other in (("first", "second"), ("second", "first")):
         assert f"ray_jobs.side: {name}: met {other}\n" in "".join(kept)

@@ -79,9 +79,9 @@ RECIPE = [
 def postgres_programs() -> Path:
     """Folder of ``initdb`` and ``postgres``; where there are none the tests are skipped, but on CI
     they fail."""
-    found = shutil.which("initdb")
+    result = shutil.which("initdb")
     places = (
-        [Path(found).resolve().parent] if found else sorted(POSTGRES.glob("*/bin"), reverse=True)
+        [Path(result).resolve().parent] if result else sorted(POSTGRES.glob("*/bin"), reverse=True)
     )
     if places:
         return places[0]
@@ -139,12 +139,12 @@ class Airflow(AirflowApi):
 
     def all_tasks(self, run: Run) -> dict[str, dict[str, Any]]:
         """Task instances of a run by task id, however many there are."""
-        found: dict[str, dict[str, Any]] = {}
+        result: dict[str, dict[str, Any]] = {}
         while page := self._call(
-            "GET", f"{run.path}/taskInstances?limit=100&offset={len(found)}&order_by=id"
+            "GET", f"{run.path}/taskInstances?limit=100&offset={len(result)}&order_by=id"
         )["task_instances"]:
-            found |= {task["task_id"]: task for task in page}
-        return found
+            result |= {task["task_id"]: task for task in page}
+        return result
 
     def state(self, run: Run, task: str = "stage") -> str | None:
         return self.task(run, task)["state"]  # type: ignore[no-any-return]
@@ -190,8 +190,8 @@ class Airflow(AirflowApi):
         )["asset_events"]  # type: ignore[no-any-return]
 
     def asset_state(self, asset: str) -> dict[str, Any]:
-        found = self._call("GET", f"/assets/{self._asset(asset)}/state-store")["asset_state_store"]
-        return {entry["key"]: entry["value"] for entry in found}
+        result = self._call("GET", f"/assets/{self._asset(asset)}/state-store")["asset_state_store"]
+        return {entry["key"]: entry["value"] for entry in result}
 
     def forget(self, asset: str, key: str) -> None:
         self._send(
@@ -199,8 +199,8 @@ class Airflow(AirflowApi):
         ).raise_for_status()
 
     def _asset(self, name: str) -> int:
-        found = self._call("GET", f"/assets?name_pattern={quote(name)}")["assets"]
-        return next(int(asset["id"]) for asset in found if asset["name"] == name)
+        result = self._call("GET", f"/assets?name_pattern={quote(name)}")["assets"]
+        return next(int(asset["id"]) for asset in result if asset["name"] == name)
 
     def delete(self, run: Run) -> None:
         """As in the web page: a run must have ended before it can be deleted."""
@@ -425,10 +425,10 @@ class Installation(Services):
 
     def jobs(self, run: Run) -> list[dict[str, Any]]:
         """What Ray knows of a run's jobs, the oldest first."""
-        found = [
+        result = [
             job for job in self.ray_says("/api/jobs/") if f"/{run.folder}/" in job["entrypoint"]
         ]
-        return sorted(found, key=lambda job: job["start_time"])
+        return sorted(result, key=lambda job: job["start_time"])
 
     def ray_says(self, path: str) -> Any:
         """Answer of Ray's dashboard."""

@@ -23,11 +23,11 @@ from boig_core.storage.job import Job, Outcome, Workspace, run_stage
 
 def work(space: Workspace) -> Outcome:
     """The stage that takes a second."""
-    made = space.scratch / "made"
-    made.mkdir()
-    (made / "attempt.txt").write_text(str(space.job.attempt))
+    created = space.scratch / "made"
+    created.mkdir()
+    (created / "attempt.txt").write_text(str(space.job.attempt))
     outcome = Outcome(
-        {"dataset": space.publish("datasets/faults", made, kind="dataset")},
+        {"dataset": space.publish("datasets/faults", created, kind="dataset")},
         {"attempt": space.job.attempt},
     )
     say_and_wait(space.job)

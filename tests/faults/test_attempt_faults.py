@@ -79,9 +79,9 @@ class Stages:
 @pytest.fixture
 def stages(root: str, tmp_path: Path) -> Iterator[Stages]:
     (tmp_path / "signals").mkdir()
-    found = Stages(root, tmp_path / "signals")
-    yield found
-    for process in found.running:
+    result = Stages(root, tmp_path / "signals")
+    yield result
+    for process in result.running:
         process.kill()
         process.wait()
 

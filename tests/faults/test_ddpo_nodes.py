@@ -128,8 +128,8 @@ class Nodes:
         [node] = [node for node in self.cluster.worker_nodes if node.node_id == node_id]
         [raylet] = node.all_processes["raylet"]
         process = psutil.Process(raylet.process.pid)
-        for one in (process, *process.children(recursive=True)):
-            one.kill()
+        for item in (process, *process.children(recursive=True)):
+            item.kill()
         self.cluster.remove_node(node, allow_graceful=False)
         del self.pools[node_id]
 
@@ -170,10 +170,10 @@ def nodes() -> Iterator[Nodes]:
     """A head without CPUs, which holds the driver alone, and a node a pool."""
     torch.set_num_threads(1)
     with cluster_of_nodes() as cluster:
-        found = Nodes(cluster)
+        result = Nodes(cluster)
         for pool in POOLS:
-            found.add(pool)
-        yield found
+            result.add(pool)
+        yield result
 
 
 def learn(config: dict[str, Any]) -> tuple[Adapter, dict[int, float]]:
@@ -406,11 +406,11 @@ def test_actors_with_a_share_of_a_gpu_leave_the_ranks_theirs(nodes: Nodes) -> No
         pass
 
     def start(demand: Demand) -> list[Any]:
-        made = [
+        created = [
             Held.options(**actor_options(demand.resources)).remote() for _ in range(demand.count)
         ]  # type: ignore[attr-defined]
-        ray.get([actor.__ray_ready__.remote() for actor in made], timeout=120)
-        return made
+        ray.get([actor.__ray_ready__.remote() for actor in created], timeout=120)
+        return created
 
     with room(ranks, [others], 60.0):
         sharing = start(

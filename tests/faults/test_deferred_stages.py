@@ -26,8 +26,8 @@ def test_lag_and_latency_are_measured(tmp_path: Path) -> None:
         env=env,
         check=True,
     )
-    found = json.loads((tmp_path / "found.json").read_text())
-    boig = found["boig"]
+    result = json.loads((tmp_path / "found.json").read_text())
+    boig = result["boig"]
     assert boig["states"] == {"success": 4}
     assert boig["task_s"]["n"] == 4
     assert 0 < boig["event_s"]["n"] <= 4, (

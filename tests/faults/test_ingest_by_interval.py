@@ -37,7 +37,7 @@ def export(services: Installation, *more: dict[str, Any]) -> None:
         if day != EMPTY
     ]
     (services.home / "posts" / "posts.jsonl").write_text(
-        "".join(json.dumps(one) + "\n" for one in [*rows, *more])
+        "".join(json.dumps(item) + "\n" for item in [*rows, *more])
     )
 
 
@@ -51,9 +51,9 @@ def quiet_day(services: Installation) -> Run:
         json.dumps(row("future", 1.0, "9.png", day="2199-01-01")) + "\n"
     )
     services.airflow.unpause(DAG)
-    found = until("a scheduled run", lambda: services.airflow.newest_run(DAG))
-    assert found["run_type"] == "scheduled"
-    run = Run(DAG, found["dag_run_id"])
+    result = until("a scheduled run", lambda: services.airflow.newest_run(DAG))
+    assert result["run_type"] == "scheduled"
+    run = Run(DAG, result["dag_run_id"])
     assert ended(services, run) == "success"
     return run
 
@@ -66,9 +66,9 @@ def backfilled(services: Installation, quiet_day: Run) -> list[Run]:
     argv = [sys.executable, "-m", "airflow", "backfill", "create", "--dag-id", DAG, *days]
     subprocess.run(argv, env=services.env, check=True, stdout=subprocess.DEVNULL)
     runs = [
-        Run(DAG, found["dag_run_id"])
-        for found in services.airflow.runs(DAG)
-        if found["run_type"] == "backfill"
+        Run(DAG, result["dag_run_id"])
+        for result in services.airflow.runs(DAG)
+        if result["run_type"] == "backfill"
     ]
     assert len(runs) == len(DAYS)
     assert {ended(services, run) for run in runs} == {"success"}
@@ -184,8 +184,8 @@ def test_a_wrong_recipe_ends_in_the_first_task_with_what_is_wrong_in_the_last_li
 ) -> None:
     run = Run(DAG, services.airflow.trigger(DAG, {"overrides": ["ddpo.epochs=-5"]}))
     assert ended(services, run) == "failed"
-    found = states(services, run)
-    assert (found.pop("plan"), set(found.values())) == ("failed", {"upstream_failed"})
+    result = states(services, run)
+    assert (result.pop("plan"), set(result.values())) == ("failed", {"upstream_failed"})
     task = services.airflow.tasks(DAG, run.id)["plan"]
     assert task["try_number"] == 1, "what is wrong stays wrong: no second try"
     took_s = (

@@ -137,9 +137,9 @@ def committed(made: Job) -> dict[str, str]:
 def client(port: int) -> int:
     """Process behind a port of this machine."""
     [pid] = {
-        one.pid
-        for one in psutil.net_connections("tcp")
-        if one.laddr and one.laddr.port == port and one.pid not in {None, os.getpid()}
+        item.pid
+        for item in psutil.net_connections("tcp")
+        if item.laddr and item.laddr.port == port and item.pid not in {None, os.getpid()}
     }
     return int(pid)
 
@@ -147,9 +147,9 @@ def client(port: int) -> int:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head without CPUs, and a node that does the work."""
-    with cluster_of_nodes() as made:
-        made.add_node(num_cpus=2)
-        yield made
+    with cluster_of_nodes() as created:
+        created.add_node(num_cpus=2)
+        yield created
 
 
 @pytest.mark.parametrize("victim", ["worker", "node"])
@@ -173,10 +173,10 @@ def test_a_killed_worker_or_node_changes_nothing(
 
     Server.asked.clear()
     Server.strike, Server.strike_at = staticmethod(strike), IMAGES // 2
-    made = job(tmp_path, location, 1)
-    assert run_stage(ingest.work, [write_job(made)]) == 0
+    created = job(tmp_path, location, 1)
+    assert run_stage(ingest.work, [write_job(created)]) == 0
     assert len(struck) == 1
-    assert committed(made) == undisturbed
+    assert committed(created) == undisturbed
     assert (
         IMAGES < Server.asked.total() <= IMAGES + 4 * CHUNK
     )  # what was under way came again, and nothing else

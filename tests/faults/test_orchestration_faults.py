@@ -51,7 +51,7 @@ def dataset(services: Installation, world: Path) -> None:
         services.home / "scratch",
     )
     scratch.mkdir()
-    made = ingest(
+    created = ingest(
         str(world),
         None,
         load_recipe("tiny", RECIPE).data,
@@ -66,13 +66,13 @@ def dataset(services: Installation, world: Path) -> None:
     )
     by = store.join(attempt, commit.COMMIT)
     manifest.publish_folder(
-        made.folder,
+        created.folder,
         f"{root}/v1",
         kind="dataset",
         lineage=lineage,
         commit=by,
-        meta=made.meta,
-        blobs=made.blobs,
+        meta=created.meta,
+        blobs=created.blobs,
     )
     commit.commit(attempt, {"dataset": f"{root}/v1"}, {})
 
@@ -313,8 +313,8 @@ def test_all_of_airflow_killed_while_some_jobs_end_and_others_go_on(services: In
 def test_two_submitters_of_one_id_start_one_job(services: Installation) -> None:
     async def race(name: str, entrypoint: str) -> None:
         cluster = RayCluster(services.gate.address)
-        async with cluster.connect() as one, cluster.connect() as two:
-            await asyncio.gather(*(jobs.submit(name, entrypoint, {}) for jobs in (one, two)))
+        async with cluster.connect() as item, cluster.connect() as two:
+            await asyncio.gather(*(jobs.submit(name, entrypoint, {}) for jobs in (item, two)))
 
     marks = services.signals / "raced"
     with pytest.MonkeyPatch.context() as patch:

@@ -55,14 +55,14 @@ CLEAN = {
 
 def members_of(home: Path) -> list[psutil.Process]:
     """Processes whose command line names the demo's folder."""
-    found = []
+    result = []
     for process in psutil.process_iter():
         try:
             if any(str(home) in part for part in process.cmdline()):
-                found.append(process)
+                result.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return found
+    return result
 
 
 def people(home: Path) -> dict[str, list[str]]:
@@ -70,12 +70,12 @@ def people(home: Path) -> dict[str, list[str]]:
     no user."""
     with closing(sqlite3.connect(home / "airflow" / "airflow.db")) as database:
         started = "SELECT triggering_user_name, dag_id FROM dag_run WHERE triggering_user_name IS NOT NULL"
-        found: dict[str, list[str]] = {}
+        result: dict[str, list[str]] = {}
         for user, dag in database.execute(started):
-            found.setdefault(user, []).append(dag)
+            result.setdefault(user, []).append(dag)
     for decision in (home / "store" / "runs" / "boig_promote").glob("*/decision.json"):
-        found.setdefault(json.loads(decision.read_text())["by"], []).append("boig_promote")
-    return found
+        result.setdefault(json.loads(decision.read_text())["by"], []).append("boig_promote")
+    return result
 
 
 @pytest.mark.timeout(1500)

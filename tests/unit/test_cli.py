@@ -238,7 +238,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
             f"{folder}/store/runs/{version}",
         )
         scratch.mkdir()
-        made = ingestion.ingest(
+        created = ingestion.ingest(
             str(folder / "export"),
             None,
             Data(near_duplicates=None),
@@ -250,13 +250,13 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
         lineage = manifest.Lineage(inputs={"posts": "p"}, recipe="r", code="c")
         where = f"{attempt}/{commit.COMMIT}"
         manifest.publish_folder(
-            made.folder,
+            created.folder,
             f"{root}/{version}",
             kind="dataset",
             lineage=lineage,
             commit=where,
-            meta=made.meta,
-            blobs=made.blobs,
+            meta=created.meta,
+            blobs=created.blobs,
         )
         commit.commit(attempt, {"dataset": f"{root}/{version}"}, {})
         uris.append(f"{root}/{version}")
@@ -265,15 +265,15 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 def test_dataset_show_prints_the_numbers(versions: tuple[str, str], tmp_path: Path) -> None:
     shown = boig("dataset", "show", versions[0], cwd=tmp_path)
-    found = json.loads(boig("dataset", "show", versions[0], "--json", cwd=tmp_path).stdout)
-    assert yaml.safe_load(shown.stdout) == found
-    assert (found["posts"], found["accepted"], found["rejected_by_reason"]) == (
+    result = json.loads(boig("dataset", "show", versions[0], "--json", cwd=tmp_path).stdout)
+    assert yaml.safe_load(shown.stdout) == result
+    assert (result["posts"], result["accepted"], result["rejected_by_reason"]) == (
         5,
         4,
         {"missing_field": 1},
     )
-    assert found["lineage"] == {"inputs": {"posts": "p"}, "recipe": "r", "code": "c"}
-    assert len(found["digest"]) == 64
+    assert result["lineage"] == {"inputs": {"posts": "p"}, "recipe": "r", "code": "c"}
+    assert len(result["digest"]) == 64
     assert shown.stderr == ""
 
 
@@ -304,8 +304,12 @@ def test_dataset_diff_prints_counts_and_a_few_ids(
     done = boig("dataset", "diff", *versions, cwd=tmp_path)
     assert done.stdout.splitlines()[:4] == ["added: 1", "    p4", "removed: 1", "    p3"]
     assert "changed kpi: 1\n    p1\n" in done.stdout
-    found = json.loads(boig("dataset", "diff", *versions, "--json", cwd=tmp_path).stdout)
-    assert (found["added"], found["removed"], found["changed"]["kpi"]) == (["p4"], ["p3"], ["p1"])
+    result = json.loads(boig("dataset", "diff", *versions, "--json", cwd=tmp_path).stdout)
+    assert (result["added"], result["removed"], result["changed"]["kpi"]) == (
+        ["p4"],
+        ["p3"],
+        ["p1"],
+    )
     assert (
         boig("dataset", "diff", versions[0], versions[0], cwd=tmp_path).stdout
         == "added: 0\nremoved: 0\n"

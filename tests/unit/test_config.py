@@ -56,11 +56,11 @@ def test_overrides_win_and_the_last_one_most(tmp_path: Path) -> None:
 
 
 def test_digest_follows_content_only(tmp_path: Path) -> None:
-    one = load_recipe(write(tmp_path, "seed: 1\nllm: {steps: 5}"))
+    item = load_recipe(write(tmp_path, "seed: 1\nllm: {steps: 5}"))
     same = load_recipe(write(tmp_path, "llm:\n  steps: 5\nseed: 1  # a comment"))
-    assert one.digest() == same.digest()
-    assert re.fullmatch(r"[0-9a-f]{64}", one.digest())
-    assert load_recipe(write(tmp_path, "seed: 2\nllm: {steps: 5}")).digest() != one.digest()
+    assert item.digest() == same.digest()
+    assert re.fullmatch(r"[0-9a-f]{64}", item.digest())
+    assert load_recipe(write(tmp_path, "seed: 2\nllm: {steps: 5}")).digest() != item.digest()
 
 
 def test_patterns_go_by_name_or_number(tmp_path: Path) -> None:

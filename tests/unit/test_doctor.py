@@ -36,17 +36,19 @@ class _Server(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for name in ("RAY_API_ADDRESS", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server)
-    thread = threading.Thread(target=found.serve_forever, daemon=True)
+    result = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server)
+    thread = threading.Thread(target=result.serve_forever, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{found.server_port}"
-    found.shutdown()
-    found.server_close()
+    yield f"http://127.0.0.1:{result.server_port}"
+    result.shutdown()
+    result.server_close()
     thread.join()
 
 
 def finding(tmp_path: Path, check: str) -> doctor.CheckResult:
-    return next(found for found in doctor.diagnose(str(tmp_path / "store")) if found.check == check)
+    return next(
+        result for result in doctor.diagnose(str(tmp_path / "store")) if result.check == check
+    )
 
 
 def test_servers_that_answer(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,10 +63,10 @@ def test_missing_token_is_named(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_API_ADDRESS", server)
-    found = finding(tmp_path, "ray")
-    assert found.state == "failed"
-    assert "401" in found.detail
-    assert "RAY_AUTH_TOKEN" in found.detail
+    result = finding(tmp_path, "ray")
+    assert result.state == "failed"
+    assert "401" in result.detail
+    assert "RAY_AUTH_TOKEN" in result.detail
 
 
 def test_other_server_is_no_ray(
@@ -88,6 +90,6 @@ def test_altered_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: s
         target.unlink()
     else:
         (copy / "manifest.json").write_text("{}")
-    found = finding(tmp_path, "models")
-    assert found.state == "failed"
-    assert "boig tiny-models" in found.detail
+    result = finding(tmp_path, "models")
+    assert result.state == "failed"
+    assert "boig tiny-models" in result.detail

@@ -43,10 +43,10 @@ def test_lock_pins_everything_but_torch_and_names_no_index() -> None:
     assert "torch" not in LOCK
     assert not [name for name in LOCK if name.startswith(("nvidia", "triton", "cuda"))]
     wanted = [
-        found
+        result
         for texts in extras().values()
-        for found in texts
-        if found.name not in {"boig", "torch"}
+        for result in texts
+        if result.name not in {"boig", "torch"}
     ]
     assert len(wanted) > 30
     for requirement in wanted:
@@ -57,8 +57,8 @@ def test_lock_pins_everything_but_torch_and_names_no_index() -> None:
 
 def test_images_take_one_side_only() -> None:
     sides = {
-        extra: {canonicalize_name(requirement.name) for requirement in found}
-        for extra, found in extras().items()
+        extra: {canonicalize_name(requirement.name) for requirement in result}
+        for extra, result in extras().items()
     }
     assert not {"torch", "ray", "transformers", "deepspeed"} & (
         sides[""] | sides["airflow"] | sides["postgres"]
@@ -72,8 +72,8 @@ def test_images_take_one_side_only() -> None:
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    return found
+    result: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return result
 
 
 def test_every_port_stays_on_this_machine(compose: dict[str, Any]) -> None:
@@ -169,10 +169,10 @@ def test_prometheus_collects_where_the_stack_exports(compose: dict[str, Any]) ->
     assert airflow["static_configs"] == [{"targets": ["statsd-exporter:9102"]}]
     settings = compose["services"]["airflow-scheduler"]["environment"]
     assert settings["AIRFLOW__METRICS__STATSD_HOST"] == "statsd-exporter"
-    (found,) = ray["dns_sd_configs"]
-    for name in found["names"]:
-        assert f"--metrics-export-port={found['port']}" in compose["services"][name]["command"]
-    assert set(found["names"]) == {name for name in compose["services"] if name.startswith("ray-")}
+    (result,) = ray["dns_sd_configs"]
+    for name in result["names"]:
+        assert f"--metrics-export-port={result['port']}" in compose["services"][name]["command"]
+    assert set(result["names"]) == {name for name in compose["services"] if name.startswith("ray-")}
     if promtool := shutil.which("promtool"):
         subprocess.run([promtool, "check", "config", path], check=True)
 

@@ -101,9 +101,9 @@ def test_the_packaged_laws_explain_likes_and_prefer_different_images() -> None:
 
 @pytest.mark.parametrize("name", ["sunlit", "nordic"])
 def test_the_bucket_is_worth_knowing_in_both_directions(name: str) -> None:
-    found = ceilings(Law.load(name), contexts=60, pool=600)
-    assert found["high"].gain > 0.03
-    assert found["low"].gain > 0.02
+    result = ceilings(Law.load(name), contexts=60, pool=600)
+    assert result["high"].gain > 0.03
+    assert result["low"].gain > 0.02
 
 
 def test_the_best_set_beats_every_single_name() -> None:

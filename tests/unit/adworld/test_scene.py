@@ -81,10 +81,10 @@ def test_a_full_caption_without_drop_names_everything() -> None:
     for _ in range(200):
         scene = sample_scene(rng)
         named = set(words(full_caption(scene, "verde", "winter", rng, 0.0)))
-        told = {"verde", "winter", scene.background} | {
+        messages = {"verde", "winter", scene.background} | {
             w for t in scene.things for w in (t.kind, t.color, t.place, t.size)
         }
-        assert told | ({scene.gradient} if scene.gradient else set()) <= named
+        assert messages | ({scene.gradient} if scene.gradient else set()) <= named
 
 
 def test_posts_name_brand_season_and_kinds_and_leave_the_image_mostly_open() -> None:

@@ -59,7 +59,7 @@ class Archive:
         """Write an export; returns its location."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        (folder / "posts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+        (folder / "posts.jsonl").write_text("".join(json.dumps(item) + "\n" for item in rows))
         for path, data in images.items():
             (folder / path).write_bytes(data)
         return str(folder)

@@ -76,14 +76,14 @@ class Page(HTMLParser):
 
 
 def read(uri: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((Path(uri) / card.CARD).read_bytes())
-    return found
+    result: dict[str, Any] = json.loads((Path(uri) / card.CARD).read_bytes())
+    return result
 
 
 def open_page(uri: str) -> Page:
-    found = Page((Path(uri) / manifest.PAGE).read_text())
-    assert found.open == []
-    return found
+    result = Page((Path(uri) / manifest.PAGE).read_text())
+    assert result.open == []
+    return result
 
 
 def test_the_numbers_are_those_of_a_plain_count(archive: Archive) -> None:
@@ -96,26 +96,29 @@ def test_the_numbers_are_those_of_a_plain_count(archive: Archive) -> None:
         [*ROWS, row("more", 60, "1.png", "2.png", account="a"), *broken], IMAGES
     )
     uri = archive.ingest(location, more_kpis=("shares",), negatives=0.3, floors=(50, 50, 50))
-    found, samples, meta = read(uri), dataset.read_samples(uri), manifest.read_manifest(uri).meta
-    assert {name: found[name] for name in meta} == meta
-    assert verify_dataset(uri)["samples"] == found["samples"] == len(samples)
+    result, samples, meta = read(uri), dataset.read_samples(uri), manifest.read_manifest(uri).meta
+    assert {name: result[name] for name in meta} == meta
+    assert verify_dataset(uri)["samples"] == result["samples"] == len(samples)
     posts = {sample.post: sample for sample in samples if not sample.negative}
 
     by_account = Counter((sample.account, sample.bucket or "none") for sample in samples)
-    assert [one["account"] for one in found["by_account"]] == ["a", "b", "c"]
-    for one in found["by_account"]:
-        own = [sample for sample in posts.values() if sample.account == one["account"]]
-        assert (one["posts"], one["median_kpi"]) == (len(own), median(sample.kpi for sample in own))
-        assert {name: one[name] for name in card_page.NAMES} == {
-            name: by_account[one["account"], name] for name in card_page.NAMES
+    assert [item["account"] for item in result["by_account"]] == ["a", "b", "c"]
+    for item in result["by_account"]:
+        own = [sample for sample in posts.values() if sample.account == item["account"]]
+        assert (item["posts"], item["median_kpi"]) == (
+            len(own),
+            median(sample.kpi for sample in own),
+        )
+        assert {name: item[name] for name in card_page.NAMES} == {
+            name: by_account[item["account"], name] for name in card_page.NAMES
         }
     by_month = Counter(sample.timestamp[:7] for sample in samples)
-    assert {one["month"]: one["samples"] for one in found["by_month"]} == by_month
-    assert sum(one["high"] for one in found["by_month"]) == sum(
+    assert {item["month"]: item["samples"] for item in result["by_month"]} == by_month
+    assert sum(item["high"] for item in result["by_month"]) == sum(
         sample.bucket == "high" for sample in samples
     )
 
-    likes, shares = found["kpis"]
+    likes, shares = result["kpis"]
     kpis = sorted(sample.kpi for sample in posts.values())
     assert (likes["name"], likes["posts"], likes["missing"]) == ("likes", len(posts), 0)
     assert (likes["histogram"]["quantiles"]["0"], likes["histogram"]["quantiles"]["100"]) == (
@@ -126,7 +129,7 @@ def test_the_numbers_are_those_of_a_plain_count(archive: Archive) -> None:
     assert {name: sum(counts) for name, counts in likes["histogram"]["counts"].items()} == {
         n: buckets[n] for n in card_page.NAMES
     }
-    assert buckets["none"] == found["without_bucket"] == 6
+    assert buckets["none"] == result["without_bucket"] == 6
     with_shares = [sample for sample in posts.values() if "shares" in sample.more_kpis]
     assert (
         (shares["posts"], shares["missing"])
@@ -135,29 +138,34 @@ def test_the_numbers_are_those_of_a_plain_count(archive: Archive) -> None:
     )
 
     words = Counter(word for sample in posts.values() for word in set(sample.keywords))
-    assert [(one["keyword"], one["posts"]) for one in found["keywords"][:5]] == sorted(
+    assert [(item["keyword"], item["posts"]) for item in result["keywords"][:5]] == sorted(
         words.items(), key=lambda p: (-p[1], p[0])
     )[:5]
     lengths = sorted(len(sample.text) for sample in posts.values())
-    assert (found["text_length"]["quantiles"]["0"], found["text_length"]["quantiles"]["100"]) == (
+    assert (result["text_length"]["quantiles"]["0"], result["text_length"]["quantiles"]["100"]) == (
         lengths[0],
         lengths[-1],
     )
-    assert found["sizes"]["most_common"] == [{"width": 200, "height": 200, "images": 90}]
-    assert {one["licence"]: one["samples"] for one in found["licences"]} == {"CC0": 18, None: 74}
-    assert found["opt_out"] == [{"opt_out": "not asked", "samples": 92}]
+    assert result["sizes"]["most_common"] == [{"width": 200, "height": 200, "images": 90}]
+    assert {item["licence"]: item["samples"] for item in result["licences"]} == {
+        "CC0": 18,
+        None: 74,
+    }
+    assert result["opt_out"] == [{"opt_out": "not asked", "samples": 92}]
     groups = Counter(sample.group for sample in samples if sample.group)
-    assert found["near_duplicates"] == {
+    assert result["near_duplicates"] == {
         "groups": len(groups),
         "largest": max(groups.values()),
         "samples": groups.total(),
     }
-    assert found["rows"] == {"read": 94, "rejected": 3, "left_out": 0}
-    assert [(one["code"], one["count"], one["example"]["line"]) for one in found["rejects"]] == [
+    assert result["rows"] == {"read": 94, "rejected": 3, "left_out": 0}
+    assert [
+        (item["code"], item["count"], item["example"]["line"]) for item in result["rejects"]
+    ] == [
         ("image_missing", 2, 93),
         ("bad_kpi", 1, 92),
     ]
-    assert found["rejects"][1]["example"] == {
+    assert result["rejects"][1]["example"] == {
         "file": "posts.jsonl",
         "line": 92,
         "reason": "likes = '?' is not a number of at least 0",
@@ -169,24 +177,24 @@ def test_the_grid_shows_training_samples_of_every_bucket_and_account_small(
 ) -> None:
     uri = archive.ingest(archive.export(ROWS, IMAGES), shard_mb=0.2)
     samples = {sample.id: sample for sample in dataset.read_samples(uri)}
-    found = read(uri)["grid"]
-    assert list(found) == list(BUCKETS)
-    shards = {one["image_shard"] for rows in found.values() for one in rows}
+    result = read(uri)["grid"]
+    assert list(result) == list(BUCKETS)
+    shards = {item["image_shard"] for rows in result.values() for item in rows}
     assert 1 <= len(shards) <= 3 < len(dataset.shards(manifest.read_manifest(uri), dataset.IMAGES))
-    for bucket, rows in found.items():
+    for bucket, rows in result.items():
         assert 0 < len(rows) <= 8
-        for one in rows:
-            sample = samples[one["id"]]
+        for item in rows:
+            sample = samples[item["id"]]
             assert (sample.split, sample.bucket, sample.image, sample.text) == (
                 "train",
                 bucket,
-                one["image"],
-                one["text"],
+                item["image"],
+                item["text"],
             )
-            assert (sample.kpi, sample.kpi_normalized) == (one["kpi"], one["percentile"])
-    assert {one["account"] for one in found["low"]} == {"a", "b", "c"}
+            assert (sample.kpi, sample.kpi_normalized) == (item["kpi"], item["percentile"])
+    assert {item["account"] for item in result["low"]} == {"a", "b", "c"}
     page = open_page(uri)
-    assert len(page.sources) == sum(map(len, found.values()))
+    assert len(page.sources) == sum(map(len, result.values()))
     for source in page.sources:
         head, data = source.split(",")
         assert head == "data:image/jpeg;base64"
@@ -197,13 +205,13 @@ def test_texts_of_strangers_are_texts(archive: Archive) -> None:
     names = ["<b>a</b>", 'b" onload="x', "c'; --", "</title><script>d</script>"]
     rows = [
         {
-            **one,
+            **item,
             "text": HOSTILE[i % 4] + f" {i}",
             "account": names[i % 4],
             "keywords": [HOSTILE[i % 4]],
             "licence": HOSTILE[i % 4],
         }
-        for i, one in enumerate(ROWS)
+        for i, item in enumerate(ROWS)
     ]
     bad = [{**rows[i], "id": f"bad{i}", "likes": "<script>alert(2)</script>"} for i in range(2)]
     uri = archive.ingest(archive.export([*rows, *bad], IMAGES))
@@ -220,13 +228,13 @@ def test_texts_of_strangers_are_texts(archive: Archive) -> None:
 
 def test_the_page_says_what_the_card_says(archive: Archive) -> None:
     uri = archive.ingest(archive.export([*ROWS, {"id": 1}], IMAGES), more_kpis=("shares",))
-    page, found = open_page(uri), read(uri)
+    page, result = open_page(uri), read(uri)
     assert (
-        found["headline"]
+        result["headline"]
         == "90 samples of 3 accounts, 9 high; 1 % of the rows were rejected, most often missing_field"
     )
-    assert found["headline"] in page.text.replace("\u00a0", " ")
-    for said in (
+    assert result["headline"] in page.text.replace("\u00a0", " ")
+    for answers in (
         *(f"{bucket} KPI" for bucket in BUCKETS),
         "shares",
         "81 posts, 9 without it",
@@ -235,7 +243,7 @@ def test_the_page_says_what_the_card_says(archive: Archive) -> None:
         ", line 91)",
         "CC0",
     ):
-        assert said in page.text
+        assert answers in page.text
     assert page.tags["link"] == page.tags["iframe"] == page.tags["script"] == 0
 
 
@@ -248,13 +256,13 @@ def test_neither_order_nor_place_change_the_card(archive: Archive) -> None:
     for name in (card.CARD, manifest.PAGE):
         assert len({(Path(uri) / name).read_bytes() for uri in uris}) == 1
     # With rejects, all but their examples.
-    bad = [{**one, "id": f"bad{i}", "likes": None} for i, one in enumerate(ROWS[:9])]
+    bad = [{**item, "id": f"bad{i}", "likes": None} for i, item in enumerate(ROWS[:9])]
     cards = [
         read(archive.ingest(archive.export(rows, IMAGES, f"bad{i}")))
         for i, rows in enumerate(([*ROWS, *bad], [*bad[::-1], *order]))
     ]
-    for one in cards:
-        assert one["rejects"][0].pop("example")["line"] == (91 if one is cards[0] else 1)
+    for item in cards:
+        assert item["rejects"][0].pop("example")["line"] == (91 if item is cards[0] else 1)
     assert cards[0] == cards[1]
 
 
@@ -269,10 +277,10 @@ def test_the_card_of_a_version_that_was_built_on_is_that_of_all_at_once(archive:
 
 def warnings(archive: Archive, rows: list[dict[str, Any]], **rules: Any) -> list[str]:
     uri = archive.ingest(archive.export(rows, IMAGES), **{"percentiles": (40, 70), **rules})
-    found: list[str] = read(uri)["warnings"]
+    result: list[str] = read(uri)["warnings"]
     text = open_page(uri).text
-    assert all(one in text for one in found)
-    return found
+    assert all(item in text for item in result)
+    return result
 
 
 def test_nothing_is_wrong_with_a_plain_dataset(archive: Archive) -> None:
@@ -280,27 +288,28 @@ def test_nothing_is_wrong_with_a_plain_dataset(archive: Archive) -> None:
 
 
 def test_one_account_alone_is_no_account_that_makes_too_much(archive: Archive) -> None:
-    assert warnings(archive, [{**one, "account": "a"} for one in ROWS]) == []
+    assert warnings(archive, [{**item, "account": "a"} for item in ROWS]) == []
 
 
 def test_it_warns_of_what_looks_wrong(archive: Archive) -> None:
     assert warnings(
-        archive, [{**one, "account": "a" if i % 10 else "b"} for i, one in enumerate(ROWS)]
+        archive, [{**item, "account": "a" if i % 10 else "b"} for i, item in enumerate(ROWS)]
     ) == ["Account a makes 90 % of all posts."]
     late = [
         {
-            **one,
-            "timestamp": one["timestamp"]
+            **item,
+            "timestamp": item["timestamp"]
             .replace("2021-06", "2021-09")
             .replace("2021-01", "2020-11"),
         }
-        for one in ROWS
+        for item in ROWS
     ]
     assert warnings(archive, late) == ["5 months without posts, the first 2020-12."]
-    bad = [{**one, "id": f"bad{i}", "likes": None} for i, one in enumerate(ROWS[:30])]
+    bad = [{**item, "id": f"bad{i}", "likes": None} for i, item in enumerate(ROWS[:30])]
     assert warnings(archive, [*ROWS, *bad]) == ["25 % of the rows were rejected (30 of 120)."]
     alike = [
-        {**one, "images": [f"{i // 4}.png" if i < 12 else f"{i}.png"]} for i, one in enumerate(ROWS)
+        {**item, "images": [f"{i // 4}.png" if i < 12 else f"{i}.png"]}
+        for i, item in enumerate(ROWS)
     ]
     assert (
         warnings(archive, alike)[-1]
@@ -311,12 +320,12 @@ def test_it_warns_of_what_looks_wrong(archive: Archive) -> None:
 
 def test_rows_that_the_recipe_leaves_out_are_no_rejects(archive: Archive) -> None:
     uri = archive.ingest(archive.export(ROWS, IMAGES), max_posts=15)
-    found = read(uri)
-    assert found["rows"] == {"read": 90, "rejected": 0, "left_out": 45}
-    assert found["headline"].endswith(
+    result = read(uri)
+    assert result["rows"] == {"read": 90, "rejected": 0, "left_out": 45}
+    assert result["headline"].endswith(
         "; no row was rejected; 50 % were left out by the recipe's rules"
     )
-    assert not any("rejected" in one for one in found["warnings"])
+    assert not any("rejected" in item for item in result["warnings"])
 
 
 @pytest.mark.parametrize(
@@ -328,12 +337,12 @@ def test_rows_that_the_recipe_leaves_out_are_no_rejects(archive: Archive) -> Non
     ],
 )
 def test_any_span_of_time_is_a_chart(months: list[str], unit: str, bars: int) -> None:
-    found = card_page.over_time(
-        [{"month": one, "high": 1, "medium": 0, "low": 2, "none": 0} for one in months]
+    result = card_page.over_time(
+        [{"month": item, "high": 1, "medium": 0, "low": 2, "none": 0} for item in months]
     )
-    assert (found["unit"], len(found["bars"])) == (unit, bars)
-    assert (found["bars"][0]["total"], found["bars"][-1]["total"]) == (3, 3)
-    assert len(found["ticks"]) <= 6
+    assert (result["unit"], len(result["bars"])) == (unit, bars)
+    assert (result["bars"][0]["total"], result["bars"][-1]["total"]) == (3, 3)
+    assert len(result["ticks"]) <= 6
 
 
 def test_a_post_of_the_year_999_has_a_card(archive: Archive) -> None:

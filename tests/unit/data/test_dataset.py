@@ -42,17 +42,17 @@ SEEN = Perceived(DESCRIPTION, "a red ball", ("red", "ball"))
 
 def publish(archive: Archive, *, described: bool = False) -> str:
     # One image a shard, so that readers have to look into several.
-    made = archive.make(archive.export(ROWS, IMAGES), shard_mb=1e-6, more_kpis=("shares",))
+    created = archive.make(archive.export(ROWS, IMAGES), shard_mb=1e-6, more_kpis=("shares",))
     if described:
-        questions = [Question(name) for name in sorted(dataset_images(made.blobs, archive.root))]
+        questions = [Question(name) for name in sorted(dataset_images(created.blobs, archive.root))]
         folder = perceived.folder_of(archive.store, "key")
         table = perceived.table_of(
             dict.fromkeys(questions, SEEN), {question.sha256: (8, 8) for question in questions}
         )
         part = perceived.keep_part(table, folder)
         entry = perceived.build_shard(folder, questions, dict.fromkeys(questions, part))
-        made = replace(made, blobs=(*made.blobs, entry))
-    return archive.publish(made, perceived=described)
+        created = replace(created, blobs=(*created.blobs, entry))
+    return archive.publish(created, perceived=described)
 
 
 def dataset_images(blobs: tuple[manifest.FileEntry, ...], root: str) -> list[str]:
@@ -78,9 +78,9 @@ def test_read_back(archive: Archive) -> None:
     assert (p.width, p.height, p.text) == (8, 8, ROWS[0]["text"])
     assert p.more_kpis == {"shares": KpiValue(7.0, 50.0, "low")}
     assert samples[1].more_kpis == {}
-    found = dataset.read_images(uri, [samples[0].image, samples[2].image], side=4)
-    assert list(found) == sorted([samples[0].image, samples[2].image])
-    assert {pixels.shape for pixels in found.values()} == {(4, 4, 3)}
+    result = dataset.read_images(uri, [samples[0].image, samples[2].image], side=4)
+    assert list(result) == sorted([samples[0].image, samples[2].image])
+    assert {pixels.shape for pixels in result.values()} == {(4, 4, 3)}
     assert len(dataset.read_images(uri)) == 5
     with Image.open(io.BytesIO(IMAGES["0.png"])) as expected:
         assert np.array_equal(dataset.read_images(uri, [p.image])[p.image], np.asarray(expected))
@@ -137,8 +137,8 @@ def test_an_altered_shard_is_an_error(archive: Archive, family: str) -> None:
 
 def test_a_whole_dataset_is_counted_and_a_torn_one_is_named(archive: Archive) -> None:
     uri = publish(archive, described=True)
-    found = verify_dataset(uri)
-    assert (found["files"], found["samples"], found["images"]) == (12, 5, 5)
+    result = verify_dataset(uri)
+    assert (result["files"], result["samples"], result["images"]) == (12, 5, 5)
     for name in (dataset.LABELS, dataset.REJECTS):
         kept = (Path(uri) / name).read_bytes()
         (Path(uri) / name).write_bytes(kept[:50] + bytes([kept[50] ^ 1]) + kept[51:])
@@ -153,7 +153,7 @@ def test_a_whole_dataset_is_counted_and_a_torn_one_is_named(archive: Archive) ->
 def test_what_changed_between_two_datasets(archive: Archive) -> None:
     old = archive.ingest(archive.export(ROWS, IMAGES))
     later = [
-        {**one, "likes": one["likes"] + (one["id"] == "p")} for one in ROWS if one["id"] != "t"
+        {**item, "likes": item["likes"] + (item["id"] == "p")} for item in ROWS if item["id"] != "t"
     ]
     new = archive.ingest(
         archive.export([*later, row("u", 90, "5.png", account="c")], IMAGES, "later")

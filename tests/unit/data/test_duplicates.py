@@ -59,13 +59,13 @@ def test_pairs_are_those_of_comparing_each_with_each(bits: int) -> None:
             )
     con = duckdb.connect()
     con.execute("CREATE TABLE image (fingerprint VARCHAR)")
-    con.executemany("INSERT INTO image VALUES (?)", [(one,) for one in prints])
+    con.executemany("INSERT INTO image VALUES (?)", [(item,) for item in prints])
     distinct = sorted(set(prints))
     expected = [
-        (one, other)
-        for at, one in enumerate(distinct)
+        (item, other)
+        for at, item in enumerate(distinct)
         for other in distinct[at + 1 :]
-        if distance(one, other) <= bits and mean_difference(one, other) <= 8
+        if distance(item, other) <= bits and mean_difference(item, other) <= 8
     ]
     assert near_pairs(con, "image", bits) == expected
     assert expected

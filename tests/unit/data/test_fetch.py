@@ -151,9 +151,9 @@ def code(found: StoredImage | Rejected) -> str:
 
 def fetch_all(wanted: list[str], data: Data = INTRANET) -> list[StoredImage | Rejected]:
     """Results in the order of what was asked for."""
-    found = dict(Fetcher(data).fetch(wanted))
-    assert found.keys() == set(wanted)
-    return [found[one] for one in wanted]
+    result = dict(Fetcher(data).fetch(wanted))
+    assert result.keys() == set(wanted)
+    return [result[item] for item in wanted]
 
 
 def test_a_folder(tmp_path: Path) -> None:
@@ -164,8 +164,8 @@ def test_a_folder(tmp_path: Path) -> None:
     absolute = str(tmp_path / "images" / "a b.png")
     quoted = absolute.replace(" ", "%20")
     local = [f"{tmp_path}/{name}" for name in ("gone.png", "torn.png", "large.png", "images")]
-    found = fetch_all([absolute, f"file://{quoted}", *local, "ftp://x/y", "a\0b"])
-    assert [code(one) for one in found] == ["stored"] * 2 + [
+    result = fetch_all([absolute, f"file://{quoted}", *local, "ftp://x/y", "a\0b"])
+    assert [code(item) for item in result] == ["stored"] * 2 + [
         "image_missing",
         "image_unreadable",
         "image_too_large",
@@ -177,8 +177,8 @@ def test_a_folder(tmp_path: Path) -> None:
 
 def test_http(server: str) -> None:
     paths = ["good", "moved", "second-try", "gone", "loop", "to-file", "huge", "busy", "forbidden"]
-    found = fetch_all([f"{server}/{path}.png" for path in paths])
-    assert {path: code(one) for path, one in zip(paths, found, strict=True)} == {
+    result = fetch_all([f"{server}/{path}.png" for path in paths])
+    assert {path: code(item) for path, item in zip(paths, result, strict=True)} == {
         "good": "stored",
         "moved": "stored",
         "second-try": "stored",
@@ -200,8 +200,8 @@ def test_http(server: str) -> None:
 @pytest.mark.parametrize("path", ["trickling-headers", "trickling-body"])
 def test_a_server_that_trickles_is_hung_up_on(server: str, path: str) -> None:
     Server.hung_up.clear()
-    [found] = fetch_all([f"{server}/{path}"], INTRANET.model_copy(update={"fetch_timeout_s": 0.5}))
-    assert code(found) == "http_error"
+    [result] = fetch_all([f"{server}/{path}"], INTRANET.model_copy(update={"fetch_timeout_s": 0.5}))
+    assert code(result) == "http_error"
     assert Server.hung_up.wait(5)
 
 
@@ -215,8 +215,8 @@ def test_a_server_that_trickles_is_hung_up_on(server: str, path: str) -> None:
     ],
 )
 def test_servers_that_lie(server: str, path: str, expected: str, asked: int) -> None:
-    [found] = fetch_all([f"{server}/{path}"])
-    assert (code(found), Server.asked[f"/{path}"]) == (expected, asked)
+    [result] = fetch_all([f"{server}/{path}"])
+    assert (code(result), Server.asked[f"/{path}"]) == (expected, asked)
 
 
 def test_a_redirect_to_a_private_address_is_not_followed(
@@ -227,9 +227,9 @@ def test_a_redirect_to_a_private_address_is_not_followed(
     monkeypatch.setattr(
         web, "public_address", lambda host, at: "127.0.0.1" if at == port else real(host, at)
     )
-    [found] = fetch_all([f"http://public.example:{port}/to-metadata"], Data())
-    assert code(found) == "host_refused"
-    assert "169.254.169.254" in str(found)
+    [result] = fetch_all([f"http://public.example:{port}/to-metadata"], Data())
+    assert code(result) == "host_refused"
+    assert "169.254.169.254" in str(result)
 
 
 def test_the_connection_goes_to_the_address_that_was_looked_at(
@@ -256,8 +256,8 @@ def test_the_connection_goes_to_the_address_that_was_looked_at(
     monkeypatch.setattr(web.socket, "getaddrinfo", rebinding)
     monkeypatch.setattr("urllib3.util.connection.create_connection", connect)
     monkeypatch.setattr(fetch, "_ATTEMPTS", 1)
-    [found] = fetch_all(["http://rebinding.example/x.png"], Data())
-    assert code(found) == "http_error"
+    [result] = fetch_all(["http://rebinding.example/x.png"], Data())
+    assert code(result) == "http_error"
     assert connected == [("93.184.216.34", 80)]
 
 
@@ -295,8 +295,8 @@ def test_no_reference_ends_the_run(text: str, start: str) -> None:
 
 
 def test_an_opt_out_counts(server: str) -> None:
-    found = fetch_all([f"{server}/opted-out.png", f"{server}/opted-out-and-moved.png"])
-    assert [code(one) for one in found] == ["opted_out", "opted_out"]
+    result = fetch_all([f"{server}/opted-out.png", f"{server}/opted-out-and-moved.png"])
+    assert [code(item) for item in result] == ["opted_out", "opted_out"]
     assert Server.asked["/good.png"] == 0
     assert Server.agents == {INTRANET.user_agent}
 
@@ -326,9 +326,9 @@ def test_a_server_that_asks_for_patience_gets_it_within_reason(
 ) -> None:
     slept: list[float] = []
     monkeypatch.setattr("tenacity.nap.time.sleep", slept.append)
-    [found] = fetch_all([f"{server}/later.png"])
-    assert code(found) == "http_error"
-    assert "asks for 3600 s (2 tries)" in str(found)
+    [result] = fetch_all([f"{server}/later.png"])
+    assert code(result) == "http_error"
+    assert "asks for 3600 s (2 tries)" in str(result)
     assert slept == [7.0]
 
 
@@ -355,23 +355,23 @@ def test_retry_after_is_a_number_or_a_date() -> None:
 def test_a_host_is_asked_a_few_things_at_a_time(server: str) -> None:
     data = INTRANET.model_copy(update={"fetch_per_host": 2, "fetch_concurrency": 12})
     assert {
-        code(one) for one in fetch_all([f"{server}/slow-{i}.png" for i in range(12)], data)
+        code(item) for item in fetch_all([f"{server}/slow-{i}.png" for i in range(12)], data)
     } == {"stored"}
     assert max(Server.at_once) == 2
 
 
 def test_an_empty_answer_leaves_its_connection_usable(server: str) -> None:
-    found = fetch_all(
+    result = fetch_all(
         [f"{server}/{path}.png" for path in ("second-try", "gone", "forbidden", "good")],
         INTRANET.model_copy(update={"fetch_concurrency": 1}),
     )
-    assert [code(one) for one in found] == ["stored", "image_missing", "http_error", "stored"]
+    assert [code(item) for item in result] == ["stored", "image_missing", "http_error", "stored"]
     assert (Server.asked["/second-try.png"], Server.connections) == (2, 1)
 
 
 def test_a_server_that_is_not_there(server: str) -> None:
-    [found] = fetch_all(["http://127.0.0.1:9/x.png"])
-    assert code(found) == "http_error"
+    [result] = fetch_all(["http://127.0.0.1:9/x.png"])
+    assert code(result) == "http_error"
 
 
 @pytest.mark.parametrize(
@@ -391,8 +391,8 @@ def test_a_server_that_is_not_there(server: str) -> None:
 )
 def test_private_addresses_are_refused(host: str, server: str) -> None:
     port = server.rsplit(":", 1)[1]
-    [found] = fetch_all([f"http://{host}:{port}/good.png"], Data())
-    assert code(found) == "host_refused"
+    [result] = fetch_all([f"http://{host}:{port}/good.png"], Data())
+    assert code(result) == "host_refused"
     assert Server.asked["/good.png"] == 0
 
 
@@ -422,9 +422,9 @@ def test_threads_end_when_nobody_takes_what_they_fetch(tmp_path: Path) -> None:
     files = [tmp_path / f"{i}.png" for i in range(60)]
     for file in files:
         file.write_bytes(png())
-    found = Fetcher(INTRANET.model_copy(update={"fetch_concurrency": 2})).fetch(map(str, files))
-    assert code(next(found)[1]) == "stored"
-    found.close()  # type: ignore[attr-defined]
+    result = Fetcher(INTRANET.model_copy(update={"fetch_concurrency": 2})).fetch(map(str, files))
+    assert code(next(result)[1]) == "stored"
+    result.close()  # type: ignore[attr-defined]
     for thread in [thread for thread in threading.enumerate() if thread.name == "boig-fetch"]:
         thread.join(5)
         assert not thread.is_alive()

@@ -34,9 +34,9 @@ numbers = st.one_of(
 @settings(max_examples=150)
 @given(values=st.lists(numbers, min_size=1, max_size=40))
 def test_every_value_is_counted_in_the_bin_that_holds_it(values: list[float]) -> None:
-    found = histogram(table(list(values)), "SELECT * FROM t")
-    assert found is not None
-    edges, counts = found["edges"], found["counts"]["none"]
+    result = histogram(table(list(values)), "SELECT * FROM t")
+    assert result is not None
+    edges, counts = result["edges"], result["counts"]["none"]
     assert all(
         low < high and math.isfinite(low) and math.isfinite(high) for low, high in pairwise(edges)
     )
@@ -49,18 +49,18 @@ def test_every_value_is_counted_in_the_bin_that_holds_it(values: list[float]) ->
 
 
 def test_a_long_tail_is_logarithmic_and_anything_else_is_not() -> None:
-    tail = histogram(table([math.exp(4 + one / 10) for one in range(-20, 50)]), "SELECT * FROM t")
-    even = histogram(table([float(one) for one in range(100)]), "SELECT * FROM t")
+    tail = histogram(table([math.exp(4 + item / 10) for item in range(-20, 50)]), "SELECT * FROM t")
+    even = histogram(table([float(item) for item in range(100)]), "SELECT * FROM t")
     assert tail is not None
     assert even is not None
     assert (tail["scale"], even["scale"]) == ("log", "linear")
-    assert even["edges"] == [float(5 * one) for one in range(21)]
+    assert even["edges"] == [float(5 * item) for item in range(21)]
 
 
 def test_zeros_stand_in_the_first_bin_of_a_logarithmic_scale() -> None:
-    found = histogram(table([0.0] * 4 + [1.0] * 5 + [10.0, 5000.0]), "SELECT * FROM t")
-    assert found is not None
-    assert (found["scale"], found["edges"][:2], found["counts"]["none"][:2]) == (
+    result = histogram(table([0.0] * 4 + [1.0] * 5 + [10.0, 5000.0]), "SELECT * FROM t")
+    assert result is not None
+    assert (result["scale"], result["edges"][:2], result["counts"]["none"][:2]) == (
         "log",
         [0.0, 1.0],
         [4, 5],
@@ -68,18 +68,18 @@ def test_zeros_stand_in_the_first_bin_of_a_logarithmic_scale() -> None:
 
 
 def test_counts_are_by_bucket_and_nothing_is_nothing() -> None:
-    found = histogram(
+    result = histogram(
         table([1.0, 1.0, 2.0, None], ["high", "low", None, "high"]), "SELECT * FROM t"
     )
-    assert found is not None
-    assert found["edges"] == [1.0, 2.0, 3.0]
-    assert found["counts"] == {"high": [1, 0], "medium": [0, 0], "low": [1, 0], "none": [0, 1]}
+    assert result is not None
+    assert result["edges"] == [1.0, 2.0, 3.0]
+    assert result["counts"] == {"high": [1, 0], "medium": [0, 0], "low": [1, 0], "none": [0, 1]}
     assert histogram(table([None]), "SELECT * FROM t") is None
 
 
 @pytest.mark.parametrize("count", [1, 2, 19, 100, 101])
 def test_quantiles_are_the_nearest_ranks(count: int) -> None:
-    values = sorted(float((7 * one) % 13) for one in range(count))
+    values = sorted(float((7 * item) % 13) for item in range(count))
     expected = {
         str(percent): values[max(1, math.ceil(percent * count / 100)) - 1] for percent in PERCENTS
     }

@@ -50,7 +50,9 @@ def test_metadata_goes_and_pixels_stay() -> None:
     post = encoded(
         form="WEBP", exif=exif, xmp=b"<x:xmpmeta>a name</x:xmpmeta>", icc_profile=profile
     )
-    for data in (one + tail for one in (photograph, drawing, post) for tail in (b"", b"appended")):
+    for data in (
+        item + tail for item in (photograph, drawing, post) for tail in (b"", b"appended")
+    ):
         stored = normalize(data, 1000)
         with Image.open(io.BytesIO(stored.data)) as bare, Image.open(io.BytesIO(data)) as full:
             assert not bare.getexif()
@@ -140,8 +142,8 @@ def test_a_photograph_of_two_pictures_is_its_first() -> None:
         encoded(form="MPO", save_all=True, append_images=[PICTURE.rotate(180)], quality=100), 1000
     )
     off = [
-        np.abs(decode(stored.data).astype(int) - np.asarray(one)).mean()
-        for one in (PICTURE, PICTURE.rotate(180))
+        np.abs(decode(stored.data).astype(int) - np.asarray(item)).mean()
+        for item in (PICTURE, PICTURE.rotate(180))
     ]
     assert off[0] < off[1] / 1.5
 

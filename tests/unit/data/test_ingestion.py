@@ -35,8 +35,8 @@ def content(uri: str) -> dict[str, str]:
     """Hash by name of all that a version is made of but where its rows stood, of which the card's
     examples of rejects tell too."""
     parts = manifest.read_manifest(uri)
-    told = {dataset.SOURCES, dataset.REJECTS, card.CARD, manifest.PAGE}
-    return {entry.path: entry.sha256 for entry in parts.files if entry.path not in told}
+    messages = {dataset.SOURCES, dataset.REJECTS, card.CARD, manifest.PAGE}
+    return {entry.path: entry.sha256 for entry in parts.files if entry.path not in messages}
 
 
 class Threads(OneProcess):
@@ -47,9 +47,9 @@ class Threads(OneProcess):
 
     def fetch(self, chunks: Iterable[FetchChunk], data: Data, root: str) -> Iterator[pa.Table]:
         with ThreadPoolExecutor(3) as pool:
-            found = list(pool.map(lambda chunk: staging.stage(chunk, data, root), chunks))
-        self._random.shuffle(found)
-        yield from found
+            result = list(pool.map(lambda chunk: staging.stage(chunk, data, root), chunks))
+        self._random.shuffle(result)
+        yield from result
 
 
 class Dying(OneProcess):
@@ -79,14 +79,14 @@ def test_one_post_an_id_the_latest_with_the_largest_kpi(archive: Archive) -> Non
         ("1", 70.0),
         ("2", 9.0),
     ]
-    found = rejects(uri)
-    assert [(one["line"], one["post"], one["code"]) for one in found] == [
+    result = rejects(uri)
+    assert [(item["line"], item["post"], item["code"]) for item in result] == [
         (1, "1", "duplicate_id"),
         (3, "1", "duplicate_id"),
         (4, "2", "duplicate_id"),
         (6, "1", "missing_field"),
     ]
-    assert found[0]["reason"] == "id 1 stands in line 2 too"
+    assert result[0]["reason"] == "id 1 stands in line 2 too"
     meta = manifest.read_manifest(uri).meta
     assert (meta["posts"], meta["accepted"], meta["rejected"]) == (6, 2, 4)
 
@@ -99,7 +99,7 @@ def test_small_accounts_and_large_ones(archive: Archive) -> None:
         archive.ingest(archive.export(order, IMAGES), min_posts=2, max_posts=8)
         for order in (rows, rows[::-1])
     ]
-    assert sorted(one["code"] for one in rejects(uris[0])) == ["account_sampled"] * 12 + [
+    assert sorted(item["code"] for item in rejects(uris[0])) == ["account_sampled"] * 12 + [
         "account_too_small"
     ]
     kept = [{sample.id for sample in dataset.read_samples(uri)} for uri in uris]
@@ -126,7 +126,7 @@ def test_images_that_are_lost_and_posts_that_are_left(archive: Archive) -> None:
         50.0,
         83.3,
     ]
-    assert [(one["post"], one["image"], one["code"]) for one in rejects(uri)] == [
+    assert [(item["post"], item["image"], item["code"]) for item in rejects(uri)] == [
         ("r", "none.png", "image_missing"),
         ("s", "none.png", "image_missing"),
     ]
@@ -138,7 +138,7 @@ def test_images_that_are_lost_and_posts_that_are_left(archive: Archive) -> None:
         4,
         4,
     )
-    lineage = {one["id"]: one for one in pq.read_table(Path(uri) / dataset.SOURCES).to_pylist()}
+    lineage = {item["id"]: item for item in pq.read_table(Path(uri) / dataset.SOURCES).to_pylist()}
     assert (lineage["q-2"]["line"], lineage["q-2"]["opt_out"]) == (2, "not asked")
     assert lineage["q-2"]["address"].endswith("/export/2.png")
 
@@ -192,7 +192,7 @@ def test_a_new_day_adds_shards_and_moves_percentiles(archive: Archive) -> None:
     assert blobs.items() < after.items()
     assert content(first).keys() - {dataset.LABELS} < content(second).keys()
     # As if all had been ingested at once.
-    whole = {**{one["id"]: one for one in ROWS}, **{one["id"]: one for one in day}}
+    whole = {**{item["id"]: item for item in ROWS}, **{item["id"]: item for item in day}}
     at_once = archive.ingest(archive.export(list(whole.values()), IMAGES, "all"))
     assert dataset.read_samples(second) == dataset.read_samples(at_once)
 
@@ -224,10 +224,10 @@ def test_rejects_are_tried_again_one_by_one(archive: Archive) -> None:
     # A version on top of the first leaves what was rejected for good alone.
     again = archive.ingest(archive.export([row("w", 80, "5.png")], {}, "day-2"), first)
     assert [sample.id for sample in dataset.read_samples(again)] == ["p", "q"]
-    assert {one["post"] for one in rejects(again)} == {"q", "s", "t", "u", "w"}
+    assert {item["post"] for item in rejects(again)} == {"q", "s", "t", "u", "w"}
     second = archive.ingest(None, first, retry=True)
     assert [sample.id for sample in dataset.read_samples(second)] == ["p", "q", "q-2", "s"]
-    assert [(one["post"], one["code"]) for one in rejects(second)] == [
+    assert [(item["post"], item["code"]) for item in rejects(second)] == [
         ("t", "image_missing"),
         ("u", "bad_kpi"),
     ]
@@ -240,13 +240,13 @@ def test_a_row_that_comes_again_is_looked_at_anew(archive: Archive) -> None:
     first = archive.ingest(
         archive.export(rows, {name: IMAGES[name] for name in ("0.png", "1.png")})
     )
-    assert [(one["post"], one["image"]) for one in rejects(first)] == [
+    assert [(item["post"], item["image"]) for item in rejects(first)] == [
         ("q", "2.png"),
         ("s", "3.png"),
     ]
     second = archive.ingest(archive.export([rows[1]], IMAGES, "day-2"), first)
     assert [sample.id for sample in dataset.read_samples(second)] == ["p", "q", "q-2"]
-    assert [(one["post"], one["image"]) for one in rejects(second)] == [("s", "3.png")]
+    assert [(item["post"], item["image"]) for item in rejects(second)] == [("s", "3.png")]
 
 
 def test_what_waited_for_a_larger_account_comes_in_with_the_next_version(archive: Archive) -> None:

@@ -39,7 +39,7 @@ def label(
     """Samples by id, and rejects as (post, code)."""
     posts = list(posts)
     with tempfile.TemporaryDirectory() as scratch, selection.connect(Path(scratch), 64) as con:
-        held = [
+        stored = [
             {
                 "id": p.id,
                 "account": p.account,
@@ -52,7 +52,7 @@ def label(
             for p in posts
         ]
         con.register(
-            "arrow", pa.Table.from_pylist(held, con.sql("FROM candidate").to_arrow_table().schema)
+            "arrow", pa.Table.from_pylist(stored, con.sql("FROM candidate").to_arrow_table().schema)
         )
         con.execute("CREATE TABLE post AS SELECT * FROM arrow")
         shown = [
@@ -73,9 +73,9 @@ def label(
         con.register("arrow", pa.Table.from_pylist(shown, schema))
         con.execute("CREATE TABLE image AS SELECT * FROM arrow")
         labels.label(con, data, seed)
-        found = con.sql("FROM sample").to_arrow_table().to_pylist()
+        result = con.sql("FROM sample").to_arrow_table().to_pylist()
         rejects = con.execute("SELECT post, code FROM reject ORDER BY ALL").fetchall()
-    return {sample["id"]: sample for sample in found}, rejects
+    return {sample["id"]: sample for sample in result}, rejects
 
 
 def look(image: str) -> str:
@@ -100,8 +100,8 @@ def test_percentiles_and_buckets_agree_with_counting(
         One(str(i), account, kpis=(float(kpi),), images=(f"{i}-",))
         for i, (account, kpi) in enumerate(rows)
     ]
-    found, rejects = label(posts, Data(floors=floors))
-    assert (len(found), rejects) == (len(posts), [])
+    result, rejects = label(posts, Data(floors=floors))
+    assert (len(result), rejects) == (len(posts), [])
     for post in posts:
         own = [other.kpis[0] for other in posts if other.account == post.account]
         kpi = post.kpis[0]
@@ -109,8 +109,8 @@ def test_percentiles_and_buckets_agree_with_counting(
         below = sum(k is not None and k < kpi for k in own) + own.count(kpi) / 2
         percentile = 100 * below / len(own)
         nr = 0 if percentile < 60 else 1 if percentile < 90 else 2
-        assert found[post.id]["normalized"] == pytest.approx(percentile, abs=1e-4)
-        assert found[post.id]["bucket"] == (
+        assert result[post.id]["normalized"] == pytest.approx(percentile, abs=1e-4)
+        assert result[post.id]["bucket"] == (
             ("low", "medium", "high")[nr] if kpi > floors[nr] else None
         )
 
@@ -120,10 +120,10 @@ def test_further_kpis_have_ranks_of_their_own_and_no_floors() -> None:
         One(str(i), kpis=(100.0 + i, None if i == 3 else 10.0 - i), images=(f"{i}-",))
         for i in range(10)
     ]
-    found, _ = label(posts, Data(more_kpis=("shares",)))
-    assert [found[str(i)]["bucket"] for i in range(10)] == ["low"] * 6 + ["medium"] * 3 + ["high"]
-    assert found["3"]["more"] == []
-    assert found["0"]["more"] == [
+    result, _ = label(posts, Data(more_kpis=("shares",)))
+    assert [result[str(i)]["bucket"] for i in range(10)] == ["low"] * 6 + ["medium"] * 3 + ["high"]
+    assert result["3"]["more"] == []
+    assert result["0"]["more"] == [
         {"nr": 2, "value": 10.0, "normalized": round(100 * 8.5 / 9, 4), "bucket": "high"}
     ]
 
@@ -132,9 +132,9 @@ def test_stock_photographs_fall_into_equal_thirds() -> None:
     posts = [
         One(str(i), "stock", kpis=(float((i * 37) % 300),), images=(f"{i}-",)) for i in range(300)
     ]
-    found, _ = label(posts, load_recipe("stock").data)
+    result, _ = label(posts, load_recipe("stock").data)
     counts = [
-        sum(sample["bucket"] == bucket for sample in found.values())
+        sum(sample["bucket"] == bucket for sample in result.values())
         for bucket in ("low", "medium", "high")
     ]
     assert counts == [100, 100, 100]
@@ -167,24 +167,24 @@ def test_splits_agree_with_walking_and_nothing_crosses(
     by: SplitBy, near: int | None, posts: list[One]
 ) -> None:
     data = Data(split_by=by, split=SHARES, near_duplicates=near, floors=(-1, -1, -1))
-    found, rejects = label(posts[::-1], data)
+    result, rejects = label(posts[::-1], data)
     expected = splits_by_walking(posts, by, near)
-    assert {sample["post"]: sample["split"] for sample in found.values()} == {
+    assert {sample["post"]: sample["split"] for sample in result.values()} == {
         name: split for name, split in expected.items() if split
     }
     assert rejects == sorted(
         (name, "image_repeated") for name, split in expected.items() if split is None
     )
-    held = defaultdict(set)
-    for sample in found.values():
-        held[sample["sha256"] if near is None else sample["sha256"][:-1]].add(sample["split"])
-        held[sample["post"]].add(sample["split"])
+    stored = defaultdict(set)
+    for sample in result.values():
+        stored[sample["sha256"] if near is None else sample["sha256"][:-1]].add(sample["split"])
+        stored[sample["post"]].add(sample["split"])
     account = {post.id: post.account for post in posts}
     if by == "account":
-        for sample in found.values():
+        for sample in result.values():
             if sample["split"] != "held_out":
-                held[f"account {account[sample['post']]}"].add(sample["split"])
-    assert all(len(splits) == 1 for splits in held.values())
+                stored[f"account {account[sample['post']]}"].add(sample["split"])
+    assert all(len(splits) == 1 for splits in stored.values())
 
 
 def splits_by_walking(posts: list[One], by: SplitBy, near: int | None) -> dict[str, str | None]:
@@ -208,7 +208,7 @@ def splits_by_walking(posts: list[One], by: SplitBy, near: int | None) -> dict[s
         if moments
         else []
     )
-    found: dict[str, str | None] = {}
+    result: dict[str, str | None] = {}
     for group in groups:
         first = min(post.account if by == "account" else post.id for post in group)
         lot = (
@@ -217,33 +217,33 @@ def splits_by_walking(posts: list[One], by: SplitBy, near: int | None) -> dict[s
         )
         for post in group:
             if post.held_out:
-                found[post.id] = "held_out"
+                result[post.id] = "held_out"
             elif any(other.held_out for other in group):
-                found[post.id] = None
+                result[post.id] = None
             elif by == "time":
                 own, earliest = (
                     ("train", "validation", "test")[sum(moment >= edge for edge in edges)]
                     for moment in (post.moment, min(other.moment for other in group))
                 )
-                found[post.id] = own if own == earliest else None
+                result[post.id] = own if own == earliest else None
             else:
-                found[post.id] = (
+                result[post.id] = (
                     "train" if lot < 0.6 else "validation" if lot < 0.6 + 0.2 else "test"
                 )
-    return found
+    return result
 
 
 def test_by_time_the_shares_hold_and_a_repeated_image_is_left_out() -> None:
     posts = [One(f"{i:02}", moment=f"2020-01-{i + 1:02}", images=(f"{i}-",)) for i in range(20)]
     data = Data(split_by="time", split=SHARES)
-    found, _ = label(posts, data)
-    assert [found[f"{i:02}"]["split"] for i in range(20)] == ["train"] * 12 + ["validation"] * 4 + [
-        "test"
-    ] * 4
-    found, rejects = label(
+    result, _ = label(posts, data)
+    assert [result[f"{i:02}"]["split"] for i in range(20)] == ["train"] * 12 + [
+        "validation"
+    ] * 4 + ["test"] * 4
+    result, rejects = label(
         [*posts[:-1], One("19", moment="2020-01-20", images=("19-", "3'"))], data
     )
-    assert (len(found), rejects) == (19, [("19", "image_repeated")])
+    assert (len(result), rejects) == (19, [("19", "image_repeated")])
 
 
 @pytest.mark.parametrize("by", get_args(SplitBy))
@@ -252,48 +252,48 @@ def test_what_the_judge_learns_from_shares_no_image_with_any_other_split(by: Spl
         One(f"{i:03}", f"a{i % 90}", moment=f"2020-01-{i % 28 + 1:02}", images=(f"{i // 2}-",))
         for i in range(180)
     ]
-    found, _ = label(posts, Data(split_by=by, split=SHARES, judge=0.4, floors=(-1, -1, -1)))
-    held = defaultdict(set)
-    for sample in found.values():
-        held[sample["sha256"]].add(sample["split"])
-    assert all(len(splits) == 1 for splits in held.values())
-    assert {"judge", "train", "test"} <= set.union(*held.values())
+    result, _ = label(posts, Data(split_by=by, split=SHARES, judge=0.4, floors=(-1, -1, -1)))
+    stored = defaultdict(set)
+    for sample in result.values():
+        stored[sample["sha256"]].add(sample["split"])
+    assert all(len(splits) == 1 for splits in stored.values())
+    assert {"judge", "train", "test"} <= set.union(*stored.values())
 
 
 def test_splits_follow_the_shares_and_the_hash_stays() -> None:
     posts = [One(str(i), images=(f"{i}-",)) for i in range(4000)]
-    found, _ = label(posts, Data())
-    splits = [found[post.id]["split"] for post in posts]
+    result, _ = label(posts, Data())
+    splits = [result[post.id]["split"] for post in posts]
     assert [
         splits.count(name) / len(posts) for name in ("train", "validation", "test")
     ] == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
     assert splits != [sample["split"] for sample in label(posts, Data(), seed=1)[0].values()]
     kept, _ = label(posts, Data(judge=0.25))
-    drawn = [name for name in found if kept[name]["split"] == "judge"]
+    drawn = [name for name in result if kept[name]["split"] == "judge"]
     assert len(drawn) / len(posts) == pytest.approx(0.25, abs=0.02)
-    assert [found[name]["split"] for name in drawn].count("train") / len(drawn) == pytest.approx(
+    assert [result[name]["split"] for name in drawn].count("train") / len(drawn) == pytest.approx(
         0.8, abs=0.04
     )
-    assert all(kept[name]["split"] == found[name]["split"] for name in found.keys() - set(drawn))
+    assert all(kept[name]["split"] == result[name]["split"] for name in result.keys() - set(drawn))
     # Pinned: a changed hash would move every post of every dataset.
     assert label([One("1000000007", images=("7-",))], Data())[0]["1000000007"]["split"] == "train"
 
 
 def test_groups_name_what_looks_alike() -> None:
-    found, _ = label(
+    result, _ = label(
         [One("1", images=("p-", "q-")), One("2", images=("p'",)), One("3", images=("r-",))], Data()
     )
-    assert {name: sample["grp"] for name, sample in found.items()} == {
+    assert {name: sample["grp"] for name, sample in result.items()} == {
         "1": "p'",
         "1-2": None,
         "2": "p'",
         "3": None,
     }
-    found, _ = label(
+    result, _ = label(
         [One("1", images=("p-",)), One("2", images=("p'",)), One("3", images=("p-",))],
         Data(near_duplicates=None),
     )
-    assert {name: sample["grp"] for name, sample in found.items()} == {
+    assert {name: sample["grp"] for name, sample in result.items()} == {
         "1": "p-",
         "2": None,
         "3": "p-",
@@ -312,9 +312,9 @@ def test_negatives_are_unrelated_low_and_for_training_alone() -> None:
         for i in range(400)
     ]
     data = Data(negatives=0.25)
-    found, _ = label(posts, data)
-    plain = {name: sample for name, sample in found.items() if not sample["negative"]}
-    negatives = [sample for sample in found.values() if sample["negative"]]
+    result, _ = label(posts, data)
+    plain = {name: sample for name, sample in result.items() if not sample["negative"]}
+    negatives = [sample for sample in result.values() if sample["negative"]]
     worthy = [
         sample
         for sample in plain.values()
@@ -333,15 +333,15 @@ def test_negatives_are_unrelated_low_and_for_training_alone() -> None:
         assert sample["sha256"] in trained
         assert account[sample["sha256"]] != account[plain[sample["post"]]["sha256"]]
     assert len({sample["sha256"] for sample in negatives}) > len(negatives) / 2
-    assert label(posts[::-1], data)[0] == found
+    assert label(posts[::-1], data)[0] == result
     assert not label(posts[:1], Data(negatives=1.0, floors=(-1, -1, -1), split=(0.98, 0.01, 0.01)))[
         1
     ]
 
 
 def test_two_posts_never_share_a_sample_id() -> None:
-    found, rejects = label([One("q", images=("1-", "2-")), One("q-2", images=("3-",))], Data())
-    assert sorted((sample["id"], sample["post"]) for sample in found.values()) == [
+    result, rejects = label([One("q", images=("1-", "2-")), One("q-2", images=("3-",))], Data())
+    assert sorted((sample["id"], sample["post"]) for sample in result.values()) == [
         ("q", "q"),
         ("q-2", "q-2"),
     ]

@@ -114,11 +114,11 @@ def test_a_column_of_another_name_says_when(archive: Archive) -> None:
     rows = [
         {**post(i, "01"), "timestamp": "x", "when": {"at": f"2026-01-0{i + 1}"}} for i in range(2)
     ]
-    made = archive.ingest(
+    created = archive.ingest(
         archive.export(rows, IMAGES), period=days(None, 2), columns={"timestamp": "when.at"}
     )
-    assert ids(made) == ["p0"]
-    assert pq.read_table(Path(made) / dataset.REJECTS).num_rows == 0
+    assert ids(created) == ["p0"]
+    assert pq.read_table(Path(created) / dataset.REJECTS).num_rows == 0
 
 
 def test_a_period_is_read_as_it_was_written(tmp_path: Path) -> None:

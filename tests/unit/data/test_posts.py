@@ -31,13 +31,13 @@ GOOD: dict[str, Any] = {
 
 
 def read_all(location: Path | str, **rules: Any) -> tuple[list[tuple[int, Post]], list[Reject]]:
-    found = [
-        one
+    result = [
+        item
         for file in find_sources(str(location))
-        for one in accept(file, read_rows(file), Data(**rules))
+        for item in accept(file, read_rows(file), Data(**rules))
     ]
-    return [one[:2] for one in found if not isinstance(one, Reject)], [
-        one for one in found if isinstance(one, Reject)
+    return [item[:2] for item in result if not isinstance(item, Reject)], [
+        item for item in result if isinstance(item, Reject)
     ]
 
 
@@ -409,12 +409,12 @@ def test_a_file_that_was_tampered_with_gives_rows_rejects_or_one_clear_error(
         torn[at % len(torn)] = value
     (folder / f"posts{suffix}").write_bytes(torn)
     posts: list[tuple[int, Post]] = []
-    said = ""
+    answers = ""
     try:
         posts, _ = read_all(folder / f"posts{suffix}")
     except InputError as exc:
-        said = str(exc)
-    assert "\n" not in said
+        answers = str(exc)
+    assert "\n" not in answers
     assert all(post.images and post.account and post.id for _, post in posts)
 
 
@@ -458,13 +458,13 @@ def test_an_export_of_stock_photographs(tmp_path: Path) -> None:
         line + "\n" + json.dumps({**fields, "id": 10, "forwards": 0})
     )
     data = load_recipe("stock").data
-    found = [
-        one
-        for one in accept("f", read_rows(str(tmp_path / "posts.jsonl")), data)
-        if not isinstance(one, Reject)
+    result = [
+        item
+        for item in accept("f", read_rows(str(tmp_path / "posts.jsonl")), data)
+        if not isinstance(item, Reject)
     ]
     assert [
-        (post.id, post.account, post.text, post.keywords, post.kpis) for _, post, _ in found
+        (post.id, post.account, post.text, post.keywords, post.kpis) for _, post, _ in result
     ] == [
         ("9", "stock", "A tent", ("tent", "forest"), (2.0, 4.0, 0.05)),
         ("10", "stock", "A tent", ("tent", "forest"), (0.0, None, None)),

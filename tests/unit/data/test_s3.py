@@ -33,9 +33,9 @@ def test_posts_images_and_shards_on_s3(s3_bucket: str) -> None:
 
     [source] = find_sources(f"{bucket}/export")
     assert source == f"{bucket}/export/posts.jsonl" == find_sources(f"{bucket}/exp*/*.jsonl")[0]
-    [found] = accept(source, read_rows(source), Data())
-    assert not isinstance(found, Reject)
-    wanted = [f"{bucket}/export/{name}" for name in (*found[1].images, "images/none.png")]
+    [result] = accept(source, read_rows(source), Data())
+    assert not isinstance(result, Reject)
+    wanted = [f"{bucket}/export/{name}" for name in (*result[1].images, "images/none.png")]
     fetched = dict(Fetcher(Data()).fetch(wanted))
     good, missing = (fetched[name] for name in wanted)
     assert isinstance(good, StoredImage)

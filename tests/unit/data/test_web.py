@@ -41,7 +41,7 @@ def port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "secure.example")])
     now = datetime.now(UTC)
-    made = x509.CertificateBuilder(
+    created = x509.CertificateBuilder(
         name,
         name,
         key.public_key(),
@@ -49,13 +49,13 @@ def port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         now - timedelta(days=1),
         now + timedelta(days=1),
     )
-    made = made.add_extension(
+    created = created.add_extension(
         x509.SubjectAlternativeName([x509.DNSName("secure.example")]), critical=False
     )
-    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    created = created.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     certificate = tmp_path / "certificate.pem"
     certificate.write_bytes(
-        made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        created.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
     )
     plain = serialization.NoEncryption()
     (tmp_path / "key.pem").write_bytes(

@@ -152,13 +152,13 @@ def test_a_new_attempt_begins_without_the_old_ones_progress(tmp_path: Path) -> N
 
 
 def test_a_training_that_ends_early_leaves_no_time_left() -> None:
-    said: list[str] = []
-    training = Steps(90, 0, 8, "samples", said.append)
+    answers: list[str] = []
+    training = Steps(90, 0, 8, "samples", answers.append)
     training.made(1, 2.0)
     training.end(60)
-    assert said[-1] == "step 60 of 90 · ended early"
+    assert answers[-1] == "step 60 of 90 · ended early"
     training.end(90)
-    assert len(said) == 2
+    assert len(answers) == 2
 
 
 RESULTS: dict[str, tuple[dict[str, Any], str]] = {

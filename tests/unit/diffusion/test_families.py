@@ -185,17 +185,19 @@ def test_checkpointing_changes_no_gradient(
         lambda *args, **kw: calls.append(torch.is_grad_enabled()) or real(*args, **kw),
     )
     rows: list[dict[str, float]] = []
-    found = []
+    result = []
     for saving in (False, True):
         each = set_ddpo(on_base(recipe, sdxl, gradient_checkpointing=saving), epochs=1)
-        found.append(
+        result.append(
             make_learner(each, samples, Sampler(each), warmth, tmp_path / str(saving), rows).fit()
         )
         assert bool(calls) == saving
         assert all(calls), "sampling has no activations to save"
     assert rows[0]["grad_norm"] == pytest.approx(rows[1]["grad_norm"], rel=1e-6)
-    for name, weights in found[0].weights.items():
-        np.testing.assert_allclose(found[1].weights[name], weights, rtol=0, atol=1e-6, err_msg=name)
+    for name, weights in result[0].weights.items():
+        np.testing.assert_allclose(
+            result[1].weights[name], weights, rtol=0, atol=1e-6, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("rank", [None, 4])

@@ -253,14 +253,14 @@ def test_rollouts_made_elsewhere_are_named_or_scored_again(
 def test_a_heavy_divergence_keeps_the_policy_at_the_base(
     recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path
 ) -> None:
-    found = {}
+    result = {}
     for weight in (1e-6, 1e3):
         _, rows = fit(
             set_ddpo(recipe, epochs=4, kl=weight), samples, warmth, tmp_path / f"{weight:g}"
         )
-        found[weight] = [row["kl"] for row in rows]
-        assert found[weight][0] < found[1e-6][-1]
-    assert 0 < found[1e3][-1] < found[1e-6][-1] / 3
+        result[weight] = [row["kl"] for row in rows]
+        assert result[weight][0] < result[1e-6][-1]
+    assert 0 < result[1e3][-1] < result[1e-6][-1] / 3
 
 
 def test_a_failed_reward_is_never_a_zero(

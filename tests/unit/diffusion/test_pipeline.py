@@ -72,13 +72,13 @@ def test_a_prompt_is_encoded_once_and_has_the_same_bits_in_any_batch(
     )
     condition = Prompts(pipe)
     prompts = ["a red ball", "a blue ball", None, "a red ball"]
-    many, one = condition(prompts), condition(["a blue ball"])
+    many, item = condition(prompts), condition(["a blue ball"])
     watch.remove()
     assert batches == [1, 1, 1]
     assert torch.equal(
         many.text_BLD, torch.cat([encode_prompts(pipe, [prompt]).text_BLD for prompt in prompts])
     )
-    assert torch.equal(many.text_BLD[1:2], one.text_BLD)
+    assert torch.equal(many.text_BLD[1:2], item.text_BLD)
 
 
 def test_images_survive_encoding_and_decoding(pipe: StableDiffusionPipeline) -> None:

@@ -294,7 +294,7 @@ def reference_predictions(
         1
         - np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_train_timesteps) ** 2
     )
-    said, noises = [], []
+    answers, noises = [], []
     for text, index, clean in zip(
         whole.prompts_B,
         whole.indices_B.tolist(),
@@ -311,9 +311,9 @@ def reference_predictions(
                 truncation=True,
             ).input_ids
             embedded = pipe.text_encoder(torch.tensor([tokens])).last_hidden_state
-        said.append(pipe.unet(noisy[None], t, encoder_hidden_states=embedded).sample[0])
+        answers.append(pipe.unet(noisy[None], t, encoder_hidden_states=embedded).sample[0])
         noises.append(noise)
-    return torch.stack(said), torch.stack(noises)
+    return torch.stack(answers), torch.stack(noises)
 
 
 def test_matching_losses_of_a_rollout(recipe: Recipe, samples: list[Sample]) -> None:
@@ -324,8 +324,8 @@ def test_matching_losses_of_a_rollout(recipe: Recipe, samples: list[Sample]) -> 
     pipe = open_reference()
     for k in range(2):
         with torch.no_grad():
-            said, noise = reference_predictions(pipe, whole, recipe, k)
-        expected = -((said - noise) ** 2).flatten(1).mean(1)
+            answers, noise = reference_predictions(pipe, whole, recipe, k)
+        expected = -((answers - noise) ** 2).flatten(1).mean(1)
         np.testing.assert_allclose(
             whole.logprobs_old_BK[:, k], expected.numpy(), rtol=0, atol=AGREEMENT
         )
@@ -355,12 +355,12 @@ def test_gradients_with_a_divergence_from_the_moving_average(
     for k in range(2):
         old = torch.from_numpy(whole.logprobs_old_BK[:, k])
         if objective == "awm":
-            said, noise = reference_predictions(pipe, whole, recipe, k)
+            answers, noise = reference_predictions(pipe, whole, recipe, k)
             with torch.no_grad():
                 anchor, _ = reference_predictions(before, whole, recipe, k)
-            ratios_K.append(torch.exp(-((said - noise) ** 2).flatten(1).mean(1) - old))
+            ratios_K.append(torch.exp(-((answers - noise) ** 2).flatten(1).mean(1) - old))
             divergences_K.append(
-                kl_divergence(Normal(said, math.sqrt(0.5)), Normal(anchor, math.sqrt(0.5)))
+                kl_divergence(Normal(answers, math.sqrt(0.5)), Normal(anchor, math.sqrt(0.5)))
                 .flatten(1)
                 .mean(1)
             )
@@ -404,16 +404,16 @@ def test_gradients_with_a_divergence_from_the_moving_average(
     with torch.no_grad():
         for name, weights in theirs.items():
             mine[name].copy_(weights)
-    found = [
+    result = [
         loss()
         for loss in learner._losses(
             RankBatch(whole, advantages.double().numpy()), list(range(len(whole)))
         )
     ]
     got = torch.autograd.grad(
-        torch.stack([loss for loss, _ in found]).sum(), list(mine.values()), allow_unused=True
+        torch.stack([loss for loss, _ in result]).sum(), list(mine.values()), allow_unused=True
     )
-    assert weight * sum(metrics["kl"] for _, metrics in found) == pytest.approx(
+    assert weight * sum(metrics["kl"] for _, metrics in result) == pytest.approx(
         float(divergence.detach()), rel=1e-3
     )
     for name, a, b in zip(theirs, got, expected, strict=True):
@@ -446,7 +446,9 @@ def test_gradients_of_a_stale_batch(
     def scores(pipe: Any) -> torch.Tensor:
         if objective == "awm":
             pairs = [reference_predictions(pipe, whole, recipe, k) for k in range(2)]
-            return torch.stack([-((said - noise) ** 2).flatten(1).mean(1) for said, noise in pairs])
+            return torch.stack(
+                [-((answers - noise) ** 2).flatten(1).mean(1) for answers, noise in pairs]
+            )
         steps, latents = (
             zip(whole.timesteps_K, whole.timesteps_prev_K, strict=True),
             whole.latents_BSCHW,

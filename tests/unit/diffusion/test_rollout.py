@@ -147,9 +147,9 @@ def test_images_of_a_prompt_share_their_start_where_the_recipe_says_so(
     adapter = read_adapter(sampler.pipe.unet, 0)
     starts, images = [], []
     for chunk in epoch_chunks(shared.ddpo, samples, shared.seed, 0):
-        found = sampler.rollout(adapter, chunk)
-        starts += list(found.latents_BSCHW[:, 0])
-        images += list(found.images_BHWC)
+        result = sampler.rollout(adapter, chunk)
+        starts += list(result.latents_BSCHW[:, 0])
+        images += list(result.images_BHWC)
     for a, b in ((0, 1), (2, 3), (4, 5), (6, 7)):
         assert np.array_equal(starts[a], starts[b])
         assert not np.array_equal(images[a], images[b]), "the steps' own noise still differs"

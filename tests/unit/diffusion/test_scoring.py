@@ -63,16 +63,16 @@ def test_the_draws_of_an_image_share_the_span_of_timesteps(draws: int, span: flo
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_who_finds_noise_and_image_has_no_loss(prediction: str) -> None:
-    found = draw(config(), [0, 1, 2], 0, prediction=prediction)
-    alpha = ALPHAS[found.t].reshape(-1, 1, 1, 1)
-    noise = (found.sample_BCHW - alpha.sqrt() * CLEAN) / (1 - alpha).sqrt()
+    result = draw(config(), [0, 1, 2], 0, prediction=prediction)
+    alpha = ALPHAS[result.t].reshape(-1, 1, 1, 1)
+    noise = (result.sample_BCHW - alpha.sqrt() * CLEAN) / (1 - alpha).sqrt()
     truth = noise if prediction == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * CLEAN
-    torch.testing.assert_close(found.logprob(truth), torch.zeros(3), rtol=0, atol=1e-6)
+    torch.testing.assert_close(result.logprob(truth), torch.zeros(3), rtol=0, atol=1e-6)
     torch.testing.assert_close(
-        found.logprob(truth + 0.5), torch.full((3,), -0.25), rtol=0, atol=1e-5
+        result.logprob(truth + 0.5), torch.full((3,), -0.25), rtol=0, atol=1e-5
     )
     torch.testing.assert_close(
-        found.kl(truth, truth + 0.5), torch.full((3,), 0.25), rtol=0, atol=1e-5
+        result.kl(truth, truth + 0.5), torch.full((3,), 0.25), rtol=0, atol=1e-5
     )
     assert abs(float(noise.mean())) < 0.1
     assert 0.9 < float(noise.std()) < 1.1

@@ -56,9 +56,9 @@ def test_scores_are_those_of_the_head_in_plain_torch(
         embedding = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
         unit = embedding / embedding.norm(dim=-1, keepdim=True)
         expected = (head.layers(unit) if isinstance(head, Several) else head(unit))[:, 0]
-    found = judge.score(judge.clip.see(IMAGES))
-    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6)
-    assert found.std() > 1e-4
+    result = judge.score(judge.clip.see(IMAGES))
+    np.testing.assert_allclose(result, expected.numpy(), rtol=1e-5, atol=1e-6)
+    assert result.std() > 1e-4
 
 
 def test_a_file_that_is_no_head_for_this_clip_is_refused(clip_folder: Path, tmp_path: Path) -> None:

@@ -88,10 +88,10 @@ def plain_correlation(seen: Images, ranks: bool) -> float:
 @given(ROWS)
 def test_auc_is_the_share_of_pairs_won(rows: list[tuple[int, ...]]) -> None:
     seen = images(rows)
-    found = auc_within(
+    result = auc_within(
         seen.reward, seen.bucket == 2, seen.bucket == 0, seen.account, seen.weights[None]
     )
-    assert found[0] == pytest.approx(plain_auc(seen.written_out), nan_ok=True)
+    assert result[0] == pytest.approx(plain_auc(seen.written_out), nan_ok=True)
 
 
 @given(ROWS)
@@ -100,8 +100,8 @@ def test_correlations_are_those_of_values_and_of_ranks_centered_within_account(
 ) -> None:
     seen = images(rows)
     for statistic, ranks in ((pearson_within, False), (spearman_within, True)):
-        found = statistic(seen.reward, seen.kpi, seen.account, seen.weights[None])[0]
-        assert found == pytest.approx(
+        result = statistic(seen.reward, seen.kpi, seen.account, seen.weights[None])[0]
+        assert result == pytest.approx(
             plain_correlation(seen.written_out, ranks), abs=1e-9, nan_ok=True
         )
 

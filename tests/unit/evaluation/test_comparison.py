@@ -54,20 +54,22 @@ SETTINGS = {
 def images(shift: float, draw: int, **changed: Any) -> Images:
     rng = np.random.default_rng(draw)
     values = {measure: rng.normal(shift, 0.3, 40) for measure in MEASURES}
-    made = Images(
+    created = Images(
         tuple(f"s{i // 4}" for i in range(40)),
         tuple(f"text {i // 4}" for i in range(40)),
         tuple(range(40)),
         values,
     )
-    return replace(made, **changed)
+    return replace(created, **changed)
 
 
 def variant(name: str, shift: float, draw: int, *overrides: str, **changed: Any) -> Variant:
     recipe = load_recipe("tiny", overrides)
     inputs = {"dataset": "d" * 64, "boigllm": "l", "calibration": "c", "judge": "j"}
-    made = Variant(name, SETTINGS, inputs, images(shift, draw), images(0.0, 99), recipe, {}, COST)
-    return replace(made, **changed)
+    created = Variant(
+        name, SETTINGS, inputs, images(shift, draw), images(0.0, 99), recipe, {}, COST
+    )
+    return replace(created, **changed)
 
 
 def plain_interval(values: Any, clusters: Any, resamples: int, seed: int) -> tuple[float, float]:
@@ -86,51 +88,51 @@ def plain_interval(values: Any, clusters: Any, resamples: int, seed: int) -> tup
 
 def test_differences_are_those_of_a_plain_computation() -> None:
     plain, kl = variant("plain", 0.5, 1), variant("kl", 0.8, 2, "ddpo.kl=0.1")
-    found = compare([plain, kl], {}, resamples=200, seed=3)
+    result = compare([plain, kl], {}, resamples=200, seed=3)
     for measure in MEASURES:
         ours, theirs = kl.boigsd.values[measure], plain.boigsd.values[measure]
         assert ours is not None
         assert theirs is not None
-        row = found["variants"]["kl"]["over_reference"][measure]
+        row = result["variants"]["kl"]["over_reference"][measure]
         assert row["mean"] == pytest.approx(np.mean(ours) - np.mean(theirs))
         assert (row["low"], row["high"]) == pytest.approx(
             plain_interval(ours - theirs, kl.boigsd.samples, 200, 3)
         )
         assert (row["clusters"], row["n"]) == (10, 40)
-        assert found["variants"]["kl"]["means"][measure] == pytest.approx(np.mean(ours))
-        assert found["variants"]["kl"]["over_base"][measure]["mean"] == pytest.approx(
+        assert result["variants"]["kl"]["means"][measure] == pytest.approx(np.mean(ours))
+        assert result["variants"]["kl"]["over_base"][measure]["mean"] == pytest.approx(
             np.mean(ours - kl.base.values[measure])
         )
-    assert found["variants"]["plain"]["over_reference"] is None
-    assert found["absent"] == dict.fromkeys(
+    assert result["variants"]["plain"]["over_reference"] is None
+    assert result["absent"] == dict.fromkeys(
         ("variants.plain.over_reference", "groups.plain.over_reference"),
         "is what the others are compared with",
     )
-    assert found["changes"] == {"ddpo.kl": {"plain": 0.0, "kl": 0.1}}
-    assert headline(found).startswith("kl is clearly better than plain by the held-out judge: +0.")
+    assert result["changes"] == {"ddpo.kl": {"plain": 0.0, "kl": 0.1}}
+    assert headline(result).startswith("kl is clearly better than plain by the held-out judge: +0.")
 
 
 def test_seeds_of_one_variant_stand_together_and_each_is_shown() -> None:
     plain = [variant("plain", 0.5, 1), variant("plain-1", 0.4, 2, "seed=1")]
     kl = [variant(f"kl-{seed}", 0.9, 5 + seed, "ddpo.kl=0.1", f"seed={seed}") for seed in range(3)]
-    found = compare([plain[0], *kl, plain[1]], {}, resamples=200, seed=0)
-    assert {name: group["variants"] for name, group in found["groups"].items()} == {
+    result = compare([plain[0], *kl, plain[1]], {}, resamples=200, seed=0)
+    assert {name: group["variants"] for name, group in result["groups"].items()} == {
         "plain": ["plain", "plain-1"],
         "kl-0": ["kl-0", "kl-1", "kl-2"],
     }
-    assert [row["seed"] for row in found["variants"].values()] == [0, 0, 1, 2, 1]
+    assert [row["seed"] for row in result["variants"].values()] == [0, 0, 1, 2, 1]
     mean = {
-        name: np.mean([one.boigsd.values["judge"] for one in members], axis=0)
+        name: np.mean([item.boigsd.values["judge"] for item in members], axis=0)
         for name, members in (("plain", plain), ("kl", kl))
     }
-    row = found["groups"]["kl-0"]["over_reference"]["judge"]
+    row = result["groups"]["kl-0"]["over_reference"]["judge"]
     assert row["mean"] == pytest.approx((mean["kl"] - mean["plain"]).mean())
     assert (row["low"], row["high"]) == pytest.approx(
         plain_interval(mean["kl"] - mean["plain"], plain[0].boigsd.samples, 200, 0)
     )
-    one = found["variants"]["kl-2"]["over_reference"]["judge"]["mean"]
-    assert one == pytest.approx((kl[2].boigsd.values["judge"] - mean["plain"]).mean())
-    assert found["variants"]["plain-1"]["over_reference"] is None
+    item = result["variants"]["kl-2"]["over_reference"]["judge"]["mean"]
+    assert item == pytest.approx((kl[2].boigsd.values["judge"] - mean["plain"]).mean())
+    assert result["variants"]["plain-1"]["over_reference"] is None
 
 
 @pytest.mark.parametrize(
@@ -166,14 +168,14 @@ def test_rewards_of_two_kinds_are_not_subtracted() -> None:
     other = replace(
         variant("dsg", 0.9, 2, "reward.weights={dsg: 1}"), settings={**SETTINGS, "reward": "dsg"}
     )
-    found = compare([variant("plain", 0.5, 1), other], {}, resamples=100, seed=0)
-    assert found["variants"]["dsg"]["over_reference"]["reward"] is None
+    result = compare([variant("plain", 0.5, 1), other], {}, resamples=100, seed=0)
+    assert result["variants"]["dsg"]["over_reference"]["reward"] is None
     assert (
-        found["absent"]["variants.dsg.over_reference.reward"]
+        result["absent"]["variants.dsg.over_reference.reward"]
         == "the evaluations measure by different rewards"
     )
-    assert found["variants"]["dsg"]["over_reference"]["judge"] is not None
-    assert found["variants"]["dsg"]["over_base"]["reward"] is not None
+    assert result["variants"]["dsg"]["over_reference"]["judge"] is not None
+    assert result["variants"]["dsg"]["over_base"]["reward"] is not None
 
 
 def test_without_a_judge_the_reward_speaks_and_says_so() -> None:
@@ -185,27 +187,28 @@ def test_without_a_judge_the_reward_speaks_and_says_so() -> None:
             boigsd=replace(one.boigsd, values={**one.boigsd.values, "judge": None}),
         )
 
-    found = compare(
+    result = compare(
         [unjudged(variant("plain", 0.5, 1)), unjudged(variant("kl", 0.5, 1, "ddpo.kl=0.1"))],
         {},
         resamples=100,
         seed=0,
     )
     assert (
-        headline(found)
+        headline(result)
         == "No variant is clearly better than plain by its reward alone; nobody else judged."
     )
-    assert found["absent"]["variants.kl.means.judge"] == "evaluation.judge is not set"
+    assert result["absent"]["variants.kl.means.judge"] == "evaluation.judge is not set"
 
 
 def test_a_single_survivor_is_still_shown_and_what_failed_is_named() -> None:
-    found = compare(
+    result = compare(
         [variant("kl", 0.5, 1)], {"plain": "ddpo: InputError: no"}, resamples=100, seed=0
     )
     assert (
-        headline(found) == "Nothing but kl was evaluated, so there is nothing to compare. 1 failed."
+        headline(result)
+        == "Nothing but kl was evaluated, so there is nothing to compare. 1 failed."
     )
-    assert found["failed"] == {"plain": "ddpo: InputError: no"}
+    assert result["failed"] == {"plain": "ddpo: InputError: no"}
 
 
 def test_changes_reach_into_sections_and_leave_out_what_is_the_same() -> None:
@@ -277,8 +280,8 @@ def test_the_stage_publishes_numbers_page_and_tables(
     assert done is not None
     uri = done["outputs"]["report"]
     assert manifest.read_manifest(uri).kind == "comparison"
-    found = read_comparison(uri)
-    plain, kl = found["variants"]["plain"], found["variants"]["kl"]
+    result = read_comparison(uri)
+    plain, kl = result["variants"]["plain"], result["variants"]["kl"]
     assert kl["over_reference"]["reward"]["mean"] == pytest.approx(
         kl["means"]["reward"] - plain["means"]["reward"]
     )
@@ -287,7 +290,7 @@ def test_the_stage_publishes_numbers_page_and_tables(
     assert {name: kl["means"][name] for name in MEASURES} == pytest.approx(
         {name: reported[name] for name in MEASURES}
     )
-    assert found["changes"] == {"ddpo.kl": {"plain": 0.0, "kl": 0.1}}
+    assert result["changes"] == {"ddpo.kl": {"plain": 0.0, "kl": 0.1}}
     assert (plain["monitors"], kl["monitors"]) == (None, {"drift": "drift: at epoch 3"})
     assert kl["cost"]["stages"]["ddpo"]["attempts"] == 2
     assert kl["cost"]["seconds"] == pytest.approx(
@@ -301,32 +304,32 @@ def test_the_stage_publishes_numbers_page_and_tables(
     assert not re.findall(r"(?:src|href)=\"(?!data:)|url\(|@import|<script", page)
     shown = CliRunner().invoke(app, ["report", uri])
     assert (shown.exit_code, "kl is clearly better than plain" in shown.output) == (0, True)
-    assert json.loads(CliRunner().invoke(app, ["report", uri, "--json"]).output) == found
+    assert json.loads(CliRunner().invoke(app, ["report", uri, "--json"]).output) == result
 
 
 def test_the_stage_names_what_failed_in_the_order_of_the_experiment(
     finished_run: Job, both: dict[str, str]
 ) -> None:
-    told = f"{finished_run.store}/experiment.json"
+    messages = f"{finished_run.store}/experiment.json"
     store.write_bytes(
-        told,
+        messages,
         json.dumps(
             {"variants": ["kl", "lost", "plain"], "failed": {"lost": "ddpo: <b>no</b>"}}
         ).encode(),
     )
-    code, attempt = compared(finished_run, {**both, "experiment": told})
+    code, attempt = compared(finished_run, {**both, "experiment": messages})
     done = commit.read_commit(attempt)
     assert code == 0
     assert done is not None
-    found = read_comparison(done["outputs"]["report"])
-    assert (found["reference"], list(found["variants"]), found["failed"]) == (
+    result = read_comparison(done["outputs"]["report"])
+    assert (result["reference"], list(result["variants"]), result["failed"]) == (
         "kl",
         ["kl", "plain"],
         {"lost": "ddpo: <b>no</b>"},
     )
     assert "&lt;b&gt;no" in store.read_bytes(f"{done['outputs']['report']}/report.html").decode()
     console = Console(record=True, width=200)
-    print_comparison(found, console)
+    print_comparison(result, console)
     assert "lost: ddpo: <b>no</b>" in console.export_text()
 
 

@@ -114,15 +114,15 @@ def test_intervals_hold_whole_posts_and_shrink_with_their_number() -> None:
     rng = np.random.default_rng(0)
     right = rng.random(240) < 0.5
     samples = [replace(make_sample(i), bucket="high") for i in range(240)]
-    said = by_id([RED if hit else HALF for hit in right], samples)
-    apart = measure({"boigllm": said}, samples, 2000)["boigllm"]["colors_iou"]
+    answers = by_id([RED if hit else HALF for hit in right], samples)
+    apart = measure({"boigllm": answers}, samples, 2000)["boigllm"]["colors_iou"]
     low, high = apart["interval"]["high"]
     expected = 1.96 * 0.25 / math.sqrt(240)
     assert low < apart["high"] < high
     assert (high - low) / 2 == pytest.approx(expected, rel=0.1)
     order = np.argsort(~right, kind="stable")  # posts of ten images that are all right or all wrong
     clustered = [replace(samples[i], post=f"post{place // 10}") for place, i in enumerate(order)]
-    low, high = measure({"boigllm": said}, clustered, 2000)["boigllm"]["colors_iou"]["interval"][
+    low, high = measure({"boigllm": answers}, clustered, 2000)["boigllm"]["colors_iou"]["interval"][
         "high"
     ]
     assert (high - low) / 2 == pytest.approx(expected * math.sqrt(10), rel=0.15)
@@ -132,14 +132,14 @@ def test_differences_are_those_of_the_paired_bootstrap() -> None:
     rng = np.random.default_rng(1)
     looks = [RED, HALF, Description({"White": 1.0}, {"cool": 1.0}, {})]
     samples = [replace(make_sample(i), bucket="low", post=f"post{i // 2}") for i in range(60)]
-    said = {
+    answers = {
         model: by_id([looks[i] for i in rng.integers(0, 3, 60)], samples)
         for model in ("boigllm", "no_kpi")
     }
-    got = measure(said, samples)
+    got = measure(answers, samples)
     values = {
-        model: table([PredictedPair("low", 64, 64, RED, d) for d in found.values()])["colors_iou"]
-        for model, found in said.items()
+        model: table([PredictedPair("low", 64, 64, RED, d) for d in result.values()])["colors_iou"]
+        for model, result in answers.items()
     }
     expected = paired_difference(
         values["boigllm"], values["no_kpi"], [s.post for s in samples], resamples=200, seed=0

@@ -25,7 +25,7 @@ REAL_NAMED = np.array([1.0, np.nan, 0.5])
 
 
 def sample(index: int, **changes: Any) -> Sample:
-    made = Sample(
+    created = Sample(
         f"{index:03d}",
         str(index),
         "a",
@@ -41,7 +41,7 @@ def sample(index: int, **changes: Any) -> Sample:
         32,
         32,
     )
-    return replace(made, **changes)
+    return replace(created, **changes)
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -81,56 +81,56 @@ def test_summary_pairs_models_and_gives_a_reason_for_every_null() -> None:
         name: measured(plan, shift, i)
         for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.5), ("boigsd", 1.0)])
     }
-    found = summarize(models, plan, real(30), recipe())
-    assert list(found["generation"]) == list(MODELS)
+    result = summarize(models, plan, real(30), recipe())
+    assert list(result["generation"]) == list(MODELS)
     assert {*BEST, *ROWS} - set(MODELS) == {CHAMPION}
-    row = found["generation"]["boigsd"]
+    row = result["generation"]["boigsd"]
     assert row["n"] == 40
     assert row["clip_margin"] == pytest.approx(11.0)
     assert row["named"] == 0.5
-    assert found["floors"]["named"] == 0.75
-    assert 0 < found["floors"]["novelty"] < row["novelty"] < row["diversity_across"]
-    assert row["reward"] - found["generation"]["base"]["reward"] == pytest.approx(1.0)
+    assert result["floors"]["named"] == 0.75
+    assert 0 < result["floors"]["novelty"] < row["novelty"] < row["diversity_across"]
+    assert row["reward"] - result["generation"]["base"]["reward"] == pytest.approx(1.0)
     # The noise is shared, so the paired interval is as sharp as the shift.
-    assert found["paired"]["boigsd-base"]["reward"]["low"] == pytest.approx(1.0)
-    assert found["paired"]["high_kpi-base"]["judge"]["high"] == pytest.approx(0.5)
-    assert found["paired"]["boigsd-high_kpi"]["judge"]["low"] == pytest.approx(0.5)
-    assert found["paired"]["boigsd-base"]["clip_margin"]["mean"] == pytest.approx(1.0)
-    assert row["kid"] > found["generation"]["base"]["kid"]
+    assert result["paired"]["boigsd-base"]["reward"]["low"] == pytest.approx(1.0)
+    assert result["paired"]["high_kpi-base"]["judge"]["high"] == pytest.approx(0.5)
+    assert result["paired"]["boigsd-high_kpi"]["judge"]["low"] == pytest.approx(0.5)
+    assert result["paired"]["boigsd-base"]["clip_margin"]["mean"] == pytest.approx(1.0)
+    assert row["kid"] > result["generation"]["base"]["kid"]
     nulls = {
         f"generation.{m}.{k}"
-        for m, r in found["generation"].items()
+        for m, r in result["generation"].items()
         if r
         for k, v in r.items()
         if v is None
     }
-    nulls |= {f"generation.{m}" for m, r in found["generation"].items() if r is None}
-    assert nulls == set(found["absent"])
-    assert "fid_min" in found["absent"]["generation.base.fid"]
-    json.dumps(found, allow_nan=False)
+    nulls |= {f"generation.{m}" for m, r in result["generation"].items() if r is None}
+    assert nulls == set(result["absent"])
+    assert "fid_min" in result["absent"]["generation.base.fid"]
+    json.dumps(result, allow_nan=False)
 
 
 def test_the_champion_is_one_more_row_and_the_candidate_is_paired_with_it() -> None:
     plan = make_plan([sample(i) for i in range(10)], recipe())
     shifts = {"base": 0.0, "high_kpi": 0.5, "boigsd": 1.0, "champion": 0.75}
-    found = summarize(
+    result = summarize(
         {name: measured(plan, shift, i) for i, (name, shift) in enumerate(shifts.items())},
         plan,
         real(30),
         recipe(),
     )
-    assert found["generation"]["champion"]["n"] == 40
-    assert found["paired"]["boigsd-champion"]["judge"]["low"] == pytest.approx(0.25)
-    assert found["paired"]["champion-base"]["reward"]["mean"] == pytest.approx(0.75)
+    assert result["generation"]["champion"]["n"] == 40
+    assert result["paired"]["boigsd-champion"]["judge"]["low"] == pytest.approx(0.25)
+    assert result["paired"]["champion-base"]["reward"]["mean"] == pytest.approx(0.75)
 
 
 def test_without_a_judge_its_column_is_null_with_a_reason() -> None:
     plan = make_plan([sample(i) for i in range(4)], recipe())
     models = {name: measured(plan, 0.0, 0, judge=False) for name in ("base", "high_kpi", "boigsd")}
-    found = summarize(models, plan, real(30), recipe())
-    assert found["generation"]["boigsd"]["judge"] is None
-    assert found["paired"]["boigsd-base"]["judge"] is None
-    assert "evaluation.judge" in found["absent"]["generation.boigsd.judge"]
+    result = summarize(models, plan, real(30), recipe())
+    assert result["generation"]["boigsd"]["judge"] is None
+    assert result["paired"]["boigsd-base"]["judge"] is None
+    assert "evaluation.judge" in result["absent"]["generation.boigsd.judge"]
 
 
 def test_fid_stands_beside_its_floor_at_the_same_n() -> None:
@@ -140,16 +140,16 @@ def test_fid_stands_beside_its_floor_at_the_same_n() -> None:
         name: measured(plan, shift, i)
         for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.0), ("boigsd", 3.0)])
     }
-    found = summarize(models, plan, real(120), settings)
-    assert found["floors"]["fid_n"] == 60
-    assert found["generation"]["boigsd"]["fid"] > 40
-    assert found["generation"]["base"]["fid"] < 2 * found["floors"]["fid"] + 1
-    assert "generation.base.fid" not in found["absent"]
-    found = summarize(models, plan, real(120), recipe("evaluation.fid_min=61"))
+    result = summarize(models, plan, real(120), settings)
+    assert result["floors"]["fid_n"] == 60
+    assert result["generation"]["boigsd"]["fid"] > 40
+    assert result["generation"]["base"]["fid"] < 2 * result["floors"]["fid"] + 1
+    assert "generation.base.fid" not in result["absent"]
+    result = summarize(models, plan, real(120), recipe("evaluation.fid_min=61"))
     assert (
-        found["floors"]["fid_n"],
-        found["floors"]["fid"],
-        found["generation"]["boigsd"]["fid"],
+        result["floors"]["fid_n"],
+        result["floors"]["fid"],
+        result["generation"]["boigsd"]["fid"],
     ) == (0, None, None)
 
 
@@ -262,11 +262,11 @@ def test_best_of_n_stands_beside_boigsd_at_the_same_number_of_sampled_images() -
         for i, (name, shift) in enumerate([("base", 0.0), ("high_kpi", 0.0), ("boigsd", 0.25)])
     }
     models["base_unguided"] = measured(plan, -1.0, 7)
-    found = summarize(models, plan, real(30), settings)
-    rows = found["generation"]
+    result = summarize(models, plan, real(30), settings)
+    rows = result["generation"]
     assert rows["best_of_n"]["n"] == 5
     assert rows["best_of_n"]["reward"] > rows["base"]["reward"] + 0.5
-    assert found["absent"]["generation.best_of_n.diversity"] == "one image per prompt"
+    assert result["absent"]["generation.best_of_n.diversity"] == "one image per prompt"
     cost = {name: (row["sampled"], row["forwards"]) for name, row in rows.items() if row}
     assert cost == {
         "base": (1, 14), "high_kpi": (1, 14), "boigsd": (1, 14), "best_of_n": (4, 56), "boigsd_best_of_n": (4, 56),
@@ -274,12 +274,12 @@ def test_best_of_n_stands_beside_boigsd_at_the_same_number_of_sampled_images() -
     }  # fmt: skip
     # All four images of BoigSD count against the best of the base's four; the winners of both
     # differ by the shift alone.
-    whole = found["paired"]["boigsd-best_of_n"]["reward"]
+    whole = result["paired"]["boigsd-best_of_n"]["reward"]
     assert whole["mean"] == pytest.approx(rows["boigsd"]["reward"] - rows["best_of_n"]["reward"])
     assert (whole["n"], whole["clusters"]) == (5, 5)
-    assert found["paired"]["boigsd_best_of_n-best_of_n"]["judge"]["low"] == pytest.approx(0.25)
-    found = summarize(models, plan, real(30), recipe("evaluation.best_of_n=9"))
-    assert "best_of_n 9" in found["absent"]["generation.best_of_n"]
+    assert result["paired"]["boigsd_best_of_n-best_of_n"]["judge"]["low"] == pytest.approx(0.25)
+    result = summarize(models, plan, real(30), recipe("evaluation.best_of_n=9"))
+    assert "best_of_n 9" in result["absent"]["generation.best_of_n"]
 
 
 def test_rows_of_boigsd_are_paired_with_the_base_and_with_what_they_add_to() -> None:
@@ -293,19 +293,19 @@ def test_rows_of_boigsd_are_paired_with_the_base_and_with_what_they_add_to() -> 
     }
     shifts |= {"base_unguided": -0.5, "boigsd_unguided": 0.25}
     shifts = {"base": 0.0, "high_kpi": 0.5, "boigsd": 1.0} | shifts
-    found = summarize(
+    result = summarize(
         {name: measured(plan, shift, i) for i, (name, shift) in enumerate(shifts.items())},
         plan,
         real(30),
         settings,
     )
-    assert found["generation"]["prompt_rewrite"]["n"] == 40
+    assert result["generation"]["prompt_rewrite"]["n"] == 40
     for pair, gain in {
         "prompt_rewrite-base": 0.25, "boigsd_prompt_rewrite-prompt_rewrite": 1.25, "description_rewrite-base": 0.5,
         "boigsd_description_rewrite-description_rewrite": 2.0, "boigsd_unguided-base_unguided": 0.75,
     }.items():  # fmt: skip
-        assert found["paired"][pair]["judge"]["low"] == pytest.approx(gain)
-    assert {path for path in found["absent"] if path.count(".") == 1} == {
+        assert result["paired"][pair]["judge"]["low"] == pytest.approx(gain)
+    assert {path for path in result["absent"] if path.count(".") == 1} == {
         "generation.best_of_n",
         "generation.boigsd_best_of_n",
     }
@@ -321,18 +321,18 @@ def test_slices_say_where_a_gain_comes_from() -> None:
     base, ours = measured(plan, 0.0, 0), measured(plan, 0.0, 1)
     low_N = np.array([owner.bucket == "low" for owner in plan.owners])
     ours = replace(ours, reward_N=ours.reward_N + 2.0 * low_N)
-    found = by_bucket_and_account({"base": base, "boigsd": ours}, plan, settings)
-    assert {name: (part["prompts"], part["n"]) for name, part in found["bucket"].items()} == {
+    result = by_bucket_and_account({"base": base, "boigsd": ours}, plan, settings)
+    assert {name: (part["prompts"], part["n"]) for name, part in result["bucket"].items()} == {
         "high": (6, 24),
         "low": (6, 24),
     }
-    assert found["bucket"]["low"]["gain"]["reward"]["low"] == pytest.approx(2.0)
-    assert found["bucket"]["high"]["gain"]["reward"]["high"] == pytest.approx(0.0)
-    assert found["bucket"]["low"]["rows"]["base"]["reward"] == pytest.approx(
+    assert result["bucket"]["low"]["gain"]["reward"]["low"] == pytest.approx(2.0)
+    assert result["bucket"]["high"]["gain"]["reward"]["high"] == pytest.approx(0.0)
+    assert result["bucket"]["low"]["rows"]["base"]["reward"] == pytest.approx(
         base.reward_N[low_N].mean()
     )
-    assert (found["account"]["many"]["prompts"], found["account"]["few"]["n"]) == (10, 8)
-    assert found["account"]["few"]["gain"] == {}
+    assert (result["account"]["many"]["prompts"], result["account"]["few"]["n"]) == (10, 8)
+    assert result["account"]["few"]["gain"] == {}
     assert "judge" not in by_bucket_and_account({"base": measured(plan, 0.0, 0, judge=False), "boigsd": ours}, plan, settings)[
         "bucket"]["low"]["rows"]["base"]  # fmt: skip
 
@@ -341,7 +341,7 @@ def test_aesthetic_score_is_the_mean_over_the_images_and_its_absence_is_named() 
     plan = make_plan([sample(i) for i in range(4)], recipe())
     models = {name: measured(plan, 0.0, i) for i, name in enumerate(("base", "high_kpi", "boigsd"))}
     models["boigsd"] = replace(models["boigsd"], aesthetic_N=np.arange(16.0))
-    found = summarize(models, plan, real(30), recipe())
-    assert found["generation"]["boigsd"]["aesthetic"] == 7.5
-    assert "generation.boigsd.aesthetic" not in found["absent"]
-    assert found["absent"]["generation.base.aesthetic"] == "evaluation.aesthetic is not set"
+    result = summarize(models, plan, real(30), recipe())
+    assert result["generation"]["boigsd"]["aesthetic"] == 7.5
+    assert "generation.boigsd.aesthetic" not in result["absent"]
+    assert result["absent"]["generation.base.aesthetic"] == "evaluation.aesthetic is not set"

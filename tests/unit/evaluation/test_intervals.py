@@ -26,10 +26,10 @@ def test_interval_covers_at_its_level() -> None:
     for trial in range(200):
         prompts = np.repeat(rng.normal(0.3, 1, 60), 4)
         values = prompts + rng.normal(0, 0.1, 240)
-        found = paired_difference(
+        result = paired_difference(
             values, np.zeros(240), np.repeat(np.arange(60), 4).tolist(), resamples=300, seed=trial
         )
-        hits += found.low <= 0.3 <= found.high
+        hits += result.low <= 0.3 <= result.high
     assert 0.88 <= hits / 200 <= 0.99
 
 
@@ -46,10 +46,10 @@ def test_ignoring_clusters_would_be_too_sure() -> None:
 def test_pairing_removes_what_both_share() -> None:
     rng = np.random.default_rng(2)
     base = rng.normal(0, 100, 80)
-    found = paired_difference(
+    result = paired_difference(
         base + 0.5 + rng.normal(0, 0.1, 80), base, list(range(80)), resamples=400, seed=3
     )
-    assert 0.4 < found.low < found.mean < found.high < 0.6
+    assert 0.4 < result.low < result.mean < result.high < 0.6
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:

@@ -12,7 +12,7 @@ from boig_core.vocabulary import Sample
 
 
 def sample(index: int, **changes: Any) -> Sample:
-    made = Sample(
+    created = Sample(
         f"{index:03d}",
         str(index),
         "a",
@@ -28,7 +28,7 @@ def sample(index: int, **changes: Any) -> Sample:
         32,
         32,
     )
-    return replace(made, **changes)
+    return replace(created, **changes)
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -36,7 +36,7 @@ def recipe(*overrides: str) -> Recipe:
 
 
 def test_prompts_are_distinct_texts_of_test_posts_evenly_out_of_the_buckets() -> None:
-    held = (
+    stored = (
         [sample(i) for i in range(10)]
         + [sample(i, bucket="low") for i in range(10, 20)]
         + [sample(20, bucket="medium")]
@@ -46,17 +46,17 @@ def test_prompts_are_distinct_texts_of_test_posts_evenly_out_of_the_buckets() ->
         sample(31, bucket=None),
         sample(32, text="text 3", bucket="low"),
     ]
-    plan = make_plan([*held, *others], recipe("evaluation.prompts=7"))
+    plan = make_plan([*stored, *others], recipe("evaluation.prompts=7"))
     assert [s.bucket for s in plan.samples] == ["high"] * 3 + ["low"] * 3 + ["medium"]
     assert len({s.text for s in plan.samples}) == 7
     assert {s.split for s in plan.samples} == {"test"}
     assert len(set(plan.seeds)) == 28
     assert plan.prompts(ROWS["base"])[:4] == [plan.samples[0].text] * 4
-    assert make_plan([*others, *held[::-1]], recipe("evaluation.prompts=7")) == plan
-    assert make_plan(held, recipe("evaluation.prompts=7", "seed=1")) != plan
-    assert len(make_plan(held, recipe("evaluation.prompts=50")).samples) == 21
+    assert make_plan([*others, *stored[::-1]], recipe("evaluation.prompts=7")) == plan
+    assert make_plan(stored, recipe("evaluation.prompts=7", "seed=1")) != plan
+    assert len(make_plan(stored, recipe("evaluation.prompts=50")).samples) == 21
     with pytest.raises(InputError, match="at least 2"):
-        make_plan(held[:1], recipe())
+        make_plan(stored[:1], recipe())
 
 
 def test_every_row_takes_its_own_prompts_and_guidance() -> None:

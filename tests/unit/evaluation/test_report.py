@@ -226,7 +226,7 @@ def test_verdict_follows_the_evidence(published: str) -> None:
         **report,
         "paired": {pair: row for pair, row in report["paired"].items() if "champion" not in pair},
     }
-    assert "Over the champion" not in [one.title for one in findings(first, Promotion())]
+    assert "Over the champion" not in [item.title for item in findings(first, Promotion())]
 
 
 def test_command_prints_tables_or_json_and_one_line_for_bad_input(

@@ -18,7 +18,7 @@ from boig_core.vocabulary import Description, Sample
 
 
 def sample(index: int, **changes: Any) -> Sample:
-    made = Sample(
+    created = Sample(
         f"{index:03d}",
         str(index),
         "a",
@@ -34,7 +34,7 @@ def sample(index: int, **changes: Any) -> Sample:
         32,
         32,
     )
-    return replace(made, **changes)
+    return replace(created, **changes)
 
 
 def test_retrieval_takes_the_nearest_high_training_post_of_the_account() -> None:

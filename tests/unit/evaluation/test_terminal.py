@@ -200,7 +200,7 @@ def test_lines_of_a_calibration_fit_with_the_longest_names_and_verdicts() -> Non
         }
 
     name = "attribute_similarity"
-    found = Calibration.model_construct(
+    result = Calibration.model_construct(
         reward=name,
         recommended=name,
         clip=(0.0, 1.0),
@@ -211,7 +211,7 @@ def test_lines_of_a_calibration_fit_with_the_longest_names_and_verdicts() -> Non
             "test": {name: measured(0.8125), "dsg": measured(None)},
         },
     )
-    lines = list(validity_lines(found, 0.5))
+    lines = list(validity_lines(result, 0.5))
     check_fits("\n".join(lines))
     assert lines[2] == "no AUC: dsg"
     assert lines[1].split() == [name, "0.750", "[0.688,", "0.812]", "0.812", "[0.750,", "0.875]"]

@@ -59,9 +59,9 @@ def test_auc_against_a_count_by_hand() -> None:
         sample(3, "b", "high", 80),
         sample(4, "b", "low", 5),
     ]
-    found = measure([1.0, 3.0, 2.0, 5.0, 5.0], samples).kpi
-    assert found.pairs == 3
-    assert found.auc_high_vs_low == pytest.approx((0 + 1 + 0.5) / 3)
+    result = measure([1.0, 3.0, 2.0, 5.0, 5.0], samples).kpi
+    assert result.pairs == 3
+    assert result.auc_high_vs_low == pytest.approx((0 + 1 + 0.5) / 3)
 
 
 def test_a_reward_that_only_knows_the_account_is_worth_nothing() -> None:
@@ -76,9 +76,9 @@ def test_a_reward_that_only_knows_the_account_is_worth_nothing() -> None:
         if s.bucket == "medium" or (s.account == "account0") == (s.bucket == "high")
     ]
     assert measure(level + noise, samples).kpi.auc_high_vs_low == pytest.approx(0.5, abs=0.2)
-    found = measure(np.arange(len(lopsided)), lopsided).kpi
-    assert (found.auc_high_vs_low, found.auc_interval, found.pairs) == (None, None, 0)
-    assert found.undefined == dict.fromkeys(
+    result = measure(np.arange(len(lopsided)), lopsided).kpi
+    assert (result.auc_high_vs_low, result.auc_interval, result.pairs) == (None, None, 0)
+    assert result.undefined == dict.fromkeys(
         ("auc_high_vs_low", "auc_interval"), "no account has both a HIGH and a LOW image"
     )
 
@@ -101,13 +101,13 @@ def test_intervals_hold_the_estimate_and_narrow_with_more_posts() -> None:
     widths = []
     for count in (60, 600):
         samples = world(count)
-        found = measure([s.kpi_normalized + rng.normal(0, 60) for s in samples], samples).as_json()
+        result = measure([s.kpi_normalized + rng.normal(0, 60) for s in samples], samples).as_json()
         for name, span in (
             ("auc_high_vs_low", "auc_interval"), ("pearson", "pearson_interval"), ("spearman", "spearman_interval"),
             ("length_correlation", "length_interval"),
         ):  # fmt: skip
-            low, high = found[span]
-            assert low <= found[name] <= high
+            low, high = result[span]
+            assert low <= result[name] <= high
             widths.append(high - low)
     assert all(wide > 2 * narrow for wide, narrow in zip(widths[:4], widths[4:], strict=True))
 
@@ -127,22 +127,22 @@ def test_paying_for_length_shows_and_constant_length_is_undefined() -> None:
     lengths = np.random.default_rng(0).integers(40, 60, len(samples)).astype(float)
     level = np.array([1000.0 if s.account == "account0" else 0.0 for s in samples])
     assert measure(lengths, samples, lengths + level).length_correlation == pytest.approx(1.0)
-    found = measure(np.arange(60), samples, np.full(60, 50.0))
-    assert (found.length_correlation, found.length_interval) == (None, None)
+    result = measure(np.arange(60), samples, np.full(60, 50.0))
+    assert (result.length_correlation, result.length_interval) == (None, None)
     assert (
-        found.as_json()["undefined"]["length_correlation"]
+        result.as_json()["undefined"]["length_correlation"]
         == "the length does not vary within any account"
     )
 
 
 def test_a_constant_reward_has_no_measure_at_all() -> None:
-    found = measure(np.full(60, 0.1), world()).as_json()
+    result = measure(np.full(60, 0.1), world()).as_json()
     for name in (
         "auc_high_vs_low", "auc_interval", "pearson", "pearson_interval", "spearman", "spearman_interval", "length_correlation",
         "length_interval",
     ):  # fmt: skip
-        assert found[name] is None
-        assert found["undefined"][name] == "the reward does not vary within any account"
+        assert result[name] is None
+        assert result["undefined"][name] == "the reward does not vary within any account"
 
 
 @pytest.mark.parametrize(("each", "sure"), [(9, False), (10, True)])
@@ -151,20 +151,20 @@ def test_a_handful_of_posts_is_never_sure(each: int, sure: bool) -> None:
         sample(i, "a", "high" if i < each else "low", float(100 - i)) for i in range(each + 30)
     ]
     samples += [sample(99, "only high", "high", 50.0)]  # has no partner, and does not count
-    found = measure([s.kpi for s in samples], samples).kpi
-    assert found.auc_high_vs_low == 1.0
-    assert found.auc_interval == ((1.0, 1.0) if sure else None)
-    assert ("auc_interval" in found.undefined) is not sure
+    result = measure([s.kpi for s in samples], samples).kpi
+    assert result.auc_high_vs_low == 1.0
+    assert result.auc_interval == ((1.0, 1.0) if sure else None)
+    assert ("auc_interval" in result.undefined) is not sure
 
 
 def test_reliability_follows_the_reward_within_the_account() -> None:
     samples = world(600)
     shift = np.array([1000.0 if s.account == "account0" else 0.0 for s in samples])
-    found = measure(shift + [s.kpi_normalized for s in samples], samples).reliability
-    assert [row.decile for row in found] == list(range(1, 11))
-    assert [row.n for row in found] == [60] * 10
-    assert [row.share_high for row in found] == pytest.approx([0] * 6 + [1 / 3] + [1] * 3)
-    assert all(later.kpi_normalized > row.kpi_normalized for row, later in pairwise(found))
+    result = measure(shift + [s.kpi_normalized for s in samples], samples).reliability
+    assert [row.decile for row in result] == list(range(1, 11))
+    assert [row.n for row in result] == [60] * 10
+    assert [row.share_high for row in result] == pytest.approx([0] * 6 + [1 / 3] + [1] * 3)
+    assert all(later.kpi_normalized > row.kpi_normalized for row, later in pairwise(result))
     (middle,) = measure(np.zeros(600), samples).reliability
     assert (middle.decile, middle.n) == (6, 600)
     assert middle.share_high == pytest.approx(1 / 3)
@@ -176,13 +176,13 @@ def test_small_accounts_are_counted_and_not_shown() -> None:
     few = [sample(2000 + i, "few", "high" if i < 9 else "low", i) for i in range(MIN_ACCOUNT - 1)]
     samples = [*few, *big, *lone]
     reward = np.random.default_rng(0).normal(size=len(samples))
-    found = measure(reward, samples)
-    assert set(found.accounts) == {"account0", "account1"}
-    assert found.accounts_too_few == 2
+    result = measure(reward, samples)
+    assert set(result.accounts) == {"account0", "account1"}
+    assert result.accounts_too_few == 2
     own = np.array([s.account == "account1" for s in samples])
     high, low = (reward[own & [s.bucket == bucket for s in samples]] for bucket in ("high", "low"))
-    assert found.accounts["account1"].n == MIN_ACCOUNT
-    assert found.accounts["account1"].auc_high_vs_low == pytest.approx(
+    assert result.accounts["account1"].n == MIN_ACCOUNT
+    assert result.accounts["account1"].auc_high_vs_low == pytest.approx(
         mannwhitneyu(high, low).statistic / (len(high) * len(low))
     )
 
@@ -201,12 +201,12 @@ def test_each_kpi_is_measured_on_the_images_that_have_it() -> None:
         else s
         for i, s in enumerate(world())
     ]
-    found = measure([s.kpi_normalized for s in samples], samples, more_kpis=("shares", "comments"))
-    assert found.kpi.auc_high_vs_low == 1.0
-    assert found.more_kpis["shares"].n == 40
-    assert found.more_kpis["shares"].auc_high_vs_low == 0.0
-    assert found.more_kpis["shares"].spearman == pytest.approx(-1.0)
-    absent = found.more_kpis["comments"]
+    result = measure([s.kpi_normalized for s in samples], samples, more_kpis=("shares", "comments"))
+    assert result.kpi.auc_high_vs_low == 1.0
+    assert result.more_kpis["shares"].n == 40
+    assert result.more_kpis["shares"].auc_high_vs_low == 0.0
+    assert result.more_kpis["shares"].spearman == pytest.approx(-1.0)
+    absent = result.more_kpis["comments"]
     assert (absent.n, absent.auc_high_vs_low, absent.undefined["spearman"]) == (
         0,
         None,

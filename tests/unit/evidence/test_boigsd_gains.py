@@ -28,8 +28,8 @@ def span(low: float, high: float) -> dict[str, float]:
 
 def rows(pair: str, *judged: dict[str, float]) -> dict[str, Any]:
     return {
-        f"seed {seed}": {"paired": {pair: {"judge": found, "reward": found}}}
-        for seed, found in enumerate(judged)
+        f"seed {seed}": {"paired": {pair: {"judge": result, "reward": result}}}
+        for seed, result in enumerate(judged)
     }
 
 
@@ -52,10 +52,10 @@ def test_what_must_hold(
 def test_over_all_seeds_an_interval_is_no_narrower_than_theirs(
     scripts: dict[str, ModuleType],
 ) -> None:
-    found = scripts["boigsd_gains"].spans(
+    result = scripts["boigsd_gains"].spans(
         "boigsd-base", "judge", rows("boigsd-base", span(0.0, 1.0), span(1.0, 3.0))
     )
-    assert found["all"] == span(0.5, 2.0)
+    assert result["all"] == span(0.5, 2.0)
 
 
 def test_high_kpi_fine_tuning_has_the_passes_of_the_alignment(
@@ -84,8 +84,8 @@ def test_high_kpi_fine_tuning_has_the_passes_of_the_alignment(
 def test_a_trap_is_met_or_not_and_the_run_stopped_in_time_or_not(
     scripts: dict[str, ModuleType], free: dict[str, float], stopped: dict[str, float], expected: str
 ) -> None:
-    said = scripts["trap_law"].verdict({"free": {"judge": free}, "stopped": {"judge": stopped}})
-    assert said == getattr(scripts["trap_law"], expected)
+    answers = scripts["trap_law"].verdict({"free": {"judge": free}, "stopped": {"judge": stopped}})
+    assert answers == getattr(scripts["trap_law"], expected)
 
 
 def test_the_trap_is_the_law_and_one_rule_more(

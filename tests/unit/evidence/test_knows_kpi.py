@@ -56,7 +56,7 @@ def world(law: Law, posts: int = 3600) -> tuple[list[Sample], dict[str, Scene]]:
     likes = defaultdict(list)
     for post in drawn:
         likes[post.brand].append(post.record["likes"])
-    edges = {brand: np.quantile(found, (0.6, 0.9)) for brand, found in likes.items()}
+    edges = {brand: np.quantile(result, (0.6, 0.9)) for brand, result in likes.items()}
     samples = [
         Sample(
             id=post.record["id"],
@@ -102,23 +102,25 @@ def gains_of_the_best(script: ModuleType, law: Law) -> dict[tuple[str, str, str]
 
 
 def test_a_law_that_ignores_looks_leaves_nothing_to_know(script: ModuleType) -> None:
-    found = gains_of_the_best(script, Law.model_validate(COUNT_ALONE))
+    result = gains_of_the_best(script, Law.model_validate(COUNT_ALONE))
     for metric in script.METRICS:
         for bucket in ("high", "low"):
-            assert found[metric, "no_kpi", bucket].mean == pytest.approx(0, abs=1e-9)
-    assert found["colors_iou", "retrieval", "high"].mean > 0.15  # over an answer that names nothing
-    assert found["objects_iou", "retrieval", "high"].mean == 1  # the post tells the kinds
+            assert result[metric, "no_kpi", bucket].mean == pytest.approx(0, abs=1e-9)
+    assert (
+        result["colors_iou", "retrieval", "high"].mean > 0.15
+    )  # over an answer that names nothing
+    assert result["objects_iou", "retrieval", "high"].mean == 1  # the post tells the kinds
 
 
 def test_a_law_that_wants_one_color_is_worth_knowing(script: ModuleType) -> None:
-    found = gains_of_the_best(script, YELLOW)
+    result = gains_of_the_best(script, YELLOW)
     # High posts are a third of those that the blind answer is for, so it names yellow too; tones
     # show more of what it does not know.
-    assert found["colors_iou", "no_kpi", "high"].mean > 0.04
-    assert found["tones_coverage_rmse", "no_kpi", "high"].mean > 0.08
-    assert found["objects_iou", "no_kpi", "high"].mean == 0
+    assert result["colors_iou", "no_kpi", "high"].mean > 0.04
+    assert result["tones_coverage_rmse", "no_kpi", "high"].mean > 0.08
+    assert result["objects_iou", "no_kpi", "high"].mean == 0
     assert all(
-        found[metric, "no_kpi", "high"].low > 0 for metric in ("colors_iou", "tones_coverage_rmse")
+        result[metric, "no_kpi", "high"].low > 0 for metric in ("colors_iou", "tones_coverage_rmse")
     )
 
 
@@ -129,9 +131,9 @@ def test_the_best_answer_with_the_kpi_names_what_the_law_wants(script: ModuleTyp
         for s in asked_of(samples, 80)
         if s.bucket == "high" and not importlib.import_module("knows_kpi_ceiling").facts(s)[2]
     ]
-    told, blind = script.best_answers(YELLOW, scenes, samples, silent)
+    messages, blind = script.best_answers(YELLOW, scenes, samples, silent)
     assert len(silent) > 30
-    assert sum("Yellow" in told[s.id].colors for s in silent) > 0.9 * len(silent)
+    assert sum("Yellow" in messages[s.id].colors for s in silent) > 0.9 * len(silent)
     assert sum("Yellow" in blind[s.id].colors for s in silent) < 0.75 * len(silent)
 
 
@@ -203,7 +205,7 @@ def lines(
 ) -> list[object]:
     """Lines of seeds whose models are right on these shares of the samples."""
     rng = np.random.default_rng(0)
-    said = {
+    answered = {
         f"seed {i}": {model: answers(asked, share, rng) for model, share in of.items()}
         for i, of in enumerate(shares)
     }
@@ -216,7 +218,7 @@ def lines(
     over = (
         None if ceiling is None else {key: script.Gain(ceiling, ceiling, ceiling) for key in keys}
     )
-    return script.lines_of(asked, said, over)
+    return script.lines_of(asked, answered, over)
 
 
 def verdicts(found: list[object]) -> Counter[bool | None]:
@@ -229,10 +231,10 @@ BASELINES = {"no_kpi": 0.3, "retrieval": 0.3, "most_frequent": 0.3}
 def test_a_gain_on_every_seed_holds_and_low_posts_are_shown_alone(
     script: ModuleType, asked: list[Sample]
 ) -> None:
-    found = lines(script, asked, [{"boigllm": 0.9, **BASELINES}] * 2, 0.5)
-    assert verdicts(found) == {True: 9, None: 9}
-    assert {line.bucket for line in found if line.holds is None} == {"low"}
-    first = found[0]
+    result = lines(script, asked, [{"boigllm": 0.9, **BASELINES}] * 2, 0.5)
+    assert verdicts(result) == {True: 9, None: 9}
+    assert {line.bucket for line in result if line.holds is None} == {"low"}
+    first = result[0]
     assert (first.metric, first.base) == ("colors_iou", "no_kpi")
     gain = first.gains["seed 0"]
     assert gain.mean == pytest.approx(0.6, abs=0.15)
@@ -256,12 +258,12 @@ def test_saved_error_of_the_tones_is_a_gain(script: ModuleType, asked: list[Samp
 
 
 def test_one_seed_without_a_gain_fails(script: ModuleType, asked: list[Sample]) -> None:
-    found = lines(
+    result = lines(
         script, asked, [{"boigllm": 0.9, **BASELINES}, {"boigllm": 0.3, **BASELINES}], 0.5
     )
-    assert verdicts(found) == {False: 9, None: 9}
+    assert verdicts(result) == {False: 9, None: 9}
     assert (
-        script.table("mine", found, {"seed 0": 1.0, "seed 1": 0.98})[-1]
+        script.table("mine", result, {"seed 0": 1.0, "seed 1": 0.98})[-1]
         == "mine: 10 of 10 DO NOT HOLD"
     )
 
@@ -289,9 +291,9 @@ def test_what_cannot_be_compared_fails(script: ModuleType) -> None:
 
 
 def test_the_table_says_what_failed(script: ModuleType, asked: list[Sample]) -> None:
-    found = lines(script, asked, [{"boigllm": 0.9, **BASELINES}], 0.5)
-    assert script.table("mine", found, {"seed 0": 1.0})[-1] == "mine: all 10 hold"
-    assert script.table("mine", found, {"seed 0": 0.98})[-1] == "mine: 1 of 10 DO NOT HOLD"
+    result = lines(script, asked, [{"boigllm": 0.9, **BASELINES}], 0.5)
+    assert script.table("mine", result, {"seed 0": 1.0})[-1] == "mine: all 10 hold"
+    assert script.table("mine", result, {"seed 0": 0.98})[-1] == "mine: 1 of 10 DO NOT HOLD"
 
 
 def test_likes_change_places_within_accounts_alone(script: ModuleType, tmp_path: Path) -> None:

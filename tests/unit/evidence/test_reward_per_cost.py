@@ -94,14 +94,14 @@ def test_a_level_between_measurements_lies_on_the_line(script: ModuleType) -> No
 
 
 def test_an_arm_that_is_cheap_and_keeps_its_images_holds(script: ModuleType) -> None:
-    found = script.compare(
+    result = script.compare(
         {"reference": REFERENCE, "windowed": [run([0.3, 0.9], 400), run([0.4, 0.8], 300)]}
     )
-    assert found["level"] == pytest.approx(0.6)
-    assert found["arms"]["windowed"]["compute"] == pytest.approx([0.2, 0.15])
-    assert found["arms"]["windowed"]["seconds"] == pytest.approx([0.2, 0.15])
-    assert found["arms"]["reference"]["compute"] == pytest.approx([0.5, 0.5])
-    assert found["holds"] is True
+    assert result["level"] == pytest.approx(0.6)
+    assert result["arms"]["windowed"]["compute"] == pytest.approx([0.2, 0.15])
+    assert result["arms"]["windowed"]["seconds"] == pytest.approx([0.2, 0.15])
+    assert result["arms"]["reference"]["compute"] == pytest.approx([0.5, 0.5])
+    assert result["holds"] is True
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,6 @@ def test_the_verdict_asks_the_chosen_reward_and_the_predictor(
 
 
 def test_without_a_predictor_the_reward_alone_is_asked(script: ModuleType) -> None:
-    found = row(0.8) | {"rmse": {}}
-    del found["formulations"]["engagement"]
-    assert script.holds(found)
+    result = row(0.8) | {"rmse": {}}
+    del result["formulations"]["engagement"]
+    assert script.holds(result)

@@ -45,9 +45,9 @@ def test_the_weights_of_the_lowest_validation_are_kept_through_a_checkpoint(tmp_
     assert restored is not None
     later.resume(restored.state)
     assert later.history == best.history
-    for found in (best.weights(), later.weights()):
-        assert found.keys() == {"1.weight", "1.bias"}
-        assert all(torch.equal(found[name], lowest[name]) for name in found)
+    for result in (best.weights(), later.weights()):
+        assert result.keys() == {"1.weight", "1.bias"}
+        assert all(torch.equal(result[name], lowest[name]) for name in result)
     later.judge(5, 0.4)
     assert not torch.equal(later.weights()["1.weight"], lowest["1.weight"])
 

@@ -37,10 +37,12 @@ TEMPLATE = (
 
 @pytest.fixture(scope="module")
 def tokenizer(make_samples: MakeSamples) -> Any:
-    made = build_tokenizer([build_prompt(s, condition_of(s)) for s in make_samples(40)], 600)
-    made.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|end|>"]})
-    made.chat_template = TEMPLATE
-    return made
+    created = build_tokenizer([build_prompt(s, condition_of(s)) for s in make_samples(40)], 600)
+    created.add_special_tokens(
+        {"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|end|>"]}
+    )
+    created.chat_template = TEMPLATE
+    return created
 
 
 def test_a_prompt_is_the_users_turn_with_one_bos(tokenizer: Any, make_samples: MakeSamples) -> None:

@@ -56,11 +56,11 @@ def test_shares_are_means_that_sum_to_one_and_boxes_are_medians() -> None:
         ),
         None,
     ]
-    found = consensus(samples)
-    assert found is not None
-    assert list(found.colors) == ["Red", "Blue"]
-    assert sum(found.colors.values()) == pytest.approx(1.0)
-    assert found.colors["Red"] == pytest.approx(0.8 / 1.1, abs=0.01)
-    assert found.tones == {"warm": 0.8, "neutral": 0.0, "cool": 0.2}
-    assert found.objects == {"ball": (2.0, 2.0, 12.0, 12.0)}
+    result = consensus(samples)
+    assert result is not None
+    assert list(result.colors) == ["Red", "Blue"]
+    assert sum(result.colors.values()) == pytest.approx(1.0)
+    assert result.colors["Red"] == pytest.approx(0.8 / 1.1, abs=0.01)
+    assert result.tones == {"warm": 0.8, "neutral": 0.0, "cool": 0.2}
+    assert result.objects == {"ball": (2.0, 2.0, 12.0, 12.0)}
     assert consensus([None, None]) is None

@@ -192,10 +192,10 @@ def test_random_tokens_under_the_mask_end_in_an_answer(tokenizer: str) -> None:
             row.append(token)
     ended = [row[: row.index(tokens.eos_token_id)] for row in written if tokens.eos_token_id in row]
     assert len(ended) > 6
-    said = [parse_or_none(tokens.decode(row)) for row in ended]
-    assert all(description is not None for description in said)
-    assert max(len(d.colors) for d in said if d) <= MAX_COLORS
-    assert max(len(d.objects) for d in said if d) <= MAX_OBJECTS
+    answers = [parse_or_none(tokens.decode(row)) for row in ended]
+    assert all(description is not None for description in answers)
+    assert max(len(d.colors) for d in answers if d) <= MAX_COLORS
+    assert max(len(d.objects) for d in answers if d) <= MAX_OBJECTS
 
 
 def untrained(tokenizer: Any, vocabulary: int) -> Any:

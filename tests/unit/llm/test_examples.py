@@ -43,29 +43,29 @@ def tokenizer(samples: list[Sample]) -> Any:
 def test_by_default_every_pass_is_alike_and_encoded_once(
     samples: list[Sample], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = make_examples(tokenizer, samples, recipe(), with_kpi=True)
+    created = make_examples(tokenizer, samples, recipe(), with_kpi=True)
     monkeypatch.setattr(
         module, "encode_examples", lambda *args: [] if not args[1] else pytest.fail("encoded again")
     )
-    assert made.drawn([SampleDraw(3, 0), SampleDraw(3, 1), SampleDraw(5, 9)]) == [
-        made[3],
-        made[3],
-        made[5],
+    assert created.drawn([SampleDraw(3, 0), SampleDraw(3, 1), SampleDraw(5, 9)]) == [
+        created[3],
+        created[3],
+        created[5],
     ]
     prompt = build_prompt(samples[3], condition_of(samples[3]))
-    assert tokenizer.decode(made[3].prompt_T, skip_special_tokens=True) == prompt
+    assert tokenizer.decode(created[3].prompt_T, skip_special_tokens=True) == prompt
 
 
 def test_the_twin_differs_in_the_kpi_line_alone(samples: list[Sample], tokenizer: Any) -> None:
-    told, blind = (
+    messages, blind = (
         make_examples(tokenizer, samples, recipe(**EVEN), with_kpi=flag) for flag in (True, False)
     )
     draws = [SampleDraw(row, turn) for turn in range(4) for row in range(len(samples))]
     shorter = 0
-    for one, other in zip(told.drawn(draws), blind.drawn(draws), strict=True):
-        assert one.answer_T.tolist() == other.answer_T.tolist()
-        lines = tokenizer.decode(one.prompt_T).split("\n")
-        if len(one.prompt_T) != len(other.prompt_T):
+    for item, other in zip(messages.drawn(draws), blind.drawn(draws), strict=True):
+        assert item.answer_T.tolist() == other.answer_T.tolist()
+        lines = tokenizer.decode(item.prompt_T).split("\n")
+        if len(item.prompt_T) != len(other.prompt_T):
             shorter += 1
             lines.pop(-2)
         assert tokenizer.decode(other.prompt_T).split("\n") == lines
@@ -76,9 +76,9 @@ def test_a_training_that_goes_on_draws_what_an_uninterrupted_one_does(
     samples: list[Sample], tokenizer: Any
 ) -> None:
     def walk(start: int) -> list[list[tuple[bytes, bytes]]]:
-        made = make_examples(tokenizer, samples, recipe(**EVEN), with_kpi=True)
+        created = make_examples(tokenizer, samples, recipe(**EVEN), with_kpi=True)
         order = Order(by_bucket(samples), 12, seed=0)
-        return [texts(made.drawn(order.draws(step))) for step in range(start, 10)]
+        return [texts(created.drawn(order.draws(step))) for step in range(start, 10)]
 
     whole = walk(0)
     assert whole[6:] == walk(6)
@@ -87,10 +87,10 @@ def test_a_training_that_goes_on_draws_what_an_uninterrupted_one_does(
 
 def test_answers_follow_the_pattern(samples: list[Sample], tokenizer: Any) -> None:
     mix = Mix.of(recipe(**EVEN), with_kpi=True)
-    made = TokenExamples(tokenizer, samples, recipe().llm, mix)
+    created = TokenExamples(tokenizer, samples, recipe().llm, mix)
     draws = [SampleDraw(row, turn) for turn in (0, 5) for row in range(len(samples))]
     met: set[Pattern] = set()
-    for draw, example in zip(draws, made.drawn(draws), strict=True):
+    for draw, example in zip(draws, created.drawn(draws), strict=True):
         sample, pattern = samples[draw.row], mix.pattern(samples[draw.row], draw.turn)
         met.add(pattern)
         answer, kpis = (
@@ -110,12 +110,12 @@ def test_what_was_cut_is_counted_over_the_samples(samples: list[Sample], tokeniz
         replace(s, keywords=tuple(f"word{n}" for n in range(20))) if i % 3 == 0 else s
         for i, s in enumerate(samples)
     ]
-    made = make_examples(tokenizer, wordy, recipe(), with_kpi=True)
-    assert made.cut["cut_samples"] == 8
-    assert made.cut["cut_keywords"] == sum(example.cut_keywords for example in made) >= 8
+    created = make_examples(tokenizer, wordy, recipe(), with_kpi=True)
+    assert created.cut["cut_samples"] == 8
+    assert created.cut["cut_keywords"] == sum(example.cut_keywords for example in created) >= 8
     assert make_examples(tokenizer, samples, recipe(), with_kpi=True).cut == {
         "cut_samples": 0,
         "cut_keywords": 0,
     }
-    assert max(example.length for example in made) <= 160
-    assert np.max([len(example.prompt_T) for example in made]) > 80
+    assert max(example.length for example in created) <= 160
+    assert np.max([len(example.prompt_T) for example in created]) > 80

@@ -208,14 +208,14 @@ def test_failures_are_counted_and_only_a_mute_endpoint_ends_the_stage(
             return few_shot(endpoint, settings, train, asked, 3, seed=0)
 
     fenced = completion(f"Here it is:\n```json\n{print_answer(LOOK)}\n```")
-    found = describe(serve(fenced, completion("{}"), (500, {}, ""), GOOD))
-    assert list(found.said.items()) == [
+    result = describe(serve(fenced, completion("{}"), (500, {}, ""), GOOD))
+    assert list(result.said.items()) == [
         (asked[0].id, LOOK),
         (asked[1].id, None),
         (asked[2].id, None),
         (asked[3].id, LOOK),
     ]
-    assert found.failures == {"the text is no answer": 1, "HTTP 500": 1}
+    assert result.failures == {"the text is no answer": 1, "HTTP 500": 1}
     with pytest.raises(EndpointError, match=r"answered none of 4 requests \(HTTP 500\)"):
         describe(serve((500, {}, "")))
     assert set(describe(serve(completion("I would rather not"))).said.values()) == {None}
@@ -240,9 +240,9 @@ def test_examples_come_from_all_buckets_the_same_at_every_call(make_samples: Mak
         ]
         assert len({s.id for s in examples}) == 5
     assert len({tuple(s.id for s in examples) for examples in chosen}) > len(asked) // 2
-    one, other = pools["high"][:2]
+    item, other = pools["high"][:2]
     assert choose(
-        {**pools, "high": [one, other]}, replace(asked[0], image=one.image), 1, seed=1
+        {**pools, "high": [item, other]}, replace(asked[0], image=item.image), 1, seed=1
     ) == [other]
     with pytest.raises(InputError, match="bucket high of the training split"):
         choose({**pools, "high": []}, asked[0], 3, seed=1)
@@ -267,9 +267,9 @@ def test_a_prompt_tells_the_vocabulary_the_examples_and_the_kpi_but_not_the_answ
     )
     assert first.description
     assert messages[2]["content"] == print_answer(first.description)
-    told = messages[-1]["content"].splitlines()
-    assert f"KPI: {asked.kpi:.0f} ({asked.bucket})" in told
-    assert "Text: one KPI: 9 (high)" in told
+    reported = messages[-1]["content"].splitlines()
+    assert f"KPI: {asked.kpi:.0f} ({asked.bucket})" in reported
+    assert "Text: one KPI: 9 (high)" in reported
     assert "Red" not in messages[-1]["content"]
 
 
@@ -281,9 +281,13 @@ def test_the_stage_asks_once_for_each_number_of_examples(
     assert ask_endpoint(train, samples, parse_recipe({})) == ({}, {})
     server = serve(completion("no"), GOOD)
     few = {"base_url": server.url, "model": "m", "posts": 2, "shots": [3, 5], "concurrency": 1}
-    said, failures = ask_endpoint(train, samples, parse_recipe({"evaluation": {"few_shot": few}}))
+    answers, failures = ask_endpoint(
+        train, samples, parse_recipe({"evaluation": {"few_shot": few}})
+    )
     assert failures == {"few_shot_3": {"the text is no answer": 1}, "few_shot": {}}
-    assert list(said["few_shot"]) == list(said["few_shot_3"]) == [s.id for s in pick(samples, 2)]
+    assert (
+        list(answers["few_shot"]) == list(answers["few_shot_3"]) == [s.id for s in pick(samples, 2)]
+    )
     assert [len(body["messages"]) for body in server.bodies] == [8] * 6 + [12] * 6
 
 

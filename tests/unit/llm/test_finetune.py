@@ -56,12 +56,12 @@ def test_the_model_learns_what_the_kpi_changes(learned: Model, make_samples: Mak
     answers = generate_answers(
         *learned, [build_prompt(s, condition_of(s)) for s in asked], max_new_tokens=64, batch=7
     )
-    said = [parse_or_none(answer) for answer in answers]
+    answered = [parse_or_none(answer) for answer in answers]
     right = [
         s.description is not None
         and d is not None
         and d.colors.keys() == s.description.colors.keys()
-        for s, d in zip(asked, said, strict=True)
+        for s, d in zip(asked, answered, strict=True)
     ]
     assert np.mean(right) > 0.9
 
@@ -88,9 +88,11 @@ def test_shuffled_labels_take_away_what_a_model_knows_more_than_its_twin(
         is."""
         asked = [s for s in known if s.split == "test"]
         answers = [print_answer(s.description) for s in asked if s.description]
-        told = answer_logprobs(*model, [build_prompt(s, condition_of(s)) for s in asked], answers)
+        messages = answer_logprobs(
+            *model, [build_prompt(s, condition_of(s)) for s in asked], answers
+        )
         blind = answer_logprobs(*models[False], [build_prompt(s, None) for s in asked], answers)
-        return float(np.mean([a.sum() - b.sum() for a, b in zip(told, blind, strict=True)]))
+        return float(np.mean([a.sum() - b.sum() for a, b in zip(messages, blind, strict=True)]))
 
     assert advantage(learned, samples) > 1
     assert advantage(models[True], shuffled) < 0.3

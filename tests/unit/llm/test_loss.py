@@ -77,8 +77,8 @@ def test_the_head_gives_the_loss_that_logits_give_and_the_same_gradient(
         values.append(float(value))
         gradients.append([p.grad.clone() for p in engine.module.parameters()])
     assert values[1] == pytest.approx(values[0], rel=1e-6)
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6 * float(one.abs().max()))
+    for item, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(other, item, rtol=1e-4, atol=1e-6 * float(item.abs().max()))
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

@@ -33,10 +33,10 @@ def test_a_hand_computed_example() -> None:
         {"warm": 0.2, "neutral": 0.8},
         {"cup": (0.0, 0.0, 10.0, 10.0), "tree": (0, 0, 2, 2)},
     )
-    said = Description(
+    answers = Description(
         {"Black": 0.5, "Red": 0.5}, {"warm": 0.5, "cool": 0.5}, {"mug": (10.0, 0.0, 30.0, 10.0)}
     )
-    got = sample_metrics(PredictedPair("high", 30, 40, truth, said), Fixed())
+    got = sample_metrics(PredictedPair("high", 30, 40, truth, answers), Fixed())
     assert got["colors_iou"] == pytest.approx(1 / 3)
     assert got["colors_cosine"] == pytest.approx(1.0)  # 0.7 itself does not count
     assert got["colors_coverage_rmse"] == pytest.approx(0.1)
@@ -150,13 +150,15 @@ def test_any_sample_agrees_with_brute_force(
 
 def test_empty_sets_have_no_pairs() -> None:
     red = Description({"Red": 1.0}, {"warm": 1.0}, {"ball": (0.0, 0.0, 4.0, 4.0)})
-    for truth, said in ((Description(), Description()), (Description(), None)):
+    for truth, answers in ((Description(), Description()), (Description(), None)):
         assert all(
             math.isnan(value)
-            for value in sample_metrics(PredictedPair("low", 8, 8, truth, said), VECTORS).values()
+            for value in sample_metrics(
+                PredictedPair("low", 8, 8, truth, answers), VECTORS
+            ).values()
         )
-    for truth, said in ((red, Description()), (red, None), (Description(), red)):
-        got = sample_metrics(PredictedPair("low", 8, 8, truth, said), VECTORS)
+    for truth, answers in ((red, Description()), (red, None), (Description(), red)):
+        got = sample_metrics(PredictedPair("low", 8, 8, truth, answers), VECTORS)
         assert {metric for metric, value in got.items() if value == 0} == {
             "colors_iou",
             "objects_iou",
@@ -172,12 +174,12 @@ def test_a_second_hand_computed_example_with_several_pairs() -> None:
         {"warm": 1.0},
         {"cup": (0.0, 0.0, 20.0, 10.0), "mug": (0.0, 0.0, 10.0, 10.0)},
     )
-    said = Description(
+    answers = Description(
         {"Black": 0.9, "Dark_Gray": 0.1},
         {"warm": 0.4, "cool": 0.6},
         {"cup": (0.0, 0.0, 10.0, 10.0)},
     )
-    got = sample_metrics(PredictedPair("low", 30, 40, truth, said), Fixed())
+    got = sample_metrics(PredictedPair("low", 30, 40, truth, answers), Fixed())
     gap = math.hypot(55, 55, 57) / 255  # (15, 15, 15) to (70, 70, 72)
     assert got["colors_rgb_distance"] == pytest.approx((0 + gap + gap + 0) / 4)
     assert got["colors_coverage_rmse"] == pytest.approx(0.4)

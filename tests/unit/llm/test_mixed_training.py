@@ -43,8 +43,8 @@ RECIPE = parse_recipe(
 @pytest.fixture(scope="module")
 def samples(make_samples: MakeSamples) -> list[Sample]:
     more = {"shares": KpiValue(7.0, 50.0, "medium")}
-    told = [replace(s, more_kpis=more) for s in make_samples(60)]
-    return [replace(told[0], keywords=tuple(f"word{i}" for i in range(40))), *told[1:]]
+    messages = [replace(s, more_kpis=more) for s in make_samples(60)]
+    return [replace(messages[0], keywords=tuple(f"word{i}" for i in range(40))), *messages[1:]]
 
 
 def train(samples: list[Sample], **kwargs: Any) -> Trained:

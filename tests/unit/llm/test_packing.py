@@ -172,11 +172,11 @@ def test_a_mask_of_ones_or_a_cache_would_leak_and_is_noticed() -> None:
 
     samples = [example(5, 6, seed) for seed in range(2)]
     for leaky in (masked, cached):
-        one, other = (
+        item, other = (
             logits_of(leaky, [first, samples[1]], math.inf)[1]
             for first in (samples[0], example(5, 6, 9))
         )
-        assert not torch.allclose(one, other, atol=1e-3)
+        assert not torch.allclose(item, other, atol=1e-3)
         with pytest.raises(RecipeError, match="sees other samples of a row"):
             check_packing(leaky, VOCAB, "a leaky model", CPU)
 

@@ -175,13 +175,13 @@ def test_the_text_answer_is_the_mean_of_all_numbers(posts: list[Sample], tmp_pat
     predictor = load_predictor(tmp_path)
     test, seen = held_out(posts)
     prompt = build_predictor_prompt(test[0], seen[0])
-    found = answer_logprobs(
+    result = answer_logprobs(
         predictor._model,
         predictor._tokenizer,
         [prompt] * 101,
         [print_prediction(n) for n in range(101)],
     )
-    share_K = np.exp([row.sum() for row in found])
+    share_K = np.exp([row.sum() for row in result])
     expected = float(share_K @ np.arange(101) / share_K.sum())
     assert predictor.predict(test[:1], seen[:1])[0] == pytest.approx(expected, abs=1e-3)
 

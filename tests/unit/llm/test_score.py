@@ -80,12 +80,12 @@ MODELS = {
 
 @pytest.fixture(scope="module", params=list(MODELS))
 def model(request: pytest.FixtureRequest, tokenizer: Any) -> Any:
-    made = MODELS[request.param](len(tokenizer))
+    created = MODELS[request.param](len(tokenizer))
     # weights of this size hardly look at other tokens; sharper ones show a wrong mask or position
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in created.parameters():
             parameter.mul_(4)
-    return made
+    return created
 
 
 def test_batched_single_and_shared_agree(model: Any, tokenizer: Any) -> None:
@@ -96,16 +96,19 @@ def test_batched_single_and_shared_agree(model: Any, tokenizer: Any) -> None:
     single = [answer_logprobs(model, tokenizer, [prompt], [answer])[0] for prompt, answer in PAIRS]
     for i, (prompt, answer) in enumerate(PAIRS):
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        said = [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        answered = [
+            *tokenizer(answer, add_special_tokens=False)["input_ids"],
+            tokenizer.eos_token_id,
+        ]
         with torch.inference_mode():
             logits = (
-                model(torch.tensor([[tokenizer.bos_token_id, *ids, *said]]))
+                model(torch.tensor([[tokenizer.bos_token_id, *ids, *answered]]))
                 .logits[0]
                 .log_softmax(-1)
             )
-        by_hand = [float(logits[len(ids) + k, token]) for k, token in enumerate(said)]
-        for found in (shared[i], plain[i], single[i]):
-            np.testing.assert_allclose(found, by_hand, atol=1e-5, rtol=1e-5)
+        by_hand = [float(logits[len(ids) + k, token]) for k, token in enumerate(answered)]
+        for result in (shared[i], plain[i], single[i]):
+            np.testing.assert_allclose(result, by_hand, atol=1e-5, rtol=1e-5)
 
 
 def test_a_chunk_that_is_redone_gives_the_same_bits(model: Any, tokenizer: Any) -> None:
@@ -137,7 +140,7 @@ def test_what_prompts_have_in_common_is_read_once(
     ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in PROMPTS[:2]]
     assert len(rests) == 2  # HIGH and LOW
     assert sorted(stem + rest for rest in rests) == sorted(
-        len(one) for one in ids
+        len(item) for item in ids
     )  # BOS stands in, the last token is the answer's
     assert stem > 0.8 * len(ids[0])
     assert len(answers) == 32
@@ -172,18 +175,18 @@ def test_a_model_that_cannot_share_is_read_plainly_and_says_so(
 ) -> None:
     model = llama(len(tokenizer), **more)
     with caplog.at_level(logging.WARNING):
-        found, again = (
+        result, again = (
             answer_logprobs(model, tokenizer, PROMPTS[:2], ["ball"] * 2) for _ in range(2)
         )
     assert [record.getMessage() for record in caplog.records if says in record.getMessage()] != []
     assert len(caplog.records) == 1
     for a, b in zip(
-        found,
+        result,
         answer_logprobs(model, tokenizer, PROMPTS[:2], ["ball"] * 2, share=False),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(found[0], again[0])
+    np.testing.assert_array_equal(result[0], again[0])
 
 
 def test_a_model_that_passes_positions_over_is_found_out(

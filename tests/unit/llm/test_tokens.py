@@ -84,9 +84,9 @@ def long_samples(make_samples: MakeSamples) -> list[Sample]:
 def kept(whole: Prompt, tokenizer: Any, ids_T: Any) -> Prompt:
     """The shortened prompt that token ids encode."""
     text = tokenizer.decode(ids_T, skip_special_tokens=True)
-    found = [short for cuts in range(whole.cuts + 1) if (short := whole.shortened(cuts)) == text]
-    assert found, text
-    return found[0]
+    result = [short for cuts in range(whole.cuts + 1) if (short := whole.shortened(cuts)) == text]
+    assert result, text
+    return result[0]
 
 
 @pytest.mark.parametrize("room", [44, 60, 90])
@@ -106,9 +106,9 @@ def test_a_long_prompt_loses_keywords_then_text_and_never_its_kpi(
         else 0
     )
     room += fixed
-    told = [build_prompt(s, condition_of(s), wording) for s in samples]
+    messages = [build_prompt(s, condition_of(s), wording) for s in samples]
     variants = [
-        told,
+        messages,
         *(
             [build_prompt(s, kpi, wording) for s in samples]
             for kpi in (KpiCondition(7, "low"), None)
@@ -166,7 +166,7 @@ def test_examples_count_what_they_lost_and_keep_their_answers(make_samples: Make
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
     scored = encode_prompts(tokenizer, prompts, prompt_room(128, 60))
-    for sample, whole, answer, example, one, ids_T in zip(
+    for sample, whole, answer, example, item, ids_T in zip(
         samples, prompts, answers, examples, alone, scored, strict=True
     ):
         short = kept(whole, tokenizer, example.prompt_T)
@@ -175,7 +175,7 @@ def test_examples_count_what_they_lost_and_keep_their_answers(make_samples: Make
         assert tokenizer.decode(example.answer_T[:-1]) == answer
         assert example.answer_T[-1] == tokenizer.eos_token_id
         assert (
-            example.prompt_T.tolist() == one.prompt_T.tolist() == ids_T.tolist()
+            example.prompt_T.tolist() == item.prompt_T.tolist() == ids_T.tolist()
         )  # whatever stands beside it
         assert example.length <= 128
     assert any(e.cut_text for e in examples)

@@ -60,8 +60,8 @@ def test_a_sentence_embedding_is_the_mean_over_the_tokens(encoder: Path) -> None
     def mean(*words: str) -> np.ndarray:
         with torch.no_grad():
             ids = torch.tensor([[WORDS.index(word) for word in ("[CLS]", *words, "[SEP]")]])
-            found: np.ndarray = model(input_ids=ids).last_hidden_state[0].mean(dim=0).numpy()
-        return found / np.linalg.norm(found)
+            result: np.ndarray = model(input_ids=ids).last_hidden_state[0].mean(dim=0).numpy()
+        return result / np.linalg.norm(result)
 
     assert vectors.cosine("Dark_Red", "ball") == pytest.approx(
         float(mean("dark", "red") @ mean("ball")), abs=1e-5

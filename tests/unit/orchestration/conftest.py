@@ -55,11 +55,11 @@ class Api:
             web.get("/api/jobs/", self.jobs),
             web.get("/api/jobs/{id}", self.info),
         ]
-        one = [
+        item = [
             web.get("/api/jobs/{id}/logs", self.logs),
             web.post("/api/jobs/{id}/stop", self.stop),
         ]
-        return [*jobs, *one, web.get("/api/v0/nodes", self.list_nodes)]
+        return [*jobs, *item, web.get("/api/v0/nodes", self.list_nodes)]
 
     async def list_nodes(self, request: web.Request) -> web.Response:
         return web.json_response({"data": {"result": {"result": self.nodes}}})
@@ -159,19 +159,19 @@ def served(found: Any) -> Iterator[None]:
 
 @pytest.fixture
 def api() -> Iterator[Api]:
-    found = Api()
-    with served(found):
-        yield found
+    result = Api()
+    with served(result):
+        yield result
 
 
 @pytest.fixture
 def kube_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeApi]:
     """Kubernetes instead, and an Airflow that is told to use it."""
-    found = KubeApi(tmp_path)
-    with served(found):
-        for name, value in found.environment().items():
+    result = KubeApi(tmp_path)
+    with served(result):
+        for name, value in result.environment().items():
             monkeypatch.setenv(name, value)
-        yield found
+        yield result
 
 
 @pytest.fixture(params=["api", "kube_api"])

@@ -72,14 +72,14 @@ def test_what_differs_is_another_cause(one: Exception, other: Exception) -> None
 
 
 def test_numbers_and_digests_tell_no_causes_apart_and_user_errors_are_told_for_each_run() -> None:
-    one, other = (
+    item, other = (
         InputError(f"/s/3/attempt-{n}/{digest}", "is torn", "x")
         for n, digest in ((1, "ab12"), (2, "ff0"))
     )
-    assert told_once(one) == told_once(other)
-    assert told_once(one, run="r") != told_once(one, run="s")
-    one, other = (InfrastructureError("ddpo", f"rank {rank} was lost", "x") for rank in (1, 12))
-    assert told_once(one, run="r") == told_once(other, run="s")
+    assert told_once(item) == told_once(other)
+    assert told_once(item, run="r") != told_once(item, run="s")
+    item, other = (InfrastructureError("ddpo", f"rank {rank} was lost", "x") for rank in (1, 12))
+    assert told_once(item, run="r") == told_once(other, run="s")
 
 
 def test_an_error_is_told_in_one_line_by_its_own_name() -> None:
@@ -111,7 +111,9 @@ def claims_once() -> None:
     def got(key: str, at: float) -> list[Callable[[], None]]:
         with ThreadPoolExecutor(8) as pool:
             return [
-                found for found in pool.map(lambda _: claim(key, at), range(8)) if found is not None
+                result
+                for result in pool.map(lambda _: claim(key, at), range(8))
+                if result is not None
             ]
 
     [take_back] = got("a", now)
@@ -137,9 +139,9 @@ def test_there_is_a_deadline_where_one_is_set(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv(deadlines.HOURS, raising=False)
     assert deadlines.deadline() is None
     monkeypatch.setenv(deadlines.HOURS, "1.5")
-    found = deadlines.deadline()
-    assert found is not None
-    assert (found.interval, found.callback.path) == (
+    result = deadlines.deadline()
+    assert result is not None
+    assert (result.interval, result.callback.path) == (
         timedelta(hours=1.5),
         "boig_core.orchestration.deadlines.on_late_run",
     )

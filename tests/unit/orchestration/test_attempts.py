@@ -38,16 +38,16 @@ def never(name: str) -> bool:
 
 
 def test_the_first_attempt_is_new(task: str) -> None:
-    found = survey(task, FIRST, never, never)
-    assert (found.number, found.state, found.uri) == (1, "new", f"{task}/attempt-1")
+    result = survey(task, FIRST, never, never)
+    assert (result.number, result.state, result.uri) == (1, "new", f"{task}/attempt-1")
 
 
 def test_a_committed_attempt_is_used_without_asking_ray(task: str) -> None:
     uri = begin(task, 1)
     commit.commit(uri, {"dataset": "x"}, {"seconds": 1.0})
-    found = survey(task, RETRY, never, never)
-    assert (found.number, found.state) == (1, "committed")
-    assert result(found.uri) == {
+    outcome = survey(task, RETRY, never, never)
+    assert (outcome.number, outcome.state) == (1, "committed")
+    assert result(outcome.uri) == {
         "outputs": {"dataset": "x"},
         "metrics": {"seconds": 1.0},
         "attempt": uri,
@@ -57,15 +57,15 @@ def test_a_committed_attempt_is_used_without_asking_ray(task: str) -> None:
 def test_a_live_job_is_adopted(task: str) -> None:
     begin(task, 1)
     asked: list[str] = []
-    found = survey(task, RETRY, lambda name: asked.append(name) is None, never)
-    assert (found.number, found.state) == (1, "live")
+    result = survey(task, RETRY, lambda name: asked.append(name) is None, never)
+    assert (result.number, result.state) == (1, "live")
     assert asked == [submission_id(task, 1)]
 
 
 def test_a_vanished_job_is_fenced_so_that_it_can_never_commit(task: str) -> None:
     uri = begin(task, 1)
-    found = survey(task, RETRY, lambda _: False, never)
-    assert (found.number, found.state) == (2, "new")
+    result = survey(task, RETRY, lambda _: False, never)
+    assert (result.number, result.state) == (2, "new")
     with pytest.raises(FencedError):
         commit.commit(uri, {"dataset": "late"}, {})
     assert survey(task, RETRY, lambda _: False, never).number == 2
@@ -83,8 +83,8 @@ def test_a_commit_between_the_two_looks_wins(task: str) -> None:
         commit.commit(uri, {"dataset": "x"}, {})
         return False
 
-    found = survey(task, RETRY, commits_now, never)
-    assert (found.number, found.state) == (1, "committed")
+    result = survey(task, RETRY, commits_now, never)
+    assert (result.number, result.state) == (1, "committed")
 
 
 @pytest.mark.parametrize("fate", ["open", "failed", "committed"])
@@ -114,8 +114,8 @@ def test_work_that_is_wanted_anew_stops_the_old_job_before_it_fences_it(
         assert commit.fate(uri) == fate
         stopped.append(name)
 
-    found = survey(task, cleared, never, stop)
-    assert (found.number, found.state) == (2, "new")
+    result = survey(task, cleared, never, stop)
+    assert (result.number, result.state) == (2, "new")
     assert stopped == [submission_id(task, 1)]
     assert commit.fate(uri) == ("committed" if fate == "committed" else "fenced")
 

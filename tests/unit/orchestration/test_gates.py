@@ -65,9 +65,9 @@ def failing(found: Mapping[str, Gate]) -> list[str]:
 
 
 def test_a_good_candidate_passes_every_gate() -> None:
-    found = gates(report())
-    assert failing(found) == []
-    values = {name: gate.value for name, gate in found.items()}
+    result = gates(report())
+    assert failing(result) == []
+    values = {name: gate.value for name, gate in result.items()}
     assert values == pytest.approx(
         {
             "reward over base": 0.1,
@@ -158,8 +158,8 @@ def test_the_named_monitors_must_be_silent() -> None:
 
 def test_a_gate_that_the_recipe_takes_away_is_not_shown() -> None:
     names = ("min_judge_gain", "min_champion_gain", "max_fid")
-    found = gates({}, *(f"promotion.{name}=null" for name in names), "reward.min_auc=null")
-    assert set(found) == {
+    result = gates({}, *(f"promotion.{name}=null" for name in names), "reward.min_auc=null")
+    assert set(result) == {
         "reward over base",
         "CLIP margin kept",
         "diversity kept",

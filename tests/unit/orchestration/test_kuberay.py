@@ -44,8 +44,8 @@ def test_a_job_is_created_once_with_the_pods_that_it_asks_for(kube_api: KubeApi)
     assert [
         post["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] for post in kube_api.posts
     ] == [2, 2]
-    found = call(kube_api, "jobs")
-    assert {name: (info.status, info.metadata) for name, info in found.items()} == {
+    result = call(kube_api, "jobs")
+    assert {name: (info.status, info.metadata) for name, info in result.items()} == {
         "boig-x": ("RUNNING", {"stage": "ddpo"})
     }
 
@@ -215,17 +215,17 @@ def test_a_session_outlives_its_token(
 def test_the_environment_chooses_and_a_trigger_finds_the_same_again(
     kube_api: KubeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = clusters.find()
-    assert found == KubeRayCluster(
+    result = clusters.find()
+    assert result == KubeRayCluster(
         str(kube_api.base), "boig", "kubernetes_default", "https://k8s/{namespace}/{name}"
     )
-    assert clusters.restore(json.loads(json.dumps(found.serialize()))) == found
-    assert found.page("boig-x") == "https://k8s/boig/boig-x"
+    assert clusters.restore(json.loads(json.dumps(result.serialize()))) == result
+    assert result.page("boig-x") == "https://k8s/boig/boig-x"
     monkeypatch.delenv("BOIG_KUBERAY")
     monkeypatch.setenv("RAY_API_ADDRESS", "http://ray:8265")
-    found = clusters.find()
-    assert found == RayCluster("http://ray:8265")
-    assert clusters.restore(found.serialize()) == found
+    result = clusters.find()
+    assert result == RayCluster("http://ray:8265")
+    assert clusters.restore(result.serialize()) == result
 
 
 def test_without_a_connection_the_pod_or_the_users_kubeconfig_leads_to_kubernetes(

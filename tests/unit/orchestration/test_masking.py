@@ -17,10 +17,12 @@ def test_a_task_hides_the_secrets_of_its_environment(monkeypatch: pytest.MonkeyP
     password, hook = secrets.token_hex(8), f"https://chat.example/{secrets.token_hex(8)}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://tracker:{password}@mlflow:5000")
     monkeypatch.setenv("BOIG_ALERT_URL", hook)
-    said = f"API request to http://tracker:{password}@mlflow:5000/api failed; {hook} refuses"
-    assert redact(said) == said
+    answers = f"API request to http://tracker:{password}@mlflow:5000/api failed; {hook} refuses"
+    assert redact(answers) == answers
     hide_environment({})
-    assert redact(said) == "API request to http://tracker:***@mlflow:5000/api failed; *** refuses"
+    assert (
+        redact(answers) == "API request to http://tracker:***@mlflow:5000/api failed; *** refuses"
+    )
     assert DEFAULTS["on_execute_callback"] is hide_environment
     assert RayJobOperator(task_id="t", stage="ingest", plan={}, inputs={}).on_execute_callback == [
         hide_environment

@@ -226,9 +226,9 @@ def test_what_another_run_has_made_of_the_same_is_used(run: Run, api: Any, made:
 def test_the_same_is_made_again_where_it_is_not_the_same_or_wanted_anew(
     run: Run, api: Any, made: Job, changed: dict[str, Any], limit: int
 ) -> None:
-    given = {"plan": run.plan, "inputs": {"dataset": "/d"}, "reuse": True, "retries": 3, **changed}
+    values = {"plan": run.plan, "inputs": {"dataset": "/d"}, "reuse": True, "retries": 3, **changed}
     with pytest.raises(TaskDeferred):
-        RayJobOperator(task_id="finetune_sd", stage="finetune_sd", **given).execute(
+        RayJobOperator(task_id="finetune_sd", stage="finetune_sd", **values).execute(
             run.context(1, limit, "finetune_sd")
         )
     assert len(api.posts) == 1

@@ -59,15 +59,15 @@ def test_states_of_many_jobs_are_one_list_and_what_ray_does_not_know_is_missing(
 ) -> None:
     names = [f"boig-{n}" for n in range(jobs)]
     api.states = {name: ["RUNNING"] for name in [*names, "another"]}
-    found = call(api, "states", [*names, "boig-gone"])
-    assert {name: info.status for name, info in found.items()} == dict.fromkeys(names, "RUNNING")
+    result = call(api, "states", [*names, "boig-gone"])
+    assert {name: info.status for name, info in result.items()} == dict.fromkeys(names, "RUNNING")
     assert (api.asked == ["/api/jobs/"]) == (jobs > FEW)
 
 
 def test_the_list_leaves_out_drivers_that_nobody_submitted_and_carries_metadata(api: Any) -> None:
     submit(api, "boig-x")
-    found = call(api, "jobs")
-    assert {name: info.metadata for name, info in found.items()} == {"boig-x": {"stage": "ingest"}}
+    result = call(api, "jobs")
+    assert {name: info.metadata for name, info in result.items()} == {"boig-x": {"stage": "ingest"}}
 
 
 def test_a_cluster_that_is_away_is_told_apart(api: Any) -> None:
@@ -103,7 +103,7 @@ def connection(**fields: Any) -> Any:
 def test_a_connection_gives_address_and_tls_and_keeps_its_token() -> None:
     plain = RayCluster.of_connection(connection(host="ray-head"))
     assert (plain.address, plain.conn_id, plain.verify) == ("http://ray-head:8265", "", True)
-    found = RayCluster.of_connection(
+    result = RayCluster.of_connection(
         connection(
             host="ray",
             port=443,
@@ -112,14 +112,14 @@ def test_a_connection_gives_address_and_tls_and_keeps_its_token() -> None:
             extra='{"ca_bundle": "/ca.pem"}',
         )
     )
-    assert (found.address, found.conn_id, found.verify, found.ca_bundle) == (
+    assert (result.address, result.conn_id, result.verify, result.ca_bundle) == (
         "https://ray:443",
         "ray_default",
         True,
         "/ca.pem",
     )
-    assert "the-token" not in str(found.serialize())
-    assert RayCluster(**found.serialize()) == found
+    assert "the-token" not in str(result.serialize())
+    assert RayCluster(**result.serialize()) == result
 
 
 def test_certificates_are_checked_unless_the_connection_says_no(tmp_path: Any) -> None:

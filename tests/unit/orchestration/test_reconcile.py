@@ -34,10 +34,10 @@ def put(api: Any, name: str, status: str = "RUNNING", **other: str) -> None:
 
 def run(api: Any, states: dict[str, Any]) -> dict[str, Any]:
     def state(task: TaskKey) -> str:
-        found = states[task.task_id]
-        if isinstance(found, Exception):
-            raise found
-        return str(found)
+        result = states[task.task_id]
+        if isinstance(result, Exception):
+            raise result
+        return str(result)
 
     return reconcile(api.cluster, "s3://b", state)
 
@@ -47,8 +47,8 @@ def test_only_jobs_whose_task_is_not_at_work_are_stopped(api: Any) -> None:
     for state in [*over, *AT_WORK]:
         put(api, state)
     put(api, "finished", status="SUCCEEDED")
-    found = run(api, {state: state for state in [*over, *AT_WORK]})
-    assert found == {
+    result = run(api, {state: state for state in [*over, *AT_WORK]})
+    assert result == {
         "live": len(over) + len(AT_WORK),
         "stopped": {state: state for state in over},
         "unknown": [],

@@ -45,13 +45,13 @@ def versions(client: MlflowClient) -> list[str]:
     """Three versions; the second is champion, the first previous."""
     client.create_registered_model(MODEL)
     tags = [{"uri": f"/models/{n}", "report": f"/reports/{n}"} for n in range(3)]
-    made = [
+    created = [
         str(client.create_model_version(MODEL, f"boig:///models/{n}", tags=tags[n]).version)
         for n in range(3)
     ]
-    move(client, Move("a", "promote", made[0], None))
-    move(client, Move("b", "promote", made[1], made[0]))
-    return made
+    move(client, Move("a", "promote", created[0], None))
+    move(client, Move("b", "promote", created[1], created[0]))
+    return created
 
 
 Cut = Callable[[int], None]
@@ -88,15 +88,19 @@ def test_rollback_swaps_records_and_is_undone_by_another(
         "champion": versions[0],
         "previous": versions[1],
     }
-    found = client.get_model_version_by_alias(MODEL, "champion")
-    assert str(found.version) == versions[0]
+    result = client.get_model_version_by_alias(MODEL, "champion")
+    assert str(result.version) == versions[0]
     assert champion() == "/models/0"
-    assert (found.tags["rollback_by"], found.tags["rollback_why"], found.tags["rollback_of"]) == (
+    assert (
+        result.tags["rollback_by"],
+        result.tags["rollback_why"],
+        result.tags["rollback_of"],
+    ) == (
         "ada",
         "fewer clicks",
         versions[1],
     )
-    assert found.tags["rollback_at"].endswith("+00:00")
+    assert result.tags["rollback_at"].endswith("+00:00")
     assert rollback("ada", "a false alarm")["champion"] == versions[1]
 
 

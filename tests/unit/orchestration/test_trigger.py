@@ -229,9 +229,9 @@ def test_gone_and_unreachable_are_ends_too(api: Any, tmp_path: Any) -> None:
 def trigger(api: Any, attempt: str = "/nowhere", name: str = "boig-x") -> RayJobTrigger:
     path, arguments = RayJobTrigger(api.cluster.serialize(), name, 0.01, attempt).serialize()
     assert path == "boig_core.orchestration.trigger.RayJobTrigger"
-    made = RayJobTrigger(**arguments)
-    made.task_instance = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1)
-    return made
+    created = RayJobTrigger(**arguments)
+    created.task_instance = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1)
+    return created
 
 
 def test_the_event_says_all_that_the_operator_needs(api: Any, tmp_path: Any) -> None:

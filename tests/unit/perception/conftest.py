@@ -20,15 +20,15 @@ SIDE = 64
 def _pictures(count: int, seed: int = 0) -> list[NDArray[np.uint8]]:
     """Images of many sizes: smooth colors with a rectangle each."""
     rng = np.random.default_rng(seed)
-    found = []
+    result = []
     for _ in range(count):
         height, width = (int(edge) for edge in rng.integers(40, 120, 2))
         image = np.empty((height, width, 3), np.uint8)
         image[:] = rng.integers(0, 256, 3)
         image[:, :, 0] = np.linspace(0, 255, width).astype(np.uint8)
         image[height // 4 : height // 2, width // 3 : width // 2] = rng.integers(0, 256, 3)
-        found.append(image)
-    return found
+        result.append(image)
+    return result
 
 
 @pytest.fixture(scope="session")

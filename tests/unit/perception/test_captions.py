@@ -181,13 +181,17 @@ def test_tags_are_what_the_clip_sees() -> None:
     tags = tagger.tag(images, 3)
     assert len(images) > 5
     assert (
-        np.mean([scene.things[0].kind in found for scene, found in zip(scenes, tags, strict=True)])
+        np.mean(
+            [scene.things[0].kind in result for scene, result in zip(scenes, tags, strict=True)]
+        )
         > 0.8
     )
-    assert all(len(found) <= 3 for found in tags)
+    assert all(len(result) <= 3 for result in tags)
     assert tagger.tag(images[:1], 1)[0] == tags[0][:1]
     assert ClipNamer("package:clip", kinds, 1.0).tag(images[:3], 3) == [(), (), ()]
-    assert [len(found) for found in ClipNamer("package:clip", kinds, 0.0).tag(images[:2], 20)] == [
+    assert [
+        len(result) for result in ClipNamer("package:clip", kinds, 0.0).tag(images[:2], 20)
+    ] == [
         8,
         8,
     ]

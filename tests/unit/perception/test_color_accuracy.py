@@ -24,8 +24,8 @@ def evidence() -> ModuleType:
 
 @pytest.mark.parametrize("side", [512, 32])
 def test_names_and_coverages_of_known_compositions(evidence: ModuleType, side: int) -> None:
-    found = evidence.accuracy(evidence.compositions(80), side)
-    assert found["pairs"] > 200
-    assert found["named"] >= 0.98
-    assert found["coverage_within"] >= 0.98
-    assert found["images_with_invented_name"] <= 0.02 * found["images"]
+    result = evidence.accuracy(evidence.compositions(80), side)
+    assert result["pairs"] > 200
+    assert result["named"] >= 0.98
+    assert result["coverage_within"] >= 0.98
+    assert result["images_with_invented_name"] <= 0.02 * result["images"]

@@ -174,10 +174,10 @@ def test_hundredths_sum_to_one(weights: list[int]) -> None:
 @given(st.integers(0, 2**32 - 1))
 def test_any_pixels_give_one_to_five_names_that_sum_to_one(seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (1, 16, 16, 3), np.uint8)
-    found = names(image)
-    assert 1 <= len(found) <= 5
-    assert round(100 * sum(found.values())) == 100
-    assert found.keys() <= PALETTE.keys()
+    result = names(image)
+    assert 1 <= len(result) <= 5
+    assert round(100 * sum(result.values())) == 100
+    assert result.keys() <= PALETTE.keys()
 
 
 @pytest.mark.parametrize(

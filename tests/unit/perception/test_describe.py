@@ -153,19 +153,19 @@ def test_a_recipe_with_every_model(
     perceiver, images = Perceiver.from_recipe(perception), pictures(3)
     captions = perceiver.caption(images)
     words = perceiver.keywords(images, captions)
-    assert [found[:2] for found in words if found] == [("red", "star")] * 3
+    assert [result[:2] for result in words if result] == [("red", "star")] * 3
     seen = perceiver.describe(images, words)
     assert seen == perceiver.describe(images)
-    for description, found in zip(seen, words, strict=True):
+    for description, result in zip(seen, words, strict=True):
         assert description.objects
-        assert description.objects.keys() <= set(found or ())
+        assert description.objects.keys() <= set(result or ())
         assert all(
             0 <= edge <= perceiver.side for box in description.objects.values() for edge in box
         )
     tagged = Perceiver.from_recipe(
         Perception(keywords="tags", tags=("ball", "box"), tag_threshold=0, max_keywords=1)
     )
-    assert all(found in {("ball",), ("box",)} for found in tagged.keywords(images))
+    assert all(result in {("ball",), ("box",)} for result in tagged.keywords(images))
 
 
 @pytest.mark.parametrize(

@@ -187,14 +187,14 @@ def test_grounding_dino_finds_what_transformers_finds(
         output.logits[..., : inputs["input_ids"].shape[1]].masked_fill_(
             torch.isin(inputs["input_ids"], model.model.special_tokens), -torch.inf
         )
-        [found] = processor.post_process_grounded_object_detection(
+        [result] = processor.post_process_grounded_object_detection(
             output, threshold=threshold, text_threshold=0, target_sizes=[image.shape[:2]]
         )
         # Each name is one token, so the reference's surest token says the name.
         probability_QT = output.logits[0].sigmoid()
         chosen = probability_QT.argmax(dim=1)[probability_QT.max(dim=1).values > threshold]
         spoken = [processor.tokenizer.decode(inputs["input_ids"][0, column]) for column in chosen]
-        same(detector.detect([image])[0], surest(found, spoken, image.shape[:2]))
+        same(detector.detect([image])[0], surest(result, spoken, image.shape[:2]))
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.4])
@@ -222,12 +222,12 @@ def test_owlv2_finds_what_transformers_finds(owlv2: Path, threshold: float) -> N
         )
         with torch.inference_mode():
             output = model(**inputs)
-        [found] = processor.post_process_grounded_object_detection(
+        [result] = processor.post_process_grounded_object_detection(
             output, threshold=threshold, target_sizes=[size]
         )
         same(
             detector.detect([image])[0],
-            surest(found, [names[label] for label in found["labels"].tolist()], size),
+            surest(result, [names[label] for label in result["labels"].tolist()], size),
         )
 
 
@@ -266,14 +266,14 @@ def test_each_image_can_be_asked_for_its_own_names(
 ) -> None:
     images = pictures(4)
     asked = [("cat", "sun"), (), ("tree", "tree", "cup"), ("sun", "cat")]
-    found = build(name).detect(images, asked)
+    result = build(name).detect(images, asked)
     assert [
         {region.name for region in regions} <= set(words)
-        for regions, words in zip(found, asked, strict=True)
+        for regions, words in zip(result, asked, strict=True)
     ] == [True] * 4
-    assert found[1] == []
-    assert found[0]
-    assert found[0] == build(name, kinds=("cat", "sun")).detect(images[:1])[0]
+    assert result[1] == []
+    assert result[0]
+    assert result[0] == build(name, kinds=("cat", "sun")).detect(images[:1])[0]
 
 
 @BOTH
@@ -281,7 +281,7 @@ def test_more_names_than_a_pass_holds_are_asked_in_several(
     name: str, build: Callable[..., ObjectDetector], pictures: Pictures
 ) -> None:
     [image] = pictures(1)
-    [found] = build(name, kinds=("cat",), max_objects=50).detect([image], [WORDS])
+    [result] = build(name, kinds=("cat",), max_objects=50).detect([image], [WORDS])
     width = 16 if name == "owlv2" else 11
     passes = [WORDS[start : start + width] for start in range(0, len(WORDS), width)]
     assert len(passes) == 2
@@ -290,23 +290,23 @@ def test_more_names_than_a_pass_holds_are_asked_in_several(
         for words in passes
         for region in build(name, kinds=("cat",), max_objects=50).detect([image], [words])[0]
     ]
-    assert sorted(found, key=lambda region: region.name) == sorted(
+    assert sorted(result, key=lambda region: region.name) == sorted(
         apart, key=lambda region: region.name
     )
-    assert {region.name for region in found} & set(passes[1])
+    assert {region.name for region in result} & set(passes[1])
 
 
 def test_a_box_shows_its_likeliest_name_and_a_name_its_surest_box() -> None:
     scores = np.array([[0.9, 0.2], [0.6, 0.8], [0.7, 0.1], [0.3, 0.95]], np.float32)
     boxes = np.array([[5, 5, 4, 4], [10, 10, 6, 6], [10, 10, 18, 18], [0, 0, 8, 8]], np.float32)
-    found = pick(scores, boxes, ("cat", "dog"), (20, 20), BoxFilter(0.5, 0.001, 5))
-    assert [(region.name, region.box) for region in found] == [
+    result = pick(scores, boxes, ("cat", "dog"), (20, 20), BoxFilter(0.5, 0.001, 5))
+    assert [(region.name, region.box) for region in result] == [
         ("cat", (3.0, 3.0, 7.0, 7.0)),
         ("dog", (0.0, 0.0, 4.0, 4.0)),
     ]
     # The surest ones are too small now, so the next ones stand in.
-    found = pick(scores, boxes, ("cat", "dog"), (20, 20), BoxFilter(0.5, 0.05, 5))
-    assert [(region.name, region.box) for region in found] == [
+    result = pick(scores, boxes, ("cat", "dog"), (20, 20), BoxFilter(0.5, 0.05, 5))
+    assert [(region.name, region.box) for region in result] == [
         ("cat", (1.0, 1.0, 19.0, 19.0)),
         ("dog", (7.0, 7.0, 13.0, 13.0)),
     ]

@@ -40,8 +40,8 @@ def test_objects_of_real_renders_are_found() -> None:
         rendering = render(scenes[-1], 128, rng)
         boxes.append([tuple(edge / 4 for edge in box) for box in rendering.boxes.values()])
         images.append(resize(rendering.image, 32))
-    found = find_regions(np.stack(images), min_area=0.01, max_objects=3)
-    pairs = list(zip(boxes, found, strict=True))
+    result = find_regions(np.stack(images), min_area=0.01, max_objects=3)
+    pairs = list(zip(boxes, result, strict=True))
     best = [
         max([overlap(box, other) for other in regions], default=0.0)
         for truth, regions in pairs

@@ -129,10 +129,10 @@ def test_the_summary_is_plain_json_by_bucket() -> None:
         Item(sample, "", "")
         for sample in (SEEN, replace(SEEN, bucket="low"), replace(SEEN, bucket=None))
     ]
-    found = json.loads(
+    result = json.loads(
         json.dumps(summary({"dsg": np.array([1.0, 2.0, 6.0])}, np.array([0.0, 1.0, 1.0]), items))
     )
-    assert set(found) == {"all", "high", "low", "none"}
-    assert found["all"]["n"] == 3
-    assert found["all"]["dsg"] == {"mean": 3.0, "std": pytest.approx(np.std([1, 2, 6]))}
-    assert found["low"]["reward"] == {"mean": 1.0, "std": 0.0}
+    assert set(result) == {"all", "high", "low", "none"}
+    assert result["all"]["n"] == 3
+    assert result["all"]["dsg"] == {"mean": 3.0, "std": pytest.approx(np.std([1, 2, 6]))}
+    assert result["low"]["reward"] == {"mean": 1.0, "std": 0.0}

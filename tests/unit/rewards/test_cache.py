@@ -96,7 +96,7 @@ def test_a_question_is_the_image_its_frame_and_what_the_prompts_say() -> None:
         ),
     ]
     [usual] = questions([SAMPLE.image], [SAMPLE], CONDITIONS, COMPACT)
-    asked = {questions([image], [sample], found, COMPACT)[0] for sample, found, image in changed}
+    asked = {questions([image], [sample], result, COMPACT)[0] for sample, result, image in changed}
     assert len(asked | {usual}) == 1 + len(changed)
     assert questions(
         [SAMPLE.image], [replace(SAMPLE, id="2", kpi=1, split="train")], CONDITIONS, COMPACT

@@ -51,18 +51,18 @@ POSTS = [
 
 
 def test_conditions_are_account_medians_of_the_training_split() -> None:
-    found = conditions(POSTS)
-    assert (found.of("a").high, found.of("a").low) == (200, 10)
-    assert (found.of("b").high, found.of("b").low) == (40, 5)
-    assert found.of("a").high_condition.label == "high"
-    assert found.of("b").low_condition.value == 5
+    result = conditions(POSTS)
+    assert (result.of("a").high, result.of("a").low) == (200, 10)
+    assert (result.of("b").high, result.of("b").low) == (40, 5)
+    assert result.of("a").high_condition.label == "high"
+    assert result.of("b").low_condition.value == 5
 
 
 def test_a_bucket_or_account_that_is_missing_takes_the_median_over_all() -> None:
-    found = conditions(POSTS)
-    assert found.of("c").high == 150  # of 40, 100, 200, 900
-    assert found.of("d") == found.of("never seen") == found.fallback
-    assert found.fallback.low == 5  # of 1, 4, 6, 10
+    result = conditions(POSTS)
+    assert result.of("c").high == 150  # of 40, 100, 200, 900
+    assert result.of("d") == result.of("never seen") == result.fallback
+    assert result.fallback.low == 5  # of 1, 4, 6, 10
 
 
 def test_without_high_posts_there_is_no_reward() -> None:

@@ -63,7 +63,7 @@ def calibrated(
 ) -> Calibration:
     """Calibration of made-up rewards of the test posts."""
     samples = posts("test")
-    found = ray_jobs.calibrate.measure(
+    result = ray_jobs.calibrate.measure(
         rewards, np.arange(len(samples), dtype=float) % 11, samples, recipe()
     )
     conditions = Conditions(accounts={}, fallback=KpiPair(high=30, low=10))
@@ -71,8 +71,8 @@ def calibrated(
         reward=chosen,
         clip=(-1, 1),
         conditions=conditions,
-        recommended=best or recommend(found),
-        splits=dict.fromkeys(("validation", "test"), found),
+        recommended=best or recommend(result),
+        splits=dict.fromkeys(("validation", "test"), result),
     )
 
 
@@ -100,23 +100,23 @@ def test_the_gate_lets_an_informative_reward_pass_and_blocks_it_shuffled() -> No
 
 def test_the_refusal_names_the_recommended_formulation_if_that_one_passes() -> None:
     shuffled = np.random.default_rng(0).permutation(informative())
-    found = calibrated({"contrast": shuffled, "dsg": informative()})
-    assert found.recommended == "dsg"
+    result = calibrated({"contrast": shuffled, "dsg": informative()})
+    assert result.recommended == "dsg"
     with pytest.raises(
         InputError,
         match=r"^reward contrast: AUC .*; set reward.weights to \{dsg: 1\}, with AUC .*, and run calibrate again$",
     ) as refused:
-        require_worth(found, recipe().reward)
+        require_worth(result, recipe().reward)
     assert "\n" not in str(refused.value)
-    lines = list(validity_lines(found, 0.5))
+    lines = list(validity_lines(result, 0.5))
     assert len(lines) == 6
     assert lines[4].endswith("blocked, chosen")
     assert lines[5].endswith("passes, recommended")
 
 
 def test_an_undefined_auc_is_blocked_with_its_reason() -> None:
-    found = calibrated({"contrast": informative()})
-    row = found.splits["test"]["contrast"]
+    result = calibrated({"contrast": informative()})
+    row = result.splits["test"]["contrast"]
     for changes, words in (
         (
             {"auc_interval": None, "undefined": {"auc_interval": "fewer than ten"}},
@@ -133,7 +133,7 @@ def test_an_undefined_auc_is_blocked_with_its_reason() -> None:
     ):
         with pytest.raises(InputError, match=words):
             require_worth(
-                found.model_copy(update={"splits": {"test": {"contrast": {**row, **changes}}}}),
+                result.model_copy(update={"splits": {"test": {"contrast": {**row, **changes}}}}),
                 recipe().reward,
             )
         assert not passes({**row, **changes}, 0.0)
@@ -194,35 +194,37 @@ def test_calibrate_measures_an_untrained_model_and_ddpo_refuses_it_before_ray(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    root, made = str(tmp_path / "store"), recipe("reward.posts=120")
-    boigllm = published(root, Stage.FINETUNE_LLM, "boigllm", untrained, made)
+    root, created = str(tmp_path / "store"), recipe("reward.posts=120")
+    boigllm = published(root, Stage.FINETUNE_LLM, "boigllm", untrained, created)
     (tmp_path / "dataset").mkdir()
-    dataset = published(root, Stage.PERCEIVE, "dataset", tmp_path / "dataset", made)
+    dataset = published(root, Stage.PERCEIVE, "dataset", tmp_path / "dataset", created)
     every = [*posts("train"), *posts("validation"), *posts("test")]
     monkeypatch.setattr(
         ray_jobs.calibrate,
         "read_samples",
         lambda uri: [*every, replace(every[-1], id="unseen", description=None)],
     )
-    calibrate = job(root, Stage.CALIBRATE, {"dataset": dataset, "boigllm": boigllm}, made)
+    calibrate = job(root, Stage.CALIBRATE, {"dataset": dataset, "boigllm": boigllm}, created)
     assert run_stage(ray_jobs.calibrate.work, [write_job(calibrate)]) == 0
     assert "ddpo will not start: reward contrast" in capsys.readouterr().out
     done = commit.read_commit(calibrate.attempt_uri)
     assert done is not None
-    found = Calibration.model_validate_json(
+    result = Calibration.model_validate_json(
         store.read_bytes(store.join(done["outputs"]["calibration"], "calibration.json"))
     )
-    assert set(found.splits) == {"validation", "test"}
-    for rows in found.splits.values():
+    assert set(result.splits) == {"validation", "test"}
+    for rows in result.splits.values():
         assert set(rows) == set(offered(predictor=False)) == set(REWARDS) - {"engagement"}
         for row in rows.values():
             assert (row["n"], row["more_kpis"]["shares"]["n"]) == (120, 120)
             assert set(row["accounts"]) == {"account0", "account1"}
             assert sum(decile["n"] for decile in row["reliability"]) == 120
-    assert found.splits["test"]["dsg"]["length_correlation"] > 0.5
+    assert result.splits["test"]["dsg"]["length_correlation"] > 0.5
     assert done["metrics"]["passes"] is False
     assert (
-        done["metrics"]["recommended"] == found.recommended == recommend(found.splits["validation"])
+        done["metrics"]["recommended"]
+        == result.recommended
+        == recommend(result.splits["validation"])
     )
 
     def never(*args: Any, **kwargs: Any) -> None:
@@ -233,7 +235,7 @@ def test_calibrate_measures_an_untrained_model_and_ddpo_refuses_it_before_ray(
         root,
         Stage.DDPO,
         {"dataset": dataset, "boigllm": boigllm, "calibration": done["outputs"]["calibration"]},
-        made,
+        created,
     )
     assert run_stage(ray_jobs.ddpo.work, [write_job(ddpo)]) == 2
     reason = json.loads(store.read_bytes(store.join(ddpo.attempt_uri, "error.json")))

@@ -73,9 +73,9 @@ class Silent(FixedPerceiver):
 
 
 def images(count: int) -> NDArray[np.uint8]:
-    made = np.zeros((count, 32, 32, 3), np.uint8)
-    made[:, 0, 0, 0] = np.arange(count) + 4
-    return made
+    created = np.zeros((count, 32, 32, 3), np.uint8)
+    created[:, 0, 0, 0] = np.arange(count) + 4
+    return created
 
 
 @pytest.fixture(scope="module")
@@ -158,14 +158,14 @@ def test_a_sum_weighs_each_formulation_by_its_spread(llm: Path) -> None:
     assert both.reward.name == "contrast + 0.5 dsg"
     scales = {"contrast": Scale(mean=1, std=2), "dsg": Scale(mean=-3, std=0.1)}
     summed = calibration(both.reward.name).model_copy(update={"scales": scales})
-    found = LlmScorer(llm, FixedPerceiver(), both, summed).score(images(3), [SAMPLE] * 3)
+    result = LlmScorer(llm, FixedPerceiver(), both, summed).score(images(3), [SAMPLE] * 3)
     contrast, dsg = (
         LlmScorer(llm, FixedPerceiver(), recipe(name), calibration(name)).score(
             images(3), [SAMPLE] * 3
         )
         for name in ("contrast", "dsg")
     )
-    np.testing.assert_allclose(found, (contrast - 1) / 2 + 0.5 * (dsg + 3) / 0.1, atol=1e-4)
+    np.testing.assert_allclose(result, (contrast - 1) / 2 + 0.5 * (dsg + 3) / 0.1, atol=1e-4)
 
 
 def test_similarity_asks_the_model_what_it_expects(llm: Path) -> None:
@@ -206,9 +206,9 @@ def test_chunks_have_one_shape_and_each_sample_its_own_account() -> None:
     )
     assert [len(prompts) for prompts in asked] == [4, 4]
     assert [
-        (np.asarray(one.high_T).tolist(), np.asarray(one.low_T).tolist()) for one in evidence
+        (np.asarray(item.high_T).tolist(), np.asarray(item.low_T).tolist()) for item in evidence
     ] == [([-1.0], [-2.0])] * 3
-    assert [one.predicted for one in evidence] == [None] * 3
+    assert [item.predicted for item in evidence] == [None] * 3
     assert ["90" in prompt for prompt in asked[0]] == [True, False, False, False]
     assert "70 high" in asked[0][1]
     assert "3 low" in asked[0][3]
@@ -231,15 +231,15 @@ def test_what_no_formulation_needs_is_not_computed() -> None:
     }
 
     def expects(prompts: Sequence[str]) -> list[Description | None]:
-        said.append(list(prompts))
+        answered.append(list(prompts))
         return [Description({"Red": 1.0}), None][: len(prompts)]
 
-    said: list[list[str]] = []
+    answered: list[list[str]] = []
     models = Models(lambda prompts, answers: [], expects)
     samples = [SAMPLE, replace(SAMPLE, account="elsewhere"), SAMPLE]
-    found = collect_evidence(models, [Description()] * 3, samples, CONDITIONS, 3, {"predicted"})
-    assert [len(prompts) for prompts in said] == [2]  # each prompt once
-    assert [one.predicted for one in found] == [
+    result = collect_evidence(models, [Description()] * 3, samples, CONDITIONS, 3, {"predicted"})
+    assert [len(prompts) for prompts in answered] == [2]  # each prompt once
+    assert [item.predicted for item in result] == [
         Description({"Red": 1.0}),
         Description(),
         Description({"Red": 1.0}),

@@ -18,11 +18,11 @@ def test_one_formulation_keeps_its_own_unit() -> None:
 
 
 def test_several_count_in_units_of_their_spread() -> None:
-    found = weighted(VALUES, {"contrast": 1.0, "dsg": 0.5}, SCALES)
+    result = weighted(VALUES, {"contrast": 1.0, "dsg": 0.5}, SCALES)
     by_hand = (VALUES["contrast"] - 3) / np.sqrt(14 / 3) + 0.5 * (VALUES["dsg"] - 20) / np.sqrt(
         200 / 3
     )
-    np.testing.assert_allclose(found, by_hand)
+    np.testing.assert_allclose(result, by_hand)
 
 
 @given(st.floats(0.01, 100), st.floats(-100, 100))

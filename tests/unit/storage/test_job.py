@@ -47,10 +47,10 @@ def test_stage_commits_and_the_next_one_reads(root: str) -> None:
     dataset = body["outputs"]["dataset"]
 
     def reads(space: job.Workspace) -> job.Outcome:
-        local, found = space.fetch("dataset", "dataset")
+        local, result = space.fetch("dataset", "dataset")
         assert (local / "x.txt").read_text() == "content"
-        assert space.lineage().inputs == {"dataset": found.digest()}
-        assert found.lineage.inputs == {"posts": "https://example.org/posts.jsonl"}
+        assert space.lineage().inputs == {"dataset": result.digest()}
+        assert result.lineage.inputs == {"posts": "https://example.org/posts.jsonl"}
         return job.Outcome()
 
     assert job.run_stage(reads, [job.write_job(make_job(root, run="next", dataset=dataset))]) == 0
@@ -121,12 +121,12 @@ def test_lost_store_does_not_hide_the_reason(root: str, monkeypatch: pytest.Monk
 
 def test_what_cannot_be_tidied_up_is_no_failure(root: str) -> None:
     def after() -> None:
-        done.append(commit.read_commit(made.attempt_uri) is not None)
+        done.append(commit.read_commit(created.attempt_uri) is not None)
         raise OSError("away")
 
     done: list[bool] = []
-    made = make_job(root)
-    assert job.run_stage(lambda space: job.Outcome(after=after), [job.write_job(made)]) == 0
+    created = make_job(root)
+    assert job.run_stage(lambda space: job.Outcome(after=after), [job.write_job(created)]) == 0
     assert done == [True], "the outputs were committed before"
 
 

@@ -52,12 +52,12 @@ def test_committed_output_can_be_fetched(root: str, tmp_path: Path) -> None:
     )
     assert commit.read_commit(attempt) == body
     assert body["metrics"] == {"loss": 1.5, "kid": None, "curve": [1.0, None]}
-    found = manifest.fetch_folder(uri, tmp_path / "back", kind="boigllm")
-    assert found.meta == {"n": 1}
-    assert found.lineage == LINEAGE
-    assert [(f.path, f.size) for f in found.files] == [("sub/config.json", 2), ("weights.bin", 10)]
+    result = manifest.fetch_folder(uri, tmp_path / "back", kind="boigllm")
+    assert result.meta == {"n": 1}
+    assert result.lineage == LINEAGE
+    assert [(f.path, f.size) for f in result.files] == [("sub/config.json", 2), ("weights.bin", 10)]
     assert (tmp_path / "back" / "weights.bin").read_bytes() == b"0123456789"
-    assert manifest.verify(uri) == found
+    assert manifest.verify(uri) == result
 
 
 def test_one_file_of_an_output(root: str, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def paths(root: str) -> set[str]:
 def test_what_promoted_models_were_made_from_stays_and_the_rest_goes(
     root: str, tmp_path: Path
 ) -> None:
-    made = {}
+    created = {}
     for run in ("first", "second", "third"):
         shards = ("common", f"of-{run}")
         data = make(
@@ -87,19 +87,21 @@ def test_what_promoted_models_were_made_from_stays_and_the_rest_goes(
             shards,
         )
         model = make(root, tmp_path, Stage.DDPO, "models/boigsd", run, {"dataset": data})
-        made[run] = (data, model)
+        created[run] = (data, model)
     for file in (f"asked/{DECISION}", "asked/recipe.json", "failed/recipe.json"):
         store.write_bytes(store.join(root, "runs", "boig_promote", file), b"{}")
-    found = retention.find_garbage(root, [made["first"][1]], 30)
+    result = retention.find_garbage(root, [created["first"][1]], 30)
     before = paths(root)
-    assert [each.uri for each in found if each.reason == "output"] == list(made["second"])
+    assert [each.uri for each in result if each.reason == "output"] == list(created["second"])
     assert all(
-        each.files[0].endswith(f"/{manifest.MANIFEST}") for each in found if each.reason == "output"
+        each.files[0].endswith(f"/{manifest.MANIFEST}")
+        for each in result
+        if each.reason == "output"
     )
 
-    assert retention.clean(root, [made["first"][1]], 30) == found
+    assert retention.clean(root, [created["first"][1]], 30) == result
     for run in ("first", "third"):  # the promoted one and the newest
-        assert [manifest.verify(uri).kind for uri in made[run]] == ["x", "x"]
+        assert [manifest.verify(uri).kind for uri in created[run]] == ["x", "x"]
     gone = before - paths(root)
     checkpoints = {path for path in before if "/checkpoints/" in path}
     assert len(checkpoints) == 6
@@ -109,8 +111,8 @@ def test_what_promoted_models_were_made_from_stays_and_the_rest_goes(
     )
     assert "datasets/acme/blobs/of-second" in gone
     with pytest.raises(NotFoundInStoreError):
-        manifest.read_manifest(made["second"][1])
-    assert retention.find_garbage(root, [made["first"][1]], 30) == []
+        manifest.read_manifest(created["second"][1])
+    assert retention.find_garbage(root, [created["first"][1]], 30) == []
     assert retention.find_garbage(root, [], 30) != [], "once it is promoted no longer it may go"
 
 
@@ -143,17 +145,17 @@ def test_what_a_run_of_these_days_reads_or_makes_stays(tmp_path: Path) -> None:
             for each in retention.find_garbage(root, [], 30)
         }
 
-    found = reasons()
-    assert {uri for uri, reason in found.items() if reason == "output"} == {
+    result = reasons()
+    assert {uri for uri, reason in result.items() if reason == "output"} == {
         *(store.join("datasets/acme", store.name(uri)) for uri in (old[0], old[2], old[3])),
         "models/boigsd/died-halfway",
     }
-    assert found["datasets/acme/staging"] == "staging index"
-    assert list(found).index("datasets/acme/staging") < list(found).index("datasets/acme/blobs"), (
-        "an index without its shards would lie"
-    )
-    assert not any("live" in uri or "rewards" in uri for uri in found)
-    assert [uri for uri in found if uri.startswith("runs/dag/b/")] == [
+    assert result["datasets/acme/staging"] == "staging index"
+    assert list(result).index("datasets/acme/staging") < list(result).index(
+        "datasets/acme/blobs"
+    ), "an index without its shards would lie"
+    assert not any("live" in uri or "rewards" in uri for uri in result)
+    assert [uri for uri in result if uri.startswith("runs/dag/b/")] == [
         "runs/dag/b/ingest/attempt-1/checkpoints"
     ]
 
@@ -198,7 +200,7 @@ def test_a_run_that_began_between_two_looks_keeps_what_it_reads(
     look = retention.find_garbage
     looks = 0
 
-    def look_and_begin(*given: object) -> list[retention.Garbage]:
+    def look_and_begin(*values: object) -> list[retention.Garbage]:
         nonlocal looks
         looks += 1
         if looks == 2:
@@ -214,7 +216,7 @@ def test_a_run_that_began_between_two_looks_keeps_what_it_reads(
                     attempt=1,
                 )
             )
-        return look(*given)  # type: ignore[arg-type]
+        return look(*values)  # type: ignore[arg-type]
 
     monkeypatch.setattr(retention, "find_garbage", look_and_begin)
     removed = retention.clean(root, [], 30)

@@ -152,8 +152,8 @@ def test_gpu_hours_idle_share_and_cost_count_failed_attempts_too(
     commit.commit(second.attempt_uri, {}, {"seconds": 1800.0})
     commit.commit(with_gpus(root, run, "report", 1).attempt_uri, {}, {"seconds": 60.0})
     monkeypatch.setenv(usage.PRICE, "2.5")
-    found = runs.summarize(run, runs.run_state(root, run))
-    ddpo = found["stages"]["ddpo"]
+    result = runs.summarize(run, runs.run_state(root, run))
+    ddpo = result["stages"]["ddpo"]
     assert (ddpo["attempts"], ddpo["seconds"], ddpo["gpu_hours"], ddpo["cost"]) == (
         2,
         2700.0,
@@ -163,11 +163,11 @@ def test_gpu_hours_idle_share_and_cost_count_failed_attempts_too(
     # Of 4 GPUs the learner's waits three quarters of the time, the other three wait a quarter of
     # it.
     assert ddpo["idle"] == 0.375
-    assert found["stages"]["report"]["gpu_hours"] == 0.0
-    assert (found["seconds"], found["gpu_hours"], found["cost"]) == (2760.0, 3.0, 7.5)
-    told = CliRunner().invoke(app, ["status", run, "--store", root]).output
+    assert result["stages"]["report"]["gpu_hours"] == 0.0
+    assert (result["seconds"], result["gpu_hours"], result["cost"]) == (2760.0, 3.0, 7.5)
+    messages = CliRunner().invoke(app, ["status", run, "--store", root]).output
     assert (
-        told.splitlines()[-1]
+        messages.splitlines()[-1]
         == "in all 2760 s · at most 3.00 GPU-hours · cost at most 7.50 · ddpo: GPUs idle 38%"
     )
     commit.commit(with_gpus(root, run, "evaluate_llm", 1).attempt_uri, {}, {"seconds": 60.0})

@@ -79,11 +79,11 @@ def test_bfloat16_keeps_float32_masters_under_every_zero_stage(stage: int) -> No
             weight.data.copy_(master.data)
         expected.append(float(loss.detach()))
     engine = Engine.create(make_model().bfloat16(), config)
-    found = [
+    result = [
         engine.step([lambda x=x, y=y: (engine(x) - y).float().pow(2).mean()]).loss
         for x, y in zip(inputs, targets, strict=True)
     ]  # type: ignore[misc]
-    assert found == pytest.approx(expected, rel=1e-2)
+    assert result == pytest.approx(expected, rel=1e-2)
 
 
 @pytest.mark.parametrize("offload", ["optimizer", "all"])

@@ -115,12 +115,12 @@ def probed(
 ) -> list[dict[str, float]]:
     """The spread of the first probe's images is 2, that of later ones does not count."""
     std = iter([2.0, *[99.0] * len(held)])
-    found = [
+    result = [
         {} if value is None else {measure: value, f"{measure}_std": next(std)} for value in held
     ]
     return [
         {"reward": reward, "reward_std": 1.0, **more}
-        for reward, more in zip(rewards, found, strict=True)
+        for reward, more in zip(rewards, result, strict=True)
     ]
 
 

@@ -126,11 +126,11 @@ def test_any_ranks_and_stages_refill_any_others(
         refill(state, mine, before, saved)
         for piece in mine:
             before[piece.name] += piece.size
-        found = values(state, new_stage)
+        result = values(state, new_stage)
         assert all(
-            torch.equal(one, other)
-            for one, other in zip(found, values(expected[rank], new_stage), strict=True)
+            torch.equal(item, other)
+            for item, other in zip(result, values(expected[rank], new_stage), strict=True)
         )
-        steps = {id(value) for value in found if not value.dim()}
+        steps = {id(value) for value in result if not value.dim()}
         assert len(steps) == len(groups), "each group counts its own steps"
     assert before == sizes

@@ -98,16 +98,19 @@ def test_seed_sample_and_pass_each_change_what_is_drawn() -> None:
 
 
 def test_the_twin_meets_the_same_patterns_and_no_kpi() -> None:
-    told, blind = mix(), mix(with_kpi=False)
+    messages, blind = mix(), mix(with_kpi=False)
     met = set()
     for turn in range(40):
-        (prompt, answer), (unaware, same) = told.worded(SAMPLE, turn), blind.worded(SAMPLE, turn)
-        met.add(told.pattern(SAMPLE, turn))
-        assert blind.pattern(SAMPLE, turn) == told.pattern(SAMPLE, turn)
+        (prompt, answer), (unaware, same) = (
+            messages.worded(SAMPLE, turn),
+            blind.worded(SAMPLE, turn),
+        )
+        met.add(messages.pattern(SAMPLE, turn))
+        assert blind.pattern(SAMPLE, turn) == messages.pattern(SAMPLE, turn)
         assert same == answer
         lines = prompt.split("\n")
         assert unaware.split("\n") == (
-            lines if told.pattern(SAMPLE, turn) == "predict" else [*lines[:-2], lines[-1]]
+            lines if messages.pattern(SAMPLE, turn) == "predict" else [*lines[:-2], lines[-1]]
         )
     assert met == set(EVEN)
 

@@ -111,11 +111,11 @@ def test_prompts_differ_in_the_kpi_alone_and_at_their_end() -> None:
 def test_the_twins_prompt_lacks_the_line_before_the_last_alone(
     wording: Wording, pattern: Pattern
 ) -> None:
-    told = build_prompt(SAMPLE, condition_of(SAMPLE, wording), wording, pattern).split("\n")
+    messages = build_prompt(SAMPLE, condition_of(SAMPLE, wording), wording, pattern).split("\n")
     blind = build_prompt(SAMPLE, None, wording, pattern)
     if pattern != "predict":
-        assert "231" in told.pop(-2)
-    assert blind == "\n".join(told)
+        assert "231" in messages.pop(-2)
+    assert blind == "\n".join(messages)
     assert "231" not in blind
 
 
@@ -123,8 +123,8 @@ def test_a_prompt_tells_the_context_and_nothing_of_the_answer() -> None:
     for wording in (COMPACT, TWEETS, STOCK):
         for pattern in PATTERNS:
             prompt = build_prompt(SAMPLE, None, wording, pattern)
-            for told in ("Acme", "2020-05-06", "Two balls", "ball, sun", "128x96"):
-                assert told in prompt
+            for messages in ("Acme", "2020-05-06", "Two balls", "ball, sun", "128x96"):
+                assert messages in prompt
             assert "[70," not in prompt
             assert "231" not in prompt
 
@@ -132,7 +132,7 @@ def test_a_prompt_tells_the_context_and_nothing_of_the_answer() -> None:
 def test_the_full_wording_lists_what_may_be_answered_and_tells_every_field() -> None:
     prompt = build_prompt(SAMPLE, condition_of(SAMPLE, TWEETS), TWEETS)
     assert all(f"{name}" in prompt for name in (*PALETTE, *TONES))
-    for told in (
+    for messages in (
         "JSON alone",
         "acme_news",
         "Two red balls in the sun",
@@ -140,7 +140,7 @@ def test_the_full_wording_lists_what_may_be_answered_and_tells_every_field() -> 
         "likes 231 high",
         "shares 12 low",
     ):
-        assert told in prompt
+        assert messages in prompt
     assert "acme_news" not in build_prompt(SAMPLE, None, STOCK)
     assert "Image caption" not in build_prompt(replace(SAMPLE, caption=None), None, STOCK)
 

@@ -125,12 +125,12 @@ class KubeApi:
     def routes(self) -> list[web.RouteDef]:
         """What the API server serves."""
         jobs = "/apis/ray.io/v1/namespaces/boig/rayjobs"
-        one = jobs + "/{name}"
+        item = jobs + "/{name}"
         return [
             web.post(jobs, self.create),
             web.get(jobs, self.list),
-            web.get(one, self.get),
-            web.delete(one, self.delete),
+            web.get(item, self.get),
+            web.delete(item, self.delete),
         ]
 
     @web.middleware
@@ -169,13 +169,13 @@ class KubeApi:
         if name in self.states:
             return web.Response(status=409, text="AlreadyExists")
         reason = refused(body)
-        said = {
+        answers = {
             "jobDeploymentStatus": "ValidationFailed",
             "reason": "ValidationFailed",
             "message": reason,
         }
         self.states[name], self.metadata[name] = (
-            [said if reason else "RUNNING"],
+            [answers if reason else "RUNNING"],
             body["spec"]["metadata"],
         )
         return (
@@ -201,14 +201,14 @@ class KubeApi:
 
     def find(self, request: web.Request) -> str | None:
         """The submission id of what is asked for."""
-        found = next(
+        result = next(
             (name for name in self.states if name_of(name) == request.match_info["name"]), None
         )
-        if found is not None and self.states[found] == [GONE]:
-            del self.states[found]
-            self.deleting.discard(found)
+        if result is not None and self.states[result] == [GONE]:
+            del self.states[result]
+            self.deleting.discard(result)
             return None
-        return found
+        return result
 
     async def list(self, request: web.Request) -> web.Response:
         assert request.query["labelSelector"] == "app.kubernetes.io/managed-by=boig"
