@@ -1,5 +1,5 @@
-"""One Ray for all files that want it (`ray_cluster`), and what stages start from (`made`): a store
-with a perceived dataset, a BoigLLM with random weights and its calibration."""
+"""One Ray for all files that want it (`ray_cluster`), and what stages start from (`prepared`): a
+store with a perceived dataset, a BoigLLM with random weights and its calibration."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def ray_cluster(s3_endpoint: str) -> Iterator[None]:
     ray.shutdown()
 
 
-class Made:
+class PreparedStore:
     """That store."""
 
     settings = SETTINGS
@@ -155,5 +155,5 @@ class Made:
 
 
 @pytest.fixture(scope="package")
-def made(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(tmp_path_factory.mktemp("made"))
+def prepared(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> PreparedStore:
+    return PreparedStore(tmp_path_factory.mktemp("made"))

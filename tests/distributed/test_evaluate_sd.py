@@ -53,11 +53,13 @@ def waits_for_the_first_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("waits_for_the_first_measurement")
-def test_every_row_is_sampled_and_measured_as_the_prompts_own(made: Any, tmp_path: Path) -> None:
+def test_every_row_is_sampled_and_measured_as_the_prompts_own(
+    prepared: Any, tmp_path: Path
+) -> None:
     rated = load_recipe(
         "tiny",
         [
-            *made.settings,
+            *prepared.settings,
             "llm.predictor=head",
             "llm.hidden=32",
             "llm.layers=1",
@@ -66,19 +68,20 @@ def test_every_row_is_sampled_and_measured_as_the_prompts_own(made: Any, tmp_pat
         ],
     )
     export(
-        train(judge_samples(made.samples), rated, Rating(rated, kind="judge")), tmp_path / "judge"
+        train(judge_samples(prepared.samples), rated, Rating(rated, kind="judge")),
+        tmp_path / "judge",
     )
-    judge = made.publish("models/judge", tmp_path / "judge", "judge")
-    model = made.publish("models/tiny", Path(resolve_model("package:tiny-sd")), "sd")
+    judge = prepared.publish("models/judge", tmp_path / "judge", "judge")
+    model = prepared.publish("models/tiny", Path(resolve_model("package:tiny-sd")), "sd")
     settings = (
         "evaluation.prompts=3", "evaluation.images_per_prompt=2", "evaluation.sampling_steps=2", "evaluation.best_of_n=2",
         "evaluation.rewrite=[retrieval, boigllm]", "evaluation.judge=predictor", "llm.predictor=head", "llm.max_new_tokens=160",
         "ddpo.chunk=4", "ddpo.prompts=2", "ddpo.images_per_prompt=4",
     )  # fmt: skip
-    done = made.run(
+    done = prepared.run(
         Stage.EVALUATE_SD,
         *settings,
-        **made.inputs,
+        **prepared.inputs,
         high_kpi=model,
         boigsd=model,
         champion=model,
@@ -120,11 +123,11 @@ def test_every_row_is_sampled_and_measured_as_the_prompts_own(made: Any, tmp_pat
 
 
 def test_real_images_are_held_out_high_ones_and_novelty_knows_those_of_the_training(
-    made: Any,
+    prepared: Any,
 ) -> None:
-    recipe, clip = load_recipe("tiny", made.settings), ClipJudge("package:clip-judge")
-    seen = see_real(made.dataset, made.samples, clip, clip, recipe)
-    stored = real_samples(made.samples)
+    recipe, clip = load_recipe("tiny", prepared.settings), ClipJudge("package:clip-judge")
+    seen = see_real(prepared.dataset, prepared.samples, clip, clip, recipe)
+    stored = real_samples(prepared.samples)
     assert {(sample.split == "train", sample.bucket) for sample in stored} == {(False, "high")}
     assert (
         len(seen.features_HF)
@@ -134,7 +137,7 @@ def test_real_images_are_held_out_high_ones_and_novelty_knows_those_of_the_train
     )
     train = {
         sample.image
-        for sample in made.samples
+        for sample in prepared.samples
         if sample.split == "train" and sample.bucket == "high"
     }
     assert len(seen.embedding_TD) == len(train)
@@ -142,4 +145,4 @@ def test_real_images_are_held_out_high_ones_and_novelty_knows_those_of_the_train
     assert (nearest < 1 - 1e-6).all()  # near-duplicates never cross splits
     np.testing.assert_allclose((seen.embedding_TD @ seen.embedding_TD.T).max(axis=1), 1.0)
     with pytest.raises(InputError, match="at least 4"):
-        real_samples([sample for sample in made.samples if sample.split == "train"])
+        real_samples([sample for sample in prepared.samples if sample.split == "train"])

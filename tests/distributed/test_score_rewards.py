@@ -36,8 +36,10 @@ def read(done: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     )
 
 
-def test_a_split_is_scored_once_and_a_folder_of_its_images_alike(made: Any, tmp_path: Path) -> None:
-    calibration = json.loads(Path(made.inputs["calibration"], "calibration.json").read_text())
+def test_a_split_is_scored_once_and_a_folder_of_its_images_alike(
+    prepared: Any, tmp_path: Path
+) -> None:
+    calibration = json.loads(Path(prepared.inputs["calibration"], "calibration.json").read_text())
     assert calibration["reward"] == "contrast + 0.5 mean_logprob"
     assert set(calibration["splits"]["test"]) >= {
         "dsg",
@@ -47,9 +49,9 @@ def test_a_split_is_scored_once_and_a_folder_of_its_images_alike(made: Any, tmp_
     }
     assert set(calibration["scales"]) == set(offered(predictor=False))
 
-    done = made.run(Stage.SCORE_REWARDS, "reward.actors=2", **made.inputs)
+    done = prepared.run(Stage.SCORE_REWARDS, "reward.actors=2", **prepared.inputs)
     rows, result = read(done)
-    test = {sample.id: sample for sample in made.samples if sample.split == "test"}
+    test = {sample.id: sample for sample in prepared.samples if sample.split == "test"}
     assert sorted(row["id"] for row in rows) == sorted(test)
     assert set(rows[0]) == {"id", "image", "account", *offered(predictor=False), "tokens", "reward"}
     assert done["metrics"]["known"] == 24  # those that the calibration scored
@@ -61,18 +63,18 @@ def test_a_split_is_scored_once_and_a_folder_of_its_images_alike(made: Any, tmp_
         assert row["tokens"] > len(print_answer(test[row["id"]].description)) / 20  # type: ignore[arg-type]
     assert result["all"]["n"] == len(test)
 
-    again = made.run(Stage.SCORE_REWARDS, name="again", **made.inputs)
+    again = prepared.run(Stage.SCORE_REWARDS, name="again", **prepared.inputs)
     assert again["metrics"]["known"] == len(test)
     assert read(again) == (rows, result)
 
     chosen = list(test.values())[:3]
-    pixels = dataset.read_images(made.dataset, [sample.image for sample in chosen])
+    pixels = dataset.read_images(prepared.dataset, [sample.image for sample in chosen])
     for sample in chosen:
         Image.fromarray(pixels[sample.image]).save(tmp_path / f"{sample.id}.png")
     lines = [json.dumps({"image": f"{sample.id}.png", "id": sample.id}) for sample in chosen]
     (tmp_path / "posts.jsonl").write_text("\n".join(lines))
     files = {"images": str(tmp_path), "posts": str(tmp_path / "posts.jsonl")}
-    done = made.run(Stage.SCORE_REWARDS, name="files", **made.inputs, **files)
+    done = prepared.run(Stage.SCORE_REWARDS, name="files", **prepared.inputs, **files)
     by_id = {row["id"]: row for row in rows}
     for row in read(done)[0]:
         assert row["image"] == f"{row['id']}.png"
@@ -80,16 +82,19 @@ def test_a_split_is_scored_once_and_a_folder_of_its_images_alike(made: Any, tmp_
     assert done["metrics"]["known"] == 0
 
 
-def test_a_reward_that_was_not_calibrated_is_refused(made: Any) -> None:
+def test_a_reward_that_was_not_calibrated_is_refused(prepared: Any) -> None:
     assert (
-        made.run(Stage.SCORE_REWARDS, "reward.weights={dsg: 1}", name="other", **made.inputs) == {}
+        prepared.run(
+            Stage.SCORE_REWARDS, "reward.weights={dsg: 1}", name="other", **prepared.inputs
+        )
+        == {}
     )
-    failure = commit.read_failure(f"{made.root}/runs/dag/other/score_rewards/attempt-1")
+    failure = commit.read_failure(f"{prepared.root}/runs/dag/other/score_rewards/attempt-1")
     assert failure is not None
     assert "calibrate again" in failure.remedy
 
 
-def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Any) -> None:
+def test_a_predictor_is_trained_and_its_reward_measured_and_scored(prepared: Any) -> None:
     sizes = (
         "llm.hidden=32",
         "llm.layers=1",
@@ -100,8 +105,8 @@ def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Any) ->
     )
     rated = ("llm.predictor=head", "reward.weights={engagement: 1}", "evaluation.judge=predictor")
     job = Job(
-        stage=Stage.FINETUNE_LLM, recipe=load_recipe("tiny", [*made.settings, *sizes, *rated]), inputs={"dataset": made.dataset},
-        store=made.root, root="test", task=f"{made.root}/runs/dag/rated/finetune_llm", attempt=1,
+        stage=Stage.FINETUNE_LLM, recipe=load_recipe("tiny", [*prepared.settings, *sizes, *rated]), inputs={"dataset": prepared.dataset},
+        store=prepared.root, root="test", task=f"{prepared.root}/runs/dag/rated/finetune_llm", attempt=1,
     )  # fmt: skip
     curve: list[dict[str, float]] = []
     config = {"job": job.model_dump_json(), "rows": lambda step, values: curve.append(values)}
@@ -112,7 +117,7 @@ def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Any) ->
     commit.commit(job.attempt_uri, outputs, {})
     assert set(outputs) == {"boigllm", "no_kpi", "predictor", "judge"}
     assert [sum(f"{name}_loss" in row for row in curve) for name in outputs] == [40] * 4
-    counts = Counter(sample.split for sample in made.samples if sample.bucket is not None)
+    counts = Counter(sample.split for sample in prepared.samples if sample.bucket is not None)
     assert metrics["predictor"]["train_samples"] == counts["train"]
     assert metrics["judge"]["train_samples"] < counts["judge"]
     manifest.read_manifest(outputs["judge"], kind="judge")
@@ -129,11 +134,11 @@ def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Any) ->
     }
 
     inputs = {
-        "dataset": made.dataset,
+        "dataset": prepared.dataset,
         "boigllm": outputs["boigllm"],
         "predictor": outputs["predictor"],
     }
-    done = made.run(Stage.CALIBRATE, *rated, name="rated", **inputs)
+    done = prepared.run(Stage.CALIBRATE, *rated, name="rated", **inputs)
     calibration = json.loads(Path(done["outputs"]["calibration"], "calibration.json").read_text())
     assert set(calibration["splits"]["test"]) == set(REWARDS)
     assert 0 <= calibration["clip"][0] < calibration["clip"][1] <= 100
@@ -141,7 +146,7 @@ def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Any) ->
     assert done["metrics"]["mean_kpi_rmse_test"] > 0
 
     inputs |= done["outputs"]
-    scored = made.run(Stage.SCORE_REWARDS, *rated, name="rated", **inputs)
+    scored = prepared.run(Stage.SCORE_REWARDS, *rated, name="rated", **inputs)
     assert scored["metrics"]["known"] == 24
     rows, _ = read(scored)
     assert set(rows[0]) == {"id", "image", "account", *REWARDS, "tokens", "reward"}
@@ -149,27 +154,30 @@ def test_a_predictor_is_trained_and_its_reward_measured_and_scored(made: Any) ->
         assert row["reward"] == pytest.approx(np.clip(row["engagement"], *calibration["clip"]))
 
     del inputs["predictor"]
-    assert made.run(Stage.SCORE_REWARDS, *rated, name="unrated", **inputs) == {}
-    failure = commit.read_failure(f"{made.root}/runs/dag/unrated/score_rewards/attempt-1")
+    assert prepared.run(Stage.SCORE_REWARDS, *rated, name="unrated", **inputs) == {}
+    failure = commit.read_failure(f"{prepared.root}/runs/dag/unrated/score_rewards/attempt-1")
     assert failure is not None
     assert failure.user
     assert failure.message.startswith("input 'predictor'")
 
 
 def test_an_alignment_is_watched_by_a_predictor_that_it_does_not_maximize(
-    made: Any, tmp_path: Path
+    prepared: Any, tmp_path: Path
 ) -> None:
     folder = tmp_path / "predictor"
     shutil.copytree(
-        made.inputs["boigllm"], folder, ignore=shutil.ignore_patterns(manifest.MANIFEST)
+        prepared.inputs["boigllm"], folder, ignore=shutil.ignore_patterns(manifest.MANIFEST)
     )
     save_file(
         {"weight": torch.full((1, 32), 0.1), "bias": torch.tensor([0.5])},
         folder / "head.safetensors",
     )
-    about = {"method": "head", "wording": asdict(Wording.of(load_recipe("tiny", made.settings)))}
+    about = {
+        "method": "head",
+        "wording": asdict(Wording.of(load_recipe("tiny", prepared.settings))),
+    }
     (folder / "predictor.json").write_text(json.dumps(about))
-    predictor = made.publish("models/predictor", folder, "predictor")
+    predictor = prepared.publish("models/predictor", folder, "predictor")
     sizes = (
         "epochs=2",
         "prompts=2",
@@ -181,15 +189,17 @@ def test_an_alignment_is_watched_by_a_predictor_that_it_does_not_maximize(
         "probe_every=2",
     )
     settings = ("reward.min_auc=null", *(f"ddpo.{size}" for size in sizes))
-    done = made.run(Stage.DDPO, *settings, **made.inputs, predictor=predictor)
+    done = prepared.run(Stage.DDPO, *settings, **prepared.inputs, predictor=predictor)
     assert set(done["outputs"]) == {"boigsd"}
 
-    attempt = Path(made.root, "runs/dag/r/ddpo/attempt-1")
+    attempt = Path(prepared.root, "runs/dag/r/ddpo/attempt-1")
     first, second = (
         json.loads(line) for line in (attempt / "metrics.jsonl").read_text().splitlines()
     )
     assert 0 <= first["probe_engagement"] <= 100
-    low, high = json.loads(Path(made.inputs["calibration"], "calibration.json").read_text())["clip"]
+    low, high = json.loads(Path(prepared.inputs["calibration"], "calibration.json").read_text())[
+        "clip"
+    ]
     assert low <= first["probe_reward"] <= high
     assert first["probe_diversity"] > 0
     assert not any(name.startswith("probe_") for name in second)
@@ -202,7 +212,7 @@ def test_an_alignment_is_watched_by_a_predictor_that_it_does_not_maximize(
         "epoch-0000.json", "epoch-0001.json", "probe-0000.json", "probe-0000.png"
     ]  # fmt: skip
     texts = {
-        split: {sample.text for sample in made.samples if sample.split == split}
+        split: {sample.text for sample in prepared.samples if sample.split == split}
         for split in ("train", "validation")
     }
     trained = json.loads((attempt / "samples/epoch-0001.json").read_text())
