@@ -393,7 +393,12 @@ def _local_errors(uri: str) -> Iterator[None]:
 def _s3_call(uri: str, call: Callable[[], T]) -> T:
     with _clients_lock:
         from boto3.exceptions import Boto3Error, S3UploadFailedError
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            NoCredentialsError,
+            ParamValidationError,
+        )
 
     try:
         return call()
@@ -410,6 +415,10 @@ def _s3_call(uri: str, call: Callable[[], T]) -> T:
             "no AWS credentials were found",
             "set the standard AWS variables or an instance role",
         ) from exc
+    except ParamValidationError as exc:  # before any request: nothing can be stored there
+        first = str(exc).partition("\n")[2].partition("\n")[0]
+        rule = re.split(r": |, value", first)[0] or "is no address of S3"
+        raise NotFoundInStoreError(uri, rule, "write s3://BUCKET/KEY") from exc
     except (BotoCoreError, Boto3Error) as exc:
         raise _away(uri, exc) from exc
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -287,6 +287,8 @@ def test_odd_references_are_rejected(reference: str) -> None:
     st.text(max_size=30),
     st.sampled_from(["http://", "http://127.0.0.1:9/", "file://", "s3:/", "/tmp/none/", ""]),
 )
+@example("/", "s3:/")
+@example("/0/a key", "s3:/")
 def test_no_reference_ends_the_run(text: str, start: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(web.socket, "getaddrinfo", lambda *args, **kwargs: [])
