@@ -141,11 +141,9 @@ class Engine:
             model=model, optimizer=optimizer, config=settings, dist_init_required=False
         )
         for state in optimizer.state.values():
-            state[
-                "step"
-                # without ZeRO, DeepSpeed allocates bfloat16's states by a step of zero gradients,
-                # which would count
-            ].zero_()
+            # Without ZeRO, DeepSpeed allocates bfloat16's states by a step of zero gradients, which
+            # would count.
+            state["step"].zero_()
         own = {"lr": config.lr, "betas": list(config.betas), "weight_decay": config.weight_decay}
         return cls(engine, config, {**settings, "optimizer": {"type": "AdamW", "params": own}})
 
@@ -185,9 +183,8 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         total = torch.zeros(3, dtype=torch.float64)
-        total[2] = float(
-            noticed()
-        )  # with the loss, since a sum of its own would cost each step a message
+        # With the loss, since a sum of its own would cost each step a message.
+        total[2] = float(noticed())
         for index, loss_of in enumerate(losses):
             self._engine.set_gradient_accumulation_boundary(index == len(losses) - 1)
             loss = loss_of()
@@ -446,11 +443,9 @@ def name_accelerator() -> None:
 def _import_deepspeed() -> Any:
     name_accelerator()
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    with _without(
-        "mlflow"
-        # of which DeepSpeed's autotuner, that nothing here uses, would import all: 1.5 s of each
-        # rank's start
-    ):
+    # DeepSpeed's autotuner, which nothing here uses, would import all of MLflow: 1.5 s of each
+    # rank's start.
+    with _without("mlflow"):
         import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

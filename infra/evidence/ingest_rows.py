@@ -130,11 +130,8 @@ def write_export(folder: Path, rows: int, port: int, hostile: bool) -> Export:
                 row["likes"] = "many"
             if kind == "row-no-image":
                 del row["image"]
-            if (
-                kind == "row-twice"
-                # as of an export that was taken before the likes came: the row with more of them
-                # counts
-            ):
+            # As of an export from before the likes came: the row with more of them counts.
+            if kind == "row-twice":
                 row |= {"id": "p1", "timestamp": _START.isoformat(), "likes": 0}
             text = json.dumps(row)
             file.write((text[: len(text) // 2] if kind == "row-torn" else text) + "\n")

@@ -39,3 +39,12 @@ def test_heavy_libraries_are_imported_where_they_are_used_alone(
     code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert absent & set(done.stdout.split()) == set()
+
+
+def test_a_rank_starts_without_mlflow_and_may_import_it_afterwards() -> None:
+    code = (
+        "import sys; from boig_core.training import engine; engine.init_process_group(); "
+        "engine._import_deepspeed(); print('mlflow' in sys.modules); import mlflow"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "False"
