@@ -75,9 +75,8 @@ def work(space: Workspace) -> Outcome:
         picked = pick(samples, split, recipe)
         rewards[split] = score(models, picked, kpi_conditions, recipe, kept, split)
         length_N = rewards[split].pop(TOKENS)
-        scales = scales or {
-            each: scale_of(reward_N) for each, reward_N in rewards[split].items()
-        }  # of the validation split
+        # Of the validation split.
+        scales = scales or {each: scale_of(reward_N) for each, reward_N in rewards[split].items()}
         rewards[split].setdefault(name, weighted(rewards[split], recipe.reward.weights, scales))
         splits[split] = measure(rewards[split], length_N, picked, recipe)
     clip = clip_range(rewards["validation"][name], recipe.reward.clip_percentiles)

@@ -15,9 +15,8 @@ def cluster_of_nodes() -> Iterator[Cluster]:
     """A head without CPUs, which holds the driver alone; the test adds nodes, from any thread."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv(
-            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1"
-        )  # off where Ray has one node that is this process's own
+        # Off where Ray has one node that is this process's own.
+        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
         # As where the dashboard is not installed: each node's agent then starts without what it
         # needs seconds to import.
         patch.setattr(ray._private.utils, "get_dashboard_dependency_error", ImportError)

@@ -104,10 +104,11 @@ class CostsOfTests:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        # A worker that waited for work has cost nothing.
         self._last = (
             self._last[0],
             time.monotonic(),
-        )  # a worker that waited for work has cost nothing
+        )
         result = yield
         self._charge(item.nodeid.split("::", 1)[0], 1)
         return result

@@ -95,6 +95,5 @@ def _rank(
         answer = None, traceback.format_exc()
     sender.send(answer)
     sender.close()
-    os._exit(
-        0
-    )  # gloo's threads may still run at an ordinary exit, which aborts the process now and then
+    # Gloo's threads may still run at an ordinary exit, which aborts the process now and then.
+    os._exit(0)

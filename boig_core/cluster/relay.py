@@ -111,13 +111,11 @@ class ToStage(logging.Handler):
         """Send a line without waiting for its arrival."""
         if record.name.partition(".")[0] in OWN and record.levelno >= self._level:
             try:
-                names_itself = record.name.startswith(
-                    f"{progress.LOGGER}."
-                )  # what has a subject begins with it
+                # What has a subject begins with it.
+                names_itself = record.name.startswith(f"{progress.LOGGER}.")
                 who = self._who if names_itself or not self._name else f"{self._name}: {self._who}"
-                text = hide_secrets(
-                    who + self.format(record)
-                )  # this node's secrets, which the stage's process may not know
+                # This node's secrets, which the stage's process may not know.
+                text = hide_secrets(who + self.format(record))
                 self._sent = self._letterbox.put.remote(
                     (record.name, record.levelno, record.created, text)
                 )
@@ -222,9 +220,8 @@ def _follow(
 ) -> None:
     last = False
     while not last:
-        last = ended.wait(
-            _EVERY_S
-        )  # what came before the end is in the answer to a question that is asked after it
+        # What came before the end is in the answer to a question that is asked after it.
+        last = ended.wait(_EVERY_S)
         try:
             lines = ray.get(letterbox.take.remote())
             rows = ray.get(letterbox.take_rows.remote()) if on_row else []

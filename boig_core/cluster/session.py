@@ -64,9 +64,8 @@ def cores() -> int:
 
 def _init(address: str | None, cpus: int | None) -> None:
     if not address:
-        os.environ.setdefault(
-            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"
-        )  # an actor for each training, and this one node never drains
+        # An actor for each training, and this one node never drains.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
         if address:
             ray.init(log_to_driver=True, logging_level=logging.WARNING)

@@ -37,9 +37,8 @@ def spread(work: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> Iterator
         Exception: what the work raised, wrapped by Ray; or Ray's own error when a task has lost its
             process too often.
     """
-    total = max(
-        1.0, ray.cluster_resources().get("CPU", 1.0)
-    )  # a cluster that grows from nothing has none yet
+    # A cluster that grows from nothing has none yet.
+    total = max(1.0, ray.cluster_resources().get("CPU", 1.0))
     task = ray.remote(num_cpus=total / cores(), max_retries=_DEATHS)(work)
     waiting = enumerate(items)
     running = {task.remote(*item): number for number, item in islice(waiting, 2 * cores())}

@@ -102,9 +102,8 @@ def normalize(
             )
             kept = _STRIP[str(image.format)](data) if plain else b""
             if kept and image.format == "JPEG":
-                image.draft(
-                    "RGB", (SIDE, SIDE)
-                )  # reads every coefficient, and spares most of the inverse transform
+                # Reads every coefficient, and spares most of the inverse transform.
+                image.draft("RGB", (SIDE, SIDE))
             image.load()
             upright = image if kept else _flatten(ImageOps.exif_transpose(image))
             width, height = size if kept else upright.size

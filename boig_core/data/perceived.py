@@ -61,9 +61,8 @@ def known(folder: str, questions: Iterable[Question]) -> dict[Question, str]:
     import pyarrow.parquet as pq
 
     wanted = {(question.sha256, question.asked): question for question in questions}
-    names = sorted(
-        (name for name, _ in store.list_files(folder)), reverse=True
-    )  # "perception-" comes after "part-"
+    # "perception-" comes after "part-".
+    names = sorted((name for name, _ in store.list_files(folder)), reverse=True)
 
     def answered(name: str) -> list[tuple[str, str]]:
         filesystem, path = store.filesystem(store.join(folder, name))

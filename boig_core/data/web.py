@@ -123,9 +123,8 @@ class Web:
             except ProtocolError as exc:
                 if not isinstance(exc.args[-1], ConnectionError):
                     raise
-                response = self._send(
-                    target
-                )  # a server may close a connection that was kept open just as it is used again
+                # A server may close a connection that was kept open just as it is used again.
+                response = self._send(target)
             return Answer(url, response, deadline, self.data)
 
     def _send(self, target: Url) -> urllib3.BaseHTTPResponse:

@@ -78,9 +78,8 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
     input."""
     law = settings.law if "/" not in settings.law else os.path.abspath(settings.law)
     overrides = [f"seed={settings.seed}", f"evaluation.judge=adworld:{law}", *settings.overrides]
-    recipe = load_recipe(
-        settings.recipe, overrides
-    )  # a wrong recipe or law ends here, before anything starts
+    # A wrong recipe or law ends here, before anything starts.
+    recipe = load_recipe(settings.recipe, overrides)
     rules = Law.load(law)
     home = settings.home.resolve()
     home.mkdir(parents=True, exist_ok=True)

@@ -375,9 +375,8 @@ def start_ray(services: Services, env: dict[str, str], ports: Ports, cpus: int =
     ray = [*argv, *(f"{key}={value}" for key, value in options.items())]
 
     def ready() -> bool:
-        started = "Ray runtime started" in services.tail(
-            "ray", 200
-        )  # the dashboard answers before the node has registered
+        # The dashboard answers before the node has registered.
+        started = "Ray runtime started" in services.tail("ray", 200)
         return started and answers(
             f"http://127.0.0.1:{ports.dashboard}/api/version", env["RAY_AUTH_TOKEN"]
         )

@@ -173,10 +173,11 @@ def _loss(
     noisy_BCHW = alpha_B111.sqrt() * latents_NCHW[rows] + (1 - alpha_B111).sqrt() * noise_BCHW
     pred_BCHW = predict(engine, noisy_BCHW, timesteps_B, condition)
     snr_B = (alpha_B111 / (1 - alpha_B111)).reshape(-1)
+    # Of an error of the predicted image, in that of the prediction.
     target_BCHW, unit_B = (
         noise_BCHW,
         snr_B,
-    )  # of an error of the predicted image, in that of the prediction
+    )
     if pipe.scheduler.config.prediction_type == "v_prediction":
         # v's error is epsilon's over alpha: both weigh an error of the predicted image alike
         target_BCHW, unit_B = (

@@ -155,9 +155,8 @@ def draw_matching(
     for index in indices:
         rng = np.random.default_rng((_DRAWS, seed, epoch, index, draw))
         noises.append(torch.from_numpy(rng.standard_normal(clean_BCHW.shape[1:], dtype=np.float32)))
-        place = (
-            (draw + rng.random()) / config.draws * config.window_span
-        )  # of the way from pure noise, 0, to the image, 1
+        # Of the way from pure noise, 0, to the image, 1.
+        place = (draw + rng.random()) / config.draws * config.window_span
         ts.append(timesteps - 1 - int(place * timesteps))
     noise_BCHW, t_B = torch.stack(noises).to(clean_BCHW.device), torch.tensor(ts)
     alpha_B111 = alphas_T1[t_B].reshape(-1, 1, 1, 1).to(clean_BCHW.device)

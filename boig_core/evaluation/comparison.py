@@ -221,9 +221,8 @@ def by_seed(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
             and variant.recipe is not None
             and any(other.recipe and other.recipe.seed == variant.recipe.seed for other in members)
         ):
-            members = groups.setdefault(
-                variant.name, []
-            )  # the same recipe twice: another BoigLLM, or made anew
+            # The same recipe twice: another BoigLLM, or made anew.
+            members = groups.setdefault(variant.name, [])
         members.append(variant)
     return groups
 

@@ -37,9 +37,8 @@ def kid(real_NF: NDArray[np.float64], fake_NF: NDArray[np.float64], seed: int) -
 
     size = min(len(real_NF), len(fake_NF), _LARGEST_SUBSET)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # torchmetrics warns that features are kept: a few MB here
+        # Torchmetrics warns that features are kept: a few MB here.
+        warnings.simplefilter("ignore", UserWarning)
         torch.manual_seed(seed)
         return _compute(
             KernelInceptionDistance(

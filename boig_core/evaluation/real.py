@@ -126,9 +126,8 @@ class Distances:
         n = self._fid_n
         if not 2 <= n <= len(features_NF):
             return None
-        spread_n = (
-            np.linspace(0, len(features_NF) - 1, n).round().astype(int)
-        )  # evenly over the prompts
+        # Evenly over the prompts.
+        spread_n = np.linspace(0, len(features_NF) - 1, n).round().astype(int)
         return fid(self._real_NF[:n], features_NF[spread_n])
 
     def novelty(self, embedding_ND: NDArray[np.float64]) -> float | None:

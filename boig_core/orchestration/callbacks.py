@@ -86,9 +86,8 @@ def on_failure(context: Any) -> None:
     # whatever breaks here must not hide why the task has failed; its text may hold the address
     except Exception as exc:
         log.warning("no alert: %s", type(exc).__name__)
-    log.info(
-        "::endgroup::"
-    )  # Airflow's page folds up what callbacks log; this line is to be seen without a click
+    # Airflow's page folds up what callbacks log; this line is to be seen without a click.
+    log.info("::endgroup::")
     log.error(
         "%s / %s / %s failed: %s: %s; %s",
         ti.dag_id,

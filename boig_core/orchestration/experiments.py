@@ -313,9 +313,8 @@ def _with(
 ) -> dict[str, Any]:
     """A plan like the run's, with the recipe and the outputs of its own; ``skip`` where one of them
     was not made."""
-    outputs = {
-        name: uri for name, uri in planned["outputs"].items() if name != "judge"
-    }  # what trains never gets the judge
+    # What trains never gets the judge.
+    outputs = {name: uri for name, uri in planned["outputs"].items() if name != "judge"}
     plan = {"store": planned["store"], "root": planned["root"], **job, "outputs": outputs}
     for key, results in own:
         if job[key] is None:

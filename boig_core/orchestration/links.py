@@ -117,9 +117,8 @@ def mlflow_page(attempt: str) -> str:
         InputError: the attempt's job cannot be read.
     """
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
-    web = IN_ADDRESS.sub(
-        "", os.environ.get("BOIG_MLFLOW_WEB") or server
-    )  # a browser asks for a login, a link is for everyone
+    # A browser asks for a login, a link is for everyone.
+    web = IN_ADDRESS.sub("", os.environ.get("BOIG_MLFLOW_WEB") or server)
     if not server or not web.startswith(("http://", "https://")):
         return ""
     job = read_job(store.join(attempt, "job.json"))

@@ -73,9 +73,8 @@ class Approval(ApprovalOperator):
         self.response_timeout = timedelta(days=self.gates["max_days"])
         self.subject = f"Promote {store.name(self.gates['candidate'])} to champion?"
         self.body = form(self.gates)
-        context["ti"].xcom_push(
-            key=ReportLink().xcom_key, value=self.gates["page"]
-        )  # links are kept when a task ends; this one waits
+        # Links are kept when a task ends; this one waits.
+        context["ti"].xcom_push(key=ReportLink().xcom_key, value=self.gates["page"])
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:

@@ -157,9 +157,8 @@ def _newest_move(client: Any) -> Move | None:
 
 
 def _carry_out(client: Any, wanted: Move) -> Move:
-    client.set_registered_model_alias(
-        MODEL, "champion", wanted.champion
-    )  # first: it is what is served
+    # First: it is what is served.
+    client.set_registered_model_alias(MODEL, "champion", wanted.champion)
     if wanted.previous is not None:
         client.set_registered_model_alias(MODEL, "previous", wanted.previous)
     done = replace(wanted, done=True)

@@ -42,9 +42,8 @@ def allowed(uri: str, root: str) -> str:
         InputError: it lies below none of the roots, or is no location.
     """
     uri = store.normalize_source(uri)
-    climbs = "://" in uri and ".." in unquote(uri).replace("\\", "/").split(
-        "/"
-    )  # a folder's are resolved by now, a server resolves others
+    # A folder's are resolved by now, a server resolves others.
+    climbs = "://" in uri and ".." in unquote(uri).replace("\\", "/").split("/")
     named = [place.strip() for place in os.environ.get("BOIG_ROOTS", "").split(",")]
     roots = [store.normalize(root), *(store.normalize_source(place) for place in named if place)]
     if climbs or not any(

@@ -72,9 +72,8 @@ class TaskLog:
         try:
             return store.read_bytes(self._cursor).decode(), True
         except NotFoundInStoreError:
-            store.write_bytes(
-                self._cursor, b""
-            )  # whoever comes after a crash amid the first chunk must see that it began
+            # Whoever comes after a crash amid the first chunk must see that it began.
+            store.write_bytes(self._cursor, b"")
             return "", False
 
     async def follow(self) -> None:

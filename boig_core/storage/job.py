@@ -118,9 +118,8 @@ class Job(BaseModel):
         """Version of this attempt's outputs: unique to it, so that no two attempts ever write to
         one folder."""
         run = self.task.removeprefix(self.store).strip("/").removeprefix("runs/")
-        mark = hashlib.sha256(run.encode()).hexdigest()[
-            :8
-        ]  # tells apart runs that read the same as slugs
+        # Tells apart runs that read the same as slugs.
+        mark = hashlib.sha256(run.encode()).hexdigest()[:8]
         return f"{slug(run)[:120]}-{mark}-a{self.attempt}"
 
     def output(self, family: str) -> str:

@@ -276,9 +276,8 @@ def _over(seen: _Store, commits: Collection[str]) -> Iterator[Garbage]:
         ]:
             yield seen.garbage("checkpoints", f"{folder}/checkpoints", checkpoints)
     for run, files in seen.runs.items():
-        decided = f"{run}/{DECISION}" in _paths(
-            files
-        )  # who promoted what, and why, is asked for years later
+        # Who promoted what, and why, is asked for years later.
+        decided = f"{run}/{DECISION}" in _paths(files)
         if run not in alive and not decided and seen.old(files):
             yield seen.garbage("run", run, files)
 

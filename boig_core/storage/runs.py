@@ -164,9 +164,8 @@ def follow_log(attempt: str, poll_s: float = 3.0) -> Iterator[str]:
     """Texts of an attempt's log as they come, until the attempt has ended and nothing more came."""
     cursor = ""
     while True:
-        ended = (
-            commit.fate(attempt) != "open"
-        )  # asked first: what is logged up to the end is then read below
+        # Asked first: what is logged up to the end is then read below.
+        ended = commit.fate(attempt) != "open"
         lines = list(read_log(attempt, cursor))
         yield from (text for _, text in lines)
         if ended and not lines:

@@ -435,9 +435,8 @@ def name_accelerator() -> None:
     library imports it."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        os.environ.setdefault(
-            "LOCAL_SIZE", "1"
-        )  # else DeepSpeed asks numactl how many devices a CPU is
+        # Else DeepSpeed asks numactl how many devices a CPU is.
+        os.environ.setdefault("LOCAL_SIZE", "1")
 
 
 def _import_deepspeed() -> Any:

@@ -59,9 +59,8 @@ class Mix:
 
     def pattern(self, sample: Sample, turn: int) -> Pattern:
         """The pattern that a sample meets in pass ``turn``."""
-        chosen = [
-            pattern for pattern in PATTERNS if self.weights.get(pattern, 0) > 0
-        ]  # whatever the order of a recipe's lines
+        # Whatever the order of a recipe's lines.
+        chosen = [pattern for pattern in PATTERNS if self.weights.get(pattern, 0) > 0]
         left = self._chance(sample, turn, "pattern") * sum(
             self.weights[pattern] for pattern in chosen
         )

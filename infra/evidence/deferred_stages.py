@@ -197,9 +197,10 @@ def all_wait(machine: Installation, run: Run) -> bool:
 
 def in_triggerer(machine: Installation, run: Run, what: re.Pattern[str]) -> dict[str, float]:
     """When the triggerer said this of each task, by what it wrote to the tasks' logs."""
+    # Others are just being written.
     lines = [
         json.loads(line) for line in machine.trigger_log(run).splitlines() if line.endswith("}")
-    ]  # others are just being written
+    ]
     result = {
         line["task_id"]: line["timestamp"]
         for line in lines

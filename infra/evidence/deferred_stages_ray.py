@@ -165,9 +165,8 @@ class Jobs:
                 await asyncio.to_thread(commit.commit, job.attempt, {}, {})
             self.ends[job.name] = time.time()
             job.ended.set()
-            await asyncio.sleep(
-                spacing_s * chance.uniform(0.5, 1.5)
-            )  # never in step with who looks each second
+            # Never in step with who looks each second.
+            await asyncio.sleep(spacing_s * chance.uniform(0.5, 1.5))
 
 
 def main() -> None:

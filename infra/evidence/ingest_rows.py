@@ -107,9 +107,8 @@ def write_export(folder: Path, rows: int, port: int, hostile: bool) -> Export:
     )
     kinds = bad + ["good"] * (rows - len(bad))
     random.Random(0).shuffle(kinds)
-    kinds.insert(
-        0, kinds.pop(kinds.index("good"))
-    )  # the row that ``row-twice`` repeats comes first
+    # The row that ``row-twice`` repeats comes first.
+    kinds.insert(0, kinds.pop(kinds.index("good")))
     likes = random.Random(1)
     urls: list[str] = []
     path = folder / "posts.jsonl"

@@ -144,9 +144,8 @@ def test_boig_sd_gives_the_report_all_it_needs(sd: Any, llm: Any) -> None:
             store.read_bytes(store.join(results[stage]["attempt"], "job.json"))
         )["inputs"]
         assert job_inputs["predictor"] == xcoms(llm)["finetune_llm"]["outputs"]["predictor"]
-        assert ("judge" in job_inputs) == (
-            stage == "evaluate_sd"
-        )  # what trains and chooses never gets the judge
+        # What trains and chooses never gets the judge.
+        assert ("judge" in job_inputs) == (stage == "evaluate_sd")
     summary = json.loads(
         store.read_bytes(f"{results['plan']['recipe'].rsplit('/', 1)[0]}/summary.json")
     )

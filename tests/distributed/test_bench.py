@@ -44,8 +44,7 @@ def test_pools_and_ranks_are_measured_beside_a_plain_loop(tmp_path: Path) -> Non
     assert speed["rollouts_s"] + speed["update_s"] == pytest.approx(speed["epoch_s"])
     assert speed["times_sequential"] == pytest.approx(speed["sequential_s"] / speed["epoch_s"])
     assert set(speed["idle"]) == {"idle_rollout_actors", "idle_reward_actors", "idle_learner"}
-    assert all(
-        0 <= share < 1 for share in speed["idle"].values()
-    )  # 1 is said of a pool that did nothing
+    # 1 is said of a pool that did nothing.
+    assert all(0 <= share < 1 for share in speed["idle"].values())
     assert speed["idle"]["idle_learner"] == pytest.approx(speed["rollouts_s"] / speed["epoch_s"])
     assert list(tmp_path.iterdir()) == []

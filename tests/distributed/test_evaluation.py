@@ -86,9 +86,8 @@ def test_actors_give_the_bits_of_one_process_in_the_order_of_the_prompts(
         for part in (slice(0, 4), slice(4, 6)):
             draw = replace(draws[name], prompts=draws[name].prompts[part])
             np.testing.assert_array_equal(result[name][part], alone.sample(draw, SEEDS[part]))
-    assert (
-        np.abs(result["base"][0].astype(int) - result["base"][3]).max() > 0
-    )  # same prompt, other noise
+    # Same prompt, other noise.
+    assert np.abs(result["base"][0].astype(int) - result["base"][3]).max() > 0
     assert not np.array_equal(result["base"], result["unguided"])
 
 

@@ -79,7 +79,6 @@ def main(module: str, uri: str) -> int:
 
 
 if __name__ == "__main__":
-    _, module, uri = (
-        sys.argv[1:] if len(sys.argv) == 4 else ("", "", sys.argv[-1])
-    )  # `-m ray_jobs.STAGE URI`, when it stands in for Python
+    # `-m ray_jobs.STAGE URI`, when it stands in for Python.
+    _, module, uri = sys.argv[1:] if len(sys.argv) == 4 else ("", "", sys.argv[-1])
     sys.exit(main(module, uri))

@@ -269,9 +269,8 @@ def test_nodes_lost_in_every_phase_change_no_bit(
         "update",
         "upload",
     }
-    assert rewards == dict(
-        list(enumerate(calm[1]))[3:]
-    )  # the last group went on from the third epoch's checkpoint
+    # The last group went on from the third epoch's checkpoint.
+    assert rewards == dict(list(enumerate(calm[1]))[3:])
     assert adapter.checksum == calm[0]
     assert caplog.text.count("going on from the newest checkpoint") == 2
 
@@ -413,8 +412,7 @@ def test_actors_with_a_share_of_a_gpu_leave_the_ranks_theirs(nodes: Nodes) -> No
         return created
 
     with room(ranks, [others], 60.0):
-        sharing = start(
-            others
-        )  # by themselves they would share one GPU, and leave no room for a rank there
+        # By themselves they would share one GPU, and leave no room for a rank there.
+        sharing = start(others)
     for actor in (*sharing, *start(ranks)):
         ray.kill(actor)

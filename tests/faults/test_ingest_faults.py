@@ -177,9 +177,8 @@ def test_a_killed_worker_or_node_changes_nothing(
     assert run_stage(ingest.work, [write_job(created)]) == 0
     assert len(struck) == 1
     assert committed(created) == undisturbed
-    assert (
-        IMAGES < Server.asked.total() <= IMAGES + 4 * CHUNK
-    )  # what was under way came again, and nothing else
+    # What was under way came again, and nothing else.
+    assert IMAGES < Server.asked.total() <= IMAGES + 4 * CHUNK
 
 
 @pytest.mark.parametrize("strike_at", [IMAGES // 2, IMAGES])

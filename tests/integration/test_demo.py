@@ -95,9 +95,10 @@ def test_one_command_takes_posts_to_a_promoted_model(tmp_path: Path) -> None:
         "20",
         *settings,
     ]
+    # The demo has its own.
     planted = {
         name: value for name, value in make_secrets().items() if name != "MLFLOW_TRACKING_URI"
-    }  # the demo has its own
+    }
     done = subprocess.run(argv, env=CLEAN | planted, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     report: dict[str, Any] = json.loads((home / "report.json").read_text())
@@ -143,9 +144,8 @@ def test_one_command_takes_posts_to_a_promoted_model(tmp_path: Path) -> None:
         path.read_text("utf-8", "replace")
         for path in home.glob("**/dag_id=*/**/task_id=*ddpo*/*.log*")
     )
-    assert (
-        task_log.count("epoch 2 of 2 · reward") == 1
-    )  # what the learner says of itself, in Airflow
+    # What the learner says of itself, in Airflow.
+    assert task_log.count("epoch 2 of 2 · reward") == 1
     assert found_in(home, values_in(planted)) == {}
     assert members_of(home) == []
     assert not (home / "pids.json").exists()

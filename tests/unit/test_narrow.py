@@ -83,9 +83,8 @@ def test_the_doctor() -> None:
     assert all(line.startswith(" " * 15) for line in lines[1:])
     assert " ".join(" ".join(lines).split()).removeprefix("FAIL packages ") == detail
     path = "/very/long" * 12
-    assert path in "\n".join(
-        doctor.lines(doctor.CheckResult("store", "ok", f"{path}: writable"))
-    )  # a path is not cut
+    # A path is not cut.
+    assert path in "\n".join(doctor.lines(doctor.CheckResult("store", "ok", f"{path}: writable")))
 
 
 def test_the_status_of_a_run_folds_its_last_row() -> None:

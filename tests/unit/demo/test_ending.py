@@ -99,9 +99,8 @@ def test_what_to_try_next_are_three_commands_that_exist(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        sys, "executable", str(tmp_path / ".venv" / "bin" / "python")
-    )  # as `make` calls it, wherever the tests are
+    # As `make` calls it, wherever the tests are.
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
     home = tmp_path / ".boig"
     text = rendered(lambda console: show_next(console, home, str(home / "store"), "nordic", keep))
     assert "http" not in text

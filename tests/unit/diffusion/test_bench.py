@@ -49,10 +49,11 @@ def test_the_floor_counts_each_pass_of_an_epoch(
     monkeypatch.setattr(benches, "_alone", lambda *args: (2.0, 3.0, 5.0))
     speed = benches.bench(benches.measured(recipe, 1), samples, warmth, str(tmp_path))
     asked = benches.passes(recipe.ddpo, round(fraction * {"grpo": 2, "awm": 3}[objective]))
+    # Two epochs, one of which does not count.
     assert calls == {
         "forward": 2 * asked.forward,
         "backward": 2 * asked.backward,
-    }  # two epochs, one of which does not count
+    }
     assert speed.floor_s == 2 * asked.forward + 3 * asked.backward + 5 * asked.decoded
     assert speed.images == 8
     assert speed.sampling_s is not None

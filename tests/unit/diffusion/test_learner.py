@@ -329,9 +329,8 @@ def test_a_fall_ends_the_training_and_a_resumed_run_agrees(
     adapter, rows = fit(watched, samples, scorer, tmp_path, attempt=2)
     assert [row["epoch"] for row in rows] == [3]
     assert rows[0]["monitor_fall"] == 1
-    assert (
-        adapter.version == epochs_kept * recipe.ddpo.updates
-    )  # the policy that sampled the third epoch, or the last one
+    # The policy that sampled the third epoch, or the last one.
+    assert adapter.version == epochs_kept * recipe.ddpo.updates
     again, nothing = fit(watched, samples, scorer, tmp_path, attempt=3)
     assert (again.checksum, nothing) == (adapter.checksum, [])
 

@@ -135,9 +135,8 @@ def test_logprobs_of_a_rollout(
     )
     pipe = open_reference()
     steps = recipe.ddpo.sampling_steps
-    spaced = (
-        np.round(np.arange(1000, 0, -1000 / steps)).astype(int) - 1
-    )  # "trailing" spacing, the model's own
+    # "trailing" spacing, the model's own.
+    spaced = np.round(np.arange(1000, 0, -1000 / steps)).astype(int) - 1
     assert whole.timesteps_K == tuple(spaced[:-1])
     assert whole.timesteps_prev_K == tuple(spaced[1:])
     for k, (t, t_prev) in enumerate(zip(whole.timesteps_K, whole.timesteps_prev_K, strict=True)):
@@ -421,9 +420,8 @@ def test_gradients_with_a_divergence_from_the_moving_average(
         if a is not None and b is not None:
             torch.testing.assert_close(a, b, rtol=0, atol=AGREEMENT, msg=name)
     for name, weights in theirs.items():
-        assert torch.equal(mine[name], weights), (
-            name
-        )  # the average was in their place, and is not there any more
+        # The average was in their place, and is not there any more.
+        assert torch.equal(mine[name], weights), name
 
 
 @pytest.mark.parametrize("objective", ["grpo", "awm"])

@@ -293,9 +293,8 @@ def test_the_stage_publishes_numbers_page_and_tables(
     assert result["changes"] == {"ddpo.kl": {"plain": 0.0, "kl": 0.1}}
     assert (plain["monitors"], kl["monitors"]) == (None, {"drift": "drift: at epoch 3"})
     assert kl["cost"]["stages"]["ddpo"]["attempts"] == 2
-    assert kl["cost"]["seconds"] == pytest.approx(
-        3612.5, abs=5
-    )  # a failed attempt counts by its files' times
+    # A failed attempt counts by its files' times.
+    assert kl["cost"]["seconds"] == pytest.approx(3612.5, abs=5)
     assert set(plain["cost"]["stages"]) == {"finetune_llm", "calibrate", "ddpo", "evaluate_sd"}
     page = store.read_bytes(store.join(uri, "report.html")).decode()
     assert done["metrics"]["verdict"] in page

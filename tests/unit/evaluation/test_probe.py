@@ -160,9 +160,8 @@ def test_a_look_measures_held_out_prompts_one_by_one(samples: list[Sample]) -> N
     rollouts = LocalRollouts(Sampler(setting), ProbeScorer(Doubted(), clip))
     probe = Probe(setting, samples, rollouts, lambda epoch, look: looks.append(look))
     metrics = probe(0, read_adapter(rollouts.sampler.pipe.unet, 0))
-    assert (
-        probe(7, read_adapter(rollouts.sampler.pipe.unet, 3)) == metrics
-    )  # neither epoch nor version changes what is sampled
+    # Neither epoch nor version changes what is sampled.
+    assert probe(7, read_adapter(rollouts.sampler.pipe.unet, 3)) == metrics
     assert metrics == looks[0].metrics
     texts = [str(row["prompt"]) for row in looks[0].by_prompt]
     assert sorted(texts) == sorted(

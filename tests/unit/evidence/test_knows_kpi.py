@@ -106,9 +106,8 @@ def test_a_law_that_ignores_looks_leaves_nothing_to_know(script: ModuleType) -> 
     for metric in script.METRICS:
         for bucket in ("high", "low"):
             assert result[metric, "no_kpi", bucket].mean == pytest.approx(0, abs=1e-9)
-    assert (
-        result["colors_iou", "retrieval", "high"].mean > 0.15
-    )  # over an answer that names nothing
+    # Over an answer that names nothing.
+    assert result["colors_iou", "retrieval", "high"].mean > 0.15
     assert result["objects_iou", "retrieval", "high"].mean == 1  # the post tells the kinds
 
 

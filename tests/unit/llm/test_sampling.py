@@ -85,9 +85,8 @@ def test_answers_are_those_of_a_model_that_reads_everything_anew_for_each_token(
         for text in sample_answers(model, tokenizer, PROMPTS[:1], **long)[0]
         for i in tokenizer(text)["input_ids"][1:]
     )
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(
-        common.most_common(1)[0][0]
-    )  # so that answers end, at different lengths
+    # So that answers end, at different lengths.
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(common.most_common(1)[0][0])
 
     def write(prompt: str, chance_T: NDArray[np.float64]) -> list[int]:
         ids = [tokenizer.bos_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]

@@ -139,9 +139,8 @@ def test_what_prompts_have_in_common_is_read_once(
     (stem,), rests, answers = shapes
     ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in PROMPTS[:2]]
     assert len(rests) == 2  # HIGH and LOW
-    assert sorted(stem + rest for rest in rests) == sorted(
-        len(item) for item in ids
-    )  # BOS stands in, the last token is the answer's
+    # BOS stands in, the last token is the answer's.
+    assert sorted(stem + rest for rest in rests) == sorted(len(item) for item in ids)
     assert stem > 0.8 * len(ids[0])
     assert len(answers) == 32
     assert len(set(answers)) == 1

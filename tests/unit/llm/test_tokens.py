@@ -119,9 +119,8 @@ def test_a_long_prompt_loses_keywords_then_text_and_never_its_kpi(
     for rows, ids in zip(zip(*variants, strict=True), zip(*encoded, strict=True), strict=True):
         assert all(len(ids_T) <= room and ids_T[0] == tokenizer.bos_token_id for ids_T in ids)
         shorts = [kept(prompt, tokenizer, ids_T) for prompt, ids_T in zip(rows, ids, strict=True)]
-        assert (
-            len({(short.text, short.keywords) for short in shorts}) == 1
-        )  # whatever the KPI, and without it
+        # Whatever the KPI, and without it.
+        assert len({(short.text, short.keywords) for short in shorts}) == 1
         whole, short = rows[0], shorts[0]
         assert short.split("\n")[-2:] == whole.split("\n")[-2:]
         if short != whole:
@@ -174,9 +173,8 @@ def test_examples_count_what_they_lost_and_keep_their_answers(make_samples: Make
         assert example.cut_text == len(whole.text) - len(short.text)
         assert tokenizer.decode(example.answer_T[:-1]) == answer
         assert example.answer_T[-1] == tokenizer.eos_token_id
-        assert (
-            example.prompt_T.tolist() == item.prompt_T.tolist() == ids_T.tolist()
-        )  # whatever stands beside it
+        # Whatever stands beside it.
+        assert example.prompt_T.tolist() == item.prompt_T.tolist() == ids_T.tolist()
         assert example.length <= 128
     assert any(e.cut_text for e in examples)
     assert any(e.cut_keywords and not e.cut_text for e in examples)

@@ -57,10 +57,11 @@ def test_mlflow_has_every_value_at_its_step_and_few_requests(
         curve.log(step, loss=step / 2, gap=math.nan if step else 1.0, lr=0.1)
     assert client.requests == []
     curve.close()
+    # MLflow takes no more than a thousand.
     assert [len(values) for values in client.requests] == [
         1000,
         201,
-    ]  # MLflow takes no more than a thousand
+    ]
     values = [(v.key, v.step, v.value, v.timestamp) for request in client.requests for v in request]
     assert [v[1:3] for v in values if v[0] == "loss"] == [(step, step / 2) for step in range(600)]
     assert [v[3] for v in values if v[0] == "lr"] == [

@@ -65,9 +65,8 @@ def test_attribute_similarity_is_the_mean_of_three_likenesses() -> None:
 
 def test_attribute_similarity_leaves_out_what_is_undefined() -> None:
     bare = replace(SEEN, objects={})
-    assert like(bare, bare) == pytest.approx(
-        1.0
-    )  # no objects on either side: colors and tones count
+    # No objects on either side: colors and tones count.
+    assert like(bare, bare) == pytest.approx(1.0)
     assert like(SEEN, Description()) == 0.0  # an answer that could not be parsed
     assert math.isnan(like(Description(), Description()))  # the scorer refuses it
 

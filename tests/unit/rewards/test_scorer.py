@@ -96,9 +96,8 @@ def calibration(name: str = "contrast", clip: tuple[float, float] = (-1e9, 1e9))
 
 def test_reward_is_the_contrast_of_the_answer_in_the_frame_of_training(llm: Path) -> None:
     model, tokenizer = load_llm(llm)
-    seen = Description(
-        {"Red": 0.5, "Blue": 0.5}, {"warm": 1.0}, {"ball": (0, 0, 16, 32)}
-    )  # 4 and 16 of 32, in 128 x 64
+    # 4 and 16 of 32, in 128 x 64.
+    seen = Description({"Red": 0.5, "Blue": 0.5}, {"warm": 1.0}, {"ball": (0, 0, 16, 32)})
     answer = print_answer(seen)
     high, low = answer_logprobs(
         model,
@@ -172,10 +171,11 @@ def test_similarity_asks_the_model_what_it_expects(llm: Path) -> None:
     scorer = LlmScorer(
         llm, FixedPerceiver(), recipe("attribute_similarity"), calibration("attribute_similarity")
     )
+    # Random weights write nothing that parses.
     assert scorer.score(images(2), [SAMPLE] * 2).tolist() == [
         0.0,
         0.0,
-    ]  # random weights write nothing that parses
+    ]
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])

@@ -64,9 +64,8 @@ def test_keys_may_hold_any_character(root: str) -> None:
 def test_folders_travel_whole(root: str, tmp_path: Path) -> None:
     source, back = tmp_path / "source", tmp_path / "back"
     (source / "deep").mkdir(parents=True)
-    (source / "a.bin").write_bytes(
-        os.urandom(9_000_000)
-    )  # above boto3's threshold for several parts
+    # Above boto3's threshold for several parts.
+    (source / "a.bin").write_bytes(os.urandom(9_000_000))
     (source / "deep" / "b.bin").write_bytes(b"b")
     store.upload_folder(source, store.join(root, "folder"))
     store.download_folder(store.join(root, "folder"), back)
@@ -297,9 +296,8 @@ def test_no_credentials(s3_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    another = os.environ["AWS_ENDPOINT_URL"].replace(
-        "127.0.0.1", "localhost"
-    )  # has no client of an earlier test
+    # Has no client of an earlier test.
+    another = os.environ["AWS_ENDPOINT_URL"].replace("127.0.0.1", "localhost")
     monkeypatch.setenv("AWS_ENDPOINT_URL", another)
     with pytest.raises(StorePermissionError, match="no AWS credentials"):
         store.read_bytes("s3://bucket/x")

@@ -129,16 +129,15 @@ def test_a_probe_that_falls_while_the_reward_rises_is_overoptimization(measure: 
     rising = [0.0, 1.0, 2.0, 3.0]
     met = overoptimization(probed(rising, [4.0, None, 6.0, 4.9], measure), 0.5, 0.5)
     assert met == f"{measure} fell from 6 to 4.9 while the reward rose by 1"
-    assert (
-        overoptimization(probed(rising, [4.0, None, 6.0, 5.1], measure), 0.5, 0.5) is None
-    )  # less than half of the spread of 2
+    # Less than half of the spread of 2.
+    assert overoptimization(probed(rising, [4.0, None, 6.0, 5.1], measure), 0.5, 0.5) is None
+    # A reward that stands still.
     assert (
         overoptimization(probed([0.0, 1.0, 2.0, 2.4], [4.0, None, 6.0, 4.9], measure), 0.5, 0.5)
         is None
-    )  # a reward that stands still
-    assert (
-        overoptimization(probed(rising, [4.0, 6.0, 4.9, None], measure), 0.5, 0.5) is None
-    )  # was said in its epoch
+    )
+    # Was said in its epoch.
+    assert overoptimization(probed(rising, [4.0, 6.0, 4.9, None], measure), 0.5, 0.5) is None
     assert overoptimization(rows(rising), 0.5, 0.5) is None
 
 
