@@ -1,0 +1,168 @@
+"""A recipe from its file: what it extends, overrides, and one readable line for a mistake."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from boig_core.config.recipe import Recipe
+from boig_core.errors import RecipeError
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(
+        p.name.removesuffix(".yaml")
+        for p in resources.files("boig_core.recipes").iterdir()
+        if p.name.endswith(".yaml")
+    )
+
+
+def is_recipe_file(name_or_path: str) -> bool:
+    """Whether a recipe is named by its file, not by its name in the package."""
+    return Path(name_or_path).suffix in {".yaml", ".yml"} or os.sep in name_or_path
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Resolve a recipe.
+
+    Args:
+        name_or_path: a recipe of the package by name, or a YAML file.
+        overrides: ``section.field=value`` settings, the value as YAML; later ones win.
+
+    Raises:
+        RecipeError: no such recipe, YAML that cannot be read, an unknown key, or a value that
+            breaks its rule.
+    """
+    tree = _tree(name_or_path)
+    for override in overrides:
+        _apply(tree, override)
+    return parse_recipe(tree)
+
+
+def _tree(name_or_path: str) -> dict[str, Any]:
+    """A recipe file over the one that it extends: a field of a section wins as a whole."""
+    path = Path(name_or_path)
+    if is_recipe_file(name_or_path):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise RecipeError(
+                f"recipe {name_or_path}", f"cannot be read ({exc})", "give the path of a YAML file"
+            ) from exc
+        fallback = path.stem
+    elif name_or_path in recipe_names():
+        text = (
+            resources.files("boig_core.recipes")
+            .joinpath(f"{name_or_path}.yaml")
+            .read_text(encoding="utf-8")
+        )
+        fallback = name_or_path
+    else:
+        raise RecipeError(
+            f"recipe {name_or_path!r}",
+            "is not known",
+            f"use one of {', '.join(recipe_names())} or the path of a YAML file",
+        )
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as exc:
+        raise RecipeError(
+            f"recipe {name_or_path}", "is not valid YAML", " ".join(str(exc).split())
+        ) from exc
+    if not isinstance(tree, dict):
+        raise RecipeError(
+            f"recipe {name_or_path}", "must be a mapping of sections", "see `boig recipe show tiny`"
+        )
+    tree.setdefault("name", fallback)
+    if (below := tree.pop("extends", None)) is None:
+        return tree
+    if below not in recipe_names():
+        raise RecipeError(
+            f"extends = {below!r}",
+            "must be a recipe of the package",
+            f"use one of {', '.join(recipe_names())}",
+        )
+    merged = _tree(below)
+    for key, value in tree.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = {**merged[key], **value} if both else value
+    return merged
+
+
+def parse_recipe(tree: Any) -> Recipe:
+    """Validate a recipe's tree, as from JSON or YAML.
+
+    Raises:
+        RecipeError: naming the first field that fails, its value, the rule and the nearest known
+            key.
+    """
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as exc:
+        raise _first_error(exc) from None  # it says all that pydantic's own text does
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(
+            f"override {override!r}", "must read section.field=value", "for example ddpo.epochs=5"
+        )
+    *parents, leaf = key.strip().split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise RecipeError(
+                f"override {override!r}", f"{parent} is no section", "see `boig recipe show tiny`"
+            )
+        node = child
+    try:
+        node[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as exc:
+        raise RecipeError(
+            f"override {override!r}", "the value is not valid YAML", "quote it"
+        ) from exc
+
+
+def _first_error(exc: ValidationError) -> RecipeError:
+    error = exc.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in error["loc"]) or "recipe"
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(error["loc"][-1]), _known_keys(error["loc"][:-1]), n=1)
+        remedy = (
+            f"did you mean {near[0]}?"
+            if near
+            else f"known keys: {', '.join(_known_keys(error['loc'][:-1]))}"
+        )
+        return RecipeError(where, "is not a key of the recipe", remedy)
+    rule = error["msg"].removeprefix("Value error, ")
+    met = (
+        where if isinstance(error["input"], (dict, BaseModel)) else f"{where} = {error['input']!r}"
+    )
+    return RecipeError(
+        met, rule[0].lower() + rule[1:], "see `boig recipe show tiny` for every field"
+    )
+
+
+def _known_keys(loc: Sequence[str | int]) -> list[str]:
+    model: Any = Recipe
+    for part in loc:
+        model = model.model_fields[str(part)].annotation
+        model = next(
+            (
+                kind
+                for kind in get_args(model)
+                if isinstance(kind, type) and issubclass(kind, BaseModel)
+            ),
+            model,
+        )
+    return list(model.model_fields)
