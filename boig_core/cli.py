@@ -269,7 +269,7 @@ def clean(
     registry who is promoted."""
     from dataclasses import asdict
 
-    from boig_core.orchestration import registry
+    from boig_core.orchestration.promotion import registry
     from boig_core.storage import retention
 
     garbage = (retention.clean if apply else retention.find_garbage)(
@@ -316,7 +316,7 @@ def rollback(
     first."""
     import getpass
 
-    from boig_core.orchestration import registry
+    from boig_core.orchestration.promotion import registry
 
     champion = registry.rollback(by or getpass.getuser(), why)
     print(

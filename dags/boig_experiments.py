@@ -19,11 +19,11 @@ from typing import Any
 
 from airflow.sdk import DAG, task_group
 
-from boig_core.orchestration import experiments
-from boig_core.orchestration.assets import BOIGLLM, DEFAULTS, model_params, recipe_params
-from boig_core.orchestration.callbacks import on_failure
-from boig_core.orchestration.deadlines import deadline
-from boig_core.orchestration.operator import RayJobOperator
+from boig_core.orchestration.planning import experiments
+from boig_core.orchestration.planning.assets import BOIGLLM, DEFAULTS, model_params, recipe_params
+from boig_core.orchestration.signals.callbacks import on_failure
+from boig_core.orchestration.signals.deadlines import deadline
+from boig_core.orchestration.stage.operator import RayJobOperator
 
 with DAG(
     "boig_experiments",

@@ -24,7 +24,7 @@ import os
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param
 
-from boig_core.orchestration.assets import (
+from boig_core.orchestration.planning.assets import (
     DATASET,
     DEFAULTS,
     LOCATION,
@@ -32,10 +32,10 @@ from boig_core.orchestration.assets import (
     plan,
     recipe_params,
 )
-from boig_core.orchestration.callbacks import on_failure
-from boig_core.orchestration.deadlines import deadline
-from boig_core.orchestration.intervals import take_turn
-from boig_core.orchestration.operator import RayJobOperator
+from boig_core.orchestration.planning.intervals import take_turn
+from boig_core.orchestration.signals.callbacks import on_failure
+from boig_core.orchestration.signals.deadlines import deadline
+from boig_core.orchestration.stage.operator import RayJobOperator
 
 CRON = os.environ.get("BOIG_INGEST_CRON")
 

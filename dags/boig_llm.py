@@ -17,7 +17,7 @@ A stage that runs on Ray is shown as *deferred*. Its log is the task's log; the 
 
 from airflow.sdk import DAG
 
-from boig_core.orchestration.assets import (
+from boig_core.orchestration.planning.assets import (
     BOIGLLM,
     DATASET,
     DEFAULTS,
@@ -26,9 +26,9 @@ from boig_core.orchestration.assets import (
     recipe_params,
     uri_param,
 )
-from boig_core.orchestration.callbacks import on_failure
-from boig_core.orchestration.deadlines import deadline
-from boig_core.orchestration.operator import RayJobOperator
+from boig_core.orchestration.signals.callbacks import on_failure
+from boig_core.orchestration.signals.deadlines import deadline
+from boig_core.orchestration.stage.operator import RayJobOperator
 
 with DAG(
     "boig_llm",

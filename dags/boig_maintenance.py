@@ -10,9 +10,9 @@ Runs every Sunday and only lists, unless `apply` is set. The same from a termina
 
 from airflow.sdk import DAG, Param
 
-from boig_core.orchestration.assets import DEFAULTS
-from boig_core.orchestration.callbacks import on_failure
-from boig_core.orchestration.maintenance import clean_task
+from boig_core.orchestration.planning.assets import DEFAULTS
+from boig_core.orchestration.planning.maintenance import clean_task
+from boig_core.orchestration.signals.callbacks import on_failure
 
 with DAG(
     "boig_maintenance",

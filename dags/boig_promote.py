@@ -16,9 +16,9 @@ Who decided what, when and why is kept as `decision.json` beside the run in the 
 
 from airflow.sdk import DAG
 
-from boig_core.orchestration.assets import BOIGSD, DEFAULTS, plan, recipe_params, uri_param
-from boig_core.orchestration.callbacks import on_failure
-from boig_core.orchestration.promotion import Approval, gates_task, promote_task
+from boig_core.orchestration.planning.assets import BOIGSD, DEFAULTS, plan, recipe_params, uri_param
+from boig_core.orchestration.promotion.approval import Approval, gates_task, promote_task
+from boig_core.orchestration.signals.callbacks import on_failure
 
 with DAG(
     "boig_promote",

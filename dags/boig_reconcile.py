@@ -11,8 +11,8 @@ be said about.
 
 from airflow.sdk import DAG, task
 
-from boig_core.orchestration.assets import DEFAULTS
-from boig_core.orchestration.callbacks import on_failure
+from boig_core.orchestration.planning.assets import DEFAULTS
+from boig_core.orchestration.signals.callbacks import on_failure
 
 with DAG(
     "boig_reconcile",
@@ -29,9 +29,9 @@ with DAG(
     @task(doc_md="Stops jobs whose task is over; returns what it has seen and done.")
     def reconcile() -> dict[str, object]:
         """What is stopped, and why."""
-        from boig_core.orchestration import clusters
-        from boig_core.orchestration.reconcile import reconcile as stop_unwanted
+        from boig_core.orchestration.jobs import clusters
         from boig_core.orchestration.roots import store_root
+        from boig_core.orchestration.stage.reconcile import reconcile as stop_unwanted
 
         return stop_unwanted(clusters.find(), store_root())
 

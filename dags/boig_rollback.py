@@ -9,9 +9,9 @@ Runs by hand only. `boig rollback` does the same without Airflow.
 
 from airflow.sdk import DAG, Param
 
-from boig_core.orchestration.assets import DEFAULTS
-from boig_core.orchestration.callbacks import on_failure
-from boig_core.orchestration.promotion import rollback_task
+from boig_core.orchestration.planning.assets import DEFAULTS
+from boig_core.orchestration.promotion.approval import rollback_task
+from boig_core.orchestration.signals.callbacks import on_failure
 
 with DAG(
     "boig_rollback",

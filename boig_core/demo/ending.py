@@ -19,7 +19,7 @@ from boig_core.demo.services import APPROVER, TRAINER, Ports
 from boig_core.evaluation.terminal import CLOSING, print_generators, print_marked
 from boig_core.evaluation.verdict import findings, headline
 from boig_core.observability.tables import say
-from boig_core.orchestration.gates import Gate, in_words
+from boig_core.orchestration.promotion.gates import Gate, in_words
 
 DEFAULT_HOME: Final = ".boig"
 

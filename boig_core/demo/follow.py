@@ -15,7 +15,7 @@ from boig_core.demo.airflow_api import AirflowApi
 from boig_core.demo.notes import StageNotes
 from boig_core.demo.view import CHAIN, View
 from boig_core.errors import BoigError, InfrastructureError
-from boig_core.orchestration import attempts
+from boig_core.orchestration.stage import attempts
 from boig_core.storage import commit
 
 POLL_S = 2.0

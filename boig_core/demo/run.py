@@ -42,7 +42,7 @@ from boig_core.demo.services import (
     start_ray,
 )
 from boig_core.demo.view import CHAIN, View
-from boig_core.orchestration import attempts
+from boig_core.orchestration.stage import attempts
 from boig_core.storage import commit, store
 
 POOL = "boig_cluster"

@@ -1,8 +1,8 @@
 """The period of posts that a run takes in: written beside the run by its orchestration, read by the
 stage ingest.
 
-Leaves out: which period that is (see `orchestration.intervals`), and what becomes of its posts (see
-`data.ingestion`).
+Leaves out: which period that is (see `orchestration.planning.intervals`), and what becomes of its
+posts (see `data.ingestion`).
 """
 
 from __future__ import annotations

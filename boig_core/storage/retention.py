@@ -4,7 +4,7 @@ Marks from the roots and sweeps the rest. Roots are the promoted models with the
 newest output of each family, and all that runs of the last days read or wrote; what a kept output
 was made from is kept as well. Only files older than these days go. Leaves out the caches of
 perception and rewards, which save more than they take, and who is promoted (see
-`orchestration.registry`).
+`orchestration.promotion.registry`).
 """
 
 from __future__ import annotations

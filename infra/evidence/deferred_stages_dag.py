@@ -15,7 +15,7 @@ from typing import Any
 from airflow.sdk import DAG, BaseOperator
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from boig_core.orchestration.operator import RayJobOperator
+from boig_core.orchestration.stage.operator import RayJobOperator
 
 SLEEP_S = 0.01
 """What the probe asks for; what it gets beyond that is the loop's lag."""

@@ -179,8 +179,8 @@ def _trigger(arm: Arm, name: str) -> Any:
         {"conn_type": "ray", "extra": {"address": arm.ray}}
     )
     if arm.other is None:
-        from boig_core.orchestration.ray_api import RayCluster
-        from boig_core.orchestration.trigger import RayJobTrigger
+        from boig_core.orchestration.jobs.ray_api import RayCluster
+        from boig_core.orchestration.jobs.trigger import RayJobTrigger
 
         return RayJobTrigger(
             RayCluster(arm.ray).serialize(), name, arm.poll_s, f"{arm.store}/{name}/attempt-1"

@@ -14,9 +14,10 @@ from airflow.sdk import DAG, task
 from tenacity import stop_after_attempt
 
 from boig_core.errors import ClusterError, InputError, StoreUnavailableError
-from boig_core.orchestration import alerts, jobs
-from boig_core.orchestration.callbacks import on_failure
-from boig_core.orchestration.operator import RayJobOperator
+from boig_core.orchestration.jobs import backend as jobs
+from boig_core.orchestration.signals import alerts
+from boig_core.orchestration.signals.callbacks import on_failure
+from boig_core.orchestration.stage.operator import RayJobOperator
 from boig_core.storage import store
 from tests.webhook import SECRET, Receiver
 

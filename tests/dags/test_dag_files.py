@@ -164,7 +164,7 @@ def test_the_graph_shows_the_order_alone(dags: dict[str, Any]) -> None:
 
 
 def test_stages_run_once_each_in_the_cluster_pool(dags: dict[str, Any]) -> None:
-    from boig_core.orchestration.operator import POOL, RayJobOperator
+    from boig_core.orchestration.stage.operator import POOL, RayJobOperator
     from boig_core.storage.job import Stage
 
     stages = [

@@ -121,7 +121,7 @@ def test_every_variant_is_aligned_by_its_own_recipe_and_evaluated_by_the_shared_
 
 
 def runs_folder(run: Any) -> str:
-    from boig_core.orchestration.attempts import run_folder
+    from boig_core.orchestration.stage.attempts import run_folder
 
     return run_folder(run.run_id)
 

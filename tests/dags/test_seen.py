@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from boig_core.orchestration.lineage import place_of
+from boig_core.orchestration.signals.lineage import place_of
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 SCRIPT = """

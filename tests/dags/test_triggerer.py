@@ -52,7 +52,7 @@ def until(what: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def deferred(name: str, attempt: str, ray_stub: Any) -> tuple[str, int]:
+def deferred(name: str, attempt: str, ray_stub: Any, by_0_1: bool = False) -> tuple[str, int]:
     """A task that waits for a job: run id and trigger id."""
     import importlib
 
@@ -60,16 +60,18 @@ def deferred(name: str, attempt: str, ray_stub: Any) -> tuple[str, int]:
     from airflow.models.trigger import Trigger
     from airflow.utils.session import create_session
 
-    from boig_core.orchestration.ray_api import RayCluster
-    from boig_core.orchestration.trigger import RayJobTrigger
+    from boig_core.orchestration.jobs.ray_api import RayCluster
+    from boig_core.orchestration.jobs.trigger import RayJobTrigger
 
     run = importlib.reload(importlib.import_module("dags.boig_reconcile")).dag.test()
     ray_stub.states[name] = "RUNNING"
     store.write_bytes(f"{attempt}/log/000001.txt", f"epoch 1 of {name}\n".encode())
     with create_session() as session:
-        row = Trigger.from_object(
-            RayJobTrigger(RayCluster(ray_stub.address).serialize(), name, 0.2, attempt)
-        )
+        cluster = RayCluster(ray_stub.address).serialize()
+        row = Trigger.from_object(RayJobTrigger(cluster, name, 0.2, attempt))
+        if by_0_1:  # as a database of then still has it
+            assert row.kwargs.keys() == {"cluster", "submission_id", "poll_s", "attempt"}
+            row.classpath = "boig_core.orchestration.trigger.RayJobTrigger"
         session.add(row)
         session.flush()
         task = session.query(TaskInstance).filter_by(dag_id=run.dag_id, run_id=run.run_id).one()
@@ -93,7 +95,7 @@ def test_a_failed_task_loses_its_job_and_a_trigger_that_moved_away_does_not(
     from airflow.models.trigger import Trigger
     from airflow.utils.session import create_session
 
-    failed, _ = deferred("boig-failed", f"{home}/failed/attempt-1", ray_stub)
+    failed, _ = deferred("boig-failed", f"{home}/failed/attempt-1", ray_stub, by_0_1=True)
     moved_run, moved = deferred("boig-moved", f"{home}/moved/attempt-1", ray_stub)
     own_log: Path = request.getfixturevalue("triggerer")
     until(lambda: task_log("epoch 1 of boig-failed") and task_log("epoch 1 of boig-moved"))

@@ -68,7 +68,7 @@ def user(role: str | None) -> dict[str, str]:
 def client() -> Iterator[TestClient]:
     from airflow.api_fastapi.app import init_auth_manager
 
-    from boig_core.orchestration.plugin import BoigPlugin
+    from boig_core.orchestration.ui.plugin import BoigPlugin
 
     init_auth_manager()
     [mounted] = BoigPlugin().fastapi_apps
@@ -165,7 +165,7 @@ def test_the_api_server_shows_them_behind_its_own_login(root: Path, tmp_path: Pa
     port, services = next(PORTS), Services(tmp_path / "home")
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "boig.py").write_text(
-        "from boig_core.orchestration.plugin import BoigPlugin\n"
+        "from boig_core.orchestration.ui.plugin import BoigPlugin\n"
     )
     (tmp_path / "passwords.json").write_text(json.dumps({"ada": "secret"}))
     base = f"http://127.0.0.1:{port}"

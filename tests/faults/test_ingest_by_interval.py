@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from boig_core.data import dataset
-from boig_core.orchestration.attempts import run_folder
+from boig_core.orchestration.stage.attempts import run_folder
 from boig_core.storage import manifest
 from tests.faults.airflow_services import Installation, Run, until
 from tests.unit.data.conftest import picture, row

@@ -22,7 +22,7 @@ from boig_core.adworld.law import Law
 from boig_core.config import load_recipe
 from boig_core.data.ingestion import OneProcess, ingest
 from boig_core.errors import InfrastructureError
-from boig_core.orchestration.ray_api import RayCluster
+from boig_core.orchestration.jobs.ray_api import RayCluster
 from boig_core.storage import commit, manifest, store
 from tests.faults.airflow_services import RECIPE, SERVERS, Installation, Run, until
 from tests.planted import found_in, values_in

@@ -8,8 +8,8 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from boig_core.orchestration.attempts import run_folder
-from boig_core.orchestration.deadlines import HOURS, deadline
+from boig_core.orchestration.signals.deadlines import HOURS, deadline
+from boig_core.orchestration.stage.attempts import run_folder
 
 os.environ[HOURS] = "0.001"
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 
-from boig_core.orchestration.operator import RayJobOperator
+from boig_core.orchestration.stage.operator import RayJobOperator
 
 STORE = os.environ["BOIG_STORE"]
 

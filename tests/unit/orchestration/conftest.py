@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from boig_core.orchestration.ray_api import RayCluster
+from boig_core.orchestration.jobs.ray_api import RayCluster
 from tests.unit.orchestration.kuberay.api import KubeApi
 
 

@@ -3,9 +3,11 @@ are set wrong."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -17,10 +19,10 @@ from boig_core.errors import (
     StoreUnavailableError,
     named,
 )
-from boig_core.orchestration import deadlines
-from boig_core.orchestration.alerts import WINDOW_S, claim
-from boig_core.orchestration.callbacks import LONGEST, Cause
-from boig_core.orchestration.jobs import AwayError
+from boig_core.orchestration.jobs.backend import AwayError
+from boig_core.orchestration.signals import alerts, deadlines
+from boig_core.orchestration.signals.alerts import WINDOW_S, claim
+from boig_core.orchestration.signals.callbacks import LONGEST, Cause
 
 
 def told_once(error: object, dag: str = "d", run: str = "r") -> tuple[str, ...]:
@@ -143,5 +145,25 @@ def test_there_is_a_deadline_where_one_is_set(monkeypatch: pytest.MonkeyPatch) -
     assert result is not None
     assert (result.interval, result.callback.path) == (
         timedelta(hours=1.5),
-        "boig_core.orchestration.deadlines.on_late_run",
+        "boig_core.orchestration.signals.deadlines.on_late_run",
     )
+
+
+def test_a_late_run_is_told_by_the_path_that_version_0_1_wrote(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from airflow.triggers.callback import CallbackTrigger
+
+    sent: list[alerts.Alert] = []
+    monkeypatch.setattr(alerts, "tell", sent.append)
+    run = {"dag_id": "boig_sd", "dag_run_id": "manual-1"}
+    row = {"hours": 2.0, "context": {"dag_run": run}}
+
+    async def events() -> list[Any]:
+        path = "boig_core.orchestration.deadlines.on_late_run"
+        return [event.payload async for event in CallbackTrigger(path, row).run()]
+
+    payloads = asyncio.run(events())
+    assert [payload["state"] for payload in payloads] == ["running", "success"], payloads
+    told = [alert.title for alert in sent]
+    assert told == ["boig_sd: manual-1 is late"]

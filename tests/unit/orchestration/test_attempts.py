@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from boig_core.errors import ClusterError, FencedError, InputError
-from boig_core.orchestration.attempts import result, run_folder, submission_id, survey, task_uri
+from boig_core.orchestration.stage.attempts import (
+    result,
+    run_folder,
+    submission_id,
+    survey,
+    task_uri,
+)
 from boig_core.storage import commit, store
 from boig_core.storage.job import TaskTry
 

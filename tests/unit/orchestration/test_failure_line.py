@@ -10,7 +10,7 @@ import pytest
 
 from boig_core.config import load_recipe
 from boig_core.errors import RecipeError
-from boig_core.orchestration.callbacks import on_failure
+from boig_core.orchestration.signals.callbacks import on_failure
 
 
 def test_field_value_rule_and_remedy_end_the_log_and_are_not_folded(

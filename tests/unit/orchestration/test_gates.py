@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from boig_core.config import Recipe, load_recipe
-from boig_core.orchestration.gates import Gate, PromotionEvidence, evaluate_gates, table
+from boig_core.orchestration.promotion.gates import Gate, PromotionEvidence, evaluate_gates, table
 
 NEW, OLD = "s3://b/models/boigsd/new", "s3://b/models/boigsd/old"
 FIRST = PromotionEvidence(champion=None, compared=None, candidate=NEW, monitors={})

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from boig_core.errors import InputError
-from boig_core.orchestration.intervals import (
+from boig_core.orchestration.planning.intervals import (
     Newest,
     claim,
     find_newest,

@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from boig_core.errors import ClusterError, InputError
-from boig_core.orchestration import clusters
-from boig_core.orchestration.asks import Ask
-from boig_core.orchestration.jobs import FEW, AwayError, stop_and_see
-from boig_core.orchestration.kuberay import KubeRayCluster
-from boig_core.orchestration.ray_api import RayCluster
-from boig_core.orchestration.rayjob import name_of
+from boig_core.orchestration.jobs import clusters
+from boig_core.orchestration.jobs.asks import Ask
+from boig_core.orchestration.jobs.backend import FEW, AwayError, stop_and_see
+from boig_core.orchestration.jobs.kuberay import KubeRayCluster
+from boig_core.orchestration.jobs.ray_api import RayCluster
+from boig_core.orchestration.jobs.rayjob import name_of
 from tests.unit.orchestration.kuberay.api import TOKEN, KubeApi
 
 

@@ -8,9 +8,9 @@ import secrets
 import pytest
 from airflow.sdk._shared.secrets_masker import redact
 
-from boig_core.orchestration.assets import DEFAULTS
 from boig_core.orchestration.masking import hide_environment
-from boig_core.orchestration.operator import RayJobOperator
+from boig_core.orchestration.planning.assets import DEFAULTS
+from boig_core.orchestration.stage.operator import RayJobOperator
 
 
 def test_a_task_hides_the_secrets_of_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:

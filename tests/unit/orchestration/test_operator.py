@@ -26,12 +26,12 @@ from boig_core.errors import (
     UserError,
 )
 from boig_core.observability.metrics import MetricLog, experiment
-from boig_core.orchestration import operator as operators
-from boig_core.orchestration.attempts import submission_id, task_uri
-from boig_core.orchestration.links import mlflow_page, page_url
-from boig_core.orchestration.operator import STATE, RayJobOperator, resolve_input
-from boig_core.orchestration.retries import POLICY
-from boig_core.orchestration.trigger import GONE, UNREACHABLE
+from boig_core.orchestration.jobs.trigger import GONE, UNREACHABLE
+from boig_core.orchestration.stage import operator as operators
+from boig_core.orchestration.stage.attempts import submission_id, task_uri
+from boig_core.orchestration.stage.operator import STATE, RayJobOperator, resolve_input
+from boig_core.orchestration.stage.retries import POLICY
+from boig_core.orchestration.ui.links import mlflow_page, page_url
 from boig_core.storage import commit, manifest, store
 from boig_core.storage.job import Job, Stage, Workspace, read_job, write_job
 

@@ -11,8 +11,13 @@ from typing import Any
 import pytest
 
 from boig_core.errors import CorruptError, InputError
-from boig_core.orchestration import registry
-from boig_core.orchestration.assets import make_plan, stage_name, with_champion, write_summary
+from boig_core.orchestration.planning.assets import (
+    make_plan,
+    stage_name,
+    with_champion,
+    write_summary,
+)
+from boig_core.orchestration.promotion import registry
 from boig_core.storage import commit
 from boig_core.storage.manifest import Lineage, publish_folder
 

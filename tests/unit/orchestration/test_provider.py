@@ -15,9 +15,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from boig_core.orchestration.hook import RayHook
-from boig_core.orchestration.operator import RayJobOperator
-from boig_core.orchestration.provider import get_provider_info
+from boig_core.orchestration.jobs.hook import RayHook
+from boig_core.orchestration.stage.operator import RayJobOperator
+from boig_core.orchestration.ui.provider import get_provider_info
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -59,7 +59,7 @@ def test_what_it_names_is_there() -> None:
 
 
 def test_reading_it_imports_nothing_heavy() -> None:
-    script = "import sys; from boig_core.orchestration.provider import get_provider_info; get_provider_info(); print(*sys.modules)"
+    script = "import sys; from boig_core.orchestration.ui.provider import get_provider_info; get_provider_info(); print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     )

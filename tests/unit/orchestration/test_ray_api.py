@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from boig_core.errors import ClusterError, InputError
-from boig_core.orchestration.asks import Ask, lacking
-from boig_core.orchestration.jobs import FEW, AwayError, stop_and_see
-from boig_core.orchestration.ray_api import RayCluster
+from boig_core.orchestration.jobs.asks import Ask, lacking
+from boig_core.orchestration.jobs.backend import FEW, AwayError, stop_and_see
+from boig_core.orchestration.jobs.ray_api import RayCluster
 
 
 def call(api: Any, name: str, *arguments: Any) -> Any:

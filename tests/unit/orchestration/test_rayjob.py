@@ -11,9 +11,9 @@ import yaml
 
 from boig_core.config import Recipe, load_recipe
 from boig_core.errors import InputError
-from boig_core.orchestration.asks import Ask, asks_of
-from boig_core.orchestration.attempts import submission_id, task_uri
-from boig_core.orchestration.rayjob import NAME, QUEUE, name_of, read_base, render
+from boig_core.orchestration.jobs.asks import Ask, asks_of
+from boig_core.orchestration.jobs.rayjob import NAME, QUEUE, name_of, read_base, render
+from boig_core.orchestration.stage.attempts import submission_id, task_uri
 from boig_core.storage.job import Stage
 from boig_core.storage.usage import held_gpus
 from tests.unit.orchestration.kuberay.api import BASE, SCHEMA, refused

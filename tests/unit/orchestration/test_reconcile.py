@@ -9,9 +9,9 @@ import pytest
 
 from boig_core.errors import InfrastructureError, InputError
 from boig_core.orchestration.airflow_state import AT_WORK, TaskKey
-from boig_core.orchestration.operator import belongs_to
-from boig_core.orchestration.reconcile import reconcile
 from boig_core.orchestration.roots import store_root
+from boig_core.orchestration.stage.operator import belongs_to
+from boig_core.orchestration.stage.reconcile import reconcile
 
 
 @pytest.fixture

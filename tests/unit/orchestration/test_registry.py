@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from boig_core.errors import InfrastructureError, InputError
-from boig_core.orchestration.registry import (
+from boig_core.orchestration.promotion.registry import (
     MODEL,
     Move,
     aliases,

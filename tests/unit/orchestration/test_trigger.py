@@ -17,13 +17,14 @@ from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.triggers.base import TriggerEvent
 
 from boig_core.errors import StoreUnavailableError
-from boig_core.orchestration import airflow_state, poller, task_log
-from boig_core.orchestration import trigger as triggers
-from boig_core.orchestration.jobs import AwayError, JobInfo
-from boig_core.orchestration.poller import watched
-from boig_core.orchestration.ray_api import RayCluster
-from boig_core.orchestration.task_log import CURSOR, TaskLog
-from boig_core.orchestration.trigger import GONE, UNREACHABLE, RayJobTrigger, follow
+from boig_core.orchestration import airflow_state
+from boig_core.orchestration.jobs import poller, task_log
+from boig_core.orchestration.jobs import trigger as triggers
+from boig_core.orchestration.jobs.backend import AwayError, JobInfo
+from boig_core.orchestration.jobs.poller import watched
+from boig_core.orchestration.jobs.ray_api import RayCluster
+from boig_core.orchestration.jobs.task_log import CURSOR, TaskLog
+from boig_core.orchestration.jobs.trigger import GONE, UNREACHABLE, RayJobTrigger, follow
 from boig_core.storage import store
 
 
@@ -228,7 +229,7 @@ def test_gone_and_unreachable_are_ends_too(api: Any, tmp_path: Any) -> None:
 
 def trigger(api: Any, attempt: str = "/nowhere", name: str = "boig-x") -> RayJobTrigger:
     path, arguments = RayJobTrigger(api.cluster.serialize(), name, 0.01, attempt).serialize()
-    assert path == "boig_core.orchestration.trigger.RayJobTrigger"
+    assert path == "boig_core.orchestration.jobs.trigger.RayJobTrigger"
     created = RayJobTrigger(**arguments)
     created.task_instance = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1)
     return created

@@ -16,8 +16,8 @@ import yaml
 from aiohttp import web
 from jsonschema import Draft202012Validator
 
-from boig_core.orchestration.kuberay import KubeRayCluster
-from boig_core.orchestration.rayjob import name_of
+from boig_core.orchestration.jobs.kuberay import KubeRayCluster
+from boig_core.orchestration.jobs.rayjob import name_of
 
 SCHEMA: Final = Draft202012Validator(
     json.loads((Path(__file__).parent / "rayjob.schema.json").read_text())

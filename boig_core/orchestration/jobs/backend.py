@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from boig_core.errors import ClusterError
-from boig_core.orchestration.asks import Ask
+from boig_core.orchestration.jobs.asks import Ask
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class Cluster(Protocol):
         """Where a person sees a job; empty: nowhere."""
 
     def serialize(self) -> dict[str, Any]:
-        """Arguments for `boig_core.orchestration.clusters.restore`, as JSON."""
+        """Arguments for `boig_core.orchestration.jobs.clusters.restore`, as JSON."""
 
 
 async def stop_and_see(

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from boig_core.errors import BoigError
 from boig_core.observability.logs import get_logger, hide_secrets
-from boig_core.orchestration import alerts, counts
+from boig_core.orchestration.signals import alerts, counts
 
 log = get_logger(__name__)
 

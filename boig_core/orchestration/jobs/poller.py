@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from boig_core.errors import ClusterError
-from boig_core.orchestration.jobs import Cluster, JobInfo
+from boig_core.orchestration.jobs.backend import Cluster, JobInfo
 
 PATIENCE_S: Final = 300.0
 """Longest time without an answer of a cluster, in seconds; a head that restarts needs one or two

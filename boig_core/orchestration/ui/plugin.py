@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from boig_core.orchestration.links import PREFIX
+from boig_core.orchestration.ui.links import PREFIX
 
 
 class BoigPlugin(AirflowPlugin):
@@ -22,6 +22,6 @@ class BoigPlugin(AirflowPlugin):
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:
         """The one app; made once, when it is first asked for."""
-        from boig_core.orchestration.web import create_app
+        from boig_core.orchestration.ui.web import create_app
 
         return [{"name": "boig", "app": create_app(), "url_prefix": PREFIX}]

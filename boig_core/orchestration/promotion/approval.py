@@ -20,9 +20,8 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from boig_core.config import parse_recipe
 from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
-from boig_core.orchestration.gates import PromotionEvidence, evaluate_gates, table
-from boig_core.orchestration.links import REPORT_PAGE, ReportLink, page_url
-from boig_core.orchestration.registry import (
+from boig_core.orchestration.promotion.gates import PromotionEvidence, evaluate_gates, table
+from boig_core.orchestration.promotion.registry import (
     MODEL,
     Move,
     aliases,
@@ -33,6 +32,7 @@ from boig_core.orchestration.registry import (
     registry,
     rollback,
 )
+from boig_core.orchestration.ui.links import REPORT_PAGE, ReportLink, page_url
 from boig_core.storage import commit as commits
 from boig_core.storage import manifest, store
 from boig_core.storage.job import Job, read_job

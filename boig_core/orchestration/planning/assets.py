@@ -20,12 +20,14 @@ from airflow.sdk import Asset, Param, task
 
 from boig_core.config import Recipe, is_recipe_file, load_recipe, recipe_names
 from boig_core.errors import InputError, UserError
-from boig_core.orchestration import attempts, intervals, registry
-from boig_core.orchestration.callbacks import on_retry
-from boig_core.orchestration.dry_run import rehearse
 from boig_core.orchestration.masking import hide_environment
-from boig_core.orchestration.retries import RETRIES
+from boig_core.orchestration.planning import intervals
+from boig_core.orchestration.planning.dry_run import rehearse
+from boig_core.orchestration.promotion import registry
 from boig_core.orchestration.roots import allowed, store_root
+from boig_core.orchestration.signals.callbacks import on_retry
+from boig_core.orchestration.stage import attempts
+from boig_core.orchestration.stage.retries import RETRIES
 from boig_core.storage import manifest, runs, store
 
 DATASET = Asset(

@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from boig_core.orchestration.jobs import Cluster
-from boig_core.orchestration.kuberay import KubeRayCluster
-from boig_core.orchestration.ray_api import RayCluster
+from boig_core.orchestration.jobs.backend import Cluster
+from boig_core.orchestration.jobs.kuberay import KubeRayCluster
+from boig_core.orchestration.jobs.ray_api import RayCluster
 
 
 def find() -> Cluster:

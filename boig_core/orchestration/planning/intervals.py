@@ -24,7 +24,7 @@ from airflow.sdk import Asset, PokeReturnValue, task
 from boig_core.config import parse_recipe
 from boig_core.errors import InputError, UserError
 from boig_core.observability.logs import get_logger
-from boig_core.orchestration.attempts import run_folder
+from boig_core.orchestration.stage.attempts import run_folder
 from boig_core.storage import manifest, store
 from boig_core.storage.period import Period, write_period
 

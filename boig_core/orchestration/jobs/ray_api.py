@@ -21,8 +21,8 @@ import aiohttp
 
 from boig_core.errors import ClusterError, InputError
 from boig_core.observability.logs import IN_ADDRESS
-from boig_core.orchestration.asks import Ask, lacking
-from boig_core.orchestration.jobs import FEW, AwayError, JobInfo
+from boig_core.orchestration.jobs.asks import Ask, lacking
+from boig_core.orchestration.jobs.backend import FEW, AwayError, JobInfo
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 CONNECTION = "ray_default"
@@ -131,8 +131,7 @@ class RayCluster:
 
 
 class RayJobs:
-    """A session with one cluster's Jobs API (a `boig_core.orchestration.jobs.JobBackend`); use with
-    ``async with``.
+    """A session with one cluster's Jobs API (a `jobs.backend.JobBackend`); use with ``async with``.
 
     Args:
         cluster: which cluster.

@@ -18,9 +18,9 @@ from typing import Any, Final
 import aiohttp
 
 from boig_core.errors import ClusterError, InputError
-from boig_core.orchestration.asks import Ask
-from boig_core.orchestration.jobs import FEW, AwayError, JobInfo
-from boig_core.orchestration.rayjob import LABELS, name_of, read_base, render
+from boig_core.orchestration.jobs.asks import Ask
+from boig_core.orchestration.jobs.backend import FEW, AwayError, JobInfo
+from boig_core.orchestration.jobs.rayjob import LABELS, name_of, read_base, render
 
 CONNECTION: Final = "kubernetes_default"
 
@@ -83,8 +83,7 @@ class KubeRayCluster:
 
 
 class KubeRayJobs:
-    """A session with Kubernetes' API (a `boig_core.orchestration.jobs.JobBackend`); use with
-    ``async with``.
+    """A session with Kubernetes' API (a `jobs.backend.JobBackend`); use with ``async with``.
 
     Args:
         cluster: which namespace.

@@ -24,11 +24,16 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from boig_core.config import parse_recipe
 from boig_core.errors import BoigError, ClusterError, InfrastructureError, named
-from boig_core.orchestration import attempts, clusters, counts
 from boig_core.orchestration.airflow_state import TaskKey, try_is_over
-from boig_core.orchestration.asks import asks_of
-from boig_core.orchestration.jobs import Cluster, ask, stop_and_see
-from boig_core.orchestration.links import (
+from boig_core.orchestration.jobs import clusters
+from boig_core.orchestration.jobs.asks import asks_of
+from boig_core.orchestration.jobs.backend import Cluster, ask, stop_and_see
+from boig_core.orchestration.jobs.trigger import GONE, UNREACHABLE, RayJobTrigger, follow
+from boig_core.orchestration.masking import hide_environment
+from boig_core.orchestration.signals import counts
+from boig_core.orchestration.stage import attempts
+from boig_core.orchestration.stage.retries import POLICY
+from boig_core.orchestration.ui.links import (
     DataCardLink,
     MlflowRunLink,
     RayJobLink,
@@ -36,9 +41,6 @@ from boig_core.orchestration.links import (
     mlflow_page,
     result_pages,
 )
-from boig_core.orchestration.masking import hide_environment
-from boig_core.orchestration.retries import POLICY
-from boig_core.orchestration.trigger import GONE, UNREACHABLE, RayJobTrigger, follow
 from boig_core.storage import commit, runs, store
 from boig_core.storage.job import SKIP_REASON, Job, Stage, TaskTry, write_job
 
@@ -239,7 +241,7 @@ class RayJobOperator(BaseOperator):
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """What the stage has read and made, for Airflow's OpenLineage provider, which asks when the
         task has ended, well or not."""
-        from boig_core.orchestration import lineage
+        from boig_core.orchestration.signals import lineage
 
         return lineage.of_attempt(self._attempt, self._outputs) if self._attempt else None
 

@@ -18,9 +18,14 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from boig_core.config import Recipe
 from boig_core.errors import InputError, RecipeError
-from boig_core.orchestration import attempts
-from boig_core.orchestration.assets import make_plan, newest_extra, resolve_recipe, write_summary
-from boig_core.orchestration.dry_run import rehearse
+from boig_core.orchestration.planning.assets import (
+    make_plan,
+    newest_extra,
+    resolve_recipe,
+    write_summary,
+)
+from boig_core.orchestration.planning.dry_run import rehearse
+from boig_core.orchestration.stage import attempts
 from boig_core.storage import commit, store
 
 EXPERIMENT: Final = "experiment"

@@ -13,10 +13,10 @@ from typing import Any
 
 from boig_core.errors import ClusterError, InfrastructureError
 from boig_core.observability.logs import get_logger
-from boig_core.orchestration import counts
 from boig_core.orchestration.airflow_state import AT_WORK, TaskKey, state_of
-from boig_core.orchestration.jobs import Cluster, JobBackend, JobInfo, ask, stop_and_see
-from boig_core.orchestration.operator import belongs_to
+from boig_core.orchestration.jobs.backend import Cluster, JobBackend, JobInfo, ask, stop_and_see
+from boig_core.orchestration.signals import counts
+from boig_core.orchestration.stage.operator import belongs_to
 
 log = get_logger(__name__)
 

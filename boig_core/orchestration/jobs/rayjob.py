@@ -17,7 +17,7 @@ from typing import Any, Final
 import yaml
 
 from boig_core.errors import InputError
-from boig_core.orchestration.asks import Ask
+from boig_core.orchestration.jobs.asks import Ask
 
 GPU: Final = "nvidia.com/gpu"
 QUEUE: Final = "kueue.x-k8s.io/queue-name"

@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow.sdk import task
 
-from boig_core.orchestration import registry
+from boig_core.orchestration.promotion import registry
 from boig_core.orchestration.roots import store_root
 
 

@@ -2,7 +2,7 @@
 certificate.
 
 Its form is described in `provider`. Leaves out: stages, which need
-`boig_core.orchestration.operator.RayJobOperator`.
+`boig_core.orchestration.stage.operator.RayJobOperator`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from airflow.sdk import BaseHook
 
 from boig_core.errors import BoigError
-from boig_core.orchestration.ray_api import CONNECTION, RayCluster, RayJobs
+from boig_core.orchestration.jobs.ray_api import CONNECTION, RayCluster, RayJobs
 
 
 class RayHook(BaseHook):

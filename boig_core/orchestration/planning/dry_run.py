@@ -16,10 +16,11 @@ from airflow.sdk.exceptions import DownstreamTasksSkipped
 from boig_core.config import Recipe, parse_recipe
 from boig_core.errors import InputError
 from boig_core.observability.logs import get_logger
-from boig_core.orchestration import attempts, clusters
-from boig_core.orchestration.asks import Ask, asks_of
-from boig_core.orchestration.jobs import ask
-from boig_core.orchestration.operator import RayJobOperator
+from boig_core.orchestration.jobs import clusters
+from boig_core.orchestration.jobs.asks import Ask, asks_of
+from boig_core.orchestration.jobs.backend import ask
+from boig_core.orchestration.stage import attempts
+from boig_core.orchestration.stage.operator import RayJobOperator
 from boig_core.storage import commit, manifest, store
 from boig_core.storage.job import Stage
 

@@ -1,0 +1,1 @@
+"""How a job reaches a Ray cluster, is watched, and is stopped: Jobs API or KubeRay."""

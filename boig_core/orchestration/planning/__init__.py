@@ -1,0 +1,1 @@
+"""What a run works on: assets between DAGs, intervals, variants, a rehearsal, old files."""
