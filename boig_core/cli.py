@@ -151,9 +151,9 @@ def report(
     """Show the results of a run, or a comparison of variants, as tables."""
     from rich.console import Console
 
-    from boig_core.evaluation.comparison import COMPARISON_FILE, read_comparison
-    from boig_core.evaluation.report import read_report
-    from boig_core.evaluation.terminal import print_comparison, print_report
+    from boig_core.evaluation.compare.comparison import COMPARISON_FILE, read_comparison
+    from boig_core.evaluation.report.report_json import read_report
+    from boig_core.evaluation.report.terminal import print_comparison, print_report
     from boig_core.storage.store import exists, join
 
     compared = exists(join(uri, COMPARISON_FILE))
@@ -348,7 +348,7 @@ def describe_eval(
 ) -> None:
     """The nine description metrics of one model's predictions, by bucket and for all samples, with
     95 % intervals."""
-    from boig_core.evaluation.description import evaluate_files
+    from boig_core.evaluation.measure.description import evaluate_files
     from boig_core.llm.vectors import open_vectors
 
     rows = evaluate_files(truth, pred, open_vectors(vectors))
@@ -357,7 +357,7 @@ def describe_eval(
         return
     from rich.console import Console
 
-    from boig_core.evaluation.terminal import print_descriptions
+    from boig_core.evaluation.report.terminal import print_descriptions
 
     print_descriptions(rows, Console())
 

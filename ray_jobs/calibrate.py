@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from boig_core.config import Recipe
 from boig_core.data.dataset import read_samples
 from boig_core.errors import InputError
-from boig_core.evaluation.terminal import validity_lines
-from boig_core.evaluation.validity import validity
+from boig_core.evaluation.measure.validity import validity
+from boig_core.evaluation.report.terminal import validity_lines
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Progress, progress_log
 from boig_core.rewards import offered

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from boig_core.errors import CorruptError, InputError
-from boig_core.evaluation.comparison import COMPARISON_FILE, Variant, compare, headline
-from boig_core.evaluation.comparison_page import VariantImages, render_comparison
-from boig_core.evaluation.evaluated import GENERATION_FILE, read_images
-from boig_core.evaluation.lineage import LineageStep, trace
+from boig_core.evaluation.compare.comparison import COMPARISON_FILE, Variant, compare, headline
+from boig_core.evaluation.measure.image_rows import GENERATION_FILE, read_images
+from boig_core.evaluation.report.comparison_page import VariantImages, render_comparison
+from boig_core.evaluation.report.lineage import LineageStep, trace
 from boig_core.observability.logs import get_logger
 from boig_core.storage import commit, runs, store
 from boig_core.storage.job import Job, Outcome, Stage, Workspace, run_stage

@@ -38,7 +38,7 @@ from boig_core.training.monitors import Trip
 if TYPE_CHECKING:  # seconds to import, in a driver that trains nothing
     from boig_core.diffusion.findings import Scorer
     from boig_core.diffusion.lora import Adapter
-    from boig_core.evaluation.probe import ProbeResult
+    from boig_core.evaluation.measure.probe import ProbeResult
 
 
 def work(space: Workspace) -> Outcome:
@@ -92,8 +92,8 @@ def open_scorer(
         )
     if recipe.ddpo.probe_every is None:
         return scorer
-    from boig_core.evaluation.judges import ClipJudge
-    from boig_core.evaluation.probe import ProbeScorer
+    from boig_core.evaluation.measure.judges import ClipJudge
+    from boig_core.evaluation.measure.probe import ProbeScorer
 
     return ProbeScorer(scorer, ClipJudge(recipe.perception.clip))
 
@@ -102,7 +102,7 @@ def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
     """One learner: URI of the published model, empty on other ranks than 0, each epoch's mean
     reward, and the monitors that tripped."""
     from boig_core.diffusion.learner import Learner
-    from boig_core.evaluation.probe import Probe
+    from boig_core.evaluation.measure.probe import Probe
     from boig_core.training.checkpoint import Checkpoints
     from boig_core.training.engine import rank
 
@@ -206,7 +206,7 @@ class SampleWriter:
 
     def look(self, epoch: int, look: ProbeResult) -> None:
         """A probe's images, one row per prompt, and its numbers in the same order."""
-        from boig_core.evaluation.files import make_grid
+        from boig_core.evaluation.measure.files import make_grid
 
         buffer = io.BytesIO()
         make_grid(list(look.images_PKHWC)).save(buffer, format="PNG")

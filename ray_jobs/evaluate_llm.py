@@ -25,7 +25,7 @@ def work(space: Workspace) -> Outcome:
     from boig_core.cluster.evaluation import answer_prompts
     from boig_core.cluster.session import connect
     from boig_core.data.dataset import read_samples
-    from boig_core.evaluation.description import evaluate, write_files
+    from boig_core.evaluation.measure.description import evaluate, write_files
     from boig_core.llm.baselines import most_frequent, retrieval
     from boig_core.llm.vectors import open_vectors
     from boig_core.storage.manifest import read_manifest

@@ -25,18 +25,24 @@ from numpy.typing import NDArray
 
 from boig_core.config import Recipe, Rewrite
 from boig_core.data.dataset import read_samples
-from boig_core.evaluation.aesthetic import AestheticJudge
-from boig_core.evaluation.files import write_generation
-from boig_core.evaluation.generation import PAIRED, ImageMeasures, Instruments, measure, summarize
-from boig_core.evaluation.judges import ClipJudge
-from boig_core.evaluation.plan import CHAMPION, Plan, make_plan
-from boig_core.evaluation.real import see_real
-from boig_core.evaluation.rewriting import (
+from boig_core.evaluation.measure.aesthetic import AestheticJudge
+from boig_core.evaluation.measure.breakdown import by_bucket_and_account
+from boig_core.evaluation.measure.files import write_generation
+from boig_core.evaluation.measure.generation import (
+    PAIRED,
+    ImageMeasures,
+    Instruments,
+    measure,
+    summarize,
+)
+from boig_core.evaluation.measure.judges import ClipJudge
+from boig_core.evaluation.measure.real_images import see_real
+from boig_core.evaluation.measure.rewriting import (
     high_prompts,
     rewrite_by_description,
     rewrite_by_retrieval,
 )
-from boig_core.evaluation.slices import by_bucket_and_account
+from boig_core.evaluation.measure.sampling_plan import CHAMPION, Plan, make_plan
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Progress, progress_log
 from boig_core.perception.describe import Perceiver

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boig_core.errors import RecipeError
-from boig_core.evaluation.judges import Judge
+from boig_core.evaluation.measure.judges import Judge
 from boig_core.llm.predictor import load_predictor
 from boig_core.rewards.scorer import Perceives, look
 from boig_core.storage.job import Workspace

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from boig_core.errors import CorruptError
-from boig_core.evaluation.lineage import trace
-from boig_core.evaluation.page import render
-from boig_core.evaluation.report import REPORT_FILE, build_report
-from boig_core.evaluation.verdict import findings, headline
+from boig_core.evaluation.report.lineage import trace
+from boig_core.evaluation.report.page import render
+from boig_core.evaluation.report.report_json import REPORT_FILE, build_report
+from boig_core.evaluation.report.verdict import findings, headline
 from boig_core.observability.logs import get_logger
 from boig_core.rewards.calibration import read_calibration
 from boig_core.storage import manifest, store

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from boig_core.config import Promotion
 from boig_core.demo.services import APPROVER, TRAINER, Ports
-from boig_core.evaluation.terminal import CLOSING, print_generators, print_marked
-from boig_core.evaluation.verdict import findings, headline
+from boig_core.evaluation.report.terminal import CLOSING, print_generators, print_marked
+from boig_core.evaluation.report.verdict import findings, headline
 from boig_core.observability.tables import say
 from boig_core.orchestration.promotion.gates import Gate, in_words
 

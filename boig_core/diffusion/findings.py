@@ -2,7 +2,7 @@
 to know.
 
 Numpy alone: a process that scores need not import what samples and trains, which takes seconds.
-Leaves out: rewards themselves (`boig_core.rewards`) and the probe (`boig_core.evaluation.probe`).
+Leaves out: rewards themselves (`boig_core.rewards`) and the probe (`evaluation.measure.probe`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""How good generators and descriptions are: measured, compared, and reported."""

@@ -4,7 +4,7 @@ the range that it is clipped to.
 A condition is what a prompt ends with: the label with the likes that this account's posts of that
 bucket have, by the median over the training split. The stage ``calibrate`` writes it all into
 ``calibration.json``, with how well each formulation tells high from low on held-out images
-(`boig_core.evaluation.validity`). The validation split recommends a formulation, the test split
+(`evaluation.measure.validity`). The validation split recommends a formulation, the test split
 decides whether the one that the recipe names may be optimized at all. Leaves out: scoring (see
 `scorer`).
 """
@@ -150,7 +150,7 @@ class Calibration(_CalibrationModel):
         recommended: the formulation that `recommend` names; none when no AUC is defined on the
             validation split.
         splits: validity of each formulation on ``validation`` and ``test``
-            (`boig_core.evaluation.validity.Validity`).
+            (`evaluation.measure.validity.Validity`).
     """
 
     schema_version: Literal[2] = _VERSION

@@ -41,7 +41,7 @@ from stages import LONGER, WORLD_SEED, Stages, arguments, export
 from boig_core.adworld.law import Law
 from boig_core.adworld.scene import Scene, Thing
 from boig_core.data.dataset import read_samples
-from boig_core.evaluation.description import evaluate
+from boig_core.evaluation.measure.description import evaluate
 from boig_core.llm.metrics import HashedNgrams
 from boig_core.storage import store
 from boig_core.verbalization.answer import from_answer

@@ -50,7 +50,7 @@ from boig_core.diffusion.lora import Adapter
 from boig_core.diffusion.rollout import LocalRollouts, RolloutChunk, Sampler, epoch_steps
 from boig_core.diffusion.sample import sample_images
 from boig_core.diffusion.trajectory import Trajectory
-from boig_core.evaluation.judges import ClipJudge, clip_scores, diversity
+from boig_core.evaluation.measure.judges import ClipJudge, clip_scores, diversity
 from boig_core.perception.census import measure
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.vocabulary import Sample

@@ -25,7 +25,7 @@ from stages import LONGER, RECIPE, WORLD_SEED, Stages, arguments, export
 
 from boig_core.config import load_recipe
 from boig_core.data.dataset import read_images, read_samples
-from boig_core.evaluation.validity import validity
+from boig_core.evaluation.measure.validity import validity
 from boig_core.storage import store
 from ray_jobs.calibrate import pick
 from ray_jobs.judge import AdworldJudge

@@ -16,10 +16,10 @@ from boig_core.cluster import evaluation
 from boig_core.cluster.evaluation import sample_draws
 from boig_core.config import load_recipe
 from boig_core.errors import InputError
-from boig_core.evaluation.generation import MODELS, measure
-from boig_core.evaluation.judges import ClipJudge
-from boig_core.evaluation.plan import CHAMPION, ROWS
-from boig_core.evaluation.real import real_samples, see_real
+from boig_core.evaluation.measure.generation import MODELS, measure
+from boig_core.evaluation.measure.judges import ClipJudge
+from boig_core.evaluation.measure.real_images import real_samples, see_real
+from boig_core.evaluation.measure.sampling_plan import CHAMPION, ROWS
 from boig_core.llm.finetune import export, train
 from boig_core.llm.predictor import Rating, judge_samples
 from boig_core.models import resolve_model

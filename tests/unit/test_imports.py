@@ -27,7 +27,7 @@ DRIVERS = [
     [
         (DRIVERS, {"torch", "diffusers", "transformers", "peft", "deepspeed"}),
         (
-            ["boig_core.evaluation.probe", "boig_core.cluster.rollouts"],
+            ["boig_core.evaluation.measure.probe", "boig_core.cluster.rollouts"],
             {"diffusers", "transformers", "peft", "deepspeed"},
         ),
     ],

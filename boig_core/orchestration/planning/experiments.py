@@ -4,7 +4,7 @@ became of them.
 A variant is the recipe with some settings of its own. All variants share dataset, evaluation and
 the evaluation's reward, so that their images are measured by one yardstick; a setting that would
 break this is refused. Leaves out: the work (see `operator`) and the comparison (see
-`boig_core.evaluation.comparison`).
+`boig_core.evaluation.compare.comparison`).
 """
 
 from __future__ import annotations

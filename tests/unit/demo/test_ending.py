@@ -16,7 +16,7 @@ from boig_core.cli import app
 from boig_core.config import Promotion
 from boig_core.demo.ending import show_next, show_results, show_servers
 from boig_core.demo.services import APPROVER, TRAINER, Ports
-from boig_core.evaluation.verdict import findings, headline
+from boig_core.evaluation.report.verdict import findings, headline
 from boig_core.orchestration.promotion.gates import Gate, in_words
 from tests.unit.narrow import rendered
 

@@ -15,13 +15,13 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from boig_core.config import Recipe, load_recipe
-from boig_core.evaluation.files import write_generation
-from boig_core.evaluation.generation import ImageMeasures, summarize
-from boig_core.evaluation.plan import ROWS, make_plan
-from boig_core.evaluation.real import Real
-from boig_core.evaluation.rewriting import rewrite_by_description, rewrite_by_retrieval
-from boig_core.evaluation.slices import by_bucket_and_account
-from boig_core.evaluation.validity import validity
+from boig_core.evaluation.measure.breakdown import by_bucket_and_account
+from boig_core.evaluation.measure.files import write_generation
+from boig_core.evaluation.measure.generation import ImageMeasures, summarize
+from boig_core.evaluation.measure.real_images import Real
+from boig_core.evaluation.measure.rewriting import rewrite_by_description, rewrite_by_retrieval
+from boig_core.evaluation.measure.sampling_plan import ROWS, make_plan
+from boig_core.evaluation.measure.validity import validity
 from boig_core.llm.metrics import METRICS
 from boig_core.rewards import REWARDS
 from boig_core.storage import commit, manifest, store

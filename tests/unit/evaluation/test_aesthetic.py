@@ -16,8 +16,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from boig_core.config import Aesthetic
 from boig_core.errors import InputError, NotFoundInStoreError
-from boig_core.evaluation.aesthetic import AestheticJudge
-from boig_core.evaluation.judges import ClipJudge
+from boig_core.evaluation.measure.aesthetic import AestheticJudge
+from boig_core.evaluation.measure.judges import ClipJudge
 
 IMAGES = np.random.default_rng(0).integers(0, 255, size=(5, 20, 20, 3), dtype=np.uint8)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
-from boig_core.evaluation.association import (
+from boig_core.evaluation.measure.association import (
     auc_within,
     pearson_within,
     percentile_within,

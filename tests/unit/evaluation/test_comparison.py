@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from boig_core.cli import app
 from boig_core.config import Recipe, load_recipe
 from boig_core.errors import InputError
-from boig_core.evaluation.comparison import (
+from boig_core.evaluation.compare.comparison import (
     MEASURES,
     Variant,
     changes,
@@ -27,9 +27,9 @@ from boig_core.evaluation.comparison import (
     headline,
     read_comparison,
 )
-from boig_core.evaluation.evaluated import Images
-from boig_core.evaluation.judges import distances, diversity
-from boig_core.evaluation.terminal import print_comparison
+from boig_core.evaluation.measure.image_rows import Images
+from boig_core.evaluation.measure.judges import distances, diversity
+from boig_core.evaluation.report.terminal import print_comparison
 from boig_core.storage import commit, manifest, store
 from boig_core.storage.job import Job, Stage, Workspace, read_job, run_stage, write_job
 from ray_jobs.compare import work

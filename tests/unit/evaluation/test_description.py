@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from boig_core.cli import app
 from boig_core.errors import InputError
-from boig_core.evaluation.description import evaluate, evaluate_files, write_files
-from boig_core.evaluation.intervals import paired_difference
-from boig_core.evaluation.published import PUBLISHED
+from boig_core.evaluation.measure.description import evaluate, evaluate_files, write_files
+from boig_core.evaluation.measure.intervals import paired_difference
+from boig_core.evaluation.report.paper_figures import PUBLISHED
 from boig_core.llm.metrics import METRICS, HashedNgrams, PredictedPair, table
 from boig_core.vocabulary import BUCKETS, Description, Sample
 

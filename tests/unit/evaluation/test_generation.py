@@ -11,14 +11,20 @@ import pytest
 from PIL import Image
 
 from boig_core.config import Recipe, load_recipe
-from boig_core.evaluation.distances import fid, kid
-from boig_core.evaluation.files import make_grid, write_generation
-from boig_core.evaluation.generation import BEST, MODELS, ImageMeasures, best_of_n, summarize
-from boig_core.evaluation.judges import clip_scores, diversity, diversity_across, novelty
-from boig_core.evaluation.named import named
-from boig_core.evaluation.plan import CHAMPION, ROWS, Plan, make_plan
-from boig_core.evaluation.real import Real
-from boig_core.evaluation.slices import by_bucket_and_account
+from boig_core.evaluation.measure.breakdown import by_bucket_and_account
+from boig_core.evaluation.measure.distances import fid, kid
+from boig_core.evaluation.measure.files import make_grid, write_generation
+from boig_core.evaluation.measure.generation import (
+    BEST,
+    MODELS,
+    ImageMeasures,
+    best_of_n,
+    summarize,
+)
+from boig_core.evaluation.measure.judges import clip_scores, diversity, diversity_across, novelty
+from boig_core.evaluation.measure.named_objects import named
+from boig_core.evaluation.measure.real_images import Real
+from boig_core.evaluation.measure.sampling_plan import CHAMPION, ROWS, Plan, make_plan
 from boig_core.vocabulary import Description, Sample
 
 REAL_NAMED = np.array([1.0, np.nan, 0.5])

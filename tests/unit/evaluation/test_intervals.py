@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from boig_core.evaluation.intervals import interval, paired_difference, resample_counts
+from boig_core.evaluation.measure.intervals import interval, paired_difference, resample_counts
 
 
 def test_clusters_are_drawn_whole_and_strata_keep_their_size() -> None:

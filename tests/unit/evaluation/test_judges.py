@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from boig_core.errors import InputError
-from boig_core.evaluation.judges import ClipJudge
+from boig_core.evaluation.measure.judges import ClipJudge
 
 
 def test_embeddings_have_unit_length_and_do_not_depend_on_the_batch(clip_folder: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from boig_core.config import Recipe, load_recipe
 from boig_core.errors import InputError, RecipeError
-from boig_core.evaluation.plan import ROWS, make_plan, without_boigsd
+from boig_core.evaluation.measure.sampling_plan import ROWS, make_plan, without_boigsd
 from boig_core.vocabulary import Sample
 
 

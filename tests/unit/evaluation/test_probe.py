@@ -15,8 +15,8 @@ from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import Adapter, read_adapter
 from boig_core.diffusion.rollout import LocalRollouts, RolloutChunk, Sampler
 from boig_core.errors import InputError
-from boig_core.evaluation.judges import ClipJudge, clip_scores, diversity
-from boig_core.evaluation.probe import PER_PROMPT, Probe, ProbeResult, ProbeScorer
+from boig_core.evaluation.measure.judges import ClipJudge, clip_scores, diversity
+from boig_core.evaluation.measure.probe import PER_PROMPT, Probe, ProbeResult, ProbeScorer
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.vocabulary import Sample
 

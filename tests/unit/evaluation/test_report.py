@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from boig_core.cli import app
 from boig_core.config import Promotion
 from boig_core.errors import CorruptError
-from boig_core.evaluation.lineage import trace
-from boig_core.evaluation.report import check_report, read_report
-from boig_core.evaluation.verdict import Finding, findings, headline
+from boig_core.evaluation.report.lineage import trace
+from boig_core.evaluation.report.report_json import check_report, read_report
+from boig_core.evaluation.report.verdict import Finding, findings, headline
 from boig_core.storage import commit, store
 from boig_core.storage.job import Job, run_stage
 from ray_jobs.report import work

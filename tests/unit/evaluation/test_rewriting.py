@@ -7,7 +7,7 @@ import pytest
 
 from boig_core.config import load_recipe
 from boig_core.errors import InputError
-from boig_core.evaluation.rewriting import (
+from boig_core.evaluation.measure.rewriting import (
     high_prompts,
     in_words,
     rewrite_by_description,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from boig_core.evaluation.report import read_report
-from boig_core.evaluation.terminal import (
+from boig_core.evaluation.report.report_json import read_report
+from boig_core.evaluation.report.terminal import (
     CLOSING,
     print_comparison,
     print_descriptions,

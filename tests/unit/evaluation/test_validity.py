@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from boig_core.evaluation.validity import MIN_ACCOUNT, Validity, validity
+from boig_core.evaluation.measure.validity import MIN_ACCOUNT, Validity, validity
 from boig_core.vocabulary import KpiValue, Sample
 
 

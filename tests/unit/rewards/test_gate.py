@@ -16,7 +16,7 @@ import ray_jobs.calibrate
 import ray_jobs.ddpo
 from boig_core.config import Recipe, load_recipe
 from boig_core.errors import CorruptError, InputError
-from boig_core.evaluation.terminal import validity_lines
+from boig_core.evaluation.report.terminal import validity_lines
 from boig_core.llm.tokens import build_tokenizer
 from boig_core.rewards import REWARDS, offered
 from boig_core.rewards.calibration import (

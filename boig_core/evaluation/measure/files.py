@@ -1,7 +1,7 @@
 """Files of the ``generation`` output: ``generation.json``, one Parquet row per image, one PNG a
 prompt with the models below each other.
 
-Leaves out: the numbers (see `generation`), and reading them again (see `evaluated`).
+Leaves out: the numbers (see `generation`), and reading them again (see `image_rows`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from boig_core.evaluation.evaluated import GENERATION_FILE, GUTTER, IMAGES_FILE
-from boig_core.evaluation.generation import ImageMeasures
-from boig_core.evaluation.judges import distances
-from boig_core.evaluation.plan import ROWS, Plan
+from boig_core.evaluation.measure.generation import ImageMeasures
+from boig_core.evaluation.measure.image_rows import GENERATION_FILE, GUTTER, IMAGES_FILE
+from boig_core.evaluation.measure.judges import distances
+from boig_core.evaluation.measure.sampling_plan import ROWS, Plan
 
 _ENLARGE: Final = 3
 _LARGE: Final = 128

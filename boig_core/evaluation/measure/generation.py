@@ -4,9 +4,9 @@
 Each model samples the same prompts from the same starting noise. `reward` is clipped: it is what
 DDPO maximized. `judge` took no part in training. ``named`` says whether perception, on which the
 reward stands, still sees what the prompts name. A measure that was not run is None and has its
-reason under ``absent``. Leaves out: what is sampled (`plan`), real images (`real`), parts of the
-prompts (`slices`) and the page (`report`). Shape letters: N = P x K images, P prompts, K images a
-prompt, in that order; G groups of n successive images.
+reason under ``absent``. Leaves out: what is sampled (`sampling_plan`), real images (`real_images`),
+parts of the prompts (`breakdown`) and the page (`report`). Shape letters: N = P x K images, P
+prompts, K images a prompt, in that order; G groups of n successive images.
 """
 
 from __future__ import annotations
@@ -19,12 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boig_core.config import Evaluation, Recipe
-from boig_core.evaluation.aesthetic import AestheticJudge
-from boig_core.evaluation.intervals import paired_difference
-from boig_core.evaluation.judges import ClipJudge, Judge, clip_scores, diversity, diversity_across
-from boig_core.evaluation.named import mean_named, named
-from boig_core.evaluation.plan import CHAMPION, ROWS, Plan, reason, without_boigsd
-from boig_core.evaluation.real import Distances, Real
+from boig_core.evaluation.measure.aesthetic import AestheticJudge
+from boig_core.evaluation.measure.intervals import paired_difference
+from boig_core.evaluation.measure.judges import (
+    ClipJudge,
+    Judge,
+    clip_scores,
+    diversity,
+    diversity_across,
+)
+from boig_core.evaluation.measure.named_objects import mean_named, named
+from boig_core.evaluation.measure.real_images import Distances, Real
+from boig_core.evaluation.measure.sampling_plan import CHAMPION, ROWS, Plan, reason, without_boigsd
 from boig_core.rewards.scorer import Perceives
 from boig_core.vocabulary import Sample
 

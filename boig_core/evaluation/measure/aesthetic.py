@@ -3,7 +3,7 @@ was trained on.
 
 Both of LAION's published predictors are of that form: one layer, and five without anything between
 them but the dropout of training. boig ships none; a recipe names the files
-(``evaluation.aesthetic``). Shape letters: N images, D width of the embeddings.
+(``evaluation.measure.aesthetic``). Shape letters: N images, D width of the embeddings.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from boig_core.config import Aesthetic
 from boig_core.errors import InputError
-from boig_core.evaluation.judges import ClipFeatures, ClipJudge
+from boig_core.evaluation.measure.judges import ClipFeatures, ClipJudge
 from boig_core.storage import store
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boig_core.config import Recipe
-from boig_core.evaluation.generation import PAIRED, ImageMeasures, paired
-from boig_core.evaluation.plan import Plan
+from boig_core.evaluation.measure.generation import PAIRED, ImageMeasures, paired
+from boig_core.evaluation.measure.sampling_plan import Plan
 from boig_core.vocabulary import BUCKETS, Sample
 
 _LEAST: Final = 5

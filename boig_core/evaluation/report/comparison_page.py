@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from boig_core.evaluation.comparison import headline
-from boig_core.evaluation.evaluated import cut_row
-from boig_core.evaluation.page import environment, spread
-from boig_core.evaluation.plots import whiskers
+from boig_core.evaluation.compare.comparison import headline
+from boig_core.evaluation.measure.image_rows import cut_row
+from boig_core.evaluation.report.page import environment, spread
+from boig_core.evaluation.report.plots import whiskers
 
 TITLES: Final = {
     "reward": "Reward",

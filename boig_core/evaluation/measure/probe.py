@@ -23,7 +23,7 @@ from boig_core.config import Recipe
 from boig_core.diffusion.findings import Findings, Scorer, examine
 from boig_core.diffusion.trajectory import Trajectory, concatenate
 from boig_core.errors import InputError
-from boig_core.evaluation.judges import ClipJudge, clip_scores, diversity
+from boig_core.evaluation.measure.judges import ClipJudge, clip_scores, diversity
 from boig_core.observability.logs import get_logger
 from boig_core.vocabulary import Sample
 
@@ -35,7 +35,7 @@ log = get_logger(__name__)
 
 PROMPTS: Final = 16
 PER_PROMPT: Final = 4
-_STREAM: Final = 7_302  # of prompts, beside that of `plan`
+_STREAM: Final = 7_302  # of prompts, beside that of `sampling_plan`
 _EPOCH: Final = 2**32 - 1
 """Stands for an epoch that no training reaches, so that its noise is its own."""
 _IMAGE: Final = "image_embedding"

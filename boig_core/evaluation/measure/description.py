@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boig_core.errors import InputError
-from boig_core.evaluation.intervals import PairedDifference, interval, resample_counts
+from boig_core.evaluation.measure.intervals import PairedDifference, interval, resample_counts
 from boig_core.llm.metrics import METRICS, PredictedPair, WordVectors, table
 from boig_core.verbalization.answer import from_answer, to_answer
 from boig_core.vocabulary import BUCKETS, Description, Sample

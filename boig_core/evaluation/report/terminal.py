@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from boig_core.config import Promotion
-from boig_core.evaluation import comparison as comparisons
-from boig_core.evaluation.verdict import findings, headline
+from boig_core.evaluation.compare import comparison as comparisons
+from boig_core.evaluation.report.verdict import findings, headline
 from boig_core.observability.tables import NOT_MEASURED, broken, print_table, say
 from boig_core.rewards.calibration import Calibration, passes
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from boig_core.evaluation.association import (
+from boig_core.evaluation.measure.association import (
     Floats,
     auc_within,
     members,
@@ -26,7 +26,7 @@ from boig_core.evaluation.association import (
     spearman_within,
     varies_within,
 )
-from boig_core.evaluation.intervals import interval, resample_counts
+from boig_core.evaluation.measure.intervals import interval, resample_counts
 from boig_core.vocabulary import KpiValue, Sample
 
 MIN_POSTS: Final = 10

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from boig_core.config import Recipe
 from boig_core.errors import BoigError, CorruptError, InputError
-from boig_core.evaluation.evaluated import Images
-from boig_core.evaluation.intervals import PairedDifference, paired_difference
+from boig_core.evaluation.measure.image_rows import Images
+from boig_core.evaluation.measure.intervals import PairedDifference, paired_difference
 from boig_core.storage import store
 
 COMPARISON_FILE: Final = "comparison.json"

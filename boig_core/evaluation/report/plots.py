@@ -126,7 +126,7 @@ def reliability(deciles: Sequence[Mapping[str, Any]]) -> str:
     normalized KPI, and the images' counts.
 
     Args:
-        deciles: rows of `boig_core.evaluation.validity.Decile`, at least one. The dashed lines are
+        deciles: rows of `evaluation.measure.validity.Decile`, at least one. The dashed lines are
             the means over all of them.
     """
     total = sum(row["n"] for row in deciles)

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from boig_core.config import Recipe
 from boig_core.data.dataset import read_images
 from boig_core.errors import InputError
-from boig_core.evaluation.distances import fid, kid
-from boig_core.evaluation.judges import ClipJudge, novelty
-from boig_core.evaluation.named import named
-from boig_core.evaluation.plan import STREAM
+from boig_core.evaluation.measure.distances import fid, kid
+from boig_core.evaluation.measure.judges import ClipJudge, novelty
+from boig_core.evaluation.measure.named_objects import named
+from boig_core.evaluation.measure.sampling_plan import STREAM
 from boig_core.vocabulary import Description, Sample
 
 _TRAINED: Final = 512

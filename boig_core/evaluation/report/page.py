@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from boig_core.config import Recipe
-from boig_core.evaluation.lineage import LineageStep
-from boig_core.evaluation.plots import Series, line_chart, reliability, whiskers
-from boig_core.evaluation.published import PUBLISHED
-from boig_core.evaluation.verdict import findings, headline
+from boig_core.evaluation.report.lineage import LineageStep
+from boig_core.evaluation.report.paper_figures import PUBLISHED
+from boig_core.evaluation.report.plots import Series, line_chart, reliability, whiskers
+from boig_core.evaluation.report.verdict import findings, headline
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -179,7 +179,7 @@ def environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     templates = Environment(
-        loader=PackageLoader("boig_core.evaluation"),
+        loader=PackageLoader("boig_core.evaluation.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,1 @@
+"""Variants of an alignment held against each other."""

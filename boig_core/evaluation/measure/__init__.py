@@ -1,0 +1,1 @@
+"""What is measured on images and descriptions, and with which confidence."""
