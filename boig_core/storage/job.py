@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -35,6 +35,13 @@ log = get_logger(__name__)
 JOB = "job.json"
 SKIP_REASON = "nothing"
 """Metric of a stage that had nothing to do: why. It commits no outputs."""
+
+STEADY_MEMORY: Final = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
+"""Environment of a process that trains or samples: glibc gives large tensors back to the kernel at
+once, and fetching zeroed pages anew slows small models several times over."""
 
 
 class Stage(StrEnum):

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
-from boig_core.demo.stage import run_one_stage
+from boig_core.cli.stage import run_one_stage
 from boig_core.storage import commit, store
 
 RECIPE: Final = "tiny"

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
-from boig_core.cli import main
+from boig_core.cli import app, main
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,14 @@ def test_a_process_ends_as_the_command_does(tmp_path: Path) -> None:
     )
     assert Done(done.returncode, done.stdout, done.stderr) == boig(*mistake, cwd=tmp_path)
     assert done.returncode == 2
+
+
+def test_help_says_what_a_command_does_in_one_paragraph() -> None:
+    shown = CliRunner(env={"COLUMNS": "400"}).invoke(app, ["--help"]).stdout
+    for command in app.registered_commands:
+        assert command.callback is not None
+        assert command.callback.__doc__ is not None
+        assert " ".join(command.callback.__doc__.split("\n\n")[0].split()) in shown
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:

@@ -1,28 +1,101 @@
-"""``boig run STAGE``: one stage as a subprocess of this machine, with a job file of its own,
-without Airflow.
+"""``boig run STAGE`` and ``ingest``: one stage as a subprocess of this machine, without Airflow.
+
+It gets a job file and an attempt of its own.
 
 Leaves out: Ray: a stage starts or joins a cluster by itself.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any
 
-from boig_core.config import load_recipe
+import typer
+
+from boig_core.cli.options import (
+    Json,
+    Overrides,
+    RecipeName,
+    RunName,
+    StoreRoot,
+    store_root,
+)
 from boig_core.errors import BoigError, InfrastructureError, InputError, UserError
-from boig_core.storage import commit, store
-from boig_core.storage.job import Job, Stage, write_job
 
-STEADY_MEMORY: Final = {
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-}
-"""glibc gives large tensors back to the kernel at once, and fetching zeroed pages anew slows small
-models several times over."""
+
+def run(
+    stage: str,
+    recipe: RecipeName = "tiny",
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="An input: name=URI. May be repeated.")
+    ] = None,
+    overrides: Overrides = None,
+    store: StoreRoot = None,
+    name: RunName = "local",
+    as_json: Json = False,
+) -> None:
+    """Run one stage on this machine, without Airflow; prints its outputs."""
+    _run(stage, recipe, overrides, inputs or [], store, name, as_json)
+
+
+def ingest(
+    posts: Annotated[
+        str | None,
+        typer.Argument(
+            help="Posts: a file, a folder that holds one, a quoted glob or a web address."
+        ),
+    ] = None,
+    previous: Annotated[
+        str | None, typer.Option(help="Version of the dataset that the posts are added to.")
+    ] = None,
+    retry_rejects: Annotated[
+        str | None, typer.Option(help="Version whose rejected rows and images are tried again.")
+    ] = None,
+    recipe: RecipeName = "tiny",
+    overrides: Overrides = None,
+    store: StoreRoot = None,
+    name: RunName = "local",
+    as_json: Json = False,
+) -> None:
+    """Make a version of a dataset from an export, on this machine, without Airflow; prints its
+    URI."""
+    sources = {"posts": posts, "previous": previous, "retry": retry_rejects}
+    _run(
+        "ingest",
+        recipe,
+        overrides,
+        [f"{key}={uri}" for key, uri in sources.items() if uri],
+        store,
+        name,
+        as_json,
+    )
+
+
+def _run(
+    stage: str,
+    recipe: str,
+    overrides: list[str] | None,
+    inputs: list[str],
+    store: str | None,
+    name: str,
+    as_json: bool,
+) -> None:
+    outcome = run_one_stage(stage, recipe, overrides or [], parse_inputs(inputs), store, name)
+    if as_json:
+        print(json.dumps(outcome))
+    else:
+        print(
+            "\n".join(
+                [
+                    *(f"{key} = {uri}" for key, uri in outcome["outputs"].items()),
+                    json.dumps(outcome["metrics"]),
+                ]
+            )
+        )
 
 
 def parse_inputs(items: Sequence[str]) -> dict[str, str]:
@@ -31,6 +104,8 @@ def parse_inputs(items: Sequence[str]) -> dict[str, str]:
     Raises:
         InputError: an item without a name or a URI.
     """
+    from boig_core.storage.store import normalize_source
+
     inputs = {}
     for item in items:
         name, _, uri = item.partition("=")
@@ -40,7 +115,7 @@ def parse_inputs(items: Sequence[str]) -> dict[str, str]:
                 "must read name=URI",
                 "for example --input dataset=.boig/store/datasets/posts/VERSION",
             )
-        inputs[name] = store.normalize_source(uri)
+        inputs[name] = normalize_source(uri)
     return inputs
 
 
@@ -68,9 +143,13 @@ def run_one_stage(
     Raises:
         UserError, InfrastructureError: what the stage left in ``error.json``.
     """
+    from boig_core.config import load_recipe
+    from boig_core.storage import commit, store
+    from boig_core.storage.job import STEADY_MEMORY, Job, Stage, write_job
+
     if stage not in [known.value for known in Stage]:
         raise InputError(f"stage {stage!r}", "is not known", f"use one of {', '.join(Stage)}")
-    home = store.normalize(root or os.environ.get("BOIG_STORE") or ".boig/store")
+    home = store_root(root)
     resolved = load_recipe(recipe, overrides)
     store.probe(home)
     task = store.join(home, "runs", "manual", run, stage)

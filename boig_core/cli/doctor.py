@@ -18,6 +18,9 @@ from typing import Literal
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+import typer
+
+from boig_core.cli.options import Json, StoreRoot, store_root
 from boig_core.errors import BoigError, ClusterError, CorruptError, InputError
 from boig_core.models import MODELS_FOLDER, SHIPPED
 from boig_core.observability.tables import broken
@@ -37,6 +40,21 @@ class CheckResult:
 
 class _NotConfigured(Exception):
     """What the check needs is not set on this machine."""
+
+
+def doctor(
+    store: StoreRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Check Python, packages, shipped models, store, Ray and MLflow; exit code 1 when a check
+    fails."""
+    findings = diagnose(store_root(store))
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        print("\n".join(line for finding in findings for line in lines(finding)))
+    if any(finding.state == "failed" for finding in findings):
+        raise typer.Exit(1)
 
 
 def diagnose(store_uri: str) -> list[CheckResult]:
@@ -60,11 +78,6 @@ def lines(finding: CheckResult) -> list[str]:
     """A finding for a terminal: mark, check and detail, which goes on below where it is long."""
     mark = {"ok": "ok", "skipped": "--", "failed": "FAIL"}[finding.state]
     return broken(finding.detail, indent=" " * 15, first=f"{mark:<4} {finding.check:<9} ")
-
-
-def as_json(findings: list[CheckResult]) -> str:
-    """Findings as a JSON list."""
-    return json.dumps([asdict(finding) for finding in findings], indent=1)
 
 
 def _run(name: str, check: Callable[[], str]) -> CheckResult:

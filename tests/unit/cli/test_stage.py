@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from boig_core.demo.stage import parse_inputs, run_one_stage
+from boig_core.cli.stage import parse_inputs, run_one_stage
 from boig_core.errors import InputError, RecipeError, UserError
 from boig_core.storage import commit
 

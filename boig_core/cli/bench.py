@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from boig_core.cli.options import Json, Overrides
 from boig_core.config import Recipe, load_recipe
 from boig_core.errors import RecipeError
 from boig_core.vocabulary import Sample
@@ -26,12 +27,9 @@ if TYPE_CHECKING:
     from boig_core.diffusion.bench import Speed
     from boig_core.rewards.scorer import LlmScorer
 
-bench_app = typer.Typer(help="Measure how fast a recipe is on this machine.", no_args_is_help=True)
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a field: section.field=value. May be repeated."),
-]
+bench_app = typer.Typer(
+    name="bench", help="Measure how fast a recipe is on this machine.", no_args_is_help=True
+)
 
 
 _KPI: Final = {"high": 90.0, "low": 10.0}

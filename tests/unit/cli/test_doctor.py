@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from boig_core import doctor
+from boig_core.cli import doctor
 
 TOKEN = "a-token-of-tests"
 

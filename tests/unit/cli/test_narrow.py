@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from boig_core import bench, doctor
+from boig_core.cli import bench, doctor
 from boig_core.config import load_recipe
 from boig_core.data.inspect import diff_lines
 from boig_core.diffusion.bench import Speed

@@ -1,0 +1,64 @@
+"""The command line: ``boig …``, a file per group of commands.
+
+Heavy imports stand inside the commands, so that ``--help`` answers at once.
+
+A bad input ends in one readable line on standard error and exit code 2; an infrastructure error in
+exit code 1.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from boig_core.cli import (
+    adworld,
+    bench,
+    champion,
+    dataset,
+    demo,
+    doctor,
+    recipe,
+    results,
+    runs,
+    stage,
+    verbalize,
+)
+from boig_core.errors import BoigError, UserError
+from boig_core.observability.quiet import quiet_libraries
+
+app = typer.Typer(
+    help="Retrain image generators that aim at a KPI.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+for command in (
+    demo.demo,
+    adworld.adworld,
+    adworld.tiny_models,
+    stage.ingest,
+    stage.run,
+    verbalize.verbalize,
+    results.report,
+    results.describe_eval,
+    runs.status,
+    runs.logs,
+    runs.clean,
+    champion.rollback,
+    doctor.doctor,
+):
+    app.command()(command)
+for group in (recipe.recipe_app, dataset.dataset_app, bench.bench_app):
+    app.add_typer(group)
+
+
+def main() -> None:
+    """Entry point of the ``boig`` command."""
+    quiet_libraries()
+    try:
+        app()
+    except BoigError as exc:
+        print(f"boig: {exc}", file=sys.stderr)
+        sys.exit(2 if isinstance(exc, UserError) else 1)

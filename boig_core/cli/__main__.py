@@ -1,0 +1,5 @@
+"""``python -m boig_core.cli`` is ``boig``."""
+
+from boig_core.cli import main
+
+main()

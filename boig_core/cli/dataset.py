@@ -1,0 +1,84 @@
+"""``boig dataset``: look at a dataset in the store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from boig_core.cli.options import (
+    Json,
+)
+
+dataset_app = typer.Typer(
+    name="dataset", help="Look at a dataset in the store.", no_args_is_help=True
+)
+
+
+@dataset_app.command("show")
+def dataset_show(uri: str, as_json: Json = False) -> None:
+    """The numbers of a dataset: rows, rejects by reason, buckets by split, and what it was made
+    from."""
+    import yaml
+
+    from boig_core.storage import manifest
+
+    parts = manifest.read_manifest(uri, kind="dataset")
+    summary = {"digest": parts.digest(), **parts.meta, "lineage": parts.lineage.model_dump()}
+    print(
+        json.dumps(summary, indent=1)
+        if as_json
+        else yaml.safe_dump(summary, sort_keys=False).rstrip()
+    )
+
+
+@dataset_app.command("card")
+def dataset_card(
+    uri: str,
+    out: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("card.html"),
+    as_json: Json = False,
+) -> None:
+    """Save the data card of a dataset as a page, and print where; with --json print its numbers
+    instead."""
+    from boig_core.errors import InputError
+    from boig_core.storage import manifest
+
+    if as_json:
+        print(manifest.read_file(uri, "card.json", kind="dataset").decode())
+        return
+    page = manifest.read_file(uri, manifest.PAGE, kind="dataset")
+    try:
+        out.write_bytes(page)
+    except OSError as exc:
+        raise InputError(
+            f"--out {out}",
+            f"cannot be written ({exc.strerror})",
+            "name a file in a folder that exists",
+        ) from exc
+    print(out.resolve())
+
+
+@dataset_app.command("verify")
+def dataset_verify(uri: str, as_json: Json = False) -> None:
+    """Read every byte of a dataset again and hold it against its manifest; exit code 2 when it is
+    not whole."""
+    from boig_core.data.inspect import verify_dataset
+
+    counts = verify_dataset(uri)
+    whole = f"whole: {counts['files']} files of {counts['bytes'] / 2**20:.1f} MiB, {counts['samples']} samples of {counts['images']} images"
+    print(json.dumps(counts) if as_json else whole)
+
+
+@dataset_app.command("diff")
+def dataset_diff(old: str, new: str, as_json: Json = False) -> None:
+    """Samples that were added, removed or changed from one dataset to another, by the field that
+    differs."""
+    from boig_core.data.inspect import diff, diff_lines
+
+    changes = diff(old, new)
+    if as_json:
+        print(json.dumps(changes))
+        return
+    print("\n".join(diff_lines(changes)))

@@ -1,0 +1,50 @@
+"""``boig recipe``: list, show and check recipes."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from boig_core.cli.options import (
+    Json,
+    Overrides,
+)
+
+recipe_app = typer.Typer(name="recipe", help="List, show and check recipes.", no_args_is_help=True)
+
+
+@recipe_app.command("list")
+def recipe_list(as_json: Json = False) -> None:
+    """Names of the recipes that come with the package."""
+    from boig_core.config import recipe_names
+
+    names = recipe_names()
+    print(json.dumps(names) if as_json else "\n".join(names))
+
+
+@recipe_app.command("show")
+def recipe_show(recipe: str, overrides: Overrides = None, as_json: Json = False) -> None:
+    """A recipe with every default filled in."""
+    import yaml
+
+    from boig_core.config import load_recipe
+
+    tree = load_recipe(recipe, overrides or []).model_dump(mode="json")
+    print(
+        json.dumps(tree, indent=1) if as_json else yaml.safe_dump(tree, sort_keys=False),
+        end="" if not as_json else "\n",
+    )
+
+
+@recipe_app.command("check")
+def recipe_check(recipe: str, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Validate a recipe by name or path; exit code 2 and one line when it is wrong."""
+    from boig_core.config import load_recipe
+
+    resolved = load_recipe(recipe, overrides or [])
+    print(
+        json.dumps({"name": resolved.name, "digest": resolved.digest()})
+        if as_json
+        else f"{resolved.name}: ok ({resolved.digest()[:12]})"
+    )

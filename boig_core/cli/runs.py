@@ -1,0 +1,115 @@
+"""``boig status``, ``logs`` and ``clean``: what runs have left in the store."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from boig_core.cli.options import (
+    Json,
+    StoreRoot,
+    store_root,
+)
+
+
+def status(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            help="DAG/RUN, a part of it that no other run has, or latest; without it, runs are listed."
+        ),
+    ] = None,
+    store: StoreRoot = None,
+    as_json: Json = False,
+) -> None:
+    """How every attempt of a run's stages ended, with reasons, outputs and the last metrics;
+    without RUN the newest runs."""
+    from dataclasses import asdict
+    from datetime import datetime
+
+    from boig_core.storage import runs
+
+    root = store_root(store)
+    if run is None:
+        newest = dict(list(runs.newest_runs(root).items())[:20])
+        lines = [
+            f"{datetime.fromtimestamp(at):%Y-%m-%d %H:%M}  {name}" for name, at in newest.items()
+        ]
+        print(json.dumps(newest) if as_json else "\n".join(lines or [f"no runs in {root}"]))
+        return
+    run_name = runs.find_run(root, run)
+    states = runs.run_state(root, run_name)
+    summary = runs.summarize(run_name, states)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "run": run_name,
+                    "attempts": [asdict(state) for state in states],
+                    "summary": summary,
+                },
+                indent=1,
+            )
+        )
+    else:
+        print(
+            "\n".join(
+                [run_name, *runs.status_lines(states), *runs.folded(runs.summary_line(summary))]
+            )
+        )
+
+
+def logs(
+    run: Annotated[
+        str, typer.Argument(help="DAG/RUN, a part of it that no other run has, or latest.")
+    ],
+    stage: Annotated[str, typer.Argument(help="Name of the task, as boig status shows it.")],
+    attempt: Annotated[
+        int | None, typer.Option(help="Number of the attempt; default the newest.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on until the attempt has ended.")
+    ] = False,
+    store: StoreRoot = None,
+) -> None:
+    """Print what a stage logged, from the store."""
+    from boig_core.storage import runs
+
+    root = store_root(store)
+    run_name = runs.find_run(root, run)
+    uri = runs.find_attempt(runs.run_state(root, run_name), run_name, stage, attempt).uri
+    for text in runs.follow_log(uri) if follow else (text for _, text in runs.read_log(uri)):
+        print(text, end="", flush=True)
+
+
+def clean(
+    days: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="What is younger stays, and so does all that runs of these days read or wrote.",
+        ),
+    ] = 30.0,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Remove it; without, it is only listed.")
+    ] = False,
+    store: StoreRoot = None,
+    as_json: Json = False,
+) -> None:
+    """List, or remove, what no manifest, promoted model or recent run refers to. Asks MLflow's
+    registry who is promoted."""
+    from dataclasses import asdict
+
+    from boig_core.orchestration.promotion import registry
+    from boig_core.storage import retention
+
+    garbage = (retention.clean if apply else retention.find_garbage)(
+        store_root(store), registry.promoted(), days
+    )
+    print(
+        json.dumps([asdict(each) for each in garbage], indent=1)
+        if as_json
+        else "\n".join(retention.summary(garbage))
+    )
