@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from boig_core.cluster.stage import run_stage
 from boig_core.config import Recipe
 from boig_core.data.dataset import read_samples
 from boig_core.errors import InputError
@@ -39,7 +40,7 @@ from boig_core.rewards.calibration import (
 from boig_core.rewards.scorer import TOKENS, Models, load_models, needs_predictor
 from boig_core.rewards.weighted import Scale, scale_of, weighted
 from boig_core.storage import manifest
-from boig_core.storage.job import Outcome, Workspace, run_stage
+from boig_core.storage.stage import Outcome, Workspace
 from boig_core.vocabulary import Sample, Split
 
 log = get_logger(__name__)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
+from boig_core.cluster.stage import run_stage
 from boig_core.errors import CorruptError, InputError
 from boig_core.evaluation.compare.comparison import COMPARISON_FILE, Variant, compare, headline
 from boig_core.evaluation.measure.image_rows import GENERATION_FILE, read_images
@@ -21,7 +22,8 @@ from boig_core.evaluation.report.comparison_page import VariantImages, render_co
 from boig_core.evaluation.report.lineage import LineageStep, trace
 from boig_core.observability.logs import get_logger
 from boig_core.storage import commit, runs, store
-from boig_core.storage.job import Job, Outcome, Stage, Workspace, run_stage
+from boig_core.storage.job import Job, Stage
+from boig_core.storage.stage import Outcome, Workspace
 
 log = get_logger(__name__)
 EXPERIMENT: Final = "experiment"

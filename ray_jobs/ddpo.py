@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from boig_core.cluster.gauges import Gauges
 from boig_core.cluster.rollouts import RayRollouts
 from boig_core.cluster.session import connect
+from boig_core.cluster.stage import run_stage
 from boig_core.config import Recipe
 from boig_core.data.dataset import read_samples
 from boig_core.observability.metrics import MetricLog, experiment
@@ -32,7 +33,8 @@ from boig_core.observability.progress import left, progress_log
 from boig_core.rewards.calibration import Calibration, read_calibration, require_worth
 from boig_core.rewards.scorer import needs_predictor
 from boig_core.storage import manifest, store
-from boig_core.storage.job import Job, Outcome, Workspace, run_stage
+from boig_core.storage.job import Job
+from boig_core.storage.stage import Outcome, Workspace
 from boig_core.training.monitors import Trip
 
 if TYPE_CHECKING:  # seconds to import, in a driver that trains nothing

@@ -13,8 +13,9 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 
+from boig_core.cluster.stage import run_stage
 from boig_core.config import Recipe
-from boig_core.storage.job import Outcome, Workspace, run_stage
+from boig_core.storage.stage import Outcome, Workspace
 from boig_core.vocabulary import BUCKETS, Description, Sample
 
 Said = Mapping[str, Description | None]

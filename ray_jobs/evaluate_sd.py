@@ -23,6 +23,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from boig_core.cluster.stage import run_stage
 from boig_core.config import Recipe, Rewrite
 from boig_core.data.dataset import read_samples
 from boig_core.evaluation.measure.aesthetic import AestheticJudge
@@ -48,7 +49,7 @@ from boig_core.observability.progress import Progress, progress_log
 from boig_core.perception.describe import Perceiver
 from boig_core.rewards.calibration import Calibration, read_calibration
 from boig_core.rewards.scorer import LlmScorer, needs_predictor
-from boig_core.storage.job import Outcome, Workspace, run_stage
+from boig_core.storage.stage import Outcome, Workspace
 from boig_core.vocabulary import Sample
 from ray_jobs.judge import open_judge
 

@@ -16,9 +16,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from boig_core.cluster.stage import run_stage
 from boig_core.observability.metrics import MetricLog, experiment
 from boig_core.storage import store
-from boig_core.storage.job import Job, Outcome, Workspace, run_stage
+from boig_core.storage.job import Job
+from boig_core.storage.stage import Outcome, Workspace
 
 FAMILIES = {
     "boigllm": "models/boigllm",

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from boig_core.cluster.stage import run_stage
 from boig_core.config import Recipe
 from boig_core.data.dataset import read_images, read_samples
 from boig_core.observability.metrics import MetricLog, experiment
 from boig_core.storage import store
-from boig_core.storage.job import Job, Outcome, Workspace, run_stage
+from boig_core.storage.job import Job
+from boig_core.storage.stage import Outcome, Workspace
 
 
 def work(space: Workspace) -> Outcome:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import sys
 
+from boig_core.cluster.stage import run_stage
 from boig_core.data import dataset, ingestion, staging
 from boig_core.errors import InputError
 from boig_core.storage import store
-from boig_core.storage.job import SKIP_REASON, Outcome, Workspace, run_stage
 from boig_core.storage.period import read_period
+from boig_core.storage.stage import SKIP_REASON, Outcome, Workspace
 
 
 def work(space: Workspace) -> Outcome:

@@ -14,7 +14,7 @@ from boig_core.errors import RecipeError
 from boig_core.evaluation.measure.judges import Judge
 from boig_core.llm.predictor import load_predictor
 from boig_core.rewards.scorer import Perceives, look
-from boig_core.storage.job import Workspace
+from boig_core.storage.stage import Workspace
 from boig_core.vocabulary import Sample
 
 

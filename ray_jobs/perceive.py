@@ -10,13 +10,14 @@ from __future__ import annotations
 import sys
 from collections import Counter
 
+from boig_core.cluster.stage import run_stage
 from boig_core.data import dataset, perceived
 from boig_core.data.perceived import Question
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Progress, progress_log
 from boig_core.perception.version import perception_key
 from boig_core.storage import store
-from boig_core.storage.job import Outcome, Workspace, run_stage
+from boig_core.storage.stage import Outcome, Workspace
 
 log = get_logger(__name__)
 

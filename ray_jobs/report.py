@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from boig_core.cluster.stage import run_stage
 from boig_core.errors import CorruptError
 from boig_core.evaluation.report.lineage import trace
 from boig_core.evaluation.report.page import render
@@ -21,7 +22,8 @@ from boig_core.evaluation.report.verdict import findings, headline
 from boig_core.observability.logs import get_logger
 from boig_core.rewards.calibration import read_calibration
 from boig_core.storage import manifest, store
-from boig_core.storage.job import Outcome, Stage, Workspace, run_stage
+from boig_core.storage.job import Stage
+from boig_core.storage.stage import Outcome, Workspace
 
 log = get_logger(__name__)
 _EVIDENCE = ("dataset", "description", "calibration", "generation")

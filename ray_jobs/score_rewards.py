@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from boig_core.cluster.scoring import Score, Values, score_chunks
 from boig_core.cluster.session import connect
+from boig_core.cluster.stage import run_stage
 from boig_core.config import Recipe
 from boig_core.data.dataset import read_samples
 from boig_core.perception.version import perception_key
@@ -30,7 +31,7 @@ from boig_core.rewards.cache import cache_folder, in_parts, questions, through_c
 from boig_core.rewards.calibration import Conditions, read_calibration
 from boig_core.rewards.scorer import clipped, must_fit, needs_predictor
 from boig_core.storage import manifest
-from boig_core.storage.job import Outcome, Workspace, run_stage
+from boig_core.storage.stage import Outcome, Workspace
 from boig_core.verbalization.templates import Wording
 
 

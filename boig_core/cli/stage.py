@@ -145,7 +145,8 @@ def run_one_stage(
     """
     from boig_core.config import load_recipe
     from boig_core.storage import commit, store
-    from boig_core.storage.job import STEADY_MEMORY, Job, Stage, write_job
+    from boig_core.storage.job import Job, Stage, write_job
+    from boig_core.storage.stage import STEADY_MEMORY
 
     if stage not in [known.value for known in Stage]:
         raise InputError(f"stage {stage!r}", "is not known", f"use one of {', '.join(Stage)}")

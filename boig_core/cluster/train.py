@@ -24,6 +24,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 from boig_core.cluster.actors import RESTARTS, START_S
 from boig_core.cluster.placement import bundle, nodes
 from boig_core.cluster.relay import RowSender, received, sent_to
+from boig_core.cluster.stage import wrapped
 from boig_core.config import Resources
 from boig_core.errors import BoigError, ClusterError, PreemptedError, ScorerError, UserError
 from boig_core.observability.logs import configure_logging, get_logger
@@ -180,17 +181,8 @@ def _own_errors(exc: BaseException | None, seen: set[int]) -> Iterator[BoigError
     seen.add(id(exc))
     if isinstance(exc, BoigError):
         yield exc
-    failures = getattr(exc, "worker_failures", None)
-    inner = list(failures.values()) if isinstance(failures, dict) else []
-    for link in (
-        *inner,
-        getattr(exc, "_base_exc", None),
-        getattr(exc, "cause", None),
-        exc.__cause__,
-        exc.__context__,
-    ):
-        if isinstance(link, BaseException):
-            yield from _own_errors(link, seen)
+    for link in (*wrapped(exc), exc.__cause__, exc.__context__):
+        yield from _own_errors(link, seen)
 
 
 def _last_line(exc: BaseException) -> str:

@@ -29,7 +29,7 @@ import httpx
 import psutil
 
 from boig_core.errors import InfrastructureError, InputError
-from boig_core.storage.job import STEADY_MEMORY
+from boig_core.storage.stage import STEADY_MEMORY
 
 READY_S = 300.0
 """Longest wait for a server to answer, in seconds: a busy machine needs minutes for what an idle

@@ -18,7 +18,8 @@ from typing import Any, Final
 from boig_core.errors import InputError, NotFoundInStoreError, UserError
 from boig_core.observability.tables import broken
 from boig_core.storage import commit, store, usage
-from boig_core.storage.job import Job, Stage, log_chunk, read_job
+from boig_core.storage.job import Job, Stage, read_job
+from boig_core.storage.stage import log_chunk
 
 ATTEMPT: Final = re.compile(
     r"(?P<run>[^/]+/[^/]+)/(?P<task>[^/]+(?:/\d+)?)/attempt-(?P<attempt>\d+)/(?P<file>.+)"

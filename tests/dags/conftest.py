@@ -16,7 +16,8 @@ import pytest
 from aiohttp import web
 
 from boig_core.errors import InputError
-from boig_core.storage.job import Outcome, Workspace, read_job, run_stage
+from boig_core.storage.job import read_job
+from boig_core.storage.stage import Outcome, Workspace, run_stage
 
 OUTPUTS: dict[str, dict[str, tuple[str, str]]] = {
     "ingest": {"dataset": ("datasets/adworld", "dataset")},

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
 from boig_core.cluster.session import connect
+from boig_core.cluster.stage import run_stage
 from boig_core.config import load_recipe
 from boig_core.data import dataset, perceived
 from boig_core.data.images import decode
@@ -24,7 +25,7 @@ from boig_core.data.perceived import Question
 from boig_core.llm.tokens import build_tokenizer
 from boig_core.perception.describe import Perceiver
 from boig_core.storage import commit, manifest, store
-from boig_core.storage.job import Job, Stage, run_stage, write_job
+from boig_core.storage.job import Job, Stage, write_job
 from boig_core.verbalization.templates import build_prompt, condition_of
 from boig_core.vocabulary import Perceived
 from tests.s3 import set_s3_environment

@@ -8,10 +8,11 @@ import pytest
 
 from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
+from boig_core.cluster.stage import run_stage
 from boig_core.config import load_recipe
 from boig_core.data import dataset
 from boig_core.storage import commit
-from boig_core.storage.job import Job, Stage, run_stage, write_job
+from boig_core.storage.job import Job, Stage, write_job
 from boig_core.storage.manifest import PAGE, read_file, read_manifest, sha256_file
 from boig_core.vocabulary import PALETTE
 from ray_jobs import ingest, perceive

@@ -10,10 +10,11 @@ import pytest
 
 from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
+from boig_core.cluster.stage import run_stage
 from boig_core.config import load_recipe
 from boig_core.data import dataset
 from boig_core.storage import commit, manifest, store
-from boig_core.storage.job import Job, Stage, run_stage, write_job
+from boig_core.storage.job import Job, Stage, write_job
 from ray_jobs import ingest, perceive
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

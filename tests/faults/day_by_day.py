@@ -15,7 +15,7 @@ from boig_core.cluster import ingest as cluster
 from boig_core.data import dataset
 from boig_core.data.ingestion import OneProcess
 from boig_core.errors import StoreUnavailableError
-from boig_core.storage.job import Outcome, Workspace, run_stage
+from boig_core.storage.stage import Outcome, Workspace, run_stage
 from ray_jobs import ingest
 
 SIGNALS = Path(os.environ["BOIG_FAULTS"])

@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from boig_core.storage.job import Job, Outcome, Workspace, run_stage
+from boig_core.storage.job import Job
+from boig_core.storage.stage import Outcome, Workspace, run_stage
 
 
 def work(space: Workspace) -> Outcome:

@@ -21,10 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 from ray.cluster_utils import Cluster
 
+from boig_core.cluster.stage import run_stage
 from boig_core.config import load_recipe
 from boig_core.data import dataset, staging
 from boig_core.storage import commit, store
-from boig_core.storage.job import Job, Stage, run_stage, write_job
+from boig_core.storage.job import Job, Stage, write_job
 from boig_core.storage.manifest import read_manifest
 from ray_jobs import ingest
 from tests.clusters import cluster_of_nodes
@@ -186,7 +187,7 @@ def test_a_killed_driver_is_started_again_and_fetches_only_what_is_missing(
     strike_at: int, location: str, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
     script = f"from boig_core.data import staging; staging.CHUNK = {CHUNK}; from boig_core.cluster.session import connect; connect(2); "
-    script += "import sys; from boig_core.storage.job import run_stage; from ray_jobs import ingest; sys.exit(run_stage(ingest.work))"
+    script += "import sys; from boig_core.cluster.stage import run_stage; from ray_jobs import ingest; sys.exit(run_stage(ingest.work))"
     first, second = (job(tmp_path, location, attempt) for attempt in (1, 2))
     running: list[subprocess.Popen[bytes]] = []
 

@@ -15,7 +15,8 @@ from typing import Any, Final, Literal
 
 from boig_core.errors import NotFoundInStoreError, UserError
 from boig_core.storage import commit, manifest, store
-from boig_core.storage.job import JOB, Job, Stage, TaskTry, lineage_of, slug
+from boig_core.storage.job import JOB, Job, Stage, TaskTry, slug
+from boig_core.storage.stage import lineage_of
 
 FAMILIES: Final = {
     Stage.FINETUNE_LLM: "models/boigllm",

@@ -42,7 +42,8 @@ from boig_core.orchestration.ui.links import (
     result_pages,
 )
 from boig_core.storage import commit, runs, store
-from boig_core.storage.job import SKIP_REASON, Job, Stage, TaskTry, write_job
+from boig_core.storage.job import Job, Stage, TaskTry, write_job
+from boig_core.storage.stage import SKIP_REASON
 
 POOL = "boig_cluster"
 """Airflow pool whose slots limit how many stages run on the cluster at once (deferred tasks

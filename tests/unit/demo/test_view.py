@@ -18,7 +18,7 @@ from boig_core.observability.kept import KeptLog
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Steps, progress_log
 from boig_core.storage import commit, runs, store
-from boig_core.storage.job import log_chunk
+from boig_core.storage.stage import log_chunk
 from tests.unit.narrow import WIDTH, check_fits
 
 LONG = "boigllm 1 of 2 · step 400 of 1000 · loss 1.234 · 212 samples/s · about 2:45 left"

@@ -25,7 +25,8 @@ from boig_core.evaluation.measure.validity import validity
 from boig_core.llm.metrics import METRICS
 from boig_core.rewards import REWARDS
 from boig_core.storage import commit, manifest, store
-from boig_core.storage.job import Job, Stage, Workspace, run_stage, write_job
+from boig_core.storage.job import Job, Stage, write_job
+from boig_core.storage.stage import Workspace, run_stage
 from boig_core.vocabulary import BUCKETS, Description, KpiValue, Sample
 from ray_jobs.report import work
 

@@ -31,7 +31,8 @@ from boig_core.evaluation.measure.image_rows import Images
 from boig_core.evaluation.measure.judges import distances, diversity
 from boig_core.evaluation.report.terminal import print_comparison
 from boig_core.storage import commit, manifest, store
-from boig_core.storage.job import Job, Stage, Workspace, read_job, run_stage, write_job
+from boig_core.storage.job import Job, Stage, read_job, write_job
+from boig_core.storage.stage import Workspace, run_stage
 from ray_jobs.compare import work
 from tests.unit.evaluation.conftest import Store, evaluate
 

@@ -16,7 +16,8 @@ from boig_core.evaluation.report.lineage import trace
 from boig_core.evaluation.report.report_json import check_report, read_report
 from boig_core.evaluation.report.verdict import Finding, findings, headline
 from boig_core.storage import commit, store
-from boig_core.storage.job import Job, run_stage
+from boig_core.storage.job import Job
+from boig_core.storage.stage import run_stage
 from ray_jobs.report import work
 
 

@@ -33,7 +33,8 @@ from boig_core.orchestration.stage.operator import STATE, RayJobOperator, resolv
 from boig_core.orchestration.stage.retries import POLICY
 from boig_core.orchestration.ui.links import mlflow_page, page_url
 from boig_core.storage import commit, manifest, store
-from boig_core.storage.job import Job, Stage, Workspace, read_job, write_job
+from boig_core.storage.job import Job, Stage, read_job, write_job
+from boig_core.storage.stage import Workspace
 
 
 @pytest.fixture

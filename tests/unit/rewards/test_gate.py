@@ -29,7 +29,8 @@ from boig_core.rewards.calibration import (
     require_worth,
 )
 from boig_core.storage import commit, store
-from boig_core.storage.job import Job, Stage, Workspace, run_stage, write_job
+from boig_core.storage.job import Job, Stage, write_job
+from boig_core.storage.stage import Workspace, run_stage
 from boig_core.verbalization.answer import print_answer
 from boig_core.verbalization.templates import KpiCondition, build_prompt
 from boig_core.vocabulary import PALETTE, Description, KpiValue, Sample, Split

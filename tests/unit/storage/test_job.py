@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from boig_core.config import load_recipe
-from boig_core.errors import CorruptError, FencedError, InputError, StoreUnavailableError, UserError
+from boig_core.errors import CorruptError, FencedError, InputError, StoreUnavailableError
 from boig_core.storage import commit, job, manifest, store
+from boig_core.storage import stage as stages
 
 
 def make_job(
@@ -27,11 +28,11 @@ def make_job(
     )
 
 
-def make_dataset(space: job.Workspace) -> job.Outcome:
+def make_dataset(space: stages.Workspace) -> stages.Outcome:
     local = space.scratch / "out"
     local.mkdir()
     (local / "x.txt").write_text("content")
-    return job.Outcome(
+    return stages.Outcome(
         {"dataset": space.publish("datasets/d", local, kind="dataset", meta={"posts": 1})},
         {"posts": 1},
     )
@@ -39,22 +40,24 @@ def make_dataset(space: job.Workspace) -> job.Outcome:
 
 def test_stage_commits_and_the_next_one_reads(root: str) -> None:
     first = make_job(root, posts="https://example.org/posts.jsonl")
-    assert job.run_stage(make_dataset, [job.write_job(first)]) == 0
+    assert stages.run_stage(make_dataset, [job.write_job(first)]) == 0
     body = commit.read_commit(first.attempt_uri)
     assert body is not None
     assert body["metrics"]["posts"] == 1
     assert body["metrics"]["seconds"] >= 0
     dataset = body["outputs"]["dataset"]
 
-    def reads(space: job.Workspace) -> job.Outcome:
+    def reads(space: stages.Workspace) -> stages.Outcome:
         local, result = space.fetch("dataset", "dataset")
         assert (local / "x.txt").read_text() == "content"
         assert space.lineage().inputs == {"dataset": result.digest()}
         assert result.lineage.inputs == {"posts": "https://example.org/posts.jsonl"}
-        return job.Outcome()
+        return stages.Outcome()
 
-    assert job.run_stage(reads, [job.write_job(make_job(root, run="next", dataset=dataset))]) == 0
-    again = job.run_stage(
+    assert (
+        stages.run_stage(reads, [job.write_job(make_job(root, run="next", dataset=dataset))]) == 0
+    )
+    again = stages.run_stage(
         lambda space: pytest.fail("a committed attempt does no work"), [job.write_job(first)]
     )
     assert again == 0
@@ -70,11 +73,11 @@ def test_stage_commits_and_the_next_one_reads(root: str) -> None:
     ],
 )
 def test_exit_codes_and_error_json(root: str, exc: Exception, code: int, user: bool) -> None:
-    def work(space: job.Workspace) -> job.Outcome:
+    def work(space: stages.Workspace) -> stages.Outcome:
         raise exc
 
     this = make_job(root)
-    assert job.run_stage(work, [job.write_job(this)]) == code
+    assert stages.run_stage(work, [job.write_job(this)]) == code
     failure = commit.read_failure(this.attempt_uri)
     assert failure is not None
     assert (failure.type, failure.user) == (type(exc).__name__, user)
@@ -85,13 +88,13 @@ def test_fenced_attempt_does_no_work_and_late_fence_publishes_nothing(root: str)
     early, late = make_job(root, 1), make_job(root, 2)
     uri = job.write_job(early)
     commit.fence(early.attempt_uri)
-    assert job.run_stage(lambda space: pytest.fail("a fenced attempt does no work"), [uri]) == 1
+    assert stages.run_stage(lambda space: pytest.fail("a fenced attempt does no work"), [uri]) == 1
 
-    def fenced_meanwhile(space: job.Workspace) -> job.Outcome:
+    def fenced_meanwhile(space: stages.Workspace) -> stages.Outcome:
         commit.fence(space.job.attempt_uri)
         return make_dataset(space)
 
-    assert job.run_stage(fenced_meanwhile, [job.write_job(late)]) == 1
+    assert stages.run_stage(fenced_meanwhile, [job.write_job(late)]) == 1
     failure = commit.read_failure(late.attempt_uri)
     assert failure is not None
     assert failure.type == FencedError.__name__
@@ -101,22 +104,22 @@ def test_fenced_attempt_does_no_work_and_late_fence_publishes_nothing(root: str)
 
 def test_bad_command_line_and_bad_job_file(root: str) -> None:
     work = make_dataset
-    assert job.run_stage(work, []) == 2
-    assert job.run_stage(work, [store.join(root, "missing.json")]) == 2
+    assert stages.run_stage(work, []) == 2
+    assert stages.run_stage(work, [store.join(root, "missing.json")]) == 2
     store.write_bytes(store.join(root, "job.json"), b"{}")
-    assert job.run_stage(work, [store.join(root, "job.json")]) == 2
+    assert stages.run_stage(work, [store.join(root, "job.json")]) == 2
 
 
 def test_lost_store_does_not_hide_the_reason(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(uri: str, data: bytes) -> None:
         raise StoreUnavailableError(uri, "is away", "try again")
 
-    def work(space: job.Workspace) -> job.Outcome:
+    def work(space: stages.Workspace) -> stages.Outcome:
         monkeypatch.setattr(store, "write_bytes", away)
         raise InputError("posts", "are wrong", "mend them")
 
     uri = job.write_job(make_job(root))
-    assert job.run_stage(work, [uri]) == 2
+    assert stages.run_stage(work, [uri]) == 2
 
 
 def test_what_cannot_be_tidied_up_is_no_failure(root: str) -> None:
@@ -126,7 +129,9 @@ def test_what_cannot_be_tidied_up_is_no_failure(root: str) -> None:
 
     done: list[bool] = []
     created = make_job(root)
-    assert job.run_stage(lambda space: job.Outcome(after=after), [job.write_job(created)]) == 0
+    assert (
+        stages.run_stage(lambda space: stages.Outcome(after=after), [job.write_job(created)]) == 0
+    )
     assert done == [True], "the outputs were committed before"
 
 
@@ -138,7 +143,7 @@ def test_lineage_of_raw_inputs(root: str, tmp_path: Path) -> None:
         folder=str(tmp_path),
         web="https://example.org/p.jsonl",
     )
-    assert job.Workspace(this, tmp_path).lineage().inputs == {
+    assert stages.Workspace(this, tmp_path).lineage().inputs == {
         "file": hashlib.sha256(b"{}").hexdigest(),
         "folder": str(tmp_path),
         "web": "https://example.org/p.jsonl",
@@ -186,54 +191,6 @@ def test_versions_never_meet(tmp_path: Path) -> None:
     )
 
 
-class Wrapped(Exception):
-    """As Ray wraps what its workers raise."""
-
-    def __init__(self, cause: BaseException) -> None:
-        super().__init__("wrapped")
-        self.cause = cause
-
-
-class Dual(Wrapped, InputError):
-    """As ``ray.get`` raises what a task raised."""
-
-    def __init__(self, cause: BaseException) -> None:
-        InputError.__init__(self, "wrapped", "wrapped", "wrapped")
-        self.cause = cause
-
-
-class Failed(Exception):
-    """As Ray Train reports its workers."""
-
-    def __init__(self, failures: dict[int, BaseException]) -> None:
-        super().__init__("failed")
-        self.worker_failures = failures
-
-
-def test_root_cause_looks_through_wrappers_only() -> None:
-    reason = InputError("x", "is wrong", "mend it")
-    assert job.root_cause(Failed({0: Wrapped(reason)})) is reason
-    lost_peer = Failed({0: RuntimeError("connection closed by peer"), 1: Wrapped(reason)})
-    assert job.root_cause(lost_peer) is reason
-    dual = Dual(reason)
-    assert job.root_cause(dual) is reason, "Ray's wrapper poses as the type of its cause"
-    assert job.root_cause(RuntimeError(Wrapped(reason), "actor died")) is reason
-    outer = CorruptError("x", "is torn", "make it again")
-    outer.__cause__ = reason
-    assert job.root_cause(outer) is outer, (
-        "of two boig errors the one that was raised last knows more"
-    )
-    chained = RuntimeError("outer")
-    chained.__cause__ = reason
-    assert job.root_cause(chained) is reason
-    bug = RuntimeError("a bug in the handler")
-    bug.__context__ = UserError("probe", "is not there", "no matter")
-    assert job.root_cause(bug) is bug, "an error that was being handled is not the reason"
-    loop = Wrapped(ValueError())
-    loop.cause = loop
-    assert job.root_cause(loop) is loop
-
-
 PLANTED = {
     "AWS_SESSION_TOKEN": "planted-aws-session",
     "BOIG_PROBE_SECRET_ACCESS_KEY": "planted-aws-secret",
@@ -256,17 +213,17 @@ def test_log_is_kept_from_head_to_result_and_nothing_secret_is_written(
         [*PLANTED.values(), "http://me:planted-in-address@127.0.0.1:1", "planted-in-address"]
     )
 
-    def work(space: job.Workspace) -> job.Outcome:
-        job.log.warning("a library complains about %s", everything)
+    def work(space: stages.Workspace) -> stages.Outcome:
+        stages.log.warning("a library complains about %s", everything)
         try:
             raise ConnectionError(everything)
         except ConnectionError:
-            job.log.exception("with a traceback")
+            stages.log.exception("with a traceback")
         if fails:
             raise RuntimeError(everything)
         return make_dataset(space)
 
-    assert job.run_stage(work, [uri]) == (1 if fails else 0)
+    assert stages.run_stage(work, [uri]) == (1 if fails else 0)
     lines = (
         store.read_bytes(store.join(this.attempt_uri, "log", "000001.txt")).decode().splitlines()
     )
@@ -281,7 +238,7 @@ def test_log_is_kept_from_head_to_result_and_nothing_secret_is_written(
     for path, _ in store.list_files(root):
         assert b"planted" not in store.read_bytes(store.join(root, path)), path
 
-    job.run_stage(work, [uri])
+    stages.run_stage(work, [uri])
     assert store.exists(store.join(this.attempt_uri, "log", "000002.txt")), (
         "a second process goes on after the first one's chunks"
     )

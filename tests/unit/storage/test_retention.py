@@ -12,8 +12,9 @@ import pytest
 from boig_core.config import load_recipe
 from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
 from boig_core.storage import commit, manifest, retention, store
-from boig_core.storage.job import Job, Stage, Workspace, write_job
+from boig_core.storage.job import Job, Stage, write_job
 from boig_core.storage.runs import DECISION
+from boig_core.storage.stage import Workspace
 
 DAY = 86_400.0
 

@@ -12,6 +12,7 @@ from boig_core.cli import app
 from boig_core.config import load_recipe
 from boig_core.errors import InputError
 from boig_core.storage import commit, job, runs, store, usage
+from boig_core.storage import stage as stages
 
 
 def begin(root: str, run: str, task: str, attempt: int) -> job.Job:
@@ -29,24 +30,26 @@ def begin(root: str, run: str, task: str, attempt: int) -> job.Job:
 
 
 def test_states_and_logs_of_a_run(root: str) -> None:
-    def fails(space: job.Workspace) -> job.Outcome:
+    def fails(space: stages.Workspace) -> stages.Outcome:
         raise InputError("posts.jsonl", "is empty", "give posts")
 
-    def works(space: job.Workspace) -> job.Outcome:
+    def works(space: stages.Workspace) -> stages.Outcome:
         store.write_bytes(
             store.join(space.job.attempt_uri, "metrics.jsonl"),
             b'{"step": 1, "reward": 1.0}\n{"step": 2, "reward": 2.5}\n',
         )
-        job.log.info("half way")
-        return job.Outcome({"model": "s3://b/model"}, {"reward": 2.5})
+        stages.log.info("half way")
+        return stages.Outcome({"model": "s3://b/model"}, {"reward": 2.5})
 
     run = "boig_sd/manual-7"
     assert (
-        job.run_stage(fails, [store.join(begin(root, run, "ddpo", 1).attempt_uri, "job.json")]) == 2
+        stages.run_stage(fails, [store.join(begin(root, run, "ddpo", 1).attempt_uri, "job.json")])
+        == 2
     )
     commit.fence(commit.attempt_uri(store.join(root, "runs", run, "ddpo"), 1))
     assert (
-        job.run_stage(works, [store.join(begin(root, run, "ddpo", 2).attempt_uri, "job.json")]) == 0
+        stages.run_stage(works, [store.join(begin(root, run, "ddpo", 2).attempt_uri, "job.json")])
+        == 0
     )
     begin(root, run, "evaluate_sd/3", 1)
     begin(root, "boig_sd/manual-70", "ddpo", 1)
@@ -99,7 +102,9 @@ def test_a_look_for_new_chunks_costs_one_request_however_long_the_log_is(
 ) -> None:
     attempt = store.join(root, "attempt-1")
     for number in (7, 8, 999_999, 1_000_000):
-        store.write_bytes(store.join(attempt, "log", job.log_chunk(number)), str(number).encode())
+        store.write_bytes(
+            store.join(attempt, "log", stages.log_chunk(number)), str(number).encode()
+        )
     assert [text for _, text in runs.read_log(attempt, "000006.txt")] == ["7", "8"]
     assert [text for _, text in runs.read_log(attempt, "999999.txt")] == ["1000000"], (
         "numbers count, not the order of names"
@@ -182,7 +187,8 @@ def test_a_stage_says_what_it_may_use_and_what_it_has_used(
     monkeypatch.setenv(usage.PRICE, "2.5")
     this = with_gpus(root, "boig_sd/manual-9", "finetune_sd", 1, "sd.workers=2")
     assert (
-        job.run_stage(lambda space: job.Outcome(), [store.join(this.attempt_uri, "job.json")]) == 0
+        stages.run_stage(lambda space: stages.Outcome(), [store.join(this.attempt_uri, "job.json")])
+        == 0
     )
     metrics = (commit.read_commit(this.attempt_uri) or {})["metrics"]
     assert metrics["gpu_hours"] == pytest.approx(2 * metrics["seconds"] / 3600, abs=1e-4)
@@ -197,7 +203,7 @@ def test_a_price_that_is_none_is_said_before_the_work(
     monkeypatch.setenv(usage.PRICE, text)
     this = with_gpus(root, "boig_sd/manual-10", "ddpo", 1)
     assert (
-        job.run_stage(
+        stages.run_stage(
             lambda space: pytest.fail("worked"), [store.join(this.attempt_uri, "job.json")]
         )
         == 2

@@ -1,0 +1,269 @@
+"""How a stage runs: the frame around its work.
+
+`run_stage` is the whole life of a stage process: read the job, do the work, commit, or leave
+``error.json``. Leaves out: Ray, whose errors hold others (see `boig_core.cluster.stage`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from boig_core.config import Recipe
+from boig_core.errors import BoigError, FencedError, UserError
+from boig_core.observability.kept import KeptLog
+from boig_core.observability.logs import configure_logging, get_logger
+from boig_core.storage import commit as commits
+from boig_core.storage import manifest, store, usage
+from boig_core.storage.job import Job, read_job
+
+log = get_logger(__name__)
+SKIP_REASON = "nothing"
+"""Metric of a stage that had nothing to do: why. It commits no outputs."""
+STEADY_MEMORY: Final = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
+"""Environment of a process that trains or samples: glibc gives large tensors back to the kernel at
+once, and fetching zeroed pages anew slows small models several times over."""
+
+
+@dataclass
+class Outcome:
+    """What a stage hands back to be committed.
+
+    Attributes:
+        outputs: URI of each published output by name.
+        metrics: small JSON values.
+        after: removes what is of no use once the outputs are committed.
+    """
+
+    outputs: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    after: Callable[[], None] | None = None
+
+
+@dataclass
+class Workspace:
+    """A running job with a scratch folder, and the one way to publish its outputs."""
+
+    job: Job
+    scratch: Path
+
+    @property
+    def recipe(self) -> Recipe:
+        """The job's recipe."""
+        return self.job.recipe
+
+    def fetch(self, name: str, kind: str | None = None) -> tuple[Path, manifest.Manifest]:
+        """Download and verify an input's folder; returns the local folder and its manifest."""
+        local = self.scratch / "inputs" / name
+        return local, manifest.fetch_folder(self.job.input(name), local, kind=kind)
+
+    def publish(
+        self,
+        family: str,
+        local: Path,
+        *,
+        kind: str,
+        meta: dict[str, Any] | None = None,
+        blobs: tuple[manifest.FileEntry, ...] = (),
+    ) -> str:
+        """Upload a folder as this attempt's version of an output family (``models/boigllm``);
+        returns its URI."""
+        uri = self.job.output(family)
+        manifest.publish_folder(
+            local,
+            uri,
+            kind=kind,
+            lineage=self.lineage(),
+            commit=store.join(self.job.attempt_uri, commits.COMMIT),
+            meta=meta,
+            blobs=blobs,
+        )
+        return uri
+
+    def lineage(self) -> manifest.Lineage:
+        """Lineage of what this job makes."""
+        return lineage_of(self.job)
+
+
+def lineage_of(job: Job) -> manifest.Lineage:
+    """What a job reads: digests of outputs and of raw files, the bare URI of anything else (a
+    folder, a web address)."""
+    inputs = {name: _digest(uri) for name, uri in sorted(job.inputs.items())}
+    return manifest.Lineage(inputs=inputs, recipe=job.recipe.digest(), code=manifest.code_version())
+
+
+def _digest(uri: str) -> str:
+    if re.match(r"^https?://", uri):
+        return uri
+    if store.exists(store.join(uri, manifest.MANIFEST)):
+        return manifest.read_manifest(uri).digest()
+    return hashlib.sha256(store.read_bytes(uri)).hexdigest() if store.exists(uri) else uri
+
+
+def run_stage(
+    work: Callable[[Workspace], Outcome],
+    argv: list[str] | None = None,
+    wrapped: Callable[[BaseException], Iterable[BaseException]] = lambda _: (),
+) -> int:
+    """Run a stage's process; returns its exit code: 0 committed, 1 infrastructure error, 2 user
+    error.
+
+    Args:
+        work: does the stage's work and publishes its outputs.
+        argv: command line without the program's name: one job URI.
+        wrapped: the errors that an error of a library holds; see `root_cause`.
+    """
+    configure_logging()
+    args = sys.argv[1:] if argv is None else argv
+    if len(args) != 1:
+        log.error("usage: python -m ray_jobs.STAGE JOB_URI")
+        return 2
+    started = time.monotonic()
+    job: Job | None = None
+    with ExitStack() as kept:
+        try:
+            job = read_job(args[0])
+            kept.enter_context(_kept_log(job.attempt_uri))
+            _work_and_commit(job, work, started)
+            return 0
+        except BaseException as exc:
+            root = root_cause(exc, wrapped)
+            if job is not None and not isinstance(exc, (KeyboardInterrupt, SystemExit)):
+                _leave_reason(job.attempt_uri, root)
+            user = isinstance(root, UserError)
+            if not user:
+                log.exception("stage failed")
+            log.error(
+                "failed after %.1f s (%s error): %s: %s",
+                time.monotonic() - started,
+                "user" if user else "infrastructure",
+                type(root).__name__,
+                root,
+            )
+            return 2 if user else 1
+
+
+def _work_and_commit(job: Job, work: Callable[[Workspace], Outcome], started: float) -> None:
+    """Do the work of an attempt that may still commit, and commit it.
+
+    Raises:
+        FencedError: a newer attempt has taken this one's place.
+    """
+    _say_what_runs(job)
+    # Read before the work: a price that cannot be read is told before a GPU is paid for.
+    per_hour = usage.price()
+    fate = commits.fate(job.attempt_uri)
+    if fate == "committed":
+        log.info("attempt %d has committed already", job.attempt)
+        return
+    if fate == "fenced":
+        raise FencedError(
+            job.attempt_uri,
+            "a newer attempt has fenced this one",
+            "nothing was done; use the newer attempt",
+        )
+    with tempfile.TemporaryDirectory(prefix=f"boig-{job.stage}-") as scratch:
+        outcome = work(Workspace(job, Path(scratch)))
+    metrics = {
+        **outcome.metrics,
+        **usage.spent(job.stage, job.recipe, time.monotonic() - started, per_hour),
+    }
+    commits.commit(job.attempt_uri, outcome.outputs, metrics)
+    _tidy(outcome)
+    log.info(
+        "committed after %.1f s: %s",
+        metrics["seconds"],
+        json.dumps({"outputs": outcome.outputs, "metrics": metrics}),
+    )
+
+
+def _kept_log(attempt: str) -> KeptLog:
+    """Chunks of an attempt's log; a process that runs the attempt again goes on after the last
+    one."""
+    folder = store.join(attempt, "log")
+    numbers = [int(path.removesuffix(".txt")) for path, _ in store.list_files(folder)]
+    return KeptLog(
+        lambda number, chunk: store.write_bytes(store.join(folder, log_chunk(number)), chunk),
+        first=max(numbers, default=0) + 1,
+    )
+
+
+def log_chunk(number: int) -> str:
+    """Name of a chunk below an attempt's ``log``; they are numbered from 1, without gaps."""
+    return f"{number:06}.txt"
+
+
+def _say_what_runs(job: Job) -> None:
+    """The head of a stage's log."""
+    log.info("stage %s · attempt %d of %s", job.stage, job.attempt, job.task)
+    log.info(
+        "recipe %s (%s) · code %s",
+        job.recipe.name,
+        job.recipe.digest()[:12],
+        manifest.code_version(),
+    )
+    for name, uri in job.inputs.items():
+        log.info("input %s = %s", name, uri)
+    gpus = usage.held_gpus(job.stage, job.recipe)
+    total = "as many GPUs as the cluster has room for" if gpus is None else f"{gpus:g} GPUs in all"
+    log.info("resources %s a worker · %s", json.dumps(job.recipe.resources.model_dump()), total)
+
+
+def _tidy(outcome: Outcome) -> None:
+    """What is left over costs room and nothing else, so a failure here is no failure of the
+    stage."""
+    try:
+        if outcome.after is not None:
+            outcome.after()
+    except Exception as exc:
+        log.warning("not everything could be tidied up: %s", exc)
+
+
+def _leave_reason(attempt: str, exc: BaseException) -> None:
+    """Write ``error.json``; a store that is away must not hide the reason itself, which is logged
+    in any case."""
+    try:
+        commits.write_failure(attempt, exc)
+    except Exception as failed:
+        log.error("error.json could not be written: %s", failed)
+
+
+def root_cause(
+    exc: BaseException, wrapped: Callable[[BaseException], Iterable[BaseException]]
+) -> BaseException:
+    """The boig error inside wrappers, else the exception itself.
+
+    Of several failed workers the one with a boig error counts: the others merely lost their peer.
+    Follows explicit causes only: what was being handled when something else broke is not the
+    reason.
+
+    Args:
+        exc: what was raised.
+        wrapped: what a wrapper holds; asked before the wrapper itself, which may pose as its
+            content's type.
+    """
+
+    def search(error: BaseException, visited: set[int]) -> BoigError | None:
+        if id(error) in visited:
+            return None
+        visited.add(id(error))
+        for inner in wrapped(error):
+            if found := search(inner, visited):
+                return found
+        if isinstance(error, BoigError):
+            return error
+        return search(error.__cause__, visited) if error.__cause__ else None
+
+    return search(exc, set()) or exc
