@@ -21,9 +21,11 @@ from boig_core.config import Perception
 from boig_core.errors import InputError
 from boig_core.perception import census
 from boig_core.perception.captions import Captioner, caption_keywords, open_captioner
-from boig_core.perception.detectors import open_detector
+from boig_core.perception.detectors import BoxFilter
+from boig_core.perception.grounding_dino import GroundingDino
 from boig_core.perception.naming import ClipNamer
 from boig_core.perception.objects import ObjectDetector, SalientRegions
+from boig_core.perception.owlv2 import Owlv2
 from boig_core.perception.pixels import Pixels, square, to_arrays
 from boig_core.vocabulary import Box, Description
 
@@ -79,7 +81,7 @@ class Perceiver:
             perception.side,
             perception.max_colors,
             perception.min_coverage,
-            _salient(perception) if perception.detector == "salient" else open_detector(perception),
+            open_detector(perception),
             open_captioner(perception),
             ClipNamer(perception.clip, perception.tags, perception.tag_threshold, "perception.tags")
             if tagged
@@ -180,6 +182,21 @@ class Perceiver:
                 "take perception.keywords from caption or tags",
             )
         return own
+
+
+def open_detector(perception: Perception) -> ObjectDetector:
+    """The recipe's detector.
+
+    Raises:
+        InputError: its model cannot be opened, or a kind cannot be looked for.
+    """
+    if perception.detector == "salient":
+        return _salient(perception)
+    build = GroundingDino if perception.detector == "grounding_dino" else Owlv2
+    rules = BoxFilter(perception.box_threshold, perception.min_area, perception.max_objects)
+    return build(
+        perception.detector_model, perception.kinds, rules, perception.batch, perception.dtype
+    )
 
 
 def _salient(perception: Perception) -> SalientRegions:

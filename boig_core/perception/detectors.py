@@ -4,8 +4,8 @@ a chunk of images.
 A pass is one image with a pack of names; passes run in fixed chunks, the last one filled up, and
 images are fitted into one square, so that an image's objects do not depend on its company. Of each
 name the surest box stays, which needs no suppression of overlaps. Leaves out: the architectures
-(see `grounding_dino` and `owlv2`), and objects without a trained detector (see `objects`). Shape
-letters: Q boxes that a model proposes, N names.
+(see `grounding_dino` and `owlv2`), which of them (see `describe`), and objects without a trained
+detector (see `objects`). Shape letters: Q boxes that a model proposes, N names.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from boig_core.config import Perception
-from boig_core.perception.objects import ObjectDetector, Region
+from boig_core.perception.objects import Region
 from boig_core.perception.pixels import Pixels
 
 Pack = tuple[str, ...]
@@ -42,22 +41,6 @@ class BoxFilter:
     threshold: float
     min_area: float
     max_objects: int
-
-
-def open_detector(perception: Perception) -> ObjectDetector:
-    """The recipe's detector for photographs.
-
-    Raises:
-        InputError: its model cannot be opened, or a kind cannot be looked for.
-    """
-    from boig_core.perception.grounding_dino import GroundingDino
-    from boig_core.perception.owlv2 import Owlv2
-
-    build = GroundingDino if perception.detector == "grounding_dino" else Owlv2
-    rules = BoxFilter(perception.box_threshold, perception.min_area, perception.max_objects)
-    return build(
-        perception.detector_model, perception.kinds, rules, perception.batch, perception.dtype
-    )
 
 
 def detect_in_chunks(

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from boig_core.config import Perception
 from boig_core.errors import InputError
-from boig_core.perception.detectors import BoxFilter, open_detector, pick
+from boig_core.perception.describe import open_detector
+from boig_core.perception.detectors import BoxFilter, pick
 from boig_core.perception.grounding_dino import GroundingDino
 from boig_core.perception.objects import ObjectDetector, Region
 from boig_core.perception.owlv2 import Owlv2
