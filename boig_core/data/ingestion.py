@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from boig_core.config import Data
-from boig_core.data import card, dataset, labels, posts, selection, sources, staging
+from boig_core.data import card, dataset, labels, posts, selection, sources, staging, tables
 from boig_core.data.staging import FetchChunk
 from boig_core.errors import InputError
 from boig_core.observability.logs import get_logger
@@ -203,16 +203,16 @@ def _load_earlier(
             "ingest the whole export without it",
         )
     for name, file in (
-        ("old_label", dataset.LABELS),
-        ("old_source", dataset.SOURCES),
-        ("old_reject", dataset.REJECTS),
+        ("old_label", tables.LABELS),
+        ("old_source", tables.SOURCES),
+        ("old_reject", tables.REJECTS),
     ):
-        con.register("arrow", dataset.read_table(uri, parts, file))
+        con.register("arrow", tables.read_table(uri, parts, file))
         con.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM arrow")
         con.unregister("arrow")
     entries = dataset.shards(parts, dataset.POSTS)
     for entry in entries:
-        con.register("arrow", dataset.read_shard(uri, entry))
+        con.register("arrow", tables.read_shard(uri, entry))
         con.execute(_OLD_POSTS.format(kpis=_old_kpis(data)), {"shard": dataset.shard_name(entry)})
         con.unregister("arrow")
     con.execute(
@@ -373,7 +373,7 @@ def _write(
         FROM sample s JOIN post p ON p.id = s.post JOIN held h ON h.sha256 = s.sha256
         """
     )
-    _table(con, "SELECT * FROM label ORDER BY id", dataset.labels_schema(), folder / dataset.LABELS)
+    _table(con, "SELECT * FROM label ORDER BY id", tables.labels_schema(), folder / tables.LABELS)
     con.execute(
         """
         CREATE TABLE source AS
@@ -384,7 +384,7 @@ def _write(
         """
     )
     _table(
-        con, "SELECT * FROM source ORDER BY id", dataset.sources_schema(), folder / dataset.SOURCES
+        con, "SELECT * FROM source ORDER BY id", tables.sources_schema(), folder / tables.SOURCES
     )
     con.execute("INSERT INTO reject BY NAME SELECT * FROM old_reject")
     order = "file, line, post NULLS FIRST, image NULLS FIRST, code"
@@ -392,7 +392,7 @@ def _write(
         con,
         f"SELECT * FROM reject ORDER BY {order}",
         selection.reject_schema(),
-        folder / dataset.REJECTS,
+        folder / tables.REJECTS,
     )
     used = {
         name
@@ -417,12 +417,12 @@ def _write_posts(con: DuckDBPyConnection, root: str) -> list[FileEntry]:
         """
     )
     entries = []
-    schema = dataset.posts_schema()
+    schema = tables.posts_schema()
     for (nr,) in con.execute("SELECT DISTINCT nr FROM new_post ORDER BY nr").fetchall():
         rows = con.sql(
             f"SELECT p.* FROM post p JOIN new_post n USING (id) WHERE n.nr = {nr} ORDER BY id"
         ).to_arrow_table()
-        entry = dataset.write_shard(
+        entry = tables.write_shard(
             rows.select(schema.names).cast(schema).combine_chunks(), dataset.POSTS, root
         )
         con.execute(
@@ -434,7 +434,7 @@ def _write_posts(con: DuckDBPyConnection, root: str) -> list[FileEntry]:
 
 
 def _table(con: DuckDBPyConnection, query: str, schema: pa.Schema, path: Path) -> None:
-    dataset.write_table(con.sql(query).to_arrow_reader(8192), schema, path)
+    tables.write_table(con.sql(query).to_arrow_reader(8192), schema, path)
 
 
 def _count(con: DuckDBPyConnection, table: str) -> int:

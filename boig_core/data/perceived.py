@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from boig_core.data import dataset
+from boig_core.data import dataset, tables
 from boig_core.errors import StoreUnavailableError
 from boig_core.storage import store
 from boig_core.storage.manifest import FileEntry
@@ -112,7 +112,7 @@ def table_of(seen: Mapping[Question, Perceived], sizes: Mapping[str, tuple[int, 
 
 def keep_part(table: pa.Table, folder: str) -> str:
     """Make results safe; returns the file's name."""
-    return dataset.write_named(table, _PART, folder).path
+    return tables.write_named(table, _PART, folder).path
 
 
 def build_shard(
@@ -152,7 +152,7 @@ def build_shard(
         .sort_by([("sha256", "ascending"), ("asked", "ascending")])
         .combine_chunks()
     )
-    entry = dataset.write_named(whole, dataset.PERCEPTION, folder)
+    entry = tables.write_named(whole, dataset.PERCEPTION, folder)
     return entry.model_copy(
         update={"path": f"../../../perception/{store.name(folder)}/{entry.path}"}
     )
@@ -169,7 +169,7 @@ def _schema() -> pa.Schema:
     import pyarrow as pa
 
     shares = pa.map_(pa.string(), pa.float64())
-    return dataset.schema_of(
+    return tables.schema_of(
         {
             "sha256": pa.string(),
             "asked": pa.string(),

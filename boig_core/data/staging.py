@@ -23,7 +23,7 @@ from itertools import count, islice
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from boig_core.config import Data
-from boig_core.data import dataset
+from boig_core.data import dataset, tables
 from boig_core.data.fetch import Fetcher
 from boig_core.data.images import StoredImage
 from boig_core.data.rejects import Rejected
@@ -194,7 +194,7 @@ def _write_shards(
                 for name in chosen
                 for at, length in (places[name],)
             )
-            entry = dataset.write_shard(dataset.image_table(images), dataset.IMAGES, root)
+            entry = tables.write_shard(tables.image_table(images), dataset.IMAGES, root)
             shard = {
                 "shard": dataset.shard_name(entry),
                 "shard_sha256": entry.sha256,
@@ -229,4 +229,4 @@ def _schema() -> pa.Schema:
     types |= {name: pa.int32() for name in ("width", "height")} | {
         name: pa.int64() for name in ("chunk", "shard_bytes")
     }
-    return dataset.schema_of(types)
+    return tables.schema_of(types)

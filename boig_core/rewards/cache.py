@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boig_core.config import LLM
-from boig_core.data import dataset
+from boig_core.data import tables
 from boig_core.observability.logs import get_logger
 from boig_core.rewards.calibration import Conditions
 from boig_core.storage import store
@@ -162,4 +162,4 @@ def _keep(folder: str, rows: Mapping[str, Mapping[str, float]]) -> None:
     table = pa.Table.from_pylist(
         [{"question": question, **rows[question]} for question in sorted(rows)]
     )
-    dataset.write_named(table, _FAMILY, folder)
+    tables.write_named(table, _FAMILY, folder)

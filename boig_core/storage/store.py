@@ -3,7 +3,8 @@
 Bulk bytes go through `pyarrow.fs`; control (conditional put, read after write) goes through boto3,
 because only a single-part conditional put is atomic on every server. Credentials come from the
 standard AWS variables or the instance's role; nothing of them passes through here. Leaves out: what
-the files mean (see `manifest`) and when they become true (see `commit`).
+the files mean (see `manifest`), when they become true (see `commit`), and how S3 is spoken to (see
+`s3`).
 """
 
 from __future__ import annotations
@@ -11,15 +12,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from boig_core.errors import (
@@ -29,22 +29,11 @@ from boig_core.errors import (
     StorePermissionError,
     StoreUnavailableError,
 )
+from boig_core.storage import s3
 
 if TYPE_CHECKING:
     from pyarrow import fs as pafs
 
-T = TypeVar("T")
-_DENIED = {
-    "403",
-    "AccessDenied",
-    "Forbidden",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "AllAccessDisabled",
-}
-_MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
-_TAKEN = {"412", "PreconditionFailed"}
-_CONFLICT = {"409", "ConditionalRequestConflict", "OperationAborted"}
 _CONFLICT_TRIES: Final = 5
 CREDENTIALS: Final = (
     r"://([^/]*@|.*[?&](X-(Amz|Goog)-(Signature|Credential|Security-Token)|Signature|sig)=)"
@@ -78,7 +67,7 @@ def normalize(uri: str) -> str:
     """
     refuse_secrets(uri)
     if is_s3(uri):
-        if not _split(uri)[0]:
+        if not bucket_and_key(uri)[0]:
             raise InputError(uri, "names no bucket", "write s3://BUCKET/PREFIX")
         return uri.rstrip("/")
     if uri.startswith("file://"):
@@ -122,7 +111,7 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 
     if not is_s3(uri):
         return fs.LocalFileSystem(), normalize(uri)
-    return _s3_filesystem(), normalize(uri).removeprefix("s3://")
+    return s3.new_filesystem(), normalize(uri).removeprefix("s3://")
 
 
 def read_bytes(uri: str) -> bytes:
@@ -134,9 +123,9 @@ def read_bytes(uri: str) -> bytes:
     if not is_s3(uri):
         with _local_errors(uri):
             return Path(normalize(uri)).read_bytes()
-    bucket, key = _split(uri)
-    body: bytes = _s3_call(
-        uri, lambda: _s3_client().get_object(Bucket=bucket, Key=key)["Body"].read()
+    bucket, key = bucket_and_key(uri)
+    body: bytes = s3.call(
+        uri, lambda: s3.client().get_object(Bucket=bucket, Key=key)["Body"].read()
     )
     return body
 
@@ -147,8 +136,8 @@ def write_bytes(uri: str, data: bytes) -> None:
         with _local_errors(uri), _written_beside(Path(normalize(uri)), data) as temporary:
             os.replace(temporary, normalize(uri))
         return
-    bucket, key = _split(uri)
-    _s3_call(uri, lambda: _s3_client().put_object(Bucket=bucket, Key=key, Body=data))
+    bucket, key = bucket_and_key(uri)
+    s3.call(uri, lambda: s3.client().put_object(Bucket=bucket, Key=key, Body=data))
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
@@ -166,17 +155,17 @@ def put_if_absent(uri: str, data: bytes) -> bool:
                 return True
             except FileExistsError:
                 return read_bytes(uri) == data
-    bucket, key = _split(uri)
+    bucket, key = bucket_and_key(uri)
     for left in reversed(range(_CONFLICT_TRIES)):
         try:
-            _s3_call(
+            s3.call(
                 uri,
-                lambda: _s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*"),
+                lambda: s3.client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*"),
             )
             return True
-        except _TakenError:
+        except s3.TakenError:
             return read_bytes(uri) == data
-        except _ConflictError:  # a writer that races at this moment: nothing is decided yet
+        except s3.ConflictError:  # a writer that races at this moment: nothing is decided yet
             if not left:
                 raise
             time.sleep(0.2)
@@ -192,9 +181,9 @@ def exists(uri: str) -> bool:
     if not is_s3(uri):
         with _local_errors(uri):
             return Path(normalize(uri)).is_file()
-    bucket, key = _split(uri)
+    bucket, key = bucket_and_key(uri)
     try:
-        _s3_call(uri, lambda: _s3_client().head_object(Bucket=bucket, Key=key))
+        s3.call(uri, lambda: s3.client().head_object(Bucket=bucket, Key=key))
         return True
     except NotFoundInStoreError:
         return False
@@ -221,12 +210,12 @@ def list_with_times(uri: str) -> list[File]:
         root = Path(normalize(uri))
         with _local_errors(uri):
             return sorted(_local_files(root))
-    bucket, key = _split(uri)
+    bucket, key = bucket_and_key(uri)
     prefix = f"{key}/" if key else ""
 
     def pages() -> list[File]:
         pages_of_keys = (
-            _s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+            s3.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         )
         items = (item for page in pages_of_keys for item in page.get("Contents", []))
         return sorted(
@@ -234,7 +223,7 @@ def list_with_times(uri: str) -> list[File]:
             for item in items
         )
 
-    return _s3_call(uri, pages)
+    return s3.call(uri, pages)
 
 
 def upload_folder(local: Path, uri: str) -> None:
@@ -257,8 +246,8 @@ def upload_file(local: Path, uri: str, move: bool = False) -> None:
             finally:
                 temporary.unlink(missing_ok=True)
         return
-    bucket, key = _split(uri)
-    _s3_call(uri, lambda: _s3_client().upload_file(str(local), bucket, key))
+    bucket, key = bucket_and_key(uri)
+    s3.call(uri, lambda: s3.client().upload_file(str(local), bucket, key))
 
 
 def download_file(uri: str, local: Path) -> None:
@@ -267,8 +256,8 @@ def download_file(uri: str, local: Path) -> None:
     temporary = local.with_name(f".{local.name}.{uuid.uuid4().hex}")
     try:
         if is_s3(uri):
-            bucket, key = _split(uri)
-            _s3_call(uri, lambda: _s3_client().download_file(bucket, key, str(temporary)))
+            bucket, key = bucket_and_key(uri)
+            s3.call(uri, lambda: s3.client().download_file(bucket, key, str(temporary)))
         else:
             with _local_errors(uri):
                 shutil.copyfile(normalize(uri), temporary)
@@ -324,19 +313,11 @@ def delete_file(uri: str) -> None:
         with _local_errors(uri):
             Path(normalize(uri)).unlink(missing_ok=True)
         return
-    bucket, key = _split(uri)
-    _s3_call(uri, lambda: _s3_client().delete_object(Bucket=bucket, Key=key))
+    bucket, key = bucket_and_key(uri)
+    s3.call(uri, lambda: s3.client().delete_object(Bucket=bucket, Key=key))
 
 
-class _TakenError(BoigError):
-    """A conditional put found the key taken."""
-
-
-class _ConflictError(StoreUnavailableError):
-    """A put met another writer of the same key; S3 asks to try again."""
-
-
-def _split(uri: str) -> tuple[str, str]:
+def bucket_and_key(uri: str) -> tuple[str, str]:
     """Bucket and key of an S3 location; ``?`` and ``#`` are ordinary characters of a key."""
     bucket, _, key = uri.removeprefix("s3://").rstrip("/").partition("/")
     return bucket, key
@@ -388,133 +369,3 @@ def _local_errors(uri: str) -> Iterator[None]:
         raise StoreUnavailableError(
             uri, f"cannot be used ({exc.strerror})", "check the disk and try again"
         ) from exc
-
-
-def _s3_call(uri: str, call: Callable[[], T]) -> T:
-    with _clients_lock:
-        from boto3.exceptions import Boto3Error, S3UploadFailedError
-        from botocore.exceptions import (
-            BotoCoreError,
-            ClientError,
-            NoCredentialsError,
-            ParamValidationError,
-        )
-
-    try:
-        return call()
-    except ClientError as exc:
-        raise _s3_error(uri, exc.response) from exc
-    except S3UploadFailedError as exc:
-        cause = exc.__context__
-        raise (
-            _s3_error(uri, cause.response) if isinstance(cause, ClientError) else _away(uri, exc)
-        ) from exc
-    except NoCredentialsError as exc:
-        raise StorePermissionError(
-            uri,
-            "no AWS credentials were found",
-            "set the standard AWS variables or an instance role",
-        ) from exc
-    except ParamValidationError as exc:  # before any request: nothing can be stored there
-        first = str(exc).partition("\n")[2].partition("\n")[0]
-        rule = re.split(r": |, value", first)[0] or "is no address of S3"
-        raise NotFoundInStoreError(uri, rule, "write s3://BUCKET/KEY") from exc
-    except (BotoCoreError, Boto3Error) as exc:
-        raise _away(uri, exc) from exc
-
-
-def _away(uri: str, exc: Exception) -> StoreUnavailableError:
-    return StoreUnavailableError(
-        uri, f"the store does not answer ({exc})", "check AWS_ENDPOINT_URL and the network"
-    )
-
-
-def _s3_error(uri: str, response: Any) -> BoigError:
-    code = str(response.get("Error", {}).get("Code", ""))
-    status = str(response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
-    if code in _TAKEN or status == "412":
-        return _TakenError(uri, "exists", "read it")
-    if code in _CONFLICT or status == "409":
-        return _ConflictError(uri, f"another writer is at the same key ({code})", "try again")
-    if code == "NotImplemented" or status == "501":
-        return InputError(
-            uri,
-            "the server does not know this request (If-None-Match?)",
-            "use a server with conditional puts",
-        )
-    if code in _DENIED or status == "403":
-        return StorePermissionError(
-            uri,
-            f"the store refuses this identity ({code})",
-            "grant read and write on the bucket and prefix",
-        )
-    if code == "NoSuchBucket":
-        return NotFoundInStoreError(
-            uri, "the bucket does not exist", "create it, or correct the store's URI"
-        )
-    if code in _MISSING or status == "404":
-        return NotFoundInStoreError(uri, "does not exist", "check the location")
-    return StoreUnavailableError(
-        uri, f"the store answered {status} {code}", "try again; see the server's log"
-    )
-
-
-_clients: dict[tuple[int, str | None], Any] = {}
-_clients_lock = threading.Lock()
-
-
-def _endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-
-
-def _s3_client() -> Any:
-    """One boto3 client a process and endpoint (clients do not survive a fork)."""
-    key = (os.getpid(), _endpoint())
-    with (
-        _clients_lock
-    ):  # threads that import boto3 or make a client at the same time meet it half-made
-        if key not in _clients:
-            _clients[key] = _new_client()
-        return _clients[key]
-
-
-def _new_client() -> Any:
-    from boto3.session import Session
-    from botocore.config import Config
-
-    config = Config(
-        retries={
-            "mode": "standard",
-            "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "5")),
-        },
-        connect_timeout=10,
-        read_timeout=60,
-        s3={"addressing_style": "path" if _endpoint() else "auto"},
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    return Session().client("s3", config=config)
-
-
-def _reset_after_fork() -> None:
-    """A thread of the parent may have held the lock at the fork; nobody would release it here."""
-    global _clients_lock
-    _clients_lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_reset_after_fork)
-
-
-def _s3_filesystem() -> pafs.FileSystem:
-    from pyarrow import fs
-
-    endpoint = _endpoint()
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    if not endpoint:
-        return fs.S3FileSystem(region=region)
-    parts = urlsplit(endpoint)
-    return fs.S3FileSystem(
-        region=region,
-        endpoint_override=parts.netloc,
-        scheme="https" if parts.scheme == "https" else "http",
-    )

@@ -49,7 +49,7 @@ from ingest_memory import WatchedProcess, watch
 from ingest_rows import ACCEPTED, Export, by_kind, counts, differences, write_export
 from ingest_server import CAP_MB, HOSTS
 
-from boig_core.data import dataset
+from boig_core.data import dataset, tables
 from boig_core.storage import manifest
 
 TIMEOUT_S: Final = 5
@@ -254,8 +254,8 @@ def run_boig(
         )
     done = json.loads(seen.output)
     uri = done["outputs"]["dataset"]
-    posts, images = columns(f"{uri}/{dataset.LABELS}", "post", "image")
-    lines, codes, reasons = columns(f"{uri}/{dataset.REJECTS}", "line", "code", "reason")
+    posts, images = columns(f"{uri}/{tables.LABELS}", "post", "image")
+    lines, codes, reasons = columns(f"{uri}/{tables.REJECTS}", "line", "code", "reason")
     wrong = differences(export, posts, zip(lines, codes, strict=True))
     messages = dict(zip(lines, reasons, strict=True))
     for item in wrong[:5]:

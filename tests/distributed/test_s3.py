@@ -12,7 +12,7 @@ from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
 from boig_core.cluster.stage import run_stage
 from boig_core.config import load_recipe
-from boig_core.data import dataset
+from boig_core.data import dataset, tables
 from boig_core.storage import commit, manifest, store
 from boig_core.storage.job import Job, Stage, write_job
 from ray_jobs import ingest, perceive
@@ -70,7 +70,7 @@ def test_a_folder_and_s3_get_the_same_files(s3_root: str, export: str, tmp_path:
     files = [outputs_and_runs(root) for root in (local_root, s3_root)]
     assert files[0] == files[1]
     assert len([path for path in files[0] if path.endswith("manifest.json")]) == 2
-    own = {dataset.REJECTS, dataset.SOURCES}  # say where rows stood
+    own = {tables.REJECTS, tables.SOURCES}  # say where rows stood
     same = [
         {entry for entry in manifest.verify(uri).files if entry.path not in own}
         for uri in (local, remote)

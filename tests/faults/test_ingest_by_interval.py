@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from boig_core.data import dataset
+from boig_core.data import dataset, tables
 from boig_core.orchestration.stage.attempts import run_folder
 from boig_core.storage import manifest
 from tests.faults.airflow_services import Installation, Run, until
@@ -95,7 +95,7 @@ def made(services: Installation, run: Run) -> str:
 
 
 def posts(uri: str) -> list[str]:
-    table = dataset.read_table(uri, manifest.read_manifest(uri, kind=dataset.KIND), dataset.LABELS)
+    table = tables.read_table(uri, manifest.read_manifest(uri, kind=dataset.KIND), tables.LABELS)
     return sorted(table["id"].to_pylist())
 
 

@@ -23,7 +23,7 @@ from ray.cluster_utils import Cluster
 
 from boig_core.cluster.stage import run_stage
 from boig_core.config import load_recipe
-from boig_core.data import dataset, staging
+from boig_core.data import staging, tables
 from boig_core.storage import commit, store
 from boig_core.storage.job import Job, Stage, write_job
 from boig_core.storage.manifest import read_manifest
@@ -107,7 +107,7 @@ def content(uri: str) -> dict[str, str]:
     return {
         entry.path: entry.sha256
         for entry in read_manifest(uri).files
-        if entry.path != dataset.REJECTS
+        if entry.path != tables.REJECTS
     }
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from boig_core.data import dataset, perceived
+from boig_core.data import dataset, perceived, tables
 from boig_core.data.images import resize
 from boig_core.data.inspect import diff, verify_dataset
 from boig_core.data.perceived import Question
@@ -106,7 +106,7 @@ from boig_core.data import dataset
 from boig_core.storage import manifest
 parts = manifest.read_manifest({uri!r}, kind="dataset")
 before = set(os.listdir("/proc/self/task"))
-dataset.read_table({uri!r}, parts, dataset.LABELS)
+dataset.read_table({uri!r}, parts, tables.LABELS)
 dataset.read_samples({uri!r})
 print(sorted(set(os.listdir("/proc/self/task")) - before))
 """
@@ -139,7 +139,7 @@ def test_a_whole_dataset_is_counted_and_a_torn_one_is_named(archive: Archive) ->
     uri = publish(archive, described=True)
     result = verify_dataset(uri)
     assert (result["files"], result["samples"], result["images"]) == (12, 5, 5)
-    for name in (dataset.LABELS, dataset.REJECTS):
+    for name in (tables.LABELS, tables.REJECTS):
         kept = (Path(uri) / name).read_bytes()
         (Path(uri) / name).write_bytes(kept[:50] + bytes([kept[50] ^ 1]) + kept[51:])
         with pytest.raises(CorruptError, match="differs from its manifest"):
@@ -167,14 +167,14 @@ def test_the_same_rows_make_the_same_file_however_they_come(
     tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
 ) -> None:
     folder = tmp_path_factory.mktemp("tables")
-    schema = dataset.sources_schema()
+    schema = tables.sources_schema()
     rows = [{"id": str(i), "line": i} for i in range(70)]
     edges = [0, *sorted(cuts), 70]
     pieces = [pa.RecordBatch.from_pylist(rows[a:b], schema) for a, b in pairwise(edges)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dataset, "_ROWS", 16)
-        dataset.write_table(pieces, schema, folder / "cut")
-        dataset.write_table([pa.RecordBatch.from_pylist(rows, schema)], schema, folder / "whole")
+        tables.write_table(pieces, schema, folder / "cut")
+        tables.write_table([pa.RecordBatch.from_pylist(rows, schema)], schema, folder / "whole")
     assert (folder / "cut").read_bytes() == (folder / "whole").read_bytes()
 
 

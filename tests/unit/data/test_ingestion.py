@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from boig_core.config import Data
-from boig_core.data import card, dataset, selection, staging
+from boig_core.data import card, dataset, selection, staging, tables
 from boig_core.data.ingestion import OneProcess
 from boig_core.data.inspect import diff
 from boig_core.data.staging import FetchChunk
@@ -28,14 +28,14 @@ IMAGES = {f"{i}.png": picture(i) for i in range(30)}
 
 
 def rejects(uri: str) -> list[dict[str, Any]]:
-    return pq.read_table(Path(uri) / dataset.REJECTS).to_pylist()
+    return pq.read_table(Path(uri) / tables.REJECTS).to_pylist()
 
 
 def content(uri: str) -> dict[str, str]:
     """Hash by name of all that a version is made of but where its rows stood, of which the card's
     examples of rejects tell too."""
     parts = manifest.read_manifest(uri)
-    messages = {dataset.SOURCES, dataset.REJECTS, card.CARD, manifest.PAGE}
+    messages = {tables.SOURCES, tables.REJECTS, card.CARD, manifest.PAGE}
     return {entry.path: entry.sha256 for entry in parts.files if entry.path not in messages}
 
 
@@ -138,7 +138,7 @@ def test_images_that_are_lost_and_posts_that_are_left(archive: Archive) -> None:
         4,
         4,
     )
-    lineage = {item["id"]: item for item in pq.read_table(Path(uri) / dataset.SOURCES).to_pylist()}
+    lineage = {item["id"]: item for item in pq.read_table(Path(uri) / tables.SOURCES).to_pylist()}
     assert (lineage["q-2"]["line"], lineage["q-2"]["opt_out"]) == (2, "not asked")
     assert lineage["q-2"]["address"].endswith("/export/2.png")
 
@@ -190,7 +190,7 @@ def test_a_new_day_adds_shards_and_moves_percentiles(archive: Archive) -> None:
         for path, _ in store.list_files(f"{archive.root}/blobs")
     }
     assert blobs.items() < after.items()
-    assert content(first).keys() - {dataset.LABELS} < content(second).keys()
+    assert content(first).keys() - {tables.LABELS} < content(second).keys()
     # As if all had been ingested at once.
     whole = {**{item["id"]: item for item in ROWS}, **{item["id"]: item for item in day}}
     at_once = archive.ingest(archive.export(list(whole.values()), IMAGES, "all"))

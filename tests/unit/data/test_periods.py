@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from boig_core.data import dataset
+from boig_core.data import dataset, tables
 from boig_core.data.ingestion import NothingNewError
 from boig_core.errors import InputError
 from boig_core.storage import manifest, store
@@ -67,7 +67,7 @@ def test_an_old_period_again_adds_nothing_twice_and_fetches_nothing(archive: Arc
     archive.export([*rows, post(3, "02T05:00:00Z")], {"3.png": IMAGES["3.png"]})
     again = archive.ingest(source, whole, period=days(2, 3))
     assert ids(again) == ["p0", "p1", "p2", "p3"]
-    assert pq.read_table(Path(again) / dataset.REJECTS).num_rows == 0
+    assert pq.read_table(Path(again) / tables.REJECTS).num_rows == 0
 
 
 def test_a_count_that_moved_is_news_and_needs_no_image(archive: Archive) -> None:
@@ -93,10 +93,10 @@ def test_what_was_rejected_is_no_news_and_stands_there_once(archive: Archive) ->
     source = archive.export([post(0, "01"), *bad, post(1, "02")], IMAGES)
     first = archive.ingest(source, period=days(None, 2))
     codes = ["bad_kpi", "bad_timestamp", "image_missing"]
-    assert sorted(pq.read_table(Path(first) / dataset.REJECTS)["code"].to_pylist()) == codes
+    assert sorted(pq.read_table(Path(first) / tables.REJECTS)["code"].to_pylist()) == codes
     second = archive.ingest(source, first, period=days(1, 3))
     assert ids(second) == ["p0", "p1"]
-    assert sorted(pq.read_table(Path(second) / dataset.REJECTS)["code"].to_pylist()) == codes
+    assert sorted(pq.read_table(Path(second) / tables.REJECTS)["code"].to_pylist()) == codes
     with pytest.raises(NothingNewError):
         archive.make(source, second, period=days(1, 3))
 
@@ -118,7 +118,7 @@ def test_a_column_of_another_name_says_when(archive: Archive) -> None:
         archive.export(rows, IMAGES), period=days(None, 2), columns={"timestamp": "when.at"}
     )
     assert ids(created) == ["p0"]
-    assert pq.read_table(Path(created) / dataset.REJECTS).num_rows == 0
+    assert pq.read_table(Path(created) / tables.REJECTS).num_rows == 0
 
 
 def test_a_period_is_read_as_it_was_written(tmp_path: Path) -> None:

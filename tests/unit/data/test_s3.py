@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from boig_core.config import Data
-from boig_core.data import dataset
+from boig_core.data import dataset, tables
 from boig_core.data.fetch import Fetcher
 from boig_core.data.images import StoredImage
 from boig_core.data.posts import Reject, accept
@@ -43,8 +43,8 @@ def test_posts_images_and_shards_on_s3(s3_bucket: str) -> None:
     assert isinstance(missing, Rejected)
     assert missing.code == "image_missing"
 
-    entry = dataset.write_shard(
-        dataset.image_table([good]), dataset.IMAGES, f"{bucket}/store/datasets/d"
+    entry = tables.write_shard(
+        tables.image_table([good]), dataset.IMAGES, f"{bucket}/store/datasets/d"
     )
     version = f"{bucket}/store/datasets/d/v1"
     assert dataset.shard_rows(version, entry) == 1
