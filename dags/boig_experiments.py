@@ -19,7 +19,7 @@ from typing import Any
 
 from airflow.sdk import DAG, task_group
 
-from boig_core.orchestration.planning import experiments
+from boig_core.orchestration.planning import experiment_results, experiments
 from boig_core.orchestration.planning.assets import BOIGLLM, DEFAULTS, model_params, recipe_params
 from boig_core.orchestration.signals.callbacks import on_failure
 from boig_core.orchestration.signals.deadlines import deadline
@@ -79,8 +79,8 @@ with DAG(
         RayJobOperator(task_id="evaluate_sd", stage="evaluate_sd", plan=planned, inputs=candidates)
 
     mapped = variant.expand(own=experiments.variants(planned, calibrated))
-    collected = experiments.collect(planned, mapped)
+    collected = experiment_results.collect(planned, mapped)
     compared = RayJobOperator(
         task_id="compare", stage="compare", plan=planned, inputs=collected["inputs"]
     )
-    experiments.verdict(planned, compared)
+    experiment_results.verdict(planned, compared)

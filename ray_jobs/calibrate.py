@@ -37,7 +37,8 @@ from boig_core.rewards.calibration import (
     require_worth,
     write_calibration,
 )
-from boig_core.rewards.scorer import TOKENS, Models, load_models, needs_predictor
+from boig_core.rewards.loading import Models, load_models, needs_predictor
+from boig_core.rewards.scorer import TOKENS
 from boig_core.rewards.weighted import Scale, scale_of, weighted
 from boig_core.storage import manifest
 from boig_core.storage.stage import Outcome, Workspace

@@ -31,7 +31,7 @@ from boig_core.data.dataset import read_samples
 from boig_core.observability.metrics import MetricLog, experiment
 from boig_core.observability.progress import left, progress_log
 from boig_core.rewards.calibration import Calibration, read_calibration, require_worth
-from boig_core.rewards.scorer import needs_predictor
+from boig_core.rewards.loading import needs_predictor
 from boig_core.storage import manifest, store
 from boig_core.storage.job import Job
 from boig_core.storage.stage import Outcome, Workspace
@@ -86,7 +86,8 @@ def open_scorer(
 ) -> Scorer:
     """The reward, and what the probe asks beside it, in the process that scores."""
     from boig_core.perception.describe import Perceiver
-    from boig_core.rewards.scorer import LlmScorer, fetched
+    from boig_core.rewards.loading import fetched
+    from boig_core.rewards.scorer import LlmScorer
 
     with fetched(boigllm, predictor) as (llm, rater):
         scorer = LlmScorer(
@@ -106,7 +107,7 @@ def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
     from boig_core.diffusion.learner import Learner
     from boig_core.evaluation.measure.probe import Probe
     from boig_core.training.checkpoint import Checkpoints
-    from boig_core.training.engine import rank
+    from boig_core.training.ranks import rank
 
     job: Job = config["job"]
     rollouts: RayRollouts = config["rollouts"]

@@ -48,7 +48,8 @@ from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Progress, progress_log
 from boig_core.perception.describe import Perceiver
 from boig_core.rewards.calibration import Calibration, read_calibration
-from boig_core.rewards.scorer import LlmScorer, needs_predictor
+from boig_core.rewards.loading import needs_predictor
+from boig_core.rewards.scorer import LlmScorer
 from boig_core.storage.stage import Outcome, Workspace
 from boig_core.vocabulary import Sample
 from ray_jobs.judge import open_judge

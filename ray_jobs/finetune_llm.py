@@ -69,7 +69,8 @@ def train_model(config: dict[str, Any]) -> tuple[str, dict[str, float]]:
     from boig_core.llm.predictor import Rating, judge_samples
     from boig_core.llm.task import Describing, Task
     from boig_core.training.checkpoint import Checkpoints
-    from boig_core.training.engine import Engine, rank
+    from boig_core.training.engine import Engine
+    from boig_core.training.ranks import rank
     from boig_core.verbalization.templates import TEMPLATES_VERSION
 
     job, name = Job.model_validate_json(config["job"]), config["model"]

@@ -48,7 +48,7 @@ def train(config: dict[str, Any]) -> tuple[str, float | None]:
     """
     from boig_core.diffusion.finetune import finetune
     from boig_core.training.checkpoint import Checkpoints
-    from boig_core.training.engine import rank
+    from boig_core.training.ranks import rank
 
     job: Job = config["job"]
     recipe: Recipe = job.recipe

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 
 from boig_core.cluster.stage import run_stage
-from boig_core.data import dataset, perceived
+from boig_core.data import dataset, perceived, tables
 from boig_core.data.perceived import Question
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Progress, progress_log
@@ -36,7 +36,7 @@ def work(space: Workspace) -> Outcome:
     recipe = space.recipe
     source = space.job.input("dataset")
     folder, parts = space.fetch("dataset", dataset.KIND)
-    shards = dataset.shards(parts, dataset.IMAGES)
+    shards = dataset.shards(parts, tables.IMAGES)
     family = f"datasets/{recipe.data.name}"
     dataset.must_lie_in(source, store.join(space.job.store, family))
     own_words = recipe.perception.vocabulary == "keywords" and recipe.perception.keywords == "post"
@@ -75,7 +75,7 @@ def work(space: Workspace) -> Outcome:
         for name in look.description.objects
     )
     log.info("objects: %s", dict(names.most_common(40)))
-    blobs = (*dataset.shards(parts, dataset.POSTS), *shards, *seen)
+    blobs = (*dataset.shards(parts, tables.POSTS), *shards, *seen)
     meta = {
         **parts.meta,
         "perceived": True,

@@ -29,7 +29,8 @@ from boig_core.rewards import offered
 from boig_core.rewards.batch import BatchScorer, folder_items, split_items, summary
 from boig_core.rewards.cache import cache_folder, in_parts, questions, through_cache
 from boig_core.rewards.calibration import Conditions, read_calibration
-from boig_core.rewards.scorer import clipped, must_fit, needs_predictor
+from boig_core.rewards.loading import needs_predictor
+from boig_core.rewards.scorer import clipped, must_fit
 from boig_core.storage import manifest
 from boig_core.storage.stage import Outcome, Workspace
 from boig_core.verbalization.templates import Wording
@@ -115,7 +116,7 @@ def open_score(
 ) -> Score:
     """The scorer, in the process that scores."""
     from boig_core.perception.describe import Perceiver
-    from boig_core.rewards.scorer import fetched, load_models
+    from boig_core.rewards.loading import fetched, load_models
 
     with fetched(boigllm, predictor) as (llm, rater):
         models = load_models(llm, recipe, rater)

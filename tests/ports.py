@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from boig_core.demo.services import free_ports
+from boig_core.demo.processes import free_ports
 
 EACH = 1000
 FIRST = 10_000

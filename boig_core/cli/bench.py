@@ -60,7 +60,7 @@ def ddpo(
         raise RecipeError(
             f"reward.weights = {settings.reward.name}", rule, "name other formulations"
         )
-    from boig_core.training.engine import name_accelerator
+    from boig_core.training.ranks import name_accelerator
 
     name_accelerator()
     from boig_core.diffusion.bench import bench, measured

@@ -34,8 +34,8 @@ def demo(
     """Run the whole loop on an ad world: local Ray, MLflow and Airflow, four DAGs, one report."""
     from rich.console import Console
 
+    from boig_core.demo.processes import clean_up
     from boig_core.demo.run import DemoSettings, run_demo
-    from boig_core.demo.services import clean_up
 
     if stop:
         print(f"stopped {clean_up(home.resolve())} servers")

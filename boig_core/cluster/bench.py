@@ -14,7 +14,7 @@ from boig_core.cluster.session import connect
 from boig_core.cluster.train import run_training
 from boig_core.config import Recipe
 from boig_core.training.checkpoint import Checkpoints
-from boig_core.training.engine import rank
+from boig_core.training.ranks import rank
 from boig_core.vocabulary import Sample
 
 if TYPE_CHECKING:

@@ -24,24 +24,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from boig_core.data.images import Pixels, StoredImage, decode, resize
-from boig_core.data.tables import LABELS, read_shard, read_table
+from boig_core.data.tables import BLOBS, IMAGES, LABELS, PERCEPTION, POSTS, read_shard, read_table
 from boig_core.errors import CorruptError, InputError
 from boig_core.storage import manifest, store
 from boig_core.storage.manifest import FileEntry, Manifest
 from boig_core.vocabulary import Box, Description, KpiValue, Perceived, Sample
 
-if TYPE_CHECKING:
-    pass
-
-
 KIND: Final = "dataset"
-POSTS: Final = "posts"
-IMAGES: Final = "images"
-PERCEPTION: Final = "perception"
-_BLOBS: Final = "../blobs/"
 
 
 def read_samples(dataset_uri: str) -> list[Sample]:
@@ -235,7 +227,7 @@ def shard_name(entry: FileEntry) -> str:
 
 def shard_entry(family: str, name: str, sha256: str, size: int) -> FileEntry:
     """The entry of a shard by its name."""
-    return FileEntry(path=f"{_BLOBS}{family}-{name}.parquet", size=size, sha256=sha256)
+    return FileEntry(path=f"{BLOBS}{family}-{name}.parquet", size=size, sha256=sha256)
 
 
 def shard_images(dataset_uri: str, entry: FileEntry) -> Iterator[StoredImage]:

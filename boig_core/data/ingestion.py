@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from boig_core.config import Data
 from boig_core.data import card, dataset, labels, posts, selection, sources, staging, tables
+from boig_core.data.earlier import _EMPTY, RULES, load_earlier
 from boig_core.data.staging import FetchChunk
 from boig_core.errors import InputError
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Progress, progress_log
-from boig_core.storage import manifest
 from boig_core.storage.manifest import FileEntry
 from boig_core.storage.period import Period
 
@@ -31,15 +31,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
 
-log = get_logger(__name__)
 
+log = get_logger(__name__)
 _POSTS_A_SHARD: Final = 16_384
-_RULES: Final = ("kpi", "more_kpis", "held_out")
-"""Fields of the recipe that posts of an earlier version were read under and cannot be read again
-under others."""
-_AGAIN: Final = ("account_too_small", "account_sampled", "image_repeated")
-"""Rejects that are looked at again with every new version, because they were good rows at a bad
-time."""
 
 
 class NothingNewError(Exception):
@@ -116,7 +110,7 @@ def ingest(
     """
     with selection.connect(scratch, data.tables_mb) as con:
         con.execute(_EMPTY)
-        kept = _load_earlier(con, earlier, data, root, retry) if earlier else []
+        kept = load_earlier(con, earlier, data, root, retry) if earlier else []
         _scan(con, location, data, period)
         if period is not None:
             _require_news(con, period)
@@ -186,77 +180,6 @@ def _require_news(con: DuckDBPyConnection, period: Period) -> None:
         raise NothingNewError(
             f"no new post in {period}: {read} are held as they are, {_count(con, 'reject')} rows cannot be used"
         )
-
-
-def _load_earlier(
-    con: DuckDBPyConnection, uri: str, data: Data, root: str, retry: bool
-) -> list[FileEntry]:
-    """Posts, images and rejects of an earlier version; returns its shards of posts and images."""
-    parts = manifest.read_manifest(uri, kind=dataset.KIND)
-    dataset.must_lie_in(uri, root)
-    rules = data.model_dump(mode="json", include=set(_RULES))
-    if (before := parts.meta.get("rules")) != rules:
-        changed = next(name for name in _RULES if (before or {}).get(name) != rules[name])
-        raise InputError(
-            f"data.{changed} = {rules[changed]}",
-            f"was {(before or {}).get(changed)} for {uri}",
-            "ingest the whole export without it",
-        )
-    for name, file in (
-        ("old_label", tables.LABELS),
-        ("old_source", tables.SOURCES),
-        ("old_reject", tables.REJECTS),
-    ):
-        con.register("arrow", tables.read_table(uri, parts, file))
-        con.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM arrow")
-        con.unregister("arrow")
-    entries = dataset.shards(parts, dataset.POSTS)
-    for entry in entries:
-        con.register("arrow", tables.read_shard(uri, entry))
-        con.execute(_OLD_POSTS.format(kpis=_old_kpis(data)), {"shard": dataset.shard_name(entry)})
-        con.unregister("arrow")
-    con.execute(
-        """
-        INSERT INTO known BY NAME
-        SELECT DISTINCT c.id AS post, c.images[l.place] AS reference, l.image AS sha256, l.width, l.height, l.fingerprint,
-            l.image_shard AS shard
-        FROM old_label l JOIN candidate c ON c.id = l.post WHERE NOT l.negative
-        """
-    )
-    chosen = "true" if retry else f"code IN {_AGAIN}"
-    again = con.execute(
-        f"SELECT DISTINCT file, line, row FROM old_reject WHERE row IS NOT NULL AND ({chosen})"
-    ).fetchall()
-    for file, line, row in again:
-        post = posts.accept_again(file, line, row, data)
-        selection.add_rows(con, file, [post], fresh=False)
-    con.execute(f"DELETE FROM old_reject WHERE row IS NOT NULL AND ({chosen})")
-    return [*entries, *dataset.shards(parts, dataset.IMAGES)]
-
-
-_EMPTY: Final = """
-    CREATE TABLE known (post VARCHAR, reference VARCHAR, sha256 VARCHAR, width INT, height INT, fingerprint VARCHAR, shard VARCHAR);
-    CREATE TABLE fetched (chunk BIGINT, address VARCHAR, sha256 VARCHAR, width INT, height INT, fingerprint VARCHAR, shard VARCHAR,
-        shard_sha256 VARCHAR, shard_bytes BIGINT, code VARCHAR, reason VARCHAR);
-    CREATE TABLE old_reject AS SELECT * FROM reject
-"""
-
-_OLD_POSTS: Final = """
-    INSERT INTO candidate BY NAME
-    WITH held AS (SELECT DISTINCT ON (post) post, kpi, more_kpis FROM old_label WHERE post_shard = $shard AND NOT negative),
-        origin AS (SELECT post, min(file) AS file, min(line) AS line FROM old_source GROUP BY post)
-    SELECT a.id, a.account, a.company, a.timestamp, a.text, a.keywords, a.licence, a.images, a.held_out, {kpis} AS kpis, o.file, o.line,
-        regexp_replace(o.file, '/[^/]*$', '') AS base, NULL AS row, false AS fresh, $shard AS shard
-    FROM arrow a JOIN held h ON h.post = a.id JOIN origin o ON o.post = a.id
-"""
-
-
-def _old_kpis(data: Data) -> str:
-    more = "".join(
-        f", list_filter(h.more_kpis, lambda k: k.name = {selection.quoted(name)})[1].value"
-        for name in data.more_kpis
-    )
-    return f"[h.kpi{more}]"
 
 
 def _fetch(con: DuckDBPyConnection, data: Data, root: str, crew: ImageFetcher) -> tuple[str, ...]:
@@ -343,7 +266,7 @@ def _new_shards(con: DuckDBPyConnection) -> list[FileEntry]:
         "SELECT DISTINCT shard, shard_sha256, shard_bytes FROM fetched WHERE shard IS NOT NULL ORDER BY shard"
     ).fetchall()
     entries = [
-        dataset.shard_entry(dataset.IMAGES, str(name), str(sha256), int(size))
+        dataset.shard_entry(tables.IMAGES, str(name), str(sha256), int(size))
         for name, sha256, size in rows
     ]
     log.info("%d images in %d new shards", _count(con, "held"), len(entries))
@@ -402,7 +325,7 @@ def _write(
     blobs = tuple(
         {entry.path: entry for entry in entries if dataset.shard_name(entry) in used}.values()
     )
-    meta = {**card.card(con), "rules": data.model_dump(mode="json", include=set(_RULES))}
+    meta = {**card.card(con), "rules": data.model_dump(mode="json", include=set(RULES))}
     card.write_card(con, data, meta, folder, root, blobs)
     return Ingested(folder, blobs, meta, staged)
 
@@ -423,7 +346,7 @@ def _write_posts(con: DuckDBPyConnection, root: str) -> list[FileEntry]:
             f"SELECT p.* FROM post p JOIN new_post n USING (id) WHERE n.nr = {nr} ORDER BY id"
         ).to_arrow_table()
         entry = tables.write_shard(
-            rows.select(schema.names).cast(schema).combine_chunks(), dataset.POSTS, root
+            rows.select(schema.names).cast(schema).combine_chunks(), tables.POSTS, root
         )
         con.execute(
             "UPDATE post SET shard = $name FROM new_post n WHERE n.id = post.id AND n.nr = $nr",

@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from boig_core.data import dataset
+from boig_core.data import dataset, tables
 from boig_core.errors import CorruptError
 from boig_core.storage import manifest
 from boig_core.vocabulary import Sample
@@ -32,7 +32,7 @@ def verify_dataset(uri: str) -> dict[str, int]:
             sample's image is in no shard.
     """
     parts = manifest.verify(uri, kind=dataset.KIND)
-    images = dataset.shards(parts, dataset.IMAGES)
+    images = dataset.shards(parts, tables.IMAGES)
     with tempfile.TemporaryDirectory(prefix="boig-verify-") as scratch:
         for entry in parts.files:
             if entry not in images:

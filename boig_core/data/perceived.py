@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from boig_core.data import dataset, tables
+from boig_core.data import tables
 from boig_core.errors import StoreUnavailableError
 from boig_core.storage import store
 from boig_core.storage.manifest import FileEntry
@@ -152,7 +152,7 @@ def build_shard(
         .sort_by([("sha256", "ascending"), ("asked", "ascending")])
         .combine_chunks()
     )
-    entry = tables.write_named(whole, dataset.PERCEPTION, folder)
+    entry = tables.write_named(whole, tables.PERCEPTION, folder)
     return entry.model_copy(
         update={"path": f"../../../perception/{store.name(folder)}/{entry.path}"}
     )

@@ -194,7 +194,7 @@ def _write_shards(
                 for name in chosen
                 for at, length in (places[name],)
             )
-            entry = tables.write_shard(tables.image_table(images), dataset.IMAGES, root)
+            entry = tables.write_shard(tables.image_table(images), tables.IMAGES, root)
             shard = {
                 "shard": dataset.shard_name(entry),
                 "shard_sha256": entry.sha256,

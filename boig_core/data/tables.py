@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from boig_core.data.dataset import _BLOBS, IMAGES
 from boig_core.data.images import StoredImage
 from boig_core.errors import CorruptError
 from boig_core.storage import manifest, store
@@ -20,7 +19,10 @@ from boig_core.storage.manifest import FileEntry, Manifest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
+POSTS: Final = "posts"
+IMAGES: Final = "images"
+PERCEPTION: Final = "perception"
+BLOBS: Final = "../blobs/"
 LABELS: Final = "labels.parquet"
 REJECTS: Final = "rejects.parquet"
 SOURCES: Final = "sources.parquet"
@@ -145,7 +147,7 @@ def write_shard(table: pa.Table, family: str, dataset_root: str) -> FileEntry:
         Its entry, with a path relative to a version's folder.
     """
     entry = write_named(table, family, store.join(dataset_root, "blobs"))
-    return entry.model_copy(update={"path": _BLOBS + entry.path})
+    return entry.model_copy(update={"path": BLOBS + entry.path})
 
 
 def write_named(table: pa.Table, family: str, folder: str) -> FileEntry:

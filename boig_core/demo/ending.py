@@ -15,7 +15,8 @@ from typing import Any, Final
 from rich.console import Console
 
 from boig_core.config import Promotion
-from boig_core.demo.services import APPROVER, TRAINER, Ports
+from boig_core.demo.processes import Ports
+from boig_core.demo.services import APPROVER, TRAINER
 from boig_core.evaluation.report.terminal import CLOSING, print_generators, print_marked
 from boig_core.evaluation.report.verdict import findings, headline
 from boig_core.observability.tables import say

@@ -27,15 +27,12 @@ from boig_core.config import Promotion, load_recipe
 from boig_core.demo.airflow_api import AirflowApi
 from boig_core.demo.ending import print_servers, show_next, show_results, show_servers, shown
 from boig_core.demo.follow import StageFailedError, follow
+from boig_core.demo.processes import Ports, Services, choose_ports, clean_up
 from boig_core.demo.services import (
     APPROVER,
     READY_S,
     TRAINER,
-    Ports,
-    Services,
     answers,
-    choose_ports,
-    clean_up,
     environment,
     start_airflow,
     start_mlflow,

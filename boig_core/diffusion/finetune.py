@@ -26,7 +26,9 @@ from boig_core.diffusion.pipeline import encode_images, encode_prompts, load_bas
 from boig_core.errors import InputError, RecipeError
 from boig_core.observability.progress import Steps, progress_log
 from boig_core.training.checkpoint import Checkpoints
-from boig_core.training.engine import Engine, EngineConfig, rank, world_size
+from boig_core.training.engine import Engine
+from boig_core.training.engine_config import EngineConfig
+from boig_core.training.ranks import rank, world_size
 
 CAPTION_DROPOUT: Final = 0.1
 """Share of the images trained without their text, which classifier-free guidance needs."""

@@ -50,8 +50,10 @@ from boig_core.diffusion.watch import image_metrics, prompt_means, reward_metric
 from boig_core.errors import InputError, RecipeError, ScorerError
 from boig_core.observability.logs import get_logger
 from boig_core.training.checkpoint import Checkpoints
-from boig_core.training.engine import Engine, EngineConfig, rank, world_size
+from boig_core.training.engine import Engine
+from boig_core.training.engine_config import EngineConfig
 from boig_core.training.monitors import MONITORS, WATCHED, Trip, check, quality
+from boig_core.training.ranks import rank, world_size
 from boig_core.vocabulary import Sample
 
 log = get_logger(__name__)

@@ -16,7 +16,8 @@ import torch
 
 from boig_core.diffusion.lora import Adapter, checksum
 from boig_core.errors import RecipeError
-from boig_core.training.engine import Engine, rank
+from boig_core.training.engine import Engine
+from boig_core.training.ranks import rank
 
 _AVERAGE: Final = "ema.npz"
 _BEST: Final = "best.npz"

@@ -79,7 +79,8 @@ def _train(
     from boig_core.storage.manifest import verify
     from boig_core.training import preemption
     from boig_core.training.checkpoint import Checkpoints
-    from boig_core.training.engine import Engine, init_process_group, rank
+    from boig_core.training.engine import Engine, init_process_group
+    from boig_core.training.ranks import rank
 
     recipe = load_recipe(recipe_name, overrides)
     if predictor and recipe.llm.predictor == "none":

@@ -17,7 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
-from boig_core.training.engine import Engine, rank
+from boig_core.training.engine import Engine
+from boig_core.training.ranks import rank
 
 _WEIGHTS = "best.safetensors"
 

@@ -32,7 +32,9 @@ from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Steps, progress_log
 from boig_core.storage import manifest, store
 from boig_core.training.checkpoint import Checkpoints
-from boig_core.training.engine import Engine, EngineConfig, init_process_group, rank, world_size
+from boig_core.training.engine import Engine, init_process_group
+from boig_core.training.engine_config import EngineConfig
+from boig_core.training.ranks import rank, world_size
 from boig_core.vocabulary import Sample
 
 log = get_logger(__name__)

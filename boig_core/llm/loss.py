@@ -20,7 +20,8 @@ from torch.nn.functional import cross_entropy, linear_cross_entropy
 from boig_core.llm.packing import Layout, Rows
 from boig_core.llm.tokens import Example
 from boig_core.observability.logs import get_logger
-from boig_core.training.engine import Engine, rank, world_size
+from boig_core.training.engine import Engine
+from boig_core.training.ranks import rank, world_size
 
 log = get_logger(__name__)
 _WIDE = 2**24

@@ -22,7 +22,8 @@ from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
 from boig_core.rewards import offered
 from boig_core.rewards.calibration import Conditions
-from boig_core.rewards.scorer import Models, Perceives, look, score_formulations
+from boig_core.rewards.loading import Models
+from boig_core.rewards.scorer import Perceives, look, score_formulations
 from boig_core.storage import store
 from boig_core.vocabulary import Description, Sample, Split
 

@@ -32,7 +32,7 @@ from boig_core.observability.logs import get_logger
 from boig_core.storage import commit as commits
 from boig_core.storage import store
 from boig_core.storage.manifest import FileEntry, sha256_file
-from boig_core.training.engine import rank, world_size
+from boig_core.training.ranks import rank, world_size
 
 COMPLETE = "complete.json"
 KEPT: Final = 2

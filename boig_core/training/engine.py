@@ -13,69 +13,32 @@ import json
 import logging
 import math
 import os
-import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from boig_core.errors import RecipeError, TrainingDivergedError
+from boig_core.training.engine_config import EngineConfig, deepspeed_settings
 from boig_core.training.preemption import noticed
+from boig_core.training.ranks import (
+    name_accelerator,
+    rank,
+    rng_state,
+    seed_rank,
+    set_rng_state,
+    world_size,
+)
 from boig_core.training.reshard import pieces, refill
 
-Offload = Literal["none", "optimizer", "all"]
 _TAG = "state"
 _LAYOUT = "layout.json"
-_LARGEST_BUCKET = 500_000_000
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """How to optimize.
-
-    Attributes:
-        lr: peak learning rate.
-        steps: optimizer steps of the whole training: the length of the schedule.
-        warmup: share of the steps over which the rate rises linearly.
-        schedule: what follows the warm-up: ``cosine`` down to a tenth of the peak, or ``constant``.
-        betas: of AdamW.
-        weight_decay: of AdamW, on parameters with at least two dimensions (not on norms and
-            biases).
-        grad_clip: largest gradient norm.
-        zero_stage: DeepSpeed ZeRO stage.
-        dtype: precision of weights and activations; the optimizer always keeps float32 master
-            weights.
-        offload: what rests in the host's memory: nothing, the ``optimizer`` (its states and its
-            step), or ``all`` (weights too; ZeRO 3).
-    """
-
-    lr: float
-    steps: int
-    warmup: float = 0.03
-    schedule: Literal["cosine", "constant"] = "cosine"
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-    grad_clip: float = 1.0
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    offload: Offload = "none"
-
-    def lr_at(self, step: int) -> float:
-        """Learning rate of optimizer step ``step``, counted from 0."""
-        rising = math.ceil(self.warmup * self.steps)
-        if step < rising:
-            return self.lr * (step + 1) / (rising + 1)
-        if self.schedule == "constant":
-            return self.lr
-        done = min(1.0, (step - rising) / max(1, self.steps - rising))
-        return self.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 @dataclass(frozen=True)
@@ -270,7 +233,7 @@ class Engine:
             save_latest=False,
             exclude_frozen_parameters=frozen and self.config.zero_stage > 0,
         )
-        torch.save(_rng_state(), folder / f"rng-{rank():05d}.pt")
+        torch.save(rng_state(), folder / f"rng-{rank():05d}.pt")
         if rank() == 0:
             layout = {
                 "ranks": world_size(),
@@ -313,9 +276,9 @@ class Engine:
             client = self._load_resharded(folder / _TAG, layout["groups"], layout["ranks"])
         self.steps_done = int(client["steps_done"])
         if same:
-            _set_rng_state(torch.load(folder / f"rng-{rank():05d}.pt", weights_only=False))
+            set_rng_state(torch.load(folder / f"rng-{rank():05d}.pt", weights_only=False))
         else:
-            _seed(self.steps_done, rank())
+            seed_rank(self.steps_done, rank())
 
     def _groups(self) -> list[dict[str, list[int]]]:
         """Shape by name of what is trained, in the order in which DeepSpeed flattens it."""
@@ -377,36 +340,6 @@ class Engine:
         return client
 
 
-def deepspeed_settings(config: EngineConfig, trained: int) -> dict[str, Any]:
-    """The DeepSpeed config of a training of so many parameters; the optimizer and the learning rate
-    are the engine's own."""
-    cuda = torch.cuda.is_available()
-    host = {"device": "cpu", "pin_memory": cuda}
-    bucket = min(_LARGEST_BUCKET, 2 * (trained // 2 + 1))  # must be even
-    return {
-        "train_micro_batch_size_per_gpu": 1,  # informative only: batches are the caller's
-        "gradient_accumulation_steps": 1,  # boundaries are set by hand in `step`
-        "gradient_clipping": config.grad_clip,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": config.dtype == "bfloat16"},
-        "steps_per_print": 2**31,
-        "zero_optimization": {
-            "stage": config.zero_stage,
-            # DeepSpeed allocates buckets of this size in full: its default of 2 GB would dwarf a
-            # small model.
-            "reduce_bucket_size": bucket,
-            "allgather_bucket_size": bucket,
-            "overlap_comm": cuda,
-            # With ZeRO 3 DeepSpeed would replace torch's linear in the whole process for good; its
-            # own rounds otherwise, in rollouts too.
-            "memory_efficient_linear": False,
-            **({"offload_optimizer": host} if config.offload != "none" else {}),
-            **({"offload_param": host} if config.offload == "all" else {}),
-        },
-    }
-
-
 def init_process_group() -> None:
     """Make sure that there is a process group: the given one, the launcher's (``torchrun``), or one
     of this process alone."""
@@ -418,25 +351,6 @@ def init_process_group() -> None:
         dist.init_process_group(backend)
         return
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
-
-
-def rank() -> int:
-    """Rank of this process; 0 without a process group."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def world_size() -> int:
-    """Number of ranks; 1 without a process group."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def name_accelerator() -> None:
-    """Tell DeepSpeed where there is no GPU; else it warns of that on stdout, in whatever process a
-    library imports it."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        # Else DeepSpeed asks numactl how many devices a CPU is.
-        os.environ.setdefault("LOCAL_SIZE", "1")
 
 
 def _import_deepspeed() -> Any:
@@ -468,32 +382,6 @@ def _without(name: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[name]
-
-
-def _rng_state() -> dict[str, Any]:
-    state: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_rng_state(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-
-
-def _seed(step: int, rank: int) -> None:
-    seed = int(np.random.SeedSequence((step, rank)).generate_state(1)[0])
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)  # of the CPU and of all GPUs
 
 
 def _refuse_other_model(

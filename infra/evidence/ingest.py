@@ -260,7 +260,7 @@ def run_boig(
     messages = dict(zip(lines, reasons, strict=True))
     for item in wrong[:5]:
         say(f"    line {item.line}: {messages.get(item.line, 'not rejected')}")
-    shards = dataset.shards(manifest.read_manifest(uri, kind=dataset.KIND), dataset.IMAGES)
+    shards = dataset.shards(manifest.read_manifest(uri, kind=dataset.KIND), tables.IMAGES)
     stored = sum(dataset.shard_rows(uri, shard) for shard in shards)
     shutil.rmtree(store)
     run = {

@@ -38,7 +38,8 @@ from boig_core.llm.score import answer_logprobs
 from boig_core.llm.tokens import build_tokenizer
 from boig_core.rewards.cache import cache_folder, in_parts, questions, through_cache
 from boig_core.rewards.calibration import Conditions, KpiPair
-from boig_core.rewards.scorer import Models, score_formulations
+from boig_core.rewards.loading import Models
+from boig_core.rewards.scorer import score_formulations
 from boig_core.verbalization.answer import print_answer
 from boig_core.verbalization.templates import COMPACT, build_prompt
 from boig_core.vocabulary import PALETTE, Description, Sample

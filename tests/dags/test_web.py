@@ -14,7 +14,8 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from boig_core.demo.services import Services, answers
+from boig_core.demo.processes import Services
+from boig_core.demo.services import answers
 from boig_core.storage import commit, manifest
 from tests.ports import PORTS
 

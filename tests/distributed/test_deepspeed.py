@@ -18,7 +18,9 @@ from boig_core.errors import BoigError, PreemptedError, StoreUnavailableError, T
 from boig_core.storage import store
 from boig_core.training import preemption
 from boig_core.training.checkpoint import Checkpoints
-from boig_core.training.engine import Engine, EngineConfig, init_process_group, rank, world_size
+from boig_core.training.engine import Engine, init_process_group
+from boig_core.training.engine_config import EngineConfig
+from boig_core.training.ranks import rank, world_size
 from tests.processes import run_ranks
 
 

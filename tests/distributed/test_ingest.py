@@ -10,7 +10,7 @@ from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
 from boig_core.cluster.stage import run_stage
 from boig_core.config import load_recipe
-from boig_core.data import dataset
+from boig_core.data import dataset, tables
 from boig_core.storage import commit
 from boig_core.storage.job import Job, Stage, write_job
 from boig_core.storage.manifest import PAGE, read_file, read_manifest, sha256_file
@@ -132,7 +132,7 @@ def test_an_export_becomes_a_described_dataset(world: Path, tmp_path: Path) -> N
     assert not list((tmp_path / "perception").glob("*/part-*"))
     # The second version shares the image shards of the first.
     first, second = (
-        set(dataset.shards(read_manifest(at), dataset.IMAGES))
+        set(dataset.shards(read_manifest(at), tables.IMAGES))
         for at in (uri, done["outputs"]["dataset"])
     )
     assert first == second

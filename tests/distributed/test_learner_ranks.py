@@ -15,7 +15,8 @@ from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import Adapter
 from boig_core.diffusion.rollout import LocalRollouts, Sampler
 from boig_core.training.checkpoint import Checkpoints
-from boig_core.training.engine import init_process_group, rank
+from boig_core.training.engine import init_process_group
+from boig_core.training.ranks import rank
 from boig_core.vocabulary import Sample
 from tests.processes import run_ranks
 

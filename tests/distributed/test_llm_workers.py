@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from boig_core.config import Data, Recipe, parse_recipe
-from boig_core.data import dataset, perceived
+from boig_core.data import dataset, perceived, tables
 from boig_core.data.ingestion import OneProcess, ingest
 from boig_core.data.perceived import Question
 from boig_core.llm.finetune import finetune
@@ -99,7 +99,7 @@ def dataset_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     created = ingest(
         str(export), None, rules, 0, root=root, scratch=folder, crew=OneProcess(), retry=False
     )
-    images = [entry for entry in created.blobs if f"{dataset.IMAGES}-" in entry.path]
+    images = [entry for entry in created.blobs if f"{tables.IMAGES}-" in entry.path]
     questions = sorted(
         (
             Question(result.sha256)

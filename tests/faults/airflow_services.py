@@ -34,7 +34,8 @@ from aiohttp import web
 
 from boig_core.config import load_recipe
 from boig_core.demo.airflow_api import AirflowApi
-from boig_core.demo.services import READY_S, Ports, Services, environment, start_ray
+from boig_core.demo.processes import Ports, Services
+from boig_core.demo.services import READY_S, environment, start_ray
 from boig_core.orchestration.signals import alerts
 from boig_core.orchestration.stage.attempts import run_folder
 from tests.planted import make_secrets

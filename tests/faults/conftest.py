@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from boig_core.demo.services import repository
+from boig_core.demo.processes import repository
 from tests.faults.airflow_services import HERE, SERVERS, Installation, until
 from tests.webhook import Receiver
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from boig_core.data import card, card_page, dataset
+from boig_core.data import card, card_page, dataset, tables
 from boig_core.data.inspect import verify_dataset
 from boig_core.storage import manifest
 from boig_core.vocabulary import BUCKETS
@@ -180,7 +180,7 @@ def test_the_grid_shows_training_samples_of_every_bucket_and_account_small(
     result = read(uri)["grid"]
     assert list(result) == list(BUCKETS)
     shards = {item["image_shard"] for rows in result.values() for item in rows}
-    assert 1 <= len(shards) <= 3 < len(dataset.shards(manifest.read_manifest(uri), dataset.IMAGES))
+    assert 1 <= len(shards) <= 3 < len(dataset.shards(manifest.read_manifest(uri), tables.IMAGES))
     for bucket, rows in result.items():
         assert 0 < len(rows) <= 8
         for item in rows:

@@ -56,7 +56,7 @@ def publish(archive: Archive, *, described: bool = False) -> str:
 
 
 def dataset_images(blobs: tuple[manifest.FileEntry, ...], root: str) -> list[str]:
-    shards = [entry for entry in blobs if f"{dataset.IMAGES}-" in entry.path]
+    shards = [entry for entry in blobs if f"{tables.IMAGES}-" in entry.path]
     assert len(shards) == 5
     return [
         stored.sha256 for entry in shards for stored in dataset.shard_images(f"{root}/v", entry)
@@ -124,7 +124,7 @@ def test_an_unknown_image_is_an_error(archive: Archive) -> None:
         dataset.read_images(uri, ["0" * 64])
 
 
-@pytest.mark.parametrize("family", [dataset.IMAGES, dataset.POSTS])
+@pytest.mark.parametrize("family", [tables.IMAGES, tables.POSTS])
 def test_an_altered_shard_is_an_error(archive: Archive, family: str) -> None:
     uri = publish(archive)
     for shard in (Path(archive.root) / "blobs").glob(f"{family}-*"):
@@ -132,7 +132,7 @@ def test_an_altered_shard_is_an_error(archive: Archive, family: str) -> None:
         data[100] ^= 1
         shard.write_bytes(data)
     with pytest.raises(CorruptError, match="differs from its manifest"):
-        dataset.read_images(uri) if family == dataset.IMAGES else dataset.read_samples(uri)
+        dataset.read_images(uri) if family == tables.IMAGES else dataset.read_samples(uri)
 
 
 def test_a_whole_dataset_is_counted_and_a_torn_one_is_named(archive: Archive) -> None:

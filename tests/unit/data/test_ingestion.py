@@ -338,7 +338,7 @@ def test_an_image_of_several_posts_is_stored_once(archive: Archive) -> None:
     assert (
         sum(
             dataset.shard_rows(uri, entry)
-            for entry in dataset.shards(manifest.read_manifest(uri), dataset.IMAGES)
+            for entry in dataset.shards(manifest.read_manifest(uri), tables.IMAGES)
         )
         == 2
     )
@@ -349,5 +349,5 @@ def test_an_image_of_several_posts_is_stored_once(archive: Archive) -> None:
 
 def test_images_encoded_anew(archive: Archive) -> None:
     uri = archive.ingest(archive.export(ROWS, IMAGES), image_format="webp")
-    entry = dataset.shards(manifest.read_manifest(uri), dataset.IMAGES)[0]
+    entry = dataset.shards(manifest.read_manifest(uri), tables.IMAGES)[0]
     assert all(stored.data[8:12] == b"WEBP" for stored in dataset.shard_images(uri, entry))

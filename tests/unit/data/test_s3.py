@@ -44,7 +44,7 @@ def test_posts_images_and_shards_on_s3(s3_bucket: str) -> None:
     assert missing.code == "image_missing"
 
     entry = tables.write_shard(
-        tables.image_table([good]), dataset.IMAGES, f"{bucket}/store/datasets/d"
+        tables.image_table([good]), tables.IMAGES, f"{bucket}/store/datasets/d"
     )
     version = f"{bucket}/store/datasets/d/v1"
     assert dataset.shard_rows(version, entry) == 1

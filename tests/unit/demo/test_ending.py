@@ -15,7 +15,8 @@ from typer.main import get_command
 from boig_core.cli import app
 from boig_core.config import Promotion
 from boig_core.demo.ending import show_next, show_results, show_servers
-from boig_core.demo.services import APPROVER, TRAINER, Ports
+from boig_core.demo.processes import Ports
+from boig_core.demo.services import APPROVER, TRAINER
 from boig_core.evaluation.report.verdict import findings, headline
 from boig_core.orchestration.promotion.gates import Gate, in_words
 from tests.unit.narrow import rendered

@@ -17,16 +17,12 @@ import psutil
 import pytest
 
 from boig_core.demo.patience import ANSWER_S
+from boig_core.demo.processes import Services, choose_ports, clean_up, free_ports, is_free
 from boig_core.demo.services import (
     APPROVER,
     LOCKED_S,
     TRAINER,
-    Services,
-    choose_ports,
-    clean_up,
     environment,
-    free_ports,
-    is_free,
     ray_folder,
     start_airflow,
 )

@@ -9,7 +9,8 @@ from torch import nn
 
 from boig_core.llm.best import FinetuneState, History
 from boig_core.training.checkpoint import Checkpoints
-from boig_core.training.engine import Engine, EngineConfig
+from boig_core.training.engine import Engine
+from boig_core.training.engine_config import EngineConfig
 
 
 def make_best() -> FinetuneState:

@@ -16,7 +16,8 @@ from boig_core.llm import loss as losses
 from boig_core.llm.loss import AnswerLoss
 from boig_core.llm.packing import Layout
 from boig_core.llm.tokens import Example
-from boig_core.training.engine import Engine, EngineConfig
+from boig_core.training.engine import Engine
+from boig_core.training.engine_config import EngineConfig
 
 VOCAB = 400
 SIZES: dict[str, Any] = {

@@ -27,7 +27,8 @@ from boig_core.llm.regression import HEAD, MSE_WEIGHT, RatedLoss, add_head
 from boig_core.llm.score import answer_logprobs
 from boig_core.llm.tokens import Example
 from boig_core.training.checkpoint import Checkpoints
-from boig_core.training.engine import Engine, EngineConfig
+from boig_core.training.engine import Engine
+from boig_core.training.engine_config import EngineConfig
 from boig_core.verbalization.answer import print_prediction
 from boig_core.verbalization.templates import build_predictor_prompt
 from boig_core.vocabulary import Description, Sample

@@ -19,7 +19,7 @@ from boig_core.config import load_recipe
 from boig_core.errors import InputError, NotFoundInStoreError
 from boig_core.rewards.batch import BatchScorer, Item, folder_items, split_items, summary
 from boig_core.rewards.calibration import Conditions, KpiPair
-from boig_core.rewards.scorer import Models
+from boig_core.rewards.loading import Models
 from boig_core.vocabulary import Description, Sample
 
 SAMPLE = Sample(

@@ -16,13 +16,8 @@ from boig_core.llm.generate import load_llm
 from boig_core.llm.score import answer_logprobs
 from boig_core.llm.tokens import build_tokenizer
 from boig_core.rewards.calibration import Calibration, Conditions, KpiPair
-from boig_core.rewards.scorer import (
-    LlmScorer,
-    Models,
-    checked,
-    collect_evidence,
-    score_formulations,
-)
+from boig_core.rewards.loading import Models
+from boig_core.rewards.scorer import LlmScorer, checked, collect_evidence, score_formulations
 from boig_core.rewards.weighted import Scale
 from boig_core.verbalization.answer import print_answer
 from boig_core.verbalization.templates import KpiCondition, build_prompt

@@ -17,7 +17,8 @@ from torch import nn
 from boig_core.errors import RecipeError, StoreUnavailableError
 from boig_core.storage import store
 from boig_core.training.checkpoint import COMPLETE, Checkpoints
-from boig_core.training.engine import Engine, EngineConfig
+from boig_core.training.engine import Engine
+from boig_core.training.engine_config import EngineConfig
 
 
 @dataclass

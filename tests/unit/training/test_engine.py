@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from boig_core.errors import RecipeError, TrainingDivergedError
-from boig_core.training.engine import Engine, EngineConfig
+from boig_core.training.engine import Engine
+from boig_core.training.engine_config import EngineConfig
 
 torch.manual_seed(1)
 INPUTS = torch.randn(12, 8, 6)
