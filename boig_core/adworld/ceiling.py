@@ -16,9 +16,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from boig_core.adworld.drawing import render
 from boig_core.adworld.features import Features, of_scene
 from boig_core.adworld.law import Law
-from boig_core.adworld.scene import BRANDS, KINDS, SEASONS, render, sample_scene
+from boig_core.adworld.scene import BRANDS, KINDS, SEASONS, sample_scene
 from boig_core.vocabulary import BUCKETS, PALETTE, Bucket
 
 SHARES: Final[dict[Bucket, tuple[float, float]]] = {

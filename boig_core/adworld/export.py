@@ -23,9 +23,10 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from boig_core.adworld.drawing import Rendering, render
 from boig_core.adworld.features import of_scene
 from boig_core.adworld.law import Law
-from boig_core.adworld.scene import SEASONS, Rendering, Scene, post_text, render, sample_scene
+from boig_core.adworld.scene import SEASONS, Scene, post_text, sample_scene
 from boig_core.errors import InputError
 from boig_core.vocabulary import Box
 

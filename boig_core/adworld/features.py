@@ -15,7 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from boig_core.adworld.scene import OBJECT_COLORS, RADII, RGB, Scene, Thing, silhouette
+from boig_core.adworld.drawing import silhouette
+from boig_core.adworld.scene import OBJECT_COLORS, RADII, RGB, Scene, Thing
 from boig_core.vocabulary import TONES
 
 UNKNOWN: Final = "unknown"

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from boig_core.adworld.drawing import render, silhouette
 from boig_core.adworld.features import (
     GRADIENT_DISTANCE,
     UNKNOWN,
@@ -40,9 +41,7 @@ from boig_core.adworld.scene import (
     RADII,
     SEASONS,
     Thing,
-    render,
     sample_scene,
-    silhouette,
 )
 from boig_core.errors import InputError
 from boig_core.vocabulary import Box

@@ -1,6 +1,4 @@
-"""This process among those of a training: its rank, its random numbers, the accelerator that DeepSpeed
-is told of.
-"""
+"""This process among those of a training: its rank, its random numbers, its accelerator."""
 
 from __future__ import annotations
 

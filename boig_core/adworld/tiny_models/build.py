@@ -23,7 +23,7 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from boig_core import vocabulary
-from boig_core.adworld import scene
+from boig_core.adworld import drawing, scene
 from boig_core.adworld.tiny_models import clip, data, diffusion, fidelity, tokenizer
 from boig_core.errors import UserError
 
@@ -174,6 +174,7 @@ def code_hash() -> str:
     """SHA-256 over the source files that decide what the models learn."""
     sources = [
         Path(scene.__file__),
+        Path(drawing.__file__),
         Path(vocabulary.__file__),
         *sorted(Path(__file__).parent.glob("*.py")),
     ]

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from boig_core.adworld.drawing import render
 from boig_core.adworld.scene import (
     BRANDS,
     KINDS,
@@ -26,7 +27,6 @@ from boig_core.adworld.scene import (
     Thing,
     full_caption,
     post_text,
-    render,
     sample_scene,
 )
 from boig_core.vocabulary import Box

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from boig_core.adworld.drawing import render
 from boig_core.adworld.scene import (
     BRANDS,
     CENTERS,
@@ -26,7 +27,6 @@ from boig_core.adworld.scene import (
     Scene,
     Thing,
     full_caption,
-    render,
     sample_scene,
 )
 from boig_core.adworld.tiny_models.data import DRAWN_SIDE, SIDE

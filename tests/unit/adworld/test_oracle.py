@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from boig_core.adworld.drawing import render
 from boig_core.adworld.features import UNKNOWN
 from boig_core.adworld.law import Law
 from boig_core.adworld.oracle import Oracle, agreement, measure
-from boig_core.adworld.scene import KINDS, SIZES, Scene, Thing, render, sample_scene
+from boig_core.adworld.scene import KINDS, SIZES, Scene, Thing, sample_scene
 from boig_core.errors import InputError
 
 

@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 
 from boig_core.adworld import scene as world
-from boig_core.adworld.scene import (
-    Scene,
-    Thing,
-    full_caption,
-    post_text,
-    render,
-    sample_scene,
-    words,
-)
+from boig_core.adworld.drawing import render
+from boig_core.adworld.scene import Scene, Thing, full_caption, post_text, sample_scene, words
 
 
 def test_one_seed_gives_one_image_and_another_seed_another() -> None:

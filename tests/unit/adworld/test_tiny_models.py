@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from boig_core.adworld.scene import KINDS, OBJECT_COLORS, VOCABULARY, Scene, Thing, render
+from boig_core.adworld.drawing import render
+from boig_core.adworld.scene import KINDS, OBJECT_COLORS, VOCABULARY, Scene, Thing
 from boig_core.adworld.tiny_models import build, clip, data, fidelity
 from boig_core.adworld.tiny_models.tokenizer import build_tokenizer
 from boig_core.errors import TrainingDivergedError, UserError

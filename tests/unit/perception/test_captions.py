@@ -9,7 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from boig_core.adworld.scene import render, sample_scene
+from boig_core.adworld.drawing import render
+from boig_core.adworld.scene import sample_scene
 from boig_core.config import Perception
 from boig_core.errors import InputError
 from boig_core.perception.captions import Blip, Captioner, Llava, caption_keywords, open_captioner

@@ -3,7 +3,8 @@ on."""
 
 import numpy as np
 
-from boig_core.adworld.scene import render, sample_scene
+from boig_core.adworld.drawing import render
+from boig_core.adworld.scene import sample_scene
 from boig_core.config import load_recipe
 from boig_core.data.images import resize
 from boig_core.perception.describe import Perceiver

@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from boig_core.adworld.scene import render, sample_scene
+from boig_core.adworld.drawing import render
+from boig_core.adworld.scene import sample_scene
 from boig_core.config import Perception
 from boig_core.data.images import resize
 from boig_core.errors import InputError
