@@ -19,9 +19,10 @@ from diffusers import StableDiffusionPipeline
 from torch.distributions import Normal, kl_divergence
 
 from boig_core.config import Recipe
-from boig_core.diffusion.learner import Learner, RankBatch
+from boig_core.diffusion.learner import Learner
 from boig_core.diffusion.lora import read_adapter
 from boig_core.diffusion.objectives import OBJECTIVES, Rewarded
+from boig_core.diffusion.policy_update import RankBatch
 from boig_core.diffusion.rollout import LocalRollouts, Sampler, epoch_chunks
 from boig_core.diffusion.trajectory import Trajectory, concatenate
 from boig_core.models import resolve_model
@@ -193,7 +194,7 @@ def test_gradients_of_an_epoch(
     order = [5, 0, 7, 2, 1, 6, 3, 4]
     losses = [
         loss()[0]
-        for loss in learner._losses(
+        for loss in learner.update.losses(
             RankBatch(whole.take(order), advantages[order]), list(range(len(order)))
         )
     ]
@@ -259,7 +260,7 @@ def test_unchanged_weights_give_ratio_1_in_shuffled_minibatches(
     for rows in (order[:1], order[1:4], order[4:]):
         for k in range(len(whole.timesteps_K)):
             with torch.no_grad():
-                scored_B = learner._score(whole, rows.tolist(), k).double()
+                scored_B = learner.update.score(whole, rows.tolist(), k).double()
             worst = max(
                 worst,
                 float(
@@ -405,7 +406,7 @@ def test_gradients_with_a_divergence_from_the_moving_average(
             mine[name].copy_(weights)
     result = [
         loss()
-        for loss in learner._losses(
+        for loss in learner.update.losses(
             RankBatch(whole, advantages.double().numpy()), list(range(len(whole)))
         )
     ]
@@ -494,14 +495,14 @@ def test_gradients_of_a_stale_batch(
 
     move(policies[0])
     learner.engine.steps_done = 2
-    part = learner._recomputed(RankBatch(whole, advantages.double().numpy()))
+    part = learner.update.recomputed(RankBatch(whole, advantages.double().numpy()))
     np.testing.assert_allclose(
         part.trajectory.logprobs_old_BK.T, start.numpy(), rtol=0, atol=AGREEMENT
     )
     assert part.weights_BK is not None
     np.testing.assert_allclose(part.weights_BK.T, weights_KB.numpy(), rtol=0, atol=AGREEMENT)
     move(policies[1])
-    losses = [loss()[0] for loss in learner._losses(part, list(range(len(whole))))]
+    losses = [loss()[0] for loss in learner.update.losses(part, list(range(len(whole))))]
     got = torch.autograd.grad(torch.stack(losses).sum(), list(mine.values()), allow_unused=True)
     assert (
         max(float(gradient.abs().max()) for gradient in expected if gradient is not None)
@@ -525,9 +526,9 @@ def test_the_anchor_of_a_lora_is_the_base_model(
             p += 0.1
     texts, rows, pipe = list(whole.prompts_B), list(range(len(whole))), open_reference()
     for k, (t, t_prev) in enumerate(zip(whole.timesteps_K, whole.timesteps_prev_K, strict=True)):
-        step = learner._step(whole, rows, k)
-        policy = step.logprob(learner._predict(step, texts, learner.engine))
-        anchor = step.logprob(learner._predict_anchor(step, texts))
+        step = learner.update.trained_step(whole, rows, k)
+        policy = step.logprob(learner.update.predict(step, texts, learner.engine))
+        anchor = step.logprob(learner.update.predict_anchor(step, texts))
         with torch.no_grad():
             expected = reference_logprobs(
                 pipe,
