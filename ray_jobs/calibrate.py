@@ -81,29 +81,22 @@ def work(space: Workspace) -> Outcome:
         scales = scales or {each: scale_of(reward_N) for each, reward_N in rewards[split].items()}
         rewards[split].setdefault(name, weighted(rewards[split], recipe.reward.weights, scales))
         splits[split] = measure(rewards[split], length_N, picked, recipe)
-    clip = clip_range(rewards["validation"][name], recipe.reward.clip_percentiles)
-    best = recommend(splits["validation"])
     calibration = Calibration(
         reward=name,
-        clip=clip,
+        clip=clip_range(rewards["validation"][name], recipe.reward.clip_percentiles),
         scales=scales,
         conditions=kpi_conditions,
-        recommended=best,
+        recommended=recommend(splits["validation"]),
         splits=splits,
     )
-    for line in validity_lines(calibration, recipe.reward.min_auc):
-        log.info("%s", line)
-    try:
-        require_worth(calibration, recipe.reward)
-    except InputError as refusal:
-        log.warning("ddpo will not start: %s", refusal)
+    _tell(calibration, recipe)
     out = space.scratch / "calibration"
     out.mkdir()
     write_calibration(calibration, out)
     row = splits["test"][name]
     metrics = {
         "reward": name,
-        "recommended": best,
+        "recommended": calibration.recommended,
         "auc_test": row["auc_high_vs_low"],
         "auc_test_interval": row["auc_interval"],
         "spearman_test": row["spearman"],
@@ -114,6 +107,16 @@ def work(space: Workspace) -> Outcome:
     return Outcome(
         {"calibration": space.publish("evaluations/calibration", out, kind="calibration")}, metrics
     )
+
+
+def _tell(calibration: Calibration, recipe: Recipe) -> None:
+    """Log how well each formulation tells high from low, and whether alignment may start."""
+    for line in validity_lines(calibration, recipe.reward.min_auc):
+        log.info("%s", line)
+    try:
+        require_worth(calibration, recipe.reward)
+    except InputError as refusal:
+        log.warning("ddpo will not start: %s", refusal)
 
 
 def pick(samples: Sequence[Sample], split: Split, recipe: Recipe) -> list[Sample]:

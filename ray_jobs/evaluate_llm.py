@@ -9,6 +9,7 @@ predictions-MODEL.jsonl.
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,30 +33,26 @@ def work(space: Workspace) -> Outcome:
     from boig_core.storage.manifest import read_manifest
     from boig_core.verbalization.templates import Wording, build_prompt, condition_of
 
-    recipe = space.recipe
-    wording = Wording.of(recipe)
-    vectors = open_vectors(recipe.evaluation.word_vectors)
+    recipe, wording = space.recipe, Wording.of(space.recipe)
     samples = read_samples(space.job.input("dataset"))
     asked = pick(samples, recipe.llm.eval_posts)
     train = [s for s in samples if s.split == "train" and s.bucket is not None]
-    prompts = {
-        "boigllm": [build_prompt(s, condition_of(s, wording), wording) for s in asked],
-        "no_kpi": [build_prompt(s, None, wording) for s in asked],
-    }
+    some = pick(samples, recipe.llm.unconstrained_posts) if recipe.llm.constrained else []
+
+    def told(posts: list[Sample]) -> list[str]:
+        return [build_prompt(s, condition_of(s, wording), wording) for s in posts]
+
+    prompts = {"boigllm": told(asked)}
+    prompts["no_kpi"] = [build_prompt(s, None, wording) for s in asked]
     for name in prompts:
         read_manifest(space.job.input(name), kind="boigllm")
     connect()
     waiting = {
-        name: answer_prompts(space.job.input(name), answered_by, recipe, name)
-        for name, answered_by in prompts.items()
+        name: answer_prompts(space.job.input(name), of_model, recipe, name)
+        for name, of_model in prompts.items()
     }
-    free = recipe.model_copy(
-        update={"llm": recipe.llm.model_copy(update={"constrained": False, "samples": 1})}
-    )
-    some = pick(samples, recipe.llm.unconstrained_posts) if recipe.llm.constrained else []
-    compared = [build_prompt(s, condition_of(s, wording), wording) for s in some]
     unconstrained = answer_prompts(
-        space.job.input("boigllm"), compared, free, "boigllm, unconstrained"
+        space.job.input("boigllm"), told(some), _without_grammar(recipe), "boigllm, unconstrained"
     )
     prompted, failures = ask_endpoint(train, samples, recipe)
     answered = {name: wait() for name, wait in waiting.items()}
@@ -68,16 +65,14 @@ def work(space: Workspace) -> Outcome:
     predictions["most_frequent"] = dict.fromkeys(ids, most_frequent(train))
     predictions |= prompted
 
-    result = evaluate(
-        asked, predictions, candidate="boigllm", vectors=vectors, resamples=recipe.evaluation.bootstrap, seed=recipe.seed
-    )  # fmt: skip
+    vectors = open_vectors(recipe.evaluation.word_vectors)
+    measure = functools.partial(evaluate, resamples=recipe.evaluation.bootstrap, seed=recipe.seed)
+    result = measure(asked, predictions, candidate="boigllm", vectors=vectors)
     result["parse_rate"] |= {name: answered_by.parse_rate for name, answered_by in answered.items()}
     result |= {"constrained": recipe.llm.constrained, "failures": failures}
-    if compared:
-        result["parse_rate_unconstrained"] = {
-            "boigllm": unconstrained().parse_rate,
-            "texts": len(compared),
-        }
+    if some:
+        rate = unconstrained().parse_rate
+        result["parse_rate_unconstrained"] = {"boigllm": rate, "texts": len(some)}
     folder = space.scratch / "description"
     write_files(folder, asked, predictions)
     (folder / "description.json").write_text(json.dumps(result, indent=1), "utf-8")
@@ -87,6 +82,12 @@ def work(space: Workspace) -> Outcome:
         {"description": uri},
         {"colors_iou": gains, "parse_rate": result["parse_rate"], "n": result["n"]},
     )
+
+
+def _without_grammar(recipe: Recipe) -> Recipe:
+    """The recipe with one free answer to each prompt."""
+    free = recipe.llm.model_copy(update={"constrained": False, "samples": 1})
+    return recipe.model_copy(update={"llm": free})
 
 
 def ask_endpoint(

@@ -90,27 +90,14 @@ def work(space: Workspace) -> Outcome:
         waiting: dict[str, Future[ImageMeasures]] = {}
         progress = Progress("models", len(draws), progress_log("measuring"))
 
-        def look_at(images: NDArray[np.uint8]) -> ImageMeasures:
-            measured = measure(images, plan, tools)
-            progress.add([None])
-            return measured
-
         def drawn(name: str, sampled: NDArray[np.uint8]) -> None:
-            waiting[name] = measuring.submit(look_at, sampled)
+            waiting[name] = measuring.submit(measure, sampled, plan, tools)
+            waiting[name].add_done_callback(lambda _: progress.add([None]))
 
         images = sample_draws(actors, draws, plan.seeds, recipe.ddpo.chunk, drawn)
-        log.info(
-            "sampled %d images for each of %d rows in %.1f s",
-            len(plan.seeds),
-            len(rows),
-            time.monotonic() - started,
-        )
-        if CHAMPION in images and images[CHAMPION].shape != images["base"].shape:
-            size = " x ".join(map(str, images.pop(CHAMPION).shape[1:3]))
-            log.warning(
-                "the champion makes images of another size (%s): it is left out, and no candidate of this size can beat it",
-                size,
-            )
+        seconds, count = time.monotonic() - started, len(plan.seeds)
+        log.info("sampled %d images for each of %d rows in %.1f s", count, len(rows), seconds)
+        _leave_out_other_size(images)
         real, measured = seen.result(), {name: waiting[name].result() for name in images}
     summary = summarize(measured, plan, real, recipe)
     summary["by"] = by_bucket_and_account(measured, plan, recipe)
@@ -118,9 +105,7 @@ def work(space: Workspace) -> Outcome:
         **settings.model_dump(mode="json"),
         "judge": tools.judge and tools.judge.name,
         "prompts": len(plan.samples),
-        "reward": recipe.reward.name,
-        "reward_clip": list(calibration.clip),
-    }
+    } | {"reward": recipe.reward.name, "reward_clip": list(calibration.clip)}
     out = space.scratch / "generation"
     out.mkdir()
     write_generation(out, summary, plan, images, measured)
@@ -131,6 +116,16 @@ def work(space: Workspace) -> Outcome:
     return Outcome(
         {"generation": space.publish("evaluations/generation", out, kind="generation")}, metrics
     )
+
+
+def _leave_out_other_size(images: dict[str, NDArray[np.uint8]]) -> None:
+    """A champion whose images cannot be held against the candidate's."""
+    if CHAMPION in images and images[CHAMPION].shape != images["base"].shape:
+        size = " x ".join(map(str, images.pop(CHAMPION).shape[1:3]))
+        log.warning(
+            "the champion makes images of another size (%s): it is left out, and no candidate of this size can beat it",
+            size,
+        )
 
 
 def open_instruments(space: Workspace, calibration: Calibration) -> Instruments:

@@ -11,12 +11,14 @@ import sys
 from collections import Counter
 
 from boig_core.cluster.stage import run_stage
+from boig_core.config import Perception
 from boig_core.data import dataset, perceived, tables
 from boig_core.data.perceived import Question
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Progress, progress_log
 from boig_core.perception.version import perception_key
 from boig_core.storage import store
+from boig_core.storage.manifest import Manifest
 from boig_core.storage.stage import Outcome, Workspace
 
 log = get_logger(__name__)
@@ -39,17 +41,7 @@ def work(space: Workspace) -> Outcome:
     shards = dataset.shards(parts, tables.IMAGES)
     family = f"datasets/{recipe.data.name}"
     dataset.must_lie_in(source, store.join(space.job.store, family))
-    own_words = recipe.perception.vocabulary == "keywords" and recipe.perception.keywords == "post"
-    asked = dataset.images_by_shard(
-        source, parts, recipe.perception.max_keywords if own_words else 0
-    )
-    questions = [
-        [
-            Question(image, words)
-            for image, words in sorted(asked[dataset.shard_name(entry)].items())
-        ]
-        for entry in shards
-    ]
+    questions = _questions(recipe.perception, source, parts)
     key = perception_key(recipe.perception)
     kept = perceived.folder_of(space.job.store, key)
     files = perceived.known(kept, (question for of_shard in questions for question in of_shard))
@@ -87,6 +79,19 @@ def work(space: Workspace) -> Outcome:
     return Outcome(
         {"dataset": uri}, metrics, after=lambda: perceived.clear(kept, set(files.values()))
     )
+
+
+def _questions(perception: Perception, source: str, parts: Manifest) -> list[list[Question]]:
+    """The images of each shard, with the words that a detector is to look for in them."""
+    own_words = perception.vocabulary == "keywords" and perception.keywords == "post"
+    words = dataset.images_by_shard(source, parts, perception.max_keywords if own_words else 0)
+    return [
+        [
+            Question(image, of_image)
+            for image, of_image in sorted(words[dataset.shard_name(entry)].items())
+        ]
+        for entry in dataset.shards(parts, tables.IMAGES)
+    ]
 
 
 if __name__ == "__main__":

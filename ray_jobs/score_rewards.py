@@ -46,7 +46,6 @@ def work(space: Workspace) -> Outcome:
         job.input("predictor") if needs_predictor(recipe.reward) else job.inputs.get("predictor")
     )
     known_as = predictor and manifest.verify(predictor, kind="predictor").digest()
-    offers = offered(predictor=predictor is not None)
     samples, files = read_samples(job.input("dataset")), "images" in job.inputs
     items = (
         folder_items(samples, job.input("images"), job.input("posts"))
@@ -60,7 +59,7 @@ def work(space: Workspace) -> Outcome:
     )
     folder = cache_folder(
         job.store,
-        names=offers,
+        names=offered(predictor=predictor is not None),
         perception=seen_by,
         model=model.digest(),
         llm=recipe.llm,
@@ -78,29 +77,22 @@ def work(space: Workspace) -> Outcome:
         ):
             yield parts[number], values
 
-    asked = questions(
-        [item.sha256 for item in items],
-        [item.sample for item in items],
-        calibration.conditions,
-        Wording.of(recipe),
-    )
+    hashes, posts = [item.sha256 for item in items], [item.sample for item in items]
+    asked = questions(hashes, posts, calibration.conditions, Wording.of(recipe))
     values, known = through_cache(folder, asked, scored)
     reward_N = clipped(values, recipe.reward, calibration)
     out = space.scratch / "rewards"
     out.mkdir()
-    names = {"id": [item.sample.id for item in items], "image": [item.image for item in items]}
     columns: dict[str, Any] = {
-        **names,
+        "id": [item.sample.id for item in items],
+        "image": [item.image for item in items],
         "account": [item.sample.account for item in items],
         **values,
         "reward": reward_N,
     }
     pq.write_table(pa.table(columns), out / "rewards.parquet", compression="zstd")
-    report = {
-        "reward": recipe.reward.name,
-        "clip": list(calibration.clip),
-        **summary(values, reward_N, items),
-    }
+    about = {"reward": recipe.reward.name, "clip": list(calibration.clip)}
+    report = {**about, **summary(values, reward_N, items)}
     (out / "rewards.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     metrics = {"images": len(items), "known": known, "reward": report["all"]["reward"]["mean"]}
     return Outcome({"rewards": space.publish("evaluations/rewards", out, kind="rewards")}, metrics)

@@ -42,7 +42,12 @@ def silhouette(
     """
     mask = Image.new("L", (shape[1] * scale, shape[0] * scale))
     draw = ImageDraw.Draw(mask)
-    x, y, r = center[0] * scale - 0.5, center[1] * scale - 0.5, radius * scale
+    _draw_kind(draw, kind, center[0] * scale - 0.5, center[1] * scale - 0.5, radius * scale)
+    return np.asarray(mask.reduce(scale), np.float32) / np.float32(255)
+
+
+def _draw_kind(draw: ImageDraw.ImageDraw, kind: str, x: float, y: float, r: float) -> None:
+    """Fill the outline of a kind, of radius ``r`` around (x, y)."""
 
     def disc(dx: float, dy: float, share: float, fill: int) -> None:
         draw.ellipse(
@@ -93,7 +98,6 @@ def silhouette(
             rectangle(1.0, 0.36)
         case _:
             raise ValueError(f"{kind}: not one of {KINDS}")
-    return np.asarray(mask.reduce(scale), np.float32) / np.float32(255)
 
 
 def _shade(rng: np.random.Generator, name: str) -> NDArray[np.float32]:

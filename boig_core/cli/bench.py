@@ -152,7 +152,7 @@ def made_up(count: int) -> list[Sample]:
 
 def save_untrained(recipe: Recipe, samples: Sequence[Sample], folder: Path) -> None:
     """A language model of the recipe's sizes that has learned nothing, or its base."""
-    from boig_core.llm.finetune import make_model
+    from boig_core.llm.base import make_model
     from boig_core.llm.tokens import set_limits
     from boig_core.rewards.calibration import KpiPair
     from boig_core.verbalization.templates import Wording, build_prompt

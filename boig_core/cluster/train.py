@@ -50,9 +50,7 @@ def run_training(
     stop: threading.Event | None = None,
 ) -> T:
     """Run ``fn(config)`` in each of some worker processes with a torch process group between them;
-    returns what rank 0 returned.
-
-    Meanwhile what rank 0 logs, and what the others warn of, is logged here too (see `relay`).
+    returns what rank 0 returned. Lines of its log are logged here, too (see `relay`).
 
     Args:
         fn: the training, importable or picklable; runs once a worker and must restore its own
@@ -77,37 +75,23 @@ def run_training(
     for start in itertools.count():
         began = time.monotonic()
         try:
-            with received(on_row, stop) as letterbox:
-                loop = {
-                    "fn": fn,
-                    "config": config,
-                    "letterbox": letterbox,
-                    "name": name,
-                    "rows": on_row is not None,
-                }
-                result: T = _trainer(loop, workers, resources, scratch, start).fit().return_value
-            return result
+            with received(on_row, stop) as box:
+                loop = {"fn": fn, "config": config, "letterbox": box, "name": name}
+                loop["rows"] = on_row is not None
+                trainer = _trainer(loop, workers, resources, scratch, start)
+                result: T = trainer.fit().return_value
+                return result
         except Exception as exc:
-            error, seconds = _own_error(exc), time.monotonic() - began
-            failures += not isinstance(exc, PreemptionError) and not isinstance(
-                error, PreemptedError
-            )
-            final = (
-                isinstance(exc, ControllerError)
-                or isinstance(error, (UserError, ScorerError))
-                or (stop is not None and stop.is_set())
-            )
-            if failures > max_failures or final:
+            error = _own_error(exc)
+            failures += not (isinstance(exc, PreemptionError) or isinstance(error, PreemptedError))
+            if failures > max_failures or _is_final(exc, error, stop):
                 rule = f"failed: {_last_line(exc)}; the cluster is {nodes()}"
-                raise (
-                    error
-                    or ClusterError(f"{workers} training worker(s)", rule, "see the job's log")
-                ) from exc
-            who = f"{name}: training" if name else "training"
+                gone = ClusterError(f"{workers} training worker(s)", rule, "see the job's log")
+                raise (error or gone) from exc
             log.warning(
                 "%s workers ended after %.1f s, going on from the newest checkpoint: %s",
-                who,
-                seconds,
+                f"{name}: training" if name else "training",
+                time.monotonic() - began,
                 error or _last_line(exc),
             )
     raise AssertionError("unreachable")
@@ -166,6 +150,15 @@ def _environment(resources: Resources) -> dict[str, str]:
     if resources.gpus:
         return {}
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "DS_ACCELERATOR": "cpu"}
+
+
+def _is_final(exc: Exception, error: BoigError | None, stop: threading.Event | None) -> bool:
+    """Whether a training ends here: it was stopped, or would fail the same way again, since Ray's
+    own controller gave up, an input is wrong, or a reward."""
+    stopped = stop is not None and stop.is_set()
+    return (
+        stopped or isinstance(exc, ControllerError) or isinstance(error, (UserError, ScorerError))
+    )
 
 
 def _own_error(exc: BaseException) -> BoigError | None:

@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from boig_core.config import ImageFormat
 from boig_core.data.duplicates import SIDE, fingerprint
@@ -81,50 +81,14 @@ def normalize(
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise Rejected(
-                    "image_too_large",
-                    f"{image.width} x {image.height} pixels, at most {max_pixels} are allowed",
-                )
-            if image.format in _MOVING and getattr(image, "is_animated", False):
-                raise Rejected(
-                    "image_animated", f"an animated {image.format}; a description is of one image"
-                )
-            size = image.size
-            if image.format != "JPEG":  # a PNG's orientation may follow its pixels
-                image.load()
-            turned = image.getexif().get(_ORIENTATION, 1) != 1
-            plain = (
-                image_format == "original"
-                and image.format in _STRIP
-                and image.mode == "RGB"
-                and not turned
-            )
-            kept = _STRIP[str(image.format)](data) if plain else b""
-            if kept and image.format == "JPEG":
-                # Reads every coefficient, and spares most of the inverse transform.
-                image.draft("RGB", (SIDE, SIDE))
-            image.load()
-            upright = image if kept else _flatten(ImageOps.exif_transpose(image))
-            width, height = size if kept else upright.size
-            lossy = image_format == "original" and image.format in _LOSSY
-            kept = kept or _encode(
-                upright, "jpeg" if lossy else image_format, _FINE if lossy else quality
-            )
-            return StoredImage(
-                kept, hashlib.sha256(kept).hexdigest(), width, height, fingerprint(upright)
-            )
+            return _checked(image, data, max_pixels, image_format, quality)
     except Image.DecompressionBombError as exc:
         raise Rejected(
             "image_too_large", f"more than the {max_pixels} pixels that are allowed"
         ) from exc
     except UnidentifiedImageError as exc:
-        text = (
-            data[:256]
-            .lstrip(b"\xef\xbb\xbf \t\r\n")
-            .lower()
-            .startswith((b"<svg", b"<?xml", b"<!doctype", b"<html", b"<!--"))
-        )
+        start = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+        text = start.startswith((b"<svg", b"<?xml", b"<!doctype", b"<html", b"<!--"))
         what = "an SVG, HTML or XML text, which is" if text else f"{len(data)} bytes that are"
         raise Rejected("image_unreadable", f"{what} no {', '.join(_FORMATS)} image") from exc
     except (
@@ -134,6 +98,42 @@ def normalize(
         EOFError,
     ) as exc:  # what Pillow's decoders raise on broken files
         raise Rejected("image_unreadable", f"the image is broken ({exc})") from exc
+
+
+def _checked(
+    image: ImageFile.ImageFile,
+    data: bytes,
+    max_pixels: int,
+    image_format: ImageFormat,
+    quality: int,
+) -> StoredImage:
+    """The stored form of an opened image; decoders raise errors of many kinds."""
+    if image.width * image.height > max_pixels:
+        raise Rejected(
+            "image_too_large",
+            f"{image.width} x {image.height} pixels, at most {max_pixels} are allowed",
+        )
+    if image.format in _MOVING and getattr(image, "is_animated", False):
+        raise Rejected(
+            "image_animated", f"an animated {image.format}; a description is of one image"
+        )
+    size = image.size
+    if image.format != "JPEG":  # a PNG's orientation may follow its pixels
+        image.load()
+    turned = image.getexif().get(_ORIENTATION, 1) != 1
+    plain = (
+        image_format == "original" and image.format in _STRIP and image.mode == "RGB" and not turned
+    )
+    kept = _STRIP[str(image.format)](data) if plain else b""
+    if kept and image.format == "JPEG":
+        # Reads every coefficient, and spares most of the inverse transform.
+        image.draft("RGB", (SIDE, SIDE))
+    image.load()
+    upright = image if kept else _flatten(ImageOps.exif_transpose(image))
+    width, height = size if kept else upright.size
+    lossy = image_format == "original" and image.format in _LOSSY
+    kept = kept or _encode(upright, "jpeg" if lossy else image_format, _FINE if lossy else quality)
+    return StoredImage(kept, hashlib.sha256(kept).hexdigest(), width, height, fingerprint(upright))
 
 
 def decode(data: bytes) -> Pixels:

@@ -114,12 +114,7 @@ def ingest(
         _scan(con, location, data, period)
         if period is not None:
             _require_news(con, period)
-        # A row that was read again has a verdict of its own.
-        con.execute(
-            "DELETE FROM old_reject WHERE (file, line) IN (SELECT (file, line) FROM reject)"
-        )
-        # A row of the export takes the place of whatever was rejected under its id.
-        con.execute("DELETE FROM old_reject WHERE post IN (SELECT id FROM candidate WHERE fresh)")
+        _forget_old_rejects(con)
         selection.choose(con, data, seed)
         if not _count(con, "post"):
             raise InputError(
@@ -136,6 +131,13 @@ def ingest(
                 location or earlier, "has no post with an image that can be read", _most_common(con)
             )
         return _write(con, data, [*kept, *_new_shards(con)], scratch, root, staged)
+
+
+def _forget_old_rejects(con: DuckDBPyConnection) -> None:
+    # A row that was read again has a verdict of its own.
+    con.execute("DELETE FROM old_reject WHERE (file, line) IN (SELECT (file, line) FROM reject)")
+    # A row of the export takes the place of whatever was rejected under its id.
+    con.execute("DELETE FROM old_reject WHERE post IN (SELECT id FROM candidate WHERE fresh)")
 
 
 def _scan(con: DuckDBPyConnection, location: str | None, data: Data, period: Period | None) -> None:

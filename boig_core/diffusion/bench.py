@@ -190,24 +190,41 @@ def bench(
         recipe, samples, rollouts or LocalRollouts(sampler, scorer), Checkpoints(folder, 1), turn
     )
     learner.fit()
+    return _speed(recipe, rows, alone, sequential_s, sampled_here=rollouts is None)
+
+
+def _speed(
+    recipe: Recipe,
+    rows: Sequence[Mapping[str, float]],
+    alone: Sequence[tuple[float, float, float]],
+    sequential_s: Sequence[float],
+    sampled_here: bool,
+) -> Speed:
+    """Medians over the epochs that were measured.
+
+    Args:
+        recipe: what was run.
+        rows: of each epoch.
+        alone: seconds of a forward pass, a forward and backward pass, and a decoding, beside each.
+        sequential_s: seconds of an epoch of the plain loop; empty where there is none.
+        sampled_here: whether this process sampled, so that it knows how long that took.
+    """
+    ddpo = recipe.ddpo
+    median = {name: _median([row[name] for row in rows]) for name in rows[0]}
     forward_s, backward_s, decode_s = (_median(values) for values in zip(*alone, strict=True))
     asked = passes(ddpo, len(epoch_steps(ddpo, recipe.seed, 0, ddpo.trained_steps)))
     return Speed(
         images=ddpo.prompts * ddpo.images_per_prompt,
-        rollouts_s=_median([row["seconds_rollouts"] for row in rows]),
-        sampling_s=_median([row["seconds_sampling"] for row in rows]) if rollouts is None else None,
-        update_s=_median([row["seconds_update"] for row in rows]),
-        idle={
-            name: _median([row[name] for row in rows])
-            for name in rows[0]
-            if name.startswith("idle_")
-        },
-        epoch_s=_median([row["seconds"] for row in rows]),
+        rollouts_s=median["seconds_rollouts"],
+        sampling_s=median["seconds_sampling"] if sampled_here else None,
+        update_s=median["seconds_update"],
+        idle={name: value for name, value in median.items() if name.startswith("idle_")},
+        epoch_s=median["seconds"],
         forward_s=forward_s,
         backward_s=backward_s,
         decode_s=decode_s,
         floor_s=asked.forward * forward_s + asked.backward * backward_s + asked.decoded * decode_s,
-        sequential_s=_median(sequential_s) if plain is not None else None,
+        sequential_s=_median(sequential_s) if sequential_s else None,
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from boig_core.config import Recipe
+from boig_core.config import SD, Recipe
 from boig_core.diffusion.ddim import predict, schedule
 from boig_core.diffusion.lora import Adapter, engine_dtype, make_trainable, read_adapter
 from boig_core.diffusion.pipeline import encode_images, encode_prompts, load_base, text_encoders
@@ -67,6 +67,35 @@ def finetune(
             have another side.
     """
     config = recipe.sd
+    _check(config, examples)
+    pipe: Any = load_base(config)
+    alphas_T1 = schedule(pipe, 1)[2]  # refuses a model that predicts neither epsilon nor v
+    engine = _engine(pipe, config, recipe.seed)
+    latents_NCHW = encode_images(pipe, examples.images_BHWC)
+    alphas_T = alphas_T1[:-1].to(engine.device)
+    restored = checkpoints.restore(engine)
+    first = restored.step if restored else 0
+    progress = Steps(config.steps, first, config.batch, "images", progress_log())
+    for step in range(first, config.steps):
+        started = time.monotonic()
+        rows = step_rows(len(examples.texts_B), config.batch, recipe.seed, step)
+        mine = rows[rank() :: world_size()]
+        terms = (engine, pipe, latents_NCHW, alphas_T, examples.texts_B, mine, recipe.seed, step)
+        info = engine.step([functools.partial(_loss, *terms, config.min_snr)])
+        if rank() == 0:
+            progress.made(step + 1, info.loss)
+            if step % _REPORT_EVERY == 0 or step + 1 == config.steps:
+                row = {"loss": info.loss, "grad_norm": info.grad_norm, "lr": info.lr}
+                report(step, {**row, "images_per_s": config.batch / (time.monotonic() - started)})
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps or engine.leaving:
+            checkpoints.save(engine, step + 1)
+        if engine.leaving:
+            checkpoints.leave()
+    checkpoints.wait()
+    return read_adapter(engine.module, engine.steps_done)
+
+
+def _check(config: SD, examples: ImageExamples) -> None:
     if not len(examples.texts_B):
         raise InputError(
             "high-KPI training samples: 0",
@@ -79,9 +108,11 @@ def finetune(
             f"must divide by sd.workers = {world_size()}",
             "change one of the two",
         )
-    pipe: Any = load_base(config)
-    alphas_T1 = schedule(pipe, 1)[2]  # refuses a model that predicts neither epsilon nor v
-    make_trainable(pipe.unet, config.lora_rank, recipe.seed)
+
+
+def _engine(pipe: Any, config: SD, seed: int) -> Engine:
+    """An engine for the UNet's trainable weights; what is not trained goes to its device."""
+    make_trainable(pipe.unet, config.lora_rank, seed)
     engine = Engine.create(
         pipe.unet,
         EngineConfig(
@@ -95,48 +126,7 @@ def finetune(
     )
     for part in (pipe.vae, *text_encoders(pipe)):
         part.to(engine.device)
-    latents_NCHW = encode_images(pipe, examples.images_BHWC)
-    alphas_T = alphas_T1[:-1].to(engine.device)
-    restored = checkpoints.restore(engine)
-    first = restored.step if restored else 0
-    progress = Steps(config.steps, first, config.batch, "images", progress_log())
-    for step in range(first, config.steps):
-        started = time.monotonic()
-        rows = step_rows(len(examples.texts_B), config.batch, recipe.seed, step)[
-            rank() :: world_size()
-        ]
-        loss = functools.partial(
-            _loss,
-            engine,
-            pipe,
-            latents_NCHW,
-            alphas_T,
-            examples.texts_B,
-            rows,
-            recipe.seed,
-            step,
-            config.min_snr,
-        )
-        info = engine.step([loss])
-        if rank() == 0:
-            progress.made(step + 1, info.loss)
-            if step % _REPORT_EVERY == 0 or step + 1 == config.steps:
-                seconds = time.monotonic() - started
-                report(
-                    step,
-                    {
-                        "loss": info.loss,
-                        "grad_norm": info.grad_norm,
-                        "lr": info.lr,
-                        "images_per_s": config.batch / seconds,
-                    },
-                )
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps or engine.leaving:
-            checkpoints.save(engine, step + 1)
-        if engine.leaving:
-            checkpoints.leave()
-    checkpoints.wait()
-    return read_adapter(engine.module, engine.steps_done)
+    return engine
 
 
 def step_rows(count: int, batch: int, seed: int, step: int) -> list[int]:

@@ -26,7 +26,7 @@ from boig_core.config import DDPO, Recipe
 from boig_core.diffusion.ddim import ddim_step, predict, schedule
 from boig_core.diffusion.findings import Findings, Scorer, examine
 from boig_core.diffusion.lora import Adapter, make_trainable, write_adapter
-from boig_core.diffusion.pipeline import Prompts, decode, latent_shape, load_base
+from boig_core.diffusion.pipeline import Condition, Prompts, decode, latent_shape, load_base
 from boig_core.diffusion.scoring import draw_matching
 from boig_core.diffusion.trajectory import Trajectory
 from boig_core.vocabulary import Sample
@@ -200,16 +200,7 @@ class Sampler:
         """Sample one chunk; the same bits for the same adapter and chunk."""
         self.load(adapter)
         first, end = chunk.window
-        shape = latent_shape(self.pipe)
-        noise_BSCHW = torch.stack(
-            [draw_noise(self.seed, chunk.epoch, i, 1 + end - first, shape) for i in chunk.indices]
-        ).to(self.device)
-        latents_BCHW = noise_BSCHW[:, 0]
-        if self.config.shared_noise:
-            firsts = [i - i % self.config.images_per_prompt for i in chunk.indices]
-            latents_BCHW = torch.stack(
-                [draw_noise(self.seed, chunk.epoch, i, 1, shape)[0] for i in firsts]
-            ).to(self.device)
+        latents_BCHW, noise_BKCHW = self._noise(chunk)
         prompts = tuple(sample.text for sample in chunk.samples)
         condition = self._condition(prompts)
         blank = self._condition([None]) if self.config.guidance > 1 else None
@@ -230,7 +221,7 @@ class Sampler:
                     self.config.eta,
                     prediction=prediction,
                     reduction=self.config.logprob,
-                    noise_BCHW=noise_BSCHW[:, 1 + step - first],
+                    noise_BCHW=noise_BKCHW[:, step - first],
                 )
                 logprobs.append(logprob_B)
                 if step == end - 1:
@@ -241,20 +232,7 @@ class Sampler:
                 )
         if self.config.forward_process:
             kept.append(latents_BCHW)
-            for k in range(self.config.draws):
-                draw = draw_matching(
-                    self.config,
-                    self.seed,
-                    chunk.epoch,
-                    chunk.indices,
-                    k,
-                    latents_BCHW,
-                    self.alphas_T1,
-                    prediction,
-                )
-                logprobs.append(
-                    draw.logprob(predict(self.pipe.unet, draw.sample_BCHW, draw.t, condition))
-                )
+            logprobs += self._matched(chunk, latents_BCHW, condition)
         return Trajectory(
             epoch=chunk.epoch,
             version=adapter.version,
@@ -272,6 +250,43 @@ class Sampler:
             images_BHWC=decode(self.pipe, latents_BCHW),
             made_on_B=(made_on(self.pipe.unet),) * len(chunk.indices),
         )
+
+    def _noise(self, chunk: RolloutChunk) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where each image starts (B, C, H, W), and the noise of its K stochastic steps."""
+        first, end = chunk.window
+        shape = latent_shape(self.pipe)
+        noise_BSCHW = torch.stack(
+            [draw_noise(self.seed, chunk.epoch, i, 1 + end - first, shape) for i in chunk.indices]
+        ).to(self.device)
+        start_BCHW = noise_BSCHW[:, 0]
+        if self.config.shared_noise:
+            firsts = [i - i % self.config.images_per_prompt for i in chunk.indices]
+            start_BCHW = torch.stack(
+                [draw_noise(self.seed, chunk.epoch, i, 1, shape)[0] for i in firsts]
+            ).to(self.device)
+        return start_BCHW, noise_BSCHW[:, 1:]
+
+    def _matched(
+        self, chunk: RolloutChunk, clean_BCHW: torch.Tensor, condition: Condition
+    ) -> list[torch.Tensor]:
+        """Log-probabilities (B) of each draw of the forward process from the final latents."""
+        draws = (
+            draw_matching(
+                self.config,
+                self.seed,
+                chunk.epoch,
+                chunk.indices,
+                k,
+                clean_BCHW,
+                self.alphas_T1,
+                self.pipe.scheduler.config.prediction_type,
+            )
+            for k in range(self.config.draws)
+        )
+        return [
+            draw.logprob(predict(self.pipe.unet, draw.sample_BCHW, draw.t, condition))
+            for draw in draws
+        ]
 
 
 class LocalRollouts(Rollouts):

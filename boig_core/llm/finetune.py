@@ -10,9 +10,7 @@ and, on one machine, `python -m boig_core.llm`).
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,15 +20,16 @@ from torch import Tensor
 
 from boig_core.config import LLM, Recipe
 from boig_core.errors import InputError, RecipeError
+from boig_core.llm.base import make_model
 from boig_core.llm.batches import Order
 from boig_core.llm.best import FinetuneState, History
+from boig_core.llm.examples import Encoded
 from boig_core.llm.loss import AnswerLoss
 from boig_core.llm.packing import Layout, check_packing, layout_for
 from boig_core.llm.task import Describing, Task
-from boig_core.llm.tokens import Example, build_tokenizer, set_limits
+from boig_core.llm.tokens import Example, set_limits
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Steps, progress_log
-from boig_core.storage import manifest, store
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, init_process_group
 from boig_core.training.engine_config import EngineConfig
@@ -96,6 +95,68 @@ def train(
         RecipeError: a batch that the workers cannot share evenly, or a model that cannot be packed.
         TrainingDivergedError: the loss is not finite.
     """
+    llm, ready = recipe.llm, _prepare(samples, recipe, task)
+    engine, best, loss, held_out = ready.engine, ready.best, ready.loss, ready.held_out
+    restored = checkpoints.restore(best) if checkpoints is not None else None
+    if restored is None:
+        best.judge(0, loss.validation(held_out))
+    else:
+        best.resume(restored.state)
+    if rank() == 0:
+        started(engine)
+
+    done = engine.steps_done
+    progress = Steps(llm.steps, done, llm.batch, "samples", progress_log(label))
+    while done < llm.steps and not (llm.patience and best.history.since >= llm.patience):
+        info = engine.step(loss.of_step(ready.examples.drawn(ready.order.draws(done))))
+        values = {"loss": info.loss, "lr": info.lr, "grad_norm": info.grad_norm}
+        done = engine.steps_done
+        if due := done % llm.checkpoint_every == 0 or done == llm.steps:
+            values["val_loss"] = loss.validation(held_out)
+            best.judge(done, values["val_loss"])
+        if checkpoints is not None and (due or engine.leaving):
+            checkpoints.save(best, done, best.state())
+        if checkpoints is not None and engine.leaving:
+            checkpoints.leave()
+        if rank() == 0:
+            report(done, values)
+            progress.made(done, info.loss)
+    if rank() == 0:
+        progress.end(done)
+    if checkpoints is not None:
+        checkpoints.wait()
+    metrics = {"train_samples": ready.samples, "steps": done, **ready.examples.cut}
+    metrics |= _verdict(best.history, llm)
+    return Trained(engine, best, ready.tokenizer, recipe, task, metrics)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a training works with.
+
+    Attributes:
+        engine: with the model, before any step.
+        best: the state that is saved.
+        tokenizer: the model's own.
+        loss: of a step, and of a validation.
+        examples: of the training split.
+        held_out: of the validation split.
+        order: in which examples are drawn.
+        samples: how many of the training split are used.
+    """
+
+    engine: Engine
+    best: FinetuneState
+    tokenizer: Any
+    loss: AnswerLoss
+    examples: Encoded
+    held_out: Encoded
+    order: Order
+    samples: int
+
+
+def _prepare(samples: Sequence[Sample], recipe: Recipe, task: Task) -> _Ready:
+    """Model, examples and loss of a training, the same on every rank."""
     init_process_group()
     llm = recipe.llm
     if llm.batch % world_size():
@@ -115,41 +176,7 @@ def train(
     loss = checked_loss(engine, llm, tokenizer.pad_token_id, examples[:2], task.loss)
     best = FinetuneState(engine)
     torch.manual_seed(recipe.seed + rank())
-    restored = checkpoints.restore(best) if checkpoints is not None else None
-    if restored is None:
-        best.judge(0, loss.validation(held_out))
-    else:
-        best.resume(restored.state)
-    if rank() == 0:
-        started(engine)
-
-    done = engine.steps_done
-    progress = Steps(llm.steps, done, llm.batch, "samples", progress_log(label))
-    while done < llm.steps and not (llm.patience and best.history.since >= llm.patience):
-        info = engine.step(loss.of_step(examples.drawn(order.draws(done))))
-        values = {"loss": info.loss, "lr": info.lr, "grad_norm": info.grad_norm}
-        done = engine.steps_done
-        if due := done % llm.checkpoint_every == 0 or done == llm.steps:
-            values["val_loss"] = loss.validation(held_out)
-            best.judge(done, values["val_loss"])
-        if checkpoints is not None and (due or engine.leaving):
-            checkpoints.save(best, done, best.state())
-        if checkpoints is not None and engine.leaving:
-            checkpoints.leave()
-        if rank() == 0:
-            report(done, values)
-            progress.made(done, info.loss)
-    if rank() == 0:
-        progress.end(done)
-    if checkpoints is not None:
-        checkpoints.wait()
-    metrics = {
-        "train_samples": len(chosen),
-        "steps": done,
-        **examples.cut,
-        **_verdict(best.history, llm),
-    }
-    return Trained(engine, best, tokenizer, recipe, task, metrics)
+    return _Ready(engine, best, tokenizer, loss, examples, held_out, order, len(chosen))
 
 
 def _verdict(history: History, llm: LLM) -> dict[str, float]:
@@ -181,95 +208,6 @@ def _verdict(history: History, llm: LLM) -> dict[str, float]:
         "best_step": history.best_step,
         "loss_fell": history.fell,
     }
-
-
-def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
-    """Tokenizer and model: a base with its own tokenizer, or a Llama from scratch with a tokenizer
-    built from the prompts."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    dtype = torch.bfloat16 if llm.dtype == "bfloat16" else torch.float32
-    if llm.base is not None:
-        try:
-            with _opened(llm.base) as folder:
-                tokenizer = AutoTokenizer.from_pretrained(folder)
-                model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-        except (OSError, ValueError) as exc:
-            first = str(exc).strip().splitlines()[0]
-            raise RecipeError(
-                f"llm.base = {llm.base!r}",
-                f"cannot be opened ({first})",
-                "give a hub id, a folder or a store URI",
-            ) from exc
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        room = getattr(model.config, "max_position_embeddings", llm.context)
-        if llm.context > room:
-            raise RecipeError(
-                f"llm.context = {llm.context}",
-                f"is more than {llm.base} reads: {room} tokens",
-                "lower it",
-            )
-        return tokenizer, _prepared(model, llm)
-    tokenizer = build_tokenizer(prompts, llm.vocab_size)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=llm.hidden,
-        intermediate_size=llm.hidden * 8 // 3,
-        num_hidden_layers=llm.layers,
-        num_attention_heads=llm.heads,
-        num_key_value_heads=llm.heads,
-        max_position_embeddings=llm.context,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return tokenizer, _prepared(LlamaForCausalLM(config).to(dtype), llm)
-
-
-@contextmanager
-def _opened(base: str) -> Iterator[str]:
-    """A folder or hub id; what stands in an object store is fetched for as long as it is read."""
-    if not store.is_s3(base):
-        yield base
-        return
-    with tempfile.TemporaryDirectory(prefix="boig-base-") as scratch:
-        fetch = (
-            manifest.fetch_folder
-            if store.exists(store.join(base, manifest.MANIFEST))
-            else store.download_folder
-        )
-        fetch(base, Path(scratch))
-        yield scratch
-
-
-def _prepared(model: Any, llm: LLM) -> Any:
-    """A model as it is trained: with flash attention where it is installed, a LoRA or activation
-    checkpointing as the recipe says."""
-    from transformers.utils import is_flash_attn_2_available
-
-    if llm.dtype == "bfloat16" and is_flash_attn_2_available():
-        try:
-            model.set_attn_implementation("flash_attention_2")
-        except ValueError as exc:
-            log.info("without flash attention: %s", exc)
-    if llm.gradient_checkpointing:
-        model.activation_checkpointing_enable()
-    if llm.lora_rank is not None:
-        from peft import LoraConfig
-
-        model.requires_grad_(False)
-        model.add_adapter(
-            LoraConfig(
-                r=llm.lora_rank,
-                lora_alpha=llm.lora_alpha,
-                target_modules="all-linear",
-                task_type="CAUSAL_LM",
-            )
-        )
-    return model.train()
 
 
 def engine_config(llm: LLM) -> EngineConfig:

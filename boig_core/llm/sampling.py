@@ -53,14 +53,8 @@ def sample_answers(
     for rows, ids_BT, mask_BT in prompt_batches(
         model, tokenizer, prompts, max_new_tokens, max(1, batch // samples)
     ):
-        chance_NT = np.concatenate(
-            [
-                np.random.default_rng([seed, zlib.crc32(prompts[i].encode())]).random(
-                    (samples, max_new_tokens)
-                )
-                for i in rows
-            ]
-        )
+        size = (samples, max_new_tokens)
+        chance_NT = np.concatenate([_chance(seed, prompts[i]).random(size) for i in rows])
         place_BT = (mask_BT.cumsum(dim=1) - 1).clamp(min=0)
         read = model(
             input_ids=ids_BT,
@@ -87,6 +81,11 @@ def sample_answers(
         for place, i in enumerate(rows):
             answers[i] = texts[place * samples : (place + 1) * samples]
     return answers
+
+
+def _chance(seed: int, prompt: str) -> np.random.Generator:
+    """Random numbers of a prompt alone, whatever it is answered beside."""
+    return np.random.default_rng([seed, zlib.crc32(prompt.encode())])
 
 
 def _draw(

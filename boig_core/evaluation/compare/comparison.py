@@ -96,17 +96,13 @@ def compare(
     clusters = first.boigsd.samples
     one_reward = len({_yardstick(variant) for variant in variants}) == 1
     span = functools.partial(paired_difference, clusters=clusters, resamples=resamples, seed=seed)
+    compared = tuple(name for name in MEASURES if one_reward or name != "reward")
 
     def differences(members: Sequence[Variant]) -> dict[str, Any]:
-        return _differences(
-            members,
-            reference,
-            span,
-            MEASURES if one_reward else tuple(name for name in MEASURES if name != "reward"),
-        )
+        return _differences(members, reference, span, compared)
 
     names = {variant.name: group for group, members in groups.items() for variant in members}
-    found = {
+    measured = {
         "groups": {
             group: {"variants": [member.name for member in members], **differences(members)}
             for group, members in groups.items()
@@ -116,23 +112,18 @@ def compare(
             for member in variants
         },
     }
+    sizes = {"images": len(clusters), "prompts": len(set(clusters)), "one_reward": one_reward}
+    recipes = {variant.name: variant.recipe for variant in variants if variant.recipe is not None}
     return {
         "schema_version": 1,
         "reference": names[first.name],
-        "settings": {
-            **first.settings,
-            "images": len(clusters),
-            "prompts": len(set(clusters)),
-            "one_reward": one_reward,
-        },
-        **found,
-        "changes": changes(
-            {variant.name: variant.recipe for variant in variants if variant.recipe is not None}
-        ),
+        "settings": {**first.settings, **sizes},
+        **measured,
+        "changes": changes(recipes),
         "failed": dict(failed),
         "absent": {
             path: _REASONS[path.rsplit(".", 1)[-1]]
-            for path, value in _leaves(found)
+            for path, value in _leaves(measured)
             if value is None and ".cost." not in path
         },
     }

@@ -53,18 +53,8 @@ def evaluate(
         ``parse_rate``; ``paired`` (candidate minus model, by metric and bucket, over the samples in
         which both are defined); ``n`` by bucket; and the name of the ``vectors``.
     """
-    parts = {
-        bucket: np.array([bucket in (s.bucket, "all") for s in samples], bool)
-        for bucket in (*BUCKETS, "all")
-    }
     posts = [s.post for s in samples]
-    drawn = {
-        bucket: resample_counts(
-            [post for post, kept in zip(posts, inside, strict=True) if kept], resamples, seed
-        )
-        for bucket, inside in parts.items()
-        if inside.any()
-    }
+    parts, drawn = _draws_of_buckets([s.bucket for s in samples], posts, resamples, seed)
     values, result = {}, {}
     for model, predicted in predictions.items():
         asked_N = np.array([s.id in predicted for s in samples], bool)
@@ -94,6 +84,27 @@ def evaluate(
         "n": {bucket: int(parts[bucket].sum()) for bucket in BUCKETS},
         "vectors": vectors.name,
     }
+
+
+def _draws_of_buckets(
+    buckets: Sequence[str | None], clusters: Sequence[str], resamples: int, seed: int
+) -> tuple[dict[str, NDArray[np.bool_]], dict[str, NDArray[np.float64]]]:
+    """Which samples lie in each bucket, and in all; and the bootstrap's draws of those (R, n), for
+    each that holds any."""
+    parts = {
+        name: np.array([name in (bucket, "all") for bucket in buckets], bool)
+        for name in (*BUCKETS, "all")
+    }
+    drawn = {
+        name: resample_counts(
+            [cluster for cluster, kept in zip(clusters, inside, strict=True) if kept],
+            resamples,
+            seed,
+        )
+        for name, inside in parts.items()
+        if inside.any()
+    }
+    return parts, drawn
 
 
 def evaluate_files(
@@ -144,17 +155,8 @@ def evaluate_files(
                 f"{_RULE} bucket (high, medium, low), width, height, description",
                 "mend its line",
             ) from exc
-    parts = {
-        bucket: np.array([bucket in (pair.bucket, "all") for pair in pairs], bool)
-        for bucket in (*BUCKETS, "all")
-    }
-    drawn = {
-        bucket: resample_counts(
-            [key for key, kept in zip(rows, inside, strict=True) if kept], resamples, seed
-        )
-        for bucket, inside in parts.items()
-        if inside.any()
-    }
+    buckets = [pair.bucket for pair in pairs]
+    parts, drawn = _draws_of_buckets(buckets, list(rows), resamples, seed)
     asked_N = np.ones(len(pairs), bool)
     return {
         metric: _row(column, asked_N, parts, drawn)

@@ -152,19 +152,14 @@ def render(
             for pair, name in _ADDED
             if pair in report["paired"]
         ],
-        by_accounts=sorted(report["by"]["account"].items(), key=lambda part: -part[1]["prompts"])[
-            :_ACCOUNTS
-        ],
+        by_accounts=_largest(report["by"]["account"], "prompts"),
         gains=[
             (measure, whiskers(_gains(report, measure)))
             for measure in ("reward", "judge", "clip_margin")
         ],
         comparisons=_comparisons(report, recipe),
         reliability=_reliability(report),
-        accounts=sorted(
-            report["reward_validity"][report["reward"]["name"]]["accounts"].items(),
-            key=lambda row: -row[1]["n"],
-        )[:_ACCOUNTS],
+        accounts=_largest(report["reward_validity"][report["reward"]["name"]]["accounts"], "n"),
         curves=_curves(steps),
         titles=_TITLES,
         models=[name for name, row in report["description"].items() if row is not None],
@@ -172,6 +167,13 @@ def render(
         steps=steps,
         slowest=max([seconds for seconds in report["timings"].values() if seconds] or [1.0]),
     )
+
+
+def _largest(
+    accounts: Mapping[str, Mapping[str, Any]], size: str
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """The accounts that a page has room for, with their rows."""
+    return sorted(accounts.items(), key=lambda part: -part[1][size])[:_ACCOUNTS]
 
 
 def environment() -> Environment:

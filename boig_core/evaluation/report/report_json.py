@@ -68,16 +68,7 @@ def build_report(
         CorruptError: a number is not finite, or is missing without a reason.
     """
     absent = dict(generation["absent"])
-    described = {
-        model: description.get(model)
-        for model in (*DESCRIBERS, *sorted(_extra_models(description)))
-    }
-    for model, row in described.items():
-        if row is None:
-            absent[f"description.{model}"] = _NOT_MEASURED[model]
-        else:
-            empty = [f"description.{model}.{path}" for path, value in _leaves(row) if value is None]
-            absent |= dict.fromkeys(empty, "undefined for every sample of this bucket")
+    described = _described(description, absent)
     timings = {stage: seconds.get(stage) for stage in _TIMED}
     absent |= {
         f"timings.{stage}": "not among the runs that this report was made from"
@@ -87,15 +78,7 @@ def build_report(
     validity = {
         name: _validity(calibration, name, recipe) for name in calibration["splits"]["test"]
     }
-    reward = {key: calibration[key] for key in ("clip", "recommended")} | {
-        "name": calibration["reward"],
-        "min_auc": recipe.reward.min_auc,
-    }
-    why = {
-        "recommended": "no formulation has an AUC on the validation split",
-        "min_auc": "the recipe sets no gate",
-    }
-    absent |= {f"reward.{key}": reason for key, reason in why.items() if reward[key] is None}
+    reward = _reward(calibration, recipe, absent)
     report = {
         "schema_version": 1,
         "recipe": recipe.name,
@@ -118,6 +101,37 @@ def build_report(
     }
     check_report(report)
     return report
+
+
+def _described(description: Mapping[str, Any], absent: dict[str, str]) -> dict[str, Any]:
+    """Row of each model that describes images; adds to ``absent`` what has no number, and why."""
+    rows = {
+        model: description.get(model)
+        for model in (*DESCRIBERS, *sorted(_extra_models(description)))
+    }
+    for model, row in rows.items():
+        if row is None:
+            absent[f"description.{model}"] = _NOT_MEASURED[model]
+        else:
+            empty = [f"description.{model}.{path}" for path, value in _leaves(row) if value is None]
+            absent |= dict.fromkeys(empty, "undefined for every sample of this bucket")
+    return rows
+
+
+def _reward(
+    calibration: Mapping[str, Any], recipe: Recipe, absent: dict[str, str]
+) -> dict[str, Any]:
+    """What the reward is; adds to ``absent`` what it lacks, and why."""
+    reward = {key: calibration[key] for key in ("clip", "recommended")} | {
+        "name": calibration["reward"],
+        "min_auc": recipe.reward.min_auc,
+    }
+    reasons = {
+        "recommended": "no formulation has an AUC on the validation split",
+        "min_auc": "the recipe sets no gate",
+    }
+    absent |= {f"reward.{key}": reason for key, reason in reasons.items() if reward[key] is None}
+    return reward
 
 
 def check_report(report: Mapping[str, Any]) -> None:

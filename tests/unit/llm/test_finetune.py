@@ -11,8 +11,9 @@ import torch
 
 from boig_core.config import Recipe, parse_recipe
 from boig_core.errors import InputError, PreemptedError, RecipeError
+from boig_core.llm.base import make_model
 from boig_core.llm.examples import make_examples
-from boig_core.llm.finetune import checked_loss, export, finetune, make_model
+from boig_core.llm.finetune import checked_loss, export, finetune
 from boig_core.llm.generate import generate_answers, load_llm, parse_or_none
 from boig_core.llm.score import answer_logprobs
 from boig_core.llm.tokens import build_tokenizer

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from boig_core.config import load_recipe
-from boig_core.llm.finetune import make_model
+from boig_core.llm.base import make_model
 from boig_core.llm.generate import generate_answers
 from boig_core.llm.sampling import sample_answers
 
