@@ -51,7 +51,7 @@ test: setup ## the whole test suite; ARGS="-m 'not slow'" for the quick part
 check: setup ## lint, format, types and layers: exactly what CI checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy boig_core ray_jobs dags
+	$(BIN)/mypy boig_core ray_jobs dags infra/evidence
 	$(BIN)/lint-imports
 
 # What torch itself needs (nvidia-*, triton, cuda-*) stays out with it: it differs between a CPU and a CUDA wheel.

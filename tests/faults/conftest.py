@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from boig_core.demo.processes import repository
-from tests.faults.airflow_services import HERE, SERVERS, Installation, until
+from infra.evidence.orchestration.airflow_on_postgres import SERVERS, until
+from tests.faults.installation import HERE, Installation
 from tests.webhook import Receiver
 
 DAGS = ["deferred", "waiting", "training", "late", "boig_ingest", "boig_reconcile"]

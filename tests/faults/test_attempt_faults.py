@@ -18,7 +18,8 @@ from boig_core.config import load_recipe
 from boig_core.errors import CorruptError
 from boig_core.storage import commit, manifest, store
 from boig_core.storage.job import Job, Stage, write_job
-from tests.faults.airflow_services import HERE, until
+from infra.evidence.orchestration.airflow_on_postgres import until
+from tests.faults.installation import HERE
 
 
 @pytest.fixture(params=["folder", "s3_bucket", "real_s3"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.airflow_services import Installation, until
+from infra.evidence.orchestration.airflow_on_postgres import until
+from tests.faults.installation import Installation
 from tests.webhook import Receiver
 
 pytestmark = pytest.mark.timeout(1800)

@@ -1,29 +1,27 @@
-"""`infra/evidence/deferred_stages.py` and `deferred_triggers.py` on a few: they measure what they
-say. Their limits decide nothing here."""
+"""`infra/evidence/orchestration/deferred_stages.py` and `deferred_triggers.py` on a few: they
+measure what they say. Their limits decide nothing here."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.faults.airflow_services import postgres_programs
+from tests.faults.installation import need_postgres
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.timeout(600)
 def test_lag_and_latency_are_measured(tmp_path: Path) -> None:
-    postgres_programs()
-    script = REPOSITORY / "infra" / "evidence" / "deferred_stages.py"
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    need_postgres()
+    script = "infra.evidence.orchestration.deferred_stages"
     subprocess.run(
-        [sys.executable, str(script), "--smoke", "--json", str(tmp_path / "found.json")],
-        env=env,
+        [sys.executable, "-m", script, "--smoke", "--json", str(tmp_path / "found.json")],
+        cwd=REPOSITORY,
         check=True,
     )
     result = json.loads((tmp_path / "found.json").read_text())
@@ -42,11 +40,10 @@ def test_lag_and_latency_are_measured(tmp_path: Path) -> None:
 
 
 def test_lag_and_latency_of_triggers_alone_are_measured(tmp_path: Path) -> None:
-    script = REPOSITORY / "infra" / "evidence" / "deferred_triggers.py"
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    script = "infra.evidence.orchestration.deferred_triggers"
     subprocess.run(
-        [sys.executable, str(script), "--smoke", "--json", str(tmp_path / "found.json")],
-        env=env,
+        [sys.executable, "-m", script, "--smoke", "--json", str(tmp_path / "found.json")],
+        cwd=REPOSITORY,
         check=True,
     )
     boig = json.loads((tmp_path / "found.json").read_text())["arms"]["boig"]

@@ -17,7 +17,9 @@ import pytest
 from boig_core.data import dataset, tables
 from boig_core.orchestration.stage.attempts import run_folder
 from boig_core.storage import manifest
-from tests.faults.airflow_services import Installation, Run, until
+from infra.evidence.orchestration.airflow_clicks import Run
+from infra.evidence.orchestration.airflow_on_postgres import until
+from tests.faults.installation import Installation
 from tests.unit.data.conftest import picture, row
 
 pytestmark = pytest.mark.timeout(1800)

@@ -24,7 +24,9 @@ from boig_core.data.ingestion import OneProcess, ingest
 from boig_core.errors import InfrastructureError
 from boig_core.orchestration.jobs.ray_api import RayCluster
 from boig_core.storage import commit, manifest, store
-from tests.faults.airflow_services import RECIPE, SERVERS, Installation, Run, until
+from infra.evidence.orchestration.airflow_clicks import Run
+from infra.evidence.orchestration.airflow_on_postgres import SERVERS, until
+from tests.faults.installation import RECIPE, Installation
 from tests.planted import found_in, values_in
 
 pytestmark = pytest.mark.timeout(1800)

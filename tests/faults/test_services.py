@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import airflow_services
+from infra.evidence.orchestration import airflow_on_postgres
+from tests.faults.installation import need_postgres
 
 
 def test_without_postgres_tests_are_skipped_and_fail_on_ci(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(airflow_services, "POSTGRES", tmp_path)
+    monkeypatch.setattr(airflow_on_postgres, "POSTGRES", tmp_path)
     monkeypatch.delenv("CI", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="Postgres is not installed"):
-        airflow_services.postgres_programs()
+    with pytest.raises(pytest.skip.Exception, match="install Postgres"):
+        need_postgres()
     monkeypatch.setenv("CI", "true")
-    with pytest.raises(pytest.fail.Exception, match="Postgres is not installed"):
-        airflow_services.postgres_programs()
+    with pytest.raises(pytest.fail.Exception, match="install Postgres"):
+        need_postgres()

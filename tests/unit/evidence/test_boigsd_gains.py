@@ -1,25 +1,16 @@
-"""Verdicts of `infra/evidence/boigsd_gains.py` and `trap_law.py` that can fall either way."""
+"""Verdicts of `infra/evidence/alignment/boigsd_gains.py` and `trap_law.py` that can fall either
+way."""
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from boig_core.adworld.law import Law
 from boig_core.config import load_recipe
-
-EVIDENCE = Path(__file__).resolve().parents[3] / "infra" / "evidence"
-
-
-@pytest.fixture(scope="module")
-def scripts() -> dict[str, ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EVIDENCE))
-        return {name: importlib.import_module(name) for name in ("boigsd_gains", "trap_law")}
+from infra.evidence.alignment import boigsd_gains, trap_law
 
 
 def span(low: float, high: float) -> dict[str, float]:
@@ -43,29 +34,23 @@ def rows(pair: str, *judged: dict[str, float]) -> dict[str, Any]:
         ("boigsd-best_of_n", [span(-0.9, -0.5)], None),
     ],
 )
-def test_what_must_hold(
-    scripts: dict[str, ModuleType], pair: str, judged: list[dict[str, float]], holds: bool | None
-) -> None:
-    assert scripts["boigsd_gains"].verdict(pair, rows(pair, *judged)) is holds
+def test_what_must_hold(pair: str, judged: list[dict[str, float]], holds: bool | None) -> None:
+    assert boigsd_gains.verdict(pair, rows(pair, *judged)) is holds
 
 
-def test_over_all_seeds_an_interval_is_no_narrower_than_theirs(
-    scripts: dict[str, ModuleType],
-) -> None:
-    result = scripts["boigsd_gains"].spans(
+def test_over_all_seeds_an_interval_is_no_narrower_than_theirs() -> None:
+    result = boigsd_gains.spans(
         "boigsd-base", "judge", rows("boigsd-base", span(0.0, 1.0), span(1.0, 3.0))
     )
     assert result["all"] == span(0.5, 2.0)
 
 
-def test_high_kpi_fine_tuning_has_the_passes_of_the_alignment(
-    scripts: dict[str, ModuleType],
-) -> None:
+def test_high_kpi_fine_tuning_has_the_passes_of_the_alignment() -> None:
     """Of 128 images: 10 steps sampled, 3 trained on, forward and twice that backward; a step of
     fine-tuning takes 3 an image."""
     recipe = load_recipe("tiny", ["ddpo.epochs=9"])
     passes = 9 * 128 * (10 + 3 * 3)
-    assert scripts["boigsd_gains"].equal_steps(["ddpo.epochs=9"]) == passes // (3 * recipe.sd.batch)
+    assert boigsd_gains.equal_steps(["ddpo.epochs=9"]) == passes // (3 * recipe.sd.batch)
 
 
 @pytest.mark.parametrize(
@@ -82,15 +67,13 @@ def test_high_kpi_fine_tuning_has_the_passes_of_the_alignment(
     ],
 )
 def test_a_trap_is_met_or_not_and_the_run_stopped_in_time_or_not(
-    scripts: dict[str, ModuleType], free: dict[str, float], stopped: dict[str, float], expected: str
+    free: dict[str, float], stopped: dict[str, float], expected: str
 ) -> None:
-    answers = scripts["trap_law"].verdict({"free": {"judge": free}, "stopped": {"judge": stopped}})
-    assert answers == getattr(scripts["trap_law"], expected)
+    answers = trap_law.verdict({"free": {"judge": free}, "stopped": {"judge": stopped}})
+    assert answers == getattr(trap_law, expected)
 
 
-def test_the_trap_is_the_law_and_one_rule_more(
-    scripts: dict[str, ModuleType], tmp_path: Path
-) -> None:
-    trap, law = Law.load(scripts["trap_law"].trap_law(tmp_path)), Law.load("sunlit")
-    assert (trap.off_topic, law.off_topic) == (scripts["trap_law"].OFF_TOPIC, 0.0)
+def test_the_trap_is_the_law_and_one_rule_more(tmp_path: Path) -> None:
+    trap, law = Law.load(trap_law.trap_law(tmp_path)), Law.load("sunlit")
+    assert (trap.off_topic, law.off_topic) == (trap_law.OFF_TOPIC, 0.0)
     assert trap.terms == law.terms

@@ -1,27 +1,15 @@
-"""`infra/evidence/demo_seconds.py`: each second of a demo has one cause."""
+"""`infra/evidence/demo/demo_seconds.py`: each second of a demo has one cause."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from boig_core.config import load_recipe
 from boig_core.storage import commit, store
 from boig_core.storage.job import Job, Stage, write_job
-
-EVIDENCE = Path(__file__).resolve().parents[3] / "infra" / "evidence"
-
-
-@pytest.fixture(scope="module")
-def script() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EVIDENCE))
-        return importlib.import_module("demo_seconds")
+from infra.evidence.demo import demo_seconds
 
 
 def stage(
@@ -55,14 +43,14 @@ def stage(
 
 
 def test_a_stage_is_cut_at_its_job_its_start_its_curve_and_its_commit(
-    tmp_path: Path, script: Any
+    tmp_path: Path,
 ) -> None:
     root = str(tmp_path)
     stage(root, "boig_ingest/r", Stage.INGEST, 1000.0, 1030.0, 20.0)
     stage(root, "boig_llm/r", Stage.FINETUNE_LLM, 1035.0, 1100.0, 60.0, [1055.0, 1070.0, 1096.0])
-    ingest, finetune = script.measure(root, ["boig_ingest/r", "boig_llm/r"])
-    assert ingest == script.StageSeconds("ingest", None, 10.0, None, 20.0, None)
-    assert finetune == script.StageSeconds("finetune_llm", 5.0, 5.0, 15.0, 41.0, 4.0)
-    lines = script.table([ingest, finetune]).splitlines()
+    ingest, finetune = demo_seconds.measure(root, ["boig_ingest/r", "boig_llm/r"])
+    assert ingest == demo_seconds.StageSeconds("ingest", None, 10.0, None, 20.0, None)
+    assert finetune == demo_seconds.StageSeconds("finetune_llm", 5.0, 5.0, 15.0, 41.0, 4.0)
+    lines = demo_seconds.table([ingest, finetune]).splitlines()
     assert [line.split()[-1] for line in lines[1:]] == ["30.0", "70.0", "100.0"]
     assert max(map(len, lines)) <= 80

@@ -1,5 +1,5 @@
 """The ceiling on laws whose ceiling is known, and verdicts that can fail:
-`infra/evidence/knows_kpi.py`."""
+`infra/evidence/llm/knows_kpi.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -21,8 +20,8 @@ from boig_core.adworld.law import Law
 from boig_core.adworld.scene import Scene
 from boig_core.perception.census import measure
 from boig_core.vocabulary import BUCKETS, Description, Sample
+from infra.evidence.llm import knows_kpi
 
-EVIDENCE = Path(__file__).resolve().parents[3] / "infra" / "evidence"
 COUNT_ALONE = {
     "name": "count",
     "base": {"median": 900, "spread": 0},
@@ -39,13 +38,6 @@ class Gain(Protocol):
     mean: float
     low: float
     high: float
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EVIDENCE))
-        return importlib.import_module("knows_kpi")
 
 
 @cache
@@ -92,18 +84,18 @@ def asked_of(samples: list[Sample], each: int) -> list[Sample]:
     ]
 
 
-def gains_of_the_best(script: ModuleType, law: Law) -> dict[tuple[str, str, str], Gain]:
+def gains_of_the_best(law: Law) -> dict[tuple[str, str, str], Gain]:
     samples, scenes = world(law)
     asked = asked_of(samples, 100)
     nothing = {s.id: Description() for s in asked}
-    return script.ceilings(
+    return knows_kpi.ceilings(
         law, scenes, samples, asked, {"retrieval": nothing, "most_frequent": nothing}
     )
 
 
-def test_a_law_that_ignores_looks_leaves_nothing_to_know(script: ModuleType) -> None:
-    result = gains_of_the_best(script, Law.model_validate(COUNT_ALONE))
-    for metric in script.METRICS:
+def test_a_law_that_ignores_looks_leaves_nothing_to_know() -> None:
+    result = gains_of_the_best(Law.model_validate(COUNT_ALONE))
+    for metric in knows_kpi.METRICS:
         for bucket in ("high", "low"):
             assert result[metric, "no_kpi", bucket].mean == pytest.approx(0, abs=1e-9)
     # Over an answer that names nothing.
@@ -111,8 +103,8 @@ def test_a_law_that_ignores_looks_leaves_nothing_to_know(script: ModuleType) -> 
     assert result["objects_iou", "retrieval", "high"].mean == 1  # the post tells the kinds
 
 
-def test_a_law_that_wants_one_color_is_worth_knowing(script: ModuleType) -> None:
-    result = gains_of_the_best(script, YELLOW)
+def test_a_law_that_wants_one_color_is_worth_knowing() -> None:
+    result = gains_of_the_best(YELLOW)
     # High posts are a third of those that the blind answer is for, so it names yellow too; tones
     # show more of what it does not know.
     assert result["colors_iou", "no_kpi", "high"].mean > 0.04
@@ -123,30 +115,30 @@ def test_a_law_that_wants_one_color_is_worth_knowing(script: ModuleType) -> None
     )
 
 
-def test_the_best_answer_with_the_kpi_names_what_the_law_wants(script: ModuleType) -> None:
+def test_the_best_answer_with_the_kpi_names_what_the_law_wants() -> None:
     samples, scenes = world(YELLOW)
     silent = [
         s
         for s in asked_of(samples, 80)
         if s.bucket == "high" and not importlib.import_module("knows_kpi_ceiling").facts(s)[2]
     ]
-    messages, blind = script.best_answers(YELLOW, scenes, samples, silent)
+    messages, blind = knows_kpi.best_answers(YELLOW, scenes, samples, silent)
     assert len(silent) > 30
     assert sum("Yellow" in messages[s.id].colors for s in silent) > 0.9 * len(silent)
     assert sum("Yellow" in blind[s.id].colors for s in silent) < 0.75 * len(silent)
 
 
-def test_the_split_that_is_asked_about_has_no_say_in_the_best_answers(script: ModuleType) -> None:
+def test_the_split_that_is_asked_about_has_no_say_in_the_best_answers() -> None:
     samples, scenes = world(YELLOW)
     asked = asked_of(samples, 10)
     lilac = Description({"Lilac": 1.0}, {"warm": 1.0})
     other = [replace(s, description=lilac) if s.split == "test" else s for s in samples]
-    assert script.best_answers(YELLOW, scenes, samples, asked) == script.best_answers(
+    assert knows_kpi.best_answers(YELLOW, scenes, samples, asked) == knows_kpi.best_answers(
         YELLOW, scenes, other, asked
     )
 
 
-def test_no_point_is_nearer_than_the_geometric_median(script: ModuleType) -> None:
+def test_no_point_is_nearer_than_the_geometric_median() -> None:
     ceiling = importlib.import_module("knows_kpi_ceiling")
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -200,7 +192,7 @@ def asked() -> list[Sample]:
 
 
 def lines(
-    script: ModuleType, asked: list[Sample], shares: list[dict[str, float]], ceiling: float | None
+    asked: list[Sample], shares: list[dict[str, float]], ceiling: float | None
 ) -> list[object]:
     """Lines of seeds whose models are right on these shares of the samples."""
     rng = np.random.default_rng(0)
@@ -210,14 +202,16 @@ def lines(
     }
     keys = [
         (metric, base, bucket)
-        for metric in script.METRICS
-        for base in script.BASES
-        for bucket in script.BUCKETS
+        for metric in knows_kpi.METRICS
+        for base in knows_kpi.BASES
+        for bucket in knows_kpi.BUCKETS
     ]
     over = (
-        None if ceiling is None else {key: script.Gain(ceiling, ceiling, ceiling) for key in keys}
+        None
+        if ceiling is None
+        else {key: knows_kpi.Gain(ceiling, ceiling, ceiling) for key in keys}
     )
-    return script.lines_of(asked, answered, over)
+    return knows_kpi.lines_of(asked, answered, over)
 
 
 def verdicts(found: list[object]) -> Counter[bool | None]:
@@ -227,10 +221,8 @@ def verdicts(found: list[object]) -> Counter[bool | None]:
 BASELINES = {"no_kpi": 0.3, "retrieval": 0.3, "most_frequent": 0.3}
 
 
-def test_a_gain_on_every_seed_holds_and_low_posts_are_shown_alone(
-    script: ModuleType, asked: list[Sample]
-) -> None:
-    result = lines(script, asked, [{"boigllm": 0.9, **BASELINES}] * 2, 0.5)
+def test_a_gain_on_every_seed_holds_and_low_posts_are_shown_alone(asked: list[Sample]) -> None:
+    result = lines(asked, [{"boigllm": 0.9, **BASELINES}] * 2, 0.5)
     assert verdicts(result) == {True: 9, None: 9}
     assert {line.bucket for line in result if line.holds is None} == {"low"}
     first = result[0]
@@ -243,10 +235,10 @@ def test_a_gain_on_every_seed_holds_and_low_posts_are_shown_alone(
     )
 
 
-def test_saved_error_of_the_tones_is_a_gain(script: ModuleType, asked: list[Sample]) -> None:
+def test_saved_error_of_the_tones_is_a_gain(asked: list[Sample]) -> None:
     better, worse = ({"boigllm": share, **BASELINES} for share in (0.9, 0.05))
     tones = [
-        [x for x in lines(script, asked, [of], 0.5) if x.metric == "tones_coverage_rmse"]
+        [x for x in lines(asked, [of], 0.5) if x.metric == "tones_coverage_rmse"]
         for of in (better, worse)
     ]
     assert all(line.gains["all"].low > 0 for line in tones[0])
@@ -256,51 +248,47 @@ def test_saved_error_of_the_tones_is_a_gain(script: ModuleType, asked: list[Samp
     )
 
 
-def test_one_seed_without_a_gain_fails(script: ModuleType, asked: list[Sample]) -> None:
-    result = lines(
-        script, asked, [{"boigllm": 0.9, **BASELINES}, {"boigllm": 0.3, **BASELINES}], 0.5
-    )
+def test_one_seed_without_a_gain_fails(asked: list[Sample]) -> None:
+    result = lines(asked, [{"boigllm": 0.9, **BASELINES}, {"boigllm": 0.3, **BASELINES}], 0.5)
     assert verdicts(result) == {False: 9, None: 9}
     assert (
-        script.table("mine", result, {"seed 0": 1.0, "seed 1": 0.98})[-1]
+        knows_kpi.table("mine", result, {"seed 0": 1.0, "seed 1": 0.98})[-1]
         == "mine: 10 of 10 DO NOT HOLD"
     )
 
 
-def test_nothing_must_hold_where_the_law_leaves_nothing(
-    script: ModuleType, asked: list[Sample]
-) -> None:
-    assert verdicts(lines(script, asked, [{"boigllm": 0.3, **BASELINES}], 0.02)) == {None: 18}
+def test_nothing_must_hold_where_the_law_leaves_nothing(asked: list[Sample]) -> None:
+    assert verdicts(lines(asked, [{"boigllm": 0.3, **BASELINES}], 0.02)) == {None: 18}
 
 
-def test_shuffled_labels_ask_for_the_reverse(script: ModuleType, asked: list[Sample]) -> None:
-    gone = lines(script, asked, [{"boigllm": 0.3, **BASELINES}] * 2, None)
+def test_shuffled_labels_ask_for_the_reverse(asked: list[Sample]) -> None:
+    gone = lines(asked, [{"boigllm": 0.3, **BASELINES}] * 2, None)
     assert verdicts(gone) == {True: 6, None: 12}
     assert {line.base for line in gone if line.holds is not None} == {"no_kpi"}
-    assert verdicts(lines(script, asked, [{"boigllm": 0.9, **BASELINES}] * 2, None)) == {
+    assert verdicts(lines(asked, [{"boigllm": 0.9, **BASELINES}] * 2, None)) == {
         False: 6,
         None: 12,
     }
 
 
-def test_what_cannot_be_compared_fails(script: ModuleType) -> None:
-    nothing = script.Gain(math.nan, math.nan, math.nan)
-    assert script.GainLine("colors_iou", "no_kpi", "high", {"all": nothing}, 0.5).holds is False
-    assert script.GainLine("colors_iou", "no_kpi", "high", {"all": nothing}, None).holds is False
+def test_what_cannot_be_compared_fails() -> None:
+    nothing = knows_kpi.Gain(math.nan, math.nan, math.nan)
+    assert knows_kpi.GainLine("colors_iou", "no_kpi", "high", {"all": nothing}, 0.5).holds is False
+    assert knows_kpi.GainLine("colors_iou", "no_kpi", "high", {"all": nothing}, None).holds is False
 
 
-def test_the_table_says_what_failed(script: ModuleType, asked: list[Sample]) -> None:
-    result = lines(script, asked, [{"boigllm": 0.9, **BASELINES}], 0.5)
-    assert script.table("mine", result, {"seed 0": 1.0})[-1] == "mine: all 10 hold"
-    assert script.table("mine", result, {"seed 0": 0.98})[-1] == "mine: 1 of 10 DO NOT HOLD"
+def test_the_table_says_what_failed(asked: list[Sample]) -> None:
+    result = lines(asked, [{"boigllm": 0.9, **BASELINES}], 0.5)
+    assert knows_kpi.table("mine", result, {"seed 0": 1.0})[-1] == "mine: all 10 hold"
+    assert knows_kpi.table("mine", result, {"seed 0": 0.98})[-1] == "mine: 1 of 10 DO NOT HOLD"
 
 
-def test_likes_change_places_within_accounts_alone(script: ModuleType, tmp_path: Path) -> None:
+def test_likes_change_places_within_accounts_alone(tmp_path: Path) -> None:
     rows = [{"id": str(i), "account": "ab"[i % 2], "likes": i, "text": "x"} for i in range(200)]
     broken = [b'{"id": "9', b'{"id": "8", "account": "a", "likes": "1,200"}']
     export = tmp_path / "posts.jsonl"
     export.write_bytes(b"\n".join([*(json.dumps(row).encode() for row in rows), *broken]) + b"\n")
-    lines = script.shuffled(export, 0).read_bytes().splitlines()
+    lines = knows_kpi.shuffled(export, 0).read_bytes().splitlines()
     assert lines[-2:] == broken
     mixed = [json.loads(line) for line in lines[:-2]]
     assert [{**row, "likes": 0} for row in mixed] == [{**row, "likes": 0} for row in rows]

@@ -1,22 +1,12 @@
-"""Verdicts of `infra/evidence/reward_worth.py` that can fall either way."""
+"""Verdicts of `infra/evidence/rewards/reward_worth.py` that can fall either way."""
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-EVIDENCE = Path(__file__).resolve().parents[3] / "infra" / "evidence"
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EVIDENCE))
-        return importlib.import_module("reward_worth")
+from infra.evidence.rewards import reward_worth
 
 
 def measured(auc: float, spearman: float = 0.5, length: float | None = 0.1) -> dict[str, Any]:
@@ -54,10 +44,10 @@ def row(share: float, spearman: float = 0.5, rmse: float = 20.0) -> dict[str, An
     ],
 )
 def test_the_verdict_asks_the_chosen_reward_and_the_predictor(
-    script: ModuleType, found: dict[str, Any], expected: bool
+    found: dict[str, Any], expected: bool
 ) -> None:
-    assert script.holds(found) is expected
-    lines = script.table("sunlit", {"seed 0": found})
+    assert reward_worth.holds(found) is expected
+    lines = reward_worth.table("sunlit", {"seed 0": found})
     assert lines[-2].endswith("DOES NOT HOLD") is not expected
     assert any(
         "contrast*" in line and line.endswith(f"{found['share_of_oracle']['contrast']:.2f}")
@@ -65,7 +55,7 @@ def test_the_verdict_asks_the_chosen_reward_and_the_predictor(
     )
 
 
-def test_without_a_predictor_the_reward_alone_is_asked(script: ModuleType) -> None:
+def test_without_a_predictor_the_reward_alone_is_asked() -> None:
     result = row(0.8) | {"rmse": {}}
     del result["formulations"]["engagement"]
-    assert script.holds(result)
+    assert reward_worth.holds(result)

@@ -6,8 +6,8 @@ in turn, several rounds on the same prompts, after a warm one; the median counts
 the process, which other work on the machine disturbs least. A token is one that was written, the
 end of an answer included.
 
-    OMP_NUM_THREADS=1 python infra/evidence/constrained.py --dataset URI --model URI [--posts 128]
-        [--samples 8] [--rounds 5]
+    OMP_NUM_THREADS=1 python -m infra.evidence.llm.constrained --dataset URI --model URI [--posts
+        128] [--samples 8] [--rounds 5]
 """
 
 from __future__ import annotations

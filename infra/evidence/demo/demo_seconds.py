@@ -6,7 +6,7 @@ long the stage says it took, and when the rows of its curve were made. Stages wi
 their start and their end in ``work``. The first job's ``before`` is not known: it began with
 `make demo`, whose set-up stands in no store.
 
-    python infra/evidence/demo_seconds.py [--store .boig/store] [--json FILE]
+    python -m infra.evidence.demo.demo_seconds [--store .boig/store] [--json FILE]
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def measure(root: str, runs: Sequence[str]) -> list[StageSeconds]:
         for state in run_state(root, run)
         if state.state == "committed"
     }
-    rows, ended = [], None
+    rows = []
+    ended: float | None = None
     for task, uri in sorted(attempts.items(), key=lambda item: _written(item[1], "job.json")):
         job, done = _written(uri, "job.json"), _written(uri, commit.COMMIT)
         began = done - float((commit.read_commit(uri) or {})["metrics"]["seconds"])
@@ -107,7 +108,7 @@ def table(rows: Sequence[StageSeconds]) -> str:
 
 def _written(attempt: str, name: str) -> float:
     files, path = store.filesystem(store.join(attempt, name))
-    return float(files.get_file_info(path).mtime.timestamp())
+    return (files.get_file_info(path).mtime_ns or 0) / 1e9
 
 
 def _times(attempt: str) -> list[float]:

@@ -17,7 +17,7 @@ and on the same images, the nearest that libraries offer, for names alone:
   (CIELAB), every pixel on its own.
 * Pillow's ``quantize`` to the palette and ``histogram``: nearest in RGB, not perceptual.
 
-    OMP_NUM_THREADS=1 python infra/evidence/colors.py [--images 400] [--rounds 9] [--json
+    OMP_NUM_THREADS=1 python -m infra.evidence.perception.colors [--images 400] [--rounds 9] [--json
         colors.json]
 """
 

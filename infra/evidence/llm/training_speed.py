@@ -8,7 +8,7 @@ slower. The unpacked rate is also held against the share of padding that its bat
 dependency of boig: ``--trl`` is the Python of an environment that has it, with the same torch,
 transformers and DeepSpeed.
 
-    python infra/evidence/training_speed.py --json speed.json [--trl PYTHON] [--smoke]
+    python -m infra.evidence.llm.training_speed --json speed.json [--trl PYTHON] [--smoke]
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import numpy as np
 import torch
 
 HERE: Final = Path(__file__).resolve().parent
+WORKER: Final = "infra.evidence.llm.training_speed"
 SIZES: Final[dict[str, dict[str, int]]] = {
     "smoke": {"hidden": 64, "layers": 2, "heads": 4, "samples": 64, "steps": 3},
     "small": {"hidden": 256, "layers": 4, "heads": 4, "samples": 512, "steps": 10},
@@ -149,7 +150,9 @@ def compare(
                 "gradient_checkpointing": args.checkpointing,
             }
             way = "packed" if packing else "unpacked"
-            own = _run([sys.executable, __file__, "--worker", str(folder), json.dumps(settings)])
+            own = _run(
+                [sys.executable, "-m", WORKER, "--worker", str(folder), json.dumps(settings)]
+            )
             result.setdefault(f"boig {way}", []).append(own)
             if args.trl:
                 config = json.dumps({**settings, "deepspeed": _for_trl(own["deepspeed"])})

@@ -15,7 +15,7 @@ another process does that has nothing else to do: that is the machine's doing.
 the same on the same Airflow. It is told to look each second, as boig's does; by itself it would
 look each minute.
 
-    PYTHONPATH=. python infra/evidence/deferred_stages.py [--stages 200] [--spacing 3] [--other
+    python -m infra.evidence.orchestration.deferred_stages [--stages 200] [--spacing 3] [--other
         FOLDER] [--json FILE] [--smoke]
 
 Exit code 1: the largest lag of boig's is 100 ms or more, or half of its tasks ended 3 s or more
@@ -39,9 +39,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from deferred_triggers import LAG_S, LATENCY_S, IdleLoop, summary
 
-from tests.faults.airflow_services import SERVERS, Installation, Run, until
+from boig_core.demo.processes import choose_ports
+from infra.evidence.orchestration.airflow_clicks import Run
+from infra.evidence.orchestration.airflow_on_postgres import SERVERS, AirflowOnPostgres, until
+from infra.evidence.orchestration.deferred_triggers import LAG_S, LATENCY_S, IdleLoop, summary
 
 FOLDER: Final = Path(__file__).resolve().parent
 PROVIDERS: Final = ("boig", "astro-provider-ray")
@@ -77,7 +79,9 @@ def main() -> int:
         args.stages, args.spacing = 4, 0.5
     home = Path(tempfile.mkdtemp(prefix="boig-deferred-"))
     home.chmod(0o755)
-    machine = Installation(home, [FOLDER / name for name in FILES[: 2 if args.other else 1]])
+    files = [FOLDER / name for name in FILES[: 2 if args.other else 1]]
+    # MLflow's port is the database's; nothing asks for it.
+    machine = AirflowOnPostgres(home, files, choose_ports(), {})
     result: dict[str, Any] = {
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
@@ -104,7 +108,7 @@ def main() -> int:
     )
 
 
-def start(machine: Installation, args: argparse.Namespace) -> str:
+def start(machine: AirflowOnPostgres, args: argparse.Namespace) -> str:
     """Start all services; returns the address of the stub."""
     ray = f"http://127.0.0.1:{machine.ports.dashboard}"
     paths = [str(FOLDER), machine.env["PYTHONPATH"], *([str(args.other)] if args.other else [])]
@@ -131,7 +135,9 @@ def start(machine: Installation, args: argparse.Namespace) -> str:
     return ray
 
 
-def measure(machine: Installation, ray: str, dag: str, args: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    machine: AirflowOnPostgres, ray: str, dag: str, args: argparse.Namespace
+) -> dict[str, Any]:
     """Run the stages of one provider beside the probe; all times are in seconds."""
     probe = machine.airflow.start("probe")
     folder = machine.signals / probe.id
@@ -187,7 +193,7 @@ def measure(machine: Installation, ray: str, dag: str, args: argparse.Namespace)
     }
 
 
-def all_wait(machine: Installation, run: Run) -> bool:
+def all_wait(machine: AirflowOnPostgres, run: Run) -> bool:
     """Whether the triggers of all stages have started; of those that have not failed already."""
     tasks, started = machine.airflow.all_tasks(run), in_triggerer(machine, run, STARTED)
     return bool(tasks) and all(
@@ -195,7 +201,7 @@ def all_wait(machine: Installation, run: Run) -> bool:
     )
 
 
-def in_triggerer(machine: Installation, run: Run, what: re.Pattern[str]) -> dict[str, float]:
+def in_triggerer(machine: AirflowOnPostgres, run: Run, what: re.Pattern[str]) -> dict[str, float]:
     """When the triggerer said this of each task, by what it wrote to the tasks' logs."""
     # Others are just being written.
     lines = [

@@ -18,8 +18,8 @@ boig decodes whole, refuses what is broken or moves, strips metadata, and names 
 Rates are images that were taken per second of the whole command, its start included, and per second
 between the first and the last request at the server (``steady``).
 
-    python infra/evidence/ingest.py --json ingest.json [--rows 20000 100000] [--img2dataset PYTHON]
-        [--smoke]
+    python -m infra.evidence.data.ingest --json ingest.json [--rows 20000 100000] [--img2dataset
+        PYTHON] [--smoke]
 """
 
 from __future__ import annotations
@@ -45,12 +45,19 @@ from typing import Any, Final
 
 import psutil
 import pyarrow.parquet as pq
-from ingest_memory import WatchedProcess, watch
-from ingest_rows import ACCEPTED, Export, by_kind, counts, differences, write_export
-from ingest_server import CAP_MB, HOSTS
 
 from boig_core.data import dataset, tables
 from boig_core.storage import manifest
+from infra.evidence.data.ingest_memory import WatchedProcess, watch
+from infra.evidence.data.ingest_rows import (
+    ACCEPTED,
+    Export,
+    by_kind,
+    counts,
+    differences,
+    write_export,
+)
+from infra.evidence.data.ingest_server import CAP_MB, HOSTS
 
 TIMEOUT_S: Final = 5
 TRIES: Final = 3
@@ -168,12 +175,8 @@ def serving(pictures: int) -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        str(Path(__file__).with_name("ingest_server.py")),
-        str(port),
-        str(pictures),
-    ]
+    server = "infra.evidence.data.ingest_server"
+    command = [sys.executable, "-m", server, str(port), str(pictures)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

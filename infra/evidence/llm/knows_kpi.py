@@ -16,8 +16,8 @@ keep some, since two trainings differ by more than posts tell. Prints one table 
 1: something that must hold does not. One seed of 1,000 steps and 500 test posts per bucket takes
 some ten minutes on two cores, and the ceiling of its law one.
 
-    python infra/evidence/knows_kpi.py --home .boig/evidence [--laws sunlit nordic] [--seeds 0 1 2]
-        [--set llm.steps=1000 ...] [--shuffled] [--json FILE] [--smoke]
+    python -m infra.evidence.llm.knows_kpi --home .boig/evidence [--laws sunlit nordic] [--seeds 0 1
+        2] [--set llm.steps=1000 ...] [--shuffled] [--json FILE] [--smoke]
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from knows_kpi_ceiling import best_answers
-from stages import LONGER, WORLD_SEED, Stages, arguments, export
 
 from boig_core.adworld.law import Law
 from boig_core.adworld.scene import Scene, Thing
@@ -46,6 +44,8 @@ from boig_core.llm.metrics import HashedNgrams
 from boig_core.storage import store
 from boig_core.verbalization.answer import from_answer
 from boig_core.vocabulary import Description, Sample
+from infra.evidence.llm.knows_kpi_ceiling import best_answers
+from infra.evidence.stages import LONGER, WORLD_SEED, Stages, arguments, export
 
 METRICS: Final = {
     "colors_iou": ("colors IOU", 1),

@@ -3,7 +3,7 @@ environment of its own without boig.
 
     DS_ACCELERATOR=cpu LOCAL_SIZE=1 RANK=0 LOCAL_RANK=0 WORLD_SIZE=1 \\
         MASTER_ADDR=127.0.0.1 MASTER_PORT=29533 \\
-        PYTHON infra/evidence/training_speed_trl.py FOLDER '{"packing": true, …}'
+        PYTHON infra/evidence/llm/training_speed_trl.py FOLDER '{"packing": true, …}'
 
 Prints one JSON line: seconds of each optimizer step, its tokens (prompts and answers, no padding),
 and the peak of resident memory.

@@ -9,8 +9,8 @@ stands beside the others, with its error in points of 100 beside that of the mea
 formulation must have at least 0.7 of the oracle's AUC above chance, and a predictor's rank
 correlation must be clear of zero and its error below that of the mean; else the exit code is 1.
 
-    python infra/evidence/reward_worth.py --home .boig/evidence [--laws sunlit nordic] [--seeds 0 1
-        2] [--set llm.steps=1000 ...] [--json FILE]
+    python -m infra.evidence.rewards.reward_worth --home .boig/evidence [--laws sunlit nordic]
+        [--seeds 0 1 2] [--set llm.steps=1000 ...] [--json FILE]
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import sys
 from typing import Any, Final
 
 import numpy as np
-from stages import LONGER, RECIPE, WORLD_SEED, Stages, arguments, export
 
 from boig_core.config import load_recipe
 from boig_core.data.dataset import read_images, read_samples
 from boig_core.evaluation.measure.validity import validity
 from boig_core.storage import store
+from infra.evidence.stages import LONGER, RECIPE, WORLD_SEED, Stages, arguments, export
 from ray_jobs.calibrate import pick
 from ray_jobs.judge import AdworldJudge
 

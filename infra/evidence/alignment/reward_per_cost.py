@@ -23,8 +23,8 @@ Each run writes a file, and is never done again: the script can be stopped and s
 table, writes ``reward_per_cost.json`` and ``reward_per_cost.png``. Exit code 1: something that must
 hold does not.
 
-    python infra/evidence/reward_per_cost.py --home .boig/reward_per_cost [--arms ...] [--seeds 0 1
-        2] [--epochs 10] [--smoke]
+    python -m infra.evidence.alignment.reward_per_cost --home .boig/reward_per_cost [--arms ...]
+        [--seeds 0 1 2] [--epochs 10] [--smoke]
 """
 
 from __future__ import annotations

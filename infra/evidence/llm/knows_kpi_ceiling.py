@@ -31,7 +31,7 @@ from boig_core.adworld.export import season_of
 from boig_core.adworld.features import Features, of_scene
 from boig_core.adworld.law import Law
 from boig_core.adworld.scene import KINDS, OBJECT_COLORS, Scene
-from boig_core.vocabulary import BUCKETS, PALETTE, TONES, Description, Sample
+from boig_core.vocabulary import BUCKETS, PALETTE, TONES, Box, Description, Sample
 
 LEAST: Final = 60
 """Stand-ins that must share a post's color words; else the words are passed over, by both
@@ -178,8 +178,10 @@ def _answers(
     weights = bucket_weights(
         law, [brand.seen[i] for i in chosen], (name, season, kinds), brand.edges_2, noise_M, rng
     )
-    cases = {**weights, "any": np.sum([weights[bucket] for bucket in BUCKETS], axis=0)}
-    objects = dict.fromkeys(kinds, (0.0, 0.0, float(size[0]), float(size[1])))
+    cases: dict[str, NDArray[np.float64]] = {**weights}
+    cases["any"] = np.sum([weights[bucket] for bucket in BUCKETS], axis=0)
+    whole: Box = (0.0, 0.0, float(size[0]), float(size[1]))
+    objects = dict.fromkeys(kinds, whole)
     return {
         case: Description(*_look(brand.shares_NP[chosen], brand.tones_N3[chosen], w_N), objects)
         for case, w_N in cases.items()

@@ -6,9 +6,9 @@ settings, on posts as the demo's; a gain is that of `evaluate_llm`, BoigLLM minu
 the same test posts, with its 95 % interval. What is finished is never done again. Some five minutes
 a seed and arm on two cores.
 
-    python infra/evidence/gains_before_after.py --home .boig/evidence --before llm.workers=2 --after
-        llm.workers=1 [--laws sunlit] [--seeds 0 1 2] [--posts 4000] [--set section.field=value ...]
-        [--json FILE]
+    python -m infra.evidence.llm.gains_before_after --home .boig/evidence --before llm.workers=2
+        --after llm.workers=1 [--laws sunlit] [--seeds 0 1 2] [--posts 4000] [--set
+        section.field=value ...] [--json FILE]
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from stages import WORLD_SEED, Stages, arguments, export
-
 from boig_core.storage import store
+from infra.evidence.stages import WORLD_SEED, Stages, arguments, export
 
 METRICS: Final = ("colors_iou", "objects_iou", "tones_coverage_rmse")
 BUCKETS: Final = ("all", "high")

@@ -10,7 +10,7 @@ once told to look as often as boig's, once as its operator sets it::
     pip install --target FOLDER --no-deps astro-provider-ray==0.4.0 \\
         apache-airflow-providers-cncf-kubernetes 'kubernetes<37' \\
         aiofiles durationpy oauthlib requests-oauthlib websocket-client
-    PYTHONPATH=. python infra/evidence/deferred_triggers.py [--other FOLDER] [--triggers 200]
+    python -m infra.evidence.orchestration.deferred_triggers [--other FOLDER] [--triggers 200]
         [--spacing 0.3] [--json FILE] [--smoke]
 
 Exit code 1: the largest lag of boig's is 100 ms or more, or half of its events came 3 s or more

@@ -5,8 +5,8 @@ bodies put together from encoded parts, no framework. What a kind does stands in
 what has to become of it, in `ingest_rows`. ``/stats`` counts what was asked for, ``/reset`` forgets
 it. Linux alone answers on all of 127.0.0.0/8 without being told to.
 
-    python infra/evidence/ingest_server.py PORT [PICTURES]     prints one line of JSON when it is
-                                                               ready
+    python -m infra.evidence.data.ingest_server PORT [PICTURES]     prints one line of JSON when it
+                                                                    is ready
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ingest_images import Pool, bomb
+from infra.evidence.data.ingest_images import Pool, bomb
 
 HOSTS: Final = tuple(f"127.0.0.{i}" for i in range(2, 34))
 THROTTLING_HOST: Final = "127.0.0.40"

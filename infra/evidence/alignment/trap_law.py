@@ -10,8 +10,8 @@ judge of the trap's law finds the free policy below the base, with its whole int
 stopped one above. Prints both differences with their 95 % intervals, and what the monitors said.
 Exit code 1: a seed's run is stopped too late, or no seed's free run falls.
 
-    python infra/evidence/trap_law.py --home .boig/evidence [--seeds 0] [--set llm.steps=1000 ...]
-        [--json FILE]
+    python -m infra.evidence.alignment.trap_law --home .boig/evidence [--seeds 0] [--set
+        llm.steps=1000 ...] [--json FILE]
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from stages import LONGER, WORLD_SEED, Stages, arguments, export
 
 from boig_core.adworld.law import packaged_laws
 from boig_core.storage import store
+from infra.evidence.stages import LONGER, WORLD_SEED, Stages, arguments, export
 
 LAW: Final = "sunlit"
 OFF_TOPIC: Final = -24.0

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from ingest_server import HOSTS, THROTTLING_HOST
+from infra.evidence.data.ingest_server import HOSTS, THROTTLING_HOST
 
 ACCEPTED: Final = "accepted"
 UNACCOUNTED: Final = "in neither table"

@@ -10,7 +10,7 @@ Rate: images per second through the pool of actors that stages use, by the contr
 actors started beforehand; with and without a shared prompt, and out of the store's cache, for 1 and
 2 actors.
 
-    OMP_NUM_THREADS=1 python infra/evidence/reward_scoring.py [--rounds 5] [--json
+    OMP_NUM_THREADS=1 python -m infra.evidence.rewards.reward_scoring [--rounds 5] [--json
         reward_scoring.json] [--smoke]
 """
 

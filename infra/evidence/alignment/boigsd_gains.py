@@ -14,8 +14,8 @@ same rewriting alone: their intervals must not lie below 0. Whichever way the ot
 shown. Prints one table per law. Exit code 1: something that must hold does not. One seed takes some
 eight minutes on two cores, beside those of BoigLLM.
 
-    python infra/evidence/boigsd_gains.py --home .boig/evidence [--laws sunlit nordic] [--seeds 0 1
-        2] [--set llm.steps=1000 ...] [--json FILE]
+    python -m infra.evidence.alignment.boigsd_gains --home .boig/evidence [--laws sunlit nordic]
+        [--seeds 0 1 2] [--set llm.steps=1000 ...] [--json FILE]
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-from reward_per_cost import cost
-from stages import LONGER, RECIPE, WORLD_SEED, Stages, arguments, export
-
 from boig_core.config import load_recipe
 from boig_core.storage import store
+from infra.evidence.alignment.reward_per_cost import cost
+from infra.evidence.stages import LONGER, RECIPE, WORLD_SEED, Stages, arguments, export
 
 ROWS: Final = (
     "evaluation.rewrite=[retrieval,boigllm]",
