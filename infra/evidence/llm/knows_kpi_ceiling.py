@@ -178,7 +178,7 @@ def _answers(
     weights = bucket_weights(
         law, [brand.seen[i] for i in chosen], (name, season, kinds), brand.edges_2, noise_M, rng
     )
-    cases: dict[str, NDArray[np.float64]] = {**weights}
+    cases: dict[str, NDArray[np.float64]] = {bucket: weights[bucket] for bucket in BUCKETS}
     cases["any"] = np.sum([weights[bucket] for bucket in BUCKETS], axis=0)
     whole: Box = (0.0, 0.0, float(size[0]), float(size[1]))
     objects = dict.fromkeys(kinds, whole)
