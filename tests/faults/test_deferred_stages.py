@@ -24,7 +24,7 @@ def test_lag_and_latency_are_measured(tmp_path: Path) -> None:
         cwd=REPOSITORY,
         check=True,
     )
-    result = json.loads((tmp_path / "found.json").read_text())
+    result = json.loads((tmp_path / "found.json").read_text())["numbers"]
     boig = result["boig"]
     assert boig["states"] == {"success": 4}
     assert boig["task_s"]["n"] == 4
@@ -46,7 +46,7 @@ def test_lag_and_latency_of_triggers_alone_are_measured(tmp_path: Path) -> None:
         cwd=REPOSITORY,
         check=True,
     )
-    boig = json.loads((tmp_path / "found.json").read_text())["arms"]["boig"]
+    boig = json.loads((tmp_path / "found.json").read_text())["numbers"]["arms"]["boig"]
     assert boig["latency_s"]["n"] == 8
     assert boig["failed"] == 0
     assert boig["lag_s"]["n"] > 0

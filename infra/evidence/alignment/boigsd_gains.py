@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from boig_core.config import load_recipe
 from boig_core.storage import store
+from infra.evidence import published
 from infra.evidence.alignment.reward_per_cost import cost
 from infra.evidence.stages import LONGER, RECIPE, WORLD_SEED, Stages, arguments, export
 
@@ -62,7 +63,7 @@ def main() -> int:
         result[law] = law_rows(args, law)
         print("\n".join(table(law, result[law])), flush=True)
     if args.json:
-        args.json.write_text(json.dumps({"posts": args.posts, "laws": result}, indent=1), "utf-8")
+        published.save(args.json, {"posts": args.posts, "laws": result})
     return (
         0
         if all(verdict(pair, rows) is not False for rows in result.values() for pair in PAIRS)

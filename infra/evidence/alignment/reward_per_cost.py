@@ -54,6 +54,7 @@ from boig_core.evaluation.measure.judges import ClipJudge, clip_scores, diversit
 from boig_core.perception.census import measure
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.vocabulary import Sample
+from infra.evidence import published
 
 ARMS: Final[Mapping[str, tuple[tuple[str, ...], tuple[float, ...]]]] = {
     "reference": (
@@ -133,7 +134,7 @@ def main() -> int:
         runs = {arm: arm_runs(args, arm, small) for arm in args.arms}
         result = {"epochs": args.epochs, "runs": runs, **compare(runs)}
         plot(runs, args.home / "reward_per_cost.png")
-        (args.home / "reward_per_cost.json").write_text(json.dumps(result, indent=1))
+        published.save(args.home / "reward_per_cost.json", result)
     print("\n".join(table(result)))
     if args.smoke:
         print("a smoke run: it works; the numbers and their verdicts say nothing")

@@ -26,6 +26,7 @@ import yaml
 
 from boig_core.adworld.law import packaged_laws
 from boig_core.storage import store
+from infra.evidence import published
 from infra.evidence.stages import LONGER, WORLD_SEED, Stages, arguments, export
 
 LAW: Final = "sunlit"
@@ -59,7 +60,7 @@ def main() -> int:
     result = {f"seed {seed}": seed_row(args, law, seed) for seed in args.seeds}
     print("\n".join(table(result)), flush=True)
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1), "utf-8")
+        published.save(args.json, result)
     verdicts = {verdict(row) for row in result.values()}
     return 0 if IN_TIME in verdicts and TOO_LATE not in verdicts else 1
 

@@ -48,6 +48,7 @@ import pyarrow.parquet as pq
 
 from boig_core.data import dataset, tables
 from boig_core.storage import manifest
+from infra.evidence import published
 from infra.evidence.data.ingest_memory import WatchedProcess, watch
 from infra.evidence.data.ingest_rows import (
     ACCEPTED,
@@ -164,7 +165,7 @@ def main() -> int:
         )
         result = measure(args, home.resolve(), stack.enter_context(serving(args.pictures)))
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
+        published.save(args.json, result)
     print("\n".join(report(result)), flush=True)
     return 0 if result["every_row_accounted_for"] else 1
 

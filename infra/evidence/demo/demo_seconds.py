@@ -19,6 +19,7 @@ from pathlib import Path
 
 from boig_core.storage import commit, store
 from boig_core.storage.runs import newest_runs, run_state
+from infra.evidence import published
 
 DAGS = ("boig_ingest", "boig_llm", "boig_sd")
 CAUSES = ("before", "process", "workers", "work", "end")
@@ -56,7 +57,7 @@ def main() -> int:
     rows = measure(root, [next(run for run in newest if run.startswith(f"{dag}/")) for dag in DAGS])
     print("\n".join([table(rows), "", *LEGEND]))
     if args.json:
-        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        published.save(args.json, [asdict(row) for row in rows])
     return 0
 
 

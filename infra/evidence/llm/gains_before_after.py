@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from boig_core.storage import store
+from infra.evidence import published
 from infra.evidence.stages import WORLD_SEED, Stages, arguments, export
 
 METRICS: Final = ("colors_iou", "objects_iou", "tones_coverage_rmse")
@@ -76,7 +77,7 @@ def main() -> int:
                 print("\n".join(table(rows)[-len(METRICS) * len(BUCKETS) :]), flush=True)
     print("\n".join(["", *table(rows)]))
     if args.json:
-        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        published.save(args.json, [asdict(row) for row in rows])
     return 0
 
 

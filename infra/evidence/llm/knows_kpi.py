@@ -44,6 +44,7 @@ from boig_core.llm.metrics import HashedNgrams
 from boig_core.storage import store
 from boig_core.verbalization.answer import from_answer
 from boig_core.vocabulary import Description, Sample
+from infra.evidence import published
 from infra.evidence.llm.knows_kpi_ceiling import best_answers
 from infra.evidence.stages import LONGER, WORLD_SEED, Stages, arguments, export
 
@@ -141,10 +142,7 @@ def main() -> int:
             )
             print("\n".join(table(law, lines, parse_rates)), flush=True)
     if args.json:
-        args.json.write_text(
-            json.dumps({"posts": args.posts, "shuffled": args.shuffled, "laws": result}, indent=1),
-            "utf-8",
-        )
+        published.save(args.json, {"posts": args.posts, "shuffled": args.shuffled, "laws": result})
     if args.smoke:
         print("a smoke run: it works; the numbers and their verdicts say nothing")
         return 0

@@ -31,6 +31,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from infra.evidence import published
+
 HERE: Final = Path(__file__).resolve().parent
 WORKER: Final = "infra.evidence.llm.training_speed"
 SIZES: Final[dict[str, dict[str, int]]] = {
@@ -79,7 +81,7 @@ def main() -> int:
     }
     print(table(result))
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
+        published.save(args.json, result)
     return 0
 
 

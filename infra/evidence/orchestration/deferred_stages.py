@@ -41,6 +41,7 @@ from typing import Any, Final
 import httpx
 
 from boig_core.demo.processes import choose_ports
+from infra.evidence import published
 from infra.evidence.orchestration.airflow_clicks import Run
 from infra.evidence.orchestration.airflow_on_postgres import SERVERS, AirflowOnPostgres, until
 from infra.evidence.orchestration.deferred_triggers import LAG_S, LATENCY_S, IdleLoop, summary
@@ -99,7 +100,7 @@ def main() -> int:
     print(*(f"{name}: {value}" for name, value in flat(result).items()), sep="\n")
     print(*(sentence(dag, result[dag]) for dag in providers), sep="\n", flush=True)
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
+        published.save(args.json, result)
     boig = result["boig"]
     return (
         0

@@ -42,6 +42,8 @@ from typing import Any, Final
 
 import httpx
 
+from infra.evidence import published
+
 STUB: Final = Path(__file__).resolve().parent / "deferred_stages_ray.py"
 LAG_S: Final = 0.1
 LATENCY_S: Final = 3.0
@@ -124,7 +126,7 @@ def main() -> int:
     for name, numbers in result.items():
         print(f"{name}:", *(f"  {key} {value}" for key, value in numbers.items()), sep="\n")
     if args.json:
-        args.json.write_text(json.dumps({"machine": machine, "arms": result}, indent=1))
+        published.save(args.json, {"machine": machine, "arms": result})
     boig = result["boig"]
     return (
         0

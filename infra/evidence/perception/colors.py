@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +40,7 @@ from skimage.color import rgb2lab
 from boig_core.perception.census import count, measure
 from boig_core.perception.colors import NAMES, name_shares, to_oklab, unmix
 from boig_core.vocabulary import PALETTE
+from infra.evidence import published
 
 CANVAS: Final = 640
 SIDES: Final = (32, 64, 128, 256, 512)
@@ -76,7 +76,7 @@ def main() -> None:
     for images, row in result["rate"].items():
         print(f"{images}: " + " · ".join(f"{name} {value:.0f}/s" for name, value in row.items()))
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
+        published.save(args.json, result)
 
 
 def _names_measured(image_HWC: NDArray[np.uint8]) -> dict[str, float]:

@@ -43,6 +43,7 @@ from boig_core.rewards.scorer import score_formulations
 from boig_core.verbalization.answer import print_answer
 from boig_core.verbalization.templates import COMPACT, build_prompt
 from boig_core.vocabulary import PALETTE, Description, Sample
+from infra.evidence import published
 
 IMAGES: Final = 16
 """Images per prompt."""
@@ -94,7 +95,7 @@ def main() -> None:
             print(actors, "actors, images/s:", json.dumps(result[f"{actors} actors"]), flush=True)
         ray.shutdown()
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
+        published.save(args.json, result)
 
 
 def make_posts(count: int, words: int) -> tuple[list[Sample], list[Description]]:

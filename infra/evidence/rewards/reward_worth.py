@@ -26,6 +26,7 @@ from boig_core.config import load_recipe
 from boig_core.data.dataset import read_images, read_samples
 from boig_core.evaluation.measure.validity import validity
 from boig_core.storage import store
+from infra.evidence import published
 from infra.evidence.stages import LONGER, RECIPE, WORLD_SEED, Stages, arguments, export
 from ray_jobs.calibrate import pick
 from ray_jobs.judge import AdworldJudge
@@ -43,7 +44,7 @@ def main() -> int:
         result[law] = {f"seed {seed}": row for seed, row in law_rows(args, law).items()}
         print("\n".join(table(law, result[law])), flush=True)
     if args.json:
-        args.json.write_text(json.dumps({"posts": args.posts, "laws": result}, indent=1), "utf-8")
+        published.save(args.json, {"posts": args.posts, "laws": result})
     return 0 if all(holds(row) for rows in result.values() for row in rows.values()) else 1
 
 
