@@ -16,8 +16,9 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from boig_core.data.dataset import read_samples
 from boig_core.errors import InputError
@@ -51,31 +52,7 @@ def main() -> None:
     print(
         f"grammar and tokenizer made ready in {1000 * (time.process_time() - started):.0f} ms; vocabulary {len(tokenizer)}"
     )
-
-    def greedy(held: AnswerConstraint | None) -> list[str]:
-        return generate_answers(
-            model, tokenizer, prompts, constraint=held, max_new_tokens=args.max_new_tokens
-        )
-
-    def sampled(held: AnswerConstraint | None) -> list[str]:
-        limits = {
-            "samples": args.samples,
-            "seed": 0,
-            "max_new_tokens": args.max_new_tokens,
-            "batch": 256,
-        }
-        return [
-            text
-            for texts in sample_answers(model, tokenizer, prompts, constraint=held, **limits)
-            for text in texts
-        ]
-
-    ways: dict[str, Callable[[], list[str]]] = {
-        "greedy": lambda: greedy(None),
-        "greedy, constrained": lambda: greedy(constraint),
-        "sampled": lambda: sampled(None),
-        "sampled, constrained": lambda: sampled(constraint),
-    }
+    ways = ways_to_answer(model, tokenizer, prompts, constraint, args)
     texts = {name: write() for name, write in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(args.rounds):
@@ -99,6 +76,41 @@ def main() -> None:
     print(
         f"greedy answers that name nothing twice and parse: {len(strict)} of {len(pairs)}; the grammar leaves {same} of them as they are"
     )
+
+
+def ways_to_answer(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    constraint: AnswerConstraint,
+    args: argparse.Namespace,
+) -> dict[str, Callable[[], list[str]]]:
+    """Functions that answer all prompts, by the name of the way."""
+
+    def greedy(held: AnswerConstraint | None) -> list[str]:
+        return generate_answers(
+            model, tokenizer, prompts, constraint=held, max_new_tokens=args.max_new_tokens
+        )
+
+    def sampled(held: AnswerConstraint | None) -> list[str]:
+        limits = {
+            "samples": args.samples,
+            "seed": 0,
+            "max_new_tokens": args.max_new_tokens,
+            "batch": 256,
+        }
+        return [
+            text
+            for texts in sample_answers(model, tokenizer, prompts, constraint=held, **limits)
+            for text in texts
+        ]
+
+    return {
+        "greedy": lambda: greedy(None),
+        "greedy, constrained": lambda: greedy(constraint),
+        "sampled": lambda: sampled(None),
+        "sampled, constrained": lambda: sampled(constraint),
+    }
 
 
 def is_strict(text: str) -> bool:

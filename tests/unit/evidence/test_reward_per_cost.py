@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from boig_core.config import load_recipe
-from infra.evidence.alignment import reward_per_cost
+from infra.evidence.alignment import reward_per_cost, reward_per_cost_report
 
 
 def run(
@@ -62,9 +62,11 @@ def test_no_arm_spends_more_than_its_share_of_the_references_budget() -> None:
     for arm, passes in spent.items():
         assert (
             arm == "reference"
-            or 0.95 * reward_per_cost.SHARE < passes / spent["reference"] <= reward_per_cost.SHARE
+            or 0.95 * reward_per_cost_report.SHARE
+            < passes / spent["reference"]
+            <= reward_per_cost_report.SHARE
         )
-    assert reward_per_cost.TARGET < reward_per_cost.SHARE
+    assert reward_per_cost_report.TARGET < reward_per_cost_report.SHARE
 
 
 def test_prompts_that_are_measured_are_not_trained_on() -> None:
@@ -83,14 +85,14 @@ def test_warm_pixels_are_rewarded() -> None:
 
 def test_a_level_between_measurements_lies_on_the_line() -> None:
     points = run([0.2, 0.4, 0.3, 0.8], 300)["points"]
-    assert reward_per_cost.reached(points, 0.3)["compute"] == pytest.approx(50)
-    assert reward_per_cost.reached(points, 0.55)["compute"] == pytest.approx(250)
-    assert reward_per_cost.reached(points, 0.1) == points[0]
-    assert reward_per_cost.reached(points, 0.9) is None
+    assert reward_per_cost_report.reached(points, 0.3)["compute"] == pytest.approx(50)
+    assert reward_per_cost_report.reached(points, 0.55)["compute"] == pytest.approx(250)
+    assert reward_per_cost_report.reached(points, 0.1) == points[0]
+    assert reward_per_cost_report.reached(points, 0.9) is None
 
 
 def test_an_arm_that_is_cheap_and_keeps_its_images_holds() -> None:
-    result = reward_per_cost.compare(
+    result = reward_per_cost_report.compare(
         {"reference": REFERENCE, "windowed": [run([0.3, 0.9], 400), run([0.4, 0.8], 300)]}
     )
     assert result["level"] == pytest.approx(0.6)
@@ -111,15 +113,15 @@ def test_an_arm_that_is_cheap_and_keeps_its_images_holds() -> None:
 )
 def test_what_is_dear_late_or_lost_does_not_hold(seeds: list[dict[str, object]]) -> None:
     result = {"runs": {"reference": REFERENCE, "windowed": seeds}}
-    result |= reward_per_cost.compare(result["runs"])
+    result |= reward_per_cost_report.compare(result["runs"])
     assert result["holds"] is False
-    assert reward_per_cost.table(result)[-1].endswith("DOES NOT HOLD")
+    assert reward_per_cost_report.table(result)[-1].endswith("DOES NOT HOLD")
 
 
 def test_without_the_reference_there_is_no_verdict(tmp_path: Path) -> None:
     result = {"runs": {"awm": [run([0.3, 0.9], 400)]}}
-    result |= reward_per_cost.compare(result["runs"])
+    result |= reward_per_cost_report.compare(result["runs"])
     assert result["holds"] is None
-    assert len(reward_per_cost.table(result)) == 2
-    reward_per_cost.plot(result["runs"], tmp_path / "plot.png")
+    assert len(reward_per_cost_report.table(result)) == 2
+    reward_per_cost_report.plot(result["runs"], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
