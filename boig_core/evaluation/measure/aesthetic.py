@@ -3,7 +3,7 @@ was trained on.
 
 Both of LAION's published predictors are of that form: one layer, and five without anything between
 them but the dropout of training. boig ships none; a recipe names the files
-(``evaluation.measure.aesthetic``). Shape letters: N images, D width of the embeddings.
+(``evaluation.aesthetic``). Shape letters: N images, D width of the embeddings.
 """
 
 from __future__ import annotations

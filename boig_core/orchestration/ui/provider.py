@@ -46,20 +46,20 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["service"],
             }
         ],
-        "operators": [{"integration-name": "Ray", "python-modules": [f"{room}.operator"]}],
-        "triggers": [{"integration-name": "Ray", "python-modules": [f"{room}.trigger"]}],
-        "hooks": [{"integration-name": "Ray", "python-modules": [f"{room}.hook"]}],
+        "operators": [{"integration-name": "Ray", "python-modules": [f"{room}.stage.operator"]}],
+        "triggers": [{"integration-name": "Ray", "python-modules": [f"{room}.jobs.trigger"]}],
+        "hooks": [{"integration-name": "Ray", "python-modules": [f"{room}.jobs.hook"]}],
         "connection-types": [
             {
                 "connection-type": "ray",
-                "hook-class-name": f"{room}.hook.RayHook",
+                "hook-class-name": f"{room}.jobs.hook.RayHook",
                 "hook-name": "Ray",
                 "conn-fields": fields,
                 "ui-field-behaviour": form,
             }
         ],
         "extra-links": [
-            f"{room}.links.{link}"
+            f"{room}.ui.links.{link}"
             for link in ("RayJobLink", "MlflowRunLink", "DataCardLink", "ReportLink")
         ],
     }

@@ -102,11 +102,11 @@ def test_reading_leaves_no_thread_that_could_abort_the_end_of_a_process(archive:
     code = f"""
 import os
 import pyarrow.parquet
-from boig_core.data import dataset
+from boig_core.data import dataset, tables
 from boig_core.storage import manifest
 parts = manifest.read_manifest({uri!r}, kind="dataset")
 before = set(os.listdir("/proc/self/task"))
-dataset.read_table({uri!r}, parts, tables.LABELS)
+tables.read_table({uri!r}, parts, tables.LABELS)
 dataset.read_samples({uri!r})
 print(sorted(set(os.listdir("/proc/self/task")) - before))
 """
@@ -172,7 +172,7 @@ def test_the_same_rows_make_the_same_file_however_they_come(
     edges = [0, *sorted(cuts), 70]
     pieces = [pa.RecordBatch.from_pylist(rows[a:b], schema) for a, b in pairwise(edges)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "_ROWS", 16)
+        patch.setattr(tables, "_ROWS", 16)
         tables.write_table(pieces, schema, folder / "cut")
         tables.write_table([pa.RecordBatch.from_pylist(rows, schema)], schema, folder / "whole")
     assert (folder / "cut").read_bytes() == (folder / "whole").read_bytes()

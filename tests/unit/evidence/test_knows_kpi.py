@@ -120,7 +120,7 @@ def test_the_best_answer_with_the_kpi_names_what_the_law_wants() -> None:
     silent = [
         s
         for s in asked_of(samples, 80)
-        if s.bucket == "high" and not importlib.import_module("knows_kpi_ceiling").facts(s)[2]
+        if s.bucket == "high" and not importlib.import_module("infra.evidence.llm.knows_kpi_ceiling").facts(s)[2]
     ]
     messages, blind = knows_kpi.best_answers(YELLOW, scenes, samples, silent)
     assert len(silent) > 30
@@ -139,7 +139,7 @@ def test_the_split_that_is_asked_about_has_no_say_in_the_best_answers() -> None:
 
 
 def test_no_point_is_nearer_than_the_geometric_median() -> None:
-    ceiling = importlib.import_module("knows_kpi_ceiling")
+    ceiling = importlib.import_module("infra.evidence.llm.knows_kpi_ceiling")
     rng = np.random.default_rng(0)
     for _ in range(20):
         points, weights = rng.dirichlet((0.5, 0.5, 0.5), 50), rng.random(50)
