@@ -1,14 +1,35 @@
-"""DDPO as its public loops are built, one thing after the other in one process, to be measured
-beside `learner`.
+"""The algorithm on one page: DDPO as its public loops are built, one thing after the other, in one
+process.
 
-Each batch is encoded, denoised and decoded; then each batch is scored; then the trajectories are
-shuffled, each sample's steps in an order of their own, and every step of a training batch is a
-forward and a backward pass, with torch's AdamW after an update's passes. Prompt embeddings stay
-with their samples. Steps, window, guidance, batches and objective are the recipe's, so that both
-loops ask the UNet for the same passes. Written from the paper and the structure that ddpo-pytorch
-and TRL's trainer share. Leaves out: the forward process, which those loops lack, checkpoints,
-monitors and several devices. Shape letters: B images, K trained steps, S = K + 1, C channels, H
-height, W width.
+A generator is a policy. Denoising an image is an episode of T actions: at timestep t the policy
+takes the latents x_t to x_{t-1}, and how likely it was to take that step is a Gaussian density. The
+image at the end earns a reward, and what earned more than its group becomes likelier. An epoch is
+
+1. **sample**: denoise a batch of prompts, keeping each step's latents and log-probability;
+2. **score**: ask the reward about the images;
+3. **advantage**: say by how much each image beat the others (`objectives.OBJECTIVES`);
+4. **update**: score the same steps under the weights as they are now, and climb the clipped ratio
+   of the two densities, weighed by the advantage (`objectives.clipped_ratio`).
+
+========  =========================  =============================================================
+symbol    name here                  what it is
+========  =========================  =============================================================
+x_t       ``latents``, ``sample``    latents before the step of timestep t
+x_{t-1}   ``prev``                   latents after it
+p_old     ``logprobs_BK``            log-density of the step under the weights that took it
+p_theta   ``logprobs_B``             the same under the weights as they are now
+A         ``advantages_B``           reward against the baseline of the objective
+eta       ``config.eta``             how much noise a step adds; without noise there is no density
+========  =========================  =============================================================
+
+What runs in production is `learner`, which makes the same updates from rollouts of many processes,
+continues after a kill, watches itself, and knows the forward process, too. This loop is what that
+is measured beside (`boig bench`): it was written from the paper and the structure that ddpo-pytorch
+and TRL's trainer share. Each batch is encoded, denoised and decoded; then each is scored; then the
+trajectories are shuffled, each sample's steps in an order of their own, and every step of a
+training batch is a forward and a backward pass, with torch's AdamW after an update's passes. Leaves
+out: the forward process, checkpoints, monitors and several devices. Shape letters: B images, K
+trained steps, S = K + 1 latents, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -20,6 +41,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from boig_core.config import Recipe
 from boig_core.diffusion.ddim import ddim_step, predict, reduce_latents, schedule
@@ -31,18 +53,23 @@ from boig_core.vocabulary import Sample
 
 
 @dataclass(frozen=True)
-class _Sampled:
-    """What sampling leaves on the device, with the log-probabilities of the steps that are trained
-    on."""
+class _Episodes:
+    """Denoised batches, as sampling leaves them on the device.
+
+    Attributes:
+        condition: the prompts' embeddings.
+        latents_BSCHW: before each trained step, and after the last.
+        logprobs_BK: of each trained step, under the weights that took it.
+    """
 
     condition: Condition
     latents_BSCHW: torch.Tensor
     logprobs_BK: torch.Tensor
 
-    def take(self, rows_B: torch.Tensor) -> _Sampled:
+    def take(self, rows_B: torch.Tensor) -> _Episodes:
         """Some of the images."""
         added = {name: of_B[rows_B] for name, of_B in self.condition.added.items()}
-        return _Sampled(
+        return _Episodes(
             Condition(self.condition.text_BLD[rows_B], added),
             self.latents_BSCHW[rows_B],
             self.logprobs_BK[rows_B],
@@ -65,13 +92,8 @@ class Sequential:
     def __init__(
         self, recipe: Recipe, pipe: Any, samples: Sequence[Sample], scorer: Scorer
     ) -> None:
-        self.config, self.seed, self.pipe, self.samples, self.scorer = (
-            recipe.ddpo,
-            recipe.seed,
-            pipe,
-            samples,
-            scorer,
-        )
+        self.config, self.seed = recipe.ddpo, recipe.seed
+        self.pipe, self.samples, self.scorer = pipe, samples, scorer
         if self.config.forward_process:
             raise ValueError(
                 f"objective {self.config.objective} trains on no step of the denoising"
@@ -87,81 +109,91 @@ class Sequential:
         self.history: dict[str, tuple[float, ...]] = {}
 
     def epoch(self, number: int) -> list[dict[str, float]]:
-        """Sample, score and train; one row of `objectives.clipped_ratio`'s metrics for each forward
-        and backward pass."""
+        """Sample, score, compare, update; one row of `objectives.clipped_ratio`'s metrics for each
+        forward and backward pass."""
         chunks = epoch_chunks(self.config, self.samples, self.seed, number)
-        sampled, images = [], []
+        episodes, images = self._sample_all(chunks)
+        rewards_B = self._score_all(images, chunks)
+        advantages_B = self._compare(rewards_B, chunks)
+        return self._update(number, chunks[0].window[0], episodes, advantages_B)
+
+    def _sample_all(
+        self, chunks: Sequence[RolloutChunk]
+    ) -> tuple[_Episodes, list[NDArray[np.uint8]]]:
+        """Episodes of all prompts, and the images that they end in, by chunk."""
+        parts, images = [], []
         for chunk in chunks:
-            batch, latents_BCHW = self._sample(chunk)
-            sampled.append(batch)
+            episodes, latents_BCHW = self._sample(chunk)
+            parts.append(episodes)
             images.append(decode(self.pipe, latents_BCHW))
-        rewards_B = np.concatenate(
-            [
-                self.scorer.score(seen, chunk.samples)
-                for seen, chunk in zip(images, chunks, strict=True)
-            ]
-        )
-        prompts_B = [sample.text for chunk in chunks for sample in chunk.samples]
-        groups_B = np.arange(len(prompts_B)) // self.config.images_per_prompt
-        rewarded = Rewarded(
-            rewards_B, prompts_B, groups_B, self.history, self.config.clip_advantage
-        )
-        advantages_B, self.history = OBJECTIVES[self.config.objective](rewarded)
-        return self._train(
-            number,
-            chunks[0].window[0],
-            _together(sampled),
-            torch.from_numpy(advantages_B).float().to(self.pipe.unet.device),
-        )
+        return _together(parts), images
 
     @torch.no_grad()
-    def _sample(self, chunk: RolloutChunk) -> tuple[_Sampled, torch.Tensor]:
+    def _sample(self, chunk: RolloutChunk) -> tuple[_Episodes, torch.Tensor]:
+        """Denoise a chunk of prompts: with noise inside the window of trained steps, which gives
+        each of these a density, and without it outside."""
         condition = encode_prompts(self.pipe, [sample.text for sample in chunk.samples])
         first, end = chunk.window
-        path = [
-            torch.randn(
-                (len(chunk.samples), *latent_shape(self.pipe)), device=self.pipe.unet.device
-            )
-        ]
+        shape = (len(chunk.samples), *latent_shape(self.pipe))
+        path = [torch.randn(shape, device=self.pipe.unet.device)]
         logprobs = []
         for step, (t, t_prev) in enumerate(zip(self.timesteps, self.timesteps_prev, strict=True)):
             pred_BCHW = predict(
                 self.pipe.unet, path[-1], t, condition, self.blank, self.config.guidance
             )
-            eta, noise_BCHW = (
-                (self.config.eta, torch.randn_like(path[-1]))
-                if first <= step < end
-                else (0.0, None)
-            )
-            options: dict[str, Any] = {
-                "prediction": self.pipe.scheduler.config.prediction_type,
-                "reduction": self.config.logprob,
-            }
+            trained = first <= step < end
             latents_BCHW, logprob_B = ddim_step(
                 pred_BCHW,
                 path[-1],
                 t,
                 t_prev,
                 self.alphas_T1,
-                eta,
-                noise_BCHW=noise_BCHW,
-                **options,
+                self.config.eta if trained else 0.0,
+                noise_BCHW=torch.randn_like(path[-1]) if trained else None,
+                prediction=self.pipe.scheduler.config.prediction_type,
+                reduction=self.config.logprob,
             )
             path.append(latents_BCHW)
-            logprobs += [] if logprob_B is None else [logprob_B]
-        return _Sampled(
-            condition, torch.stack(path[first : end + 1], dim=1), torch.stack(logprobs, dim=1)
-        ), path[-1]
+            if logprob_B is not None:
+                logprobs.append(logprob_B)
+        window = torch.stack(path[first : end + 1], dim=1)
+        return _Episodes(condition, window, torch.stack(logprobs, dim=1)), path[-1]
 
-    def _train(
-        self, number: int, first: int, sampled: _Sampled, advantages_B: torch.Tensor
+    def _score_all(
+        self, images: Sequence[NDArray[np.uint8]], chunks: Sequence[RolloutChunk]
+    ) -> NDArray[np.float64]:
+        """The reward of each image."""
+        return np.concatenate(
+            [
+                self.scorer.score(of_chunk, chunk.samples)
+                for of_chunk, chunk in zip(images, chunks, strict=True)
+            ]
+        )
+
+    def _compare(
+        self, rewards_B: NDArray[np.float64], chunks: Sequence[RolloutChunk]
+    ) -> torch.Tensor:
+        """The advantage of each image: its reward against its group's, or its prompt's history."""
+        prompts_B = [sample.text for chunk in chunks for sample in chunk.samples]
+        groups_B = np.arange(len(prompts_B)) // self.config.images_per_prompt
+        rewarded = Rewarded(
+            rewards_B, prompts_B, groups_B, self.history, self.config.clip_advantage
+        )
+        advantages_B, self.history = OBJECTIVES[self.config.objective](rewarded)
+        return torch.from_numpy(advantages_B).float().to(self.pipe.unet.device)
+
+    def _update(
+        self, number: int, first: int, episodes: _Episodes, advantages_B: torch.Tensor
     ) -> list[dict[str, float]]:
-        images, steps = sampled.logprobs_BK.shape
+        """Train on every episode: `updates` optimizer steps in each inner epoch, each over equal
+        shares of the shuffled images and of some of their steps."""
+        images, steps = episodes.logprobs_BK.shape
         rows: list[dict[str, float]] = []
         trained = len(epoch_steps(self.config, self.seed, number, steps))
         for _ in range(self.config.inner_epochs):
             order_B = torch.randperm(images)
-            shuffled, shuffled_B = sampled.take(order_B), advantages_B[order_B]
+            shuffled, shuffled_B = episodes.take(order_B), advantages_B[order_B]
+            # Each image in an order of its own, so that no batch is of one timestep.
             steps_BK = torch.stack([torch.randperm(steps) for _ in range(images)])[:, :trained]
             for update_B in torch.arange(images).chunk(self.config.updates):
                 for micro_B in torch.split(update_B, self.config.micro_batch):
@@ -176,29 +208,26 @@ class Sequential:
         return rows
 
     def _loss(
-        self, part: _Sampled, first: int, k_B: torch.Tensor, advantages_B: torch.Tensor
+        self, part: _Episodes, first: int, k_B: torch.Tensor, advantages_B: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Of one trained step of each image, which may be another for each."""
+        """The clipped ratio of one trained step of each image, which may be another for each."""
         rows_B = torch.arange(len(k_B))
-        sample_BCHW, prev_BCHW = (
-            part.latents_BSCHW[rows_B, k_B],
-            part.latents_BSCHW[rows_B, k_B + 1],
-        )
-        t_B, t_prev_B = (
-            torch.tensor(of_T)[first + k_B] for of_T in (self.timesteps, self.timesteps_prev)
-        )
-        t_device_B = t_B.to(sample_BCHW.device)
+        sample_BCHW = part.latents_BSCHW[rows_B, k_B]
+        prev_BCHW = part.latents_BSCHW[rows_B, k_B + 1]
+        t_B = torch.tensor(self.timesteps)[first + k_B]
+        t_prev_B = torch.tensor(self.timesteps_prev)[first + k_B]
         pred_BCHW = predict(
             self.pipe.unet,
             sample_BCHW,
-            t_device_B,
+            t_B.to(sample_BCHW.device),
             part.condition,
             self.blank,
             self.config.guidance,
         )
         logprobs_B = self._logprobs(pred_BCHW, sample_BCHW, prev_BCHW, t_B, t_prev_B)
+        logprobs_old_B = part.logprobs_BK[rows_B, k_B]
         return clipped_ratio(
-            Scored(logprobs_B, part.logprobs_BK[rows_B, k_B], advantages_B, self.config.clip_ratio)
+            Scored(logprobs_B, logprobs_old_B, advantages_B, self.config.clip_ratio)
         )
 
     def _logprobs(
@@ -209,37 +238,33 @@ class Sequential:
         t_B: torch.Tensor,
         t_prev_B: torch.Tensor,
     ) -> torch.Tensor:
-        """As `ddim.ddim_step` scores, with a timestep for each image."""
-        alpha, alpha_prev = (
-            self.alphas_T1[of_B].reshape(-1, 1, 1, 1).to(sample_BCHW.device)
-            for of_B in (t_B, t_prev_B)
-        )
+        """Log-density of a step that was taken, as `ddim.ddim_step` gives it, with a timestep for
+        each image."""
+        alpha = self.alphas_T1[t_B].reshape(-1, 1, 1, 1).to(sample_BCHW.device)
+        alpha_prev = self.alphas_T1[t_prev_B].reshape(-1, 1, 1, 1).to(sample_BCHW.device)
         variance = self.config.eta**2 * (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)
         if self.pipe.scheduler.config.prediction_type == "v_prediction":
             clean_BCHW = alpha.sqrt() * sample_BCHW - (1 - alpha).sqrt() * pred_BCHW
             eps_BCHW = alpha.sqrt() * pred_BCHW + (1 - alpha).sqrt() * sample_BCHW
         else:
-            clean_BCHW, eps_BCHW = (
-                (sample_BCHW - (1 - alpha).sqrt() * pred_BCHW) / alpha.sqrt(),
-                pred_BCHW,
-            )
-        mean_BCHW = (
-            alpha_prev.sqrt() * clean_BCHW
-            + (1 - alpha_prev - variance).clamp(min=0).sqrt() * eps_BCHW
-        )
+            clean_BCHW = (sample_BCHW - (1 - alpha).sqrt() * pred_BCHW) / alpha.sqrt()
+            eps_BCHW = pred_BCHW
+        towards_BCHW = (1 - alpha_prev - variance).clamp(min=0).sqrt() * eps_BCHW
+        mean_BCHW = alpha_prev.sqrt() * clean_BCHW + towards_BCHW
         return reduce_latents(
             -((prev_BCHW - mean_BCHW) ** 2) / (2 * variance) - 0.5 * (2 * math.pi * variance).log(),
             self.config.logprob,
         )
 
 
-def _together(parts: Sequence[_Sampled]) -> _Sampled:
+def _together(parts: Sequence[_Episodes]) -> _Episodes:
+    """Batches as one."""
     added = {
         name: torch.cat([part.condition.added[name] for part in parts])
         for name in parts[0].condition.added
     }
     condition = Condition(torch.cat([part.condition.text_BLD for part in parts]), added)
-    return _Sampled(
+    return _Episodes(
         condition,
         torch.cat([part.latents_BSCHW for part in parts]),
         torch.cat([part.logprobs_BK for part in parts]),
