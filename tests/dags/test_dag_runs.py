@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 
 from boig_core.storage import commit, manifest, store
+from tests.dags.running import Answer, events, load, states, xcoms
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
@@ -29,50 +28,6 @@ def home(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Iterator[Pa
         patch.setenv("RAY_API_ADDRESS", ray_stub.address)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
         yield folder
-
-
-def load(name: str) -> Any:
-    """The DAG, parsed anew: a test run writes its conf into the params of the DAG object itself."""
-    import importlib
-
-    dag = importlib.reload(importlib.import_module(f"dags.{name}")).dag
-    for task in dag.tasks:
-        if hasattr(task, "poll_s"):
-            task.poll_s = 0.05
-    return dag
-
-
-def xcoms(run: Any) -> dict[str, Any]:
-    from airflow.models.xcom import XComModel
-    from airflow.utils.session import create_session
-
-    with create_session() as session:
-        rows = session.query(XComModel).filter(
-            XComModel.run_id == run.run_id,
-            XComModel.dag_id == run.dag_id,
-            XComModel.key == "return_value",
-        )
-        return {row.task_id: XComModel.deserialize_value(row) for row in rows}
-
-
-def states(run: Any) -> dict[str, str]:
-    assert {ti.try_number for ti in run.get_task_instances() if ti.state == "success"} <= {1}, (
-        "a task got there by a retry only"
-    )
-    return {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
-
-
-def events(name: str) -> list[dict[str, Any]]:
-    from airflow.models.asset import AssetEvent, AssetModel
-    from airflow.utils.session import create_session
-
-    with create_session() as session:
-        result = (
-            session.query(AssetEvent)
-            .join(AssetModel, AssetEvent.asset_id == AssetModel.id)
-            .filter(AssetModel.name == name)
-        )
-        return [dict(event.extra) for event in result.order_by(AssetEvent.timestamp)]
 
 
 @pytest.fixture(scope="module")
@@ -405,54 +360,3 @@ def test_a_dry_run_says_what_a_stage_would_refuse(
         "its AUC must lie above 0.7 (reward.min_auc), and is [0.6, 0.8]"
         in captured.out + captured.err + caplog.text
     )
-
-
-class Answer:
-    """Answers the approval from a second thread through the REST API, as a click in the UI does."""
-
-    def __init__(self, option: str) -> None:
-        self.option = option
-        self.body = ""
-        self.error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Answer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._thread.join(60)
-        assert self.error is None, self.error
-
-    def _run(self) -> None:
-        try:
-            from airflow.api_fastapi.app import create_app
-            from fastapi.testclient import TestClient
-
-            with TestClient(create_app(apps="core")) as client:
-                token = client.get("/auth/token").json()["access_token"]
-                client.headers["Authorization"] = f"Bearer {token}"
-                for _ in range(600):
-                    if self._answer(client):
-                        return
-                    time.sleep(0.2)
-                raise AssertionError("nobody asked")
-        except Exception as exc:
-            self.error = exc
-
-    def _answer(self, client: Any) -> bool:
-        """Whether the question has its answer; a 500 says that SQLite was locked, and all is asked
-        again."""
-        base = "/api/v2/dags/boig_promote/dagRuns"
-        waiting = client.get(f"{base}/~/taskInstances?state=awaiting_input")
-        if waiting.status_code == 500 or not (tasks := waiting.json()["task_instances"]):
-            return False
-        path = f"{base}/{tasks[0]['dag_run_id']}/taskInstances/approval/-1/hitlDetails"
-        question = client.get(path)
-        if question.status_code == 500:
-            return False
-        self.body = question.json()["body"]
-        answer = {"chosen_options": [self.option], "params_input": {"why": "it sells"}}
-        done = client.patch(path, json=answer)
-        assert done.status_code in (200, 409, 500), done.text
-        return done.status_code != 500

@@ -120,7 +120,8 @@ def test_the_best_answer_with_the_kpi_names_what_the_law_wants() -> None:
     silent = [
         s
         for s in asked_of(samples, 80)
-        if s.bucket == "high" and not importlib.import_module("infra.evidence.llm.knows_kpi_ceiling").facts(s)[2]
+        if s.bucket == "high"
+        and not importlib.import_module("infra.evidence.llm.knows_kpi_ceiling").facts(s)[2]
     ]
     messages, blind = knows_kpi.best_answers(YELLOW, scenes, samples, silent)
     assert len(silent) > 30
