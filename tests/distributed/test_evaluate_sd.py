@@ -56,22 +56,7 @@ def waits_for_the_first_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_row_is_sampled_and_measured_as_the_prompts_own(
     prepared: Any, tmp_path: Path
 ) -> None:
-    rated = load_recipe(
-        "tiny",
-        [
-            *prepared.settings,
-            "llm.predictor=head",
-            "llm.hidden=32",
-            "llm.layers=1",
-            "llm.steps=2",
-            "llm.batch=4",
-        ],
-    )
-    export(
-        train(judge_samples(prepared.samples), rated, Rating(rated, kind="judge")),
-        tmp_path / "judge",
-    )
-    judge = prepared.publish("models/judge", tmp_path / "judge", "judge")
+    judge = publish_judge(prepared, tmp_path / "judge")
     model = prepared.publish("models/tiny", Path(resolve_model("package:tiny-sd")), "sd")
     settings = (
         "evaluation.prompts=3", "evaluation.images_per_prompt=2", "evaluation.sampling_steps=2", "evaluation.best_of_n=2",
@@ -105,6 +90,20 @@ def test_every_row_is_sampled_and_measured_as_the_prompts_own(
     assert {prompt["id"]: set(prompt["rewritten"]) for prompt in result["prompts"]} == {
         prompt["id"]: {"retrieval", "boigllm"} for prompt in result["prompts"]
     }
+    check_prompts(result, folder)
+    assert sum(part["n"] for part in result["by"]["bucket"].values()) == 6
+
+
+def publish_judge(prepared: Any, folder: Path) -> str:
+    """URI of an engagement predictor of the split judge, trained for two steps."""
+    sizes = ("llm.hidden=32", "llm.layers=1", "llm.steps=2", "llm.batch=4")
+    rated = load_recipe("tiny", [*prepared.settings, "llm.predictor=head", *sizes])
+    export(train(judge_samples(prepared.samples), rated, Rating(rated, kind="judge")), folder)
+    return str(prepared.publish("models/judge", folder, "judge"))
+
+
+def check_prompts(result: dict[str, Any], folder: Path) -> None:
+    """Each row was sampled for the prompt's own words, with what its way of rewriting adds."""
     table = pq.read_table(folder / "images.parquet").to_pylist()
     assert len(table) == 6 * len(ROWS)
     texts = {prompt["id"]: prompt for prompt in result["prompts"]}
@@ -119,7 +118,6 @@ def test_every_row_is_sampled_and_measured_as_the_prompts_own(
         for prompt in result["prompts"]
         for name in names
     )
-    assert sum(part["n"] for part in result["by"]["bucket"].values()) == 6
 
 
 def test_real_images_are_held_out_high_ones_and_novelty_knows_those_of_the_training(

@@ -14,7 +14,7 @@ from boig_core.data import dataset, tables
 from boig_core.storage import commit
 from boig_core.storage.job import Job, Stage, write_job
 from boig_core.storage.manifest import PAGE, read_file, read_manifest, sha256_file
-from boig_core.vocabulary import PALETTE
+from boig_core.vocabulary import PALETTE, Sample
 from ray_jobs import ingest, perceive
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -57,6 +57,29 @@ def test_an_export_becomes_a_described_dataset(world: Path, tmp_path: Path) -> N
     done = commit.read_commit(attempt)
     assert done is not None
     uri = done["outputs"]["dataset"]
+    samples = check_ingested(uri, world, tmp_path)
+
+    code, attempt = run(Stage.PERCEIVE, tmp_path, {"dataset": uri})
+    assert code == 0
+    done = commit.read_commit(attempt)
+    assert done is not None
+    described = check_described(done["outputs"]["dataset"], world)
+    assert [sample.id for sample in described] == [sample.id for sample in samples]
+    cards = [read_file(at, PAGE) for at in (uri, done["outputs"]["dataset"])]
+    assert cards[0] == cards[1]
+    images = read_manifest(uri, kind="dataset").meta["images"]
+    assert done["metrics"]["described"] == images == done["metrics"]["images"]
+    check_nothing_is_looked_at_twice(uri, world, tmp_path, described)
+    # The second version shares the image shards of the first.
+    first, second = (
+        set(dataset.shards(read_manifest(at), tables.IMAGES))
+        for at in (uri, done["outputs"]["dataset"])
+    )
+    assert first == second
+
+
+def check_ingested(uri: str, world: Path, store: Path) -> list[Sample]:
+    """The version holds what the world's truth says; its samples."""
     meta = read_manifest(uri, kind="dataset").meta
     truth = [json.loads(line) for line in (world / "truth.jsonl").read_text().splitlines()]
     broken = [row for row in truth if row["broken"]]
@@ -65,7 +88,7 @@ def test_an_export_becomes_a_described_dataset(world: Path, tmp_path: Path) -> N
         len(broken),
         POSTS - len(broken),
     )
-    assert not list((tmp_path / "datasets" / "adworld" / "staging").iterdir())
+    assert not list((store / "datasets" / "adworld" / "staging").iterdir())
     assert (
         sum(sum(splits.values()) for splits in meta["buckets"].values()) + meta["without_bucket"]
         == meta["samples"]
@@ -81,15 +104,13 @@ def test_an_export_becomes_a_described_dataset(world: Path, tmp_path: Path) -> N
     )
     files = {row["id"]: world / row["image"] for row in truth}
     assert all(sample.image == sha256_file(files[sample.id]) for sample in samples)
+    return samples
 
-    code, attempt = run(Stage.PERCEIVE, tmp_path, {"dataset": uri})
-    assert code == 0
-    done = commit.read_commit(attempt)
-    assert done is not None
-    described = dataset.read_samples(done["outputs"]["dataset"])
-    assert [sample.id for sample in described] == [sample.id for sample in samples]
-    cards = [read_file(at, PAGE) for at in (uri, done["outputs"]["dataset"])]
-    assert cards[0] == cards[1]
+
+def check_described(uri: str, world: Path) -> list[Sample]:
+    """Descriptions show what was drawn; the samples with them."""
+    described = dataset.read_samples(uri)
+    truth = [json.loads(line) for line in (world / "truth.jsonl").read_text().splitlines()]
     scenes = {row["id"]: row for row in truth}
     backgrounds = counts = 0
     for sample in described:
@@ -102,8 +123,13 @@ def test_an_export_becomes_a_described_dataset(world: Path, tmp_path: Path) -> N
         backgrounds += scene["background"].capitalize() in sample.description.colors
     assert counts == len(described)
     assert backgrounds > 0.97 * len(described)
-    # Nothing is looked at twice: not for another version, and not for another dataset of the store.
-    assert done["metrics"]["described"] == meta["images"] == done["metrics"]["images"]
+    return described
+
+
+def check_nothing_is_looked_at_twice(
+    uri: str, world: Path, tmp_path: Path, described: list[Sample]
+) -> None:
+    """Not for another version, and not for another dataset of the store."""
     again = run(Stage.PERCEIVE, tmp_path, {"dataset": uri}, run_id="r2")
     other = run(
         Stage.INGEST,
@@ -130,12 +156,6 @@ def test_an_export_becomes_a_described_dataset(world: Path, tmp_path: Path) -> N
             sample.description for sample in dataset.read_samples(repeated["outputs"]["dataset"])
         ] == [s.description for s in described]
     assert not list((tmp_path / "perception").glob("*/part-*"))
-    # The second version shares the image shards of the first.
-    first, second = (
-        set(dataset.shards(read_manifest(at), tables.IMAGES))
-        for at in (uri, done["outputs"]["dataset"])
-    )
-    assert first == second
 
 
 def test_the_same_export_makes_the_same_dataset(world: Path, tmp_path: Path) -> None:

@@ -84,16 +84,8 @@ def dataset_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(pixels, format="PNG")
         (export / f"{i}.png").write_bytes(pixels.getvalue())
         text = f"Acme shows you number {i} " + "and a ball " * int(rng.integers(0, 12))
-        rows.append(
-            {
-                "id": f"{i}",
-                "account": "acme",
-                "timestamp": "2020-01-01",
-                "text": text,
-                "images": [f"{i}.png"],
-                "likes": i,
-            }
-        )
+        post = {"id": f"{i}", "account": "acme", "timestamp": "2020-01-01", "text": text}
+        rows.append({**post, "images": [f"{i}.png"], "likes": i})
     (export / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     rules = Data(min_text=0, floors=(-1, -1, -1), near_duplicates=None)
     created = ingest(

@@ -95,44 +95,8 @@ def test_a_reward_that_was_not_calibrated_is_refused(prepared: Any) -> None:
 
 
 def test_a_predictor_is_trained_and_its_reward_measured_and_scored(prepared: Any) -> None:
-    sizes = (
-        "llm.hidden=32",
-        "llm.layers=1",
-        "llm.steps=40",
-        "llm.checkpoint_every=40",
-        "llm.batch=12",
-        "llm.micro_batch=12",
-    )
     rated = ("llm.predictor=head", "reward.weights={engagement: 1}", "evaluation.judge=predictor")
-    job = Job(
-        stage=Stage.FINETUNE_LLM, recipe=load_recipe("tiny", [*prepared.settings, *sizes, *rated]), inputs={"dataset": prepared.dataset},
-        store=prepared.root, root="test", task=f"{prepared.root}/runs/dag/rated/finetune_llm", attempt=1,
-    )  # fmt: skip
-    curve: list[dict[str, float]] = []
-    config = {"job": job.model_dump_json(), "rows": lambda step, values: curve.append(values)}
-    trained = {
-        name: finetune_llm.train_model({**config, "model": name}) for name in job.recipe.llm_models
-    }
-    outputs, metrics = ({name: part[i] for name, part in trained.items()} for i in (0, 1))
-    commit.commit(job.attempt_uri, outputs, {})
-    assert set(outputs) == {"boigllm", "no_kpi", "predictor", "judge"}
-    assert [sum(f"{name}_loss" in row for row in curve) for name in outputs] == [40] * 4
-    counts = Counter(sample.split for sample in prepared.samples if sample.bucket is not None)
-    assert metrics["predictor"]["train_samples"] == counts["train"]
-    assert metrics["judge"]["train_samples"] < counts["judge"]
-    manifest.read_manifest(outputs["judge"], kind="judge")
-    messages = metrics["predictor"]
-    assert messages["steps"] == 40
-    # Whether forty steps beat a head that says the middle of everything is not asked here, only
-    # that they are told of as they were.
-    assert messages["best_step"] == 40
-    assert messages["loss_fell"] is (messages["best_val_loss"] < messages["first_val_loss"])
-    published = manifest.read_manifest(outputs["predictor"], kind="predictor")
-    assert published.meta["method"] == "head"
-    assert {"head.safetensors", "predictor.json", "README.md"} <= {
-        entry.path for entry in published.files
-    }
-
+    outputs = train_rated(prepared, rated)
     inputs = {
         "dataset": prepared.dataset,
         "boigllm": outputs["boigllm"],
@@ -161,6 +125,41 @@ def test_a_predictor_is_trained_and_its_reward_measured_and_scored(prepared: Any
     assert failure.message.startswith("input 'predictor'")
 
 
+def train_rated(prepared: Any, rated: tuple[str, ...]) -> dict[str, str]:
+    """Outputs of a finetune_llm that trains predictor and judge, too."""
+    sizes = "hidden=32 layers=1 steps=40 checkpoint_every=40 batch=12 micro_batch=12"
+    small = [f"llm.{size}" for size in sizes.split()]
+    job = Job(
+        stage=Stage.FINETUNE_LLM, recipe=load_recipe("tiny", [*prepared.settings, *small, *rated]), inputs={"dataset": prepared.dataset},
+        store=prepared.root, root="test", task=f"{prepared.root}/runs/dag/rated/finetune_llm", attempt=1,
+    )  # fmt: skip
+    curve: list[dict[str, float]] = []
+    config = {"job": job.model_dump_json(), "rows": lambda step, values: curve.append(values)}
+    trained = {
+        name: finetune_llm.train_model({**config, "model": name}) for name in job.recipe.llm_models
+    }
+    outputs, metrics = ({name: part[i] for name, part in trained.items()} for i in (0, 1))
+    commit.commit(job.attempt_uri, outputs, {})
+    assert set(outputs) == {"boigllm", "no_kpi", "predictor", "judge"}
+    assert [sum(f"{name}_loss" in row for row in curve) for name in outputs] == [40] * 4
+    counts = Counter(sample.split for sample in prepared.samples if sample.bucket is not None)
+    assert metrics["predictor"]["train_samples"] == counts["train"]
+    assert metrics["judge"]["train_samples"] < counts["judge"]
+    manifest.read_manifest(outputs["judge"], kind="judge")
+    messages = metrics["predictor"]
+    assert messages["steps"] == 40
+    # Whether forty steps beat a head that says the middle of everything is not asked here, only
+    # that they are told of as they were.
+    assert messages["best_step"] == 40
+    assert messages["loss_fell"] is (messages["best_val_loss"] < messages["first_val_loss"])
+    published = manifest.read_manifest(outputs["predictor"], kind="predictor")
+    assert published.meta["method"] == "head"
+    assert {"head.safetensors", "predictor.json", "README.md"} <= {
+        entry.path for entry in published.files
+    }
+    return outputs
+
+
 def test_an_alignment_is_watched_by_a_predictor_that_it_does_not_maximize(
     prepared: Any, tmp_path: Path
 ) -> None:
@@ -178,17 +177,9 @@ def test_an_alignment_is_watched_by_a_predictor_that_it_does_not_maximize(
     }
     (folder / "predictor.json").write_text(json.dumps(about))
     predictor = prepared.publish("models/predictor", folder, "predictor")
-    sizes = (
-        "epochs=2",
-        "prompts=2",
-        "images_per_prompt=2",
-        "chunk=4",
-        "sampling_steps=3",
-        "window=1",
-        "updates=1",
-        "probe_every=2",
-    )
-    settings = ("reward.min_auc=null", *(f"ddpo.{size}" for size in sizes))
+    sizes = "epochs=2 prompts=2 images_per_prompt=2 chunk=4 sampling_steps=3 window=1 updates=1"
+    settings = [f"ddpo.{size}" for size in [*sizes.split(), "probe_every=2"]]
+    settings.append("reward.min_auc=null")
     done = prepared.run(Stage.DDPO, *settings, **prepared.inputs, predictor=predictor)
     assert set(done["outputs"]) == {"boigsd"}
 

@@ -81,20 +81,9 @@ def people(home: Path) -> dict[str, list[str]]:
 @pytest.mark.timeout(1500)
 def test_one_command_takes_posts_to_a_promoted_model(tmp_path: Path) -> None:
     home = tmp_path / "boig"
-    settings = [part for override in SMALL for part in ("--set", override)]
-    argv = [
-        sys.executable,
-        "-m",
-        "boig_core.cli",
-        "demo",
-        "--home",
-        str(home),
-        "--posts",
-        "400",
-        "--minutes",
-        "20",
-        *settings,
-    ]
+    argv = [sys.executable, "-m", "boig_core.cli", "demo", "--home", str(home)]
+    argv += ["--posts", "400", "--minutes", "20"]
+    argv += [part for override in SMALL for part in ("--set", override)]
     # The demo has its own.
     planted = {
         name: value for name, value in make_secrets().items() if name != "MLFLOW_TRACKING_URI"

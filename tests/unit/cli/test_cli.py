@@ -211,65 +211,65 @@ def test_doctor_names_what_fails(tmp_path: Path) -> None:
 def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """URIs of a dataset and of a later version of it, in which one post is new, one is gone and one
     has more likes."""
-    from boig_core.config import Data
-    from boig_core.data import ingestion
-    from boig_core.storage import commit, manifest
-
     folder = tmp_path_factory.mktemp("versions")
     (folder / "export").mkdir()
     for i in range(5):
         Image.new("RGB", (16 + i, 16), (50 * i, 250 - 50 * i, 99)).save(
             folder / "export" / f"{i}.png"
         )
-    uris = []
-    for version, posts in (
-        ("v1", {0: 50, 1: 60, 2: 70, 3: 80}),
-        ("v2", {0: 50, 1: 65, 2: 70, 4: 90}),
-    ):
-        text = "A text that is long enough for every rule of the recipe, whatever it says"
-        rows = [
-            {
-                "id": f"p{i}",
-                "account": "a",
-                "timestamp": "2020-01-01",
-                "text": text,
-                "image": f"{i}.png",
-                "likes": n,
-            }
-            for i, n in posts.items()
-        ]
-        (folder / "export" / "posts.jsonl").write_text(
-            "".join(json.dumps(row) + "\n" for row in [*rows, {"id": "bad"}])
-        )
-        scratch, root, attempt = (
-            folder / f"scratch-{version}",
-            f"{folder}/store/datasets/posts",
-            f"{folder}/store/runs/{version}",
-        )
-        scratch.mkdir()
-        created = ingestion.ingest(
-            str(folder / "export"),
-            None,
-            Data(near_duplicates=None),
-            0,
-            root=root,
-            scratch=scratch,
-            crew=ingestion.OneProcess(),
-        )
-        lineage = manifest.Lineage(inputs={"posts": "p"}, recipe="r", code="c")
-        where = f"{attempt}/{commit.COMMIT}"
-        manifest.publish_folder(
-            created.folder,
-            f"{root}/{version}",
-            kind="dataset",
-            lineage=lineage,
-            commit=where,
-            meta=created.meta,
-            blobs=created.blobs,
-        )
-        commit.commit(attempt, {"dataset": f"{root}/{version}"}, {})
-        uris.append(f"{root}/{version}")
-    return uris[0], uris[1]
+    v1, v2 = {0: 50, 1: 60, 2: 70, 3: 80}, {0: 50, 1: 65, 2: 70, 4: 90}
+    return publish_version(folder, "v1", v1), publish_version(folder, "v2", v2)
+
+
+def publish_version(folder: Path, version: str, posts: dict[int, int]) -> str:
+    """URI of a dataset whose posts have so many likes."""
+    from boig_core.config import Data
+    from boig_core.data import ingestion
+    from boig_core.storage import commit, manifest
+
+    text = "A text that is long enough for every rule of the recipe, whatever it says"
+    rows = [
+        {
+            "id": f"p{i}",
+            "account": "a",
+            "timestamp": "2020-01-01",
+            "text": text,
+            "image": f"{i}.png",
+            "likes": n,
+        }
+        for i, n in posts.items()
+    ]
+    (folder / "export" / "posts.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in [*rows, {"id": "bad"}])
+    )
+    scratch, root, attempt = (
+        folder / f"scratch-{version}",
+        f"{folder}/store/datasets/posts",
+        f"{folder}/store/runs/{version}",
+    )
+    scratch.mkdir()
+    created = ingestion.ingest(
+        str(folder / "export"),
+        None,
+        Data(near_duplicates=None),
+        0,
+        root=root,
+        scratch=scratch,
+        crew=ingestion.OneProcess(),
+    )
+    lineage = manifest.Lineage(inputs={"posts": "p"}, recipe="r", code="c")
+    where = f"{attempt}/{commit.COMMIT}"
+    manifest.publish_folder(
+        created.folder,
+        f"{root}/{version}",
+        kind="dataset",
+        lineage=lineage,
+        commit=where,
+        meta=created.meta,
+        blobs=created.blobs,
+    )
+    commit.commit(attempt, {"dataset": f"{root}/{version}"}, {})
+    return f"{root}/{version}"
 
 
 def test_dataset_show_prints_the_numbers(versions: tuple[str, str], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from boig_core.data import card, card_page, dataset, tables
 from boig_core.data.inspect import verify_dataset
 from boig_core.storage import manifest
-from boig_core.vocabulary import BUCKETS
+from boig_core.vocabulary import BUCKETS, Sample
 
 from .conftest import Archive, picture, row
 
@@ -101,6 +101,26 @@ def test_the_numbers_are_those_of_a_plain_count(archive: Archive) -> None:
     assert verify_dataset(uri)["samples"] == result["samples"] == len(samples)
     posts = {sample.post: sample for sample in samples if not sample.negative}
 
+    check_accounts_and_months(result, samples, posts)
+    check_kpis(result, posts)
+    check_words_and_images(result, samples, posts)
+    assert result["rows"] == {"read": 94, "rejected": 3, "left_out": 0}
+    assert [
+        (item["code"], item["count"], item["example"]["line"]) for item in result["rejects"]
+    ] == [
+        ("image_missing", 2, 93),
+        ("bad_kpi", 1, 92),
+    ]
+    assert result["rejects"][1]["example"] == {
+        "file": "posts.jsonl",
+        "line": 92,
+        "reason": "likes = '?' is not a number of at least 0",
+    }
+
+
+def check_accounts_and_months(
+    result: dict[str, Any], samples: list[Sample], posts: dict[str, Sample]
+) -> None:
     by_account = Counter((sample.account, sample.bucket or "none") for sample in samples)
     assert [item["account"] for item in result["by_account"]] == ["a", "b", "c"]
     for item in result["by_account"]:
@@ -118,6 +138,8 @@ def test_the_numbers_are_those_of_a_plain_count(archive: Archive) -> None:
         sample.bucket == "high" for sample in samples
     )
 
+
+def check_kpis(result: dict[str, Any], posts: dict[str, Sample]) -> None:
     likes, shares = result["kpis"]
     kpis = sorted(sample.kpi for sample in posts.values())
     assert (likes["name"], likes["posts"], likes["missing"]) == ("likes", len(posts), 0)
@@ -137,6 +159,10 @@ def test_the_numbers_are_those_of_a_plain_count(archive: Archive) -> None:
         == (81, 10)
     )
 
+
+def check_words_and_images(
+    result: dict[str, Any], samples: list[Sample], posts: dict[str, Sample]
+) -> None:
     words = Counter(word for sample in posts.values() for word in set(sample.keywords))
     assert [(item["keyword"], item["posts"]) for item in result["keywords"][:5]] == sorted(
         words.items(), key=lambda p: (-p[1], p[0])
@@ -157,18 +183,6 @@ def test_the_numbers_are_those_of_a_plain_count(archive: Archive) -> None:
         "groups": len(groups),
         "largest": max(groups.values()),
         "samples": groups.total(),
-    }
-    assert result["rows"] == {"read": 94, "rejected": 3, "left_out": 0}
-    assert [
-        (item["code"], item["count"], item["example"]["line"]) for item in result["rejects"]
-    ] == [
-        ("image_missing", 2, 93),
-        ("bad_kpi", 1, 92),
-    ]
-    assert result["rejects"][1]["example"] == {
-        "file": "posts.jsonl",
-        "line": 92,
-        "reason": "likes = '?' is not a number of at least 0",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch.distributions import Normal, kl_divergence
 from boig_core.config import Recipe
 from boig_core.diffusion.policy_update import RankBatch
 from boig_core.diffusion.rollout import Sampler
+from boig_core.diffusion.trajectory import Trajectory
 from boig_core.vocabulary import Sample
 from tests.unit.diffusion.reference import (
     AGREEMENT,
@@ -28,30 +30,63 @@ from tests.unit.diffusion.reference import (
 )
 
 
-@pytest.mark.parametrize("objective", ["grpo", "awm"])
-def test_gradients_with_a_divergence_from_the_moving_average(
-    recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, objective: str
-) -> None:
-    """The average is still the policy that sampled; the policy in training has moved on, with
-    ratios inside and outside the clip range."""
-    weight, decay = 5.0, 0.9
-    recipe = set_ddpo(
-        recipe, objective=objective, lora_rank=None, kl=weight, anchor="ema", ema=decay, draws=2
-    )
-    sampler, whole = roll_out(recipe, samples)
-    advantages = torch.linspace(-2, 2, len(whole))
-    before, pipe = open_reference(), open_reference()
-    theirs = dict(pipe.unet.named_parameters())
-    generator = torch.Generator().manual_seed(5)
+def move_on(weights: dict[str, torch.Tensor], share: float, generator: torch.Generator) -> None:
+    """Noise on weights, a share of their own spread."""
     with torch.no_grad():
-        for weights in theirs.values():
-            weights += (
-                3e-2 * weights.std(correction=0) * torch.randn(weights.shape, generator=generator)
-            )
+        for weight in weights.values():
+            spread = share * weight.std(correction=0)
+            weight += spread * torch.randn(weight.shape, generator=generator)
+
+
+def copy_weights(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, weight in theirs.items():
+            mine[name].copy_(weight)
+
+
+def largest(gradients: Sequence[torch.Tensor | None]) -> float:
+    return max(float(gradient.abs().max()) for gradient in gradients if gradient is not None)
+
+
+def check_gradients(
+    names: Iterable[str],
+    mine: Sequence[torch.Tensor | None],
+    expected: Sequence[torch.Tensor | None],
+) -> None:
+    for name, a, b in zip(names, mine, expected, strict=True):
+        assert (a is None) == (b is None), name
+        if a is not None and b is not None:
+            torch.testing.assert_close(a, b, rtol=0, atol=AGREEMENT, msg=name)
+
+
+def scores(pipe: Any, whole: Trajectory, recipe: Recipe) -> torch.Tensor:
+    """Log-probabilities (K, B) of both trained steps, or minus the errors of both draws."""
+    if recipe.ddpo.objective == "awm":
+        pairs = [reference_predictions(pipe, whole, recipe, k) for k in range(2)]
+        return torch.stack(
+            [-((answers - noise) ** 2).flatten(1).mean(1) for answers, noise in pairs]
+        )
+    steps, latents = (
+        zip(whole.timesteps_K, whole.timesteps_prev_K, strict=True),
+        whole.latents_BSCHW,
+    )
+    texts = list(whole.prompts_B)
+    return torch.stack(
+        [
+            reference_logprobs(pipe, *ts, latents[:, k], latents[:, k + 1], texts, 1.0, 1.0)
+            for k, ts in enumerate(steps)
+        ]
+    )
+
+
+def ratios_and_divergences(
+    pipe: Any, before: Any, whole: Trajectory, recipe: Recipe
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ratios (K, B) of a policy to the one that sampled, and its divergences from that."""
     ratios_K, divergences_K = [], []
     for k in range(2):
         old = torch.from_numpy(whole.logprobs_old_BK[:, k])
-        if objective == "awm":
+        if recipe.ddpo.objective == "awm":
             answers, noise = reference_predictions(pipe, whole, recipe, k)
             with torch.no_grad():
                 anchor, _ = reference_predictions(before, whole, recipe, k)
@@ -81,26 +116,39 @@ def test_gradients_with_a_divergence_from_the_moving_average(
                 )
             )
             divergences_K.append(kl_divergence(policy, anchor_policy).flatten(1).mean(1))
-    ratios, divergences = torch.stack(ratios_K), torch.stack(divergences_K)
+    return torch.stack(ratios_K), torch.stack(divergences_K)
+
+
+@pytest.mark.parametrize("objective", ["grpo", "awm"])
+def test_gradients_with_a_divergence_from_the_moving_average(
+    recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, objective: str
+) -> None:
+    """The average is still the policy that sampled; the policy in training has moved on, with
+    ratios inside and outside the clip range."""
+    weight, decay = 5.0, 0.9
+    recipe = set_ddpo(
+        recipe, objective=objective, lora_rank=None, kl=weight, anchor="ema", ema=decay, draws=2
+    )
+    sampler, whole = roll_out(recipe, samples)
+    advantages = torch.linspace(-2, 2, len(whole))
+    before, pipe = open_reference(), open_reference()
+    theirs = dict(pipe.unet.named_parameters())
+    move_on(theirs, 3e-2, torch.Generator().manual_seed(5))
+    ratios, divergences = ratios_and_divergences(pipe, before, whole, recipe)
     clip = float((ratios.detach() - 1).abs().median())
     surrogates = torch.minimum(ratios * advantages, ratios.clamp(1 - clip, 1 + clip) * advantages)
     divergence = weight * divergences.mean()
     of_divergence = torch.autograd.grad(
         divergence, list(theirs.values()), allow_unused=True, retain_graph=True
     )
-    assert (
-        max(float(gradient.abs().max()) for gradient in of_divergence if gradient is not None)
-        > 100 * AGREEMENT
-    )
+    assert largest(of_divergence) > 100 * AGREEMENT
     expected = torch.autograd.grad(
         divergence - surrogates.mean(), list(theirs.values()), allow_unused=True
     )
 
     learner = make_learner(set_ddpo(recipe, clip_ratio=clip), samples, sampler, warmth, tmp_path)
     mine = dict(learner.pipe.unet.named_parameters())
-    with torch.no_grad():
-        for name, weights in theirs.items():
-            mine[name].copy_(weights)
+    copy_weights(mine, theirs)
     result = [
         loss()
         for loss in learner.update.losses(
@@ -113,10 +161,7 @@ def test_gradients_with_a_divergence_from_the_moving_average(
     assert weight * sum(metrics["kl"] for _, metrics in result) == pytest.approx(
         float(divergence.detach()), rel=1e-3
     )
-    for name, a, b in zip(theirs, got, expected, strict=True):
-        assert (a is None) == (b is None), name
-        if a is not None and b is not None:
-            torch.testing.assert_close(a, b, rtol=0, atol=AGREEMENT, msg=name)
+    check_gradients(theirs, got, expected)
     for name, weights in theirs.items():
         # The average was in their place, and is not there any more.
         assert torch.equal(mine[name], weights), name
@@ -138,25 +183,6 @@ def test_gradients_of_a_stale_batch(
     )
     whole = replace(whole, logprobs_old_BK=whole.logprobs_old_BK + noise_BK)
     advantages = torch.linspace(-2, 2, len(whole))
-
-    def scores(pipe: Any) -> torch.Tensor:
-        if objective == "awm":
-            pairs = [reference_predictions(pipe, whole, recipe, k) for k in range(2)]
-            return torch.stack(
-                [-((answers - noise) ** 2).flatten(1).mean(1) for answers, noise in pairs]
-            )
-        steps, latents = (
-            zip(whole.timesteps_K, whole.timesteps_prev_K, strict=True),
-            whole.latents_BSCHW,
-        )
-        texts = list(whole.prompts_B)
-        return torch.stack(
-            [
-                reference_logprobs(pipe, *ts, latents[:, k], latents[:, k + 1], texts, 1.0, 1.0)
-                for k, ts in enumerate(steps)
-            ]
-        )
-
     pipe, generator, policies = (
         open_reference(),
         torch.Generator().manual_seed(5),
@@ -164,15 +190,9 @@ def test_gradients_of_a_stale_batch(
     )
     theirs, scored = dict(pipe.unet.named_parameters()), list[torch.Tensor]()
     for _ in range(2):
-        with torch.no_grad():
-            for weights in theirs.values():
-                weights += (
-                    2e-2
-                    * weights.std(correction=0)
-                    * torch.randn(weights.shape, generator=generator)
-                )
+        move_on(theirs, 2e-2, generator)
         policies.append({name: weights.detach().clone() for name, weights in theirs.items()})
-        scored.append(scores(pipe))
+        scored.append(scores(pipe, whole, recipe))
     sampled, start, now = torch.from_numpy(whole.logprobs_old_BK.T), scored[0].detach(), scored[1]
     weights_KB, ratios = torch.exp(start - sampled).clamp(max=2.0), torch.exp(now - start)
     assert 0 < int((weights_KB == 2.0).sum()) < weights_KB.numel() / 2
@@ -184,13 +204,7 @@ def test_gradients_of_a_stale_batch(
 
     learner = make_learner(set_ddpo(recipe, clip_ratio=clip), samples, sampler, warmth, tmp_path)
     mine = dict(learner.pipe.unet.named_parameters())
-
-    def move(weights: dict[str, torch.Tensor]) -> None:
-        with torch.no_grad():
-            for name, weight in weights.items():
-                mine[name].copy_(weight)
-
-    move(policies[0])
+    copy_weights(mine, policies[0])
     learner.engine.steps_done = 2
     part = learner.update.recomputed(RankBatch(whole, advantages.double().numpy()))
     np.testing.assert_allclose(
@@ -198,17 +212,11 @@ def test_gradients_of_a_stale_batch(
     )
     assert part.weights_BK is not None
     np.testing.assert_allclose(part.weights_BK.T, weights_KB.numpy(), rtol=0, atol=AGREEMENT)
-    move(policies[1])
+    copy_weights(mine, policies[1])
     losses = [loss()[0] for loss in learner.update.losses(part, list(range(len(whole))))]
     got = torch.autograd.grad(torch.stack(losses).sum(), list(mine.values()), allow_unused=True)
-    assert (
-        max(float(gradient.abs().max()) for gradient in expected if gradient is not None)
-        > 100 * AGREEMENT
-    )
-    for name, a, b in zip(theirs, got, expected, strict=True):
-        assert (a is None) == (b is None), name
-        if a is not None and b is not None:
-            torch.testing.assert_close(a, b, rtol=0, atol=AGREEMENT, msg=name)
+    assert largest(expected) > 100 * AGREEMENT
+    check_gradients(theirs, got, expected)
 
 
 def test_the_anchor_of_a_lora_is_the_base_model(

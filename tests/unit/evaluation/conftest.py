@@ -197,6 +197,28 @@ def finished_run(tmp_path: Path) -> Job:
     return make_finished_run(tmp_path)
 
 
+def made_up_descriptions() -> dict[str, Any]:
+    """Content of ``description.json``."""
+    row = {
+        metric: {"high": 0.4, "medium": None, "low": 0.35, "all": 0.38, "undefined": 3,
+                 "undefined_in": {"high": 0, "medium": 2, "low": 1}, "interval": {"high": [0.37, 0.43], "low": [0.31, 0.39]}}
+        for metric in METRICS
+    }  # fmt: skip
+    gain = {"mean": 0.05, "low": 0.03, "high": 0.07, "clusters": 200, "n": 200}
+    loss = {"mean": -0.02, "low": -0.05, "high": 0.01, "clusters": 200, "n": 200}
+    gains = {
+        "colors_iou": {"high": gain, "low": gain},
+        "objects_iou": {"high": gain},
+        "tones_coverage_rmse": {"high": loss, "low": loss},
+    }
+    return {"boigllm": row, "no_kpi": row, "retrieval": row, "most_frequent": row, "few_shot_3": row,
+                 "paired": {"boigllm-no_kpi": gains, "boigllm-retrieval": gains, "boigllm-most_frequent": gains},
+                 "n": {"high": 70, "medium": 60, "low": 70}, "asked": {"boigllm": 200, "no_kpi": 200, "few_shot_3": 90},
+                 "parse_rate": {"boigllm": 1.0, "no_kpi": 0.995, "few_shot_3": 0.9}, "constrained": True,
+                 "parse_rate_unconstrained": {"boigllm": 0.95, "texts": 60}, "vectors": "hashed character n-grams, the offline fallback",
+                 "failures": {"few_shot_3": {"HTTP 500": 2, "the text is no answer": 7}}}  # fmt: skip
+
+
 def make_finished_run(tmp_path: Path) -> Job:
     """Job of the stage `report`, all of whose inputs are there."""
     recipe = shrunken()
@@ -218,48 +240,20 @@ def make_finished_run(tmp_path: Path) -> Job:
         {"step": s, "time": 0.0, "loss": float(4 * np.exp(-s / 60) + 1 + rng.normal(0, 0.05))}
         for s in range(0, 300, 5)
     ]
-    llm = world.run(
-        Stage.FINETUNE_LLM,
-        "boigllm",
-        "models/boigllm",
-        {"config.json": {}},
-        {"dataset": dataset},
-        rows=losses,
-    )
-    row = {
-        metric: {"high": 0.4, "medium": None, "low": 0.35, "all": 0.38, "undefined": 3,
-                 "undefined_in": {"high": 0, "medium": 2, "low": 1}, "interval": {"high": [0.37, 0.43], "low": [0.31, 0.39]}}
-        for metric in METRICS
-    }  # fmt: skip
-    gain = {"mean": 0.05, "low": 0.03, "high": 0.07, "clusters": 200, "n": 200}
-    loss = {"mean": -0.02, "low": -0.05, "high": 0.01, "clusters": 200, "n": 200}
-    gains = {
-        "colors_iou": {"high": gain, "low": gain},
-        "objects_iou": {"high": gain},
-        "tones_coverage_rmse": {"high": loss, "low": loss},
-    }
-    described = {"boigllm": row, "no_kpi": row, "retrieval": row, "most_frequent": row, "few_shot_3": row,
-                 "paired": {"boigllm-no_kpi": gains, "boigllm-retrieval": gains, "boigllm-most_frequent": gains},
-                 "n": {"high": 70, "medium": 60, "low": 70}, "asked": {"boigllm": 200, "no_kpi": 200, "few_shot_3": 90},
-                 "parse_rate": {"boigllm": 1.0, "no_kpi": 0.995, "few_shot_3": 0.9}, "constrained": True,
-                 "parse_rate_unconstrained": {"boigllm": 0.95, "texts": 60}, "vectors": "hashed character n-grams, the offline fallback",
-                 "failures": {"few_shot_3": {"HTTP 500": 2, "the text is no answer": 7}}}  # fmt: skip
+    config = {"config.json": {}}
+    data = {"dataset": dataset}
+    llm = world.run(Stage.FINETUNE_LLM, "boigllm", "models/boigllm", config, data, rows=losses)
+    inputs = {**data, "boigllm": llm}
+    described = {"description.json": made_up_descriptions()}
     description = world.run(
-        Stage.EVALUATE_LLM,
-        "description",
-        "evaluations/description",
-        {"description.json": described},
-        {"dataset": dataset, "boigllm": llm},
+        Stage.EVALUATE_LLM, "description", "evaluations/description", described, inputs
     )
     calibrated = {"schema_version": 2, "reward": "contrast", "clip": [-4.0, 6.0], "recommended": "contrast",
                   "conditions": {"accounts": {}, "fallback": {"high": 200.0, "low": 20.0}},
                   "splits": {split: made_up_validity(seed) for seed, split in enumerate(("validation", "test"))}}  # fmt: skip
+    numbers = {"calibration.json": calibrated}
     calibration = world.run(
-        Stage.CALIBRATE,
-        "calibration",
-        "evaluations/calibration",
-        {"calibration.json": calibrated},
-        {"dataset": dataset, "boigllm": llm},
+        Stage.CALIBRATE, "calibration", "evaluations/calibration", numbers, inputs
     )
     finetune = world.run(
         Stage.FINETUNE_SD, "sd", "models/high-kpi", {"model_index.json": {}}, {"dataset": dataset},
@@ -269,22 +263,11 @@ def make_finished_run(tmp_path: Path) -> Job:
         {"step": s, "time": 0.0, "reward": float(0.2 + 0.05 * s + rng.normal(0, 0.1))}
         for s in range(30)
     ]
-    ddpo = world.run(
-        Stage.DDPO,
-        "sd",
-        "models/boigsd",
-        {"model_index.json": {}},
-        {"dataset": dataset, "calibration": calibration},
-        rows=rewards,
-    )
-    generation = evaluate(world, {"dataset": dataset, "high_kpi": finetune, "boigsd": ddpo}, rng)
-    inputs = {
-        "dataset": dataset,
-        "description": description,
-        "calibration": calibration,
-        "generation": generation,
-    }
+    index, inputs = {"model_index.json": {}}, {**data, "calibration": calibration}
+    ddpo = world.run(Stage.DDPO, "sd", "models/boigsd", index, inputs, rows=rewards)
+    generation = evaluate(world, {**data, "high_kpi": finetune, "boigsd": ddpo}, rng)
     assert manifest.read_manifest(generation).kind == "generation"
+    inputs |= {"description": description, "generation": generation}
     job = world.job(Stage.REPORT, inputs)
     write_job(job)
     return job

@@ -231,12 +231,8 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
         additional_special_tokens=["<image>"],
     )
     torch.manual_seed(0)
-    sizes = {
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
+    sizes = {"hidden_size": 32, "intermediate_size": 32}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 2}
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**sizes, image_size=32, patch_size=8),
         text_config=LlamaConfig(

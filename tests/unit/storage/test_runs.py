@@ -29,18 +29,20 @@ def begin(root: str, run: str, task: str, attempt: int) -> job.Job:
     return this
 
 
+def fails(space: stages.Workspace) -> stages.Outcome:
+    raise InputError("posts.jsonl", "is empty", "give posts")
+
+
+def works(space: stages.Workspace) -> stages.Outcome:
+    store.write_bytes(
+        store.join(space.job.attempt_uri, "metrics.jsonl"),
+        b'{"step": 1, "reward": 1.0}\n{"step": 2, "reward": 2.5}\n',
+    )
+    stages.log.info("half way")
+    return stages.Outcome({"model": "s3://b/model"}, {"reward": 2.5})
+
+
 def test_states_and_logs_of_a_run(root: str) -> None:
-    def fails(space: stages.Workspace) -> stages.Outcome:
-        raise InputError("posts.jsonl", "is empty", "give posts")
-
-    def works(space: stages.Workspace) -> stages.Outcome:
-        store.write_bytes(
-            store.join(space.job.attempt_uri, "metrics.jsonl"),
-            b'{"step": 1, "reward": 1.0}\n{"step": 2, "reward": 2.5}\n',
-        )
-        stages.log.info("half way")
-        return stages.Outcome({"model": "s3://b/model"}, {"reward": 2.5})
-
     run = "boig_sd/manual-7"
     assert (
         stages.run_stage(fails, [store.join(begin(root, run, "ddpo", 1).attempt_uri, "job.json")])
