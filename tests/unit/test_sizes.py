@@ -1,5 +1,5 @@
-"""A house that people can read: files of 400 lines at most, functions of 60, no class name twice, few
-lines beyond 100 columns."""
+"""A house that people can read: files of 400 lines at most, functions of 60, no class name twice,
+few lines beyond 100 columns."""
 
 from __future__ import annotations
 
