@@ -186,7 +186,7 @@ def test_the_api_server_shows_them_behind_its_own_login(root: Path, tmp_path: Pa
     )
     try:
         services.wait_until("api", lambda: answers(f"{base}/api/v2/version"), 280)
-        with httpx.Client(base_url=base, trust_env=False, timeout=60) as http:
+        with httpx.Client(base_url=base, trust_env=False, timeout=300) as http:
             page = "/boig/reports/v1/report.html"
             assert http.get(page).status_code == 401
             login = http.get(page, headers={"Accept": "text/html"})

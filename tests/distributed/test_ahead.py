@@ -91,7 +91,6 @@ def learn(recipe: Recipe, rollouts: Any, folder: Path) -> tuple[str, list[dict[s
     ).fit().checksum, rows
 
 
-@pytest.mark.timeout(900)
 def test_the_next_epoch_is_sampled_during_the_update_with_the_bits_of_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

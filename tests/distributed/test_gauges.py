@@ -36,7 +36,7 @@ def scrape(url: str, *, until: str) -> list[str]:
         assert time.monotonic() < ended, f"no {until} in:\n{gauges}"
         time.sleep(0.2)
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=300) as answer:
                 lines = answer.read().decode().splitlines()
         except OSError:
             continue  # the agent is still starting

@@ -52,7 +52,6 @@ def align(task: str, *settings: str) -> tuple[list[dict[str, float]], Adapter, s
     return rows, learner.fit(), learner._policy().checksum
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "settings",
     [("ddpo.anchor=ema", "ddpo.kl=0.5"), ("ddpo.kl=0.5", "ddpo.ahead=true")],

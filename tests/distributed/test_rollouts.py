@@ -121,7 +121,6 @@ def adapter() -> Adapter:
     return read_adapter(Sampler(recipe_with(1)).pipe.unet, 0)
 
 
-@pytest.mark.timeout(600)
 def test_same_bits_for_one_and_two_and_replaced_actors(
     samples: list[Sample], adapter: Adapter, tmp_path: Path
 ) -> None:

@@ -144,7 +144,7 @@ class Installation(AirflowOnPostgres):
             url,
             headers={"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"},
             trust_env=False,
-            timeout=30,
+            timeout=300,
         )
         return answer.raise_for_status().json()
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from infra.evidence.orchestration.airflow_on_postgres import until
 from tests.faults.installation import Installation
 from tests.webhook import Receiver
-
-pytestmark = pytest.mark.timeout(1800)
 
 
 def test_a_late_run_is_told_once_and_goes_on(services: Installation, receiver: Receiver) -> None:

@@ -8,14 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.faults.installation import need_postgres
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.timeout(600)
 def test_lag_and_latency_are_measured(tmp_path: Path) -> None:
     need_postgres()
     script = "infra.evidence.orchestration.deferred_stages"

@@ -22,8 +22,6 @@ from infra.evidence.orchestration.airflow_on_postgres import until
 from tests.faults.installation import Installation
 from tests.unit.data.conftest import picture, row
 
-pytestmark = pytest.mark.timeout(1800)
-
 DAG = "boig_ingest"
 DAYS = range(1, 5)
 EMPTY = 3

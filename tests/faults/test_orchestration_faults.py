@@ -40,7 +40,6 @@ from tests.faults.outcomes import (
 )
 from tests.planted import found_in, values_in
 
-pytestmark = pytest.mark.timeout(1800)
 MODES = ("deferred", "waiting")
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 from tests.planted import found_in, make_secrets, values_in
 from tests.unit.narrow import check_fits
@@ -78,7 +77,6 @@ def people(home: Path) -> dict[str, list[str]]:
     return result
 
 
-@pytest.mark.timeout(1500)
 def test_one_command_takes_posts_to_a_promoted_model(tmp_path: Path) -> None:
     home = tmp_path / "boig"
     argv = [sys.executable, "-m", "boig_core.cli", "demo", "--home", str(home)]

@@ -235,7 +235,7 @@ def test_a_process_killed_before_the_marker_leaves_the_checkpoint_before(tmp_pat
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "task")],
         env=environment,
-        timeout=120,
+        timeout=1500,
         check=False,
     )
     assert done.returncode == 9
