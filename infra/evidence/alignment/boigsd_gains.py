@@ -30,6 +30,7 @@ from boig_core.config import load_recipe
 from boig_core.storage import store
 from infra.evidence import published
 from infra.evidence.alignment.reward_per_cost import cost
+from infra.evidence.published import PublishedTable
 from infra.evidence.stages import LONGER, RECIPE, WORLD_SEED, Stages, arguments, export
 
 ROWS: Final = (
@@ -63,7 +64,8 @@ def main() -> int:
         result[law] = law_rows(args, law)
         print("\n".join(table(law, result[law])), flush=True)
     if args.json:
-        published.save(args.json, {"posts": args.posts, "laws": result})
+        numbers = {"posts": args.posts, "laws": result}
+        published.save(args.json, numbers, published_table(result))
     return (
         0
         if all(verdict(pair, rows) is not False for rows in result.values() for pair in PAIRS)
@@ -160,6 +162,40 @@ def table(law: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
             )
         )
     return lines
+
+
+def published_table(result: Mapping[str, Mapping[str, Any]]) -> PublishedTable:
+    """One row per law and seed: what BoigSD gains, by the judge and by its reward, and what it
+    keeps of the base."""
+    columns = ("over the base", "over high-KPI fine-tuning", "over best of 4")
+    pairs = ("boigsd-base", "boigsd-high_kpi", "boigsd-best_of_n")
+
+    def cell(row: Mapping[str, Any], pair: str, measure: str) -> str:
+        span = row["paired"][pair][measure]
+        return f"{span['mean']:+.2f} [{span['low']:+.2f}, {span['high']:+.2f}]"
+
+    def kept(row: Mapping[str, Any], name: str) -> str:
+        return f"{row['generation']['boigsd'][name] / row['generation']['base'][name]:.0%}"
+
+    return PublishedTable(
+        columns=(
+            "law, seed",
+            f"BoigSD {columns[0]}",
+            *columns[1:],
+            "reward over the base",
+            "CLIP margin, diversity kept",
+        ),
+        rows=tuple(
+            (
+                f"{law}, {seed.removeprefix('seed ')}",
+                *(cell(row, pair, "judge") for pair in pairs),
+                cell(row, "boigsd-base", "reward"),
+                f"{kept(row, 'clip_margin')}, {kept(row, 'diversity')}".replace("%", " %"),
+            )
+            for law, rows in result.items()
+            for seed, row in rows.items()
+        ),
+    )
 
 
 if __name__ == "__main__":

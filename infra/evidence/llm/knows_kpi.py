@@ -46,6 +46,7 @@ from boig_core.verbalization.answer import from_answer
 from boig_core.vocabulary import Description, Sample
 from infra.evidence import published
 from infra.evidence.llm.knows_kpi_ceiling import best_answers
+from infra.evidence.published import PublishedTable
 from infra.evidence.stages import LONGER, WORLD_SEED, Stages, arguments, export
 
 METRICS: Final = {
@@ -142,7 +143,8 @@ def main() -> int:
             )
             print("\n".join(table(law, lines, parse_rates)), flush=True)
     if args.json:
-        published.save(args.json, {"posts": args.posts, "shuffled": args.shuffled, "laws": result})
+        numbers = {"posts": args.posts, "shuffled": args.shuffled, "laws": result}
+        published.save(args.json, numbers, published_table(result))
     if args.smoke:
         print("a smoke run: it works; the numbers and their verdicts say nothing")
         return 0
@@ -335,6 +337,34 @@ def table(law: str, lines: Sequence[GainLine], parse_rates: Mapping[str, float])
         f"{law}: {f'{failed} of {len(asked) + 1} DO NOT HOLD' if failed else f'all {len(asked) + 1} hold'}"
     )
     return rows
+
+
+def published_table(result: Mapping[str, Mapping[str, Any]]) -> PublishedTable:
+    """Gains for high posts over all seeds, a row per baseline and one for its ceiling."""
+
+    def line(law: str, base: str, metric: str) -> Mapping[str, Any]:
+        lines: list[Mapping[str, Any]] = result[law]["lines"]
+        return next(
+            each
+            for each in lines
+            if (each["base"], each["metric"], each["bucket"]) == (base, metric, "high")
+        )
+
+    def gain(of_line: Mapping[str, Any]) -> str:
+        span = of_line["gains"][ALL]
+        return f"{span['mean']:+.3f} [{span['low']:+.3f}, {span['high']:+.3f}]"
+
+    def ceiling(of_line: Mapping[str, Any]) -> str:
+        return "–" if of_line["ceiling"] is None else f"{of_line['ceiling']:.3f}"
+
+    keys = [(law, metric) for law in result for metric in METRICS]
+    rows: list[tuple[str, ...]] = []
+    for base, name in BASES.items():
+        lines = [line(law, base, metric) for law, metric in keys]
+        rows.append((name, *map(gain, lines)))
+        rows.append(("the ceiling", *map(ceiling, lines)))
+    columns = [f"{law}: {METRICS[metric][0]}" for law, metric in keys]
+    return PublishedTable(columns=("gain of BoigLLM over", *columns), rows=tuple(rows))
 
 
 if __name__ == "__main__":

@@ -77,3 +77,22 @@ def test_the_trap_is_the_law_and_one_rule_more(tmp_path: Path) -> None:
     trap, law = Law.load(trap_law.trap_law(tmp_path)), Law.load("sunlit")
     assert (trap.off_topic, law.off_topic) == (trap_law.OFF_TOPIC, 0.0)
     assert trap.terms == law.terms
+
+
+def test_the_published_table_has_a_row_per_law_and_seed() -> None:
+    paired = {
+        pair: {"judge": span(0.1, 0.5), "reward": span(2.0, 4.0)}
+        for pair in ("boigsd-base", "boigsd-high_kpi", "boigsd-best_of_n")
+    }
+    generation = {
+        "base": {"clip_margin": 2.0, "diversity": 1.0},
+        "boigsd": {"clip_margin": 2.1, "diversity": 0.75},
+    }
+    row = {"paired": paired, "generation": generation}
+    table = boigsd_gains.published_table({"sunlit": {"seed 0": row, "seed 1": row}})
+    gain = "+0.30 [+0.10, +0.50]"
+    assert table.rows == (
+        ("sunlit, 0", gain, gain, gain, "+3.00 [+2.00, +4.00]", "105 %, 75 %"),
+        ("sunlit, 1", gain, gain, gain, "+3.00 [+2.00, +4.00]", "105 %, 75 %"),
+    )
+    assert len(table.columns) == 6
