@@ -37,6 +37,8 @@ LOST: Final = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
 def options(resources: Resources) -> dict[str, Any]:
     """Ray's options for an actor of a `Crew`: it comes back whenever there is room, and its work is
     handed out anew by the crew."""
+    # Ray's own retry of a call would wait for this very actor, and the actor for a node, while
+    # others stand idle (decision 0015).
     return {**actor_options(resources), "max_restarts": -1, "max_task_retries": 0}
 
 
@@ -103,6 +105,8 @@ class Crew:
         self._idle: list[Any] = []
         self._calls: dict[Any, _Call] = {}
         self._seen = time.monotonic()  # when an actor was there
+        # An actor is asked for `ready` before it gets an item, so that the time in which it is
+        # placed and opens its models counts against no item's limit.
         for actor in actors:
             self._await(actor)
 
@@ -114,6 +118,8 @@ class Crew:
     @property
     def busy(self) -> bool:
         """Whether any item waits or is under way."""
+        # Questions whether an actor is there do not count: work may be done before the last actor
+        # has come.
         return bool(self._waiting) or any(call.item for call in self._calls.values())
 
     @property
@@ -153,6 +159,8 @@ class Crew:
             if isinstance(exc.cause, BoigError):
                 raise exc.cause from exc
             raise
+        # Any answer shows that an actor is there, that to `ready` too: late, lost and replaced
+        # actors are one case, and all of them join here.
         self._seen = time.monotonic()
         self._idle.append(call.actor)
         if call.item is not None:
@@ -169,9 +177,14 @@ class Crew:
         now = time.monotonic()
         for ref, call in list(self._calls.items()):
             if call.item is not None and now >= call.span.began + self.limit_s:
+                # Forgotten before it is killed: the call then ends with an error, which would count
+                # as a second loss of the same item.
                 del self._calls[ref]
+                # It comes back, so that a call that hangs costs the pool no actor.
                 ray.kill(call.actor, no_restart=False)
                 self._lose(call, call.item, f"took longer than {self.limit_s:g} s")
+        # The time without any actor runs only while items wait and none can take them; an item that
+        # takes long is the business of `limit_s`.
         if self._idle or not self.busy or any(call.item for call in self._calls.values()):
             self._seen = now
         elif now >= self._seen + START_S:
@@ -189,6 +202,8 @@ class Crew:
         return max(0.0, min(working, default=self._seen + START_S) - time.monotonic())
 
     def _await(self, actor: Any) -> None:
+        # The one call that Ray repeats across restarts: whenever it answers, the actor is there
+        # again.
         self._calls[actor.ready.options(max_task_retries=-1).remote()] = _Call(
             actor, None, Span(time.monotonic())
         )
@@ -204,6 +219,7 @@ class Crew:
                 "see their logs on the Ray dashboard",
             )
         log.warning("%s %s; done again, %.1f s are lost", what, why, seconds)
+        # To the front: it is older than what waits, and whoever collects needs every chunk.
         self._waiting.appendleft(item)
         self._await(call.actor)
 
@@ -224,10 +240,12 @@ def finished(*crews: Crew) -> Iterator[tuple[Crew, int, Any]]:
         Exception: what a call raised.
     """
     while any(crew.busy for crew in crews):
+        # Deadlines come first: what an actor loses there is handed out at once, if another is idle.
         for crew in crews:
             crew.expire()
             crew.assign()
         of_ref = {ref: crew for crew in crews for ref in crew.calls}
+        # No longer than until the next deadline: a call that hangs ends no wait by itself.
         done, _ = ray.wait(
             list(of_ref), num_returns=1, timeout=min(crew.patience for crew in crews)
         )

@@ -39,6 +39,8 @@ def bench_on_ray(
         BoigError: whatever the training raised.
     """
     connect()
+    # Pools first, then ranks, as in the stage; and no second start, since a training that goes on
+    # from a checkpoint is not what is measured.
     with RayRollouts.placed(recipe, make_scorer) as rollouts:
         config = {
             "recipe": recipe,
@@ -63,6 +65,8 @@ def _rank(config: dict[str, Any]) -> Speed | None:
     from boig_core.diffusion.learner import Learner
 
     recipe: Recipe = config["recipe"]
+    # Rank 0 alone asks for rollouts; the others take their part in each update, which `bench`
+    # times.
     if rank() > 0:
         Learner(
             recipe, config["samples"], None, Checkpoints(config["folder"], 1), lambda *_: None

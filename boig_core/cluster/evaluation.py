@@ -69,6 +69,7 @@ class SampleActor:
     def __init__(self, recipe: Recipe) -> None:
         import torch
 
+        # The last bits of an image depend on the number of threads.
         torch.set_num_threads(max(1, int(recipe.resources.cpus)))
         self._recipe = recipe
         self._opened: tuple[Source, Any] | None = None
@@ -157,6 +158,8 @@ def sample_draws(
     ]
     pool = ActorPool(actors)
     progress = Progress("images", len(draws) * len(seeds), progress_log("sampling"))
+    # The pool hands out what waits inside `get_next` alone, so nothing that takes long may stand
+    # between two calls: `drawn` only passes images on.
     for part in chunks:
         pool.submit(lambda actor, c: actor.sample.remote(*c), part)
     images_of_draw: dict[str, NDArray[np.uint8]] = {}
@@ -181,6 +184,7 @@ def sample_draws(
             f"died more than {RESTARTS} times",
             "see its log on the Ray dashboard",
         ) from exc
+    # In the caller's order, not in that of the work.
     return {name: images_of_draw[name] for name in draws}
 
 
@@ -222,6 +226,8 @@ def answer_prompts(
     environment = {} if wants.gpus else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     task = ray.remote(**actor_options(wants), runtime_env={"env_vars": environment})(_answer_chunk)
     chunks = [prompts[start : start + _PROMPTS] for start in range(0, len(prompts), _PROMPTS)]
+    # All tasks are under way when this returns: whoever asks several models starts all of them
+    # before it waits for one.
     pending = {task.remote(model_uri, chunk, llm, recipe.seed): len(chunk) for chunk in chunks}
     say = progress_log(label)
     progress = Progress("prompts", len(prompts), say)
@@ -234,6 +240,7 @@ def answer_prompts(
             ray.get(answered)  # an error ends it at once
             progress.add([None] * pending[answered])
         progress.close()
+        # In the order of the prompts, which `ray.wait` does not keep.
         parts: list[Answered] = ray.get(list(pending))
         descriptions = [description for part in parts for description in part.said]
         return Answered(

@@ -35,6 +35,7 @@ class RayCrew:
             StoreUnavailableError: the store is away (wrapped by Ray).
         """
         connect()
+        # Once into the object store, not once with each chunk.
         limits = ray.put(data)
         yield from (
             index for _, index in spread(staging.stage, ((chunk, limits, root) for chunk in chunks))

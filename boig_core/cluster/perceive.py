@@ -50,6 +50,7 @@ def describe_images(
     Yields:
         File of each slice and the questions that it answers, as they come.
     """
+    # A slice is one question to an actor and one file of results: what a lost actor takes with it.
     slices = [
         {
             "shard": entry.model_dump_json(),
@@ -60,12 +61,15 @@ def describe_images(
         for entry, questions in wanted.items()
         for start in range(0, len(questions), _DESCRIBE_BATCH)
     ]
+    # No pool for nothing: its actors would load their models first.
     if not slices:
         return
     _quiet()
     # Half of the cluster's CPUs: an actor has to load its models first, so a few busy ones beat
     # many that load.
     actors = max(1, min(len(slices), int(ray.cluster_resources().get("CPU", 1)) // 2))
+    # A block for each slice, since blocks are what Ray Data hands out: fewer would give an actor
+    # several slices at a time.
     described = ray.data.from_items(slices, override_num_blocks=len(slices)).map_batches(
         _DescribeSlices,
         fn_constructor_args=(dataset_uri, perception, folder),
@@ -74,6 +78,7 @@ def describe_images(
         compute=ray.data.ActorPoolStrategy(size=actors),
         **actor_options(resources),
     )
+    # Block by block: a batch of a fixed size would hold back slices that are done.
     for batch in described.iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in batch.to_pylist():
             yield row["file"], [_question(fields) for fields in row["questions"]]
@@ -87,6 +92,7 @@ def build_perception(
         (folder, questions, {question: files[question] for question in questions})
         for questions in shards
     )
+    # `spread` yields in the order in which tasks end.
     built = dict(spread(perceived.build_shard, tasks))
     return [built[number] for number in range(len(shards))]
 

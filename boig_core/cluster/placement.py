@@ -62,6 +62,8 @@ def room(ranks: Demand, others: Sequence[Demand], wait_s: float) -> Iterator[Non
         ClusterError: not all of it fits in time; names the demands and the nodes.
     """
     deadline = time.monotonic() + wait_s
+    # Both are asked for before either is waited for, so that a cluster that grows adds nodes for
+    # all of it; two groups, so that one can be given back alone.
     mine = _reserve([ranks])
     try:
         rest = _reserve(others)
@@ -77,6 +79,8 @@ def room(ranks: Demand, others: Sequence[Demand], wait_s: float) -> Iterator[Non
                     "add nodes, ask for less, or raise ddpo.placement_s",
                 )
         finally:
+            # Free before the actors start: they ask the cluster for plain resources, and get none
+            # that a group still holds.
             remove_placement_group(rest)
         yield
     finally:
@@ -85,6 +89,7 @@ def room(ranks: Demand, others: Sequence[Demand], wait_s: float) -> Iterator[Non
 
 def _reserve(demands: Sequence[Demand]) -> Any:
     each = [demand.resources for demand in demands for _ in range(demand.count)]
+    # PACK prefers few nodes and demands none: the only question is whether everything fits.
     return placement_group(
         [bundle(resources) for resources in each],
         strategy="PACK",
@@ -103,6 +108,8 @@ def nodes() -> str:
                 for name in ("CPU", "GPU")
                 if node["Resources"].get(name)
             ]
+            # Ray's own labels differ from node to node, such as the node's id: with them no two
+            # nodes would have one shape.
             labels = [
                 f"{k}={v}" for k, v in sorted(node["Labels"].items()) if not k.startswith("ray.io/")
             ]

@@ -152,6 +152,7 @@ class RowSender:
             ray.wait([self._sent], timeout=_LAST_S)
 
     def _send(self) -> None:
+        # Moved on even where nothing can be sent, so that a step does not try anew each time.
         self._due = time.monotonic() + _EVERY_S
         with suppress(Exception):  # too many are under way, or Ray is gone
             if self._unsent:
@@ -164,6 +165,7 @@ def sent_to(letterbox: Any, rank: int, name: str = "") -> Iterator[None]:
     """In a worker whose logging is configured: lines go to the stage's process, the last ones
     before an error too."""
     root = logging.getLogger()
+    # The one handler that `configure_logging` makes: lines that do not travel still go there.
     [here] = root.handlers
     relay = ToStage(letterbox, rank, here, name)
     root.handlers = [relay]
@@ -188,6 +190,8 @@ def received(
     letterbox = (
         ray.remote(Letterbox)
         .options(
+            # It takes no CPU away from the workers, and a lost letterbox comes back by itself: no
+            # training ends for want of it.
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=-1,
@@ -207,6 +211,8 @@ def received(
     try:
         yield letterbox
     finally:
+        # The thread first takes the last lines, then the letterbox goes. It is waited for with a
+        # limit, since a cluster that does not answer must not keep the stage from its end.
         ended.set()
         following.join(_LAST_S)
         ray.kill(letterbox)
@@ -226,12 +232,14 @@ def _follow(
             lines = ray.get(letterbox.take.remote())
             rows = ray.get(letterbox.take_rows.remote()) if on_row else []
             if stop is not None and stop.is_set():
+                # At each look again: a worker may have joined since the last one.
                 for worker in ray.get(letterbox.workers.remote()):
                     ray.kill(worker)
         except ray.exceptions.RayError as exc:
             log.warning("lines of the training workers are missing from here on: %s", exc)
             return
         for name, level, created, text in lines:
+            # With the time at which the worker logged it, not that of its arrival here.
             messages = {
                 "name": name,
                 "levelno": level,

@@ -135,6 +135,8 @@ class RayRollouts:
 
     def __init__(self, samplers: Sequence[Any], scorers: Sequence[Any], score_s: float) -> None:
         self._samplers, self._scorers, self._score_s = list(samplers), list(scorers), score_s
+        # Kept by the process that drives the actors: a copy that travels to rank 0 does so before
+        # there is any span, and fills its own.
         self._spans: dict[str, list[Span]] = {SAMPLERS: [], SCORERS: []}
 
     @classmethod
@@ -153,11 +155,14 @@ class RayRollouts:
         ]
         started: RayRollouts | None = None
         try:
+            # The ranks' room is held until all actors have their places, and given back before the
+            # context begins: Ray Train then reserves the same room by itself.
             with room(ranks, actors, recipe.ddpo.placement_s):
                 started = cls.start(recipe, make_scorer)
                 started.wait_placed()
             yield started
         finally:
+            # Also actors that did not start in time: Ray would go on looking for places for them.
             if started is not None:
                 started.stop()
 
@@ -191,6 +196,7 @@ class RayRollouts:
         Raises:
             ClusterError: they did not start in time.
         """
+        # `ready` would wait for the models too, which may open while the ranks start.
         waiting = [actor.__ray_ready__.remote() for actor in self._actors]
         _, late = ray.wait(waiting, num_returns=len(waiting), timeout=timeout_s)
         if late:
@@ -219,8 +225,11 @@ class RayRollouts:
         now, row = time.monotonic(), {"chunks_redone": 0.0, "seconds_lost": 0.0}
         for name, actors in ((SAMPLERS, self._samplers), (SCORERS, self._scorers)):
             spans, busy_s = self._spans[name], 0.0
+            # A copy, and each end read once: work that `begin` has started in a thread adds and
+            # ends spans meanwhile.
             for span in list(spans):
                 ended = span.ended
+                # With `ddpo.ahead` work crosses rows: of each span counts what lies in this one.
                 busy_s += max(
                     0.0, (now if ended is None else ended) - max(span.began, now - wall_s)
                 )
@@ -256,6 +265,8 @@ class RayRollouts:
         def run() -> None:
             try:
                 collected.set_result(self.collect(adapter, chunks))
+            # Whatever ends the thread is handed over: else whoever waits for the result waits for
+            # ever.
             except BaseException as exc:
                 collected.set_exception(exc)
 
@@ -278,8 +289,11 @@ class RayRollouts:
         self, adapter: Adapter, chunks: Sequence[RolloutChunk], ask: str
     ) -> list[tuple[Trajectory, Any]]:
         """Each chunk's trajectory, and what the reward actors' method ``ask`` said of it."""
+        # New with each call, so that every actor is asked anew whether it is there: some may have
+        # been lost, or have come back, since the last one.
         sampling = Crew("rollouts", self._samplers, ROLLOUT_S, self._spans[SAMPLERS])
         scoring = Crew("rewards", self._scorers, self._score_s, self._spans[SCORERS])
+        # Once into the object store for all chunks, not once with each call.
         adapter_ref = ray.put(adapter)
         for i, chunk in enumerate(chunks):
             sampling.add(i, functools.partial(_sample, adapter_ref, ray.put(chunk)))
@@ -294,8 +308,12 @@ class RayRollouts:
         )
         for crew, i, result in finished(sampling, scoring):
             if crew is sampling:
+                # Before it is scored: images of another policy would be trained on as if they were
+                # this one's.
                 result.require(adapter.version, adapter.checksum)
                 trajectories[i] = result
+                # Images go from here to the scorer. A reference to the sampler's result would be
+                # shorter, but is lost with the sampler's node, and a whole chunk with it.
                 scoring.add(
                     i, functools.partial(_ask, ask, ray.put(result.images_BHWC), chunks[i].samples)
                 )

@@ -69,6 +69,7 @@ def score_chunks(
         BoigError: whatever a scorer raised.
     """
     actor_class = ray.remote(ScoreActor).options(**scorer_options(recipe))
+    # No more actors than chunks: one without work would open its models for nothing.
     actors = [
         actor_class.remote(recipe, open_score)
         for _ in range(min(recipe.reward.actors, len(chunks)))
@@ -83,6 +84,7 @@ def score_chunks(
                 {name: checked(of_N, len(chunks[number])) for name, of_N in values.items()},
             )
     finally:
+        # Reached as well when the reader of this iterator stops early.
         for actor in actors:
             ray.kill(actor)
 

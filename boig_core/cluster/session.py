@@ -36,12 +36,15 @@ def connect(cpus: int | None = None) -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
+    # All starts but the last, whose failure is raised. A cluster with an address gets that one
+    # alone: it is there or it is not.
     for start in range(1, 1 if address else _LOCAL_STARTS):
         try:
             _init(address, cpus)
             break
         except ClusterError as exc:
             log.warning("start %d of %d: %s", start, _LOCAL_STARTS, exc)
+            # What has come up of a failed start would stand in the way of the next.
             ray.shutdown()
     else:
         _init(address, cpus)

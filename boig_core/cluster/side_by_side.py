@@ -43,10 +43,12 @@ def run_trainings(
         if stop.is_set():
             raise CancelledError
         log.info("training %s, %d of %d", name, list(configs).index(name) + 1, len(configs))
+        # A scratch folder each: Ray Train's runs have the same name in every training.
         own = {**options, "scratch": options["scratch"] / name, "name": name, "stop": stop}
         try:
             return run_training(fn, configs[name], **own)
         except Exception as exc:
+            # What fails after the first one fails because it was stopped: the first is the cause.
             if not stop.is_set():
                 log.error("training %s failed: the others are stopped", name)
                 failures.append(exc)
@@ -55,13 +57,16 @@ def run_trainings(
 
     if at_once == 1:  # in the main thread, where Ray Train handles Ctrl-C
         return {name: train(name) for name in configs}
+    # Leaving the pool waits for every thread: no worker is left behind, and each failure is known.
     with ThreadPoolExecutor(at_once, thread_name_prefix="boig-training") as pool:
         trainings = {name: pool.submit(train, name) for name in configs}
         try:
             wait(trainings.values(), return_when=FIRST_EXCEPTION)
+        # Ctrl-C arrives here. Without the stop, the pool would wait until all trainings are done.
         except BaseException:
             stop.set()
             raise
+    # The first in time; the first by the order of the configs may have been stopped for it.
     if failures:
         raise failures[0]
     return {name: training.result() for name, training in trainings.items()}

@@ -39,12 +39,16 @@ def spread(work: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> Iterator
     """
     # A cluster that grows from nothing has none yet.
     total = max(1.0, ray.cluster_resources().get("CPU", 1.0))
+    # A local cluster claims more CPUs than there are (see `connect`): a task asks for so many of
+    # them that each real core gets one.
     task = ray.remote(num_cpus=total / cores(), max_retries=_DEATHS)(work)
     waiting = enumerate(items)
+    # Two for each core: the next one waits at the core when the first is done.
     running = {task.remote(*item): number for number, item in islice(waiting, 2 * cores())}
     while running:
         [done], _ = ray.wait(list(running), num_returns=1)
         number = running.pop(done)
         result = ray.get(done)
+        # Before the result is yielded: the caller may take its time, and no core idles meanwhile.
         running |= {task.remote(*item): following for following, item in islice(waiting, 1)}
         yield number, result

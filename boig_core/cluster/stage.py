@@ -21,6 +21,8 @@ def run_stage(
 def wrapped(exc: BaseException) -> Iterator[BaseException]:
     """The errors inside one of Ray: those of a training by rank, the cause of a task's."""
     failures = getattr(exc, "worker_failures", None)
+    # By name, since this module imports no ray: Ray Train holds errors by rank or as its
+    # controller's, a task's error has a cause, and what a worker raises comes with its traceback.
     candidates = [
         *(failures.values() if isinstance(failures, dict) else ()),
         *(getattr(exc, name, None) for name in ("cause", "controller_failure", "_base_exc")),

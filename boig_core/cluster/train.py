@@ -78,6 +78,8 @@ def run_training(
             with received(on_row, stop) as box:
                 loop = {"fn": fn, "config": config, "letterbox": box, "name": name}
                 loop["rows"] = on_row is not None
+                # `start` names the run anew: under a name that has been there Ray Train restores
+                # what it kept of that run.
                 trainer = _trainer(loop, workers, resources, scratch, start)
                 result: T = trainer.fit().return_value
                 return result
@@ -105,6 +107,7 @@ def _trainer(
     once = FailureConfig(
         max_failures=0,
         max_preemption_failures=0,
+        # So often Ray Train tries to place the group: all tries together take `START_S`.
         controller_failure_limit=max(0, round(START_S / _PLACED_S) - 1),
     )
     return TorchTrainer(
@@ -127,14 +130,17 @@ def _trainer(
 
 
 def _worker(loop: dict[str, Any]) -> Any:
+    # First of all: `sent_to` takes over the handler that this makes.
     configure_logging()
     preemption.ask(_node_drains)
     letterbox, rows = loop["letterbox"], RowSender(loop["letterbox"])
+    # Before the training: from here on the stage can end this worker, wherever it hangs.
     letterbox.join.remote(ray.get_runtime_context().current_actor)
     with sent_to(letterbox, get_train_context().get_world_rank(), loop["name"]):
         try:
             return loop["fn"]({**loop["config"], "rows": rows} if loop["rows"] else loop["config"])
         finally:
+            # After an error, too: the curve then holds what led to it.
             rows.drain()
 
 
@@ -169,6 +175,8 @@ def _own_error(exc: BaseException) -> BoigError | None:
 
 
 def _own_errors(exc: BaseException | None, seen: set[int]) -> Iterator[BoigError]:
+    # Links are followed in all directions: an error may be reached in several ways, or lead back to
+    # itself.
     if exc is None or id(exc) in seen:
         return
     seen.add(id(exc))

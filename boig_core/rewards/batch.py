@@ -94,6 +94,8 @@ def folder_items(samples: Sequence[Sample], folder: str, posts: str) -> list[Ite
                 "is no sample of the dataset",
                 "name the id of a sample",
             )
+        # Only the hash is kept, for the question of the cache: the file is read again where it is
+        # scored, which may be another machine.
         uri = store.join(folder, name)
         items.append(Item(by_id[key], name, hashlib.sha256(store.read_bytes(uri)).hexdigest(), uri))
     if not items:
@@ -132,6 +134,8 @@ class BatchScorer:
                 [_pixels(str(item.uri), self._recipe.data.max_pixels) for item in items],
                 samples,
             )
+        # All that can be had is scored, beyond what the recipe weighs: the rows go into the cache,
+        # where another recipe finds them.
         names = offered(predictor=self._models.engagement is not None)
         return score_formulations(
             self._models, seen, samples, self._conditions, self._recipe.reward.chunk, names
@@ -168,6 +172,8 @@ def _fields(line: str, where: str) -> tuple[str, str]:
     except (ValueError, TypeError, KeyError) as exc:
         raise InputError(where, _RULE, "mend the line") from exc
     if (
+        # A name that starts at the root or climbs by `..` would read files outside the given
+        # folder.
         not isinstance(name, str)
         or not isinstance(key, str)
         or not name
@@ -182,6 +188,8 @@ def _fields(line: str, where: str) -> tuple[str, str]:
 
 def _pixels(uri: str, max_pixels: int) -> Pixels:
     try:
+        # Files go through the same check and form as images that are ingested, so that a picture is
+        # seen alike from a folder and from a dataset.
         return decode(normalize(store.read_bytes(uri), max_pixels).data)
     except Rejected as exc:
         raise InputError(uri, str(exc), "give a JPEG, PNG, WebP, GIF or BMP image") from exc

@@ -64,11 +64,15 @@ def cache_folder(
         predictor: digest of the engagement predictor's manifest; None without one.
     """
     here = Path(__file__).parent.parent
+    # Changed code may score otherwise. Without its hash in the key, old and new scores would stand
+    # in one table.
     code = [
         hashlib.sha256(path.read_bytes()).hexdigest()
         for room in _CODE
         for path in sorted((here / room).glob("*.py"))
     ]
+    # How answers are written counts too: one formulation compares an image with an answer of
+    # BoigLLM's own.
     parts = [sorted(names), perception, model, predictor, llm.max_new_tokens, llm.constrained, code]
     return store.join(root, "rewards", hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16])
 
@@ -81,6 +85,8 @@ def questions(
     asked = []
     for image, sample in zip(images, samples, strict=True):
         pair = conditions.of(sample.account)
+        # The prompts' text stands for condition, template and post together: whichever changes them
+        # makes another question, and what they leave out makes none.
         prompts = [
             build_prompt(sample, condition, wording)
             for condition in (pair.high_condition, pair.low_condition)
@@ -122,12 +128,15 @@ def through_cache(
             asked[index]: {name: float(of_N[place]) for name, of_N in values.items()}
             for place, index in enumerate(indices)
         }
+        # Written while scoring goes on, not at its end: a job that is killed starts again from
+        # here.
         if len(fresh) >= _KEEP:
             _keep(folder, fresh)
             rows, fresh = rows | fresh, {}
     if fresh:
         _keep(folder, fresh)
     rows |= fresh
+    # Every row of a folder has the same columns, since the formulations are part of its key.
     names = rows[asked[0]] if asked else ()
     return {
         name: np.array([rows[question][name] for question in asked], np.float64) for name in names
@@ -147,6 +156,8 @@ def _known(folder: str, wanted: Collection[str]) -> dict[str, dict[str, float]]:
         rows: list[dict[str, Any]] = pq.read_table(path, filesystem=filesystem).to_pylist()
         return rows
 
+    # A remote store answers each small file after a delay of its own, so many are asked for at
+    # once.
     with ThreadPoolExecutor(_READERS) as pool:
         rows = [
             row
@@ -160,6 +171,8 @@ def _keep(folder: str, rows: Mapping[str, Mapping[str, float]]) -> None:
     import pyarrow as pa
 
     table = pa.Table.from_pylist(
+        # Sorted, because a file is named by the hash of its bytes: a redone job finds its own file
+        # there and adds no second one.
         [{"question": question, **rows[question]} for question in sorted(rows)]
     )
     tables.write_named(table, _FAMILY, folder)

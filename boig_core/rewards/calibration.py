@@ -88,6 +88,7 @@ def conditions(samples: Iterable[Sample]) -> Conditions:
         "low": defaultdict(list),
     }
     for sample in samples:
+        # Held-out posts must not shape the conditions: rewards are validated on them.
         if sample.split == "train" and sample.bucket in by_bucket:
             by_bucket[sample.bucket][sample.account].append(sample.kpi)
     overall: dict[str, float] = {}
@@ -99,6 +100,8 @@ def conditions(samples: Iterable[Sample]) -> Conditions:
                 "ingest more posts or lower data.floors",
             )
         overall[bucket] = float(
+            # Over all posts, not over the accounts' medians: an account with two posts weighs as
+            # two posts.
             np.median(np.concatenate([np.asarray(values) for values in kpis_of_account.values()]))
         )
     accounts = sorted(
@@ -107,6 +110,8 @@ def conditions(samples: Iterable[Sample]) -> Conditions:
     medians = {
         account: {
             bucket: float(np.median(kpis_of_account[account]))
+            # Asked for by `in`, because a defaultdict would answer an index with an empty list,
+            # whose median is NaN.
             if account in kpis_of_account
             else overall[bucket]
             for bucket, kpis_of_account in by_bucket.items()
@@ -126,6 +131,7 @@ def clip_range(rewards: ArrayLike, percentiles: tuple[float, float]) -> tuple[fl
         InputError: fewer than two rewards, or all alike, so that the range would be empty.
     """
     low, high = (
+        # Percentiles and not the extremes: one odd image would otherwise set the range for all.
         (float(edge) for edge in np.percentile(np.asarray(rewards, np.float64), percentiles))
         if np.size(rewards)
         else (0.0, 0.0)
@@ -170,6 +176,8 @@ def recommend(validation: Mapping[str, Mapping[str, Any]]) -> str | None:
         validation: validity of each formulation; those without an AUC are passed over.
     """
     ranked = [
+        # Negated, so that `min` takes the best numbers and, of equals, the first name. No Spearman
+        # ranks last among equal AUCs.
         (-row["auc_high_vs_low"], np.inf if row["spearman"] is None else -row["spearman"], name)
         for name, row in validation.items()
         if row["auc_high_vs_low"] is not None
@@ -181,6 +189,7 @@ def passes(row: Mapping[str, Any], min_auc: float | None) -> bool:
     """Whether a formulation with this validity on the test split may be optimized: the whole
     interval of its AUC lies above ``min_auc``."""
     span = row["auc_interval"]
+    # No interval means too few posts to tell, which is no ground to optimize: it does not pass.
     return min_auc is None or (span is not None and span[0] > min_auc)
 
 
@@ -201,6 +210,8 @@ def require_worth(calibration: Calibration, reward: Reward) -> None:
     if passes(rows[name], reward.min_auc):
         return
     best = calibration.recommended
+    # The recommendation comes from the validation split, so it may fail the gate on the test split:
+    # then more data is the only honest advice.
     if best is not None and best != name and passes(rows[best], reward.min_auc):
         remedy = f"set reward.weights to {{{best}: 1}}, with {_told(rows[best])}, and run calibrate again"
     else:
@@ -226,12 +237,15 @@ def read_calibration(folder: Path) -> Calibration:
     Raises:
         CorruptError: the file is missing, is none, or is one of an older version of boig.
     """
+    # Either way the remedy is one and the same stage, so what exactly is broken is not told.
     path = folder / CALIBRATION_FILE
     broken = CorruptError(path, "is not a calibration", "run the stage calibrate again")
     try:
         tree = json.loads(path.read_bytes())
     except (OSError, ValueError) as exc:
         raise broken from exc
+    # Before validation: an older file lacks fields, and would be told as broken where it is only
+    # old.
     version = tree.get("schema_version") if isinstance(tree, dict) else None
     if isinstance(version, int) and version != _VERSION:
         raise CorruptError(

@@ -52,6 +52,8 @@ class Formulation:
 
 def require(part: T | None) -> T:
     """A part of the evidence that the formulation has declared."""
+    # A wrong declaration in `REWARDS` is an error of the code, so it is a plain ValueError: no
+    # retry and no recipe can mend it.
     if part is None:
         raise ValueError(
             "a formulation reads a part of the evidence that it does not declare as needed"

@@ -69,12 +69,15 @@ def load_models(
 ) -> Models:
     """Teacher forcing and greedy answers of a language model in a local folder, and an engagement
     predictor in another."""
+    # Imported here and not above: torch takes seconds, and drivers import this file for its types
+    # alone.
     from boig_core.llm.constraint import AnswerConstraint
     from boig_core.llm.generate import generate_answers, load_llm, parse_or_none
     from boig_core.llm.score import answer_logprobs
 
     llm = recipe.llm
     model, tokenizer = load_llm(Path(llm_folder))
+    # Built at the first prediction and kept: most rewards never ask for one.
     constraint = functools.cache(lambda: AnswerConstraint(tokenizer) if llm.constrained else None)
 
     def predict(prompts: Sequence[str]) -> list[Description | None]:
@@ -88,6 +91,7 @@ def load_models(
 
     engagement: EngagementPredictor | None = None
     if predictor is not None:
+        # A reward without a predictor imports nothing of its training.
         from boig_core.llm.predictor import load_predictor
 
         engagement = load_predictor(predictor)

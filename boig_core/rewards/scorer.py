@@ -74,6 +74,7 @@ class LlmScorer:
         calibration: Calibration,
         predictor: Path | str | None = None,
     ) -> None:
+        # Before the models are opened, which takes long.
         must_fit(calibration, recipe.reward)
         self._models = load_models(llm_folder, recipe, predictor)
         self._perceiver = perceiver
@@ -98,6 +99,8 @@ class LlmScorer:
     ) -> _Values:
         """``reward`` as `score` gives it, and ``engagement`` where there is a predictor that the
         reward does not take; errors as there."""
+        # A predictor that the reward does not take is a witness: it shows where the policy raises
+        # the reward alone.
         extra = (
             {"engagement"} - self._reward.weights.keys()
             if self._models.engagement is not None
@@ -137,6 +140,7 @@ def clipped(
 ) -> NDArray[np.float64]:
     """The reward (N,) of the formulations' values: weighed, and clipped to the calibration's
     range."""
+    # The sum is clipped, not its parts: the range was taken from the sum on real images.
     return np.clip(weighted(values, reward.weights, calibration.scales), *calibration.clip)
 
 
@@ -155,6 +159,8 @@ def look(
         raise ScorerError(
             f"{len(images)} images for {len(samples)} samples", "must be as many", "redo the chunk"
         )
+    # The posts' keywords are given for generated images as for real ones: a detector that looks for
+    # them would otherwise see less in one of the two.
     seen = check_count(
         len(images),
         perceiver.describe(list(images), [sample.keywords for sample in samples]),
@@ -177,6 +183,7 @@ def score_formulations(
 ) -> dict[str, NDArray[np.float64]]:
     """Each formulation of ``names`` for each image, (N,), and the answer's `TOKENS` where they were
     counted; else as `collect_evidence`."""
+    # Once for all formulations: those that share a part share the forward passes for it.
     needs = frozenset(part for name in names for part in REWARDS[name].needs)
     evidence = collect_evidence(models, descriptions, samples, conditions, chunk, needs)
     values = {
@@ -217,6 +224,8 @@ def collect_evidence(
     """
     collected: list[RewardEvidence] = []
     for start in range(0, len(samples), chunk):
+        # Repeating the last image keeps every batch in one shape; what comes of the copies is cut
+        # off below.
         picked = [min(index, len(samples) - 1) for index in range(start, start + chunk)]
         evidence = _gather_chunk(
             models,
@@ -259,9 +268,12 @@ def _gather_chunk(
             "the language model",
         )
         tokens = [finite(np.asarray(row_T, np.float64)) for row_T in rows]
+        # With one of the two alone, both slices are the whole list.
         high_T = tokens[:count] if "high_T" in needs else high_T
         low_T = tokens[-count:] if "low_T" in needs else low_T
     if "predicted" in needs:
+        # Generating is slow, and the images of one post all ask the same: each prompt is answered
+        # once.
         prompts = list(dict.fromkeys(high))
         said = dict(
             zip(
@@ -272,6 +284,8 @@ def _gather_chunk(
         )
         predicted = [said[prompt] or Description() for prompt in high]
     if "engagement" in needs:
+        # A stage without its predictor must fail here: a default would be optimized as if it were a
+        # score.
         if models.engagement is None:
             raise ScorerError(
                 "engagement", "needs a predictor of engagement", "choose another formulation"
@@ -292,6 +306,7 @@ def finite(values_N: NDArray[np.float64]) -> NDArray[np.float64]:
     Raises:
         ScorerError: there are none, or one is not finite.
     """
+    # An empty answer has no evidence at all. As a sum it would give 0, which looks like a score.
     if not values_N.size or not np.isfinite(values_N).all():
         bad = values_N[~np.isfinite(values_N)]
         raise ScorerError(

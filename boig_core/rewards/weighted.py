@@ -41,6 +41,8 @@ def weighted(
         ScorerError: there is no scale of one of several formulations.
         InputError: one of several does not vary on real images.
     """
+    # A unit of its own, such as nats of the contrast, tells a reader more than a share of a spread
+    # does, and with one formulation nothing has to be made comparable.
     if len(weights) == 1:
         [(name, weight)] = weights.items()
         return weight * values[name]
@@ -50,6 +52,8 @@ def weighted(
             raise ScorerError(
                 f"reward.weights.{name}", "the calibration has no scale of it", "calibrate again"
             )
+        # Dividing by a spread of zero would turn the smallest change in a generated image into an
+        # infinite reward.
         if not scales[name].std > 0:
             raise InputError(
                 f"reward.weights.{name}",
