@@ -57,6 +57,7 @@ with DAG(
     calibrate = RayJobOperator.partial(task_id="calibrate", stage="calibrate", reuse=True)
     calibrated = calibrate.expand_kwargs(experiments.calibrations(planned, trained))
 
+    # Without a prefix: the results of a stage are looked up by its name as the task's id.
     @task_group(prefix_group_id=False)
     def variant(own: Any) -> None:
         """Aligns and evaluates one variant."""
@@ -68,6 +69,7 @@ with DAG(
             inputs=rewarded,
             map_index_template="{{ task.plan['name'] }}",
         )
+        # From the run and not from the variant: what a variant changes must not measure it.
         yardstick = {
             "dataset": planned,
             "boigllm": planned,

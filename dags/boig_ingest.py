@@ -42,8 +42,13 @@ CRON = os.environ.get("BOIG_INGEST_CRON")
 with DAG(
     "boig_ingest",
     description="Posts and images become a dataset.",
+    # With data intervals, whatever Airflow's default for a cron text is: a run must know from when
+    # to when its posts are.
     schedule=CronDataIntervalTimetable(CRON, timezone="UTC") if CRON else None,
+    # A run reads on from the newest post that the data holds, so one run makes up for all that were
+    # missed.
     catchup=False,
+    # A backfill has a limit of its own. The task `turn` holds its runs apart.
     max_active_runs=1,
     deadline=deadline(),
     default_args={**DEFAULTS, "on_failure_callback": on_failure},
@@ -73,6 +78,7 @@ with DAG(
 ) as dag:
     planned = plan({"posts": "posts"}, instead={"previous": "dataset", "retry": "dataset"})
     turn = take_turn(DATASET, planned)
+    # `turn` hands on the previous version that a person has named, or else the newest one.
     posts = {"posts": planned, "previous": turn, "retry": planned, "period": turn}
     ingest = RayJobOperator(task_id="ingest", stage="ingest", plan=planned, inputs=posts)
     perceive = RayJobOperator(

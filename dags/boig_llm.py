@@ -47,6 +47,8 @@ with DAG(
         task_id="finetune_llm", stage="finetune_llm", plan=planned, inputs={"dataset": planned}
     )
     trained = {"dataset": planned, "boigllm": finetune.output}
+    # Only some recipes train a predictor. Where the training has no such output, the input is left
+    # out.
     rated = {**trained, "predictor": finetune.output}
     evaluate = RayJobOperator(
         task_id="evaluate_llm",

@@ -39,6 +39,7 @@ with DAG(
     gates = gates_task(planned)
     approval = Approval(
         task_id="approval",
+        # Airflow asks for a subject as the file is parsed. The task sets its own.
         subject="Promote?",
         gates=gates,
         doc_md="Waits for a person, under Required Actions.",

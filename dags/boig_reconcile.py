@@ -20,6 +20,7 @@ with DAG(
     schedule="*/5 * * * *",
     catchup=False,
     max_active_runs=1,
+    # Airflow pauses a new DAG by default, and jobs that a kill has missed would run on.
     is_paused_upon_creation=False,
     default_args={**DEFAULTS, "on_failure_callback": on_failure},
     doc_md=__doc__,
@@ -29,6 +30,7 @@ with DAG(
     @task(doc_md="Stops jobs whose task is over; returns what it has seen and done.")
     def reconcile() -> dict[str, object]:
         """What is stopped, and why."""
+        # Here and not above: Airflow parses the file again and again, the task needs them.
         from boig_core.orchestration.jobs import clusters
         from boig_core.orchestration.roots import store_root
         from boig_core.orchestration.stage.reconcile import reconcile as stop_unwanted

@@ -54,6 +54,8 @@ with DAG(
         "calibration": "calibration",
         "description": "description",
     }
+    # The champion is looked up before a GPU is taken: over one that cannot be read no candidate
+    # could be promoted.
     planned = plan(
         needs,
         BOIGLLM,
@@ -70,6 +72,7 @@ with DAG(
         "predictor": planned,
     }
     ddpo = RayJobOperator(task_id="ddpo", stage="ddpo", plan=planned, inputs=rewarded)
+    # The judge comes in only here: what trains and chooses never gets it.
     candidates = {
         **rewarded,
         "high_kpi": finetune.output,

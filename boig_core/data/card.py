@@ -104,6 +104,7 @@ def write_card(
     Returns:
         What ``card.json`` holds.
     """
+    # Timestamps write years below 1000 with fewer than four digits, and months are sorted as text.
     con.execute(
         """
         CREATE OR REPLACE VIEW shown AS
@@ -121,6 +122,7 @@ def write_card(
         **_numbers(con, data, meta),
         "grid": _grid(con),
     }
+    # Last, since it reads the numbers that the card holds already.
     card |= glance.glance(card)
     (folder / CARD).write_text(
         json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8"
@@ -135,6 +137,7 @@ def _numbers(con: DuckDBPyConnection, data: Data, meta: dict[str, Any]) -> dict[
     sizes count images."""
     by_choice = f"SELECT count(*) AS n FROM reject WHERE image IS NULL AND code IN {CHOICES}"
     [left_out] = _rows(con, by_choice)
+    # Rows that the recipe asked to leave out are told apart: they are no faults of the export.
     useless = meta["posts"] - meta["accepted"]
     [groups] = _rows(
         con,
@@ -208,6 +211,8 @@ def _sizes(con: DuckDBPyConnection) -> dict[str, Any]:
     con.execute(
         "CREATE OR REPLACE VIEW picture AS SELECT sha256, any_value(width) AS width, any_value(height) AS height FROM sample GROUP BY 1"
     )
+    # Within 5 % a picture counts as square; in whole numbers the limit is the same on every
+    # machine.
     [shapes] = _rows(
         con,
         """
@@ -237,6 +242,7 @@ def _rejects(con: DuckDBPyConnection) -> list[dict[str, Any]]:
         """,
     )
     return [
+        # Without its folder: a card says nothing of the place that an export was read from.
         {**row, "example": {**row["example"], "file": store.name(row["example"]["file"])}}
         for row in rows
     ]

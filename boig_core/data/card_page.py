@@ -76,6 +76,7 @@ def render(card: Mapping[str, Any], images: Mapping[str, str]) -> str:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    # A name that a template misspells raises, instead of leaving a gap on the page.
     environment = Environment(
         loader=PackageLoader("boig_core.data"),
         autoescape=True,
@@ -134,6 +135,7 @@ def columns(
 def histogram_columns(found: Mapping[str, Any]) -> dict[str, Any]:
     """The chart of a histogram."""
     edges, bins = found["edges"], len(found["edges"]) - 1
+    # Rounded up, which gives one label more than `_TICKS` at most.
     every = max(1, -(-bins // _TICKS))
     titles = [f"{number(low)} to {number(high)}" for low, high in pairwise(edges)]
     return columns(
@@ -181,6 +183,7 @@ def number(value: float | None) -> str:
     """A number as a person writes it; a dash for none."""
     if value is None:
         return "–"
+    # Up to there a float holds every whole number, and all digits mean something.
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.3g}"

@@ -69,6 +69,7 @@ def _posts_of(
         wanted[row["post_shard"]].add(row["post"])
     posts: dict[str, dict[str, Any]] = {}
     for entry in shards(parts, POSTS):
+        # What is left over at the end names shards that the manifest lacks.
         ids = wanted.pop(shard_name(entry), set())
         in_shard = {
             post["id"]: post
@@ -142,6 +143,7 @@ def read_images(
             if wanted is None or stored.sha256 in wanted:
                 pixels = decode(stored.data)
                 pixels_of[stored.sha256] = pixels if side is None else resize(pixels, side)
+        # A shard is read whole, so those after the last wanted image are spared.
         if wanted is not None and len(pixels_of) == len(wanted):
             break
     if wanted is not None and (lost := wanted - pixels_of.keys()):
@@ -190,6 +192,7 @@ def images_by_shard(
     posts = _posts_of(dataset_uri, parts, rows) if words else {}
     hashes: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for row in rows:
+        # The image of a negative is another post's: its own post's words say nothing about it.
         own = posts[row["post"]]["keywords"] if words and not row["negative"] else ()
         hashes[row["image_shard"]][row["image"]].update(own)
     return {
@@ -216,6 +219,8 @@ def shards(parts: Manifest, family: str) -> list[FileEntry]:
     return [
         entry
         for entry in parts.files
+        # A version's own tables lie in its folder; shards lie beside it, shared with other
+        # versions.
         if entry.path.startswith("../") and store.name(entry.path).startswith(f"{family}-")
     ]
 
@@ -237,6 +242,7 @@ def shard_images(dataset_uri: str, entry: FileEntry) -> Iterator[StoredImage]:
         CorruptError: the shard differs from its manifest.
     """
     table = read_shard(dataset_uri, entry)
+    # Image by image: lists of whole columns would hold a second copy of all bytes.
     columns = (table[name] for name in ("image", "sha256", "width", "height", "fingerprint"))
     for values in zip(*columns, strict=True):
         yield StoredImage(*(value.as_py() for value in values))

@@ -31,6 +31,8 @@ def fingerprint(image: Image.Image) -> str:
     import imagehash
     import numpy as np
 
+    # Twice the side that `phash` shrinks to by itself. The gap lets Pillow go by whole numbers
+    # first, which is faster.
     small = image.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
     red, green, blue = small.resize((1, 1), Image.Resampling.BOX).tobytes()
     return (
@@ -50,6 +52,8 @@ def near_pairs(con: DuckDBPyConnection, table: str, distance: int) -> list[tuple
         distance: bits of 64.
     """
     bands = distance + 1
+    # Bands of about the same width: a narrow one would have few values, and hashes that share one
+    # of them by chance would all be compared.
     edges = [round(64 * band / bands) for band in range(bands + 1)]
     pieces = " UNION ALL ".join(
         f"SELECT *, {band} AS band, (hash >> {low}) & {(1 << (high - low)) - 1}::UBIGINT AS bits FROM print"
@@ -80,11 +84,13 @@ def components(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     def root(name: str) -> str:
         parent.setdefault(name, name)
         while parent[name] != name:
+            # Halves the way on each walk, so that long chains are not walked again and again.
             parent[name] = parent[parent[name]]
             name = parent[name]
         return name
 
     for left, other in pairs:
+        # The smaller root stays one, so that a root is always the smallest name.
         first, second = sorted((root(left), root(other)))
         parent[second] = first
     return {name: root(name) for name in list(parent)}

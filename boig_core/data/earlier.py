@@ -62,16 +62,19 @@ def load_earlier(
         """
     )
     chosen = "true" if retry else f"code IN {AGAIN}"
+    # Each row once: one that lost several images stands among rejects for each of them.
     again = con.execute(
         f"SELECT DISTINCT file, line, row FROM old_reject WHERE row IS NOT NULL AND ({chosen})"
     ).fetchall()
     for file, line, row in again:
         post = posts.accept_again(file, line, row, data)
         selection.add_rows(con, file, [post], fresh=False)
+    # Tried again, a row is a candidate or a reject anew; it must not stand there twice.
     con.execute(f"DELETE FROM old_reject WHERE row IS NOT NULL AND ({chosen})")
     return [*entries, *dataset.shards(parts, tables.IMAGES)]
 
 
+# Made in every ingestion, so that the queries are the same with an earlier version and without.
 _EMPTY: Final = """
     CREATE TABLE known (post VARCHAR, reference VARCHAR, sha256 VARCHAR, width INT, height INT, fingerprint VARCHAR, shard VARCHAR);
     CREATE TABLE fetched (chunk BIGINT, address VARCHAR, sha256 VARCHAR, width INT, height INT, fingerprint VARCHAR, shard VARCHAR,

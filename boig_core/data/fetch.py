@@ -76,6 +76,7 @@ class Fetcher:
         left = Event()
 
         def hand_in(item: tuple[str, StoredImage | Rejected] | BaseException | None) -> None:
+            # Waits in short turns: a put without a limit would hold the thread forever.
             while not left.is_set():  # nobody may be there to take it any more
                 with suppress(Full):
                     return arrived.put(item, timeout=0.2)
@@ -83,12 +84,14 @@ class Fetcher:
         def work() -> None:
             try:
                 while not left.is_set():
+                    # A generator raises when two threads ask it at once.
                     with turn:
                         reference = next(waiting, None)
                     if reference is None:
                         break
                     hand_in(self._fetch_one(reference))
                 hand_in(None)
+            # Handed over: an error that stays in its thread would leave the caller waiting forever.
             except BaseException as exc:
                 hand_in(exc)
 
@@ -109,6 +112,7 @@ class Fetcher:
                 else:
                     yield item
         finally:
+            # Also when the caller stops before the last image: the threads see it and end.
             left.set()
 
     def _fetch_one(self, reference: str) -> tuple[str, StoredImage | Rejected]:
@@ -143,6 +147,7 @@ class Fetcher:
             )
         uri = self._locate(reference)
         try:
+            # A local file that is too large is refused before its bytes fill memory.
             if (
                 not store.is_s3(uri)
                 and (size := Path(uri).stat().st_size) > self.data.max_image_mb * 2**20
@@ -159,9 +164,12 @@ class Fetcher:
         except (StorePermissionError, PermissionError) as exc:
             raise Rejected("image_missing", f"{reference} may not be read") from exc
         except (OSError, ValueError) as exc:
+            # `StoreUnavailableError` is one: what the store lacks must not become a reject of a
+            # row.
             if isinstance(exc, ConnectionError):
                 raise
             raise Rejected("image_missing", f"{reference[:80]!r} cannot be read ({exc})") from exc
+        # Objects in S3 are measured here alone.
         if len(data) > self.data.max_image_mb * 2**20:
             raise too_large(reference, len(data), self.data)
         return data
@@ -194,6 +202,8 @@ class Fetcher:
             return backoff(state) if asked is None else asked
 
         def patient(exc: BaseException) -> bool:
+            # A server that asks for longer gets no other try: an earlier one would disregard its
+            # wish, and a later one would hold up the whole chunk.
             return isinstance(exc, Again) and (exc.wait_s or 0.0) <= _LONGEST_WAIT_S
 
         retrying = Retrying(
@@ -217,6 +227,8 @@ class Fetcher:
                 return answer
             try:
                 seen = urljoin(seen, answer)
+                # What cannot be taken apart raises here, where it becomes a reject, and not in
+                # `_get`.
                 urlsplit(seen)
             except ValueError as exc:
                 raise Rejected(
@@ -228,6 +240,7 @@ class Fetcher:
         """One request: the body, or where it redirects to."""
         with self._turn(urlsplit(url).netloc), self._web.get(url) as answer:
             status, headers = answer.response.status, answer.response.headers
+            # Before the status is looked at: an opt-out on a redirect counts too.
             if opt_out := opted_out(headers.getlist("X-Robots-Tag"), self.data.user_agent):
                 raise Rejected("opted_out", f"{url} says {opt_out} in X-Robots-Tag")
             if status in _REDIRECTS and headers.get("Location"):
@@ -246,6 +259,8 @@ class Fetcher:
             return answer.read()
 
     def _turn(self, host: str) -> Semaphore:
+        # User info and capitals make no other host of it. Of threads that come at once, all get the
+        # semaphore that was put first.
         return self._turns.setdefault(
             host.rsplit("@", 1)[-1].lower(), Semaphore(self.data.fetch_per_host)
         )
@@ -262,6 +277,7 @@ def opted_out(tags: Iterable[str], user_agent: str) -> str:
     for tag in tags:
         whose = ""
         for part in tag.lower().split(","):
+            # A crawler's name holds for the directives after it too, until the next name.
             name, colon, rest = part.partition(":")
             if name.strip() in _VALUED:
                 continue

@@ -88,6 +88,7 @@ def histogram(con: DuckDBPyConnection, query: str) -> dict[str, Any] | None:
         scale, edges = "log", log_edges(low, float(positive), high)
     else:
         scale, edges = "linear", even_edges(low, high, bool(whole))
+    # Kept within the bins: the last edge may be the largest float, which no edge lies beyond.
     rows = con.execute(
         f"""
         SELECT least({len(edges) - 1}, greatest(1, len(list_filter($edges, lambda edge: edge <= value)))) AS bin, {COUNTS}
@@ -107,6 +108,7 @@ def histogram(con: DuckDBPyConnection, query: str) -> dict[str, Any] | None:
 def even_edges(low: float, high: float, whole: bool) -> list[float]:
     """Edges at multiples of 1, 2 or 5 times a power of ten (for whole numbers: at whole numbers)
     from ``low`` to beyond ``high``."""
+    # The difference of two large floats may be infinite.
     span = min(high - low, sys.float_info.max)
     # Steps finer than what the largest value can be told apart by would never end.
     least = max(span / _BINS, math.ulp(max(abs(low), abs(high))), 1.0 if whole else 0.0, 1e-300)
@@ -137,6 +139,7 @@ def log_edges(low: float, positive: float, high: float) -> list[float]:
             break
     first = [edge for edge in steps if edge <= positive][-1:]
     last = [edge for edge in steps if edge > high][:1] or [sys.float_info.max]
+    # Zero has no logarithm. 0 is also the edge below values that are smaller than every step.
     below = [0.0] if low == 0 or not first else []
     return [
         *below,

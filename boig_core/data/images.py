@@ -37,6 +37,7 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 # Pillow grumbles at every oddity of a foreign file; what matters is raised.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
+# Without MPO: a JPEG with a preview beside it, as phones store it, opens as an animated one.
 _MOVING: Final = frozenset({"GIF", "PNG", "WEBP"})
 _LOSSY: Final = frozenset({"JPEG", "MPO", "WEBP"})
 _FINE: Final = 95
@@ -82,6 +83,7 @@ def normalize(
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             return _checked(image, data, max_pixels, image_format, quality)
+    # Pillow raises this from twice its own limit on, before `_checked` sees the image.
     except Image.DecompressionBombError as exc:
         raise Rejected(
             "image_too_large", f"more than the {max_pixels} pixels that are allowed"
@@ -108,6 +110,7 @@ def _checked(
     quality: int,
 ) -> StoredImage:
     """The stored form of an opened image; decoders raise errors of many kinds."""
+    # The size stands in the headers, so a decompression bomb is refused before it is unpacked.
     if image.width * image.height > max_pixels:
         raise Rejected(
             "image_too_large",
@@ -117,6 +120,7 @@ def _checked(
         raise Rejected(
             "image_animated", f"an animated {image.format}; a description is of one image"
         )
+    # Taken before a draft shrinks it.
     size = image.size
     if image.format != "JPEG":  # a PNG's orientation may follow its pixels
         image.load()
@@ -124,12 +128,15 @@ def _checked(
     plain = (
         image_format == "original" and image.format in _STRIP and image.mode == "RGB" and not turned
     )
+    # Empty when the file is built in no regular way: then its pixels are encoded anew, since
+    # metadata could hide where nobody looks.
     kept = _STRIP[str(image.format)](data) if plain else b""
     if kept and image.format == "JPEG":
         # Reads every coefficient, and spares most of the inverse transform.
         image.draft("RGB", (SIDE, SIDE))
     image.load()
     upright = image if kept else _flatten(ImageOps.exif_transpose(image))
+    # A turned image has other sides, and a draft a smaller size than the bytes that are kept.
     width, height = size if kept else upright.size
     lossy = image_format == "original" and image.format in _LOSSY
     kept = kept or _encode(upright, "jpeg" if lossy else image_format, _FINE if lossy else quality)
@@ -151,6 +158,7 @@ def resize(image: Pixels | Image.Image, side: int) -> Pixels:
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     if picture.size == (side, side):
         return np.asarray(picture)
+    # Enlarged by areas, an image would show blocks.
     shrinks = min(picture.size) >= side
     return np.asarray(
         picture.resize((side, side), Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC)
@@ -198,6 +206,7 @@ def _strip_jpeg(data: bytes) -> bytes:
             end = next_marker.start() if next_marker else len(data)
         if marker not in _METADATA:
             kept.append(data[at:end])
+        # The image ends here: previews and whole other files may follow.
         if data[end : end + 2] == b"\xff\xd9":
             return b"".join([*kept, b"\xff\xd9"])
         at = end
@@ -225,6 +234,7 @@ def _strip_webp(data: bytes) -> bytes:
     at = 12
     while at + 8 <= len(data) and len(kept) < _WEBP_CHUNKS:
         kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        # Chunks start at even places; the byte in between is not in their size.
         end = at + 8 + size + size % 2
         if kind == b"VP8X" and size == 10:  # its flags say which chunks there are
             kept.append(
@@ -246,6 +256,8 @@ def _strip_webp(data: bytes) -> bytes:
 # Of APP0 to APP15, JFIF (0), the color profile (2) and Adobe's color transform (14) decide about
 # pixels; the others and comments do not.
 _METADATA: Final = frozenset({0xFE, 0xE1, *range(0xE3, 0xEE), 0xEF})
+# Within a scan FF 00 is an escaped FF, FF D0 to FF D7 are restarts, and FF FF is filling: none of
+# them ends it.
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _COLOR_CHUNKS: Final = frozenset({b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT"})
 _WEBP_METADATA: Final = 0x0C  # EXIF and XMP
@@ -256,9 +268,11 @@ _STRIP: Final = {"JPEG": _strip_jpeg, "PNG": _strip_png, "WEBP": _strip_webp}
 def _flatten(image: Image.Image) -> Image.Image:
     """RGB without transparency: what is transparent shows white, as on a page."""
     if image.mode.startswith("I"):  # 16-bit gray; Pillow's own conversion would clip it to white
+        # 65535 is 257 times 255, so white stays white.
         return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert(
             "RGB"
         )
+    # GIF, and PNG without an alpha channel, name a transparent color beside the pixels.
     if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA"}:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 log = get_logger(__name__)
+# A shard of posts is held in memory whole while it is written.
 _POSTS_A_SHARD: Final = 16_384
 
 
@@ -113,6 +114,7 @@ def ingest(
         kept = load_earlier(con, earlier, data, root, retry) if earlier else []
         _scan(con, location, data, period)
         if period is not None:
+            # Before anything is fetched: a period without news costs no request.
             _require_news(con, period)
         _forget_old_rejects(con)
         selection.choose(con, data, seed)
@@ -156,6 +158,7 @@ def _scan(con: DuckDBPyConnection, location: str | None, data: Data, period: Per
 def _require_news(con: DuckDBPyConnection, period: Period) -> None:
     """Raises `NothingNewError` unless a row of the period says what no row said before; one that
     was rejected as it is says nothing new."""
+    # A licence may be NULL, and `=` is never true for NULL.
     same = " AND ".join(
         f"h.{name} IS NOT DISTINCT FROM c.{name}"
         for name in (
@@ -200,6 +203,8 @@ def _fetch(con: DuckDBPyConnection, data: Data, root: str, crew: ImageFetcher) -
     )
     total = _count(con, "wanted")
     # A cursor of its own, since results come in while addresses go out.
+    # In the order of references, not of addresses: chunks, and with them shards, are then the same
+    # wherever the export lies.
     addresses = con.cursor().execute(
         "SELECT address FROM wanted ORDER BY sha256(reference), address"
     )
@@ -311,6 +316,7 @@ def _write(
     _table(
         con, "SELECT * FROM source ORDER BY id", tables.sources_schema(), folder / tables.SOURCES
     )
+    # Only now: until here `reject` holds what this run has found, which messages count.
     con.execute("INSERT INTO reject BY NAME SELECT * FROM old_reject")
     order = "file, line, post NULLS FIRST, image NULLS FIRST, code"
     _table(
@@ -319,6 +325,8 @@ def _write(
         selection.reject_schema(),
         folder / tables.REJECTS,
     )
+    # A shard of the earlier version that no label names any more is left out. One that was made
+    # again has the same name, and is listed once.
     used = {
         name
         for row in con.execute("SELECT DISTINCT post_shard, image_shard FROM label").fetchall()

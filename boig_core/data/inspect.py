@@ -34,6 +34,7 @@ def verify_dataset(uri: str) -> dict[str, int]:
     parts = manifest.verify(uri, kind=dataset.KIND)
     images = dataset.shards(parts, tables.IMAGES)
     with tempfile.TemporaryDirectory(prefix="boig-verify-") as scratch:
+        # Image shards are compared below, where their hashes are read, so that each is read once.
         for entry in parts.files:
             if entry not in images:
                 manifest.fetch_file(uri, entry, Path(scratch) / "file")

@@ -46,6 +46,8 @@ def label(con: DuckDBPyConnection, data: Data, seed: int) -> None:
 def uniform(purpose: str, key: str) -> str:
     """SQL for a number in [0, 1) that is a pure function of the parameter ``$seed``, ``purpose``
     and the column ``key``."""
+    # 12 digits are 48 bits, which a float holds exactly, so that no number is rounded up to 1.
+    # `chr(0)` parts the pieces, so that no two purposes and keys make one text.
     return f"(('0x' || sha256($seed || chr(0) || '{purpose}' || chr(0) || {key})[1:12])::UBIGINT / {float(2**48)})"
 
 
@@ -53,6 +55,7 @@ def _group(con: DuckDBPyConnection, data: Data) -> None:
     """``alike``: the group of each image: its own hash, or the smallest among those of its
     near-duplicates."""
     pairs = [] if data.near_duplicates is None else near_pairs(con, "image", data.near_duplicates)
+    # Equal fingerprints make no pair, so images are first taken together by the fingerprint itself.
     looks = "sha256" if data.near_duplicates is None else "fingerprint"
     _put_names(con, "near", components(pairs))
     con.execute(
@@ -66,6 +69,7 @@ def _group(con: DuckDBPyConnection, data: Data) -> None:
 
 def _rank(con: DuckDBPyConnection, data: Data) -> None:
     """``kpi``: value, percentile and bucket of each KPI of each post that has an image."""
+    # A post that has lost all of its images becomes no sample, so it has no say in the ranks.
     con.execute("CREATE TABLE kept AS SELECT * FROM post WHERE id IN (SELECT post FROM image)")
     low, high = data.percentiles
     floors = " ".join(
@@ -96,6 +100,8 @@ def _rank(con: DuckDBPyConnection, data: Data) -> None:
 def _split(con: DuckDBPyConnection, data: Data, seed: int) -> None:
     """``placed``: the split of each post; none when its image also stands in a split that comes
     first."""
+    # What must not cross splits moves together: posts, or accounts, that share an image or nearly,
+    # directly or through others. Pairs with the first of a group say as much as all pairs would.
     unit = "account" if data.split_by == "account" else "id"
     pairs = con.execute(
         f"""
@@ -116,6 +122,8 @@ def _split(con: DuckDBPyConnection, data: Data, seed: int) -> None:
     )
     train, validation = data.split[0], data.split[0] + data.split[1]
     if data.split_by == "time":
+        # A moment parts posts and not components: of one that lies on both sides, only the posts on
+        # the side of its earliest one stay.
         edges = [_moment(con, share) for share in (train, validation)]
         own, first = (
             f"CASE WHEN {column} < '{edges[0]}' THEN 'train' WHEN {column} < '{edges[1]}' THEN 'validation' ELSE 'test' END"
@@ -123,6 +131,7 @@ def _split(con: DuckDBPyConnection, data: Data, seed: int) -> None:
         )
         rule = f"CASE WHEN {own} = {first} THEN {own} END"
     else:
+        # The lot is the component's, so that all of it falls into one split.
         rule = f"CASE WHEN lot < {train!r} THEN 'train' WHEN lot < {validation!r} THEN 'validation' ELSE 'test' END"
     con.execute(
         f"""
@@ -200,6 +209,8 @@ def _negate(con: DuckDBPyConnection, data: Data, seed: int) -> None:
     [(accounts, images)] = con.execute(
         "SELECT count(DISTINCT account), count(DISTINCT sha256) FROM sample s JOIN kept p ON p.id = s.post WHERE split = 'train'"
     ).fetchall()
+    # Each try is a row of a join, so their number has an end; who finds nothing in them stays
+    # without a negative.
     tries = min(32, int(images))
     # Candidates are drawn by a hash, a few for each negative, and the first that is unrelated is
     # taken.

@@ -80,6 +80,8 @@ def known(folder: str, questions: Iterable[Question]) -> dict[Question, str]:
     with ThreadPoolExecutor(_READERS) as pool:
         for name, pairs in zip(names, pool.map(answered, names), strict=True):
             for pair in pairs:
+                # The first file stays, and shards come first: a part may be cleared up by another
+                # run.
                 part_of.setdefault(wanted[pair], name)
     return part_of
 
@@ -105,6 +107,7 @@ def table_of(seen: Mapping[Question, Perceived], sizes: Mapping[str, tuple[int, 
             "width": sizes[question.sha256][0],
             "height": sizes[question.sha256][1],
         }
+        # Equal results make equal bytes, and so one file of one name.
         for question, look in sorted(seen.items(), key=lambda item: item[0])
     ]
     return pa.Table.from_pylist(rows, _schema())
@@ -147,6 +150,7 @@ def build_shard(
             raise StoreUnavailableError(store.join(folder, name), "is gone", "try again") from exc
         known_rows = zip(table["sha256"].to_pylist(), table["asked"].to_pylist(), strict=True)
         pieces.append(table.filter(pa.array([pair in pairs for pair in known_rows], pa.bool_())))
+    # In one order and one piece, so that the file is the same whichever parts its rows came from.
     whole = (
         pa.concat_tables(pieces)
         .sort_by([("sha256", "ascending"), ("asked", "ascending")])
@@ -161,6 +165,7 @@ def build_shard(
 def clear(folder: str, names: Iterable[str]) -> None:
     """Remove parts whose rows stand in shards of a committed dataset."""
     for name in names:
+        # Shards are what datasets name, and stay.
         if name.startswith(f"{_PART}-"):
             store.delete_file(store.join(folder, name))
 

@@ -90,17 +90,21 @@ def accept(file: str, rows: Iterable[Row], data: Data) -> Iterator[tuple[int, Po
         Line, post and the row as JSON under our column names; or a reject.
     """
     for line, row in rows:
+        # Known step by step, so that a reject says as much of its row as could be read.
         name: str | None = None
         text: str | None = None
         try:
             if isinstance(row, Rejected):
                 raise row
             fields = rename(row, data.columns)
+            # Sorted, since equal rows must read equal: the text tells a row that was rejected
+            # before, and decides between rows of one id. Parquet brings times, which JSON lacks.
             text = json.dumps(fields, default=str, sort_keys=True)
             name = _label(fields.get("id"))
             yield line, parse_post(fields, data), text
         except Rejected as exc:
             yield Reject(file, line, name, None, exc.code, exc.reason, text)
+        # No row is kept: what cannot be written as JSON cannot be tried again.
         except RecursionError:
             yield Reject(file, line, name, None, "bad_json", "is nested too deeply", None)
 
@@ -157,6 +161,8 @@ def parse_post(fields: Mapping[str, Any], data: Data) -> Post:
     Raises:
         Rejected: with the first rule that the row breaks.
     """
+    # First what the recipe leaves out: such a row counts as a choice, not as a fault, whatever else
+    # is wrong with it.
     for column, values in data.where.items():
         if (value := _label(_reach(fields, column))) not in values:
             raise Rejected("filtered_out", f"{column} = {value!r} is not among {', '.join(values)}")
@@ -167,6 +173,7 @@ def parse_post(fields: Mapping[str, Any], data: Data) -> Post:
             "out_of_period", f"{day} is not in [{data.since or '...'}, {data.until or '...'})"
         )
     text = _text(fields, "text")
+    # Before the length is measured: what counts is the text as it is kept.
     text = " ".join((_LINKS.sub(LINK, text) if data.mask_links else text).split())
     if len(text) < data.min_text:
         raise Rejected(
@@ -214,6 +221,7 @@ def _reach(fields: Mapping[str, Any], path: str) -> Any:
     """Value of a column, or of a nested one by its dotted path; a column whose own name has dots
     comes first."""
     value: Any = fields
+    # Some exports have flat columns that are called `user.name`.
     if path in fields:
         return fields[path]
     for name in path.split("."):
@@ -237,6 +245,7 @@ def _optional_kpi(fields: Mapping[str, Any], name: str) -> float | None:
     try:
         return _kpi(fields, name)
     except Rejected as exc:
+        # A rate over 0 is as good as missing; a value that is no number is a fault of the row.
         if exc.code == "missing_field" or (exc.code == "bad_kpi" and exc.reason.endswith("is 0")):
             return None
         raise
@@ -267,6 +276,7 @@ def _utf8(value: str, name: str) -> str:
 
 
 def _label(value: Any) -> str | None:
+    # It may stand in a reject, which has to be written whatever characters the row held.
     return None if value is None else str(value).encode(errors="replace").decode()
 
 
@@ -275,6 +285,7 @@ def _moment(value: Any) -> datetime:
         moment = (
             value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
         )
+        # `astimezone` would read a time without a zone in that of the machine.
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError) as exc:
         raise Rejected("bad_timestamp", f"timestamp {str(value)[:40]!r} is not ISO-8601") from exc
@@ -284,6 +295,7 @@ def _number(value: Any, name: str) -> float:
     """A KPI; digits in a string count, thousands separators do not, because 1,234 means different
     numbers in different places."""
     try:
+        # `float` would take true for 1.
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan

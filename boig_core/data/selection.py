@@ -52,7 +52,10 @@ def connect(scratch: Path, memory_mb: int) -> Iterator[DuckDBPyConnection]:
         con.execute(
             f"SET memory_limit = '{memory_mb}MiB'; SET temp_directory = '{scratch / 'spill'}'; SET threads = 1"
         )
+        # Whatever needs an order asks for one; keeping that of rows would take memory.
         con.execute("SET preserve_insertion_order = false; SET enable_progress_bar = false")
+        # The types of an empty table are those of the batches that follow, so that no value is read
+        # as another type.
         for name, schema in (("candidate", _candidate_schema()), ("reject", reject_schema())):
             con.register("arrow", schema.empty_table())
             con.execute(f"CREATE TABLE {name} AS SELECT * FROM arrow")
@@ -141,6 +144,7 @@ def choose(con: DuckDBPyConnection, data: Data, seed: int) -> None:
         """,
         {"seed": str(seed)},
     )
+    # Tables up to here carry row numbers instead of rows, so that sorts stay small.
     limits = {"least": data.min_posts, "most": data.max_posts}
     con.execute(
         f"""
@@ -178,6 +182,7 @@ def references(con: DuckDBPyConnection) -> None:
 
 def quoted(text: str) -> str:
     """A string literal of SQL."""
+    # Names of KPIs come from the recipe, and may hold a quote.
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -240,6 +245,7 @@ def _again(data: Data) -> str:
 def _keep_shards(con: DuckDBPyConnection) -> None:
     """A fresh row that says what an earlier version says already stays in the shard where it is;
     its KPIs may have moved."""
+    # A licence may be NULL, and `=` is never true for NULL.
     same = " AND ".join(
         f"p.{name} IS NOT DISTINCT FROM c.{name}"
         for name in (

@@ -53,6 +53,7 @@ def find_sources(location: str) -> list[str]:
                 location, f"is no {', '.join(SUFFIXES)} file", "export the posts as JSON lines"
             )
         return [location]
+    # A file whose own name holds such signs is no glob.
     if re.search(r"[*?\[]", location) and not store.exists(location):
         return _match(location)
     if _suffixed(location):
@@ -84,6 +85,7 @@ def read_rows(uri: str) -> Iterator[Row]:
         InputError: the file cannot be read as what its suffix says.
         StorePermissionError, StoreUnavailableError.
     """
+    # The query of a web address stands behind the suffix.
     name = re.sub(r"[?#].*$", "", uri) if "://" in uri else uri
     try:
         with closing(_open(uri)) as file:
@@ -92,6 +94,7 @@ def read_rows(uri: str) -> Iterator[Row]:
             yield from {"json": _json, "csv": _csv, "parquet": _parquet}.get(kind, _json_lines)(
                 uri, plain
             )
+    # A torn gzip shows only when it is read, maybe after many good rows.
     except (gzip.BadGzipFile, EOFError, zlib.error) as exc:
         raise InputError(
             uri, f"cannot be unpacked ({_line(exc)})", "export the posts again, or without gzip"
@@ -145,6 +148,7 @@ def _open(uri: str) -> IO[bytes]:
     if re.match(r"https?://", uri):
         import httpx
 
+        # Parquet keeps its index at the end of the file, and a stream from the web has no way back.
         spool = cast(IO[bytes], tempfile.TemporaryFile(prefix="boig-posts-"))  # noqa: SIM115 (the caller closes it)
         try:
             with httpx.stream("GET", uri, follow_redirects=True, timeout=60) as response:
@@ -183,6 +187,7 @@ def _json_lines(uri: str, file: IO[bytes]) -> Iterator[Row]:
 def _lines(uri: str, file: IO[bytes]) -> Iterator[bytes]:
     buffered = io.BufferedReader(cast(Any, file), 2**20)  # pyarrow's streams read no lines
     first = True
+    # A file of another kind may have no line break, and would be read into memory whole.
     while row := buffered.readline(_LONGEST_LINE):
         if len(row) == _LONGEST_LINE:
             raise InputError(
@@ -190,6 +195,7 @@ def _lines(uri: str, file: IO[bytes]) -> Iterator[bytes]:
                 f"has a line of over {_LONGEST_LINE} bytes",
                 "export the posts as JSON lines, one post a line",
             )
+        # Some programs put a byte order mark before the first row, which `json` refuses.
         yield row.removeprefix(b"\xef\xbb\xbf") if first else row
         first = False
 
@@ -210,11 +216,14 @@ def _json(uri: str, file: IO[bytes]) -> Iterator[Row]:
 def _csv(uri: str, file: IO[bytes]) -> Iterator[Row]:
     """Rows by the names of the first one; ``line`` is where a row ends, since texts may hold line
     breaks."""
+    # A byte that is not UTF-8 comes through as a lone surrogate, so that its row alone is rejected:
+    # an error of the decoder would end the file.
     text = io.TextIOWrapper(
         cast(Any, file), encoding="utf-8-sig", errors="surrogateescape", newline=""
     )
     rows = csv.reader(text)
     header: list[str] | None = None
+    # Asked by `next`, the reader goes on after a bad row, at which a `for` would end.
     while True:
         try:
             row = next(rows)
@@ -225,6 +234,7 @@ def _csv(uri: str, file: IO[bytes]) -> Iterator[Row]:
             continue
         if header is None:
             header = row
+            # Rows by name would silently keep the last of the two.
             if len(set(header)) != len(header):
                 raise InputError(
                     f"{uri}, line 1", "has two columns of one name", "name each column once"
@@ -264,6 +274,7 @@ def _parse_json(row: bytes) -> list[Any]:
         return _flatten(json.loads(row.decode("utf-8")))
     except UnicodeDecodeError as exc:
         return [Rejected("encoding", f"byte {exc.start} is not UTF-8")]
+    # On brackets nested thousands deep `json` raises RecursionError, which is no ValueError.
     except (ValueError, RecursionError) as exc:
         return [Rejected("bad_json", f"is not JSON ({exc})")]
 

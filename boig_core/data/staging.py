@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 CHUNK: Final = 256
 """References of the first chunk; the following have as many as fill a shard, at the size that
 images of the first one have."""
+# Where images are tiny, this bounds what is fetched again when a worker dies.
 _LARGEST_CHUNK: Final = 4096
 _INDEX: Final = (
     "chunk",
@@ -82,12 +83,15 @@ def make_chunks(
         batch = tuple(islice(waiting, size))
         if not batch:
             return
+        # Limits belong to the question: under others a reference may come out otherwise, and an
+        # index from before must not answer for it.
         asked = json.dumps([limits, batch], sort_keys=True).encode()
         yield FetchChunk(number, hashlib.sha256(asked).hexdigest()[:32], batch)
 
 
 def chunk_size(index: pa.Table, data: Data) -> int:
     """References that fill a shard, by the index of the first chunk."""
+    # By shard, since a shard's size stands in the row of each of its images.
     total = sum(
         {
             row["shard"]: int(row["shard_bytes"])
@@ -121,16 +125,21 @@ def stage(chunk: FetchChunk, data: Data, root: str) -> pa.Table:
 
     uri = _uri(root, chunk.key)
     if not store.exists(uri):
+        # On disk: the first chunk may hold several shards' worth, of which one at a time is then in
+        # memory.
         with tempfile.TemporaryFile(prefix="boig-stage-") as spool:
             rows, places = _fetch_into(spool, chunk, data)
             shards = _write_shards(spool, rows, places, data, root)
         for row in rows:
             row |= shards.get(row.get("sha256", ""), {})
         sink = pa.BufferOutputStream()
+        # Images come in any order; sorted, the index is the same whichever came first.
         pq.write_table(
             pa.Table.from_pylist(sorted(rows, key=lambda row: str(row["address"])), _schema()), sink
         )
+        # Last of all: after a kill, an index that is there is trusted.
         store.write_bytes(uri, sink.getvalue().to_pybytes())
+    # Read back even when just written, so that a restart goes on with the very same table.
     filesystem, path = store.filesystem(uri)
     table = pq.read_table(path, filesystem=filesystem)
     # The same chunk may have had another number in an ingestion of more references.
@@ -160,6 +169,7 @@ def _fetch_into(
         if image.sha256 not in places:
             places[image.sha256] = spool.tell(), len(image.data)
             spool.write(image.data)
+    # The map in `_write_shards` sees the file, not what Python still holds back.
     spool.flush()
     return rows, places
 
@@ -179,6 +189,7 @@ def _write_shards(
     # A little more than a shard's worth stays one shard.
     parts = min(len(names), math.ceil(total / (1.5 * data.shard_mb * 2**20)))
     with (
+        # An empty file, as rejects alone leave it, cannot be mapped.
         mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ)
         if total
         else nullcontext(b"") as spooled
@@ -215,6 +226,7 @@ _fetchers: dict[str, Fetcher] = {}
 
 def _fetcher(data: Data) -> Fetcher:
     """One per process and recipe, so that connections and the limits of hosts outlive a chunk."""
+    # By its content, since each task of a worker brings a copy of the recipe.
     return _fetchers.setdefault(data.model_dump_json(), Fetcher(data))
 
 

@@ -96,6 +96,8 @@ def write_table(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path
     import pyarrow.parquet as pq
 
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        # Row groups are cut by count alone, and each in one piece: where batches ended would else
+        # show in the file.
         pending = schema.empty_table()
         for batch in batches:
             pending = pa.concat_tables(
@@ -167,6 +169,8 @@ def write_named(table: pa.Table, family: str, folder: str) -> FileEntry:
         entry = FileEntry(
             path=f"{family}-{sha256[:16]}.parquet", size=path.stat().st_size, sha256=sha256
         )
+        # A name says the content, so what is there is the same, and other versions may be reading
+        # it.
         if not store.exists(store.join(folder, entry.path)):
             store.upload_file(path, store.join(folder, entry.path), move=True)
     return entry
@@ -201,6 +205,7 @@ def read_shard(uri: str, entry: FileEntry) -> pa.Table:
     import pyarrow.parquet as pq
 
     source = manifest.resolve(uri, entry.path)
+    # Read once: the bytes that are parsed are those that were compared.
     data = store.read_bytes(source)
     if len(data) != entry.size or hashlib.sha256(data).hexdigest() != entry.sha256:
         raise CorruptError(source, "differs from its manifest", "make the dataset again")

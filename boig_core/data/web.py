@@ -39,6 +39,7 @@ from urllib3.util import Timeout, Url, parse_url
 from boig_core.config import Data
 from boig_core.data.rejects import Rejected
 
+# The prefix that stands for IPv4 in networks of IPv6 alone: `ipaddress` calls all of it global.
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _PIECE: Final = 65536
 _PORTS: Final = {"http": 80, "https": 443}
@@ -83,6 +84,8 @@ class Answer:
             Again: the connection broke.
         """
         body = bytearray()
+        # Of unpacked bytes, whatever length the headers name: a small packed body can unpack to
+        # gigabytes.
         cap = int(self.data.max_image_mb * 2**20)
         with _named(self.url):
             while piece := self.response.read1(_PIECE, decode_content=True):
@@ -115,6 +118,7 @@ class Web:
             Again: no connection, no answer in time, or a name that cannot be resolved now.
         """
         deadline = time.monotonic() + self.data.fetch_timeout_s
+        # urllib3 calls `getresponse` without arguments, so the deadline reaches it by the thread.
         _asking.deadline = deadline
         with _named(url):
             target = parse_url(url)
@@ -133,12 +137,16 @@ class Web:
         if scheme not in _PORTS or not target.host:
             raise Rejected("host_refused", f"{target}: only http and https are fetched")
         port = target.port or _PORTS[scheme]
+        # `Host` must be named, since the connection goes to an address. Encoded images do not
+        # shrink, so nothing packed is asked for.
         headers = {
             "User-Agent": self.data.user_agent,
             "Accept-Encoding": "identity",
             "Host": str(target.netloc),
         }
         timeout = Timeout(connect=self.data.fetch_timeout_s, read=self.data.fetch_timeout_s)
+        # By itself urllib3 would follow redirects to hosts that nobody has checked, and make tries
+        # that `fetch` does not count.
         options: dict[str, Any] = {
             "headers": headers,
             "redirect": False,
@@ -151,6 +159,8 @@ class Web:
         if self.data.allow_private_hosts:
             pool = self._manager.connection_from_host(host, port, scheme)
         else:
+            # These names are part of a pool's key: a connection whose certificate was checked for
+            # one name never serves another name at the same address.
             named = (
                 {"server_hostname": host, "assert_hostname": host} if scheme == "https" else None
             )
@@ -234,6 +244,7 @@ class _Reaper:
                 for deadline, sock in self._open.values():
                     if time.monotonic() > deadline:
                         with suppress(OSError):
+                            # Unlike `close`, this wakes the thread that reads.
                             sock.shutdown(socket.SHUT_RDWR)
 
 
@@ -248,6 +259,7 @@ def _named(url: str) -> Iterator[None]:
         yield
     except (SSLError, LocationParseError, LocationValueError) as exc:
         raise Rejected("http_error", f"{url[:200]}: {type(exc).__name__} {exc}") from exc
+    # Before HTTPError, which is the wider kind of all of these.
     except (TimeoutError, NewConnectionError, ProtocolError, ProxyError) as exc:
         raise Again(f"{type(exc).__name__} {exc}".strip()) from exc
     except (HTTPError, ValueError) as exc:
@@ -278,14 +290,17 @@ def public_address(host: str, port: int) -> str:
         raise Again(f"{host} cannot be resolved") from exc
     if not addresses:
         raise Again(f"{host} has no address")
+    # All of them, not only the one that is used: a name that leads inside at all is refused.
     for address in addresses:
         parsed = ipaddress.ip_address(address.split("%")[0])
         # Mapped, 6to4 and NAT64 addresses stand for the IPv4 address inside.
         inside = getattr(parsed, "ipv4_mapped", None) or getattr(parsed, "sixtofour", None)
         parsed = ipaddress.IPv4Address(parsed.packed[12:]) if parsed in _NAT64 else inside or parsed
+        # `ipaddress` calls multicast addresses global.
         if not parsed.is_global or parsed.is_multicast:
             raise Rejected(
                 "host_refused",
                 f"{host} is at the private address {address}; data.allow_private_hosts lets such hosts in",
             )
+    # The same one whatever order the name server answers in, so that its pool is found again.
     return sorted(addresses)[0]

@@ -24,6 +24,7 @@ _COUNTS: Final = {
 
 def is_page(fields: Mapping[str, Any]) -> bool:
     """Whether a JSON object is a page of the API and no row of its own."""
+    # A row of another export may have columns of these names, but has a text beside them.
     return (
         isinstance(fields.get("data"), list)
         and ("includes" in fields or "meta" in fields)

@@ -103,6 +103,7 @@ def passes(config: DDPO, trained_steps: int) -> Passes:
     """What an epoch of one learner asks of the models; an anchor's and recomputed
     log-probabilities' own passes lie above the floor."""
     images = config.prompts * config.images_per_prompt
+    # Each update is cut into micro-batches by itself, so it is each update that is rounded up.
     micro = config.updates * math.ceil(images // config.updates / config.micro_batch)
     chunks = images // config.chunk
     forward = chunks * (config.sampling_steps + (config.draws if config.forward_process else 0))
@@ -131,6 +132,7 @@ def measured(recipe: Recipe, epochs: int) -> Recipe:
     has ended, and only trained."""
     update = {
         "epochs": epochs + 1,
+        # Past the end: the one checkpoint is that of the last epoch, after its row.
         "checkpoint_every": epochs + 2,
         "probe_every": None,
         "ahead": False,
@@ -161,6 +163,7 @@ def bench(
     """
     ddpo, device = recipe.ddpo, "cuda" if torch.cuda.is_available() else "cpu"
     sampler = _Timed(recipe, device)
+    # A model of its own, since the plain loop trains it.
     plain = (
         None
         if ddpo.forward_process
@@ -287,11 +290,13 @@ def _alone(
 
 
 def _typical(part: Callable[[], Any]) -> float:
+    # A first call allocates memory and chooses kernels, so it does not count.
     part()
     return float(np.median([_seconds(part) for _ in range(_REPEATS)]))
 
 
 def _seconds(part: Callable[[], Any]) -> float:
+    # A GPU runs behind the calls: without a wait on both sides only launches would be timed.
     _wait()
     started = time.perf_counter()
     part()

@@ -74,6 +74,8 @@ def schedule(pipe: Any, steps: int) -> tuple[list[int], list[int], torch.Tensor]
 
 def step_sigma(t: int, t_prev: int, alphas_T1: torch.Tensor, eta: float) -> float:
     """Standard deviation of a step's noise; 0 for a deterministic one."""
+    # Python's floats are float64. Alphas of neighboring steps may be nearly equal, and the last
+    # difference would lose digits in float32.
     alpha, alpha_prev = float(alphas_T1[t]), float(alphas_T1[t_prev])
     return eta * math.sqrt((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev))
 
@@ -115,6 +117,7 @@ def ddim_step(
     """
     sigma = step_sigma(t, t_prev, alphas_T1, eta)
     mean_BCHW = step_mean(pred_BCHW, sample_BCHW, t, t_prev, alphas_T1, eta, prediction)
+    # Exactly 0, not nearly: eta is 0, or alpha_prev is 1, as it may be at the last step.
     if sigma == 0.0:
         if prev_BCHW is not None or noise_BCHW is not None:
             raise ValueError(
@@ -127,6 +130,8 @@ def ddim_step(
                 f"step {t} -> {t_prev} with eta {eta} is stochastic: give its noise, or the sample to score"
             )
         prev_BCHW = mean_BCHW + sigma * noise_BCHW
+    # The step is data. Through a fresh sample its distance from the mean is the noise alone, and
+    # the gradient would vanish.
     prev_BCHW = prev_BCHW.detach()
     logprob_BCHW = (
         -((prev_BCHW - mean_BCHW) ** 2) / (2 * sigma**2)
@@ -149,6 +154,8 @@ def step_mean(
     `ddim_step`."""
     alpha, alpha_prev = float(alphas_T1[t]), float(alphas_T1[t_prev])
     sigma = step_sigma(t, t_prev, alphas_T1, eta)
+    # In float32: bfloat16's numbers lie 0.4 to 0.8 % apart, and a clip range of 0.1 % would drown
+    # in their rounding.
     eps_BCHW, sample_BCHW = pred_BCHW.float(), sample_BCHW.float()
     if (
         prediction == "v_prediction"
@@ -159,6 +166,7 @@ def step_mean(
         clean_BCHW = (sample_BCHW - math.sqrt(1 - alpha) * eps_BCHW) / math.sqrt(alpha)
     return (
         math.sqrt(alpha_prev) * clean_BCHW
+        # At eta 1 and alpha 0 the difference is 0, and rounding may take it below.
         + math.sqrt(max(0.0, 1 - alpha_prev - sigma**2)) * eps_BCHW
     )
 
@@ -190,7 +198,10 @@ def predict(
         blank: the one row of no prompt; only used when ``guidance`` exceeds 1.
         guidance: 1 for the conditional prediction alone.
     """
+    # Latents stay float32 between steps. The UNet takes them in its own precision, which is that of
+    # the condition.
     latents_BCHW = latents_BCHW.to(condition.text_BLD.dtype)
+    # At 1 the blank prediction cancels out, so half of a double pass would be for nothing.
     if guidance == 1.0:
         plain_BCHW: torch.Tensor = unet(latents_BCHW, t, **condition.inputs).sample
         return plain_BCHW.float()
@@ -200,6 +211,7 @@ def predict(
     both_BCHW = unet(
         torch.cat([latents_BCHW, latents_BCHW]), both, **condition.after(blank).inputs
     ).sample
+    # In float32, since guidance multiplies the small difference of the two, its rounding included.
     blank_BCHW, cond_BCHW = both_BCHW.float().chunk(2)
     guided_BCHW: torch.Tensor = blank_BCHW + guidance * (cond_BCHW - blank_BCHW)
     return guided_BCHW

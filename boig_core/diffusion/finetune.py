@@ -71,7 +71,9 @@ def finetune(
     pipe: Any = load_base(config)
     alphas_T1 = schedule(pipe, 1)[2]  # refuses a model that predicts neither epsilon nor v
     engine = _engine(pipe, config, recipe.seed)
+    # Once for all steps, since the autoencoder is frozen; after the engine, whose device it needs.
     latents_NCHW = encode_images(pipe, examples.images_BHWC)
+    # Without the final alpha, which belongs to no timestep that is trained on.
     alphas_T = alphas_T1[:-1].to(engine.device)
     restored = checkpoints.restore(engine)
     first = restored.step if restored else 0
@@ -79,6 +81,7 @@ def finetune(
     for step in range(first, config.steps):
         started = time.monotonic()
         rows = step_rows(len(examples.texts_B), config.batch, recipe.seed, step)
+        # Equal shares (`_check`), so that the mean over ranks is the mean over the batch.
         mine = rows[rank() :: world_size()]
         terms = (engine, pipe, latents_NCHW, alphas_T, examples.texts_B, mine, recipe.seed, step)
         info = engine.step([functools.partial(_loss, *terms, config.min_snr)])
@@ -87,6 +90,7 @@ def finetune(
             if step % _REPORT_EVERY == 0 or step + 1 == config.steps:
                 row = {"loss": info.loss, "grad_norm": info.grad_norm, "lr": info.lr}
                 report(step, {**row, "images_per_s": config.batch / (time.monotonic() - started)})
+        # The same on every rank, `leaving` included: `save` is a collective.
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps or engine.leaving:
             checkpoints.save(engine, step + 1)
         if engine.leaving:

@@ -99,6 +99,7 @@ class Learner:
                 steps=updates,
                 warmup=0.0,
                 schedule="constant",
+                # Betas and weight decay as in ddpo-pytorch.
                 betas=(0.9, 0.999),
                 weight_decay=1e-4,
                 grad_clip=self.config.grad_clip,
@@ -107,6 +108,8 @@ class Learner:
             ),
         )
         self.engine.module.eval()  # dropout would part the scored policy from the sampled one
+        # The engine moves the UNet alone. The autoencoder stays where it is: a learner decodes
+        # nothing.
         for encoder in text_encoders(self.pipe):
             encoder.to(self.engine.device)
         self.history: dict[str, tuple[float, ...]] = {}
@@ -129,23 +132,33 @@ class Learner:
         start = self._restore()
         ended = time.monotonic()
         for epoch in range(start, self.config.epochs):
+            # A restored training may have been stopped already: its checkpoint says so.
             if self._stopped():
                 break
             before, begun = ended, time.monotonic()
             part, metrics = self._experience(epoch)
             sampled = time.monotonic()
+            # Before the update, like the rollouts: a row is about the weights that its epoch begins
+            # with.
             metrics |= self._probe(epoch)
             probed = time.monotonic()
+            # Once per process: it may have another precision or device than the samplers. Before
+            # the update, after which a ratio other than 1 is no fault.
             if epoch == start:
                 self.update.check_ratio(part, self.best.ahead)
+            # After the probe, since the pools serve one call at a time (`RayRollouts`), and before
+            # the update, beside which the next epoch is to be sampled.
             self._ask_ahead(epoch + 1)
             if self.config.recompute_logprobs or self.update.is_stale(part):
                 part = self.update.recomputed(part)
             if self.config.ahead:
                 metrics |= self.update.staleness(part)
+            # Before the update: the row's numbers belong to the weights that are offered here.
             if rank() == 0 and self.config.monitors.keeps_best:
                 self._offer(metrics)
             metrics |= self.update.run(epoch, part)
+            # What lies between here and the next epoch's start is told as `seconds_between`:
+            # monitors, report and checkpoint.
             ended = time.monotonic()
             images = self.config.prompts * self.config.images_per_prompt
             metrics |= {
@@ -155,6 +168,7 @@ class Learner:
                 "seconds_between": begun - before,
                 "images_per_s": images / (sampled - begun + ended - probed),
             }
+            # Before the report and the checkpoint, since both carry what the monitors found.
             stopped = self._watch(metrics)
             if rank() == 0:
                 self.report(epoch, metrics)
@@ -168,6 +182,8 @@ class Learner:
     def _ask_ahead(self, epoch: int) -> None:
         """Have the next epoch sampled while this one's update goes on, where the recipe wants
         it."""
+        # In the checkpoint, too: a restart has to sample that epoch with these same weights. None
+        # on other ranks, so that rank 0 alone writes them.
         self.best.ahead = self._policy() if self.config.ahead and rank() == 0 else None
         wanted = self.best.ahead is not None and epoch < self.config.epochs
         self.pending = self._ask(epoch) if wanted else None
@@ -175,6 +191,8 @@ class Learner:
     def _save(self, epochs: int, stopped: bool) -> None:
         """A checkpoint after so many epochs, where one is due; a node that drains is left then."""
         due = epochs % self.config.checkpoint_every == 0 or epochs == self.config.epochs
+        # All three are the same on every rank: `save` is a collective, in which one rank alone
+        # would hang.
         if due or stopped or self.engine.leaving:
             trips = [trip.state() for trip in self.trips]
             state = {"history": self.history, "rows": self.rows, "trips": trips}
@@ -258,12 +276,15 @@ class Learner:
         if rank() == 0:
             pending = self.pending or self._ask(epoch)
             results = pending.wait()
+            # Rollouts by other weights would raise nothing later: their ratios would be wrong in
+            # silence.
             for trajectory, _ in results:
                 trajectory.require(pending.adapter.version, pending.adapter.checksum)
             whole, rewards_B = (
                 concatenate([t for t, _ in results]),
                 np.concatenate([r for _, r in results]),
             )
+            # One NaN would reach every advantage through the spread of the batch.
             if rewards_B.shape != (len(whole),) or not np.isfinite(rewards_B).all():
                 raise ScorerError(
                     f"rewards of epoch {epoch}",
@@ -285,6 +306,8 @@ class Learner:
         if world_size() == 1:
             received = slices
         else:
+            # Advantages need the whole epoch, an update needs a rank's share: rank 0 compares, and
+            # each rank is sent what it trains on.
             dist.scatter_object_list(received, slices if rank() == 0 else None, src=0)
         if received[0] is None:
             raise ValueError("rank 0 sent nothing")
@@ -296,6 +319,8 @@ class Learner:
         """Equal slices, shuffled, so that any number of ranks makes each update from the same
         images."""
         order = np.random.default_rng((SHUFFLE, self.seed, epoch)).permutation(len(whole))
+        # Into updates first, and each update into ranks: the other way round the images of an
+        # update would depend on the number of ranks.
         updates = np.split(order, self.config.updates)
         slices = []
         for r in range(world_size()):

@@ -65,9 +65,11 @@ def make_trainable(unet: Any, rank: int | None, seed: int) -> None:
         return
     from peft import LoraConfig
 
+    # The seed holds for the adapter alone: the CPU's generator goes on afterwards as before.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet.add_adapter(
+            # PEFT scales an adapter by alpha / rank: alpha = rank keeps that at 1 for every rank.
             LoraConfig(
                 r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS
             )
@@ -91,6 +93,7 @@ def engine_dtype(dtype: Dtype, rank: int | None) -> Dtype:
 def base_model(unet: Any) -> Iterator[None]:
     """The UNet of `make_trainable` computes as the frozen base model: its LoRA is switched off. For
     passes without a gradient."""
+    # The frozen weights are the base itself, so no second UNet has to be held.
     unet.disable_adapters()
     try:
         yield
@@ -105,6 +108,8 @@ def other_weights(unet: Any, weights: Mapping[str, torch.Tensor]) -> Iterator[No
     parameters = {
         name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad
     }
+    # Tensors are swapped and none is copied back, so the own weights return bit for bit. They are
+    # whole, since no recipe of diffusion allows ZeRO 3.
     own = {name: parameter.data for name, parameter in parameters.items()}
     try:
         for name, parameter in parameters.items():
@@ -118,6 +123,8 @@ def other_weights(unet: Any, weights: Mapping[str, torch.Tensor]) -> Iterator[No
 def read_adapter(unet: Any, version: int) -> Adapter:
     """Copy of the trainable weights."""
     weights = {
+        # On a CPU the array would share the parameter's memory, and the next update would change an
+        # adapter that is still in use.
         name: p.detach().float().cpu().numpy().copy()
         for name, p in unet.named_parameters()
         if p.requires_grad
@@ -132,6 +139,7 @@ def write_adapter(unet: Any, adapter: Adapter) -> None:
     Raises:
         ValueError: the weights do not match their checksum, or belong to another shape of policy.
     """
+    # Checked before anything is written: a policy of damaged weights would sample without an error.
     if checksum(adapter.weights) != adapter.checksum:
         raise ValueError(
             f"adapter version {adapter.version} does not match its checksum {adapter.checksum[:12]}"
@@ -146,6 +154,7 @@ def write_adapter(unet: Any, adapter: Adapter) -> None:
 
 def open_policy(base: str, rank: int | None, seed: int, adapter: Adapter) -> Any:
     """Pipeline of the base model with a trained adapter in its UNet."""
+    # In float32 whatever `sd.dtype` says: in bfloat16 the merge would round small steps away.
     pipe = load_pipeline(base)
     make_trainable(pipe.unet, rank, seed)
     write_adapter(pipe.unet, adapter)
@@ -164,6 +173,7 @@ def save_policy(pipe: Any, folder: Path, *, lora: bool) -> None:
     if lora:
         from peft import get_peft_model_state_dict
 
+        # Read before the merge, which takes the adapter away.
         layers = {
             name: value.detach().cpu().contiguous()
             for name, value in get_peft_model_state_dict(pipe.unet).items()

@@ -31,6 +31,7 @@ MOST_WEIGHT: Final = 2.0
 """Where the weight of a stale sample is cut off: single samples that the newer policy likes much
 better would rule the gradient. Cutting trades a bias for variance (truncated importance sampling,
 Ionides 2008; V-trace, arXiv 1802.01561, cuts at 1)."""
+# Rewards that are all equal get advantage 0 by it, not NaN.
 _TINY: Final = 1e-6
 
 
@@ -59,8 +60,10 @@ Advantages = Callable[[Rewarded], tuple[NDArray[np.float64], dict[str, tuple[flo
 def per_prompt(epoch: Rewarded) -> tuple[NDArray[np.float64], dict[str, tuple[float, ...]]]:
     """``ddpo``: (reward - prompt's mean) / prompt's spread, over a buffer of its latest rewards;
     returns the new buffers too."""
+    # A copy: a checkpoint that is still on its way may hold the old one.
     history = dict(epoch.history)
     for prompt, reward in zip(epoch.prompts_B, epoch.rewards_B, strict=True):
+        # This epoch's rewards join before statistics are taken, as in ddpo-pytorch.
         history[prompt] = (*history.get(prompt, ()), float(reward))[-BUFFER:]
     batch = (float(epoch.rewards_B.mean()), float(epoch.rewards_B.std()))
     stats = {
@@ -77,9 +80,12 @@ def per_prompt(epoch: Rewarded) -> tuple[NDArray[np.float64], dict[str, tuple[fl
 def per_group(epoch: Rewarded) -> tuple[NDArray[np.float64], dict[str, tuple[float, ...]]]:
     """``grpo``: (reward - group's mean) / spread of these differences over the batch; keeps no
     history."""
+    # Group numbers may have gaps, and `bincount` counts from 0.
     _, group_B = np.unique(epoch.groups_B, return_inverse=True)
     mean_G = np.bincount(group_B, weights=epoch.rewards_B) / np.bincount(group_B)
     centered_B = epoch.rewards_B - mean_G[group_B]
+    # By the batch's spread: by its own, a group whose rewards hardly differ would get advantages as
+    # large as any other.
     return np.clip(centered_B / (centered_B.std() + _TINY), -epoch.clip, epoch.clip), {}
 
 
@@ -120,6 +126,8 @@ def clipped_ratio(batch: Scored) -> tuple[torch.Tensor, dict[str, float]]:
     log_ratio_B = batch.logprobs_B - batch.logprobs_old_B
     ratio_B = log_ratio_B.exp()
     clipped_B = ratio_B.clamp(1 - batch.clip_ratio, 1 + batch.clip_ratio)
+    # The smaller of the two: the gradient ends once a ratio has left the range the way its
+    # advantage points, and stays where the step went the wrong way.
     loss = -torch.minimum(ratio_B * batch.advantages_B, clipped_B * batch.advantages_B).mean()
     with torch.no_grad():
         metrics = {
@@ -149,6 +157,8 @@ def off_policy_weights(
         logprobs_start: under the policy that the update starts from.
         logprobs_sampled: under the policy that sampled.
     """
+    # Cut before the exponential, which could overflow. The bound is np.float32, since numpy's
+    # float64 scalars would make the weights float64.
     weights: NDArray[np.float32] = np.exp(
         np.minimum(logprobs_start - logprobs_sampled, np.float32(np.log(MOST_WEIGHT)))
     )

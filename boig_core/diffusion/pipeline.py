@@ -102,6 +102,7 @@ def load_pipeline(ref: str, dtype: Dtype = "float32") -> Pipeline:
             )
         build, settings = FAMILIES[family]
         pipe: Pipeline = build.from_pretrained(location, dtype=dtypes, **settings)
+    # An InputError is a ValueError, too, which the clause below would wrap in another.
     except InputError:
         raise
     except (OSError, ValueError, TypeError) as error:
@@ -170,6 +171,7 @@ def encode_prompts(pipe: Any, prompts: Sequence[str | None]) -> Condition:
     if "text_encoder_2" not in pipe.components:
         return Condition(first.last_hidden_state)
     second = _embed(pipe.tokenizer_2, pipe.text_encoder_2, texts)
+    # SDXL takes the last layer but one of both encoders, and the second one's pooled output alone.
     text_BLD, pooled_BP = (
         torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1),
         second.text_embeds,
@@ -196,6 +198,8 @@ class Prompts:
     """
 
     def __init__(self, pipe: Any) -> None:
+        # The cache belongs to the object and goes with it. On a decorated method it would belong to
+        # the class and keep every pipeline alive.
         self._row = functools.lru_cache(_REMEMBERED)(lambda prompt: encode_prompts(pipe, [prompt]))
 
     def __call__(self, prompts: Sequence[str | None]) -> Condition:

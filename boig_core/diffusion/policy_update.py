@@ -89,6 +89,8 @@ class PolicyUpdate:
         extremes."""
         infos, norms = [], []
         for inner in range(self.config.inner_epochs):
+            # The same order on all ranks, which share each update. Updates move and keep their
+            # images, so that micro-batches stay those in which `recomputed` scored them.
             order = np.random.default_rng((SHUFFLE, self.seed, epoch, inner)).permutation(
                 self.config.updates
             )
@@ -98,14 +100,17 @@ class PolicyUpdate:
                 info = self.engine.step(
                     [self._kept(loss, seen) for loss in self.losses(part, rows[update].tolist())]
                 )
+                # On each rank and without a message: after a step all ranks hold the same weights.
                 if self.average is not None:
                     self.average.update()
                 infos.append(seen)
                 norms.append(info.grad_norm)
         worst, low, high = ([m[name] for seen in infos for m in seen] for name in EXTREMES)
+        # The minimum goes negated, so that one MAX serves all three.
         extremes = torch.tensor([max(worst), -min(low), max(high)]).to(self.engine.device)
         dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
         names = (*MEANS, "kl") if self.config.kl else MEANS
+        # `_loss` weighs each pass by its share of the update, so that a sum over passes is a mean.
         sums = torch.tensor(
             [[sum(m[name] for m in seen) for name in names] for seen in infos]
         ).mean(dim=0)
@@ -127,6 +132,8 @@ class PolicyUpdate:
         """The slice with old log-probabilities under the weights as they are, in the batches of the
         updates; weighted if it is stale."""
         old_BK = part.trajectory.logprobs_old_BK.copy()
+        # In the micro-batches of the updates: in a batch of another make-up a GPU may round
+        # otherwise, and the first ratios would not be exactly 1.
         for rows in np.split(np.arange(len(part.trajectory)), self.config.updates):
             for micro in self._micro_batches(rows.tolist()):
                 for k in range(old_BK.shape[1]):
@@ -143,6 +150,7 @@ class PolicyUpdate:
     def staleness(self, part: RankBatch) -> dict[str, float]:
         """How far an epoch's rollouts are off policy: updates since they were asked for; mean and
         maximum of their weights, over ranks."""
+        # Rollouts on policy count with weight 1 and skip nothing: every rank must reach both sums.
         weights = np.ones(1, np.float32) if part.weights_BK is None else part.weights_BK
         mean = float(self.engine.total(torch.tensor(weights.mean(dtype=np.float64)))) / world_size()
         largest = torch.tensor(float(weights.max())).to(self.engine.device)
@@ -168,6 +176,7 @@ class PolicyUpdate:
                 training do not see the same policy.
         """
         trajectory = part.trajectory
+        # One micro-batch, since each costs a pass per step; rows are shuffled over all chunks.
         rows = list(range(min(self.config.micro_batch, len(trajectory))))
         old_BK = torch.from_numpy(trajectory.logprobs_old_BK)
         sampled_by = ahead.tensors() if self.is_stale(part) and ahead is not None else None
@@ -178,6 +187,8 @@ class PolicyUpdate:
             for k, scored_B in enumerate(scored_K)
         ]
         k = int(np.argmax(worst))
+        # An error as large as the clip range would clip samples before any weight has moved, so it
+        # must be well inside. NaN fails the comparison, too.
         if worst[k] <= self.config.clip_ratio / 10:
             return
         mine, others = (
@@ -201,9 +212,11 @@ class PolicyUpdate:
         metrics."""
         trajectory = part.trajectory
         steps = epoch_steps(self.config, self.seed, trajectory.epoch, self.config.trained_steps)
+        # Functions and not tensors, so that the engine holds the activations of one pass at a time.
         functions: list[Callable[[], tuple[torch.Tensor, dict[str, float]]]] = []
         for micro in self._micro_batches(rows):
             functions += [
+                # The engine adds losses up: these shares make the sum a mean over images and steps.
                 functools.partial(self._loss, part, micro, k, len(micro) / len(rows) / len(steps))
                 for k in steps
             ]
@@ -225,6 +238,8 @@ class PolicyUpdate:
             advantages_B = advantages_B * torch.from_numpy(part.weights_BK[rows, k]).to(device)
         step = self.trained_step(part.trajectory, rows, k)
         prompts = [part.trajectory.prompts_B[row] for row in rows]
+        # Before the pass with a gradient, so that the anchor's pass does not run beside the
+        # activations which that one keeps.
         anchor_BCHW = self.predict_anchor(step, prompts) if self.config.kl else None
         pred_BCHW = self.predict(step, prompts, self.engine)
         loss, metrics = clipped_ratio(

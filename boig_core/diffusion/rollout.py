@@ -34,6 +34,8 @@ from boig_core.vocabulary import Sample
 T = TypeVar("T")
 
 # Streams of random numbers: a first key keeps noise, window and prompts independent of each other.
+# 4, 5, 6 and 9 are taken by other files of this folder: one number in two places would draw the
+# same values twice.
 _NOISE: Final = 1
 _WINDOW: Final = 2
 _PROMPTS: Final = 3
@@ -108,6 +110,8 @@ def epoch_window(config: DDPO, seed: int, epoch: int) -> tuple[int, int]:
         return config.sampling_steps, config.sampling_steps
     if config.window is None:
         return 0, config.sampling_steps - 1
+    # A small share of few steps rounds down to none, and must hold a window of one nevertheless.
+    # The last step is in no window: it may have no noise.
     span = min(
         max(config.window, int(config.window_span * config.sampling_steps)),
         config.sampling_steps - 1,
@@ -134,6 +138,7 @@ def epoch_chunks(
         for s in epoch_samples(samples, seed, epoch, config.prompts)
         for _ in range(config.images_per_prompt)
     ]
+    # One window for all: `trajectory.concatenate` joins chunks of the same trained steps alone.
     window = epoch_window(config, seed, epoch)
     return [
         RolloutChunk(
@@ -151,6 +156,8 @@ def draw_noise(
 ) -> torch.Tensor:
     """Standard normal ``noise_SCHW`` of one image: its start, then one for each stochastic step;
     always from the CPU."""
+    # torch takes one number as a seed. A hash of all four keeps neighboring images and epochs
+    # apart, where a sum would give some of them the same noise.
     key = np.random.SeedSequence((_NOISE, seed, epoch, index)).generate_state(1, np.uint64)[0]
     generator = torch.Generator("cpu").manual_seed(int(key >> np.uint64(1)))
     return torch.randn((count, *shape), generator=generator)
@@ -191,6 +198,7 @@ class Sampler:
             ValueError: weights and checksum differ.
         """
         if adapter.checksum != self._checksum:
+            # Forgotten first: a write that fails halfway must not pass for the weights before it.
             self._checksum = None
             write_adapter(self.pipe.unet, adapter)
             self._checksum = adapter.checksum
@@ -210,6 +218,8 @@ class Sampler:
             pred_BCHW = predict(
                 self.pipe.unet, latents_BCHW, t, condition, blank, self.config.guidance
             )
+            # In float32 whatever the UNet computes in: the learner scores the very numbers that the
+            # step was taken with.
             if first <= step < end:
                 kept.append(latents_BCHW)
                 latents_BCHW, logprob_B = ddim_step(
@@ -260,6 +270,8 @@ class Sampler:
         ).to(self.device)
         start_BCHW = noise_BSCHW[:, 0]
         if self.config.shared_noise:
+            # A group may lie in several chunks, so each image draws its group's start by the key of
+            # the group's first image.
             firsts = [i - i % self.config.images_per_prompt for i in chunk.indices]
             start_BCHW = torch.stack(
                 [draw_noise(self.seed, chunk.epoch, i, 1, shape)[0] for i in firsts]

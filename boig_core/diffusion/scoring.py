@@ -185,6 +185,8 @@ def trained_step(
     device: torch.device,
 ) -> TrainedStep:
     """Trained step, or draw, k of some of a trajectory's images."""
+    # By the same key as in the rollout, so with the same noise and timesteps: on other draws a
+    # ratio of matching losses would say nothing about the weights.
     if config.forward_process:
         clean_BCHW = torch.from_numpy(trajectory.latents_BSCHW[rows, 0]).to(device)
         indices = trajectory.indices_B[rows].tolist()

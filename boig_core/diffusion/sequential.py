@@ -101,10 +101,13 @@ class Sequential:
         self.timesteps, self.timesteps_prev, self.alphas_T1 = schedule(
             pipe, self.config.sampling_steps
         )
+        # Text encoders are frozen, so the condition of no prompt is the same in every pass.
         self.blank = encode_prompts(pipe, [None]) if self.config.guidance > 1 else None
         self.weights = [
             parameter for parameter in pipe.unet.parameters() if parameter.requires_grad
         ]
+        # The learner's betas, decay and constant rate, so that a comparison of the two loops is
+        # about their structure alone.
         self.optimizer = torch.optim.AdamW(self.weights, lr=self.config.lr, weight_decay=1e-4)
         self.history: dict[str, tuple[float, ...]] = {}
 
@@ -115,6 +118,7 @@ class Sequential:
         episodes, images = self._sample_all(chunks)
         rewards_B = self._score_all(images, chunks)
         advantages_B = self._compare(rewards_B, chunks)
+        # All chunks of an epoch share one window, so the first chunk's start is everyone's.
         return self._update(number, chunks[0].window[0], episodes, advantages_B)
 
     def _sample_all(
@@ -128,6 +132,8 @@ class Sequential:
             images.append(decode(self.pipe, latents_BCHW))
         return _together(parts), images
 
+    # No gradient goes through a whole denoising: the update scores one step at a time, so that the
+    # activations of T passes need not be kept.
     @torch.no_grad()
     def _sample(self, chunk: RolloutChunk) -> tuple[_Episodes, torch.Tensor]:
         """Denoise a chunk of prompts: with noise inside the window of trained steps, which gives
@@ -135,6 +141,8 @@ class Sequential:
         condition = encode_prompts(self.pipe, [sample.text for sample in chunk.samples])
         first, end = chunk.window
         shape = (len(chunk.samples), *latent_shape(self.pipe))
+        # From torch's global generator: nothing is resumed here, and no other process samples, so
+        # no noise has to be drawn a second time.
         path = [torch.randn(shape, device=self.pipe.unet.device)]
         logprobs = []
         for step, (t, t_prev) in enumerate(zip(self.timesteps, self.timesteps_prev, strict=True)):
@@ -156,6 +164,7 @@ class Sequential:
             path.append(latents_BCHW)
             if logprob_B is not None:
                 logprobs.append(logprob_B)
+        # K trained steps lie between K + 1 latents: step k leads from entry k to entry k + 1.
         window = torch.stack(path[first : end + 1], dim=1)
         return _Episodes(condition, window, torch.stack(logprobs, dim=1)), path[-1]
 
@@ -175,11 +184,15 @@ class Sequential:
     ) -> torch.Tensor:
         """The advantage of each image: its reward against its group's, or its prompt's history."""
         prompts_B = [sample.text for chunk in chunks for sample in chunk.samples]
+        # By place and not by text: `epoch_chunks` puts a group's images in a row, and two groups of
+        # an epoch may share a text.
         groups_B = np.arange(len(prompts_B)) // self.config.images_per_prompt
         rewarded = Rewarded(
             rewards_B, prompts_B, groups_B, self.history, self.config.clip_advantage
         )
         advantages_B, self.history = OBJECTIVES[self.config.objective](rewarded)
+        # In float32, like the log-probabilities: a float64 factor would make the whole loss
+        # float64.
         return torch.from_numpy(advantages_B).float().to(self.pipe.unet.device)
 
     def _update(
@@ -190,7 +203,10 @@ class Sequential:
         images, steps = episodes.logprobs_BK.shape
         rows: list[dict[str, float]] = []
         trained = len(epoch_steps(self.config, self.seed, number, steps))
+        # p_old stays that of the sampling for all updates: after the first one the ratio leaves 1,
+        # and the clip bounds how far it pays to go.
         for _ in range(self.config.inner_epochs):
+            # Neighbors are images of one prompt: in their order an update would see few prompts.
             order_B = torch.randperm(images)
             shuffled, shuffled_B = episodes.take(order_B), advantages_B[order_B]
             # Each image in an order of its own, so that no batch is of one timestep.
@@ -200,6 +216,8 @@ class Sequential:
                     part = shuffled.take(micro_B)
                     for k_B in steps_BK[micro_B].unbind(dim=1):
                         loss, metrics = self._loss(part, first, k_B, shuffled_B[micro_B])
+                        # Gradients add up over the passes. These shares make the sum a mean over
+                        # the update's images and trained steps, whatever the micro-batch.
                         torch.autograd.backward(loss * len(micro_B) / len(update_B) / trained)
                         rows.append(metrics)
                 torch.nn.utils.clip_grad_norm_(self.weights, self.config.grad_clip)
@@ -214,6 +232,7 @@ class Sequential:
         rows_B = torch.arange(len(k_B))
         sample_BCHW = part.latents_BSCHW[rows_B, k_B]
         prev_BCHW = part.latents_BSCHW[rows_B, k_B + 1]
+        # k counts from the start of the window, `timesteps` from pure noise.
         t_B = torch.tensor(self.timesteps)[first + k_B]
         t_prev_B = torch.tensor(self.timesteps_prev)[first + k_B]
         pred_BCHW = predict(
@@ -242,13 +261,19 @@ class Sequential:
         each image."""
         alpha = self.alphas_T1[t_B].reshape(-1, 1, 1, 1).to(sample_BCHW.device)
         alpha_prev = self.alphas_T1[t_prev_B].reshape(-1, 1, 1, 1).to(sample_BCHW.device)
+        # Never 0, which the density divides by: the window ends before the last step, whose
+        # alpha_prev may be 1.
         variance = self.config.eta**2 * (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)
+        # v gives both without dividing by the root of alpha, which is 0 at the first step of a
+        # schedule of zero terminal SNR.
         if self.pipe.scheduler.config.prediction_type == "v_prediction":
             clean_BCHW = alpha.sqrt() * sample_BCHW - (1 - alpha).sqrt() * pred_BCHW
             eps_BCHW = alpha.sqrt() * pred_BCHW + (1 - alpha).sqrt() * sample_BCHW
         else:
             clean_BCHW = (sample_BCHW - (1 - alpha).sqrt() * pred_BCHW) / alpha.sqrt()
             eps_BCHW = pred_BCHW
+        # At eta 1 and alpha 0 the difference is 0. Rounding may take it below, and its root would
+        # be NaN.
         towards_BCHW = (1 - alpha_prev - variance).clamp(min=0).sqrt() * eps_BCHW
         mean_BCHW = alpha_prev.sqrt() * clean_BCHW + towards_BCHW
         return reduce_latents(

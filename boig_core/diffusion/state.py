@@ -40,6 +40,8 @@ class Average:
         self._trained: dict[str, torch.nn.Parameter] = {
             name: p for name, p in unet.named_parameters() if p.requires_grad
         }
+        # float32, since a share of 1 - decay would be rounded away in bfloat16. A copy, since
+        # `float` gives back the parameter's own memory where that is float32 already.
         self.weights = {name: p.detach().float().clone() for name, p in self._trained.items()}
 
     @torch.no_grad()
@@ -126,6 +128,8 @@ class AlignmentState:
         self.engine.load(folder)
         if self.average is not None:
             self.average.load(folder)
+        # Only rank 0 offers and publishes a best policy. The one that samples ahead is for every
+        # rank, since each checks its rollouts against the weights that made them.
         if rank() == 0 and (folder / _BEST).is_file():
             self.adapter, self.quality = _read(folder / _BEST)
         if (folder / _AHEAD).is_file():
@@ -133,6 +137,7 @@ class AlignmentState:
 
 
 def _write(file: Path, adapter: Adapter, quality: float = 0.0) -> None:
+    # The prefix keeps weights apart from `arr_0`, as numpy calls the array without a name.
     arrays: dict[str, Any] = {_WEIGHT + name: weight for name, weight in adapter.weights.items()}
     np.savez(file, np.array([quality, adapter.version]), **arrays)
 

@@ -93,6 +93,8 @@ def concatenate(parts: Sequence[Trajectory]) -> Trajectory:
             mix them.
     """
     first = parts[0]
+    # What has no axis of images must agree. Names tell, so a new field needs no entry here.
+    # Machines may differ: `made_on_B` is per image.
     scalars = [f.name for f in fields(first) if not f.name.rsplit("_", 1)[-1].startswith("B")]
     for part in parts[1:]:
         for field in scalars:

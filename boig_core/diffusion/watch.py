@@ -86,6 +86,7 @@ def image_metrics(images_BHWC: NDArray[np.uint8], images_per_prompt: int) -> dic
     shares_P = counts_P / counts_P.sum()
     seen = shares_P[shares_P > 0]
     return {
+        # abs and not a minus sign, by which a single color would have an entropy of -0.
         "color_entropy": float(np.abs((seen * np.log2(seen)).sum())),
         "colors_used": float((shares_P >= _USED).sum()),
         "similarity": similarity_in_prompt(images_BHWC, images_per_prompt),
@@ -109,6 +110,7 @@ def similarity_in_prompt(images_BHWC: NDArray[np.uint8], images_per_prompt: int)
         np.add.reduceat(images_BHWC, rows, axis=1, dtype=np.float64), columns, axis=2
     )
     areas = np.diff([*rows, height])[:, None] * np.diff([*columns, width])[None]
+    # From middle gray: pixels alone have no negative entries, so any two images would look alike.
     features_BF = (sums / areas[None, :, :, None] - 127.5).reshape(count, -1)
     features_BF /= np.maximum(np.linalg.norm(features_BF, axis=1, keepdims=True), _FLAT)
     features_GNF = features_BF.reshape(-1, images_per_prompt, features_BF.shape[1])

@@ -68,6 +68,7 @@ def _train(
     with_kpi: bool,
     predictor: bool,
 ) -> None:
+    # Imported here, so that --help and a wrong argument need not wait for torch.
     import torch.distributed as dist
 
     from boig_core.data.dataset import read_samples

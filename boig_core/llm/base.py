@@ -27,6 +27,7 @@ def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
     built from the prompts."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+    # Every rank has to begin with the same weights, and the twin begins with BoigLLM's.
     torch.manual_seed(seed)
     dtype = torch.bfloat16 if llm.dtype == "bfloat16" else torch.float32
     if llm.base is not None:
@@ -35,12 +36,14 @@ def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
                 tokenizer = AutoTokenizer.from_pretrained(folder)
                 model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         except (OSError, ValueError) as exc:
+            # transformers goes on for lines about hub access; the first says what is missing.
             first = str(exc).strip().splitlines()[0]
             raise RecipeError(
                 f"llm.base = {llm.base!r}",
                 f"cannot be opened ({first})",
                 "give a hub id, a folder or a store URI",
             ) from exc
+        # Any token will do: nothing that counts sees padding, and no loss counts it.
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         room = getattr(model.config, "max_position_embeddings", llm.context)
@@ -55,6 +58,8 @@ def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=llm.hidden,
+        # A Llama's feed-forward part has three matrices: at 8/3 of the width they hold as many
+        # weights as the usual two at four times the width.
         intermediate_size=llm.hidden * 8 // 3,
         num_hidden_layers=llm.layers,
         num_attention_heads=llm.heads,
@@ -89,6 +94,7 @@ def _prepared(model: Any, llm: LLM) -> Any:
     checkpointing as the recipe says."""
     from transformers.utils import is_flash_attn_2_available
 
+    # Flash attention computes in half precision alone, and not for every architecture.
     if llm.dtype == "bfloat16" and is_flash_attn_2_available():
         try:
             model.set_attn_implementation("flash_attention_2")
@@ -104,6 +110,7 @@ def _prepared(model: Any, llm: LLM) -> Any:
             LoraConfig(
                 r=llm.lora_rank,
                 lora_alpha=llm.lora_alpha,
+                # Peft leaves the output head out of these.
                 target_modules="all-linear",
                 task_type="CAUSAL_LM",
             )

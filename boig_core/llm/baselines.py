@@ -32,6 +32,7 @@ def nearest(train: Sequence[Sample], asked: Sequence[Sample]) -> list[int]:
     keywords); of equals the first."""
     words = [_words(sample) for sample in train]
     sizes_N = np.array([len(indices) for indices in words])
+    # Posts by word: each question looks only at posts that share a word with it.
     holders: dict[str, list[int]] = defaultdict(list)
     for index, indices in enumerate(words):
         for word in indices:
@@ -58,6 +59,7 @@ def most_frequent(train: Sequence[Sample]) -> Description:
         name: float(np.mean([d.colors[name] for d in seen if name in d.colors])) for name in colors
     }
     objects = _common([d.objects for d in seen])
+    # A mean is over the images that show its color, so the means need not sum to 1.
     return Description(
         colors={name: share / sum(shares.values()) for name, share in shares.items()},
         tones={tone: float(np.mean([d.tones.get(tone, 0.0) for d in seen])) for tone in TONES},

@@ -62,6 +62,8 @@ class Order:
 
     def draws(self, step: int) -> list[SampleDraw]:
         """The same with the pass that each sample is met in."""
+        # Counted on through all steps, so that groups stay even where a batch is no multiple of
+        # their number.
         draws, groups = range(step * self._batch, (step + 1) * self._batch), len(self._groups)
         return [self._draw(draw % groups, draw // groups) for draw in draws]
 
@@ -69,6 +71,7 @@ class Order:
         members = self._groups[group]
         turn, place = divmod(number, len(members))
         if (group, turn) not in self._passes:
+            # Each pass has a generator of its own: a step's draws need none of the steps before it.
             self._passes[group, turn] = np.random.default_rng(
                 [self._seed, group, turn]
             ).permutation(len(members))

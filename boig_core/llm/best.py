@@ -71,6 +71,7 @@ class FinetuneState:
         if step == 0:
             history = History(first=loss, last=loss)
         elif self.history.best is None or loss < self.history.best:
+            # Gathering needs every rank: they know the same loss, so all come here or none does.
             weights = self._engine.state_dict(trained_only=True, everywhere=False)
             if rank() == 0:
                 from safetensors.torch import save_file
@@ -96,6 +97,7 @@ class FinetuneState:
     def save(self, folder: Path) -> None:
         """Write this rank's part of the engine, and on rank 0 the best weights."""
         self._engine.save(folder)
+        # Rank 0 alone has one, and before the first best nobody.
         if self._file.exists():
             shutil.copyfile(self._file, folder / _WEIGHTS)
 

@@ -29,6 +29,7 @@ def consensus(samples: Sequence[Description | None]) -> Description | None:
         name: float(np.mean([s.colors[name] for s in parsed if name in s.colors]))
         for name in colors
     }
+    # Each mean is over the samples that name its color, so that they need not sum to 1.
     whole = sum(shares.values()) or 1.0
     return Description(
         colors={name: round(share / whole, 2) for name, share in shares.items()},
@@ -47,6 +48,8 @@ def best_names(samples: Sequence[Collection[str]]) -> list[str]:
     """The set of names with the largest mean IOU with the samples' sets, grown greedily, the most
     frequent names first."""
     sets = [frozenset(sample) for sample in samples]
+    # Of equal gains argmax takes the first: in this order that is the most frequent name, and never
+    # one by the chance of a set's order.
     left = [
         name
         for name, _ in sorted(
@@ -72,5 +75,6 @@ def best_names(samples: Sequence[Collection[str]]) -> list[str]:
 
 
 def _median(boxes: Sequence[Box]) -> Box:
+    # A sample that puts the object elsewhere moves a mean, and hardly a median.
     x1, y1, x2, y2 = (float(edge) for edge in np.median(np.array(boxes, np.float64), axis=0))
     return x1, y1, x2, y2

@@ -27,8 +27,11 @@ MAX_COLORS: Final = 8
 MAX_OBJECTS: Final = 16
 NAME_LENGTH: Final = 64
 """Longest object name, in characters, an escaped one counted once."""
+# Two edges of five digits and their lengths take 48 of the 64 bits that a rule carries.
 DIGITS: Final = 5
 """Of a box edge in pixels."""
+# Holds something of all that answers are made of, so that a tokenizer that spells any of it
+# otherwise is refused before a model is asked.
 _EXAMPLE: Final = print_answer(
     Description(
         {"Red": 0.75, "Off_White": 0.25},
@@ -53,6 +56,7 @@ def answer_grammar(lead: str = "") -> str:
     tones = " SHARE ".join(
         _text(("," if i else '},"tones":{') + f'"{tone}":') for i, tone in enumerate(TONES)
     )
+    # The first color needs no condition: no bit is set yet.
     first = [
         f"{_text(_color(name))} SHARE {_text('}')} more::set_bit({bit})"
         for bit, name in enumerate(PALETTE)
@@ -107,6 +111,7 @@ class AnswerConstraint:
         self._matcher = LLMatcher(
             self._tokens, LLMatcher.grammar_from_lark(answer_grammar(lead)), log_level=0
         )
+        # Tried on a copy: a matcher that has read an answer cannot begin another.
         if lead.strip() or not self._matcher.deep_copy().consume_tokens(ids):
             raise InputError(
                 name, f"cannot be constrained (it spells an answer as {written[:40]!r})", _REMEDY
@@ -135,6 +140,7 @@ class AnswerMask:
         the end token is left."""
         from llguidance.numpy import fill_next_token_bitmask_par
 
+        # Answers leave the batch (`select`), while the buffer stays as large as it was.
         bits_NW = self._bits_NW[: len(self._matchers)]
         fill_next_token_bitmask_par(
             self._executor, [(matcher, row) for row, matcher in enumerate(self._matchers)], bits_NW
@@ -180,6 +186,7 @@ class MaskedLogits(LogitsProcessor):  # type: ignore[misc]  # transformers has n
 
     def __call__(self, ids_BT: Tensor, logits_BV: Tensor) -> Tensor:
         """The masked logits."""
+        # The first call comes before there is any token of an answer.
         if ids_BT.shape[1] > self._prompt:
             self._mask.advance(ids_BT[:, -1].tolist())
         return self._mask.apply(logits_BV)
@@ -208,6 +215,7 @@ def _stored(name: str, edge: int, then: str) -> list[str]:
     def end(place: int) -> str:
         return f'"," {then}::bit_or({place << _length(edge)[0]:#x})'
 
+    # A number has one spelling: nothing follows a leading 0, whose bits are 0 already.
     rules = [_rule(f"{name}::_", [f'"0" {end(1)}', *(read(digit, 0) for digit in range(1, 10))])]
     for place in range(1, DIGITS + 1):
         more = [read(digit, place) for digit in range(10)] if place < DIGITS else []
@@ -229,9 +237,11 @@ def _at_least(name: str, edge: int, end: str) -> list[str]:
         return [
             f'"{digit}" {name}_as_{place + 1}::_ %if eq({kept}, {digit})',
             f'"{digit}" {name}_above_{place + 1}::_ %if lt({kept}, {digit})',
+            # A smaller digit asks for a longer number, and beside five kept digits there is none.
             f'"{digit}" {name}_below_{place + 1}::_ %if and(gt({kept}, {digit}), lt({length}, {DIGITS}))',
         ]
 
+    # 0 stands alone, and reaches the kept edge only where that is 0 as well.
     zero = f'"0" {end} %if and(eq({length}, 1), is_zeros({_bits(_kept(edge, 0))}))'
     rules = [
         _rule(f"{name}::_", [zero, *(way for digit in range(1, 10) for way in read(digit, 0))])

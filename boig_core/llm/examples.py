@@ -75,12 +75,14 @@ class TokenExamples(Encoded):
         self._mix = mix
         super().__init__(self._encode([SampleDraw(row, 0) for row in range(len(samples))]))
         self._kept: dict[tuple[int, Pattern], Example] = {}
+        # What a pattern words alike in every pass is encoded once for all of them.
         for row, example in enumerate(self._first):
             self._keep(SampleDraw(row, 0), example)
 
     def drawn(self, draws: Sequence[SampleDraw]) -> list[Example]:
         """The examples of some draws, in order."""
         known = {draw: example for draw in draws if (example := self._known(draw)) is not None}
+        # All at once, because a tokenizer is fast on many.
         missing = list(dict.fromkeys(draw for draw in draws if draw not in known))
         for draw, example in zip(missing, self._encode(missing), strict=True):
             known[draw] = example

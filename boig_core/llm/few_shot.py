@@ -89,6 +89,7 @@ class Endpoint:
 
     def __init__(self, settings: FewShot, pause: Callable[[float], None] = sleep) -> None:
         key = os.environ.get(settings.key_env, "").strip() if settings.key_env else ""
+        # Nothing but visible ASCII makes a header, and else the first request would fail on it.
         if settings.key_env and not re.fullmatch(r"[\x21-\x7e]+", key):
             raise InputError(
                 f"environment variable {settings.key_env}",
@@ -135,6 +136,8 @@ class Endpoint:
         try:
             return retrying(self._post, messages)
         except _Again as exc:
+            # Where nothing listens, every other post would fail as well; an endpoint that is up and
+            # slow, or busy, loses this post alone.
             if not exc.answered:
                 raise EndpointError(
                     self._settings.base_url,
@@ -160,6 +163,7 @@ class Endpoint:
         except httpx.HTTPError as exc:
             raise _Again(type(exc).__name__, answered=True) from exc
         code = answer.status_code
+        # Busy or broken at the moment; any other refusal would come again.
         if code == 429 or code >= 500:
             raise _Again(
                 f"HTTP {code}",
@@ -176,14 +180,18 @@ class Endpoint:
                 f"refuses {named} (HTTP {code})",
                 "see evaluation.few_shot.key_env and the variable it names",
             )
+        # No post would fare better, so this ends the stage instead of failing post by post.
         if code == 404:
             raise InputError(
                 f"{self._url}, model {settings.model}",
                 "is not known there (HTTP 404)",
                 "see evaluation.few_shot",
             )
+        # An error usually names the field; if it names none, JSON mode is left out first.
         refused = next((name for name in wishes if name in answer.text), "response_format")
         if code in (400, 422) and refused in wishes:
+            # Replaced, never changed: another thread may be sending it. Each round has one wish
+            # less.
             self._wishes = {name: value for name, value in self._wishes.items() if name != refused}
             return self._post(messages)
         if code != 200:
@@ -217,6 +225,7 @@ def few_shot(
         InputError: the endpoint refuses the key or the model, or there are too few examples.
         EndpointError: nothing answers, or no request got an answer.
     """
+    # An unrelated image with a KPI that was drawn would be a false example.
     pools = {
         bucket: [
             s for s in train if s.bucket == bucket and s.description is not None and not s.negative
@@ -234,9 +243,12 @@ def few_shot(
         try:
             answers = [request.result() for request in requests]
         except BaseException:
+            # Else the pool would make all requests that still wait in line before it ends.
             threads.shutdown(wait=False, cancel_futures=True)
             raise
     failures = Counter(why for _, why in answers if why is not None)
+    # A text that is no answer is the model's doing, and counts in its results; an endpoint that
+    # never gave a text is out of order.
     refused = sum(count for why, count in failures.items() if why != _NOT_AN_ANSWER)
     if asked and refused == len(asked):
         raise EndpointError(
@@ -258,6 +270,7 @@ def choose(
     Raises:
         InputError: a bucket has too few.
     """
+    # By the sample's id, so that its examples do not depend on which posts are asked about.
     rng = np.random.default_rng([seed, zlib.crc32(sample.id.encode())])
     chosen: list[Sample] = []
     for turn in range(shots):
@@ -279,6 +292,7 @@ def choose(
                 "lower evaluation.few_shot.shots",
             )
         chosen.append(fit)
+    # Shuffled, or the same bucket would stand nearest to the question in every chat.
     return [chosen[i] for i in rng.permutation(shots)]
 
 
@@ -303,6 +317,7 @@ def _facts(sample: Sample) -> str:
         "Image": f"{sample.width} x {sample.height} pixels",
         "KPI": f"{print_kpi(sample.kpi)} ({sample.bucket})",
     }
+    # Each on one line: a post must not be able to write fields of its own, such as a KPI.
     return "\n".join(
         f"{name}: {' '.join(value.split())}" for name, value in lines.items() if value.strip()
     )

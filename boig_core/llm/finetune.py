@@ -37,6 +37,7 @@ from boig_core.training.ranks import rank, world_size
 from boig_core.vocabulary import Sample
 
 log = get_logger(__name__)
+# Held-out samples at most, shared evenly by the task's groups: of three buckets 32 each.
 _VALIDATION = 96
 
 
@@ -168,13 +169,17 @@ def _prepare(samples: Sequence[Sample], recipe: Recipe, task: Task) -> _Ready:
     chosen = _usable(samples, "train")
     tokenizer, model = make_model(llm, task.prompts(chosen), recipe.seed)
     set_limits(model, tokenizer, llm.context, task.longest_answer)
+    # Before the engine, which trains the parameters that there are by then; after a LoRA has frozen
+    # the base, so that what is added stays trainable.
     task.fit(model)
     examples = task.examples(tokenizer, chosen)
+    # At every validation as their first pass has them, so that losses can be compared.
     held_out = task.examples(tokenizer, _first(task, _usable(samples, "validation")))
     order = Order(task.groups(chosen), llm.batch, recipe.seed)
     engine = Engine.create(model, replace(engine_config(llm), lr=task.lr))
     loss = checked_loss(engine, llm, tokenizer.pad_token_id, examples[:2], task.loss)
     best = FinetuneState(engine)
+    # Ranks began with equal weights, and from here on each has its own dropout.
     torch.manual_seed(recipe.seed + rank())
     return _Ready(engine, best, tokenizer, loss, examples, held_out, order, len(chosen))
 
@@ -247,6 +252,7 @@ def checked_loss(
     model: Any = engine.module
     layout = layout_for(model, pad, llm.context, packing=llm.packing)
     loss = make(engine, layout, llm.micro_batch)
+    # With dropout no sample would be computed twice alike.
     model.eval()
     if layout.room:
         check_packing(engine, model.config.vocab_size, type(model).__name__, engine.device)
@@ -271,7 +277,9 @@ def export(trained: Trained, folder: Path) -> None:
     twice = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {
         name for name, _ in model.named_parameters()
     }
+    # ZeRO 3 hands over all buffers, those too that no saved model has.
     names = model.state_dict().keys() - twice
+    # The best weights are those that are trained; frozen ones and buffers come from the last step.
     state = {
         name: tensor
         for name, tensor in {**state, **trained.best.weights()}.items()
@@ -281,8 +289,11 @@ def export(trained: Trained, folder: Path) -> None:
     state = trained.task.publish(state, folder, trained.metrics)
     if trained.recipe.llm.lora_rank is not None:
         state = merged(model, state)
+        # A model without adapters, for its class and config alone: the weights are those of
+        # `state`.
         with torch.device("meta"):
             plain = type(model)(model.config)
+        # A new model has the defaults, and not the limits that `set_limits` wrote.
         plain.generation_config = model.generation_config
         model = plain
     model.save_pretrained(folder, state_dict=state)
@@ -299,6 +310,7 @@ def merged(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             down, up = (plain.pop(f"{name}.lora_{part}.default.weight").float() for part in "AB")
             change = up @ down * layer.scaling["default"]
             weight = plain.pop(f"{name}.base_layer.weight")
+            # Some layers, such as GPT-2's, hold their weight transposed.
             plain[f"{name}.weight"] = (
                 weight.float() + (change.T if layer.fan_in_fan_out else change)
             ).to(weight.dtype)
@@ -308,6 +320,7 @@ def merged(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _usable(samples: Sequence[Sample], split: str) -> list[Sample]:
+    # A post that misses its bucket's floor has no label that a prompt could tell.
     chosen = [s for s in samples if s.split == split and s.bucket is not None]
     if any(s.description is None for s in chosen):
         raise InputError(

@@ -36,6 +36,7 @@ def load_llm(folder: Path | str) -> tuple[Any, Any]:
         raise InputError(
             f"language model {folder}", "cannot be opened", "give the folder of a published boigllm"
         ) from exc
+    # Any token will do: the mask hides padding, and decoding leaves it out.
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
@@ -90,6 +91,8 @@ def prompt_batches(
         InputError: the model's context leaves no room for a prompt.
     """
     context, longest = limits_of(model, tokenizer)
+    # Prompts are cut as in training, however short an answer is asked for; one longer than trained
+    # for takes its room from the prompt.
     room = min(prompt_room(context, longest), context - max_new_tokens)
     if room < 16:
         raise InputError(
@@ -104,6 +107,7 @@ def prompt_batches(
         width = max(len(prompts_NT[i]) for i in rows)
         ids_BT = torch.full((len(rows), width), tokenizer.pad_token_id, dtype=torch.int64)
         mask_BT = torch.zeros_like(ids_BT)
+        # On the left: all prompts of a batch must end where the first answer token is appended.
         for row, i in enumerate(rows):
             ids_BT[row, width - len(prompts_NT[i]) :] = torch.from_numpy(prompts_NT[i])
             mask_BT[row, width - len(prompts_NT[i]) :] = 1
@@ -118,6 +122,8 @@ def parse_or_none(text: str) -> Description | None:
     model's habit, the first counts.
     """
     try:
+        # Reversed, because a dict keeps the last of equal keys.
         return from_answer(json.loads(text, object_pairs_hook=lambda pairs: dict(reversed(pairs))))
     except (InputError, ValueError, RecursionError):
+        # RecursionError: a model may open brackets until Python's parser gives up.
         return None

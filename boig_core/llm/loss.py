@@ -44,6 +44,7 @@ class AnswerLoss:
         module: Any = engine.module
         self._head: Any = module.get_output_embeddings()
         self._vocab: int = module.config.vocab_size
+        # Whole logits until `check` has seen that the model returns what its head gives.
         self._fuses = False
 
     def __call__(self, examples: Sequence[Example]) -> Tensor:
@@ -74,6 +75,8 @@ class AnswerLoss:
     def check(self, examples: Sequence[Example]) -> None:
         """Find out whether the head may give the loss: some models go on to scale or cap its
         logits. Every rank must call it."""
+        # The chunked loss takes a weight and a bias: all that a plain linear layer has, and no
+        # other.
         if not isinstance(self._head, nn.Linear):
             return
         outputs: list[Tensor] = []
@@ -90,12 +93,16 @@ class AnswerLoss:
     def share(self, part: Sequence[Example], batch: Sequence[Example]) -> Tensor:
         """What one micro-batch adds to the loss of a whole batch: the shares of all its
         micro-batches sum to the loss a token."""
+        # By the tokens of the whole step: means of each micro-batch or rank would weigh a token the
+        # more, the fewer stand beside it. Every rank holds the batch, so counting costs no message.
         return self(part) / sum(len(example.answer_T) for example in batch)
 
     def of_step(self, batch: Sequence[Example]) -> list[Callable[[], Tensor]]:
         """This rank's micro-batch losses of a step's whole batch, scaled so that their mean over
         ranks is the batch's loss."""
+        # Equally many on every rank, as `Engine.step` needs: the batch is a multiple of the ranks.
         parts = self._parts(batch[rank() :: world_size()])
+        # Bound here: a plain closure would read the last part in each of them.
         return [lambda part=part: self.share(part, batch) * world_size() for part in parts]  # type: ignore[misc]
 
     @torch.no_grad()
@@ -107,11 +114,13 @@ class AnswerLoss:
         # ZeRO 3 needs every rank in each forward pass: one that has no sample left looks at any,
         # and does not count it.
         idle = len(self._parts(examples[:: world_size()])) - len(mine)
+        # Without dropout, so that two validations differ by the weights alone.
         self._engine.module.eval()
         shares = [float(self.share(part, examples)) for part in [*mine, *[examples[:1]] * idle]][
             : len(mine)
         ]
         self._engine.module.train()
+        # Every share is of all ranks' tokens, so that a plain sum is the loss a token.
         return float(self._engine.total(torch.tensor(shares, dtype=torch.float64).sum()))
 
     def _parts(self, examples: Sequence[Example]) -> list[Sequence[Example]]:
@@ -128,6 +137,8 @@ def _head_gives_loss(head: Any, targets_N: Tensor) -> Iterator[None]:
     def forward(hidden_NH: Tensor) -> Tensor:
         # Summed in float32 afterwards: a sum in bfloat16 would be half a percent off.
         rows = max(1, _WIDE // len(head.weight))
+        # torch refuses a chunk size that differs from its own heuristic's, unless that is turned
+        # off.
         options = nn.LinearCrossEntropyOptions(batch_chunk_size=rows, chunking_method=None)
         return linear_cross_entropy(
             hidden_NH,
@@ -138,6 +149,8 @@ def _head_gives_loss(head: Any, targets_N: Tensor) -> Iterator[None]:
             options=options,
         )
 
+    # On the instance, so that calling the head still runs its hooks: in them ZeRO 3 gathers the
+    # weight and `regression` listens. Deleting it uncovers the class's own.
     head.forward = forward
     try:
         yield

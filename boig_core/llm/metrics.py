@@ -73,10 +73,13 @@ class HashedNgrams:
         return float(self._vector(first) @ self._vector(second))
 
     def _make(self, name: str) -> NDArray[np.float64]:
+        # The marks make ends of a name differ from its middle, and give short names n-grams.
         text = f"<{name.lower().replace('_', ' ')}>"
         vector = np.zeros(self._dims)
         for size in self._sizes:
             for start in range(len(text) - size + 1):
+                # crc32, because Python's own hash of a string differs from process to process. The
+                # sign, by another bit, lets collisions cancel out on average.
                 code = zlib.crc32(text[start : start + size].encode())
                 vector[code % self._dims] += 1.0 if code >> 31 else -1.0
         norm = float(np.linalg.norm(vector))

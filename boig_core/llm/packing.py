@@ -92,10 +92,17 @@ class Layout:
                 start, end = end, end + example.length
                 answer = start + len(example.prompt_T)
                 ids_BT[b, start:answer], ids_BT[b, answer:end] = example.prompt_T, example.answer_T
+                # Runs on to the end of the row, so that padding is the tail of the last sample,
+                # which no token before it sees. Places that stood still there would make each a
+                # sample of its own.
                 places_BT[b, start:] = np.arange(shape[1] - start)
                 answered_BT[b, answer:end] = True
         keep_BT = np.roll(answered_BT, -1, axis=1)  # no answer stands in the first column
+        # One sample a row is plain causal attention, in whatever way a model counts places: so
+        # models that take no position ids can be trained, too.
         packed = any(len(row) > 1 for row in rows)
+        # Answers' tokens stand in the order in which samples were laid, `first_E` in the one in
+        # which they came: first fit may change it.
         laid = [i for row in rows for i in row]
         first_E = np.empty(len(examples), np.int64)
         first_E[laid] = np.cumsum([0, *(len(examples[i].answer_T) for i in laid[:-1])])
@@ -133,11 +140,13 @@ def cheapest_rows(lengths: Sequence[int], room: float, hidden: int) -> list[list
     if not room or math.isinf(room):
         return first_fit(lengths, room)
     longest, total = max(lengths), sum(lengths)
+    # Candidates: for each number of rows the width at which they would hold no padding.
     widths = {max(longest, -(-total // count)) for count in range(1, len(lengths) + 1)}
     choices = [first_fit(lengths, width) for width in sorted(widths) if width <= max(room, longest)]
 
     def cost(rows: list[list[int]]) -> float:
         width = max(sum(lengths[i] for i in row) for row in rows)
+        # In units of 4 h, which all choices share: 24 h^2 leaves 6 h.
         return len(rows) * width * (6 * hidden + (width if len(rows) < len(lengths) else width / 2))
 
     return min(choices, key=cost)
@@ -145,6 +154,8 @@ def cheapest_rows(lengths: Sequence[int], room: float, hidden: int) -> list[list
 
 def layout_for(model: Any, pad: int, context: int, *, packing: bool) -> Layout:
     """The layout that a model's attention needs."""
+    # Before it calls flash attention, transformers looks for packed samples only in a batch of one
+    # row; of several it takes each for a single sample.
     flash = "flash" in (getattr(model.config, "_attn_implementation", None) or "")
     return Layout(pad, (math.inf if flash else context) if packing else 0, model.config.hidden_size)
 
@@ -166,6 +177,8 @@ def check_packing(
         RecipeError: the architecture sees across samples, or does not heed position ids.
     """
     one_row = Layout(pad=0, room=math.inf)
+    # Both neighbors are equally long, so that the last sample stands at the same place: what then
+    # changes its logits is what they say.
     first, other, last = (
         _random_sample(length, seed, vocab_size) for seed, length in enumerate((7, 7, 9))
     )
@@ -177,6 +190,7 @@ def check_packing(
     seen, moved = (
         float((packed_TV - logits_TV).abs().max()) for logits_TV in (changed_TV, alone_TV)
     )
+    # A leak also moves the logits from those of the sample alone, so it is asked about first.
     if seen > _SEEN * spread:
         raise RecipeError(
             "llm.packing = true",

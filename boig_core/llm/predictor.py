@@ -128,6 +128,8 @@ class Rating:
         self, weights: dict[str, Tensor], folder: Path, metrics: Mapping[str, float]
     ) -> dict[str, Tensor]:
         """``predictor.json``, the head and the model card."""
+        # The transformers class that opens the folder knows no such layer: it has a file of its
+        # own.
         own = {name: tensor for name, tensor in weights.items() if not name.startswith(f"{HEAD}.")}
         if self._head:
             save_file(
@@ -150,6 +152,7 @@ def judge_samples(samples: Sequence[Sample]) -> list[Sample]:
     """The split ``judge`` as the posts of a training of its own: about one in eight validates, by
     the hash of its group or post."""
     kept = [sample for sample in samples if sample.split == "judge"]
+    # By what a post's images, or like images, share: none of them validates what another taught.
     lots = [
         int(hashlib.sha256((sample.group or sample.post).encode()).hexdigest()[:8], 16)
         % _JUDGE_PARTS
@@ -209,8 +212,11 @@ class Predictor:
     @torch.inference_mode()
     def _by_head(self, examples: Sequence[Example]) -> Floats:
         said_N, layout = np.empty(len(examples)), Layout(self._tokenizer.pad_token_id)
+        # Posts of like lengths together, which saves padding.
         order = sorted(range(len(examples)), key=lambda i: examples[i].length)
         for picked in (order[start : start + _BATCH] for start in range(0, len(order), _BATCH)):
+            # The head reads the prompt's last token alone, whose column is kept for one answer
+            # token after it; the rest of the answer would be read for nothing.
             rows = layout([replace(examples[i], answer_T=examples[i].answer_T[:1]) for i in picked])
             with listening(self._model, rows.first_E) as states:
                 self._model(**rows.inputs(self._model.device))
@@ -223,10 +229,13 @@ class Predictor:
             for example in examples
             for answer_T in self._answers
         ]
+        # Two posts a pass: the 101 answers of each go on from one reading of its prompt.
         logprobs = example_logprobs(
             self._model, self._tokenizer.pad_token_id, pairs, chunk=2 * len(_NUMBERS)
         )
         logprob_NK = np.array([row_T.sum() for row_T in logprobs]).reshape(-1, len(_NUMBERS))
+        # The likeliest number counts 1, which cancels out below: exponentials of the sums
+        # themselves may all be 0.
         share_NK = np.exp(logprob_NK - logprob_NK.max(axis=1, keepdims=True, initial=-np.inf))
         expected: Floats = share_NK @ np.array(_NUMBERS, np.float64) / share_NK.sum(axis=1)
         return expected
@@ -247,6 +256,7 @@ def load_predictor(folder: Path | str) -> Predictor:
     model, tokenizer = load_llm(folder)
     if about.method == "head":
         try:
+            # The file holds float32, whatever the model's own precision is.
             add_head(model).float().load_state_dict(load_file(Path(folder) / _HEAD))
         except (OSError, SafetensorError, RuntimeError) as exc:
             raise InputError(

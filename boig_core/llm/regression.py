@@ -52,6 +52,7 @@ def listening(model: Any, first_E: Tensor) -> Iterator[list[Tensor]]:
     head: nn.Linear = model.get_submodule(HEAD)
 
     def listen(output_head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        # The output head is given the kept columns alone, (N, H): `first_E` counts in those.
         hidden_EH = inputs[0][first_E.to(inputs[0].device)].to(head.weight.dtype)
         # Adam moves every weight by the learning rate, so a wide layer's output would jump by H
         # times that at each step.
@@ -75,6 +76,7 @@ class RatedLoss(AnswerLoss):
             nats = self.of_rows(rows)
         rating_E = torch.tensor([example.rating for example in part], device=nats.device)
         squared = (100 * (states[0].float() - rating_E)).square().sum()
+        # Each part by its own count over the whole batch, so that micro-batches and ranks add up.
         return nats / sum(len(example.answer_T) for example in batch) + MSE_WEIGHT * squared / len(
             batch
         )

@@ -54,7 +54,9 @@ def sample_answers(
         model, tokenizer, prompts, max_new_tokens, max(1, batch // samples)
     ):
         size = (samples, max_new_tokens)
+        # For all tokens at once: an answer keeps its numbers, whichever others leave the batch.
         chance_NT = np.concatenate([_chance(seed, prompts[i]).random(size) for i in rows])
+        # Prompts are padded on the left, and yet their first token is at place 0.
         place_BT = (mask_BT.cumsum(dim=1) - 1).clamp(min=0)
         read = model(
             input_ids=ids_BT,
@@ -65,6 +67,7 @@ def sample_answers(
         )
         read.past_key_values.batch_repeat_interleave(samples)
         layers = read.past_key_values.layers
+        # Sliding windows drop columns, so their layers keep their own way of growing.
         read.past_key_values.layers = [
             Roomy(layer) if type(layer) is DynamicLayer else layer for layer in layers
         ]
@@ -85,6 +88,7 @@ def sample_answers(
 
 def _chance(seed: int, prompt: str) -> np.random.Generator:
     """Random numbers of a prompt alone, whatever it is answered beside."""
+    # crc32, because Python's own hash of a string differs from process to process.
     return np.random.default_rng([seed, zlib.crc32(prompt.encode())])
 
 
@@ -116,6 +120,7 @@ def _draw(
         if allowed is not None:
             logits_MV = allowed.apply(logits_MV)
         cumulated_MV = logits_MV.float().softmax(dim=-1).cumsum(dim=-1)
+        # Rounding can leave the last sum below 1: unscaled, a draw could lie above all tokens.
         drawn_M = (cumulated_MV < chance_NT[rows_M, step, None] * cumulated_MV[:, -1:]).sum(dim=-1)
         if allowed is not None:
             # The running sum is rounded, so that a draw can land beside the token that it belongs
@@ -125,6 +130,7 @@ def _draw(
             allowed.advance(drawn_M.tolist())
         written_NT[rows_M, step] = drawn_M.masked_fill(over_M, pad)
         over_M = over_M | (drawn_M == end)
+        # Leaving copies the whole cache, so it waits until it is worth that.
         if 5 * (over := int(over_M.sum())) >= len(over_M):
             if over == len(over_M):
                 break
@@ -135,10 +141,12 @@ def _draw(
             cache.batch_select_indices(kept_M)
             if allowed is not None:
                 allowed.select(kept_M.tolist())
+        # Answers that are over but still here are read on, and no other sees them.
         mask_MT = torch.cat([mask_MT, torch.ones_like(mask_MT[:, :1])], dim=1)
         logits_MV = model(
             input_ids=drawn_M[:, None],
             attention_mask=mask_MT,
+            # A prompt of n tokens fills the places up to n - 1, so its first answer token is at n.
             position_ids=(place_M + step)[:, None],
             past_key_values=cache,
         ).logits[:, -1]
@@ -154,6 +162,8 @@ class Roomy(DynamicLayer):  # type: ignore[misc]  # transformers has no types
 
     def __init__(self, layer: DynamicLayer) -> None:
         super().__init__()
+        # transformers takes a layer that is not marked as initialized to be empty, and sizes its
+        # mask by that.
         self.lazy_initialization(layer.keys, layer.values)
         self._move(layer.keys, layer.values)
 
@@ -162,6 +172,7 @@ class Roomy(DynamicLayer):  # type: ignore[misc]  # transformers has no types
     ) -> tuple[Tensor, Tensor]:
         """Append tokens; returns all keys and values."""
         old, new = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
+        # Decoding adds one token at a time, so that one move always makes room enough.
         if new > self._roomy[0].shape[-2]:
             self._move(self.keys, self.values)
         for room, states in zip(self._roomy, (key_states, value_states), strict=True):

@@ -85,11 +85,13 @@ def example_logprobs(
     """The same as `answer_logprobs` of what is encoded already, with token id ``pad`` for
     padding."""
     share = share and _can_share(model, pad)
+    # Rows that share a prompt are found as runs, so they have to stand together.
     order = sorted(range(len(examples)), key=lambda i: examples[i].prompt_T.tolist())
     scored: list[Values] = [np.empty(0)] * len(examples)
     for start in range(0, len(order), chunk):
         picked = order[start : start + chunk]
         rows = [examples[i] for i in picked]
+        # Filled up with the last row, which brings no new prompt; the zip below drops its scores.
         filled = [*rows, *[rows[-1]] * (-len(rows) % _ROWS)]
         logprobs = _score_shared(model, pad, filled) if share else _score_plain(model, pad, filled)
         for i, values_T in zip(picked, logprobs, strict=False):
@@ -99,8 +101,10 @@ def example_logprobs(
 
 def _score_plain(model: Any, pad: int, examples: Sequence[Example]) -> list[Values]:
     longest = max(example.length for example in examples)
+    # Rounding up must not pass the last place: learned positions have no row beyond it.
     width = min(_padded(longest), max(longest, model.config.max_position_embeddings))
     ids_RT, labels_RT = (x.to(model.device) for x in collate(examples, pad, width=width))
+    # Logits from the end of the shortest prompt on: no column before it predicts an answer.
     keep = width - min(len(example.prompt_T) for example in examples) + 1
     logits_RTV = model(input_ids=ids_RT, logits_to_keep=keep, use_cache=False).logits[:, :-1]
     return _chosen(logits_RTV, labels_RT[:, 1 - keep :])
@@ -116,6 +120,7 @@ def _score_shared(model: Any, pad: int, examples: Sequence[Example]) -> list[Val
     head_of_row = _numbered([example.prompt_T[:-1].tobytes() for example in examples])
     stems, stem_of_head = _stems(heads)
     level = _read(model, pad, stems)
+    # Otherwise each stem is a whole head, and no rest is left to read.
     if len(stems) < len(heads):
         rests = [head[len(stems[stem]) :] for head, stem in zip(heads, stem_of_head, strict=True)]
         level = _read_on(model, pad, rests, level, stem_of_head)
@@ -130,6 +135,8 @@ def _score_shared(model: Any, pad: int, examples: Sequence[Example]) -> list[Val
 
 def _chosen(logits_RTV: Tensor, labels_RT: Tensor) -> list[Values]:
     logits_RTV = logits_RTV.float()
+    # logsumexp alone: log_softmax would make another tensor as large as the logits. IGNORE is no
+    # index, so it looks up token 0, which is dropped below.
     chosen_RT = logits_RTV.gather(-1, labels_RT.clamp(min=0)[..., None])[
         ..., 0
     ] - logits_RTV.logsumexp(-1)
@@ -171,11 +178,15 @@ class _Grown(DynamicLayer):  # type: ignore[misc]  # transformers has no types
 
     def get_seq_length(self) -> int:
         """Columns before those that are read."""
+        # transformers sizes its mask by this before `update`, when the layer has no keys of its
+        # own.
         return self._parent[0].shape[-2]
 
     def _grow(self, old_RHSD: Tensor, new_RHTD: Tensor) -> Tensor:
         rows, heads, columns, width = new_RHTD.shape
         before = old_RHSD.shape[-2]
+        # Filled in place: picking the parent's rows and joining would copy the shared columns
+        # twice.
         whole = new_RHTD.new_empty(rows, heads, before + columns, width)
         for parent, start, stop in self._spans:
             whole[start:stop, :, :before] = old_RHSD[parent]
@@ -216,6 +227,7 @@ def _forward(
     ]
     before_RS = parent.seen_RS[torch.tensor(parent_of_row, device=ids_RT.device)]
     mask_RS = torch.cat([before_RS, here_RT], dim=1)
+    # Places count tokens and not columns: between the levels lies padding.
     place_RT = before_RS.sum(dim=1, keepdim=True) + torch.arange(
         ids_RT.shape[1], device=ids_RT.device
     )
@@ -255,6 +267,7 @@ def _stems(heads: Sequence[Tokens]) -> tuple[list[Tokens], list[int]]:
     for head in heads:
         common = _common(stems[-1], head) if stems else 0
         if stems and common and common >= _ALIKE * max(len(stems[-1]), len(head)):
+            # A stem only becomes shorter, so that the texts before this one still begin with it.
             stems[-1] = head[:common]
         else:
             stems.append(head)
@@ -278,6 +291,7 @@ def _padded(length: int) -> int:
     return max(1, -(-length // _COLUMNS)) * _COLUMNS
 
 
+# Weak keys, so that knowing of a model does not keep it in memory.
 _sharing: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
@@ -302,6 +316,8 @@ def _why_not(model: Any, pad: int) -> str:
     if rope.get("rope_type") in {"dynamic", "longrope"}:
         return f"positions of {type(model).__name__} depend on the length of the whole text"
     ids = np.arange(40, dtype=np.int32) % config.vocab_size
+    # All three levels are tried: two prompts with a stem in common, one of them ending with it, a
+    # third without, and several answers to one prompt.
     rows = [
         Example(prompt, answer)
         for prompt in (ids[:20], ids[1:20])
@@ -311,6 +327,7 @@ def _why_not(model: Any, pad: int) -> str:
     rows.sort(key=lambda row: row.prompt_T.tolist())
     pairs = zip(_score_plain(model, pad, rows), _score_shared(model, pad, rows), strict=True)
     apart = max(float(np.abs(plain_T - shared_T).max()) for plain_T, shared_T in pairs)
+    # In this form NaN counts as apart.
     if not apart <= _APART.get(model.dtype, _APART_HALF):
         return f"{type(model).__name__} differs by {apart:.2g} nats when it reads on from a shared prompt"
     return ""

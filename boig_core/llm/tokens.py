@@ -46,6 +46,8 @@ _PIECES: Final = (
     '],"',
     "]}}",
 )
+# What a learned token may hold: two digits, a word with its underscores, or one other character. So
+# none is spent on a year, or on a word with what follows it.
 _SPLIT: Final = r"[0-9]{1,2}| ?[A-Za-z_]+|[^A-Za-z0-9_]"
 
 _DATE: Final = "26 Jul 2024"
@@ -78,13 +80,16 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
         AddedToken(piece, normalized=False)
         for piece in (*_PIECES, *(f"{n:02d}" for n in range(100)))
     ]
+    # Whole words alone: else the Red of Reduced would be cut out of it.
     added += [AddedToken(name, normalized=False, single_word=True) for name in PALETTE]
     trainer = trainers.BpeTrainer(
+        # What is added afterwards counts as well: the recipe's size is that of the whole.
         vocab_size=vocab_size - len(added),
         special_tokens=[PAD, BOS, EOS],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
+    # Sorted, so that the order of the samples cannot change what is learned.
     tokenizer.train_from_iterator(sorted(texts), trainer)
     tokenizer.add_tokens(added)
     return PreTrainedTokenizerFast(
@@ -130,6 +135,7 @@ def set_limits(model: Any, tokenizer: Any, context: int, max_new_tokens: int) ->
         max_new_tokens: longest answer, in tokens.
     """
     tokenizer.model_max_length = context
+    # Generation stops at EOS, and this is the token that trained answers end with.
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))
     model.generation_config.max_new_tokens = max_new_tokens
     model.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -138,6 +144,7 @@ def set_limits(model: Any, tokenizer: Any, context: int, max_new_tokens: int) ->
 def limits_of(model: Any, tokenizer: Any) -> tuple[int, int]:
     """Longest sequence and longest answer of a model, in tokens; a model that names no longest
     answer has a quarter of the context."""
+    # It may be trained in a shorter context than its positions allow: `set_limits` wrote which.
     context = min(model.config.max_position_embeddings, tokenizer.model_max_length)
     return context, model.generation_config.max_new_tokens or context // 4
 
@@ -208,6 +215,7 @@ def end_of_turn(tokenizer: Any) -> int:
         return int(tokenizer.eos_token_id)
     mark = "(the answer)"
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
+    # The template itself is asked, since each names this token otherwise and some have none.
     tail = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(mark)[2].lstrip()
     ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
     known = tokenizer.added_tokens_decoder
@@ -244,6 +252,7 @@ def _fit(tokenizer: Any, prompts: Sequence[str], rooms: Sequence[int]) -> list[t
         fitted[i] = prompt.shortened(most[i])
     for i, ids_T in zip(long, _encode(tokenizer, [fitted[i] for i in long]), strict=True):
         ids_NT[i] = ids_T
+    # That all cuts together fit was taken for granted: a frame alone may be too long.
     for i in near:
         if len(ids_NT[i]) > rooms[i]:
             remedy = "raise llm.context, or lower llm.max_new_tokens"
@@ -281,6 +290,7 @@ def _encode(tokenizer: Any, prompts: Sequence[str]) -> list[Tokens]:
 def _plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     if not texts:
         return []
+    # BOS is put where it belongs by `_encode`: the tokenizer would open answers with one, too.
     encoded: list[list[int]] = tokenizer(
         [str(text) for text in texts], add_special_tokens=False, split_special_tokens=True
     )["input_ids"]

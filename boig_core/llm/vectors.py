@@ -54,6 +54,7 @@ class _Vectors(ABC):
         return 1.0 if first == second else float(self._unit(first) @ self._unit(second))
 
     def _make(self, name: str) -> NDArray[np.float64]:
+        # Vectors are those of words: Dark_Blue is none, dark and blue are.
         vector = self.vector(name.replace("_", " ").lower()).astype(np.float64)
         length = float(np.linalg.norm(vector))
         return vector / length if length else vector
@@ -83,6 +84,8 @@ class SpacyVectors(_Vectors):
                 rule,
                 f"pip install spacy, spacy download {model}, {_REMEDY}",
             ) from exc
+        # Small models of spaCy open without vectors: all different names would be equally far
+        # apart.
         if not self._language.vocab.vectors_length:
             raise InputError(
                 f"word vectors spacy:{model}",

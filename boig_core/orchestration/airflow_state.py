@@ -92,6 +92,7 @@ def warm_up(task: TaskKey) -> None:
     kill has.
     """
     if not _warm.is_set():
+        # Set before the answer comes: many triggers start at once, and one question is enough.
         _warm.set()
         threading.Thread(target=_ask, args=(task, []), name="boig-state", daemon=True).start()
 
@@ -104,9 +105,12 @@ def try_is_over(task: TaskKey, within_s: float) -> bool:
     holds the only line to Airflow.
     """
     answer: list[str] = []
+    # A daemon, so that a question without an answer keeps no process from ending.
     thread = threading.Thread(target=_ask, args=(task, answer), name="boig-state", daemon=True)
     thread.start()
     thread.join(within_s)
+    # Silence is not a yes. A wrong stop costs the work of a task that goes on; a job that nobody
+    # wants costs the minutes until boig_reconcile looks.
     if not answer:
         log.info(
             "%s: state unknown, so its job goes on; boig_reconcile stops it if nobody wants it",

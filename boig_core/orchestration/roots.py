@@ -46,6 +46,7 @@ def allowed(uri: str, root: str) -> str:
     climbs = "://" in uri and ".." in unquote(uri).replace("\\", "/").split("/")
     named = [place.strip() for place in os.environ.get("BOIG_ROOTS", "").split(",")]
     roots = [store.normalize(root), *(store.normalize_source(place) for place in named if place)]
+    # With the slash: the root /store must not allow /store-of-another.
     if climbs or not any(
         uri == place or uri.startswith(place.rstrip("/") + "/") for place in roots
     ):

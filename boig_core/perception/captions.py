@@ -112,6 +112,8 @@ class Blip:
     def _write(self, images: list[Pixels]) -> list[str]:
         import torch
 
+        # As pictures, since of an array with three rows the processor may take the rows for
+        # channels.
         pixels_BCSS = self._processor(
             [Image.fromarray(image) for image in images], return_tensors="pt"
         )["pixel_values"]
@@ -120,6 +122,7 @@ class Blip:
             if self._prompt is None
             else self._tokenizer([self._prompt] * len(images), return_tensors="pt")
         )
+        # These alone: a tokenizer may give token types too, which BLIP does not take.
         prompt_ids = {
             name: begun[name].to(self._model.device)
             for name in ("input_ids", "attention_mask")
@@ -162,6 +165,7 @@ class Llava:
         # A decoder goes on from the last place, so what fills up rows must come first.
         self._processor.tokenizer.padding_side = "left"
         if self._processor.tokenizer.pad_token is None:
+            # Which token fills up does not matter, because the mask hides it.
             self._processor.tokenizer.pad_token = self._processor.tokenizer.eos_token
         self._text = self._ask(prompt or _QUESTION)
         self._tokens, self._batch = tokens, batch
@@ -195,6 +199,8 @@ class Llava:
                 num_beams=1,
                 pad_token_id=pad,
             )
+        # This decoder gives back what it was asked before its answer; BLIP's prompt is part of the
+        # caption.
         answers_BT = written_BT[:, inputs["input_ids"].shape[1] :]
         return list(self._processor.tokenizer.batch_decode(answers_BT, skip_special_tokens=True))
 
@@ -206,5 +212,7 @@ def _in_chunks(
     captions: list[str] = []
     for start in range(0, len(images), batch):
         chunk = list(images[start : start + batch])
+        # Always the same shape: sums over another number of rows may differ in their last bits, and
+        # a near tie of two words would then read otherwise.
         captions += write(chunk + [chunk[-1]] * (batch - len(chunk)))[: len(chunk)]
     return [" ".join(caption.split()) for caption in captions]

@@ -40,6 +40,7 @@ from boig_core.vocabulary import TONES
 EDGE_SIDE: Final = 128
 """Up to this side in pixels the mixtures of downsized edges are undone before anything is
 counted."""
+# With 40 names and 3 tones all codes, open ones too, stay below 256 and fit into a byte.
 _OPEN: Final = len(TONES) * len(NAMES)
 """Codes are tone x P + name; from this one on the tone is open, and the code is this number +
 name."""
@@ -73,6 +74,7 @@ def measure(
         For each image its names with coverage, the largest first, and its tones with coverage in
         the order of `TONES`. Coverages are hundredths that sum to exactly 1.
     """
+    # Before anything is counted, since names and tones must be of the same pixels.
     if max(rgb_BHWC.shape[1:3]) <= EDGE_SIDE:
         rgb_BHWC = unmix(rgb_BHWC)
     counts_BTP = [count(rgb_HWC) for rgb_HWC in rgb_BHWC]
@@ -104,6 +106,7 @@ def count(rgb_HWC: NDArray[np.uint8]) -> NDArray[np.intp]:
 
 def _join(digits_NC: NDArray[np.integer[Any]], base: int) -> NDArray[np.intp]:
     """The number that three digits write."""
+    # Wide first: digits come as bytes, whose products would wrap around.
     number_N = digits_NC[:, 0].astype(np.intp)
     for channel in (1, 2):
         number_N *= base
@@ -116,6 +119,8 @@ def _table() -> _Table:
     """Made once a process, in about a quarter of a second."""
     # A cell with corners of one tone, amid cells of which the same is true, has one tone
     # throughout; a test asks all 16.7 million values.
+    # Cells share corners, so there is one more along an axis than cells; the last would be level
+    # 256.
     corner_KKK = _tones_of_levels(np.minimum(np.arange(0, 257, CELL), 255))
     eight = [
         corner_KKK[r : r + CELLS, g : g + CELLS, b : b + CELLS]
@@ -124,6 +129,7 @@ def _table() -> _Table:
         for b in (0, 1)
     ]
     cut_SSS = np.min(eight, axis=0) != np.max(eight, axis=0)
+    # The neighbors are asked too: a limit may bend into a cell and miss its corners.
     asked_D = ndimage.binary_dilation(cut_SSS, np.ones((3, 3, 3))).ravel()
 
     asked = np.flatnonzero(asked_D)

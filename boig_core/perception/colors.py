@@ -64,6 +64,8 @@ def unmix(rgb_BHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
     A mixture lies on the straight line between two clearly different colors in RGB, because that is
     where downsizing averages.
     """
+    # Both directions compare pixels of the original: comparing with what was replaced already would
+    # let colors creep.
     float_BHWC = rgb_BHWC.astype(np.float32)
     result_BHWC = rgb_BHWC.copy()
     for axis in (2, 1):
@@ -93,7 +95,10 @@ def name_shares(
         gets fewer, because a third one would be made up.
     """
     largest = np.argsort(-counts_P, kind="stable")[:max_colors]
+    # At least one pixel, also where no coverage is asked for. In the palette's order, so that a tie
+    # of distances does not depend on counts.
     kept = np.sort(largest[counts_P[largest] >= max(1, min_coverage * counts_P.sum())])
+    # In noise every color may cover too little, and an image has at least one name.
     if len(kept) == 0:
         kept = largest[:1]
     folded = np.bincount(
@@ -121,6 +126,7 @@ def _distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.floa
 def _shifted(axis: int, step: int) -> tuple[slice, ...]:
     """The index of every pixel that has two neighbors along ``axis``, moved by ``step - 1``."""
     index = [slice(None)] * 3
+    # The end of the last one would be -0, which is the beginning; None is the end.
     index[axis] = slice(step, -2 + step or None)
     return tuple(index)
 

@@ -124,6 +124,8 @@ class Perceiver:
         found = self.detector.detect(
             looked_at, self._vocabularies(pictures, keywords) if self.by_keywords else None
         )
+        # Whatever size a detector saw, boxes come out in the measured square: descriptions of
+        # images of any size can then be compared.
         described = []
         for color, tone, regions, picture in zip(named, toned, found, looked_at, strict=True):
             height, width = picture.shape[:2]
@@ -174,6 +176,7 @@ class Perceiver:
             for words in (self.keywords(pictures) if keywords is None else keywords)
             if words is not None
         ]
+        # An image without words would be asked for nothing, and look as if it showed nothing.
         if len(own) != len(pictures):
             met = f"keywords of {len(own)} images out of {len(pictures)}"
             raise InputError(

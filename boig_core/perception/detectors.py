@@ -61,6 +61,7 @@ def detect_in_chunks(
         rules: what counts.
         chunk: passes at a time.
     """
+    # A name is in one pass of an image only, so that one box per name needs no merging afterwards.
     passes = [
         (index, names)
         for index, vocabulary in enumerate(vocabularies)
@@ -69,6 +70,8 @@ def detect_in_chunks(
     regions_of: list[list[Region]] = [[] for _ in images]
     for start in range(0, len(passes), chunk):
         mine = passes[start : start + chunk]
+        # Models see one shape alone: with another number of rows last bits may differ, and with
+        # them which box is the surest.
         filled = mine + [mine[-1]] * (chunk - len(mine))
         seen = look([images[index] for index, _ in filled], [names for _, names in filled])
         for (index, names), (scores_QN, boxes_Q4) in zip(mine, seen, strict=False):
@@ -97,6 +100,7 @@ def pick(
         rules: what counts.
     """
     height, width = size
+    # What lies outside of the image is no part of an object, and does not count in its area.
     centers_Q2, reach_Q2 = (
         boxes_Q4[:, :2].astype(np.float64),
         boxes_Q4[:, 2:].astype(np.float64) / 2,
@@ -106,6 +110,7 @@ def pick(
     )
     area_Q = (corners_Q4[:, 2:] - corners_Q4[:, :2]).prod(axis=1)
     best_Q, score_Q = scores_QN.argmax(axis=1), scores_QN.max(axis=1)
+    # Above and not at the threshold, as transformers' own post-processing has it.
     counts_Q = (score_Q > rules.threshold) & (area_Q >= rules.min_area * height * width)
     regions = []
     for column in sorted(set(best_Q[counts_Q].tolist())):

@@ -78,6 +78,8 @@ class GroundingDino:
             _keep_apart(layer.fusion_layer.attn)
         self._bfloat16 = use_bfloat16(dtype)
         self._kinds, self._rules, self._batch = tuple(kinds), rules, batch
+        # Packed once for nothing but its errors: a kind that cannot be read is refused before work
+        # begins.
         self._pack(self._kinds)
 
     def detect(
@@ -92,6 +94,7 @@ class GroundingDino:
         tokens: list[int] = self._tokenizer(
             name.replace(".", " ").replace("?", " "), add_special_tokens=False
         )["input_ids"]
+        # Three places go to the marks at both ends and to the full stop.
         if not 0 < len(tokens) <= self._room - 3:
             raise InputError(
                 f"object name {name!r}",
@@ -121,6 +124,7 @@ class GroundingDino:
         weights_TN = np.zeros((self._room, len(names)), np.float32)
         for column, name in enumerate(names):
             tokens = self._tokens(name)
+            # The mean over all its tokens: with the largest, one word of a name would be enough.
             weights_TN[len(text) : len(text) + len(tokens), column] = 1 / len(tokens)
             text += [*tokens, stop]
         return [*text, self._tokenizer.sep_token_id], weights_TN
@@ -132,12 +136,15 @@ class GroundingDino:
 
         device = self._model.device
         texts = [self._text(names) for names in packs]
+        # Always as long as the model reads: a text's length must not depend on the others of its
+        # chunk.
         tokens_BT = torch.full((len(packs), self._room), self._tokenizer.pad_token_id)
         mask_BT = torch.zeros_like(tokens_BT)
         for row, (text, _) in enumerate(texts):
             tokens_BT[row, : len(text)] = torch.tensor(text)
             mask_BT[row, : len(text)] = 1
         fitted_BSSC, inside_BSS = (torch.from_numpy(array) for array in fit(images, self._side))
+        # Zero after normalizing, as the library pads.
         pixels_BSSC = ((fitted_BSSC / 255 - self._mean_C) / self._std_C) * inside_BSS[..., None]
         with (
             torch.inference_mode(),
@@ -156,6 +163,7 @@ class GroundingDino:
             images, texts, probability_BQT, boxes_BQ4, strict=True
         ):
             height, width = image.shape[:2]
+            # Thanks to the mask boxes are shares of the image itself, not of the square around it.
             seen.append(
                 (
                     probability_QT @ weights_TN,

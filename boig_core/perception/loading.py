@@ -41,6 +41,7 @@ def open_model(
     hide_bars()
     folder = resolve_model(ref or "")
     config = open_part(lambda: AutoConfig.from_pretrained(folder), ref, field, "model")
+    # Asked before the weights are read, which takes longest.
     if types and config.model_type not in types:
         raise InputError(
             f"{field} = {ref}",
@@ -53,6 +54,7 @@ def open_model(
         field,
         "model",
     )
+    # transformers fills them with random numbers, and only warns.
     if lacking := sorted(part["missing_keys"]):
         raise InputError(
             f"{field} = {ref}",

@@ -79,6 +79,7 @@ class ClipNamer:
             pooled_PD = model.text_projection(
                 model.text_model(**tokens.to(self._device)).pooler_output
             )
+            # Normalized before the mean, so that each wording has the same say.
             mean_KD = (
                 torch.nn.functional.normalize(pooled_PD, dim=-1)
                 .reshape(len(kinds), -1, pooled_PD.shape[-1])
@@ -115,6 +116,7 @@ class ClipNamer:
             chunk = crops[start : start + _CHUNK]
             pixels_RSSC = np.zeros((_CHUNK, self._side, self._side, 3), np.uint8)
             for index, crop in enumerate(chunk):
+                # Whole: the processor of a CLIP would cut off what lies beside the middle square.
                 pixels_RSSC[index] = np.asarray(
                     crop.resize((self._side, self._side), Image.Resampling.BILINEAR)
                 )
@@ -126,6 +128,7 @@ class ClipNamer:
                     self._model.vision_model(pixels_RCSS.to(self._device)).pooler_output
                 )
                 logits_RK = torch.nn.functional.normalize(pooled_RD, dim=-1) @ self._kinds_KD.T
+                # Rows that only fill the chunk up have probabilities too, so they are cut off.
                 best = logits_RK.softmax(dim=-1)[: len(chunk)].topk(
                     min(limit, len(self._kinds)), dim=-1
                 )

@@ -147,6 +147,7 @@ def find_regions(
         max_objects: at most this many an image.
     """
     count, height, width, _ = images_BHWC.shape
+    # Rounded to levels, since OKLab is looked up by them.
     background_BHWC = np.clip(np.rint(fit_background(images_BHWC)), 0, 255).astype(np.uint8)
     difference_BHW = np.sqrt(
         ((to_oklab(images_BHWC) - to_oklab(background_BHWC)) ** 2).sum(axis=-1)
@@ -193,10 +194,13 @@ def fit_background(images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
     # The median color is a safe start: as long as most of the border is background, so is the
     # median.
     residual_BNC = seen_BNC - np.median(seen_BNC, axis=1, keepdims=True)
+    # Wide at first and then narrower: where the background changes over the image, much of it lies
+    # far from the median, and would have no say under the last scale.
     scale = 4 * _SCALE
     for _ in range(_ROUNDS):
         weight_BN = 1 / (1 + (residual_BNC**2).sum(axis=-1) / scale**2) ** 2
         weighted_BFN = weight_BN[:, None, :] * seen_NF.T
+        # Keeps the equations solvable where nearly all weights have vanished.
         ridge_FF = 1e-3 * np.eye(3, dtype=np.float32)
         model_BFC = np.linalg.solve(weighted_BFN @ seen_NF + ridge_FF, weighted_BFN @ seen_BNC)
         residual_BNC = seen_BNC - seen_NF @ model_BFC
@@ -209,6 +213,7 @@ def cut(image_HWC: NDArray[np.uint8], box: Box) -> Image.Image:
     square, a bar would look like a box."""
     x1, y1, x2, y2 = box
     side = max(x2 - x1, y2 - y1)
+    # At least a pixel, since a share of a tiny region rounds to nothing.
     reach = side / 2 + max(_MARGIN * side, 1)
     x, y = (x1 + x2) / 2, (y1 + y2) / 2
     height, width = image_HWC.shape[:2]

@@ -71,6 +71,7 @@ class Owlv2:
             torch.tensor(values) for values in (processor.image_mean, processor.image_std)
         )
         self._tokens = int(self._model.config.text_config.max_position_embeddings)
+        # A recipe's kinds fit into one pass, however many they are.
         self._queries = max(_QUERIES, len(set(kinds)))
         self._bfloat16 = use_bfloat16(dtype)
         self._kinds, self._rules, self._batch = tuple(kinds), rules, batch
@@ -108,6 +109,7 @@ class Owlv2:
             return_tensors="pt",
         ).to(device)
         fitted_BSSC = torch.from_numpy(fit(images, self._side)[0])
+        # No mask here, unlike Grounding DINO: the library pads with black before it normalizes.
         pixels_BSSC = (fitted_BSSC / 255 - self._mean_C) / self._std_C
         with (
             torch.inference_mode(),

@@ -71,6 +71,7 @@ def fit(images: Sequence[Pixels], side: int) -> tuple[NDArray[np.uint8], NDArray
     inside_BSS = np.zeros(fitted_BSSC.shape[:3], np.bool_)
     for index, image_HWC in enumerate(images):
         longer = max(image_HWC.shape[:2])
+        # A strip keeps a pixel of its shorter edge, however thin it is.
         height, width = (max(1, round(edge * side / longer)) for edge in image_HWC.shape[:2])
         fitted_BSSC[index, :height, :width] = np.asarray(
             Image.fromarray(image_HWC).resize((width, height), Image.Resampling.BILINEAR)
@@ -82,7 +83,9 @@ def fit(images: Sequence[Pixels], side: int) -> tuple[NDArray[np.uint8], NDArray
 def _from_tensor(images_BCHW: Any) -> NDArray[Any]:
     images_BCHW = images_BCHW.detach()
     if images_BCHW.dtype.is_floating_point:
+        # In float32 first: bfloat16 cannot tell all 256 levels apart.
         images_BCHW = images_BCHW.float().clamp(0, 1).mul(255).round().byte()
+    # A tensor of another shape goes on as it is: `to_arrays` refuses it and says what it met.
     return (
         np.moveaxis(images_BCHW.cpu().numpy(), 1, -1)
         if images_BCHW.ndim == 4

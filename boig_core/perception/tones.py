@@ -28,6 +28,7 @@ def tones_of(lab_NC: NDArray[np.float32]) -> NDArray[np.uint8]:
     chromatic = np.where(
         (hue >= WARM_HUES[0]) & (hue <= WARM_HUES[1]), TONES.index("warm"), TONES.index("cool")
     )
+    # Gray first: where chroma is low, hue is noise.
     return np.where(a**2 + b**2 < NEUTRAL_CHROMA**2, TONES.index("neutral"), chromatic).astype(
         np.uint8
     )

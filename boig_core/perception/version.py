@@ -22,6 +22,7 @@ def perception_key(perception: Perception) -> str:
     Raises:
         InputError: a model that cannot be found.
     """
+    # A recipe always has a CLIP, but it looks at images only where it has names to choose among.
     named = perception.clip if perception.kinds or perception.tags else None
     models = [
         model_version(ref)
@@ -30,6 +31,7 @@ def perception_key(perception: Perception) -> str:
     ]
     # How many images go through a model at a time changes no result.
     settings = perception.model_dump(mode="json", exclude={"batch"})
+    # In the order of names, since a folder lists its files in any.
     code = [
         hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(Path(__file__).parent.glob("*.py"))

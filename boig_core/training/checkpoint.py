@@ -10,6 +10,7 @@ Leaves out: what a checkpoint holds (the engine writes it) and when to write one
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -107,7 +108,8 @@ class Checkpoints:
             "step": step,
             "workers": world_size(),
             "folder": folders[0],
-            "state": dict(state or {}),
+            # As it is now: the training goes on changing it while the files are sent.
+            "state": copy.deepcopy(dict(state or {})),
         }
         self._upload = _Upload(local, uri, marker)
         return uri
@@ -119,10 +121,13 @@ class Checkpoints:
         Raises:
             BoigError: as `save`.
         """
+        # Forgotten before it is asked: a failure is told once, and the next save starts anew.
         upload, self._upload = self._upload, None
         if upload is None:
             return
         try:
+            # First whether all ranks sent: rank 0's thread waits for the list of one that failed
+            # until `ended` is set.
             _every_rank(upload.sent.result)
             _broadcast(upload.marked.result)
         finally:
@@ -158,8 +163,12 @@ class Checkpoints:
                     marker = _broadcast(partial(_read_marker, uri))
                     folder = _download(uri, marker, local)
                 except CorruptError as exc:
+                    # All ranks get here or none, since both calls agree on their errors: no two
+                    # ranks go on from different checkpoints.
                     log.warning("checkpoint passed over: %s", exc)
                     continue
+                # Not within the `try`: intact files that do not load are of another model or
+                # recipe, and an older checkpoint would not mend that.
                 _every_rank(partial(what.load, folder))
             if rank() == 0:
                 log.info("continuing from %s", uri)
@@ -234,6 +243,7 @@ class _Upload:
                 )
         finally:
             shutil.rmtree(self._local, ignore_errors=True)
+        # Last: the list says that each file in it is there.
         store.write_bytes(
             self._part(self._rank), json.dumps([entry.model_dump() for entry in files]).encode()
         )
@@ -255,6 +265,8 @@ class _Upload:
             store.join(self._uri, COMPLETE),
             json.dumps({**self._marker, "files": list(files.values())}).encode(),
         )
+        # After the marker, since until then older ones are all there is. This one counts from now
+        # on, whether or not the old ones can be removed.
         try:
             _remove_before(self._uri)
         except BoigError as exc:
@@ -323,6 +335,7 @@ def _download(uri: str, marker: Mapping[str, Any], local: Path) -> Path:
         place for host, place in places if host == socket.gethostname() and Path(place).is_dir()
     ]
     source, folder = store.join(uri, marker.get("folder", "")).rstrip("/"), Path(together[0])
+    # Ranks of a machine see `together` in one order, so their shares do not overlap.
     mine = marker["files"][together.index(str(local)) :: len(together)]
     _every_rank(partial(_fetch, source, mine, folder))
     return folder
@@ -348,6 +361,7 @@ def _every_rank(act: Callable[[], T]) -> list[T]:
     except BoigError as exc:
         outcome = (None, exc)
     except Exception as exc:
+        # An error of boig's pickles whole, which the collective needs; a foreign one may not.
         outcome = (
             None,
             InfrastructureError(

@@ -49,6 +49,7 @@ class EngineConfig:
     def lr_at(self, step: int) -> float:
         """Learning rate of optimizer step ``step``, counted from 0."""
         rising = math.ceil(self.warmup * self.steps)
+        # Counted so that the first step is not lost on a rate of 0, and step `rising` has the peak.
         if step < rising:
             return self.lr * (step + 1) / (rising + 1)
         if self.schedule == "constant":
@@ -68,8 +69,10 @@ def deepspeed_settings(config: EngineConfig, trained: int) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,  # boundaries are set by hand in `step`
         "gradient_clipping": config.grad_clip,
         "zero_allow_untested_optimizer": True,
+        # Else DeepSpeed refuses to offload any Adam but its own, which has to be compiled.
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": config.dtype == "bfloat16"},
+        # Longer than any training: DeepSpeed prints no progress of its own.
         "steps_per_print": 2**31,
         "zero_optimization": {
             "stage": config.zero_stage,

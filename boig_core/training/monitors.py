@@ -70,6 +70,7 @@ def plateau(rows: Sequence[Row], epochs: int, rise: float) -> str | None:
         return None
     rewards = [row["reward"] for row in rows]
     before, latest = max(rewards[:-epochs]), max(rewards[-epochs:])
+    # In spreads of the first epoch, so that a reward in other units gets the same verdict.
     needed = rise * rows[0]["reward_std"]
     if latest - before > needed:
         return None
@@ -85,6 +86,7 @@ def fall(rows: Sequence[Row], epochs: int, share: float) -> str | None:
     """
     if len(rows) <= epochs:
         return None
+    # Means of whole windows alone (`valid`): one that is cut off at the end looks like a fall.
     means = np.convolve([row["reward"] for row in rows], np.ones(epochs) / epochs, mode="valid")
     floor = means.max() - share * max(means.max() - means[0], rows[0]["reward_std"])
     if means[-1] >= floor:
@@ -117,6 +119,7 @@ def drift(rows: Sequence[Row], margin: float) -> str | None:
 
     A base whose images fit their prompts no better than others has nothing that could be lost.
     """
+    # In epochs without a probe there is nothing new to say.
     if MARGIN not in rows[-1]:
         return None
     base, last = next(row[MARGIN] for row in rows if MARGIN in row), rows[-1][MARGIN]

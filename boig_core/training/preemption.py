@@ -19,6 +19,8 @@ _sources: list[Callable[[], bool]] = [SIGNALED.is_set]
 def listen() -> Any:
     """Take SIGTERM as notice from now on, instead of ending at once; returns the handler before. In
     the process's main thread alone."""
+    # A handler runs between any two instructions, within a collective, too. So it sets a flag
+    # alone, and `Engine.step` acts on it where all ranks meet.
     return signal.signal(signal.SIGTERM, lambda *_: SIGNALED.set())
 
 

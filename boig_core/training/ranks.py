@@ -38,6 +38,7 @@ def rng_state() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
+        # Of the current device alone, as a rank has one.
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
@@ -53,6 +54,8 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 def seed_rank(step: int, rank: int) -> None:
     """Random numbers of their own for a rank, where no saved state of it can be used."""
+    # Hashed, so that neighboring steps and ranks do not meet in one seed; of 32 bits, the most that
+    # `np.random.seed` takes.
     seed = int(np.random.SeedSequence((step, rank)).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)

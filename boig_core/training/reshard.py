@@ -51,7 +51,9 @@ def pieces(state: State, groups: Groups, rank: int, ranks: int) -> Iterator[Piec
                 shape,
             ) in shapes.items():  # each parameter is cut into equal parts, the last ones padded
                 size = ceil(prod(shape) / ranks)
+                # The last ranks may hold less than a whole part, or nothing of it but padding.
                 yield Piece(group, name, start, max(0, min(size, prod(shape) - rank * size)))
+                # By the whole part: padding takes its place in the partition, too.
                 start += size
         return
     for group, addresses in enumerate(
@@ -79,6 +81,7 @@ def refill(
     steps: dict[str, Any] = {}
     for old, parts in saved:
         flats = [_flats(old, group) for group in range(len(_weights(old)))]
+        # What is no flat tensor is the step count. Any rank's will do, since all step together.
         steps = steps or {
             key: value for key, value in _moments(old)[0].items() if key not in flats[0]
         }
@@ -86,6 +89,7 @@ def refill(
             parts_of[piece.name].append((flats[piece.group], piece))
     kinds = [kind for kind in _flats(saved[0][0], 0) if kind != _WEIGHTS]
     for group, weights in enumerate(_weights(state)):
+        # ZeRO 1 and 2 give weights without their padding and moments with it; ZeRO 3 pads both.
         padded = weights.numel() + (
             0 if _partitions_weights(state) else state["group_paddings"][group]
         )

@@ -27,6 +27,7 @@ _REMEDY: Final = "write the ANSWER shape of `boig verbalize IMAGE --json`"
 def to_answer(description: Description) -> dict[str, Any]:
     """A description as the tree of its ANSWER: coverage with two digits, boxes with one, the
     largest first."""
+    # Ordered as it is printed, and by name where that is equal: one description has one text.
     colors = sorted(description.colors.items(), key=lambda item: (-round(item[1], 2), item[0]))
     objects = sorted(description.objects.items(), key=lambda item: (-_area(item[1]), item[0]))
     return {
@@ -75,6 +76,8 @@ def parse_answer(text: str) -> Description:
             number out of range.
     """
     try:
+        # Python's own parser is laxer: of equal keys it keeps the last, and it reads NaN and
+        # Infinity.
         tree = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
     except (json.JSONDecodeError, RecursionError) as exc:
         raise InputError(_short(text), "is not JSON", _REMEDY) from exc
@@ -130,6 +133,7 @@ def parse_prediction(text: str, kpi: str = "likes") -> int:
     if (
         len(tree) != 1
         or not isinstance(value, int)
+        # JSON's true would pass as 1.
         or isinstance(value, bool)
         or not 0 <= value <= 100
     ):
@@ -169,6 +173,7 @@ def _known(name: str, names: Mapping[str, Any] | tuple[str, ...], what: str) -> 
 
 
 def _is_number(value: Any) -> bool:
+    # In Python a bool is an int, and the 1e999 of a text reads as infinite.
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

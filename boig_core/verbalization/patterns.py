@@ -68,10 +68,12 @@ class Mix:
             left -= self.weights[pattern]
             if left < 0:
                 return pattern
+        # Rounding may leave a little beyond the last weight.
         return chosen[-1]
 
     def varies(self, pattern: Pattern) -> bool:
         """Whether a sample's prompt differs between passes that meet it in the same pattern."""
+        # The twin's prompts tell no KPI, nor do those of `predict`, so nothing in them can change.
         return self.with_kpi and (
             pattern in _APPROXIMATE or (pattern == "describe" and bool(self.wording.more))
         )
@@ -108,7 +110,9 @@ class Mix:
 
     def _chance(self, sample: Sample, turn: int, what: str) -> float:
         """Even in [0, 1): a hash instead of a generator, because it is a function of names."""
+        # Parted by a byte that no name holds, so that no two draws hash the same text.
         drawn = hashlib.blake2b(
             f"{self.seed}\0{turn}\0{what}\0{sample.id}".encode(), digest_size=8
         ).digest()
+        # 53 bits are what a float holds exactly, so that the largest draw stays below 1.
         return (int.from_bytes(drawn) >> 11) / 2**53

@@ -108,6 +108,7 @@ def condition_of(sample: Sample, wording: Wording = COMPACT) -> KpiCondition:
     about."""
     if sample.bucket is None:
         raise ValueError(f"sample {sample.id} has no KPI bucket")
+    # In the wording's order, whatever the sample's own is: the same KPIs make the same line.
     more = {name: sample.more_kpis[name] for name in wording.more if name in sample.more_kpis}
     return KpiCondition(
         sample.kpi,
@@ -137,6 +138,7 @@ class Prompt(str):
     keywords: tuple[str, ...]
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # pickle would make a str subclass of its text alone, which is not enough for this one.
         return Prompt, (self.frame, self.text, self.keywords)
 
     @property
@@ -148,6 +150,7 @@ class Prompt(str):
     def spare(self) -> int:
         """Bytes of the longest line of KPIs: by so many tokens, at most, is `widest` longer than
         the prompt."""
+        # The byte more is the line break, which the twin's prompt lacks together with the line.
         return 0 if self.frame.widest is None else len(self.frame.widest.encode()) + 1
 
     @property
@@ -160,6 +163,7 @@ class Prompt(str):
         the text."""
         kept = max(0, len(self.keywords) - cuts)
         left = len(self.text) - max(0, cuts - len(self.keywords))
+        # Without the space that a cut may end in: a post of this length would not have it either.
         return Prompt(self.frame, self.text[:left].rstrip(), self.keywords[:kept])
 
 
@@ -204,6 +208,7 @@ def build_prompt(
         wording: compact or full.
         pattern: which of the four.
     """
+    # Also for the twin, which has no such line: its prompts must be cut as BoigLLM's are.
     widest = None if pattern == "predict" else _kpi_line(_widest(sample, wording), wording, pattern)
     line = None if pattern == "predict" or kpi is None else _kpi_line(kpi, wording, pattern)
     names = ", ".join(_names(sample, wording))
@@ -227,6 +232,7 @@ def build_answer(sample: Sample, wording: Wording = COMPACT, pattern: Pattern = 
     }
     if pattern in ("aim_predict", "predict"):
         return print_kpis(kpis)
+    # The description comes first, as in `describe`, and both are one object, which parses as one.
     look = print_answer(sample.seen)
     return look if pattern == "describe" else f"{look[:-1]},{print_kpis(kpis)[1:]}"
 
@@ -247,6 +253,7 @@ def build_predictor_prompt(
         _PREDICTION.format(post=post, kpi=kpi),
         _JSON_ALONE + print_prediction(0, wording.kpi),
     ]
+    # Behind the text, in what is never cut: a prediction is about this image above all.
     seen = ("Image: " if wording.style == "full" else "image: ") + print_answer(description)
     return _prompt(
         sample, wording, instruction, None, None, (seen, _cue(wording, f"{kpi} of 100: "))
@@ -319,6 +326,7 @@ def _names(sample: Sample, wording: Wording) -> list[str]:
 def _kpi_line(kpi: KpiCondition, wording: Wording, pattern: Pattern) -> str:
     exact = pattern == "describe"
     if wording.style == "compact":
+        # The main KPI goes unnamed: a model has one, the same in all its prompts.
         parts = [_told(kpi, ""), *(_told(more, _line(name)) for name, more in kpi.more)]
         return ("kpi: " if exact else "aim: ") + ", ".join(parts)
     named = [(wording.kpi, kpi), *kpi.more]
@@ -339,6 +347,7 @@ def _widest(sample: Sample, wording: Wording) -> KpiCondition:
 
 def _line(text: str) -> str:
     """Text on one line: a post must not be able to write lines of the prompt."""
+    # `\s` takes in Unicode's line separators as well, at which a reader may also break lines.
     return re.sub(r"\s+", " ", text).strip()
 
 
@@ -348,6 +357,7 @@ def _specimens() -> Iterator[str]:
         "p", "p", "acme", "Acme", "2020-05-06T10:00:00Z", "A text", ("one", "two"), 231.0, 97.0, "high", "train", "0" * 64, 128, 96,
         Description({"Red": 1.0}, {"warm": 1.0}, {"ball": (1, 2, 3, 4)}), more_kpis={"rate": KpiValue(0.0123, 40.0, "low")}, caption="Seen",
     )  # fmt: skip
+    # A further KPI is always among them, so that how it is told has a part in the version.
     wordings = [
         Wording("compact", more=("rate",)),
         *(Wording("full", source, more=("rate",)) for source in ("tweets", "stock")),
@@ -364,6 +374,7 @@ def _specimens() -> Iterator[str]:
 
 
 def _version() -> str:
+    # Joined by a byte that no text holds, so that words which move to the next text show.
     return hashlib.sha256("\0".join(_specimens()).encode()).hexdigest()[:12]
 
 

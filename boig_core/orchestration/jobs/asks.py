@@ -80,6 +80,8 @@ def lacking(nodes: Sequence[Mapping[str, float]], asks: Sequence[Ask]) -> list[A
                 return True
         return False
 
+    # The largest first: small ones would take the room of nodes that alone hold a large one. Of a
+    # kind that is as many as fit, one at least must fit.
     ordered = sorted(asks, key=lambda ask: (-ask.gpus, -ask.cpus))
     return [ask for ask in ordered if not all([place(ask) for _ in range(max(1, ask.count))])]
 

@@ -29,6 +29,7 @@ FEW: Final = 16
 """Up to so many jobs are asked for one by one: a list holds every job that the cluster
 remembers."""
 
+# What waits for room or in a queue will work in the end, so no other attempt may start beside it.
 LIVE: Final = frozenset({"PENDING", "RUNNING"})
 
 
@@ -121,6 +122,8 @@ async def stop_and_see(
         ClusterError: the job still runs after ``within_s``, or the cluster does not answer.
     """
     until = time.monotonic() + within_s
+    # Looked at before the first stop: a job that has ended by itself is left as it is, and KubeRay
+    # then keeps its last message.
     while (
         info := (await jobs.states([submission_id])).get(submission_id)
     ) is not None and info.live:
@@ -130,6 +133,8 @@ async def stop_and_see(
                 f"still {info.status} {within_s:.0f} s after it was told to stop",
                 "stop it by hand",
             )
+        # Told again at each look: Ray ignores a stop that comes before the job's supervisor is
+        # there.
         await jobs.stop(submission_id)
         await asyncio.sleep(poll_s)
 

@@ -25,4 +25,6 @@ def find() -> Cluster:
 
 def restore(arguments: Mapping[str, Any]) -> Cluster:
     """The cluster that `Cluster.serialize` has made these arguments of."""
+    # Told by the arguments, not by this process's environment: a trigger may have been made under
+    # another one, and must find its own job again.
     return (KubeRayCluster if "namespace" in arguments else RayCluster)(**arguments)

@@ -29,6 +29,8 @@ PAGE: Final = "boig/page"
 ``https://headlamp.example/…/{namespace}/{name}``."""
 
 _KIND: Final = {"group": "ray.io", "version": "v1", "plural": "rayjobs"}
+# KubeRay tells two states, that of Ray's job and that of its own work around it. Either may be the
+# first to end.
 _OVER: Final = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 _DEPLOYMENT_OVER: Final = frozenset({"Complete", "Failed", "ValidationFailed"})
 
@@ -138,6 +140,8 @@ class KubeRayJobs:
         )
         body["metadata"].pop("namespace", None)
         try:
+            # Strict: otherwise the server drops a field that it does not know, and the pods lack
+            # what the field was to set.
             await self._ask(
                 "create",
                 self._objects.create_namespaced_custom_object(
@@ -175,6 +179,8 @@ class KubeRayJobs:
         """Delete the RayJob: KubeRay stops its job first. It stays, as a live one, until its pods
         are gone."""
         place = {**self._place, "name": name_of(submission_id)}
+        # In the foreground: otherwise the RayJob is gone at once, and the next attempt starts
+        # beside pods that still hold their GPUs.
         asked = self._objects.delete_namespaced_custom_object(
             **place, propagation_policy="Foreground"
         )
@@ -215,6 +221,8 @@ class KubeRayJobs:
             if exc.status == 404 and missing_ok:
                 return None
             detail = " ".join(str(exc.body or exc.reason).split())[:500]
+            # The server refuses what the file says. It would refuse the same again, so no try is
+            # spent.
             if exc.status in {400, 422}:
                 raise InputError(
                     self.cluster.base,
@@ -225,6 +233,8 @@ class KubeRayJobs:
                 exc.status == 401
             ):  # a session outlives the token of a kubeconfig; the next call comes with a new one
                 await _log_in(self._api.configuration, self._config, self._extra)
+            # 401 is among those that are away, so that the caller asks again, now with the new
+            # token.
             kind = (
                 AwayError
                 if exc.status in {401, 429} or not exc.status or exc.status >= 500
@@ -283,6 +293,7 @@ async def _log_in(settings: Any, config: Any, extra: Mapping[str, Any]) -> None:
         elif extra.get("in_cluster") or (not path and "KUBERNETES_SERVICE_HOST" in os.environ):
             config.load_incluster_config(settings)
         else:
+            # Nothing is written back: the kubeconfig belongs to the user.
             await config.load_kube_config(path, context, settings, persist_config=False)
     except (config.ConfigException, OSError, ValueError) as exc:
         raise InputError(
@@ -298,12 +309,16 @@ def _info_of(body: Mapping[str, Any]) -> JobInfo:
     status, spec = body.get("status") or {}, body["spec"]
     job, deployment = status.get("jobStatus") or "", status.get("jobDeploymentStatus") or ""
     reason = ": ".join(filter(None, [status.get("reason"), status.get("message")]))
+    # First, whatever Ray says: its job may be over while pods still hold their GPUs.
     if body["metadata"].get("deletionTimestamp"):
         return JobInfo("RUNNING", "is being deleted", spec.get("metadata") or {})
     if job in _OVER:
         word = job
+    # KubeRay has given up, as after a deadline; Ray's last word may still be RUNNING.
     elif deployment in _DEPLOYMENT_OVER:
         word = "FAILED"
     else:
+        # A state that is not known here counts as waiting: taken for an end, it would start another
+        # attempt beside a job that goes on.
         word = "RUNNING" if job == "RUNNING" else "PENDING"
     return JobInfo(word, reason or deployment, spec.get("metadata") or {})

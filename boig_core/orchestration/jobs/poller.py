@@ -43,6 +43,7 @@ async def watched(
             that ended the polling (`ClusterError`:
         no answer within the patience).
     """
+    # A future belongs to its event loop, and each `asyncio.run` of a worker has one of its own.
     key = (asyncio.get_running_loop(), cluster, poll_s, patience_s)
     poller = _pollers.get(key)
     if poller is None:
@@ -89,6 +90,7 @@ class Poller:
     async def stop(self) -> None:
         """End the polling and close its session."""
         self._task.cancel()
+        # Waited for, so that the session is closed while its event loop still runs.
         await asyncio.wait({self._task})
 
     async def _run(self) -> None:
@@ -96,6 +98,7 @@ class Poller:
             async with self._cluster.connect() as jobs:
                 heard = time.monotonic()
                 while True:
+                    # A job that has ended is not asked for again while its watchers are leaving.
                     asked = [
                         name
                         for name, ends in self._ends.items()
@@ -107,6 +110,7 @@ class Poller:
                     except ClusterError as exc:
                         if time.monotonic() - heard > self._patience_s:
                             self._fail(exc)
+                            # Whoever comes to wait after this has the whole patience before them.
                             heard = time.monotonic()
                     else:
                         self._tell(asked, known)
@@ -119,7 +123,10 @@ class Poller:
     def _tell(self, asked: list[str], known: dict[str, JobInfo]) -> None:
         for name in asked:
             info = known.get(name)
+            # A job that the cluster does not know ends the wait, too: its head has restarted or
+            # someone has deleted it, and it does not come back under this id.
             if info is None or not info.live:
+                # The last watcher may have left while the answer was on its way.
                 for end in self._ends.get(name, []):
                     if not end.done():
                         end.set_result(info)

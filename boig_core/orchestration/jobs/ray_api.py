@@ -202,6 +202,7 @@ class RayJobs:
         """All submitted jobs since Ray's head started."""
         return {
             str(job["submission_id"]): _info_of(job)
+            # Ray lists drivers that nobody submitted, too. They have no submission id.
             for job in await self._call("GET", "/api/jobs/")
             if job.get("submission_id")
         }
@@ -218,6 +219,7 @@ class RayJobs:
     async def room(self, asks: Sequence[Ask]) -> str:
         """What the nodes that are there now are too few or too small for; an autoscaler may add
         others."""
+        # Ray lists 100 nodes unless it is told a limit. This is the highest that it takes.
         answer = await self._call("GET", "/api/v0/nodes?limit=10000")
         nodes = [
             node["resources_total"]
@@ -253,6 +255,8 @@ class RayJobs:
                     return None
                 if answer.status >= 400:
                     detail = " ".join((await answer.text()).split())[-300:]
+                    # 500 alone does not say that Ray is away: it answers a duplicate id so, too,
+                    # and errors that the same request would meet again.
                     kind = (
                         AwayError
                         if answer.status in {502, 503, 504} or NO_NODE in detail
@@ -264,6 +268,8 @@ class RayJobs:
                         f"see the dashboard at {self.address}",
                     )
                 text = await answer.read()
+                # The list of a busy cluster is long. Parsed here, it would hold up all triggers of
+                # the process.
                 return (
                     await asyncio.to_thread(json.loads, text)
                     if len(text) > 2**16

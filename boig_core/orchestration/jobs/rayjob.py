@@ -98,6 +98,8 @@ def render(
     meta, spec = body["metadata"], body["spec"]
     meta["name"] = name_of(submission_id)
     meta["labels"] = {**(meta.get("labels") or {}), **LABELS}
+    # HTTP: the other modes pass entry point and metadata through a shell, or start a stage before
+    # the workers have joined. No backoff: what is tried again, and when, is Airflow's matter.
     spec.update(
         jobId=submission_id,
         entrypoint=entrypoint,
@@ -105,10 +107,13 @@ def render(
         submissionMode="HTTPMode",
         backoffLimit=0,
     )
+    # KubeRay refuses a shutdown beside deletion rules. A team that has rules keeps them.
     spec.setdefault("shutdownAfterJobFinishes", "deletionStrategy" not in spec)
+    # Kueue lets a job run by ending its suspension.
     if QUEUE in meta["labels"]:
         spec["suspend"] = True
     cluster = spec["rayClusterSpec"]
+    # KubeRay makes each cluster a token of its own, which boig never sees.
     cluster.setdefault("authOptions", {"mode": "token"})
     # To a head that comes back KubeRay submits the job again. Retries are Airflow's: a job ends
     # with its head, the next attempt follows.
@@ -153,6 +158,7 @@ class _Pod:
 
 
 def _groups(groups: Sequence[dict[str, Any]], asks: Sequence[Ask]) -> list[dict[str, Any]]:
+    # A process without GPUs must not take the room beside a GPU where another pod would hold it.
     order = sorted(groups, key=lambda group: len(_Pod.of(group).gpus))
     taken: dict[str, list[Ask]] = {} if asks else {order[0]["groupName"]: []}
     for ask in asks:
@@ -172,6 +178,7 @@ def _groups(groups: Sequence[dict[str, Any]], asks: Sequence[Ask]) -> list[dict[
                 remedy,
             )
         taken.setdefault(group["groupName"], []).append(ask)
+    # Groups that hold no process are left out: their pods would hold machines for nothing.
     return [
         _with_pods(group, _count(group, taken[group["groupName"]]))
         for group in groups
@@ -180,6 +187,8 @@ def _groups(groups: Sequence[dict[str, Any]], asks: Sequence[Ask]) -> list[dict[
 
 
 def _with_pods(group: Mapping[str, Any], count: int) -> dict[str, Any]:
+    # No autoscaler: Kueue admits a fixed set of pods, and a stage that counts the cluster's cores
+    # as it starts must find all of them.
     return {**group, "replicas": count, "minReplicas": count, "maxReplicas": count}
 
 
@@ -187,6 +196,7 @@ def _count(group: Mapping[str, Any], asks: Sequence[Ask]) -> int:
     """Pods that hold all processes at once; the group's own number where they are as many as there
     is room for."""
     pods: list[_Pod] = []
+    # The largest first, as Ray packs them: small ones then fill the room that is left beside them.
     for ask in sorted(asks, key=lambda ask: (ask.gpus, ask.cpus), reverse=True):
         for _ in range(ask.count):
             if not any(pod.take(ask) for pod in pods):

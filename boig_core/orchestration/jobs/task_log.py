@@ -43,6 +43,8 @@ class TaskLog:
         self._cursor = store.join(attempt, CURSOR)
         self._shown: str | None = None
         self._doubt = False
+        # A look that was cancelled goes on in its thread, and the next one would show the same
+        # chunk beside it.
         self._one = threading.Lock()
 
     def show(self) -> None:
@@ -64,6 +66,8 @@ class TaskLog:
                     self._doubt = False
                 for line in text.splitlines():
                     self._emit(line)
+                # Noted before the cursor is written: if the store fails there, this process still
+                # repeats nothing.
                 self._shown = name
                 store.write_bytes(self._cursor, name.encode())
 
@@ -98,5 +102,6 @@ class TaskLog:
             await asyncio.get_running_loop().run_in_executor(
                 _threads, contextvars.copy_context().run, self.show
             )
+        # A log that cannot be shown now must not fail a task whose job is well.
         except BoigError as exc:
             self._emit(f"[the log waits: {exc}]")

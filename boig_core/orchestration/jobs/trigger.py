@@ -63,10 +63,13 @@ async def follow(
         try:
             info = await end
         except ClusterError as exc:
+            # An end like the others: the operator looks into the store, where the job may have
+            # committed while its cluster could not be asked.
             info = JobInfo(UNREACHABLE, str(exc))
         finally:
             showing.cancel()
             await asyncio.wait({showing})
+    # What the stage said last, its result or its error, came after the last look.
     await log.finish()
     if info is None:
         return {
@@ -139,6 +142,7 @@ class RayJobTrigger(BaseTrigger):
         ):
             return
         try:
+            # A session of its own: the poller's ends with the trigger, which Airflow has cancelled.
             async with self.cluster.connect() as jobs:
                 await stop_and_see(jobs, self.submission_id, end_s)
             self.log.info("job %s is over", self.submission_id)

@@ -168,6 +168,7 @@ def make_plan(
     params = context["params"]
     ti = context["ti"]
     root = store_root(extra.get("store"))
+    # Before any GPU is taken: without exclusive puts, attempts could not be kept apart.
     store.probe(root)
     for named in filter(None, (params.get("recipe"), extra.get("recipe"))):
         if is_recipe_file(named):
@@ -216,6 +217,7 @@ def with_champion(outputs: Mapping[str, str]) -> dict[str, str]:
     """
     uri = registry.champion() if os.environ.get("MLFLOW_TRACKING_URI") else None
     if uri is None:
+        # Whom an event names as champion may be so no longer: the registry's word alone counts.
         return {name: output for name, output in outputs.items() if name != "champion"}
     try:
         manifest.read_manifest(uri, kind="sd")
@@ -275,6 +277,7 @@ def newest_extra(context: Mapping[str, Any], source: Asset | None) -> dict[str, 
     )
     if not events:
         return {}
+    # One run may stand for several events that came while it waited.
     return dict(max(events, key=lambda event: event.timestamp).extra or {})
 
 
@@ -314,6 +317,7 @@ def announce(
             "root": made_by["root"],
             "seconds": seconds,
         }
+        # Before the event: a run that has lost its turn fails here, and starts no training.
         if taken is not None:
             intervals.keep_newest(asset_state_store[asset], taken, outputs[main])
         if card := manifest.find_file(outputs[main], manifest.PAGE):
@@ -346,6 +350,7 @@ def drop_implied_edges(tasks: Mapping[str, Any]) -> None:
             for earlier in (above, *before(tasks[above]))
         }
 
+    # An edge that is implied adds no ancestor, so edges may go in any order.
     for operator in tasks.values():
         for above in {
             earlier for direct in operator.upstream_task_ids for earlier in before(tasks[direct])

@@ -62,9 +62,12 @@ def rehearse(context: Mapping[str, Any], planned: Mapping[str, Any]) -> None:
         log.info(
             "stage %s: %s; in pool %s; %s", stage, " · ".join(map(str, asks)), task.pool, before
         )
+        # Only a warning: an autoscaler may add nodes.
         if short := _short_of(asks):
             log.warning("stage %s would wait for room: %s", stage, short)
     log.info("dry run: all was checked, nothing is started")
+    # All that follow are named, not the next ones alone: some start whatever became of the tasks
+    # before them.
     raise DownstreamTasksSkipped(
         tasks=sorted(context["task"].get_flat_relative_ids(upstream=False))
     )

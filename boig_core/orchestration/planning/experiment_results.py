@@ -38,6 +38,7 @@ def collect(planned: Any, after: Any) -> Any:
     @task(
         task_id="collect",
         trigger_rule="all_done",
+        # Two values of their own: the stage compare takes the one, `verdict` the other.
         multiple_outputs=True,
         doc_md="Gathers the evaluations, and why others are missing.",
     )
@@ -109,6 +110,7 @@ def verdict(planned: Any, compared: Any) -> Any:
 
 def _why(planned: Mapping[str, Any], variant: Mapping[str, Any], index: int, ti: Any) -> str:
     """What the first stage that failed for a variant has left as its reason."""
+    # In the order of the work, since what failed first is why the rest failed.
     places = [
         ("finetune_llm", variant["llm"]),
         ("calibrate", variant["calibration"]),
@@ -141,4 +143,5 @@ def read_plan(ti: Any) -> dict[str, Any]:
 
 def read_results(ti: Any, task_id: str, count: int) -> list[Any]:
     """Result of each index of a mapped task; None for one that has none."""
+    # Index by index: one that failed leaves a gap, and the others keep their places.
     return list(ti.xcom_pull(task_ids=task_id, map_indexes=list(range(count)))) if count else []

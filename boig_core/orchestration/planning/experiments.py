@@ -86,6 +86,7 @@ def plan_experiment(needs: Mapping[str, str], source: Asset, optional: Mapping[s
             for own in ([], *(variant["overrides"] for variant in params["variants"]))
         ]
         work = needed(base, dict(zip(_names(params["variants"]), recipes, strict=True)))
+        # After the variants, which are to be checked as well: a rehearsal ends the task.
         if params.get("dry_run"):
             rehearse(context, planned)
         folder = planned["recipe"].rsplit("/", 1)[0]
@@ -129,6 +130,8 @@ def needed(base: Recipe, variants: Mapping[str, Recipe]) -> dict[str, list[dict[
             if recipe.llm == base.llm
             else _index(llms, base.model_copy(update={"llm": recipe.llm}))
         )
+        # The base with the variant's own sections alone: variants that agree in these get equal
+        # recipes, and by them one calibration.
         calibrated = base.model_copy(update={"llm": recipe.llm, "reward": recipe.reward})
         calibration = None if calibrated == base else _index(calibrations, (calibrated, llm))
         rows.append({"name": name, "recipe": recipe, "llm": llm, "calibration": calibration})
@@ -237,6 +240,7 @@ def _with(
             continue
         if (result := results[job[key]]) is None:
             return {**plan, "skip": f"its {_TRAINS[key]} has failed"}
+        # In place, since the plan above holds this very mapping.
         outputs |= {
             name: uri
             for name, uri in result["outputs"].items()

@@ -57,6 +57,7 @@ def take_turn(asset: Asset, plan_result: Any) -> Any:
         outputs hold what there is.
     """
 
+    # Rescheduled between two looks: runs of a backfill may wait for long, and hold no worker then.
     @task.sensor(
         task_id="turn",
         inlets=[asset],
@@ -118,6 +119,7 @@ def claim(
         )
         return None
     body = json.dumps({"run": run}).encode()
+    # Of runs that ask at once, one alone gets this number. The others look again.
     return last + 1 if store.put_if_absent(store.join(turns, f"{last + 1:06}.json"), body) else None
 
 
@@ -126,6 +128,7 @@ def last_turn(turns: str) -> tuple[int, str | None]:
     names = [name for name, _ in store.list_files(turns)]
     if not names:
         return 0, None
+    # Numbers are padded, so the last name is that of the last turn.
     newest = max(names)
     return int(newest.removesuffix(".json")), str(
         json.loads(store.read_bytes(store.join(turns, newest)))["run"]
@@ -162,6 +165,8 @@ def period_after(newest: Newest | None, start: datetime, end: datetime, late_day
     without a version all before the end."""
     if newest is None:
         return Period(since=None, until=end)
+    # After days without a run the watermark lies before the interval; where an old interval is run
+    # again, the start lies before the watermark. Neither may leave a gap.
     since = start if newest.watermark is None else min(start, newest.watermark)
     return Period(since=since - timedelta(days=late_days), until=end)
 
@@ -181,6 +186,7 @@ def find_newest(state: Any, root: str, name: str) -> Newest | None:
             return _version(kept["dataset"])
         except UserError as exc:
             log.warning("the newest version that Airflow knows of cannot be read: %s", exc)
+    # Airflow's state is lost, or names what can no longer be read: the manifests tell as much.
     family = store.join(root, "datasets", name)
     versions = sorted(
         (file.modified, file.path)
@@ -220,6 +226,8 @@ def keep_newest(state: Any, taken: Mapping[str, Any], dataset: str) -> None:
     Raises:
         InputError: other runs have had their turns since.
     """
+    # Checked as the run ends: where a single task was cleared, it has built on an old version,
+    # which as the newest would hide what came in between.
     last = last_turn(taken["turns"])
     if last != tuple(taken["turn"]):
         rule = f"is over: {last[1]} came next, and this version does not hold what that has made"
@@ -245,4 +253,5 @@ def _key(name: str) -> str:
 def _runs(dag: str, run: str) -> bool:
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
+    # A run that was deleted counts 0, so nobody waits for it.
     return bool(RuntimeTaskInstance.get_dr_count(dag_id=dag, run_ids=[run], states=["running"]))

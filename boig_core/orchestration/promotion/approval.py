@@ -53,6 +53,7 @@ class Approval(ApprovalOperator):
     operator_extra_links = (ReportLink(),)
 
     def __init__(self, *, gates: Any, **kwargs: Any) -> None:
+        # The form shows only params whose source is the task.
         why = Param(
             "",
             type="string",
@@ -70,6 +71,7 @@ class Approval(ApprovalOperator):
 
     def execute(self, context: Any) -> Any:
         """Put the question, then wait without holding a worker."""
+        # Set as the task runs: a DAG file that is parsed knows neither candidate nor recipe.
         self.response_timeout = timedelta(days=self.gates["max_days"])
         self.subject = f"Promote {store.name(self.gates['candidate'])} to champion?"
         self.body = form(self.gates)
@@ -158,6 +160,7 @@ def gates_task(plan: dict[str, Any], **context: Any) -> dict[str, Any]:
     }
     print(result["table"])
     if not result["passed"]:
+        # A task that is skipped returns nothing, and people must still see what the gates found.
         context["ti"].xcom_push(key="return_value", value=result)
         failed = ", ".join(gate.name for gate in gates if not gate.passed)
         raise AirflowSkipException(f"not promoted, the champion stays: {failed}")
@@ -194,6 +197,8 @@ def collect_evidence(candidate: str, report: str) -> PromotionEvidence:
         InputError: the report is about another model.
         CorruptError, NotFoundInStoreError: an output or the run that made it cannot be read.
     """
+    # The job of the evaluation says which model and which champion were sampled. It is found from
+    # the report by manifests, so a param that names another model is caught.
     evaluation = _made_by(_made_by(report).input("generation"))
     if store.normalize(evaluation.input("boigsd")) != store.normalize(candidate):
         raise InputError(
@@ -247,6 +252,7 @@ def register(gates: Mapping[str, Any], approved_by: str, why: str) -> dict[str, 
             client.create_registered_model(
                 MODEL, description="Diffusion models that boig has aligned with a KPI."
             )
+        # A try that was cut may have registered the version: the next one goes on with that.
         versions = client.search_model_versions(f"name='{MODEL}'")
         same = [version for version in versions if version.tags.get("uri") == uri]
         new = str(
@@ -261,6 +267,8 @@ def register(gates: Mapping[str, Any], approved_by: str, why: str) -> dict[str, 
             client.set_model_version_tag(MODEL, new, key, value)
         last_move(client)  # one that was cut is finished before the next begins
         alias_versions = aliases(client)
+        # Promoted once more, a champion would become its own previous, and the model before would
+        # be lost to a rollback.
         if alias_versions.get("champion") != new:
             move(client, Move(uuid4().hex, "promote", new, alias_versions.get("champion")))
             alias_versions = aliases(client)

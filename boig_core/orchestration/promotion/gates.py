@@ -132,6 +132,7 @@ def in_words(gate: Gate) -> str:
 
 
 def _gain(report: Mapping[str, Any], measure: str, over: str, limit: float) -> Gate:
+    # The interval's lower end and not the mean: chance must not pass for a gain.
     row = ((report.get("paired") or {}).get(f"{CANDIDATE}-{over}") or {}).get(measure) or {}
     value = _finite(row.get("low"))
     missing = f"not measured: {_reason(report, f'generation.{CANDIDATE}.{measure}')}"
@@ -151,6 +152,8 @@ def _over_champion(report: Mapping[str, Any], limit: float, evidence: PromotionE
         return Gate(name, None, ">", limit, True, "not applicable: this is the first model")
     if evidence.champion == evidence.candidate:
         return Gate(name, None, ">", limit, True, "not applicable: it is the champion already")
+    # The champion has become another since the evaluation: a model that is no longer served is no
+    # yardstick.
     if evidence.compared != evidence.champion:
         met = evidence.compared or "no champion"
         return Gate(
@@ -171,6 +174,7 @@ def _kept(report: Mapping[str, Any], name: str, measure: str, limit: float) -> G
         if value is not None
         else f"not measured: {_reason(report, f'generation.{CANDIDATE}.{measure}')}"
     )
+    # A limit of 0 asks for nothing, so what was not measured passes it.
     return Gate(name, value, "≥", limit, limit <= 0 or (value is not None and value >= limit), note)
 
 

@@ -61,6 +61,7 @@ def registry() -> Iterator[Any]:
             "is not set",
             "set it to the MLflow server that keeps the registry",
         )
+    # Here and not above: DAG files import this module, and Airflow parses them again and again.
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -106,6 +107,8 @@ def promoted() -> list[str]:
     """
     with registry() as client:
         newest = _newest_move(client)
+        # A move that was cut will be finished by whoever comes next: its champion must outlast a
+        # clean-up until then.
         named = {
             *aliases(client).values(),
             *([newest.champion] if newest is not None and not newest.done else []),
@@ -161,6 +164,8 @@ def _carry_out(client: Any, wanted: Move) -> Move:
     client.set_registered_model_alias(MODEL, "champion", wanted.champion)
     if wanted.previous is not None:
         client.set_registered_model_alias(MODEL, "previous", wanted.previous)
+    # Noted last: a move without this note is carried out again, which changes nothing that has
+    # moved.
     done = replace(wanted, done=True)
     client.set_registered_model_tag(MODEL, _MOVE, json.dumps(asdict(done)))
     return done
@@ -188,6 +193,7 @@ def rollback(by: str, why: str, decision: str = "") -> dict[str, str | None]:
     if not why.strip():
         raise InputError("why", "is empty", "say why the champion goes")
     with registry() as client:
+        # First of all: aliases that a cut move has left halfway are no pair to swap.
         last, was_cut = last_move(client)
         alias_versions = aliases(client)
         now, before = alias_versions.get("champion"), alias_versions.get("previous")

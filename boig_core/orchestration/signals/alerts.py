@@ -134,10 +134,13 @@ def claim(key: str, now: float) -> Callable[[], None] | None:
         return _claim_in_airflow(f"boig_alert_{key}", now)
     except Exception as exc:  # Airflow's own, of many kinds
         log.warning("nothing remembers this alert, so it may be sent again: %s", exc)
+        # An alert too many is better than none.
         return lambda: None
 
 
 def _claim_in_store(folder: str, key: str, now: float) -> Callable[[], None] | None:
+    # Windows are those of the clock, so the hour of a cause may reach into the next one: a claim of
+    # the window before counts until it is an hour old.
     window = int(now // WINDOW_S)
     mine, before = (store.join(folder, f"{key}-{number}.json") for number in (window, window - 1))
     try:
@@ -145,6 +148,8 @@ def _claim_in_store(folder: str, key: str, now: float) -> Callable[[], None] | N
             return None
     except NotFoundInStoreError:
         pass
+    # `by` makes these bytes the writer's own: by them it sees that it came first, even after a lost
+    # answer.
     if not store.put_if_absent(mine, json.dumps({"at": now, "by": uuid.uuid4().hex}).encode()):
         return None
     return lambda: store.delete_file(mine)

@@ -20,6 +20,8 @@ log = get_logger(__name__)
 LONGEST: Final = 1000
 """Characters of an error's message that are told; what is longer is in the log."""
 
+# Without what stands behind the first slash: a server or a bucket is away, whichever path of it was
+# asked for.
 _ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s;,)]+")
 _VARIES: Final = re.compile(r"[0-9a-f]*\d[0-9a-f]*")
 
@@ -44,6 +46,8 @@ class Cause:
     def of(cls, error: object) -> Cause:
         """Of what Airflow hands over: an exception, its text, or nothing."""
         if isinstance(error, BoigError):
+            # By its base in `errors`: tasks that meet the same outage at different calls raise
+            # different subclasses, and that is still one cause.
             name = next(
                 base.__name__
                 for base in type(error).__mro__
@@ -110,6 +114,7 @@ def failure(context: Any, cause: Cause) -> alerts.Alert:
     pages that are known."""
     ti, task = context["ti"], context["task"]
     mapped = "" if ti.map_index is None or ti.map_index < 0 else f" · map index {ti.map_index}"
+    # A DAG's light tasks have no job, and most of them no pages.
     links = {
         "Task log": ti.log_url,
         "Ray job": getattr(task, "job_url", ""),

@@ -64,6 +64,7 @@ def submission_id(task: str, attempt: int) -> str:
     """
     digest = hashlib.sha256(f"{task}#{attempt}".encode()).hexdigest()[:12]
     dag, run, *place = task.rsplit("/runs/", 1)[-1].split("/")
+    # 60 characters leave room for the attempt's number and the digest within the 100.
     readable = slug("-".join([dag.removeprefix("boig_"), *place, run]))[:60].strip("-")
     return f"boig-{readable}-a{attempt}-{digest}"
 
@@ -90,16 +91,23 @@ def survey(
     uri = commit.attempt_uri(task, newest)
     fate = commit.fate(uri)
     starter = started_by(uri)
+    # An attempt whose starter is not known is taken up as by a retry: only a clear that is proven
+    # may stop a job.
     if starter is None or not now.redoes(starter):
         if fate == "committed":
             return Attempt(newest, uri, "committed")
+        # Only an open attempt may have a job to wait for; a failed one left its error as it ended.
         if fate == "open" and is_live(submission_id(task, newest)):
             return Attempt(newest, uri, "live")
+        # Fenced before the next one starts: a job that Ray has lost sight of may wake later, and
+        # must find its commit's place taken.
         if (
             fate != "fenced" and commit.fence(uri) is not None
         ):  # it has committed between the two looks
             return Attempt(newest, uri, "committed")
     else:
+        # Stopped first: where that fails nothing has changed, no attempt starts beside the old job,
+        # and the next try stops it again.
         stop(submission_id(task, newest))
         commit.fence(uri)
     return Attempt(newest + 1, commit.attempt_uri(task, newest + 1), "new")

@@ -93,6 +93,7 @@ class RayJobOperator(BaseOperator):
         poll_s: float = 1.0,
         **kwargs: Any,
     ) -> None:
+        # Set here and not in a DAG's default arguments, so that a stage has them in anyone's DAG.
         super().__init__(
             **{
                 "pool": POOL,
@@ -140,6 +141,8 @@ class RayJobOperator(BaseOperator):
         )
         if standing.state == "committed":
             return self._use(standing.uri, "has committed already")
+        # Airflow sets the limit of tries anew when a task is cleared. Then its work is wanted anew,
+        # not what others have made.
         never_cleared = standing.number == 1 and now.limit == self.retries
         if (
             self.reuse
@@ -150,12 +153,15 @@ class RayJobOperator(BaseOperator):
             return self._use(reusable, "has made the same already")
         name = attempts.submission_id(task, standing.number)
         self.job_url = cluster.page(name)
+        # Airflow keeps a task's links when its process ends. Where the worker waits, that is after
+        # the job, and people want to see the job while it runs.
         context["ti"].xcom_push(key=RayJobLink().xcom_key, value=self.job_url)
         # Written before the job starts: a pointer to nothing is found out, a job without a pointer
         # would have to be searched for.
         context["task_state_store"].set(
             STATE, {"attempt": standing.uri, "submission_id": name, "job_url": self.job_url}
         )
+        # Before the submission: a kill that comes amid it must stop the job, too.
         self._running = (cluster, name, key)
         if standing.state == "live":
             self.log.info("adopting job %s, which is still running", name)
@@ -190,6 +196,8 @@ class RayJobOperator(BaseOperator):
 
         def stop() -> None:
             try:
+                # Asked for and not seen through: SIGKILL is seconds away. What then still runs is
+                # boig_reconcile's.
                 ask(cluster, lambda jobs: jobs.stop(name))
                 counts.job(self.stage, "stopped")
             except BoigError as exc:
@@ -228,6 +236,8 @@ class RayJobOperator(BaseOperator):
         )
 
     def _start(self, cluster: Cluster, name: str, job: Job, key: TaskKey) -> None:
+        # The job file comes first: after a lost answer the next try finds the attempt by it, and
+        # then the job by its name.
         uri = write_job(job)
         python = os.environ.get("BOIG_RAY_PYTHON", "python")
         entrypoint = f"{shlex.quote(python)} -m ray_jobs.{job.stage.value} {shlex.quote(uri)}"
@@ -254,6 +264,7 @@ class RayJobOperator(BaseOperator):
 
     def _finish(self, attempt_uri: str, event: Mapping[str, str]) -> dict[str, Any]:
         self._attempt = attempt_uri
+        # The commit decides, whatever the cluster says: a node may die just after it.
         done = attempts.result(attempt_uri)
         if done is not None:
             if (why := done["metrics"].get(SKIP_REASON)) is not None:
@@ -265,9 +276,12 @@ class RayJobOperator(BaseOperator):
         self.pages = self._curves(attempt_uri)
         failure = commit.read_failure(attempt_uri)
         if failure is not None:
+            # The stage's own class of error, since the retry policy tells by it what is worth
+            # another try.
             raise named(failure.type, failure.user)(
                 f"{self.stage}: {failure.type}", failure.message, failure.remedy
             )
+        # A job that is gone has no output, and a cluster that is away would be asked for a minute.
         if event["status"] not in (GONE, UNREACHABLE) and not any(runs.read_log(attempt_uri)):
             self._show_tail(event["submission_id"])
         status = (
@@ -275,6 +289,7 @@ class RayJobOperator(BaseOperator):
         )
         remedy = "the next try adopts the job or starts the next attempt; see the Ray job's page"
         if event["status"] in (GONE, UNREACHABLE):
+            # The address stands in the error, since alerts tell one outage from another by it.
             raise ClusterError(self.job_url or self.stage, status, remedy)
         raise InfrastructureError(self.stage, status, remedy)
 

@@ -76,12 +76,14 @@ def _state(info: JobInfo, state: Callable[[TaskKey], str]) -> str | None:
     task = TaskKey(metadata["dag"], metadata["run"], metadata["task"], int(metadata["map"]))
     try:
         return state(task)
+    # Airflow's errors are of many kinds. None of them proves that a task is over.
     except Exception as exc:
         log.warning("Airflow does not say how %s stands, so its job goes on: %s", task, exc)
         return None
 
 
 async def _stop(jobs: JobBackend, names: list[str]) -> dict[str, ClusterError]:
+    # All at once, errors gathered: one that does not stop must keep none of the others running.
     ends = await asyncio.gather(
         *(stop_and_see(jobs, name) for name in names), return_exceptions=True
     )

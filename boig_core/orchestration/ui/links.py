@@ -119,6 +119,7 @@ def mlflow_page(attempt: str) -> str:
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     # A browser asks for a login, a link is for everyone.
     web = IN_ADDRESS.sub("", os.environ.get("BOIG_MLFLOW_WEB") or server)
+    # A tracking address may be a file or a database, which no browser opens.
     if not server or not web.startswith(("http://", "https://")):
         return ""
     job = read_job(store.join(attempt, "job.json"))

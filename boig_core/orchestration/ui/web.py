@@ -57,6 +57,7 @@ def create_app() -> FastAPI:
     def report(version: str, path: str) -> Response:
         return serve(("reports", version), path)
 
+    # Before the route below, which would take these pages, too, and ask for another DAG's access.
     @app.get(
         "/evaluations/comparison/{version}/{path:path}", dependencies=reads("boig_experiments")
     )
@@ -91,6 +92,7 @@ def serve(output: tuple[str, ...], path: str) -> Response:
             404,
             "BOIG_STORE is not set where Airflow's api-server runs; set it to the store that Ray writes to",
         )
+    # Each name on its own: a name of dots alone would lead out of the output's folder.
     if media is None or not all(_NAME.fullmatch(name) for name in (*output, *path.split("/"))):
         raise HTTPException(
             404, f"{path}: only pages and pictures of an output are shown ({', '.join(TYPES)})"

@@ -154,15 +154,19 @@ def test_training_goes_on_while_a_checkpoint_is_sent(
     monkeypatch.setattr(store, "upload_file", held)
     step()
     then = engine.state_dict()
-    uri = points.save(engine, 1)
+    rows = [1]
+    uri = points.save(engine, 1, {"rows": rows})
     step()
+    rows.append(2)
     assert engine.steps_done == 2
     assert points.found() == [], "nothing is in the store yet"
     gate.set()
     points.wait()
     assert points.found() == [uri]
     assert senders == {"boig-checkpoint"}
-    points.restore(engine)
+    restored = points.restore(engine)
+    assert restored is not None
+    assert restored.state == {"rows": [1]}
     assert engine.steps_done == 1
     assert all(torch.equal(tensor, then[name]) for name, tensor in engine.state_dict().items()), (
         "what is sent is the snapshot"
