@@ -24,6 +24,7 @@ class BoigError(Exception):
 
     def __init__(self, value: object, rule: str, remedy: str) -> None:
         super().__init__(value, rule, remedy)
+        # As text: what was met may not pickle, or be of a class that another process cannot import.
         self.value = str(value)
         self.rule = rule
         self.remedy = remedy
@@ -97,6 +98,7 @@ class PreemptedError(InfrastructureError):
 def named(name: str, user: bool) -> type[BoigError]:
     """The class of an error that another process has left by its name; for one that is not boig's,
     the kind that it counts as."""
+    # A file names it, so it may be anything that stands in this module, or nothing.
     error_class = globals().get(name)
     if isinstance(error_class, type) and issubclass(error_class, BoigError):
         return error_class

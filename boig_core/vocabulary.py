@@ -172,6 +172,7 @@ class Sample:
 
 LINK: Final = "<hyperlink>"
 """What stands for a link in the text of a post."""
+# Not inside a word: `page#part` holds no hashtag.
 _HASHTAGS: Final = re.compile(r"(?<!\w)#(\w+)")
 _WORDS: Final = re.compile(r"[^\W\d_]{3,}")
 MAX_KEYWORDS: Final = 12
@@ -189,6 +190,7 @@ def keywords(
 ) -> tuple[str, ...]:
     """Hashtags of a text in lower case; without any, its distinct content words; in order, at most
     ``limit`` and none of ``but``."""
+    # The stand-in for a link would count as the word `hyperlink`.
     tags = _HASHTAGS.findall(text) or [
         w for w in _WORDS.findall(text.replace(LINK, " ")) if w.lower() not in _STOP_WORDS
     ]

@@ -53,6 +53,7 @@ def color_names(image_HWC: NDArray[np.uint8]) -> NDArray[np.bool_]:
     coverage; result (40,)."""
     palette_P3 = np.array(list(PALETTE.values()), np.float32)
     pixels_N3 = image_HWC.reshape(-1, 3).astype(np.float32)
+    # The squares of the pixels are left out: they are the same for all names and move no minimum.
     distances_NP = (palette_P3**2).sum(axis=1) - 2 * pixels_N3 @ palette_P3.T
     shares_P = np.bincount(distances_NP.argmin(axis=1), minlength=len(palette_P3)) / len(pixels_N3)
     shown_P = shares_P >= _MIN_COVERAGE
@@ -67,6 +68,8 @@ def best_set(truth_NP: NDArray[np.bool_], weights_N: NDArray[np.float64]) -> NDA
     sizes_N, hits_N, best = truth_NP.sum(axis=1), np.zeros(len(truth_NP)), 0.0
     while chosen_P.sum() < _MAX_NAMES:
         hits_NP = hits_N[:, None] + truth_NP
+        # What each name would give if it were added next: one more predicted name, and a hit where
+        # it is true.
         iou_NP = hits_NP / (sizes_N[:, None] + chosen_P.sum() + 1 - hits_NP)
         gains_P = np.where(chosen_P, -1.0, weights_N @ iou_NP)
         name = int(gains_P.argmax())
@@ -115,6 +118,8 @@ def bucket_edges(
         rng: pairs the two.
     """
     return np.asarray(
+        # Five draws of noise per scene: with one, the edges would wobble with the noise of single
+        # posts.
         np.quantile(np.repeat(scores_N, 5) + rng.choice(noise_M, 5 * len(scores_N)), (0.6, 0.9)),
         np.float64,
     )
@@ -147,6 +152,7 @@ def bucket_weights(
             for features in stand_ins
         ]
     )
+    # Noise is sorted, so a position in it is the chance that a draw keeps the likes below an edge.
     below_2N = np.searchsorted(noise_M, edges_2[:, None] - scores_N) / len(noise_M)
     odds: dict[Bucket, NDArray[np.float64]] = {
         "low": below_2N[0],
@@ -154,6 +160,8 @@ def bucket_weights(
         "high": 1 - below_2N[1],
     }
     return {
+        # A rare bucket is weighed up by its share, since the twin without KPI is trained on as many
+        # posts of each bucket.
         bucket: odds[bucket] / (SHARES[bucket][1] - SHARES[bucket][0]) / len(stand_ins)
         for bucket in BUCKETS
     }
@@ -178,6 +186,8 @@ def ceilings(
     for _ in range(contexts):
         brand, season = BRANDS[int(rng.integers(len(BRANDS)))], SEASONS[int(rng.integers(4))]
         seen, names_NP, edges_2 = brands[brand]
+        # Kinds are drawn apart from colors, places and sizes, so a scene with other kinds is as
+        # likely and few renders serve many contexts.
         counts_N = np.array([len(features.things) for features in seen])
         count = int(rng.choice(counts_N))
         kinds = [KINDS[int(k)] for k in rng.permutation(len(KINDS))[:count]]
@@ -189,6 +199,8 @@ def ceilings(
         blind_P = best_set(truth_NP, np.sum([weights[bucket] for bucket in BUCKETS], axis=0))
         for bucket in BUCKETS:
             told_P = best_set(truth_NP, weights[bucket])
+            # Weighted by how likely the bucket is in this context: posts that hardly occur hardly
+            # count.
             w_N = weights[bucket]
             sums[bucket] += (w_N.sum(), w_N @ _iou(truth_NP, told_P), w_N @ _iou(truth_NP, blind_P))
     return {

@@ -42,6 +42,8 @@ def silhouette(
     """
     mask = Image.new("L", (shape[1] * scale, shape[0] * scale))
     draw = ImageDraw.Draw(mask)
+    # Pillow counts from the middle of a pixel, positions here count from its edge: half a pixel
+    # lies between them.
     _draw_kind(draw, kind, center[0] * scale - 0.5, center[1] * scale - 0.5, radius * scale)
     return np.asarray(mask.reduce(scale), np.float32) / np.float32(255)
 
@@ -115,6 +117,7 @@ def render(scene: Scene, side: int, rng: np.random.Generator) -> Rendering:
         rng: source of the jitter; the same state gives the same bits.
     """
     top_3, bottom_3 = _shade(rng, scene.background), _shade(rng, scene.gradient or scene.background)
+    # Two jittered shades of one color would make a plain background a faint gradient.
     if scene.gradient is None:
         bottom_3 = top_3
     jitters = [
@@ -125,11 +128,14 @@ def render(scene: Scene, side: int, rng: np.random.Generator) -> Rendering:
     share_H = np.linspace(0, 1, side, dtype=np.float32)
     image_HWC = np.empty((side, side, 3), np.float32)
     image_HWC[:] = (top_3 + share_H[:, None] * (bottom_3 - top_3))[:, None, :]
+    # In small images more of an object is edge, and a finer grid costs little there.
     scale = 4 if side <= 64 else 2
     boxes: dict[str, Box] = {}
     for thing, (shift, stretch, shade_3) in zip(scene.things, jitters, strict=True):
         x, y = (float(c + s) * side for c, s in zip(CENTERS[thing.place], shift, strict=True))
         radius = RADII[thing.size] * float(stretch) * side
+        # Only a window is blended, since an object covers a small part of the image; 1.1 is the
+        # reach of a star, the widest kind.
         x0, y0 = max(0, int(x - 1.1 * radius) - 1), max(0, int(y - 1.1 * radius) - 1)
         x1, y1 = min(side, int(x + 1.1 * radius) + 2), min(side, int(y + 1.1 * radius) + 2)
         mask_HW = silhouette(thing.kind, (x - x0, y - y0), radius, (y1 - y0, x1 - x0), scale)

@@ -99,6 +99,8 @@ def season_of(month: int) -> str:
 def _draw_post(
     index: int, seed: int, law: Law, levels: np.ndarray[Any, np.dtype[np.float64]], side: int
 ) -> _Post:
+    # A stream of its own: a post is the same however many there are and whatever was drawn for
+    # others.
     rng = np.random.default_rng([seed, 0, index])
     which = int(rng.integers(len(ACCOUNTS)))
     account, brand = ACCOUNTS[which]
@@ -112,6 +114,7 @@ def _draw_post(
     if rng.random() < _LINK_SHARE:
         text += f" https://{brand}.example/{season}"
     score = law.score(of_scene(scene), brand, season)
+    # The noise has heavy tails, and `int` of an infinite number raises.
     likes = int(min(1e9, np.exp(levels[which] + score + law.noise.draw(rng, 1)[0])))
     extension = "png" if rng.random() < _PNG_SHARE else "jpg"
     record = {
@@ -133,6 +136,8 @@ def _save_image(post: _Post, path: Path, way: str | None) -> None:
     if path.suffix == ".png":
         picture.save(path, compress_level=3)
     else:
+        # Full color resolution: the law is about colors, and halved ones would bleed over the edges
+        # of small objects.
         picture.save(path, quality=92, subsampling=0)
     if way == "truncated_image":
         data = path.read_bytes()
@@ -146,6 +151,7 @@ def _line(record: dict[str, Any], way: str | None, earlier: str) -> bytes:
         case "missing_likes":
             del broken["likes"]
         case "likes_with_comma":
+            # At least 1,000, so that there is a comma to trip over.
             broken["likes"] = f"{record['likes'] + 1000:,}"
         case "duplicate_id":
             # As of an export that was taken before the likes came.
@@ -166,6 +172,7 @@ def _line(record: dict[str, Any], way: str | None, earlier: str) -> bytes:
     if way == "truncated_line":
         line = line[: len(line) * 2 // 3]
     if way == "not_utf8":
+        # Latin-1 in a file of UTF-8: these bytes decode to nothing.
         line = line.replace(b'"text": "', b'"text": "\xe9t\xe9 ')
     return line + b"\n"
 
@@ -196,6 +203,8 @@ def _ways(posts: int, rng: np.random.Generator) -> dict[int, str]:
 
 def draw_posts(posts: int, seed: int, law: Law, side: int) -> Iterator[_Post]:
     """The posts of a world in their order, each from a random stream of its own."""
+    # Even levels in an order that the seed draws: accounts always differ by as much, and no brand
+    # is always the popular one.
     units = np.random.default_rng([seed, _WORLD_STREAM]).permutation(
         np.linspace(-1, 1, len(ACCOUNTS))
     )
@@ -239,6 +248,7 @@ def write_world(
         )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target and not in /tmp: a move within one file system is atomic.
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
         raise InputError(
@@ -248,10 +258,12 @@ def write_world(
         ) from error
     try:
         summary = _write_into(partial, posts, seed, law, side, progress)
+        # mkdtemp makes folders that nobody else may read.
         partial.chmod(0o755)
         if out.exists():
             out.rmdir()
         os.replace(partial, out)
+    # An interrupt counts as a failure too: no half-written world stays behind.
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

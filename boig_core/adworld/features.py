@@ -96,6 +96,7 @@ def gradient_rows(top_3: NDArray[np.float32], bottom_3: NDArray[np.float32]) -> 
 @cache
 def area(kind: str, size: str) -> float:
     """The share of an image that an object covers."""
+    # Measured at one size for all: a share of the image is the same at any side.
     return float(silhouette(kind, (32, 32), RADII[size] * 64, (64, 64), 4).mean())
 
 
@@ -117,6 +118,7 @@ def _tone_of(color: str) -> str:
 def of_scene(scene: Scene) -> Features:
     """The true features of a scene."""
     background, ground_tones = _ground(scene.background, scene.gradient)
+    # Objects of a scene never touch, so what they cover adds up.
     left = 1 - sum(area(thing.kind, thing.size) for thing in scene.things)
     tones = {tone: left * share for tone, share in ground_tones.items()}
     for thing in scene.things:

@@ -55,6 +55,7 @@ _REMEDY = "mend the law file; the laws in boig_core/adworld/laws show every key"
 
 
 def _as_tuple(value: object) -> object:
+    # A law file may say `brand: kumo` as well as a list.
     return (value,) if isinstance(value, str) else value
 
 
@@ -93,6 +94,8 @@ class Term(_Model):
     @model_validator(mode="after")
     def _one_feature(self) -> Self:
         named = [name for name in _FEATURES if getattr(self, name) is not None]
+        # With two features it would be open whether they add up or must meet; a term without any
+        # would silently weigh nothing.
         if len(named) != 1:
             raise ValueError(f"must name exactly one of {', '.join(_FEATURES)}, not {len(named)}")
         return self
@@ -106,12 +109,14 @@ class Term(_Model):
     def amount(self, features: Features) -> float:
         """How much of the term's feature an image has, in [0, 1]."""
         things = features.things
+        # The oracle reads images without any object; scenes always have one.
         each = 1 / len(things) if things else 0.0
         if self.tone is not None:
             return features.tones.get(self.tone, 0.0)
         if self.color is not None:
             return features.background.get(self.color, 0.0)
         if self.gradient is not None:
+            # By identity, so both sources must give Python's bool: numpy's would never match.
             return float(features.gradient is self.gradient)
         if self.object_color is not None:
             return each * sum(thing.color == self.object_color for thing in things)
@@ -141,6 +146,8 @@ class Noise(_Model):
         """``size`` draws of the noise, in log-likes."""
         if self.tail == "lognormal":
             return rng.normal(0, self.sigma, size)
+        # A Student t has variance df / (df - 2): this makes `sigma` its standard deviation,
+        # whatever the tail.
         unit = np.sqrt((self.df - 2) / self.df)
         return np.asarray(rng.standard_t(self.df, size) * unit * self.sigma, np.float64)
 
@@ -181,6 +188,8 @@ class Law(_Model):
         path = Path(name_or_path)
         try:
             text = (
+                # Names of the package count first: a file of the same name in the working folder
+                # shadows none.
                 packaged_laws()[str(name_or_path)]
                 if str(name_or_path) in packaged_laws()
                 else path.read_text("utf-8")
@@ -213,6 +222,7 @@ class Law(_Model):
 
 
 def _as_input_error(source: str, error: ValidationError) -> InputError:
+    # The first error alone: people mend a file line by line, and a report must fit one line.
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "law"
     value = first["input"]

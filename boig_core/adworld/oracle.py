@@ -70,6 +70,8 @@ def _fit_background(
     """Top and bottom RGB of the linear vertical gradient behind the objects, started at the corners
     and refined on what agrees."""
     height, width, _ = image_HWC.shape
+    # Objects stand at the center or at the middle of a side, so the corners show nothing but
+    # background.
     corner = max(2, min(height, width) // 8)
     outer_HC = np.concatenate([image_HWC[:, :corner], image_HWC[:, -corner:]], axis=1)
     top_3, bottom_3 = (
@@ -77,9 +79,12 @@ def _fit_background(
         np.median(outer_HC[-corner:], axis=(0, 1)),
     )
     share_H = np.linspace(0, 1, height, dtype=np.float32)
+    # Loose at first: corners are near the ends of a gradient, not at them. Then tight, so that
+    # edges of objects drop out.
     for limit in (60.0, 35.0, 35.0):
         model_HC = top_3 + share_H[:, None] * (bottom_3 - top_3)
         inlier_HW = np.linalg.norm(image_HWC - model_HC[:, None], axis=-1) < limit
+        # So few pixels that no gradient explains the image: a fit would follow an object.
         if inlier_HW.mean() < 0.2:
             break
         rows = np.nonzero(inlier_HW)[0]
@@ -118,6 +123,8 @@ def _templates() -> tuple[tuple[str, ...], NDArray[np.float32], dict[str, float]
     box side over its radius."""
     kinds, canvases, extents = [], [], {}
     for kind in KINDS:
+        # Radii of small and large objects at 32 pixels, then of larger images. At the smallest,
+        # half a pixel of offset changes the shape, so it has a template.
         for radius, offset in ((4.2, 0.0), (4.2, 0.5), (6.0, 0.25), (12.0, 0.0), (24.0, 0.0)):
             size = int(2.4 * radius) + 4
             mask_HW = silhouette(
@@ -126,6 +133,8 @@ def _templates() -> tuple[tuple[str, ...], NDArray[np.float32], dict[str, float]
             canvas, (x0, y0, x1, y1) = _normalized(mask_HW)
             kinds.append(kind)
             canvases.append(canvas)
+            # Overwritten by each radius: that of the largest stays, which whole pixels distort
+            # least.
             extents[kind] = max(x1 - x0, y1 - y0) / 2 / radius
     return tuple(kinds), np.stack(canvases), extents
 
@@ -135,6 +144,7 @@ def _kind_of(canvas: NDArray[np.float32]) -> str:
     both_T = np.minimum(templates_THW, canvas).sum(axis=(1, 2))
     match_T = both_T / np.maximum(templates_THW, canvas).sum(axis=(1, 2))
     best = int(match_T.argmax())
+    # Below the limit a guess would add a kind's likes by chance; an unknown kind adds none.
     return kinds[best] if match_T[best] >= _MIN_MATCH else UNKNOWN
 
 
@@ -148,6 +158,8 @@ def _read_object(
     background to that color."""
     height, width = part_HW.shape
     away_HW = np.linalg.norm(image_HWC - behind_HWC, axis=-1)
+    # Pixels at the edge are mixed with the background. Where an object is too small to have others,
+    # its farthest pixels from the background stand in.
     inner_HW = ndimage.binary_erosion(part_HW)
     core_HW = (
         inner_HW
@@ -159,8 +171,11 @@ def _read_object(
     alpha_HW = ((image_HWC - behind_HWC) * line_HWC).sum(axis=-1) / np.maximum(
         (line_HWC**2).sum(axis=-1), 1.0
     )
+    # One pixel more, because the soft edge lies outside the threshold; never a neighbor's pixels,
+    # which would change the outline.
     near_HW = ndimage.binary_dilation(part_HW) & ~others_HW
     mask_HW = np.where(near_HW, np.clip(alpha_HW, 0, 1), 0).astype(np.float32)
+    # A mask without a pixel above one half has no box.
     if not (mask_HW > 0.5).any():
         mask_HW = part_HW.astype(np.float32)
     canvas, box = _normalized(mask_HW)
@@ -168,6 +183,7 @@ def _read_object(
     radius = (
         max(box[2] - box[0], box[3] - box[1])
         / 2
+        # Boxes of kinds differ at one radius, so the size is read off after the kind.
         / _templates()[2].get(kind, 1.0)
         / max(height, width)
     )
@@ -209,6 +225,8 @@ def measure(image_HWC: NDArray[np.uint8]) -> OracleReading:
     object_HW = np.linalg.norm(pixels_HWC - behind_HWC, axis=-1) > _OBJECT_DISTANCE
     labels_HW, count = ndimage.label(object_HW)
     areas = np.bincount(labels_HW.ravel(), minlength=count + 1)[1:] / labels_HW.size
+    # Specks of noise would count as objects, and a law's shares are divided by the number of
+    # objects.
     parts = [label for label in range(1, count + 1) if _MIN_AREA <= areas[label - 1] <= _MAX_AREA]
     read = [
         _read_object(pixels_HWC, behind_HWC, labels_HW == label, object_HW & (labels_HW != label))
@@ -217,6 +235,7 @@ def measure(image_HWC: NDArray[np.uint8]) -> OracleReading:
     features = Features(
         background=background_shares(top_3, bottom_3),
         tones=tone_shares(pixels_HWC.reshape(-1, 3)),
+        # A float, so that the comparison gives Python's bool: the law compares by identity.
         gradient=float(np.linalg.norm(bottom_3 - top_3)) > GRADIENT_DISTANCE,
         things=tuple(thing for thing, _ in read),
     )

@@ -115,6 +115,7 @@ class Scene:
 def visible_on(background: str, gradient: str | None) -> tuple[str, ...]:
     """The object colors that stand out from a background everywhere along its gradient."""
     ends = [np.array(RGB[background], float), np.array(RGB[gradient or background], float)]
+    # The middle too: a gradient may pass near a color from which both of its ends are far.
     behind = [ends[0], (ends[0] + ends[1]) / 2, ends[1]]
     return tuple(
         name
@@ -160,10 +161,13 @@ def sample_scene(rng: np.random.Generator, brand: str | None = None) -> Scene:
     kinds = rng.permutation(len(KINDS))[:count]
     free = PLACES if count == 1 else PLACES[1:]
     places = rng.permutation(len(free))[:count]
+    # One number more than there are objects: the last one means that none is large.
     large = int(rng.integers(count + 1))
     visible = _VISIBLE[background, gradient]
     things = []
     for index, (kind, place) in enumerate(zip(kinds, places, strict=True)):
+        # An invisible usual color is passed over, not forced: an object that melts into its
+        # background could not be read back.
         usual = house_color if house_color in visible and rng.random() < _HOUSE_COLOR else None
         things.append(
             Thing(
@@ -207,7 +211,9 @@ def full_caption(
     def kept() -> bool:
         return bool(rng.random() >= drop)
 
+    # Shuffled, so that the order of words says nothing about what the caption leaves unnamed.
     order = [scene.things[int(i)] for i in rng.permutation(len(scene.things))]
+    # The first is always named: the templates have no words for a caption without objects.
     named = [order[0], *(thing for thing in order[1:] if rng.random() >= drop / 2)]
     things = " and ".join(
         _thing_phrase(thing, size=kept(), color=kept(), place=kept()) for thing in named
@@ -227,6 +233,7 @@ def post_text(scene: Scene, brand: str, season: str, rng: np.random.Generator) -
     The background is named in 15 % of the posts, one object's place in 8 %, one object's color in
     15 %; the rest of the image stays unnamed, so that the KPI has something to say.
     """
+    # One draw for two choices, so that no post names both background and place.
     draw = rng.random()
     ground = _ground_phrase(scene.background, scene.gradient) if draw < 0.15 else ""
     placed = 0 if 0.15 <= draw < 0.23 else None

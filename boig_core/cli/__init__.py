@@ -56,6 +56,7 @@ for group in (recipe.recipe_app, dataset.dataset_app, bench.bench_app):
 
 def main() -> None:
     """Entry point of the ``boig`` command."""
+    # Before a command imports the libraries: some of them print as they are imported.
     quiet_libraries()
     try:
         app()

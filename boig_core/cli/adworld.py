@@ -54,6 +54,7 @@ def adworld(
 
     from boig_core.adworld.export import write_world
 
+    # Standard output holds the result alone, which may be JSON.
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("Writing posts", total=posts)
         summary = write_world(

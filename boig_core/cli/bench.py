@@ -62,6 +62,7 @@ def ddpo(
         )
     from boig_core.training.ranks import name_accelerator
 
+    # Before the next import, which brings DeepSpeed: that looks for its device as it is imported.
     name_accelerator()
     from boig_core.diffusion.bench import bench, measured
 
@@ -76,6 +77,7 @@ def ddpo(
                 settings, samples, functools.partial(open_scorer, settings, llm), Path(folder)
             )
         else:
+            # Without Ray there is one process, so there is one rank.
             alone = settings.model_copy(
                 update={"ddpo": settings.ddpo.model_copy(update={"workers": 1})}
             )
@@ -159,6 +161,7 @@ def save_untrained(recipe: Recipe, samples: Sequence[Sample], folder: Path) -> N
 
     high = KpiPair(**_KPI).high_condition
     prompts = [build_prompt(sample, high, Wording.of(recipe)) for sample in samples]
+    # A published model has its LoRA merged, so the one that gives the rewards here has none.
     tokenizer, model = make_model(
         recipe.llm.model_copy(update={"lora_rank": None}), prompts, recipe.seed
     )

@@ -91,6 +91,7 @@ def _run(name: str, check: Callable[[], str]) -> CheckResult:
 
 def _python() -> str:
     version = sys.version.split()[0]
+    # The lock is made for 3.11 and checked to resolve on 3.12.
     if not (3, 11) <= sys.version_info[:2] <= (3, 12):
         raise InputError(
             f"Python {version}",
@@ -161,6 +162,7 @@ def _mlflow() -> str:
 def _configured(variable: str) -> str:
     if not (value := os.environ.get(variable, "").rstrip("/")):
         raise _NotConfigured(f"{variable} is not set")
+    # The checks print the address.
     store.refuse_secrets(value)
     return value
 
@@ -174,6 +176,7 @@ def _get(url: str, headers: dict[str, str]) -> bytes:
     try:
         with urlopen(Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
             return bytes(answer.read())
+    # It is a URLError, too, so it comes first.
     except HTTPError as exc:
         remedy = "set RAY_AUTH_TOKEN" if exc.code in {401, 403} else "see the server's log"
         raise ClusterError(url, f"answered {exc.code}", remedy) from exc

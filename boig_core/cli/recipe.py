@@ -31,6 +31,7 @@ def recipe_show(recipe: str, overrides: Overrides = None, as_json: Json = False)
     from boig_core.config import load_recipe
 
     tree = load_recipe(recipe, overrides or []).model_dump(mode="json")
+    # YAML brings a line break of its own.
     print(
         json.dumps(tree, indent=1) if as_json else yaml.safe_dump(tree, sort_keys=False),
         end="" if not as_json else "\n",

@@ -81,6 +81,7 @@ def logs(
     run_name = runs.find_run(root, run)
     uri = runs.find_attempt(runs.run_state(root, run_name), run_name, stage, attempt).uri
     for text in runs.follow_log(uri) if follow else (text for _, text in runs.read_log(uri)):
+        # Whoever follows through a pipe sees each chunk as it comes.
         print(text, end="", flush=True)
 
 

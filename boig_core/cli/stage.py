@@ -108,6 +108,7 @@ def parse_inputs(items: Sequence[str]) -> dict[str, str]:
 
     inputs = {}
     for item in items:
+        # The first = parts them: a URI may hold more.
         name, _, uri = item.partition("=")
         if not name or not uri:
             raise InputError(

@@ -121,6 +121,7 @@ class Data(Section):
     def _check(self) -> Data:
         if self.since and self.until and self.since >= self.until:
             raise ValueError(f"since {self.since} must be before until {self.until}")
+        # Shares such as 0.7, 0.2 and 0.1 do not sum to 1 exactly.
         if abs(sum(self.split) - 1.0) > 1e-9 or min(self.split) <= 0:
             raise ValueError(f"split {self.split} must be three positive shares that sum to 1")
         if not 0 <= self.negative_kpi[0] <= self.negative_kpi[1]:

@@ -121,6 +121,7 @@ class DDPO(Section):
         """Stochastic steps, or draws, of an epoch, of which `timestep_fraction` are trained on."""
         if self.forward_process:
             return self.draws
+        # The last step is left out: it may have no noise, and then it has no log-probability.
         return self.sampling_steps - 1 if self.window is None else self.window
 
     @model_validator(mode="after")
@@ -155,6 +156,7 @@ class DDPO(Section):
             raise ValueError(
                 "logprob sum needs a clip_ratio of its own, such as 0.2: the default is for the mean over latent dimensions"
             )
+        # At least one step, since a small share of few steps would leave room for none.
         if self.window is not None and self.window > max(
             1, int(self.window_span * self.sampling_steps)
         ):

@@ -81,6 +81,7 @@ def _tree(name_or_path: str) -> dict[str, Any]:
         raise RecipeError(
             f"recipe {name_or_path}", "must be a mapping of sections", "see `boig recipe show tiny`"
         )
+    # Before `extends`: a recipe bears the name of its own file, not that of the one below it.
     tree.setdefault("name", fallback)
     if (below := tree.pop("extends", None)) is None:
         return tree
@@ -92,6 +93,8 @@ def _tree(name_or_path: str) -> dict[str, Any]:
         )
     merged = _tree(below)
     for key, value in tree.items():
+        # No deeper than the fields of a section: merged further, `reward.weights` would keep the
+        # formulations that the file leaves out.
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = {**merged[key], **value} if both else value
     return merged
@@ -144,7 +147,9 @@ def _first_error(exc: ValidationError) -> RecipeError:
             else f"known keys: {', '.join(_known_keys(error['loc'][:-1]))}"
         )
         return RecipeError(where, "is not a key of the recipe", remedy)
+    # pydantic puts these words before the text of our own ValueErrors.
     rule = error["msg"].removeprefix("Value error, ")
+    # The value of a rule between fields is their whole section, too long for a line.
     met = (
         where if isinstance(error["input"], (dict, BaseModel)) else f"{where} = {error['input']!r}"
     )
@@ -157,6 +162,7 @@ def _known_keys(loc: Sequence[str | int]) -> list[str]:
     model: Any = Recipe
     for part in loc:
         model = model.model_fields[str(part)].annotation
+        # An optional section is a union with None: its keys are those of the model in it.
         model = next(
             (
                 kind

@@ -106,6 +106,7 @@ class Recipe(Section):
 
     def digest(self) -> str:
         """SHA-256 of the resolved recipe as canonical JSON: 64 hex digits."""
+        # Keys in order: a field that moves within the code changes no digest.
         return hashlib.sha256(
             json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()
         ).hexdigest()

@@ -87,6 +87,7 @@ class AirflowApi:
         run = f"manual__{datetime.now(UTC).isoformat()}_{uuid4().hex[:8]}"
         body = {"dag_run_id": run, "logical_date": None, "conf": params}
         if self._call("POST", f"/dags/{dag}/dagRuns", body, repeatable=True, none_at=409) is None:
+            # 409 may be about something else: only a run that is there has been started.
             self._call("GET", f"/dags/{dag}/dagRuns/{quote(run)}")
         return run
 
@@ -120,6 +121,7 @@ class AirflowApi:
             InfrastructureError: Airflow has kept no answer, or does not answer itself.
         """
         answer = {"chosen_options": ["Approve"], "params_input": {"why": "the demo approves"}}
+        # -1 is the map index of a task that is not mapped.
         path = f"/dags/{dag}/dagRuns/{quote(run)}/taskInstances/{task}/-1/hitlDetails"
         if self._call("PATCH", path, answer, none_at=409) is None:
             question = self._call("GET", path)
@@ -147,6 +149,7 @@ class AirflowApi:
         """What Airflow answers; None at the status that the caller expects beside success."""
         try:
             answer = self._send(method, path, body, repeatable=repeatable)
+            # A token may run out while a demo runs; one login brings another.
             if answer.status_code == 401 and self.login():
                 answer = self._send(method, path, body, repeatable=repeatable)
         except httpx.HTTPError as exc:

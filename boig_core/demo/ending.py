@@ -91,6 +91,7 @@ def show_next(console: Console, home: Path, root: str, law: str, keep: bool) -> 
         "Report": shown(home / "report.html"),
         "Store": shown(Path(root)) if "://" not in root else root,
     }.items():
+        # In one piece, so that it can be copied; without markup, since a path may hold brackets.
         console.print(f"{name:<7} {where}", soft_wrap=True, highlight=False, markup=False)
     console.print("\nTry next:")
     for number, (line, why) in enumerate(lines.items(), 1):

@@ -81,6 +81,7 @@ def follow(
     for dag in CHAIN:
         waited = time.monotonic()
         while dag not in runs:
+            # Airflow starts with an empty database: a DAG's newest run is the one of this chain.
             run = api.newest_run(dag)
             if run is not None:
                 runs[dag] = str(run["dag_run_id"])
@@ -124,6 +125,7 @@ def _finished(
     for row in view.rows:
         if row.dag == dag and row.task in tasks:
             state = tasks[row.task]["state"]
+            # The store is asked only where a note may have changed.
             if state != row.state or state in {"running", "deferred"}:
                 view.update(row, state, notes.of(dag, run, row.task, state))
     asked = next(
@@ -136,6 +138,7 @@ def _finished(
     )
     if asked is not None and time.monotonic() - (asked.since or 0.0) > APPROVE_AFTER_S:
         approver.approve(dag, run, "approval")
+    # Before the run's own state: that changes later, and does not say why.
     failed = [name for name, task in tasks.items() if task["state"] == "failed"]
     if failed:
         raise _failure(
@@ -155,6 +158,7 @@ def _failure(
     uri = attempts.task_uri(root, dag, run, task)
     numbers = commit.attempts(uri)
     failure = commit.read_failure(commit.attempt_uri(uri, numbers[-1])) if numbers else None
+    # No stage has left a reason: it is another task, or its process died. The log has to tell.
     if failure is None:
         error = next(
             (line for line in reversed(lines) if "Exception" in line or "Error" in line),

@@ -42,6 +42,7 @@ class StageNotes:
         for name, text in runs.read_log(attempt, self._cursor):
             self._cursor = name
             for subject, line in newest_lines(text).items():
+                # Taken out first, so that the newest line is the last one.
                 self._lines.pop(subject, None)
                 self._lines[subject] = line
         under_way = [line for line in self._lines.values() if goes_on(line)]

@@ -56,6 +56,7 @@ def free_ports(among: Sequence[int] = SPARE_PORTS) -> Iterator[int]:
     Raises:
         InfrastructureError: there are no more.
     """
+    # At random, so that two demos that begin together seldom choose the same.
     first = random.randrange(len(among))
     yield from filter(is_free, itertools.chain(among[first:], among[:first]))
     raise InfrastructureError(
@@ -66,11 +67,13 @@ def free_ports(among: Sequence[int] = SPARE_PORTS) -> Iterator[int]:
 def is_free(port: int) -> bool:
     """Whether nothing listens on a port of this machine."""
     with socket.socket() as probe:
+        # As servers do: a port of a server that has just ended counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
             return False
+    # 0 stands for any port, so it can always be bound.
     return port != 0
 
 
@@ -93,6 +96,8 @@ class Services:
         """Start a server in a session of its own."""
         with (self.home / "logs" / f"{name}.log").open("ab") as log:
             self._log_starts[name] = log.tell()
+            # In a session of its own: Ctrl-C in the terminal reaches the demo alone, which stops
+            # its servers in order, and by the session children are found whose parent is gone.
             process = subprocess.Popen(
                 argv,
                 env=env,
@@ -147,6 +152,7 @@ class Services:
 
     def stop_all(self) -> None:
         """Stop every server, the last started first."""
+        # After `leave` the file stays: by it the servers are found and stopped later.
         if self._running:
             for name in reversed(list(self._running)):
                 self.stop(name)
@@ -164,6 +170,7 @@ def clean_up(home: Path) -> int:
     try:
         entries = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
+        # No demo was here, or it was killed while it wrote the file.
         return 0
     stopped = 0
     for pid, started in entries.values():
@@ -182,8 +189,11 @@ def stop_tree(leader: int) -> None:
     that is left, then SIGKILL."""
     family = _family(leader)
     heads = [process for process in family if process.pid == leader]
+    # The leader alone at first: a server such as Ray then ends its own children in order.
     _signal(heads, signal.SIGTERM)
     psutil.wait_procs(heads, timeout=STOP_S)
+    # What has started meanwhile. Those found before stay: without their parent, children in
+    # sessions of their own could no longer be found.
     family |= _family(leader)
     _signal(family, signal.SIGTERM)
     _, alive = psutil.wait_procs(family, timeout=5)
@@ -210,6 +220,7 @@ def _session(leader: int) -> list[psutil.Process]:
             if os.getsid(process.pid) == leader:
                 processes.append(process)
         except (ProcessLookupError, PermissionError):
+            # It has ended during the look, or may not be asked: it is none of ours.
             continue
     return processes
 
@@ -225,6 +236,7 @@ def _signal(processes: Iterable[psutil.Process], how: signal.Signals) -> None:
 def _started(pid: int) -> float | None:
     try:
         process = psutil.Process(pid)
+        # A zombie has ended: its parent has only not asked for its exit code yet.
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.NoSuchProcess:
         return None

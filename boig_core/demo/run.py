@@ -73,6 +73,7 @@ class DemoSettings:
 def run_demo(settings: DemoSettings, console: Console) -> int:
     """Run the whole demo; returns the exit code: 0, 1 for a failed stage or server, 2 for a wrong
     input."""
+    # Absolute, since the servers run in the repository's folder.
     law = settings.law if "/" not in settings.law else os.path.abspath(settings.law)
     overrides = [f"seed={settings.seed}", f"evaluation.judge=adworld:{law}", *settings.overrides]
     # A wrong recipe or law ends here, before anything starts.
@@ -136,6 +137,7 @@ def _start(
 ) -> dict[str, str]:
     with console.status("Starting Ray …"):
         start_ray(services, env, ports)
+    # Not waited for yet: these two come up while the ad world is written.
     passwords = start_airflow(services, env)
     start_mlflow(services, env, ports)
     return passwords
@@ -151,6 +153,7 @@ def _wait(
             "mlflow", lambda: answers(f"http://127.0.0.1:{ports.mlflow}/health"), READY_S
         )
         services.wait_until("airflow", lambda: api.login() and approver.login(), READY_S)
+        # Airflow answers before it has parsed the DAG files, and runs no DAG that it does not know.
         services.wait_until("airflow", lambda: api.has_dags(list(CHAIN)), READY_S)
         api.create_pool(POOL, 2)  # two stages side by side: one often waits, or starts processes
     console.print("While it runs:", highlight=False)

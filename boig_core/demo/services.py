@@ -49,6 +49,7 @@ def environment(home: Path, store: str, ports: Ports) -> dict[str, str]:
             filter(None, [str(repository()), os.environ.get("PYTHONPATH", "")])
         ),
         "BOIG_STORE": store,
+        # The ad world and recipes of one's own lie outside of the store.
         "BOIG_ROOTS": ",".join(
             filter(None, [str(home), os.getcwd(), os.environ.get("BOIG_ROOTS", "")])
         ),
@@ -68,6 +69,8 @@ def environment(home: Path, store: str, ports: Ports) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "DO_NOT_TRACK": "true",
         "SCARF_ANALYTICS": "false",
+        # The servers are on this machine: requests to them must not go through a proxy. Some
+        # libraries read the one spelling, some the other.
         "NO_PROXY": ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get("NO_PROXY", "")])),
         "no_proxy": ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get("no_proxy", "")])),
         "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cpu"),
@@ -97,12 +100,15 @@ def airflow_settings(home: Path, ports: Ports) -> dict[str, str]:
         "API__BASE_URL": base,
         "API__WORKERS": "1",
         "API__DEFAULT_WRAP": "True",  # an error's remedy stands at the end of a long line
+        # Drawn anew each time, so that no login outlives its demo.
         "API__SECRET_KEY": secrets.token_hex(16),
         "API_AUTH__JWT_SECRET": secrets.token_hex(32),
+        # DAG files stay the same during a demo: to parse them again would only take its cores.
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
         "DAG_PROCESSOR__REFRESH_INTERVAL": "3600",
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "WORKERS__EXECUTION_API_TIMEOUT": str(WORKER_S),
+        # By default 8793 and 8794, which another Airflow of this machine may have.
         "LOGGING__WORKER_LOG_SERVER_PORT": str(ports.spare[0]),
         "LOGGING__TRIGGER_LOG_SERVER_PORT": str(ports.spare[1]),
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "1",
@@ -139,6 +145,7 @@ def start_ray(services: Services, env: dict[str, str], ports: Ports, cpus: int =
         "ray.scripts.scripts",
         "start",
         "--head",
+        # In the foreground, so that it is a child that can be watched, and stopped with its own.
         "--block",
         "--node-ip-address=127.0.0.1",
         "--disable-usage-stats",
@@ -170,6 +177,7 @@ def ray_folder(home: Path) -> str:
     (107 characters in all)."""
     folder = home / "ray"
     folder.mkdir(parents=True, exist_ok=True)
+    # /session_DATE_TIME_PID/sockets/plasma_store, which Ray appends, has up to 64 characters.
     if len(str(folder)) <= 40:
         return str(folder)
     link = Path(f"/tmp/boig-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}")
@@ -211,9 +219,11 @@ def start_mlflow(services: Services, env: dict[str, str], ports: Ports) -> None:
 def start_airflow(services: Services, env: dict[str, str]) -> dict[str, str]:
     """Start Airflow afresh; returns the password of each of its users."""
     folder = services.home / "airflow"
+    # Runs that an earlier demo has left in its database would be taken for this one's.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     passwords = {user: secrets.token_urlsafe(9) for user in ROLES}
+    # Made before it is written: at no moment can anybody else read it.
     (folder / "passwords.json").touch(mode=0o600)
     (folder / "passwords.json").write_text(json.dumps(passwords))
     services.start("airflow", [sys.executable, "-m", "airflow", "standalone"], env)
@@ -226,6 +236,7 @@ def answers(url: str, token: str = "") -> bool:
         return httpx.get(
             url,
             timeout=5,
+            # No proxy of the environment leads to this machine's own servers.
             trust_env=False,
             headers={"Authorization": f"Bearer {token}"} if token else {},
         ).is_success

@@ -106,6 +106,7 @@ class View:
 
     def __post_init__(self) -> None:
         terminal = self.console.is_terminal
+        # Drawn by a function, so that times go on between two updates.
         self._live = (
             Live(get_renderable=self._drawn, console=self.console, refresh_per_second=2)
             if terminal
@@ -133,6 +134,7 @@ class View:
             # A deferred task is queued once more, to take up its job's result.
             state, notes = "running", notes or row.notes
         word, changed, fresh = row.word, state != row.state, tuple(notes) != row.notes
+        # A question is timed from when it is asked; a stage goes on counting when it is deferred.
         if changed and (
             state == "awaiting_input" or (state in {"running", "deferred"} and row.since is None)
         ):

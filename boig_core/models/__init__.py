@@ -51,8 +51,10 @@ def resolve_model(ref: str) -> str:
             )
         return str(folder)
     path = Path(ref).expanduser()
+    # A folder comes before a hub id of the same name: what lies here needs no network.
     if ref and path.is_dir():
         return str(path)
+    # A hub id has one slash at most; anything else is a path that leads nowhere.
     if not ref or ref.startswith(("/", ".", "~")) or ref.count("/") > 1 or path.is_file():
         raise InputError(
             ref or "''",
@@ -77,6 +79,7 @@ def model_version(ref: str) -> str:
     folder = Path(resolved)
     if folder.is_dir():
         digest = hashlib.sha256()
+        # By path and content: two files that swap their contents are another model.
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             with path.open("rb") as file:
                 digest.update(
@@ -85,6 +88,9 @@ def model_version(ref: str) -> str:
         return digest.hexdigest()
     from huggingface_hub import HfApi, try_to_load_from_cache
 
+    # The hub's cache keeps files below a folder that their commit names, so a model that was
+    # fetched before needs no network. Models of transformers have the one file, pipelines of
+    # diffusers the other.
     for name in ("config.json", "model_index.json"):
         cached = try_to_load_from_cache(resolved, name)
         if isinstance(cached, str):

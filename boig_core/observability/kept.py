@@ -43,6 +43,7 @@ class KeptLog(logging.Handler):
         self._chunks: deque[tuple[int, bytes]] = deque()
         self._writing = threading.Lock()
         self._ended = threading.Event()
+        # A daemon: a process that ends without `__exit__` must not wait for it.
         self._writer = threading.Thread(target=self._write_regularly, name="boig-log", daemon=True)
 
     def __enter__(self) -> KeptLog:
@@ -56,6 +57,7 @@ class KeptLog(logging.Handler):
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # In this order: no line comes after the last write, and no thread writes beside it.
         logging.getLogger().removeHandler(self)
         self._ended.set()
         self._writer.join()
@@ -71,6 +73,7 @@ class KeptLog(logging.Handler):
 
     def write(self) -> None:
         """Write what has gathered, in order; what fails stays for the next time."""
+        # One at a time and in order: a reader stops at the first number that is missing.
         with self._writing:
             self._cut()
             while self._chunks:
@@ -83,6 +86,7 @@ class KeptLog(logging.Handler):
     def _cut(self) -> None:
         """A chunk's number and content are settled before it is first tried: a write whose answer
         was lost is repeated as it was."""
+        # `logging` holds it while it calls `emit`, so no line falls between the two lists.
         with self.lock:  # type: ignore[union-attr]  # Handler.__init__ makes it
             lines, self._lines = self._lines, []
         chunk = b""

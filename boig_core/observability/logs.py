@@ -55,6 +55,7 @@ class LineFormat(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One record, with its traceback if it has one."""
+        # After formatting, so that arguments and tracebacks are covered, too.
         return hide_secrets(super().format(record))
 
 
@@ -68,6 +69,7 @@ def configure_logging() -> None:
     WARNING; safe to call again."""
     shown = logging.StreamHandler(sys.stdout)
     shown.setFormatter(LineFormat())
+    # Without force this does nothing where a library has installed a handler before.
     logging.basicConfig(level=logging.WARNING, handlers=[shown], force=True)
     quiet_libraries()
     for name in OWN:

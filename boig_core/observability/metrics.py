@@ -73,6 +73,8 @@ class MetricLog:
             self._log(step, values)
 
     def _log(self, step: int, values: Mapping[str, float]) -> None:
+        # The lost process may have come further than the checkpoint that this one goes on from; the
+        # first row says where that is, and the steps from there on are made again.
         if self._goes_on:
             self._rows = [earlier for earlier in self._rows if earlier["step"] < step]
             self._goes_on = False
@@ -101,6 +103,7 @@ class MetricLog:
                 log.warning("MLflow is away: %s", exc)
 
     def _write(self) -> None:
+        # Whole each time, since an object of a store cannot be appended to.
         self._put("".join(json.dumps(row) + "\n" for row in self._rows).encode())
         self._track()
         self._written = time.monotonic()
@@ -145,5 +148,6 @@ def _start_mlflow(experiment: str, run: str, params: dict[str, Any]) -> tuple[An
             client.log_param(run_id, key, value)
         return client, run_id
     except Exception as exc:
+        # Tracking is an extra: a training goes on without it.
         log.warning("MLflow is not used: %s", exc)
         return None

@@ -22,6 +22,7 @@ it."""
 
 _PART: Final = " · "
 _LEFT: Final = " left"
+# Reads what `LineFormat` writes, which pads the level with spaces: the two change together.
 _LINE: Final = re.compile(
     rf"^\d\d:\d\d:\d\d INFO +{re.escape(LOGGER)}(?:\.(?P<subject>\S+))?: (?P<line>.+)$",
     re.MULTILINE,
@@ -35,6 +36,7 @@ def progress_log(subject: str = "") -> Callable[[str], None]:
         subject: what the lines are about, where a stage does one thing after another or several at
             once; they begin with it. A new line stands for the older ones of its subject.
     """
+    # The name of a logger: a dot would part it, and a space would end the subject in `_LINE`.
     key = re.sub(r"[^a-z0-9_]+", "-", subject.lower()).strip("-")
     log = get_logger(f"{LOGGER}.{key}" if key else LOGGER)
 
@@ -49,6 +51,7 @@ def newest_lines(text: str) -> dict[str, str]:
     newest: dict[str, str] = {}
     for match in _LINE.finditer(text):
         subject = match["subject"] or ""
+        # A key that is set again keeps its place in a dict; taken out first, it moves to the end.
         newest.pop(subject, None)
         newest[subject] = match["line"]
     return newest
@@ -106,6 +109,7 @@ class Progress:
     def line(self) -> str:
         """Such as ``1200 of 20000 images · 410/s · 1188 accepted · rejected: image_missing 12 ·
         about 0:45 left``."""
+        # The clock may not have moved between two readings.
         rate = self._done / max(1e-9, time.monotonic() - self._started)
         parts = [f"{self._done} of {self._total} {self._what}"]
         if self._done:
@@ -150,6 +154,7 @@ class Steps:
             say,
             every_s,
         )
+        # Speed counts from here: steps of an earlier process took time that this one has not seen.
         self._told, self._said = done, time.monotonic()
         self._due = self._said
 
@@ -182,6 +187,7 @@ def _shown(rate: float) -> str:
 
 def left(seconds: float) -> str:
     """How long it will take: ``about 0:45 left``, ``about 2 h 05 left``."""
+    # Rounded before it is parted: 59.6 s are 1:00, not 0:60.
     minutes, rest = divmod(round(seconds), 60)
     return (
         f"about {minutes}:{rest:02}"

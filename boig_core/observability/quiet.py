@@ -51,6 +51,7 @@ purpose."""
 
 _BARS: Final = ("transformers", "diffusers")
 _SKIPPED: Final = "RAY_DEDUP_LOGS_SKIP_REGEX"
+# Matches every module but boig's own: the warnings of these stay.
 _OWN: Final = r"(?!boig_core|ray_jobs|__main__)"
 
 
@@ -75,6 +76,7 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", category=category, module=_OWN)
     warnings.filterwarnings("ignore", message="Can't initialize NVML", category=UserWarning)
     for name, pattern in _LINES.items():
+        # A filter of a logger does not see what the loggers below it log, so each is named in full.
         logger = logging.getLogger(name)
         if not any(isinstance(each, _Without) for each in logger.filters):
             logger.addFilter(_Without(pattern))

@@ -65,6 +65,7 @@ def print_table(
 def say(console: Console, text: str, indent: str = "", style: str = "") -> None:
     """Print a text in lines that are broken between words; a word that is longer than a line stays
     whole."""
+    # Broken already; rich by itself would cut a path that is longer than a line.
     console.print(Text("\n".join(broken(text, console.width, indent)), style=style), soft_wrap=True)
 
 
@@ -79,6 +80,7 @@ def broken(text: str, width: int = WIDTH, indent: str = "", first: str | None = 
         break_long_words=False,
         break_on_hyphens=False,
     )
+    # An empty text has no line at all for textwrap.
     return wrapper.wrap(text) or [begin.rstrip()]
 
 
@@ -106,6 +108,7 @@ def _name_width(
     longest = max([len(columns[0]), *map(len, rows)])
     if longest + sum(cells) <= width:
         return longest
+    # Beside the names there must be room for the widest column of numbers.
     return max(len(columns[0]), min(longest, _NAME, width - max(cells, default=0)))
 
 
@@ -121,6 +124,7 @@ def _table(
     for i in part:
         table.add_column(columns[i + 1], justify="right", overflow="fold")
     for name, cells in rows.items():
+        # In a plain string rich would take square brackets for markup.
         table.add_row(Text(name), *(Text(cells[i] or NOT_MEASURED) for i in part))
     return table
 

@@ -172,11 +172,11 @@ def _fields(line: str, where: str) -> tuple[str, str]:
     except (ValueError, TypeError, KeyError) as exc:
         raise InputError(where, _RULE, "mend the line") from exc
     if (
-        # A name that starts at the root or climbs by `..` would read files outside the given
-        # folder.
         not isinstance(name, str)
         or not isinstance(key, str)
         or not name
+        # A name that starts at the root or climbs by `..` would read files outside the given
+        # folder.
         or name.startswith("/")
         or ".." in name.split("/")
     ):

@@ -85,8 +85,6 @@ def questions(
     asked = []
     for image, sample in zip(images, samples, strict=True):
         pair = conditions.of(sample.account)
-        # The prompts' text stands for condition, template and post together: whichever changes them
-        # makes another question, and what they leave out makes none.
         prompts = [
             build_prompt(sample, condition, wording)
             for condition in (pair.high_condition, pair.low_condition)
@@ -128,8 +126,6 @@ def through_cache(
             asked[index]: {name: float(of_N[place]) for name, of_N in values.items()}
             for place, index in enumerate(indices)
         }
-        # Written while scoring goes on, not at its end: a job that is killed starts again from
-        # here.
         if len(fresh) >= _KEEP:
             _keep(folder, fresh)
             rows, fresh = rows | fresh, {}
@@ -171,8 +167,8 @@ def _keep(folder: str, rows: Mapping[str, Mapping[str, float]]) -> None:
     import pyarrow as pa
 
     table = pa.Table.from_pylist(
-        # Sorted, because a file is named by the hash of its bytes: a redone job finds its own file
-        # there and adds no second one.
+        # Sorted, because a file is named by the hash of its bytes: two jobs that score the same
+        # part write one file.
         [{"question": question, **rows[question]} for question in sorted(rows)]
     )
     tables.write_named(table, _FAMILY, folder)

@@ -237,8 +237,8 @@ def read_calibration(folder: Path) -> Calibration:
     Raises:
         CorruptError: the file is missing, is none, or is one of an older version of boig.
     """
-    # Either way the remedy is one and the same stage, so what exactly is broken is not told.
     path = folder / CALIBRATION_FILE
+    # One error for a file that is missing, no JSON or of another shape: the remedy is the same.
     broken = CorruptError(path, "is not a calibration", "run the stage calibrate again")
     try:
         tree = json.loads(path.read_bytes())

@@ -69,8 +69,8 @@ def load_models(
 ) -> Models:
     """Teacher forcing and greedy answers of a language model in a local folder, and an engagement
     predictor in another."""
-    # Imported here and not above: torch takes seconds, and drivers import this file for its types
-    # alone.
+    # Imported here and not above: torch takes seconds, and drivers that open no model import this
+    # file too.
     from boig_core.llm.constraint import AnswerConstraint
     from boig_core.llm.generate import generate_answers, load_llm, parse_or_none
     from boig_core.llm.score import answer_logprobs

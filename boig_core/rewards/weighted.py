@@ -41,8 +41,8 @@ def weighted(
         ScorerError: there is no scale of one of several formulations.
         InputError: one of several does not vary on real images.
     """
-    # A unit of its own, such as nats of the contrast, tells a reader more than a share of a spread
-    # does, and with one formulation nothing has to be made comparable.
+    # Nothing has to be made comparable here, and the own unit tells more: reports show the gain of
+    # the contrast in nats.
     if len(weights) == 1:
         [(name, weight)] = weights.items()
         return weight * values[name]

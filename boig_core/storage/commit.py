@@ -45,6 +45,7 @@ def commit(attempt: str, outputs: dict[str, str], metrics: dict[str, Any]) -> di
     Raises:
         FencedError: a newer attempt has fenced this one; nothing was published.
     """
+    # The token tells this writer's bytes from those of another that commits the same outputs.
     body = {"token": uuid.uuid4().hex, "outputs": outputs, "metrics": _finite(metrics)}
     if not store.put_if_absent(store.join(attempt, COMMIT), json.dumps(body, indent=1).encode()):
         raise FencedError(
@@ -70,6 +71,7 @@ def fence(attempt: str) -> dict[str, Any] | None:
     body = json.dumps({"fenced": True, "token": uuid.uuid4().hex}).encode()
     if store.put_if_absent(store.join(attempt, COMMIT), body):
         return None
+    # The key is taken by a commit, or by an earlier fence, for which this is None as well.
     return read_commit(attempt)
 
 
@@ -84,6 +86,7 @@ def read_commit(attempt: str) -> dict[str, Any] | None:
 
 def fate(attempt: str) -> Fate:
     """What the store knows of an attempt; ``open`` means running, or dead without a word."""
+    # Asked first: a fenced attempt that wakes up late leaves an error.json, too.
     if store.exists(store.join(attempt, COMMIT)):
         return "fenced" if read_commit(attempt) is None else "committed"
     return "failed" if store.exists(store.join(attempt, ERROR)) else "open"

@@ -103,6 +103,7 @@ class Job(BaseModel):
         run = self.task.removeprefix(self.store).strip("/").removeprefix("runs/")
         # Tells apart runs that read the same as slugs.
         mark = hashlib.sha256(run.encode()).hexdigest()[:8]
+        # Cut, since file systems take names of 255 bytes at most; the mark tells long runs apart.
         return f"{slug(run)[:120]}-{mark}-a{self.attempt}"
 
     def output(self, family: str) -> str:

@@ -38,6 +38,8 @@ class FileEntry(BaseModel):
     @classmethod
     def _stays_inside(cls, path: str) -> str:
         """Manifests may come from elsewhere: no path may lead a download out of its folder."""
+        # Steps up at the start lead to blobs beside the output; further in they could only hide a
+        # way out.
         inner = re.sub(r"^(\.\./)+", "", path)
         if not inner or inner.startswith("/") or ".." in inner.split("/"):
             raise ValueError("must be relative, with ../ at its start only")
@@ -120,6 +122,8 @@ def publish_folder(
             "would be replaced by the output's own manifest",
             "give it another name",
         )
+    # Digests of the files here, not of those in the store: a transfer that changes a byte is then
+    # found by whoever reads.
     files = [
         FileEntry(
             path=p.relative_to(local).as_posix(), size=p.stat().st_size, sha256=sha256_file(p)
@@ -155,6 +159,7 @@ def read_manifest(uri: str, *, kind: str | None = None) -> Manifest:
             target, f"is a {manifest.kind}, not a {kind}", "give the URI of the right output"
         )
     try:
+        # A manifest alone proves nothing: an attempt that was fenced meanwhile has written its own.
         commit = json.loads(store.read_bytes(manifest.commit))
     except NotFoundInStoreError as exc:
         raise CorruptError(
@@ -162,6 +167,7 @@ def read_manifest(uri: str, *, kind: str | None = None) -> Manifest:
         ) from exc
     except json.JSONDecodeError as exc:
         raise CorruptError(manifest.commit, "is no commit", "make the output again") from exc
+    # A fence stands in the commit's place and names no outputs, so it is refused here.
     if store.normalize(uri) not in [
         store.normalize(out) for out in commit.get("outputs", {}).values()
     ]:
@@ -181,9 +187,11 @@ def verify(uri: str, *, kind: str | None = None) -> Manifest:
         CorruptError: a file is missing or has another size.
     """
     manifest = read_manifest(uri, kind=kind)
+    # One listing per folder takes the place of a request per file.
     listed: dict[str, dict[str, int]] = {}
     for entry in manifest.files:
         file = resolve(uri, entry.path)
+        # A blob lies outside of the output, so its own folder is listed.
         folder = file.rsplit("/", 1)[0] if entry.path.startswith("../") else uri
         if folder not in listed:
             listed[folder] = dict(store.list_files(folder))
@@ -225,6 +233,7 @@ def fetch_file(uri: str, entry: FileEntry, local: Path) -> None:
             source, "is named by a manifest and missing", "make the output again"
         ) from exc
     if local.stat().st_size != entry.size or sha256_file(local) != entry.sha256:
+        # Left in place, it could be taken for a file that was verified.
         local.unlink()
         raise CorruptError(source, "differs from its manifest", "make the output again")
 

@@ -25,6 +25,7 @@ from boig_core.storage.manifest import MANIFEST, Manifest, resolve
 from boig_core.storage.runs import ATTEMPT, DECISION
 from boig_core.storage.store import File
 
+# Blobs and staging lie where versions do, and belong to all versions of a dataset: see `_SHARED`.
 OUTPUT: Final = re.compile(
     r"(?P<family>(?:datasets|models|evaluations)/[^/]+|reports)/(?P<version>(?!blobs/|staging/)[^/]+)/.+"
 )
@@ -164,6 +165,7 @@ def clean(root: str, promoted: Collection[str], days: float) -> list[Garbage]:
         What was removed.
     """
     first = {each.uri: each for each in find_garbage(root, promoted, days)}
+    # Equal as a whole: a folder in which a file has come or changed meanwhile is left alone.
     again = [each for each in find_garbage(root, promoted, days) if first.get(each.uri) == each]
     for uri in (uri for each in again for uri in each.files):
         store.delete_file(uri)
@@ -175,6 +177,7 @@ def _roots(
 ) -> Iterator[str]:
     for uri in promoted:
         path = _path(seen.root, uri)
+        # Under a registry of another store, all models of this one would pass for unused.
         if path not in manifests:
             raise InputError(
                 uri,
@@ -210,6 +213,8 @@ def _named_by(seen: _Store, folder: str, files: Iterable[File]) -> Iterator[str]
 
 def _closure(roots: Iterable[str], manifests: Mapping[str, Manifest]) -> set[str]:
     """The roots and all that they were made from."""
+    # Lineage names digests, not folders. Outputs of equal content share one, and each of them may
+    # be the one that was read.
     by_digest: dict[str, list[str]] = defaultdict(list)
     for folder, manifest in manifests.items():
         by_digest[manifest.digest()].append(folder)
@@ -266,6 +271,7 @@ def _over(seen: _Store, commits: Collection[str]) -> Iterator[Garbage]:
     for folder, files in seen.attempts.items():
         needed = f"{folder}/{commit.COMMIT}" in commits
         if needed or not seen.old(files):
+            # The run's folder, runs/DAG/RUN: what lies beside its attempts stays with them.
             alive.add("/".join(folder.split("/")[:3]))
         if not seen.old(files):
             continue
@@ -274,6 +280,7 @@ def _over(seen: _Store, commits: Collection[str]) -> Iterator[Garbage]:
         elif checkpoints := [
             file for file in files if file.path.startswith(f"{folder}/checkpoints/")
         ]:
+            # The commit is needed by what it made; checkpoints only served to reach it.
             yield seen.garbage("checkpoints", f"{folder}/checkpoints", checkpoints)
     for run, files in seen.runs.items():
         # Who promoted what, and why, is asked for years later.

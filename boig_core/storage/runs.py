@@ -67,6 +67,7 @@ def newest_runs(root: str) -> dict[str, float]:
     times = _times([store.join(root, "runs", path) for _, path in jobs])
     newest: dict[str, float] = {}
     for (run, _), written in zip(jobs, times, strict=True):
+        # A job file that was removed since the listing has no time.
         newest[run] = max(newest.get(run, 0.0), written or 0.0)
     return dict(sorted(newest.items(), key=lambda item: -item[1]))
 
@@ -80,6 +81,7 @@ def find_run(root: str, wanted: str) -> str:
     runs = list(newest_runs(root))
     if wanted == "latest" and runs:
         return runs[0]
+    # The whole name first: it may be a part of another run's name, too.
     if wanted in runs:
         return wanted
     matches = [run for run in runs if wanted in run]
@@ -104,6 +106,8 @@ def run_state(root: str, run: str) -> list[AttemptState]:
     begun = dict(
         zip(files, _times([store.join(uri, "job.json") for uri in uris.values()]), strict=True)
     )
+    # error.json before commit.json: a failed attempt is fenced when the next one starts, maybe
+    # hours later, and the fence says nothing of when this one ended.
     ends = {
         key: commit.ERROR if commit.ERROR in names else commit.COMMIT
         for key, names in files.items()
@@ -111,6 +115,7 @@ def run_state(root: str, run: str) -> list[AttemptState]:
     ended = dict(
         zip(files, _times([store.join(uris[key], name) for key, name in ends.items()]), strict=True)
     )
+    # By the first attempt of each stage: a late retry does not move its stage behind others.
     first: dict[str, float] = {}
     for (task, _), at in begun.items():
         first[task] = min(first.get(task, at or 0.0), at or 0.0)
@@ -200,6 +205,8 @@ def _attempt_state(
 ) -> AttemptState:
     fate = commit.fate(uri)
     done = commit.read_commit(uri) or {}
+    # What the stage has measured itself leaves out the wait for a place on the cluster, which the
+    # times of files hold; these are for attempts without a commit.
     seconds = done.get("metrics", {}).get("seconds")
     if seconds is None and begun is not None:
         seconds = round(max(0.0, (time.time() if ended is None else ended) - begun), 1)
@@ -270,6 +277,7 @@ def summarize(run: str, states: list[AttemptState]) -> dict[str, Any]:
     per_hour = usage.price()
 
     def spent(states: list[AttemptState]) -> dict[str, Any]:
+        # One gap makes the sum unknown: without it, the sum would pass for the whole.
         hours = (
             None
             if any(state.gpu_hours is None for state in states)
@@ -285,6 +293,7 @@ def summarize(run: str, states: list[AttemptState]) -> dict[str, Any]:
     stages = {}
     for task in dict.fromkeys(state.task for state in states):
         own = [state for state in states if state.task == task]
+        # Of the newest attempt alone: shares of several attempts do not add up.
         stages[task] = {"attempts": len(own), **spent(own), "idle": own[-1].idle}
     return {"run": run, "stages": stages, **spent(states)}
 
@@ -312,6 +321,7 @@ def folded(line: str, width: int = 80) -> list[str]:
     parts = line.split(" · ")
     rows = [parts[0]]
     for number, part in enumerate(parts[1:], 2):
+        # The last part needs no room for the ` ·` that ends a line with more to come.
         room = width - (0 if number == len(parts) else len(" ·"))
         if len(rows[-1]) + len(" · ") + len(part) <= room:
             rows[-1] += f" · {part}"

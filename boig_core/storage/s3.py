@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pyarrow import fs as pafs
 
 T = TypeVar("T")
+# Codes of S3, and bare statuses: the answer to a HEAD has no body, so its status stands in for the
+# code.
 _DENIED = {
     "403",
     "AccessDenied",
@@ -61,6 +63,8 @@ def call(uri: str, request: Callable[[], T]) -> T:
         StorePermissionError: no credentials, or they do not suffice.
         StoreUnavailableError: no answer, or one that makes no sense.
     """
+    # Imported late, since a process that uses no S3 has to start fast; under the lock, since
+    # threads that import boto3 at the same time meet it half-made.
     with _clients_lock:
         from boto3.exceptions import Boto3Error, S3UploadFailedError
         from botocore.exceptions import (
@@ -75,6 +79,7 @@ def call(uri: str, request: Callable[[], T]) -> T:
     except ClientError as exc:
         raise _error(uri, exc.response) from exc
     except S3UploadFailedError as exc:
+        # boto3 raises this one without `from`: the server's answer is in the context alone.
         cause = exc.__context__
         raise (
             _error(uri, cause.response) if isinstance(cause, ClientError) else _away(uri, exc)
@@ -86,6 +91,8 @@ def call(uri: str, request: Callable[[], T]) -> T:
             "set the standard AWS variables or an instance role",
         ) from exc
     except ParamValidationError as exc:  # before any request: nothing can be stored there
+        # The second line names the mistake, and behind it a regular expression or limits that tell
+        # the reader nothing.
         first = str(exc).partition("\n")[2].partition("\n")[0]
         rule = re.split(r": |, value", first)[0] or "is no address of S3"
         raise NotFoundInStoreError(uri, rule, "write s3://BUCKET/KEY") from exc
@@ -118,6 +125,7 @@ def _error(uri: str, response: Any) -> BoigError:
             f"the store refuses this identity ({code})",
             "grant read and write on the bucket and prefix",
         )
+    # Before `_MISSING`, which holds this code too: a missing bucket has a remedy of its own.
     if code == "NoSuchBucket":
         return NotFoundInStoreError(
             uri, "the bucket does not exist", "create it, or correct the store's URI"
@@ -153,13 +161,16 @@ def _new_client() -> Any:
     from botocore.config import Config
 
     config = Config(
+        # Attempts that stand here keep botocore from reading the variable, so it is read by hand.
         retries={
             "mode": "standard",
             "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "5")),
         },
         connect_timeout=10,
         read_timeout=60,
+        # A server behind an address of its own seldom answers to BUCKET.HOST.
         s3={"addressing_style": "path" if _endpoint() else "auto"},
+        # By default botocore adds checksums that not every server but AWS's own understands.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )

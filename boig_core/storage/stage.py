@@ -107,6 +107,8 @@ def lineage_of(job: Job) -> manifest.Lineage:
 def _digest(uri: str) -> str:
     if re.match(r"^https?://", uri):
         return uri
+    # An output counts by its content, not by its place: equal inputs give an equal lineage, by
+    # which work that was done before is found.
     if store.exists(store.join(uri, manifest.MANIFEST)):
         return manifest.read_manifest(uri).digest()
     return hashlib.sha256(store.read_bytes(uri)).hexdigest() if store.exists(uri) else uri
@@ -132,6 +134,7 @@ def run_stage(
         return 2
     started = time.monotonic()
     job: Job | None = None
+    # Around the except clause, too: the lines that say why a stage failed belong to its kept log.
     with ExitStack() as kept:
         try:
             job = read_job(args[0])
@@ -140,9 +143,11 @@ def run_stage(
             return 0
         except BaseException as exc:
             root = root_cause(exc, wrapped)
+            # A stage that is stopped from outside has not failed: its attempt stays open.
             if job is not None and not isinstance(exc, (KeyboardInterrupt, SystemExit)):
                 _leave_reason(job.attempt_uri, root)
             user = isinstance(root, UserError)
+            # A traceback helps nobody whose input is wrong: the line below says what to mend.
             if not user:
                 log.exception("stage failed")
             log.error(
@@ -164,6 +169,7 @@ def _work_and_commit(job: Job, work: Callable[[Workspace], Outcome], started: fl
     _say_what_runs(job)
     # Read before the work: a price that cannot be read is told before a GPU is paid for.
     per_hour = usage.price()
+    # A job that went back to a queue runs the same attempt again, maybe after its commit or fence.
     fate = commits.fate(job.attempt_uri)
     if fate == "committed":
         log.info("attempt %d has committed already", job.attempt)
@@ -181,6 +187,7 @@ def _work_and_commit(job: Job, work: Callable[[Workspace], Outcome], started: fl
         **usage.spent(job.stage, job.recipe, time.monotonic() - started, per_hour),
     }
     commits.commit(job.attempt_uri, outcome.outputs, metrics)
+    # After the commit only: until then a next attempt may go on from what this removes.
     _tidy(outcome)
     log.info(
         "committed after %.1f s: %s",
@@ -256,6 +263,7 @@ def root_cause(
     """
 
     def search(error: BaseException, visited: set[int]) -> BoigError | None:
+        # Causes and wrappers may form a ring.
         if id(error) in visited:
             return None
         visited.add(id(error))

@@ -40,6 +40,8 @@ CREDENTIALS: Final = (
 )
 """A location with a user, a password or a signature, as a regular expression that JSON Schema
 understands, too."""
+# Names that files have while this module writes them: a listing that showed them would name what
+# is gone a moment later.
 _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}$")
 
 
@@ -71,6 +73,7 @@ def normalize(uri: str) -> str:
             raise InputError(uri, "names no bucket", "write s3://BUCKET/PREFIX")
         return uri.rstrip("/")
     if uri.startswith("file://"):
+        # A file:// address is a URL, so its path is quoted; a plain path is taken as it stands.
         uri = unquote(urlsplit(uri).path)
     elif re.match(r"^[A-Za-z][A-Za-z0-9+.-]*://", uri):
         raise InputError(uri, "is no store", "use s3://BUCKET/PREFIX or a local folder")
@@ -151,6 +154,8 @@ def put_if_absent(uri: str, data: bytes) -> bool:
     if not is_s3(uri):
         with _local_errors(uri), _written_beside(Path(normalize(uri)), data) as temporary:
             try:
+                # open(O_EXCL) would show a half-written file, and a rename would replace one that
+                # is there; a link does neither.
                 os.link(temporary, normalize(uri))
                 return True
             except FileExistsError:
@@ -164,6 +169,7 @@ def put_if_absent(uri: str, data: bytes) -> bool:
             )
             return True
         except s3.TakenError:
+            # The client repeats a put whose answer was lost, so its first try may have the key.
             return read_bytes(uri) == data
         except s3.ConflictError:  # a writer that races at this moment: nothing is decided yet
             if not left:
@@ -211,8 +217,11 @@ def list_with_times(uri: str) -> list[File]:
         with _local_errors(uri):
             return sorted(_local_files(root))
     bucket, key = bucket_and_key(uri)
+    # With the slash: a listing of `datasets/posts` must not hold `datasets/posts-2`.
     prefix = f"{key}/" if key else ""
 
+    # A function, since later pages are asked for as they are read: their errors, too, have to
+    # become those of the store.
     def pages() -> list[File]:
         pages_of_keys = (
             s3.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
@@ -239,6 +248,8 @@ def upload_file(local: Path, uri: str, move: bool = False) -> None:
         target = Path(normalize(uri))
         with _local_errors(uri):
             target.parent.mkdir(parents=True, exist_ok=True)
+            # In the target's folder, since a rename is atomic within one file system only: a reader
+            # sees the old file or the new one, wherever `local` lies.
             temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
             try:
                 (shutil.move if move else shutil.copyfile)(local, temporary)
@@ -283,8 +294,10 @@ def probe(root: str) -> None:
     _probe_once(normalize(root))
 
 
+# An exception is not cached: a store that has failed is probed again.
 @cache
 def _probe_once(root: str) -> None:
+    # A key of its own, since several machines may probe one store at the same time.
     uri = join(root, ".probe", uuid.uuid4().hex)
     writers = [f"writer {n}".encode() for n in range(4)]
     try:
@@ -343,6 +356,8 @@ def _written_beside(target: Path, data: bytes) -> Iterator[Path]:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
+            # Before the file gets its name: after a power loss no name may stand for less than the
+            # whole content.
             os.fsync(file.fileno())
         yield temporary
     finally:

@@ -63,6 +63,7 @@ def price() -> float | None:
     try:
         value = float(text)
     except ValueError:
+        # Refused below, in the same words as a negative price.
         value = -1.0
     if not (math.isfinite(value) and value >= 0):
         raise InputError(

@@ -64,6 +64,8 @@ def build(out: Path, seed: int, scale: float = 1.0) -> dict[str, Any]:
         raise UserError(f"seed: {seed}", "must be at least 0", "give another seed")
     out.mkdir(parents=True, exist_ok=True)
     with (
+        # The caller's threads and random numbers are given back as they were: a test that builds
+        # must not change those that follow.
         _steady_cpu(),
         torch.random.fork_rng(),
         _progress() as track,
@@ -71,6 +73,7 @@ def build(out: Path, seed: int, scale: float = 1.0) -> dict[str, Any]:
     ):
         folder = Path(scratch)
         measured = _train(folder, seed, scale, track)
+        # Before anything is moved: a model below the gate replaces no good one.
         if scale == 1:
             fidelity.require_gate(measured["fidelity"])
         return publish(folder, out, seed, scale, measured)
@@ -96,6 +99,8 @@ def publish(
             if path.is_file()
         },
     }
+    # Gone first, written last: a build that is cut in between leaves no manifest, never one that
+    # lists other files.
     (out / "manifest.json").unlink(missing_ok=True)
     for file in sorted(folder.iterdir()):
         shutil.rmtree(out / file.name, ignore_errors=True)
@@ -112,17 +117,20 @@ def _train(folder: Path, seed: int, scale: float, track: Tracker) -> dict[str, A
     def scaled(number: int) -> int:
         return max(16, int(number * scale))
 
+    # Ten apart, so that no stream of one seed is another's of the next.
     seeds = {
         name: seed * 10 + i
         for i, name in enumerate(
             ("scenes", "held_out", "judge_scenes", "clip", "vae", "unet", "judge")
         )
     }
+    # Squares alone: naming is measured on crops as perception cuts them.
     held_out = _draw(scaled(_HELD_OUT), seeds["held_out"], track, squares=1.0)
     scenes = _draw(scaled(_SCENES), seeds["scenes"], track)
     words = tokenizer.build_tokenizer()
     measured: dict[str, Any] = {}
 
+    # Each model starts from a seed of its own, whatever was drawn for the one before.
     torch.manual_seed(seeds["clip"])
     model = clip.build_clip(words)
     clip.train_clip(
@@ -146,9 +154,11 @@ def _train(folder: Path, seed: int, scale: float, track: Tracker) -> dict[str, A
         unet, text_encoder, latents_NCHW, words, scenes, scaled(_UNET_STEPS), seeds["unet"], advance
     )
     pipe = diffusion.assemble(vae, unet, text_encoder, words)
+    # Measured after the rounding to half precision, for that is what ships.
     pipe.to(torch.float16).save_pretrained(folder / "tiny-sd")
     measured["fidelity"] = fidelity.fidelity(pipe.to(torch.float32), scaled(_FIDELITY_IMAGES))
 
+    # A judge that shares scenes or seed with what it judges would share its mistakes.
     judge_scenes = _draw(scaled(_JUDGE_SCENES), seeds["judge_scenes"], track)
     torch.manual_seed(seeds["judge"])
     judge = clip.build_clip(words)

@@ -105,7 +105,9 @@ def train_clip(
         image_BD = functional.normalize(
             model.vision_model(pixels_BCHW).pooler_output @ model.visual_projection.weight.T, dim=-1
         )
+        # Another caption each time, so that sparse posts are read as well as full captions.
         ids_BL = ids_NKL[scenes_B, rng.integers(ids_NKL.shape[1], size=_BATCH)]
+        # The wordings take turns, since naming may ask with or without an article.
         phrase_PL = phrases[step % len(phrases)]
         text_BD = functional.normalize(_text(model, torch.cat([ids_BL, phrase_PL])), dim=-1)
         scale = model.logit_scale.exp()
@@ -126,6 +128,7 @@ def train_clip(
         optimizer.step()
         schedule.step()
         with torch.no_grad():
+            # As in CLIP's own training, which a larger scale makes unstable.
             model.logit_scale.clamp_(max=_MAX_LOGIT_SCALE)
         advance(f"scenes {scene_loss.item():.2f} crops {crop_loss.item():.2f}")
     model.eval()
@@ -156,6 +159,7 @@ def _crop_loss(
     loss = loss + 0.5 * functional.cross_entropy(
         colored_logits_BP[shown_B], kind_B[shown_B] * len(OBJECT_COLORS) + color_B[shown_B]
     )
+    # A batch without any background crop would give the mean of nothing, which is NaN.
     if not bool(shown_B.all()):
         loss = loss - 0.2 * functional.log_softmax(kind_logits_BP[~shown_B], dim=-1).mean()
     return loss
@@ -198,6 +202,7 @@ def measure_clip(model: CLIPModel, tokenizer: Any, data: TrainingSet) -> dict[st
         _image(model, data.images_NHWC),
         functional.normalize(_text(model, captions), dim=-1),
     )
+    # Always so many, and a smaller rest is dropped: the chance to hit depends on the pool's size.
     pool = min(100, len(captions))
     hits = [
         (text_BD[i : i + pool] @ image_BD[i : i + pool].T).argmax(dim=1) == torch.arange(pool)
@@ -222,6 +227,8 @@ def text_half(model: CLIPModel) -> CLIPTextModel:
     """A copy of the text half, as Stable Diffusion wants it."""
     text_encoder = CLIPTextModel(copy.deepcopy(model.config.text_config))
     state = {name: tensor.clone() for name, tensor in model.text_model.state_dict().items()}
+    # Some versions of transformers wrap the text transformer, in others the class is the
+    # transformer itself.
     target = text_encoder.text_model if hasattr(text_encoder, "text_model") else text_encoder
     target.load_state_dict(state)
     return text_encoder
@@ -230,6 +237,7 @@ def text_half(model: CLIPModel) -> CLIPTextModel:
 def save_clip(model: CLIPModel, tokenizer: Any, folder: Path) -> None:
     """Write a folder that `CLIPModel.from_pretrained` and `CLIPProcessor.from_pretrained` open, in
     half precision."""
+    # Back to single precision at once: training and measuring go on with this model.
     model.half().save_pretrained(folder)
     model.float()
     processor = CLIPImageProcessorPil(

@@ -126,6 +126,8 @@ def _window(
             x, y = (x1 + x2) / 2, (y1 + y2) / 2
             x1, y1, x2, y2 = x - half, y - half, x + half, y + half
         left, up, right, down = (
+            # Left, up, right, down: shares of width and height by turns, slightly inside the box to
+            # well outside.
             rng.uniform(-0.04, 0.3, 4) * np.repeat([x2 - x1, y2 - y1], 2)[[0, 2, 1, 3]]
         )
         return x1 - left, y1 - up, x2 + right, y2 + down
@@ -136,6 +138,7 @@ def _window(
             x + side < x1 or x > x2 or y + side < y1 or y > y2 for x1, y1, x2, y2 in boxes.values()
         ):
             return x, y, x + side, y + side
+    # Where chance finds no free place: no object reaches a corner.
     return 0.0, 0.0, 8.0, 8.0
 
 

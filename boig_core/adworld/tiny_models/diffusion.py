@@ -64,6 +64,8 @@ def train_vae(
         spread_C, mean_C = torch.std_mean(latents_BCHW, dim=(0, 2, 3))
         noisy_BCHW = latents_BCHW + _LATENT_NOISE * torch.randn(latents_BCHW.shape, generator=noise)
         error = functional.mse_loss(vae.decode(noisy_BCHW).sample, pixels_BCHW)
+        # The scaling factor mends one spread for all channels afterwards. It can mend no mean and
+        # no channel that differs from the others, so those are held here.
         loss = error + 0.01 * (mean_C.square().mean() + (spread_C - 1).square().mean())
         optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -171,6 +173,8 @@ def train_unet(
         ids_BL = torch.where(
             torch.from_numpy(rng.random((_BATCH, 1)) < _UNNAMED_SHARE), empty_L, ids_BL
         )
+        # From a generator of its own, like the choice of scenes: what else draws random numbers
+        # changes no step.
         noise_BCHW = torch.randn((_BATCH, *latents_NCHW.shape[1:]), generator=noise)
         steps_B = torch.from_numpy(rng.integers(len(snr_T), size=_BATCH))
         noisy_BCHW = scheduler.add_noise(latents_NCHW[scenes_B], noise_BCHW, steps_B)
@@ -182,7 +186,10 @@ def train_unet(
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        # The average forgets fast at first: it would otherwise keep the untrained weights for
+        # hundreds of steps.
         _blend(average, trained, min(_EMA_DECAY, (1 + step) / (10 + step)))
+        # Smoothed for people: the loss of one batch varies with the timesteps that it drew.
         shown += 0.02 * (loss.item() - shown)
         advance(f"loss {shown:.3f}")
     trained.load_state_dict(average.state_dict())

@@ -65,6 +65,7 @@ def fidelity(pipe: Any, n: int, seed: int = 7) -> dict[str, float]:
             ("gradient", 1, False),
         ):
             scenes, prompts = sample_prompts(n, seed, count, plain)
+            # The same scenes for both, so that a difference from the ceiling is the model's.
             images_BHWC = _renders(scenes, seed) if origin else generate(pipe, prompts, seed)
             pairs = list(zip(images_BHWC, scenes, strict=True))
             ground_B = [ground_right(image, scene) for image, scene in pairs]
@@ -105,6 +106,7 @@ def require_gate(measured: dict[str, float]) -> None:
 def sample_prompts(n: int, seed: int, count: int, plain: bool) -> tuple[list[Scene], list[str]]:
     """``n`` scenes of ``count`` objects, on plain backgrounds or on gradients, with captions that
     name everything."""
+    # A stream for each group: one group's scenes do not depend on how many another one has drawn.
     rng = np.random.default_rng([seed, count, plain])
     scenes: list[Scene] = []
     while len(scenes) < n:
@@ -142,6 +144,8 @@ def _renders(scenes: list[Scene], seed: int) -> NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
     factor = DRAWN_SIDE // SIDE
     drawn = np.stack([render(scene, DRAWN_SIDE, rng).image for scene in scenes])
+    # Averaged down from the larger size, as training images are: drawn small at once, edges would
+    # differ.
     means_BHWC = drawn.reshape(len(scenes), SIDE, factor, SIDE, factor, 3).mean(axis=(2, 4))
     images_BHWC: NDArray[np.uint8] = np.rint(means_BHWC).astype(np.uint8)
     return images_BHWC
@@ -168,6 +172,8 @@ def colors_right(image_HWC: NDArray[np.uint8], scene: Scene) -> float:
     """Share of the scene's objects whose color some object in the image has; no object in the image
     serves twice."""
     contrast_HW = _contrast(image_HWC)
+    # Corners connect too, and fewer than 4 pixels are no object: the edge of an object must not
+    # count as a second one, whose color would be a mixture.
     labels_HW, count = ndimage.label(contrast_HW > _CONTRAST, structure=np.ones((3, 3)))
     matches = [
         _color(image_HWC, contrast_HW * (labels_HW == label))
@@ -177,6 +183,7 @@ def colors_right(image_HWC: NDArray[np.uint8], scene: Scene) -> float:
     hits = 0
     for thing in scene.things:
         if thing.color in matches:
+            # A color that was found is used up, else one object would answer for two.
             matches.remove(thing.color)
             hits += 1
     return hits / len(scene.things)
@@ -187,6 +194,7 @@ def placed_right(image_HWC: NDArray[np.uint8], thing: Thing) -> bool:
     for plain backgrounds."""
     side = len(image_HWC)
     x, y = (share * side for share in CENTERS[thing.place])
+    # One pixel more than the radius: renders jitter in position and size.
     reach = RADII[thing.size] * side + 1
     window_HW = np.zeros((side, side), bool)
     window_HW[

@@ -90,10 +90,12 @@ def compare(
     Raises:
         InputError: two evaluations do not pair; names what differs.
     """
+    # First of all: below, one variant's prompts stand as the clusters of all.
     check_pairs(variants)
     groups, first = by_seed(variants), variants[0]
     reference = next(iter(groups.values()))
     clusters = first.boigsd.samples
+    # Two evaluations may measure by two rewards, whose difference means nothing.
     one_reward = len({_yardstick(variant) for variant in variants}) == 1
     span = functools.partial(paired_difference, clusters=clusters, resamples=resamples, seed=seed)
     compared = tuple(name for name in MEASURES if one_reward or name != "reward")
@@ -155,12 +157,15 @@ def _differences(
         return None if ours_N is None or theirs_N is None else span(ours_N, theirs_N).as_json()
 
     def mean(of: Sequence[Variant], images: str, measure: str) -> Values:
+        # Image by image before the interval: seeds of one recipe share prompts and noise, and are
+        # no further clusters.
         return _mean([getattr(one, images).values[measure] for one in of])
 
     gains = {
         measure: over(mean(members, "boigsd", measure), mean(members, "base", measure))
         for measure in MEASURES
     }
+    # Held against a mean that it is part of, a seed of the reference would come out too near.
     if members[0].name in {one.name for one in reference}:
         return {"over_base": gains, "over_reference": None}
     theirs = {
@@ -202,6 +207,7 @@ def by_seed(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
     keys: dict[str, str] = {}
     for variant in variants:
         key = (
+            # Without a recipe nobody knows of which variant it is a seed.
             variant.name
             if variant.recipe is None
             else json.dumps(variant.recipe.model_dump(mode="json", exclude={"name", "seed"}))
@@ -225,6 +231,7 @@ def changes(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, Any]]:
         name: dict(_leaves(recipe.model_dump(mode="json", exclude={"name"})))
         for name, recipe in recipes.items()
     }
+    # Of all recipes: a key may stand in some alone, such as a formulation's weight.
     paths = list(dict.fromkeys(path for fields in flat.values() for path in fields))
     values_of = {path: {name: fields.get(path) for name, fields in flat.items()} for path in paths}
     return {
@@ -238,6 +245,7 @@ def headline(comparison: Mapping[str, Any]) -> str:
     """One sentence: which variant is clearly better than the reference, by the held-out judge where
     there is one."""
     reference, groups = comparison["reference"], comparison["groups"]
+    # The judge goes first, for every variant was trained on its own reward.
     judged = groups[reference]["over_base"]["judge"] is not None
     measure, witness = (
         ("judge", "the held-out judge")
@@ -253,6 +261,7 @@ def headline(comparison: Mapping[str, Any]) -> str:
     if any(row is None for row in others.values()):
         return f"Neither a judge nor one common reward says which variant is best.{missing}"
     better = sorted(
+        # Better means the whole interval: a mean above 0 may be noise.
         (name for name, row in others.items() if row["low"] > 0),
         key=lambda name: -others[name]["mean"],
     )
@@ -271,7 +280,9 @@ def read_comparison(uri: str) -> dict[str, Any]:
     target = store.join(uri, COMPARISON_FILE)
     try:
         comparison = json.loads(store.read_bytes(target))
+        # The sentence reads keys that every reader needs: a file that gives none is no comparison.
         headline(comparison)
+    # Many of boig's errors are ValueErrors as well; those have said what is wrong.
     except BoigError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as exc:
@@ -305,6 +316,7 @@ def _told(ours: Any, theirs: Any) -> str:
 
 def _yardstick(variant: Variant) -> str:
     """By which reward an evaluation measures."""
+    # One name of a reward means two numbers where BoigLLM or the calibration differ.
     made_of = {name: variant.inputs.get(name) for name in ("boigllm", "calibration", "predictor")}
     return json.dumps(
         [variant.settings.get("reward"), variant.settings.get("reward_clip"), made_of]
@@ -314,6 +326,7 @@ def _yardstick(variant: Variant) -> str:
 def _mean(values: Sequence[Values]) -> Values:
     """Mean over variants, image by image (N); None where one was not measured."""
     known = [values_N for values_N in values if values_N is not None]
+    # A mean over some of the seeds would be another variant's.
     return np.mean(known, axis=0) if len(known) == len(values) else None
 
 

@@ -67,6 +67,7 @@ def read_head(uri: str) -> list[tuple[Tensor, Tensor]]:
         state = (
             load(data)
             if uri.endswith(".safetensors")
+            # `weights_only`: a pickle from the web may otherwise run code when it is opened.
             else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         )
         return _layers(state)
@@ -92,11 +93,15 @@ def _layers(state: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
     def number(name: str) -> list[int]:
         return [int(digits) for digits in re.findall(r"\d+", name)]
 
+    # By the numbers in their names: as text, layer 10 would come before layer 2.
     names = sorted((name for name in state if name.endswith("weight")), key=number)
     layers = [
+        # Double precision like the embeddings: `linear` takes no mixture.
         (state[name].double(), state[name.removesuffix("weight") + "bias"].double())
         for name in names
     ]
+    # A tensor that is left over means another kind of network, whose score would be made of a part
+    # of it.
     if 2 * len(layers) != len(state):
         raise ValueError(f"{len(state)} tensors, not weights and biases alone")
     if not layers or layers[-1][0].shape[0] != 1:

@@ -35,8 +35,11 @@ def auc_within(
     wins_R, pairs_R = np.zeros(len(weights_RN)), np.zeros(len(weights_RN))
     for here in members(account_N):
         high_RM, low_RM = weights_RN[:, here] * high_N[here], weights_RN[:, here] * low_N[here]
+        # No pair is written out: a HIGH image wins against the LOW weight below it, and weights
+        # multiply as drawn copies would.
         wins_R += (high_RM * _mass_below(reward_N[here], low_RM)).sum(axis=1)
         pairs_R += high_RM.sum(axis=1) * low_RM.sum(axis=1)
+    # 0 / 0 in a resample that drew no pair: NaN, which `interval` leaves out.
     with np.errstate(invalid="ignore"):
         return wins_R / pairs_R
 
@@ -44,10 +47,14 @@ def auc_within(
 def pearson_within(x_N: Floats, y_N: Floats, account_N: NDArray[Any], weights_RN: Floats) -> Floats:
     """Correlation of x and y, both centered within their account, for each row of weights (R); NaN
     where either does not vary."""
+    # Scaled first: centering a large constant leaves rounding of its own size, which would
+    # correlate.
     x_N, y_N = _scaled(x_N, account_N), _scaled(y_N, account_N)
     sums_3R = np.zeros((3, len(weights_RN)))
     for here in members(account_N):
         w_RM = weights_RN[:, here]
+        # A resample may draw nothing of an account: then all its weights are 0, and so are its
+        # products.
         mass_R = np.maximum(w_RM.sum(axis=1), 1e-12)
         x_RM, y_RM = (v_N[here] - (w_RM @ v_N[here] / mass_R)[:, None] for v_N in (x_N, y_N))
         sums_3R += _products(w_RM, x_RM, y_RM)
@@ -66,6 +73,7 @@ def spearman_within(
     for here in members(account_N):
         w_RM = weights_RN[:, here]
         mass_R1 = np.maximum(w_RM.sum(axis=1, keepdims=True), 1e-12)
+        # Mean ranks, as shares, have the mean 1/2 under any weights: 0.5 centers them.
         sums_3R += _products(
             w_RM, *(_mass_below(v_N[here], w_RM) / mass_R1 - 0.5 for v_N in (x_N, y_N))
         )
@@ -98,8 +106,10 @@ def _mass_below(x_M: Floats, weights_RM: Floats) -> Floats:
     of weights (R, M)."""
     _, place_M = np.unique(x_M, return_inverse=True)
     order_M = np.argsort(place_M, kind="stable")
+    # -1 is no place, so the first value starts a group like all others.
     starts_U = np.flatnonzero(np.diff(place_M[order_M], prepend=-1))
     mass_RU = np.add.reduceat(weights_RM[:, order_M], starts_U, axis=1)
+    # Less half of the own mass: of those equal to a value, half count as below it.
     below_RM: Floats = (mass_RU.cumsum(axis=1) - mass_RU / 2)[:, place_M]
     return below_RM
 
@@ -124,6 +134,7 @@ def _products(w_RM: Floats, x_RM: Floats, y_RM: Floats) -> Floats:
 
 
 def _correlation(sums_3R: Floats, weights_RN: Floats) -> Floats:
+    # Per unit of weight, so that `_NOTHING` means the same for few images and for many.
     xy_R, xx_R, yy_R = sums_3R / np.maximum(weights_RN.sum(axis=1), 1e-12)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where((xx_R > _NOTHING) & (yy_R > _NOTHING), xy_R / np.sqrt(xx_R * yy_R), np.nan)

@@ -67,6 +67,7 @@ def _slice(
 ) -> dict[str, Any]:
     prompts = [owners[i].id for i in index]
     taken = {model: measures.take(index) for model, measures in measured.items()}
+    # Clustered by prompt within the part alone: other parts' prompts say nothing of its spread.
     gain = (
         paired(taken["boigsd"].values, taken["base"].values, prompts, recipe)
         if len(set(prompts)) >= _LEAST

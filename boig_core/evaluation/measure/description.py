@@ -54,6 +54,7 @@ def evaluate(
         which both are defined); ``n`` by bucket; and the name of the ``vectors``.
     """
     posts = [s.post for s in samples]
+    # Drawn once for all, so that intervals differ by the values alone.
     parts, drawn = _draws_of_buckets([s.bucket for s in samples], posts, resamples, seed)
     values, result = {}, {}
     for model, predicted in predictions.items():
@@ -65,6 +66,7 @@ def evaluate(
         }
     paired = {
         f"{candidate}-{base}": {
+            # NaN where either is undefined: only samples that both have count.
             metric: _differences(
                 values[candidate][metric] - values[base][metric], posts, parts, drawn
             )
@@ -126,6 +128,7 @@ def evaluate_files(
         (rows, predictions, predicted, "write null where an answer could not be parsed"),
         (predictions, rows, truth, "predict the samples of the truth file alone"),
     ):
+        # Both ways: a sample that is missing on either side would move a mean without a word.
         if lost := ids.keys() - other.keys():
             raise InputError(f"id {min(lost)!r}", f"has no line in {file}", remedy)
     pairs = []
@@ -148,6 +151,8 @@ def evaluate_files(
                 )
             )
         except (KeyError, TypeError, ValueError) as exc:
+            # InputError is a ValueError too: the answer's parser has said what is wrong, and only
+            # the id is added.
             if isinstance(exc, InputError):
                 raise InputError(f"id {key!r}: {exc.value}", exc.rule, exc.remedy) from exc
             raise InputError(
@@ -205,6 +210,7 @@ def _row(
     drawn: Mapping[str, NDArray[np.float64]],
 ) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(parts)
+    # What was not asked is NaN as well, and is no failure of the model.
     undefined_N, spans = asked_N & ~np.isfinite(column_N), {}
     for bucket, counts_RN in drawn.items():
         if means := _mean(column_N[parts[bucket]], counts_RN):
@@ -226,6 +232,8 @@ def _differences(
     rows = {}
     for bucket, counts_RN in drawn.items():
         if means := _mean(difference_N[parts[bucket]], counts_RN):
+            # Posts of the values that count, not of the bucket: an interval is as good as these are
+            # many.
             kept = np.flatnonzero(parts[bucket] & np.isfinite(difference_N)).tolist()
             rows[bucket] = PairedDifference(
                 *means, clusters=len({posts[i] for i in kept}), n=len(kept)
@@ -268,6 +276,7 @@ def _by_id(path: Path) -> dict[str, dict[str, Any]]:
         try:
             row = json.loads(line)
             key = row["id"]
+            # Looked up here, where the number of the line is known.
             row["description"]
         except (ValueError, TypeError, KeyError) as exc:
             raise InputError(

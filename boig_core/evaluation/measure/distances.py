@@ -35,10 +35,13 @@ def kid(real_NF: NDArray[np.float64], fake_NF: NDArray[np.float64], seed: int) -
     smaller set; at least 2 a side."""
     from torchmetrics.image.kid import KernelInceptionDistance
 
+    # torchmetrics refuses subsets that are larger than either set.
     size = min(len(real_NF), len(fake_NF), _LARGEST_SUBSET)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         # Torchmetrics warns that features are kept: a few MB here.
         warnings.simplefilter("ignore", UserWarning)
+        # torchmetrics draws its subsets from torch's global generator: seeded here, and put back at
+        # the end.
         torch.manual_seed(seed)
         return _compute(
             KernelInceptionDistance(

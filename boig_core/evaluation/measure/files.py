@@ -43,6 +43,7 @@ def write_generation(
         measured: the same rows.
     """
     (folder / "grids").mkdir()
+    # A grid shows what a deployment would make, and that is with guidance.
     shown = [model for model in images if ROWS[model].guided]
     prompts = []
     for index, sample in enumerate(plan.samples):
@@ -99,6 +100,8 @@ def _write_table(path: Path, plan: Plan, measured: Mapping[str, ImageMeasures]) 
             "prompt": plan.prompts(ROWS[model]),
             "seed": list(plan.seeds),
             "reward": measures.reward_N,
+            # Typed nulls: tables of all models are joined, and an untyped column would fit none
+            # that has values.
             "judge": pa.nulls(count, pa.float64())
             if measures.judge_N is None
             else measures.judge_N,

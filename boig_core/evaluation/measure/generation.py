@@ -135,6 +135,7 @@ def measure(images_NHWC: NDArray[np.uint8], plan: Plan, tools: Instruments) -> I
         mismatched_N=mismatched_N,
         aesthetic_N=None
         if looks is None
+        # One look serves both where they share a CLIP.
         else looks.score(seen if looks.clip is tools.clip else looks.clip.see(images_NHWC)),
         named_N=named(described, plan.owners, tools.kinds),
         embedding_ND=seen.embedding_ND,
@@ -166,6 +167,8 @@ def summarize(
         rows[model] = _row(model, measures, plan, distances, settings, absent) | _cost(
             1, model, settings
         )
+    # Three questions: is a row better than the base, what does BoigSD add to the same row without
+    # it, and does it beat its rivals?
     pairs = [(model, "base") for model in measured if model != "base"]
     pairs += [
         (model, same)
@@ -173,11 +176,14 @@ def summarize(
         if ROWS[model].model == "boigsd" and (same := without_boigsd(model)) != "base"
     ]
     pairs += [("boigsd", rival) for rival in ("high_kpi", CHAMPION) if rival in measured]
+    # Images of one prompt are alike. As independent draws they would make an interval too narrow.
     clusters = [sample.id for sample in plan.owners]
     differences = {
         f"{ours}-{theirs}": paired(measured[ours].values, measured[theirs].values, clusters, recipe)
         for ours, theirs in pairs
     }
+    # Best-of-N picks from images that are there already: it costs no sampling, and both sides have
+    # sampled alike.
     if why := _no_best(plan, settings):
         absent |= {f"generation.{model}": why for model in BEST}
     elif n := settings.best_of_n:
@@ -191,6 +197,8 @@ def summarize(
             )
         differences |= _at_equal_sampling(best, measured["boigsd"], plan, n, recipe)
     return {
+        # Every row has its key, measured or not: a reader finds null and a reason instead of
+        # guessing.
         "generation": {model: rows.get(model) for model in dict.fromkeys([*MODELS, *rows])},
         "paired": differences,
         "floors": {**distances.floors(), "named": mean_named(real.named_H)},
@@ -247,6 +255,8 @@ def _at_equal_sampling(
 ) -> dict[str, Any]:
     """BoigSD against best-of-N where both sampled as many images: all of BoigSD's by their mean,
     and the best of them, against the best."""
+    # Grouped as the other side chose, so that a mean is paired with the best of the same prompt and
+    # noise.
     groups_Gn = _groups(plan, n)
 
     def means(name: str) -> NDArray[np.float64] | None:
@@ -277,6 +287,7 @@ def _row(
     settings: Evaluation,
     absent: dict[str, str],
 ) -> dict[str, float | int | None]:
+    # For every measure that may be None: a report refuses a null without its reason.
     reasons = {
         "judge": "evaluation.judge is not set",
         "kid": "fewer than 2 images",

@@ -54,6 +54,7 @@ def read_images(folder: Path, model: str) -> Images:
     try:
         columns = pq.read_table(folder / IMAGES_FILE, filters=[("model", "=", model)]).to_pydict()
         clip_margin = np.subtract(columns["clip"], columns["clip_mismatched"])
+        # Tables of older evaluations lack some columns; those are not known, not broken.
         measures = {name: columns.get(name) for name in ("reward", "judge", "diversity")}
         images = Images(
             tuple(columns["sample"]),
@@ -72,6 +73,8 @@ def _known(
     columns: Mapping[str, list[float | None] | None],
 ) -> dict[str, NDArray[np.float64] | None]:
     return {
+        # All or nothing: a mean over the images that happen to have a value would pair with no
+        # other.
         name: None if not values or None in values else np.array(values, np.float64)
         for name, values in columns.items()
     }
@@ -80,6 +83,7 @@ def _known(
 def cut_row(grid: Path, rows: int, index: int) -> bytes:
     """One row of a grid of so many, as PNG."""
     with Image.open(grid) as whole:
+        # Gutters stand between rows alone: with one more, all rows are equally high.
         step = (whole.height + GUTTER) // rows
         buffer = io.BytesIO()
         whole.crop((0, index * step, whole.width, (index + 1) * step - GUTTER)).save(

@@ -65,8 +65,11 @@ def resample_counts(
     members: dict[Hashable, dict[tuple[Hashable, Hashable], int]] = {}
     for group, cluster in zip(groups, clusters, strict=True):
         positions = members.setdefault(group, {})
+        # By stratum and name: one name in two strata is two clusters.
         positions.setdefault((group, cluster), len(positions))
     drawn = {
+        # Clusters drawn with replacement are a multinomial: counts come for all resamples in one
+        # call.
         group: rng.multinomial(
             len(positions), np.full(len(positions), 1 / len(positions)), size=resamples
         )
@@ -87,6 +90,8 @@ def interval(statistic_R: ArrayLike, level: float = 0.95) -> tuple[float, float]
         ValueError: it is undefined in all of them.
     """
     values = np.asarray(statistic_R, np.float64)
+    # A resample may lack what the statistic needs, such as any pair; a single NaN would otherwise
+    # make both ends NaN.
     values = values[np.isfinite(values)]
     if not values.size:
         raise ValueError("the statistic is undefined in every resample")
@@ -122,6 +127,7 @@ def paired_difference(
             f"pairs of shape {difference_N.shape} in {len(clusters)} clusters: must be as many and finite"
         )
     counts_RN = resample_counts(clusters, resamples, seed)
+    # Divided by what was drawn: clusters differ in size, so resamples do.
     low, high = interval(counts_RN @ difference_N / counts_RN.sum(axis=1), level)
     return PairedDifference(
         float(difference_N.mean()), low, high, len(set(clusters)), len(difference_N)

@@ -90,6 +90,8 @@ class ClipJudge:
             batch = [Image.fromarray(image) for image in images_NHWC[start : start + _BATCH]]
             pixels_BCHW = self._processor(batch, return_tensors="pt")["pixel_values"]
             pooled_BF = self._model.vision_model(pixel_values=pixels_BCHW).pooler_output
+            # Double precision from here on: differences of mean cosines are small, and sums run
+            # over many images.
             features.append(pooled_BF.double().numpy())
             embeddings.append(self._model.visual_projection(pooled_BF).double().numpy())
         return ClipFeatures(_unit(np.concatenate(embeddings)), np.concatenate(features))
@@ -101,6 +103,7 @@ class ClipJudge:
             list(texts),
             padding=True,
             truncation=True,
+            # Read off the model: tokenizers of some checkpoints name no limit, or another one.
             max_length=self._model.config.text_config.max_position_embeddings,
             return_tensors="pt",
         )
@@ -139,6 +142,8 @@ def distances(embedding_PKD: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean cosine distance of each image from the others of its prompt, (P, K): what `diversity` is
     the mean of."""
     cosine_PKK = np.einsum("pid,pjd->pij", embedding_PKD, embedding_PKD)
+    # Without the image itself, whose distance of 0 would make few images look less diverse than
+    # many.
     others_PK = cosine_PKK.sum(axis=2) - np.diagonal(cosine_PKK, axis1=1, axis2=2)
     return np.asarray(1.0 - others_PK / (embedding_PKD.shape[1] - 1), np.float64)
 
@@ -148,6 +153,8 @@ def diversity_across(embedding_PKD: NDArray[np.float64]) -> float:
     rows of length 1. 0: all alike."""
     prompts, count, _ = embedding_PKD.shape
     sum_PD = embedding_PKD.sum(axis=1)
+    # Square of the sum less the squares of each prompt's: all pairs across prompts, without a
+    # matrix of them.
     across = float((sum_PD.sum(axis=0) ** 2).sum() - (sum_PD**2).sum())
     return float(1.0 - across / (prompts * (prompts - 1) * count**2))
 

@@ -27,6 +27,7 @@ def named(
     shares = []
     for description, sample in zip(descriptions, samples, strict=True):
         asked = set(kinds) & set(re.findall(r"\w+", sample.text.lower()))
+        # NaN and not 0: a text that names nothing says nothing about perception.
         shares.append(len(asked & set(description.objects)) / len(asked) if asked else np.nan)
     return np.array(shares, np.float64)
 

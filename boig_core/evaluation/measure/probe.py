@@ -113,8 +113,12 @@ class Probe:
 
         self._samples = draw_prompts(samples, recipe.seed)
         owners = [sample for sample in self._samples for _ in range(PER_PROMPT)]
+        # That of the first epoch for all looks: where noise is added changes the images, and looks
+        # must differ by the policy alone.
         window = epoch_window(recipe.ddpo, recipe.seed, 0)
         self._chunks = []
+        # In chunks of the training's size, the unit whose bits do not depend on the number of
+        # actors.
         for start in range(0, len(owners), recipe.ddpo.chunk):
             part = tuple(owners[start : start + recipe.ddpo.chunk])
             self._chunks.append(
@@ -140,13 +144,16 @@ class Probe:
         self, images_NHWC: NDArray[np.uint8], measured: dict[str, NDArray[np.float64]]
     ) -> ProbeResult:
         prompts = len(self._samples)
+        # Embeddings have a second dimension, and are no measures of one image.
         values = {name: of_N for name, of_N in measured.items() if of_N.ndim == 1}
         metrics = {
             key: value
             for name, of_N in values.items()
+            # Spreads too: a monitor measures a fall in spreads of the first probe.
             for key, value in ((name, of_N.mean()), (f"{name}_std", of_N.std()))
         }
         if _IMAGE in measured:
+            # The scorer embeds a prompt once per image; one copy of each is enough.
             image_ND, text_PD = measured[_IMAGE], measured[_TEXT][::PER_PROMPT]
             matched_N, mismatched_N = clip_scores(
                 image_ND, text_PD, np.repeat(np.arange(prompts), PER_PROMPT)
@@ -178,6 +185,8 @@ def draw_prompts(samples: Sequence[Sample], seed: int) -> tuple[Sample, ...]:
         (sample for sample in samples if sample.split == "validation" and sample.bucket == "high"),
         key=lambda s: s.id,
     )
+    # One sample per text: with the same text twice, a margin over the other prompts would count the
+    # own one.
     candidates = sorted({sample.text: sample for sample in candidates}.values(), key=lambda s: s.id)
     if len(candidates) < 2:
         remedy = "ingest more posts, or set ddpo.probe_every to null"

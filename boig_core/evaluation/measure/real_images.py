@@ -86,11 +86,13 @@ def see_real(
 def real_samples(samples: Sequence[Sample]) -> list[Sample]:
     """Real HIGH samples outside the training split, one per image: what the generated images are
     held against."""
+    # By image: posts may share one, and a copy would make real images look nearer to each other.
     by_image = {
         sample.image: sample
         for sample in samples
         if sample.split != "train" and sample.bucket == "high"
     }
+    # Two halves of at least two each, the least that KID takes.
     if len(by_image) < 4:
         raise InputError(
             f"{len(by_image)} held-out HIGH images", "must be at least 4", "ingest more posts"
@@ -110,6 +112,8 @@ class Distances:
         order = np.random.default_rng([seed, STREAM, 2]).permutation(len(real_NF))
         self._real = real
         self._real_NF, self._half, self._seed = real_NF[order], len(real_NF) // 2, seed
+        # At most a half, since the floor compares two halves and FID falls with the number of
+        # images: one n for all.
         n = min(self._half, generated)
         self._fid_n = n if n >= fid_min else 0
 

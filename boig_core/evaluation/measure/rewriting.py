@@ -44,6 +44,7 @@ def rewrite_by_retrieval(samples: Sequence[Sample], asked: Sequence[Sample]) -> 
     ]
     prompts = []
     for sample in asked:
+        # The post's own text would only repeat the prompt.
         others = [candidate for candidate in train if candidate.text != sample.text]
         pool = [candidate for candidate in others if candidate.account == sample.account] or others
         if not pool:
@@ -102,6 +103,7 @@ def in_words(description: Description, sample: Sample) -> str:
 
     colors = [
         name.replace("_", " ").lower()
+        # What matters most comes first: encoders cut long prompts at the end.
         for name in sorted(description.colors, key=lambda name: -description.colors[name])
     ]
     objects = sorted(

@@ -117,6 +117,8 @@ def reason(row: EvaluationRow, settings: Evaluation) -> str | None:
 
 def without_boigsd(name: str) -> str:
     """The row that differs from one of BoigSD's in the model alone: what BoigSD adds to."""
+    # Found by what rows are, not by their names: a new row of BoigSD cannot be paired with a wrong
+    # one.
     same = replace(ROWS[name], model="base")
     return next(other for other, row in ROWS.items() if row == same)
 
@@ -129,11 +131,13 @@ def make_plan(samples: Sequence[Sample], recipe: Recipe) -> Plan:
     """
     test = (
         sample
+        # By id, so that the draw does not depend on the order in which a dataset is read.
         for sample in sorted(samples, key=lambda s: s.id)
         if sample.split == "test" and sample.bucket is not None
     )
     texts: dict[str, Sample] = {}
     for sample in test:
+        # Distinct texts: the same prompt twice would count as two clusters.
         texts.setdefault(sample.text, sample)
     distinct, settings = list(texts.values()), recipe.evaluation
     if len(distinct) < 2:
@@ -152,11 +156,15 @@ def make_plan(samples: Sequence[Sample], recipe: Recipe) -> Plan:
         distinct[index]
         for index in np.random.default_rng([recipe.seed, STREAM]).permutation(len(distinct))
     ]
+    # In turns, so that buckets share alike whatever number is asked for; a bucket that runs out
+    # leaves its turns to the others.
     turns = itertools.zip_longest(
         *([sample for sample in shuffled if sample.bucket == bucket] for bucket in BUCKETS)
     )
     drawn = [sample for turn in turns for sample in turn if sample is not None][: settings.prompts]
     chosen = tuple(sorted(drawn, key=lambda sample: sample.id))
+    # Seeds depend on the place in the plan alone: every row starts from the same noise, and pairs
+    # image by image.
     seeds = np.random.SeedSequence([recipe.seed, STREAM, 1]).generate_state(
         len(chosen) * settings.images_per_prompt
     )

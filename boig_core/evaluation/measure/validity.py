@@ -204,6 +204,8 @@ def agreement(
         resamples: draws of the bootstrap.
         seed: of the draws.
     """
+    # Left out before anything is drawn: a resample must not spend its draws on images without this
+    # KPI.
     rows = [(index, kpi) for index, kpi in enumerate(kpis) if kpi is not None]
     if not rows:
         names = (
@@ -242,9 +244,13 @@ class _Held:
     def __init__(self, samples: Sequence[Sample], resamples: int, seed: int) -> None:
         self.account_N = np.array([sample.account for sample in samples])
         self.post_N = np.array([sample.post for sample in samples])
+        # Within accounts, so that no resample shifts weight to an account that is easier to tell
+        # apart.
         counts_RN = resample_counts(
             self.post_N.tolist(), resamples, seed, strata=self.account_N.tolist()
         )
+        # The first row draws each image once: it gives the estimate itself, by the same code as the
+        # resamples.
         self.weights_RN = np.concatenate([np.ones((1, len(samples))), counts_RN])
         self.undefined: dict[str, str] = {}
 
@@ -253,6 +259,7 @@ class _Held:
     ) -> tuple[float | None, Interval | None]:
         """AUC and its interval."""
         both = np.intersect1d(self.account_N[high_N], self.account_N[low_N])
+        # A constant reward would get 0.5 with an interval of no width, and pass for measured.
         if not both.size or not varies_within(reward_N, self.account_N):
             reason = (
                 "the reward does not vary within any account"
@@ -262,6 +269,8 @@ class _Held:
             self.undefined |= dict.fromkeys(("auc_high_vs_low", "auc_interval"), reason)
             return None, None
         auc_R = auc_within(reward_N, high_N, low_N, self.account_N, self.weights_RN)
+        # Posts of accounts without a partner form no pair, so they do not make the interval any
+        # surer.
         paired_N = np.isin(self.account_N, both)
         if min(len(set(self.post_N[paired_N & side_N])) for side_N in (high_N, low_N)) < MIN_POSTS:
             self.undefined["auc_interval"] = (
@@ -282,6 +291,7 @@ class _Held:
                 )
                 return None, None
         found_R = statistic(reward_N, y_N, self.account_N, self.weights_RN)
+        # Posts and not images: the bootstrap draws posts, and images of one post are one draw.
         if len(set(self.post_N)) < MIN_POSTS:
             self.undefined[span] = f"fewer than {MIN_POSTS} posts"
             return float(found_R[0]), None
@@ -307,6 +317,7 @@ def _accounts(
         if len(here) < MIN_ACCOUNT or min(high_N[here].sum(), low_N[here].sum()) < MIN_BUCKET:
             too_few += 1
             continue
+        # No resamples: an interval of each account would suggest more than so few posts can tell.
         weights_RM, one_M = np.ones((1, len(here))), account_N[here]
         auc = float(auc_within(reward_N[here], high_N[here], low_N[here], one_M, weights_RM)[0])
         spearman = float(spearman_within(reward_N[here], kpi_N[here], one_M, weights_RM)[0])
@@ -320,6 +331,7 @@ def _reliability(
     reward_N: Floats, kpis: Sequence[KpiValue], account_N: NDArray[Any]
 ) -> tuple[Decile, ...]:
     kpi_N, (high_N, _) = np.array([kpi.normalized for kpi in kpis]), _in_bucket(kpis)
+    # Mean ranks lie inside (0, 1), so 1 to 10 are all that can come out.
     decile_N = np.floor(10 * percentile_within(reward_N, account_N)).astype(int) + 1
     return tuple(
         Decile(int(d), int(in_N.sum()), float(high_N[in_N].mean()), float(kpi_N[in_N].mean()))

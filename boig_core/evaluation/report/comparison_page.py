@@ -95,6 +95,7 @@ def _prompts(shown: Sequence[VariantImages]) -> list[dict[str, Any]]:
     picked = []
     for index in spread(range(len(first.generation["prompts"])), _PROMPTS):
         prompt = first.generation["prompts"][index]
+        # The base is the same in every evaluation: one row of it is enough.
         rows = [_row(first, index, "base"), *(_row(variant, index, "boigsd") for variant in shown)]
         picked.append({"company": prompt["company"], "text": prompt["text"], "rows": rows})
     return picked

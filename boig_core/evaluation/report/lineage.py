@@ -36,6 +36,7 @@ class LineageStep:
         """Rows of the metrics that its attempts logged, by step; where an attempt resumed, the
         newer row counts."""
         rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+        # In order, so that what a later attempt did again overwrites the earlier one.
         for attempt in range(1, self.job.attempt + 1):
             try:
                 text = store.read_bytes(
@@ -44,6 +45,8 @@ class LineageStep:
             except NotFoundInStoreError:
                 continue
             for row in map(json.loads, text.splitlines()):
+                # By step and names: a step may log several rows of different metrics, and only a
+                # row of the same ones is replaced.
                 rows[row["step"], *sorted(row.keys() - {"step", "time"})] = row
         return list(rows.values())
 
@@ -60,6 +63,8 @@ def trace(uris: Iterable[str]) -> dict[str, LineageStep]:
     queue = list(uris)
     while queue:
         uri = queue.pop(0)
+        # Exports and files that people give have no manifest; outputs that several stages read come
+        # up again.
         if uri in seen or not store.exists(store.join(uri, manifest.MANIFEST)):
             continue
         seen.add(uri)
@@ -69,6 +74,8 @@ def trace(uris: Iterable[str]) -> dict[str, LineageStep]:
         except NotFoundInStoreError:  # an output that was brought here without its run
             continue
         done = commits.read_commit(attempt) or {}
+        # The walk goes breadth first, so the run nearest to the outputs counts where a stage ran
+        # twice.
         if job.stage.value not in steps:
             outputs = {
                 name: manifest.read_manifest(out).digest()

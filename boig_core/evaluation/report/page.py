@@ -130,6 +130,7 @@ def render(
     """
     answers = findings(report, recipe.promotion)
     templates = environment()
+    # Names depend on the recipe, which says how many examples or images stand behind a row.
     templates.filters["model"] = lambda name: _model_name(name, recipe)
     return templates.get_template("report.html.j2").render(
         report=report,
@@ -165,6 +166,7 @@ def render(
         models=[name for name, row in report["description"].items() if row is not None],
         published=PUBLISHED,
         steps=steps,
+        # Bars are shares of the slowest stage; one second stands in where no time is known.
         slowest=max([seconds for seconds in report["timings"].values() if seconds] or [1.0]),
     )
 
@@ -250,6 +252,7 @@ def _numbered(words: str, recipe: Recipe) -> str:
 def _reliability(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and chart of each formulation: the one that is optimized, the recommended one, the
     others."""
+    # A recommendation may be missing, or be the same as the reward: then it is shown once.
     first = [name for name in (report["reward"]["name"], report["reward"]["recommended"]) if name]
     names = dict.fromkeys([*first, *report["reward_validity"]])
     return [(name, reliability(report["reward_validity"][name]["reliability"])) for name in names]
@@ -262,6 +265,7 @@ def _curves(steps: Mapping[str, LineageStep]) -> list[Curve]:
         lines = []
         for name in names:
             points = sorted((row["step"], row[name]) for row in rows if row.get(name) is not None)
+            # A line needs two points, and a metric may have been logged once.
             if len(points) > 1:
                 lines.append(Series(name, [x for x, _ in points], [y for _, y in points]))
         if lines:

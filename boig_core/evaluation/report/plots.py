@@ -86,6 +86,7 @@ def whiskers(rows: Sequence[tuple[str, Mapping[str, Any]]], digits: int = 2) -> 
     if not rows:
         return ""
     step, label = 34, max(130, 7 * max(len(name) for name, _ in rows))
+    # 0 is always in sight: whether an interval crosses it is what the chart is for.
     reach = [0.0, *(row[end] for _, row in rows for end in ("low", "high"))]
     x0, x1 = min(reach), max(reach)
     margin = 0.06 * ((x1 - x0) or 1)
@@ -93,6 +94,7 @@ def whiskers(rows: Sequence[tuple[str, Mapping[str, Any]]], digits: int = 2) -> 
         f"{row['mean']:+.{digits}f} ({row['low']:+.{digits}f}, {row['high']:+.{digits}f})"
         for _, row in rows
     ]
+    # Seven units a letter, roughly: text cannot be measured before it is drawn.
     room = 7 * max(len(span) for span in spans)  # of the numbers on the right
 
     def px(x: float) -> float:
@@ -130,6 +132,7 @@ def reliability(deciles: Sequence[Mapping[str, Any]]) -> str:
             the means over all of them.
     """
     total = sum(row["n"] for row in deciles)
+    # At least 0.05, so that deciles without any HIGH image do not divide by zero.
     top = max(0.05, *(row["share_high"] for row in deciles)) * 1.05
     panels = (
         ("share_high", 26, 102, 0.0, top, "share of HIGH"),
@@ -180,6 +183,7 @@ def reliability(deciles: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
+    # About a twelfth of the curve in each mean, whatever its length.
     reach = max(1, len(values) // 25)
     windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]
@@ -189,6 +193,7 @@ def _ticks(low: float, high: float, about: int, whole: bool = False) -> list[flo
     """Round numbers within [low, high], about so many."""
     rough = ((high - low) or 1.0) / about
     power = 10.0 ** math.floor(math.log10(rough))
+    # A little tolerance: rounding must not skip the step that fits exactly.
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)
     if whole:
         step = max(1.0, round(step))

@@ -23,6 +23,7 @@ from boig_core.storage.job import Stage
 REPORT_FILE: Final = "report.json"
 DESCRIBERS: Final = ("boigllm", "no_kpi", "retrieval", "few_shot")
 GENERATORS: Final = ("base", "high_kpi", "boigsd", "best_of_n", "prompt_rewrite")
+# A comparison spans several runs, so it is no stage of one.
 _TIMED: Final = tuple(stage.value for stage in Stage if stage != Stage.COMPARE)
 _DATASET: Final = ("posts", "rejected", "images", "buckets")
 _SHARES: Final = ("high", "low", "all", "undefined")
@@ -67,6 +68,7 @@ def build_report(
     Raises:
         CorruptError: a number is not finite, or is missing without a reason.
     """
+    # A copy, since reasons of other stages are added.
     absent = dict(generation["absent"])
     described = _described(description, absent)
     timings = {stage: seconds.get(stage) for stage in _TIMED}
@@ -162,6 +164,7 @@ def check_report(report: Mapping[str, Any]) -> None:
     body = {key: value for key, value in report.items() if key != "absent"}
     nulls = set()
     for path, value in _leaves(body):
+        # JSON knows no NaN: Python would write one that other readers refuse.
         if isinstance(value, float) and not math.isfinite(value):
             raise CorruptError(
                 f"{path} = {value}", "must be finite", "see the stage that measured it"
@@ -172,6 +175,7 @@ def check_report(report: Mapping[str, Any]) -> None:
                 raise CorruptError(
                     f"{path} = null", "has no reason under absent", "see the stage that measured it"
                 )
+    # The other way round, too: a reason that outlives its null would deny a number that is there.
     for path in absent:
         if path not in nulls:
             raise CorruptError(
@@ -192,6 +196,7 @@ def read_report(uri: str) -> dict[str, Any]:
     try:
         report = json.loads(store.read_bytes(target))
         check_report(report)
+    # Many of boig's errors are ValueErrors as well; those have said what is wrong.
     except BoigError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as exc:
@@ -224,6 +229,7 @@ def _extra_models(description: Mapping[str, Any]) -> set[str]:
     return {
         key
         for key, row in description.items()
+        # Models stand beside other keys in one mapping, and are told by having all metrics.
         if key not in DESCRIBERS and isinstance(row, Mapping) and set(METRICS) <= set(row)
     }
 

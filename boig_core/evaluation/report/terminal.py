@@ -53,6 +53,7 @@ def print_report(
     say(console, headline(answers), style="bold")
     for answer in answers:
         mark, style = _MARKS[answer.state]
+        # "98 % of the base's" reads on; everything else is set off by a comma.
         joint = "" if not answer.detail else " " if answer.detail.startswith("of ") else ", "
         print_marked(console, mark, style, f"{answer.title}: {answer.value}{joint}{answer.detail}")
     print_generators(report, console)
@@ -141,6 +142,7 @@ def print_comparison(comparison: Mapping[str, Any], console: Console) -> None:
         for name, row in comparison["groups"].items()
         if row["over_reference"] is not None
     }
+    # Reasons by measure alone: in one column of a table they are the same for every variant.
     endings = {path.rsplit(".", 1)[-1]: why for path, why in comparison["absent"].items()}
     reasons = {label: endings.get(name, "") for name, label in labels.items()}
     if against:
@@ -192,6 +194,7 @@ def validity_lines(calibration: Calibration, min_auc: float | None) -> Iterator[
     }
     for name, rows in known.items():
         yield f"{name:<{wide}}" + "".join(f"{_auc(of_split):>22}" for of_split in rows)
+    # Named in one line: a row of dashes would take a line of the log for each.
     if lacking := [name for name in tested if name not in known]:
         yield f"no AUC: {', '.join(lacking)}"
     yield f"{'reward':<{wide}}{'Pearson':>9}{'Spearman':>10}{'length':>8}  gate"

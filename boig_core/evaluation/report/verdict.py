@@ -62,6 +62,7 @@ def findings(report: Mapping[str, Any], promotion: Promotion) -> list[Finding]:
 def headline(answers: list[Finding]) -> str:
     """One sentence that says whether BoigSD is better than the base."""
     reward, judge, prompt = answers[0].state, answers[1].state, answers[2].state
+    # The reward alone proves little, since it was trained on: a judge that disagrees outweighs it.
     if reward == "good" and judge in {"good", "unknown"}:
         start = "BoigSD beats the base model on its reward" + (
             " and on the held-out judge" if judge == "good" else "; nobody else judged"
@@ -105,6 +106,7 @@ def _kept(
     ours, base = (
         (report["generation"].get(model) or {}).get(measure) for model in ("boigsd", "base")
     )
+    # A share of nothing, or of a negative margin, has no meaning.
     if ours is None or base is None or base <= 0:
         return Finding(title, "not measured", detail, "unknown")
     share = ours / base
@@ -120,6 +122,7 @@ def _validity(report: Mapping[str, Any]) -> Finding:
     name = report["reward"]["name"]
     row = report["reward_validity"][name]
     title, auc, span = "Reward's AUC", row["auc_high_vs_low"], row["auc_interval"]
+    # No interval is no evidence that the reward means anything, so nothing good is said of it.
     if span is None:
         missing = "auc_high_vs_low" if auc is None else "auc_interval"
         return Finding(
