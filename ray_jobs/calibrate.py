@@ -73,6 +73,7 @@ def work(space: Workspace) -> Outcome:
     )
     rewards, splits = {}, {}
     scales: dict[str, Scale] = {}
+    # Validation first: its scales weigh the test split, which only judges.
     for split in ("validation", "test"):
         picked = pick(samples, split, recipe)
         rewards[split] = score(models, picked, kpi_conditions, recipe, kept, split)
@@ -113,6 +114,8 @@ def _tell(calibration: Calibration, recipe: Recipe) -> None:
     """Log how well each formulation tells high from low, and whether alignment may start."""
     for line in validity_lines(calibration, recipe.reward.min_auc):
         log.info("%s", line)
+    # A reward that fails its gate is a finding of this stage, so nothing fails here; ddpo refuses
+    # it by the same rule.
     try:
         require_worth(calibration, recipe.reward)
     except InputError as refusal:
@@ -159,6 +162,7 @@ def score(
         missing: Sequence[int],
     ) -> Iterator[tuple[Sequence[int], Mapping[str, NDArray[np.float64]]]]:
         progress = Progress("images scored", len(missing), progress_log(f"{label} split"))
+        # Part by part, so that what has been scored is kept when the process is lost.
         for part in in_parts(missing, recipe.reward.chunk):
             yield part, score_items([items[i] for i in part])
             progress.add([None] * len(part))

@@ -34,6 +34,7 @@ _OWN: Final = (Stage.FINETUNE_LLM, Stage.CALIBRATE, Stage.DDPO, Stage.EVALUATE_S
 def work(space: Workspace) -> Outcome:
     """Read the evaluations, compare, render, publish."""
     experiment = read_experiment(space.job)
+    # A variant that failed has no evaluation; `failed` says why.
     names = [name for name in experiment["variants"] if name in space.job.inputs]
     if not names:
         raise InputError(
@@ -81,6 +82,8 @@ def open_variant(space: Workspace, name: str) -> tuple[Variant, VariantImages]:
         raise CorruptError(
             GENERATION_FILE, f"cannot be read ({exc})", "run evaluate_sd again"
         ) from exc
+    # By way of the model alone: the evaluation has read the high-KPI baseline and perhaps a
+    # champion, too, whose trainings are not this variant's.
     evaluated = trace([space.job.input(name)]).get(Stage.EVALUATE_SD)
     trained = trace([evaluated.job.input("boigsd")]) if evaluated else {}
     ddpo = trained.get(Stage.DDPO)
@@ -109,6 +112,8 @@ def spent(steps: Mapping[str, LineageStep]) -> dict[str, Any]:
     """What the stages of a variant have used, failed attempts too; those that other runs had made
     before do not count."""
     jobs = [steps[stage].job for stage in _OWN if stage in steps]
+    # The runs that trained and evaluated this variant. Its BoigLLM may come from another run, where
+    # it was paid for.
     own = {_run(job) for job in jobs if job.stage in {Stage.DDPO, Stage.EVALUATE_SD}}
     states = []
     for job in jobs:

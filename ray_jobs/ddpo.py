@@ -47,6 +47,7 @@ def work(space: Workspace) -> Outcome:
     """Start the actors and train; the learner of rank 0 publishes the aligned pipeline and its
     adapter."""
     recipe, job = space.recipe, space.job
+    # All that can be wrong with reward and inputs is found before actors take GPUs.
     calibration = read_calibration(space.fetch("calibration", "calibration")[0])
     require_worth(calibration, recipe.reward)
     manifest.verify(job.input("boigllm"), kind="boigllm")
@@ -57,6 +58,7 @@ def work(space: Workspace) -> Outcome:
     if predictor is not None:
         manifest.verify(predictor, kind="predictor")
     connect()
+    # Names travel to the reward actors, not models: each opens its own.
     scorer = functools.partial(open_scorer, recipe, job.input("boigllm"), predictor, calibration)
     with RayRollouts.placed(recipe, scorer) as rollouts:
         from boig_core.cluster.train import (
@@ -95,6 +97,7 @@ def open_scorer(
         )
     if recipe.ddpo.probe_every is None:
         return scorer
+    # Imported for a probe alone: the reward needs no CLIP judge.
     from boig_core.evaluation.measure.judges import ClipJudge
     from boig_core.evaluation.measure.probe import ProbeScorer
 
@@ -114,6 +117,8 @@ def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
     samples = read_samples(job.input("dataset"))
     uri = store.join(job.attempt_uri, "metrics.jsonl")
     curve: MetricLog | None = None
+    # One rank writes the curve. When it starts again it goes on with the rows of the process that
+    # was lost.
     if rank() == 0:
         earlier = store.read_bytes(uri) if store.exists(uri) else b""
         curve = MetricLog(
@@ -127,6 +132,7 @@ def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
     def report(epoch: int, values: dict[str, float]) -> None:
         waited_s = values["seconds_probe"] + values["seconds_rollouts"]
         wall_s = waited_s + values["seconds_update"] + values["seconds_between"]
+        # Once an epoch: `spent` forgets the work that has ended, so a second call would find none.
         row = {**values, **rollouts.spent(wall_s), "idle_learner": waited_s / wall_s}
         gauges.set({"epoch": epoch, **row})
         if curve is not None:
@@ -152,6 +158,7 @@ def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
     try:
         adapter = learner.fit()
     finally:
+        # Rows are written every few seconds; an error must not take the last ones with it.
         if curve is not None and curve.rows:
             curve.close()
     rewards = [row["reward"] for row in learner.rows]

@@ -104,6 +104,8 @@ def ask_endpoint(
         shots: "few_shot" if shots == max(settings.shots) else f"few_shot_{shots}"
         for shots in settings.shots
     }
+    # At most the posts that BoigLLM answers, since only those are measured; `pick` takes the same
+    # ones first.
     asked = pick(samples, min(settings.posts, recipe.llm.eval_posts))
     with Endpoint(settings) as endpoint:
         answers_of = {

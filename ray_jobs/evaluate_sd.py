@@ -75,6 +75,7 @@ def work(space: Workspace) -> Outcome:
         started_samplers(recipe) as actors,
         ThreadPoolExecutor(1, thread_name_prefix="boig-measuring") as measuring,
     ):
+        # Opened while the actors import; one thread measures, so rows keep their order.
         tools = open_instruments(space, calibration)
         seen = measuring.submit(
             see_real, job.input("dataset"), samples, tools.clip, tools.features, recipe
@@ -137,6 +138,7 @@ def open_instruments(space: Workspace, calibration: Calibration) -> Instruments:
     judge = open_judge(space, perceiver)
     rewards = LlmScorer(llm, perceiver, recipe, calibration, predictor)
     clip = ClipJudge(settings.clip)
+    # A model that serves twice is opened once.
     features = clip if settings.features == settings.clip else ClipJudge(settings.features)
     looks, opened = settings.aesthetic, {settings.clip: clip}
     aesthetic = AestheticJudge(looks, opened.get(looks.clip)) if looks else None

@@ -37,9 +37,12 @@ def work(space: Workspace) -> Outcome:
     from boig_core.storage.manifest import verify
 
     job, recipe = space.job, space.recipe
+    # A wrong input ends the stage before a cluster is asked for workers.
     verify(job.input("dataset"), kind="dataset")
     connect()
     uri = store.join(job.attempt_uri, "metrics.jsonl")
+    # One writer for all models: each write replaces the whole file, so trainings side by side would
+    # overwrite each other's rows.
     curve = MetricLog(
         lambda data: store.write_bytes(uri, data), experiment=experiment(job.stage), run=job.version
     )
@@ -53,6 +56,7 @@ def work(space: Workspace) -> Outcome:
     try:
         trained = run_trainings(train_model, configs, at_once=recipe.llm.at_once, **options)
     finally:
+        # Rows are written every few seconds; an error must not take the last ones with it.
         if curve.rows:
             curve.close()
     return Outcome(
@@ -81,6 +85,7 @@ def train_model(config: dict[str, Any]) -> tuple[str, dict[str, float]]:
     )
 
     def report(step: int, values: dict[str, float]) -> None:
+        # By model, since all of them share one curve.
         config["rows"](step, {f"{name}_{key}": value for key, value in values.items()})
 
     def started(engine: Engine) -> None:
@@ -104,6 +109,7 @@ def train_model(config: dict[str, Any]) -> tuple[str, dict[str, float]]:
     )
     with tempfile.TemporaryDirectory(prefix="boig-llm-") as scratch:
         folder = Path(scratch) / "model"
+        # On every rank, since each holds a part of the weights; rank 0 alone writes.
         export(trained, folder)
         if rank() != 0:
             return "", trained.metrics

@@ -72,6 +72,7 @@ def train(config: dict[str, Any]) -> tuple[str, float | None]:
     try:
         adapter = finetune(recipe, examples, checkpoints, report)
     finally:
+        # Rows are written every few seconds; an error must not take the last ones with it.
         if curve is not None and curve.rows:
             curve.close()
     losses = [row["loss"] for row in curve.rows[-10:]] if curve is not None else []
@@ -108,6 +109,7 @@ def read_examples(dataset: str, recipe: Recipe) -> Any:
     ]
     images = read_images(dataset, {sample.image for sample in samples}, recipe.sd.resolution)
     side = recipe.sd.resolution
+    # `np.stack` refuses an empty list; `finetune` says of no examples what to do.
     pixels = (
         np.stack([images[sample.image] for sample in samples])
         if samples

@@ -28,6 +28,7 @@ def work(space: Workspace) -> Outcome:
     from boig_core.cluster.ingest import RayCrew
 
     recipe, inputs = space.recipe, space.job.inputs
+    # `previous` and `retry` both name the version to build on, so one alone can be given.
     if not inputs.keys() & {"posts", "previous", "retry"} or {"previous", "retry"} <= inputs.keys():
         raise InputError(
             f"inputs {', '.join(inputs) or 'none'}",
@@ -49,10 +50,12 @@ def work(space: Workspace) -> Outcome:
             period=read_period(inputs["period"]) if "period" in inputs else None,
         )
     except ingestion.NothingNewError as nothing:
+        # No failure: an interval without posts is an ordinary one, and what comes after is skipped.
         return Outcome(metrics={SKIP_REASON: str(nothing)})
     uri = space.publish(
         family, ingested.folder, kind=dataset.KIND, meta=ingested.meta, blobs=ingested.blobs
     )
+    # What was staged goes after the commit: until then a stage that starts again goes on from it.
     return Outcome(
         {"dataset": uri}, ingested.meta, after=lambda: staging.clear(root, ingested.staged)
     )

@@ -40,6 +40,7 @@ def work(space: Workspace) -> Outcome:
     folder, parts = space.fetch("dataset", dataset.KIND)
     shards = dataset.shards(parts, tables.IMAGES)
     family = f"datasets/{recipe.data.name}"
+    # The new version names the shards of the old one and copies none, so both must share a place.
     dataset.must_lie_in(source, store.join(space.job.store, family))
     questions = _questions(recipe.perception, source, parts)
     key = perception_key(recipe.perception)
@@ -53,6 +54,8 @@ def work(space: Workspace) -> Outcome:
     log.info("perception %s: %d images are known, %d are looked at", key, len(files), total)
     connect()
     progress = Progress("images", total, progress_log())
+    # Each file is in the store before it is told here, so a stage that starts again looks at
+    # nothing twice.
     for file, answered in describe_images(
         source, missing, recipe.perception, recipe.resources, kept
     ):
@@ -76,6 +79,8 @@ def work(space: Workspace) -> Outcome:
     }
     uri = space.publish(family, folder, kind=dataset.KIND, meta=meta, blobs=blobs)
     metrics = {"images": sum(map(len, questions)), "described": total, "objects": meta["objects"]}
+    # Only after the commit: until then the slices are all that a stage that starts again would
+    # find.
     return Outcome(
         {"dataset": uri}, metrics, after=lambda: perceived.clear(kept, set(files.values()))
     )

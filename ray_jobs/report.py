@@ -44,6 +44,7 @@ def work(space: Workspace) -> Outcome:
     seconds = {stage: step.seconds for stage, step in steps.items()} | read_runs(
         job.inputs.get("runs")
     )
+    # Taken here, before the page is made: the number stands on it.
     seconds[Stage.REPORT.value] = round(time.monotonic() - started, 3)
     report = build_report(
         dataset=manifest.read_manifest(job.input("dataset"), kind="dataset").meta,

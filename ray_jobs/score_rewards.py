@@ -112,6 +112,7 @@ def open_score(
 
     with fetched(boigllm, predictor) as (llm, rater):
         models = load_models(llm, recipe, rater)
+    # A split's descriptions stand in the dataset: nothing has to look at its images.
     return BatchScorer(
         models, Perceiver.from_recipe(recipe.perception) if files else None, recipe, conditions
     )

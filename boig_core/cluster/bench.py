@@ -39,8 +39,6 @@ def bench_on_ray(
         BoigError: whatever the training raised.
     """
     connect()
-    # Pools first, then ranks, as in the stage; and no second start, since a training that goes on
-    # from a checkpoint is not what is measured.
     with RayRollouts.placed(recipe, make_scorer) as rollouts:
         config = {
             "recipe": recipe,
@@ -49,6 +47,7 @@ def bench_on_ray(
             "rollouts": rollouts,
             "folder": str(scratch),
         }
+        # No second start: a training that goes on from a checkpoint is not what is measured.
         speed = run_training(
             _rank,
             config,

@@ -50,7 +50,8 @@ def describe_images(
     Yields:
         File of each slice and the questions that it answers, as they come.
     """
-    # A slice is one question to an actor and one file of results: what a lost actor takes with it.
+    # A slice is what an actor gets at a time and keeps as one file: no more goes with an actor that
+    # is lost.
     slices = [
         {
             "shard": entry.model_dump_json(),
@@ -139,6 +140,8 @@ class _DescribeSlices:
         )
         described = self._perceiver.describe(pixels, words)
         side = self._perceiver.side
+        # Everything is measured at the perceiver's side, generated images too (decision 0002);
+        # boxes then belong to the image as it is stored.
         return [
             Perceived(description.scaled(image.width / side, image.height / side), caption, own)
             for image, description, caption, own in zip(

@@ -162,7 +162,7 @@ class RayRollouts:
                 started.wait_placed()
             yield started
         finally:
-            # Also actors that did not start in time: Ray would go on looking for places for them.
+            # Also actors that did not start in time, and may still wait for a place.
             if started is not None:
                 started.stop()
 

@@ -36,8 +36,8 @@ def connect(cpus: int | None = None) -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
-    # All starts but the last, whose failure is raised. A cluster with an address gets that one
-    # alone: it is there or it is not.
+    # The loop makes all starts but the last, whose failure is raised. A cluster with an address
+    # gets that one alone: it is there or it is not.
     for start in range(1, 1 if address else _LOCAL_STARTS):
         try:
             _init(address, cpus)

@@ -48,7 +48,7 @@ def run_trainings(
         try:
             return run_training(fn, configs[name], **own)
         except Exception as exc:
-            # What fails after the first one fails because it was stopped: the first is the cause.
+            # What fails later may fail because it was stopped: the first error is the one to tell.
             if not stop.is_set():
                 log.error("training %s failed: the others are stopped", name)
                 failures.append(exc)

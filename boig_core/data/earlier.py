@@ -15,8 +15,6 @@ from boig_core.storage.manifest import FileEntry
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
 
 RULES: Final = ("kpi", "more_kpis", "held_out")
 """Fields of the recipe that posts of an earlier version were read under and cannot be read again

@@ -292,10 +292,11 @@ def retry_after(value: str | None, now: datetime) -> float | None:
     says nothing that can be read."""
     if value is None:
         return None
-    if value.strip().isdigit():
-        return float(value)
     try:
+        # ASCII alone: other digits of Unicode, such as a superscript, are no number to `float`.
+        if value.isascii() and value.strip().isdigit():
+            return float(value)
         until = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - now).total_seconds())

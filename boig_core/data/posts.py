@@ -238,7 +238,11 @@ def _kpi(fields: Mapping[str, Any], name: str) -> float:
     whole = _number(_require(fields, lower), lower)
     if whole == 0:
         raise Rejected("bad_kpi", f"{name} is no rate: {lower} is 0")
-    return value / whole
+    rate = value / whole
+    # Of two finite numbers, too, a rate may be too large for a float.
+    if not math.isfinite(rate):
+        raise Rejected("bad_kpi", f"{name} is no rate: {value:g} / {whole:g} is too large")
+    return rate
 
 
 def _optional_kpi(fields: Mapping[str, Any], name: str) -> float | None:
@@ -295,8 +299,9 @@ def _number(value: Any, name: str) -> float:
     """A KPI; digits in a string count, thousands separators do not, because 1,234 means different
     numbers in different places."""
     try:
-        # `float` would take true for 1.
-        number = math.nan if isinstance(value, bool) else float(value)
+        # `float` would take true for 1, and 1_000 for 1000.
+        odd = isinstance(value, bool) or "_" in str(value)
+        number = math.nan if odd else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or number < 0:

@@ -258,7 +258,7 @@ def _parquet(uri: str, file: IO[bytes]) -> Iterator[Row]:
         place = 0
         for batch in parquet.ParquetFile(file).iter_batches(
             batch_size=_BATCH, use_threads=False
-        ):  # see `dataset.read_shard`
+        ):  # see `tables.read_shard`
             for row in batch.to_pylist():
                 place += 1
                 yield place, row

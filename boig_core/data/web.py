@@ -302,5 +302,6 @@ def public_address(host: str, port: int) -> str:
                 "host_refused",
                 f"{host} is at the private address {address}; data.allow_private_hosts lets such hosts in",
             )
-    # The same one whatever order the name server answers in, so that its pool is found again.
-    return sorted(addresses)[0]
+    # The same one whatever order the name server answers in, so that its pool is found again; IPv4
+    # before IPv6, to which many machines have no way.
+    return min(addresses, key=lambda address: (":" in address, address))

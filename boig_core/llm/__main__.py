@@ -94,13 +94,16 @@ def _train(
     verify(dataset, kind="dataset")
     out.mkdir(parents=True, exist_ok=True)
     metrics_uri = store.join(str(out), "metrics.jsonl")
-    curve = (
-        MetricLog(
-            lambda data: store.write_bytes(metrics_uri, data), experiment="boigllm", run=out.name
+    curve: MetricLog | None = None
+    if rank() == 0:
+        # A run that starts again goes on with the rows that it has.
+        earlier = store.read_bytes(metrics_uri) if store.exists(metrics_uri) else b""
+        curve = MetricLog(
+            lambda data: store.write_bytes(metrics_uri, data),
+            experiment="boigllm",
+            run=out.name,
+            earlier=earlier,
         )
-        if rank() == 0
-        else None
-    )
 
     def started(engine: Engine) -> None:
         (out / "recipe.json").write_text(recipe.model_dump_json(indent=1), "utf-8")
@@ -111,12 +114,17 @@ def _train(
             curve.log(step, **values)
 
     checkpoints = Checkpoints(str(out), attempt=1)
-    trained = train(
-        read_samples(dataset), recipe, task, checkpoints=checkpoints, report=report, started=started
-    )
+    samples = read_samples(dataset)
+    try:
+        trained = train(
+            samples, recipe, task, checkpoints=checkpoints, report=report, started=started
+        )
+    finally:
+        # Rows are written every few seconds: the last ones are wanted most where it failed.
+        if curve is not None and curve.rows:
+            curve.close()
     export(trained, out / "model")
     if curve is not None:
-        curve.close()
         print(json.dumps(trained.metrics))
     dist.destroy_process_group()
 

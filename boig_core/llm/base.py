@@ -37,7 +37,7 @@ def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
                 model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         except (OSError, ValueError) as exc:
             # transformers goes on for lines about hub access; the first says what is missing.
-            first = str(exc).strip().splitlines()[0]
+            first = (str(exc).strip() or type(exc).__name__).splitlines()[0]
             raise RecipeError(
                 f"llm.base = {llm.base!r}",
                 f"cannot be opened ({first})",

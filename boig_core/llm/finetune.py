@@ -117,11 +117,11 @@ def train(
             best.judge(done, values["val_loss"])
         if checkpoints is not None and (due or engine.leaving):
             checkpoints.save(best, done, best.state())
-        if checkpoints is not None and engine.leaving:
-            checkpoints.leave()
         if rank() == 0:
             report(done, values)
             progress.made(done, info.loss)
+        if checkpoints is not None and engine.leaving:
+            checkpoints.leave()
     if rank() == 0:
         progress.end(done)
     if checkpoints is not None:

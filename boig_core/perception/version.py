@@ -12,6 +12,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from boig_core import vocabulary
 from boig_core.config import Perception
 from boig_core.models import model_version
 
@@ -31,10 +32,11 @@ def perception_key(perception: Perception) -> str:
     ]
     # How many images go through a model at a time changes no result.
     settings = perception.model_dump(mode="json", exclude={"batch"})
-    # In the order of names, since a folder lists its files in any.
+    # In the order of names, since a folder lists its files in any. The palette and how keywords are
+    # read stand in the vocabulary.
     code = [
         hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(Path(__file__).parent.glob("*.py"))
+        for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(vocabulary.__file__))
     ]
     return hashlib.sha256(
         json.dumps([settings, models, code], sort_keys=True).encode()

@@ -77,6 +77,8 @@ def save(file: Path, numbers: Any, table: PublishedTable | None = None) -> None:
         numbers: JSON values.
         table: what is to be published.
     """
+    # With ``python -m`` the module's own name stands in its spec alone: ``__name__`` is then
+    # ``__main__``.
     main = sys.modules["__main__"]
     module = main.__spec__.name if main.__spec__ else Path(sys.argv[0]).name
     result = PublishedResult(
@@ -146,6 +148,7 @@ def _commit() -> str | None:
     try:
         return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
+        # A result without its commit is better than none after hours of measuring.
         return None
 
 

@@ -90,6 +90,7 @@ class Stages:
     ) -> dict[str, str]:
         """Outputs of a stage; ``more`` are settings of this stage alone."""
         settings = [*self.overrides(seed), *more]
+        # What is found is found by its name alone: other posts or settings need another home.
         done = self._committed(stage, run) or run_one_stage(
             stage, RECIPE, settings, inputs, self.root, f"{self.name}-{run}"
         )
@@ -101,6 +102,7 @@ class Stages:
 
     def _committed(self, stage: str, run: str) -> dict[str, Any] | None:
         task = store.join(self.root, "runs", "manual", f"{self.name}-{run}", stage)
+        # The newest attempt first; one that failed has no commit.
         result = (
             commit.read_commit(commit.attempt_uri(task, number))
             for number in reversed(commit.attempts(task))

@@ -107,12 +107,11 @@ def promoted() -> list[str]:
     """
     with registry() as client:
         newest = _newest_move(client)
-        # A move that was cut will be finished by whoever comes next: its champion must outlast a
-        # clean-up until then.
-        named = {
-            *aliases(client).values(),
-            *([newest.champion] if newest is not None and not newest.done else []),
-        }
+        # A move that was cut will be finished by whoever comes next: both of its models must outlast
+        # a clean-up until then. Between its two steps no alias names the former champion.
+        named = {*aliases(client).values()}
+        if newest is not None and not newest.done:
+            named |= {newest.champion, *([newest.previous] if newest.previous else [])}
         tags = [client.get_model_version(MODEL, version).tags for version in named]
     return sorted({str(tag[key]) for tag in tags for key in ("uri", "report") if key in tag})
 

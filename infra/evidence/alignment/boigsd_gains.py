@@ -91,6 +91,7 @@ def seed_row(stages: Stages, seed: int, dataset: dict[str, str]) -> dict[str, An
     }
     inputs |= stages.run("calibrate", run, seed, inputs)
     boigsd = stages.run("ddpo", run, seed, inputs)
+    # Both trainings spend the same compute, or the longer one would win for its length.
     high_kpi = stages.run(
         "finetune_sd", run, seed, dataset, [f"sd.steps={equal_steps(stages.overrides(seed))}"]
     )
@@ -103,6 +104,7 @@ def seed_row(stages: Stages, seed: int, dataset: dict[str, str]) -> dict[str, An
 def equal_steps(overrides: list[str]) -> int:
     """Steps of the high-KPI fine-tuning that take as many passes of the UNet as the alignment: an
     image of a step takes 3."""
+    # A step of fine-tuning is a forward pass of each image, and a backward one that counts as 2.
     recipe = load_recipe(RECIPE, overrides)
     return round(recipe.ddpo.epochs * cost(recipe.ddpo) / (3 * recipe.sd.batch))
 
@@ -122,6 +124,7 @@ def spans(pair: str, measure: str, rows: Mapping[str, Mapping[str, Any]]) -> dic
 def verdict(pair: str, rows: Mapping[str, Mapping[str, Any]]) -> bool | None:
     """Whether the judge's difference is what it must be; none: nothing is asked."""
     result = spans(pair, "judge", rows)
+    # `spans` has ``all`` beside the seeds, so this asks for both.
     if PAIRS[pair] == "above":
         return all(span["low"] > 0 for span in result.values())
     return None if PAIRS[pair] is None else result["all"]["high"] >= 0
@@ -153,6 +156,7 @@ def table(law: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 for row in rows.values()
             ]
             for model in ("boigsd", "high_kpi", "best_of_n")
+            # Of best-of-N one image per prompt is kept, which has no diversity.
             if all(row["generation"][model][name] is not None for row in rows.values())
         }
         lines.append(

@@ -122,6 +122,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="boig-cost-") as scratch:
         small: tuple[str, ...] = ()
         if args.smoke:
+            # In a folder of its own: the names of files do not tell that an epoch was small, so
+            # these would be taken for finished runs.
             args.home, args.seeds, args.epochs, args.held_out, args.rates = (
                 Path(scratch),
                 args.seeds[:1],
@@ -173,6 +175,7 @@ def run_once(
         file=sys.stderr,
         flush=True,
     )
+    # A file counts as a finished run, so it appears when it is whole.
     file.with_suffix(".part").write_text(json.dumps(run, indent=1))
     file.with_suffix(".part").replace(file)
     return run
@@ -190,6 +193,7 @@ def arm_recipe(arm: str, rate: float, seed: int, epochs: int, small: Sequence[st
     if arm != "reference":
         budget = epochs * cost(arm_recipe("reference", rate, seed, epochs, small).ddpo)
         paid = max(1, int(SHARE * budget / cost(load_recipe("tiny", settings).ddpo)))
+    # One checkpoint, at the end: a run that is stopped begins anew in any case.
     return load_recipe("tiny", [*settings, f"ddpo.epochs={paid}", f"ddpo.checkpoint_every={paid}"])
 
 
@@ -200,6 +204,8 @@ def cost(config: DDPO) -> int:
     sampled = images * (config.sampling_steps + (config.draws if config.forward_process else 0))
     again = images * config.trained_steps if config.recompute_logprobs or config.ahead else 0
     anchor = trained if config.kl else 0
+    # Guidance takes a second pass with the empty prompt; a trained step is a forward pass and a
+    # backward one.
     return (2 if config.guidance > 1 else 1) * (sampled + again + anchor + 3 * trained)
 
 
@@ -214,6 +220,8 @@ class Warmth:
 def prompts(held_out: int) -> tuple[list[Sample], list[Sample]]:
     """Posts to train on, and others with texts of their own."""
     law, seed = WORLD
+    # By text, so that no held-out prompt is trained on; more posts than prompts, since texts come
+    # again.
     texts = {
         post.record["text"]: post
         for post in draw_posts(4 * (TRAINED + held_out), seed, Law.load(law), 32)
@@ -256,6 +264,8 @@ class Watched(LocalRollouts):
         self, adapter: Adapter, chunks: Sequence[RolloutChunk]
     ) -> list[tuple[Trajectory, NDArray[np.float64]]]:
         """See `boig_core.diffusion.rollout.Rollouts`."""
+        # Before the epoch's own rollouts: the point at epoch n is the policy after n epochs of
+        # updates.
         epoch, started = chunks[0].epoch, time.monotonic()
         if epoch % self.every == 0:
             self.found[epoch] = self.measured(adapter)
@@ -267,6 +277,7 @@ class Watched(LocalRollouts):
         self.sampler.load(adapter)
         texts = [sample.text for sample in self.held_out]
         asked = [text for text in texts for _ in range(IMAGES)]
+        # The same noise at each measurement, so that points of a curve differ by the policy alone.
         images_BHWC = sample_images(
             self.sampler.pipe, asked, list(range(len(asked))), STEPS, guidance
         )
@@ -294,6 +305,7 @@ def train(recipe: Recipe, held_out: int) -> dict[str, Any]:
     seconds = [0.0]
 
     def report(epoch: int, row: dict[str, float]) -> None:
+        # Measuring happens inside the rollouts and is no part of what the training costs.
         seconds.append(
             seconds[-1] + row["seconds_rollouts"] + row["seconds_update"] - watched.spent_s[epoch]
         )

@@ -48,6 +48,7 @@ def compare(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     """
     if "reference" not in runs:
         return {"level": None, "arms": {}, "holds": None}
+    # The mean over the reference's seeds, so one lucky seed sets no level for the others.
     level = float(np.mean([final_reward(run["points"]) for run in runs["reference"]]))
     ends = [run["points"][-1] for run in runs["reference"]]
     whole = {
@@ -57,6 +58,8 @@ def compare(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     arms = {}
     for arm, of in runs.items():
         places = [reached(run["points"], level) for run in of]
+        # Measures exist where the level is reached; a seed that never gets there already fails by
+        # its compute.
         there = [place for place in places if place is not None]
         arms[arm] = {
             **{
@@ -123,6 +126,7 @@ def plot(runs: Mapping[str, Sequence[Run]], file: Path) -> None:
     """Reward against compute and against seconds: a thin line per seed, a color an arm."""
     import matplotlib
 
+    # Draws into files, so no display is needed.
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -83,11 +83,13 @@ def seed_row(args: argparse.Namespace, law: Path, seed: int) -> dict[str, Any]:
     inputs = {"dataset": stages.run("perceive", "data", WORLD_SEED, raw)["dataset"]}
     run = f"seed-{seed}"
     models = stages.run("finetune_llm", run, seed, inputs)
+    # As `boigsd_gains` has trained it: evaluate_sd asks for it, and nothing here reads its row.
     high_kpi = stages.run("finetune_sd", run, seed, inputs)
     inputs |= {name: uri for name, uri in models.items() if name in ("boigllm", "predictor")}
     inputs |= stages.run("calibrate", run, seed, inputs)
     result = {}
     for arm, monitors in ARMS.items():
+        # A name of its own for each arm; all that comes before is shared with `boigsd_gains`.
         pushed = f"trap-{arm}-{seed}"
         boigsd = stages.run("ddpo", pushed, seed, inputs, [*PUSHED, *monitors])
         judged = stages.run(
@@ -114,6 +116,8 @@ def verdict(row: dict[str, Any]) -> str:
     doubt."""
     if row["stopped"]["judge"]["mean"] <= 0:
         return TOO_LATE
+    # A run that ends above the base was stopped in time only if it would have fallen without the
+    # stop.
     return IN_TIME if row["free"]["judge"]["high"] < 0 else NOT_MET
 
 

@@ -136,6 +136,8 @@ def measure(args: argparse.Namespace, home: Path, server: Server) -> dict[str, A
     say(f"server: {result['server']}")
     first, *others = args.rows
     for hostile in (True,) if args.only_mixed else (False, True):
+        # One export for all of the same kind of images, so that boig and its peer fetch the same
+        # URLs.
         export = write_export(
             home / f"export-{first}-{'mixed' if hostile else 'good'}", first, server.port, hostile
         )
@@ -145,6 +147,7 @@ def measure(args: argparse.Namespace, home: Path, server: Server) -> dict[str, A
                 result["img2dataset"].append(
                     run_img2dataset(args, home, server, export, mode, hostile)
                 )
+    # Larger exports are for the memory alone, so boig takes them once and its peer never.
     for rows in others:
         export = write_export(home / f"export-{rows}", rows, server.port, hostile=True)
         result["boig"].append(run_boig(args, home, server, export, True))
@@ -166,6 +169,7 @@ def machine(other: Path | None) -> dict[str, Any]:
     )
     packages = [f"{name} {version(name)}" for name in ("ray", "pillow", "pyarrow")]
     if other:
+        # The peer's versions are known in its own environment alone.
         ask = "from importlib.metadata import version; import sys; print(*(f'{n} {version(n)}' for n in sys.argv[1:]), sep='\\n')"
         asked = [str(other), "-c", ask, "img2dataset", "opencv-python-headless"]
         packages += subprocess.run(

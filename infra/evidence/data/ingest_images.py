@@ -64,6 +64,8 @@ class _Png:
     def join(self, number: int) -> bytes:
         """The PNG whose last row begins with ``number``."""
         row = b"\0" + number.to_bytes(4, "big") + self.row[4:]
+        # The final block, not compressed: its length, the complement of that, the bytes, and the
+        # checksum that goes on from the rows above.
         stored = (
             b"\x01"
             + struct.pack("<HH", len(row), len(row) ^ 0xFFFF)
@@ -85,6 +87,7 @@ class Pool:
         rng = np.random.default_rng(0)
         scenes = [_scene(rng) for _ in range(max(2, min(16, size // 8)))]
         self._jpegs = [
+            # Half of them carry metadata, which an ingestion has to strip.
             _jpeg(_picture(rng, scenes), rng, quality=int(rng.integers(78, 91)), exif=i % 2 == 0)
             for i in range(size)
         ]
@@ -107,11 +110,13 @@ class Pool:
         if slot in _WEBP_SLOTS:
             return self._webp(block * len(_WEBP_SLOTS) + _WEBP_SLOTS.index(slot)), "image/webp"
         if slot in _PNG_SLOTS:
+            # Pictures may come again, since the last row spells the whole number.
             return self._pngs[(n // _SLOTS) % len(self._pngs)].join(n), "image/png"
         return self.jpeg(n), "image/jpeg"
 
     def jpeg(self, n: int) -> bytes:
         """JPEG ``n``."""
+        # Numbers that share a picture differ in the bits of its rows.
         bits, which = divmod(n, len(self._jpegs))
         return self._jpegs[which].join(bits)
 
@@ -121,6 +126,7 @@ class Pool:
             raise ValueError(
                 f"there are only {len(self._webps) * len(self._alphas)} different WebPs; make the pool larger"
             )
+        # Size of the chunk, the flag of an alpha plane, and both sides less one: so WebP wants it.
         extended = (
             b"VP8X" + struct.pack("<I", 10) + b"\x10\0\0\0" + 2 * (_SIDE - 1).to_bytes(3, "little")
         )
@@ -143,6 +149,7 @@ def _scene(rng: np.random.Generator) -> Pixels:
     """Clouds of the statistics of photographs (power falls with frequency), with edges of shapes on
     them."""
     frequency = np.hypot(np.fft.fftfreq(_SCENE)[:, None], np.fft.rfftfreq(_SCENE)[None, :])
+    # The mean has frequency 0, which nothing can be divided by.
     frequency[0, 0] = 1.0
     planes = []
     for scale in (46.0, 14.0, 14.0):  # lightness varies more than color
@@ -195,12 +202,16 @@ def _jpeg(picture: Pixels, rng: np.random.Generator, quality: int, exif: bool) -
             buffer, format="JPEG", quality=quality, restart_marker_rows=1, **extra
         )
         data = buffer.getvalue()
+        # The scan begins after its header, whose length it names. Inside it a byte 0xFF has a 0
+        # behind it unless it begins a marker, so the split hits markers alone.
         scan = data.index(b"\xff\xda")
         scan += 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")
         halves.append((data[:scan], _RESTART.split(data[scan:-2])))
     (header, ones), (other, twos) = halves
+    # Rows can be exchanged only between files of the same tables and the same number of rows.
     if header != other or len(ones) != len(twos):
         raise ValueError("the two grains of a JPEG must have the same header and rows")
+    # Restart markers count from 0 to 7 and begin anew; the last row ends the image.
     ends = [bytes([0xFF, 0xD0 + i % 8]) for i in range(len(ones) - 1)] + [b"\xff\xd9"]
     return _Jpeg(
         header,
@@ -211,6 +222,8 @@ def _jpeg(picture: Pixels, rng: np.random.Generator, quality: int, exif: bool) -
 def _png(picture: Pixels) -> _Png:
     """Rows filtered as PNG encoders do (by the Paeth predictor), all but the last compressed."""
     height, width = picture.shape[:2]
+    # Signed, since guesses and differences leave the range of a byte; at the end they wrap, as PNG
+    # wants it.
     rows = picture.reshape(height, -1).astype(np.int16)
     left, up, corner = np.zeros_like(rows), np.zeros_like(rows), np.zeros_like(rows)
     left[:, 3:], up[1:], corner[1:, 3:] = rows[:, :-3], rows[:-1], rows[:-1, :-3]
@@ -219,11 +232,13 @@ def _png(picture: Pixels) -> _Png:
     nearest = np.where(
         (to_left <= to_up) & (to_left <= to_corner), left, np.where(to_up <= to_corner, up, corner)
     )
+    # Each row begins with its filter: 4 is Paeth's.
     filtered = np.concatenate([np.full((height, 1), 4, np.int16), rows - nearest], axis=1).astype(
         np.uint8
     )
     upper = filtered[:-1].tobytes()
     packer = zlib.compressobj(6)
+    # A full flush ends at a whole byte and leaves the stream open for the last row's block.
     packed = packer.compress(upper) + packer.flush(zlib.Z_FULL_FLUSH)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     start = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", packed)
@@ -253,6 +268,7 @@ def _webp_chunk(picture: Pixels, kind: bytes, method: int = 4) -> bytes:
     at = 12
     while at < len(data):
         size = int.from_bytes(data[at + 4 : at + 8], "little")
+        # Chunks are padded to an even size, which their length does not tell.
         end = at + 8 + size + size % 2
         if data[at : at + 4] == kind:
             return data[at:end]

@@ -98,6 +98,7 @@ def watch(
     """
     seen = WatchedProcess(0, "", 0.0)
     started = time.monotonic()
+    # Into a file: a pipe that nobody reads fills up and stops the command.
     with open(log or "/dev/null", "w") as errors:
         process = subprocess.Popen(
             list(command), env=dict(env), stdout=subprocess.PIPE, stderr=errors, text=True
@@ -133,6 +134,7 @@ def _look(
     spent: dict[int, tuple[str, float]] = {}
     before = psutil.disk_usage("/dev/shm").used
     while not over.wait(every_s):
+        # Two rounds: children are found first, so that all processes are looked at in one moment.
         for process in [*known.values()]:
             try:
                 known |= (
@@ -154,6 +156,8 @@ def _look(
             groups.setdefault(group, []).append(
                 (memory.rss / _MIB, memory.pss / _MIB, memory.uss / _MIB)
             )
+            # The newest look replaces the one before: what a process had used when it was last seen
+            # stays after its end.
             spent[process.pid] = group, times.user + times.system
         for group, sizes in groups.items():
             seen.peaks.setdefault(group, Peak()).add(sizes)

@@ -105,6 +105,7 @@ def write_export(folder: Path, rows: int, port: int, hostile: bool) -> Export:
         if hostile
         else []
     )
+    # Shuffled, so that no part of the export is more hostile than another.
     kinds = bad + ["good"] * (rows - len(bad))
     random.Random(0).shuffle(kinds)
     # The row that ``row-twice`` repeats comes first.
@@ -134,6 +135,7 @@ def write_export(folder: Path, rows: int, port: int, hostile: bool) -> Export:
                 row |= {"id": "p1", "timestamp": _START.isoformat(), "likes": 0}
             text = json.dumps(row)
             file.write((text[: len(text) // 2] if kind == "row-torn" else text) + "\n")
+            # What is wrong with a row itself is nothing that a mere downloader can see.
             if not kind.startswith("row-"):
                 urls.append(url)
     return Export(path, tuple(urls), tuple(kinds))
@@ -152,6 +154,7 @@ def differences(
     Returns:
         Every row that is in no table, in both, twice in one, or under another code than it must.
     """
+    # Every line has its place from the start: one that stands in no table is found, too.
     result: dict[int, list[str]] = {line: [] for line in range(1, len(export.kinds) + 1)}
     for post in accepted:
         result.setdefault(int(post.removeprefix("p")), []).append(ACCEPTED)

@@ -101,6 +101,8 @@ def serving(pictures: int) -> Iterator[Server]:
 def boig_command(args: argparse.Namespace, home: Path, export: Export) -> list[str]:
     """The ingestion as a user starts it, under a recipe of its own."""
     recipe = home / "bench.yaml"
+    # The web stands on loopback addresses, which are refused by default; and all posts are taken,
+    # none is sampled away.
     limits = {
         "allow_private_hosts": True,
         "fetch_timeout_s": TIMEOUT_S,
@@ -124,6 +126,7 @@ def run_boig(
     seen, asked = watched(
         server, command, {"RAY_USAGE_STATS_ENABLED": "0"}, "ray_jobs.ingest", home / "boig.log"
     )
+    # A run that failed has no rate.
     if seen.code:
         raise RuntimeError(
             f"boig run ingest ended with {seen.code}:\n{(home / 'boig.log').read_text()[-4000:]}"
@@ -137,7 +140,9 @@ def run_boig(
     for item in wrong[:5]:
         say(f"    line {item.line}: {messages.get(item.line, 'not rejected')}")
     shards = dataset.shards(manifest.read_manifest(uri, kind=dataset.KIND), tables.IMAGES)
+    # Counted in the shards themselves, not taken from what the labels say.
     stored = sum(dataset.shard_rows(uri, shard) for shard in shards)
+    # The next run begins with an empty store, as this one did.
     shutil.rmtree(store)
     run = {
         "rows": rows,
@@ -148,6 +153,7 @@ def run_boig(
         "stored_mib": round(sum(shard.size for shard in shards) / 2**20, 1),
         "rejected": counts(codes),
         "expected": counts(list(export.expected.values())),
+        # Enough to see what is wrong; the next number counts all of them.
         "differences": [vars(item) for item in wrong[:100]],
         "rows_that_differ": len(wrong),
         "stage_s": done["metrics"]["seconds"],
@@ -166,6 +172,7 @@ def run_img2dataset(
 ) -> dict[str, Any]:
     """The same URLs through img2dataset."""
     out, urls = home / "img2dataset", home / "urls.txt"
+    # What is left of an earlier run would be counted, or not fetched again.
     shutil.rmtree(out, ignore_errors=True)
     urls.write_text("\n".join(export.urls))
     settings = (
@@ -173,6 +180,7 @@ def run_img2dataset(
     )
     places = {"url_list": str(urls), "output_folder": str(out)}
     command = [
+        # Its program lies beside the Python of its environment.
         str(args.img2dataset.with_name("img2dataset")),
         *(f"--{name}={value}" for name, value in (settings | places).items()),
     ]
@@ -235,6 +243,7 @@ def watched(
     Proxies are taken out of its environment, since none can reach the loopback addresses, and a Ray
     cluster that may be named there.
     """
+    # The counters begin with the run, and kinds that fail at first fail anew.
     server.ask("reset")
     before = server.cpu_s()
     away = {"http_proxy", "https_proxy", "all_proxy", "ray_address"}
@@ -252,6 +261,7 @@ def speed(images: int, seen: WatchedProcess, asked: dict[str, Any]) -> dict[str,
     """Images per second, of the whole command and while requests were made."""
     return {
         "images_per_s": round(images / seen.seconds, 1),
+        # One request alone has no time between the first and the last.
         "steady_images_per_s": round(images / max(asked["server"]["seconds"], 1e-3), 1),
     }
 
@@ -260,6 +270,7 @@ def raw_rate(server: Server, requests: int = 3000) -> dict[str, float]:
     """How fast the server is by itself: one plain connection that reads and forgets."""
     before, started, size = server.cpu_s(), time.perf_counter(), 0
     with socket.create_connection((HOSTS[0], server.port)) as connection:
+        # One buffer for all answers: the client must cost next to nothing beside the server.
         room = memoryview(bytearray(2**20))
         for n in range(requests):
             connection.sendall(b"GET /good/%d.jpg HTTP/1.1\r\nHost: a\r\n\r\n" % n)

@@ -63,6 +63,7 @@ class ServedAnswer:
 
     def head(self) -> bytes:
         """Status line and headers."""
+        # Without a length a client learns only on the way that it is too much.
         size = (
             "Transfer-Encoding: chunked"
             if self.fault == "endless"
@@ -91,6 +92,7 @@ class ServedWeb:
                 return self._good(n)
             case "gone-404" | "gone-410" | "forbidden-403" | "broken-500":
                 return ServedAnswer(int(kind[-3:]))
+            # Two failures, since both downloaders try three times (`ingest_runs.TRIES`).
             case "busy-503":
                 return self._later(kind, n, tries=2, answer=ServedAnswer(503))
             case "throttled-429":
@@ -108,6 +110,7 @@ class ServedWeb:
             case "moving-webp":
                 return ServedAnswer(200, self.pool.animated_webp, "image/webp")
             case "bomb":
+                # Pillow by itself refuses the larger one, and does not even warn of the smaller.
                 return ServedAnswer(200, bomb(30_000 if n % 2 else 9_000), "image/png")
             case "noise":
                 return ServedAnswer(200, random.Random(n).randbytes(30_000))
@@ -208,6 +211,7 @@ class Visit(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer each request that is whole."""
+        # A request may come in pieces, and several may come at once.
         self.received += data
         while (end := self.received.find(b"\r\n\r\n")) >= 0:
             head, self.received = self.received[:end], self.received[end + 4 :]
@@ -216,6 +220,8 @@ class Visit(asyncio.Protocol):
             answer = self.web.control(kind) if not name else None
             if answer is None:
                 self.web.asked[kind] += 1
+                # The first and the last request give the time of the steady rate; a client's start
+                # lies before.
                 self.web.first = self.web.first or time.monotonic()
                 answer = self.web.answer(kind, int(name.partition(".")[0]), self.host)
             self._send(answer, b"connection: close" in head.lower())
@@ -231,6 +237,8 @@ class Visit(asyncio.Protocol):
             task.add_done_callback(self.tasks.discard)
         elif answer.fault == "reset":
             connection = self.transport.get_extra_info("socket")
+            # Lingering for no time makes the close a reset; the pause lets the first half leave
+            # before it.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.write(answer.head() + answer.body[: len(answer.body) // 2])
             asyncio.get_running_loop().call_later(0.02, self.transport.abort)
@@ -242,6 +250,7 @@ class Visit(asyncio.Protocol):
     async def _endless(self) -> None:
         piece = b"10000\r\n" + b"\xff" * 2**16 + b"\r\n"
         for _ in range(CAP_MB * 2**20 * 3 // 2 // 2**16):
+            # A client that stops reading must not fill the memory of this process.
             await self.room.wait()
             self.transport.write(piece)
             await asyncio.sleep(0)

@@ -63,6 +63,8 @@ def main() -> int:
 
 def measure(root: str, runs: Sequence[str]) -> list[StageSeconds]:
     """Rows of the last attempts of all stages of some runs, in the order in which they began."""
+    # Of a stage the last attempt that was committed counts: the order of a run's states is that of
+    # its attempts.
     attempts = {
         state.task: state.uri
         for run in runs
@@ -73,8 +75,10 @@ def measure(root: str, runs: Sequence[str]) -> list[StageSeconds]:
     ended: float | None = None
     for task, uri in sorted(attempts.items(), key=lambda item: _written(item[1], "job.json")):
         job, done = _written(uri, "job.json"), _written(uri, commit.COMMIT)
+        # No file is written as a stage begins, but it says how long it took.
         began = done - float((commit.read_commit(uri) or {})["metrics"]["seconds"])
         times = _times(uri)
+        # Without a curve all of the stage is work: where its workers began stands nowhere.
         first, last = (times[0], times[-1]) if times else (began, done)
         before = None if ended is None else job - ended
         rows.append(

@@ -53,9 +53,11 @@ def main() -> None:
         f"grammar and tokenizer made ready in {1000 * (time.process_time() - started):.0f} ms; vocabulary {len(tokenizer)}"
     )
     ways = ways_to_answer(model, tokenizer, prompts, constraint, args)
+    # This is the warm round; the timed ones write the same texts.
     texts = {name: write() for name, write in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(args.rounds):
+        # In turn within each round, so that a slow spell of the machine falls on all ways.
         for name, write in ways.items():
             started = time.process_time()
             write()
@@ -71,6 +73,8 @@ def main() -> None:
             f"{name:22} {tokens / spent:8.0f} tokens/CPU s  {len(result)} answers of {size:.1f} tokens  parse rate {parsed:.4f}"
         )
     pairs = list(zip(texts["greedy"], texts["greedy, constrained"], strict=True))
+    # The grammar lets no color come twice, so only answers that are strict already can stay as they
+    # are.
     strict = [(free, held) for free, held in pairs if is_strict(free)]
     same = sum(free == held for free, held in strict)
     print(

@@ -63,6 +63,7 @@ def main() -> int:
     args = parser.parse_args()
     rows = []
     for law in args.laws:
+        # Without the settings of an arm: both learn from one dataset.
         data = Stages(str(args.home / "store"), law, settings=args.settings)
         world = {"posts": str(export(args.home, law, args.posts))}
         dataset = data.run(

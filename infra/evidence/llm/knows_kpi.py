@@ -101,6 +101,8 @@ class GainLine:
     def holds(self) -> bool | None:
         """Whether it shows what it must; none: nothing must be shown here."""
         if self.ceiling is None:
+            # Likes were shuffled, so the gain over the twin must be gone. The other baselines
+            # differ from BoigLLM in more than the KPI.
             over_all = self.gains[ALL]
             return (over_all.low <= 0 or over_all.mean < MARGIN) if self.base == "no_kpi" else None
         if self.bucket != "high" or self.ceiling <= WORTH:
@@ -124,6 +126,8 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="boig-knows-") as scratch:
         if args.smoke:
+            # In a folder of its own, since finished stages are found by name and would be taken for
+            # real ones.
             args.home, args.laws, args.seeds, args.posts = (
                 Path(scratch),
                 args.laws[:1],
@@ -182,6 +186,7 @@ def law_lines(args: argparse.Namespace, law: str) -> tuple[list[GainLine], dict[
             store.read_bytes(store.join(described, "description.json"))
         )["parse_rate"]["boigllm"]
     samples = read_samples(dataset)
+    # Which posts are asked, and what the two baselines say, is the same for all seeds.
     first = next(iter(answers.values()))
     asked = [s for s in samples if s.id in first["boigllm"] and s.bucket in BUCKETS]
     ceiling = (
@@ -237,6 +242,8 @@ def gains(asked: Sequence[Sample], said: Said) -> dict[Key, Gain]:
         for base in BASES:
             for bucket in BUCKETS:
                 row = result["paired"][f"boigllm-{base}"][metric].get(bucket)
+                # Of an error less is better: the gain is its negative, and the ends of the interval
+                # change places.
                 low, high = (
                     sorted((sign * row["low"], sign * row["high"])) if row else (math.nan, math.nan)
                 )
@@ -277,6 +284,7 @@ def shuffled(posts: Path, seed: int) -> Path:
             rows[number] = row
             accounts[row["account"]].append(number)
     rng = np.random.default_rng(seed)
+    # Within an account, because the KPI is a rank within its account.
     for numbers in accounts.values():
         for number, other in zip(numbers, rng.permutation(numbers).tolist(), strict=True):
             lines[number] = json.dumps({**rows[number], "likes": rows[other]["likes"]}).encode()

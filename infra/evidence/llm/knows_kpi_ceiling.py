@@ -79,6 +79,7 @@ def best_answers(
     """
     rng = np.random.default_rng(seed)
     noise_M = np.sort(law.noise.draw(rng, 20_000))
+    # No answer may see the post that it is scored on, nor another one of its split.
     apart = {sample.split for sample in asked}
     others = [
         s
@@ -100,6 +101,7 @@ def best_answers(
         if sample.bucket is None:
             raise ValueError(f"sample {sample.id} has no bucket")
         key = sample.company, facts(sample)
+        # A prompt tells these facts and no more, so posts that share them share the answer.
         if key not in known:
             known[key] = _answers(
                 law, brands[sample.company], *key, (sample.width, sample.height), noise_M, rng
@@ -125,6 +127,7 @@ def geometric_median(
     a distance, so no mean is best."""
     at_3 = np.average(points_N3, axis=0, weights=weights_N)
     for _ in range(_ROUNDS):
+        # The point may come to lie on one of the others, whose pull must stay finite.
         pull_N = weights_N / np.maximum(np.linalg.norm(points_N3 - at_3, axis=1), 1e-6)
         at_3 = pull_N @ points_N3 / pull_N.sum()
     return np.asarray(at_3, np.float64)
@@ -172,6 +175,7 @@ def _answers(
 ) -> dict[str, Description]:
     """The answer for each bucket, and for ``any``."""
     season, kinds, colors = told
+    # `bucket_weights` gives the told kinds to the objects of a stand-in, so it needs as many.
     alike = [i for i, features in enumerate(brand.seen) if len(features.things) == len(kinds)]
     telling = [i for i in alike if colors <= brand.words[i]]
     chosen = telling if len(telling) >= LEAST else alike
@@ -179,6 +183,8 @@ def _answers(
         law, [brand.seen[i] for i in chosen], (name, season, kinds), brand.edges_2, noise_M, rng
     )
     cases: dict[str, NDArray[np.float64]] = {bucket: weights[bucket] for bucket in BUCKETS}
+    # On average buckets count alike in the weights, so their sum holds them equally likely, as the
+    # twin's training does.
     cases["any"] = np.sum([weights[bucket] for bucket in BUCKETS], axis=0)
     whole: Box = (0.0, 0.0, float(size[0]), float(size[1]))
     objects = dict.fromkeys(kinds, whole)

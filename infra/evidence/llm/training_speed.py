@@ -64,6 +64,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file for all numbers")
     parser.add_argument("--worker", nargs=2, metavar=("FOLDER", "SETTINGS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    # The script starts itself for each run: the peak of memory is that of a whole process.
     if args.worker:
         print(json.dumps(train(Path(args.worker[0]), json.loads(args.worker[1]))))
         return 0
@@ -138,6 +139,7 @@ def compare(
     )
     result: dict[str, list[dict[str, Any]]] = {}
     for _ in range(1 if args.smoke else args.repeats):
+        # In turn, so that a slow spell of the machine falls on all of them.
         for packing in (True, False):
             settings = {
                 "packing": packing,
@@ -156,6 +158,8 @@ def compare(
                 [sys.executable, "-m", WORKER, "--worker", str(folder), json.dumps(settings)]
             )
             result.setdefault(f"boig {way}", []).append(own)
+            # After boig's run, whose engine says which config DeepSpeed had: the peer gets the
+            # same.
             if args.trl:
                 config = json.dumps({**settings, "deepspeed": _for_trl(own["deepspeed"])})
                 peer = _run(
@@ -220,6 +224,7 @@ def _for_trl(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(command: list[str]) -> dict[str, Any]:
+    # As a launcher sets them for a group of one: DeepSpeed reads its place from these.
     alone = {
         "RANK": "0",
         "LOCAL_RANK": "0",
@@ -233,6 +238,7 @@ def _run(command: list[str]) -> dict[str, Any]:
     )
     if done.returncode:
         raise SystemExit(f"{command[0]} failed:\n{done.stderr[-2000:]}")
+    # The last line: libraries print to the same output before.
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result
 
@@ -259,6 +265,8 @@ def table(result: dict[str, Any]) -> str:
         )
     runs = result["runs"]
     if "trl packed" in runs:
+        # Packing can save the padding and no more, so against an unpacked peer that share is the
+        # mark, less a tenth.
         packed = runs["boig packed"]["tokens_per_s"] / runs["trl packed"]["tokens_per_s"]
         floor = 0.9 / (1 - result["padding"])
         plain = runs["boig packed"]["tokens_per_s"] / runs["trl unpacked"]["tokens_per_s"]

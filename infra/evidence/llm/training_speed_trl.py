@@ -95,6 +95,7 @@ def main(folder: Path, settings: dict[str, Any]) -> None:
         )
         trainer.tokens = []
         trainer.train()
+    # One count for each micro-batch; a step has several.
     by_step = [
         sum(trainer.tokens[i : i + accumulation])
         for i in range(0, len(trainer.tokens), accumulation)

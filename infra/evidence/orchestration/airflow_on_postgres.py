@@ -133,6 +133,7 @@ class AirflowOnPostgres(Services):
         """Start servers of Airflow, and wait until all that run have heartbeats; ``triggerer-2`` is
         a second triggerer."""
         for name in names:
+            # Each triggerer serves its logs on a port, so two on one machine need two.
             second = (
                 {"AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(self.ports.spare[7])}
                 if name == "triggerer-2"
@@ -202,6 +203,7 @@ class AirflowOnPostgres(Services):
 
     def _environment(self) -> dict[str, str]:
         self._password = secrets.token_hex(16)
+        # MLflow does not run here, so its port is free for Postgres.
         database = (
             f"postgresql+psycopg2://boig:{self._password}@127.0.0.1:{self.ports.mlflow}/postgres"
         )

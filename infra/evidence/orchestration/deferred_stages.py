@@ -79,6 +79,7 @@ def main() -> int:
     if args.smoke:
         args.stages, args.spacing = 4, 0.5
     home = Path(tempfile.mkdtemp(prefix="boig-deferred-"))
+    # `mkdtemp` lets only this user in, but Postgres runs as another one.
     home.chmod(0o755)
     files = [FOLDER / name for name in FILES[: 2 if args.other else 1]]
     # MLflow's port is the database's; nothing asks for it.
@@ -112,6 +113,7 @@ def main() -> int:
 def start(machine: AirflowOnPostgres, args: argparse.Namespace) -> str:
     """Start all services; returns the address of the stub."""
     ray = f"http://127.0.0.1:{machine.ports.dashboard}"
+    # The triggerer imports the probe's trigger by the name of its file.
     paths = [str(FOLDER), machine.env["PYTHONPATH"], *([str(args.other)] if args.other else [])]
     connection = json.dumps({"conn_type": "ray", "extra": {"address": ray}})
     machine.env |= {
@@ -140,12 +142,14 @@ def measure(
     machine: AirflowOnPostgres, ray: str, dag: str, args: argparse.Namespace
 ) -> dict[str, Any]:
     """Run the stages of one provider beside the probe; all times are in seconds."""
+    # Before the stages, so that the loop's lag is known while they are deferred, too.
     probe = machine.airflow.start("probe")
     folder = machine.signals / probe.id
     until("the probe runs", (folder / "probing").exists)
     since, run = time.time(), machine.airflow.start(dag)
     until("all stages are waited for", lambda: all_wait(machine, run), WAIT_S, EVERY_S)
     deferred, asked = time.time(), told(ray)
+    # Only while jobs end: this is what the lag of the same time is held against.
     with IdleLoop() as idle:
         httpx.post(
             f"{ray}/end", params={"spacing_s": args.spacing}, trust_env=False
@@ -159,6 +163,7 @@ def measure(
         ended, answers = time.time(), told(ray)
     (folder / "stop").touch()
     until("the probe ends", lambda: machine.airflow.state(probe, "probe") == "success")
+    # The stub still knows the jobs of the provider before, under the same names.
     ends = {name.rsplit("/", 1)[-1]: end for name, end in answers["ends"].items() if end > deferred}
     tasks = {
         name: task

@@ -45,12 +45,15 @@ class LagProbe(BaseTrigger):
         def collecting(phase: str, _: dict[str, int]) -> None:
             if phase == "start":
                 collections.append((time.time(), time.monotonic()))
+            # A collection may have been under way when this was registered: its start is not known.
             elif collections:
                 collections[-1] = (collections[-1][0], time.monotonic() - collections[-1][1])
 
         gc.callbacks.append(collecting)
         (folder / "probing").touch()
         while not (folder / "stop").exists():
+            # The clock of the wall is for the place in time, which other processes share; it may
+            # jump, so the monotonic one measures.
             began, before = time.time(), time.monotonic()
             await asyncio.sleep(SLEEP_S)
             lags.append((began, time.monotonic() - before - SLEEP_S))

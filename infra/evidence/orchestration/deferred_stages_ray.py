@@ -82,6 +82,7 @@ class Jobs:
         """A job begins."""
         body = await request.json()
         body.setdefault("submission_id", f"raysubmit_{len(self.jobs)}")
+        # As Ray does it: whoever submits a job a second time learns that it is there.
         if body["submission_id"] in self.jobs:
             return web.Response(
                 status=500, text=f"Job with submission_id {body['submission_id']} already exists"
@@ -140,6 +141,7 @@ class Jobs:
 
     def _start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
+        # asyncio itself holds tasks weakly: one that nobody holds may vanish before its end.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -159,10 +161,12 @@ class Jobs:
                     await socket.send_str(LINES)
 
     async def _end_all(self, running: list[StubJob], spacing_s: float) -> None:
+        # The same pauses for every provider.
         chance = random.Random(0)
         for job in running:
             if job.attempt is not None:
                 await asyncio.to_thread(commit.commit, job.attempt, {}, {})
+            # After the commit, as of a stage: what is measured begins when the job is over.
             self.ends[job.name] = time.time()
             job.ended.set()
             # Never in step with who looks each second.

@@ -141,9 +141,12 @@ def run(arm: Arm) -> dict[str, Any]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="boig-triggers-") as home:
+        # Before the arm's process starts: it inherits this, and Airflow reads it as it is imported.
         os.environ.update({"AIRFLOW_HOME": home, "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING"})
         stub = subprocess.Popen([sys.executable, str(STUB), str(port)])
         try:
+            # Spawned and not forked, so that nothing that this process has imported or keeps in
+            # memory is in the arm's.
             with (
                 IdleLoop() as idle,
                 ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
@@ -160,12 +163,15 @@ def run(arm: Arm) -> dict[str, Any]:
 def measure(arm: Arm) -> dict[str, Any]:
     """In the arm's process: start the jobs, then watch them."""
     if arm.other:
+        # At the end, so that its packages take the place of none that are installed.
         sys.path.append(arm.other)
     names = [f"job-{number:03}" for number in range(arm.triggers)]
+    # The stub may still be starting, so the first request is repeated; a proxy cannot reach it.
     with httpx.Client(
         base_url=arm.ray, trust_env=False, transport=httpx.HTTPTransport(retries=10)
     ) as http:
         for name in names:
+            # A job of `ray_jobs` has an attempt, in which boig's trigger looks for log and commit.
             entrypoint = (
                 f"python -m ray_jobs.ingest {arm.store}/{name}/attempt-1/job.json"
                 if arm.other is None
@@ -177,6 +183,7 @@ def measure(arm: Arm) -> dict[str, Any]:
 
 
 def _trigger(arm: Arm, name: str) -> Any:
+    # astro-provider-ray finds its cluster by this connection; boig's trigger is told the address.
     os.environ["AIRFLOW_CONN_RAY_DEFAULT"] = json.dumps(
         {"conn_type": "ray", "extra": {"address": arm.ray}}
     )
@@ -202,6 +209,7 @@ class IdleLoop:
             target=_idle, args=(there,), daemon=True
         )
         self._process.start()
+        # Ready when it ticks: its start must not be a load on what is measured.
         self._here.recv()
         return self
 
@@ -234,6 +242,7 @@ async def tick(lags: list[float]) -> None:
 
 async def watch(arm: Arm, triggers: dict[str, Any]) -> dict[str, Any]:
     """All triggers on this event loop, until each has fired; all times in seconds."""
+    # What triggers log would be written from the loop that is measured.
     logging.disable(logging.INFO)
     lags: list[float] = []
     fired: dict[str, float] = {}
@@ -249,13 +258,16 @@ async def watch(arm: Arm, triggers: dict[str, Any]) -> dict[str, Any]:
 
     ticking = asyncio.create_task(tick(lags))
     waiting = [asyncio.create_task(fire(name, trigger)) for name, trigger in triggers.items()]
+    # All triggers start in this time, which is told apart.
     await asyncio.sleep(arm.wait_s)
+    # The stub is asked in a thread: a request that waits would be a lag of this loop itself.
     started, asked, cpu, since = (
         len(lags),
         (await asyncio.to_thread(told))["requests"],
         time.process_time(),
         time.monotonic(),
     )
+    # No job ends in this time: what it costs to wait and nothing else.
     await asyncio.sleep(arm.wait_s)
     seconds = time.monotonic() - since
     asked, cpu = (await asyncio.to_thread(told))["requests"] - asked, time.process_time() - cpu
@@ -275,6 +287,7 @@ async def watch(arm: Arm, triggers: dict[str, Any]) -> dict[str, Any]:
 
 def summary(values: Sequence[float]) -> dict[str, float]:
     """Number, median, 95th and 99th percentile and maximum."""
+    # An arm of which every trigger failed still has a row.
     ordered = sorted(values) or [math.nan]
     at = {
         name: round(ordered[int(share * (len(ordered) - 1))], 4)

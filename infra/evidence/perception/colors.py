@@ -142,6 +142,7 @@ def compose(rng: np.random.Generator, first: str) -> tuple[bytes, Mapping[str, f
     ]
     names = [str(name) for name in rng.permutation([first, *others])]
     shares = np.zeros(1)
+    # A color that covers less need not be named, so it would be no fair miss.
     while shares.min() < MIN_COVERAGE:
         label_HW = _areas(rng, len(names))
         shares = np.bincount(label_HW.ravel(), minlength=len(names)) / label_HW.size
@@ -256,6 +257,7 @@ def _limit_shade() -> NDArray[np.uint8]:
         np.uint8
     )
     chroma = np.hypot(*to_oklab(greys)[:, 1:].T)
+    # 0.035 is the chroma below which `boig_core.perception.tones` calls a pixel neutral.
     return np.broadcast_to(greys[np.abs(chroma - 0.035).argmin()], (RATE_SIDE, RATE_SIDE, 3)).copy()
 
 
@@ -263,6 +265,7 @@ def _ours(image_HWC: NDArray[np.uint8]) -> object:
     return measure(image_HWC[None], MAX_COLORS, MIN_COVERAGE)
 
 
+# The peers' tables are made once, as boig's own are: only looking up is timed.
 _TREE: Final = cKDTree(rgb2lab(_RGB_PC / 255))
 
 
@@ -270,6 +273,7 @@ def _scikit(image_HWC: NDArray[np.uint8]) -> object:
     return np.bincount(_TREE.query(rgb2lab(image_HWC).reshape(-1, 3))[1], minlength=len(NAMES))
 
 
+# Pillow takes a palette in the form of an image.
 _FIXED: Final = Image.new("P", (1, 1))
 _FIXED.putpalette(_RGB_PC.astype(np.uint8).tobytes())
 

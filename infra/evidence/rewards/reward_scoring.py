@@ -180,6 +180,7 @@ def floor(
         for text in map(prompts(sample).get, labels)
     ]
     prompt = float(np.mean([len(item) for item in ids]))
+    # With one condition both are the same prompt, and all of it is common.
     common = next(
         (i for i, (a, b) in enumerate(zip(ids[0], ids[-1], strict=False)) if a != b), int(prompt)
     )
@@ -191,6 +192,7 @@ def floor(
     best, differ = {True: np.inf, False: np.inf}, 0.0
     for _ in range(rounds + 1):  # the first one warms up
         values = {}
+        # In turn, so that a slow spell of the machine falls on both.
         for share in (False, True):
             started = time.process_time()
             values[share] = np.concatenate(
@@ -226,6 +228,7 @@ def rates(
     asked = questions(
         [str(i) for i in range(len(items))], [sample for sample, _ in items], CONDITIONS, COMPACT
     )
+    # A cache for each number of actors, or the second would find the scores of the first.
     kept = cache_folder(home, names=["contrast"], perception="", model=str(actors), llm=recipe.llm)
 
     def scored(missing: Sequence[int]) -> Iterator[tuple[Sequence[int], Values]]:
@@ -236,6 +239,7 @@ def rates(
         ):
             yield parts[number], values
 
+    # Fills the cache; the second call finds all of it, and is the one that is timed.
     through_cache(kept, asked, scored)
     started = time.perf_counter()
     _, known = through_cache(kept, asked, scored)
@@ -266,6 +270,7 @@ def open_score(folder: Path, recipe: Recipe, share: bool, device: str) -> Score:
         lambda asked, answers: answer_logprobs(
             model.to(device), tokenizer, asked, answers, share=share
         ),
+        # The contrast asks for no prediction.
         lambda asked: [],
     )
 

@@ -76,6 +76,8 @@ def seed_row(stages: Stages, seed: int, dataset: dict[str, str]) -> dict[str, An
         }
     }
     row |= {"oracle": oracle_row(stages.law, dataset["dataset"], stages.overrides(seed))}
+    # 0.5 is chance. The oracle knows the law, and not the noise in likes: nobody can come above it
+    # but by luck.
     above = row["oracle"]["auc_high_vs_low"] - 0.5
     row["share_of_oracle"] = {
         name: (each["auc_high_vs_low"] - 0.5) / above for name, each in rows.items()
@@ -89,6 +91,7 @@ def oracle_row(law: str, dataset: str, overrides: list[str]) -> dict[str, Any]:
     samples = pick(read_samples(dataset), "test", recipe)
     images = read_images(dataset, {sample.image for sample in samples})
     judged_N = AdworldJudge(law).judge([images[sample.image] for sample in samples], samples)
+    # The oracle writes no answer, so there is no length to correlate with.
     return validity(
         judged_N,
         np.zeros(len(samples)),

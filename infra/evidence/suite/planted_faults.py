@@ -158,25 +158,30 @@ def plant(fault: PlantedFault) -> dict[str, Any]:
     """Run the tests with a fault; whether one failed, and the first line that says how."""
     with tempfile.TemporaryDirectory(prefix="boig-planted-") as folder:
         copy = Path(folder, "boig")
+        # What is committed, so that a change under way in the checkout decides nothing.
         subprocess.run(
             ["git", "clone", "--quiet", str(published.REPOSITORY), str(copy)], check=True
         )
         file = copy / fault.file
         text = file.read_text("utf-8")
+        # A fault that no longer fits would plant nothing, and look like tests that see nothing.
         if text.count(fault.old) != 1:
             raise ValueError(f"{fault.name}: stands {text.count(fault.old)} times in {fault.file}")
         file.write_text(text.replace(fault.old, fault.new), "utf-8")
+        # One process, and the first failure ends it: it is all that is asked.
         options = ["-n", "0", "-q", "-x", "-p", "no:cacheprovider", "-k", fault.which]
         started = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *options, fault.tests],
             cwd=copy,
+            # The copy's code comes before that of the checkout, which may be installed.
             env={**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
         )
     said = [line.removeprefix("E").strip() for line in done.stdout.splitlines() if line[:2] == "E "]
     about = {"seconds": round(time.monotonic() - started), "says": said[0][:200] if said else ""}
+    # 1 says that tests failed. Others say that none ran, such as 5 where none was chosen.
     return {"found": done.returncode == 1, **about, "fault": asdict(fault)["file"]}
 
 

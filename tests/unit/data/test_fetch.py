@@ -237,6 +237,8 @@ def test_retry_after_is_a_number_or_a_date() -> None:
             "soon",
             "Thu, 01 Jan 2026 00:00:09 GMT",
             "Wed, 31 Dec 2025 00:00:00 GMT",
+            "\u00b2",
+            "Thu, 01 Jan 2026 99999999999999999999:00:00 GMT",
         )
     ] == [
         None,

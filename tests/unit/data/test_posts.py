@@ -43,6 +43,7 @@ def test_a_good_row(tmp_path: Path) -> None:
         ({"image": []}, "missing_field"),
         ({"image": [1]}, "image_missing"),
         ({"likes": "1,234"}, "bad_kpi"),
+        ({"likes": "1_234"}, "bad_kpi"),
         ({"likes": -1}, "bad_kpi"),
         ({"likes": True}, "bad_kpi"),
         ({"likes": "nan"}, "bad_kpi"),
