@@ -143,7 +143,8 @@ def _store(uri: str) -> str:
 def _ray() -> str:
     address = _configured("RAY_API_ADDRESS")
     token = os.environ.get("RAY_AUTH_TOKEN")
-    body = _get(f"{address}/api/version", {"Authorization": f"Bearer {token}"} if token else {})
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    body = _get(f"{address}/api/version", headers, "set RAY_AUTH_TOKEN")
     try:
         version = str(json.loads(body)["ray_version"])
     except (ValueError, KeyError, TypeError) as exc:
@@ -155,7 +156,7 @@ def _mlflow() -> str:
     address = _configured("MLFLOW_TRACKING_URI")
     if not address.startswith(("http://", "https://")):
         return f"{address}: a local store, no server to ask"
-    _get(f"{address}/health", {})
+    _get(f"{address}/health", {}, "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
     return f"{address}: answers"
 
 
@@ -167,7 +168,7 @@ def _configured(variable: str) -> str:
     return value
 
 
-def _get(url: str, headers: dict[str, str]) -> bytes:
+def _get(url: str, headers: dict[str, str], login: str) -> bytes:
     """Body of a GET.
 
     Raises:
@@ -178,7 +179,7 @@ def _get(url: str, headers: dict[str, str]) -> bytes:
             return bytes(answer.read())
     # It is a URLError, too, so it comes first.
     except HTTPError as exc:
-        remedy = "set RAY_AUTH_TOKEN" if exc.code in {401, 403} else "see the server's log"
+        remedy = login if exc.code in {401, 403} else "see the server's log"
         raise ClusterError(url, f"answered {exc.code}", remedy) from exc
     except (URLError, OSError, ValueError) as exc:
         raise ClusterError(

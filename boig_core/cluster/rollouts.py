@@ -218,9 +218,8 @@ class RayRollouts:
 
         Returns:
             ``idle_rollout_actors`` and ``idle_reward_actors``, shares in [0, 1]: an actor is busy
-                from when it gets a chunk until that has
-            ended or is lost; ``chunks_redone``, chunks that were lost and handed out again, and
-            ``seconds_lost`` with them.
+            from when it gets a chunk until that has ended or is lost; ``chunks_redone``, chunks
+            that were lost and handed out again, and ``seconds_lost`` with them.
         """
         now, row = time.monotonic(), {"chunks_redone": 0.0, "seconds_lost": 0.0}
         for name, actors in ((SAMPLERS, self._samplers), (SCORERS, self._scorers)):

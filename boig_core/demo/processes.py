@@ -16,6 +16,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -203,7 +204,7 @@ def stop_tree(leader: int) -> None:
 
 def _family(leader: int) -> set[psutil.Process]:
     members = set(_session(leader))
-    if psutil.pid_exists(leader):
+    with suppress(psutil.NoSuchProcess):
         members.add(psutil.Process(leader))
     for process in list(members):
         try:

@@ -23,7 +23,7 @@ from rich.progress import Progress
 
 from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
-from boig_core.config import Promotion, load_recipe
+from boig_core.config import Promotion, is_recipe_file, load_recipe
 from boig_core.demo.airflow_api import AirflowApi
 from boig_core.demo.ending import print_servers, show_next, show_results, show_servers, shown
 from boig_core.demo.follow import StageFailedError, follow
@@ -70,14 +70,22 @@ class DemoSettings:
     minutes: float = 60.0
 
 
+def _absolute(settings: DemoSettings) -> tuple[str, str]:
+    """Law and recipe as the servers find them, which run in the repository's folder."""
+    law, recipe = settings.law, settings.recipe
+    return (
+        law if "/" not in law else os.path.abspath(law),
+        os.path.abspath(recipe) if is_recipe_file(recipe) else recipe,
+    )
+
+
 def run_demo(settings: DemoSettings, console: Console) -> int:
     """Run the whole demo; returns the exit code: 0, 1 for a failed stage or server, 2 for a wrong
     input."""
-    # Absolute, since the servers run in the repository's folder.
-    law = settings.law if "/" not in settings.law else os.path.abspath(settings.law)
+    law, named = _absolute(settings)
     overrides = [f"seed={settings.seed}", f"evaluation.judge=adworld:{law}", *settings.overrides]
     # A wrong recipe or law ends here, before anything starts.
-    recipe = load_recipe(settings.recipe, overrides)
+    recipe = load_recipe(named, overrides)
     rules = Law.load(law)
     home = settings.home.resolve()
     home.mkdir(parents=True, exist_ok=True)
@@ -102,7 +110,7 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
             api, approver = _wait(services, ports, passwords, console)
             run = api.trigger(
                 "boig_ingest",
-                {"posts": str(home / "world"), "recipe": settings.recipe, "overrides": overrides},
+                {"posts": str(home / "world"), "recipe": named, "overrides": overrides},
             )
             started = time.monotonic()
             with View(console) as view:

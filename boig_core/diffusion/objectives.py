@@ -119,9 +119,8 @@ def clipped_ratio(batch: Scored) -> tuple[torch.Tensor, dict[str, float]]:
 
     Returns:
         loss, and metrics: ``ratio_deviation`` (largest |ratio - 1|), ``ratio_min``, ``ratio_max``;
-            shares outside the clip range
-        ``clip_fraction``, above it ``clip_fraction_up``, below it ``clip_fraction_down``;
-        ``approx_kl`` (half the mean squared log-ratio).
+        shares outside the clip range ``clip_fraction``, above it ``clip_fraction_up``, below it
+        ``clip_fraction_down``; ``approx_kl`` (half the mean squared log-ratio).
     """
     log_ratio_B = batch.logprobs_B - batch.logprobs_old_B
     ratio_B = log_ratio_B.exp()

@@ -12,10 +12,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from boig_core.config import load_recipe
 from boig_core.errors import BoigError, RecipeError
 from boig_core.observability.logs import configure_logging
+
+if TYPE_CHECKING:  # it takes long to import, and --help needs none of it
+    from boig_core.observability.metrics import MetricLog
 
 
 def main() -> int:
@@ -75,8 +79,6 @@ def _train(
     from boig_core.llm.finetune import export, train
     from boig_core.llm.predictor import Rating
     from boig_core.llm.task import Describing
-    from boig_core.observability.metrics import MetricLog
-    from boig_core.storage import store
     from boig_core.storage.manifest import verify
     from boig_core.training import preemption
     from boig_core.training.checkpoint import Checkpoints
@@ -93,17 +95,7 @@ def _train(
     preemption.listen()
     verify(dataset, kind="dataset")
     out.mkdir(parents=True, exist_ok=True)
-    metrics_uri = store.join(str(out), "metrics.jsonl")
-    curve: MetricLog | None = None
-    if rank() == 0:
-        # A run that starts again goes on with the rows that it has.
-        earlier = store.read_bytes(metrics_uri) if store.exists(metrics_uri) else b""
-        curve = MetricLog(
-            lambda data: store.write_bytes(metrics_uri, data),
-            experiment="boigllm",
-            run=out.name,
-            earlier=earlier,
-        )
+    curve = _open_curve(out) if rank() == 0 else None
 
     def started(engine: Engine) -> None:
         (out / "recipe.json").write_text(recipe.model_dump_json(indent=1), "utf-8")
@@ -127,6 +119,21 @@ def _train(
     if curve is not None:
         print(json.dumps(trained.metrics))
     dist.destroy_process_group()
+
+
+def _open_curve(out: Path) -> MetricLog:
+    """The rows of ``metrics.jsonl``; a run that starts again goes on with those that it has."""
+    from boig_core.observability.metrics import MetricLog
+    from boig_core.storage import store
+
+    uri = store.join(str(out), "metrics.jsonl")
+    earlier = store.read_bytes(uri) if store.exists(uri) else b""
+    return MetricLog(
+        lambda data: store.write_bytes(uri, data),
+        experiment="boigllm",
+        run=out.name,
+        earlier=earlier,
+    )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ def secret_values() -> Iterator[tuple[str, str]]:
 
 def hide_secrets(text: str) -> str:
     """The text without secrets of the environment, and without user and password of any address."""
-    for value, instead in secret_values():
+    # The longest first: one secret may be the beginning of another, whose rest would then show.
+    for value, instead in sorted(secret_values(), key=lambda pair: -len(pair[0])):
         text = text.replace(value, instead)
     return IN_ADDRESS.sub("[credentials]@", text)
 

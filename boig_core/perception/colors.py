@@ -91,8 +91,8 @@ def name_shares(
 
     Returns:
         Coverages are hundredths that sum to exactly 1. The paper's 3 to 5 names are a habit of
-            photographs: an image that shows fewer names
-        gets fewer, because a third one would be made up.
+        photographs: an image that shows fewer names gets fewer, because a third one would be made
+        up.
     """
     largest = np.argsort(-counts_P, kind="stable")[:max_colors]
     # At least one pixel, also where no coverage is asked for. In the palette's order, so that a tie

@@ -107,10 +107,9 @@ class Perceiver:
 
         Returns:
             One description per image. Boxes are in pixels of the measured square, side x side,
-                whatever the size of the image: use
-            `Description.scaled(width / side, height / side)` for pixels of an image. Of several
-            objects of one name the first stays that the detector lists: the largest region, or the
-            surest box of a trained detector.
+            whatever the size of the image: use `Description.scaled(width / side, height / side)`
+            for pixels of an image. Of several objects of one name the first stays that the detector
+            lists: the largest region, or the surest box of a trained detector.
 
         Raises:
             InputError: no images, or the detector looks for keywords and they are missing.

@@ -52,9 +52,8 @@ def fidelity(pipe: Any, n: int, seed: int = 7) -> dict[str, float]:
 
     Returns:
         Shares in [0, 1]: ``background`` (plain), ``gradient`` (both ends right), ``one_object`` and
-            ``two_objects`` (colors of the objects
-        right), the two with ``_placed`` (right color at the right place), and all of it for real
-        renders under ``on_renders_...``.
+        ``two_objects`` (colors of the objects right), the two with ``_placed`` (right color at the
+        right place), and all of it for real renders under ``on_renders_...``.
     """
     result: dict[str, float] = {}
     for origin in ("", "on_renders_"):

@@ -123,11 +123,17 @@ def compare(
         **measured,
         "changes": changes(recipes),
         "failed": dict(failed),
-        "absent": {
-            path: _REASONS[path.rsplit(".", 1)[-1]]
-            for path, value in _leaves(measured)
-            if value is None and ".cost." not in path
-        },
+        "absent": _absent(measured),
+    }
+
+
+def _absent(measured: Mapping[str, Any]) -> dict[str, str]:
+    """The reason of each null by its path, but for costs, which are told where they are known."""
+    return {
+        path: _REASONS[path.rsplit(".", 1)[-1]]
+        for path, value in _leaves(measured)
+        # Of ``variants.NAME.cost``: a variant may be named so, too.
+        if value is None and path.split(".")[2] != "cost"
     }
 
 

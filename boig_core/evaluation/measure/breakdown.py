@@ -34,9 +34,8 @@ def by_bucket_and_account(
 
     Returns:
         By ``bucket`` and ``account``, then by its name: ``prompts``, ``n`` images per row, ``rows``
-            (means of `PAIRED` by row, as far as
-        measured) and ``gain`` (differences with 95 % intervals clustered by prompt; empty for fewer
-        than 5 prompts).
+        (means of `PAIRED` by row, as far as measured) and ``gain`` (differences with 95 % intervals
+        clustered by prompt; empty for fewer than 5 prompts).
     """
     owners = plan.owners
     buckets = [

@@ -48,10 +48,10 @@ def evaluate(
 
     Returns:
         For each MODEL its METRIC rows: ``high``, ``medium``, ``low`` and ``all`` (means),
-            ``interval`` (95 %, where defined),
-        ``undefined`` and ``undefined_in`` (by bucket). Beside them by model ``asked`` (samples) and
-        ``parse_rate``; ``paired`` (candidate minus model, by metric and bucket, over the samples in
-        which both are defined); ``n`` by bucket; and the name of the ``vectors``.
+        ``interval`` (95 %, where defined), ``undefined`` and ``undefined_in`` (by bucket). Beside
+        them by model ``asked`` (samples) and ``parse_rate``; ``paired`` (candidate minus model, by
+        metric and bucket, over the samples in which both are defined); ``n`` by bucket; and the
+        name of the ``vectors``.
     """
     posts = [s.post for s in samples]
     # Drawn once for all, so that intervals differ by the values alone.

@@ -40,8 +40,7 @@ async def watched(
 
     Yields:
         A future: the job's last state, None when the cluster does not know the job, or the error
-            that ended the polling (`ClusterError`:
-        no answer within the patience).
+        that ended the polling (`ClusterError`: no answer within the patience).
     """
     # A future belongs to its event loop, and each `asyncio.run` of a worker has one of its own.
     key = (asyncio.get_running_loop(), cluster, poll_s, patience_s)

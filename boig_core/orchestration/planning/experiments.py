@@ -61,10 +61,9 @@ def plan_experiment(needs: Mapping[str, str], source: Asset, optional: Mapping[s
     that variants share.
 
     Returns:
-        XCom of `assets.plan`'s result with ``"llms": [recipe URI]``,
-            ``"calibrations": [{"recipe", "llm"}]`` and ``"variants": [{"name",
-        "recipe", "llm", "calibration"}]``; ``llm`` and ``calibration`` are indexes, or None for
-        what the run was given.
+        XCom of `assets.plan`'s result with ``"llms": [recipe URI]``, ``"calibrations": [{"recipe",
+        "llm"}]`` and ``"variants": [{"name", "recipe", "llm", "calibration"}]``; ``llm`` and
+        ``calibration`` are indexes, or None for what the run was given.
     """
 
     @task(

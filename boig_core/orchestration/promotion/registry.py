@@ -107,8 +107,8 @@ def promoted() -> list[str]:
     """
     with registry() as client:
         newest = _newest_move(client)
-        # A move that was cut will be finished by whoever comes next: both of its models must outlast
-        # a clean-up until then. Between its two steps no alias names the former champion.
+        # A move that was cut will be finished by whoever comes next: both its models must outlast a
+        # clean-up until then. Between its two steps no alias names the former champion.
         named = {*aliases(client).values()}
         if newest is not None and not newest.done:
             named |= {newest.champion, *([newest.previous] if newest.previous else [])}

@@ -135,7 +135,7 @@ class AirflowOnPostgres(Services):
         for name in names:
             # Each triggerer serves its logs on a port, so two on one machine need two.
             second = (
-                {"AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(self.ports.spare[7])}
+                {"AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(self.ports.spare[-1])}
                 if name == "triggerer-2"
                 else {}
             )

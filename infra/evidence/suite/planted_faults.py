@@ -108,8 +108,8 @@ FAULTS: Final = (
     PlantedFault(
         "what is staged is fetched again",
         "boig_core/data/staging.py",
-        "    if not store.exists(uri):\n        with",
-        "    if True:\n        with",
+        "    if not store.exists(uri):\n",
+        "    if True:\n",
         "tests/faults/test_ingest_faults.py",
         "killed_driver",
     ),

@@ -246,6 +246,8 @@ def test_retry_after_is_a_number_or_a_date() -> None:
         None,
         9.0,
         0.0,
+        None,
+        None,
     ]
 
 

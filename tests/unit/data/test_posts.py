@@ -154,12 +154,14 @@ def test_a_rate_of_two_columns_is_a_kpi(tmp_path: Path) -> None:
         {**GOOD, "id": "1", "clicks": 3, "impressions": 400},
         {**GOOD, "id": "2", "clicks": 3, "impressions": 0},
         {**GOOD, "id": "3", "clicks": 3},
+        {**GOOD, "id": "4", "clicks": 1e308, "impressions": 1e-10},
     ]
     [post], rejects = read(tmp_path, *rows, kpi="clicks/impressions")
     assert post.kpis == (0.0075,)
     assert [(reject.code, reject.reason) for reject in rejects] == [
         ("bad_kpi", "clicks/impressions is no rate: impressions is 0"),
         ("missing_field", "impressions is missing"),
+        ("bad_kpi", "clicks/impressions is no rate: 1e+308 / 1e-10 is too large"),
     ]
     with pytest.raises(ValueError, match="kpi"):
         Data(kpi="clicks/impressions/days")

@@ -53,3 +53,9 @@ def test_secrets_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         shown
         == "key [SOME_API_KEY], pw [password], http://[credentials]@host/x and https://host/x@y"
     )
+
+
+def test_a_secret_that_begins_another_leaves_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_SHORT_KEY", "planted-value")
+    monkeypatch.setenv("B_LONGER_KEY", "planted-value-and-more")
+    assert hide_secrets("key planted-value-and-more") == "key [B_LONGER_KEY]"

@@ -168,6 +168,11 @@ def test_promoted_are_the_models_and_reports_that_aliases_name_and_that_of_a_pro
     assert aliases(client) == {"champion": versions[1], "previous": versions[0]}, (
         "who only looks moves nothing"
     )
+    cut(1)  # between the two aliases, when none names the former champion
+    with registry() as inner, pytest.raises(MlflowException):
+        move(inner, Move("c", "promote", versions[2], versions[1]))
+    cut(99)
+    assert promoted() == [f"/{kind}/{n}" for kind in ("models", "reports") for n in range(3)]
 
 
 def test_without_a_server_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
