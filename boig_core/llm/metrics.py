@@ -153,7 +153,8 @@ def _iou(true: Mapping[str, object], predicted: Mapping[str, object]) -> float:
 
 
 def _rmse(true: Mapping[str, float], predicted: Mapping[str, float]) -> float:
-    both = true.keys() & predicted.keys()
+    # In the order of names: a set has another in each process, and the sum other last bits.
+    both = sorted(true.keys() & predicted.keys())
     return (
         math.sqrt(_mean([(true[name] - predicted[name]) ** 2 for name in both]))
         if both

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from boig_core.adworld.export import write_world
+from boig_core.adworld.law import Law
+from boig_core.config import load_recipe
+from boig_core.data.ingestion import OneProcess, ingest
 from boig_core.demo.processes import repository
+from boig_core.storage import commit, manifest, store
 from infra.evidence.orchestration.airflow_on_postgres import SERVERS, until
 from tests.faults.installation import HERE, Installation
 from tests.webhook import Receiver
@@ -47,3 +52,45 @@ def services(request: pytest.FixtureRequest, receiver: Receiver) -> Iterator[Ins
         machine.kill_all()
         if not request.session.testsfailed:
             shutil.rmtree(home)
+
+
+@pytest.fixture(scope="module")
+def world(services: Installation) -> Path:
+    """Posts with images."""
+    folder = services.home / "world"
+    write_world(60, 3, Law.load("sunlit"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(services: Installation, world: Path) -> None:
+    """What the DAG `training` learns from."""
+    root, scratch = (
+        store.join(str(services.store), "datasets", "adworld"),
+        services.home / "scratch",
+    )
+    scratch.mkdir()
+    created = ingest(
+        str(world),
+        None,
+        load_recipe("tiny", RECIPE).data,
+        0,
+        root=root,
+        scratch=scratch,
+        crew=OneProcess(),
+    )
+    attempt, lineage = (
+        store.join(root, "attempt-1"),
+        manifest.Lineage(inputs={}, recipe="", code=""),
+    )
+    by = store.join(attempt, commit.COMMIT)
+    manifest.publish_folder(
+        created.folder,
+        f"{root}/v1",
+        kind="dataset",
+        lineage=lineage,
+        commit=by,
+        meta=created.meta,
+        blobs=created.blobs,
+    )
+    commit.commit(attempt, {"dataset": f"{root}/v1"}, {})

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import psutil
-import pytest
 
 from boig_core.storage import commit, store
 from infra.evidence.orchestration.airflow_clicks import Run
@@ -14,19 +11,6 @@ from tests.faults.installation import Installation
 
 STOPPED_S = 240.0
 """Longest time from a person's click to the end of the job's last process."""
-
-
-@pytest.fixture(autouse=True)
-def logs(services: Installation) -> Iterator[None]:
-    """Each test begins with all services; what they said during it is shown when it fails."""
-    services.repair()
-    files = services.home / "logs"
-    before = {file: file.stat().st_size for file in files.iterdir()}
-    yield
-    for file in sorted(files.iterdir()):
-        with file.open(errors="replace") as log:
-            log.seek(before.get(file, 0))
-            print(f"--- {file}", *log.read().splitlines()[-30:], sep="\n")
 
 
 def started(services: Installation, *dags: str) -> list[Run]:

@@ -17,10 +17,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from boig_core.adworld.export import write_world
-from boig_core.adworld.law import Law
-from boig_core.config import load_recipe
-from boig_core.data.ingestion import OneProcess, ingest
 from boig_core.errors import InfrastructureError
 from boig_core.orchestration.jobs.ray_api import RayCluster
 from boig_core.storage import commit, manifest, store
@@ -43,46 +39,17 @@ from tests.planted import found_in, values_in
 MODES = ("deferred", "waiting")
 
 
-@pytest.fixture(scope="module")
-def world(services: Installation) -> Path:
-    """Posts with images."""
-    folder = services.home / "world"
-    write_world(60, 3, Law.load("sunlit"), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def dataset(services: Installation, world: Path) -> None:
-    """What the DAG `training` learns from."""
-    root, scratch = (
-        store.join(str(services.store), "datasets", "adworld"),
-        services.home / "scratch",
-    )
-    scratch.mkdir()
-    created = ingest(
-        str(world),
-        None,
-        load_recipe("tiny", RECIPE).data,
-        0,
-        root=root,
-        scratch=scratch,
-        crew=OneProcess(),
-    )
-    attempt, lineage = (
-        store.join(root, "attempt-1"),
-        manifest.Lineage(inputs={}, recipe="", code=""),
-    )
-    by = store.join(attempt, commit.COMMIT)
-    manifest.publish_folder(
-        created.folder,
-        f"{root}/v1",
-        kind="dataset",
-        lineage=lineage,
-        commit=by,
-        meta=created.meta,
-        blobs=created.blobs,
-    )
-    commit.commit(attempt, {"dataset": f"{root}/v1"}, {})
+@pytest.fixture(autouse=True)
+def logs(services: Installation) -> Iterator[None]:
+    """Each test begins with all services; what they said during it is shown when it fails."""
+    services.repair()
+    files = services.home / "logs"
+    before = {file: file.stat().st_size for file in files.iterdir()}
+    yield
+    for file in sorted(files.iterdir()):
+        with file.open(errors="replace") as log:
+            log.seek(before.get(file, 0))
+            print(f"--- {file}", *log.read().splitlines()[-30:], sep="\n")
 
 
 # What a person does.

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from boig_core.orchestration.jobs.ray_api import RayCluster
+from boig_core.orchestration.stage.operator import RayJobOperator
 from tests.unit.orchestration.kuberay.api import KubeApi
 
 
@@ -178,3 +179,9 @@ def kube_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeAp
 def either(request: pytest.FixtureRequest) -> Any:
     """Each way to run jobs in turn."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def operator() -> RayJobOperator:
+    """An operator as a DAG file makes it."""
+    return RayJobOperator(task_id="ingest", stage="ingest", plan={"store": "/store"}, inputs={})
