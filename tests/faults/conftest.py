@@ -17,7 +17,7 @@ from boig_core.data.ingestion import OneProcess, ingest
 from boig_core.demo.processes import repository
 from boig_core.storage import commit, manifest, store
 from infra.evidence.orchestration.airflow_on_postgres import SERVERS, until
-from tests.faults.installation import HERE, Installation
+from tests.faults.installation import HERE, RECIPE, Installation
 from tests.webhook import Receiver
 
 DAGS = ["deferred", "waiting", "training", "late", "boig_ingest", "boig_reconcile"]
