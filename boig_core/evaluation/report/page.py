@@ -94,7 +94,7 @@ _CURVES: Final = (
     (
         "finetune_llm",
         "BoigLLM: training loss",
-        "nats a token, by step",
+        "nats per token, by step",
         ("loss", "boigllm_loss", "no_kpi_loss", "loss_boigllm", "loss_no_kpi"),
     ),
     ("finetune_sd", "High-KPI fine-tune: training loss", "weighted error, by step", ("loss",)),
