@@ -26,7 +26,7 @@ _WEIGHTS = "best.safetensors"
 @dataclass(frozen=True)
 class History:
     """Validation losses that decide something, as a checkpoint carries them, in the unit of the
-    task's loss (BoigLLM: nats a token).
+    task's loss (BoigLLM: nats per token).
 
     Attributes:
         first: before the first step.

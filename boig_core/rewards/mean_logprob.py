@@ -7,5 +7,5 @@ from boig_core.rewards.evidence import RewardEvidence, require
 
 
 def mean_logprob(evidence: RewardEvidence) -> float:
-    """Mean of ``log p(token | HIGH)`` over the answer's tokens, in nats a token. At most 0."""
+    """Mean of ``log p(token | HIGH)`` over the answer's tokens, in nats per token. At most 0."""
     return float(require(evidence.high_T).mean())

@@ -40,7 +40,7 @@ class ArmGain:
         mean: the gain.
         low: lower end of its 95 % interval.
         high: upper end.
-        loss: BoigLLM's best validation loss, in nats a token.
+        loss: BoigLLM's best validation loss, in nats per token.
     """
 
     law: str
