@@ -40,6 +40,7 @@ from typing import Any, Final
 
 import httpx
 
+from boig_core.config import load_recipe
 from boig_core.demo.processes import choose_ports
 from infra.evidence import published
 from infra.evidence.orchestration.airflow_clicks import Run
@@ -125,6 +126,8 @@ def start(machine: AirflowOnPostgres, args: argparse.Namespace) -> str:
     # 30 s.
     machine.env |= {"BOIG_STAGES": str(args.stages), "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "120"}
     machine.prepare()
+    recipe = load_recipe("tiny").model_dump_json()
+    (machine.store / "recipe.json").write_text(recipe, "utf-8")
     machine.start(
         "ray",
         [sys.executable, str(FOLDER / "deferred_stages_ray.py"), str(machine.ports.dashboard)],
