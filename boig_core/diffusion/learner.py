@@ -185,8 +185,8 @@ class Learner:
         # In the checkpoint, too: a restart has to sample that epoch with these same weights. None
         # on other ranks, so that rank 0 alone writes them.
         self.best.ahead = self._policy() if self.config.ahead and rank() == 0 else None
-        wanted = self.best.ahead is not None and epoch < self.config.epochs
-        self.pending = self._ask(epoch) if wanted else None
+        sampled_ahead = self.best.ahead is not None and epoch < self.config.epochs
+        self.pending = self._ask(epoch) if sampled_ahead else None
 
     def _save(self, epochs: int, stopped: bool) -> None:
         """A checkpoint after so many epochs, where one is due; a node that drains is left then."""

@@ -268,8 +268,8 @@ def root_cause(
             return None
         visited.add(id(error))
         for inner in wrapped(error):
-            if found := search(inner, visited):
-                return found
+            if reason := search(inner, visited):
+                return reason
         if isinstance(error, BoigError):
             return error
         return search(error.__cause__, visited) if error.__cause__ else None

@@ -179,8 +179,13 @@ def plant(fault: PlantedFault) -> dict[str, Any]:
             capture_output=True,
             text=True,
         )
-    said = [line.removeprefix("E").strip() for line in done.stdout.splitlines() if line[:2] == "E "]
-    about = {"seconds": round(time.monotonic() - started), "says": said[0][:200] if said else ""}
+    messages = [
+        line.removeprefix("E").strip() for line in done.stdout.splitlines() if line[:2] == "E "
+    ]
+    about = {
+        "seconds": round(time.monotonic() - started),
+        "says": messages[0][:200] if messages else "",
+    }
     # 1 says that tests failed. Others say that none ran, such as 5 where none was chosen.
     return {"found": done.returncode == 1, **about, "fault": asdict(fault)["file"]}
 

@@ -165,5 +165,5 @@ def test_a_late_run_is_told_by_the_path_that_version_0_1_wrote(
 
     payloads = asyncio.run(events())
     assert [payload["state"] for payload in payloads] == ["running", "success"], payloads
-    told = [alert.title for alert in sent]
-    assert told == ["boig_sd: manual-1 is late"]
+    titles = [alert.title for alert in sent]
+    assert titles == ["boig_sd: manual-1 is late"]
