@@ -1,29 +1,48 @@
-"""# boig_ingest: posts become a dataset
+"""Turns a brand's posting history into a dataset that the models learn from.
 
-Takes a brand's posting history (`posts`: a posts.jsonl with images beside it, over http or in S3),
-and makes a dataset that the models learn from:
+### What starts it
+
+A person, or the schedule in `BOIG_INGEST_CRON`. By hand, a run takes all `posts` (a posts.jsonl
+with images beside it, over http or in S3), and nothing else needs to be given. `previous` adds them
+to a version; `retry` tries again what a version had to reject. On the schedule, and in a backfill,
+a run takes the posts of its data interval, and those that came late, and adds them to the newest
+version. An interval without any ends there, skipped, and announces nothing.
+
+### What it makes
+
+A new version of the dataset, and the asset `boig/dataset`:
 
 * **plan** checks recipe and inputs;
 * **turn** lets one run work at a time, the earliest interval first, whatever a backfill allows;
 * **ingest** validates and filters posts, fetches and de-duplicates images, puts each post into a
   KPI bucket of its account and a split;
 * **perceive** looks at each image: colors, tones, objects;
-* **announce** emits the asset `boig/dataset`, which starts `boig_llm`.
+* **announce** emits `boig/dataset`, which starts `boig_llm`.
 
 A stage that runs on Ray is shown as *deferred*. Its log is the task's log; the buttons under
 *Details* lead to its job and its pages.
 
-By hand, a run takes all `posts`, and nothing else needs to be given. `previous` adds them to a
-version; `retry` tries again what a version had to reject. On a schedule (`BOIG_INGEST_CRON`), and
-in a backfill, a run takes the posts of its data interval, and those that came late, and adds them
-to the newest version; an interval without any ends there, skipped, and announces nothing. A run
-that is killed goes on from the images that are safe already.
-"""
+### When it fails
 
-import os
+A wrong input fails at once, anything else after three more tries; the last line of the task's log
+names the cause and the remedy. Clear the task once the cause is gone: a run goes on from the images
+that are safe already. Where a param was wrong, trigger a new run, and where **announce** says that
+its turn is over, clear the run from **turn** on.
+
+### Sample conf
+
+```json
+{
+  "posts": "s3://boig/posts",
+  "recipe": "tiny",
+  "overrides": ["data.name=acme", "data.min_text=20"]
+}
+```
+"""
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param
 
+from boig_core import environment
 from boig_core.orchestration.planning.assets import (
     DATASET,
     DEFAULTS,
@@ -37,7 +56,7 @@ from boig_core.orchestration.signals.callbacks import on_failure
 from boig_core.orchestration.signals.deadlines import deadline
 from boig_core.orchestration.stage.operator import RayJobOperator
 
-CRON = os.environ.get("BOIG_INGEST_CRON")
+CRON = environment.INGEST_CRON.read()
 
 with DAG(
     "boig_ingest",
@@ -56,7 +75,7 @@ with DAG(
     tags=["boig", "data"],
     params={
         "posts": Param(
-            os.environ.get("BOIG_INGEST_POSTS") or None,
+            environment.INGEST_POSTS.read(),
             **LOCATION,
             title="Posts",
             description="Folder with posts.jsonl, the file itself, or a glob: s3://…, https://…, or a path that the cluster can read.",
@@ -73,7 +92,7 @@ with DAG(
             title="Version to retry",
             description="URI of a version whose rejected rows and images are tried again, with or without new posts.",
         ),
-        **recipe_params(os.environ.get("BOIG_INGEST_RECIPE") or "tiny"),
+        **recipe_params(environment.INGEST_RECIPE.read() or "tiny"),
     },
 ) as dag:
     planned = plan({"posts": "posts"}, instead={"previous": "dataset", "retry": "dataset"})

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from boig_core import environment
 from tests.costs import CostsOfTests
 from tests.s3 import BUCKET, set_s3_environment
 
@@ -187,7 +188,7 @@ def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def real_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """URI of an empty prefix on the server at ``BOIG_TEST_S3``, which the standard AWS variables
     have the keys of."""
-    endpoint = os.environ.get("BOIG_TEST_S3")
+    endpoint = environment.TEST_S3.read()
     if not endpoint:
         pytest.skip(
             "no real S3 server: BOIG_TEST_S3 names none (its address; the AWS variables hold its keys)"

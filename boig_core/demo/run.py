@@ -21,6 +21,7 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import Progress
 
+from boig_core import environment
 from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
 from boig_core.config import Promotion, is_recipe_file, load_recipe
@@ -33,7 +34,7 @@ from boig_core.demo.services import (
     READY_S,
     TRAINER,
     answers,
-    environment,
+    server_environment,
     start_airflow,
     start_mlflow,
     start_ray,
@@ -89,7 +90,7 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
     rules = Law.load(law)
     home = settings.home.resolve()
     home.mkdir(parents=True, exist_ok=True)
-    root = store.normalize(os.environ.get("BOIG_STORE") or str(home / "store"))
+    root = store.normalize(environment.STORE.read() or str(home / "store"))
     store.probe(root)
     if stopped := clean_up(home):
         console.print(f"Stopped {stopped} servers that an earlier demo had left behind.")
@@ -102,7 +103,7 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
         shutil.rmtree(home / folder, ignore_errors=True)
     ports = choose_ports()
     services = Services(home)
-    env = environment(home, root, ports)
+    env = server_environment(home, root, ports)
     try:
         with _stoppable():
             passwords = _start(services, env, ports, console)

@@ -17,6 +17,7 @@ from typing import Final
 
 import httpx
 
+from boig_core import environment
 from boig_core.demo.processes import Ports, Services, repository
 from boig_core.errors import InfrastructureError
 from boig_core.storage.stage import STEADY_MEMORY
@@ -39,7 +40,7 @@ WORKER_S: Final = 60
 does not answer the first one."""
 
 
-def environment(home: Path, store: str, ports: Ports) -> dict[str, str]:
+def server_environment(home: Path, store: str, ports: Ports) -> dict[str, str]:
     """Environment that all servers share: the store, one thread a process, no usage statistics,
     this Python first on the path."""
     return {
@@ -48,12 +49,12 @@ def environment(home: Path, store: str, ports: Ports) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(
             filter(None, [str(repository()), os.environ.get("PYTHONPATH", "")])
         ),
-        "BOIG_STORE": store,
+        environment.STORE.name: store,
         # The ad world and recipes of one's own lie outside of the store.
-        "BOIG_ROOTS": ",".join(
-            filter(None, [str(home), os.getcwd(), os.environ.get("BOIG_ROOTS", "")])
+        environment.ROOTS.name: ",".join(
+            filter(None, [str(home), os.getcwd(), environment.ROOTS.read()])
         ),
-        "BOIG_RAY_PYTHON": sys.executable,
+        environment.RAY_PYTHON.name: sys.executable,
         "RAY_API_ADDRESS": f"http://127.0.0.1:{ports.dashboard}",
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports.mlflow}",
         "OMP_NUM_THREADS": "1",

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
+from boig_core import environment
 from boig_core.observability.quiet import quiet_libraries
 
 SECRET_NAMES: Final = re.compile(
@@ -74,4 +75,4 @@ def configure_logging() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[shown], force=True)
     quiet_libraries()
     for name in OWN:
-        logging.getLogger(name).setLevel(os.environ.get("BOIG_LOG_LEVEL", "INFO").upper())
+        logging.getLogger(name).setLevel((environment.LOG_LEVEL.read() or "INFO").upper())

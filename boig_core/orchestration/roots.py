@@ -8,9 +8,9 @@ there, and what a recipe names inside.
 
 from __future__ import annotations
 
-import os
 from urllib.parse import unquote
 
+from boig_core import environment
 from boig_core.errors import InputError
 from boig_core.storage import store
 
@@ -21,10 +21,10 @@ def store_root(other: str | None = None) -> str:
     Raises:
         InputError: neither is set, or it is no location.
     """
-    root = os.environ.get("BOIG_STORE") or other
+    root = environment.STORE.read() or other
     if not root:
         raise InputError(
-            "BOIG_STORE",
+            environment.STORE.name,
             "is not set",
             "set it to s3://BUCKET/PREFIX or a folder, for Airflow and Ray alike",
         )
@@ -44,7 +44,7 @@ def allowed(uri: str, root: str) -> str:
     uri = store.normalize_source(uri)
     # A folder's are resolved by now, a server resolves others.
     climbs = "://" in uri and ".." in unquote(uri).replace("\\", "/").split("/")
-    named = [place.strip() for place in os.environ.get("BOIG_ROOTS", "").split(",")]
+    named = [place.strip() for place in (environment.ROOTS.read() or "").split(",")]
     roots = [store.normalize(root), *(store.normalize_source(place) for place in named if place)]
     # With the slash: the root /store must not allow /store-of-another.
     if climbs or not any(

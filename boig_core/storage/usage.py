@@ -7,15 +7,10 @@ that itself).
 from __future__ import annotations
 
 import math
-import os
-from typing import Final
 
+from boig_core import environment
 from boig_core.config import Recipe
 from boig_core.errors import InputError
-
-PRICE: Final = "BOIG_GPU_HOUR_PRICE"
-"""Environment variable: what an hour of one GPU costs here, in whatever currency the reader thinks
-in."""
 
 
 def held_gpus(stage: str, recipe: Recipe) -> float | None:
@@ -52,12 +47,12 @@ def gpu_hours(stage: str, recipe: Recipe, seconds: float | None) -> float | None
 
 
 def price() -> float | None:
-    """Price of a GPU-hour; None where `PRICE` is not set.
+    """Price of a GPU-hour; None where ``BOIG_GPU_HOUR_PRICE`` is not set.
 
     Raises:
         InputError: it is no price.
     """
-    text = os.environ.get(PRICE)
+    text = environment.GPU_HOUR_PRICE.read()
     if not text:
         return None
     try:
@@ -67,7 +62,7 @@ def price() -> float | None:
         value = -1.0
     if not (math.isfinite(value) and value >= 0):
         raise InputError(
-            f"{PRICE}={text}",
+            f"{environment.GPU_HOUR_PRICE.name}={text}",
             "must be a number that is not negative",
             "set what an hour of one GPU costs, or leave it out",
         )

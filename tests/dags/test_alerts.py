@@ -13,6 +13,7 @@ import pytest
 from airflow.sdk import DAG, task
 from tenacity import stop_after_attempt
 
+from boig_core import environment
 from boig_core.errors import ClusterError, InputError, StoreUnavailableError
 from boig_core.orchestration.jobs import backend as jobs
 from boig_core.orchestration.signals import alerts
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("airflow_db")
 @pytest.fixture
 def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     result = Receiver()
-    monkeypatch.setenv(alerts.ADDRESS, result.address)
+    monkeypatch.setenv(environment.ALERT_URL.name, result.address)
     monkeypatch.setenv("BOIG_STORE", str(tmp_path / "store"))
     yield result
     result.close()
@@ -194,7 +195,7 @@ def test_what_cannot_be_sent_is_logged_without_the_address_and_sent_with_the_nex
     receiver.status = 500
     assert run(dag) == {"stage": "failed", "after": "upstream_failed"}
     for wrong in (f"https://nowhere.example/{SECRET}", f"nonsense://{SECRET}"):
-        monkeypatch.setenv(alerts.ADDRESS, wrong)
+        monkeypatch.setenv(environment.ALERT_URL.name, wrong)
         run(dag)
     captured = capfd.readouterr()
     logged = captured.out + captured.err + caplog.text
@@ -202,7 +203,7 @@ def test_what_cannot_be_sent_is_logged_without_the_address_and_sent_with_the_nex
     assert logged.count("no alert: BOIG_ALERT_URL: holds an address") >= 2
     assert "unsent / manual" in logged
     assert SECRET not in logged
-    monkeypatch.setenv(alerts.ADDRESS, receiver.address)
+    monkeypatch.setenv(environment.ALERT_URL.name, receiver.address)
     receiver.status = 200
     run(dag)
     assert receiver.titles == ["unsent: stage failed"]

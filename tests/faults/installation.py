@@ -20,11 +20,11 @@ import httpx
 import psutil
 import pytest
 
+from boig_core import environment
 from boig_core.config import load_recipe
 from boig_core.demo.processes import Ports
 from boig_core.demo.services import start_ray
 from boig_core.errors import InputError
-from boig_core.orchestration.signals import alerts
 from infra.evidence.orchestration.airflow_clicks import Run
 from infra.evidence.orchestration.airflow_on_postgres import (
     SERVERS,
@@ -90,8 +90,10 @@ class Installation(AirflowOnPostgres):
     def send_alerts_to(self, receiver: Receiver) -> None:
         """Before anything is started: alerts go to this webhook, with the planted secret in its
         address."""
-        secret = self.planted[alerts.ADDRESS].rsplit("/", 1)[-1]
-        self.planted[alerts.ADDRESS] = self.env[alerts.ADDRESS] = receiver.address_with(secret)
+        secret = self.planted[environment.ALERT_URL.name].rsplit("/", 1)[-1]
+        self.planted[environment.ALERT_URL.name] = self.env[environment.ALERT_URL.name] = (
+            receiver.address_with(secret)
+        )
 
     def connect_ray(self) -> None:
         """The connections that DAGs of users find the cluster and the store by; with secrets."""

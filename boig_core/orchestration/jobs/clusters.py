@@ -3,10 +3,10 @@ KubeRay."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
+from boig_core import environment
 from boig_core.orchestration.jobs.backend import Cluster
 from boig_core.orchestration.jobs.kuberay import KubeRayCluster
 from boig_core.orchestration.jobs.ray_api import RayCluster
@@ -19,7 +19,7 @@ def find() -> Cluster:
     Raises:
         InputError: the base file does not do.
     """
-    base = os.environ.get("BOIG_KUBERAY")
+    base = environment.KUBERAY.read()
     return KubeRayCluster.find(base) if base else RayCluster.find()
 
 

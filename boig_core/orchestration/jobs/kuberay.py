@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import aiohttp
 
+from boig_core import environment
 from boig_core.errors import ClusterError, InputError
 from boig_core.orchestration.jobs.asks import Ask
 from boig_core.orchestration.jobs.backend import FEW, AwayError, JobInfo
@@ -270,7 +271,7 @@ def _library() -> tuple[Any, Any]:
         from kubernetes_asyncio import client, config
     except ModuleNotFoundError as exc:
         raise InputError(
-            "BOIG_KUBERAY",
+            environment.KUBERAY.name,
             f"needs a package ({exc})",
             "install boig[airflow,kuberay] on workers and triggerers",
         ) from exc

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from boig_core import environment
 from boig_core.errors import ClusterError, InputError
 from boig_core.observability.logs import IN_ADDRESS
 from boig_core.orchestration.jobs.asks import Ask, lacking
@@ -94,9 +95,7 @@ class RayCluster:
     def page(self, submission_id: str) -> str:
         """Page of a job in Ray's dashboard; ``BOIG_RAY_WEB`` is where people see that in a browser,
         if that is another address."""
-        return (
-            f"{(os.environ.get('BOIG_RAY_WEB') or self.address).rstrip('/')}/#/jobs/{submission_id}"
-        )
+        return f"{(environment.RAY_WEB.read() or self.address).rstrip('/')}/#/jobs/{submission_id}"
 
     def serialize(self) -> dict[str, Any]:
         """The arguments of this class."""

@@ -9,23 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from boig_core import environment
 from boig_core.errors import BoigError, EndpointError, InputError, NotFoundInStoreError
 from boig_core.observability.logs import get_logger
 from boig_core.orchestration.roots import store_root
 from boig_core.storage import store
 
 log = get_logger(__name__)
-
-ADDRESS: Final = "BOIG_ALERT_URL"
-"""Environment variable: one or more addresses as Apprise writes them, such as a Slack webhook or
-``jsons://HOST/PATH``. They are secret."""
 
 WINDOW_S: Final = 3600.0
 """Seconds in which a cause is told once: an outage is not told by each run that it ends, and one
@@ -58,7 +54,7 @@ class Alert:
 def tell(alert: Alert) -> None:
     """Send an alert, unless nobody wants any or its cause was told within `WINDOW_S`. What fails is
     logged and raises nothing."""
-    address = os.environ.get(ADDRESS, "").strip()
+    address = environment.ALERT_URL.read()
     if not address:
         return
     take_back = claim(alert.key, time.time())
@@ -84,7 +80,9 @@ def send(alert: Alert, address: str) -> None:
         import apprise
     except ImportError as exc:
         raise InputError(
-            ADDRESS, "needs Apprise, which is not installed", "install boig[airflow]"
+            environment.ALERT_URL.name,
+            "needs Apprise, which is not installed",
+            "install boig[airflow]",
         ) from exc
     for name in (
         "apprise",
@@ -95,7 +93,7 @@ def send(alert: Alert, address: str) -> None:
     if not services.add(address):
         rule = "holds an address that no service of Apprise has"
         raise InputError(
-            ADDRESS,
+            environment.ALERT_URL.name,
             rule,
             "see https://appriseit.com/services; `apprise -vv -b test ADDRESS` tries one",
         )
@@ -108,7 +106,9 @@ def send(alert: Alert, address: str) -> None:
     ):
         names = ", ".join(sorted({str(service.service_name) for service in services}))
         raise EndpointError(
-            ADDRESS, f"was not taken by all of: {names}", "`apprise -vv -b test ADDRESS` says why"
+            environment.ALERT_URL.name,
+            f"was not taken by all of: {names}",
+            "`apprise -vv -b test ADDRESS` says why",
         )
 
 

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference  # type: ignore[attr-defined]  # its stub leaves them out
 from airflow.sdk.configuration import conf
 
+from boig_core import environment
 from boig_core.errors import InputError
 from boig_core.observability.logs import get_logger
 from boig_core.orchestration.airflow_state import AT_WORK
 from boig_core.orchestration.signals import alerts
 
 log = get_logger(__name__)
-
-HOURS: Final = "BOIG_DEADLINE_H"
-"""Environment variable of Airflow's dag-processor; not set: no deadlines."""
 
 
 def deadline() -> DeadlineAlert | None:
@@ -34,7 +31,7 @@ def deadline() -> DeadlineAlert | None:
     Raises:
         InputError: what is set is no number of hours above 0.
     """
-    text = os.environ.get(HOURS, "").strip()
+    text = environment.DEADLINE_H.read()
     if not text:
         return None
     try:
@@ -43,7 +40,7 @@ def deadline() -> DeadlineAlert | None:
         hours = math.nan
     if not 0 < hours < math.inf:
         raise InputError(
-            f"{HOURS}={text}",
+            f"{environment.DEADLINE_H.name}={text}",
             "must be a number of hours above 0",
             "set how long a run may take, or leave it out",
         )

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from airflow.sdk import BaseOperatorLink
 from airflow.sdk.configuration import conf
 
+from boig_core import environment
 from boig_core.errors import InfrastructureError
 from boig_core.observability.logs import IN_ADDRESS, hide_secrets
 from boig_core.observability.metrics import experiment
@@ -118,7 +119,7 @@ def mlflow_page(attempt: str) -> str:
     """
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     # A browser asks for a login, a link is for everyone.
-    web = IN_ADDRESS.sub("", os.environ.get("BOIG_MLFLOW_WEB") or server)
+    web = IN_ADDRESS.sub("", environment.MLFLOW_WEB.read() or server)
     # A tracking address may be a file or a database, which no browser opens.
     if not server or not web.startswith(("http://", "https://")):
         return ""

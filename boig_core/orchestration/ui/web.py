@@ -8,7 +8,6 @@ very bytes that the manifest names. Leaves out: making the pages, and everything
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -20,6 +19,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import RedirectResponse
 
+from boig_core import environment
 from boig_core.errors import InfrastructureError, UserError
 from boig_core.storage import manifest, store
 
@@ -86,7 +86,7 @@ def serve(output: tuple[str, ...], path: str) -> Response:
         HTTPException: 404, no committed output lists such a file, or it is not of a kind that is
             shown; 503, the store is away.
     """
-    root, media = os.environ.get("BOIG_STORE"), TYPES.get(PurePosixPath(path).suffix.lower())
+    root, media = environment.STORE.read(), TYPES.get(PurePosixPath(path).suffix.lower())
     if not root:
         raise HTTPException(
             404,

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from boig_core.demo.processes import Ports, Services
-from boig_core.demo.services import READY_S, environment
+from boig_core.demo.services import READY_S, server_environment
 from boig_core.errors import InputError
 from infra.evidence.orchestration.airflow_clicks import Airflow, Run
 
@@ -213,7 +213,7 @@ class AirflowOnPostgres(Services):
             "DATABASE__SQL_ALCHEMY_CONN": database,
         }
         return {
-            **environment(self.home, str(self.store), self.ports),
+            **server_environment(self.home, str(self.store), self.ports),
             **{f"AIRFLOW__{key}": value for key, value in settings.items()},
             "BOIG_FAULTS": str(self.signals),
         }

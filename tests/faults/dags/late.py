@@ -8,10 +8,11 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from boig_core.orchestration.signals.deadlines import HOURS, deadline
+from boig_core import environment
+from boig_core.orchestration.signals.deadlines import deadline
 from boig_core.orchestration.stage.attempts import run_folder
 
-os.environ[HOURS] = "0.001"
+os.environ[environment.DEADLINE_H.name] = "0.001"
 
 tries = {"retries": 3, "retry_delay": timedelta(seconds=1)}
 

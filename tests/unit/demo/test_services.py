@@ -22,8 +22,8 @@ from boig_core.demo.services import (
     APPROVER,
     LOCKED_S,
     TRAINER,
-    environment,
     ray_folder,
+    server_environment,
     start_airflow,
 )
 from boig_core.errors import InfrastructureError
@@ -139,7 +139,7 @@ def test_ray_gets_a_short_folder_however_deep_the_demo_lies(tmp_path: Path) -> N
 
 
 def test_the_environment_names_the_store_and_guards_the_jobs_api(tmp_path: Path) -> None:
-    env = environment(tmp_path, "s3://bucket/prefix", choose_ports())
+    env = server_environment(tmp_path, "s3://bucket/prefix", choose_ports())
     assert env["BOIG_STORE"] == "s3://bucket/prefix"
     assert env["RAY_AUTH_MODE"] == "token"
     assert len(env["RAY_AUTH_TOKEN"]) == 64
@@ -150,7 +150,7 @@ def test_airflow_has_a_user_who_starts_and_another_who_approves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS", "True")
-    env = environment(tmp_path, "s3://bucket/prefix", choose_ports())
+    env = server_environment(tmp_path, "s3://bucket/prefix", choose_ports())
     assert env["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] == f"{TRAINER}:op,{APPROVER}:user"
     assert env["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] == "False"
 
@@ -173,7 +173,7 @@ def test_airflow_waits_longer_for_its_database_than_sqlite_does(tmp_path: Path) 
     from sqlalchemy import create_engine, make_url
 
     (tmp_path / "airflow").mkdir()
-    env = environment(tmp_path, str(tmp_path / "store"), choose_ports())
+    env = server_environment(tmp_path, str(tmp_path / "store"), choose_ports())
     address = env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
     assert make_url(address).database == str(tmp_path / "airflow" / "airflow.db")
     with create_engine(address).connect() as connection:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from boig_core import environment
 from boig_core.errors import (
     BoigError,
     ClusterError,
@@ -130,7 +131,7 @@ def claims_once() -> None:
 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
 def test_a_deadline_is_a_number_of_hours(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setenv(deadlines.HOURS, text)
+    monkeypatch.setenv(environment.DEADLINE_H.name, text)
     with pytest.raises(
         InputError, match=f"BOIG_DEADLINE_H={text}: must be a number of hours above 0"
     ):
@@ -138,9 +139,9 @@ def test_a_deadline_is_a_number_of_hours(monkeypatch: pytest.MonkeyPatch, text: 
 
 
 def test_there_is_a_deadline_where_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(deadlines.HOURS, raising=False)
+    monkeypatch.delenv(environment.DEADLINE_H.name, raising=False)
     assert deadlines.deadline() is None
-    monkeypatch.setenv(deadlines.HOURS, "1.5")
+    monkeypatch.setenv(environment.DEADLINE_H.name, "1.5")
     result = deadlines.deadline()
     assert result is not None
     assert (result.interval, result.callback.path) == (

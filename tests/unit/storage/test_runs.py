@@ -8,10 +8,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from boig_core import environment
 from boig_core.cli import app
 from boig_core.config import load_recipe
 from boig_core.errors import InputError
-from boig_core.storage import commit, job, runs, store, usage
+from boig_core.storage import commit, job, runs, store
 from boig_core.storage import stage as stages
 
 
@@ -158,7 +159,7 @@ def test_gpu_hours_idle_share_and_cost_count_failed_attempts_too(
     )
     commit.commit(second.attempt_uri, {}, {"seconds": 1800.0})
     commit.commit(with_gpus(root, run, "report", 1).attempt_uri, {}, {"seconds": 60.0})
-    monkeypatch.setenv(usage.PRICE, "2.5")
+    monkeypatch.setenv(environment.GPU_HOUR_PRICE.name, "2.5")
     result = runs.summarize(run, runs.run_state(root, run))
     ddpo = result["stages"]["ddpo"]
     assert (ddpo["attempts"], ddpo["seconds"], ddpo["gpu_hours"], ddpo["cost"]) == (
@@ -186,7 +187,7 @@ def test_gpu_hours_idle_share_and_cost_count_failed_attempts_too(
 def test_a_stage_says_what_it_may_use_and_what_it_has_used(
     root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(usage.PRICE, "2.5")
+    monkeypatch.setenv(environment.GPU_HOUR_PRICE.name, "2.5")
     this = with_gpus(root, "boig_sd/manual-9", "finetune_sd", 1, "sd.workers=2")
     assert (
         stages.run_stage(lambda space: stages.Outcome(), [store.join(this.attempt_uri, "job.json")])
@@ -202,7 +203,7 @@ def test_a_stage_says_what_it_may_use_and_what_it_has_used(
 def test_a_price_that_is_none_is_said_before_the_work(
     root: str, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    monkeypatch.setenv(usage.PRICE, text)
+    monkeypatch.setenv(environment.GPU_HOUR_PRICE.name, text)
     this = with_gpus(root, "boig_sd/manual-10", "ddpo", 1)
     assert (
         stages.run_stage(
@@ -212,7 +213,7 @@ def test_a_price_that_is_none_is_said_before_the_work(
     )
     failure = commit.read_failure(this.attempt_uri)
     assert failure is not None
-    assert usage.PRICE in failure.message
+    assert environment.GPU_HOUR_PRICE.name in failure.message
 
 
 def test_what_is_not_there_is_said_with_what_is(root: str) -> None:
