@@ -150,7 +150,7 @@ def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
         job.recipe,
         prompts,
         rollouts,
-        Checkpoints(job.task, job.attempt),
+        Checkpoints.of_job(job),
         report,
         shown.prompts,
         probe,

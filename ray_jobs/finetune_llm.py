@@ -94,7 +94,7 @@ def train_model(config: dict[str, Any]) -> tuple[str, dict[str, float]]:
             json.dumps(engine.settings, indent=1).encode(),
         )
 
-    checkpoints = Checkpoints(job.task, job.attempt, name)
+    checkpoints = Checkpoints.of_job(job, name)
     learnt = judge_samples(samples) if name == "judge" else samples
     models = list(job.recipe.llm_models)
     label = f"{name} {models.index(name) + 1} of {len(models)}"

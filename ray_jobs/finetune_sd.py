@@ -52,7 +52,7 @@ def train(config: dict[str, Any]) -> tuple[str, float | None]:
 
     job: Job = config["job"]
     recipe: Recipe = job.recipe
-    checkpoints = Checkpoints(job.task, job.attempt)
+    checkpoints = Checkpoints.of_job(job)
     uri = store.join(job.attempt_uri, "metrics.jsonl")
     curve = (
         MetricLog(

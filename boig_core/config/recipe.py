@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any, Final
 
 from pydantic import Field, model_validator
 
@@ -18,32 +19,74 @@ from boig_core.config.reward import Reward
 from boig_core.config.sd import SD
 from boig_core.config.section import Section
 
+PLACEMENT: Final = frozenset(
+    {
+        "name",
+        "llm.micro_batch",
+        "llm.generate_batch",
+        "llm.workers",
+        "llm.at_once",
+        "llm.zero_stage",
+        "llm.offload",
+        "llm.gradient_checkpointing",
+        "llm.checkpoint_every",
+        "llm.eval_posts",
+        "sd.workers",
+        "sd.zero_stage",
+        "sd.gradient_checkpointing",
+        "sd.checkpoint_every",
+        "ddpo.micro_batch",
+        "ddpo.rollout_actors",
+        "ddpo.rollout_resources",
+        "ddpo.workers",
+        "ddpo.worker_resources",
+        "ddpo.placement_s",
+        "ddpo.zero_stage",
+        "ddpo.checkpoint_every",
+        "ddpo.monitors",
+        "reward.posts",
+        "reward.min_auc",
+        "reward.split",
+        "reward.actors",
+        "reward.resources",
+        "reward.runtime_env",
+        "reward.timeout_s",
+        "evaluation",
+        "promotion",
+        "resources",
+    }
+)
+"""Fields that say how and where a training runs, or what happens before and after it: it goes on
+from its checkpoint when they change, to rounding."""
+
 
 class Recipe(Section):
-    """One run of the whole system. Sections follow the way of the data."""
+    """One run of the whole system: everything that decides what is computed. Sections follow the
+    way of the data."""
 
     name: str = Field("custom", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
-    """Name that runs and reports show."""
+    """Name that runs and reports show. A recipe file that gives none takes the file's name."""
     seed: int = Field(0, ge=0)
-    """Seed of everything random."""
+    """Seed of everything random: the same seed, recipe and data give the same result on the same
+    hardware. Change it to see what is chance."""
     data: Data = Data()
-    """Ingestion."""
+    """Which posts count, their KPI buckets and their splits."""
     perception: Perception = Perception()
-    """Verbalization of images."""
+    """How images are put into words."""
     llm: LLM = LLM()
-    """BoigLLM."""
+    """BoigLLM: its training and how it answers."""
     reward: Reward = Reward()
-    """The reward and its calibration."""
+    """What the alignment maximizes, and its calibration."""
     sd: SD = SD()
-    """Base model and high-KPI baseline."""
+    """The diffusion model and its high-KPI baseline."""
     ddpo: DDPO = DDPO()
-    """Alignment."""
+    """Alignment of the diffusion model with the reward."""
     evaluation: Evaluation = Evaluation()
-    """Evaluation of the generators."""
+    """What is measured on generators and on descriptions."""
     promotion: Promotion = Promotion()
-    """Gates."""
+    """Gates that a candidate passes before a person is asked."""
     resources: Resources = Resources()
-    """Ray resources."""
+    """What each process asks of the Ray cluster, unless a section says otherwise."""
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -103,6 +146,14 @@ class Recipe(Section):
     def worker_resources(self) -> Resources:
         """What a learner rank of ``ddpo`` asks for."""
         return self.ddpo.worker_resources or self.resources
+
+    def work(self) -> dict[str, Any]:
+        """What decides the weights that a training ends with: all but `PLACEMENT`."""
+        values = self.model_dump(mode="json")
+        for path in PLACEMENT:
+            section, _, field = path.rpartition(".")
+            del (values[section] if section else values)[field]
+        return values
 
     def digest(self) -> str:
         """SHA-256 of the resolved recipe as canonical JSON: 64 hex digits."""

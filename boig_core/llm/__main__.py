@@ -3,12 +3,14 @@ RECIPE DATASET OUT``.
 
 The same loop as in the stage, fed by hand. ``OUT`` receives the model folder, ``metrics.jsonl``,
 ``deepspeed.json``, ``recipe.json`` and checkpoints; a run that starts again with the same ``OUT``
-continues from the newest one. Leaves out: manifests and commits, which are a stage's.
+continues from the newest one, and is refused if recipe or dataset is another. Leaves out:
+manifests and commits, which are a stage's.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -105,7 +107,9 @@ def _train(
         if curve is not None:
             curve.log(step, **values)
 
-    checkpoints = Checkpoints(str(out), attempt=1)
+    trained_on = [recipe.work(), dataset, with_kpi, predictor]
+    work = hashlib.sha256(json.dumps(trained_on, sort_keys=True).encode()).hexdigest()
+    checkpoints = Checkpoints(str(out), attempt=1, work=work)
     samples = read_samples(dataset)
     try:
         trained = train(

@@ -12,35 +12,35 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import shutil
 import socket
 import tempfile
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch.distributed as dist
 
-from boig_core.errors import BoigError, CorruptError, InfrastructureError, PreemptedError
+from boig_core.errors import (
+    BoigError,
+    CorruptError,
+    InfrastructureError,
+    InputError,
+    PreemptedError,
+)
 from boig_core.observability.logs import get_logger
 from boig_core.storage import commit as commits
 from boig_core.storage import store
+from boig_core.storage.job import Job
 from boig_core.storage.manifest import FileEntry, sha256_file
+from boig_core.training.checkpoint_upload import COMPLETE, MARKER, Upload
 from boig_core.training.ranks import rank, world_size
 
-COMPLETE = "complete.json"
-KEPT: Final = 2
-"""Checkpoints of an attempt that stay: the newest, and the one before in case that is damaged."""
-_FORMAT = 2
-_MARKER = re.compile(rf"(step-(\d+))/{re.escape(COMPLETE)}")
-_LONGEST_POLL_S = 2.0
+_FORMAT = 3
 T = TypeVar("T")
 log = get_logger(__name__)
 
@@ -74,12 +74,25 @@ class Checkpoints:
         task: URI of the task's folder.
         attempt: the running attempt; it alone is written to.
         name: tells several trainings of one task apart; empty: there is one.
+        work: digest of what is trained on what: no other work's checkpoint is gone on from.
+        since: the first attempt whose checkpoints count.
     """
 
     task: str
     attempt: int
     name: str = ""
-    _upload: _Upload | None = field(default=None, init=False, repr=False, compare=False)
+    work: str = ""
+    since: int = 1
+    _upload: Upload | None = field(default=None, init=False, repr=False, compare=False)
+
+    @classmethod
+    def of_job(cls, job: Job, name: str = "") -> Checkpoints:
+        """Those of a stage's job. An attempt that has committed was finished: what comes after it
+        was asked for by a clear, or by a new run of the same name, and begins anew."""
+        since = job.attempt
+        while since > 1 and commits.fate(commits.attempt_uri(job.task, since - 1)) != "committed":
+            since -= 1
+        return cls(job.task, job.attempt, name, job.work, since)
 
     def save(self, what: Saveable, step: int, state: Mapping[str, Any] | None = None) -> str:
         """Snapshot ``step`` (steps done so far) with a small JSON state, and start to upload it;
@@ -106,12 +119,13 @@ class Checkpoints:
         marker = {
             "format": _FORMAT,
             "step": step,
+            "work": self.work,
             "workers": world_size(),
             "folder": folders[0],
             # As it is now: the training goes on changing it while the files are sent.
             "state": copy.deepcopy(dict(state or {})),
         }
-        self._upload = _Upload(local, uri, marker)
+        self._upload = Upload(local, uri, marker)
         return uri
 
     def wait(self) -> None:
@@ -150,10 +164,11 @@ class Checkpoints:
     def restore(self, what: Saveable) -> Restored | None:
         """Load the newest complete checkpoint of this or an older attempt; None when there is none.
 
-        A checkpoint whose files differ from its marker is passed over with a warning for the one
-        before it.
+        A checkpoint whose files differ from its marker, or that an older attempt has left of other
+        work, is passed over with a warning for the one before it.
 
         Raises:
+            InputError: this attempt's own folder holds checkpoints of other work.
             BoigError: on every rank, what ``what`` met on any.
         """
         self.wait()
@@ -161,6 +176,10 @@ class Checkpoints:
             with _scratch() as local:
                 try:
                     marker = _broadcast(partial(_read_marker, uri))
+                    # Before format 3 nothing told; such a training is in the middle of an upgrade.
+                    if marker.get("work", self.work) != self.work:
+                        self._pass_over(uri)
+                        continue
                     folder = _download(uri, marker, local)
                 except CorruptError as exc:
                     # All ranks get here or none, since both calls agree on their errors: no two
@@ -175,6 +194,13 @@ class Checkpoints:
             return Restored(int(marker["step"]), marker["state"])
         return None
 
+    def _pass_over(self, uri: str) -> None:
+        """Say that a checkpoint is of other work."""
+        rule = "was made by another recipe, or of other inputs"
+        if uri.startswith(self._folder(self.attempt)):
+            raise InputError(uri, rule, "train into another folder, or remove this one")
+        log.warning("checkpoint passed over: %s %s", uri, rule)
+
     def found(self) -> list[str]:
         """URIs of the complete checkpoints of all attempts, the furthest first, then the newest
         attempt's; every rank gets the same."""
@@ -182,10 +208,10 @@ class Checkpoints:
 
     def _found(self) -> list[str]:
         steps: list[tuple[int, int, str]] = []
-        for attempt in range(self.attempt, 0, -1):
+        for attempt in range(self.attempt, self.since - 1, -1):
             folder = self._folder(attempt)
             for path, _ in store.list_files(folder):
-                if match := _MARKER.fullmatch(path):
+                if match := MARKER.fullmatch(path):
                     steps.append((int(match[2]), attempt, store.join(folder, match[1])))
         return [uri for _, _, uri in sorted(steps, reverse=True)]
 
@@ -200,114 +226,6 @@ def _snapshot(what: Saveable, local: Path) -> str:
     """Write a rank's part; returns a name that no other save has."""
     what.save(local)
     return uuid.uuid4().hex[:12]
-
-
-class _Upload:
-    """One rank's part of a checkpoint on its way to the store, in a thread.
-
-    Attributes:
-        sent: set when this rank's files and their list are in the store.
-        marked: set, on rank 0, when the checkpoint is complete.
-        ended: to be set when nobody waits any more; rank 0 then no longer waits for the others.
-    """
-
-    def __init__(self, local: Path, uri: str, marker: Mapping[str, Any]) -> None:
-        self.sent: Future[None] = Future()
-        self.marked: Future[None] = Future()
-        self.ended = threading.Event()
-        self._local, self._uri, self._marker = local, uri, marker
-        self._data = store.join(uri, marker["folder"])
-        self._rank = rank()
-        # A daemon: a training that failed elsewhere must end, and rank 0 would wait for ranks that
-        # are gone.
-        threading.Thread(target=self._run, name="boig-checkpoint", daemon=True).start()
-
-    def _run(self) -> None:
-        if _settle(self.sent, self._send) and self._rank == 0:
-            _settle(self.marked, self._mark)
-
-    def _send(self) -> None:
-        try:
-            files = [
-                FileEntry(
-                    path=p.relative_to(self._local).as_posix(),
-                    size=p.stat().st_size,
-                    sha256=sha256_file(p),
-                )
-                for p in sorted(self._local.rglob("*"))
-                if p.is_file() and p.suffix != ".py"  # DeepSpeed adds conversion scripts
-            ]
-            for entry in files:
-                store.upload_file(
-                    self._local / entry.path, store.join(self._data, entry.path), move=True
-                )
-        finally:
-            shutil.rmtree(self._local, ignore_errors=True)
-        # Last: the list says that each file in it is there.
-        store.write_bytes(
-            self._part(self._rank), json.dumps([entry.model_dump() for entry in files]).encode()
-        )
-
-    def _mark(self) -> None:
-        files: dict[str, Any] = {}
-        for other in range(self._marker["workers"]):
-            pause = 0.05
-            while not store.exists(self._part(other)):
-                if self.ended.wait(pause):
-                    raise InfrastructureError(
-                        self._part(other), "never came", "see the log of that rank"
-                    )
-                pause = min(2 * pause, _LONGEST_POLL_S)
-            files |= {
-                item["path"]: item for item in json.loads(store.read_bytes(self._part(other)))
-            }
-        store.write_bytes(
-            store.join(self._uri, COMPLETE),
-            json.dumps({**self._marker, "files": list(files.values())}).encode(),
-        )
-        # After the marker, since until then older ones are all there is. This one counts from now
-        # on, whether or not the old ones can be removed.
-        try:
-            _remove_before(self._uri)
-        except BoigError as exc:
-            log.warning("old checkpoints stay: %s", exc)
-
-    def _part(self, rank: int) -> str:
-        return store.join(self._data, f"part-{rank:05d}.json")
-
-
-def _settle(future: Future[None], act: Callable[[], None]) -> bool:
-    """Run something and leave its end, good or bad, in a future; says whether it was good."""
-    try:
-        act()
-    except BaseException as exc:
-        future.set_exception(exc)
-        return False
-    future.set_result(None)
-    return True
-
-
-def _remove_before(uri: str) -> None:
-    """Remove what is older than a checkpoint and the complete one before it; markers first, so that
-    nothing torn looks whole."""
-    folder, newest = uri.rsplit("/", 1)[0], _step(store.name(uri))
-    files = [path for path, _ in store.list_files(folder) if _step(path) <= newest]
-    kept = sorted(_step(path) for path in files if _MARKER.fullmatch(path))[-KEPT:]
-    for path in sorted(
-        (path for path in files if 0 <= _step(path) < newest and _step(path) not in kept),
-        key=_is_no_marker,
-    ):
-        store.delete_file(store.join(folder, path))
-
-
-def _step(path: str) -> int:
-    """Step of a checkpoint's folder or file; -1 for what belongs to no checkpoint of this name."""
-    match = re.match(r"step-(\d+)(/|$)", path)
-    return int(match[1]) if match else -1
-
-
-def _is_no_marker(path: str) -> bool:
-    return not _MARKER.fullmatch(path)
 
 
 def _read_marker(uri: str) -> dict[str, Any]:

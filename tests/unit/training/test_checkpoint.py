@@ -14,9 +14,13 @@ import pytest
 import torch
 from torch import nn
 
-from boig_core.errors import RecipeError, StoreUnavailableError
+from boig_core.config import load_recipe
+from boig_core.errors import InputError, RecipeError, StoreUnavailableError
 from boig_core.storage import store
-from boig_core.training.checkpoint import COMPLETE, Checkpoints
+from boig_core.storage.commit import commit
+from boig_core.storage.job import Job, Stage
+from boig_core.training.checkpoint import Checkpoints
+from boig_core.training.checkpoint_upload import COMPLETE
 from boig_core.training.engine import Engine
 from boig_core.training.engine_config import EngineConfig
 
@@ -48,6 +52,19 @@ def saved(
     uri = points.save(Number(value), step, state)
     points.wait()
     return Path(uri)
+
+
+def job_of(store_root: Path, attempt: int) -> Job:
+    """An attempt at a training."""
+    return Job(
+        stage=Stage.FINETUNE_SD,
+        recipe=load_recipe("tiny"),
+        inputs={"dataset": "/store/datasets/posts/one"},
+        store=str(store_root),
+        root="boig_sd/one",
+        task=str(store_root / "runs" / "boig_sd" / "one" / "finetune_sd"),
+        attempt=attempt,
+    )
 
 
 def away(*args: object, **kwargs: object) -> None:
@@ -118,6 +135,56 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
     restored = Checkpoints(str(tmp_path), 1).restore(number)
     assert restored is not None
     assert (number.value, restored.step) == (10, 100)
+
+
+def test_an_attempt_goes_on_from_the_same_work_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for attempt, work, value in ((1, "same", 10), (2, "other", 20)):
+        points = Checkpoints(str(tmp_path), attempt, work=work)
+        points.save(Number(value), 100 * attempt)
+        points.wait()
+    number = Number()
+    restored = Checkpoints(str(tmp_path), 3, work="same").restore(number)
+    assert restored is not None
+    assert (number.value, restored.step) == (10, 100)
+    assert "was made by another recipe, or of other inputs" in caplog.text
+    with pytest.raises(InputError, match=r"another recipe.*into another folder"):
+        Checkpoints(str(tmp_path), 2, work="same").restore(number)
+
+
+@pytest.mark.parametrize(
+    ("change", "goes_on"),
+    [
+        ({}, True),
+        ({"recipe": load_recipe("tiny", ["llm.zero_stage=0", "resources.cpus=2"])}, True),
+        ({"recipe": load_recipe("tiny", ["llm.lr=1"])}, False),
+        ({"inputs": {"dataset": "/store/datasets/posts/two"}}, False),
+    ],
+)
+def test_what_a_job_goes_on_from(tmp_path: Path, change: dict[str, object], goes_on: bool) -> None:
+    first = job_of(tmp_path, 1)
+    points = Checkpoints.of_job(first)
+    points.save(Number(10), 100)
+    points.wait()
+    second = first.model_copy(update={"attempt": 2, **change})
+    assert (Checkpoints.of_job(second).restore(Number()) is not None) == goes_on
+
+
+def test_a_finished_attempt_is_not_gone_on_from(tmp_path: Path) -> None:
+    """A clear of a finished training wants another one, not the same weights once more."""
+    first = job_of(tmp_path, 1)
+    points = Checkpoints.of_job(first)
+    points.save(Number(10), 100)
+    points.wait()
+    commit(first.attempt_uri, {}, {})
+    assert Checkpoints.of_job(job_of(tmp_path, 2)).restore(Number()) is None
+    third = Checkpoints.of_job(job_of(tmp_path, 2))
+    third.save(Number(30), 50)
+    third.wait()
+    number = Number()
+    assert Checkpoints.of_job(job_of(tmp_path, 3)).restore(number) is not None
+    assert number.value == 30, "the second attempt's, which has not finished"
 
 
 def test_a_marker_of_the_first_format_is_read(tmp_path: Path) -> None:
@@ -218,7 +285,8 @@ def test_a_failed_upload_is_told_at_the_next_call_and_leaves_the_one_before(
 KILLED = """
 import os, sys
 from boig_core.storage import store
-from boig_core.training.checkpoint import COMPLETE, Checkpoints
+from boig_core.training.checkpoint import Checkpoints
+from boig_core.training.checkpoint_upload import COMPLETE
 
 class Text:
     def __init__(self, text): self.text = text
