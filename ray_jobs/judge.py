@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from boig_core.errors import RecipeError
 from boig_core.evaluation.measure.judges import Judge
 from boig_core.llm.predictor import load_predictor
 from boig_core.rewards.scorer import Perceives, look
@@ -68,19 +67,12 @@ def open_judge(space: Workspace, perceiver: Perceives) -> Judge | None:
     """The judge that a job's recipe names, or None.
 
     Raises:
-        RecipeError: a judge that does not exist.
-        InputError: the job lacks the input ``judge`` that a predictor is, or it is none.
+        InputError: a law that does not exist; the job lacks the input ``judge`` that a predictor
+            is, or it is none.
     """
     name = space.recipe.evaluation.judge
     if name is None:
         return None
     if name == "predictor":
         return PredictorJudge(space.fetch("judge", "judge")[0], perceiver)
-    kind, _, rest = name.partition(":")
-    if kind != "adworld" or not rest:
-        raise RecipeError(
-            f"evaluation.judge = {name!r}",
-            "must be adworld:LAW or predictor",
-            "name a law, its path, or leave it out",
-        )
-    return AdworldJudge(rest)
+    return AdworldJudge(name.removeprefix("adworld:"))

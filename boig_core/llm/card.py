@@ -29,8 +29,8 @@ It reads a post with the description of an image and predicts `{recipe.data.kpi}
 
 {_how(recipe)}
 
-Intended use: comparing images for posts of the brands it was trained on. Trained on as many high as medium as low posts, so that its
-numbers lie higher than a percentile of all posts would. No promise of engagement.
+Intended use: comparing images for posts of the brands it was trained on. Training drew each post equally often, so that the mean of its
+numbers is that of the posts. No promise of engagement.
 
 ## Training
 

@@ -183,7 +183,11 @@ class Perceiver:
                 "perception.vocabulary = keywords needs those of each",
                 "take perception.keywords from caption or tags",
             )
-        return own
+        if keywords is None:
+            return own
+        # The same choice and order for a real image, which brings the words of all its posts, and
+        # for a generated one: what is asked for decides what is seen.
+        return [sorted(set(words))[: self.max_keywords] for words in own]
 
 
 def open_detector(perception: Perception) -> ObjectDetector:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import shlex
 import threading
@@ -22,6 +21,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.mappedoperator import OperatorPartial
 from airflow.sdk.exceptions import AirflowSkipException
 
+from boig_core import environment
 from boig_core.config import parse_recipe
 from boig_core.errors import BoigError, ClusterError, InfrastructureError, named
 from boig_core.orchestration.airflow_state import TaskKey, try_is_over
@@ -107,7 +107,7 @@ class RayJobOperator(BaseOperator):
         self.inputs = inputs
         self.reuse = reuse
         self.deferrable = (
-            os.environ.get("BOIG_DEFERRABLE", "true").lower() != "false"
+            (environment.DEFERRABLE.read() or "true").lower() != "false"
             if deferrable is None
             else deferrable
         )
@@ -239,7 +239,7 @@ class RayJobOperator(BaseOperator):
         # The job file comes first: after a lost answer the next try finds the attempt by it, and
         # then the job by its name.
         uri = write_job(job)
-        python = os.environ.get("BOIG_RAY_PYTHON", "python")
+        python = environment.RAY_PYTHON.read() or "python"
         entrypoint = f"{shlex.quote(python)} -m ray_jobs.{job.stage.value} {shlex.quote(uri)}"
         self.log.info("attempt %d: %s", job.attempt, entrypoint)
         ask(
@@ -321,14 +321,14 @@ class RayJobOperator(BaseOperator):
 
 def resolve_input(name: str, value: Any) -> str | None:
     """URI of an input: the value itself, or the output of that name in the result of an earlier
-    task; none when that has no such output.
+    task; none when that has no such output, or no result since a person marked it as success.
 
     A stage that cannot do without an input says so itself.
     """
     if isinstance(value, Mapping):
         uri = value["outputs"].get(name)
         return None if uri is None else str(uri)
-    return str(value)
+    return None if value is None else str(value)
 
 
 def metadata_of(job: Job, key: TaskKey) -> dict[str, str]:

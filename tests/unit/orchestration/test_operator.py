@@ -383,3 +383,4 @@ def test_inputs_are_uris_or_earlier_results() -> None:
     assert resolve_input("dataset", {"outputs": {"dataset": "s3://b/d"}}) == "s3://b/d"
     assert resolve_input("dataset", "s3://b/e") == "s3://b/e"
     assert resolve_input("previous", {"outputs": {"posts": "s3://b/p"}}) is None
+    assert resolve_input("dataset", None) is None, "its task was marked as success"

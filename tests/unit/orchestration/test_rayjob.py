@@ -184,7 +184,7 @@ def test_an_alignment_asks_for_learners_rollouts_and_scorers_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("at_once", "judge", "processes"),
-    [(1, "none", 3), (2, "none", 6), (8, "none", 6), (8, "predictor", 12)],
+    [(1, "null", 3), (2, "null", 6), (8, "null", 6), (8, "predictor", 12)],
 )
 def test_models_that_train_side_by_side_ask_for_workers_of_their_own(
     at_once: int, judge: str, processes: int

@@ -2,6 +2,7 @@
 keywords come from."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,9 @@ def test_keywords_steer_the_detector_only_where_the_recipe_says_so() -> None:
     assert [list(seen.objects) for seen in fixed.describe(images, words)] == [["thing"], ["thing"]]
     by_post = Perceiver(32, 5, 0.04, Right(True), by_keywords=True)
     assert [list(seen.objects) for seen in by_post.describe(images, words)] == [["cat"], ["dog"]]
+    few = replace(by_post, max_keywords=1)
+    many = [("dog", "cat"), ("cat", "dog", "cat")]
+    assert [list(seen.objects) for seen in few.describe(images, many)] == [["cat"], ["cat"]]
     for missing in (None, [("cat",), None]):
         with pytest.raises(
             InputError, match=r"perception.vocabulary = keywords needs those of each"
