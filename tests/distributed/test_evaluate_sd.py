@@ -59,6 +59,7 @@ def test_every_row_is_sampled_and_measured_as_the_prompts_own(
     judge = publish_judge(prepared, tmp_path / "judge")
     model = prepared.publish("models/tiny", Path(resolve_model("package:tiny-sd")), "sd")
     settings = (
+        "evaluation.unguided=true",
         "evaluation.prompts=3", "evaluation.images_per_prompt=2", "evaluation.sampling_steps=2", "evaluation.best_of_n=2",
         "evaluation.rewrite=[retrieval, boigllm]", "evaluation.judge=predictor", "llm.predictor=head", "llm.max_new_tokens=160",
         "ddpo.chunk=4", "ddpo.prompts=2", "ddpo.images_per_prompt=4",

@@ -110,6 +110,8 @@ def reason(row: EvaluationRow, settings: Evaluation) -> str | None:
     """Why a row is not sampled; None: it is."""
     if row.rewrite is not None and row.rewrite not in settings.rewrite:
         return f"evaluation.rewrite does not name {row.rewrite}"
+    if not row.guided and not settings.unguided:
+        return "evaluation.unguided is false"
     if not row.guided and settings.guidance == 1:
         return "evaluation.guidance is 1, so every row is without guidance"
     return None

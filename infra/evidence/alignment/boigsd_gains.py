@@ -36,6 +36,7 @@ from infra.evidence.stages import LONGER, RECIPE, WORLD_SEED, Stages, arguments,
 ROWS: Final = (
     "evaluation.rewrite=[retrieval,boigllm]",
     "evaluation.best_of_n=4",
+    "evaluation.unguided=true",
     "evaluation.images_per_prompt=4",
 )
 PAIRS: Final = {

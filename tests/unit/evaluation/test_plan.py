@@ -32,7 +32,8 @@ def sample(index: int, **changes: Any) -> Sample:
 
 
 def recipe(*overrides: str) -> Recipe:
-    return load_recipe("tiny", ["evaluation.images_per_prompt=4", *overrides])
+    rows = ["evaluation.images_per_prompt=4", "evaluation.unguided=true"]
+    return load_recipe("tiny", [*rows, *overrides])
 
 
 def test_prompts_are_distinct_texts_of_test_posts_evenly_out_of_the_buckets() -> None:
@@ -80,7 +81,8 @@ def test_every_row_takes_its_own_prompts_and_guidance() -> None:
         (row.guidance(settings.evaluation), row.forwards(settings.evaluation))
         for row in (guided, plain)
     ] == [(3.0, 20), (1.0, 10)]
-    assert "base_unguided" not in plan.rows(recipe("evaluation.guidance=1").evaluation)
+    for without in ("evaluation.guidance=1", "evaluation.unguided=false"):
+        assert "base_unguided" not in plan.rows(recipe(without).evaluation)
 
 
 def test_each_row_of_boigsd_has_its_counterpart() -> None:
