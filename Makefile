@@ -7,6 +7,8 @@ FIND_LINKS := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
 COMPOSE ?= docker compose
 WORKERS ?= 2
 STAMP := $(VENV)/.boig-setup
+DOCS_VENV ?= .venv-docs
+DOCS_STAMP := $(DOCS_VENV)/.boig-setup
 
 # Dozens of short processes import torch, ray and Airflow; without compiled modules each of them compiles anew where Python writes none.
 export UV_COMPILE_BYTECODE := 1
@@ -15,7 +17,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lock up down clean
+.PHONY: help setup demo test check docs lock up down clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,11 +50,28 @@ demo: setup ## ad world, Ray, Airflow and all four DAGs on this machine; ARGS="-
 test: setup ## the whole test suite; ARGS="-m 'not slow'" for the quick part
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
-check: setup ## lint, format, types and layers: exactly what CI checks
+check: setup $(DOCS_STAMP) ## lint, format, types, layers and pages: exactly what CI checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy boig_core ray_jobs dags infra/evidence
+	$(BIN)/mypy boig_core ray_jobs dags infra/evidence infra/docs
 	$(BIN)/lint-imports
+	$(BIN)/python -m infra.docs.reference --check
+	$(BIN)/python -m infra.evidence.published --check
+	$(MKDOCS)
+
+docs: setup $(DOCS_STAMP) ## the documentation's site, into site/; a link that leads nowhere fails
+	$(BIN)/python -m infra.docs.reference
+	$(BIN)/python -m infra.evidence.published
+	$(MKDOCS)
+
+MKDOCS = NO_MKDOCS_2_WARNING=true $(DOCS_VENV)/bin/mkdocs build --quiet --strict --config-file infra/docs/mkdocs.yml
+
+# Packages of the site stand apart: none of them is needed to run or test boig.
+$(DOCS_STAMP): $(STAMP) infra/docs/requirements.lock
+	@echo "make: installing the documentation's packages into $(DOCS_VENV) …"
+	@test -x $(DOCS_VENV)/bin/python || $(BIN)/python -m venv --without-pip $(DOCS_VENV)
+	@$(BIN)/uv pip install --quiet --python $(DOCS_VENV)/bin/python -r infra/docs/requirements.lock
+	@touch $@
 
 # What torch itself needs (nvidia-*, triton, cuda-*) stays out with it: it differs between a CPU and a CUDA wheel.
 lock: setup ## resolve requirements.lock again
@@ -61,6 +80,8 @@ lock: setup ## resolve requirements.lock again
 	  | grep -Ev '^(nvidia|cuda|triton)' > requirements.lock.new
 	@test -s requirements.lock.new && ! grep -n '://' requirements.lock.new
 	mv requirements.lock.new requirements.lock
+	$(BIN)/uv pip compile infra/docs/requirements.in --python-version 3.11 --upgrade --quiet \
+	  --no-emit-index-url --no-header --no-annotate --output-file infra/docs/requirements.lock
 
 up: .env ## the compose stack, until it is healthy: Airflow, Ray, S3, MLflow, Postgres, Prometheus
 	$(COMPOSE) up --detach --build --wait
@@ -73,5 +94,5 @@ down: ## stop the compose stack; its volumes stay
 	@touch $@
 
 clean: ## remove what runs and tests leave: .boig, caches
-	rm -rf .boig .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .boig site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find boig_core ray_jobs dags tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,7 +12,8 @@ from typing import Any
 
 
 class BoigError(Exception):
-    """Root of every error that boig raises on purpose.
+    """Root of every error that boig raises on purpose. Remedy: do what the last part of the message
+    says, after the semicolon.
 
     Args:
         value: what was met, such as ``seed: -1`` or a URI.
@@ -37,62 +38,83 @@ class BoigError(Exception):
 
 
 class UserError(BoigError, ValueError):
-    """The input is wrong; the same input fails again, so nothing retries it."""
+    """The input is wrong: a recipe, data or a setting; the same input fails again, so nothing
+    retries it (exit code 2). Remedy: mend what the message names, then start the task or command
+    again."""
 
     is_user_error = True
 
 
 class InfrastructureError(BoigError, RuntimeError):
-    """Something outside the input failed; another attempt may succeed."""
+    """Something outside the input failed, such as a machine or a service; Airflow tries again,
+    since another attempt may succeed (exit code 1). Remedy: where all attempts failed, see in the
+    log what was away, bring it back, and start again."""
 
 
 class RecipeError(UserError):
-    """A recipe that does not validate, or settings that do not go together."""
+    """A recipe does not validate, or its settings do not go together or with a model. Remedy:
+    change the field that the message names; `boig recipe check` shows whether the recipe then
+    validates."""
 
 
 class InputError(UserError):
-    """Input data that cannot be read as what it claims to be."""
+    """An input cannot be used: data that cannot be read as what it claims to be, too little of it,
+    or a location, setting or argument that is wrong. Remedy: mend or replace what the message
+    names."""
 
 
 class StorePermissionError(UserError, PermissionError):
-    """The store answers, and refuses this identity."""
+    """The store answers, and refuses this identity. Remedy: give the identity the right to read,
+    write, list and delete below the store's root, or set the credentials of another."""
 
 
 class NotFoundInStoreError(UserError, FileNotFoundError):
-    """A URI that must exist does not."""
+    """A location that must exist does not. Remedy: correct the location or the store that was
+    named; where an output was removed, make it again."""
 
 
 class CorruptError(UserError):
-    """A file differs from its manifest, or a folder has no committed manifest."""
+    """A file differs from its manifest or cannot be read as what it is, or a folder has no
+    committed manifest. Remedy: make the output again by its stage, or restore the file."""
 
 
 class StoreUnavailableError(InfrastructureError, ConnectionError):
-    """The store does not answer."""
+    """The store does not answer. Remedy: bring it, or the network in between, back and start again;
+    `boig doctor` tells whether it answers."""
 
 
 class FencedError(InfrastructureError):
-    """This attempt was fenced off by a newer one and must publish nothing."""
+    """A newer attempt has taken this one's place, so this one publishes nothing. Remedy: none is
+    needed; use the result of the newer attempt."""
 
 
 class TrainingDivergedError(UserError):
-    """A loss or a reward that is not finite: training stops on all ranks before the step."""
+    """A loss or a gradient is not finite, so the training stops on all ranks; or a shipped tiny
+    model misses its quality gate. Remedy: lower the learning rate and start again; train a tiny
+    model longer or with another seed."""
 
 
 class ScorerError(InfrastructureError):
-    """A reward scorer failed, timed out, or returned a wrong count or a value that is not
-    finite."""
+    """A reward could not be computed: its scorer failed, or gave a wrong count or a value that is
+    not finite. Remedy: see the scorer's log; where the calibration belongs to another reward, run
+    the stage calibrate again."""
 
 
 class EndpointError(InfrastructureError, ConnectionError):
-    """A service outside the cluster, such as a language model's endpoint, does not answer."""
+    """A service outside the cluster does not answer or takes no message, such as a language model's
+    endpoint or where alerts go. Remedy: see that it runs, can be reached and has not reached its
+    limits."""
 
 
 class ClusterError(InfrastructureError):
-    """Ray cannot be reached, or cannot place what a recipe asks for."""
+    """Ray cannot be reached, has no room for what a recipe asks for, or lost actors or workers too
+    often. Remedy: start or enlarge the cluster, or ask for less under resources; the Ray dashboard
+    has the logs."""
 
 
 class PreemptedError(InfrastructureError):
-    """The machine of a training is about to go; the training has saved its state and ends."""
+    """The machine of a training is about to go; the training has saved its state and ends. Remedy:
+    none as a rule, since it goes on elsewhere by itself; else start the task again."""
 
 
 def named(name: str, user: bool) -> type[BoigError]:

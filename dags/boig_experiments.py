@@ -1,18 +1,41 @@
-"""# boig_experiments: one set of stages over variants of a recipe, and one page that compares them
+"""Runs one set of stages over variants of a recipe, and makes one page that compares them.
 
-Each of the `variants` changes the recipe of the alignment: another reward, algorithm, BoigLLM or
-seed. **ddpo** and **evaluate_sd** run for each, as many at once as the pool `boig_cluster` has
-slots. What variants share is made once: the high-KPI baseline (**finetune_sd**), a BoigLLM
-(**finetune_llm**) or a calibration of the reward (**calibrate**) that several of them need; and not
-at all where the store holds the same already. All are evaluated by the recipe itself: same prompts,
-noise, reward and judge. **compare** holds them against the first by paired differences, with their
-cost, on one page; variants that differ in `seed` alone stand together.
+### What starts it
+
+A person alone. Dataset, BoigLLM and calibration are those of the newest `boig/boigllm`, unless
+params name others.
+
+### What it makes
+
+One page that holds the variants against each other. Each of the `variants` changes the recipe of
+the alignment: another reward, algorithm, BoigLLM or seed.
+
+* **ddpo** and **evaluate_sd** run for each variant, as many at once as the pool `boig_cluster` has
+  slots;
+* what variants share is made once: the high-KPI baseline (**finetune_sd**), a BoigLLM
+  (**finetune_llm**) or a calibration of the reward (**calibrate**) that several of them need; and
+  not at all where the store holds the same already;
+* all are evaluated by the recipe itself: same prompts, noise, reward and judge;
+* **compare** holds them against the first by paired differences, with their cost, on one page;
+  variants that differ in `seed` alone stand together.
+
+### When it fails
 
 A variant that fails takes no other down: the page names it with its reason, and the run ends as
-failed in **verdict**.
+failed in **verdict**. To complete the page, clear the tasks that failed and those after them; a
+variant whose settings were wrong needs a new run.
 
-Runs by hand only. Dataset, BoigLLM and calibration are those of the newest `boig/boigllm`, unless
-params name others.
+### Sample conf
+
+```json
+{
+  "variants": [
+    {"name": "plain", "overrides": []},
+    {"name": "plain-1", "overrides": ["seed=1"]},
+    {"name": "dsg", "overrides": ["reward.weights={dsg: 1}"]}
+  ]
+}
+```
 """
 
 from typing import Any

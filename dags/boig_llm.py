@@ -1,6 +1,13 @@
-"""# boig_llm: BoigLLM learns how a high-KPI image looks
+"""Trains BoigLLM, which learns from a dataset how a high-KPI image looks, and measures it.
 
-Runs when the asset `boig/dataset` is updated, or by hand.
+### What starts it
+
+The asset `boig/dataset`, or a person. A run by hand takes the newest dataset and its recipe, unless
+params name others.
+
+### What it makes
+
+BoigLLM with its evaluation and its reward calibration, and the asset `boig/boigllm`:
 
 * **plan** checks recipe and inputs;
 * **finetune_llm** trains BoigLLM on the dataset (behavior fine-tuning) and, beside it, a twin that
@@ -13,6 +20,22 @@ Runs when the asset `boig/dataset` is updated, or by hand.
 
 A stage that runs on Ray is shown as *deferred*. Its log is the task's log; the buttons under
 *Details* lead to its job and its curves.
+
+### When it fails
+
+A wrong input fails at once, anything else after three more tries; the last line of the task's log
+names the cause and the remedy. Clear the task once the cause is gone: a training goes on from its
+newest checkpoint. Where the recipe was wrong, trigger a new run with other `overrides`.
+
+### Sample conf
+
+```json
+{
+  "dataset": "s3://boig/datasets/acme/VERSION",
+  "recipe": "tiny",
+  "overrides": ["data.name=acme", "llm.steps=2000"]
+}
+```
 """
 
 from airflow.sdk import DAG

@@ -1,11 +1,31 @@
-"""# boig_maintenance: the store keeps what is needed
+"""Keeps the store to what is needed.
+
+### What starts it
+
+The schedule, every Sunday, which only lists; or a person, who may set `apply`, as the sample below
+does: it removes. The same from a terminal: `boig clean`.
+
+### What it makes
 
 **clean** lists what no manifest, promoted model or recent run refers to: outputs that came to
 nothing, shards of datasets that are gone, checkpoints of stages that have long been done. With
 `apply` it removes them. What promoted models were made from stays, the newest output of each kind
 stays, and so does everything that runs of the last `days` read or wrote.
 
-Runs every Sunday and only lists, unless `apply` is set. The same from a terminal: `boig clean`.
+### When it fails
+
+The last line of its log names the cause and the remedy: MLflow's registry must answer, and its
+promoted models must lie in this store. Clear the task once that is so. A clean-up that was cut off
+may be run again at any time.
+
+### Sample conf
+
+```json
+{
+  "days": 60,
+  "apply": true
+}
+```
 """
 
 from airflow.sdk import DAG, Param

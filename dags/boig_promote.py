@@ -1,6 +1,13 @@
-"""# boig_promote: a person decides, the registry remembers
+"""Has a person decide whether a new model becomes champion, and keeps the decision.
 
-Runs when the asset `boig/boigsd` is updated, or by hand.
+### What starts it
+
+The asset `boig/boigsd`, or a person. A run by hand takes the newest BoigSD and its report, unless
+params name others.
+
+### What it makes
+
+A champion in the MLflow registry, where gates and a person agree:
 
 * **plan** checks recipe and inputs;
 * **gates** holds the report against the recipe's promotion limits; one that fails goes no further
@@ -12,6 +19,21 @@ Runs when the asset `boig/boigsd` is updated, or by hand.
 
 Who decided what, when and why is kept as `decision.json` beside the run in the store.
 `boig_rollback` takes a promotion back.
+
+### When it fails
+
+A gate that fails, or a rejection, is no failure: what follows is skipped. **approval** fails when
+nobody answers within `promotion.max_days`: trigger a new run with the same `boigsd` and `report`.
+When **promote** fails, clear it once MLflow answers again; a model is registered once only.
+
+### Sample conf
+
+```json
+{
+  "boigsd": "s3://boig/models/boigsd/VERSION",
+  "report": "s3://boig/reports/VERSION"
+}
+```
 """
 
 from airflow.sdk import DAG

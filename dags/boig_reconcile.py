@@ -1,12 +1,25 @@
-"""# boig_reconcile: no job runs on for nobody
+"""Stops jobs on the Ray cluster whose task is over, so that none runs on for nobody.
 
-Every five minutes **reconcile** looks at the jobs on the Ray cluster that belong to this Airflow
-and its store, and stops those whose task is over: marked as failed or as success, cleared and not
-yet run again, or deleted with its run. Usually the triggerer has done so at once; this DAG is for
-when it was down at that moment, or could not tell.
+### What starts it
 
-A job whose task still runs, waits or is about to be retried goes on; so does one that nothing can
-be said about.
+The schedule, every five minutes. It is not paused when Airflow first sees it.
+
+### What it makes
+
+**reconcile** looks at the jobs on the Ray cluster that belong to this Airflow and its store, and
+stops those whose task is over: marked as failed or as success, cleared and not yet run again, or
+deleted with its run. Usually the triggerer has done so at once; this DAG is for when it was down at
+that moment, or could not tell. A job whose task still runs, waits or is about to be retried goes
+on; so does one that nothing can be said about.
+
+### When it fails
+
+The last line of its log says why: the cluster does not answer, or names the jobs that did not stop.
+Stop those by hand, on Ray's dashboard. Nothing needs to be cleared, since the next run looks again.
+
+### Sample conf
+
+It takes no params.
 """
 
 from airflow.sdk import DAG, task

@@ -1,10 +1,26 @@
-"""# boig_rollback: the model before is champion again
+"""Makes the model before champion again.
 
-**rollback** lets the aliases `champion` and `previous` change places in the MLflow registry; the
+### What starts it
+
+A person alone. `boig rollback` does the same without Airflow.
+
+### What it makes
+
+**rollback** lets the aliases `champion` and `previous` change places in the MLflow registry. The
 version that becomes champion keeps who triggered this, when and why. Run it again to take it back.
-A rollback that was cut halfway is finished by the next one.
 
-Runs by hand only. `boig rollback` does the same without Airflow.
+### When it fails
+
+The last line of its log says why: MLflow does not answer, or there is no previous model. Clear the
+task once the cause is gone. A rollback that was cut halfway is finished by the next one.
+
+### Sample conf
+
+```json
+{
+  "why": "Images of shoes have lost their laces since the last promotion."
+}
+```
 """
 
 from airflow.sdk import DAG, Param

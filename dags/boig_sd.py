@@ -1,6 +1,13 @@
-"""# boig_sd: the image generator is aligned with the KPI
+"""Aligns the image generator with the KPI, compares it with its baselines, and reports the result.
 
-Runs when the asset `boig/boigllm` is updated, or by hand.
+### What starts it
+
+The asset `boig/boigllm`, or a person. A run by hand takes what the newest `boig/boigllm` names
+(dataset, BoigLLM, calibration, recipe), unless params name others.
+
+### What it makes
+
+BoigSD with its evaluation and a report, and the asset `boig/boigsd`:
 
 * **plan** checks recipe and inputs;
 * **finetune_sd** fine-tunes the diffusion model on high-KPI images alone (the baseline to beat);
@@ -13,6 +20,21 @@ Runs when the asset `boig/boigllm` is updated, or by hand.
 
 A stage that runs on Ray is shown as *deferred*. Its log is the task's log; the buttons under
 *Details* lead to its job, its curves and the report.
+
+### When it fails
+
+A wrong input fails at once, anything else after three more tries; the last line of the task's log
+names the cause and the remedy. Clear the task once the cause is gone: a training goes on from its
+newest checkpoint. Where **ddpo** refuses the reward, ingest more posts, or run `boig_llm` with a
+longer training or another reward.
+
+### Sample conf
+
+```json
+{
+  "overrides": ["ddpo.epochs=10", "ddpo.lr=0.001"]
+}
+```
 """
 
 from airflow.sdk import DAG

@@ -16,20 +16,34 @@ from boig_core.cli.options import (
 
 
 def adworld(
-    out: Annotated[Path | None, typer.Option(help="Folder to write; must be new or empty.")] = None,
-    posts: Annotated[int, typer.Option(min=2, help="Lines of posts.jsonl.")] = 4000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write the world into; it must be new or empty. Needed unless --ceiling is given."
+        ),
+    ] = None,
+    posts: Annotated[
+        int, typer.Option(min=2, help="Number of posts, one a line of posts.jsonl.")
+    ] = 4000,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, help="Seed of all random choices: the same one makes the same world."),
+    ] = 0,
     law: LawName = "sunlit",
-    side: Annotated[int, typer.Option(min=16, help="Side of the images, in pixels.")] = 128,
+    side: Annotated[
+        int, typer.Option(min=16, help="Width and height of the images, in pixels.")
+    ] = 128,
     ceiling: Annotated[
         bool,
         typer.Option(
-            "--ceiling", help="Only print the law's own ceiling for the gain in colors IOU."
+            "--ceiling",
+            help="Write nothing; print how much knowing the KPI can gain at most, in colors IOU, for each KPI bucket under this law.",
         ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a procedural world of brands, posts and images whose likes follow a known law."""
+    """Write an ad world: posts and drawn images of invented brands, whose likes follow a known law,
+    as an export that boig ingest reads."""
     from boig_core.adworld.law import Law
     from boig_core.errors import InputError
 
@@ -64,11 +78,25 @@ def adworld(
 
 
 def tiny_models(
-    out: Annotated[Path, typer.Option(help="Folder to write tiny-sd, clip and clip-judge into.")],
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
-    scale: Annotated[float, typer.Option(help="Share of the full training, for a trial.")] = 1.0,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder to write the models tiny-sd, clip and clip-judge into; those that are there are replaced."
+        ),
+    ],
+    seed: Annotated[
+        int,
+        typer.Option(min=0, help="Seed of all random choices: the same one makes the same models."),
+    ] = 0,
+    scale: Annotated[
+        float,
+        typer.Option(
+            help="Share of the full training, above 0 and at most 1. Less is a trial, whose models may be of any quality."
+        ),
+    ] = 1.0,
 ) -> None:
-    """Train the tiny CLIPs and the tiny Stable Diffusion that ship with the package."""
+    """Train again the tiny CLIPs and the tiny Stable Diffusion that ship with the package, and
+    print how good they are."""
     from boig_core.adworld.tiny_models.build import build
 
     print(json.dumps(build(out, seed, scale), indent=1, default=str))

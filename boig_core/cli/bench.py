@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from boig_core.cli.options import Json, Overrides
+from boig_core.cli.options import Json, Overrides, RecipeArgument
 from boig_core.config import Recipe, load_recipe
 from boig_core.errors import RecipeError
 from boig_core.vocabulary import Sample
@@ -42,18 +42,26 @@ def _group() -> None:
 
 @bench_app.command("ddpo")
 def ddpo(
-    recipe: Annotated[str, typer.Argument(help="Recipe by name or path.")] = "tiny",
+    recipe: RecipeArgument = "tiny",
     overrides: Overrides = None,
     epochs: Annotated[
-        int, typer.Option(min=1, help="Epochs that count, after one that does not.")
+        int,
+        typer.Option(
+            min=1,
+            help="Epochs that are measured; one more before them warms up and does not count.",
+        ),
     ] = 3,
     on_ray: Annotated[
-        bool, typer.Option("--ray", help="Through the recipe's pools and ranks, as the stage runs.")
+        bool,
+        typer.Option(
+            "--ray",
+            help="Run on Ray, with as many actors and learner ranks as the recipe asks for; else in this process alone.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Images per second of DDPO by phase, in one process or on Ray, beside what the UNet alone and
-    a plain loop take on one device."""
+    """Measure how many images a second the alignment (DDPO) makes on this machine, by phase, in one
+    process or on Ray; beside it stand what the UNet alone and a plain loop take on one device."""
     settings = load_recipe(recipe, overrides or [])
     if "engagement" in settings.reward.weights:
         rule = "needs an engagement predictor, which is not measured here"

@@ -13,14 +13,17 @@ from boig_core.cli.options import (
 
 
 def rollback(
-    why: Annotated[str, typer.Option(help="The reason; kept with the model in the registry.")],
+    why: Annotated[
+        str, typer.Option(help="The reason, in words; it is kept with the model in the registry.")
+    ],
     by: Annotated[
-        str | None, typer.Option(help="Who decided; default: the user of this shell.")
+        str | None,
+        typer.Option(help="Name of the person who decides; default: the user of this shell."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make the previous model champion again in MLflow's registry; a second rollback undoes the
-    first."""
+    """Make the model before champion again, in MLflow's registry (MLFLOW_TRACKING_URI); a second
+    rollback undoes the first."""
     import getpass
 
     from boig_core.orchestration.promotion import registry

@@ -9,18 +9,19 @@ from typing import Annotated
 import typer
 
 from boig_core.cli.options import (
+    DatasetArgument,
     Json,
 )
 
 dataset_app = typer.Typer(
-    name="dataset", help="Look at a dataset in the store.", no_args_is_help=True
+    name="dataset", help="Look at a version of a dataset in the store.", no_args_is_help=True
 )
 
 
 @dataset_app.command("show")
-def dataset_show(uri: str, as_json: Json = False) -> None:
-    """The numbers of a dataset: rows, rejects by reason, buckets by split, and what it was made
-    from."""
+def dataset_show(uri: DatasetArgument, as_json: Json = False) -> None:
+    """Print the numbers of a dataset: rows, rejects by reason, KPI buckets by split, and what it
+    was made from."""
     import yaml
 
     from boig_core.storage import manifest
@@ -36,12 +37,14 @@ def dataset_show(uri: str, as_json: Json = False) -> None:
 
 @dataset_app.command("card")
 def dataset_card(
-    uri: str,
-    out: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("card.html"),
+    uri: DatasetArgument,
+    out: Annotated[Path, typer.Option(help="File that the page is written to.")] = Path(
+        "card.html"
+    ),
     as_json: Json = False,
 ) -> None:
-    """Save the data card of a dataset as a page, and print where; with --json print its numbers
-    instead."""
+    """Save the data card of a dataset, a page with counts, histograms and samples, and print where
+    it is; with --json print its numbers instead."""
     from boig_core.errors import InputError
     from boig_core.storage import manifest
 
@@ -61,9 +64,9 @@ def dataset_card(
 
 
 @dataset_app.command("verify")
-def dataset_verify(uri: str, as_json: Json = False) -> None:
-    """Read every byte of a dataset again and hold it against its manifest; exit code 2 when it is
-    not whole."""
+def dataset_verify(uri: DatasetArgument, as_json: Json = False) -> None:
+    """Read every byte of a dataset again and compare it with the hashes in its manifest; exit code
+    2 when it is not whole."""
     from boig_core.data.inspect import verify_dataset
 
     counts = verify_dataset(uri)
@@ -72,9 +75,15 @@ def dataset_verify(uri: str, as_json: Json = False) -> None:
 
 
 @dataset_app.command("diff")
-def dataset_diff(old: str, new: str, as_json: Json = False) -> None:
-    """Samples that were added, removed or changed from one dataset to another, by the field that
-    differs."""
+def dataset_diff(
+    old: Annotated[
+        str, typer.Argument(help="Version that is compared from: its folder in the store.")
+    ],
+    new: Annotated[str, typer.Argument(help="Version that is compared to, usually a later one.")],
+    as_json: Json = False,
+) -> None:
+    """Print which samples were added, removed or changed from one dataset to another, by the field
+    that differs."""
     from boig_core.data.inspect import diff, diff_lines
 
     changes = diff(old, new)

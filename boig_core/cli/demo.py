@@ -16,22 +16,38 @@ from boig_core.cli.options import (
 
 def demo(
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave Airflow, Ray and MLflow up at the end.")
+        bool,
+        typer.Option(
+            "--keep", help="Leave Airflow, Ray and MLflow running at the end, to look around."
+        ),
     ] = False,
     stop: Annotated[
-        bool, typer.Option("--stop", help="Only stop what an earlier demo left up.")
+        bool,
+        typer.Option(
+            "--stop", help="Run nothing; stop the servers that an earlier demo has left running."
+        ),
     ] = False,
     recipe: RecipeName = "tiny",
     overrides: Overrides = None,
-    posts: Annotated[int, typer.Option(min=50, help="Posts of the ad world.")] = 4000,
+    posts: Annotated[int, typer.Option(min=50, help="Number of posts that are made up.")] = 4000,
     law: LawName = "sunlit",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the world and of the recipe.")] = 0,
-    minutes: Annotated[float, typer.Option(help="Longest time that the runs are followed.")] = 60.0,
-    home: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path(
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Seed of all random choices, in the ad world and in the recipe; another one makes another world.",
+        ),
+    ] = 0,
+    minutes: Annotated[
+        float,
+        typer.Option(help="Longest time for all runs, in minutes; then the demo ends as failed."),
+    ] = 60.0,
+    home: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path(
         ".boig"
     ),
 ) -> None:
-    """Run the whole loop on an ad world: local Ray, MLflow and Airflow, four DAGs, one report."""
+    """Run the whole loop, from posts to a promoted model, on a made-up world of brands (ad world):
+    starts Ray, MLflow and Airflow on this machine, follows four DAGs, and leaves one report."""
     from rich.console import Console
 
     from boig_core.demo.processes import clean_up

@@ -46,8 +46,8 @@ def doctor(
     store: StoreRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Check Python, packages, shipped models, store, Ray and MLflow; exit code 1 when a check
-    fails."""
+    """Check whether this machine is fit for a run: Python, packages, shipped models, store, Ray and
+    MLflow. What is not set up is skipped; exit code 1 when a check fails."""
     findings = diagnose(store_root(store))
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))

@@ -9,6 +9,7 @@ import typer
 from boig_core.cli.options import (
     Json,
     Overrides,
+    RecipeArgument,
 )
 
 recipe_app = typer.Typer(name="recipe", help="List, show and check recipes.", no_args_is_help=True)
@@ -16,7 +17,7 @@ recipe_app = typer.Typer(name="recipe", help="List, show and check recipes.", no
 
 @recipe_app.command("list")
 def recipe_list(as_json: Json = False) -> None:
-    """Names of the recipes that come with the package."""
+    """Print the names of the recipes that come with the package."""
     from boig_core.config import recipe_names
 
     names = recipe_names()
@@ -24,8 +25,8 @@ def recipe_list(as_json: Json = False) -> None:
 
 
 @recipe_app.command("show")
-def recipe_show(recipe: str, overrides: Overrides = None, as_json: Json = False) -> None:
-    """A recipe with every default filled in."""
+def recipe_show(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Print a recipe with every default filled in, as YAML that is a recipe again."""
     import yaml
 
     from boig_core.config import load_recipe
@@ -39,8 +40,11 @@ def recipe_show(recipe: str, overrides: Overrides = None, as_json: Json = False)
 
 
 @recipe_app.command("check")
-def recipe_check(recipe: str, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Validate a recipe by name or path; exit code 2 and one line when it is wrong."""
+def recipe_check(
+    recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False
+) -> None:
+    """Check whether a recipe is valid, and print its name and digest; exit code 2 and one line when
+    it is not."""
     from boig_core.config import load_recipe
 
     resolved = load_recipe(recipe, overrides or [])

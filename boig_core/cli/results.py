@@ -15,11 +15,14 @@ from boig_core.cli.options import (
 
 def report(
     uri: Annotated[
-        str, typer.Argument(help="Folder of a report or a comparison, or a report.json.")
+        str,
+        typer.Argument(
+            help="Folder of a report or of a comparison in the store, or a file report.json."
+        ),
     ],
     as_json: Json = False,
 ) -> None:
-    """Show the results of a run, or a comparison of variants, as tables."""
+    """Print the results of a report, or of a comparison of variants, as tables."""
     from rich.console import Console
 
     from boig_core.evaluation.compare.comparison import COMPARISON_FILE, read_comparison
@@ -39,23 +42,27 @@ def describe_eval(
     pred: Annotated[
         Path,
         typer.Option(
-            "--pred", help="Predictions: JSONL with id and description (null: could not be parsed)."
+            "--pred",
+            help="Predictions: a JSONL file, each line with id and description (null: could not be parsed).",
         ),
     ],
     truth: Annotated[
         Path,
-        typer.Option("--truth", help="Truth: JSONL with id, bucket, width, height, description."),
+        typer.Option(
+            "--truth",
+            help="Truth: a JSONL file, each line with id, bucket, width, height and description of a sample.",
+        ),
     ],
     vectors: Annotated[
         str | None,
         typer.Option(
-            help="What compares names: spacy:MODEL or hf:ID, as evaluation.word_vectors; default: spelling."
+            help="What compares names by their meaning: spacy:MODEL or hf:ID, as evaluation.word_vectors; default: their spelling."
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The nine description metrics of one model's predictions, by bucket and for all samples, with
-    95 % intervals."""
+    """Measure how well predicted descriptions of images agree with the truth: nine metrics, by KPI
+    bucket and for all samples, with 95 % intervals."""
     from boig_core.evaluation.measure.description import evaluate_files
     from boig_core.llm.vectors import open_vectors
 

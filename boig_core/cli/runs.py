@@ -18,14 +18,14 @@ def status(
     run: Annotated[
         str | None,
         typer.Argument(
-            help="DAG/RUN, a part of it that no other run has, or latest; without it, runs are listed."
+            help="Run: DAG/RUN, a part of it that no other run has, or latest; without it, the newest runs are listed."
         ),
     ] = None,
     store: StoreRoot = None,
     as_json: Json = False,
 ) -> None:
-    """How every attempt of a run's stages ended, with reasons, outputs and the last metrics;
-    without RUN the newest runs."""
+    """Print how every attempt of a run's stages ended, with reasons, outputs and last metrics, and
+    what the run has used; without RUN, list the newest runs."""
     from dataclasses import asdict
     from datetime import datetime
 
@@ -63,18 +63,21 @@ def status(
 
 def logs(
     run: Annotated[
-        str, typer.Argument(help="DAG/RUN, a part of it that no other run has, or latest.")
+        str, typer.Argument(help="Run: DAG/RUN, a part of it that no other run has, or latest.")
     ],
-    stage: Annotated[str, typer.Argument(help="Name of the task, as boig status shows it.")],
+    stage: Annotated[
+        str, typer.Argument(help="Stage: the name of its task, as boig status shows it.")
+    ],
     attempt: Annotated[
-        int | None, typer.Option(help="Number of the attempt; default the newest.")
+        int | None, typer.Option(help="Number of the attempt, from 1; default: the newest.")
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Go on until the attempt has ended.")
+        bool,
+        typer.Option("--follow", help="Print new lines as they come, until the attempt has ended."),
     ] = False,
     store: StoreRoot = None,
 ) -> None:
-    """Print what a stage logged, from the store."""
+    """Print what a stage of a run has logged, as it is kept in the store."""
     from boig_core.storage import runs
 
     root = store_root(store)
@@ -90,17 +93,17 @@ def clean(
         float,
         typer.Option(
             min=0.0,
-            help="What is younger stays, and so does all that runs of these days read or wrote.",
+            help="Days back from now: files that are younger stay, and so does all that runs of these days read or wrote.",
         ),
     ] = 30.0,
     apply: Annotated[
-        bool, typer.Option("--apply", help="Remove it; without, it is only listed.")
+        bool, typer.Option("--apply", help="Remove what is found; without it, all is only listed.")
     ] = False,
     store: StoreRoot = None,
     as_json: Json = False,
 ) -> None:
-    """List, or remove, what no manifest, promoted model or recent run refers to. Asks MLflow's
-    registry who is promoted."""
+    """List, or with --apply remove, what no manifest, promoted model or recent run in the store
+    refers to. It asks MLflow's registry (MLFLOW_TRACKING_URI) which models are promoted."""
     from dataclasses import asdict
 
     from boig_core.orchestration.promotion import registry

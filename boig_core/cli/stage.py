@@ -28,17 +28,26 @@ from boig_core.errors import BoigError, InfrastructureError, InputError, UserErr
 
 
 def run(
-    stage: str,
+    stage: Annotated[
+        str,
+        typer.Argument(
+            help="ingest, perceive, finetune_llm, evaluate_llm, calibrate, score_rewards, finetune_sd, ddpo, evaluate_sd, report or compare"
+        ),
+    ],
     recipe: RecipeName = "tiny",
     inputs: Annotated[
-        list[str] | None, typer.Option("--input", help="An input: name=URI. May be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--input",
+            help="Input of the stage: name=URI, such as dataset=.boig/store/datasets/posts/VERSION. May be repeated.",
+        ),
     ] = None,
     overrides: Overrides = None,
     store: StoreRoot = None,
     name: RunName = "local",
     as_json: Json = False,
 ) -> None:
-    """Run one stage on this machine, without Airflow; prints its outputs."""
+    """Run one stage on this machine, without Airflow, and print its outputs and metrics."""
     _run(stage, recipe, overrides, inputs or [], store, name, as_json)
 
 
@@ -46,14 +55,18 @@ def ingest(
     posts: Annotated[
         str | None,
         typer.Argument(
-            help="Posts: a file, a folder that holds one, a quoted glob or a web address."
+            help="Posts: a file, a folder that holds one, a glob in quotes, or a web address. Needed unless a version is named."
         ),
     ] = None,
     previous: Annotated[
-        str | None, typer.Option(help="Version of the dataset that the posts are added to.")
+        str | None,
+        typer.Option(help="Version of the dataset, by its URI, that the posts are added to."),
     ] = None,
     retry_rejects: Annotated[
-        str | None, typer.Option(help="Version whose rejected rows and images are tried again.")
+        str | None,
+        typer.Option(
+            help="Version of the dataset, by its URI, whose rejected rows and images are tried again."
+        ),
     ] = None,
     recipe: RecipeName = "tiny",
     overrides: Overrides = None,
@@ -61,8 +74,8 @@ def ingest(
     name: RunName = "local",
     as_json: Json = False,
 ) -> None:
-    """Make a version of a dataset from an export, on this machine, without Airflow; prints its
-    URI."""
+    """Make a version of a dataset from an export of posts, on this machine, without Airflow, and
+    print its URI and numbers."""
     sources = {"posts": posts, "previous": previous, "retry": retry_rejects}
     _run(
         "ingest",

@@ -14,12 +14,17 @@ from boig_core.cli.options import (
 
 
 def verbalize(
-    image: Path,
-    recipe: Annotated[str, typer.Option(help="Recipe whose perception is used.")] = "tiny",
+    image: Annotated[Path, typer.Argument(help="Image file: JPEG, PNG, WebP, GIF or BMP.")],
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="Recipe whose section perception is used: a name that boig recipe list prints, or the path of a YAML file."
+        ),
+    ] = "tiny",
     as_json: Json = False,
 ) -> None:
-    """Describe an image file: colors, tones and objects, boxes in pixels of the image. Needs
-    neither Ray nor Airflow."""
+    """Print what is seen in an image file: colors, tones and objects with their boxes, in pixels of
+    the image. It needs neither Ray nor Airflow."""
     from boig_core.config import load_recipe
     from boig_core.data.images import load
     from boig_core.perception.describe import Perceiver

@@ -22,91 +22,113 @@ SplitBy = Literal["post", "account", "time"]
 
 
 class Data(Section):
-    """Which posts count, how KPIs become buckets, how posts are split."""
+    """Which posts count, how a KPI becomes the buckets low, medium and high, and how posts are
+    split into training, validation and test."""
 
     name: str = Field("posts", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
-    """Name of the dataset in the store: ``datasets/NAME``."""
+    """Name of the dataset, whose versions lie in the store under ``datasets/NAME``. Give each brand
+    or export a name of its own."""
     kpi: Kpi = "likes"
-    """Numeric column of the posts that the models aim at, or the rate of two:
-    ``clicks/impressions``."""
+    """The number that the models aim at: a numeric column of the posts, or the rate of two columns,
+    such as ``clicks/impressions``."""
     more_kpis: tuple[Kpi, ...] = ()
-    """Further KPIs that are kept beside it, with percentile and bucket of their own; a post may
-    lack them."""
+    """Further KPIs that are kept beside ``kpi``, each with a percentile and a bucket of its own. A
+    post may lack them."""
     columns: dict[Column, str] = Field(default_factory=dict)
-    """What the export calls our columns, where it calls them otherwise; dots reach into nested
-    objects: ``account: user.name``, and a value after ``=`` is the same for every row:
-    ``account: =stock``."""
+    """What your export calls our columns, where the names differ. ``account: user.name`` reaches
+    into a nested object, and ``account: =stock`` gives every row the same value."""
     where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Rows count only when these columns hold one of these values:
-    ``category: [product, service]``."""
+    """A row counts only when these columns hold one of the values listed, such as
+    ``category: [product, service]``. All of several columns must match; empty: every row counts."""
     min_text: int = Field(50, ge=0)
-    """Shortest post text, in characters."""
+    """Shortest text of a post, in characters; posts with a shorter one are rejected. It is measured
+    after ``mask_links``; 0: any text will do."""
     max_text: int | None = Field(None, ge=1)
-    """Longest post text, in characters; null: no limit."""
+    """Longest text of a post, in characters; posts with a longer one are rejected. null: no
+    limit."""
     mask_links: bool = True
-    """Write ``<hyperlink>`` in place of links."""
+    """Write ``<hyperlink>`` in place of each link in a text, so that no model learns addresses by
+    heart."""
     min_posts: int = Field(1, ge=1)
-    """Accounts with fewer posts are left out (the paper: 1000)."""
+    """Accounts with fewer posts are left out: their percentiles would say little. The paper asks
+    for more than 1,000."""
     max_posts: int = Field(2000, ge=1)
-    """At most this many posts are sampled from an account."""
+    """Largest number of posts that are taken from one account, drawn at random by ``seed``, so that
+    no large account rules the dataset."""
     since: str | None = None
-    """First day that counts, as ``YYYY-MM-DD``."""
+    """First day whose posts count, as ``YYYY-MM-DD`` in UTC. null: no such limit."""
     until: str | None = None
-    """First day that no longer counts, as ``YYYY-MM-DD``."""
+    """First day whose posts no longer count, as ``YYYY-MM-DD`` in UTC. null: no such limit."""
     late_days: float = Field(2.0, ge=0)
     """A scheduled ingestion reads posts again that are at most so many days older than the newest
-    it holds: some arrive late, and counts move."""
+    it holds: some arrive late, and counts still move. 0: none; an ingestion by hand reads all posts
+    in any case."""
     percentiles: tuple[float, float] = (60.0, 90.0)
-    """Per-account percentiles that part low from medium and medium from high."""
+    """Where buckets meet: percentiles of the KPI among the posts of an account, between 0 and 100.
+    The first parts low from medium, the second medium from high."""
     floors: tuple[float, float, float] = (20, 30, 40)
-    """A post enters low, medium, high only when its KPI is above this; further KPIs have no
-    floors."""
+    """What the KPI must exceed for the buckets low, medium and high; a post that does not is in no
+    bucket, and no training learns from it. Take -1 where a KPI of 0 counts too; further KPIs have
+    no floors."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Shares in train, validation, test of the posts that are in no split of their own."""
+    """Shares of the posts in the splits train, validation and test, which sum to 1. Posts of the
+    splits ``held_out`` and ``judge`` are not among them."""
     split_by: SplitBy = "post"
-    """What never crosses splits: a ``post`` with all its images, an ``account``, or a moment of
-    ``time`` (the earliest posts train)."""
+    """What never crosses splits: a ``post`` with all its images; an ``account``, to measure on
+    accounts that are new to the models; or a moment of ``time``, to measure on later posts (the
+    earliest train)."""
     held_out: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """A domain kept apart: posts whose columns hold one of these values form the split
-    ``held_out``, which no training reads."""
+    """A domain kept apart: posts in which one of these columns holds one of its values form the
+    split ``held_out``, which no training reads. Empty: no such split."""
     judge: Fraction = Field(0.0, ge=0, lt=1)
-    """Share of posts kept apart as the split ``judge``, which only the engagement predictor of
-    ``evaluation.judge`` learns from."""
+    """Share of the posts that are kept apart as the split ``judge``, from which only the predictor
+    of ``evaluation.judge`` learns. 0: no such split."""
     near_duplicates: int | None = Field(3, ge=0, le=7)
-    """Images whose perceptual hashes differ in at most this many of 64 bits stay in one split;
-    null: only identical images do."""
+    """Images that look nearly alike stay in one split: those whose perceptual hashes differ in at
+    most so many of 64 bits. null: only identical images stay together."""
     negatives: Fraction = Field(0.0, ge=0, le=1)
-    """Share of the high and medium training samples that come again with an unrelated image and a
-    low KPI (the paper: 0.25)."""
+    """Share of the high and medium training samples that come again as negatives, with an unrelated
+    image and a low KPI: an image that does not fit its post should do badly. 0: none; the paper
+    takes 0.25."""
     negative_kpi: tuple[float, float] = (5.0, 15.0)
-    """The KPI of a negative is drawn evenly from this range."""
+    """Lowest and highest KPI of a negative, in units of ``kpi``; each is drawn evenly between the
+    two."""
     image_format: ImageFormat = "original"
-    """How images are kept: ``original`` bytes where they are plain (else a fine JPEG or PNG), or
-    every one encoded anew."""
+    """How images are kept. ``original`` keeps plain JPEG, PNG and WebP files as they are, but for
+    their metadata, and makes a fine JPEG or a PNG of the rest; any other format encodes every image
+    anew, which may save room."""
     image_quality: int = Field(90, ge=1, le=100)
-    """Quality of images that are encoded anew as JPEG or WebP."""
+    """Quality, from 1 to 100, of the images that ``image_format: jpeg`` or ``webp`` encodes anew.
+    Other formats do not read it."""
     shard_mb: float = Field(64.0, gt=0)
-    """Target size of an image shard, in MiB."""
+    """Target size of a shard, a file of many images in the store, in MiB. Smaller ones are safe
+    sooner when an ingestion is killed, larger ones make fewer files."""
     fetch_concurrency: int = Field(16, ge=1)
-    """Images fetched at a time by one worker."""
+    """Images that one worker fetches at a time; there is a worker for each CPU core. Raise it where
+    fetching waits for the network."""
     fetch_per_host: int = Field(8, ge=1)
-    """Requests that one worker has open at one host."""
+    """Requests that one worker has open at one web host at a time. Lower it for a host that
+    complains or slows down."""
     user_agent: str = Field(
         "boig/0.1 (fetches the images of a posts export)", min_length=1, pattern=r"^[\x20-\x7e]+$"
     )
-    """How requests name themselves: a host that wants to complain, or to opt out by name, must be
-    able to."""
+    """Name that web requests bear: a host that wants to complain, or to opt out by name, must be
+    able to. Add an address at which you can be reached."""
     fetch_timeout_s: float = Field(30.0, gt=0)
-    """Longest time for one image, in seconds."""
+    """Longest time for one request for an image on the web, in seconds. A request without an answer
+    is made again a few times; an image that takes longer is rejected."""
     max_image_mb: float = Field(20.0, gt=0)
-    """Larger files are rejected, in MiB."""
+    """Largest file of an image, in MiB; larger ones are rejected."""
     max_pixels: int = Field(50_000_000, gt=0)
-    """Images with more pixels are rejected (decompression bombs)."""
+    """Largest number of pixels of an image, width times height. Images with more are rejected
+    before they are unpacked, since a small file may unpack to gigabytes (a decompression bomb)."""
     tables_mb: int = Field(128, ge=64)
-    """What the tables of an ingestion take of memory before they go to disk, in MiB: enough for
-    some ten million posts."""
+    """Memory that the tables of an ingestion take before they go to disk, in MiB; the default is
+    enough for some ten million posts. Double it where an ingestion says that it is too little."""
     allow_private_hosts: bool = False
-    """Let image URLs point at loopback and private addresses (tests and intranets)."""
+    """Let the URLs of images point at loopback and private addresses, and requests use the
+    environment's proxies. For tests and intranets alone: whoever writes the posts then reaches
+    inside your network."""
 
     @field_validator("since", "until", mode="before")
     @classmethod

@@ -10,61 +10,71 @@ from boig_core.config.section import Section
 
 
 class Perception(Section):
-    """How an image is verbalized: colors and tones are model-free; objects, captions and keywords
-    come from the models named here."""
+    """How an image is put into words: colors and tones are computed from its pixels; objects,
+    captions and keywords come from the models named here."""
 
     side: int = Field(32, ge=16)
-    """Images are measured at this side in pixels, real and generated ones alike, so that both are
-    seen with the same eyes."""
+    """Side of the square, in pixels, that each image is brought to before colors, tones and salient
+    regions are measured; trained detectors and captioners see the image as it came. It is the same
+    for real and generated images, so that both are seen with the same eyes."""
     max_colors: int = Field(5, ge=1, le=8)
-    """At most this many palette names per image."""
+    """Largest number of color names that describe an image; they come from a palette of 40."""
     min_coverage: float = Field(0.04, ge=0, lt=1)
-    """Colors that cover less are folded into the others."""
+    """Smallest share of the image that a color must cover to be named. Smaller ones are counted
+    with the named color that looks most like them."""
     detector: Literal["salient", "grounding_dino", "owlv2"] = "salient"
-    """What finds objects: regions that stand out, named by the CLIP (no detector needed); or a
-    model for photographs."""
+    """What finds objects: ``salient``, regions that stand out from the background, which the
+    ``clip`` names; or a trained detector for photographs, ``grounding_dino`` or ``owlv2``."""
     detector_model: str | None = None
-    """The Grounding DINO or OWLv2: a hub id or a folder."""
+    """The Grounding DINO or OWLv2: a hub id or a folder. null: there is none, as ``salient`` needs
+    none."""
     box_threshold: float = Field(0.3, ge=0, lt=1)
-    """Boxes of that model with a lower score are left out; scores of OWLv2 run lower, 0.1 is usual
-    for it."""
+    """Score, from 0 to 1, above which a box of a trained detector counts as an object. Scores of
+    OWLv2 run lower: 0.1 is usual for it."""
     vocabulary: Literal["kinds", "keywords"] = "kinds"
-    """What that model looks for: the ``kinds``, or each image's own keywords."""
+    """What a trained detector looks for: the ``kinds``, or each image's own ``keywords``."""
     clip: str = "package:clip"
-    """CLIP that names salient regions and finds tags, and by which the alignment's probe sees
-    drift: a hub id, a folder, or ``package:NAME``."""
+    """CLIP that names salient regions and chooses among ``tags``, and by which the alignment's
+    probe sees drift: a hub id, a folder, or ``package:NAME``. Where there is a probe it must differ
+    from ``evaluation.clip``."""
     kinds: tuple[str, ...] = ()
-    """Object names to choose among, the same for every image; empty: every salient region is
-    ``unknown``."""
+    """Names of objects to choose among, the same for every image: list what your posts show, two
+    names at least for salient regions. Empty: every salient region is called ``unknown``."""
     name_threshold: float = Field(0.5, ge=0, le=1)
-    """A region whose best name has a lower probability is called ``unknown``."""
+    """Lowest probability, from 0 to 1, of a salient region's best name; below it the region is
+    called ``unknown``."""
     min_area: float = Field(0.01, gt=0, lt=1)
-    """Smallest region that counts as an object, as a share of the image."""
+    """Smallest object that counts, as a share of the image's area."""
     max_objects: int = Field(3, ge=1)
-    """At most this many objects per image, the largest first."""
+    """Largest number of objects that describe an image; the largest objects come first."""
     captioner: Literal["none", "blip", "llava"] = "none"
-    """What writes a caption of each image: a BLIP, or a model of LLaVA's class."""
+    """What writes a caption of each image: ``none``, a ``blip``, or a ``llava``, which stands for
+    models of LLaVA's class."""
     caption_model: str | None = None
-    """The captioner's model: a hub id or a folder."""
+    """The captioner's model: a hub id or a folder. null: there is none."""
     caption_prompt: str | None = Field(None, min_length=1)
-    """What a LLaVA is asked, or how a BLIP's captions begin; null: LLaVA is asked for one sentence,
-    BLIP begins freely."""
+    """What a LLaVA is asked, or the words that a BLIP's captions begin with. null: LLaVA is asked
+    for one sentence, BLIP begins freely."""
     caption_tokens: int = Field(48, ge=1)
-    """Longest caption, in tokens."""
+    """Longest caption, in tokens (pieces of words); a longer one is cut off."""
     keywords: Literal["post", "caption", "tags"] = "post"
-    """Where an image's keywords come from: its post, the content words of its caption, or the
-    CLIP's choice among the ``tags``."""
+    """Where an image's keywords come from: its ``post``, the content words of its ``caption``, or
+    the CLIP's choice among the ``tags``."""
     tags: tuple[str, ...] = ()
-    """Keywords to choose among, the same for every image."""
+    """Keywords that the ``clip`` chooses among, the same for every image; two at least. Read with
+    ``keywords: tags`` alone."""
     tag_threshold: float = Field(0.05, ge=0, le=1)
-    """Tags whose probability among all tags is lower are left out."""
+    """Lowest probability among all tags, from 0 to 1, with which a tag is kept."""
     max_keywords: int = Field(12, ge=1)
-    """At most this many keywords out of a caption or the tags."""
+    """Largest number of keywords that are taken from a caption or the tags, or, of a post's own,
+    that a detector looks for."""
     batch: int = Field(8, ge=1)
-    """Images per forward pass of a detector or captioner: fixed, so that an image's result does not
-    depend on which other images are in its batch."""
+    """Images that a trained detector or captioner sees in one pass. It is fixed, so that an image's
+    result does not depend on which others are beside it; lower it where the GPU's memory is
+    short."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of detectors and captioners; auto: bfloat16 where there is a GPU, else float32."""
+    """Precision of trained detectors and captioners. ``auto``: bfloat16 where there is a GPU, else
+    float32."""
 
     @model_validator(mode="after")
     def _check(self) -> Perception:

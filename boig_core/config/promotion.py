@@ -9,24 +9,31 @@ from boig_core.config.section import Fraction, Section
 
 
 class Promotion(Section):
-    """Gates that a candidate passes before a person is asked; beside them stands the reward's own
-    (`Reward.min_auc`)."""
+    """Gates that a candidate must pass before a person is asked to promote it. A number that was
+    not measured fails its gate, but for FID; beside these gates stands the reward's own,
+    ``reward.min_auc``."""
 
     min_reward_gain: float = 0.0
-    """Lower end of the paired 95 % interval of reward, candidate minus base, must exceed this."""
+    """Smallest gain in reward over the base model: the lower end of the difference's 95 % interval,
+    on the same prompts and noise, must lie above it."""
     min_judge_gain: float | None = 0.0
-    """The same for the held-out judge; null: this gate is not asked."""
+    """Smallest gain over the base by the held-out judge, measured in the same way. null: not asked;
+    a recipe without ``evaluation.judge`` must say so."""
     min_champion_gain: float | None = 0.0
-    """The same for the held-out judge, candidate minus the registry's champion; below 0 a candidate
-    may be worse by that much; null: not asked. Without a champion the gate does not apply."""
+    """Smallest gain over the registry's champion by the held-out judge, measured in the same way;
+    below 0 a candidate may be worse by that much. null: not asked. The first model has no champion
+    to beat."""
     min_clip_margin: Fraction = Field(0.9, ge=0)
-    """Share of the base's CLIP margin (matched minus mismatched captions) that must be kept."""
+    """Share of the base's CLIP margin that must be kept: how much better images fit their own
+    prompt than others. 0: not asked."""
     min_diversity: Fraction = Field(0.5, ge=0)
-    """Share of the base's diversity that must be kept."""
+    """Share of the base's diversity, how much images of one prompt differ by CLIP, that must be
+    kept. 0: not asked."""
     max_fid: float | None = Field(2.0, gt=0)
-    """FID, as a share of the base's, must not exceed this where it is measured; null: not asked."""
+    """Largest FID (distance from real images), as a multiple of the base's. null, or where there
+    are too few images to measure it: not asked."""
     silent: tuple[Monitor, ...] = ("fall", "collapse", "drift", "overoptimization")
-    """Monitors of ddpo that must not have tripped; one that is off, or needs a probe that the
-    training does without, is silent."""
+    """Monitors of ``ddpo`` that must not have tripped. One that is off, lacks a probe, or has kept
+    the best epoch counts as silent; empty: none is asked."""
     max_days: float = Field(7.0, gt=0)
-    """Days that the approval waits for a person."""
+    """Days that the approval waits for a person. Then its task fails, and the champion stays."""

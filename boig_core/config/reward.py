@@ -14,32 +14,42 @@ RewardName = Literal["contrast", "mean_logprob", "dsg", "attribute_similarity", 
 
 
 class Reward(Section):
-    """What DDPO maximizes."""
+    """What the alignment maximizes. Formulations: ``contrast``, how much likelier BoigLLM finds the
+    image's description at a high KPI than at a low one; ``mean_logprob``, its mean log-probability
+    per token at a high KPI; ``dsg``, the published sum of token probabilities, which grows with the
+    text's length; ``attribute_similarity``, likeness to what BoigLLM expects at a high KPI;
+    ``engagement``, the KPI that the engagement predictor expects."""
 
     weights: dict[RewardName, float] = Field({"contrast": 1.0}, min_length=1)
-    """Formulations by their weights. Of several, each counts in units of its own spread on real
-    validation images; one alone keeps its own unit."""
+    """Formulations of the reward, by their weights. Of several, each counts in units of its own
+    spread on real validation images; one alone keeps its own unit."""
     clip_percentiles: tuple[float, float] = (1.0, 99.0)
-    """Rewards are clipped to this range of the reward on real validation images."""
+    """Rewards are clipped to the range between these two percentiles of the reward on real
+    validation images, so that no odd image rules an update."""
     posts: int = Field(600, ge=10)
-    """Held-out posts per split that the calibration scores."""
+    """Largest number of images of held-out posts, in each of the splits validation and test, on
+    which the calibration measures rewards. More give narrower intervals and take longer."""
     min_auc: Fraction | None = Field(0.5, ge=0, lt=1)
-    """``ddpo`` refuses a reward unless the whole 95 % interval of its AUC, HIGH against LOW on test
-    images, lies above this value; 0.5 is chance; null: any reward is accepted."""
+    """``ddpo`` refuses a reward unless the whole 95 % interval of its AUC, high against low KPI on
+    real test images, lies above this value; a guess has an AUC of one half. The promotion asks for
+    the same; null: any reward is accepted."""
     chunk: int = Field(32, ge=1)
-    """Images per scored chunk: fixed, so that a chunk that is scored again gives the same bits."""
+    """Images that are scored at a time. It is fixed, so that a chunk that is scored again gives the
+    same bits; lower it where memory is short."""
     split: Literal["train", "validation", "test", "held_out"] = "test"
-    """What score_rewards scores where it is given no folder of images."""
+    """Split whose images the stage ``score_rewards`` scores where it is given no folder of
+    images."""
     actors: int = Field(1, ge=1)
-    """Ray actors that score images."""
+    """Processes (Ray actors) that score images. Add some where ``idle_reward_actors`` in the
+    metrics is near 0."""
     resources: Resources | None = None
-    """What such an actor asks for; null: the recipe's ``resources``."""
+    """What each of these processes asks of the cluster. null: the recipe's ``resources``."""
     runtime_env: dict[str, Any] = Field(default_factory=dict)
-    """Ray runtime environment of such an actor, such as ``{pip: [spacy]}``; empty: that of the job.
-    No place for secrets."""
+    """Ray runtime environment of these processes, such as ``{pip: [spacy]}``; empty: that of the
+    job. No place for secrets: it is kept with each run."""
     timeout_s: float = Field(600.0, gt=0)
-    """Longest time for a chunk, in seconds. An actor that takes longer is replaced, and its chunk
-    is scored again."""
+    """Longest time for the scoring of a chunk, in seconds. A process that takes longer is replaced,
+    and its chunk is scored again."""
 
     @model_validator(mode="after")
     def _check(self) -> Reward:

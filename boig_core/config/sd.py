@@ -10,34 +10,43 @@ from boig_core.config.section import Section
 
 
 class SD(Section):
-    """The diffusion model and its high-KPI fine-tuning baseline."""
+    """The diffusion model that is aligned, and the baseline beside it: the same model fine-tuned on
+    images of high-KPI posts alone."""
 
     base: str = "package:tiny-sd"
-    """Stable Diffusion 1.x, 2.x or XL to start from: a hub id, a folder, or ``package:NAME``."""
+    """Stable Diffusion 1.x, 2.x or XL to start from: a hub id, a folder, or ``package:NAME`` for
+    one that ships with boig."""
     resolution: int = Field(32, ge=16)
-    """Side of the generated images, in pixels: that of the base model."""
+    """Side of the generated images, in pixels. It must be that of the base model."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of UNet and text encoders in fine-tuning, alignment and evaluation; a LoRA and the
-    autoencoder are float32 in any case. Alignment in bfloat16 needs a clip_ratio of 1e-3 or so: the
-    start-up check asks for ratios within a tenth of it."""
+    autoencoder are float32 in any case. Alignment in ``bfloat16`` needs a ``ddpo.clip_ratio`` of
+    1e-3 or so: the start-up check asks for ratios within a tenth of it."""
     steps: int = Field(300, ge=1)
     """Optimizer steps of the high-KPI fine-tuning."""
     batch: int = Field(32, ge=1)
-    """Images per optimizer step, over all workers."""
+    """Images per optimizer step of the high-KPI fine-tuning, over all ``workers``; a multiple of
+    their number."""
     lr: float = Field(2e-4, gt=0)
-    """Peak learning rate of the high-KPI fine-tuning."""
+    """Peak learning rate of the high-KPI fine-tuning. Lower it where the loss jumps or images
+    break."""
     min_snr: float | None = Field(5.0, gt=0)
-    """Where min-SNR weighting of the high-KPI fine-tuning cuts (gamma of arXiv 2303.09556):
-    timesteps with less noise weigh no more in the predicted image than one at this signal-to-noise
-    ratio; null: an error of the prediction weighs the same at each timestep."""
+    """Signal-to-noise ratio from which on timesteps with less noise weigh no more in the high-KPI
+    fine-tuning, measured in the predicted image (min-SNR weighting, gamma of arXiv 2303.09556).
+    null: an error of the prediction weighs the same at each timestep."""
     lora_rank: int | None = Field(None, ge=1)
-    """LoRA rank of the high-KPI fine-tuning; null: all weights of the UNet are trained."""
+    """Rank of a LoRA, small matrices that the high-KPI fine-tuning trains in place of the UNet's
+    own weights. null: all weights of the UNet are trained."""
     workers: int = Field(2, ge=1)
-    """Ray Train workers, one process each."""
+    """Processes (Ray Train workers) that share the high-KPI fine-tuning; each asks for
+    ``resources``."""
     zero_stage: Literal[0, 1, 2] = 2
-    """DeepSpeed ZeRO stage."""
+    """DeepSpeed's ZeRO stage of the high-KPI fine-tuning, what its workers share among them: 0
+    nothing, 1 the optimizer's states, 2 gradients too. A higher one takes less memory and more
+    communication."""
     gradient_checkpointing: bool = False
-    """Recompute the UNet's activations in the backward pass, in fine-tuning and alignment: less
-    memory for a third more computation."""
+    """Compute the UNet's activations again in the backward pass and do not keep them, in
+    fine-tuning and alignment: less memory for a third more computation."""
     checkpoint_every: int = Field(100, ge=1)
-    """Steps between checkpoints."""
+    """Steps between two checkpoints of the high-KPI fine-tuning, from which it goes on after a
+    failure."""

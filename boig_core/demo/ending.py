@@ -84,7 +84,7 @@ def show_next(console: Console, home: Path, root: str, law: str, keep: bool) -> 
         f"{boig} report {shown(home / 'report.json')}": "every number as tables",
         f"{boig} demo --law {other}{kept}{place}": "an audience with other tastes"
         + ("" if keep else "; Airflow, Ray and MLflow stay up to look at"),
-        f"{boig} ingest your-posts.jsonl --set data.name=yours": "a dataset from posts of your own (README: Your own posts)",
+        f"{boig} ingest your-posts.jsonl --set data.name=yours": "a dataset from posts of your own (docs/tutorial/own-dataset.md)",
     }
     console.print()
     for name, where in {

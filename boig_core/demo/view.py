@@ -149,7 +149,9 @@ class View:
             row.printed = time.monotonic() if notes else None
         elif fresh and notes and (row.printed is None or time.monotonic() - row.printed >= EVERY_S):
             row.printed = time.monotonic()
-            head = f"  {row.elapsed():>5}  "
+            beside = any(other.word == "running" for other in self.rows if other is not row)
+            # Lines of two stages alternate, so each says whose it is.
+            head = f"  {row.elapsed():>5}  {row.task}  " if beside else f"  {row.elapsed():>5}  "
             self._print(
                 row.dag, [head + fitted(note, self.console.width - len(head)) for note in notes]
             )

@@ -1,12 +1,12 @@
 """What was measured, as files that say how: ``results/NAME.json`` with commit, machine, command and
-date, and the tables of the README that are made from them.
+date, and the tables of README and docs that are made from them.
 
 A file with ``origin`` "README of 0.1" holds a table as it was published before results were kept;
 the next run of its command takes its place.
 
     python -m infra.evidence.published [--check]
 
-writes the tables into the README, each between its marker ``<!-- results: NAME -->`` and the next
+writes the tables into the pages, each between its marker ``<!-- results: NAME -->`` and the next
 empty line; with ``--check`` it changes nothing and ends with 1 where one differs. Leaves out:
 measuring.
 """
@@ -125,21 +125,21 @@ def with_tables(text: str) -> str:
 
 
 def main() -> int:
-    """Write the README's tables, or check them; returns the exit code."""
+    """Write the pages' tables, or check them; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="change nothing; 1: a table differs")
     args = parser.parse_args()
-    page = REPOSITORY / "README.md"
-    text = page.read_text("utf-8")
-    if (new := with_tables(text)) == text:
-        return 0
-    if args.check:
-        print(f"{page.name}: a table differs from infra/evidence/results")
-        return 1
-    page.write_text(new, "utf-8")
-    return 0
+    pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+    texts = {page: page.read_text("utf-8") for page in pages}
+    differing = {page: new for page, text in texts.items() if (new := with_tables(text)) != text}
+    for page, new in differing.items():
+        if args.check:
+            print(f"{page.relative_to(REPOSITORY)}: a table differs from infra/evidence/results")
+        else:
+            page.write_text(new, "utf-8")
+    return 1 if args.check and differing else 0
 
 
 def _commit() -> str | None:

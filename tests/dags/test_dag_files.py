@@ -94,6 +94,21 @@ def test_dag_is_documented_owned_retried_and_tagged(dags: dict[str, Any], name: 
         assert param.schema.get("type"), key
 
 
+@pytest.mark.parametrize("name", [path.stem for path in FILES])
+def test_the_sample_conf_of_a_dag_starts_it(dags: dict[str, Any], name: str) -> None:
+    """What its page in Airflow shows at the end can be pasted into the form of a run."""
+    dag = dags[name]
+    if not dag.params:
+        assert dag.doc_md.rstrip().endswith("It takes no params.")
+        return
+    _, _, sample = dag.doc_md.partition("### Sample conf")
+    conf = json.loads(sample.partition("```json")[2].partition("```")[0])
+    assert conf
+    assert set(conf) <= set(dag.params)
+    for key, value in conf.items():
+        dag.params.get_param(key).resolve(value)
+
+
 @pytest.mark.parametrize(
     "location",
     [
