@@ -121,7 +121,9 @@ def read_bytes(uri: str) -> bytes:
     """Whole content of a file.
 
     Raises:
-        NotFoundInStoreError, StorePermissionError, StoreUnavailableError.
+        NotFoundInStoreError: there is no such file.
+        StorePermissionError: the store refuses this identity.
+        StoreUnavailableError: the store does not answer.
     """
     if not is_s3(uri):
         with _local_errors(uri):

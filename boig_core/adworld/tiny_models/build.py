@@ -117,6 +117,9 @@ def _train(folder: Path, seed: int, scale: float, track: Tracker) -> dict[str, A
     def scaled(number: int) -> int:
         return max(16, int(number * scale))
 
+    def steps(number: int) -> int:
+        return max(2, int(number * scale))
+
     # Ten apart, so that no stream of one seed is another's of the next.
     seeds = {
         name: seed * 10 + i
@@ -134,7 +137,7 @@ def _train(folder: Path, seed: int, scale: float, track: Tracker) -> dict[str, A
     torch.manual_seed(seeds["clip"])
     model = clip.build_clip(words)
     clip.train_clip(
-        model, words, scenes, scaled(_CLIP_STEPS), seeds["clip"], track("CLIP", scaled(_CLIP_STEPS))
+        model, words, scenes, steps(_CLIP_STEPS), seeds["clip"], track("CLIP", steps(_CLIP_STEPS))
     )
     measured["clip"] = clip.measure_clip(model, words, held_out)
     clip.save_clip(model, words, folder / "clip")
@@ -142,16 +145,16 @@ def _train(folder: Path, seed: int, scale: float, track: Tracker) -> dict[str, A
     torch.manual_seed(seeds["vae"])
     vae = diffusion.build_vae()
     diffusion.train_vae(
-        vae, scenes, scaled(_VAE_STEPS), seeds["vae"], track("autoencoder", scaled(_VAE_STEPS))
+        vae, scenes, steps(_VAE_STEPS), seeds["vae"], track("autoencoder", steps(_VAE_STEPS))
     )
     measured["autoencoder_psnr_db"] = diffusion.measure_vae(vae, held_out)
     latents_NCHW = diffusion.encode(vae, scenes) * vae.config.scaling_factor
 
     torch.manual_seed(seeds["unet"])
     unet, text_encoder = diffusion.build_unet(), clip.text_half(model)
-    advance = track("diffusion", scaled(_UNET_STEPS))
+    advance = track("diffusion", steps(_UNET_STEPS))
     diffusion.train_unet(
-        unet, text_encoder, latents_NCHW, words, scenes, scaled(_UNET_STEPS), seeds["unet"], advance
+        unet, text_encoder, latents_NCHW, words, scenes, steps(_UNET_STEPS), seeds["unet"], advance
     )
     pipe = diffusion.assemble(vae, unet, text_encoder, words)
     # Measured after the rounding to half precision, for that is what ships.
@@ -166,9 +169,9 @@ def _train(folder: Path, seed: int, scale: float, track: Tracker) -> dict[str, A
         judge,
         words,
         judge_scenes,
-        scaled(_JUDGE_STEPS),
+        steps(_JUDGE_STEPS),
         seeds["judge"],
-        track("judge CLIP", scaled(_JUDGE_STEPS)),
+        track("judge CLIP", steps(_JUDGE_STEPS)),
     )
     measured["clip-judge"] = clip.measure_clip(judge, words, held_out)
     clip.save_clip(judge, words, folder / "clip-judge")

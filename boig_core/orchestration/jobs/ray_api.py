@@ -264,7 +264,9 @@ class RayJobs:
                     raise kind(
                         f"{method} {path}",
                         f"Ray answered {answer.status}: {detail}",
-                        f"see the dashboard at {self.address}",
+                        "give Airflow and Ray the same RAY_AUTH_TOKEN"
+                        if answer.status in {401, 403}
+                        else f"see the dashboard at {self.address}",
                     )
                 text = await answer.read()
                 # The list of a busy cluster is long. Parsed here, it would hold up all triggers of

@@ -3,7 +3,7 @@ sent where Airflow sends none.
 
     boig.jobs{stage, how}                    started, adopted, used (its result was there), fenced,
                                              stopped
-    boig.stage_seconds{stage}                what a committed stage took
+    boig.stage_seconds{stage}                what a committed stage took; a reused result takes none
     boig.failures{task, kind, type, last}    tries that failed, of a user, infrastructure or other
                                              error; last: for good
 

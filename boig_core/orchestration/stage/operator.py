@@ -140,7 +140,7 @@ class RayJobOperator(BaseOperator):
             lambda name: self._stop_old(cluster, name),
         )
         if standing.state == "committed":
-            return self._use(standing.uri, "has committed already")
+            return self._use(standing.uri, "has committed already", own=True)
         # Airflow sets the limit of tries anew when a task is cleared. Then its work is wanted anew,
         # not what others have made.
         never_cleared = standing.number == 1 and now.limit == self.retries
@@ -150,7 +150,7 @@ class RayJobOperator(BaseOperator):
             and standing.state == "new"
             and (reusable := attempts.find_reusable_attempt(self._job(task, 1, now))) is not None
         ):
-            return self._use(reusable, "has made the same already")
+            return self._use(reusable, "has made the same already", own=False)
         name = attempts.submission_id(task, standing.number)
         self.job_url = cluster.page(name)
         # Airflow keeps a task's links when its process ends. Where the worker waits, that is after
@@ -256,13 +256,15 @@ class RayJobOperator(BaseOperator):
 
         return lineage.of_attempt(self._attempt, self._outputs) if self._attempt else None
 
-    def _use(self, attempt_uri: str, why: str) -> dict[str, Any]:
+    def _use(self, attempt_uri: str, why: str, *, own: bool) -> dict[str, Any]:
         counts.job(self.stage, "used")
-        result = self._finish(attempt_uri, {"status": "SUCCEEDED", "message": ""})
+        result = self._finish(attempt_uri, {"status": "SUCCEEDED", "message": ""}, own=own)
         self.log.info("%s %s: its result is used: %s", attempt_uri, why, json.dumps(result))
         return result
 
-    def _finish(self, attempt_uri: str, event: Mapping[str, str]) -> dict[str, Any]:
+    def _finish(
+        self, attempt_uri: str, event: Mapping[str, str], *, own: bool = True
+    ) -> dict[str, Any]:
         self._attempt = attempt_uri
         # The commit decides, whatever the cluster says: a node may die just after it.
         done = attempts.result(attempt_uri)
@@ -270,7 +272,8 @@ class RayJobOperator(BaseOperator):
             if (why := done["metrics"].get(SKIP_REASON)) is not None:
                 raise AirflowSkipException(why)
             self._outputs = done["outputs"]
-            counts.took(self.stage, done["metrics"].get("seconds") or 0.0)
+            if own:  # another run's seconds were counted there
+                counts.took(self.stage, done["metrics"].get("seconds") or 0.0)
             self.pages = self._pages(done)
             return done
         self.pages = self._curves(attempt_uri)

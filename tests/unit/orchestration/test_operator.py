@@ -24,6 +24,7 @@ from boig_core.errors import (
     UserError,
 )
 from boig_core.orchestration.jobs.trigger import GONE, UNREACHABLE
+from boig_core.orchestration.signals import counts
 from boig_core.orchestration.stage import operator as operators
 from boig_core.orchestration.stage.attempts import submission_id, task_uri
 from boig_core.orchestration.stage.operator import STATE, RayJobOperator, resolve_input
@@ -197,7 +198,11 @@ def made(run: Run, tmp_path: Path) -> Job:
     return job
 
 
-def test_what_another_run_has_made_of_the_same_is_used(run: Run, api: Any, made: Job) -> None:
+def test_what_another_run_has_made_of_the_same_is_used(
+    run: Run, api: Any, made: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+    monkeypatch.setattr(counts, "took", lambda stage, seconds: counted.append(stage))
     mine = RayJobOperator(
         task_id="finetune_sd",
         stage="finetune_sd",
@@ -208,6 +213,7 @@ def test_what_another_run_has_made_of_the_same_is_used(run: Run, api: Any, made:
     )
     assert mine.execute(run.context(1, 3, "finetune_sd"))["attempt"] == made.attempt_uri
     assert api.posts == []
+    assert counted == [], "its seconds were counted in the run that has made it"
 
 
 @pytest.mark.parametrize(
