@@ -25,6 +25,7 @@ from boig_core.errors import BoigError, ClusterError, CorruptError, InputError
 from boig_core.models import MODELS_FOLDER, SHIPPED
 from boig_core.observability.tables import broken
 from boig_core.storage import manifest, store
+from boig_core.storage.credentials import refuse_secrets
 
 TIMEOUT_S = 10.0
 
@@ -164,7 +165,7 @@ def _configured(variable: str) -> str:
     if not (value := os.environ.get(variable, "").rstrip("/")):
         raise _NotConfigured(f"{variable} is not set")
     # The checks print the address.
-    store.refuse_secrets(value)
+    refuse_secrets(value)
     return value
 
 

@@ -10,6 +10,7 @@ and the limits of a single request (see `web`).
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -145,15 +146,17 @@ class Fetcher:
             raise Rejected(
                 "image_missing", f"{reference}: {scheme} is no scheme that can be fetched"
             )
-        uri = self._locate(reference)
+        uri, cap = self._locate(reference), int(self.data.max_image_mb * 2**20)
         try:
-            # A local file that is too large is refused before its bytes fill memory.
-            if (
-                not store.is_s3(uri)
-                and (size := Path(uri).stat().st_size) > self.data.max_image_mb * 2**20
-            ):
-                raise too_large(reference, size, self.data)
-            data = store.read_bytes(uri)
+            if not store.is_s3(uri):
+                status = Path(uri).stat()
+                # A device or a pipe has no end, and may never give a byte.
+                if not stat.S_ISREG(status.st_mode):
+                    raise Rejected("image_missing", f"{reference} is no regular file")
+                if status.st_size > cap:
+                    raise too_large(reference, status.st_size, self.data)
+            # One byte more than is allowed tells an object that is too large.
+            data = store.read_bytes(uri, cap + 1)
         except (
             NotFoundInStoreError,
             FileNotFoundError,
@@ -170,7 +173,7 @@ class Fetcher:
                 raise
             raise Rejected("image_missing", f"{reference[:80]!r} cannot be read ({exc})") from exc
         # Objects in S3 are measured here alone.
-        if len(data) > self.data.max_image_mb * 2**20:
+        if len(data) > cap:
             raise too_large(reference, len(data), self.data)
         return data
 
@@ -226,7 +229,7 @@ class Fetcher:
             if isinstance(answer, bytes):
                 return answer
             try:
-                seen = urljoin(seen, answer)
+                before, seen = seen, urljoin(seen, answer)
                 # What cannot be taken apart raises here, where it becomes a reject, and not in
                 # `_get`.
                 urlsplit(seen)
@@ -234,6 +237,9 @@ class Fetcher:
                 raise Rejected(
                     "http_error", f"{seen}: redirects to {answer[:80]!r}, which is no URL"
                 ) from exc
+            # What was asked for in private must not travel in the open.
+            if before.lower().startswith("https:") and not seen.lower().startswith("https:"):
+                raise Rejected("http_error", f"{before} redirects from https to {seen[:80]!r}")
         raise Rejected("http_error", f"{url}: more than {_MAX_REDIRECTS} redirects")
 
     def _get(self, url: str) -> bytes | str:

@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from boig_core.config import ImageFormat
 from boig_core.data.duplicates import SIDE, fingerprint
@@ -44,6 +44,16 @@ _FINE: Final = 95
 """Quality of a JPEG that takes the place of a lossy image: a PNG would keep every artifact, at four
 times the size."""
 _ORIENTATION: Final = 0x0112
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each orientation of EXIF."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +103,14 @@ def normalize(
         text = start.startswith((b"<svg", b"<?xml", b"<!doctype", b"<html", b"<!--"))
         what = "an SVG, HTML or XML text, which is" if text else f"{len(data)} bytes that are"
         raise Rejected("image_unreadable", f"{what} no {', '.join(_FORMATS)} image") from exc
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-    ) as exc:  # what Pillow's decoders raise on broken files
-        raise Rejected("image_unreadable", f"the image is broken ({exc})") from exc
+    except Rejected:
+        raise
+    # Decoders raise whatever their code meets in a foreign file (struct.error, KeyError,
+    # MemoryError): it is this image's end, never the run's.
+    except Exception as exc:
+        raise Rejected(
+            "image_unreadable", f"the image is broken ({type(exc).__name__}: {exc})"
+        ) from exc
 
 
 def _checked(
@@ -124,9 +135,12 @@ def _checked(
     size = image.size
     if image.format != "JPEG":  # a PNG's orientation may follow its pixels
         image.load()
-    turned = image.getexif().get(_ORIENTATION, 1) != 1
+    turn = _turn_of(image)
     plain = (
-        image_format == "original" and image.format in _STRIP and image.mode == "RGB" and not turned
+        image_format == "original"
+        and image.format in _STRIP
+        and image.mode == "RGB"
+        and turn is None
     )
     # Empty when the file is built in no regular way: then its pixels are encoded anew, since
     # metadata could hide where nobody looks.
@@ -135,12 +149,21 @@ def _checked(
         # Reads every coefficient, and spares most of the inverse transform.
         image.draft("RGB", (SIDE, SIDE))
     image.load()
-    upright = image if kept else _flatten(ImageOps.exif_transpose(image))
+    upright = image if kept else _flatten(image if turn is None else image.transpose(turn))
     # A turned image has other sides, and a draft a smaller size than the bytes that are kept.
     width, height = size if kept else upright.size
     lossy = image_format == "original" and image.format in _LOSSY
     kept = kept or _encode(upright, "jpeg" if lossy else image_format, _FINE if lossy else quality)
     return StoredImage(kept, hashlib.sha256(kept).hexdigest(), width, height, fingerprint(upright))
+
+
+def _turn_of(image: Image.Image) -> Image.Transpose | None:
+    """What brings an image upright; None: it stands so, or its metadata cannot be read."""
+    # Read alone, never written back: odd values beside the orientation are nobody's business.
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION))
+    except Exception:
+        return None
 
 
 def decode(data: bytes) -> Pixels:

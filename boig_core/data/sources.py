@@ -18,12 +18,14 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import IO, Any, Final, cast
 
 from boig_core.data import x_api
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError, NotFoundInStoreError, StoreUnavailableError
 from boig_core.storage import store
+from boig_core.storage.credentials import refuse_secrets
 
 _TEXTS: Final = (".jsonl", ".ndjson", ".json", ".csv")
 SUFFIXES: Final = (*_TEXTS, ".parquet", *(f"{suffix}.gz" for suffix in _TEXTS))
@@ -47,7 +49,7 @@ def find_sources(location: str) -> list[str]:
         InputError: there is none, or its suffix is not known.
     """
     if re.match(r"https?://", location):
-        store.refuse_secrets(location)
+        refuse_secrets(location)
         if not _suffixed(location):
             raise InputError(
                 location, f"is no {', '.join(SUFFIXES)} file", "export the posts as JSON lines"
@@ -172,6 +174,8 @@ def _open(uri: str) -> IO[bytes]:
             uri, "does not exist", "give the posts file of an export, its folder, or a glob"
         )
     filesystem, path = store.filesystem(uri)
+    if not store.is_s3(uri) and not Path(path).is_file():
+        raise InputError(uri, "is no regular file", "copy the posts into a file")
     try:
         return cast(IO[bytes], filesystem.open_input_file(path))
     except FileNotFoundError as exc:

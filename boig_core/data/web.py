@@ -39,8 +39,20 @@ from urllib3.util import Timeout, Url, parse_url
 from boig_core.config import Data
 from boig_core.data.rejects import Rejected
 
-# The prefix that stands for IPv4 in networks of IPv6 alone: `ipaddress` calls all of it global.
-_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_EMBEDS_IPV4: Final = tuple(
+    map(ipaddress.IPv6Network, ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96", "::ffff:0:0/96"))
+)
+"""Prefixes of IPv6 whose last four bytes are an IPv4 address: NAT64, translated, compatible,
+mapped. `ipaddress` calls most of them global."""
+_INSIDE: Final = tuple(
+    map(
+        ipaddress.ip_network,
+        ("192.0.0.0/24", "168.63.129.16/32", "fec0::/10", "64:ff9b:1::/48", "100.64.0.0/10"),
+    )
+)
+"""Networks that lead inside whatever `ipaddress` says, whose tables change with Python's version:
+protocol assignments, Azure's own server, site-local, local NAT64, carriers' NAT."""
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _PIECE: Final = 65536
 _PORTS: Final = {"http": 80, "https": 443}
 _POOLS: Final = 256
@@ -274,6 +286,25 @@ def too_large(reference: str, size: int, data: Data) -> Rejected:
     )
 
 
+def _embedded(address: _Address) -> Iterator[_Address]:
+    """The IPv4 addresses that an IPv6 address stands for."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if any(address in prefix for prefix in _EMBEDS_IPV4):
+            yield ipaddress.IPv4Address(address.packed[12:])
+        if address.sixtofour is not None:
+            yield address.sixtofour
+        yield from address.teredo or ()
+
+
+def _is_public(address: _Address) -> bool:
+    # `ipaddress` calls multicast addresses global. An address that only embeds another is judged
+    # by that one.
+    if any(address in prefix for prefix in _EMBEDS_IPV4 if address.version == 6):
+        return int(address) > 1
+    inside = any(address in network for network in _INSIDE if network.version == address.version)
+    return address.is_global and not address.is_multicast and not inside
+
+
 def public_address(host: str, port: int) -> str:
     """An address of a host, when all its addresses are public.
 
@@ -293,11 +324,7 @@ def public_address(host: str, port: int) -> str:
     # All of them, not only the one that is used: a name that leads inside at all is refused.
     for address in addresses:
         parsed = ipaddress.ip_address(address.split("%")[0])
-        # Mapped, 6to4 and NAT64 addresses stand for the IPv4 address inside.
-        inside = getattr(parsed, "ipv4_mapped", None) or getattr(parsed, "sixtofour", None)
-        parsed = ipaddress.IPv4Address(parsed.packed[12:]) if parsed in _NAT64 else inside or parsed
-        # `ipaddress` calls multicast addresses global.
-        if not parsed.is_global or parsed.is_multicast:
+        if not all(map(_is_public, (parsed, *_embedded(parsed)))):
             raise Rejected(
                 "host_refused",
                 f"{host} is at the private address {address}; data.allow_private_hosts lets such hosts in",

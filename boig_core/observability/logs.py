@@ -3,18 +3,22 @@ log."""
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 import re
 import sys
 from collections.abc import Iterator
 from typing import Final
+from urllib.parse import quote
 
 from boig_core import environment
 from boig_core.observability.quiet import quiet_libraries
 
 SECRET_NAMES: Final = re.compile(
-    r"(KEY|KEY_ID|SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|ALERT_URL)$", re.IGNORECASE
+    r"(KEY|KEY_ID|SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|ALERT_URL"
+    r"|(^|_)(PASS|PAT|WEBHOOK|WEBHOOK_URL|DSN))$",
+    re.IGNORECASE,
 )
 """Names of environment variables whose values are never written down."""
 
@@ -27,18 +31,31 @@ OWN: Final = ("boig_core", "ray_jobs", "__main__")
 
 IN_ADDRESS: Final = re.compile(r"(?<=://)[^\s/@]+@")
 """User and password of an address."""
+_IN_JSON: Final = re.compile(r'"([A-Za-z0-9_-]+)"\s*:\s*"((?:[^"\\]|\\.)*)"')
+"""A key of a JSON object and its text."""
 
 
 def secret_values() -> Iterator[tuple[str, str]]:
     """Each secret of this process's environment, and what to write in its place: secret variables,
     and passwords in addresses of any."""
     for name, value in os.environ.items():
-        if SECRET_NAMES.search(name) and len(value.strip()) >= SHORTEST:
-            yield value.strip(), f"[{name}]"
+        if SECRET_NAMES.search(name):
+            yield from _forms(value.strip(), f"[{name}]")
         for secret in IN_ADDRESS.findall(value):
-            password = secret[:-1].partition(":")[2]
-            if len(password) >= SHORTEST:
-                yield password, "[password]"
+            yield from _forms(secret[:-1].partition(":")[2], "[password]")
+        # A connection of Airflow as JSON, or any other settings that are written so.
+        for key, secret in _IN_JSON.findall(value):
+            if SECRET_NAMES.search(key):
+                yield from _forms(secret, f"[{key}]")
+
+
+def _forms(secret: str, instead: str) -> Iterator[tuple[str, str]]:
+    """A secret in the forms in which a library may write it: as it is, quoted for an address, and
+    as base64."""
+    if len(secret) >= SHORTEST:
+        encoded = base64.b64encode(secret.encode()).decode()
+        for form in dict.fromkeys((secret, quote(secret, safe=""), encoded)):
+            yield form, instead
 
 
 def hide_secrets(text: str) -> str:

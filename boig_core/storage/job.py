@@ -17,6 +17,7 @@ from boig_core.config import Recipe
 from boig_core.errors import InputError
 from boig_core.storage import commit as commits
 from boig_core.storage import store
+from boig_core.storage.credentials import refuse_secrets
 
 JOB = "job.json"
 
@@ -144,7 +145,7 @@ def write_job(job: Job) -> str:
         InputError: a location carries credentials.
     """
     for location in (job.store, job.task, *job.inputs.values()):
-        store.refuse_secrets(location)
+        refuse_secrets(location)
     uri = store.join(job.attempt_uri, JOB)
     store.write_bytes(uri, job.model_dump_json(indent=1).encode())
     return uri

@@ -30,16 +30,12 @@ from boig_core.errors import (
     StoreUnavailableError,
 )
 from boig_core.storage import s3
+from boig_core.storage.credentials import refuse_secrets
 
 if TYPE_CHECKING:
     from pyarrow import fs as pafs
 
 _CONFLICT_TRIES: Final = 5
-CREDENTIALS: Final = (
-    r"://([^/]*@|.*[?&](X-(Amz|Goog)-(Signature|Credential|Security-Token)|Signature|sig)=)"
-)
-"""A location with a user, a password or a signature, as a regular expression that JSON Schema
-understands, too."""
 # Names that files have while this module writes them: a listing that showed them would name what
 # is gone a moment later.
 _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}$")
@@ -92,22 +88,6 @@ def normalize_source(uri: str) -> str:
     return normalize(uri)
 
 
-def refuse_secrets(uri: str) -> None:
-    """Keep credentials out of locations, since those end in job files, logs and manifests.
-
-    Raises:
-        InputError: the location carries a user, a password or a signature; the message does not
-            repeat them.
-    """
-    if re.search(CREDENTIALS, uri):
-        scheme = uri.partition("://")[0]
-        raise InputError(
-            f"{scheme}://...",
-            "carries credentials",
-            "give them through the standard AWS variables, never in a location",
-        )
-
-
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """The pyarrow filesystem of a location and the path in it, for bulk reads and writes."""
     from pyarrow import fs
@@ -117,8 +97,12 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     return s3.new_filesystem(), normalize(uri).removeprefix("s3://")
 
 
-def read_bytes(uri: str) -> bytes:
-    """Whole content of a file.
+def read_bytes(uri: str, most: int | None = None) -> bytes:
+    """Content of a file.
+
+    Args:
+        uri: the file.
+        most: read no more than so many bytes; None: all of them.
 
     Raises:
         NotFoundInStoreError: there is no such file.
@@ -126,11 +110,11 @@ def read_bytes(uri: str) -> bytes:
         StoreUnavailableError: the store does not answer.
     """
     if not is_s3(uri):
-        with _local_errors(uri):
-            return Path(normalize(uri)).read_bytes()
+        with _local_errors(uri), Path(normalize(uri)).open("rb") as file:
+            return file.read(-1 if most is None else most)
     bucket, key = bucket_and_key(uri)
     body: bytes = s3.call(
-        uri, lambda: s3.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        uri, lambda: s3.client().get_object(Bucket=bucket, Key=key)["Body"].read(most)
     )
     return body
 

@@ -29,6 +29,7 @@ from boig_core.orchestration.signals.callbacks import on_retry
 from boig_core.orchestration.stage import attempts
 from boig_core.orchestration.stage.retries import RETRIES
 from boig_core.storage import manifest, runs, store
+from boig_core.storage.credentials import CREDENTIALS
 
 DATASET = Asset(
     "boig/dataset",
@@ -57,7 +58,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """Arguments of every task."""
 
-LOCATION: dict[str, Any] = {"type": ["null", "string"], "pattern": f"^(?!.*{store.CREDENTIALS})"}
+LOCATION: dict[str, Any] = {"type": ["null", "string"], "pattern": f"^(?!.*{CREDENTIALS})"}
 """Schema of a param that names a location. Airflow keeps and shows what a run is given: credentials
 are refused before there is a run."""
 

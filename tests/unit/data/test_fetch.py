@@ -1,6 +1,7 @@
 """Fetching: from a folder, from S3, and over HTTP from a server that misbehaves in every way it
 can."""
 
+import os
 import socket
 import threading
 from collections import Counter
@@ -19,6 +20,7 @@ from boig_core.data.fetch import Fetcher, opted_out, retry_after
 from boig_core.data.images import StoredImage
 from boig_core.data.rejects import Rejected
 from boig_core.data.web import public_address
+from boig_core.storage import store
 from tests.unit.data.misbehaving import Server, png
 
 
@@ -66,6 +68,35 @@ def test_a_folder(tmp_path: Path) -> None:
         "image_missing",
         "image_missing",
     ]
+
+
+def test_what_is_no_regular_file_is_a_reject(tmp_path: Path) -> None:
+    """A pipe that nobody writes to would hold a worker for ever, and a device fill its memory."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to("/dev/zero")
+    result = fetch_all([str(tmp_path / "pipe.png"), "/dev/zero", f"file://{tmp_path}/link.png"])
+    assert [code(item) for item in result] == ["image_missing"] * 3
+    assert all("regular file" in item.reason for item in result if isinstance(item, Rejected))
+
+
+def test_no_more_of_an_object_is_read_than_is_allowed(s3_bucket: str) -> None:
+    store.write_bytes(f"{s3_bucket}/large.png", b"x" * 300_000)
+    [result] = fetch_all([f"{s3_bucket}/large.png"])
+    assert code(result) == "image_too_large"
+    assert len(store.read_bytes(f"{s3_bucket}/large.png", 10)) == 10
+
+
+def test_https_never_falls_to_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def get(self: Fetcher, url: str) -> bytes | str:
+        asked.append(url)
+        return "http://public.example/a.png" if url.startswith("https") else png()
+
+    monkeypatch.setattr(Fetcher, "_get", get)
+    assert code(fetch_all(["https://public.example/a.png"])[0]) == "http_error"
+    assert asked == ["https://public.example/a.png"]
+    assert code(fetch_all(["http://public.example/a.png"])[0]) == "stored"
 
 
 def test_http(server: str) -> None:
@@ -296,7 +327,24 @@ def test_private_addresses_are_refused(host: str, server: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["64:ff9b::a00:1", "2002:7f00:1::1", "::ffff:192.168.0.1", "fe80::1%eth0"]
+    "address",
+    [
+        "64:ff9b::a00:1",
+        "2002:7f00:1::1",
+        "::ffff:192.168.0.1",
+        "fe80::1%eth0",
+        "::ffff:0:10.0.0.1",
+        "::10.0.0.1",
+        "2001:0:7f00:1::1",
+        "64:ff9b:1::a00:1",
+        "fec0::1",
+        "192.0.0.9",
+        "192.0.0.171",
+        "168.63.129.16",
+        "::ffff:168.63.129.16",
+        "100.64.0.1",
+        "240.0.0.1",
+    ],
 )
 def test_an_ipv4_address_inside_an_ipv6_one_is_looked_at(
     monkeypatch: pytest.MonkeyPatch, address: str

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from boig_core.data.images import decode, load, normalize, resize
@@ -91,6 +92,54 @@ def test_an_image_is_turned_upright() -> None:
     exif[0x0112] = 6
     stored = normalize(encoded(form="JPEG", exif=exif, quality=100), 1000)
     assert (stored.width, stored.height) == (12, 20)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_undone_as_pillow_does_it(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(form="PNG", exif=exif)
+    stored = decode(normalize(data, 1000).data)
+    with Image.open(io.BytesIO(data)) as image:
+        assert np.array_equal(stored, np.asarray(ImageOps.exif_transpose(image).convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_there_is_none_of_turns_nothing(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = normalize(encoded(form="JPEG", exif=exif, quality=100), 1000)
+    assert (stored.width, stored.height) == PICTURE.size
+
+
+@pytest.mark.parametrize(
+    "error", [struct.error("odd"), KeyError("x"), IndexError("y"), MemoryError(), TypeError("z")]
+)
+def test_whatever_a_decoder_raises_is_that_images_reject(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(self: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(Rejected, match=type(error).__name__) as caught:
+        normalize(encoded(form="GIF"), 1000)
+    assert caught.value.code == "image_unreadable"
+
+
+def test_metadata_that_cannot_be_read_turns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def getexif(self: object) -> None:
+        raise struct.error("unpack requires a buffer of 12 bytes")
+
+    monkeypatch.setattr(Image.Image, "getexif", getexif)
+    assert normalize(encoded(form="JPEG", quality=100), 1000).width == PICTURE.width
+
+
+def test_a_gif_that_is_cut_in_its_second_frame_is_a_reject() -> None:
+    whole = encoded(form="GIF", save_all=True, append_images=[PICTURE.rotate(90)], duration=100)
+    for cut in range(1, len(whole) // 2, 7):
+        with pytest.raises(Rejected):
+            normalize(whole[:-cut], 1000)
 
 
 @pytest.mark.parametrize("form", ["GIF", "BMP"])

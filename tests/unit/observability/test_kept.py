@@ -55,6 +55,30 @@ def test_secrets_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_PASS", "hush/hush+hush"),
+        ("GITHUB_PAT", "hush/hush+hush"),
+        ("SLACK_WEBHOOK", "hush/hush+hush"),
+        ("TEAMS_WEBHOOK_URL", "hush/hush+hush"),
+        ("SENTRY_DSN", "hush/hush+hush"),
+        ("AIRFLOW_CONN_X", '{"conn_type": "http", "password": "hush/hush+hush"}'),
+        ("AIRFLOW_CONN_Y", '{"extra": {"aws_secret_access_key": "hush/hush+hush"}}'),
+    ],
+    # Pytest puts the id into the environment.
+    ids=range(7),
+)
+def test_secrets_of_many_names_are_hidden_in_every_form(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    for form in ("hush/hush+hush", "hush%2Fhush%2Bhush", "aHVzaC9odXNoK2h1c2g="):
+        assert form not in hide_secrets(f"the server got {form} and refused it")
+    monkeypatch.delenv(name)
+    assert hide_secrets("hush/hush+hush") == "hush/hush+hush"
+
+
 def test_a_secret_that_begins_another_leaves_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_SHORT_KEY", "planted-value")
     monkeypatch.setenv("B_LONGER_KEY", "planted-value-and-more")

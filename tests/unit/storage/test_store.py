@@ -207,6 +207,11 @@ def test_missing_bucket(s3_bucket: str) -> None:
         ("s3://AKIA:hush@bucket/x", "carries credentials"),
         ("https://host/posts.jsonl?X-Amz-Signature=hush", "carries credentials"),
         ("https://host/posts.jsonl?page=1&sig=hush", "carries credentials"),
+        ("https://host/posts.jsonl?token=hush", "carries credentials"),
+        ("https://host/posts.jsonl?a=b&access_token=hush", "carries credentials"),
+        ("https://host/posts.jsonl?api_key=hush", "carries credentials"),
+        ("https://host/posts.jsonl?APIKEY=hush", "carries credentials"),
+        ("https://host/posts.jsonl?x-amz-signature=hush", "carries credentials"),
     ],
 )
 def test_bad_locations(uri: str, rule: str) -> None:
