@@ -39,6 +39,8 @@ os.environ.update(
         "AIRFLOW_HOME": AIRFLOW_HOME,
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        # No scheduler has to see a worker's end where there is none.
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "0",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "SCARF_ANALYTICS": "false",
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Final
 
 from pydantic import Field, model_validator
 
@@ -18,46 +17,6 @@ from boig_core.config.resources import Resources
 from boig_core.config.reward import Reward
 from boig_core.config.sd import SD
 from boig_core.config.section import Section
-
-PLACEMENT: Final = frozenset(
-    {
-        "name",
-        "llm.micro_batch",
-        "llm.generate_batch",
-        "llm.workers",
-        "llm.at_once",
-        "llm.zero_stage",
-        "llm.offload",
-        "llm.gradient_checkpointing",
-        "llm.checkpoint_every",
-        "llm.eval_posts",
-        "sd.workers",
-        "sd.zero_stage",
-        "sd.gradient_checkpointing",
-        "sd.checkpoint_every",
-        "ddpo.micro_batch",
-        "ddpo.rollout_actors",
-        "ddpo.rollout_resources",
-        "ddpo.workers",
-        "ddpo.worker_resources",
-        "ddpo.placement_s",
-        "ddpo.zero_stage",
-        "ddpo.checkpoint_every",
-        "ddpo.monitors",
-        "reward.posts",
-        "reward.min_auc",
-        "reward.split",
-        "reward.actors",
-        "reward.resources",
-        "reward.runtime_env",
-        "reward.timeout_s",
-        "evaluation",
-        "promotion",
-        "resources",
-    }
-)
-"""Fields that say how and where a training runs, or what happens before and after it: it goes on
-from its checkpoint when they change, to rounding."""
 
 
 class Recipe(Section):
@@ -146,14 +105,6 @@ class Recipe(Section):
     def worker_resources(self) -> Resources:
         """What a learner rank of ``ddpo`` asks for."""
         return self.ddpo.worker_resources or self.resources
-
-    def work(self) -> dict[str, Any]:
-        """What decides the weights that a training ends with: all but `PLACEMENT`."""
-        values = self.model_dump(mode="json")
-        for path in PLACEMENT:
-            section, _, field = path.rpartition(".")
-            del (values[section] if section else values)[field]
-        return values
 
     def digest(self) -> str:
         """SHA-256 of the resolved recipe as canonical JSON: 64 hex digits."""

@@ -13,6 +13,8 @@ import hashlib
 import io
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -91,7 +93,9 @@ def normalize(
             ``image_too_large``.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with _decoding():
+            opened = Image.open(io.BytesIO(data), formats=_FORMATS)
+        with opened as image:
             return _checked(image, data, max_pixels, image_format, quality)
     # Pillow raises this from twice its own limit on, before `_checked` sees the image.
     except Image.DecompressionBombError as exc:
@@ -103,10 +107,26 @@ def normalize(
         text = start.startswith((b"<svg", b"<?xml", b"<!doctype", b"<html", b"<!--"))
         what = "an SVG, HTML or XML text, which is" if text else f"{len(data)} bytes that are"
         raise Rejected("image_unreadable", f"{what} no {', '.join(_FORMATS)} image") from exc
-    except Rejected:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+    ) as exc:  # what Pillow's decoders raise on broken files
+        raise Rejected("image_unreadable", f"the image is broken ({exc})") from exc
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    """Around Pillow's decoders alone: whatever their code meets in a foreign file (struct.error,
+    KeyError, IndexError) is this image's end, never the run's. A machine short of memory is no
+    fault of an image."""
+    try:
+        yield
+    except (Rejected, MemoryError, Image.DecompressionBombError):
         raise
-    # Decoders raise whatever their code meets in a foreign file (struct.error, KeyError,
-    # MemoryError): it is this image's end, never the run's.
+    except (OSError, SyntaxError, ValueError, EOFError):  # `UnidentifiedImageError` is one
+        raise
     except Exception as exc:
         raise Rejected(
             "image_unreadable", f"the image is broken ({type(exc).__name__}: {exc})"
@@ -127,14 +147,17 @@ def _checked(
             "image_too_large",
             f"{image.width} x {image.height} pixels, at most {max_pixels} are allowed",
         )
-    if image.format in _MOVING and getattr(image, "is_animated", False):
+    with _decoding():
+        moving = image.format in _MOVING and getattr(image, "is_animated", False)
+    if moving:
         raise Rejected(
             "image_animated", f"an animated {image.format}; a description is of one image"
         )
     # Taken before a draft shrinks it.
     size = image.size
     if image.format != "JPEG":  # a PNG's orientation may follow its pixels
-        image.load()
+        with _decoding():
+            image.load()
     turn = _turn_of(image)
     plain = (
         image_format == "original"
@@ -148,7 +171,8 @@ def _checked(
     if kept and image.format == "JPEG":
         # Reads every coefficient, and spares most of the inverse transform.
         image.draft("RGB", (SIDE, SIDE))
-    image.load()
+    with _decoding():
+        image.load()
     upright = image if kept else _flatten(image if turn is None else image.transpose(turn))
     # A turned image has other sides, and a draft a smaller size than the bytes that are kept.
     width, height = size if kept else upright.size
@@ -161,7 +185,7 @@ def _turn_of(image: Image.Image) -> Image.Transpose | None:
     """What brings an image upright; None: it stands so, or its metadata cannot be read."""
     # Read alone, never written back: odd values beside the orientation are nobody's business.
     try:
-        return _TURNS.get(image.getexif().get(_ORIENTATION))
+        return _TURNS.get(int(image.getexif().get(_ORIENTATION) or 1))
     except Exception:
         return None
 

@@ -18,7 +18,6 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import IO, Any, Final, cast
 
 from boig_core.data import x_api
@@ -174,8 +173,6 @@ def _open(uri: str) -> IO[bytes]:
             uri, "does not exist", "give the posts file of an export, its folder, or a glob"
         )
     filesystem, path = store.filesystem(uri)
-    if not store.is_s3(uri) and not Path(path).is_file():
-        raise InputError(uri, "is no regular file", "copy the posts into a file")
     try:
         return cast(IO[bytes], filesystem.open_input_file(path))
     except FileNotFoundError as exc:

@@ -47,11 +47,15 @@ mapped. `ipaddress` calls most of them global."""
 _INSIDE: Final = tuple(
     map(
         ipaddress.ip_network,
-        ("192.0.0.0/24", "168.63.129.16/32", "fec0::/10", "64:ff9b:1::/48", "100.64.0.0/10"),
+        (
+            *("192.0.0.0/24", "168.63.129.16/32", "100.64.0.0/10"),
+            *("fec0::/10", "64:ff9b:1::/48", "2002::/16", "3fff::/20", "5f00::/16"),
+        ),
     )
 )
 """Networks that lead inside whatever `ipaddress` says, whose tables change with Python's version:
-protocol assignments, Azure's own server, site-local, local NAT64, carriers' NAT."""
+protocol assignments, Azure's own server, carriers' NAT; site-local, local NAT64, 6to4 whose relays
+are gone, documentation, segment routing."""
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _PIECE: Final = 65536
 _PORTS: Final = {"http": 80, "https": 443}
@@ -291,8 +295,6 @@ def _embedded(address: _Address) -> Iterator[_Address]:
     if isinstance(address, ipaddress.IPv6Address):
         if any(address in prefix for prefix in _EMBEDS_IPV4):
             yield ipaddress.IPv4Address(address.packed[12:])
-        if address.sixtofour is not None:
-            yield address.sixtofour
         yield from address.teredo or ()
 
 

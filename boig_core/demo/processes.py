@@ -28,7 +28,7 @@ from boig_core.errors import InfrastructureError, InputError
 SPARE_PORTS = range(20_000, 32_000)
 """Below the ports that Linux gives to outgoing connections: such a one could take a port between
 its choice and the server's start."""
-STOP_S = 10.0
+STOP_S = 5.0
 """Seconds that a server is given to end with all its children."""
 
 
@@ -174,16 +174,18 @@ def clean_up(home: Path) -> int:
     except (FileNotFoundError, ValueError):
         # No demo was here, or it was killed while it wrote the file.
         return 0
-    stopped = 0
+    left = []
     for pid, started in entries.values():
         now = _started(pid)
         if now == started or (
             now is None and _session(pid)
         ):  # the leader itself, or what it left in its session
-            stop_tree(pid)
-            stopped += 1
+            left.append(pid)
+    if left:
+        with ThreadPoolExecutor(len(left)) as pool:
+            list(pool.map(stop_tree, left))
     path.unlink(missing_ok=True)
-    return stopped
+    return len(left)
 
 
 def stop_tree(leader: int) -> None:

@@ -109,6 +109,8 @@ def airflow_settings(home: Path, ports: Ports) -> dict[str, str]:
         "DAG_PROCESSOR__REFRESH_INTERVAL": "3600",
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "WORKERS__EXECUTION_API_TIMEOUT": str(WORKER_S),
+        # A worker may notice that its task has ended as late as this.
+        "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         # By default 8793 and 8794, which another Airflow of this machine may have.
         "LOGGING__WORKER_LOG_SERVER_PORT": str(ports.spare[0]),
         "LOGGING__TRIGGER_LOG_SERVER_PORT": str(ports.spare[1]),

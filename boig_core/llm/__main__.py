@@ -10,7 +10,6 @@ manifests and commits, which are a stage's.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -81,11 +80,13 @@ def _train(
     from boig_core.llm.finetune import export, train
     from boig_core.llm.predictor import Rating
     from boig_core.llm.task import Describing
+    from boig_core.storage.job import Stage
     from boig_core.storage.manifest import verify
     from boig_core.training import preemption
     from boig_core.training.checkpoint import Checkpoints
     from boig_core.training.engine import Engine, init_process_group
     from boig_core.training.ranks import rank
+    from boig_core.training.work import digest
 
     recipe = load_recipe(recipe_name, overrides)
     if predictor and recipe.llm.predictor == "none":
@@ -95,7 +96,7 @@ def _train(
     task = Rating(recipe) if predictor else Describing(recipe, with_kpi)
     init_process_group()
     preemption.listen()
-    verify(dataset, kind="dataset")
+    content = verify(dataset, kind="dataset")
     out.mkdir(parents=True, exist_ok=True)
     curve = _open_curve(out) if rank() == 0 else None
 
@@ -107,8 +108,8 @@ def _train(
         if curve is not None:
             curve.log(step, **values)
 
-    trained_on = [recipe.work(), dataset, with_kpi, predictor]
-    work = hashlib.sha256(json.dumps(trained_on, sort_keys=True).encode()).hexdigest()
+    inputs = {"dataset": content.digest(), "with_kpi": with_kpi, "predictor": predictor}
+    work = digest(Stage.FINETUNE_LLM, recipe, inputs)
     checkpoints = Checkpoints(str(out), attempt=1, work=work)
     samples = read_samples(dataset)
     try:

@@ -4,13 +4,16 @@ log."""
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from boig_core import environment
 from boig_core.observability.quiet import quiet_libraries
@@ -31,37 +34,72 @@ OWN: Final = ("boig_core", "ray_jobs", "__main__")
 
 IN_ADDRESS: Final = re.compile(r"(?<=://)[^\s/@]+@")
 """User and password of an address."""
-_IN_JSON: Final = re.compile(r'"([A-Za-z0-9_-]+)"\s*:\s*"((?:[^"\\]|\\.)*)"')
-"""A key of a JSON object and its text."""
+
+_SECRET_KEYS: Final = re.compile(
+    r"(secret|secret_id|token|password|passwd|passphrase|credentials?"
+    r"|(api|access|secret|private|auth|account|sas)[_-]?key)$",
+    re.IGNORECASE,
+)
+"""Keys of JSON objects whose texts are never written down; a bare ``key`` is a name more often."""
 
 
-def secret_values() -> Iterator[tuple[str, str]]:
-    """Each secret of this process's environment, and what to write in its place: secret variables,
-    and passwords in addresses of any."""
-    for name, value in os.environ.items():
-        if SECRET_NAMES.search(name):
-            yield from _forms(value.strip(), f"[{name}]")
-        for secret in IN_ADDRESS.findall(value):
-            yield from _forms(secret[:-1].partition(":")[2], "[password]")
-        # A connection of Airflow as JSON, or any other settings that are written so.
-        for key, secret in _IN_JSON.findall(value):
-            if SECRET_NAMES.search(key):
-                yield from _forms(secret, f"[{key}]")
+def secret_values() -> tuple[tuple[str, str], ...]:
+    """Each secret of this process's environment in each form that a library may write, with what to
+    write in its place, the longest first: secret variables, and passwords in addresses and in JSON
+    of any."""
+    return _secrets_of(tuple(os.environ.items()))
 
 
-def _forms(secret: str, instead: str) -> Iterator[tuple[str, str]]:
-    """A secret in the forms in which a library may write it: as it is, quoted for an address, and
-    as base64."""
-    if len(secret) >= SHORTEST:
-        encoded = base64.b64encode(secret.encode()).decode()
-        for form in dict.fromkeys((secret, quote(secret, safe=""), encoded)):
-            yield form, instead
+@lru_cache(maxsize=1)
+def _secrets_of(variables: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    # Kept from line to line: a log has many, and a pod hundreds of variables.
+    found: dict[str, str] = {}
+    for name, value in variables:
+        for secret, instead in _secrets_in(name, value):
+            if len(secret) >= SHORTEST:
+                encoded = base64.b64encode(secret.encode()).decode()
+                for form in (secret, quote(secret, safe=""), encoded):
+                    found.setdefault(form, instead)
+    # The longest first: one secret may be the beginning of another, whose rest would then show.
+    return tuple(sorted(found.items(), key=lambda pair: -len(pair[0])))
+
+
+def _secrets_in(name: str, value: str) -> Iterator[tuple[str, str]]:
+    """Secrets of a variable, as they are meant."""
+    if SECRET_NAMES.search(name):
+        yield value.strip(), f"[{name}]"
+    for match in IN_ADDRESS.findall(value):
+        user, _, password = match[:-1].partition(":")
+        yield password, "[password]"
+        yield unquote(password), "[password]"
+        if password:  # as Basic authentication sends it
+            yield f"{unquote(user)}:{unquote(password)}", "[password]"
+    yield from _secrets_in_json(value)
+
+
+def _secrets_in_json(text: str) -> Iterator[tuple[str, str]]:
+    """Secrets of a JSON object, such as a connection of Airflow, also in JSON that it holds as
+    text."""
+    if not text.lstrip().startswith(("{", "[")):
+        return
+    with suppress(ValueError, RecursionError):
+        waiting = [json.loads(text)]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, list):
+                waiting += value
+            for key, each in value.items() if isinstance(value, dict) else ():
+                if isinstance(each, str):
+                    if _SECRET_KEYS.search(key):
+                        yield each, f"[{key}]"
+                    yield from _secrets_in_json(each)
+                else:
+                    waiting.append(each)
 
 
 def hide_secrets(text: str) -> str:
     """The text without secrets of the environment, and without user and password of any address."""
-    # The longest first: one secret may be the beginning of another, whose rest would then show.
-    for value, instead in sorted(secret_values(), key=lambda pair: -len(pair[0])):
+    for value, instead in secret_values():
         text = text.replace(value, instead)
     return IN_ADDRESS.sub("[credentials]@", text)
 

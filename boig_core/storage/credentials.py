@@ -40,5 +40,7 @@ def refuse_secrets(uri: str) -> None:
         raise InputError(
             f"{scheme}://...",
             "carries credentials",
-            "give them through the standard AWS variables, never in a location",
+            "give them through the standard AWS variables, never in a location"
+            if scheme == "s3"
+            else "copy what it leads to into the store, and name that place",
         )

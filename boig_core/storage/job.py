@@ -7,7 +7,6 @@ Leaves out: running it (see `stage`) and submitting it (see `boig_core.orchestra
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from enum import StrEnum
 
@@ -107,12 +106,6 @@ class Job(BaseModel):
         mark = hashlib.sha256(run.encode()).hexdigest()[:8]
         # Cut, since file systems take names of 255 bytes at most; the mark tells long runs apart.
         return f"{slug(run)[:120]}-{mark}-a{self.attempt}"
-
-    @property
-    def work(self) -> str:
-        """SHA-256 of what this job computes of what: the same for another attempt at it."""
-        told = {"stage": self.stage, "recipe": self.recipe.work(), "inputs": self.inputs}
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def output(self, family: str) -> str:
         """Folder for an output of this attempt, such as ``STORE/models/boigllm/VERSION``."""

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -113,9 +113,19 @@ def read_bytes(uri: str, most: int | None = None) -> bytes:
         with _local_errors(uri), Path(normalize(uri)).open("rb") as file:
             return file.read(-1 if most is None else most)
     bucket, key = bucket_and_key(uri)
-    body: bytes = s3.call(
-        uri, lambda: s3.client().get_object(Bucket=bucket, Key=key)["Body"].read(most)
-    )
+
+    def read() -> bytes:
+        with closing(s3.client().get_object(Bucket=bucket, Key=key)["Body"]) as body:
+            if most is None:
+                return bytes(body.read())
+            content = b""
+            # Up to an empty piece: there the length is checked, so that a connection which was cut
+            # is no short file.
+            while len(content) < most and (piece := body.read(most - len(content))):
+                content += piece
+            return content
+
+    body: bytes = s3.call(uri, read)
     return body
 
 

@@ -39,6 +39,7 @@ from boig_core.storage.job import Job
 from boig_core.storage.manifest import FileEntry, sha256_file
 from boig_core.training.checkpoint_upload import COMPLETE, MARKER, Upload
 from boig_core.training.ranks import rank, world_size
+from boig_core.training.work import work_of
 
 _FORMAT = 3
 T = TypeVar("T")
@@ -92,7 +93,7 @@ class Checkpoints:
         since = job.attempt
         while since > 1 and commits.fate(commits.attempt_uri(job.task, since - 1)) != "committed":
             since -= 1
-        return cls(job.task, job.attempt, name, job.work, since)
+        return cls(job.task, job.attempt, name, work_of(job), since)
 
     def save(self, what: Saveable, step: int, state: Mapping[str, Any] | None = None) -> str:
         """Snapshot ``step`` (steps done so far) with a small JSON state, and start to upload it;

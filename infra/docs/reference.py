@@ -209,8 +209,8 @@ _OTHERS: Final = {
     "AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_DEFAULT_REGION": "identity at the store, as"
     " every AWS client reads it; an instance's role does as well",
     "AWS_ENDPOINT_URL": "address of an S3 server that is not Amazon's",
-    "RAY_API_ADDRESS": "Ray's Jobs API, where there is no connection `ray_default`:"
-    " `http://HEAD:8265`",
+    "RAY_API_ADDRESS": "Ray's Jobs API, `http://HEAD:8265`; it counts before the connection"
+    " `ray_default`",
     "RAY_AUTH_MODE`, `RAY_AUTH_TOKEN": "`token`, and the token that the Jobs API asks for; for"
     " Airflow and Ray alike",
     "MLFLOW_TRACKING_URI": "MLflow server that runs are logged to and champions are kept in",

@@ -241,7 +241,7 @@ def test_nodes_that_go_in_every_phase_change_no_bit(
     # The last group went on from the checkpoint that was saved before the drained node was left.
     assert rewards == dict(list(enumerate(calm[1]))[4:])
     assert adapter.checksum == calm[0]
-    assert caplog.text.count("going on from the newest checkpoint") == 2
+    assert caplog.text.count("going on from the newest checkpoint") == 3
 
 
 def test_a_learner_without_a_node_ends_by_name(

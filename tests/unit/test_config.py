@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from boig_core.config import Recipe, load_recipe, parse_recipe, recipe_names
-from boig_core.config.recipe import PLACEMENT
 from boig_core.errors import RecipeError
 
 
@@ -32,19 +31,6 @@ def test_every_field_is_documented() -> None:
         assert field.description, section
         inner = getattr(field.annotation, "model_fields", {})
         assert [f"{section}.{name}" for name, f in inner.items() if not f.description] == []
-
-
-def test_how_a_recipe_runs_is_no_part_of_its_work() -> None:
-    """Each field of `PLACEMENT` exists and leaves the work alone; others change it."""
-    recipe = load_recipe("tiny")
-    for path in PLACEMENT:
-        section, _, field = path.rpartition(".")
-        owner = getattr(recipe, section) if section else recipe
-        assert field in type(owner).model_fields, path
-    how = ["llm.micro_batch=4", "sd.zero_stage=0", "ddpo.rollout_actors=7", "resources.cpus=3"]
-    assert load_recipe("tiny", [*how, "evaluation.prompts=7"]).work() == recipe.work()
-    for what in ("seed=1", "llm.steps=999", "sd.lr=1", "ddpo.kl=0.1", "data.kpi=shares"):
-        assert load_recipe("tiny", [what]).work() != recipe.work(), what
 
 
 def test_overrides_win_and_the_last_one_most(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ Leaves out: what the end means: the operator reads that from the store.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
+from airflow.sdk.configuration import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from boig_core.errors import BoigError, ClusterError
@@ -32,6 +34,15 @@ both."""
 
 _kills: set[asyncio.Task[None]] = set()
 """Kills at work; an event loop keeps no task alive by itself."""
+
+
+def seen_s() -> float:
+    """Seconds until Airflow's scheduler has surely seen the worker of a task that waits end. A task
+    that is queued again before counts as failed there, and is tried once more.
+
+    A worker may notice that its task's process has ended only with its next heartbeat.
+    """
+    return 2.0 * float(conf.getfloat("workers", "min_heartbeat_interval", fallback=5.0))
 
 
 async def follow(
@@ -113,9 +124,11 @@ class RayJobTrigger(BaseTrigger):
         """Wait for the job's end."""
         if self.task_instance is not None:
             warm_up(TaskKey.of(self.task_instance))
+        began = time.monotonic()
         end = await follow(
             self.cluster, self.submission_id, self.attempt, self.log.info, poll_s=self.poll_s
         )
+        await asyncio.sleep(max(0.0, seen_s() - (time.monotonic() - began)))
         page = self.cluster.page(self.submission_id)
         yield TriggerEvent(
             {**end, "attempt": self.attempt, "submission_id": self.submission_id, "job_url": page}

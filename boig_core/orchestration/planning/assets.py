@@ -305,6 +305,9 @@ def announce(
         outlet_events: Any = None,
         asset_state_store: Any = None,
     ) -> dict[str, Any]:
+        if not all([made_by, *stages]):
+            rule = "was marked as success, so it has no result to announce"
+            raise InputError("a task before this one", rule, "clear it, and it runs")
         outputs = dict(made_by["outputs"])
         seconds = dict(made_by["seconds"])
         for stage in stages:

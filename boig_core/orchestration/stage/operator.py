@@ -23,7 +23,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from boig_core import environment
 from boig_core.config import parse_recipe
-from boig_core.errors import BoigError, ClusterError, InfrastructureError, named
+from boig_core.errors import BoigError, ClusterError, InfrastructureError, InputError, named
 from boig_core.orchestration.airflow_state import TaskKey, try_is_over
 from boig_core.orchestration.jobs import clusters
 from boig_core.orchestration.jobs.asks import asks_of
@@ -125,6 +125,10 @@ class RayJobOperator(BaseOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Use, adopt or start an attempt; then wait for it."""
+        if not self.plan:
+            raise InputError(
+                "the task plan", "was marked as success, so nothing is planned", "clear it"
+            )
         if "skip" in self.plan:
             raise AirflowSkipException(self.plan["skip"])
         key = TaskKey.of(context["ti"])

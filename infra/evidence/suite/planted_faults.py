@@ -129,6 +129,22 @@ FAULTS: Final = (
         "tests/faults/test_orchestration_faults.py",
         "no_secret",
     ),
+    PlantedFault(
+        "a node that is left in time counts as a failure",
+        "boig_core/cluster/train.py",
+        "failures += not (isinstance(exc, PreemptionError) or isinstance(error, PreemptedError))",
+        "failures += 1",
+        "tests/faults/test_ddpo_nodes.py",
+        "go_in_every_phase",
+    ),
+    PlantedFault(
+        "tiny models draw scenes by no seed",
+        "boig_core/adworld/tiny_models/clip.py",
+        "rng = np.random.default_rng(seed)",
+        "rng = np.random.default_rng()",
+        "tests/unit/adworld/test_tiny_models.py",
+        "same_bits",
+    ),
 )
 
 

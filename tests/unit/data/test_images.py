@@ -113,7 +113,7 @@ def test_an_orientation_that_there_is_none_of_turns_nothing(orientation: int) ->
 
 
 @pytest.mark.parametrize(
-    "error", [struct.error("odd"), KeyError("x"), IndexError("y"), MemoryError(), TypeError("z")]
+    "error", [struct.error("odd"), KeyError("x"), IndexError("y"), TypeError("z")]
 )
 def test_whatever_a_decoder_raises_is_that_images_reject(
     error: Exception, monkeypatch: pytest.MonkeyPatch
@@ -135,11 +135,28 @@ def test_metadata_that_cannot_be_read_turns_nothing(monkeypatch: pytest.MonkeyPa
     assert normalize(encoded(form="JPEG", quality=100), 1000).width == PICTURE.width
 
 
-def test_a_gif_that_is_cut_in_its_second_frame_is_a_reject() -> None:
-    whole = encoded(form="GIF", save_all=True, append_images=[PICTURE.rotate(90)], duration=100)
-    for cut in range(1, len(whole) // 2, 7):
-        with pytest.raises(Rejected):
-            normalize(whole[:-cut], 1000)
+def test_a_machine_short_of_memory_is_no_fault_of_an_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load(self: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(MemoryError):
+        normalize(encoded(form="GIF"), 1000)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_gif_that_is_cut_anywhere_is_a_reject(frames: int) -> None:
+    more = [PICTURE.rotate(90)] * (frames - 1)
+    whole = encoded(form="GIF", save_all=True, append_images=more, duration=100)
+    for cut in range(8, len(whole) - 8, 7):
+        with suppress(Rejected):
+            stored = normalize(whole[:-cut], 1000)
+            assert decode(stored.data).shape == (stored.height, stored.width, 3)
+    with pytest.raises(Rejected) as caught:
+        normalize(whole[: len(whole) // 3], 1000)
+    assert caught.value.code == "image_unreadable"
 
 
 @pytest.mark.parametrize("form", ["GIF", "BMP"])

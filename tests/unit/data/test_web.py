@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from boig_core.config import Data
 from boig_core.data import web
 from boig_core.data.rejects import Rejected
-from boig_core.data.web import Web
+from boig_core.data.web import Web, public_address
 
 
 class Hello(BaseHTTPRequestHandler):
@@ -87,3 +87,55 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
     monkeypatch.delenv("SSL_CERT_FILE")
     with pytest.raises(Rejected, match="CERTIFICATE_VERIFY_FAILED"):
         Web(Data()).get(f"https://secure.example:{port}/x.png")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "64:ff9b::a00:1",
+        "2002:7f00:1::1",
+        "::ffff:192.168.0.1",
+        "fe80::1%eth0",
+        "::ffff:0:10.0.0.1",
+        "::10.0.0.1",
+        "2001:0:7f00:1::1",
+        "64:ff9b:1::a00:1",
+        "fec0::1",
+        "192.0.0.9",
+        "192.0.0.171",
+        "168.63.129.16",
+        "::ffff:168.63.129.16",
+        "100.64.0.1",
+        "240.0.0.1",
+        "5f00::1",
+        "3fff::1",
+        "2002:808:808::1",
+    ],
+)
+def test_an_ipv4_address_inside_an_ipv6_one_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setattr(
+        web.socket, "getaddrinfo", lambda *args, **kwargs: [(10, 1, 6, "", (address, 80))]
+    )
+    with pytest.raises(Rejected, match="private address"):
+        public_address("inside.example", 80)
+
+
+@pytest.mark.parametrize(
+    "address", ["2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8", "8.8.8.8"]
+)
+def test_public_addresses_are_let_in(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr(
+        web.socket, "getaddrinfo", lambda *args, **kwargs: [(10, 1, 6, "", (address, 80))]
+    )
+    assert public_address("public.example", 80) == address
+
+
+def test_one_private_address_among_public_ones_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [(0, 0, 0, "", (address, 80)) for address in ("93.184.216.34", "192.168.0.1")]
+    monkeypatch.setattr(web.socket, "getaddrinfo", lambda *args, **kwargs: entries)
+    with pytest.raises(Rejected, match=r"192\.168\.0\.1"):
+        public_address("mixed.example", 80)
+    monkeypatch.setattr(web.socket, "getaddrinfo", lambda *args, **kwargs: entries[:1])
+    assert public_address("public.example", 80) == "93.184.216.34"

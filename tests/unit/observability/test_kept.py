@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 
 import pytest
@@ -77,6 +79,31 @@ def test_secrets_of_many_names_are_hidden_in_every_form(
         assert form not in hide_secrets(f"the server got {form} and refused it")
     monkeypatch.delenv(name)
     assert hide_secrets("hush/hush+hush") == "hush/hush+hush"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("aws://AKIA:wJalr%2FK7MDENG%2BbPx@/", "wJalr/K7MDENG+bPx"),
+        ("http://user:hush-hush@host", base64.b64encode(b"user:hush-hush").decode()),
+        (json.dumps({"password": 'a"b\\c-hush'}), 'a"b\\c-hush'),
+        (json.dumps({"extra": json.dumps({"secret_id": "hush-hush"})}), "hush-hush"),
+    ],
+    ids=range(4),
+)
+def test_a_secret_is_hidden_as_it_is_meant(
+    monkeypatch: pytest.MonkeyPatch, value: str, shown: str
+) -> None:
+    assert hide_secrets(f"sent {shown}") == f"sent {shown}"
+    monkeypatch.setenv("AIRFLOW_CONN_X", value)
+    assert shown not in hide_secrets(f"sent {shown}")
+
+
+def test_what_is_only_called_a_key_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    tolerations = [{"key": "nvidia.com/gpu", "tokenizer": "large-model", "bucket_key": "a/b/c/d/e"}]
+    monkeypatch.setenv("TOLERATIONS", json.dumps(tolerations))
+    text = "nvidia.com/gpu large-model a/b/c/d/e"
+    assert hide_secrets(text) == text
 
 
 def test_a_secret_that_begins_another_leaves_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -251,6 +251,26 @@ def test_the_event_says_all_that_the_operator_needs(api: Any, tmp_path: Any) -> 
     assert store.exists(f"{tmp_path}/{CURSOR}")
 
 
+def test_the_end_of_a_short_job_is_told_once_airflow_has_seen_its_task_wait(
+    api: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queued again before, the task counts as failed."""
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "5")
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def follow(*_: Any, **__: Any) -> dict[str, str]:
+        return {"status": "SUCCEEDED", "message": ""}
+
+    monkeypatch.setattr(triggers, "follow", follow)
+    monkeypatch.setattr(triggers.asyncio, "sleep", sleep)
+    trigger = RayJobTrigger(api.cluster.serialize(), "boig-x", 0.01, str(tmp_path))
+    assert asyncio.run(anext(trigger.run())) is not None
+    assert slept == [pytest.approx(10.0, abs=0.5)]
+
+
 def test_the_way_to_airflow_is_built_before_a_kill_needs_it_once_a_process(
     api: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

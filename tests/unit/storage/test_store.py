@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import io
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from botocore.response import StreamingBody
 
 from boig_core.errors import (
     InputError,
@@ -293,6 +295,18 @@ def test_store_that_is_away(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(StoreUnavailableError, match="AWS_ENDPOINT_URL"):
         store.read_bytes("s3://bucket/x")
+
+
+def test_a_connection_that_is_cut_is_no_short_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client:
+        def get_object(self, **_: str) -> dict[str, StreamingBody]:
+            return {"Body": StreamingBody(io.BytesIO(b"x" * 400), 1000)}
+
+    monkeypatch.setattr(store.s3, "client", Client)
+    for most in (None, 5000, 600):
+        with pytest.raises(StoreUnavailableError):
+            store.read_bytes("s3://bucket/key", most)
+    assert store.read_bytes("s3://bucket/key", 300) == b"x" * 300
 
 
 def test_no_credentials(s3_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -157,8 +157,8 @@ def test_an_attempt_goes_on_from_the_same_work_alone(
     ("change", "goes_on"),
     [
         ({}, True),
-        ({"recipe": load_recipe("tiny", ["llm.zero_stage=0", "resources.cpus=2"])}, True),
-        ({"recipe": load_recipe("tiny", ["llm.lr=1"])}, False),
+        ({"recipe": load_recipe("tiny", ["sd.zero_stage=1", "resources.cpus=2"])}, True),
+        ({"recipe": load_recipe("tiny", ["sd.lr=1"])}, False),
         ({"inputs": {"dataset": "/store/datasets/posts/two"}}, False),
     ],
 )

@@ -170,6 +170,30 @@ def test_a_checkpoint_goes_on_under_another_zero_stage_to_rounding(
     assert torch.equal(torch.rand(3), noise), "seeded by step and rank"
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (("none", 2), ("optimizer", 2)),
+        (("none", 3), ("all", 3)),
+        (("all", 3), ("none", 2)),
+    ],
+)
+def test_a_checkpoint_goes_on_where_more_or_less_rests_on_the_host(
+    before: tuple[str, int], after: tuple[str, int], tmp_path: Path
+) -> None:
+    def create(offload: str, stage: int) -> Engine:
+        config = EngineConfig(lr=1e-2, steps=12, zero_stage=stage, offload=offload)  # type: ignore[arg-type]
+        return Engine.create(make_model(), config)
+
+    whole = run(create(*before))
+    half = create(*before)
+    run(half, 5)
+    half.save(tmp_path)
+    later = create(*after)
+    later.load(tmp_path)
+    assert run(later) == pytest.approx(whole[5:], rel=1e-4)
+
+
 def test_a_checkpoint_without_zero_is_refused_with_zero_and_so_is_an_empty_folder(
     tmp_path: Path,
 ) -> None:
