@@ -73,7 +73,8 @@ def _secrets_in(name: str, value: str) -> Iterator[tuple[str, str]]:
         yield password, "[password]"
         yield unquote(password), "[password]"
         if password:  # as Basic authentication sends it
-            yield f"{unquote(user)}:{unquote(password)}", "[password]"
+            sent = f"{unquote(user)}:{unquote(password)}"
+            yield base64.b64encode(sent.encode()).decode(), "[password]"
     yield from _secrets_in_json(value)
 
 

@@ -106,4 +106,5 @@ def _at(values: Mapping[str, Any], path: str) -> Any:
         return (value or {}).get(field)
     if not isinstance(value, dict):
         return value
-    return {key: each for key, each in value.items() if f"{section}.{key}" not in PLACEMENT}
+    decides = {key: each for key, each in value.items() if f"{section}.{key}" not in PLACEMENT}
+    return decides or None

@@ -114,11 +114,8 @@ Tracker = Callable[[str, int], Callable[[str], None]]
 
 
 def _train(folder: Path, seed: int, scale: float, track: Tracker) -> dict[str, Any]:
-    def scaled(number: int) -> int:
-        return max(16, int(number * scale))
-
-    def steps(number: int) -> int:
-        return max(2, int(number * scale))
+    def scaled(number: int, least: int = 16) -> int:
+        return max(least, int(number * scale))
 
     # Ten apart, so that no stream of one seed is another's of the next.
     seeds = {
@@ -135,26 +132,23 @@ def _train(folder: Path, seed: int, scale: float, track: Tracker) -> dict[str, A
 
     # Each model starts from a seed of its own, whatever was drawn for the one before.
     torch.manual_seed(seeds["clip"])
-    model = clip.build_clip(words)
-    clip.train_clip(
-        model, words, scenes, steps(_CLIP_STEPS), seeds["clip"], track("CLIP", steps(_CLIP_STEPS))
-    )
+    model, steps = clip.build_clip(words), scaled(_CLIP_STEPS, 2)
+    clip.train_clip(model, words, scenes, steps, seeds["clip"], track("CLIP", steps))
     measured["clip"] = clip.measure_clip(model, words, held_out)
     clip.save_clip(model, words, folder / "clip")
 
     torch.manual_seed(seeds["vae"])
-    vae = diffusion.build_vae()
-    diffusion.train_vae(
-        vae, scenes, steps(_VAE_STEPS), seeds["vae"], track("autoencoder", steps(_VAE_STEPS))
-    )
+    vae, steps = diffusion.build_vae(), scaled(_VAE_STEPS, 2)
+    diffusion.train_vae(vae, scenes, steps, seeds["vae"], track("autoencoder", steps))
     measured["autoencoder_psnr_db"] = diffusion.measure_vae(vae, held_out)
     latents_NCHW = diffusion.encode(vae, scenes) * vae.config.scaling_factor
 
     torch.manual_seed(seeds["unet"])
     unet, text_encoder = diffusion.build_unet(), clip.text_half(model)
-    advance = track("diffusion", steps(_UNET_STEPS))
+    steps = scaled(_UNET_STEPS, 2)
+    advance = track("diffusion", steps)
     diffusion.train_unet(
-        unet, text_encoder, latents_NCHW, words, scenes, steps(_UNET_STEPS), seeds["unet"], advance
+        unet, text_encoder, latents_NCHW, words, scenes, steps, seeds["unet"], advance
     )
     pipe = diffusion.assemble(vae, unet, text_encoder, words)
     # Measured after the rounding to half precision, for that is what ships.
@@ -164,15 +158,9 @@ def _train(folder: Path, seed: int, scale: float, track: Tracker) -> dict[str, A
     # A judge that shares scenes or seed with what it judges would share its mistakes.
     judge_scenes = _draw(scaled(_JUDGE_SCENES), seeds["judge_scenes"], track)
     torch.manual_seed(seeds["judge"])
-    judge = clip.build_clip(words)
-    clip.train_clip(
-        judge,
-        words,
-        judge_scenes,
-        steps(_JUDGE_STEPS),
-        seeds["judge"],
-        track("judge CLIP", steps(_JUDGE_STEPS)),
-    )
+    judge, steps = clip.build_clip(words), scaled(_JUDGE_STEPS, 2)
+    advance = track("judge CLIP", steps)
+    clip.train_clip(judge, words, judge_scenes, steps, seeds["judge"], advance)
     measured["clip-judge"] = clip.measure_clip(judge, words, held_out)
     clip.save_clip(judge, words, folder / "clip-judge")
     return measured
