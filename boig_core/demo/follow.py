@@ -19,7 +19,7 @@ from boig_core.orchestration.stage import attempts
 from boig_core.storage import commit
 
 POLL_S = 2.0
-APPROVE_AFTER_S = 8.0
+APPROVE_AFTER_S = 5.0
 """Seconds before the demo approves: Airflow fails a task that is answered before its scheduler has
 seen it wait."""
 NEXT_DAG_S = 120.0

@@ -23,6 +23,7 @@ from boig_core.vocabulary import Sample
 from tests.unit.diffusion.learning import fit, set_ddpo
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["grpo", "awm"])
 def test_reward_climbs(
     recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, objective: str

@@ -54,6 +54,7 @@ class Killed:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

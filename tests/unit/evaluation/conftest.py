@@ -44,6 +44,7 @@ def shrunken() -> Recipe:
     return load_recipe(
         "tiny",
         [
+            "evaluation.unguided=true",
             "evaluation.prompts=18",
             "evaluation.images_per_prompt=4",
             "evaluation.bootstrap=200",

@@ -54,6 +54,7 @@ def recipe(*overrides: str) -> Recipe:
     return load_recipe(
         "tiny",
         [
+            "evaluation.unguided=true",
             "evaluation.bootstrap=100",
             "evaluation.images_per_prompt=4",
             "evaluation.guidance=1",

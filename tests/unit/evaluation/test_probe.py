@@ -113,6 +113,7 @@ def fit(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_hacked_reward_is_stopped_while_the_policy_is_still_better_than_the_base(
     samples: list[Sample], tmp_path: Path
 ) -> None:
