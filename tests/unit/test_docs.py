@@ -116,6 +116,7 @@ def run_script(script: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_post_of_ones_own_gets_in_as_the_readme_says(tmp_path: Path) -> None:
     pictures = tmp_path / "home" / "Pictures"
     pictures.mkdir(parents=True)

@@ -83,6 +83,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_bench_runs_the_whole_recipe_and_prints_its_phases(tmp_path: Path) -> None:
     small = [
         "epochs=1",

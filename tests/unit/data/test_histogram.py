@@ -31,6 +31,7 @@ numbers = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(values=st.lists(numbers, min_size=1, max_size=40))
 def test_every_value_is_counted_in_the_bin_that_holds_it(values: list[float]) -> None:

@@ -143,6 +143,7 @@ def test_images_that_are_lost_and_posts_that_are_left(archive: Archive) -> None:
     assert lineage["q-2"]["address"].endswith("/export/2.png")
 
 
+@pytest.mark.slow
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(ROWS), seed=st.integers(0, 99))
 def test_neither_order_nor_workers_change_a_bit(

@@ -11,6 +11,7 @@ from boig_core.diffusion import bench as benches
 from boig_core.vocabulary import Sample
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "micro_batch", "fraction"), [("grpo", 3, 1.0), ("grpo", 4, 0.5), ("awm", 4, 0.7)]
 )

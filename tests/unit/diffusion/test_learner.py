@@ -112,6 +112,7 @@ def test_rollouts_made_elsewhere_are_named_or_scored_again(
     assert rows[0]["ratio_deviation"] == 0.0  # one update, in the same batches
 
 
+@pytest.mark.slow
 def test_a_heavy_divergence_keeps_the_policy_at_the_base(
     recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path
 ) -> None:
@@ -181,6 +182,7 @@ class Falling:
         return level + np.linspace(0, 0.1, len(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("action", "epochs_kept"), [("keep_best", 2), ("stop", 4)])
 def test_a_fall_ends_the_training_and_a_resumed_run_agrees(
     recipe: Recipe, samples: list[Sample], tmp_path: Path, action: str, epochs_kept: int

@@ -24,6 +24,7 @@ from tests.processes import forks
 from tests.unit.diffusion.learning import fit, set_ddpo
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["grpo", "ddpo"])
 def test_resumed_equals_uninterrupted(
     recipe: Recipe, samples: list[Sample], warmth: Any, tmp_path: Path, objective: str
@@ -112,6 +113,7 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(
         }
 
 
+@pytest.mark.slow
 def test_notice_in_an_epoch_saves_at_its_end_and_the_run_goes_on_from_there(
     recipe: Recipe,
     samples: list[Sample],

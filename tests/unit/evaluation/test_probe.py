@@ -139,6 +139,7 @@ def test_a_hacked_reward_is_stopped_while_the_policy_is_still_better_than_the_ba
     assert np.argmax(witness) < np.argmax([row["reward"] for row in guarded.rows])
 
 
+@pytest.mark.slow
 def test_a_resumed_training_goes_by_the_same_probes(samples: list[Sample], tmp_path: Path) -> None:
     settings = ("probe_every=2", "checkpoint_every=1", "monitors.plateau={action: keep_best}")
     whole, adapter, looks = fit(

@@ -93,6 +93,7 @@ def gains_of_the_best(law: Law) -> dict[tuple[str, str, str], Gain]:
     )
 
 
+@pytest.mark.slow
 def test_a_law_that_ignores_looks_leaves_nothing_to_know() -> None:
     result = gains_of_the_best(Law.model_validate(COUNT_ALONE))
     for metric in knows_kpi.METRICS:
@@ -103,6 +104,7 @@ def test_a_law_that_ignores_looks_leaves_nothing_to_know() -> None:
     assert result["objects_iou", "retrieval", "high"].mean == 1  # the post tells the kinds
 
 
+@pytest.mark.slow
 def test_a_law_that_wants_one_color_is_worth_knowing() -> None:
     result = gains_of_the_best(YELLOW)
     # High posts are a third of those that the blind answer is for, so it names yellow too; tones

@@ -67,6 +67,7 @@ def test_the_model_learns_what_the_kpi_changes(learned: Model, make_samples: Mak
     assert np.mean(right) > 0.9
 
 
+@pytest.mark.slow
 def test_shuffled_labels_take_away_what_a_model_knows_more_than_its_twin(
     learned: Model, make_samples: MakeSamples, tmp_path: Path
 ) -> None:

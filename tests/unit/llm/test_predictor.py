@@ -126,6 +126,7 @@ def test_packing_micro_batches_and_zero_change_nothing(stage: int) -> None:
         assert curve == pytest.approx(curves[0], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "steps", "lr"), [("head", 100, 5e-3), ("text", 400, 3e-3)])
 def test_it_learns_what_the_image_says_and_is_published_with_it(
     method: str, steps: int, lr: float, posts: list[Sample], tmp_path: Path

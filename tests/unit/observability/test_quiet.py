@@ -30,6 +30,7 @@ warnings.warn_explicit("act on this", UserWarning, "x.py", 1, module="torch.cuda
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_opens_models_says_nothing_but_what_matters() -> None:
     env = {
         name: value

@@ -6,6 +6,7 @@ import pytest
 from infra.evidence.perception import colors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [512, 32])
 def test_names_and_coverages_of_known_compositions(side: int) -> None:
     result = colors.accuracy(colors.compositions(80), side)

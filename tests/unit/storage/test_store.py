@@ -278,6 +278,7 @@ def test_refused_identity(refusing: str, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refusing", [(409, "ConditionalRequestConflict")], indirect=True)
 def test_endless_conflict_is_no_loss(refusing: str) -> None:
     with pytest.raises(StoreUnavailableError, match="another writer"):
