@@ -123,9 +123,8 @@ def _decoding() -> Iterator[None]:
     fault of an image."""
     try:
         yield
-    except (Rejected, MemoryError, Image.DecompressionBombError):
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError):  # `UnidentifiedImageError` is one
+    # Told by `normalize`, or no fault of the image.
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError):
         raise
     except Exception as exc:
         raise Rejected(

@@ -88,7 +88,7 @@ def digest(stage: Stage, recipe: Recipe, inputs: Mapping[str, Any]) -> str:
     values = recipe.model_dump(mode="json", exclude_defaults=True)
     read = {path: _at(values, path) for path in READS[stage]}
     for section in ("llm", "sd", "ddpo"):
-        if isinstance(read.get(section), dict):
+        if section in read:
             # Between nothing that is shared and something a checkpoint cannot change over.
             read[f"{section}.sharded"] = getattr(recipe, section).zero_stage > 0
     if stage is Stage.DDPO:

@@ -182,7 +182,6 @@ def environment_page() -> str:
         "",
     ]
     for variable in environment.VARIABLES:
-        unset = variable.unset[0].upper() + variable.unset[1:]
         lines += [
             f'<a id="{variable.name}"></a>',
             "",
@@ -191,7 +190,7 @@ def environment_page() -> str:
             f"{variable.meaning}",
             "",
             f"* Read by: {variable.readers}.",
-            f"* Not set: {unset}." if unset.startswith("`") else f"* Not set: {variable.unset}.",
+            f"* Not set: {variable.unset}.",
             f"* Example: `{variable.name}={variable.example}`",
             "",
         ]

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from boig_core.errors import InputError
+
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 FILES = sorted(DAGS.glob("boig_*.py"))
 HEAVY = (
@@ -92,6 +94,14 @@ def test_dag_is_documented_owned_retried_and_tagged(dags: dict[str, Any], name: 
         assert param.description, key
         assert param.schema.get("title"), key
         assert param.schema.get("type"), key
+
+
+def test_a_stage_that_was_marked_as_success_is_named_where_there_is_nothing_to_announce(
+    dags: dict[str, Any],
+) -> None:
+    announce = dags["boig_sd"].get_task("announce").python_callable
+    with pytest.raises(InputError, match="was marked as success, so it has no result to announce"):
+        announce({"outputs": {}, "seconds": {}}, [None], None)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in FILES])

@@ -37,8 +37,8 @@ _kills: set[asyncio.Task[None]] = set()
 
 
 def seen_s() -> float:
-    """Seconds until Airflow's scheduler has surely seen the worker of a task that waits end. A task
-    that is queued again before counts as failed there, and is tried once more.
+    """Seconds after which Airflow's scheduler has surely seen that a deferred task's worker ended.
+    A task that is queued again before that counts as failed there, and is tried once more.
 
     A worker may notice that its task's process has ended only with its next heartbeat.
     """

@@ -232,6 +232,14 @@ def test_the_same_is_made_again_where_it_is_not_the_same_or_wanted_anew(
     assert len(api.posts) == 1
 
 
+def test_a_plan_that_was_marked_as_success_is_named(run: Run, api: Any) -> None:
+    ingest = RayJobOperator(task_id="ingest", stage="ingest", plan={}, inputs={})
+    ingest.plan = None
+    with pytest.raises(InputError, match=r"the task plan: was marked as success"):
+        ingest.execute(run.context(1, 3))
+    assert api.posts == []
+
+
 def test_a_plan_that_says_so_is_skipped_with_its_reason(run: Run, api: Any) -> None:
     skipped = RayJobOperator(
         task_id="ingest",

@@ -79,6 +79,13 @@ def test_a_field_that_is_given_its_default_changes_nothing() -> None:
     assert work(Stage.DDPO, f"ddpo.eta={default}") == work(Stage.DDPO)
 
 
+def test_a_section_at_its_defaults_counts_too() -> None:
+    plain, other = Recipe(), load_recipe("stock", ["sd.zero_stage=0"])
+    assert load_recipe("stock").sd == plain.sd, "else this shows nothing"
+    before = digest(Stage.FINETUNE_SD, load_recipe("stock"), INPUTS)
+    assert digest(Stage.FINETUNE_SD, other, INPUTS) != before
+
+
 def test_other_inputs_are_other_work() -> None:
     recipe = load_recipe("tiny")
     assert digest(Stage.DDPO, recipe, {"dataset": "1" * 64}) != work(Stage.DDPO)
