@@ -45,13 +45,13 @@ STORE: Final = Variable(
     "command line, all of Airflow, Ray",
     "s3://bucket/prefix",
 )
-ROOTS: Final = Variable(
-    "BOIG_ROOTS",
-    "Locations, separated by commas, below which the params of a DAG may name posts and recipes"
-    " beside the store.",
-    "params may name what lies in the store alone",
-    "Airflow: workers",
-    "/data/acme,s3://exports/2026,https://cdn.example/acme",
+POLICY: Final = Variable(
+    "BOIG_POLICY",
+    "Path of the operator's policy: which places, models, endpoints and gates a recipe may ask for."
+    " The file has the same content everywhere.",
+    "the strict default: what lies in the store and the models of the package",
+    "command line, all of Airflow, Ray",
+    "/etc/boig/policy.yaml",
 )
 INGEST_CRON: Final = Variable(
     "BOIG_INGEST_CRON",

@@ -57,6 +57,12 @@ class RecipeError(UserError):
     validates."""
 
 
+class PolicyError(UserError):
+    """A recipe or a param asks for what this installation's policy does not allow. Remedy: ask for
+    less, or have the operator change the line of the policy that the message names; `boig policy
+    check` shows everything that a recipe asks for."""
+
+
 class InputError(UserError):
     """An input cannot be used: data that cannot be read as what it claims to be, too little of it,
     or a location, setting or argument that is wrong. Remedy: mend or replace what the message

@@ -43,7 +43,8 @@ from typing import Any
 from airflow.sdk import DAG, task_group
 
 from boig_core.orchestration.planning import experiment_results, experiments
-from boig_core.orchestration.planning.assets import BOIGLLM, DEFAULTS, model_params, recipe_params
+from boig_core.orchestration.planning.assets import BOIGLLM, DEFAULTS
+from boig_core.orchestration.planning.params import model_params, recipe_params
 from boig_core.orchestration.signals.callbacks import on_failure
 from boig_core.orchestration.signals.deadlines import deadline
 from boig_core.orchestration.stage.operator import RayJobOperator

@@ -46,12 +46,11 @@ from boig_core import environment
 from boig_core.orchestration.planning.assets import (
     DATASET,
     DEFAULTS,
-    LOCATION,
     announce,
     plan,
-    recipe_params,
 )
 from boig_core.orchestration.planning.intervals import take_turn
+from boig_core.orchestration.planning.params import LOCATION, recipe_params
 from boig_core.orchestration.signals.callbacks import on_failure
 from boig_core.orchestration.signals.deadlines import deadline
 from boig_core.orchestration.stage.operator import RayJobOperator

@@ -46,9 +46,8 @@ from boig_core.orchestration.planning.assets import (
     DEFAULTS,
     announce,
     plan,
-    recipe_params,
-    uri_param,
 )
+from boig_core.orchestration.planning.params import recipe_params, uri_param
 from boig_core.orchestration.signals.callbacks import on_failure
 from boig_core.orchestration.signals.deadlines import deadline
 from boig_core.orchestration.stage.operator import RayJobOperator

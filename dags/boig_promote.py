@@ -38,7 +38,8 @@ When **promote** fails, clear it once MLflow answers again; a model is registere
 
 from airflow.sdk import DAG
 
-from boig_core.orchestration.planning.assets import BOIGSD, DEFAULTS, plan, recipe_params, uri_param
+from boig_core.orchestration.planning.assets import BOIGSD, DEFAULTS, plan
+from boig_core.orchestration.planning.params import recipe_params, uri_param
 from boig_core.orchestration.promotion.approval import Approval, gates_task, promote_task
 from boig_core.orchestration.signals.callbacks import on_failure
 

@@ -44,12 +44,10 @@ from boig_core.orchestration.planning.assets import (
     BOIGSD,
     DEFAULTS,
     announce,
-    model_params,
     plan,
-    recipe_params,
     timings,
-    uri_param,
 )
+from boig_core.orchestration.planning.params import model_params, recipe_params, uri_param
 from boig_core.orchestration.signals.callbacks import on_failure
 from boig_core.orchestration.signals.deadlines import deadline
 from boig_core.orchestration.stage.operator import RayJobOperator

@@ -36,6 +36,7 @@ AIRFLOW_HOME = tempfile.mkdtemp(prefix="boig-airflow-")
 atexit.register(shutil.rmtree, AIRFLOW_HOME, ignore_errors=True)
 os.environ.update(
     {
+        environment.POLICY.name: str(REPOSITORY / "tests" / "policy.yaml"),
         "AIRFLOW_HOME": AIRFLOW_HOME,
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -106,6 +107,22 @@ def group_of(nodeid: str) -> str:
 
 def place_of(group: str) -> int:
     return DEAREST_FIRST.index(group) if group in DEAREST_FIRST else len(DEAREST_FIRST)
+
+
+@pytest.fixture
+def set_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets the policy of this process and those that it starts: that of all tests, with the fields
+    given changed."""
+
+    def set_(**fields: Any) -> None:
+        import yaml
+
+        tree = yaml.safe_load((REPOSITORY / "tests" / "policy.yaml").read_text())
+        path = tmp_path / "policy.yaml"
+        path.write_text(yaml.safe_dump({**tree, **fields}))
+        monkeypatch.setenv(environment.POLICY.name, str(path))
+
+    return set_
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ def make_secrets() -> dict[str, str]:
     return {
         "AWS_ACCESS_KEY_ID": mark(10),
         "AWS_SECRET_ACCESS_KEY": mark(20),
-        "FEW_SHOT_KEY": mark(16),  # what a recipe's evaluation.few_shot.key_env names
+        "FEW_SHOT_KEY": mark(16),  # what tests/policy.yaml names
         "MLFLOW_TRACKING_URI": f"http://tracker:{mark(16)}@127.0.0.1:9",
         "BOIG_ALERT_URL": f"http://127.0.0.1:9/hooks/{mark(16)}",
     }

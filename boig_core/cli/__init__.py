@@ -19,6 +19,7 @@ from boig_core.cli import (
     dataset,
     demo,
     doctor,
+    policy,
     recipe,
     results,
     runs,
@@ -50,7 +51,7 @@ for command in (
     doctor.doctor,
 ):
     app.command()(command)
-for group in (recipe.recipe_app, dataset.dataset_app, bench.bench_app):
+for group in (recipe.recipe_app, policy.policy_app, dataset.dataset_app, bench.bench_app):
     app.add_typer(group)
 
 

@@ -157,7 +157,7 @@ def run_one_stage(
     Raises:
         UserError, InfrastructureError: what the stage left in ``error.json``.
     """
-    from boig_core.config import load_recipe
+    from boig_core.config import load_policy, load_recipe
     from boig_core.storage import commit, store
     from boig_core.storage.job import Job, Stage, write_job
     from boig_core.storage.stage import STEADY_MEMORY
@@ -165,7 +165,8 @@ def run_one_stage(
     if stage not in [known.value for known in Stage]:
         raise InputError(f"stage {stage!r}", "is not known", f"use one of {', '.join(Stage)}")
     home = store_root(root)
-    resolved = load_recipe(recipe, overrides)
+    resolved, policy = load_recipe(recipe, overrides), load_policy()
+    policy.require(resolved, home)
     store.probe(home)
     task = store.join(home, "runs", "manual", run, stage)
     number = max(commit.attempts(task), default=0) + 1
@@ -177,6 +178,7 @@ def run_one_stage(
         root=f"manual/{run}",
         task=task,
         attempt=number,
+        policy=policy.digest(),
     )
     uri = write_job(job)
     command = [sys.executable, "-m", f"ray_jobs.{stage}", uri]

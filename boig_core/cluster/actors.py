@@ -19,7 +19,7 @@ from typing import Any, Final
 import ray
 
 from boig_core.cluster.placement import actor_options, nodes
-from boig_core.config import Recipe, Resources
+from boig_core.config import Recipe, Resources, load_policy
 from boig_core.errors import BoigError, ClusterError
 from boig_core.observability.logs import get_logger
 
@@ -43,9 +43,13 @@ def options(resources: Resources) -> dict[str, Any]:
 
 
 def scorer_options(recipe: Recipe) -> dict[str, Any]:
-    """Ray's options for a scorer; an empty runtime environment is left to the job's own."""
-    own = {"runtime_env": recipe.reward.runtime_env} if recipe.reward.runtime_env else {}
-    return {**options(recipe.scorer_resources), **own}
+    """Ray's options for a scorer; an empty runtime environment is left to the job's own.
+
+    Raises:
+        PolicyError: the policy has no runtime environment of the name that the recipe gives.
+    """
+    own = load_policy().runtime_env(recipe.reward.runtime_env)
+    return {**options(recipe.scorer_resources), **({"runtime_env": own} if own else {})}
 
 
 def settle(resources: Resources) -> str:

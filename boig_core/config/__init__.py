@@ -1,4 +1,4 @@
-"""The Recipe, a file per section, and how it is loaded.
+"""The Recipe, a file per section, and how it is loaded; the Policy of an installation's operator.
 
 A recipe file holds only what differs from the defaults of the sections, or from the shipped recipe
 that it names under ``extends``; `load_recipe` resolves it, and the resolved recipe is written
@@ -20,6 +20,7 @@ from boig_core.config.monitors import (
     Plateau,
 )
 from boig_core.config.perception import Perception
+from boig_core.config.policy import Policy, load_policy, read_policy
 from boig_core.config.promotion import Promotion
 from boig_core.config.recipe import Recipe
 from boig_core.config.resources import Resources
@@ -43,6 +44,7 @@ __all__ = [
     "Pattern",
     "Perception",
     "Plateau",
+    "Policy",
     "Promotion",
     "Recipe",
     "Resources",
@@ -51,7 +53,9 @@ __all__ = [
     "Rewrite",
     "SplitBy",
     "is_recipe_file",
+    "load_policy",
     "load_recipe",
     "parse_recipe",
+    "read_policy",
     "recipe_names",
 ]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from boig_core.config.section import Section
+from boig_core.config.section import Names, Section
 
 Rewrite = Literal["retrieval", "boigllm"]
 """A way to rewrite prompts: by a high-KPI post's words, or by BoigLLM's own description."""
@@ -16,14 +16,12 @@ class FewShot(Section):
     """A general language model behind an OpenAI-compatible endpoint, which is shown examples of the
     training split."""
 
-    base_url: str = Field(pattern=r"^https?://[^\s?#@]+$")
+    base_url: Annotated[str, Names("endpoint")] = Field(pattern=r"^https?://[^\s?#@]+$")
     """Address of the endpoint, up to where ``/chat/completions`` follows: ``https://HOST/v1``.
-    Posts are sent there."""
+    Posts are sent there. The installation's policy must list it, with the variable that holds its
+    key."""
     model: str = Field(min_length=1)
     """Name that the endpoint gives the model."""
-    key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    """Name of the environment variable that holds the endpoint's key on the machine that runs the
-    stage, never the key itself. null: the endpoint needs no key."""
     shots: tuple[Annotated[int, Field(ge=1, le=30)], ...] = Field((3, 5), min_length=1)
     """Examples in a prompt. Each number makes a baseline of its own; the largest is the report's
     ``few_shot``."""
@@ -44,9 +42,9 @@ class Aesthetic(Section):
     """A score of looks: a head on the image embeddings of the CLIP that it was trained on, such as
     LAION's for ViT-L/14."""
 
-    clip: str = Field(min_length=1)
+    clip: Annotated[str, Names("model")] = Field(min_length=1)
     """The CLIP that the head was trained on: a hub id or a folder."""
-    head: str = Field(min_length=1)
+    head: Annotated[str, Names("model")] = Field(min_length=1)
     """Weights of the head, one linear layer or several: a file or store URI, safetensors or a torch
     state dict."""
 
@@ -67,12 +65,12 @@ class Evaluation(Section):
     unguided: bool = True
     """Also report base and BoigSD without guidance, as an alignment usually samples: half of the
     UNet's passes. Turn it off to save the time of these two rows."""
-    clip: str = "package:clip-judge"
+    clip: Annotated[str, Names("model")] = "package:clip-judge"
     """The CLIP that gives CLIP score, diversity and novelty: a hub id, a folder, or
     ``package:NAME``. Name one that took no part in training."""
-    features: str = "package:clip-judge"
+    features: Annotated[str, Names("model")] = "package:clip-judge"
     """The CLIP whose image features serve KID and FID: a hub id, a folder, or ``package:NAME``."""
-    judge: str | None = Field(None, pattern=r"^(predictor|adworld:.+)$")
+    judge: Annotated[str | None, Names("law")] = Field(None, pattern=r"^(predictor|adworld:.+)$")
     """Held-out judge of the KPI: ``predictor``, an engagement predictor that learns from the split
     ``judge`` alone; or ``adworld:LAW``, the ad world's own law. null: there is none; the promotion
     gates that ask a judge must then be null, too."""
@@ -91,7 +89,7 @@ class Evaluation(Section):
     bootstrap: int = Field(1000, ge=100)
     """Random resamples by which each 95 % interval is computed. More make its ends steadier and
     take longer."""
-    word_vectors: str | None = Field(None, pattern=r"^(spacy|hf):.+$")
+    word_vectors: Annotated[str | None, Names("model")] = Field(None, pattern=r"^(spacy|hf):.+$")
     """What compares names of colors and objects by their meaning: ``spacy:MODEL``, as in the paper,
     or ``hf:ID`` for a sentence-embedding model (a hub id or a folder). null: they are compared by
     their spelling, without any model."""

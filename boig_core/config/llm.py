@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from boig_core.config.data import Kpi
-from boig_core.config.section import Fraction, Section
+from boig_core.config.section import Fraction, Names, Section
 
 Pattern = Literal["describe", "aim_describe", "aim_predict", "predict"]
 """A pattern of behavior fine-tuning, 1 to 4 as the paper counts them."""
@@ -17,7 +17,7 @@ class LLM(Section):
     """BoigLLM, a causal language model that learns from posts how an image of a post looks at a
     KPI: its training (behavior fine-tuning) and how it answers."""
 
-    base: str | None = None
+    base: Annotated[str | None, Names("model")] = None
     """Causal language model to start from: a hub id, a folder or a store URI. null: a Llama of the
     sizes below, trained from scratch."""
     hidden: int = Field(128, ge=16)

@@ -110,7 +110,8 @@ def parse_recipe(tree: Any) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as exc:
-        raise _first_error(exc) from None  # it says all that pydantic's own text does
+        # It says all that pydantic's own text does.
+        raise first_error(exc, Recipe, "see `boig recipe show tiny` for every field") from None
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -136,30 +137,32 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         ) from exc
 
 
-def _first_error(exc: ValidationError) -> RecipeError:
+def first_error(exc: ValidationError, model: type[BaseModel], remedy: str) -> RecipeError:
+    """The first field of a recipe or policy that fails, its value, the rule and the nearest known
+    key.
+
+    Args:
+        exc: what validation raised.
+        model: the class that was validated.
+        remedy: where a reader finds every field.
+    """
     error = exc.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in error["loc"]) or "recipe"
+    where = ".".join(str(part) for part in error["loc"]) or model.__name__.lower()
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), _known_keys(error["loc"][:-1]), n=1)
-        remedy = (
-            f"did you mean {near[0]}?"
-            if near
-            else f"known keys: {', '.join(_known_keys(error['loc'][:-1]))}"
-        )
-        return RecipeError(where, "is not a key of the recipe", remedy)
+        known = _known_keys(model, error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        nearest = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+        return RecipeError(where, f"is not a key of the {model.__name__.lower()}", nearest)
     # pydantic puts these words before the text of our own ValueErrors.
     rule = error["msg"].removeprefix("Value error, ")
     # The value of a rule between fields is their whole section, too long for a line.
     met = (
         where if isinstance(error["input"], (dict, BaseModel)) else f"{where} = {error['input']!r}"
     )
-    return RecipeError(
-        met, rule[0].lower() + rule[1:], "see `boig recipe show tiny` for every field"
-    )
+    return RecipeError(met, rule[0].lower() + rule[1:], remedy)
 
 
-def _known_keys(loc: Sequence[str | int]) -> list[str]:
-    model: Any = Recipe
+def _known_keys(model: Any, loc: Sequence[str | int]) -> list[str]:
     for part in loc:
         model = model.model_fields[str(part)].annotation
         # An optional section is a union with None: its keys are those of the model in it.

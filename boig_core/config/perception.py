@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from boig_core.config.section import Section
+from boig_core.config.section import Names, Section
 
 
 class Perception(Section):
@@ -25,7 +25,7 @@ class Perception(Section):
     detector: Literal["salient", "grounding_dino", "owlv2"] = "salient"
     """What finds objects: ``salient``, regions that stand out from the background, which the
     ``clip`` names; or a trained detector for photographs, ``grounding_dino`` or ``owlv2``."""
-    detector_model: str | None = None
+    detector_model: Annotated[str | None, Names("model")] = None
     """The Grounding DINO or OWLv2: a hub id or a folder. null: there is none, as ``salient`` needs
     none."""
     box_threshold: float = Field(0.3, ge=0, lt=1)
@@ -33,7 +33,7 @@ class Perception(Section):
     OWLv2 run lower: 0.1 is usual for it."""
     vocabulary: Literal["kinds", "keywords"] = "kinds"
     """What a trained detector looks for: the ``kinds``, or each image's own ``keywords``."""
-    clip: str = "package:clip"
+    clip: Annotated[str, Names("model")] = "package:clip"
     """CLIP that names salient regions and chooses among ``tags``, and by which the alignment's
     probe sees drift: a hub id, a folder, or ``package:NAME``. Where there is a probe it must differ
     from ``evaluation.clip``."""
@@ -50,7 +50,7 @@ class Perception(Section):
     captioner: Literal["none", "blip", "llava"] = "none"
     """What writes a caption of each image: ``none``, a ``blip``, or a ``llava``, which stands for
     models of LLaVA's class."""
-    caption_model: str | None = None
+    caption_model: Annotated[str | None, Names("model")] = None
     """The captioner's model: a hub id or a folder. null: there is none."""
     caption_prompt: str | None = Field(None, min_length=1)
     """What a LLaVA is asked, or the words that a BLIP's captions begin with. null: LLaVA is asked

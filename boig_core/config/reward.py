@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from boig_core.config.resources import Resources
-from boig_core.config.section import Fraction, Section
+from boig_core.config.section import Fraction, Names, Section
 
 RewardName = Literal["contrast", "mean_logprob", "dsg", "attribute_similarity", "engagement"]
 """A formulation of the reward."""
@@ -44,9 +44,9 @@ class Reward(Section):
     metrics is near 0."""
     resources: Resources | None = None
     """What each of these processes asks of the cluster. null: the recipe's ``resources``."""
-    runtime_env: dict[str, Any] = Field(default_factory=dict)
-    """Ray runtime environment of these processes, such as ``{pip: [spacy]}``; empty: that of the
-    job. No place for secrets: it is kept with each run."""
+    runtime_env: Annotated[str | None, Names("runtime_env")] = None
+    """Ray runtime environment of these processes, by its name in the installation's policy. null:
+    that of the job."""
     timeout_s: float = Field(600.0, gt=0)
     """Longest time for the scoring of a chunk, in seconds. A process that takes longer is replaced,
     and its chunk is scored again."""

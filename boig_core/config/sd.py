@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from boig_core.config.section import Section
+from boig_core.config.section import Names, Section
 
 
 class SD(Section):
     """The diffusion model that is aligned, and the baseline beside it: the same model fine-tuned on
     images of high-KPI posts alone."""
 
-    base: str = "package:tiny-sd"
+    base: Annotated[str, Names("model")] = "package:tiny-sd"
     """Stable Diffusion 1.x, 2.x or XL to start from: a hub id, a folder, or ``package:NAME`` for
     one that ships with boig."""
     resolution: int = Field(32, ge=16)

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import yaml
 
 from boig_core import environment
+from boig_core.config import load_policy
 from boig_core.demo.processes import Ports, Services, repository
 from boig_core.errors import InfrastructureError
 from boig_core.storage.stage import STEADY_MEMORY
@@ -50,10 +52,7 @@ def server_environment(home: Path, store: str, ports: Ports) -> dict[str, str]:
             filter(None, [str(repository()), os.environ.get("PYTHONPATH", "")])
         ),
         environment.STORE.name: store,
-        # The ad world and recipes of one's own lie outside of the store.
-        environment.ROOTS.name: ",".join(
-            filter(None, [str(home), os.getcwd(), environment.ROOTS.read()])
-        ),
+        environment.POLICY.name: str(_write_policy(home)),
         environment.RAY_PYTHON.name: sys.executable,
         "RAY_API_ADDRESS": f"http://127.0.0.1:{ports.dashboard}",
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports.mlflow}",
@@ -77,6 +76,20 @@ def server_environment(home: Path, store: str, ports: Ports) -> dict[str, str]:
         "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cpu"),
         **airflow_settings(home, ports),
     }
+
+
+def _write_policy(home: Path) -> Path:
+    """The demo's policy: that of this installation, and beside it the ad world, recipes of one's
+    own and the demo's approver."""
+    policy = load_policy()
+    own = (str(home), os.getcwd())
+    tree = policy.model_dump(mode="json")
+    tree["posts"] += own
+    tree["recipes"] += own
+    tree["approvers"].append({"id": APPROVER, "name": APPROVER})
+    path = home / "policy.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    return path
 
 
 def airflow_settings(home: Path, ports: Ports) -> dict[str, str]:

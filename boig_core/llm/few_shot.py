@@ -29,7 +29,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from boig_core.config import FewShot
+from boig_core.config import FewShot, load_policy
 from boig_core.data.fetch import retry_after
 from boig_core.errors import EndpointError, InputError
 from boig_core.llm.generate import parse_or_none
@@ -84,19 +84,21 @@ class Endpoint:
         pause: waits between tries, in seconds.
 
     Raises:
-        InputError: no URL, or the recipe names a key that the environment lacks.
+        PolicyError: the policy does not list the endpoint.
+        InputError: no URL, or the environment lacks the key that the policy names.
     """
 
     def __init__(self, settings: FewShot, pause: Callable[[float], None] = sleep) -> None:
-        key = os.environ.get(settings.key_env, "").strip() if settings.key_env else ""
+        variable = load_policy().key_variable(settings.base_url)
+        key = os.environ.get(variable, "").strip() if variable else ""
         # Nothing but visible ASCII makes a header, and else the first request would fail on it.
-        if settings.key_env and not re.fullmatch(r"[\x21-\x7e]+", key):
+        if variable and not re.fullmatch(r"[\x21-\x7e]+", key):
             raise InputError(
-                f"environment variable {settings.key_env}",
+                f"environment variable {variable}",
                 "holds no key",
                 "export the endpoint's key under this name",
             )
-        self._settings, self._pause = settings, pause
+        self._settings, self._pause, self._variable = settings, pause, variable
         self._url = f"{settings.base_url.rstrip('/')}/chat/completions"
         try:
             httpx.URL(self._url)
@@ -172,13 +174,11 @@ class Endpoint:
             )
         # What the endpoint says of a key stays out of the message: some repeat a part of it.
         if code in (401, 403):
-            named = (
-                f"the key in {settings.key_env}" if settings.key_env else "requests without a key"
-            )
+            named = f"the key in {self._variable}" if self._variable else "requests without a key"
             raise InputError(
                 settings.base_url,
                 f"refuses {named} (HTTP {code})",
-                "see evaluation.few_shot.key_env and the variable it names",
+                "see endpoints in the policy and the variable that it names",
             )
         # No post would fare better, so this ends the stage instead of failing post by post.
         if code == 404:

@@ -1,16 +1,16 @@
 """The store's root, and where DAG params may point: whoever may trigger a DAG must not read every
 file that the cluster can read.
 
-Allowed are locations below the store's root and below each root in ``BOIG_ROOTS``, separated by
-commas: folders, ``s3://BUCKET/PREFIX``, ``https://HOST/PATH``. Leaves out: whether something is
-there, and what a recipe names inside.
+Allowed are locations below the store's root and below the roots of the policy. Leaves out: whether
+something is there, and what a recipe names inside (see `boig_core.config.policy`).
 """
 
 from __future__ import annotations
 
-from urllib.parse import unquote
+from typing import Literal
 
 from boig_core import environment
+from boig_core.config import Policy
 from boig_core.errors import InputError
 from boig_core.storage import store
 
@@ -31,28 +31,21 @@ def store_root(other: str | None = None) -> str:
     return store.normalize(root)
 
 
-def allowed(uri: str, root: str) -> str:
+def allowed(
+    uri: str, root: str, policy: Policy, field: Literal["posts", "recipes", "outputs"]
+) -> str:
     """A location that a param may name, normalized.
 
     Args:
         uri: the location, or a glob of it.
         root: root of the store.
+        policy: of this installation.
+        field: whose roots are allowed beside the store.
 
     Raises:
-        InputError: it lies below none of the roots, or is no location.
+        PolicyError: it lies below none of the roots.
+        InputError: it is no location.
     """
     uri = store.normalize_source(uri)
-    # A folder's are resolved by now, a server resolves others.
-    climbs = "://" in uri and ".." in unquote(uri).replace("\\", "/").split("/")
-    named = [place.strip() for place in (environment.ROOTS.read() or "").split(",")]
-    roots = [store.normalize(root), *(store.normalize_source(place) for place in named if place)]
-    # With the slash: the root /store must not allow /store-of-another.
-    if climbs or not any(
-        uri == place or uri.startswith(place.rstrip("/") + "/") for place in roots
-    ):
-        raise InputError(
-            uri,
-            f"lies below no allowed root ({', '.join(roots)})",
-            "copy it there, or have its root added to BOIG_ROOTS",
-        )
+    policy.require_location(uri, field, root)
     return uri

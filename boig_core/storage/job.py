@@ -78,6 +78,8 @@ class Job(BaseModel):
             downstream belongs to.
         task: URI of the task's folder, ``STORE/runs/DAG/RUN/TASK[/MAP]``.
         attempt: 1 for the first.
+        policy: digest of the policy under which the work was planned; a stage refuses to work under
+            another. None: who wrote the job names none.
         started_by: the try of an Airflow task; None: Airflow had no part in it.
     """
 
@@ -90,6 +92,7 @@ class Job(BaseModel):
     root: str
     task: str
     attempt: int
+    policy: str | None = None
     started_by: TaskTry | None = None
 
     @property

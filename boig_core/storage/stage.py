@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from boig_core.config import Recipe
-from boig_core.errors import BoigError, FencedError, UserError
+from boig_core.config import Recipe, load_policy
+from boig_core.errors import BoigError, FencedError, PolicyError, UserError
 from boig_core.observability.kept import KeptLog
 from boig_core.observability.logs import configure_logging, get_logger
 from boig_core.storage import commit as commits
@@ -167,6 +167,7 @@ def _work_and_commit(job: Job, work: Callable[[Workspace], Outcome], started: fl
         FencedError: a newer attempt has taken this one's place.
     """
     _say_what_runs(job)
+    _require_policy(job)
     # Read before the work: a price that cannot be read is told before a GPU is paid for.
     per_hour = usage.price()
     # A job that went back to a queue runs the same attempt again, maybe after its commit or fence.
@@ -194,6 +195,22 @@ def _work_and_commit(job: Job, work: Callable[[Workspace], Outcome], started: fl
         metrics["seconds"],
         json.dumps({"outputs": outcome.outputs, "metrics": metrics}),
     )
+
+
+def _require_policy(job: Job) -> None:
+    """Check a job against the policy of this machine, which its planner may not have read.
+
+    Raises:
+        PolicyError: it was planned under another policy, or asks for more than this one allows.
+    """
+    policy = load_policy()
+    if job.policy not in (None, policy.digest()):
+        raise PolicyError(
+            f"policy {str(job.policy)[:12]} of the job",
+            f"differs from {policy.digest()[:12]}, that of this machine ({policy.source})",
+            "give Airflow and Ray the same BOIG_POLICY, then clear the DAG's run",
+        )
+    policy.require(job.recipe, job.store)
 
 
 def _kept_log(attempt: str) -> KeptLog:

@@ -77,7 +77,6 @@ def test_a_refused_input_is_told_once_with_its_remedy_and_links(
     import importlib
 
     monkeypatch.setenv("RAY_API_ADDRESS", ray_stub.address)
-    monkeypatch.setenv("BOIG_ROOTS", str(tmp_path))
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example")
     (tmp_path / "posts.jsonl").write_text("{}\n")
     ray_stub.refuse.add("ingest")

@@ -17,6 +17,15 @@ from tests.dags.running import Answer, events, load, states, xcoms
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
 
+def _policy(folder: Path) -> Path:
+    path = folder / "policy.yaml"
+    path.write_text(
+        f"posts: [{folder / 'posts'}, /nowhere]\noutputs: [/nowhere]\n"
+        "approvers: [{id: approver, name: approver}]\n"
+    )
+    return path
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("boig")
@@ -24,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Iterator[Pa
     (folder / "posts" / "posts.jsonl").write_text("{}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BOIG_STORE", str(folder / "store"))
-        patch.setenv("BOIG_ROOTS", f"{folder / 'posts'},/nowhere")
+        patch.setenv("BOIG_POLICY", str(_policy(folder)))
         patch.setenv("RAY_API_ADDRESS", ray_stub.address)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
         yield folder
@@ -276,7 +285,7 @@ def test_a_failed_gate_asks_nobody(sd: Any) -> None:
     ("conf", "reason"),
     [
         ({"posts": "/nowhere/posts.jsonl"}, "no posts were found"),
-        ({"posts": "/etc/passwd"}, "/etc/passwd: lies below no allowed root"),
+        ({"posts": "/etc/passwd"}, "policy.yaml:1 (posts) names"),
         ({"recipe": "tinny"}, "recipe 'tinny'"),
         ({"overrides": ["ddpo.epochz=5"]}, "did you mean epochs?"),
         ({}, "input 'posts'"),

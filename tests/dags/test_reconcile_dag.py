@@ -18,7 +18,6 @@ def home(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Iterator[Pa
     (folder / "posts.jsonl").write_text("{}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BOIG_STORE", str(folder / "store"))
-        patch.setenv("BOIG_ROOTS", str(folder))
         patch.setenv("RAY_API_ADDRESS", ray_stub.address)
         yield folder
 

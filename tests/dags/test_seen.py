@@ -56,7 +56,6 @@ def seen(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Seen:
         env = {
             **os.environ,
             "BOIG_STORE": str(home / "store"),
-            "BOIG_ROOTS": str(home / "posts"),
             "RAY_API_ADDRESS": ray_stub.address,
             "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
                 {"type": "file", "log_file_path": str(log), "append": True}

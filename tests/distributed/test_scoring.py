@@ -17,7 +17,7 @@ import pytest
 from boig_core.cluster import actors
 from boig_core.cluster.scoring import score_chunks
 from boig_core.config import Recipe, load_recipe
-from boig_core.errors import ClusterError, InputError, ScorerError
+from boig_core.errors import ClusterError, InputError, PolicyError, ScorerError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -47,14 +47,18 @@ def run(settings: Recipe, open_score: Any) -> dict[int, list[float]]:
 RIGHT = {0: [2.0, 4.0], 1: [6.0, 8.0], 2: [10.0]}
 
 
-def test_actors_pull_chunks_in_an_environment_of_their_own() -> None:
+def test_actors_pull_chunks_in_an_environment_that_the_policy_names(
+    set_policy: Callable[..., None],
+) -> None:
+    set_policy(runtime_envs={"level": {"env_vars": {"SCORER_LEVEL": "7"}}})
+
     def open_reading(device: str) -> Any:
         assert os.environ["SCORER_LEVEL"] == "7"
         return open_doubling(device)
 
-    assert (
-        run(recipe(2, "reward.runtime_env={env_vars: {SCORER_LEVEL: '7'}}"), open_reading) == RIGHT
-    )
+    assert run(recipe(2, "reward.runtime_env=level"), open_reading) == RIGHT
+    with pytest.raises(PolicyError, match="'other'"):
+        run(recipe(2, "reward.runtime_env=other"), open_reading)
 
 
 def faulty(marker: Path, faults: Sequence[Callable[[], Any]], device: str) -> Any:

@@ -325,9 +325,7 @@ def shown(services: Installation, world: Path) -> dict[str, str]:
         with pytest.raises(InfrastructureError, match="answered 400"):
             services.airflow.trigger("boig_ingest", {"posts": posts.format(values["typed"])})
     services.airflow.unpause("boig_ingest")
-    few_shot = (
-        "evaluation.few_shot={base_url: 'http://127.0.0.1:9/v1', model: m, key_env: FEW_SHOT_KEY}"
-    )
+    few_shot = "evaluation.few_shot={base_url: 'http://127.0.0.1:9/v1', model: m}"
     runs = {
         "success": {"posts": str(world), "overrides": [*RECIPE, few_shot]},
         "upstream_failed": {"posts": str(world / "none")},

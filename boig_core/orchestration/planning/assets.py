@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import Asset, Param, task
+from airflow.sdk import Asset, task
 
-from boig_core.config import Recipe, is_recipe_file, load_recipe, recipe_names
+from boig_core.config import Recipe, is_recipe_file, load_policy, load_recipe
 from boig_core.errors import InputError, UserError
 from boig_core.orchestration.masking import hide_environment
 from boig_core.orchestration.planning import intervals
@@ -27,9 +27,9 @@ from boig_core.orchestration.promotion import registry
 from boig_core.orchestration.roots import allowed, store_root
 from boig_core.orchestration.signals.callbacks import on_retry
 from boig_core.orchestration.stage import attempts
+from boig_core.orchestration.stage.ceilings import require_hours
 from boig_core.orchestration.stage.retries import RETRIES
 from boig_core.storage import manifest, runs, store
-from boig_core.storage.credentials import CREDENTIALS
 
 DATASET = Asset(
     "boig/dataset",
@@ -58,57 +58,6 @@ DEFAULTS: dict[str, Any] = {
 }
 """Arguments of every task."""
 
-LOCATION: dict[str, Any] = {"type": ["null", "string"], "pattern": f"^(?!.*{CREDENTIALS})"}
-"""Schema of a param that names a location. Airflow keeps and shows what a run is given: credentials
-are refused before there is a run."""
-
-
-def recipe_params(default: str | None) -> dict[str, Param]:
-    """Params that choose the recipe; ``default=None`` leaves the choice to the asset event."""
-    kind = {**LOCATION, "type": "string"} if default else LOCATION
-    which = "A recipe of the package by name, or the path of a YAML file."
-    which += (
-        "" if default else " Empty: the recipe of the dataset or model that triggered this run."
-    )
-    settings = "One section.field=value a line, such as ddpo.epochs=5."
-    return {
-        "recipe": Param(
-            default, **kind, examples=recipe_names(), title="Recipe", description=which
-        ),
-        "overrides": Param(
-            [],
-            type=["null", "array"],
-            items={"type": "string"},
-            title="Overrides",
-            description=settings,
-        ),
-        "dry_run": Param(
-            False,
-            type="boolean",
-            title="Dry run",
-            description="Check everything, log what would run, and start nothing.",
-        ),
-    }
-
-
-def uri_param(title: str, what: str) -> Param:
-    """A param for the URI of an input, such as ``a BoigLLM``; empty: from the asset event."""
-    which = f"URI of {what}. Empty: the one that triggered this run, else the newest."
-    return Param(None, **LOCATION, title=title, description=which)
-
-
-def model_params() -> dict[str, Param]:
-    """Params of what an alignment is made from: the dataset, and what `boig_llm` has made of it."""
-    return {
-        "dataset": uri_param("Dataset", "a perceived dataset"),
-        "boigllm": uri_param("BoigLLM", "a BoigLLM"),
-        "calibration": uri_param("Reward calibration", "the BoigLLM's reward calibration"),
-        "predictor": uri_param(
-            "Engagement predictor", "the BoigLLM's engagement predictor, if there is one"
-        ),
-        "judge": uri_param("Judge", "the engagement predictor that judges, if there is one"),
-    }
-
 
 def plan(
     needs: Mapping[str, str],
@@ -131,7 +80,8 @@ def plan(
         beside_champion: the registry's champion is an input, too, if there is one.
 
     Returns:
-        XCom of ``{"store", "recipe", "root", "outputs": {name: URI}, "seconds": {stage: s}}``.
+        XCom of ``{"store", "recipe", "policy", "root", "outputs": {name: URI}, "seconds": {stage:
+        s}}``.
     """
 
     @task(
@@ -164,19 +114,22 @@ def make_plan(
     """What `plan` does, as a function of the params and the event's extra.
 
     Raises:
-        UserError: a recipe or input that is wrong, a store that is not set or refuses.
+        UserError: a recipe or input that is wrong or that the policy does not allow, a store that
+            is not set or refuses.
     """
     params = context["params"]
     ti = context["ti"]
-    root = store_root(extra.get("store"))
+    root, policy = store_root(extra.get("store")), load_policy()
     # Before any GPU is taken: without exclusive puts, attempts could not be kept apart.
     store.probe(root)
     for named in filter(None, (params.get("recipe"), extra.get("recipe"))):
         if is_recipe_file(named):
-            allowed(named, root)
+            allowed(named, root, policy, "recipes")
     recipe = resolve_recipe(
         params.get("recipe"), params.get("overrides") or [], extra.get("recipe"), default_recipe
     )
+    policy.require(recipe, root)
+    require_hours(policy, root)
     outputs: dict[str, str] = {}
     instead_of = {name: kind for name, kind in (instead or {}).items() if params.get(name)}
     for name, kind in {**needs, **instead_of, **(optional or {})}.items():
@@ -189,7 +142,7 @@ def make_plan(
                 "is neither a param nor known from an asset event",
                 f"give its URI as the param {name!r}",
             )
-        outputs[name] = allowed(str(uri), root)
+        outputs[name] = allowed(str(uri), root, policy, "posts" if name == "posts" else "outputs")
         if name == "posts":
             check_posts(outputs[name])
         else:
@@ -202,6 +155,7 @@ def make_plan(
     return {
         "store": root,
         "recipe": recipe_uri,
+        "policy": policy.digest(),
         "root": str(extra.get("root") or f"{ti.dag_id}/{ti.run_id}"),
         "outputs": outputs,
         "seconds": dict(extra.get("seconds") or {}),

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from airflow.sdk import Asset, Param, task
 
-from boig_core.config import Recipe
+from boig_core.config import Recipe, load_policy
 from boig_core.errors import InputError, RecipeError
 from boig_core.orchestration.planning.assets import (
     make_plan,
@@ -84,6 +84,9 @@ def plan_experiment(needs: Mapping[str, str], source: Asset, optional: Mapping[s
             )
             for own in ([], *(variant["overrides"] for variant in params["variants"]))
         ]
+        policy = load_policy()
+        for recipe in recipes:
+            policy.require(recipe, planned["store"])
         work = needed(base, dict(zip(_names(params["variants"]), recipes, strict=True)))
         # After the variants, which are to be checked as well: a rehearsal ends the task.
         if params.get("dry_run"):

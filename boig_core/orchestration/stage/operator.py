@@ -22,7 +22,7 @@ from airflow.sdk.definitions.mappedoperator import OperatorPartial
 from airflow.sdk.exceptions import AirflowSkipException
 
 from boig_core import environment
-from boig_core.config import parse_recipe
+from boig_core.config import load_policy, parse_recipe
 from boig_core.errors import BoigError, ClusterError, InfrastructureError, InputError, named
 from boig_core.orchestration.airflow_state import TaskKey, try_is_over
 from boig_core.orchestration.jobs import clusters
@@ -32,6 +32,7 @@ from boig_core.orchestration.jobs.trigger import GONE, UNREACHABLE, RayJobTrigge
 from boig_core.orchestration.masking import hide_environment
 from boig_core.orchestration.signals import counts
 from boig_core.orchestration.stage import attempts
+from boig_core.orchestration.stage.ceilings import require_hours
 from boig_core.orchestration.stage.retries import POLICY
 from boig_core.orchestration.ui.links import (
     DataCardLink,
@@ -236,10 +237,16 @@ class RayJobOperator(BaseOperator):
             root=self.plan["root"],
             task=task,
             attempt=number,
+            policy=self.plan.get("policy"),
             started_by=now,
         )
 
     def _start(self, cluster: Cluster, name: str, job: Job, key: TaskKey) -> None:
+        # Once more, and not only in `plan`: the recipe's place comes from an XCom, which people may
+        # write, and hours have been used since.
+        policy = load_policy()
+        policy.require(job.recipe, job.store)
+        require_hours(policy, job.store, "/".join((key.dag_id, attempts.run_folder(key.run_id))))
         # The job file comes first: after a lost answer the next try finds the attempt by it, and
         # then the job by its name.
         uri = write_job(job)

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from boig_core.config import FewShot, parse_recipe
-from boig_core.errors import EndpointError, InputError, RecipeError
+from boig_core.errors import EndpointError, InputError, PolicyError, RecipeError
 from boig_core.llm.few_shot import LONGEST_WAIT_S, Endpoint, build_messages, choose, few_shot
 from boig_core.verbalization.answer import print_answer
 from boig_core.vocabulary import BUCKETS, PALETTE, Description, Sample
@@ -72,11 +72,14 @@ class Server:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
+def serve(set_policy: Callable[..., None]) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
+    variables: dict[str, str | None] = {}
 
-    def start(*replies: Reply) -> Server:
+    def start(*replies: Reply, key: str | None = None) -> Server:
         servers.append(Server(*replies))
+        variables[servers[-1].url] = key
+        set_policy(endpoints=variables)
         return servers[-1]
 
     yield start
@@ -98,8 +101,8 @@ def test_an_answer_comes_back_and_the_key_goes_along(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOME_KEY", KEY + "\n")
-    server = serve(GOOD)
-    assert ask(server, key_env="SOME_KEY") == ((print_answer(LOOK), None), [])
+    server = serve(GOOD, key="SOME_KEY")
+    assert ask(server) == ((print_answer(LOOK), None), [])
     assert server.keys == [f"Bearer {KEY}"]
     assert server.bodies[0] == {
         "model": "m",
@@ -158,22 +161,33 @@ def test_what_an_endpoint_does_not_take_is_left_out_from_then_on(
     assert ask(serve((400, {}, "the prompt is too long"))) == ((None, "HTTP 400"), [])
 
 
+def test_an_endpoint_that_the_policy_does_not_list_is_sent_nothing(
+    serve: Callable[..., Server], set_policy: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", KEY)
+    server, other = serve(GOOD, key="SOME_KEY"), serve(GOOD)
+    set_policy(endpoints={server.url: "SOME_KEY"})
+    with pytest.raises(PolicyError, match="is no endpoint"):
+        ask(other)
+    assert other.bodies == []
+
+
 def test_a_refused_key_and_an_absent_endpoint_end_in_one_line(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOME_KEY", KEY)
     with pytest.raises(InputError, match="refuses the key in SOME_KEY") as refused:
-        ask(serve((401, {}, f"wrong key {KEY}")), key_env="SOME_KEY")
+        ask(serve((401, {}, f"wrong key {KEY}"), key="SOME_KEY"))
     assert KEY not in str(refused.value)
     with pytest.raises(InputError, match="model m: is not known there"):
         ask(serve((404, {}, "{}")))
-    gone = Server(GOOD)
+    gone = serve(GOOD, key="SOME_KEY")
     gone.stop()
     with pytest.raises(EndpointError, match="does not answer"):
         ask(gone)
     monkeypatch.setenv("SOME_KEY", "")
     with pytest.raises(InputError, match="environment variable SOME_KEY: holds no key"):
-        ask(gone, key_env="SOME_KEY")
+        ask(gone)
 
 
 def test_a_request_that_times_out_is_tried_again(
@@ -298,10 +312,10 @@ def test_the_stage_asks_once_for_each_number_of_examples(
         ({"base_url": "https://me:secret@api.example.org/v1"}, "base_url"),
         (
             {"key": KEY},
-            r"evaluation\.few_shot\.key: is not a key of the recipe; did you mean key_env",
+            r"evaluation\.few_shot\.key: is not a key of the recipe",
         ),
         ({"shots": []}, "shots"),
-        ({"key_env": "sk-123"}, "key_env"),
+        ({"key_env": "OPENAI_API_KEY"}, "key_env: is not a key of the recipe"),
     ],
 )
 def test_a_recipe_names_an_endpoint_without_its_key(change: dict[str, Any], says: str) -> None:

@@ -1,0 +1,54 @@
+"""Whether a location lies below a root: the one comparison by which boig tells what may be read.
+
+By text alone for ``s3://`` and web addresses; folders are compared after links and ``..`` are
+resolved. Leaves out: which roots are allowed (see `policy`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from urllib.parse import unquote, urlsplit
+
+
+def canonical(location: str) -> str | None:
+    """A location in the one form in which it is compared; None: it has none, such as an address
+    with ``..`` in it, whose server would resolve it elsewhere."""
+    if "\0" in location:
+        return None
+    scheme, separator, rest = location.partition("://")
+    if not separator:
+        return os.path.realpath(os.path.expanduser(location))
+    scheme = scheme.lower()
+    if scheme == "file":
+        return os.path.realpath(unquote(urlsplit(location).path))
+    if {".", ".."} & set(unquote(rest).replace("\\", "/").split("/")):
+        return None
+    host, _, path = rest.partition("/")
+    if scheme == "s3":
+        # A bucket's name knows no upper case, a key does.
+        return f"s3://{host}/{path}".rstrip("/") if host else None
+    if scheme not in {"http", "https"}:
+        return None
+    try:
+        parts = urlsplit(location)
+        port = parts.port or {"http": 80, "https": 443}[scheme]
+    except ValueError:
+        return None
+    # Credentials before the host could make one host look like another.
+    if not parts.hostname or "@" in parts.netloc:
+        return None
+    return f"{scheme}://{parts.hostname}:{port}{parts.path}".rstrip("/")
+
+
+def is_below(location: str, roots: Iterable[str]) -> bool:
+    """Whether a location is one of the roots, or lies below one."""
+    place = canonical(location)
+    if place is None:
+        return False
+    # With the slash: the root /store must not allow /store-of-another.
+    return any(
+        place == root or place.startswith(f"{root.rstrip('/')}/")
+        for root in map(canonical, roots)
+        if root is not None
+    )
