@@ -1,5 +1,5 @@
-"""The reference pages that are made from the code: recipe fields from pydantic, commands from
-Typer, environment variables and errors from their modules.
+"""The reference pages that are made from the code: recipe and policy fields from pydantic, commands
+from Typer, environment variables and errors from their modules.
 
     python -m infra.docs.reference [--check]
 
@@ -27,7 +27,7 @@ from typer.cli import get_docs_for_click
 
 from boig_core import environment, errors
 from boig_core.cli import app
-from boig_core.config import Recipe
+from boig_core.config import Policy, Recipe
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "docs" / "reference"
 MADE: Final = "<!-- Made by `python -m infra.docs.reference`; edit the code instead. -->\n"
@@ -48,6 +48,22 @@ def recipe_page() -> str:
         " refused. `null` in the column *type* means that the field may be absent.",
         "",
         *_section("", Recipe),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def policy_page() -> str:
+    """Every field of the policy: type with limits, strict default, meaning."""
+    lines = [
+        "# Policy fields",
+        "",
+        "*What can an operator allow, and what holds where nothing is said?*",
+        "",
+        "The policy is a YAML file that holds only what differs from these defaults;"
+        " [`BOIG_POLICY`](environment.md#BOIG_POLICY) names it. What it is for stands in"
+        " [Policy](../operate/policy.md). Unknown keys are refused, and so is one that stands twice.",
+        "",
+        *_section("", Policy),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -273,6 +289,7 @@ def _cell(text: str) -> str:
 
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "recipe.md": recipe_page,
+    "policy.md": policy_page,
     "commands.md": commands_page,
     "environment.md": environment_page,
     "errors.md": errors_page,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from boig_core.config import load_recipe
+from boig_core.config import load_policy, load_recipe
 from boig_core.errors import CorruptError, FencedError, InputError, StoreUnavailableError
 from boig_core.storage import commit, job, manifest, store
 from boig_core.storage import stage as stages
@@ -82,6 +83,28 @@ def test_exit_codes_and_error_json(root: str, exc: Exception, code: int, user: b
     assert failure is not None
     assert (failure.type, failure.user) == (type(exc).__name__, user)
     assert commit.fate(this.attempt_uri) == "failed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"policy": "0" * 64}, "policy 000000000000 of the job"),
+        ({"recipe": load_recipe("tiny", ["reward.runtime_env=shell"])}, "reward.runtime_env"),
+        ({"recipe": load_recipe("tiny", ["sd.base=someone/model"])}, "sd.base"),
+    ],
+)
+def test_a_stage_works_under_its_own_policy_alone(
+    root: str, changes: dict[str, Any], says: str
+) -> None:
+    this = make_job(root).model_copy(update=changes)
+    refused = stages.run_stage(lambda space: pytest.fail("it does no work"), [job.write_job(this)])
+    assert refused == 2
+    failure = commit.read_failure(this.attempt_uri)
+    assert failure is not None
+    assert failure.type == "PolicyError"
+    assert failure.message.startswith(says)
+    same = make_job(root, 2).model_copy(update={"policy": load_policy().digest()})
+    assert stages.run_stage(make_dataset, [job.write_job(same)]) == 0
 
 
 def test_fenced_attempt_does_no_work_and_late_fence_publishes_nothing(root: str) -> None:
