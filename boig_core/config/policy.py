@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -156,9 +157,10 @@ class Policy(Section):
         Raises:
             PolicyError: the endpoint is not among those that are allowed.
         """
-        for place, variable in self.endpoints.items():
+        # The longest first: an address may stand below another that has another key.
+        for place in sorted(self.endpoints, key=len, reverse=True):
             if is_below(url, [place]):
-                return variable
+                return self.endpoints[place]
         raise PolicyError(
             url,
             f"is no endpoint that {self.line('endpoints')} names",
@@ -232,7 +234,7 @@ class Policy(Section):
             return True
         name = reference.removeprefix("hf:")
         # As `boig_core.models.resolve_model` tells them apart: a folder comes before a hub id.
-        if name.startswith(("/", ".", "~", "s3://")) or name.count("/") > 1 or Path(name).exists():
+        if name.startswith(("/", ".", "~", "s3://")) or name.count("/") > 1 or os.path.exists(name):
             folders = [place for place in self.models if not place.startswith(("hub:", "spacy:"))]
             return is_below(name, [store, *folders])
         hub = [place.removeprefix("hub:") for place in self.models if place.startswith("hub:")]
@@ -247,11 +249,10 @@ class Policy(Section):
         for name, floor in floors:
             value = values[name]
             if name == "silent":
-                short = set(floor) - set(value)
+                short = not set(floor) <= set(value)
             elif name == "max_fid":
                 short = floor is not None and (value is None or value > floor)
             else:
-                # A floor of 0 of what cannot be below it asks for nothing.
                 short = floor is not None and (value is None or value < floor)
             if short:
                 section = "reward" if name == "min_auc" else "promotion"

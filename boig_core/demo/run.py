@@ -24,7 +24,7 @@ from rich.progress import Progress
 from boig_core import environment
 from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
-from boig_core.config import Promotion, is_recipe_file, load_recipe
+from boig_core.config import Promotion, is_recipe_file, load_recipe, read_policy
 from boig_core.demo.airflow_api import AirflowApi
 from boig_core.demo.ending import print_servers, show_next, show_results, show_servers, shown
 from boig_core.demo.follow import StageFailedError, follow
@@ -104,6 +104,7 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
     ports = choose_ports()
     services = Services(home)
     env = server_environment(home, root, ports)
+    read_policy(Path(env[environment.POLICY.name])).require(recipe, root)
     try:
         with _stoppable():
             passwords = _start(services, env, ports, console)
