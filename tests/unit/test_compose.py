@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from boig_core.config import read_policy
+
 ROOT = Path(__file__).resolve().parents[2]
 STACK: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = STACK["services"]
@@ -147,6 +149,7 @@ def test_each_secret_is_told_to_whom_it_is_for() -> None:
         "AIRFLOW_FERNET_KEY": AIRFLOW,
         "AIRFLOW_JWT_SECRET": AIRFLOW,
         "AIRFLOW_ADMIN_PASSWORD": {"airflow-init"},
+        "AIRFLOW_APPROVER_PASSWORD": {"airflow-init"},
         "RAY_AUTH_TOKEN": RAY | {"airflow-scheduler", "airflow-triggerer"},
         "MLFLOW_ADMIN_PASSWORD": {"mlflow", "mlflow-init"},
         "MLFLOW_FORM_SECRET": {"mlflow"},
@@ -164,6 +167,21 @@ def test_each_secret_is_told_to_whom_it_is_for() -> None:
     mounts = {name: str(service.get("volumes")) for name, service in SERVICES.items()}
     sees = {name for name, volumes in mounts.items() if "airflow-secrets" in volumes}
     assert sees == {"airflow-init", "airflow-api-server"}, "the admin's password in plain text"
+
+
+def test_airflow_and_ray_read_one_policy_that_names_an_approver() -> None:
+    policy = read_policy(ROOT / "infra" / "docker" / "policy.yaml")
+    users = dict(
+        user.split(":")
+        for user in STACK["x-airflow"]["environment"][
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"
+        ].split(",")
+    )
+    assert {approver.id for approver in policy.approvers} == {"approver"} < set(users)
+    for name in (AIRFLOW | RAY) - {"airflow-init"}:
+        service = SERVICES[name]
+        assert service["environment"]["BOIG_POLICY"] == "/etc/boig/policy.yaml", name
+        assert STACK["x-policy"] in service["volumes"], name
 
 
 @pytest.fixture(scope="module")
