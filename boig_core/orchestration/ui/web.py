@@ -115,4 +115,6 @@ async def _login_or_error(request: Request, exc: Exception) -> Response:
         return RedirectResponse(
             f"{base}/api/v2/auth/login?next={quote(request.url.path)}", headers=HEADERS
         )
-    return await http_exception_handler(request, exc)
+    answer = await http_exception_handler(request, exc)
+    answer.headers.update(HEADERS)
+    return answer
