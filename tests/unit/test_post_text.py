@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from boig_core.diffusion.pipeline import _embed
 from boig_core.llm.control_tokens import as_text, as_text_anywhere
 from boig_core.llm.tokens import build_tokenizer, encode_answers, encode_prompts
 from boig_core.models import MODELS_FOLDER
@@ -85,7 +86,7 @@ def slow() -> Any:
 
 
 LLMS = {each.__name__: each for each in (scratch, chatting, completing, unigram, slow)}
-EXACT = {"scratch", "slow"}
+EXACT = {"scratch", "completing", "slow"}
 
 
 @cache
@@ -136,7 +137,10 @@ def test_no_text_of_a_post_steers_the_language_model(name: str, data: st.DataObj
     (answer_T,) = encode_answers(tokenizer, [text])
     assert not set(map(int, answer_T[:-1])) & (set(tokens.values()) - allowed)
     if name in EXACT:
-        assert tokenizer.decode(ids, skip_special_tokens=False) == text
+        # What the tokenizer would still read as a token is parted, and nothing else changes.
+        expected = as_text(tokenizer, [text])[0]
+        assert tokenizer.decode(ids, skip_special_tokens=False) == expected
+        assert name == "completing" or expected == text
 
 
 @pytest.mark.parametrize("name", LLMS)
@@ -191,8 +195,6 @@ def clip_tokenizers() -> list[Any]:
 
 @pytest.mark.parametrize("mark", ["<|endoftext|>", "<|startoftext|>"])
 def test_a_prompt_of_a_clip_does_not_end_early(mark: str) -> None:
-    from boig_core.diffusion.pipeline import _embed
-
     for tokenizer in clip_tokenizers():
         seen: list[list[int]] = []
 

@@ -40,6 +40,10 @@ class Tracked:
 
     experiment_id = run_id = "1"
 
+    @property
+    def info(self) -> Tracked:
+        return self
+
 
 @pytest.fixture(params=FORMS)
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
