@@ -65,7 +65,7 @@ class Page(HTMLParser):
             assert values["http-equiv"] == "Content-Security-Policy"
             assert not self.policy, "one policy, and none of a stranger's"
             rules = str(values["content"]).split("; ")
-            self.policy = dict(rule.split(" ", 1) for rule in rules)  # type: ignore[misc]
+            self.policy = dict(rule.split(" ", 1) for rule in rules)
             self.before = list(self.tags)
         self.tags.append(tag)
         self.attributes += attrs

@@ -56,7 +56,7 @@ def test_the_last_words_that_ray_has_act_no_more(
 
     task = RayJobOperator(task_id="t", stage="ingest", plan={}, inputs={})
     monkeypatch.setattr(operator, "ask", lambda cluster, question: f"100 % \x1b[0m{attack}\nlast")
-    monkeypatch.setattr(operator.clusters, "find", lambda: None)
+    monkeypatch.setattr("boig_core.orchestration.jobs.clusters.find", lambda: None)
     logger = logging.Logger("noted")
     logger.addHandler(Noted())
     monkeypatch.setattr(type(task), "log", logger)
