@@ -20,6 +20,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from boig_core.config import parse_recipe
 from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
+from boig_core.observability.logs import hide_secrets
 from boig_core.orchestration.promotion.gates import PromotionEvidence, evaluate_gates, table
 from boig_core.orchestration.promotion.registry import (
     MODEL,
@@ -264,7 +265,7 @@ def register(gates: Mapping[str, Any], approved_by: str, why: str) -> dict[str, 
             "approved_at": now,
             "approved_why": why,
         }.items():
-            client.set_model_version_tag(MODEL, new, key, value)
+            client.set_model_version_tag(MODEL, new, key, hide_secrets(value))
         last_move(client)  # one that was cut is finished before the next begins
         alias_versions = aliases(client)
         # Promoted once more, a champion would become its own previous, and the model before would
