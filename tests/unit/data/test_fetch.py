@@ -18,6 +18,7 @@ from boig_core.config import Data
 from boig_core.data import fetch, web
 from boig_core.data.fetch import Fetcher, opted_out, retry_after
 from boig_core.data.images import StoredImage
+from boig_core.data.reach import ImageReference, Reach
 from boig_core.data.rejects import Rejected
 from boig_core.storage import store
 from tests.unit.data.misbehaving import Server, png
@@ -43,11 +44,14 @@ def code(found: StoredImage | Rejected) -> str:
     return found.code if isinstance(found, Rejected) else "stored"
 
 
-def fetch_all(wanted: list[str], data: Data = INTRANET) -> list[StoredImage | Rejected]:
+def fetch_all(
+    wanted: list[str], data: Data = INTRANET, base: str = "/"
+) -> list[StoredImage | Rejected]:
     """Results in the order of what was asked for."""
-    result = dict(Fetcher(data).fetch(wanted))
-    assert result.keys() == set(wanted)
-    return [result[item] for item in wanted]
+    references = [ImageReference(base, address) for address in wanted]
+    result = dict(Fetcher(data).fetch(references, Reach()))
+    assert result.keys() == set(references)
+    return [result[item] for item in references]
 
 
 def test_a_folder(tmp_path: Path) -> None:
@@ -92,7 +96,7 @@ def test_no_more_of_an_object_is_read_than_is_allowed(
 
     whole = store.read_bytes
     monkeypatch.setattr(store, "read_bytes", read_bytes)
-    result = fetch_all([f"{s3_bucket}/large.png", f"{s3_bucket}/good.png"])
+    result = fetch_all([f"{s3_bucket}/large.png", f"{s3_bucket}/good.png"], base=s3_bucket)
     assert [code(item) for item in result] == ["image_too_large", "stored"]
     assert max(read) == int(INTRANET.max_image_mb * 2**20) + 1
 
@@ -341,7 +345,9 @@ def test_threads_end_when_nobody_takes_what_they_fetch(tmp_path: Path) -> None:
     files = [tmp_path / f"{i}.png" for i in range(60)]
     for file in files:
         file.write_bytes(png())
-    result = Fetcher(INTRANET.model_copy(update={"fetch_concurrency": 2})).fetch(map(str, files))
+    wanted = [ImageReference(str(tmp_path), str(file)) for file in files]
+    two = INTRANET.model_copy(update={"fetch_concurrency": 2})
+    result = Fetcher(two).fetch(wanted, Reach())
     assert code(next(result)[1]) == "stored"
     result.close()  # type: ignore[attr-defined]
     for thread in [thread for thread in threading.enumerate() if thread.name == "boig-fetch"]:
