@@ -21,7 +21,12 @@ from boig_core.config import Data
 from boig_core.data.parquet import UnreadableParquetError, read_parquet
 from boig_core.data.rejects import Again, Rejected
 from boig_core.data.web import MAX_REDIRECTS, REDIRECTS, TRANSIENT, TooSlow, Web, next_hop
-from boig_core.errors import InputError, NotFoundInStoreError, StoreUnavailableError
+from boig_core.errors import (
+    InfrastructureError,
+    InputError,
+    NotFoundInStoreError,
+    StoreUnavailableError,
+)
 from boig_core.storage import store
 
 _WEB_SECONDS: Final = 3600.0
@@ -32,6 +37,7 @@ million posts, packed. What is larger belongs into the store, from which it is s
 MOST_UNPACKED: Final = 512 * 2**30
 """Bytes of a posts file, unpacked: some five hundred million posts."""
 _EMPTY_ROW: Final = 64
+_PIECE: Final = 2**20
 _PLAIN_START: Final = 256 * 2**20
 _RATIO: Final = 200
 """From so many bytes on, a packed file may unpack to at most so many times its size. Posts as JSON
@@ -56,9 +62,11 @@ def open_posts(uri: str, data: Data) -> Iterator[IO[bytes]]:
         with _stored(uri, data) as place:
             filesystem, path = store.filesystem(place)
             with filesystem.open_input_file(path) as file:
-                plain = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if packed else file
-                bounded = _BoundedStream(uri, plain, file if packed else None)
-                yield cast(IO[bytes], io.BufferedReader(bounded, 2**20))
+                # In large pieces, since each piece of an object in S3 is a request.
+                source = cast(IO[bytes], io.BufferedReader(cast(Any, file), _PIECE))
+                plain = cast(IO[bytes], gzip.GzipFile(fileobj=source)) if packed else source
+                bounded = _BoundedStream(uri, plain, source if packed else None)
+                yield cast(IO[bytes], io.BufferedReader(bounded, _PIECE))
     except FileNotFoundError as exc:
         raise NotFoundInStoreError(uri, "does not exist", "check the location") from exc
     # A torn gzip shows only when it is read, maybe after many good rows.
@@ -141,6 +149,17 @@ def _stored(uri: str, data: Data) -> Iterator[str]:
         yield spool.name
 
 
+def _keep(spool: IO[bytes], piece: bytes) -> None:
+    try:
+        spool.write(piece)
+    except OSError as exc:
+        raise InfrastructureError(
+            tempfile.gettempdir(),
+            f"cannot hold the posts file ({exc.strerror})",
+            "free space there, or set TMPDIR",
+        ) from exc
+
+
 def _download(uri: str, data: Data, spool: IO[bytes]) -> None:
     web, deadline, place = Web(data), time.monotonic() + _WEB_SECONDS, uri
     try:
@@ -163,7 +182,7 @@ def _download(uri: str, data: Data, spool: IO[bytes]) -> None:
                             f"has more than {_WEB_BYTES} bytes",
                             "copy it into the store, and name that place",
                         )
-                    spool.write(piece)
+                    _keep(spool, piece)
                 return
         raise InputError(uri, f"redirects more than {MAX_REDIRECTS} times", "give its last address")
     except (Again, TooSlow) as exc:

@@ -108,7 +108,7 @@ def accept(file: str, rows: Iterable[Row], data: Data) -> Iterator[tuple[int, Po
             if isinstance(row, Rejected):
                 raise row
             fields = rename(row, data.columns)
-            name = (_label(fields.get("id")) or "")[:_MAX_NAME] or None
+            name = _shown_id(fields)
             # Sorted, since equal rows must read equal: the text tells a row that was rejected
             # before, and decides between rows of one id. Parquet brings times, which JSON lacks.
             whole = json.dumps(fields, default=str, sort_keys=True)
@@ -146,8 +146,7 @@ def accept_again(file: str, line: int, row: str, data: Data) -> tuple[int, Post,
     try:
         return line, parse_post(fields, data), row
     except Rejected as exc:
-        name = (_label(fields.get("id")) or "")[:_MAX_NAME] or None
-        return Reject(file, line, name, None, exc.code, exc.reason, row)
+        return Reject(file, line, _shown_id(fields), None, exc.code, exc.reason, row)
 
 
 def rename(fields: Any, columns: Mapping[Column, str]) -> dict[str, Any]:
@@ -315,6 +314,12 @@ def _utf8(value: str, name: str) -> str:
 def _label(value: Any) -> str | None:
     # It may stand in a reject, which has to be written whatever characters the row held.
     return None if value is None else str(value).encode(errors="replace").decode()
+
+
+def _shown_id(fields: Mapping[str, Any]) -> str | None:
+    """Id of a row that may be rejected for it."""
+    label = _label(fields.get("id"))
+    return label and label[:_MAX_NAME]
 
 
 def _moment(value: Any) -> datetime:

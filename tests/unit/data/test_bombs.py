@@ -25,7 +25,7 @@ from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError, StoreUnavailableError
 from tests.unit.data.reading import GOOD, read_all
 
-MANY = 64 * 2**20
+MANY = 32 * 2**20
 TEXTS: dict[str, tuple[bytes, bytes]] = {
     # Start of the file, and what is repeated.
     "jsonl: a line without an end": (b"", b"x"),
@@ -35,7 +35,7 @@ TEXTS: dict[str, tuple[bytes, bytes]] = {
     "json: a row without an end": (b'[{"a": [', b"1,"),
     "json: white space": (b"[", b" "),
     "csv: a line without an end": (b"", b"x"),
-    "csv: a quote that is never closed": (b'id\n"', b"x\n"),
+    "csv: a quote that is never closed": (b'id\n"', b"x" * 1000 + b"\n"),
     "csv: a row of many quoted lines": (b"id\n", b'"\n",'),
     "csv: columns": (b"id\n", b","),
 }

@@ -1,6 +1,7 @@
 """Fetching: from a folder, from S3, and over HTTP from a server that misbehaves in every way it
 can."""
 
+import errno
 import os
 import socket
 import threading
@@ -20,6 +21,7 @@ from boig_core.data.fetch import Fetcher, opted_out, retry_after
 from boig_core.data.images import StoredImage
 from boig_core.data.reach import ImageReference, Reach
 from boig_core.data.rejects import Rejected
+from boig_core.errors import StoreUnavailableError
 from boig_core.storage import store
 from tests.unit.data.misbehaving import Server, png
 
@@ -233,6 +235,45 @@ def test_no_reference_ends_the_run(text: str, start: str) -> None:
         patch.setattr(web.socket, "getaddrinfo", lambda *args, **kwargs: [])
         patch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
         assert code(fetch_all([start + text], Data())[0]) != "stored"
+
+
+class Answered(Exception):
+    """An answer of S3, as botocore raises it."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.response = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": 400}}
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (Answered("KeyTooLongError"), "image_missing"),
+        (Answered("InvalidURI"), "image_missing"),
+        (Answered("ExpiredToken"), "away"),
+        (Answered("InternalError"), "away"),
+        (OSError(errno.ENAMETOOLONG, "File name too long"), "image_missing"),
+        (OSError(errno.ELOOP, "Too many levels"), "image_missing"),
+        (OSError(errno.EMFILE, "Too many open files"), "away"),
+        (OSError(errno.EIO, "Input/output error"), "away"),
+        (RuntimeError("of a library"), "image_missing"),
+        (KeyError("of a library"), "image_missing"),
+    ],
+)
+def test_what_a_reference_is_to_blame_for_is_its_reject_and_the_rest_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, expected: str
+) -> None:
+    def read_bytes(uri: str, most: int | None = None) -> bytes:
+        if isinstance(failure, Answered):
+            raise StoreUnavailableError(uri, "answered", "try again") from failure
+        raise failure
+
+    monkeypatch.setattr(store, "read_bytes", read_bytes)
+    if expected == "away":
+        with pytest.raises(StoreUnavailableError):
+            fetch_all(["s3://bucket/x.png"], base="s3://bucket")
+    else:
+        assert code(fetch_all(["s3://bucket/x.png"], base="s3://bucket")[0]) == expected
 
 
 def test_an_opt_out_counts(server: str) -> None:
