@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import IO, Any, Final
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
+_NUMBER: Final = re.compile(r"[0-9.eE+-]*")
 _PIECE: Final = 2**16
 _DECODER: Final = json.JSONDecoder()
 
@@ -76,8 +77,9 @@ class _Window:
             try:
                 value, end = _DECODER.raw_decode(self._text, self._at)
                 length = end - self._at
-                # A number that ends with the window may go on behind it.
-                if end < len(self._text) or not self._extend():
+                # A number may go on behind the window: of 0.5 only "0." may be there.
+                cut_off = _NUMBER.fullmatch(self._text, end)
+                if not cut_off or not self._extend():
                     self._at += length
                     return value
             except json.JSONDecodeError:

@@ -9,12 +9,15 @@ files come from (see `opening`).
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import IO, Any, Final, cast
 
 _idle: list[subprocess.Popen[bytes]] = []
+_PLAIN_MEMORY: Final = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}
+"""Other allocators take addresses by the gigabyte in advance, all of which would count."""
 _CRASHED: Final = "ends the process that unpacks it: it is torn, or takes too much memory"
 
 
@@ -65,4 +68,5 @@ def _start() -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        env=os.environ | _PLAIN_MEMORY,
     )

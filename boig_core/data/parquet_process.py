@@ -38,8 +38,6 @@ def main() -> None:
 
 
 def _limit_memory() -> None:
-    # Arrow's other allocators take addresses in advance, which would count.
-    pa.set_memory_pool(pa.system_memory_pool())
     if sys.platform == "linux":  # others do not hold this limit
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + MEMORY_MB * 2**20

@@ -136,24 +136,20 @@ def _matches(path: list[str], pattern: list[str]) -> bool:
 
 
 def _json_lines(uri: str, file: IO[bytes]) -> Iterator[Row]:
-    for line, row in enumerate(_lines(uri, file), start=1):
-        if row.strip():
+    line = 0
+    while row := file.readline(_LONGEST_LINE):
+        line += 1
+        if len(row) == _LONGEST_LINE:
+            while row and not row.endswith(b"\n"):
+                row = file.readline(_LONGEST_LINE)
+            yield line, _too_long("line")
+        # Some programs put a byte order mark before the first row, which `json` refuses.
+        elif row := (row.removeprefix(b"\xef\xbb\xbf") if line == 1 else row).strip():
             yield from ((line, flat) for flat in _parse_json(row))
 
 
-def _lines(uri: str, file: IO[bytes]) -> Iterator[bytes]:
-    first = True
-    # A file of another kind may have no line break, and would be read into memory whole.
-    while row := file.readline(_LONGEST_LINE):
-        if len(row) == _LONGEST_LINE:
-            raise _too_long(uri, "a line", "export the posts as JSON lines, one post a line")
-        # Some programs put a byte order mark before the first row, which `json` refuses.
-        yield row.removeprefix(b"\xef\xbb\xbf") if first else row
-        first = False
-
-
-def _too_long(uri: str, what: str, remedy: str) -> InputError:
-    return InputError(uri, f"has {what} of {_LONGEST_LINE} bytes or more", remedy)
+def _too_long(what: str) -> Rejected:
+    return Rejected("row_too_large", f"the {what} has {_LONGEST_LINE} bytes or more")
 
 
 def _json(uri: str, file: IO[bytes]) -> Iterator[Row]:
@@ -174,28 +170,19 @@ def _csv(uri: str, file: IO[bytes]) -> Iterator[Row]:
     # A byte that is not UTF-8 comes through as a lone surrogate, so that its row alone is rejected:
     # an error of the decoder would end the file.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    taken = 0
-
-    def lines() -> Iterator[str]:
-        nonlocal taken
-        while line := text.readline(_LONGEST_LINE):
-            # Of the row, not the line: one quote that is never closed would take the whole file.
-            taken += len(line)
-            if taken >= _LONGEST_LINE:
-                raise _too_long(uri, "a row", "export the posts as CSV, one post a row")
-            yield line
-
-    rows = csv.reader(lines())
+    lines = _CsvLines(text)
+    rows = csv.reader(lines)
     header: list[str] | None = None
     # Asked by `next`, the reader goes on after a bad row, at which a `for` would end.
     while True:
-        taken = 0
+        lines.taken = 0
         try:
             row = next(rows)
         except StopIteration:
             return
-        except csv.Error as exc:
-            yield rows.line_num, Rejected("bad_json", f"is no CSV row ({exc})")
+        except (csv.Error, Rejected) as exc:
+            known = isinstance(exc, Rejected)
+            yield lines.number, exc if known else Rejected("bad_json", f"is no CSV row ({exc})")
             continue
         if header is None:
             header = row
@@ -205,14 +192,38 @@ def _csv(uri: str, file: IO[bytes]) -> Iterator[Row]:
                     f"{uri}, line 1", "has two columns of one name", "name each column once"
                 )
         elif row and any("\udc80" <= letter <= "\udcff" for cell in row for letter in cell):
-            yield rows.line_num, Rejected("encoding", "a byte is not UTF-8")
+            yield lines.number, Rejected("encoding", "a byte is not UTF-8")
         elif row and len(row) != len(header):
             yield (
-                rows.line_num,
+                lines.number,
                 Rejected("bad_json", f"has {len(row)} columns, the first line names {len(header)}"),
             )
         elif row:
-            yield rows.line_num, dict(zip(header, row, strict=True))
+            yield lines.number, dict(zip(header, row, strict=True))
+
+
+class _CsvLines:
+    """Lines of a CSV file. A row may go over many, but not without end: a quote that is never
+    closed would take the whole file."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self.number = self.taken = 0
+
+    def __iter__(self) -> _CsvLines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(_LONGEST_LINE)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.taken += len(line)
+        if self.taken >= _LONGEST_LINE:
+            while line and not line.endswith("\n"):
+                line = self._text.readline(_LONGEST_LINE)
+            raise _too_long("row")
+        return line
 
 
 def _parse_json(row: bytes) -> list[Any]:
