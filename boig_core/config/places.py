@@ -18,10 +18,10 @@ def canonical(location: str) -> str | None:
         return None
     scheme, separator, rest = location.partition("://")
     if not separator:
-        return os.path.realpath(os.path.expanduser(location))
+        return without_links(os.path.expanduser(location))
     scheme = scheme.lower()
     if scheme == "file":
-        return os.path.realpath(unquote(urlsplit(location).path))
+        return without_links(unquote(urlsplit(location).path))
     if {".", ".."} & set(unquote(rest).replace("\\", "/").split("/")):
         return None
     host, _, path = rest.partition("/")
@@ -39,6 +39,14 @@ def canonical(location: str) -> str | None:
     if not parts.hostname or "@" in parts.netloc:
         return None
     return f"{scheme}://{parts.hostname}:{port}{parts.path}".rstrip("/")
+
+
+def without_links(path: str) -> str | None:
+    """A path without links and ``..``, whether or not something is there; None: its links lead in a
+    circle."""
+    resolved = os.path.realpath(path)
+    # After a circle the rest of the path is left as it is, links that lead out included.
+    return resolved if os.path.realpath(resolved) == resolved else None
 
 
 def is_below(location: str, roots: Iterable[str]) -> bool:

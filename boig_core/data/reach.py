@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from boig_core.config.places import without_links
 from boig_core.data.rejects import Rejected
 from boig_core.storage import store
 
@@ -91,7 +92,9 @@ class Reach:
     def _on_disk(self, base: str, path: str) -> str:
         if "\0" in path:
             raise Rejected("image_missing", f"{path!r} is no path")
-        resolved = os.path.realpath(path)
+        resolved = without_links(path)
+        if resolved is None:
+            raise _refused(f"{path}, whose links lead in a circle,")
         # Places may be links themselves, as are many mounts. The folder of /posts.jsonl is "/".
         folders = (
             os.path.realpath(place or "/")

@@ -145,6 +145,13 @@ def test_a_link_below_a_root_leads_nowhere_else(tmp_path: Path) -> None:
     assert "sd.base" in refusal
 
 
+def test_links_that_lead_in_a_circle_lead_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "out").symlink_to("/etc")
+    assert not is_below(f"{tmp_path}/loop/../out/passwd", [str(tmp_path)])
+    assert is_below(f"{tmp_path}/x/../y", [str(tmp_path)])
+
+
 def test_a_refusal_names_the_line_of_the_policy(tmp_path: Path) -> None:
     path = write(tmp_path, "posts: [/data]\n# so much\ngates:\n  max_fid: 1.5\n")
     [refusal] = refusals(read_policy(path))

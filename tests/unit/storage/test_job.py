@@ -14,7 +14,6 @@ from boig_core.errors import CorruptError, FencedError, InputError, StoreUnavail
 from boig_core.storage import commit, job, manifest, store
 from boig_core.storage import stage as stages
 
-
 TRY = job.TaskTry(run_after="2026-01-01", number=1, limit=3)
 
 
