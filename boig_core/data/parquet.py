@@ -13,7 +13,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import IO, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final, cast
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _idle: list[subprocess.Popen[bytes]] = []
 _PLAIN_MEMORY: Final = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}
@@ -42,11 +45,11 @@ def read_parquet(location: str) -> Iterator[tuple[list[dict[str, Any]], int]]:
     try:
         sink.write(json.dumps(location).encode() + b"\n")
         sink.flush()
-        fault = json.loads(source.readline() or json.dumps(_CRASHED))
+        fault = _answer(source)
         if fault is None:
             for batch in pa.ipc.open_stream(source):
-                yield batch.to_pylist(), batch.nbytes
-            fault = json.loads(source.readline() or json.dumps(_CRASHED))
+                yield _rows(batch), batch.nbytes
+            fault = _answer(source)
         if fault is not None:
             finished = fault != _CRASHED
             raise UnreadableParquetError(fault)
@@ -59,7 +62,22 @@ def read_parquet(location: str) -> Iterator[tuple[list[dict[str, Any]], int]]:
             _idle.append(process)
         else:
             process.kill()
-            process.wait()
+            process.communicate()
+
+
+def _answer(source: IO[bytes]) -> str | None:
+    line = source.readline()
+    return cast("str | None", json.loads(line)) if line.endswith(b"\n") else _CRASHED
+
+
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    try:
+        return batch.to_pylist()
+    # A time beyond those of Python, or bytes that are no UTF-8.
+    except (ValueError, OverflowError) as exc:
+        raise UnreadableParquetError(
+            f"cannot be read ({' '.join(str(exc).split())[:300]})"
+        ) from exc
 
 
 def _start() -> subprocess.Popen[bytes]:

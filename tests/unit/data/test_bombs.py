@@ -127,6 +127,13 @@ def test_a_process_that_dies_is_replaced(tmp_path: Path) -> None:
     assert len(read_all(path)[0]) == 1
 
 
+def test_a_time_that_python_cannot_hold_is_an_error_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "posts.parquet"
+    pq.write_table(pa.table({"timestamp": pa.array([2**60], pa.timestamp("us"))}), path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_all(path)
+
+
 def test_who_stops_in_the_middle_of_a_file_leaves_nothing_for_the_next(tmp_path: Path) -> None:
     path = tmp_path / "posts.parquet"
     pq.write_table(pa.table({"id": [str(i) for i in range(5000)]}), path)
