@@ -47,7 +47,7 @@ def read_parquet(location: str) -> Iterator[tuple[list[dict[str, Any]], int]]:
         sink.flush()
         fault = _answer(source)
         if fault is None:
-            for batch in pa.ipc.open_stream(source):
+            for batch in pa.ipc.open_stream(cast(Any, source)):
                 yield _rows(batch), batch.nbytes
             fault = _answer(source)
         if fault is not None:

@@ -13,7 +13,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final, cast
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -52,7 +52,7 @@ def _send(location: str, sink: IO[bytes]) -> str | None:
             file = parquet.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER)
             schema = file.schema_arrow
             _tell(None, sink)
-            with pa.ipc.new_stream(sink, schema) as stream:
+            with pa.ipc.new_stream(cast(Any, sink), schema) as stream:
                 for batch in file.iter_batches(batch_size=_ROWS, use_threads=False):
                     for part in _parts(batch):
                         stream.write_batch(part)
