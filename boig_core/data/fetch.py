@@ -24,7 +24,8 @@ from typing import Final
 from urllib.parse import unquote, urljoin, urlsplit
 
 from boig_core.config import Data
-from boig_core.data.images import StoredImage, normalize
+from boig_core.data.decoding import normalize_untrusted
+from boig_core.data.images import StoredImage
 from boig_core.data.rejects import Rejected
 from boig_core.data.web import Again, Web, too_large
 from boig_core.errors import NotFoundInStoreError, StorePermissionError
@@ -32,8 +33,6 @@ from boig_core.storage import store
 
 _MAX_REDIRECTS: Final = 5
 _ATTEMPTS: Final = 3
-_DECODERS: Final = 4
-"""Images that a process decodes at a time."""
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_WAIT_S: Final = 60.0
@@ -55,9 +54,6 @@ class Fetcher:
     data: Data
     _turns: dict[str, Semaphore] = field(
         default_factory=dict, init=False, repr=False, compare=False
-    )
-    _decoders: Semaphore = field(
-        default_factory=lambda: Semaphore(_DECODERS), init=False, repr=False, compare=False
     )
 
     def fetch(self, references: Iterable[str]) -> Iterator[tuple[str, StoredImage | Rejected]]:
@@ -119,12 +115,9 @@ class Fetcher:
     def _fetch_one(self, reference: str) -> tuple[str, StoredImage | Rejected]:
         try:
             data = self.read(reference)
-            with (
-                self._decoders
-            ):  # decoding is the CPU's work: more at a time would only hold more pixels in memory
-                return reference, normalize(
-                    data, self.data.max_pixels, self.data.image_format, self.data.image_quality
-                )
+            return reference, normalize_untrusted(
+                data, self.data.max_pixels, self.data.image_format, self.data.image_quality
+            )
         except Rejected as exc:
             return reference, exc
 
