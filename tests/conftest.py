@@ -64,6 +64,8 @@ DEAREST_FIRST = [
 def pytest_addoption(parser: pytest.Parser) -> None:
     written = "where to write what each test file cost, in seconds of CPU and wall, as JSON"
     parser.addoption("--costs", metavar="FILE", default=".pytest_cache/costs.json", help=written)
+    more = "N times as many mutations in tests/fuzz, drawn by chance instead of the same each time"
+    parser.addoption("--fuzz", metavar="N", type=int, default=None, help=more)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -26,7 +26,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from boig_core.config import Data
-from boig_core.data.images import StoredImage, normalize
+from boig_core.data.decoding import normalize_untrusted
+from boig_core.data.images import StoredImage
 from boig_core.data.reach import ImageReference, Reach
 from boig_core.data.rejects import Again, Rejected
 from boig_core.data.web import MAX_REDIRECTS, REDIRECTS, TRANSIENT, Web, next_hop, too_large
@@ -39,8 +40,6 @@ from boig_core.errors import (
 from boig_core.storage import store
 
 _ATTEMPTS: Final = 3
-_DECODERS: Final = 4
-"""Images that a process decodes at a time."""
 _BAD_KEYS: Final = frozenset(
     {
         *("KeyTooLongError", "InvalidURI", "InvalidBucketName", "InvalidObjectName"),
@@ -71,9 +70,6 @@ class Fetcher:
     data: Data
     _turns: dict[str, Semaphore] = field(
         default_factory=dict, init=False, repr=False, compare=False
-    )
-    _decoders: Semaphore = field(
-        default_factory=lambda: Semaphore(_DECODERS), init=False, repr=False, compare=False
     )
 
     def fetch(
@@ -143,12 +139,9 @@ class Fetcher:
     def _fetch_one(self, reference: ImageReference, reach: Reach) -> StoredImage | Rejected:
         try:
             data = self.read(reference, reach)
-            with (
-                self._decoders
-            ):  # decoding is the CPU's work: more at a time would only hold more pixels in memory
-                return normalize(
-                    data, self.data.max_pixels, self.data.image_format, self.data.image_quality
-                )
+            return normalize_untrusted(
+                data, self.data.max_pixels, self.data.image_format, self.data.image_quality
+            )
         except Rejected as exc:
             return exc
 

@@ -16,17 +16,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from boig_core.config import ImageFormat
 from boig_core.data.duplicates import SIDE, fingerprint
 from boig_core.data.rejects import Rejected
-from boig_core.errors import InputError
+
+if TYPE_CHECKING:
+    # The process that decodes (see `decoder`) starts without all that recipes need.
+    from boig_core.config import ImageFormat
 
 Pixels = NDArray[np.uint8]
 """RGB image, (H, W, 3)."""
@@ -45,6 +46,10 @@ _LOSSY: Final = frozenset({"JPEG", "MPO", "WEBP"})
 _FINE: Final = 95
 """Quality of a JPEG that takes the place of a lossy image: a PNG would keep every artifact, at four
 times the size."""
+_SCAN: Final = b"\xff\xda"
+_SCANS: Final = 100
+"""Scans of a JPEG and of the previews in it. Encoders write ten; each goes over all pixels, also
+one that has but a few bytes."""
 _ORIENTATION: Final = 0x0112
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -152,6 +157,10 @@ def _checked(
         raise Rejected(
             "image_animated", f"an animated {image.format}; a description is of one image"
         )
+    if image.format in {"JPEG", "MPO"} and data.count(_SCAN) > _SCANS:
+        raise Rejected(
+            "image_unreadable", f"a JPEG of more than {_SCANS} scans, which is made to take long"
+        )
     # Taken before a draft shrinks it.
     size = image.size
     if image.format != "JPEG":  # a PNG's orientation may follow its pixels
@@ -211,23 +220,10 @@ def resize(image: Pixels | Image.Image, side: int) -> Pixels:
     )
 
 
-def load(path: Path, max_pixels: int = 50_000_000) -> Pixels:
-    """Pixels of an image file, upright RGB.
-
-    Raises:
-        InputError: the file is missing, no image, broken or too large.
-    """
-    try:
-        return decode(normalize(path.read_bytes(), max_pixels).data)
-    except OSError as exc:
-        raise InputError(
-            path, f"cannot be read ({exc.strerror})", "give the path of an image file"
-        ) from exc
-    except Rejected as exc:
-        raise InputError(path, exc.reason, "give a JPEG, PNG, WebP, GIF or BMP image") from exc
-
-
 def _encode(image: Image.Image, image_format: ImageFormat, quality: int) -> bytes:
+    # Pillow writes comments and profiles that it has read, and a profile may be of other colors.
+    profile = image.info.get("icc_profile") or b""
+    image.info = {"icc_profile": profile} if profile[16:20] == b"RGB " else {}
     buffer = io.BytesIO()
     if image_format in {"jpeg", "webp"}:
         image.save(
@@ -250,8 +246,12 @@ def _strip_jpeg(data: bytes) -> bytes:
         if marker == 0xDA:  # a scan: its data go on up to the next marker
             next_marker = _MARKER.search(data, end)
             end = next_marker.start() if next_marker else len(data)
-        if marker not in _METADATA:
+        if marker in _APPLICATION:
+            kept.append(_plain_segment(data[at:end]))
+        elif marker in _PICTURE:
             kept.append(data[at:end])
+        else:
+            return b""
         # The image ends here: previews and whole other files may follow.
         if data[end : end + 2] == b"\xff\xd9":
             return b"".join([*kept, b"\xff\xd9"])
@@ -259,14 +259,29 @@ def _strip_jpeg(data: bytes) -> bytes:
     return b""
 
 
+def _plain_segment(segment: bytes) -> bytes:
+    """Of an application's segment what decides about pixels, and nothing else: JFIF without its
+    thumbnail, the color profile, Adobe's color transform."""
+    marker, content = segment[1], segment[4:]
+    if marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= 14:
+        content = content[:12] + b"\0\0"
+    elif marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12:
+        content = content[:12]
+    elif not (marker == 0xE2 and content.startswith(b"ICC_PROFILE\0")):
+        return b""
+    return segment[:2] + (len(content) + 2).to_bytes(2, "big") + content
+
+
 def _strip_png(data: bytes) -> bytes:
-    """A PNG without texts, EXIF, time stamps and what follows its end: its critical chunks, and
-    those that say how colors are meant."""
+    """A PNG without texts, EXIF, time stamps and what follows its end: its pixels, and what says
+    how colors are meant; empty when it is built in no regular way."""
     kept, at = [data[:8]], 8
     while at + 12 <= len(data):
         kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if kind[:1].isupper() or kind in _COLOR_CHUNKS:
+        if kind in _PNG_CHUNKS:
             kept.append(data[at:end])
+        elif kind[:1].isupper():  # one that must be understood, and that the standard has not
+            return b""
         if kind == b"IEND":
             return b"".join(kept)
         at = end
@@ -299,13 +314,17 @@ def _strip_webp(data: bytes) -> bytes:
     return b""
 
 
-# Of APP0 to APP15, JFIF (0), the color profile (2) and Adobe's color transform (14) decide about
-# pixels; the others and comments do not.
-_METADATA: Final = frozenset({0xFE, 0xE1, *range(0xE3, 0xEE), 0xEF})
+_PICTURE: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC4, 0xCC, 0xDA, 0xDB, 0xDD})
+"""Segments of a JPEG that its pixels are made of: frames, tables, intervals, scans."""
+_APPLICATION: Final = frozenset({*range(0xE0, 0xF0), 0xFE})
+"""Segments APP0 to APP15, and comments."""
 # Within a scan FF 00 is an escaped FF, FF D0 to FF D7 are restarts, and FF FF is filling: none of
 # them ends it.
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_COLOR_CHUNKS: Final = frozenset({b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT"})
+_PNG_CHUNKS: Final = frozenset(
+    {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
+    | {b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT"}
+)
 _WEBP_METADATA: Final = 0x0C  # EXIF and XMP
 _WEBP_CHUNKS: Final = 16
 _STRIP: Final = {"JPEG": _strip_jpeg, "PNG": _strip_png, "WEBP": _strip_webp}

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boig_core.config import Recipe
-from boig_core.data.images import Pixels, decode, normalize
+from boig_core.data.decoding import normalize_untrusted
+from boig_core.data.images import Pixels, decode
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
 from boig_core.rewards import offered
@@ -190,6 +191,6 @@ def _pixels(uri: str, max_pixels: int) -> Pixels:
     try:
         # Files go through the same check and form as images that are ingested, so that a picture is
         # seen alike from a folder and from a dataset.
-        return decode(normalize(store.read_bytes(uri), max_pixels).data)
+        return decode(normalize_untrusted(store.read_bytes(uri), max_pixels).data)
     except Rejected as exc:
         raise InputError(uri, str(exc), "give a JPEG, PNG, WebP, GIF or BMP image") from exc

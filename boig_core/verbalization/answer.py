@@ -79,7 +79,10 @@ def parse_answer(text: str) -> Description:
         # Python's own parser is laxer: of equal keys it keeps the last, and it reads NaN and
         # Infinity.
         tree = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
-    except (json.JSONDecodeError, RecursionError) as exc:
+    except InputError:
+        raise
+    # A number of thousands of digits is a ValueError alone.
+    except (ValueError, RecursionError) as exc:
         raise InputError(_short(text), "is not JSON", _REMEDY) from exc
     return from_answer(tree)
 
@@ -105,7 +108,8 @@ def from_answer(tree: Any) -> Description:
         for tone, share in _mapping(look.get("tones"), '"tones"').items()
     }
     objects = {
-        name: _box(box, name) for name, box in _mapping(root.get("objects"), '"objects"').items()
+        _whole(name): _box(box, name)
+        for name, box in _mapping(root.get("objects"), '"objects"').items()
     }
     return Description(colors, tones, objects)
 
@@ -172,9 +176,22 @@ def _known(name: str, names: Mapping[str, Any] | tuple[str, ...], what: str) -> 
     return name
 
 
+def _whole(name: str) -> str:
+    """A name that can be written: JSON can spell half of a surrogate pair, no file can hold it."""
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise InputError(_short(name), "holds half a character", _REMEDY)
+    return name
+
+
 def _is_number(value: Any) -> bool:
-    # In Python a bool is an int, and the 1e999 of a text reads as infinite.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # In Python a bool is an int.
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        # The 1e999 of a text reads as infinite.
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def _share(value: Any, name: str) -> float:
@@ -207,4 +224,6 @@ def _box(value: Any, name: str) -> Box:
 
 
 def _short(text: str) -> str:
+    # What is said of a text must be writable on one line, whatever stands in it.
+    text = " ".join(text.encode(errors="replace").decode().split())
     return text if len(text) <= 80 else text[:77] + "..."

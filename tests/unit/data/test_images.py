@@ -3,6 +3,7 @@
 import hashlib
 import io
 import struct
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from boig_core.data.images import decode, load, normalize, resize
+from boig_core.config import ImageFormat
+from boig_core.data.decoding import load
+from boig_core.data.images import decode, normalize, resize
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
 
@@ -63,6 +66,95 @@ def test_metadata_goes_and_pixels_stay() -> None:
         assert b"a name" not in stored.data
         assert b"appended" not in stored.data
         assert normalize(stored.data, 1000) == stored
+
+
+SECRET = b"taken at home by a name"
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+@pytest.mark.parametrize("name", [b"", b"JFIF\0", b"JFXX\0", b"Exif\0\0", b"MPF\0", b"Adobe"])
+@pytest.mark.parametrize("marker", [*range(0xE0, 0xF0), 0xFE, 0xF0, 0xFD, 0xDE, 0xBF])
+def test_no_segment_of_a_jpeg_carries_more_than_its_picture(marker: int, name: bytes) -> None:
+    whole = encoded(form="JPEG", quality=100)
+    more = segment(marker, name + bytes(20) + SECRET)
+    for at in (2, whole.index(b"\xff\xdb"), whole.index(b"\xff\xda")):
+        with suppress(Rejected):  # Pillow does not open a JPEG of every such segment
+            assert SECRET not in normalize(whole[:at] + more + whole[at:], 1000).data
+
+
+def test_a_thumbnail_in_jfif_goes_and_its_densities_stay() -> None:
+    whole = encoded(form="JPEG", dpi=(72, 72))
+    jfif = whole[: whole.index(b"\xff\xdb")]
+    thumbnail = segment(0xE0, jfif[6:18] + b"\x03\x03" + SECRET.ljust(27, b" "))
+    assert normalize(whole[:2] + thumbnail + whole[len(jfif) :], 1000).data == whole
+
+
+def test_filling_between_segments_hides_nothing() -> None:
+    """A reader that takes filling for a marker passes over just this one, and keeps it."""
+    whole = encoded(form="JPEG", quality=100)
+    hidden = b"\xff" + segment(0xE1, SECRET.ljust(0xE1E0 - 2))
+    assert SECRET not in normalize(whole[:2] + hidden + whole[2:], 1000).data
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    check = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+
+@pytest.mark.parametrize(
+    "kind", [b"tEXt", b"iTXt", b"eXIf", b"tIME", b"caBX", b"prVt", b"MiNe", b"PRvt", b"JDAT"]
+)
+def test_no_chunk_of_a_png_carries_more_than_its_picture(kind: bytes) -> None:
+    whole = encoded()
+    with suppress(Rejected):
+        assert SECRET not in normalize(whole[:33] + chunk(kind, SECRET) + whole[33:], 1000).data
+
+
+@pytest.mark.parametrize("kind", [b"EXIF", b"XMP ", b"META", b"ANIM", b"C2PA"])
+def test_no_chunk_of_a_webp_carries_more_than_its_picture(kind: bytes) -> None:
+    extended = encoded(form="WEBP", xmp=b"<x/>")
+    more = kind + len(SECRET).to_bytes(4, "little") + SECRET + bytes(len(SECRET) % 2)
+    for at in (30, len(extended)):
+        body = extended[8:at] + more + extended[at:]
+        data = b"RIFF" + len(body).to_bytes(4, "little") + body
+        with suppress(Rejected):
+            assert SECRET not in normalize(data, 1000).data
+
+
+@pytest.mark.parametrize("image_format", ["original", "jpeg", "png", "webp"])
+@pytest.mark.parametrize("form", ["JPEG", "GIF", "PNG", "WEBP"])
+def test_an_image_that_is_encoded_anew_carries_its_picture_alone(
+    form: str, image_format: ImageFormat
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x9286] = 6, SECRET.decode()
+    texts = PngInfo()
+    texts.add_text("Comment", SECRET.decode())
+    options: dict[str, Any] = {
+        "JPEG": {"exif": exif, "comment": SECRET, "quality": 100},
+        "GIF": {"comment": SECRET},
+        "PNG": {"exif": exif, "pnginfo": texts},
+        "WEBP": {"exif": exif, "xmp": SECRET},
+    }[form]
+    assert SECRET not in normalize(encoded(form=form, **options), 1000, image_format).data
+
+
+def test_a_profile_of_other_colors_does_not_stay() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    gray = encoded(PICTURE.convert("L"), icc_profile=profile)
+    assert b"iCCP" not in normalize(gray, 1000).data
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded() -> None:
+    whole = encoded(LARGE, "JPEG", progressive=True)
+    at, end = whole.rindex(b"\xff\xda"), len(whole) - 2
+    scans = whole.count(b"\xff\xda")
+    assert normalize(whole[:end] + whole[at:end] * (100 - scans) + whole[end:], 30_000).width == 160
+    with pytest.raises(Rejected, match="more than 100 scans"):
+        normalize(whole[:end] + whole[at:end] * (101 - scans) + whole[end:], 30_000)
 
 
 def test_transparency_shows_white() -> None:

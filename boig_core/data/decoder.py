@@ -1,0 +1,169 @@
+"""The process that decodes foreign images: it reads batches from a socket and answers image by
+image.
+
+What a hostile image can make of it is bounded from within: a timer of CPU time and a limit of
+memory hold for each image, and the kernel keeps both. It starts with an environment that holds no
+secrets and imports Pillow and numpy alone of what is heavy. It ends with its parent, whose end of
+the socket then closes. Leaves out: starting, replacing and distrusting it (see `decoding`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image
+
+from boig_core.data.images import StoredImage
+from boig_core.data.rejects import Rejected
+
+OUT_OF_MEMORY: Final = 71
+"""Exit code of a process that an image has brought to its limit of memory."""
+_LENGTH: Final = struct.Struct("<I")
+_HEADER_BYTES: Final = 2**20
+_REASON: Final = 500
+
+
+class Channel:
+    """Messages over a socket: a JSON object, and bytes that it says the length of.
+
+    Args:
+        stream: a connected socket.
+
+    Attributes:
+        deadline: by the monotonic clock, when a call that still waits raises TimeoutError, however
+            many bytes have come; None: never.
+    """
+
+    def __init__(self, stream: socket.socket) -> None:
+        self._stream = stream
+        self.deadline: float | None = None
+
+    def send(self, header: Mapping[str, Any], *parts: bytes) -> None:
+        """Send a message; the header names the lengths of ``parts``."""
+        text = json.dumps(header).encode()
+        self._wait_until_deadline()
+        # In one piece: a call for each would wake the other side for each.
+        self._stream.sendall(b"".join((_LENGTH.pack(len(text)), text, *parts)))
+
+    def header(self) -> dict[str, Any]:
+        """The next message's header.
+
+        Raises:
+            EOFError: the other side is gone.
+            ValueError: it is no JSON object of a sensible length.
+        """
+        (length,) = _LENGTH.unpack(self.read(_LENGTH.size))
+        if length > _HEADER_BYTES:
+            raise ValueError(f"a header of {length} bytes")
+        header = json.loads(self.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("a header that is no object")
+        return header
+
+    def read(self, length: int) -> bytes:
+        """Exactly ``length`` bytes.
+
+        Raises:
+            EOFError: the other side is gone.
+        """
+        buffer = bytearray(length)
+        view = memoryview(buffer)
+        while view:
+            self._wait_until_deadline()
+            count = self._stream.recv_into(view)
+            if not count:
+                raise EOFError
+            view = view[count:]
+        return bytes(buffer)
+
+    def _wait_until_deadline(self) -> None:
+        if self.deadline is not None:
+            # A timeout of 0 would mean not to wait at all, which raises another error.
+            self._stream.settimeout(max(1e-3, self.deadline - time.monotonic()))
+
+
+def serve(function: str, descriptor: int) -> None:
+    """Decode what comes, until the parent is gone; the process ends with it.
+
+    Args:
+        function: ``module:name`` of what decodes, called as `images.normalize` is.
+        descriptor: of the socket to the parent.
+    """
+    # An interrupt from the keyboard reaches the whole group, and the parent decides what ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A core would hold images, and may be large.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    module, _, name = function.partition(":")
+    decode: Callable[..., StoredImage] = getattr(importlib.import_module(module), name)
+    channel = Channel(socket.socket(fileno=descriptor))
+    _warm(decode)
+    started, hard = _virtual_bytes(), resource.getrlimit(resource.RLIMIT_AS)[1]
+    channel.send({"ready": True})
+    try:
+        while True:
+            batch = channel.header()
+            limit = started + int(batch["bytes"])
+            if hard != resource.RLIM_INFINITY:
+                limit = min(limit, hard)
+            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+            # All of it before the first answer, so that neither side writes to one that writes.
+            images = [channel.read(length) for length in batch["lengths"]]
+            for data in images:
+                _answer(channel, decode, data, batch)
+    except (EOFError, OSError):
+        return
+
+
+def _answer(
+    channel: Channel,
+    decode: Callable[..., StoredImage],
+    data: bytes,
+    batch: Mapping[str, Any],
+) -> None:
+    # The kernel ends the process when the time is over, wherever it is. It counts time on the CPU
+    # alone: on a busy machine a good image takes longer, and must not be lost.
+    signal.setitimer(signal.ITIMER_PROF, batch["seconds"])
+    try:
+        stored = decode(data, batch["max_pixels"], batch["image_format"], batch["quality"])
+    except Rejected as exc:
+        return channel.send({"code": exc.code, "reason": exc.reason[:_REASON]})
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
+    except Exception as exc:
+        reason = f"the decoder failed ({type(exc).__name__}: {exc})"
+        return channel.send({"code": "image_unreadable", "reason": reason[:_REASON]})
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    same = stored.data == data  # most images are stored as they came, and need not travel back
+    answer = {
+        "sha256": stored.sha256,
+        "width": stored.width,
+        "height": stored.height,
+        "fingerprint": stored.fingerprint,
+        "length": None if same else len(stored.data),
+    }
+    channel.send(answer, *(() if same else (stored.data,)))
+
+
+def _warm(decode: Callable[..., StoredImage]) -> None:
+    """Load what the first image would have to wait for, at the cost of its time and memory."""
+    for form in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
+        buffer = io.BytesIO()
+        Image.new("RGB", (16, 16)).save(buffer, format=form)
+        decode(buffer.getvalue(), 256, "original", 90)
+
+
+def _virtual_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * resource.getpagesize()
