@@ -158,7 +158,7 @@ def run_one_stage(
         UserError, InfrastructureError: what the stage left in ``error.json``.
     """
     from boig_core.config import load_recipe
-    from boig_core.storage import commit, store
+    from boig_core.storage import commit, marker, store
     from boig_core.storage.job import Job, Stage, write_job
     from boig_core.storage.stage import STEADY_MEMORY
 
@@ -166,7 +166,7 @@ def run_one_stage(
         raise InputError(f"stage {stage!r}", "is not known", f"use one of {', '.join(Stage)}")
     home = store_root(root)
     resolved = load_recipe(recipe, overrides)
-    store.probe(home)
+    marker.ensure(home)
     task = store.join(home, "runs", "manual", run, stage)
     number = max(commit.attempts(task), default=0) + 1
     job = Job(

@@ -11,12 +11,11 @@ Leaves out: what a checkpoint holds (the engine writes it) and when to write one
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,13 +34,15 @@ from boig_core.errors import (
 from boig_core.observability.logs import get_logger
 from boig_core.storage import commit as commits
 from boig_core.storage import store
+from boig_core.storage.disk import full_disk
 from boig_core.storage.job import Job
 from boig_core.storage.manifest import FileEntry, sha256_file
-from boig_core.training.checkpoint_upload import COMPLETE, MARKER, Upload
+from boig_core.storage.paths import below
+from boig_core.training.checkpoint_marker import FORMAT, MARKER, CheckpointMarker, read_marker
+from boig_core.training.checkpoint_upload import Upload
 from boig_core.training.ranks import rank, world_size
 from boig_core.training.work import work_of
 
-_FORMAT = 3
 T = TypeVar("T")
 log = get_logger(__name__)
 
@@ -118,7 +119,7 @@ class Checkpoints:
         # A folder of its own for each save: after a restart the same step is written again, perhaps
         # beside a rank that is not dead yet.
         marker = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "step": step,
             "work": self.work,
             "workers": world_size(),
@@ -176,9 +177,9 @@ class Checkpoints:
         for uri in self.found():
             with _scratch() as local:
                 try:
-                    marker = _broadcast(partial(_read_marker, uri))
+                    marker = _broadcast(partial(read_marker, uri))
                     # Before format 3 nothing told; such a training is in the middle of an upgrade.
-                    if marker.get("work", self.work) != self.work:
+                    if marker.work not in (None, self.work):
                         self._pass_over(uri)
                         continue
                     folder = _download(uri, marker, local)
@@ -192,7 +193,7 @@ class Checkpoints:
                 _every_rank(partial(what.load, folder))
             if rank() == 0:
                 log.info("continuing from %s", uri)
-            return Restored(int(marker["step"]), marker["state"])
+            return Restored(marker.step, marker.state)
         return None
 
     def _pass_over(self, uri: str) -> None:
@@ -229,22 +230,7 @@ def _snapshot(what: Saveable, local: Path) -> str:
     return uuid.uuid4().hex[:12]
 
 
-def _read_marker(uri: str) -> dict[str, Any]:
-    target = store.join(uri, COMPLETE)
-    try:
-        marker: dict[str, Any] = json.loads(store.read_bytes(target))
-    except json.JSONDecodeError as exc:
-        raise CorruptError(target, "is no marker", "an older checkpoint is used") from exc
-    if marker.get("format", 1) > _FORMAT:
-        raise CorruptError(
-            target,
-            f"has format {marker['format']}, newer than {_FORMAT}",
-            "an older checkpoint is used",
-        )
-    return marker
-
-
-def _download(uri: str, marker: Mapping[str, Any], local: Path) -> Path:
+def _download(uri: str, marker: CheckpointMarker, local: Path) -> Path:
     """Fetch and check the files of all ranks, each file once a machine; returns the folder, which
     the machine's ranks share."""
     places = _every_rank(lambda: (socket.gethostname(), str(local)))
@@ -253,16 +239,16 @@ def _download(uri: str, marker: Mapping[str, Any], local: Path) -> Path:
     together = [
         place for host, place in places if host == socket.gethostname() and Path(place).is_dir()
     ]
-    source, folder = store.join(uri, marker.get("folder", "")).rstrip("/"), Path(together[0])
+    source, folder = store.join(uri, marker.folder).rstrip("/"), Path(together[0])
     # Ranks of a machine see `together` in one order, so their shares do not overlap.
-    mine = marker["files"][together.index(str(local)) :: len(together)]
+    mine = marker.files[together.index(str(local)) :: len(together)]
     _every_rank(partial(_fetch, source, mine, folder))
     return folder
 
 
-def _fetch(source: str, items: list[Any], folder: Path) -> None:
-    for entry in map(FileEntry.model_validate, items):
-        file, target = store.join(source, entry.path), folder / entry.path
+def _fetch(source: str, entries: Sequence[FileEntry], folder: Path) -> None:
+    for entry in entries:
+        file, target = store.join(source, entry.path), below(folder, entry.path)
         try:
             store.download_file(file, target)
         except FileNotFoundError as exc:
@@ -283,7 +269,8 @@ def _every_rank(act: Callable[[], T]) -> list[T]:
         # An error of boig's pickles whole, which the collective needs; a foreign one may not.
         outcome = (
             None,
-            InfrastructureError(
+            full_disk(exc)
+            or InfrastructureError(
                 f"rank {rank()}", f"failed at a checkpoint ({exc!r})", "see its log"
             ),
         )

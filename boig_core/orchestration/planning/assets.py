@@ -28,7 +28,7 @@ from boig_core.orchestration.roots import allowed, store_root
 from boig_core.orchestration.signals.callbacks import on_retry
 from boig_core.orchestration.stage import attempts
 from boig_core.orchestration.stage.retries import RETRIES
-from boig_core.storage import manifest, runs, store
+from boig_core.storage import manifest, marker, runs, store
 from boig_core.storage.credentials import CREDENTIALS
 
 DATASET = Asset(
@@ -170,7 +170,7 @@ def make_plan(
     ti = context["ti"]
     root = store_root(extra.get("store"))
     # Before any GPU is taken: without exclusive puts, attempts could not be kept apart.
-    store.probe(root)
+    marker.ensure(root)
     for named in filter(None, (params.get("recipe"), extra.get("recipe"))):
         if is_recipe_file(named):
             allowed(named, root)
