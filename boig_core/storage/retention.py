@@ -198,7 +198,7 @@ def _roots(seen: Inventory, promoted: Collection[str]) -> Iterator[str]:
     newest: dict[str, tuple[float, str]] = {}
     for folder in seen.manifests:
         family = folder.rsplit("/", 1)[0]
-        modified = max(file.modified for file in seen.outputs[folder])
+        modified = max(file.modified for file in seen.own_of_output(folder))
         newest[family] = max(newest.get(family, (0.0, "")), (modified, folder))
     yield from (folder for _, folder in newest.values())
     yield from (folder for folder, files in seen.outputs.items() if not seen.old(files))
