@@ -3,14 +3,15 @@
 ### What starts it
 
 The schedule, every Sunday, which only lists; or a person, who may set `apply`, as the sample below
-does: it removes. The same from a terminal: `boig clean`.
+does. The same from a terminal: `boig clean`.
 
 ### What it makes
 
 **clean** lists what no manifest, promoted model or recent run refers to: outputs that came to
 nothing, shards of datasets that are gone, checkpoints of stages that have long been done. With
-`apply` it removes them. What promoted models were made from stays, the newest output of each kind
-stays, and so does everything that runs of the last `days` read or wrote.
+`apply` it moves them to `.trash/` in the store, and removes what has been there for a week. What
+promoted models were made from stays, the newest output of each kind stays, and so does everything
+that runs of the last `days` read or wrote. Files that are not boig's stay, too, and are counted.
 
 ### When it fails
 
@@ -36,7 +37,7 @@ from boig_core.orchestration.signals.callbacks import on_failure
 
 with DAG(
     "boig_maintenance",
-    description="Lists, or removes, what nothing in the store refers to.",
+    description="Lists, or moves to the trash, what nothing in the store refers to.",
     schedule="@weekly",
     catchup=False,
     max_active_runs=1,
@@ -54,8 +55,8 @@ with DAG(
         "apply": Param(
             False,
             type="boolean",
-            title="Remove",
-            description="Remove what was found; else it is only listed.",
+            title="Move to the trash",
+            description="Move what was found to the store's trash; else it is only listed.",
         ),
     },
 ) as dag:

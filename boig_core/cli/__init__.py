@@ -29,6 +29,7 @@ from boig_core.cli import (
 from boig_core.errors import BoigError, UserError
 from boig_core.observability.logs import hide_secrets
 from boig_core.observability.quiet import quiet_libraries
+from boig_core.storage.disk import full_disk
 
 app = typer.Typer(
     help="Retrain image generators that aim at a KPI.",
@@ -62,6 +63,9 @@ def main() -> None:
     quiet_libraries()
     try:
         app()
-    except BoigError as exc:
-        print(f"boig: {hide_secrets(str(exc))}", file=sys.stderr)
-        sys.exit(2 if isinstance(exc, UserError) else 1)
+    except Exception as exc:
+        error = exc if isinstance(exc, BoigError) else full_disk(exc)
+        if error is None:
+            raise
+        print(f"boig: {hide_secrets(str(error))}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)

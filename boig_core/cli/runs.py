@@ -97,23 +97,26 @@ def clean(
         ),
     ] = 30.0,
     apply: Annotated[
-        bool, typer.Option("--apply", help="Remove what is found; without it, all is only listed.")
+        bool,
+        typer.Option(
+            "--apply",
+            help="Move what is found to .trash/ in the store, and remove what has been there for a week; without it, all is only listed.",
+        ),
     ] = False,
     store: StoreRoot = None,
     as_json: Json = False,
 ) -> None:
     """List, or with --apply remove, what no manifest, promoted model or recent run in the store
-    refers to. It asks MLflow's registry (MLFLOW_TRACKING_URI) which models are promoted."""
-    from dataclasses import asdict
-
+    refers to. It asks MLflow's registry (MLFLOW_TRACKING_URI) which models are promoted. Files that
+    are not boig's stay."""
     from boig_core.orchestration.promotion import registry
     from boig_core.storage import retention
 
-    garbage = (retention.clean if apply else retention.find_garbage)(
+    result = (retention.clean if apply else retention.survey)(
         store_root(store), registry.promoted(), days
     )
     show(
-        json.dumps([asdict(each) for each in garbage], indent=1)
+        json.dumps(retention.as_json(result), indent=1)
         if as_json
-        else "\n".join(retention.summary(garbage))
+        else "\n".join(retention.summary(result))
     )

@@ -159,7 +159,7 @@ def run_one_stage(
         UserError, InfrastructureError: what the stage left in ``error.json``.
     """
     from boig_core.config import load_policy, load_recipe
-    from boig_core.storage import commit, store
+    from boig_core.storage import commit, marker, store
     from boig_core.storage.job import Job, Stage, write_job
     from boig_core.storage.stage import STEADY_MEMORY
 
@@ -168,7 +168,7 @@ def run_one_stage(
     home = store_root(root)
     resolved, policy = load_recipe(recipe, overrides), load_policy()
     policy.require(resolved, home)
-    store.probe(home)
+    marker.ensure(home)
     task = store.join(home, "runs", "manual", run, stage)
     number = max(commit.attempts(task), default=0) + 1
     job = Job(

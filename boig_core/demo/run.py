@@ -42,7 +42,7 @@ from boig_core.demo.services import (
 from boig_core.demo.view import CHAIN, View
 from boig_core.escapes import visible
 from boig_core.orchestration.stage import attempts
-from boig_core.storage import commit, store
+from boig_core.storage import commit, marker, store
 
 POOL = "boig_cluster"
 
@@ -92,7 +92,7 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
     home = settings.home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     root = store.normalize(environment.STORE.read() or str(home / "store"))
-    store.probe(root)
+    marker.ensure(root)
     if stopped := clean_up(home):
         console.print(f"Stopped {stopped} servers that an earlier demo had left behind.")
     for folder in (

@@ -14,16 +14,32 @@ import math
 import re
 import uuid
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, Field
 
 from boig_core.errors import BoigError, FencedError, NotFoundInStoreError
 from boig_core.observability.logs import hide_secrets
-from boig_core.storage import store
+from boig_core.storage import control, store
 
 COMMIT = "commit.json"
 ERROR = "error.json"
 
 Fate = Literal["committed", "fenced", "failed", "open"]
+_REMEDY: Final = "restore the file, or clear the task so that a new attempt runs"
+
+
+class _Metrics(BaseModel):
+    """Those that every stage has; others are its own."""
+
+    seconds: float | None = Field(None, strict=True)
+
+
+class _Committed(BaseModel):
+    """What a ``commit.json`` that is no fence must hold."""
+
+    outputs: dict[str, str]
+    metrics: _Metrics
 
 
 def attempt_uri(task_uri: str, attempt: int) -> str:
@@ -76,12 +92,20 @@ def fence(attempt: str) -> dict[str, Any] | None:
 
 
 def read_commit(attempt: str) -> dict[str, Any] | None:
-    """The commit of an attempt, or None when it has none or was fenced."""
+    """The commit of an attempt, or None when it has none or was fenced.
+
+    Raises:
+        CorruptError: the file is neither a commit nor a fence.
+    """
+    uri = store.join(attempt, COMMIT)
     try:
-        body: dict[str, Any] = json.loads(store.read_bytes(store.join(attempt, COMMIT)))
+        body = control.read_object(uri, "a commit", _REMEDY)
     except NotFoundInStoreError:
         return None
-    return None if body.get("fenced") else body
+    if body.get("fenced") is True:
+        return None
+    control.validated(uri, _Committed, body, "a commit", _REMEDY)
+    return body
 
 
 def fate(attempt: str) -> Fate:
@@ -113,14 +137,24 @@ def write_failure(attempt: str, exc: BaseException) -> Failure:
         )
     else:
         failure = Failure(type(exc).__name__, hide_secrets(str(exc)), "see the job's log", False)
-    store.write_bytes(store.join(attempt, ERROR), json.dumps(failure.__dict__, indent=1).encode())
+    body = {name: _with_bytes(value) for name, value in failure.__dict__.items()}
+    store.write_bytes(store.join(attempt, ERROR), json.dumps(body, indent=1).encode())
     return failure
 
 
+def _with_bytes(value: str | bool) -> str | bool:
+    """A text with escapes for what UTF-8 has no bytes for, such as parts of a name of a file."""
+    return value if isinstance(value, bool) else value.encode(errors="backslashreplace").decode()
+
+
 def read_failure(attempt: str) -> Failure | None:
-    """The reason that a failed attempt left, if any."""
+    """The reason that a failed attempt left, if any.
+
+    Raises:
+        CorruptError: the file holds none.
+    """
     try:
-        return Failure(**json.loads(store.read_bytes(store.join(attempt, ERROR))))
+        return control.read(store.join(attempt, ERROR), Failure, "a failure", _REMEDY)
     except NotFoundInStoreError:
         return None
 

@@ -10,12 +10,12 @@ import hashlib
 import re
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from boig_core.config import Recipe
 from boig_core.errors import InputError
 from boig_core.storage import commit as commits
-from boig_core.storage import store
+from boig_core.storage import control, store
 from boig_core.storage.credentials import refuse_secrets
 
 JOB = "job.json"
@@ -105,10 +105,7 @@ class Job(BaseModel):
         """Version of this attempt's outputs: unique to it, so that no two attempts ever write to
         one folder."""
         run = self.task.removeprefix(self.store).strip("/").removeprefix("runs/")
-        # Tells apart runs that read the same as slugs.
-        mark = hashlib.sha256(run.encode()).hexdigest()[:8]
-        # Cut, since file systems take names of 255 bytes at most; the mark tells long runs apart.
-        return f"{slug(run)[:120]}-{mark}-a{self.attempt}"
+        return version_of(run, self.attempt)
 
     def output(self, family: str) -> str:
         """Folder for an output of this attempt, such as ``STORE/models/boigllm/VERSION``."""
@@ -127,6 +124,14 @@ class Job(BaseModel):
                 "name its URI",
             )
         return self.inputs[name]
+
+
+def version_of(task: str, attempt: int) -> str:
+    """Version of the outputs of a task's attempt; the task is ``DAG/RUN/TASK[/MAP]``."""
+    # Tells apart runs that read the same as slugs.
+    mark = hashlib.sha256(task.encode()).hexdigest()[:8]
+    # Cut, since file systems take names of 255 bytes at most; the mark tells long runs apart.
+    return f"{slug(task)[:120]}-{mark}-a{attempt}"
 
 
 def slug(text: str) -> str:
@@ -151,11 +156,6 @@ def read_job(uri: str) -> Job:
     """Job of a ``job.json``.
 
     Raises:
-        InputError: the file is no job.
+        CorruptError: the file is no job.
     """
-    try:
-        return Job.model_validate_json(store.read_bytes(uri))
-    except ValidationError as exc:
-        raise InputError(
-            uri, "is not a job file", "it is written by the operator or by `boig run`"
-        ) from exc
+    return control.read(uri, Job, "a job file", "it is written by the operator or by `boig run`")

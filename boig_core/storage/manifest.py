@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
-from boig_core.storage import store
+from boig_core.storage import control, paths, store
 
 MANIFEST = "manifest.json"
 PAGE = "card.html"
 """The page that says what is in an output, for those that have one."""
+_DEEPEST = 3
+"""Folders from a store's root down to an output, as in ``datasets/NAME/VERSION``: steps up that
+lead no further stay in the store."""
 
 
 class FileEntry(BaseModel):
@@ -40,9 +42,11 @@ class FileEntry(BaseModel):
         """Manifests may come from elsewhere: no path may lead a download out of its folder."""
         # Steps up at the start lead to blobs beside the output; further in they could only hide a
         # way out.
-        inner = re.sub(r"^(\.\./)+", "", path)
-        if not inner or inner.startswith("/") or ".." in inner.split("/"):
-            raise ValueError("must be relative, with ../ at its start only")
+        steps, inner = _steps_up(path)
+        if steps > _DEEPEST or not paths.is_inner(inner):
+            raise ValueError(
+                f"must be relative, with ../ at its start only, {_DEEPEST} times at most"
+            )
         return path
 
 
@@ -77,6 +81,12 @@ class Manifest(BaseModel):
         was made."""
         body = self.model_dump(mode="json", exclude={"commit"})
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+class _Outputs(BaseModel):
+    """What a manifest's commit names; a fence names none."""
+
+    outputs: dict[str, str] = {}
 
 
 def code_version() -> str:
@@ -148,29 +158,27 @@ def read_manifest(uri: str, *, kind: str | None = None) -> Manifest:
             committed it.
     """
     target = store.join(uri, MANIFEST)
-    try:
-        manifest = Manifest.model_validate_json(store.read_bytes(target))
-    except ValidationError as exc:
-        raise CorruptError(
-            target, "is not a manifest", "restore the file or make the output again"
-        ) from exc
+    manifest = control.read(
+        target, Manifest, "a manifest", "restore the file or make the output again"
+    )
     if kind is not None and manifest.kind != kind:
         raise CorruptError(
             target, f"is a {manifest.kind}, not a {kind}", "give the URI of the right output"
         )
     try:
         # A manifest alone proves nothing: an attempt that was fenced meanwhile has written its own.
-        commit = json.loads(store.read_bytes(manifest.commit))
+        commit = control.read(manifest.commit, _Outputs, "a commit", "make the output again")
+        committed = [store.normalize(out) for out in commit.outputs.values()]
     except NotFoundInStoreError as exc:
         raise CorruptError(
             target, "its attempt has not committed", "use an output of a finished run"
         ) from exc
-    except json.JSONDecodeError as exc:
-        raise CorruptError(manifest.commit, "is no commit", "make the output again") from exc
+    except InputError as exc:
+        raise CorruptError(
+            target, f"names no commit, or one of no outputs ({exc})", "make the output again"
+        ) from exc
     # A fence stands in the commit's place and names no outputs, so it is refused here.
-    if store.normalize(uri) not in [
-        store.normalize(out) for out in commit.get("outputs", {}).values()
-    ]:
+    if store.normalize(uri) not in committed:
         raise CorruptError(
             target,
             "its attempt was fenced or committed other outputs",
@@ -215,7 +223,7 @@ def fetch_folder(uri: str, local: Path, *, kind: str | None = None) -> Manifest:
     manifest = read_manifest(uri, kind=kind)
     for entry in manifest.files:
         if not entry.path.startswith("../"):
-            fetch_file(uri, entry, local / entry.path)
+            fetch_file(uri, entry, paths.below(local, entry.path))
     return manifest
 
 
@@ -268,7 +276,25 @@ def read_file(uri: str, path: str, *, kind: str | None = None) -> bytes:
 
 
 def resolve(uri: str, path: str) -> str:
-    """URI of a manifest's file; ``../`` steps lead to blobs beside the version's folder."""
-    while path.startswith("../"):
-        uri, path = uri.rstrip("/").rsplit("/", 1)[0], path[3:]
-    return store.join(uri, path)
+    """URI of a manifest's file; ``../`` steps lead to blobs beside the version's folder.
+
+    Raises:
+        CorruptError: they lead out of the store.
+    """
+    steps, inner = _steps_up(path)
+    folders = uri.rstrip("/").split("/")
+    # A report is ROOT/reports/VERSION; a dataset may be called reports, too.
+    families = {"datasets", "models", "evaluations"}
+    flat = folders[-2:-1] == ["reports"] and not families & {*folders[-3:-2]}
+    if steps > _DEEPEST - flat:
+        raise CorruptError(
+            store.join(uri, MANIFEST), "names a file outside of the store", "make the output again"
+        )
+    return store.join("/".join(folders[: len(folders) - steps]), inner)
+
+
+def _steps_up(path: str) -> tuple[int, str]:
+    inner = path
+    while inner.startswith("../"):
+        inner = inner.removeprefix("../")
+    return (len(path) - len(inner)) // len("../"), inner

@@ -11,7 +11,7 @@ import difflib
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -244,6 +244,7 @@ def _rows(uri: str) -> list[dict[str, Any]]:
     except (
         NotFoundInStoreError,
         ValueError,
+        RecursionError,
     ):  # just being replaced, or cut short: the next look shows it
         return []
     return [row for row in rows if isinstance(row, dict)]
@@ -257,13 +258,17 @@ def _idle(job: Job, rows: list[dict[str, Any]]) -> float | None:
     gpus, waited, available = usage.ddpo_gpus(job.recipe), 0.0, 0.0
     for row in rows:
         seconds = sum(
-            row.get(f"seconds_{name}") or 0.0 for name in ("probe", "rollouts", "update", "between")
+            _number(row, f"seconds_{name}") for name in ("probe", "rollouts", "update", "between")
         )
-        waited += seconds * sum(
-            count * (row.get(f"idle_{who}") or 0.0) for who, count in gpus.items()
-        )
+        waited += seconds * sum(count * _number(row, f"idle_{who}") for who, count in gpus.items())
         available += seconds * sum(gpus.values())
     return round(waited / available, 3) if available else None
+
+
+def _number(row: Mapping[str, Any], name: str) -> float:
+    """A measure of a row; 0 where it was not measured, or is none."""
+    value = row.get(name)
+    return float(value) if isinstance(value, (int, float)) else 0.0
 
 
 def summarize(run: str, states: list[AttemptState]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ from boig_core.errors import (
     StorePermissionError,
     StoreUnavailableError,
 )
+from boig_core.storage.paths import printable
 
 if TYPE_CHECKING:
     from pyarrow import fs as pafs
@@ -96,8 +97,34 @@ def call(uri: str, request: Callable[[], T]) -> T:
         first = str(exc).partition("\n")[2].partition("\n")[0]
         rule = re.split(r": |, value", first)[0] or "is no address of S3"
         raise NotFoundInStoreError(uri, rule, "write s3://BUCKET/KEY") from exc
+    except UnicodeEncodeError as exc:  # a surrogate, which no key holds
+        raise NotFoundInStoreError(
+            printable(uri), "is no address of S3", "write s3://BUCKET/KEY"
+        ) from exc
     except (BotoCoreError, Boto3Error) as exc:
         raise _away(uri, exc) from exc
+
+
+def objects(uri: str, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+    """Each object below a prefix as the server lists it, a page at a time.
+
+    Raises:
+        NotFoundInStoreError, StorePermissionError, StoreUnavailableError: as `call`.
+    """
+    place = {"Bucket": bucket, "Prefix": prefix}
+    while True:
+        page = call(uri, lambda: client().list_objects_v2(**place))
+        yield from page.get("Contents", [])
+        if not page.get("IsTruncated"):
+            return
+        place["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def copy(uri: str, source: tuple[str, str], target: tuple[str, str]) -> None:
+    """Have the server copy an object, in parts when it is large; both are given as bucket and
+    key."""
+    place = {"Bucket": source[0], "Key": source[1]}
+    call(uri, lambda: client().copy(place, *target))
 
 
 def _away(uri: str, exc: Exception) -> StoreUnavailableError:

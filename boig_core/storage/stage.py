@@ -24,6 +24,7 @@ from boig_core.observability.kept import KeptLog
 from boig_core.observability.logs import configure_logging, get_logger
 from boig_core.storage import commit as commits
 from boig_core.storage import manifest, store, usage
+from boig_core.storage.disk import full_disk
 from boig_core.storage.job import Job, read_job
 
 log = get_logger(__name__)
@@ -220,7 +221,8 @@ def _kept_log(attempt: str) -> KeptLog:
     """Chunks of an attempt's log; a process that runs the attempt again goes on after the last
     one."""
     folder = store.join(attempt, "log")
-    numbers = [int(path.removesuffix(".txt")) for path, _ in store.list_files(folder)]
+    chunks = (re.fullmatch(r"(\d{6,12})\.txt", path) for path, _ in store.list_files(folder))
+    numbers = [int(chunk[1]) for chunk in chunks if chunk]
     return KeptLog(
         lambda number, chunk: store.write_bytes(store.join(folder, log_chunk(number)), chunk),
         first=max(numbers, default=0) + 1,
@@ -270,7 +272,7 @@ def _leave_reason(attempt: str, exc: BaseException) -> None:
 def root_cause(
     exc: BaseException, wrapped: Callable[[BaseException], Iterable[BaseException]]
 ) -> BaseException:
-    """The boig error inside wrappers, else the exception itself.
+    """The boig error inside wrappers, else the exception itself; of a full disk, what to do.
 
     Of several failed workers the one with a boig error counts: the others merely lost their peer.
     Follows explicit causes only: what was being handled when something else broke is not the
@@ -292,6 +294,8 @@ def root_cause(
                 return reason
         if isinstance(error, BoigError):
             return error
+        if full := full_disk(error):
+            return full
         return search(error.__cause__, visited) if error.__cause__ else None
 
     return search(exc, set()) or exc

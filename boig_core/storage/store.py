@@ -3,8 +3,8 @@
 Bulk bytes go through `pyarrow.fs`; control (conditional put, read after write) goes through boto3,
 because only a single-part conditional put is atomic on every server. Credentials come from the
 standard AWS variables or the instance's role; nothing of them passes through here. Leaves out: what
-the files mean (see `manifest`), when they become true (see `commit`), and how S3 is spoken to (see
-`s3`).
+the files mean (see `manifest`), when they become true (see `commit`), and how S3 and the system are
+spoken to (see `s3` and `disk`).
 """
 
 from __future__ import annotations
@@ -14,31 +14,28 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from boig_core.errors import (
-    BoigError,
     InputError,
     NotFoundInStoreError,
-    StorePermissionError,
     StoreUnavailableError,
 )
-from boig_core.storage import s3
+from boig_core.storage import disk, paths, s3
 from boig_core.storage.credentials import refuse_secrets
 
 if TYPE_CHECKING:
     from pyarrow import fs as pafs
 
+PROBE: Final = ".probe"
+"""Folder below a store's root of files that are written to learn something of it, and removed."""
 _CONFLICT_TRIES: Final = 5
-# Names that files have while this module writes them: a listing that showed them would name what
-# is gone a moment later.
-_TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}$")
 
 
 def join(uri: str, *parts: str) -> str:
@@ -110,7 +107,7 @@ def read_bytes(uri: str, most: int | None = None) -> bytes:
         StoreUnavailableError: the store does not answer.
     """
     if not is_s3(uri):
-        with _local_errors(uri), Path(normalize(uri)).open("rb") as file:
+        with disk.errors(uri), Path(normalize(uri)).open("rb") as file:
             return file.read(-1 if most is None else most)
     bucket, key = bucket_and_key(uri)
 
@@ -132,8 +129,8 @@ def read_bytes(uri: str, most: int | None = None) -> bytes:
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a small file, whole or not at all; an existing one is replaced."""
     if not is_s3(uri):
-        with _local_errors(uri), _written_beside(Path(normalize(uri)), data) as temporary:
-            os.replace(temporary, normalize(uri))
+        with disk.errors(uri):
+            disk.write(Path(normalize(uri)), data)
         return
     bucket, key = bucket_and_key(uri)
     s3.call(uri, lambda: s3.client().put_object(Bucket=bucket, Key=key, Body=data))
@@ -148,14 +145,8 @@ def put_if_absent(uri: str, data: bytes) -> bool:
     ``data`` must hold a token of its writer.
     """
     if not is_s3(uri):
-        with _local_errors(uri), _written_beside(Path(normalize(uri)), data) as temporary:
-            try:
-                # open(O_EXCL) would show a half-written file, and a rename would replace one that
-                # is there; a link does neither.
-                os.link(temporary, normalize(uri))
-                return True
-            except FileExistsError:
-                return read_bytes(uri) == data
+        with disk.errors(uri):
+            return disk.create(Path(normalize(uri)), data) or read_bytes(uri) == data
     bucket, key = bucket_and_key(uri)
     for left in reversed(range(_CONFLICT_TRIES)):
         try:
@@ -181,7 +172,7 @@ def put_if_absent(uri: str, data: bytes) -> bool:
 def exists(uri: str) -> bool:
     """Whether a file exists (for a folder ask for its manifest or commit)."""
     if not is_s3(uri):
-        with _local_errors(uri):
+        with disk.errors(uri):
             return Path(normalize(uri)).is_file()
     bucket, key = bucket_and_key(uri)
     try:
@@ -208,75 +199,138 @@ def list_files(uri: str) -> list[tuple[str, int]]:
 
 def list_with_times(uri: str) -> list[File]:
     """Files below a folder, sorted by path; empty when there are none."""
+    return sorted(walk(uri))
+
+
+def walk(uri: str) -> Iterator[File]:
+    """Files below a folder in any order, as they come: for whoever looks for one of many."""
     if not is_s3(uri):
-        root = Path(normalize(uri))
-        with _local_errors(uri):
-            return sorted(_local_files(root))
+        with disk.errors(uri):
+            yield from (File(*file) for file in disk.files(Path(normalize(uri))))
+        return
     bucket, key = bucket_and_key(uri)
     # With the slash: a listing of `datasets/posts` must not hold `datasets/posts-2`.
     prefix = f"{key}/" if key else ""
+    for item in s3.objects(uri, bucket, prefix):
+        path = item["Key"][len(prefix) :]
+        # What consoles show as a folder is an empty object whose key ends in a slash.
+        if item["Size"] or not item["Key"].endswith("/"):
+            yield File(path, item["Size"], item["LastModified"].timestamp())
 
-    # A function, since later pages are asked for as they are read: their errors, too, have to
-    # become those of the store.
-    def pages() -> list[File]:
-        pages_of_keys = (
-            s3.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        )
-        items = (item for page in pages_of_keys for item in page.get("Contents", []))
-        return sorted(
-            File(item["Key"][len(prefix) :], item["Size"], item["LastModified"].timestamp())
-            for item in items
-        )
 
-    return s3.call(uri, pages)
+def modified(uri: str) -> float:
+    """When a file was last written, by the store's clock, in seconds since 1970.
+
+    Raises:
+        NotFoundInStoreError: there is no such file.
+    """
+    if not is_s3(uri):
+        with disk.errors(uri):
+            return Path(normalize(uri)).stat().st_mtime
+    bucket, key = bucket_and_key(uri)
+    answer = s3.call(uri, lambda: s3.client().head_object(Bucket=bucket, Key=key))
+    return float(answer["LastModified"].timestamp())
+
+
+def now(root: str) -> float:
+    """The store's own time in seconds since 1970: that of a file which is written now."""
+    uri = join(root, PROBE, uuid.uuid4().hex)
+    try:
+        write_bytes(uri, b"")
+        return modified(uri)
+    finally:
+        delete_file(uri)
+
+
+def move_file(uri: str, target: str, before: float) -> bool:
+    """Move a file within a store, on S3 by a copy that the server makes.
+
+    A move that is cut short leaves the file in its old place, or in both.
+
+    Args:
+        uri: the file.
+        target: where it goes.
+        before: a file that was written since (by the store's clock) stays.
+
+    Returns:
+        Whether it was moved; False: it has changed, or is gone.
+    """
+    try:
+        if modified(uri) >= before:
+            return False
+        if not is_s3(uri):
+            with disk.errors(uri):
+                disk.rename(Path(normalize(uri)), Path(normalize(target)))
+            return True
+        s3.copy(uri, bucket_and_key(uri), bucket_and_key(target))
+        # Asked once more: what came in while the server copied would be lost with the old file.
+        if modified(uri) >= before:
+            delete_file(target)
+            return False
+    except NotFoundInStoreError:
+        return False
+    delete_file(uri)
+    return True
 
 
 def upload_folder(local: Path, uri: str) -> None:
-    """Copy a local folder's files into the store; files of the same name are replaced."""
+    """Copy a local folder's files into the store, synced; files of the same name are replaced."""
+    folders = set()
     for path in sorted(p for p in local.rglob("*") if p.is_file()):
-        upload_file(path, join(uri, path.relative_to(local).as_posix()))
+        folders.add(_place(path, join(uri, path.relative_to(local).as_posix()), move=False))
+    _sync(uri, folders)
 
 
 def upload_file(local: Path, uri: str, move: bool = False) -> None:
-    """Copy one local file into the store; on S3 in parts when it is large. ``move``: the local file
-    may be gone afterwards."""
+    """Copy one local file into the store, synced; on S3 in parts when it is large. ``move``: the
+    local file may be gone afterwards."""
+    _sync(uri, {_place(local, uri, move)})
+
+
+def _place(local: Path, uri: str, move: bool) -> Path | None:
+    """Copy one file; returns the folder that has to be synced, if any."""
     if not is_s3(uri):
         target = Path(normalize(uri))
-        with _local_errors(uri):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # In the target's folder, since a rename is atomic within one file system only: a reader
-            # sees the old file or the new one, wherever `local` lies.
-            temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-            try:
-                (shutil.move if move else shutil.copyfile)(local, temporary)
-                os.replace(temporary, target)
-            finally:
-                temporary.unlink(missing_ok=True)
-        return
+        with disk.errors(uri):
+            disk.place(local, target, move)
+        return target.parent
     bucket, key = bucket_and_key(uri)
     s3.call(uri, lambda: s3.client().upload_file(str(local), bucket, key))
+    return None
+
+
+def _sync(uri: str, folders: Iterable[Path | None]) -> None:
+    with disk.errors(uri):
+        disk.sync_folders(folder for folder in folders if folder is not None)
 
 
 def download_file(uri: str, local: Path) -> None:
     """Copy one file of the store to a local path, whole or not at all."""
-    local.parent.mkdir(parents=True, exist_ok=True)
     temporary = local.with_name(f".{local.name}.{uuid.uuid4().hex}")
-    try:
-        if is_s3(uri):
-            bucket, key = bucket_and_key(uri)
-            s3.call(uri, lambda: s3.client().download_file(bucket, key, str(temporary)))
-        else:
-            with _local_errors(uri):
-                shutil.copyfile(normalize(uri), temporary)
-        os.replace(temporary, local)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Outside, what this side refuses: its disk may be full, or a file stand in the way.
+    with disk.errors(local):
+        local.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if is_s3(uri):
+                bucket, key = bucket_and_key(uri)
+                s3.call(uri, lambda: s3.client().download_file(bucket, key, str(temporary)))
+            else:
+                with disk.errors(uri, target=local):
+                    shutil.copyfile(normalize(uri), temporary)
+            os.replace(temporary, local)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def download_folder(uri: str, local: Path) -> None:
-    """Copy all files below a folder of the store."""
-    for path, _ in list_files(uri):
-        download_file(join(uri, path), local / path)
+    """Copy all files below a folder of the store.
+
+    Raises:
+        InputError: a file's key is no path below ``local``; nothing was copied.
+    """
+    targets = {path: paths.below(local, path) for path, _ in list_files(uri)}
+    for path, target in targets.items():
+        download_file(join(uri, path), target)
 
 
 def probe(root: str) -> None:
@@ -294,7 +348,7 @@ def probe(root: str) -> None:
 @cache
 def _probe_once(root: str) -> None:
     # A key of its own, since several machines may probe one store at the same time.
-    uri = join(root, ".probe", uuid.uuid4().hex)
+    uri = join(root, PROBE, uuid.uuid4().hex)
     writers = [f"writer {n}".encode() for n in range(4)]
     try:
         with ThreadPoolExecutor(
@@ -319,7 +373,7 @@ def _probe_once(root: str) -> None:
 def delete_file(uri: str) -> None:
     """Remove one file; a missing one is no error."""
     if not is_s3(uri):
-        with _local_errors(uri):
+        with disk.errors(uri):
             Path(normalize(uri)).unlink(missing_ok=True)
         return
     bucket, key = bucket_and_key(uri)
@@ -330,53 +384,3 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
     """Bucket and key of an S3 location; ``?`` and ``#`` are ordinary characters of a key."""
     bucket, _, key = uri.removeprefix("s3://").rstrip("/").partition("/")
     return bucket, key
-
-
-def _local_files(root: Path) -> Iterator[File]:
-    """Each file below a folder; what others are just writing or removing does not count."""
-    for path in root.rglob("*"):
-        if _TEMPORARY.match(path.name):
-            continue
-        with suppress(FileNotFoundError):
-            if path.is_file():
-                stat = path.stat()
-                yield File(path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime)
-
-
-@contextmanager
-def _written_beside(target: Path, data: bytes) -> Iterator[Path]:
-    """A synced temporary file in the target's folder."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            # Before the file gets its name: after a power loss no name may stand for less than the
-            # whole content.
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _local_errors(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except BoigError:  # some are OSErrors as well
-        raise
-    except FileNotFoundError as exc:
-        raise NotFoundInStoreError(uri, "does not exist", "check the location") from exc
-    except (NotADirectoryError, FileExistsError, IsADirectoryError) as exc:
-        raise InputError(
-            uri, "a file stands where a folder belongs, or the reverse", "choose another location"
-        ) from exc
-    except PermissionError as exc:
-        raise StorePermissionError(
-            uri, "permission denied", "give this user read and write access"
-        ) from exc
-    except OSError as exc:
-        raise StoreUnavailableError(
-            uri, f"cannot be used ({exc.strerror})", "check the disk and try again"
-        ) from exc

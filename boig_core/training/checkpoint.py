@@ -11,7 +11,6 @@ Leaves out: what a checkpoint holds (the engine writes it) and when to write one
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 import socket
 import tempfile
@@ -24,7 +23,6 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from boig_core.errors import (
     BoigError,
@@ -36,13 +34,15 @@ from boig_core.errors import (
 from boig_core.observability.logs import get_logger
 from boig_core.storage import commit as commits
 from boig_core.storage import store
+from boig_core.storage.disk import full_disk
 from boig_core.storage.job import Job
 from boig_core.storage.manifest import FileEntry, sha256_file
-from boig_core.training.checkpoint_upload import COMPLETE, MARKER, Upload
+from boig_core.storage.paths import below
+from boig_core.training.checkpoint_marker import FORMAT, MARKER, CheckpointMarker, read_marker
+from boig_core.training.checkpoint_upload import Upload
 from boig_core.training.ranks import rank, world_size
 from boig_core.training.work import work_of
 
-_FORMAT = 4
 T = TypeVar("T")
 log = get_logger(__name__)
 
@@ -119,7 +119,7 @@ class Checkpoints:
         # A folder of its own for each save: after a restart the same step is written again, perhaps
         # beside a rank that is not dead yet.
         marker = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "step": step,
             "work": self.work,
             "workers": world_size(),
@@ -179,7 +179,7 @@ class Checkpoints:
         for uri in self.found():
             with _scratch() as local:
                 try:
-                    marker = _broadcast(partial(_read_marker, uri))
+                    marker = _broadcast(partial(read_marker, uri))
                     if marker.work != self.work:
                         self._pass_over(uri)
                         continue
@@ -234,47 +234,7 @@ def _snapshot(what: Saveable, local: Path) -> str:
     return uuid.uuid4().hex[:12]
 
 
-class _File(FileEntry):
-    """A file of a checkpoint. Unlike one of an output, it lies inside its folder."""
-
-    @field_validator("path")
-    @classmethod
-    def _lies_inside(cls, path: str) -> str:
-        if "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
-            raise ValueError("must lie inside the checkpoint's folder")
-        return path
-
-
-class _Marker(BaseModel):
-    """Content of ``complete.json``."""
-
-    model_config = ConfigDict(frozen=True)
-    step: int
-    work: str
-    folder: str = Field(pattern="^[0-9a-f]+$")
-    state: dict[str, Any]
-    files: tuple[_File, ...]
-
-
-def _read_marker(uri: str) -> _Marker:
-    target, remedy = store.join(uri, COMPLETE), "an older checkpoint is used"
-    try:
-        body = json.loads(store.read_bytes(target))
-        version = int(body.get("format", 1))
-        if version == _FORMAT:
-            return _Marker.model_validate(body)
-    except (ValueError, TypeError, AttributeError, RecursionError) as exc:
-        raise CorruptError(target, "is no marker", remedy) from exc
-    if version > _FORMAT:
-        raise CorruptError(target, f"has format {version}, newer than {_FORMAT}", remedy)
-    raise InputError(
-        target,
-        f"has format {version}; from {_FORMAT} on a state is data alone",
-        "end this run with the version that began it, or start a new one",
-    )
-
-
-def _download(uri: str, marker: _Marker, local: Path) -> Path:
+def _download(uri: str, marker: CheckpointMarker, local: Path) -> Path:
     """Fetch and check the files of all ranks, each file once a machine; returns the folder, which
     the machine's ranks share."""
     places = _every_rank(lambda: (socket.gethostname(), str(local)))
@@ -290,9 +250,9 @@ def _download(uri: str, marker: _Marker, local: Path) -> Path:
     return folder
 
 
-def _fetch(source: str, files: Sequence[FileEntry], folder: Path) -> None:
-    for entry in files:
-        file, target = store.join(source, entry.path), folder / entry.path
+def _fetch(source: str, entries: Sequence[FileEntry], folder: Path) -> None:
+    for entry in entries:
+        file, target = store.join(source, entry.path), below(folder, entry.path)
         try:
             store.download_file(file, target)
         except FileNotFoundError as exc:
@@ -313,7 +273,8 @@ def _every_rank(act: Callable[[], T]) -> list[T]:
         # An error of boig's pickles whole, which the collective needs; a foreign one may not.
         outcome = (
             None,
-            InfrastructureError(
+            full_disk(exc)
+            or InfrastructureError(
                 f"rank {rank()}", f"failed at a checkpoint ({exc!r})", "see its log"
             ),
         )

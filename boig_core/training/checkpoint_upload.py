@@ -18,14 +18,13 @@ from typing import Any, Final
 
 from boig_core.errors import BoigError, InfrastructureError
 from boig_core.observability.logs import get_logger
-from boig_core.storage import store
+from boig_core.storage import control, store
 from boig_core.storage.manifest import FileEntry, sha256_file
+from boig_core.training.checkpoint_marker import COMPLETE, MARKER
 from boig_core.training.ranks import rank
 
-COMPLETE: Final = "complete.json"
 KEPT: Final = 2
 """Checkpoints of an attempt that stay: the newest, and the one before in case that is damaged."""
-MARKER: Final = re.compile(rf"(step-(\d+))/{re.escape(COMPLETE)}")
 LONGEST_POLL_S: Final = 2.0
 log = get_logger(__name__)
 
@@ -86,9 +85,10 @@ class Upload:
                         self._part(other), "never came", "see the log of that rank"
                     )
                 pause = min(2 * pause, LONGEST_POLL_S)
-            files |= {
-                item["path"]: item for item in json.loads(store.read_bytes(self._part(other)))
-            }
+            part = control.read(
+                self._part(other), tuple[FileEntry, ...], "a list of files", "see that rank's log"
+            )
+            files |= {entry.path: entry.model_dump() for entry in part}
         store.write_bytes(
             store.join(self._uri, COMPLETE),
             json.dumps({**self._marker, "files": list(files.values())}).encode(),
@@ -130,7 +130,7 @@ def _remove_before(uri: str) -> None:
 
 def _step(path: str) -> int:
     """Step of a checkpoint's folder or file; -1 for what belongs to no checkpoint of this name."""
-    match = re.match(r"step-(\d+)(/|$)", path)
+    match = re.match(r"step-(\d{1,12})(/|$)", path)
     return int(match[1]) if match else -1
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from boig_core.config import load_recipe
 from boig_core.storage import commit, manifest, store
+from boig_core.storage.job import Job, Stage, write_job
 from tests.dags.running import Answer, events, load, states, xcoms
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
@@ -203,15 +205,34 @@ def test_the_next_model_is_evaluated_beside_the_champion(second: Any, sd: Any) -
 
 
 def test_maintenance_lists_and_then_removes_what_nothing_refers_to(sd: Any, home: Path) -> None:
-    orphan = home / "store" / "models" / "boigsd" / "died-halfway" / "unet.bin"
-    orphan.parent.mkdir(parents=True)
-    orphan.write_bytes(b"half")
-    os.utime(orphan, (0, 0))
+    root = home / "store"
+    died = Job(
+        stage=Stage.DDPO,
+        recipe=load_recipe("tiny"),
+        inputs={},
+        store=str(root),
+        root="boig_ingest/dead",
+        task=str(root / "runs" / "boig_sd" / "dead" / "ddpo"),
+        attempt=1,
+    )
+    told = Path(write_job(died))
+    orphan = Path(died.output("models/boigsd")) / "unet.bin"
+    own = root / "models" / "boigsd" / "downloaded" / "unet.bin"
+    for file in (orphan, own):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"half")
+    for file in (orphan, own, told):
+        os.utime(file, (0, 0))
+    size = told.stat().st_size + 4
     listed = load("boig_maintenance").test()
-    assert xcoms(listed)["clean"] == {"files": 1, "bytes": 4, "removed": False}
+    assert xcoms(listed)["clean"] == {"files": 2, "bytes": size, "removed": False, "foreign": 1}
     assert orphan.exists()
     load("boig_maintenance").test(run_conf={"apply": True})
     assert not orphan.exists()
+    assert [file.read_bytes() for file in root.glob(".trash/*/models/boigsd/*/unet.bin")] == [
+        b"half"
+    ]
+    assert own.exists(), "a person's own"
     assert manifest.verify(xcoms(sd)["ddpo"]["outputs"]["boigsd"])
 
 

@@ -29,7 +29,7 @@ from boig_core.orchestration.signals.callbacks import on_retry
 from boig_core.orchestration.stage import attempts
 from boig_core.orchestration.stage.ceilings import require_hours
 from boig_core.orchestration.stage.retries import RETRIES
-from boig_core.storage import manifest, runs, store
+from boig_core.storage import manifest, marker, runs, store
 
 DATASET = Asset(
     "boig/dataset",
@@ -121,7 +121,7 @@ def make_plan(
     ti = context["ti"]
     root, policy = store_root(extra.get("store")), load_policy()
     # Before any GPU is taken: without exclusive puts, attempts could not be kept apart.
-    store.probe(root)
+    marker.ensure(root)
     for named in filter(None, (params.get("recipe"), extra.get("recipe"))):
         if is_recipe_file(named):
             allowed(named, root, policy, "recipes")

@@ -14,6 +14,7 @@ and whether it is new (see `data.ingestion`).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,7 +26,7 @@ from boig_core.config import parse_recipe
 from boig_core.errors import InputError, UserError
 from boig_core.observability.logs import get_logger
 from boig_core.orchestration.stage.attempts import run_folder
-from boig_core.storage import manifest, store
+from boig_core.storage import control, manifest, store
 from boig_core.storage.period import Period, write_period
 
 log = get_logger(__name__)
@@ -47,6 +48,13 @@ class Newest:
 
     dataset: str
     watermark: datetime | None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Content of a turn's file: ``run`` has it."""
+
+    run: str
 
 
 def take_turn(asset: Asset, plan_result: Any) -> Any:
@@ -125,14 +133,15 @@ def claim(
 
 def last_turn(turns: str) -> tuple[int, str | None]:
     """Number of the last turn and the run that has it; 0 and None before the first."""
-    names = [name for name, _ in store.list_files(turns)]
+    names = [
+        name for name, _ in store.list_files(turns) if re.fullmatch(r"[0-9]{6,12}\.json", name)
+    ]
     if not names:
         return 0, None
     # Numbers are padded, so the last name is that of the last turn.
     newest = max(names)
-    return int(newest.removesuffix(".json")), str(
-        json.loads(store.read_bytes(store.join(turns, newest)))["run"]
-    )
+    turn = control.read(store.join(turns, newest), Turn, "a turn", "remove it")
+    return int(newest.removesuffix(".json")), turn.run
 
 
 def of_interval(

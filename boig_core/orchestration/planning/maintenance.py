@@ -1,4 +1,4 @@
-"""The task of the maintenance DAG: what nothing refers to any more is listed, or removed.
+"""The task of the maintenance DAG: what nothing refers to is listed, or put into the trash.
 
 Leaves out: what that is (see `storage.retention`).
 """
@@ -16,19 +16,21 @@ from boig_core.orchestration.roots import store_root
 
 @task(
     task_id="clean",
-    doc_md="Lists what no manifest, promoted model or recent run refers to; removes it when `apply` is set.",
+    doc_md="Lists what no manifest, promoted model or recent run refers to; moves it to the trash when `apply` is set.",
 )
 def clean_task(**context: Any) -> dict[str, Any]:
-    """Returns ``{"files", "bytes", "removed"}``."""
+    """Returns ``{"files", "bytes", "removed", "foreign"}``; the last one counts files that are not
+    boig's."""
     from boig_core.storage import retention
 
     params = context["params"]
-    garbage = (retention.clean if params["apply"] else retention.find_garbage)(
+    result = (retention.clean if params["apply"] else retention.survey)(
         store_root(), registry.promoted(), params["days"]
     )
-    print(visible("\n".join(retention.summary(garbage))))
+    print(visible("\n".join(retention.summary(result))))
     return {
-        "files": sum(len(each.files) for each in garbage),
-        "bytes": sum(each.bytes for each in garbage),
+        "files": sum(len(each.files) for each in result.garbage),
+        "bytes": sum(each.bytes for each in result.garbage),
         "removed": params["apply"],
+        "foreign": len(result.foreign),
     }

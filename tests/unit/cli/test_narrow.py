@@ -12,6 +12,7 @@ from boig_core.diffusion.bench import Speed
 from boig_core.observability.progress import fitted, goes_on
 from boig_core.observability.tables import print_table
 from boig_core.storage import commit, retention, runs
+from boig_core.storage.store import File
 from ray_jobs.ddpo import epoch_line
 from tests.unit.narrow import check_fits, rendered
 
@@ -135,14 +136,16 @@ def test_a_difference_of_datasets_names_samples_and_says_how_many_more() -> None
 
 
 def test_what_is_cleaned_up_stands_a_folder_below_its_numbers() -> None:
-    garbage = retention.Garbage(
-        "checkpoints", "runs/boig_sd/manual-7/ddpo/attempt-1/checkpoints", ("a", "b"), 3 * 2**20
-    )
-    lines = list(retention.summary([garbage]))
+    files = (File("a", 2**20, 0.0), File("b", 2 * 2**20, 0.0))
+    uri = "runs/boig_sd/manual-7/ddpo/attempt-1/checkpoints"
+    garbage = (retention.Garbage("checkpoints", uri, files),)
+    lines = list(retention.summary(retention.Survey("", garbage, files[:1], (), (), 0.0, 0.0)))
     check_fits("\n".join(lines))
     assert lines[0].split() == ["checkpoints", "2", "files", "3.0", "MiB"]
-    assert lines[1].strip() == garbage.uri
-    assert lines[-1] == "2 files, 3.0 MiB"
+    assert lines[1].strip() == uri
+    assert lines[2].split() == ["2", "files", "3.0", "MiB"]
+    assert lines[3].startswith("foreign             1 files          1.0 MiB: not boig's")
+    assert lines[4].strip() == "a"
 
 
 def test_an_epoch_of_the_alignment_tells_reward_speed_and_time_left_on_a_narrow_line() -> None:

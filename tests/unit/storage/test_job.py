@@ -203,7 +203,7 @@ def test_job_survives_its_file(root: str) -> None:
     tree = json.loads(store.read_bytes(job.write_job(this)))
     tree["extra"] = 1
     store.write_bytes(store.join(root, "j.json"), json.dumps(tree).encode())
-    with pytest.raises(InputError, match="is not a job file"):
+    with pytest.raises(CorruptError, match="is not a job file"):
         job.read_job(store.join(root, "j.json"))
 
 

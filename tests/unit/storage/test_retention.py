@@ -3,15 +3,15 @@ and all that a live run needs."""
 
 from __future__ import annotations
 
-import os
-import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from boig_core.config import load_recipe
 from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
-from boig_core.storage import commit, manifest, retention, store
+from boig_core.storage import commit, manifest, marker, retention, runs, store, trash
 from boig_core.storage.job import Job, Stage, write_job
 from boig_core.storage.runs import DECISION
 from boig_core.storage.stage import Workspace
@@ -19,11 +19,40 @@ from boig_core.storage.stage import Workspace
 DAY = 86_400.0
 
 
+class Aging:
+    """Makes files of a store old, on a disk and on S3 alike, where no file can be written with a
+    time of its own."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._old: dict[str, float] = {}
+        walk, modified = store.walk, store.modified
+
+        def aged_walk(uri: str) -> Iterator[store.File]:
+            for file in walk(uri):
+                older = self._old.get(store.join(uri, file.path), 0.0)
+                yield file._replace(modified=file.modified - older)
+
+        patch.setattr(store, "walk", aged_walk)
+        patch.setattr(store, "modified", lambda uri: modified(uri) - self._old.get(uri, 0.0))
+
+    def age(self, uri: str, days: float) -> None:
+        """A file becomes older."""
+        self._old[uri] = self._old.get(uri, 0.0) + days * DAY
+
+    def pass_(self, root: str) -> None:
+        """All that is in a store becomes forty days older; a run of today shows that time has
+        passed."""
+        for path in paths(root):
+            self.age(store.join(root, path), 40)
+        marker.ensure(root)
+        store.write_bytes(
+            store.join(root, "runs", "boig_sd", uuid.uuid4().hex, "recipe.json"), b"{}"
+        )
+
+
 @pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is forty days later: everything that a test writes is old."""
-    now = time.time
-    monkeypatch.setattr(retention.time, "time", lambda: now() + 40 * DAY)
+def time_(monkeypatch: pytest.MonkeyPatch) -> Aging:
+    return Aging(monkeypatch)
 
 
 def make(
@@ -62,48 +91,58 @@ def make(
     return uri
 
 
-def age(folder: str) -> None:
-    for path in Path(folder).rglob("*"):
-        os.utime(path, (path.stat().st_mtime - 40 * DAY,) * 2)
-
-
 def paths(root: str) -> set[str]:
     return {path for path, _ in store.list_files(root)}
 
 
-@pytest.mark.usefixtures("later")
-def test_what_promoted_models_were_made_from_stays_and_the_rest_goes(
-    root: str, tmp_path: Path
+def uris(found: retention.Survey, reason: str) -> list[str]:
+    return [each.uri for each in found.garbage if each.reason == reason]
+
+
+def begin(root: str, run: str, stage: Stage, inputs: dict[str, str]) -> Job:
+    """An attempt that has begun."""
+    task = store.join(root, "runs", "dag", run, stage.value)
+    this = Job(
+        stage=stage,
+        recipe=load_recipe("tiny", ["data.name=acme"]),
+        inputs=inputs,
+        store=root,
+        root="r",
+        task=task,
+        attempt=1,
+    )
+    write_job(this)
+    return this
+
+
+def test_what_promoted_models_were_made_from_stays_and_the_rest_goes_to_the_trash(
+    root: str, tmp_path: Path, time_: Aging
 ) -> None:
     created = {}
     for run in ("first", "second", "third"):
         shards = ("common", f"of-{run}")
-        data = make(
-            root,
-            tmp_path,
-            Stage.INGEST,
-            "datasets/acme",
-            run,
-            {"posts": "https://x.y/posts.jsonl"},
-            shards,
-        )
-        model = make(root, tmp_path, Stage.DDPO, "models/boigsd", run, {"dataset": data})
-        created[run] = (data, model)
+        posts = {"posts": "https://x.y/posts.jsonl"}
+        data = make(root, tmp_path, Stage.INGEST, "datasets/acme", run, posts, shards)
+        inputs = {"dataset": data}
+        created[run] = (data, make(root, tmp_path, Stage.DDPO, "models/boigsd", run, inputs))
     for file in (f"asked/{DECISION}", "asked/recipe.json", "failed/recipe.json"):
         store.write_bytes(store.join(root, "runs", "boig_promote", file), b"{}")
-    result = retention.find_garbage(root, [created["first"][1]], 30)
+    time_.pass_(root)
+    promoted = [created["first"][1]]
+    result = retention.survey(root, promoted, 30)
     before = paths(root)
-    assert [each.uri for each in result if each.reason == "output"] == list(created["second"])
+    assert uris(result, "output") == list(created["second"])
     assert all(
-        each.files[0].endswith(f"/{manifest.MANIFEST}")
-        for each in result
+        each.files[0].path.endswith(f"/{manifest.MANIFEST}")
+        for each in result.garbage
         if each.reason == "output"
     )
 
-    assert retention.clean(root, [created["first"][1]], 30) == result
+    assert retention.clean(root, promoted, 30).garbage == result.garbage
     for run in ("first", "third"):  # the promoted one and the newest
         assert [manifest.verify(uri).kind for uri in created[run]] == ["x", "x"]
-    gone = before - paths(root)
+    left = {path for path in paths(root) if not path.startswith(".trash/")}
+    gone = before - left
     checkpoints = {path for path in before if "/checkpoints/" in path}
     assert len(checkpoints) == 6
     second = {path for path in before if "second" in path}
@@ -113,43 +152,61 @@ def test_what_promoted_models_were_made_from_stays_and_the_rest_goes(
     assert "datasets/acme/blobs/of-second" in gone
     with pytest.raises(NotFoundInStoreError):
         manifest.read_manifest(created["second"][1])
-    assert retention.find_garbage(root, [created["first"][1]], 30) == []
-    assert retention.find_garbage(root, [], 30) != [], "once it is promoted no longer it may go"
+
+    again = retention.survey(root, promoted, 30)
+    assert again.garbage == ()
+    assert {entry.was for entry in again.waiting} == gone, "under its old path"
+    assert again.expired == again.foreign == ()
+    assert retention.survey(root, [], 30).garbage, "once it is promoted no longer it may go"
+    assert not any("second" in run for run in runs.newest_runs(root)), "trash is no run"
 
 
-def test_what_a_run_of_these_days_reads_or_makes_stays(tmp_path: Path) -> None:
-    root = str(tmp_path / "store")
+def test_the_trash_is_emptied_after_its_days_of_grace(
+    root: str, tmp_path: Path, time_: Aging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run in ("old", "newest"):
+        make(root, tmp_path, Stage.INGEST, "datasets/acme", run, {})
+    kept = ".trash/a-person-s.txt"
+    store.write_bytes(store.join(root, kept), b"mine")
+    time_.pass_(root)
+    retention.clean(root, [], 30)
+    waiting = retention.clean(root, [], 30).waiting
+    assert waiting
+    assert retention.survey(root, [], 30).waiting == waiting, "a second clean-up removes none of it"
+
+    file = waiting[0].file
+    stored = store.join(root, file.path)
+    assert len(store.read_bytes(stored)) == file.size, "until then it can be put back"
+    monkeypatch.setattr(trash, "GRACE_DAYS", -1.0)
+    assert retention.clean(root, [], 30).expired == waiting
+    assert [path for path in paths(root) if path.startswith(".trash/")] == [kept]
+
+
+def test_what_a_run_of_these_days_reads_or_makes_stays(
+    root: str, tmp_path: Path, time_: Aging
+) -> None:
     old = [
         make(root, tmp_path, Stage.INGEST, "datasets/acme", run, {}, (run,))
         for run in ("a", "b", "c", "d")
     ]
     make(root, tmp_path, Stage.INGEST, "datasets/acme", "newest", {})
-    store.write_bytes(store.join(root, "models", "boigsd", "died-halfway", "unet.bin"), b"half")
-    store.write_bytes(store.join(root, "datasets", "acme", "staging", "key.parquet"), b"index")
-    store.write_bytes(store.join(root, "rewards", "cache.parquet"), b"scores")
-    age(root)
-    task = store.join(root, "runs", "dag", "live", "finetune_llm")
-    job = Job(
-        stage=Stage.FINETUNE_LLM,
-        recipe=load_recipe("tiny"),
-        inputs={"dataset": old[1]},
-        store=root,
-        root="r",
-        task=task,
-        attempt=1,
-    )
-    write_job(job)
+    died = begin(root, "died", Stage.DDPO, {}).output("models/boigsd")
+    store.write_bytes(store.join(died, "unet.bin"), b"half")
+    index = f"datasets/acme/staging/{'0' * 32}.parquet"
+    store.write_bytes(store.join(root, index), b"index")
+    store.write_bytes(store.join(root, "rewards", "key", "cache.parquet"), b"scores")
+    time_.pass_(root)
+    begin(root, "live", Stage.FINETUNE_LLM, {"dataset": old[1]})
 
     def reasons() -> dict[str, str]:
-        return {
-            each.uri.removeprefix(f"{root}/"): each.reason
-            for each in retention.find_garbage(root, [], 30)
-        }
+        found = retention.survey(root, [], 30)
+        assert found.foreign == ()
+        return {each.uri.removeprefix(f"{root}/"): each.reason for each in found.garbage}
 
     result = reasons()
     assert {uri for uri, reason in result.items() if reason == "output"} == {
         *(store.join("datasets/acme", store.name(uri)) for uri in (old[0], old[2], old[3])),
-        "models/boigsd/died-halfway",
+        died.removeprefix(f"{root}/"),
     }
     assert result["datasets/acme/staging"] == "staging index"
     assert list(result).index("datasets/acme/staging") < list(result).index(
@@ -160,28 +217,16 @@ def test_what_a_run_of_these_days_reads_or_makes_stays(tmp_path: Path) -> None:
         "runs/dag/b/ingest/attempt-1/checkpoints"
     ]
 
-    ingest = store.join(root, "runs", "dag", "under-way", "ingest")
-    write_job(
-        Job(
-            stage=Stage.INGEST,
-            recipe=job.recipe,
-            inputs={},
-            store=root,
-            root="r",
-            task=ingest,
-            attempt=1,
-        )
-    )
+    begin(root, "under-way", Stage.INGEST, {})
     assert not {"datasets/acme/blobs", "datasets/acme/staging"} & set(reasons()), (
         "an ingestion under way may count on an old shard"
     )
 
 
-def test_what_cannot_be_known_is_never_removed(tmp_path: Path) -> None:
-    root = str(tmp_path / "store")
+def test_what_cannot_be_known_is_never_removed(root: str, tmp_path: Path, time_: Aging) -> None:
     make(root, tmp_path, Stage.INGEST, "datasets/acme", "a", {})
     broken = make(root, tmp_path, Stage.INGEST, "datasets/acme", "b", {})
-    age(root)
+    time_.pass_(root)
     with pytest.raises(InputError, match="is promoted and not in the store"):
         retention.clean(root, ["s3://elsewhere/models/boigsd/v"], 30)
     store.write_bytes(store.join(broken, manifest.MANIFEST), b"{")
@@ -192,34 +237,22 @@ def test_what_cannot_be_known_is_never_removed(tmp_path: Path) -> None:
 
 
 def test_a_run_that_began_between_two_looks_keeps_what_it_reads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: str, tmp_path: Path, time_: Aging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = str(tmp_path / "store")
     old = make(root, tmp_path, Stage.INGEST, "datasets/acme", "a", {})
     make(root, tmp_path, Stage.INGEST, "datasets/acme", "b", {})
-    age(root)
-    look = retention.find_garbage
+    time_.pass_(root)
+    look = retention.survey
     looks = 0
 
-    def look_and_begin(*values: object) -> list[retention.Garbage]:
+    def look_and_begin(*values: object) -> retention.Survey:
         nonlocal looks
         looks += 1
         if looks == 2:
-            task = store.join(root, "runs", "dag", "new", "ddpo")
-            write_job(
-                Job(
-                    stage=Stage.DDPO,
-                    recipe=load_recipe("tiny"),
-                    inputs={"dataset": old},
-                    store=root,
-                    root="r",
-                    task=task,
-                    attempt=1,
-                )
-            )
+            begin(root, "new", Stage.DDPO, {"dataset": old})
         return look(*values)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(retention, "find_garbage", look_and_begin)
+    monkeypatch.setattr(retention, "survey", look_and_begin)
     removed = retention.clean(root, [], 30)
-    assert old not in [each.uri for each in removed]
+    assert old not in uris(removed, "output")
     assert manifest.verify(old)

@@ -51,7 +51,7 @@ def test_list_files_is_sorted_relative_and_recursive(root: str) -> None:
 
 def test_local_listing_leaves_out_what_is_being_written(tmp_path: Path) -> None:
     target = tmp_path / "x.json"
-    with store._written_beside(target, b"half"):
+    with store.disk.written_beside(target, b"half"):
         assert store.list_files(str(tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
 

@@ -20,7 +20,7 @@ from boig_core.storage import store
 from boig_core.storage.commit import commit
 from boig_core.storage.job import Job, Stage
 from boig_core.training.checkpoint import Checkpoints
-from boig_core.training.checkpoint_upload import COMPLETE
+from boig_core.training.checkpoint_marker import COMPLETE
 from boig_core.training.engine import Engine
 from boig_core.training.engine_config import EngineConfig
 
@@ -271,7 +271,7 @@ KILLED = """
 import os, sys
 from boig_core.storage import store
 from boig_core.training.checkpoint import Checkpoints
-from boig_core.training.checkpoint_upload import COMPLETE
+from boig_core.training.checkpoint_marker import COMPLETE
 
 class Text:
     def __init__(self, text): self.text = text
