@@ -4,6 +4,10 @@ does not exist.
 A manifest lists each file with size and SHA-256 and says what the output was made from. It names
 the commit that makes it true; readers require that commit. Times and attempt numbers stay out of
 `Manifest.digest`, so equal content has equal digests.
+
+In the file the commit is named by its place in the store, and so is the output itself (see
+`places`): a reader gets from its location to the store, and from there to the commit, wherever the
+store lies now.
 """
 
 from __future__ import annotations
@@ -13,14 +17,16 @@ import json
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
-from boig_core.storage import store
+from boig_core.storage import commit as commits
+from boig_core.storage import control, places, store
 
 MANIFEST = "manifest.json"
+_REMEDY: Final = "restore the file or make the output again"
 PAGE = "card.html"
 """The page that says what is in an output, for those that have one."""
 
@@ -40,8 +46,7 @@ class FileEntry(BaseModel):
         """Manifests may come from elsewhere: no path may lead a download out of its folder."""
         # Steps up at the start lead to blobs beside the output; further in they could only hide a
         # way out.
-        inner = re.sub(r"^(\.\./)+", "", path)
-        if not inner or inner.startswith("/") or ".." in inner.split("/"):
+        if not places.is_place(path[len("../") * _steps_up(path) :]):
             raise ValueError("must be relative, with ../ at its start only")
         return path
 
@@ -50,7 +55,8 @@ class Lineage(BaseModel):
     """What an output was made from.
 
     Attributes:
-        inputs: digest of each input manifest (or SHA-256 of a raw input file), by name.
+        inputs: digest of each input manifest (or SHA-256 of a raw input file), by name; of anything
+            else its place in the store or its location.
         recipe: digest of the resolved recipe.
         code: version of boig.
     """
@@ -62,21 +68,41 @@ class Lineage(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Content of ``manifest.json``."""
+    """Content of ``manifest.json``.
+
+    Attributes:
+        place: path of the output's folder below the root of its store.
+        commit: location of the commit that makes it true; in the file its place.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: int = 1
+    schema_version: Literal[2] = 2
     kind: str
     files: tuple[FileEntry, ...]
     lineage: Lineage
     meta: dict[str, Any] = {}
+    place: str
     commit: str
+
+    @model_validator(mode="after")
+    def _stays_in_the_store(self) -> Manifest:
+        depth = places.checked(self.place).count("/") + 1
+        if any(_steps_up(entry.path) > depth for entry in self.files):
+            raise ValueError("a file lies outside of the store")
+        return self
 
     def digest(self) -> str:
         """SHA-256 of kind, files, lineage and meta: what the output is, wherever and whenever it
         was made."""
-        body = self.model_dump(mode="json", exclude={"commit"})
-        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        content = self.model_dump(mode="json", include={"kind", "files", "lineage", "meta"})
+        return hashlib.sha256(
+            json.dumps({**_HASHED_AS, **content}, sort_keys=True).encode()
+        ).hexdigest()
+
+
+_HASHED_AS: Final = {"schema_version": 1}
+"""Belongs to the digest's own layout, not to the file's: lineage names outputs by their digests,
+and those of outputs from before schema 2 must stay."""
 
 
 def code_version() -> str:
@@ -114,7 +140,8 @@ def publish_folder(
         blobs: files that lie elsewhere in the store, with paths relative to ``uri``.
 
     Raises:
-        InputError: the folder holds a ``manifest.json`` of its own, which this one would replace.
+        InputError: the folder holds a ``manifest.json`` of its own, which this one would replace;
+            or output and commit do not lie in one store.
     """
     if (local / MANIFEST).exists():
         raise InputError(
@@ -131,12 +158,42 @@ def publish_folder(
         for p in sorted(local.rglob("*"))
         if p.is_file()
     ]
-    store.upload_folder(local, uri)
+    root = places.common_root(uri, commit)
     manifest = Manifest(
-        kind=kind, files=(*files, *blobs), lineage=lineage, meta=meta or {}, commit=commit
+        kind=kind,
+        files=(*files, *blobs),
+        lineage=lineage,
+        meta=meta or {},
+        place=places.place_of(uri, root),
+        commit=commit,
     )
-    store.write_bytes(store.join(uri, MANIFEST), manifest.model_dump_json(indent=1).encode())
+    store.upload_folder(local, uri)
+    write_manifest(manifest, root)
     return manifest
+
+
+def write_manifest(manifest: Manifest, root: str) -> None:
+    """Put a manifest into its place in the store at ``root``."""
+    written = manifest.model_copy(update={"commit": places.place_of(manifest.commit, root)})
+    store.write_bytes(
+        store.join(root, manifest.place, MANIFEST), written.model_dump_json(indent=1).encode()
+    )
+
+
+def read_written(uri: str) -> Manifest:
+    """Manifest of an output, whether its attempt has committed or not.
+
+    Raises:
+        NotFoundInStoreError: no manifest.
+        CorruptError: it cannot be read, is of another schema, or not in its place.
+    """
+    target, what = store.join(uri, MANIFEST), "a manifest"
+    tree = control.read_object(target, what, _REMEDY)
+    places.require_schema(target, tree, what)
+    manifest = control.validated(target, Manifest, tree, what, _REMEDY)
+    root = places.root_of(uri, manifest.place)
+    commit = store.join(root, places.checked(manifest.commit))
+    return manifest.model_copy(update={"commit": commit})
 
 
 def read_manifest(uri: str, *, kind: str | None = None) -> Manifest:
@@ -148,35 +205,36 @@ def read_manifest(uri: str, *, kind: str | None = None) -> Manifest:
             committed it.
     """
     target = store.join(uri, MANIFEST)
-    try:
-        manifest = Manifest.model_validate_json(store.read_bytes(target))
-    except ValidationError as exc:
-        raise CorruptError(
-            target, "is not a manifest", "restore the file or make the output again"
-        ) from exc
+    manifest = read_written(uri)
     if kind is not None and manifest.kind != kind:
         raise CorruptError(
             target, f"is a {manifest.kind}, not a {kind}", "give the URI of the right output"
         )
+    # A manifest alone proves nothing: an attempt that was fenced meanwhile has written its own.
+    require_commit(uri, manifest)
+    return manifest
+
+
+def require_commit(uri: str, manifest: Manifest) -> None:
+    """Refuse an output that its attempt has not made true.
+
+    Raises:
+        CorruptError: the attempt has not committed, was fenced, or committed other outputs.
+    """
+    target = store.join(uri, MANIFEST)
+    attempt = manifest.commit.rsplit("/", 1)[0]
     try:
-        # A manifest alone proves nothing: an attempt that was fenced meanwhile has written its own.
-        commit = json.loads(store.read_bytes(manifest.commit))
+        committed = commits.require_commit(attempt)
     except NotFoundInStoreError as exc:
         raise CorruptError(
             target, "its attempt has not committed", "use an output of a finished run"
         ) from exc
-    except json.JSONDecodeError as exc:
-        raise CorruptError(manifest.commit, "is no commit", "make the output again") from exc
-    # A fence stands in the commit's place and names no outputs, so it is refused here.
-    if store.normalize(uri) not in [
-        store.normalize(out) for out in commit.get("outputs", {}).values()
-    ]:
+    if committed is None or store.normalize(uri) not in committed["outputs"].values():
         raise CorruptError(
             target,
             "its attempt was fenced or committed other outputs",
             "use an output of a finished run",
         )
-    return manifest
 
 
 def verify(uri: str, *, kind: str | None = None) -> Manifest:
@@ -265,6 +323,11 @@ def read_file(uri: str, path: str, *, kind: str | None = None) -> bytes:
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise CorruptError(resolve(uri, path), "differs from its manifest", "make the output again")
     return data
+
+
+def _steps_up(path: str) -> int:
+    """How many ``../`` a path begins with."""
+    return (len(path) - len(re.sub(r"^(\.\./)+", "", path))) // len("../")
 
 
 def resolve(uri: str, path: str) -> str:

@@ -17,11 +17,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from pydantic import ValidationError
-
 from boig_core.errors import CorruptError, InputError
 from boig_core.storage import commit, store
-from boig_core.storage.manifest import MANIFEST, Manifest, resolve
+from boig_core.storage.manifest import MANIFEST, Manifest, read_written, resolve
 from boig_core.storage.runs import ATTEMPT, DECISION
 from boig_core.storage.store import File
 
@@ -290,13 +288,7 @@ def _over(seen: _Store, commits: Collection[str]) -> Iterator[Garbage]:
 
 
 def _read_manifest(root: str, folder: str) -> Manifest:
-    uri = store.join(root, folder, MANIFEST)
-    try:
-        return Manifest.model_validate_json(store.read_bytes(uri))
-    except ValidationError as exc:
-        raise CorruptError(
-            uri, "is not a manifest", "restore it, or remove its folder by hand"
-        ) from exc
+    return read_written(store.join(root, folder))
 
 
 def _paths(files: Iterable[File]) -> set[str]:

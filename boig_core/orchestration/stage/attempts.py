@@ -7,14 +7,13 @@ it has stopped one.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from boig_core.errors import NotFoundInStoreError, UserError
-from boig_core.storage import commit, manifest, store
+from boig_core.storage import commit, control, manifest, store
 from boig_core.storage.job import JOB, Job, Stage, TaskTry, slug
 from boig_core.storage.stage import lineage_of
 
@@ -134,12 +133,18 @@ def find_reusable_attempt(job: Job) -> str | None:
 
 
 def started_by(uri: str) -> TaskTry | None:
-    """The try that started an attempt; None: it left no job file, or not Airflow wrote it."""
+    """The try that started an attempt; None: it left no job file, or not Airflow wrote it.
+
+    Raises:
+        CorruptError: the job file cannot be read.
+    """
+    job, what = store.join(uri, JOB), ("a job file", "restore it, or clear the task as a new run")
     try:
-        started = json.loads(store.read_bytes(store.join(uri, JOB))).get("started_by")
+        # Not as a job: the recipe may be one of another version of boig.
+        started = control.read_object(job, *what).get("started_by")
     except NotFoundInStoreError:
         return None
-    return None if started is None else TaskTry.model_validate(started)
+    return None if started is None else control.validated(job, TaskTry, started, *what)
 
 
 def result(uri: str) -> dict[str, Any] | None:
