@@ -40,9 +40,9 @@ def follow_store(extra: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: as `store_root`.
     """
-    before = extra.get("store")
-    root = store_root(before) if before else None
-    if root is None or store.normalize(before) == root:
+    before = str(extra.get("store") or "")
+    root = store_root(before) if before else ""
+    if not before or store.normalize(before) == root:
         return dict(extra)
     outputs = {
         name: places.in_copy(uri, before, root, manifest.MANIFEST)

@@ -65,8 +65,8 @@ def validated(uri: str, model: type[Model], tree: Any, what: str, remedy: str) -
         return cast(Model, _adapter(model).validate_python(tree))
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = printable(".".join(map(str, first["loc"]))) or "the whole"
-        raise _no(uri, what, f"{place}: {first['msg']}", remedy) from exc
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise _no(uri, what, printable(f"{place}: {first['msg']}"), remedy) from exc
 
 
 def _read_tree(uri: str, what: str, remedy: str, finite: bool) -> Any:

@@ -19,13 +19,14 @@ from typing import Final
 
 from boig_core.errors import CorruptError, InfrastructureError, InputError, NotFoundInStoreError
 from boig_core.observability.progress import Progress
-from boig_core.storage import commit, store
+from boig_core.storage import commit, places, store
 from boig_core.storage.check import UNFINISHED, Contents, sha256_of, side_by_side
 from boig_core.storage.manifest import MANIFEST, sha256_file
+from boig_core.storage.paths import printable
 from boig_core.storage.store import File
 
 MARKER: Final = "boig-store.json"
-_PROBE: Final = ".probe/"
+_LEFT_OUT: Final = (".probe/", ".trash/")
 
 
 @dataclass
@@ -73,7 +74,8 @@ def copy_store(source: str, target: str, say: Callable[[str], object]) -> Copied
         say: takes lines of progress.
 
     Raises:
-        InputError: the source is no store, or the target holds something else.
+        InputError: the source is no store, or has a key that leads out of it; or the target holds
+            something else.
         CorruptError: a manifest or a file of the source is not what it must be.
         InfrastructureError: the target does not keep what it is given.
     """
@@ -85,6 +87,10 @@ def copy_store(source: str, target: str, say: Callable[[str], object]) -> Copied
         fault = contents.faults[0]
         raise CorruptError(contents.uri(fault.place), fault.rule, "see `boig store check`")
     _require_store(contents)
+    listed = [file for file in contents.files if not file.path.startswith(_LEFT_OUT)]
+    if unfit := [file.path for file in listed if not places.is_place(file.path)]:
+        # A key of S3 may be anything, and on a disk it would lead elsewhere.
+        raise InputError(printable(unfit[0]), "cannot be copied", "rename or remove that key")
     there = _claim(contents, target)
     hashes = {
         path: entry.sha256
@@ -92,7 +98,6 @@ def copy_store(source: str, target: str, say: Callable[[str], object]) -> Copied
         for path, entry in contents.entries(folder)
     }
     copied = Copied()
-    listed = [file for file in contents.files if not file.path.startswith(_PROBE)]
     progress = Progress("files", len(listed), say)
 
     def bring(file: File) -> tuple[int | None, bool]:

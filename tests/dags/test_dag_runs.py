@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
-from boig_core.storage import commit, manifest, store
+from boig_core.storage import commit, manifest, signing, store
+from boig_core.storage.check import check_store
+from boig_core.storage.copying import copy_store
 from boig_core.storage.job import read_job
 from tests.dags.running import Answer, events, load, states, xcoms
+from tests.unit.storage.keys import make_keys, use_keys
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
@@ -28,6 +31,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Iterator[Pa
         patch.setenv("BOIG_ROOTS", f"{folder / 'posts'},/nowhere")
         patch.setenv("RAY_API_ADDRESS", ray_stub.address)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        use_keys(patch, *make_keys(folder / "keys"))
         yield folder
 
 
@@ -186,6 +190,9 @@ def test_the_decision_is_kept_with_who_when_why_and_the_way_back_to_the_posts(
     candidate = store.join(gates["store"], kept["candidate"])
     assert kept["manifest"] == manifest.read_manifest(candidate).digest()
     assert kept["gates"] == gates["gates"]
+    signed = signing.verify(gates["decision"].rsplit("/", 1)[0])
+    dataset = xcoms(ingest)["perceive"]["outputs"]["dataset"].removeprefix(gates["store"] + "/")
+    assert {f"{kept['candidate']}/manifest.json", f"{dataset}/manifest.json"} <= set(signed)
 
 
 def test_the_next_model_is_evaluated_beside_the_champion(second: Any, sd: Any) -> None:
@@ -361,3 +368,29 @@ def test_a_dry_run_says_what_a_stage_would_refuse(
         "its AUC must lie above 0.7 (reward.min_auc), and is [0.6, 0.8]"
         in captured.out + captured.err + caplog.text
     )
+
+
+def test_in_a_copied_store_the_chain_goes_on(
+    second: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, copy = str(home / "store"), str(home / "copy")
+    copy_store(before, copy, print)
+    assert check_store(copy, print).faults == []
+    former = champion(home).tags["uri"]
+    monkeypatch.setenv("BOIG_STORE", copy)
+    (home / "store").rename(home / "gone")
+    try:
+        sd = load("boig_sd").test()
+        assert set(states(sd).values()) == {"success"}
+        inputs = inputs_of(xcoms(sd)["evaluate_sd"])
+        assert inputs["champion"] == f"{copy}/{former}"
+        assert all(uri.startswith(f"{copy}/") for uri in inputs.values())
+        with Answer("Approve"):
+            run = load("boig_promote").test()
+        assert set(states(run).values()) == {"success"}
+        assert champion(home).tags["store"] == copy
+        assert champion(home).tags["uri"] != former
+        assert load("boig_rollback").test(run_conf={"why": "worse"}).state == "success"
+        assert champion(home).tags["uri"] == former
+    finally:
+        (home / "gone").rename(home / "store")

@@ -42,7 +42,12 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def test_a_copy_is_whole_and_can_be_worked_on(root: str, target: str, tmp_path: Path) -> None:
     outputs = build(root, tmp_path)
+    left_out = [store.join(root, path) for path in (".probe/x", ".trash/2026/models/v/unet.bin")]
+    for uri in left_out:
+        store.write_bytes(uri, b"x")
     copied = copy_store(root, target, silent)
+    for uri in left_out:
+        store.delete_file(uri)
     assert paths(target) == paths(root)
     for path in paths(root):
         assert store.read_bytes(store.join(target, path)) == store.read_bytes(
@@ -201,6 +206,19 @@ def test_what_the_store_removes_meanwhile_is_left_out(
     monkeypatch.setattr(copying, "_claim", remove)
     assert copy_store(root, target, silent).gone == 1
     assert check_store(target, silent).faults == []
+
+
+@pytest.mark.parametrize("key", ["../x", "a/../../x", "/etc/x", "a\\..\\x", "a//x", "a/./x"])
+def test_a_key_that_leads_out_of_the_copy_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    root = str(tmp_path / "store")
+    build(root, tmp_path)
+    listed = [*store.list_with_times(root), store.File(key, 1, 0.0)]
+    monkeypatch.setattr(store, "list_with_times", lambda uri: listed)
+    with pytest.raises(InputError, match="cannot be copied"):
+        copy_store(root, str(tmp_path / "copy"), silent)
+    assert not (tmp_path / "copy").exists()
 
 
 def test_ages_are_kept_on_a_disk_and_the_command_prints_totals(tmp_path: Path) -> None:
