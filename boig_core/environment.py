@@ -145,6 +145,22 @@ GPU_HOUR_PRICE: Final = Variable(
     "Airflow: workers; Ray; command line",
     "2.50",
 )
+SIGNING_KEY: Final = Variable(
+    "BOIG_SIGNING_KEY",
+    "PEM file of the Ed25519 private key, without a password, by which decisions on promotions are"
+    " signed. Who can read it can sign, so it belongs to Airflow's workers alone.",
+    "decisions are not signed",
+    "Airflow: workers",
+    "/run/secrets/boig-signing.pem",
+)
+VERIFY_KEY: Final = Variable(
+    "BOIG_VERIFY_KEY",
+    "PEM file of the public key to it. Where it is set, a model that no decision signed by this key"
+    " has approved is neither promoted, nor rolled back to, nor opened as champion.",
+    "signatures are not asked for",
+    "Airflow: workers; command line",
+    "/etc/boig/boig-signing.pub",
+)
 LOG_LEVEL: Final = Variable(
     "BOIG_LOG_LEVEL",
     "Level of boig's own log lines; libraries stay at WARNING.",

@@ -14,6 +14,7 @@ import typer
 
 from boig_core.cli import (
     adworld,
+    audit,
     bench,
     champion,
     dataset,
@@ -24,6 +25,7 @@ from boig_core.cli import (
     results,
     runs,
     stage,
+    store,
     verbalize,
 )
 from boig_core.errors import BoigError, UserError
@@ -53,7 +55,14 @@ for command in (
     doctor.doctor,
 ):
     app.command()(command)
-for group in (recipe.recipe_app, policy.policy_app, dataset.dataset_app, bench.bench_app):
+for group in (
+    recipe.recipe_app,
+    policy.policy_app,
+    dataset.dataset_app,
+    store.store_app,
+    audit.audit_app,
+    bench.bench_app,
+):
     app.add_typer(group)
 
 

@@ -7,12 +7,13 @@ something is there, and what a recipe names inside (see `boig_core.config.policy
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from boig_core import environment
 from boig_core.config import Policy
 from boig_core.errors import InputError
-from boig_core.storage import store
+from boig_core.storage import manifest, places, store
 
 
 def store_root(other: str | None = None) -> str:
@@ -29,6 +30,26 @@ def store_root(other: str | None = None) -> str:
             "set it to s3://BUCKET/PREFIX or a folder, for Airflow and Ray alike",
         )
     return store.normalize(root)
+
+
+def follow_store(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """An asset event's extra for the store of today: what an event names may since have been copied
+    to another root, together with its store.
+
+    Raises:
+        InputError: as `store_root`.
+    """
+    before = str(extra.get("store") or "")
+    root = store_root(before) if before else ""
+    if not before or store.normalize(before) == root:
+        return dict(extra)
+    outputs = {
+        name: places.in_copy(uri, before, root, manifest.MANIFEST)
+        for name, uri in extra.get("outputs", {}).items()
+    }
+    recipe = extra.get("recipe")
+    moved = {"recipe": places.in_copy(recipe, before, root)} if recipe else {}
+    return {**extra, "outputs": outputs, **moved}
 
 
 def allowed(

@@ -3,8 +3,9 @@ publishing.
 
 An attempt writes only below ``attempt-N/`` and into output versions of its own. One act makes it
 true: a conditional put of ``attempt-N/commit.json``. Before attempt N+1 starts, the operator puts
-``{"fenced": true}`` into N's key the same way: whoever comes first wins, for good. Leaves out: who
-decides to start an attempt (see `boig_core.orchestration`).
+``{"fenced": true}`` into N's key the same way: whoever comes first wins, for good. In the file
+outputs are named by their places in the store (see `places`). Leaves out: who decides to start an
+attempt (see `boig_core.orchestration`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import uuid
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, TypeAdapter, field_validator, model_validator
 
 from boig_core.errors import BoigError, FencedError, NotFoundInStoreError
 from boig_core.observability.logs import hide_secrets
-from boig_core.storage import control, store
+from boig_core.storage import control, places, store
 
 COMMIT = "commit.json"
 ERROR = "error.json"
@@ -29,17 +30,37 @@ Fate = Literal["committed", "fenced", "failed", "open"]
 _REMEDY: Final = "restore the file, or clear the task so that a new attempt runs"
 
 
-class _Metrics(BaseModel):
-    """Those that every stage has; others are its own."""
+class CommitFile(BaseModel):
+    """Content of ``commit.json``; of a fence there is only that it is one.
 
-    seconds: float | None = Field(None, strict=True)
+    Attributes:
+        token: tells this writer's bytes from those of another that commits the same outputs.
+        place: path of the attempt's folder below the root of its store; None where there are no
+            outputs to find by it.
+        outputs: place of each output by name.
+        metrics: small JSON values.
+    """
 
-
-class _Committed(BaseModel):
-    """What a ``commit.json`` that is no fence must hold."""
-
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: Literal[2] = 2
+    token: str
+    place: str | None
     outputs: dict[str, str]
-    metrics: _Metrics
+    metrics: dict[str, Any]
+
+    @field_validator("metrics")
+    @classmethod
+    def _counts_what_was_used(cls, metrics: dict[str, Any]) -> dict[str, Any]:
+        # Sums of a run are made of these; the others are for whoever knows the stage.
+        for name in ("seconds", "gpu_hours", "cost"):
+            TypeAdapter(float | None).validate_python(metrics.get(name), strict=True)
+        return metrics
+
+    @model_validator(mode="after")
+    def _outputs_can_be_located(self) -> CommitFile:
+        if self.outputs and self.place is None:
+            raise ValueError("names outputs and not its own place")
+        return self
 
 
 def attempt_uri(task_uri: str, attempt: int) -> str:
@@ -60,16 +81,33 @@ def commit(attempt: str, outputs: dict[str, str], metrics: dict[str, Any]) -> di
 
     Raises:
         FencedError: a newer attempt has fenced this one; nothing was published.
+        InputError: the outputs do not lie in the attempt's store.
     """
-    # The token tells this writer's bytes from those of another that commits the same outputs.
     body = {"token": uuid.uuid4().hex, "outputs": outputs, "metrics": _finite(metrics)}
-    if not store.put_if_absent(store.join(attempt, COMMIT), json.dumps(body, indent=1).encode()):
+    if not store.put_if_absent(store.join(attempt, COMMIT), _written(attempt, body)):
         raise FencedError(
             attempt,
             "a newer attempt has fenced this one",
             "nothing was published; use the newer attempt",
         )
     return body
+
+
+def _written(attempt: str, body: dict[str, Any]) -> bytes:
+    """A commit as its file holds it."""
+    outputs: dict[str, str] = body["outputs"]
+    root = places.common_root(attempt, *outputs.values()) if outputs else ""
+    return (
+        CommitFile(
+            **body
+            | {
+                "place": places.place_of(attempt, root) if outputs else None,
+                "outputs": {name: places.place_of(uri, root) for name, uri in outputs.items()},
+            }
+        )
+        .model_dump_json(indent=1)
+        .encode()
+    )
 
 
 def _finite(value: Any) -> Any:
@@ -92,20 +130,36 @@ def fence(attempt: str) -> dict[str, Any] | None:
 
 
 def read_commit(attempt: str) -> dict[str, Any] | None:
-    """The commit of an attempt, or None when it has none or was fenced.
+    """The commit of an attempt, ``{"token", "outputs", "metrics"}``, or None when it has none or
+    was fenced.
 
     Raises:
-        CorruptError: the file is neither a commit nor a fence.
+        CorruptError: as `require_commit`.
     """
-    uri = store.join(attempt, COMMIT)
     try:
-        body = control.read_object(uri, "a commit", _REMEDY)
+        return require_commit(attempt)
     except NotFoundInStoreError:
         return None
-    if body.get("fenced") is True:
+
+
+def require_commit(attempt: str) -> dict[str, Any] | None:
+    """The commit of an attempt that has one, or None when it was fenced.
+
+    Raises:
+        NotFoundInStoreError: it has none.
+        CorruptError: the file is neither a commit nor a fence, or of another schema.
+    """
+    target, what = store.join(attempt, COMMIT), "a commit"
+    tree = control.read_object(target, what, _REMEDY)
+    if tree.get("fenced") is True:
         return None
-    control.validated(uri, _Committed, body, "a commit", _REMEDY)
-    return body
+    places.require_schema(target, tree, what)
+    file = control.validated(target, CommitFile, tree, what, _REMEDY)
+    root = "" if file.place is None else places.root_of(attempt, file.place)
+    outputs = {
+        name: store.join(root, places.checked(place)) for name, place in file.outputs.items()
+    }
+    return {"token": file.token, "outputs": outputs, "metrics": file.metrics}
 
 
 def fate(attempt: str) -> Fate:

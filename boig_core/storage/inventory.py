@@ -38,7 +38,7 @@ _ATTEMPT_FILE: Final = re.compile(
 )
 _RUN_FILE: Final = re.compile(
     r"(?P<run>runs/[^/]+/[^/]+)/(?:(?:recipe|summary|period|timings|experiment|decision)\.json"
-    r"|recipes/[^/]+\.json|(?<=/turns/)\d{6,12}\.json)"
+    r"|recipes/[^/]+\.json|(?<=/turns/)\d{6,12}\.json|SHA256SUMS(?:\.sig)?)"
 )
 """What orchestration writes beside the attempts of a run; a turn is the lease of a run."""
 _KEPT: Final = re.compile(

@@ -1,24 +1,30 @@
 """Jobs: what a stage is told.
 
-A job file (``attempt-N/job.json``) carries the resolved recipe, input URIs and where outputs go.
-Leaves out: running it (see `stage`) and submitting it (see `boig_core.orchestration`).
+A job file (``attempt-N/job.json``) carries the resolved recipe, inputs and where outputs go. It
+names what lies in its own store by places, and the store itself not at all: that is where the file
+lies (see `places`). Leaves out: running it (see `stage`) and submitting it (see
+`boig_core.orchestration`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from enum import StrEnum
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from boig_core.config import Recipe
-from boig_core.errors import InputError
+from boig_core.errors import CorruptError, InputError
 from boig_core.storage import commit as commits
-from boig_core.storage import control, store
+from boig_core.storage import control, places, store
 from boig_core.storage.credentials import refuse_secrets
 
 JOB = "job.json"
+_WHAT: Final = "a job file"
+_REMEDY: Final = "it is written by the operator or by `boig run`"
 
 
 class Stage(StrEnum):
@@ -67,7 +73,7 @@ class TaskTry(BaseModel):
 
 
 class Job(BaseModel):
-    """Content of ``job.json``.
+    """Content of ``job.json``, with locations in the place of places.
 
     Attributes:
         stage: which stage runs.
@@ -84,7 +90,7 @@ class Job(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: int = 1
+    schema_version: Literal[2] = 2
     stage: Stage
     recipe: Recipe
     inputs: dict[str, str]
@@ -143,12 +149,17 @@ def write_job(job: Job) -> str:
     """Put ``job.json`` into the attempt's folder; returns its URI.
 
     Raises:
-        InputError: a location carries credentials.
+        InputError: a location carries credentials, or the task does not lie in the store.
     """
     for location in (job.store, job.task, *job.inputs.values()):
         refuse_secrets(location)
     uri = store.join(job.attempt_uri, JOB)
-    store.write_bytes(uri, job.model_dump_json(indent=1).encode())
+    tree = job.model_dump(mode="json", exclude={"store"})
+    tree["inputs"] = {name: places.place_of(at, job.store) for name, at in job.inputs.items()}
+    tree["task"] = places.place_of(job.task, job.store)
+    if not places.is_place(tree["task"]):
+        raise InputError(job.task, f"does not lie in the store {job.store}", "keep both together")
+    store.write_bytes(uri, json.dumps(tree, indent=1).encode())
     return uri
 
 
@@ -156,6 +167,16 @@ def read_job(uri: str) -> Job:
     """Job of a ``job.json``.
 
     Raises:
-        CorruptError: the file is no job.
+        CorruptError: the file is no job, of another schema, or not in its place.
     """
-    return control.read(uri, Job, "a job file", "it is written by the operator or by `boig run`")
+    tree = control.read_object(uri, _WHAT, _REMEDY)
+    places.require_schema(uri, tree, _WHAT)
+    # A store that a file names could be another one than it lies in.
+    if "store" in tree:
+        raise CorruptError(uri, "names a store beside its own place", _REMEDY)
+    job = control.validated(uri, Job, {**tree, "store": ""}, _WHAT, _REMEDY)
+    root = places.root_of(uri, store.join(commits.attempt_uri(job.task, job.attempt), JOB))
+    inputs = {name: places.locate(place, root) for name, place in job.inputs.items()}
+    return job.model_copy(
+        update={"store": root, "task": store.join(root, job.task), "inputs": inputs}
+    )

@@ -4,27 +4,31 @@ does not exist.
 A manifest lists each file with size and SHA-256 and says what the output was made from. It names
 the commit that makes it true; readers require that commit. Times and attempt numbers stay out of
 `Manifest.digest`, so equal content has equal digests.
+
+In the file the commit is named by its place in the store, and so is the output itself (see
+`places`): a reader gets from its location to the store, and from there to the commit, wherever the
+store lies now.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
-from boig_core.storage import control, paths, store
+from boig_core.storage import commit as commits
+from boig_core.storage import control, paths, places, store
 
 MANIFEST = "manifest.json"
+_REMEDY: Final = "restore the file or make the output again"
 PAGE = "card.html"
 """The page that says what is in an output, for those that have one."""
-_DEEPEST = 3
-"""Folders from a store's root down to an output, as in ``datasets/NAME/VERSION``: steps up that
-lead no further stay in the store."""
 
 
 class FileEntry(BaseModel):
@@ -42,11 +46,8 @@ class FileEntry(BaseModel):
         """Manifests may come from elsewhere: no path may lead a download out of its folder."""
         # Steps up at the start lead to blobs beside the output; further in they could only hide a
         # way out.
-        steps, inner = _steps_up(path)
-        if steps > _DEEPEST or not paths.is_inner(inner):
-            raise ValueError(
-                f"must be relative, with ../ at its start only, {_DEEPEST} times at most"
-            )
+        if not places.is_place(path[len("../") * _steps_up(path) :]):
+            raise ValueError("must be relative, with ../ at its start only")
         return path
 
 
@@ -54,7 +55,8 @@ class Lineage(BaseModel):
     """What an output was made from.
 
     Attributes:
-        inputs: digest of each input manifest (or SHA-256 of a raw input file), by name.
+        inputs: digest of each input manifest (or SHA-256 of a raw input file), by name; of anything
+            else its place in the store or its location.
         recipe: digest of the resolved recipe.
         code: version of boig.
     """
@@ -66,27 +68,41 @@ class Lineage(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Content of ``manifest.json``."""
+    """Content of ``manifest.json``.
+
+    Attributes:
+        place: path of the output's folder below the root of its store.
+        commit: location of the commit that makes it true; in the file its place.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: int = 1
+    schema_version: Literal[2] = 2
     kind: str
     files: tuple[FileEntry, ...]
     lineage: Lineage
     meta: dict[str, Any] = {}
+    place: str
     commit: str
+
+    @model_validator(mode="after")
+    def _stays_in_the_store(self) -> Manifest:
+        depth = places.checked(self.place).count("/") + 1
+        if any(_steps_up(entry.path) > depth for entry in self.files):
+            raise ValueError("a file lies outside of the store")
+        return self
 
     def digest(self) -> str:
         """SHA-256 of kind, files, lineage and meta: what the output is, wherever and whenever it
         was made."""
-        body = self.model_dump(mode="json", exclude={"commit"})
-        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        content = self.model_dump(mode="json", include={"kind", "files", "lineage", "meta"})
+        return hashlib.sha256(
+            json.dumps({**_HASHED_AS, **content}, sort_keys=True).encode()
+        ).hexdigest()
 
 
-class _Outputs(BaseModel):
-    """What a manifest's commit names; a fence names none."""
-
-    outputs: dict[str, str] = {}
+_HASHED_AS: Final = {"schema_version": 1}
+"""Belongs to the digest's own layout, not to the file's: lineage names outputs by their digests,
+and those of outputs from before schema 2 must stay."""
 
 
 def code_version() -> str:
@@ -124,7 +140,8 @@ def publish_folder(
         blobs: files that lie elsewhere in the store, with paths relative to ``uri``.
 
     Raises:
-        InputError: the folder holds a ``manifest.json`` of its own, which this one would replace.
+        InputError: the folder holds a ``manifest.json`` of its own, which this one would replace;
+            or output and commit do not lie in one store.
     """
     if (local / MANIFEST).exists():
         raise InputError(
@@ -141,12 +158,42 @@ def publish_folder(
         for p in sorted(local.rglob("*"))
         if p.is_file()
     ]
-    store.upload_folder(local, uri)
+    root = places.common_root(uri, commit)
     manifest = Manifest(
-        kind=kind, files=(*files, *blobs), lineage=lineage, meta=meta or {}, commit=commit
+        kind=kind,
+        files=(*files, *blobs),
+        lineage=lineage,
+        meta=meta or {},
+        place=places.place_of(uri, root),
+        commit=commit,
     )
-    store.write_bytes(store.join(uri, MANIFEST), manifest.model_dump_json(indent=1).encode())
+    store.upload_folder(local, uri)
+    write_manifest(manifest, root)
     return manifest
+
+
+def write_manifest(manifest: Manifest, root: str) -> None:
+    """Put a manifest into its place in the store at ``root``."""
+    written = manifest.model_copy(update={"commit": places.place_of(manifest.commit, root)})
+    store.write_bytes(
+        store.join(root, manifest.place, MANIFEST), written.model_dump_json(indent=1).encode()
+    )
+
+
+def read_written(uri: str) -> Manifest:
+    """Manifest of an output, whether its attempt has committed or not.
+
+    Raises:
+        NotFoundInStoreError: no manifest.
+        CorruptError: it cannot be read, is of another schema, or not in its place.
+    """
+    target, what = store.join(uri, MANIFEST), "a manifest"
+    tree = control.read_object(target, what, _REMEDY)
+    places.require_schema(target, tree, what)
+    manifest = control.validated(target, Manifest, tree, what, _REMEDY)
+    root = places.root_of(uri, manifest.place)
+    commit = store.join(root, places.checked(manifest.commit))
+    return manifest.model_copy(update={"commit": commit})
 
 
 def read_manifest(uri: str, *, kind: str | None = None) -> Manifest:
@@ -158,33 +205,36 @@ def read_manifest(uri: str, *, kind: str | None = None) -> Manifest:
             committed it.
     """
     target = store.join(uri, MANIFEST)
-    manifest = control.read(
-        target, Manifest, "a manifest", "restore the file or make the output again"
-    )
+    manifest = read_written(uri)
     if kind is not None and manifest.kind != kind:
         raise CorruptError(
             target, f"is a {manifest.kind}, not a {kind}", "give the URI of the right output"
         )
+    # A manifest alone proves nothing: an attempt that was fenced meanwhile has written its own.
+    require_commit(uri, manifest)
+    return manifest
+
+
+def require_commit(uri: str, manifest: Manifest) -> None:
+    """Refuse an output that its attempt has not made true.
+
+    Raises:
+        CorruptError: the attempt has not committed, was fenced, or committed other outputs.
+    """
+    target = store.join(uri, MANIFEST)
+    attempt = manifest.commit.rsplit("/", 1)[0]
     try:
-        # A manifest alone proves nothing: an attempt that was fenced meanwhile has written its own.
-        commit = control.read(manifest.commit, _Outputs, "a commit", "make the output again")
-        committed = [store.normalize(out) for out in commit.outputs.values()]
+        committed = commits.require_commit(attempt)
     except NotFoundInStoreError as exc:
         raise CorruptError(
             target, "its attempt has not committed", "use an output of a finished run"
         ) from exc
-    except InputError as exc:
-        raise CorruptError(
-            target, f"names no commit, or one of no outputs ({exc})", "make the output again"
-        ) from exc
-    # A fence stands in the commit's place and names no outputs, so it is refused here.
-    if store.normalize(uri) not in committed:
+    if committed is None or store.normalize(uri) not in committed["outputs"].values():
         raise CorruptError(
             target,
             "its attempt was fenced or committed other outputs",
             "use an output of a finished run",
         )
-    return manifest
 
 
 def verify(uri: str, *, kind: str | None = None) -> Manifest:
@@ -275,26 +325,13 @@ def read_file(uri: str, path: str, *, kind: str | None = None) -> bytes:
     return data
 
 
+def _steps_up(path: str) -> int:
+    """How many ``../`` a path begins with."""
+    return (len(path) - len(re.sub(r"^(\.\./)+", "", path))) // len("../")
+
+
 def resolve(uri: str, path: str) -> str:
-    """URI of a manifest's file; ``../`` steps lead to blobs beside the version's folder.
-
-    Raises:
-        CorruptError: they lead out of the store.
-    """
-    steps, inner = _steps_up(path)
-    folders = uri.rstrip("/").split("/")
-    # A report is ROOT/reports/VERSION; a dataset may be called reports, too.
-    families = {"datasets", "models", "evaluations"}
-    flat = folders[-2:-1] == ["reports"] and not families & {*folders[-3:-2]}
-    if steps > _DEEPEST - flat:
-        raise CorruptError(
-            store.join(uri, MANIFEST), "names a file outside of the store", "make the output again"
-        )
-    return store.join("/".join(folders[: len(folders) - steps]), inner)
-
-
-def _steps_up(path: str) -> tuple[int, str]:
-    inner = path
-    while inner.startswith("../"):
-        inner = inner.removeprefix("../")
-    return (len(path) - len(inner)) // len("../"), inner
+    """URI of a manifest's file; ``../`` steps lead to blobs beside the version's folder."""
+    while path.startswith("../"):
+        uri, path = uri.rstrip("/").rsplit("/", 1)[0], path[3:]
+    return store.join(uri, path)

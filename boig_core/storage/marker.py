@@ -29,7 +29,7 @@ class StoreMarker(BaseModel):
     Attributes:
         what: what the file is, in a sentence.
         schema_version: its layout.
-        id: tells stores apart; a copy of a store has an id of its own.
+        id: tells stores apart; a copy of a store keeps it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -23,7 +23,7 @@ from boig_core.errors import BoigError, FencedError, PolicyError, UserError
 from boig_core.observability.kept import KeptLog
 from boig_core.observability.logs import configure_logging, get_logger
 from boig_core.storage import commit as commits
-from boig_core.storage import manifest, store, usage
+from boig_core.storage import manifest, places, store, usage
 from boig_core.storage.disk import full_disk
 from boig_core.storage.job import Job, read_job
 
@@ -99,20 +99,22 @@ class Workspace:
 
 
 def lineage_of(job: Job) -> manifest.Lineage:
-    """What a job reads: digests of outputs and of raw files, the bare URI of anything else (a
-    folder, a web address)."""
-    inputs = {name: _digest(uri) for name, uri in sorted(job.inputs.items())}
+    """What a job reads: digests of outputs and of raw files; of anything else (a folder, a web
+    address) its place in the store or its bare URI."""
+    inputs = {name: _digest(uri, job.store) for name, uri in sorted(job.inputs.items())}
     return manifest.Lineage(inputs=inputs, recipe=job.recipe.digest(), code=manifest.code_version())
 
 
-def _digest(uri: str) -> str:
+def _digest(uri: str, root: str) -> str:
     if re.match(r"^https?://", uri):
         return uri
     # An output counts by its content, not by its place: equal inputs give an equal lineage, by
     # which work that was done before is found.
     if store.exists(store.join(uri, manifest.MANIFEST)):
         return manifest.read_manifest(uri).digest()
-    return hashlib.sha256(store.read_bytes(uri)).hexdigest() if store.exists(uri) else uri
+    if store.exists(uri):
+        return hashlib.sha256(store.read_bytes(uri)).hexdigest()
+    return places.place_of(uri, root)
 
 
 def run_stage(

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 from boig_core.config import load_recipe
-from boig_core.storage import commit, manifest, store
-from boig_core.storage.job import Job, Stage, write_job
+from boig_core.storage import commit, manifest, signing, store
+from boig_core.storage.check import check_store
+from boig_core.storage.copying import copy_store
+from boig_core.storage.job import Job, Stage, read_job, write_job
 from tests.dags.running import Answer, events, load, states, xcoms
+from tests.unit.storage.keys import make_keys, use_keys
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
@@ -38,6 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, ray_stub: Any) -> Iterator[Pa
         patch.setenv("BOIG_POLICY", str(_policy(folder)))
         patch.setenv("RAY_API_ADDRESS", ray_stub.address)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        use_keys(patch, *make_keys(folder / "keys"))
         yield folder
 
 
@@ -89,10 +93,10 @@ def test_what_ingest_knew_reaches_boig_llm(llm: Any, ingest: Any) -> None:
     assert results["plan"]["outputs"]["dataset"] == xcoms(ingest)["perceive"]["outputs"]["dataset"]
     assert json.loads(store.read_bytes(results["plan"]["recipe"]))["seed"] == 7
     assert results["plan"]["root"] == f"boig_ingest/{ingest.run_id}"
-    job = json.loads(store.read_bytes(store.join(results["calibrate"]["attempt"], "job.json")))
-    assert set(job["inputs"]) == {"dataset", "boigllm", "predictor"}
+    inputs = inputs_of(results["calibrate"])
+    assert set(inputs) == {"dataset", "boigllm", "predictor"}
     assert all(
-        job["inputs"][name] == results["finetune_llm"]["outputs"][name]
+        inputs[name] == results["finetune_llm"]["outputs"][name]
         for name in ("boigllm", "predictor")
     )
     assert "card" not in events("boig/boigllm")[-1]
@@ -103,12 +107,10 @@ def test_what_ingest_knew_reaches_boig_llm(llm: Any, ingest: Any) -> None:
 def test_boig_sd_gives_the_report_all_it_needs(sd: Any, llm: Any) -> None:
     assert set(states(sd).values()) == {"success"}
     results = xcoms(sd)
-    job = json.loads(store.read_bytes(store.join(results["report"]["attempt"], "job.json")))
-    assert set(job["inputs"]) == {"dataset", "description", "calibration", "generation", "runs"}
+    inputs = inputs_of(results["report"])
+    assert set(inputs) == {"dataset", "description", "calibration", "generation", "runs"}
     for stage in ("ddpo", "evaluate_sd"):
-        job_inputs = json.loads(
-            store.read_bytes(store.join(results[stage]["attempt"], "job.json"))
-        )["inputs"]
+        job_inputs = inputs_of(results[stage])
         assert job_inputs["predictor"] == xcoms(llm)["finetune_llm"]["outputs"]["predictor"]
         # What trains and chooses never gets the judge.
         assert ("judge" in job_inputs) == (stage == "evaluate_sd")
@@ -122,7 +124,7 @@ def test_boig_sd_gives_the_report_all_it_needs(sd: Any, llm: Any) -> None:
     assert results["announce"]["used"].startswith(
         f"in all {summary['seconds']:.0f} s · at most 0.00 GPU-hours"
     )
-    seconds = json.loads(store.read_bytes(job["inputs"]["runs"]))
+    seconds = json.loads(store.read_bytes(inputs["runs"]))
     assert list(seconds) == [
         "ingest",
         "perceive",
@@ -133,6 +135,10 @@ def test_boig_sd_gives_the_report_all_it_needs(sd: Any, llm: Any) -> None:
         "ddpo",
         "evaluate_sd",
     ]
+
+
+def inputs_of(result: dict[str, Any]) -> dict[str, str]:
+    return read_job(f"{result['attempt']}/job.json").inputs
 
 
 def champion(home: Path) -> Any:
@@ -169,7 +175,8 @@ def test_a_person_promotes(sd: Any, promoted: tuple[Any, Answer], home: Path) ->
     result = xcoms(run)["promote"]
     assert result["champion"] == result["version"] == "1"
     version = champion(home)
-    assert version.tags["uri"] == model
+    assert f"{version.tags['store']}/{version.tags['uri']}" == model
+    assert version.tags["store"] == str(home / "store")
     assert version.tags["manifest"] == manifest.read_manifest(model).digest()
     assert (version.tags["approved_by"], version.tags["approved_why"]) == (
         result["approved_by"],
@@ -190,16 +197,17 @@ def test_the_decision_is_kept_with_who_when_why_and_the_way_back_to_the_posts(
     )
     assert kept["at"].endswith("+00:00")
     assert kept["root"] == f"boig_ingest/{ingest.run_id}"
-    assert kept["manifest"] == manifest.read_manifest(kept["candidate"]).digest()
+    candidate = store.join(gates["store"], kept["candidate"])
+    assert kept["manifest"] == manifest.read_manifest(candidate).digest()
     assert kept["gates"] == gates["gates"]
+    signed = signing.verify(gates["decision"].rsplit("/", 1)[0])
+    dataset = xcoms(ingest)["perceive"]["outputs"]["dataset"].removeprefix(gates["store"] + "/")
+    assert {f"{kept['candidate']}/manifest.json", f"{dataset}/manifest.json"} <= set(signed)
 
 
 def test_the_next_model_is_evaluated_beside_the_champion(second: Any, sd: Any) -> None:
     assert set(states(second).values()) == {"success"}
-    inputs = [
-        json.loads(store.read_bytes(f"{xcoms(run)['evaluate_sd']['attempt']}/job.json"))["inputs"]
-        for run in (sd, second)
-    ]
+    inputs = [inputs_of(xcoms(run)["evaluate_sd"]) for run in (sd, second)]
     assert "champion" not in inputs[0]
     assert inputs[1]["champion"] == xcoms(sd)["ddpo"]["outputs"]["boigsd"]
 
@@ -245,7 +253,7 @@ def test_a_person_rejects(second: Any, home: Path) -> None:
     assert "| judge over champion | 0.05 | >\u00a00 | yes |" in answer.body
     kept = json.loads(store.read_bytes(xcoms(run)["gates"]["decision"]))
     assert (kept["decision"], kept["champion"]) == ("Reject", champion(home).tags["uri"])
-    assert kept["candidate"] == xcoms(second)["ddpo"]["outputs"]["boigsd"]
+    assert f"{home}/store/{kept['candidate']}" == xcoms(second)["ddpo"]["outputs"]["boigsd"]
 
 
 def test_a_model_that_was_evaluated_beside_another_champion_asks_nobody(
@@ -254,7 +262,7 @@ def test_a_model_that_was_evaluated_beside_another_champion_asks_nobody(
     with Answer("Approve"):
         run = load("boig_promote").test()
     assert (
-        champion(home).tags["uri"]
+        f"{home}/store/{champion(home).tags['uri']}"
         == xcoms(second)["ddpo"]["outputs"]["boigsd"]
         == xcoms(run)["gates"]["candidate"]
     )
@@ -273,7 +281,7 @@ def test_a_rollback_says_who_and_why(second: Any, sd: Any, home: Path) -> None:
     run = load("boig_rollback").test(run_conf={"why": "fewer clicks"})
     assert states(run) == {"rollback": "success"}
     version = champion(home)
-    assert version.tags["uri"] == xcoms(sd)["ddpo"]["outputs"]["boigsd"]
+    assert f"{home}/store/{version.tags['uri']}" == xcoms(sd)["ddpo"]["outputs"]["boigsd"]
     assert version.tags["rollback_why"] == "fewer clicks"
     assert version.tags["rollback_by"] == run.triggering_user_name
 
@@ -334,8 +342,7 @@ def test_a_version_is_built_on_or_tried_again(ingest: Any, home: Path, ray_stub:
     ):
         run = load("boig_ingest").test(run_conf=conf)
         assert set(states(run).values()) == {"success"}
-        job = json.loads(store.read_bytes(f"{xcoms(run)['ingest']['attempt']}/job.json"))
-        assert job["inputs"] == conf
+        assert inputs_of(xcoms(run)["ingest"]) == conf
 
 
 def test_a_refused_input_fails_its_stage_at_once_and_announces_nothing(
@@ -390,3 +397,29 @@ def test_a_dry_run_says_what_a_stage_would_refuse(
         "its AUC must lie above 0.7 (reward.min_auc), and is [0.6, 0.8]"
         in captured.out + captured.err + caplog.text
     )
+
+
+def test_in_a_copied_store_the_chain_goes_on(
+    second: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, copy = str(home / "store"), str(home / "copy")
+    copy_store(before, copy, print)
+    assert check_store(copy, print).faults == []
+    former = champion(home).tags["uri"]
+    monkeypatch.setenv("BOIG_STORE", copy)
+    (home / "store").rename(home / "gone")
+    try:
+        sd = load("boig_sd").test()
+        assert set(states(sd).values()) == {"success"}
+        inputs = inputs_of(xcoms(sd)["evaluate_sd"])
+        assert inputs["champion"] == f"{copy}/{former}"
+        assert all(uri.startswith(f"{copy}/") for uri in inputs.values())
+        with Answer("Approve"):
+            run = load("boig_promote").test()
+        assert set(states(run).values()) == {"success"}
+        assert champion(home).tags["store"] == copy
+        assert champion(home).tags["uri"] != former
+        assert load("boig_rollback").test(run_conf={"why": "worse"}).state == "success"
+        assert champion(home).tags["uri"] == former
+    finally:
+        (home / "gone").rename(home / "store")

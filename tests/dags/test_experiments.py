@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from boig_core.storage import runs, store
+from boig_core.storage.job import read_job
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
@@ -88,7 +89,7 @@ def xcom(run: Any, task: str, key: str = "return_value", index: int = -1) -> Any
 
 
 def job(attempt: str) -> dict[str, Any]:
-    return dict(json.loads(store.read_bytes(f"{attempt}/job.json")))
+    return read_job(f"{attempt}/job.json").model_dump(mode="json")
 
 
 def test_every_variant_is_aligned_by_its_own_recipe_and_evaluated_by_the_shared_one(

@@ -17,7 +17,7 @@ import pytest
 from boig_core.config import load_recipe
 from boig_core.errors import CorruptError
 from boig_core.storage import commit, manifest, store
-from boig_core.storage.job import Job, Stage, write_job
+from boig_core.storage.job import Job, Stage, read_job, write_job
 from infra.evidence.orchestration.airflow_on_postgres import until
 from tests.faults.installation import HERE
 
@@ -73,8 +73,8 @@ class Stages:
 
     def output(self, attempt: int) -> str:
         """Where an attempt has put its output."""
-        job = store.read_bytes(store.join(commit.attempt_uri(self.task, attempt), "job.json"))
-        return Job.model_validate_json(job).output("datasets/faults")
+        job = store.join(commit.attempt_uri(self.task, attempt), "job.json")
+        return read_job(job).output("datasets/faults")
 
 
 @pytest.fixture

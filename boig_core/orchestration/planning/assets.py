@@ -24,7 +24,7 @@ from boig_core.orchestration.masking import hide_environment
 from boig_core.orchestration.planning import intervals
 from boig_core.orchestration.planning.dry_run import rehearse
 from boig_core.orchestration.promotion import registry
-from boig_core.orchestration.roots import allowed, store_root
+from boig_core.orchestration.roots import allowed, follow_store, store_root
 from boig_core.orchestration.signals.callbacks import on_retry
 from boig_core.orchestration.stage import attempts
 from boig_core.orchestration.stage.ceilings import require_hours
@@ -221,7 +221,8 @@ def check_posts(uri: str) -> None:
 
 
 def newest_extra(context: Mapping[str, Any], source: Asset | None) -> dict[str, Any]:
-    """Extra of the event that triggered this run, else of the asset's newest event, else empty."""
+    """Extra of the event that triggered this run, else of the asset's newest event, else empty; for
+    a copied store with its own locations."""
     if source is None:
         return {}
     triggering = context.get("triggering_asset_events") or {}
@@ -233,7 +234,7 @@ def newest_extra(context: Mapping[str, Any], source: Asset | None) -> dict[str, 
     if not events:
         return {}
     # One run may stand for several events that came while it waited.
-    return dict(max(events, key=lambda event: event.timestamp).extra or {})
+    return follow_store(max(events, key=lambda event: event.timestamp).extra or {})
 
 
 def announce(

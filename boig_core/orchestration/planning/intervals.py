@@ -189,14 +189,14 @@ def find_newest(state: Any, root: str, name: str) -> Newest | None:
         root: of the store.
         name: of the dataset.
     """
-    kept = state.get(_key(name))
+    kept, family = state.get(_key(name)), store.join(root, "datasets", name)
     if kept is not None:
         try:
-            return _version(kept["dataset"])
+            # By its name alone: the store may have been copied since.
+            return _version(store.join(family, store.name(kept["dataset"])))
         except UserError as exc:
             log.warning("the newest version that Airflow knows of cannot be read: %s", exc)
     # Airflow's state is lost, or names what can no longer be read: the manifests tell as much.
-    family = store.join(root, "datasets", name)
     versions = sorted(
         (file.modified, file.path)
         for file in store.list_with_times(family)

@@ -29,13 +29,15 @@ from boig_core.orchestration.promotion.registry import (
     champion,
     is_registered,
     last_move,
+    locations,
     move,
     registry,
     rollback,
+    version_tags,
 )
 from boig_core.orchestration.ui.links import REPORT_PAGE, ReportLink, page_url
 from boig_core.storage import commit as commits
-from boig_core.storage import manifest, store
+from boig_core.storage import evidence, manifest, places, store
 from boig_core.storage.job import Job, read_job
 from boig_core.storage.runs import DECISION
 
@@ -86,7 +88,12 @@ class Approval(ApprovalOperator):
             store.write_bytes(
                 self.gates["decision"], json.dumps(decision(self.gates, event), indent=1).encode()
             )
-            self.log.info("the decision is kept at %s", self.gates["decision"])
+            is_signed = evidence.keep(self.gates["store"], self.gates["decision"])
+            self.log.info(
+                "the decision is kept%s at %s",
+                " and signed" if is_signed else "",
+                self.gates["decision"],
+            )
         return super().execute_complete(context, event)
 
     def process_trigger_event_error(self, event: dict[str, Any]) -> None:
@@ -113,16 +120,20 @@ def form(gates: Mapping[str, Any]) -> str:
 
 
 def decision(gates: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
-    """Who decided what, when and why, on which evidence. The manifest leads back to the posts,
-    input by input."""
+    """Who decided what, when and why, on which evidence, with places in the store. The manifest
+    leads back to the posts, input by input."""
+    located = {key: gates[key] for key in ("candidate", "champion", "report", "recipe")}
     return {
-        "candidate": gates["candidate"],
+        **{
+            key: None if uri is None else places.place_of(uri, gates["store"])
+            for key, uri in located.items()
+        },
         "manifest": gates["manifest"],
         "decision": event["chosen_options"][0],
         "by": person(event),
         "at": event["responded_at"].isoformat(timespec="seconds"),
         "why": (event.get("params_input") or {}).get("why") or "",
-        **{key: gates[key] for key in ("champion", "report", "recipe", "root", "gates")},
+        **{key: gates[key] for key in ("root", "gates")},
     }
 
 
@@ -141,9 +152,9 @@ def gates_task(plan: dict[str, Any], **context: Any) -> dict[str, Any]:
     fails."""
     candidate, report = plan["outputs"]["boigsd"], plan["outputs"]["report"]
     recipe = parse_recipe(_read_json(plan["recipe"]))
-    evidence = collect_evidence(candidate, report)
+    known = collect_evidence(candidate, report)
     gates = evaluate_gates(
-        json.loads(manifest.read_file(report, "report.json", kind="report")), recipe, evidence
+        json.loads(manifest.read_file(report, "report.json", kind="report")), recipe, known
     )
     result = {
         "gates": [asdict(gate) for gate in gates],
@@ -151,11 +162,12 @@ def gates_task(plan: dict[str, Any], **context: Any) -> dict[str, Any]:
         "table": table(gates),
         "candidate": candidate,
         "manifest": manifest.read_manifest(candidate, kind="sd").digest(),
-        "champion": evidence.champion,
+        "champion": known.champion,
         "report": report,
         "page": page_url(report, REPORT_PAGE, plan["store"]),
         "recipe": plan["recipe"],
         "root": plan["root"],
+        "store": plan["store"],
         "decision": store.join(plan["recipe"].rsplit("/", 1)[0], DECISION),
         "max_days": recipe.promotion.max_days,
     }
@@ -237,17 +249,15 @@ def register(gates: Mapping[str, Any], approved_by: str, why: str) -> dict[str, 
 
     Raises:
         InputError: no tracking server is set.
+        CorruptError: signatures are asked for, and the decision has none or is about another model.
         InfrastructureError: MLflow does not answer.
     """
     uri = gates["candidate"]
+    evidence.require_promoted(gates["store"], gates["decision"], uri)
     # MLflow refuses plain local paths as a source; the scheme says that boig's store holds the
     # model.
     source = uri if store.is_s3(uri) else f"boig://{uri}"
-    tags = {
-        "uri": uri,
-        **{key: str(gates[key]) for key in ("manifest", "report", "recipe", "root")},
-        "gates": json.dumps(gates["gates"]),
-    }
+    tags = version_tags(gates, gates["store"])
     with registry() as client:
         if not is_registered(client):
             client.create_registered_model(
@@ -255,7 +265,7 @@ def register(gates: Mapping[str, Any], approved_by: str, why: str) -> dict[str, 
             )
         # A try that was cut may have registered the version: the next one goes on with that.
         versions = client.search_model_versions(f"name='{MODEL}'")
-        same = [version for version in versions if version.tags.get("uri") == uri]
+        same = [version for version in versions if locations(version.tags).get("uri") == uri]
         new = str(
             (same[0] if same else client.create_model_version(MODEL, source, tags=tags)).version
         )

@@ -2,29 +2,36 @@
 of both is finished even if it was cut.
 
 An alias moves by a call of its own. So each move is written down first (tag ``move`` of the
-registered model), and whoever comes next finishes one that was cut. Leaves out: what makes a model
-champion (see `promotion`). Needs no Airflow, since a rollback is wanted most when something is
-down. Two people who move at the same moment are not kept apart: MLflow has no conditional write;
-what is found afterwards is checked, and a difference is an error.
+registered model), and whoever comes next finishes one that was cut. Tags name outputs by their
+places, beside the store that they were registered from: where ``BOIG_STORE`` is a copy of it, what
+the copy holds is meant. Leaves out: what makes a model champion (see `promotion`). Needs no
+Airflow, since a rollback is wanted most when something is down. Two people who move at the same
+moment are not kept apart: MLflow has no conditional write; what is found afterwards is checked, and
+a difference is an error.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import uuid4
 
+from boig_core import environment
 from boig_core.errors import InfrastructureError, InputError
 from boig_core.observability.logs import hide_secrets
+from boig_core.storage import evidence, manifest, places, store
 
 MODEL = "boigsd"
 """Name of the registered model."""
 _MOVE = "move"
+_LOCATED = ("uri", "report", "recipe", "decision")
+_OUTPUT_END = r"/((models|datasets|evaluations)/[^/]+|reports)/[^/]+/?$"
 
 
 @dataclass(frozen=True)
@@ -75,26 +82,80 @@ def registry() -> Iterator[Any]:
         ) from None
 
 
+def version_tags(gates: Mapping[str, Any], root: str) -> dict[str, str]:
+    """Tags of a version that is registered from the store at ``root``: its model, its evidence and
+    its lineage, from the result of the promotion's gates."""
+    located = {"uri": gates["candidate"]} | {key: gates[key] for key in _LOCATED[1:]}
+    return {
+        "store": root,
+        **{key: places.place_of(uri, root) for key, uri in located.items()},
+        **{key: str(gates[key]) for key in ("manifest", "root")},
+        "gates": json.dumps(gates["gates"]),
+    }
+
+
+def locations(tags: Mapping[str, str]) -> dict[str, str]:
+    """Where the model (``uri``) of a version and its evidence lie, as far as it has tags of them,
+    and ``store``, the root of all: ``BOIG_STORE`` if that holds the very model, else where it was
+    registered from.
+
+    Raises:
+        CorruptError: what ``BOIG_STORE`` holds in the model's place cannot be read.
+    """
+    named = {key: tags[key] for key in _LOCATED if tags.get(key)}
+    # Versions from before tags held places: all of an output's location but its place.
+    before = tags.get("store") or re.sub(_OUTPUT_END, "", named.get("uri", ""))
+    if "uri" not in named or before == named["uri"]:
+        return named
+    named = {key: places.locate(place, before) for key, place in named.items()} | {"store": before}
+    today = environment.STORE.read()
+    if today is None or store.normalize(today) == store.normalize(before):
+        return named
+    copied = places.in_copy(named["uri"], before, store.normalize(today), manifest.MANIFEST)
+    # Another team's store may hold another model in the same place.
+    if copied == named["uri"] or manifest.read_manifest(copied).digest() != tags.get("manifest"):
+        return named
+    root = store.normalize(today)
+    del named["store"]
+    moved = {key: places.locate(places.place_of(at, before), root) for key, at in named.items()}
+    return {**moved, "store": root}
+
+
+def verified(tags: Mapping[str, str]) -> dict[str, str]:
+    """`locations` of a version whose model may be opened: where the operator gives a key to verify
+    with, a signed decision must have approved it.
+
+    Raises:
+        CorruptError: none has, or what was signed has changed.
+    """
+    named = locations(tags)
+    root, decision = named.get("store", ""), named.get("decision", "")
+    evidence.require_promoted(root, decision, named.get("uri", MODEL))
+    return named
+
+
 def champion() -> str | None:
     """URI of the champion's folder; None before the first promotion.
 
     Raises:
         InputError: no tracking server is set, or the champion is a version that boig has not
             registered.
+        CorruptError: as `verified`.
         InfrastructureError: MLflow does not answer.
     """
     with registry() as client:
         version = aliases(client).get("champion")
         if version is None:
             return None
-        uri = client.get_model_version(MODEL, version).tags.get("uri")
-    if not uri:
+        tags = client.get_model_version(MODEL, version).tags
+    uri = verified(tags).get("uri") if tags.get("uri") else None
+    if uri is None:
         raise InputError(
             f"champion of {MODEL}, version {version}",
             "has no tag uri",
             "tag it with its folder's URI, or take the alias away",
         )
-    return str(uri)
+    return uri
 
 
 def promoted() -> list[str]:
@@ -113,7 +174,8 @@ def promoted() -> list[str]:
         if newest is not None and not newest.done:
             named |= {newest.champion, *([newest.previous] if newest.previous else [])}
         tags = [client.get_model_version(MODEL, version).tags for version in named]
-    return sorted({str(tag[key]) for tag in tags for key in ("uri", "report") if key in tag})
+    located = [locations(of_version) for of_version in tags]
+    return sorted({at[key] for at in located for key in ("uri", "report") if key in at})
 
 
 def is_registered(client: Any) -> bool:
@@ -186,6 +248,7 @@ def rollback(by: str, why: str, decision: str = "") -> dict[str, str | None]:
 
     Raises:
         InputError: no tracking server is set, no reason is given, or there is no previous model.
+        CorruptError: as `verified`, of the model that would become champion.
         InfrastructureError: MLflow does not answer, or somebody else moved the aliases at the same
             time.
     """
@@ -204,6 +267,7 @@ def rollback(by: str, why: str, decision: str = "") -> dict[str, str | None]:
                 "has no previous model to go back to",
                 "promote another model with boig_promote",
             )
+        verified(client.get_model_version(MODEL, before).tags)
         # The reason is written first: an alias that moved without a record could not be explained
         # afterwards.
         tags = {

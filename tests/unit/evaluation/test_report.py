@@ -16,7 +16,7 @@ from boig_core.evaluation.report.lineage import trace
 from boig_core.evaluation.report.report_json import check_report, read_report
 from boig_core.evaluation.report.verdict import Finding, findings, headline
 from boig_core.storage import commit, store
-from boig_core.storage.job import Job
+from boig_core.storage.job import Job, write_job
 from boig_core.storage.stage import run_stage
 from ray_jobs.report import work
 
@@ -147,8 +147,7 @@ def test_seconds_given_with_the_job_count_first(finished_run: Job, tmp_path: Pat
     job = finished_run.model_copy(
         update={"inputs": {**finished_run.inputs, "runs": str(runs)}, "attempt": 2}
     )
-    store.write_bytes(store.join(job.attempt_uri, "job.json"), job.model_dump_json().encode())
-    assert run_stage(work, [store.join(job.attempt_uri, "job.json")]) == 0
+    assert run_stage(work, [write_job(job)]) == 0
     committed = commit.read_commit(job.attempt_uri)
     assert committed is not None
     assert read_report(committed["outputs"]["report"])["timings"]["ddpo"] == 99.0

@@ -50,11 +50,11 @@ def test_the_first_attempt_is_new(task: str) -> None:
 
 def test_a_committed_attempt_is_used_without_asking_ray(task: str) -> None:
     uri = begin(task, 1)
-    commit.commit(uri, {"dataset": "x"}, {"seconds": 1.0})
+    commit.commit(uri, {"dataset": f"{task}-x"}, {"seconds": 1.0})
     outcome = survey(task, RETRY, never, never)
     assert (outcome.number, outcome.state) == (1, "committed")
     assert result(outcome.uri) == {
-        "outputs": {"dataset": "x"},
+        "outputs": {"dataset": f"{task}-x"},
         "metrics": {"seconds": 1.0},
         "attempt": uri,
     }
@@ -73,7 +73,7 @@ def test_a_vanished_job_is_fenced_so_that_it_can_never_commit(task: str) -> None
     result = survey(task, RETRY, lambda _: False, never)
     assert (result.number, result.state) == (2, "new")
     with pytest.raises(FencedError):
-        commit.commit(uri, {"dataset": "late"}, {})
+        commit.commit(uri, {"dataset": f"{task}-late"}, {})
     assert survey(task, RETRY, lambda _: False, never).number == 2
 
 
@@ -86,7 +86,7 @@ def test_a_commit_between_the_two_looks_wins(task: str) -> None:
     uri = begin(task, 1)
 
     def commits_now(_: str) -> bool:
-        commit.commit(uri, {"dataset": "x"}, {})
+        commit.commit(uri, {"dataset": f"{task}-x"}, {})
         return False
 
     result = survey(task, RETRY, commits_now, never)
@@ -113,7 +113,7 @@ def test_work_that_is_wanted_anew_stops_the_old_job_before_it_fences_it(
     if fate == "failed":
         commit.write_failure(uri, InputError("x", "y", "z"))
     if fate == "committed":
-        commit.commit(uri, {"dataset": "x"}, {})
+        commit.commit(uri, {"dataset": f"{task}-x"}, {})
     stopped: list[str] = []
 
     def stop(name: str) -> None:

@@ -3,6 +3,7 @@ others have made since."""
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,17 @@ def test_the_newest_version_is_kept_and_found_again_when_that_was_lost(tmp_path:
         State({"newest-d": {"dataset": f"{tmp_path}/datasets/d/gone"}}), str(tmp_path), "d"
     ) == Newest(first, day(1, 20))
     assert find_newest(state, str(tmp_path), "other") is None
+
+
+def test_under_a_copied_store_the_newest_version_is_the_copys(tmp_path: Path) -> None:
+    state, turns = State(), f"{tmp_path}/first/turns"
+    first = version(tmp_path / "first", "day-1", "2026-01-01T20:00:00Z")
+    version(tmp_path / "first", "by-hand", "2026-01-02T20:00:00Z", dag="local")
+    keep_newest(state, {"turn": [claim(turns, "day-1", no, no), "day-1"], "turns": turns}, first)
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    copied = Newest(f"{tmp_path}/copy/datasets/d/day-1", day(1, 20))
+    assert find_newest(state, f"{tmp_path}/copy", "d") == copied
+    assert find_newest(State(), f"{tmp_path}/copy", "d") == copied
 
 
 def test_a_run_that_was_overtaken_announces_nothing(tmp_path: Path) -> None:

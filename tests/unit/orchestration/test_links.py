@@ -124,7 +124,7 @@ def test_a_task_that_made_no_dataset_has_no_card(tmp_path: Path) -> None:
     operator = RayJobOperator(
         task_id="ddpo", stage="ddpo", plan={"store": str(tmp_path)}, inputs={}
     )
-    commit.commit(str(tmp_path / "a"), {"boigsd": "s"}, {})
+    commit.commit(str(tmp_path / "a"), {"boigsd": str(tmp_path / "s")}, {})
     operator.execute_complete(
         {}, {"attempt": str(tmp_path / "a"), "status": "SUCCEEDED", "message": "", "job_url": ""}
     )

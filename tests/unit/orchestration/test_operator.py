@@ -127,7 +127,7 @@ def test_a_retry_adopts_a_live_job_uses_a_committed_one_and_follows_a_failed_one
     commit.write_failure(run.attempt(1), StoreUnavailableError("s3://b", "is away", "wait"))
     api.states[run.name(1)] = ["FAILED"]
     assert run.defers(3).submission_id == run.name(2)
-    commit.commit(run.attempt(2), {"dataset": "d"}, {})
+    commit.commit(run.attempt(2), {"dataset": f"{run.root}/d"}, {})
     assert run.operator().execute(run.context(4, 3))["attempt"] == run.attempt(2)
     assert [post["submission_id"] for post in api.posts] == [run.name(1), run.name(2)]
     assert api.stopped == []
@@ -155,7 +155,7 @@ def test_the_try_after_a_clear_stops_the_old_job_and_starts_the_next_attempt(
 ) -> None:
     run.defers()
     if committed:
-        commit.commit(run.attempt(1), {"dataset": "d"}, {})
+        commit.commit(run.attempt(1), {"dataset": f"{run.root}/d"}, {})
         api.states[run.name(1)] = ["SUCCEEDED"]
     assert run.defers(2, limit=4).submission_id == run.name(2)
     assert api.was_stopped(run.name(1)) != committed
@@ -274,11 +274,11 @@ def test_without_a_triggerer_the_worker_waits(
     thread.start()
     while not api.posts:
         thread.join(0.01)
-    commit.commit(run.attempt(1), {"dataset": "d"}, {"rows": 1})
+    commit.commit(run.attempt(1), {"dataset": f"{run.root}/d"}, {"rows": 1})
     api.states[run.name(1)] = ["SUCCEEDED"]
     thread.join(30)
     assert done == [
-        {"outputs": {"dataset": "d"}, "metrics": {"rows": 1}, "attempt": run.attempt(1)}
+        {"outputs": {"dataset": f"{run.root}/d"}, "metrics": {"rows": 1}, "attempt": run.attempt(1)}
     ]
 
 
@@ -378,14 +378,14 @@ def test_an_end_without_a_word_is_retried_and_only_then_is_ray_asked_for_output(
 
 
 def test_a_commit_counts_whatever_ray_says(operator: RayJobOperator, tmp_path: Path) -> None:
-    commit.commit(str(tmp_path / "a"), {"dataset": "d"}, {"rows": 1})
+    commit.commit(str(tmp_path / "a"), {"dataset": f"{tmp_path}/d"}, {"rows": 1})
     event = {
         "status": "FAILED",
         "message": "the node died while the job was ending",
         "attempt": str(tmp_path / "a"),
         "job_url": "",
     }
-    assert operator.execute_complete({}, event)["outputs"] == {"dataset": "d"}
+    assert operator.execute_complete({}, event)["outputs"] == {"dataset": f"{tmp_path}/d"}
 
 
 def test_an_unknown_stage_is_refused_when_the_dag_is_parsed() -> None:

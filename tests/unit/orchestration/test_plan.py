@@ -4,6 +4,7 @@ other, and missed by nobody."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,13 +19,14 @@ from boig_core.orchestration.planning.assets import (
     write_summary,
 )
 from boig_core.orchestration.promotion import registry
+from boig_core.orchestration.roots import follow_store
 from boig_core.storage import commit
 from boig_core.storage.manifest import Lineage, publish_folder
 
 
 def published(root: Path, kind: str) -> str:
     uri, attempt = str(root / "models" / kind), str(root / "runs" / kind)
-    (root / kind).mkdir()
+    (root / kind).mkdir(parents=True)
     (root / kind / "weights").write_text(kind)
     lineage = Lineage(inputs={}, recipe="r", code="c")
     publish_folder(
@@ -51,6 +53,32 @@ def test_an_optional_input_is_passed_on_where_it_is_named(
     assert outputs({"boigllm": boigllm}, predictor=predictor) == both
     with pytest.raises(CorruptError, match="is a boigllm, not a predictor"):
         outputs(both, predictor=boigllm)
+
+
+def test_what_an_event_names_is_taken_from_the_copy_of_its_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, copy = tmp_path / "first", tmp_path / "copy"
+    boigllm = published(first, "boigllm")
+    (first / "runs" / "r").mkdir()
+    (first / "runs" / "r" / "recipe.json").write_text("{}")
+    extra = {
+        "store": str(first),
+        "recipe": f"{first}/runs/r/recipe.json",
+        "outputs": {"boigllm": boigllm, "posts": "https://x.y/posts.jsonl"},
+        "root": "boig_ingest/r",
+    }
+    monkeypatch.delenv("BOIG_STORE", raising=False)
+    assert follow_store(extra) == extra
+    monkeypatch.setenv("BOIG_STORE", str(copy))
+    assert follow_store(extra) == extra, "the copy does not hold it yet"
+    shutil.copytree(first, copy)
+    assert follow_store(extra) == {
+        **extra,
+        "recipe": f"{copy}/runs/r/recipe.json",
+        "outputs": {**extra["outputs"], "boigllm": f"{copy}/models/boigllm"},
+    }
+    assert follow_store({}) == {}
 
 
 def test_a_champion_that_cannot_be_read_stops_a_run_before_it_trains(

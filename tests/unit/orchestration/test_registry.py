@@ -3,14 +3,17 @@ that was cut is finished by the next."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from boig_core.errors import InfrastructureError, InputError
+from boig_core.errors import CorruptError, InfrastructureError, InputError
 from boig_core.orchestration.promotion.registry import (
     MODEL,
     Move,
@@ -21,7 +24,11 @@ from boig_core.orchestration.promotion.registry import (
     promoted,
     registry,
     rollback,
+    version_tags,
 )
+from boig_core.storage import commit, evidence, manifest, store
+from tests.unit.storage.keys import make_keys, use_keys
+from tests.unit.storage.small_store import promote
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +182,100 @@ def test_promoted_are_the_models_and_reports_that_aliases_name_and_that_of_a_pro
     assert promoted() == [f"/{kind}/{n}" for kind in ("models", "reports") for n in range(3)]
 
 
+def of_store(root: str) -> dict[str, Any]:
+    """What gates say of a model in a store."""
+    task = f"{root}/runs/boig_sd/run/ddpo"
+    folder = Path(root).parent / "weights"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "unet.bin").write_bytes(b"weights")
+    uri = f"{root}/models/boigsd/version"
+    lineage = manifest.Lineage(inputs={}, recipe="r", code="c")
+    made = manifest.publish_folder(
+        folder, uri, kind="sd", lineage=lineage, commit=f"{task}/attempt-1/commit.json"
+    )
+    commit.commit(f"{task}/attempt-1", {"boigsd": uri}, {})
+    return {
+        "candidate": uri,
+        "manifest": made.digest(),
+        "report": f"{root}/reports/version",
+        "recipe": f"{root}/runs/boig_promote/run/recipe.json",
+        "root": "boig_ingest/run",
+        "decision": f"{root}/runs/boig_promote/run/decision.json",
+        "gates": [],
+        "store": root,
+    }
+
+
+@pytest.mark.parametrize("from_before", [False, True], ids=["places", "tags with locations"])
+def test_under_a_copied_store_the_champion_is_the_copys(
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, from_before: bool
+) -> None:
+    first, copy, other = (str(tmp_path / name / "store") for name in ("first", "copy", "other"))
+    gates = of_store(first)
+    tags = version_tags(gates, first)
+    assert tags["store"] == first
+    assert (tags["uri"], tags["report"]) == ("models/boigsd/version", "reports/version")
+    if from_before:
+        tags = {"uri": gates["candidate"], "report": gates["report"], "manifest": tags["manifest"]}
+    client.create_registered_model(MODEL)
+    version = str(client.create_model_version(MODEL, "boig:///m", tags=tags).version)
+    move(client, Move("a", "promote", version, None))
+    monkeypatch.delenv("BOIG_STORE", raising=False)
+    assert champion() == f"{first}/models/boigsd/version"
+    monkeypatch.setenv("BOIG_STORE", copy)
+    assert champion() == f"{first}/models/boigsd/version", "the copy does not hold it"
+    shutil.copytree(first, copy)
+    assert champion() == f"{copy}/models/boigsd/version"
+    assert promoted() == [f"{copy}/models/boigsd/version", f"{copy}/reports/version"]
+    shutil.rmtree(first)
+    assert champion() == f"{copy}/models/boigsd/version"
+    # Another store may have another model in the same place.
+    of_store(other)
+    monkeypatch.setenv("BOIG_STORE", other)
+    uri = f"{other}/models/boigsd/version"
+    tree = json.loads(Path(uri, "manifest.json").read_text())
+    Path(uri, "manifest.json").write_text(json.dumps({**tree, "meta": {"another": 1}}))
+    assert champion() == f"{first}/models/boigsd/version"
+
+
 def test_without_a_server_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(InputError, match="MLFLOW_TRACKING_URI"):
         rollback("ada", "worse")
+
+
+def test_where_signatures_are_asked_for_an_unsigned_model_is_neither_opened_nor_rolled_back_to(
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(tmp_path / "store")
+    decision, model = promote(root, tmp_path)
+    gates = {
+        **of_store(str(tmp_path / "other" / "store")),
+        "candidate": model,
+        "manifest": manifest.read_manifest(model).digest(),
+        "decision": decision,
+    }
+    private, public = make_keys(tmp_path / "keys")
+    client.create_registered_model(MODEL)
+    created = [
+        str(client.create_model_version(MODEL, "boig:///m", tags=tags).version)
+        for tags in (version_tags(gates, root), {"uri": model}, version_tags(gates, root))
+    ]
+    move(client, Move("a", "promote", created[0], None))
+    move(client, Move("b", "promote", created[1], created[0]))
+    use_keys(monkeypatch, private, None)
+    assert champion() == model, "without a key to verify with, nothing is asked for"
+    use_keys(monkeypatch, private, public)
+    with pytest.raises(CorruptError, match="has no signed decision"):
+        champion()
+    with pytest.raises(CorruptError, match="is not signed"):
+        rollback("ada", "worse")
+    assert aliases(client) == {"champion": created[1], "previous": created[0]}
+    evidence.keep(root, decision)
+    assert rollback("ada", "worse")["champion"] == created[0]
+    assert champion() == model
+    with pytest.raises(CorruptError, match="has no signed decision"):
+        rollback("ada", "back to the unsigned one")
+    store.write_bytes(decision, store.read_bytes(decision) + b" ")
+    with pytest.raises(CorruptError, match="is not what was signed"):
+        champion()

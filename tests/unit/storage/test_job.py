@@ -198,9 +198,11 @@ def test_no_secret_is_written(root: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_job_survives_its_file(root: str) -> None:
-    this = make_job(root, posts="p")
+    this = make_job(root, posts="/exports/p", dataset=store.join(root, "datasets/d/v"))
     assert job.read_job(job.write_job(this)) == this
     tree = json.loads(store.read_bytes(job.write_job(this)))
+    assert "store" not in tree
+    assert tree["inputs"] == {"posts": "/exports/p", "dataset": "datasets/d/v"}
     tree["extra"] = 1
     store.write_bytes(store.join(root, "j.json"), json.dumps(tree).encode())
     with pytest.raises(CorruptError, match="is not a job file"):

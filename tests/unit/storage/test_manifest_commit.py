@@ -94,7 +94,7 @@ def test_uncommitted_fenced_missing_and_wrong_outputs_are_refused(
         manifest.read_manifest(third)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"schema_version": 1}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema_version": 2}', b"\xff"])
 def test_torn_manifest(root: str, tmp_path: Path, content: bytes) -> None:
     uri, attempt = publish(root, tmp_path)
     commit.commit(attempt, {"model": uri}, {})

@@ -40,7 +40,7 @@ def works(space: stages.Workspace) -> stages.Outcome:
         b'{"step": 1, "reward": 1.0}\n{"step": 2, "reward": 2.5}\n',
     )
     stages.log.info("half way")
-    return stages.Outcome({"model": "s3://b/model"}, {"reward": 2.5})
+    return stages.Outcome({"model": store.join(space.job.store, "model")}, {"reward": 2.5})
 
 
 def test_states_and_logs_of_a_run(root: str) -> None:
@@ -66,7 +66,7 @@ def test_states_and_logs_of_a_run(root: str) -> None:
     second = runs.find_attempt(states, run, "ddpo")
     assert (second.attempt, second.outputs, second.last) == (
         2,
-        {"model": "s3://b/model"},
+        {"model": store.join(root, "model")},
         {"step": 2, "reward": 2.5},
     )
     first = runs.find_attempt(states, run, "ddpo", 1)
