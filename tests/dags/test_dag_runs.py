@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from boig_core.storage import commit, manifest, store
-from tests.dags.running import Answer, events, load, states, xcoms
+from tests.dags.running import Answer, events, load, states, user, xcoms
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
@@ -164,8 +164,10 @@ def test_a_person_promotes(sd: Any, promoted: tuple[Any, Answer], home: Path) ->
         in answer.body
     )
     assert f"(/boig/reports/{report.rsplit('/', 1)[1]}/report.html)" in answer.body
+    assert answer.refused == 403, "who triggered the chain, though an admin, may not answer"
     result = xcoms(run)["promote"]
     assert result["champion"] == result["version"] == "1"
+    assert result["approved_by"] == "approver"
     version = champion(home)
     assert version.tags["uri"] == model
     assert version.tags["manifest"] == manifest.read_manifest(model).digest()
@@ -190,6 +192,7 @@ def test_the_decision_is_kept_with_who_when_why_and_the_way_back_to_the_posts(
     assert kept["root"] == f"boig_ingest/{ingest.run_id}"
     assert kept["manifest"] == manifest.read_manifest(kept["candidate"]).digest()
     assert kept["gates"] == gates["gates"]
+    assert list(kept["triggered_by"]) == ["dag_test"]
 
 
 def test_the_next_model_is_evaluated_beside_the_champion(second: Any, sd: Any) -> None:
@@ -265,13 +268,18 @@ def test_a_report_of_another_model_is_refused(
         "report": xcoms(sd)["report"]["outputs"]["report"],
     }
     run = load("boig_promote").test(run_conf=mixed)
-    assert states(run)["gates"] == "failed"
+    assert states(run)["plan"] == "failed"
     captured = capfd.readouterr()
     assert "give a model and its own report" in captured.out + captured.err + caplog.text
 
 
-def test_a_failed_gate_asks_nobody(sd: Any) -> None:
-    run = load("boig_promote").test(run_conf={"overrides": ["promotion.min_reward_gain=0.5"]})
+def test_a_failed_gate_asks_nobody(
+    sd: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy asks for more than the candidate's own recipe."""
+    (tmp_path / "policy.yaml").write_text("gates: {min_reward_gain: 0.5}")
+    monkeypatch.setenv("BOIG_POLICY", str(tmp_path / "policy.yaml"))
+    run = load("boig_promote").test()
     assert states(run) == {
         "plan": "success",
         "gates": "skipped",
@@ -342,7 +350,9 @@ def test_a_dry_run_checks_everything_and_starts_nothing(
     sd: Any, home: Path, ray_stub: Any, caplog: Any, capfd: Any, name: str
 ) -> None:
     jobs = len(ray_stub.entrypoints)
-    conf = {"dry_run": True, "overrides": ["resources.gpus=1"]}
+    conf: dict[str, Any] = {"dry_run": True}
+    if name != "boig_promote":
+        conf["overrides"] = ["resources.gpus=1"]
     run = load(name).test(
         run_conf={**conf, "posts": str(home / "posts")} if name == "boig_ingest" else conf
     )
@@ -367,5 +377,32 @@ def test_a_dry_run_says_what_a_stage_would_refuse(
     captured = capfd.readouterr()
     assert (
         "its AUC must lie above 0.7 (reward.min_auc), and is [0.6, 0.8]"
+        in captured.out + captured.err + caplog.text
+    )
+
+
+@pytest.mark.parametrize("name", ["boig_llm", "boig_sd", "boig_promote", "boig_experiments"])
+def test_an_event_that_a_person_created_starts_nothing(
+    sd: Any, ray_stub: Any, caplog: Any, capfd: Any, name: str
+) -> None:
+    from airflow.api_fastapi.app import create_app
+    from fastapi.testclient import TestClient
+
+    jobs = len(ray_stub.entrypoints)
+    asset = {"boig_llm": "dataset", "boig_promote": "boigsd"}.get(name, "boigllm")
+    with TestClient(create_app(apps="core")) as client:
+        client.headers |= user("dag_test", "ADMIN")
+        assets = client.get("/api/v2/assets?name_pattern=boig").json()["assets"]
+        [number] = [entry["id"] for entry in assets if entry["name"] == f"boig/{asset}"]
+        extra = events(f"boig/{asset}")[-1]
+        event = client.post("/api/v2/assets/events", json={"asset_id": number, "extra": extra})
+        assert event.status_code == 200, event.text
+    two = [{"name": name, "overrides": [f"seed={seed}"]} for seed, name in enumerate("ab")]
+    run = load(name).test(run_conf={"variants": two} if name == "boig_experiments" else {})
+    assert states(run)["plan"] == "failed"
+    assert len(ray_stub.entrypoints) == jobs
+    captured = capfd.readouterr()
+    assert (
+        f"event of boig/{asset}: was created by a person through Airflow's REST API"
         in captured.out + captured.err + caplog.text
     )

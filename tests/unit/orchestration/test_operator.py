@@ -59,7 +59,9 @@ class Run:
         state = SimpleNamespace(set=self.state.__setitem__)
         return {
             "ti": ti,
-            "dag_run": SimpleNamespace(run_after=datetime(2026, 1, 1, tzinfo=UTC)),
+            "dag_run": SimpleNamespace(
+                run_after=datetime(2026, 1, 1, tzinfo=UTC), triggering_user_name="ann"
+            ),
             "task_state_store": state,
         }
 

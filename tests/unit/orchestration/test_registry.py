@@ -4,7 +4,6 @@ that was cut is finished by the next."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -22,22 +21,6 @@ from boig_core.orchestration.promotion.registry import (
     registry,
     rollback,
 )
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without a model: made once, since that takes seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    MlflowClient(f"sqlite:///{path}", f"sqlite:///{path}").search_registered_models()
-    return path
-
-
-@pytest.fixture
-def client(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    (tmp_path / "mlflow.db").write_bytes(empty.read_bytes())
-    server = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    return MlflowClient(server, server)
 
 
 @pytest.fixture
