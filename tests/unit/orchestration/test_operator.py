@@ -113,6 +113,7 @@ def test_the_first_try_starts_a_job_that_says_whose_it_is(run: Run, api: Any) ->
     }
     job = read_job(f"{run.attempt(1)}/job.json")
     assert (job.started_by.number, job.started_by.limit) == (1, 3)
+    assert job.triggered_by == ("ann",), "as Airflow says, whatever an XCom does"
     assert post["entrypoint"] == f"python -m ray_jobs.ingest {run.attempt(1)}/job.json"
     assert run.state[STATE] == {
         "attempt": run.attempt(1),
