@@ -100,7 +100,12 @@ def verify_chain(candidate: str, report: str, root: str) -> Chain:
     walk = _Walk(store.normalize(root))
     model, page = walk.follow(candidate, "boigsd"), walk.follow(report, "report")
     evaluation = walk.follow(page.job.input("generation"), "generation")
-    if evaluation.manifest.lineage.inputs.get("boigsd") != model.digest:
+    # By its place, too: a training that was done twice may give the same bytes, but each has what
+    # its monitors saw.
+    if (
+        evaluation.manifest.lineage.inputs.get("boigsd") != model.digest
+        or store.normalize(evaluation.job.input("boigsd")) != model.uri
+    ):
         raise InputError(
             page.uri,
             f"is about {evaluation.job.input('boigsd')}, not about {model.uri}",
