@@ -3,12 +3,15 @@
 Each error says three things: the value that was met, the rule it breaks, the remedy. A user error
 (a recipe, a posts file, a store that forbids writing) fails a task at once, exit code 2; an
 infrastructure error (a lost node, a store that is away) is worth another attempt, exit code 1.
-Errors travel between Ray processes, so each one pickles whole.
+Errors travel between Ray processes, so each one pickles whole. What was met may come from a
+stranger: shown, its control characters are written out.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from boig_core.escapes import visible
 
 
 class BoigError(Exception):
@@ -31,7 +34,7 @@ class BoigError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.value}: {self.rule}; {self.remedy}"
+        return visible(f"{self.value}: {self.rule}; {self.remedy}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.value, self.rule, self.remedy)

@@ -45,12 +45,8 @@ from airflow.sdk import DAG
 
 from boig_core.orchestration.planning.assets import BOIGSD, DEFAULTS
 from boig_core.orchestration.planning.params import dry_run_param, uri_param
-from boig_core.orchestration.promotion.approval import (
-    Approval,
-    gates_task,
-    plan_promotion,
-    promote_task,
-)
+from boig_core.orchestration.planning.promotion import plan_promotion
+from boig_core.orchestration.promotion.approval import Approval, gates_task, promote_task
 from boig_core.orchestration.signals.callbacks import on_failure
 
 with DAG(

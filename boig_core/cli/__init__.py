@@ -27,6 +27,7 @@ from boig_core.cli import (
     verbalize,
 )
 from boig_core.errors import BoigError, UserError
+from boig_core.observability.logs import hide_secrets
 from boig_core.observability.quiet import quiet_libraries
 
 app = typer.Typer(
@@ -62,5 +63,5 @@ def main() -> None:
     try:
         app()
     except BoigError as exc:
-        print(f"boig: {exc}", file=sys.stderr)
+        print(f"boig: {hide_secrets(str(exc))}", file=sys.stderr)
         sys.exit(2 if isinstance(exc, UserError) else 1)

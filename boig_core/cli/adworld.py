@@ -13,6 +13,7 @@ from boig_core.cli.options import (
     Json,
     LawName,
 )
+from boig_core.cli.show import show
 
 
 def adworld(
@@ -59,7 +60,7 @@ def adworld(
             f"{bucket:<7} " + "  ".join(f"{name} {value:.4f}" for name, value in row.items())
             for bucket, row in written.items()
         ]
-        print(json.dumps(written) if as_json else "\n".join(lines))
+        show(json.dumps(written) if as_json else "\n".join(lines))
         return
     if out is None:
         raise InputError("--out", "is missing", "name the folder to write")
@@ -74,7 +75,7 @@ def adworld(
         summary = write_world(
             posts, seed, rules, out, side, lambda done, _: progress.update(bar, completed=done)
         )
-    print(json.dumps(asdict(summary), default=str) if as_json else f"{out}: {summary}")
+    show(json.dumps(asdict(summary), default=str) if as_json else f"{out}: {summary}")
 
 
 def tiny_models(

@@ -10,6 +10,7 @@ import typer
 from boig_core.cli.options import (
     Json,
 )
+from boig_core.cli.show import show
 
 
 def rollback(
@@ -29,7 +30,7 @@ def rollback(
     from boig_core.orchestration.promotion import registry
 
     champion = registry.rollback(by or getpass.getuser(), why)
-    print(
+    show(
         json.dumps(champion)
         if as_json
         else f"{champion['model']}: champion is version {champion['champion']}, previous {champion['previous']}"

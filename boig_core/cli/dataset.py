@@ -12,6 +12,7 @@ from boig_core.cli.options import (
     DatasetArgument,
     Json,
 )
+from boig_core.cli.show import show
 
 dataset_app = typer.Typer(
     name="dataset", help="Look at a version of a dataset in the store.", no_args_is_help=True
@@ -28,7 +29,7 @@ def dataset_show(uri: DatasetArgument, as_json: Json = False) -> None:
 
     parts = manifest.read_manifest(uri, kind="dataset")
     summary = {"digest": parts.digest(), **parts.meta, "lineage": parts.lineage.model_dump()}
-    print(
+    show(
         json.dumps(summary, indent=1)
         if as_json
         else yaml.safe_dump(summary, sort_keys=False).rstrip()
@@ -49,7 +50,7 @@ def dataset_card(
     from boig_core.storage import manifest
 
     if as_json:
-        print(manifest.read_file(uri, "card.json", kind="dataset").decode())
+        show(manifest.read_file(uri, "card.json", kind="dataset").decode())
         return
     page = manifest.read_file(uri, manifest.PAGE, kind="dataset")
     try:
@@ -60,7 +61,7 @@ def dataset_card(
             f"cannot be written ({exc.strerror})",
             "name a file in a folder that exists",
         ) from exc
-    print(out.resolve())
+    show(str(out.resolve()))
 
 
 @dataset_app.command("verify")
@@ -71,7 +72,7 @@ def dataset_verify(uri: DatasetArgument, as_json: Json = False) -> None:
 
     counts = verify_dataset(uri)
     whole = f"whole: {counts['files']} files of {counts['bytes'] / 2**20:.1f} MiB, {counts['samples']} samples of {counts['images']} images"
-    print(json.dumps(counts) if as_json else whole)
+    show(json.dumps(counts) if as_json else whole)
 
 
 @dataset_app.command("diff")
@@ -90,4 +91,4 @@ def dataset_diff(
     if as_json:
         print(json.dumps(changes))
         return
-    print("\n".join(diff_lines(changes)))
+    show("\n".join(diff_lines(changes)))

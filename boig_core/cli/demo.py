@@ -12,6 +12,7 @@ from boig_core.cli.options import (
     Overrides,
     RecipeName,
 )
+from boig_core.cli.show import show
 
 
 def demo(
@@ -54,7 +55,7 @@ def demo(
     from boig_core.demo.run import DemoSettings, run_demo
 
     if stop:
-        print(f"stopped {clean_up(home.resolve())} servers")
+        show(f"stopped {clean_up(home.resolve())} servers")
         return
     settings = DemoSettings(home, recipe, tuple(overrides or ()), posts, law, seed, keep, minutes)
     raise typer.Exit(run_demo(settings, Console()))

@@ -21,6 +21,7 @@ from urllib.request import Request, urlopen
 import typer
 
 from boig_core.cli.options import Json, StoreRoot, store_root
+from boig_core.cli.show import show
 from boig_core.errors import BoigError, ClusterError, CorruptError, InputError
 from boig_core.models import MODELS_FOLDER, SHIPPED
 from boig_core.observability.tables import broken
@@ -53,7 +54,7 @@ def doctor(
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
-        print("\n".join(line for finding in findings for line in lines(finding)))
+        show("\n".join(line for finding in findings for line in lines(finding)))
     if any(finding.state == "failed" for finding in findings):
         raise typer.Exit(1)
 

@@ -11,6 +11,7 @@ from boig_core.cli.options import (
     Overrides,
     RecipeArgument,
 )
+from boig_core.cli.show import show
 
 recipe_app = typer.Typer(name="recipe", help="List, show and check recipes.", no_args_is_help=True)
 
@@ -21,7 +22,7 @@ def recipe_list(as_json: Json = False) -> None:
     from boig_core.config import recipe_names
 
     names = recipe_names()
-    print(json.dumps(names) if as_json else "\n".join(names))
+    show(json.dumps(names) if as_json else "\n".join(names))
 
 
 @recipe_app.command("show")
@@ -33,7 +34,7 @@ def recipe_show(recipe: RecipeArgument, overrides: Overrides = None, as_json: Js
 
     tree = load_recipe(recipe, overrides or []).model_dump(mode="json")
     # YAML brings a line break of its own.
-    print(
+    show(
         json.dumps(tree, indent=1) if as_json else yaml.safe_dump(tree, sort_keys=False),
         end="" if not as_json else "\n",
     )
@@ -48,7 +49,7 @@ def recipe_check(
     from boig_core.config import load_recipe
 
     resolved = load_recipe(recipe, overrides or [])
-    print(
+    show(
         json.dumps({"name": resolved.name, "digest": resolved.digest()})
         if as_json
         else f"{resolved.name}: ok ({resolved.digest()[:12]})"

@@ -12,6 +12,7 @@ from boig_core.cli.options import (
     StoreRoot,
     store_root,
 )
+from boig_core.cli.show import show
 
 
 def status(
@@ -37,13 +38,13 @@ def status(
         lines = [
             f"{datetime.fromtimestamp(at):%Y-%m-%d %H:%M}  {name}" for name, at in newest.items()
         ]
-        print(json.dumps(newest) if as_json else "\n".join(lines or [f"no runs in {root}"]))
+        show(json.dumps(newest) if as_json else "\n".join(lines or [f"no runs in {root}"]))
         return
     run_name = runs.find_run(root, run)
     states = runs.run_state(root, run_name)
     summary = runs.summarize(run_name, states)
     if as_json:
-        print(
+        show(
             json.dumps(
                 {
                     "run": run_name,
@@ -54,7 +55,7 @@ def status(
             )
         )
     else:
-        print(
+        show(
             "\n".join(
                 [run_name, *runs.status_lines(states), *runs.folded(runs.summary_line(summary))]
             )
@@ -84,8 +85,7 @@ def logs(
     run_name = runs.find_run(root, run)
     uri = runs.find_attempt(runs.run_state(root, run_name), run_name, stage, attempt).uri
     for text in runs.follow_log(uri) if follow else (text for _, text in runs.read_log(uri)):
-        # Whoever follows through a pipe sees each chunk as it comes.
-        print(text, end="", flush=True)
+        show(text, end="")
 
 
 def clean(
@@ -112,7 +112,7 @@ def clean(
     garbage = (retention.clean if apply else retention.find_garbage)(
         store_root(store), registry.promoted(), days
     )
-    print(
+    show(
         json.dumps([asdict(each) for each in garbage], indent=1)
         if as_json
         else "\n".join(retention.summary(garbage))

@@ -25,6 +25,7 @@ from boig_core.cli.options import (
     StoreRoot,
     store_root,
 )
+from boig_core.cli.show import show
 from boig_core.errors import BoigError, InfrastructureError, InputError, UserError
 
 
@@ -102,7 +103,7 @@ def _run(
     if as_json:
         print(json.dumps(outcome))
     else:
-        print(
+        show(
             "\n".join(
                 [
                     *(f"{key} = {uri}" for key, uri in outcome["outputs"].items()),

@@ -11,6 +11,7 @@ import typer
 from boig_core.cli.options import (
     Json,
 )
+from boig_core.cli.show import show
 
 
 def verbalize(
@@ -36,4 +37,4 @@ def verbalize(
     seen = perceiver.describe([pixels])[0].scaled(
         pixels.shape[1] / perceiver.side, pixels.shape[0] / perceiver.side
     )
-    print(json.dumps(to_answer(seen)) if as_json else print_answer(seen))
+    show(json.dumps(to_answer(seen)) if as_json else print_answer(seen))

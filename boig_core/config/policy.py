@@ -38,9 +38,10 @@ class Gates(Section):
 
     min_reward_gain: float | None = 0.0
     """Least ``promotion.min_reward_gain``. null: any."""
-    min_judge_gain: float | None = 0.0
-    """Least ``promotion.min_judge_gain``, which then may not be null. null: any, or none."""
-    min_champion_gain: float | None = 0.0
+    min_judge_gain: float | None = None
+    """Least ``promotion.min_judge_gain``, which then may not be null. null: any, or none, as for a
+    brand whose posts leave no judge over."""
+    min_champion_gain: float | None = None
     """Least ``promotion.min_champion_gain``, which then may not be null. null: any, or none."""
     min_clip_margin: Fraction = Field(0.9, ge=0)
     """Least ``promotion.min_clip_margin``. 0: any."""

@@ -40,6 +40,7 @@ from boig_core.demo.services import (
     start_ray,
 )
 from boig_core.demo.view import CHAIN, View
+from boig_core.escapes import visible
 from boig_core.orchestration.stage import attempts
 from boig_core.storage import commit, store
 
@@ -128,7 +129,8 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
             show_servers(console, ports, passwords)
         return 0
     except StageFailedError as exc:
-        console.print(*exc.log, sep="\n", markup=False, highlight=False, soft_wrap=True)
+        log = map(visible, exc.log)
+        console.print(*log, sep="\n", markup=False, highlight=False, soft_wrap=True)
         console.print(f"boig demo: {exc}", markup=False, highlight=False, soft_wrap=True)
         if settings.keep:
             services.leave()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pickle import UnpicklingError
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -105,7 +106,7 @@ def load_pipeline(ref: str, dtype: Dtype = "float32") -> Pipeline:
     # An InputError is a ValueError, too, which the clause below would wrap in another.
     except InputError:
         raise
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, UnpicklingError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise InputError(
             ref,
@@ -212,6 +213,8 @@ class Prompts:
 def _embed(tokenizer: Any, encoder: Any, texts: list[str]) -> Any:
     tokens = tokenizer(
         texts,
+        # The name of a mark in a post is text: else it would end the prompt there.
+        split_special_tokens=True,
         padding="max_length",
         max_length=tokenizer.model_max_length,
         truncation=True,

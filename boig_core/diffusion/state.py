@@ -18,6 +18,7 @@ from boig_core.diffusion.lora import Adapter, checksum
 from boig_core.errors import RecipeError
 from boig_core.training.engine import Engine
 from boig_core.training.ranks import rank
+from boig_core.training.state_file import open_arrays
 
 _AVERAGE: Final = "ema.npz"
 _BEST: Final = "best.npz"
@@ -68,6 +69,7 @@ class Average:
 
         Raises:
             RecipeError: the checkpoint is of a training without an average, or of another model.
+            CorruptError: the file holds no arrays.
         """
         if not (folder / _AVERAGE).is_file():
             raise RecipeError(
@@ -75,15 +77,15 @@ class Average:
                 "the checkpoint was written without it",
                 "start a new run, or leave it out",
             )
-        with np.load(folder / _AVERAGE) as stored:
-            if set(stored.files) != self.weights.keys():
-                raise RecipeError(
-                    "ddpo.ema",
-                    "the checkpoint's average is of other weights",
-                    "keep ddpo.lora_rank, or start a new run",
-                )
-            for name, weight in self.weights.items():
-                weight.copy_(torch.from_numpy(stored[name]))
+        stored = open_arrays(folder / _AVERAGE)
+        if stored.keys() != self.weights.keys():
+            raise RecipeError(
+                "ddpo.ema",
+                "the checkpoint's average is of other weights",
+                "keep ddpo.lora_rank, or start a new run",
+            )
+        for name, weight in self.weights.items():
+            weight.copy_(torch.from_numpy(stored[name]))
 
 
 @dataclass
@@ -143,11 +145,11 @@ def _write(file: Path, adapter: Adapter, quality: float = 0.0) -> None:
 
 
 def _read(file: Path) -> tuple[Adapter, float]:
-    with np.load(file) as stored:
-        quality, version = stored["arr_0"].tolist()
-        weights = {
-            name.removeprefix(_WEIGHT): stored[name]
-            for name in stored.files
-            if name.startswith(_WEIGHT)
-        }
+    stored = open_arrays(file)
+    quality, version = stored["arr_0"].tolist()
+    weights = {
+        name.removeprefix(_WEIGHT): array
+        for name, array in stored.items()
+        if name.startswith(_WEIGHT)
+    }
     return Adapter(int(version), weights, checksum(weights)), quality

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -33,9 +34,11 @@ def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
     if llm.base is not None:
         try:
             with _opened(llm.base) as folder:
-                tokenizer = AutoTokenizer.from_pretrained(folder)
-                model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-        except (OSError, ValueError) as exc:
+                tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+                model = AutoModelForCausalLM.from_pretrained(
+                    folder, dtype=dtype, trust_remote_code=False
+                )
+        except (OSError, ValueError, UnpicklingError) as exc:
             # transformers goes on for lines about hub access; the first says what is missing.
             first = (str(exc).strip() or type(exc).__name__).splitlines()[0]
             raise RecipeError(

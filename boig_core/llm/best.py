@@ -17,8 +17,10 @@ from typing import Any
 
 from torch import Tensor
 
+from boig_core.errors import CorruptError
 from boig_core.training.engine import Engine
 from boig_core.training.ranks import rank
+from boig_core.training.state_file import REMEDY
 
 _WEIGHTS = "best.safetensors"
 
@@ -82,9 +84,7 @@ class FinetuneState:
 
     def weights(self) -> dict[str, Tensor]:
         """The trained weights of the best validation, on rank 0; empty elsewhere."""
-        from safetensors.torch import load_file
-
-        return load_file(self._file) if self._file.exists() else {}
+        return _read(self._file) if self._file.exists() else {}
 
     def state(self) -> dict[str, Any]:
         """The history as JSON holds it."""
@@ -102,11 +102,26 @@ class FinetuneState:
             shutil.copyfile(self._file, folder / _WEIGHTS)
 
     def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote on all ranks."""
+        """Continue from what `save` wrote on all ranks.
+
+        Raises:
+            CorruptError: the best weights cannot be read.
+        """
         self._engine.load(folder)
         if rank() == 0 and (folder / _WEIGHTS).exists():
+            _read(folder / _WEIGHTS)  # now, and not when the training has ended
             shutil.copyfile(folder / _WEIGHTS, self._file)
 
     @property
     def _file(self) -> Path:
         return Path(self._scratch.name) / _WEIGHTS
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except SafetensorError as exc:
+        raise CorruptError(file.name, f"holds no weights ({exc})", REMEDY) from exc

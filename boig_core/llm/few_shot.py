@@ -32,6 +32,7 @@ from tenacity import (
 from boig_core.config import FewShot, load_policy
 from boig_core.data.fetch import retry_after
 from boig_core.errors import EndpointError, InputError
+from boig_core.llm.control_tokens import as_text_anywhere
 from boig_core.llm.generate import parse_or_none
 from boig_core.verbalization.answer import print_answer
 from boig_core.verbalization.templates import print_kpi
@@ -304,7 +305,8 @@ def build_messages(sample: Sample, examples: Sequence[Sample]) -> list[dict[str,
             {"role": "user", "content": _facts(example)},
             {"role": "assistant", "content": print_answer(example.seen)},
         ]
-    return [*messages, {"role": "user", "content": _facts(sample)}]
+    asked = [*messages, {"role": "user", "content": _facts(sample)}]
+    return [{**message, "content": as_text_anywhere(message["content"])} for message in asked]
 
 
 def _facts(sample: Sample) -> str:

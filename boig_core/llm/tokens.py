@@ -7,8 +7,8 @@ of digits, and every word of the palette is learnt whole. Any text survives enco
 
 A prompt is encoded the same way wherever it is needed, in training, scoring and generation: within
 the same room, and as the user's turn of a chat where the tokenizer has a chat template. What a post
-says is text: a special token's name in it is no special token. Leaves out: wording (see
-`boig_core.verbalization`) and batching (see `batches`).
+says is text: a special token's name in it is no special token (see `control_tokens`). Leaves out:
+wording (see `boig_core.verbalization`) and batching (see `batches`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boig_core.errors import InputError
+from boig_core.llm.control_tokens import as_text
 from boig_core.verbalization.templates import Prompt
 from boig_core.vocabulary import PALETTE
 
@@ -277,7 +278,7 @@ def _encode(tokenizer: Any, prompts: Sequence[str]) -> list[Tokens]:
     if not prompts or tokenizer.chat_template is None:
         bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         return [np.array([*bos, *ids], np.int32) for ids in _plain(tokenizer, prompts)]
-    chats = [[{"role": "user", "content": str(prompt)}] for prompt in prompts]
+    chats = [[{"role": "user", "content": text}] for text in as_text(tokenizer, prompts)]
     # The template writes BOS itself where the model wants one. Some templates write today's date
     # unless they are told one.
     options = {"add_generation_prompt": True, "sanitize_control_tokens": True, "date_string": _DATE}
@@ -292,6 +293,6 @@ def _plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
         return []
     # BOS is put where it belongs by `_encode`: the tokenizer would open answers with one, too.
     encoded: list[list[int]] = tokenizer(
-        [str(text) for text in texts], add_special_tokens=False, split_special_tokens=True
+        as_text(tokenizer, texts), add_special_tokens=False, split_special_tokens=True
     )["input_ids"]
     return encoded

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cache
+from pickle import UnpicklingError
 from typing import Any, Final
 
 import numpy as np
@@ -114,9 +115,9 @@ class SentenceEmbeddings(_Vectors):
 
         super().__init__()
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
-            self._model: Any = AutoModel.from_pretrained(model).eval()
-        except (OSError, ValueError) as exc:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+            self._model: Any = AutoModel.from_pretrained(model, trust_remote_code=False).eval()
+        except (OSError, ValueError, UnpicklingError) as exc:
             raise InputError(
                 f"word vectors hf:{model}",
                 "cannot be opened",
@@ -130,7 +131,9 @@ class SentenceEmbeddings(_Vectors):
 
         # One name at a time has no padding, so the mean is over real tokens.
         with torch.inference_mode():
-            states_1TD = self._model(**self._tokenizer(text, return_tensors="pt")).last_hidden_state
+            states_1TD = self._model(
+                **self._tokenizer(text, return_tensors="pt", split_special_tokens=True)
+            ).last_hidden_state
         vector: NDArray[np.float32] = states_1TD[0].mean(dim=0).float().numpy()
         return vector
 

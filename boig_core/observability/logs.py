@@ -16,6 +16,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from boig_core import environment
+from boig_core.escapes import visible
 from boig_core.observability.quiet import quiet_libraries
 
 SECRET_NAMES: Final = re.compile(
@@ -28,6 +29,8 @@ SECRET_NAMES: Final = re.compile(
 SHORTEST: Final = 8
 """Characters of the shortest value that is hidden: a shorter one (``true``, ``testing``) stands in
 ordinary words too."""
+
+_SET_IN: Final = "    "
 
 OWN: Final = ("boig_core", "ray_jobs", "__main__")
 """First part of the names of boig's own loggers."""
@@ -106,15 +109,16 @@ def hide_secrets(text: str) -> str:
 
 
 class LineFormat(logging.Formatter):
-    """Time, level, logger and message, without secrets."""
+    """Time, level, logger and message, without secrets and with control characters written out."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record, with its traceback if it has one."""
+        """One record, with its traceback if it has one; lines after the first are set in, so that
+        none of them passes for another record."""
         # After formatting, so that arguments and tracebacks are covered, too.
-        return hide_secrets(super().format(record))
+        return visible(hide_secrets(super().format(record))).replace("\n", f"\n{_SET_IN}")
 
 
 def get_logger(name: str) -> logging.Logger:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
-from boig_core.observability.logs import get_logger
+from boig_core.observability.logs import get_logger, hide_secrets
 
 log = get_logger(__name__)
 
@@ -145,7 +145,7 @@ def _start_mlflow(experiment: str, run: str, params: dict[str, Any]) -> tuple[An
         experiment_id = known.experiment_id if known else client.create_experiment(experiment)
         run_id = client.create_run(experiment_id, run_name=run).info.run_id
         for key, value in params.items():
-            client.log_param(run_id, key, value)
+            client.log_param(run_id, key, hide_secrets(str(value)))
         return client, run_id
     except Exception as exc:
         # Tracking is an extra: a training goes on without it.

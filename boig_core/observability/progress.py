@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from boig_core.escapes import visible
 from boig_core.observability.logs import get_logger
 
 LOGGER: Final = "boig_core.progress"
@@ -65,6 +66,7 @@ def goes_on(line: str) -> bool:
 def fitted(line: str, width: int) -> str:
     """A line within a width: shorter words first, then fewer parts; its beginning and the time left
     stay longest."""
+    line = visible(line)
     if len(line) <= width:
         return line
     parts = re.sub(r"(\d+) of (\d+)", r"\1/\2", line).replace("about ", "").split(_PART)

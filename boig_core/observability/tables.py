@@ -1,5 +1,6 @@
 """Tables for a terminal: within its width, no name cut, and without rows and columns that hold
-nothing.
+nothing. Texts of strangers are shown as text: neither rich's markup nor an escape code of theirs
+acts.
 
 Where the columns do not fit side by side, the table goes on below with its first column again.
 Leaves out: what the numbers are.
@@ -14,6 +15,8 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from boig_core.escapes import visible
 
 WIDTH: Final = 80
 """Columns of the narrowest terminal that is written for."""
@@ -49,7 +52,7 @@ def print_table(
     ]
     empty = [name for name in rows if name not in filled]
     empty += [name for i, name in enumerate(columns[1:]) if filled and i not in kept]
-    console.print(Text(f"\n{title}", style="italic"))
+    console.print(Text(f"\n{visible(title)}", style="italic"))
     names = _name_width(console.width, columns, filled, kept)
     for number, part in enumerate(_blocks(console.width, names, columns, filled, kept)):
         if number:
@@ -71,7 +74,7 @@ def say(console: Console, text: str, indent: str = "", style: str = "") -> None:
 
 def broken(text: str, width: int = WIDTH, indent: str = "", first: str | None = None) -> list[str]:
     """A text as lines of at most ``width``, later ones after ``indent``; a longer word, such as a
-    path, stays whole."""
+    path, stays whole. Control characters are written out."""
     begin = indent if first is None else first
     wrapper = textwrap.TextWrapper(
         width,
@@ -81,7 +84,7 @@ def broken(text: str, width: int = WIDTH, indent: str = "", first: str | None = 
         break_on_hyphens=False,
     )
     # An empty text has no line at all for textwrap.
-    return wrapper.wrap(text) or [begin.rstrip()]
+    return wrapper.wrap(visible(text)) or [begin.rstrip()]
 
 
 def _blocks(
@@ -105,7 +108,7 @@ def _name_width(
     """Room for the names: all they need where everything fits; longer names go on in the next
     line."""
     cells = [_GAP + _cell_width(columns, rows, i) for i in kept]
-    longest = max([len(columns[0]), *map(len, rows)])
+    longest = max([len(columns[0]), *(len(visible(name)) for name in rows)])
     if longest + sum(cells) <= width:
         return longest
     # Beside the names there must be room for the widest column of numbers.
@@ -113,20 +116,24 @@ def _name_width(
 
 
 def _cell_width(columns: Sequence[str], rows: Mapping[str, Cells], i: int) -> int:
-    return max([len(columns[i + 1]), *(len(cells[i] or NOT_MEASURED) for cells in rows.values())])
+    return max([len(columns[i + 1]), *(len(_shown(cells[i])) for cells in rows.values())])
 
 
 def _table(
     names: int, columns: Sequence[str], rows: Mapping[str, Cells], part: Sequence[int]
 ) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    table.add_column(columns[0], overflow="fold", max_width=names)
+    table.add_column(Text(columns[0]), overflow="fold", max_width=names)
     for i in part:
-        table.add_column(columns[i + 1], justify="right", overflow="fold")
+        table.add_column(Text(columns[i + 1]), justify="right", overflow="fold")
     for name, cells in rows.items():
         # In a plain string rich would take square brackets for markup.
-        table.add_row(Text(name), *(Text(cells[i] or NOT_MEASURED) for i in part))
+        table.add_row(Text(visible(name)), *(Text(_shown(cells[i])) for i in part))
     return table
+
+
+def _shown(cell: str | None) -> str:
+    return visible(cell or NOT_MEASURED)
 
 
 def _grouped(names: Iterable[str], reasons: Mapping[str, str]) -> str:

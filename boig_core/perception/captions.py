@@ -98,7 +98,10 @@ class Blip:
             BlipForConditionalGeneration, ref, _FIELD, ("blip",), precision
         )
         self._tokenizer: Any = open_part(
-            lambda: AutoTokenizer.from_pretrained(folder), ref, _FIELD, "tokenizer"
+            lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+            ref,
+            _FIELD,
+            "tokenizer",
         )
         self._processor: Any = open_part(
             lambda: BlipImageProcessorPil.from_pretrained(folder), ref, _FIELD, "image processor"
@@ -160,7 +163,10 @@ class Llava:
         precision = torch.bfloat16 if use_bfloat16(dtype) else torch.float32
         self._model, folder = open_model(AutoModelForImageTextToText, ref, _FIELD, (), precision)
         self._processor: Any = open_part(
-            lambda: AutoProcessor.from_pretrained(folder), ref, _FIELD, "processor"
+            lambda: AutoProcessor.from_pretrained(folder, trust_remote_code=False),
+            ref,
+            _FIELD,
+            "processor",
         )
         # A decoder goes on from the last place, so what fills up rows must come first.
         self._processor.tokenizer.padding_side = "left"

@@ -61,7 +61,10 @@ class GroundingDino:
             GroundingDinoForObjectDetection, ref, _FIELD, ("grounding-dino",), torch.float32
         )
         self._tokenizer: Any = open_part(
-            lambda: AutoTokenizer.from_pretrained(folder), ref, _FIELD, "tokenizer"
+            lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+            ref,
+            _FIELD,
+            "tokenizer",
         )
         processor: Any = open_part(
             lambda: GroundingDinoImageProcessorPil.from_pretrained(folder),
@@ -92,7 +95,9 @@ class GroundingDino:
     def _tokens(self, name: str) -> list[int]:
         """Tokens of a name; full stops and question marks are left out, because they part names."""
         tokens: list[int] = self._tokenizer(
-            name.replace(".", " ").replace("?", " "), add_special_tokens=False
+            name.replace(".", " ").replace("?", " "),
+            add_special_tokens=False,
+            split_special_tokens=True,
         )["input_ids"]
         # Three places go to the marks at both ends and to the full stop.
         if not 0 < len(tokens) <= self._room - 3:

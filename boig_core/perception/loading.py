@@ -8,6 +8,7 @@ torch and transformers are imported when a model is opened, not before.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pickle import UnpicklingError
 from typing import Any, Literal, TypeVar
 
 from boig_core.errors import InputError
@@ -40,7 +41,9 @@ def open_model(
 
     hide_bars()
     folder = resolve_model(ref or "")
-    config = open_part(lambda: AutoConfig.from_pretrained(folder), ref, field, "model")
+    config = open_part(
+        lambda: AutoConfig.from_pretrained(folder, trust_remote_code=False), ref, field, "model"
+    )
     # Asked before the weights are read, which takes longest.
     if types and config.model_type not in types:
         raise InputError(
@@ -49,7 +52,9 @@ def open_model(
             "give a checkpoint of that type",
         )
     model, part = open_part(
-        lambda: build.from_pretrained(folder, dtype=dtype, output_loading_info=True),
+        lambda: build.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, trust_remote_code=False
+        ),
         ref,
         field,
         "model",
@@ -74,9 +79,9 @@ def open_part(load: Callable[[], T], ref: str | None, field: str, what: str) -> 
 
     try:
         return load()
-    # What transformers raises on missing files, unknown architectures, other shapes and files that
-    # are cut off.
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as exc:
+    # What transformers raises on missing files, unknown architectures, code of the model's own,
+    # other shapes, pickles that hold more than weights, and files that are cut off.
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as exc:
         reason = " ".join(str(exc).split())[:200]
         raise InputError(
             f"{field} = {ref}",

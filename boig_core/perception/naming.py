@@ -55,7 +55,10 @@ class ClipNamer:
             )
         model, folder = open_model(CLIPModel, ref, _FIELD, ("clip",), torch.float32)
         tokenizer: Any = open_part(
-            lambda: AutoTokenizer.from_pretrained(folder), ref, _FIELD, "tokenizer"
+            lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+            ref,
+            _FIELD,
+            "tokenizer",
         )
         processor: Any = open_part(
             lambda: CLIPImageProcessorPil.from_pretrained(folder), ref, _FIELD, "image processor"
@@ -71,6 +74,7 @@ class ClipNamer:
         prompts = [wording.format(kind) for kind in kinds for wording in self._wordings(model)]
         tokens = tokenizer(
             prompts,
+            split_special_tokens=True,
             padding="max_length",
             max_length=model.config.text_config.max_position_embeddings,
             return_tensors="pt",

@@ -61,7 +61,10 @@ class Owlv2:
             Owlv2ForObjectDetection, ref, _FIELD, ("owlv2",), torch.float32
         )
         self._tokenizer: Any = open_part(
-            lambda: AutoTokenizer.from_pretrained(folder), ref, _FIELD, "tokenizer"
+            lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+            ref,
+            _FIELD,
+            "tokenizer",
         )
         processor: Any = open_part(
             lambda: Owlv2ImageProcessorPil.from_pretrained(folder), ref, _FIELD, "image processor"
@@ -103,6 +106,7 @@ class Owlv2:
         ]
         text = self._tokenizer(
             prompts,
+            split_special_tokens=True,
             padding="max_length",
             truncation=True,
             max_length=self._tokens,

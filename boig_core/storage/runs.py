@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from boig_core.errors import InputError, NotFoundInStoreError, UserError
+from boig_core.escapes import visible
 from boig_core.observability.tables import broken
 from boig_core.storage import commit, store, usage
 from boig_core.storage.job import Job, Stage, read_job
@@ -163,7 +164,8 @@ def read_log(attempt: str, after: str = "") -> Iterator[tuple[str, str]]:
             chunk = store.read_bytes(store.join(attempt, "log", name))
         except NotFoundInStoreError:
             return
-        yield name, chunk.decode(errors="replace")
+        # Whoever wrote it: a store has many writers.
+        yield name, visible(chunk.decode(errors="replace"))
 
 
 def follow_log(attempt: str, poll_s: float = 3.0) -> Iterator[str]:

@@ -16,7 +16,7 @@ import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch.distributed as dist
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from boig_core.errors import (
     BoigError,
@@ -41,7 +42,7 @@ from boig_core.training.checkpoint_upload import COMPLETE, MARKER, Upload
 from boig_core.training.ranks import rank, world_size
 from boig_core.training.work import work_of
 
-_FORMAT = 3
+_FORMAT = 4
 T = TypeVar("T")
 log = get_logger(__name__)
 
@@ -169,7 +170,9 @@ class Checkpoints:
         work, is passed over with a warning for the one before it.
 
         Raises:
-            InputError: this attempt's own folder holds checkpoints of other work.
+            InputError: this attempt's own folder holds checkpoints of other work, or one is of an
+                older version.
+            CorruptError: a file is what its marker says, and yet holds no state of a training.
             BoigError: on every rank, what ``what`` met on any.
         """
         self.wait()
@@ -177,8 +180,7 @@ class Checkpoints:
             with _scratch() as local:
                 try:
                     marker = _broadcast(partial(_read_marker, uri))
-                    # Before format 3 nothing told; such a training is in the middle of an upgrade.
-                    if marker.get("work", self.work) != self.work:
+                    if marker.work != self.work:
                         self._pass_over(uri)
                         continue
                     folder = _download(uri, marker, local)
@@ -188,11 +190,14 @@ class Checkpoints:
                     log.warning("checkpoint passed over: %s", exc)
                     continue
                 # Not within the `try`: intact files that do not load are of another model or
-                # recipe, and an older checkpoint would not mend that.
-                _every_rank(partial(what.load, folder))
+                # recipe, or somebody made them up, and an older checkpoint would not mend that.
+                try:
+                    _every_rank(partial(what.load, folder))
+                except CorruptError as exc:
+                    raise CorruptError(f"{uri}: {exc.value}", exc.rule, exc.remedy) from exc
             if rank() == 0:
                 log.info("continuing from %s", uri)
-            return Restored(int(marker["step"]), marker["state"])
+            return Restored(marker.step, marker.state)
         return None
 
     def _pass_over(self, uri: str) -> None:
@@ -229,22 +234,47 @@ def _snapshot(what: Saveable, local: Path) -> str:
     return uuid.uuid4().hex[:12]
 
 
-def _read_marker(uri: str) -> dict[str, Any]:
-    target = store.join(uri, COMPLETE)
+class _File(FileEntry):
+    """A file of a checkpoint. Unlike one of an output, it lies inside its folder."""
+
+    @field_validator("path")
+    @classmethod
+    def _lies_inside(cls, path: str) -> str:
+        if "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
+            raise ValueError("must lie inside the checkpoint's folder")
+        return path
+
+
+class _Marker(BaseModel):
+    """Content of ``complete.json``."""
+
+    model_config = ConfigDict(frozen=True)
+    step: int
+    work: str
+    folder: str = Field(pattern="^[0-9a-f]+$")
+    state: dict[str, Any]
+    files: tuple[_File, ...]
+
+
+def _read_marker(uri: str) -> _Marker:
+    target, remedy = store.join(uri, COMPLETE), "an older checkpoint is used"
     try:
-        marker: dict[str, Any] = json.loads(store.read_bytes(target))
-    except json.JSONDecodeError as exc:
-        raise CorruptError(target, "is no marker", "an older checkpoint is used") from exc
-    if marker.get("format", 1) > _FORMAT:
-        raise CorruptError(
-            target,
-            f"has format {marker['format']}, newer than {_FORMAT}",
-            "an older checkpoint is used",
-        )
-    return marker
+        body = json.loads(store.read_bytes(target))
+        version = int(body.get("format", 1))
+        if version == _FORMAT:
+            return _Marker.model_validate(body)
+    except (ValueError, TypeError, AttributeError, RecursionError) as exc:
+        raise CorruptError(target, "is no marker", remedy) from exc
+    if version > _FORMAT:
+        raise CorruptError(target, f"has format {version}, newer than {_FORMAT}", remedy)
+    raise InputError(
+        target,
+        f"has format {version}; from {_FORMAT} on a state is data alone",
+        "end this run with the version that began it, or start a new one",
+    )
 
 
-def _download(uri: str, marker: Mapping[str, Any], local: Path) -> Path:
+def _download(uri: str, marker: _Marker, local: Path) -> Path:
     """Fetch and check the files of all ranks, each file once a machine; returns the folder, which
     the machine's ranks share."""
     places = _every_rank(lambda: (socket.gethostname(), str(local)))
@@ -253,15 +283,15 @@ def _download(uri: str, marker: Mapping[str, Any], local: Path) -> Path:
     together = [
         place for host, place in places if host == socket.gethostname() and Path(place).is_dir()
     ]
-    source, folder = store.join(uri, marker.get("folder", "")).rstrip("/"), Path(together[0])
+    source, folder = store.join(uri, marker.folder), Path(together[0])
     # Ranks of a machine see `together` in one order, so their shares do not overlap.
-    mine = marker["files"][together.index(str(local)) :: len(together)]
+    mine = marker.files[together.index(str(local)) :: len(together)]
     _every_rank(partial(_fetch, source, mine, folder))
     return folder
 
 
-def _fetch(source: str, items: list[Any], folder: Path) -> None:
-    for entry in map(FileEntry.model_validate, items):
+def _fetch(source: str, files: Sequence[FileEntry], folder: Path) -> None:
+    for entry in files:
         file, target = store.join(source, entry.path), folder / entry.path
         try:
             store.download_file(file, target)

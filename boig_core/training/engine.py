@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ from boig_core.training.ranks import (
     set_rng_state,
     world_size,
 )
-from boig_core.training.reshard import pieces, refill
+from boig_core.training.reshard import pieces, refill, refuse_other_model
+from boig_core.training.state_file import open_state, read_layout
 
 _TAG = "state"
 _LAYOUT = "layout.json"
@@ -107,6 +109,8 @@ class Engine:
             # Without ZeRO, DeepSpeed allocates bfloat16's states by a step of zero gradients, which
             # would count.
             state["step"].zero_()
+        # By itself DeepSpeed runs whatever a checkpoint's pickles ask for.
+        engine.checkpoint_engine.load = partial(open_state, classes=_state_classes())
         own = {"lr": config.lr, "betas": list(config.betas), "weight_decay": config.weight_decay}
         return cls(engine, config, {**settings, "optimizer": {"type": "AdamW", "params": own}})
 
@@ -252,20 +256,21 @@ class Engine:
 
         Raises:
             RecipeError: it is of another model, or only one of the two trainings uses ZeRO.
+            CorruptError: a file holds more than a training's state, or is damaged; raised on every
+                rank.
         """
-        if not (folder / _LAYOUT).is_file():
-            raise RecipeError(
-                str(folder), "holds no engine state", "give the folder of a complete checkpoint"
-            )
-        layout = json.loads((folder / _LAYOUT).read_text())
-        stage = self.config.zero_stage
-        _refuse_other_model(layout["groups"], self._groups())
+        layout, stage = read_layout(folder / _LAYOUT), self.config.zero_stage
+        refuse_other_model(layout["groups"], self._groups())
         if (layout["zero_stage"] == 0) != (stage == 0):
             raise RecipeError(
                 f"zero_stage: {stage}",
                 f"the checkpoint was written with {layout['zero_stage']}",
                 "keep stage 0, or stages 1 to 3",
             )
+        # Each rank all files, and without their tensors: a rank that refused one while it is read
+        # below would leave the others waiting in a collective.
+        for path in sorted(folder.rglob("*.pt")):
+            open_state(path, _state_classes(), mmap=True)
         same = (layout["ranks"], layout["zero_stage"]) == (world_size(), stage)
         if same or stage == 0:
             frozen = any(not p.requires_grad for p in self.module.parameters())
@@ -276,7 +281,7 @@ class Engine:
             client = self._load_resharded(folder / _TAG, layout["groups"], layout["ranks"])
         self.steps_done = int(client["steps_done"])
         if same:
-            set_rng_state(torch.load(folder / f"rng-{rank():05d}.pt", weights_only=False))
+            set_rng_state(open_state(folder / f"rng-{rank():05d}.pt", ()))
         else:
             seed_rank(self.steps_done, rank())
 
@@ -303,9 +308,7 @@ class Engine:
         saved = []
         for index in range(ranks):
             (path,) = files.glob(f"*zero_pp_rank_{index}_mp_rank_00_optim_states.pt")
-            state = torch.load(path, map_location="cpu", mmap=True, weights_only=False)[
-                "optimizer_state_dict"
-            ]
+            state = open_state(path, _state_classes(), mmap=True)["optimizer_state_dict"]
             saved.append((state, list(pieces(state, groups, index, ranks))))
         optimizer = self._engine.optimizer
         if self.config.zero_stage == 3:
@@ -331,9 +334,7 @@ class Engine:
         else:
             optimizer.update_lp_params()
         first = min(files.glob("*_model_states.pt"))
-        client: dict[str, Any] = torch.load(
-            first, map_location="cpu", mmap=True, weights_only=False
-        )
+        client: dict[str, Any] = open_state(first, _state_classes(), mmap=True)
         for name, buffer in self.module.named_buffers():
             if name in client["module"]:
                 buffer.copy_(client["module"][name])
@@ -371,6 +372,15 @@ def _import_deepspeed() -> Any:
     return deepspeed
 
 
+def _state_classes() -> list[Any]:
+    """What DeepSpeed puts into a checkpoint beside tensors and plain values."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
+
+
 @contextmanager
 def _without(name: str) -> Iterator[None]:
     """Imports see no module of this name, unless it is there already."""
@@ -382,18 +392,3 @@ def _without(name: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[name]
-
-
-def _refuse_other_model(
-    saved: list[dict[str, list[int]]], groups: list[dict[str, list[int]]]
-) -> None:
-    old, new = (
-        {name: shape for group in side for name, shape in group.items()} for side in (saved, groups)
-    )
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            raise RecipeError(
-                f"trained parameter {name}",
-                f"has shape {old.get(name, 'none')} in the checkpoint and {new.get(name, 'none')} in this model",
-                "go back to the recipe of that run, or start a new one",
-            )

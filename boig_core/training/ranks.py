@@ -31,10 +31,12 @@ def name_accelerator() -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """State of all random generators of this process, for a checkpoint."""
+    """State of all random generators of this process, for a checkpoint: tensors and plain
+    values."""
+    kind, keys, *rest = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),
+        "numpy": (kind, np.asarray(keys).tolist(), *rest),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
@@ -46,7 +48,7 @@ def rng_state() -> dict[str, Any]:
 def set_rng_state(state: dict[str, Any]) -> None:
     """Go on with the random numbers of a state that `rng_state` gave."""
     random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
+    np.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

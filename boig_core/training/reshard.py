@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from boig_core.errors import RecipeError
+
 State = dict[str, Any]
 """What ``state_dict()`` of a ZeRO optimizer gives on one rank."""
 Groups = Sequence[Mapping[str, Sequence[int]]]
@@ -38,6 +40,28 @@ class Piece:
     name: str
     start: int
     size: int
+
+
+def refuse_other_model(saved: Groups, groups: Groups) -> None:
+    """Refuse a checkpoint whose trained parameters are others.
+
+    Args:
+        saved: those of the checkpoint.
+        groups: those of the model.
+
+    Raises:
+        RecipeError: naming the first that differs.
+    """
+    old, new = (
+        {name: shape for group in side for name, shape in group.items()} for side in (saved, groups)
+    )
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            raise RecipeError(
+                f"trained parameter {name}",
+                f"has shape {old.get(name, 'none')} in the checkpoint and {new.get(name, 'none')} in this model",
+                "go back to the recipe of that run, or start a new one",
+            )
 
 
 def pieces(state: State, groups: Groups, rank: int, ranks: int) -> Iterator[Piece]:

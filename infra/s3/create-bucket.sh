@@ -2,7 +2,7 @@
 # Creates the store's bucket; an existing one is left as it is.
 set -eu
 # SeaweedFS's shell ends with 0 whatever becomes of a command: what it lists decides.
-ask() { echo "$1" | timeout 30 weed shell -master=s3:9333 -filer=s3:8888 2>&1; }
+ask() { echo "$1" | timeout 30 weed shell -master=127.0.0.1:9333 -filer=127.0.0.1:8888 2>&1; }
 tries=30
 until said=$(ask s3.bucket.list); echo "$said" | grep -q "^  $S3_BUCKET[[:space:]]"; do
   tries=$((tries - 1))

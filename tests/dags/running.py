@@ -60,6 +60,19 @@ def user(name: str, role: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
+def create_event(asset: str, extra: dict[str, Any]) -> None:
+    """Create an event through the REST API, as an admin may."""
+    from airflow.api_fastapi.app import create_app
+    from fastapi.testclient import TestClient
+
+    with TestClient(create_app(apps="core")) as client:
+        client.headers |= user("dag_test", "ADMIN")
+        assets = client.get("/api/v2/assets?name_pattern=boig").json()["assets"]
+        [number] = [entry["id"] for entry in assets if entry["name"] == asset]
+        created = client.post("/api/v2/assets/events", json={"asset_id": number, "extra": extra})
+        assert created.status_code == 200, created.text
+
+
 class Answer:
     """Answers the approval from a second thread through the REST API, as a click in the UI does:
     first as who triggered the run, an admin, whom Airflow must refuse, then as the approver.
@@ -117,4 +130,4 @@ class Answer:
         assert self.refused == 403
         done = client.patch(path, json=answer, headers=user("approver", "USER"))
         assert done.status_code in (200, 409, 500), done.text
-        return done.status_code != 500
+        return bool(done.status_code != 500)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from boig_core.storage import commit, manifest, store
-from tests.dags.running import Answer, events, load, states, user, xcoms
+from tests.dags.running import Answer, create_event, events, load, states, xcoms
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
@@ -381,23 +381,10 @@ def test_a_dry_run_says_what_a_stage_would_refuse(
     )
 
 
-def test_an_event_that_a_person_created_starts_nothing(
-    sd: Any, ray_stub: Any, caplog: Any, capfd: Any
-) -> None:
-    from airflow.api_fastapi.app import create_app
-    from fastapi.testclient import TestClient
-
-    jobs = len(ray_stub.entrypoints)
-    with TestClient(create_app(apps="core")) as client:
-        client.headers |= user("dag_test", "ADMIN")
-        assets = client.get("/api/v2/assets?name_pattern=boig").json()["assets"]
-        [number] = [entry["id"] for entry in assets if entry["name"] == "boig/boigsd"]
-        extra = events("boig/boigsd")[-1]
-        event = client.post("/api/v2/assets/events", json={"asset_id": number, "extra": extra})
-        assert event.status_code == 200, event.text
+def test_an_event_that_a_person_created_starts_nothing(sd: Any, caplog: Any, capfd: Any) -> None:
+    create_event("boig/boigsd", events("boig/boigsd")[-1])
     run = load("boig_promote").test()
     assert states(run)["plan"] == "failed"
-    assert len(ray_stub.entrypoints) == jobs
     captured = capfd.readouterr()
     assert (
         "event of boig/boigsd: was created by a person through Airflow's REST API"

@@ -113,6 +113,7 @@ def test_nobody_else_sees_anything(root: Path, client: TestClient, path: str) ->
     assert client.get(path, headers=user(None)).status_code == 403
     asked = client.get(path, headers={"Accept": "text/html,*/*"})
     assert asked.status_code == 307
+    assert asked.headers["x-content-type-options"] == "nosniff"
     assert asked.headers["location"] == f"/api/v2/auth/login?next={path}"
 
 
@@ -137,7 +138,11 @@ def test_what_no_committed_manifest_of_a_shown_family_lists_is_not_there(
 ) -> None:
     (root / "secret.html").write_text("secret")
     (root / "store" / "secret.html").write_text("secret")
-    assert client.get(path, headers=user("ADMIN")).status_code == 404
+    answer = client.get(path, headers=user("ADMIN"))
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
 def test_an_uncommitted_or_altered_page_and_a_store_that_is_not_set_are_said(

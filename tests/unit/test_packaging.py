@@ -1,27 +1,58 @@
-"""What installs and starts boig: the lock, the extras, the compose file and its secrets agree with
-each other."""
+"""What installs boig: the locks, the extras, the images and the software bill of materials agree
+with each other."""
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
-import subprocess
+import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from infra.tools import sbom
+
 ROOT = Path(__file__).resolve().parents[2]
-LOCK = {
-    canonicalize_name(name): version
-    for name, version in (
-        line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines()
-    )
-}
+LOCKS = [
+    ROOT / "requirements.lock",
+    ROOT / "infra" / "docs" / "requirements.lock",
+    ROOT / "infra" / "tools" / "sbom.lock",
+    ROOT / "infra" / "tools" / "uv.lock",
+]
+PIN = re.compile(r"([a-z0-9.-]+)==([^\s@;]+)( \\)?")
+HASH = re.compile(r"    --hash=sha256:([0-9a-f]{64})( \\)?")
+
+
+def parse(text: str) -> dict[str, tuple[str, list[str]]]:
+    """Version and hashes of each package. A lock holds a line ``NAME==VERSION \\`` for each, then
+    its hashes, of which all but the last go on; nothing else, so that none belongs to another."""
+    packages: dict[str, tuple[str, list[str]]] = {}
+    name, goes_on = "", False
+    for line in text.splitlines():
+        if goes_on:
+            match = HASH.fullmatch(line)
+            assert match, f"{line!r} is no hash of {name}"
+            packages[name][1].append(match[1])
+        else:
+            match = PIN.fullmatch(line)
+            assert match, f"{line!r} belongs to no package"
+            name = match[1]
+            assert name == canonicalize_name(name)
+            assert name not in packages, f"{name} is there twice"
+            packages[name] = (match[2], [])
+        goes_on = bool(match.groups()[-1])
+    assert not goes_on, f"the hashes of {name} break off"
+    assert all(hashes for _, hashes in packages.values()), "a package without a hash"
+    return packages
+
+
+LOCK = {name: version for name, (version, _) in parse(LOCKS[0].read_text()).items()}
 
 
 def extras() -> dict[str, list[Requirement]]:
@@ -35,11 +66,45 @@ def extras() -> dict[str, list[Requirement]]:
     }
 
 
-def test_lock_pins_everything_but_torch_and_names_no_index() -> None:
-    text = (ROOT / "requirements.lock").read_text()
-    assert all(re.fullmatch(r"[a-z0-9.-]+==[^\s@;]+", line) for line in text.splitlines()), (
-        "only NAME==VERSION lines"
-    )
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_each_hash_belongs_to_its_package(path: Path) -> None:
+    packages = parse(path.read_text())
+    hashes = Counter(digest for _, digests in packages.values() for digest in digests)
+    assert max(hashes.values()) == 1, "two packages share no file"
+    # A release has a wheel and mostly its source; compiled ones a wheel per platform and Python.
+    assert len(hashes) >= 1.5 * len(packages)
+
+
+def test_all_platforms_of_a_compiled_package_are_in_the_lock() -> None:
+    packages = parse(LOCKS[0].read_text())
+    assert all(len(packages[name][1]) > 20 for name in ("numpy", "aiohttp", "pyyaml"))
+
+
+LINES = LOCKS[3].read_text().splitlines() + LOCKS[2].read_text().splitlines()
+
+
+@given(st.integers(0, len(LINES) - 1))
+def test_a_lock_that_lost_a_line_is_refused_or_lost_that_line_alone(place: int) -> None:
+    """What a filter of lines does to a lock: the hashes of what it drops fall to a neighbor."""
+    whole, left = "\n".join(LINES), "\n".join([*LINES[:place], *LINES[place + 1 :]])
+    try:
+        packages = parse(left)
+    except AssertionError:
+        return
+    dropped = HASH.fullmatch(LINES[place])
+    assert dropped, "without its package's line no hash has an owner"
+    assert packages == {
+        name: (version, [digest for digest in digests if digest != dropped[1]])
+        for name, (version, digests) in parse(whole).items()
+    }
+
+
+def test_locks_name_no_index() -> None:
+    for path in LOCKS:
+        assert not re.search(r"://|index|find-links", path.read_text()), path
+
+
+def test_lock_pins_everything_but_torch() -> None:
     assert "torch" not in LOCK
     assert not [name for name in LOCK if name.startswith(("nvidia", "triton", "cuda"))]
     wanted = [
@@ -64,117 +129,64 @@ def test_images_take_one_side_only() -> None:
         sides[""] | sides["airflow"] | sides["postgres"]
     )
     assert not [name for name in sides[""] | sides["ray"] if "airflow" in name]
-    for image, asked in {"airflow": {"airflow", "postgres"}, "ray": {"ray"}}.items():
+    asked = {"airflow": {"airflow", "postgres"}, "ray": {"ray"}, "mlflow": set()}
+    for image, expected in asked.items():
         text = (ROOT / "infra" / "docker" / f"{image}.Dockerfile").read_text()
-        assert set(re.findall(r"--extra (\w+)", text)) == asked
-        assert "-c requirements.lock" in text
+        assert set(re.findall(r"--extra (\w+)", text)) == expected
 
 
-@pytest.fixture(scope="module")
-def compose() -> dict[str, Any]:
-    result: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    return result
+INSTALLERS = [ROOT / "Makefile", *sorted((ROOT / "infra").rglob("*.Dockerfile"))]
 
 
-def test_every_port_stays_on_this_machine(compose: dict[str, Any]) -> None:
-    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
-    assert len(ports) == 5
-    assert all(port.startswith("127.0.0.1:") for port in ports)
-
-
-def test_compose_and_its_secrets_agree(compose: dict[str, Any]) -> None:
-    script = ROOT / "infra" / "docker" / "write-env.sh"
-    runs = [
-        dict(
-            line.split("=", 1)
-            for line in subprocess.run(
-                [script], capture_output=True, text=True, check=True
-            ).stdout.splitlines()
-        )
-        for _ in range(2)
+@pytest.mark.parametrize("path", INSTALLERS, ids=lambda path: path.name)
+def test_nothing_is_installed_beside_the_locks(path: Path) -> None:
+    """Each installation reads a lock, whose hashes hold; boig itself is built by what they pin."""
+    text = path.read_text().replace("\\\n", " ")
+    locked = next(re.finditer(r"^LOCKED = (.*)$", text, re.MULTILINE), None)
+    text = text.replace("$(LOCKED)", locked[1] if locked else "")
+    installs = [
+        line for line in text.splitlines() if "pip install" in line and "LOCKED" not in line
     ]
-    used = set(re.findall(r"\$\{([A-Z0-9_]+):-\}", (ROOT / "docker-compose.yml").read_text()))
-    assert used == set(runs[0]) - {"S3_BUCKET"}
-    assert all(
-        len(value) >= 16 and value != runs[1][key]
-        for key, value in runs[0].items()
-        if key != "S3_BUCKET"
-    ), "drawn afresh"
-    assert "minio" not in str(compose).lower()
-    assert compose["services"]["ray-head"]["environment"]["RAY_AUTH_MODE"] == "token"
+    assert len(installs) >= 2
+    for line in installs:
+        line = line.split("pip install", 1)[1]
+        if "--require-hashes" in line:
+            assert re.search(r"-r (\S+\.lock|\$\(2\))", line), line
+        elif "-e ." in line:
+            assert re.search(r"--no-deps.*(-b|--build-constraints) requirements\.lock", line) or (
+                re.search(r"(-b|--build-constraints) requirements\.lock.*--no-deps", line)
+            ), line
+        else:
+            assert re.search(r"(-c|--constraints) requirements\.lock", line), line
+            assert re.search(r"(-b|--build-constraints) requirements\.lock", line), line
 
 
-ONCE = {"s3-init", "airflow-init"}
-"""Services that end by themselves."""
+def test_the_bill_of_materials_asks_for_torch_and_the_whole_lock() -> None:
+    pins = sbom.pins(sbom.requirements())
+    assert pins == {*LOCK.items(), ("torch", dict(pins)["torch"])}
 
 
-def test_up_waits_for_every_service_and_none_for_one_that_never_says(
-    compose: dict[str, Any],
+@pytest.mark.parametrize("left_out", [None, "torch", "zipp"])
+def test_a_bill_that_leaves_a_package_out_is_not_written(
+    tmp_path: Path, left_out: str | None
 ) -> None:
-    services = compose["services"]
-    assert {name for name, service in services.items() if "healthcheck" not in service} == ONCE
-    for name, service in services.items():
-        for needed, how in service.get("depends_on", {}).items():
-            ends = needed in ONCE
-            assert how["condition"] == (
-                "service_completed_successfully" if ends else "service_healthy"
-            ), (name, needed)
-    # docker compose up --wait takes an end for a failure, unless another service waits for just
-    # that.
-    needs = [service.get("depends_on", {}) for service in services.values()]
-    assert all(any(once in needed for needed in needs) for once in ONCE)
-
-
-def test_each_image_of_ours_is_built_once_and_never_pulled(compose: dict[str, Any]) -> None:
-    ours = [
-        service for service in compose["services"].values() if service["image"].startswith("boig-")
-    ]
-    assert len(ours) == 7
-    assert all(service["pull_policy"] == "never" for service in ours)
-    built = {service["image"]: service["build"] for service in ours if "build" in service}
-    assert len([service for service in ours if "build" in service]) == len(built) == 2
-    assert all(
-        (ROOT / build["context"] / build["dockerfile"]).is_file() for build in built.values()
+    tool, out = tmp_path / "cyclonedx", tmp_path / "dist" / "boig.cdx.json"
+    tool.write_text(
+        f"""#!{sys.executable}
+import json, re, sys
+pins = re.findall(r"^([a-z0-9.-]+)==([^ \\n]+)", sys.stdin.read(), re.MULTILINE)
+listed = [{{"name": n, "version": v}} for n, v in pins if n != {left_out!r}]
+print(json.dumps({{"components": listed}}))
+"""
     )
-
-
-def test_what_is_mounted_stands_in_the_repository(compose: dict[str, Any]) -> None:
-    mounts = [
-        mount.split(":")
-        for service in compose["services"].values()
-        for mount in service.get("volumes", [])
-    ]
-    named = {source for source, *_ in mounts if not source.startswith("./")}
-    assert named == set(compose["volumes"])
-    files = {
-        target.rstrip("/"): ROOT / source
-        for source, target, *_ in mounts
-        if source.startswith("./")
-    }
-    assert len(files) >= 3
-    assert all(path.exists() for path in files.values())
-    assert all(mode == ["ro"] for source, _, *mode in mounts if source.startswith("./"))
-
-
-def test_scripts_of_the_stack_are_sound() -> None:
-    scripts = [*ROOT.glob("infra/docker/*.sh"), *ROOT.glob("infra/s3/*.sh")]
-    assert len(scripts) == 4
-    for script in scripts:
-        subprocess.run(["sh", "-n", script], check=True)
-
-
-def test_prometheus_collects_where_the_stack_exports(compose: dict[str, Any]) -> None:
-    path = ROOT / "infra" / "monitoring" / "prometheus.yml"
-    airflow, ray = yaml.safe_load(path.read_text())["scrape_configs"]
-    assert airflow["static_configs"] == [{"targets": ["statsd-exporter:9102"]}]
-    settings = compose["services"]["airflow-scheduler"]["environment"]
-    assert settings["AIRFLOW__METRICS__STATSD_HOST"] == "statsd-exporter"
-    (result,) = ray["dns_sd_configs"]
-    for name in result["names"]:
-        assert f"--metrics-export-port={result['port']}" in compose["services"][name]["command"]
-    assert set(result["names"]) == {name for name in compose["services"] if name.startswith("ray-")}
-    if promtool := shutil.which("promtool"):
-        subprocess.run([promtool, "check", "config", path], check=True)
+    tool.chmod(0o755)
+    if left_out:
+        with pytest.raises(SystemExit, match=f"leaves out .*{left_out}"):
+            sbom.main(str(tool), str(out))
+        assert not out.exists()
+    else:
+        sbom.main(str(tool), str(out))
+        assert sbom.listed(json.loads(out.read_text())) == sbom.pins(sbom.requirements())
 
 
 def test_env_is_never_committed() -> None:

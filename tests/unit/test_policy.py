@@ -53,8 +53,6 @@ def test_the_strict_default_fits_the_recipe_of_the_demo(monkeypatch: pytest.Monk
         ("reward.min_auc=0.4", "reward.min_auc"),
         ("reward.min_auc=null", "reward.min_auc"),
         ("promotion.min_reward_gain=-0.1", "promotion.min_reward_gain"),
-        ("promotion.min_judge_gain=null", "promotion.min_judge_gain"),
-        ("promotion.min_champion_gain=-1", "promotion.min_champion_gain"),
         ("promotion.min_clip_margin=0", "promotion.min_clip_margin"),
         ("promotion.min_diversity=0.4", "promotion.min_diversity"),
         ("promotion.max_fid=null", "promotion.max_fid"),
@@ -127,6 +125,16 @@ def test_a_key_goes_to_its_own_endpoint_alone(url: str) -> None:
     policy = Policy(endpoints={"https://api.example.org/v1": "API_KEY"})
     with pytest.raises(PolicyError, match="is no endpoint"):
         policy.key_variable(url)
+
+
+def test_gates_that_ask_a_judge_have_floors_where_the_operator_sets_them() -> None:
+    judged = ["promotion.min_judge_gain=null", "promotion.min_champion_gain=-1"]
+    assert not refusals(Policy(), *judged)
+    policy = Policy(gates={"min_judge_gain": 0.0, "min_champion_gain": -0.5})
+    assert [refusal.split(" = ")[0] for refusal in refusals(policy, *judged)] == [
+        "promotion.min_judge_gain",
+        "promotion.min_champion_gain",
+    ]
 
 
 def test_a_link_below_a_root_leads_nowhere_else(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import Final, Protocol
 
 import numpy as np
@@ -70,7 +71,7 @@ class ClipJudge:
             self._model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
             self._tokenizer = CLIPTokenizerFast.from_pretrained(folder)
             self._processor = CLIPImageProcessorPil.from_pretrained(folder)
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, UnpicklingError) as exc:
             raise InputError(
                 ref,
                 f"does not open as a CLIP ({str(exc).splitlines()[0][:160]})",
@@ -101,6 +102,7 @@ class ClipJudge:
         """Embeddings (M, D) of texts, unit length; longer texts are cut to the model's context."""
         tokens = self._tokenizer(
             list(texts),
+            split_special_tokens=True,
             padding=True,
             truncation=True,
             # Read off the model: tokenizers of some checkpoints name no limit, or another one.

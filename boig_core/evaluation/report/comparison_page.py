@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from boig_core.evaluation.compare.comparison import headline
 from boig_core.evaluation.measure.image_rows import cut_row
-from boig_core.evaluation.report.page import environment, spread
+from boig_core.evaluation.report.page import environment, grid_file, spread
 from boig_core.evaluation.report.plots import whiskers
 
 TITLES: Final = {
@@ -103,7 +103,6 @@ def _prompts(shown: Sequence[VariantImages]) -> list[dict[str, Any]]:
 
 def _row(variant: VariantImages, index: int, model: str) -> str:
     rows: list[str] = variant.generation["grid_rows"]
-    picture = cut_row(
-        variant.folder / variant.generation["prompts"][index]["grid"], len(rows), rows.index(model)
-    )
+    grid = grid_file(variant.folder, variant.generation["prompts"][index]["grid"])
+    picture = cut_row(grid, len(rows), rows.index(model))
     return "data:image/png;base64," + base64.b64encode(picture).decode()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from boig_core.config import Recipe
+from boig_core.errors import CorruptError
 from boig_core.evaluation.report.lineage import LineageStep
 from boig_core.evaluation.report.paper_figures import PUBLISHED
 from boig_core.evaluation.report.plots import Series, line_chart, reliability, whiskers
@@ -140,7 +141,7 @@ def render(
         headline=headline(answers),
         state="good" if all(answer.state != "bad" for answer in answers[:4]) else "bad",
         prompts=[
-            {**prompt, "image": _data_uri(grids / prompt["grid"])}
+            {**prompt, "image": _data_uri(grid_file(grids, prompt["grid"]))}
             for prompt in spread(generation["prompts"], _MOST)
         ],
         shown=_SHOWN,
@@ -278,6 +279,23 @@ def spread(items: Sequence[Any], most: int) -> list[Any]:
     return (
         [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)
     )
+
+
+def grid_file(folder: Path, path: str) -> Path:
+    """A grid of images of an evaluation.
+
+    Args:
+        folder: the fetched evaluation.
+        path: as its ``generation.json`` has it.
+
+    Raises:
+        CorruptError: the path leads out of the folder.
+    """
+    file = (folder / path).resolve()
+    # Another file of this machine would end in a page that people send around.
+    if not file.is_relative_to(folder.resolve()):
+        raise CorruptError(f"grid {path!r}", "lies outside its evaluation", "run evaluate_sd again")
+    return file
 
 
 def _data_uri(path: Path) -> str:

@@ -176,7 +176,7 @@ def reliability(deciles: Sequence[Mapping[str, Any]]) -> str:
     for y, key in ((227, "decile"), (245, "n")):
         parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y}" text-anchor="end">{key}</text>')
         parts += [
-            f'<text class="tick" x="{px(row["decile"]):.1f}" y="{y}" text-anchor="middle">{row[key]}</text>'
+            f'<text class="tick" x="{px(row["decile"]):.1f}" y="{y}" text-anchor="middle">{escape(str(row[key]))}</text>'
             for row in deciles
         ]
     return "".join([*parts, "</svg>"])

@@ -152,7 +152,7 @@ def make_plan(
     store.write_bytes(recipe_uri, recipe.model_dump_json(indent=1).encode())
     print(f"recipe {recipe.name} ({recipe.digest()[:12]}) -> {recipe_uri}")
     for name, uri in outputs.items():
-        print(f"input {name} = {uri}")
+        print(f"input {name} = {uri!r}")
     return {
         "store": root,
         "recipe": recipe_uri,

@@ -13,6 +13,7 @@ from airflow.sdk import task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from boig_core.errors import InputError
+from boig_core.escapes import visible
 from boig_core.orchestration.planning.assets import (
     write_summary,
 )
@@ -57,7 +58,7 @@ def collect(planned: Any, after: Any) -> Any:
             if variant["name"] not in ended
         }
         for name, reason in failed.items():
-            print(f"variant {name} failed: {reason}")
+            print(visible(f"variant {name} failed: {reason}"))
         if not ended:
             raise InputError(
                 ", ".join(names),

@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow.sdk import task
 
+from boig_core.escapes import visible
 from boig_core.orchestration.promotion import registry
 from boig_core.orchestration.roots import store_root
 
@@ -25,7 +26,7 @@ def clean_task(**context: Any) -> dict[str, Any]:
     garbage = (retention.clean if params["apply"] else retention.find_garbage)(
         store_root(), registry.promoted(), params["days"]
     )
-    print("\n".join(retention.summary(garbage)))
+    print(visible("\n".join(retention.summary(garbage))))
     return {
         "files": sum(len(each.files) for each in garbage),
         "bytes": sum(each.bytes for each in garbage),

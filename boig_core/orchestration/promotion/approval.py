@@ -15,18 +15,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import Asset, Param, task
-from airflow.sdk.exceptions import (
-    AirflowFailException,
-    AirflowSkipException,
-    DownstreamTasksSkipped,
-    TaskAwaitingInput,
-)
+from airflow.sdk import Param, task
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskAwaitingInput
 
 from boig_core.config import Policy, load_policy
 from boig_core.config.policy import Approver
 from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
-from boig_core.orchestration.planning.assets import newest_extra
+from boig_core.observability.logs import hide_secrets
 from boig_core.orchestration.promotion.approvers import approvers, require_allowed, require_names
 from boig_core.orchestration.promotion.registry import (
     MODEL,
@@ -48,49 +43,6 @@ from boig_core.orchestration.promotion.request import (
 )
 from boig_core.orchestration.ui.links import REPORT_PAGE, ReportLink
 from boig_core.storage import store
-
-
-def plan_promotion(source: Asset) -> Any:
-    """The first task: finds the candidate and its report, verifies the chain behind them, and keeps
-    the request. With the param ``dry_run`` it is the last one, too.
-
-    Args:
-        source: asset whose events name both.
-    """
-
-    @task(
-        task_id="plan",
-        inlets=[source],
-        doc_md="Finds the candidate and its report, and verifies what both were made from.",
-    )
-    def plan_(**context: Any) -> dict[str, Any]:
-        folder, params = folder_of(context), context["params"]
-        outputs = newest_extra(context, source).get("outputs", {})
-        named = {name: params.get(name) or outputs.get(name) for name in ("boigsd", "report")}
-        for name, uri in named.items():
-            if not uri:
-                raise InputError(
-                    f"input {name!r}",
-                    "is neither a param nor known from an asset event",
-                    f"give its URI as the param {name!r}",
-                )
-        request = write_request(folder, str(named["boigsd"]), str(named["report"]))
-        policy = load_policy()
-        assessed = assess(request, policy, context)
-        result = summary(assessed, request, folder)
-        own = assessed.chain.candidate.job.recipe
-        store.write_bytes(result["recipe"], own.model_dump_json(indent=1).encode())
-        print(f"candidate {result['candidate']}\nreport {result['report']}\n{result['table']}")
-        if params.get("dry_run"):
-            require_names()
-            asked = ", ".join(person.name for person in approvers(policy, assessed.triggered_by))
-            print(f"{asked} may approve\ndry run: all was checked, nothing is started")
-            raise DownstreamTasksSkipped(
-                tasks=sorted(context["task"].get_flat_relative_ids(upstream=False))
-            )
-        return {key: result[key] for key in ("store", "recipe", "root", "candidate", "report")}
-
-    return plan_()
 
 
 @task(
@@ -355,7 +307,7 @@ def register(gates: Mapping[str, Any], approved_by: str, why: str) -> dict[str, 
             "approved_at": now,
             "approved_why": why,
         }.items():
-            client.set_model_version_tag(MODEL, new, key, value)
+            client.set_model_version_tag(MODEL, new, key, hide_secrets(value))
         last_move(client)  # one that was cut is finished before the next begins
         alias_versions = aliases(client)
         # Promoted once more, a champion would become its own previous, and the model before would

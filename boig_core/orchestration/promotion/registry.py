@@ -213,7 +213,7 @@ def rollback(by: str, why: str, decision: str = "") -> dict[str, str | None]:
             "of": now,
         }
         for key, value in tags.items():
-            client.set_model_version_tag(MODEL, before, f"rollback_{key}", value)
+            client.set_model_version_tag(MODEL, before, f"rollback_{key}", hide_secrets(value))
         return {
             "model": MODEL,
             **move(client, Move(decision or uuid4().hex, "rollback", before, now)),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from boig_core.errors import BoigError
+from boig_core.escapes import visible
 from boig_core.observability.logs import get_logger, hide_secrets
 from boig_core.orchestration.signals import alerts, counts
 
@@ -132,5 +133,5 @@ def failure(context: Any, cause: Cause) -> alerts.Alert:
 
 
 def _line(text: str) -> str:
-    line = " ".join(hide_secrets(text).split())
+    line = " ".join(visible(hide_secrets(text)).split())
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"

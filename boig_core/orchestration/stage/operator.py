@@ -24,6 +24,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from boig_core import environment
 from boig_core.config import load_policy, parse_recipe
 from boig_core.errors import BoigError, ClusterError, InfrastructureError, InputError, named
+from boig_core.escapes import visible
 from boig_core.orchestration.airflow_state import TaskKey, try_is_over
 from boig_core.orchestration.jobs import clusters
 from boig_core.orchestration.jobs.asks import asks_of
@@ -318,7 +319,7 @@ class RayJobOperator(BaseOperator):
             self.log.warning("Ray does not give the job's output: %s", exc)
             return
         for line in _ANSI.sub("", text).splitlines()[-100:]:
-            self.log.info(line)
+            self.log.info("%s", visible(line))
 
     def _curves(self, attempt_uri: str) -> dict[str, str]:
         """The run in MLflow of a training that has failed."""

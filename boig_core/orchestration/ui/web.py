@@ -9,6 +9,7 @@ very bytes that the manifest names. Leaves out: making the pages, and everything
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from pathlib import PurePosixPath
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -49,6 +50,7 @@ def create_app() -> FastAPI:
     makes it."""
     app = FastAPI(title="boig", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(HTTPException, _login_or_error)
+    app.middleware("http")(_under_policy)
 
     def reads(dag: str) -> list[Any]:
         return [Depends(requires_access_dag("GET", param_dag_id=dag))]
@@ -103,7 +105,17 @@ def serve(output: tuple[str, ...], path: str) -> Response:
         raise HTTPException(404, str(exc)) from exc
     except InfrastructureError as exc:
         raise HTTPException(503, str(exc)) from exc
-    return Response(data, media_type=media, headers=HEADERS)
+    return Response(data, media_type=media)
+
+
+async def _under_policy(
+    request: Request, answer: Callable[[Request], Awaitable[Response]]
+) -> Response:
+    """Every answer has the headers, errors and redirects too: their texts name what was asked
+    for."""
+    response = await answer(request)
+    response.headers.update(HEADERS)
+    return response
 
 
 async def _login_or_error(request: Request, exc: Exception) -> Response:
@@ -112,7 +124,5 @@ async def _login_or_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     if exc.status_code == 401 and "text/html" in request.headers.get("accept", ""):
         base = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
-        return RedirectResponse(
-            f"{base}/api/v2/auth/login?next={quote(request.url.path)}", headers=HEADERS
-        )
+        return RedirectResponse(f"{base}/api/v2/auth/login?next={quote(request.url.path)}")
     return await http_exception_handler(request, exc)

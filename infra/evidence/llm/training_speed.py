@@ -191,11 +191,11 @@ def train(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
         workers=1,
     )
     model = AutoModelForCausalLM.from_pretrained(
-        folder / "model", attn_implementation="sdpa"
+        folder / "model", attn_implementation="sdpa", trust_remote_code=False
     ).train()
     if llm.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    pad = AutoTokenizer.from_pretrained(folder / "model").pad_token_id
+    pad = AutoTokenizer.from_pretrained(folder / "model", trust_remote_code=False).pad_token_id
     examples = []
     for line in (folder / "examples.jsonl").read_text().splitlines():
         row = json.loads(line)

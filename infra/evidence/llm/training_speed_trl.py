@@ -86,9 +86,11 @@ def main(folder: Path, settings: dict[str, Any]) -> None:
         clock = Clock()
         trainer = Counted(
             model=AutoModelForCausalLM.from_pretrained(
-                folder / "model", attn_implementation="sdpa"
+                folder / "model", attn_implementation="sdpa", trust_remote_code=False
             ),
-            processing_class=AutoTokenizer.from_pretrained(folder / "model"),
+            processing_class=AutoTokenizer.from_pretrained(
+                folder / "model", trust_remote_code=False
+            ),
             args=config,
             train_dataset=Dataset.from_list(rows),
             callbacks=[clock],

@@ -243,7 +243,8 @@ def test_an_answer_is_to_the_question_that_was_put(promotion: Promotion) -> None
     promotion.run("plan")
     with pytest.raises(InputError, match="is about another question, candidate"):
         promotion.answer(kept, BOB)
-    for forged in ({}, {"asked": {}}):
+    forgeries: tuple[dict[str, Any], ...] = ({}, {"asked": {}})
+    for forged in forgeries:
         with pytest.raises(InputError, match="is about another"):
             promotion.answer(forged, BOB)
     assert not store.exists(f"{promotion.folder}/decision.json")

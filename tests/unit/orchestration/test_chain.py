@@ -104,14 +104,15 @@ def test_a_manifest_that_was_changed_breaks_the_chain(root: str, name: str) -> N
     uri = f"{outputs[name]}/manifest.json"
     lineage = json.loads(store.read_bytes(uri))["lineage"]
     first = next(iter(lineage["inputs"]))
-    for fields in (
+    changes: list[dict[str, Any]] = [
         {"meta": {"samples": 4}},
         {"lineage": {**lineage, "recipe": "0" * 64}},
         {"lineage": {**lineage, "inputs": {**lineage["inputs"], first: "0" * 64}}},
         {"lineage": {**lineage, "inputs": {}}},
         {"kind": "other"},
         {"commit": f"{root}/runs/d/r/t/attempt-1/commit.json"},
-    ):
+    ]
+    for fields in changes:
         before = store.read_bytes(uri)
         change(uri, **fields)
         # Nobody reads a report, so a change of what it says of itself is found by the decision.
@@ -129,13 +130,14 @@ def test_a_run_that_left_no_commit_or_another_job_breaks_the_chain(root: str, na
     before = store.read_bytes(job)
     tree = json.loads(before)
     looser = {**tree["recipe"]["promotion"], "min_diversity": 0.01}
-    for fields in (
+    changes: list[dict[str, Any]] = [
         {"recipe": {**tree["recipe"], "promotion": looser}},
         {"stage": "compare"},
         {"inputs": {}},
         {"inputs": {**tree["inputs"], "extra": outputs["dataset"]}},
         {"attempt": 7},
-    ):
+    ]
+    for fields in changes:
         change(job, **fields)
         with pytest.raises(BoigError):
             verify(outputs, root)

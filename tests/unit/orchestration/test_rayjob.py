@@ -58,6 +58,32 @@ def test_the_shipped_file_renders_to_what_the_crd_and_kuberay_accept() -> None:
     assert "suspend" not in spec
 
 
+def test_each_pod_of_the_shipped_file_fits_a_restricted_namespace() -> None:
+    """What Pod Security's level `restricted` asks for, and room to write for a node alone."""
+    cluster = rendered()["spec"]["rayClusterSpec"]
+    for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+        pod = group["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] == 1000, "that of the image"
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        # What a pod may write has a limit; the policy is the operator's, and is only read.
+        assert all("sizeLimit" in v["emptyDir"] for v in volumes.values() if "configMap" not in v)
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert {"cpu", "memory"} <= set(container["resources"]["limits"])
+            mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+            assert set(mounts) == {"/tmp", "/home/ray", "/etc/boig"}
+            assert mounts["/etc/boig"]["readOnly"] is True
+            assert {mount["name"] for mount in mounts.values()} <= set(volumes)
+
+
 def test_a_head_that_ends_is_not_brought_back_since_kuberay_would_submit_the_job_again() -> None:
     body = rendered()
     assert body["metadata"]["annotations"]["ray.io/disable-provisioned-head-restart"] == "true"

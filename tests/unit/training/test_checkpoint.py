@@ -187,21 +187,6 @@ def test_a_finished_attempt_is_not_gone_on_from(tmp_path: Path) -> None:
     assert number.value == 30, "the second attempt's, which has not finished"
 
 
-def test_a_marker_of_the_first_format_is_read(tmp_path: Path) -> None:
-    newest = saved(tmp_path, 1, 20, 200)
-    marker = json.loads((newest / COMPLETE).read_text())
-    for item in marker["files"]:
-        target = newest / item["path"]
-        target.parent.mkdir(parents=True)
-        (newest / marker["folder"] / item["path"]).rename(target)
-    (newest / COMPLETE).write_text(
-        json.dumps({key: marker[key] for key in ("step", "workers", "files", "state")})
-    )
-    number = Number()
-    assert Checkpoints(str(tmp_path), 2).restore(number) is not None
-    assert number.value == 20
-
-
 def test_training_goes_on_while_a_checkpoint_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
