@@ -167,10 +167,12 @@ class _Walk:
             for number in range(1, job.attempt):
                 earlier = store.join(commits.attempt_uri(job.task, number), JOB)
                 try:
-                    by = json.loads(store.read_bytes(earlier)).get("triggered_by")
+                    by = json.loads(store.read_bytes(earlier))["triggered_by"]
+                    yield run, None if by is None else tuple(map(str, by))
                 except NotFoundInStoreError:
                     continue  # cleaned up, so nothing of it was there to go on from
-                yield run, None if by is None else tuple(by)
+                except (ValueError, TypeError, KeyError):
+                    yield run, None
 
 
 def _read(uri: str, role: str, root: str) -> Output:

@@ -56,6 +56,10 @@ def test_who_triggered_an_attempt_that_a_later_one_may_have_gone_on_from_counts(
     evidence = ("dataset", "description", "calibration", "generation")
     again |= make(job_of(root, "report", {n: again[n] for n in evidence}, run="again"))
     assert verify(again, root).triggered_by == {"ann": "boig_sd/again", "eve": "boig_sd/again"}
+    assert verify(again, root).unknown == ()
+    for odd in (b"{}", b"[]", b"{", b'{"triggered_by": null}', b'{"triggered_by": 3}'):
+        store.write_bytes(f"{root}/runs/boig_sd/again/ddpo/attempt-1/job.json", odd)
+        assert verify(again, root).unknown == ("boig_sd/again",)
 
 
 def test_a_forged_folder_below_another_root_is_no_candidate(root: str, tmp_path: Path) -> None:
