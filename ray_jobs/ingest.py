@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 
 from boig_core.cluster.stage import run_stage
+from boig_core.config import load_policy
 from boig_core.data import dataset, ingestion, staging
 from boig_core.errors import InputError
 from boig_core.storage import store
@@ -48,6 +49,7 @@ def work(space: Workspace) -> Outcome:
             crew=RayCrew(),
             retry="retry" in inputs,
             period=read_period(inputs["period"]) if "period" in inputs else None,
+            roots=load_policy().images,
         )
     except ingestion.NothingNewError as nothing:
         # No failure: an interval without posts is an ordinary one, and what comes after is skipped.

@@ -126,9 +126,9 @@ class Data(Section):
     """Memory that the tables of an ingestion take before they go to disk, in MiB; the default is
     enough for some ten million posts. Double it where an ingestion says that it is too little."""
     allow_private_hosts: bool = False
-    """Let the URLs of images point at loopback and private addresses, and requests use the
-    environment's proxies. For tests and intranets alone: whoever writes the posts then reaches
-    inside your network."""
+    """Let the URLs of images, and of a posts file, lead to loopback and private addresses, and
+    requests use the environment's proxies. For tests and intranets alone: whoever writes the posts
+    then reaches inside your network."""
 
     @field_validator("since", "until", mode="before")
     @classmethod

@@ -60,23 +60,26 @@ def load_earlier(
         """
     )
     chosen = "true" if retry else f"code IN {AGAIN}"
-    # Each row once: one that lost several images stands among rejects for each of them.
+    # Each row once: it may stand among rejects for several reasons.
     again = con.execute(
         f"SELECT DISTINCT file, line, row FROM old_reject WHERE row IS NOT NULL AND ({chosen})"
     ).fetchall()
     for file, line, row in again:
         post = posts.accept_again(file, line, row, data)
         selection.add_rows(con, file, [post], fresh=False)
-    # Tried again, a row is a candidate or a reject anew; it must not stand there twice.
-    con.execute(f"DELETE FROM old_reject WHERE row IS NOT NULL AND ({chosen})")
+    # Tried again, a row is a candidate or a reject anew; it must not stand there twice. Of several
+    # images that a post lost, the first alone has the row.
+    con.execute(
+        f"DELETE FROM old_reject WHERE (row IS NOT NULL OR image IS NOT NULL) AND ({chosen})"
+    )
     return [*entries, *dataset.shards(parts, tables.IMAGES)]
 
 
 # Made in every ingestion, so that the queries are the same with an earlier version and without.
 _EMPTY: Final = """
     CREATE TABLE known (post VARCHAR, reference VARCHAR, sha256 VARCHAR, width INT, height INT, fingerprint VARCHAR, shard VARCHAR);
-    CREATE TABLE fetched (chunk BIGINT, address VARCHAR, sha256 VARCHAR, width INT, height INT, fingerprint VARCHAR, shard VARCHAR,
-        shard_sha256 VARCHAR, shard_bytes BIGINT, code VARCHAR, reason VARCHAR);
+    CREATE TABLE fetched (chunk BIGINT, base VARCHAR, address VARCHAR, sha256 VARCHAR, width INT, height INT, fingerprint VARCHAR,
+        shard VARCHAR, shard_sha256 VARCHAR, shard_bytes BIGINT, code VARCHAR, reason VARCHAR);
     CREATE TABLE old_reject AS SELECT * FROM reject
 """
 _OLD_POSTS: Final = """
@@ -84,7 +87,7 @@ _OLD_POSTS: Final = """
     WITH held AS (SELECT DISTINCT ON (post) post, kpi, more_kpis FROM old_label WHERE post_shard = $shard AND NOT negative),
         origin AS (SELECT post, min(file) AS file, min(line) AS line FROM old_source GROUP BY post)
     SELECT a.id, a.account, a.company, a.timestamp, a.text, a.keywords, a.licence, a.images, a.held_out, {kpis} AS kpis, o.file, o.line,
-        regexp_replace(o.file, '/[^/]*$', '') AS base, NULL AS row, false AS fresh, $shard AS shard
+        NULL AS row, false AS fresh, $shard AS shard
     FROM arrow a JOIN held h ON h.post = a.id JOIN origin o ON o.post = a.id
 """
 

@@ -1,15 +1,17 @@
 """Fetching: the bytes behind an image reference of an export, checked and brought into the stored
 form.
 
-A reference is a ``file://`` or absolute path, ``s3://`` or ``http(s)://``. Over HTTP only named
-transient errors are retried, and redirects are followed by hand, each hop under the same rules.
-Hosts are treated politely: few requests at a time, a name to complain about, waits as they ask for,
-and an opt-out from machine learning counts. Leaves out: which references there are (see `posts`),
-and the limits of a single request (see `web`).
+A reference is a ``file://`` or absolute path, ``s3://`` or ``http(s)://``, and leads no further
+than `reach` allows; whatever is wrong with one is that reference's end, never the run's. Over HTTP
+only named transient errors are retried, and redirects are followed by hand, each hop under the same
+rules. Hosts are treated politely: few requests at a time, a name to complain about, waits as they
+ask for, and an opt-out from machine learning counts. Leaves out: which references there are (see
+`posts`), and the limits of a single request (see `web`).
 """
 
 from __future__ import annotations
 
+import errno
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -21,21 +23,35 @@ from pathlib import Path
 from queue import Full, Queue
 from threading import Event, Lock, Semaphore, Thread
 from typing import Final
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from boig_core.config import Data
 from boig_core.data.images import StoredImage, normalize
-from boig_core.data.rejects import Rejected
-from boig_core.data.web import Again, Web, too_large
-from boig_core.errors import NotFoundInStoreError, StorePermissionError
+from boig_core.data.reach import ImageReference, Reach
+from boig_core.data.rejects import Again, Rejected
+from boig_core.data.web import MAX_REDIRECTS, REDIRECTS, TRANSIENT, Web, next_hop, too_large
+from boig_core.errors import (
+    InfrastructureError,
+    NotFoundInStoreError,
+    StorePermissionError,
+    StoreUnavailableError,
+)
 from boig_core.storage import store
 
-_MAX_REDIRECTS: Final = 5
 _ATTEMPTS: Final = 3
 _DECODERS: Final = 4
 """Images that a process decodes at a time."""
-_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_BAD_KEYS: Final = frozenset(
+    {
+        *("KeyTooLongError", "InvalidURI", "InvalidBucketName", "InvalidObjectName"),
+        *("XMinioInvalidObjectName", "MethodNotAllowed", "InvalidArgument"),
+    }
+)
+"""Codes by which a server of S3 says that a name is wrong, and not that it is unwell."""
+_OUR_FAULTS: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOTCONN}
+)
+"""Errors of the machine or its mounts, of which no reference is to blame."""
 _LONGEST_WAIT_S: Final = 60.0
 _OPT_OUTS: Final = frozenset({"noai", "noimageai"})
 _VALUED: Final = frozenset(
@@ -60,8 +76,14 @@ class Fetcher:
         default_factory=lambda: Semaphore(_DECODERS), init=False, repr=False, compare=False
     )
 
-    def fetch(self, references: Iterable[str]) -> Iterator[tuple[str, StoredImage | Rejected]]:
+    def fetch(
+        self, references: Iterable[ImageReference], reach: Reach
+    ) -> Iterator[tuple[ImageReference, StoredImage | Rejected]]:
         """Fetch images at ``data.fetch_concurrency`` at a time.
+
+        Args:
+            references: what to fetch.
+            reach: where they may lead.
 
         Yields:
             Each reference with its image, or why there is none, as they come; few that nobody has
@@ -71,12 +93,14 @@ class Fetcher:
             StoreUnavailableError: the store itself is away, which is no fault of a row.
         """
         waiting, turn = iter(references), Lock()
-        arrived: Queue[tuple[str, StoredImage | Rejected] | BaseException | None] = Queue(
-            2 * self.data.fetch_concurrency
+        arrived: Queue[tuple[ImageReference, StoredImage | Rejected] | BaseException | None] = (
+            Queue(2 * self.data.fetch_concurrency)
         )
         left = Event()
 
-        def hand_in(item: tuple[str, StoredImage | Rejected] | BaseException | None) -> None:
+        def hand_in(
+            item: tuple[ImageReference, StoredImage | Rejected] | BaseException | None,
+        ) -> None:
             # Waits in short turns: a put without a limit would hold the thread forever.
             while not left.is_set():  # nobody may be there to take it any more
                 with suppress(Full):
@@ -90,7 +114,7 @@ class Fetcher:
                         reference = next(waiting, None)
                     if reference is None:
                         break
-                    hand_in(self._fetch_one(reference))
+                    hand_in((reference, self._fetch_one(reference, reach)))
                 hand_in(None)
             # Handed over: an error that stays in its thread would leave the caller waiting forever.
             except BaseException as exc:
@@ -116,73 +140,78 @@ class Fetcher:
             # Also when the caller stops before the last image: the threads see it and end.
             left.set()
 
-    def _fetch_one(self, reference: str) -> tuple[str, StoredImage | Rejected]:
+    def _fetch_one(self, reference: ImageReference, reach: Reach) -> StoredImage | Rejected:
         try:
-            data = self.read(reference)
+            data = self.read(reference, reach)
             with (
                 self._decoders
             ):  # decoding is the CPU's work: more at a time would only hold more pixels in memory
-                return reference, normalize(
+                return normalize(
                     data, self.data.max_pixels, self.data.image_format, self.data.image_quality
                 )
         except Rejected as exc:
-            return reference, exc
+            return exc
 
-    def read(self, reference: str) -> bytes:
+    def read(self, reference: ImageReference, reach: Reach) -> bytes:
         """Bytes behind a reference.
 
         Raises:
-            Rejected: ``image_missing``, ``image_too_large``, ``host_refused``, ``opted_out`` or
-                ``http_error``.
-            StoreUnavailableError: the store is away.
+            Rejected: ``place_refused``, ``image_missing``, ``image_too_large``, ``host_refused``,
+                ``opted_out`` or ``http_error``.
+            StoreUnavailableError: the store, or a mount, is away.
         """
         try:
-            scheme = urlsplit(reference).scheme.lower()
-        except ValueError as exc:
-            raise Rejected("image_missing", f"{reference[:80]!r} is no URL ({exc})") from exc
-        if scheme in {"http", "https"}:
-            return self._read_http(reference)
-        if len(scheme) > 1 and scheme not in {"s3", "file"} and "://" in reference:
+            location = reach.locate(reference)
+            if location.lower().startswith(("http://", "https://")):
+                return self._read_http(location)
+            return self._read_file(location)
+        # What the store lacks, or this machine, must not become a reject of a row.
+        except (Rejected, InfrastructureError, MemoryError):
+            raise
+        # A reference may be anything that a row can hold, and each library between here and the
+        # bytes has its own way to say that it is no name.
+        except Exception as exc:
             raise Rejected(
-                "image_missing", f"{reference}: {scheme} is no scheme that can be fetched"
-            )
-        uri, cap = self._locate(reference), int(self.data.max_image_mb * 2**20)
+                "image_missing",
+                f"{reference.address!r} cannot be read ({type(exc).__name__}: {exc})",
+            ) from exc
+
+    def _read_file(self, location: str) -> bytes:
+        cap = int(self.data.max_image_mb * 2**20)
         try:
-            if not store.is_s3(uri):
-                status = Path(uri).stat()
+            if not store.is_s3(location):
+                status = Path(location).stat()
                 # A device or a pipe has no end, and may never give a byte.
                 if not stat.S_ISREG(status.st_mode):
-                    raise Rejected("image_missing", f"{reference} is no regular file")
+                    raise Rejected("image_missing", f"{location} is no regular file")
                 if status.st_size > cap:
-                    raise too_large(reference, status.st_size, self.data)
+                    raise too_large(location, status.st_size, self.data)
             # One byte more than is allowed tells an object that is too large.
-            data = store.read_bytes(uri, cap + 1)
+            data = store.read_bytes(location, cap + 1)
         except (
             NotFoundInStoreError,
             FileNotFoundError,
             NotADirectoryError,
             IsADirectoryError,
         ) as exc:
-            raise Rejected("image_missing", f"{reference} does not exist") from exc
+            raise Rejected("image_missing", f"{location} does not exist") from exc
         except (StorePermissionError, PermissionError) as exc:
-            raise Rejected("image_missing", f"{reference} may not be read") from exc
-        except (OSError, ValueError) as exc:
-            # `StoreUnavailableError` is one: what the store lacks must not become a reject of a
-            # row.
-            if isinstance(exc, ConnectionError):
-                raise
-            raise Rejected("image_missing", f"{reference[:80]!r} cannot be read ({exc})") from exc
+            raise Rejected("image_missing", f"{location} may not be read") from exc
+        except StoreUnavailableError as exc:
+            answer = getattr(exc.__cause__, "response", None) or {}
+            if answer.get("Error", {}).get("Code") in _BAD_KEYS:
+                raise Rejected("image_missing", f"{location} is no key of S3 ({exc})") from exc
+            raise
+        except OSError as exc:
+            if exc.errno in _OUR_FAULTS:
+                raise StoreUnavailableError(
+                    location, f"cannot be read ({exc.strerror})", "see to the machine or its mounts"
+                ) from exc
+            raise
         # Objects in S3 are measured here alone.
         if len(data) > cap:
-            raise too_large(reference, len(data), self.data)
+            raise too_large(location, len(data), self.data)
         return data
-
-    def _locate(self, reference: str) -> str:
-        if store.is_s3(reference):
-            return reference
-        if reference.startswith("file://"):
-            return unquote(urlsplit(reference).path)
-        return reference
 
     @cached_property
     def _web(self) -> Web:
@@ -224,23 +253,12 @@ class Fetcher:
 
     def _follow(self, url: str) -> bytes:
         seen = url
-        for _ in range(_MAX_REDIRECTS + 1):
+        for _ in range(MAX_REDIRECTS + 1):
             answer = self._get(seen)
             if isinstance(answer, bytes):
                 return answer
-            try:
-                before, seen = seen, urljoin(seen, answer)
-                # What cannot be taken apart raises here, where it becomes a reject, and not in
-                # `_get`.
-                urlsplit(seen)
-            except ValueError as exc:
-                raise Rejected(
-                    "http_error", f"{seen}: redirects to {answer[:80]!r}, which is no URL"
-                ) from exc
-            # What was asked for in private must not travel in the open.
-            if before.lower().startswith("https:") and not seen.lower().startswith("https:"):
-                raise Rejected("http_error", f"{before} redirects from https to {seen[:80]!r}")
-        raise Rejected("http_error", f"{url}: more than {_MAX_REDIRECTS} redirects")
+            seen = next_hop(seen, answer)
+        raise Rejected("http_error", f"{url}: more than {MAX_REDIRECTS} redirects")
 
     def _get(self, url: str) -> bytes | str:
         """One request: the body, or where it redirects to."""
@@ -249,11 +267,11 @@ class Fetcher:
             # Before the status is looked at: an opt-out on a redirect counts too.
             if opt_out := opted_out(headers.getlist("X-Robots-Tag"), self.data.user_agent):
                 raise Rejected("opted_out", f"{url} says {opt_out} in X-Robots-Tag")
-            if status in _REDIRECTS and headers.get("Location"):
+            if status in REDIRECTS and headers.get("Location"):
                 return str(headers["Location"])
             if status in {404, 410}:
                 raise Rejected("image_missing", f"{url} answers {status}")
-            if status in _TRANSIENT:
+            if status in TRANSIENT:
                 wait_s = retry_after(headers.get("Retry-After"), datetime.now(UTC))
                 raise Again(
                     f"the server answers {status}"

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from boig_core.config import Data
 from boig_core.data import card, dataset, labels, posts, selection, sources, staging, tables
 from boig_core.data.earlier import _EMPTY, RULES, load_earlier
+from boig_core.data.reach import ImageReference, Reach
 from boig_core.data.staging import FetchChunk
 from boig_core.errors import InputError
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Progress, progress_log
+from boig_core.storage import store
 from boig_core.storage.manifest import FileEntry
 from boig_core.storage.period import Period
 
@@ -86,6 +88,7 @@ def ingest(
     crew: ImageFetcher,
     retry: bool = False,
     period: Period | None = None,
+    roots: Sequence[str] = (),
 ) -> Ingested:
     """Make a version of a dataset.
 
@@ -101,6 +104,7 @@ def ingest(
         retry: try every reject of ``earlier`` again, row by row and image by image.
         period: only posts of it are read from the export, and only something new among them makes a
             version; None: all.
+        roots: folders and S3 prefixes below which images may lie, beside the folder of their posts.
 
     Raises:
         NothingNewError: the period has nothing to add to ``earlier``.
@@ -125,7 +129,7 @@ def ingest(
                 _most_common(con),
             )
         selection.references(con)
-        staged = _fetch(con, data, root, crew)
+        staged = _fetch(con, data, Reach.of(roots), root, crew)
         _locate_images(con)
         labels.label(con, data, seed)
         if not _count(con, "sample"):
@@ -143,8 +147,9 @@ def _forget_old_rejects(con: DuckDBPyConnection) -> None:
 
 
 def _scan(con: DuckDBPyConnection, location: str | None, data: Data, period: Period | None) -> None:
-    for file in sources.find_sources(location) if location else []:
-        rows = sources.read_rows(file)
+    # Absolute, since a file's folder is where its images lie.
+    for file in sources.find_sources(store.normalize_source(location)) if location else []:
+        rows = sources.read_rows(file, data)
         selection.add_rows(
             con,
             file,
@@ -187,7 +192,9 @@ def _require_news(con: DuckDBPyConnection, period: Period) -> None:
         )
 
 
-def _fetch(con: DuckDBPyConnection, data: Data, root: str, crew: ImageFetcher) -> tuple[str, ...]:
+def _fetch(
+    con: DuckDBPyConnection, data: Data, reach: Reach, root: str, crew: ImageFetcher
+) -> tuple[str, ...]:
     """Fill ``fetched``; returns the keys of the chunks.
 
     Not asked for: images that an earlier version holds, and those that it rejected for good.
@@ -195,20 +202,19 @@ def _fetch(con: DuckDBPyConnection, data: Data, root: str, crew: ImageFetcher) -
     con.execute(
         """
         CREATE TABLE wanted AS
-        SELECT address, min(reference) AS reference FROM reference
+        SELECT base, address, min(reference) AS reference FROM reference
         ANTI JOIN known USING (post, reference)
         ANTI JOIN (SELECT post, image AS reference FROM old_reject WHERE image IS NOT NULL) USING (post, reference)
-        GROUP BY address
+        GROUP BY base, address
         """
     )
     total = _count(con, "wanted")
-    # A cursor of its own, since results come in while addresses go out.
-    # In the order of references, not of addresses: chunks, and with them shards, are then the same
-    # wherever the export lies.
+    # A cursor of its own, since results come in while addresses go out. In the order of references,
+    # not of addresses: chunks, and with them shards, are then the same wherever the export lies.
     addresses = con.cursor().execute(
-        "SELECT address FROM wanted ORDER BY sha256(reference), address"
+        "SELECT base, address FROM wanted ORDER BY sha256(reference), address, base"
     )
-    waiting = (str(row[0]) for row in iter(addresses.fetchone, None))
+    waiting = (ImageReference(*row) for row in iter(addresses.fetchone, None))
     keys: list[str] = []
     progress = Progress("images", total, progress_log())
 
@@ -226,9 +232,10 @@ def _fetch(con: DuckDBPyConnection, data: Data, root: str, crew: ImageFetcher) -
             yield index
 
     # The first chunk says how large images are, and so how many make a shard.
-    for index in fetch(staging.make_chunks(islice(waiting, staging.CHUNK), data, staging.CHUNK)):
+    start = staging.make_chunks(islice(waiting, staging.CHUNK), data, reach, staging.CHUNK)
+    for index in fetch(start):
         size = staging.chunk_size(index, data)
-        deque(fetch(staging.make_chunks(waiting, data, size, first=1)), maxlen=0)
+        deque(fetch(staging.make_chunks(waiting, data, reach, size, first=1)), maxlen=0)
     progress.close()
     return tuple(keys)
 
@@ -242,17 +249,21 @@ def _locate_images(con: DuckDBPyConnection) -> None:
         SELECT post, place, reference, address, sha256, width, height, fingerprint, shard FROM (
             SELECT r.post, r.place, r.reference, r.address, coalesce(k.sha256, f.sha256) AS sha256, coalesce(k.width, f.width) AS width,
                 coalesce(k.height, f.height) AS height, coalesce(k.fingerprint, f.fingerprint) AS fingerprint, k.shard
-            FROM reference r LEFT JOIN known k USING (post, reference) LEFT JOIN fetched f USING (address)
+            FROM reference r LEFT JOIN known k USING (post, reference) LEFT JOIN fetched f USING (base, address)
         ) WHERE sha256 IS NOT NULL
         """
     )
+    # The row with the first alone: with each, a post of many images would be kept as many times.
     con.execute(
         """
         INSERT INTO reject BY NAME
-        SELECT p.file, p.line, p.id AS post, r.reference AS image, f.code, f.reason, p.row
-        FROM reference r JOIN fetched f USING (address) JOIN post p ON p.id = r.post
-            ANTI JOIN known USING (post, reference)
-        WHERE f.code IS NOT NULL
+        WITH lost AS (
+            SELECT r.post, r.reference, f.code, f.reason, row_number() OVER (PARTITION BY r.post ORDER BY r.place) AS nr
+            FROM reference r JOIN fetched f USING (base, address) ANTI JOIN known USING (post, reference)
+            WHERE f.code IS NOT NULL
+        )
+        SELECT p.file, p.line, p.id AS post, l.reference AS image, l.code, l.reason, if(l.nr = 1, p.row, NULL) AS row
+        FROM lost l JOIN post p ON p.id = l.post
         """
     )
 

@@ -181,9 +181,11 @@ def _sample(con: DuckDBPyConnection) -> None:
     con.execute(
         """
         INSERT INTO reject BY NAME
-        SELECT p.file, p.line, p.id AS post, n.reference AS image, 'duplicate_id' AS code, p.row,
-            'another post has the id ' || n.id AS reason
-        FROM named n JOIN kept p ON p.id = n.post WHERE n.taken
+        SELECT p.file, p.line, p.id AS post, n.reference AS image, 'duplicate_id' AS code,
+            if(n.place = first.place, p.row, NULL) AS row, 'another post has the id ' || n.id AS reason
+        FROM named n JOIN kept p ON p.id = n.post
+            JOIN (SELECT post, min(place) AS place FROM named WHERE taken GROUP BY post) first ON first.post = n.post
+        WHERE n.taken
         """
     )
     con.execute(

@@ -22,6 +22,17 @@ from boig_core.data.sources import Row
 from boig_core.storage.period import Period
 from boig_core.vocabulary import LINK, MAX_KEYWORDS, keywords
 
+MAX_TEXT: Final = 65_536
+"""Characters of a text: the longest post that a large network takes has 63,206 (Facebook). What is
+longer is another kind of file, which a few thousand times would fill the memory of the tables."""
+MAX_IMAGES: Final = 200
+"""Images of a post: ten times what the longest carousel holds (Instagram's, 20)."""
+MAX_ROW: Final = 2**20
+"""Characters of a row as JSON, whatever columns it has."""
+_MAX_NAME: Final = 1000
+"""Characters of an id, an account, a company and a licence."""
+_MAX_REFERENCE: Final = 4096
+"""Characters of an image reference: no path may be longer, no key of S3, and no common URL."""
 _LINKS: Final = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
 
 
@@ -97,10 +108,14 @@ def accept(file: str, rows: Iterable[Row], data: Data) -> Iterator[tuple[int, Po
             if isinstance(row, Rejected):
                 raise row
             fields = rename(row, data.columns)
+            name = _shown_id(fields)
             # Sorted, since equal rows must read equal: the text tells a row that was rejected
             # before, and decides between rows of one id. Parquet brings times, which JSON lacks.
-            text = json.dumps(fields, default=str, sort_keys=True)
-            name = _label(fields.get("id"))
+            whole = json.dumps(fields, default=str, sort_keys=True)
+            # Not kept: one that is too large today is so tomorrow.
+            if len(whole) > MAX_ROW:
+                raise _too_large("the row as JSON has", len(whole), "characters", MAX_ROW)
+            text = whole
             yield line, parse_post(fields, data), text
         except Rejected as exc:
             yield Reject(file, line, name, None, exc.code, exc.reason, text)
@@ -131,7 +146,7 @@ def accept_again(file: str, line: int, row: str, data: Data) -> tuple[int, Post,
     try:
         return line, parse_post(fields, data), row
     except Rejected as exc:
-        return Reject(file, line, _label(fields.get("id")), None, exc.code, exc.reason, row)
+        return Reject(file, line, _shown_id(fields), None, exc.code, exc.reason, row)
 
 
 def rename(fields: Any, columns: Mapping[Column, str]) -> dict[str, Any]:
@@ -173,6 +188,11 @@ def parse_post(fields: Mapping[str, Any], data: Data) -> Post:
             "out_of_period", f"{day} is not in [{data.since or '...'}, {data.until or '...'})"
         )
     text = _text(fields, "text")
+    if len(text) > MAX_TEXT:
+        raise Rejected(
+            "text_too_long",
+            f"the text has {len(text)} characters, no post may have more than {MAX_TEXT}",
+        )
     # Before the length is measured: what counts is the text as it is kept.
     text = " ".join((_LINKS.sub(LINK, text) if data.mask_links else text).split())
     if len(text) < data.min_text:
@@ -185,15 +205,16 @@ def parse_post(fields: Mapping[str, Any], data: Data) -> Post:
             "text_too_long",
             f"the text has {len(text)} characters, at most {data.max_text} are asked for",
         )
-    account = _text(fields, "account")
+    account = _name(_text(fields, "account"), "account")
+    licence = _label(fields.get("licence") or None)
     return Post(
-        id=_text(fields, "id"),
+        id=_name(_text(fields, "id"), "id"),
         account=account,
-        company=_utf8(str(fields.get("company") or account), "company"),
+        company=_name(_utf8(str(fields.get("company") or account), "company"), "company"),
         timestamp=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
         text=text,
         keywords=_own_keywords(fields.get("keywords")) or keywords(text),
-        licence=_label(fields.get("licence") or None),
+        licence=licence and _name(licence, "licence"),
         kpis=(_kpi(fields, data.kpi), *(_optional_kpi(fields, name) for name in data.more_kpis)),
         images=_images(fields),
         held_out=any(
@@ -269,6 +290,17 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     return _utf8(str(value), name)
 
 
+def _name(value: str, name: str) -> str:
+    if len(value) > _MAX_NAME:
+        raise _too_large(f"{name} has", len(value), "characters", _MAX_NAME)
+    return value
+
+
+def _too_large(what: str, count: int, unit: str, most: int) -> Rejected:
+    # Without the value: a reject must not repeat megabytes.
+    return Rejected("row_too_large", f"{what} {count} {unit}, no post may have more than {most}")
+
+
 def _utf8(value: str, name: str) -> str:
     try:
         value.encode()
@@ -282,6 +314,12 @@ def _utf8(value: str, name: str) -> str:
 def _label(value: Any) -> str | None:
     # It may stand in a reject, which has to be written whatever characters the row held.
     return None if value is None else str(value).encode(errors="replace").decode()
+
+
+def _shown_id(fields: Mapping[str, Any]) -> str | None:
+    """Id of a row that may be rejected for it."""
+    label = _label(fields.get("id"))
+    return label and label[:_MAX_NAME]
 
 
 def _moment(value: Any) -> datetime:
@@ -318,4 +356,8 @@ def _images(fields: Mapping[str, Any]) -> tuple[str, ...]:
         isinstance(reference, str) and reference for reference in references
     ):
         raise Rejected("image_missing", f"images = {str(value)[:40]!r} is no list of references")
+    if len(references) > MAX_IMAGES:
+        raise _too_large("the row names", len(references), "images", MAX_IMAGES)
+    if (longest := max(map(len, references))) > _MAX_REFERENCE:
+        raise _too_large("a name of an image has", longest, "characters", _MAX_REFERENCE)
     return tuple(dict.fromkeys(_utf8(reference, "image") for reference in references))

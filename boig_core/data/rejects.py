@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, get_args
 Code = Literal[
     "bad_json",
     "encoding",
+    "row_too_large",
     "missing_field",
     "bad_kpi",
     "bad_timestamp",
@@ -27,6 +28,7 @@ Code = Literal[
     "image_too_large",
     "image_animated",
     "image_repeated",
+    "place_refused",
     "host_refused",
     "opted_out",
     "http_error",
@@ -34,6 +36,8 @@ Code = Literal[
 CODES: Final[tuple[str, ...]] = get_args(Code)
 CHOICES: Final = ("account_sampled", "account_too_small", "filtered_out", "out_of_period")
 """Codes of rows that the recipe asked to leave out: nothing is wrong with them."""
+_LONGEST_REASON: Final = 600
+"""Characters of a reason: it repeats values of the export, which may be of any size."""
 
 
 class Rejected(Exception):
@@ -41,13 +45,28 @@ class Rejected(Exception):
 
     Args:
         code: one of `CODES`, what the counts go by.
-        reason: one sentence with the offending value.
+        reason: one sentence with the offending value; of a long one the middle is left out, since
+            the value comes first as a rule, and the verdict last.
     """
 
     def __init__(self, code: Code, reason: str) -> None:
+        # Whatever characters the value held, the reason has to be written.
+        reason = reason.encode(errors="replace").decode()
+        if len(reason) > _LONGEST_REASON:
+            half = _LONGEST_REASON // 2 - 3
+            reason = f"{reason[:half]} ... {reason[-half:]}"
         super().__init__(code, reason)
         self.code = code
         self.reason = reason
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.code, self.reason)
+
+
+class Again(Exception):
+    """A failure that another try may mend, after ``wait_s`` seconds if the server has named a
+    time."""
+
+    def __init__(self, reason: str, wait_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait_s = wait_s

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from boig_core.config import Data
 from boig_core.data.posts import Post, Reject
 from boig_core.data.tables import posts_schema
-from boig_core.errors import InputError
+from boig_core.errors import InfrastructureError, InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _BATCH: Final = 4096
 """Rows that are put into a table at a time."""
+_BATCH_CHARACTERS: Final = 16 * 2**20
+"""Characters of rows that are put into a table at a time, since rows may be long."""
 
 
 @contextmanager
@@ -44,6 +46,7 @@ def connect(scratch: Path, memory_mb: int) -> Iterator[DuckDBPyConnection]:
 
     Raises:
         InputError: a statement cannot do with so little.
+        InfrastructureError: the disk is full or broken.
     """
     import duckdb
 
@@ -65,6 +68,12 @@ def connect(scratch: Path, memory_mb: int) -> Iterator[DuckDBPyConnection]:
         raise InputError(
             f"data.tables_mb = {memory_mb}", "is too little for so many posts", "double it"
         ) from exc
+    except duckdb.IOException as exc:
+        raise InfrastructureError(
+            scratch,
+            f"the tables cannot be kept there ({' '.join(str(exc).split())[:200]})",
+            "free space on its disk, and try again",
+        ) from exc
     finally:
         con.close()
 
@@ -79,31 +88,33 @@ def add_rows(
 
     Args:
         con: as `connect` makes it.
-        file: URI of the file, whose folder is where relative image references start.
+        file: URI of the file.
         rows: as `posts.accept` gives them.
         fresh: they come from the export, and not from what an earlier version rejected.
     """
-    base = file.rsplit("/", 1)[0]
     accepted: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
+    characters = 0
     for row in rows:
         if isinstance(row, Reject):
             rejected.append(asdict(row))
+            characters += len(row.row or "")
         else:
             line, post, text = row
+            characters += len(text)
             accepted.append(
                 {
                     **_columns(post),
                     "file": file,
                     "line": line,
-                    "base": base,
                     "row": text,
                     "fresh": fresh,
                     "shard": None,
                 }
             )
-        if max(len(accepted), len(rejected)) >= _BATCH:
+        if max(len(accepted), len(rejected)) >= _BATCH or characters >= _BATCH_CHARACTERS:
             _flush(con, accepted, rejected)
+            characters = 0
     _flush(con, accepted, rejected)
 
 
@@ -168,14 +179,21 @@ def choose(con: DuckDBPyConnection, data: Data, seed: int) -> None:
 
 
 def references(con: DuckDBPyConnection) -> None:
-    """Make ``reference``: each image of each chosen post with its ``place`` from 1, and the
-    ``address`` that it is fetched from."""
+    """Make ``reference``: each image of each chosen post with its ``place`` from 1, the ``address``
+    that it is fetched from, and the ``base`` that decides where it may lead."""
+    # Where a web address may lead does not depend on who names it, so it is fetched once. The query
+    # of one may hold slashes.
     con.execute(
         """
         CREATE TABLE reference AS
-        SELECT post, reference, place, base, if(regexp_matches(reference, '^(/|[A-Za-z][A-Za-z0-9+.-]*://)'), reference,
-            if(base = '', reference, rtrim(base, '/') || '/' || ltrim(reference, '/'))) AS address
-        FROM (SELECT id AS post, base, unnest(images) AS reference, generate_subscripts(images, 1) AS place FROM post)
+        SELECT post, reference, place, address, if(regexp_matches(address, '^https?://', 'i'), '', base) AS base FROM (
+            SELECT post, reference, place, base,
+                if(regexp_matches(reference, '^(/|[A-Za-z][A-Za-z0-9+.-]*://)'), reference, rtrim(base, '/') || '/' || reference) AS address
+            FROM (
+                SELECT id AS post, regexp_replace(regexp_replace(file, '^(https?://[^?#]*).*$', '\\1'), '/[^/]*$', '') AS base,
+                    unnest(images) AS reference, generate_subscripts(images, 1) AS place FROM post
+            )
+        )
         """
     )
 
@@ -201,7 +219,7 @@ def reject_schema() -> pa.Schema:
 def _candidate_schema() -> pa.Schema:
     import pyarrow as pa
 
-    text = [pa.field(name, pa.string()) for name in ("file", "base", "row", "shard")]
+    text = [pa.field(name, pa.string()) for name in ("file", "row", "shard")]
     own = [
         pa.field("kpis", pa.list_(pa.float64())),
         pa.field("line", pa.int64()),

@@ -10,27 +10,26 @@ from __future__ import annotations
 
 import csv
 import fnmatch
-import gzip
 import io
 import json
 import re
-import tempfile
-import zlib
 from collections.abc import Iterator
-from contextlib import closing
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final
 
+from boig_core.config import Data
 from boig_core.data import x_api
+from boig_core.data.json_items import json_items
+from boig_core.data.opening import open_posts, parquet_rows, path_of
 from boig_core.data.rejects import Rejected
-from boig_core.errors import InputError, NotFoundInStoreError, StoreUnavailableError
+from boig_core.errors import BoigError, InputError
 from boig_core.storage import store
 from boig_core.storage.credentials import refuse_secrets
 
 _TEXTS: Final = (".jsonl", ".ndjson", ".json", ".csv")
 SUFFIXES: Final = (*_TEXTS, ".parquet", *(f"{suffix}.gz" for suffix in _TEXTS))
-_BATCH: Final = 1024
-_LONGEST_LINE: Final = 64 * 2**20
-"""Bytes of a line that can be a row or a page; a longer one is a file of another kind."""
+_LONGEST_LINE: Final = 16 * 2**20
+"""Bytes of a line that can be a row or a page, of which the X API fills at most some MB; a longer
+one is a file of another kind. As objects of Python it may take twenty times as much memory."""
 
 Row = tuple[int, Any]
 """Line or place in the file, from 1, and the row: a mapping, or why there is none."""
@@ -79,27 +78,23 @@ def find_sources(location: str) -> list[str]:
     )
 
 
-def read_rows(uri: str) -> Iterator[Row]:
+def read_rows(uri: str, data: Data) -> Iterator[Row]:
     """Rows of one file, streamed; empty lines are passed over.
 
+    Args:
+        uri: the file, as `find_sources` names it.
+        data: limits of the recipe, which hold for a file on the web.
+
     Raises:
-        InputError: the file cannot be read as what its suffix says.
+        InputError: the file cannot be read as what its suffix says, or holds more than one may.
         StorePermissionError, StoreUnavailableError.
     """
-    # The query of a web address stands behind the suffix.
-    name = re.sub(r"[?#].*$", "", uri) if "://" in uri else uri
-    try:
-        with closing(_open(uri)) as file:
-            plain = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if name.endswith(".gz") else file
-            kind = name.removesuffix(".gz").rsplit(".", 1)[-1]
-            yield from {"json": _json, "csv": _csv, "parquet": _parquet}.get(kind, _json_lines)(
-                uri, plain
-            )
-    # A torn gzip shows only when it is read, maybe after many good rows.
-    except (gzip.BadGzipFile, EOFError, zlib.error) as exc:
-        raise InputError(
-            uri, f"cannot be unpacked ({_line(exc)})", "export the posts again, or without gzip"
-        ) from exc
+    kind = path_of(uri).removesuffix(".gz").rsplit(".", 1)[-1]
+    if kind == "parquet":
+        yield from enumerate(parquet_rows(uri, data), start=1)
+        return
+    with open_posts(uri, data) as file:
+        yield from {"json": _json, "csv": _csv}.get(kind, _json_lines)(uri, file)
 
 
 def _line(exc: Exception) -> str:
@@ -107,11 +102,7 @@ def _line(exc: Exception) -> str:
 
 
 def _suffixed(location: str) -> bool:
-    return (
-        re.sub(r"[?#].*$", "", location).endswith(SUFFIXES)
-        if "://" in location
-        else location.endswith(SUFFIXES)
-    )
+    return path_of(location).endswith(SUFFIXES)
 
 
 def _match(pattern: str) -> list[str]:
@@ -144,74 +135,33 @@ def _matches(path: list[str], pattern: list[str]) -> bool:
     )
 
 
-def _open(uri: str) -> IO[bytes]:
-    """A file as a stream of bytes that can be sought; from the web by way of a temporary file."""
-    if re.match(r"https?://", uri):
-        import httpx
-
-        # Parquet keeps its index at the end of the file, and a stream from the web has no way back.
-        spool = cast(IO[bytes], tempfile.TemporaryFile(prefix="boig-posts-"))  # noqa: SIM115 (the caller closes it)
-        try:
-            with httpx.stream("GET", uri, follow_redirects=True, timeout=60) as response:
-                response.raise_for_status()
-                for part in response.iter_bytes():
-                    spool.write(part)
-        except httpx.HTTPStatusError as exc:
-            raise InputError(
-                uri, f"answers {exc.response.status_code}", "check the address of the posts"
-            ) from exc
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise StoreUnavailableError(
-                uri,
-                f"cannot be read ({type(exc).__name__} {exc})",
-                "check the address and try again",
-            ) from exc
-        spool.seek(0)
-        return spool
-    if not store.exists(uri):
-        raise InputError(
-            uri, "does not exist", "give the posts file of an export, its folder, or a glob"
-        )
-    filesystem, path = store.filesystem(uri)
-    try:
-        return cast(IO[bytes], filesystem.open_input_file(path))
-    except FileNotFoundError as exc:
-        raise NotFoundInStoreError(uri, "does not exist", "check the location") from exc
-
-
 def _json_lines(uri: str, file: IO[bytes]) -> Iterator[Row]:
-    for line, row in enumerate(_lines(uri, file), start=1):
-        if row.strip():
+    line = 0
+    while row := file.readline(_LONGEST_LINE):
+        line += 1
+        if len(row) == _LONGEST_LINE:
+            while row and not row.endswith(b"\n"):
+                row = file.readline(_LONGEST_LINE)
+            yield line, _too_long("line")
+        # Some programs put a byte order mark before the first row, which `json` refuses.
+        elif row := (row.removeprefix(b"\xef\xbb\xbf") if line == 1 else row).strip():
             yield from ((line, flat) for flat in _parse_json(row))
 
 
-def _lines(uri: str, file: IO[bytes]) -> Iterator[bytes]:
-    buffered = io.BufferedReader(cast(Any, file), 2**20)  # pyarrow's streams read no lines
-    first = True
-    # A file of another kind may have no line break, and would be read into memory whole.
-    while row := buffered.readline(_LONGEST_LINE):
-        if len(row) == _LONGEST_LINE:
-            raise InputError(
-                uri,
-                f"has a line of over {_LONGEST_LINE} bytes",
-                "export the posts as JSON lines, one post a line",
-            )
-        # Some programs put a byte order mark before the first row, which `json` refuses.
-        yield row.removeprefix(b"\xef\xbb\xbf") if first else row
-        first = False
+def _too_long(what: str) -> Rejected:
+    return Rejected("row_too_large", f"the {what} has {_LONGEST_LINE} bytes or more")
 
 
 def _json(uri: str, file: IO[bytes]) -> Iterator[Row]:
     try:
-        whole = json.loads(file.read())
+        for place, item in enumerate(json_items(file, _LONGEST_LINE), start=1):
+            yield from ((place, flat) for flat in _flatten(item))
     except (ValueError, RecursionError) as exc:
+        if isinstance(exc, BoigError):  # of the stream below, and said already
+            raise
         raise InputError(
             uri, f"is not JSON ({_line(exc)})", "export the posts again, or as JSON lines"
         ) from exc
-    items = whole if isinstance(whole, list) else [whole]
-    yield from (
-        (place, flat) for place, item in enumerate(items, start=1) for flat in _flatten(item)
-    )
 
 
 def _csv(uri: str, file: IO[bytes]) -> Iterator[Row]:
@@ -219,19 +169,20 @@ def _csv(uri: str, file: IO[bytes]) -> Iterator[Row]:
     breaks."""
     # A byte that is not UTF-8 comes through as a lone surrogate, so that its row alone is rejected:
     # an error of the decoder would end the file.
-    text = io.TextIOWrapper(
-        cast(Any, file), encoding="utf-8-sig", errors="surrogateescape", newline=""
-    )
-    rows = csv.reader(text)
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    lines = _CsvLines(text)
+    rows = csv.reader(lines)
     header: list[str] | None = None
     # Asked by `next`, the reader goes on after a bad row, at which a `for` would end.
     while True:
+        lines.taken = 0
         try:
             row = next(rows)
         except StopIteration:
             return
-        except csv.Error as exc:
-            yield rows.line_num, Rejected("bad_json", f"is no CSV row ({exc})")
+        except (csv.Error, Rejected) as exc:
+            known = isinstance(exc, Rejected)
+            yield lines.number, exc if known else Rejected("bad_json", f"is no CSV row ({exc})")
             continue
         if header is None:
             header = row
@@ -241,32 +192,38 @@ def _csv(uri: str, file: IO[bytes]) -> Iterator[Row]:
                     f"{uri}, line 1", "has two columns of one name", "name each column once"
                 )
         elif row and any("\udc80" <= letter <= "\udcff" for cell in row for letter in cell):
-            yield rows.line_num, Rejected("encoding", "a byte is not UTF-8")
+            yield lines.number, Rejected("encoding", "a byte is not UTF-8")
         elif row and len(row) != len(header):
             yield (
-                rows.line_num,
+                lines.number,
                 Rejected("bad_json", f"has {len(row)} columns, the first line names {len(header)}"),
             )
         elif row:
-            yield rows.line_num, dict(zip(header, row, strict=True))
+            yield lines.number, dict(zip(header, row, strict=True))
 
 
-def _parquet(uri: str, file: IO[bytes]) -> Iterator[Row]:
-    import pyarrow as pa
-    from pyarrow import parquet
+class _CsvLines:
+    """Lines of a CSV file. A row may go over many, but not without end: a quote that is never
+    closed would take the whole file."""
 
-    try:
-        place = 0
-        for batch in parquet.ParquetFile(file).iter_batches(
-            batch_size=_BATCH, use_threads=False
-        ):  # see `tables.read_shard`
-            for row in batch.to_pylist():
-                place += 1
-                yield place, row
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as exc:
-        raise InputError(
-            uri, f"cannot be read ({_line(exc)})", "export the posts again, or as JSON lines"
-        ) from exc
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self.number = self.taken = 0
+
+    def __iter__(self) -> _CsvLines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(_LONGEST_LINE)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.taken += len(line)
+        if self.taken >= _LONGEST_LINE:
+            while line and not line.endswith("\n"):
+                line = self._text.readline(_LONGEST_LINE)
+            raise _too_long("row")
+        return line
 
 
 def _parse_json(row: bytes) -> list[Any]:

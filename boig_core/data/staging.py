@@ -26,6 +26,7 @@ from boig_core.config import Data
 from boig_core.data import dataset, tables
 from boig_core.data.fetch import Fetcher
 from boig_core.data.images import StoredImage
+from boig_core.data.reach import ImageReference, Reach
 from boig_core.data.rejects import Rejected
 from boig_core.storage import store
 
@@ -39,6 +40,7 @@ images of the first one have."""
 _LARGEST_CHUNK: Final = 4096
 _INDEX: Final = (
     "chunk",
+    "base",
     "address",
     "sha256",
     "width",
@@ -64,21 +66,22 @@ _LIMITS: Final = (
 
 @dataclass(frozen=True)
 class FetchChunk:
-    """References to fetch together: its ``number`` in the ingestion, its ``key`` and the
-    ``addresses``."""
+    """References to fetch together: its ``number`` in the ingestion, its ``key``, the
+    ``references``, and how far they may ``reach``."""
 
     number: int
     key: str
-    addresses: tuple[str, ...]
+    references: tuple[ImageReference, ...]
+    reach: Reach
 
 
 def make_chunks(
-    addresses: Iterable[str], data: Data, size: int, first: int = 0
+    references: Iterable[ImageReference], data: Data, reach: Reach, size: int, first: int = 0
 ) -> Iterator[FetchChunk]:
-    """Cut addresses, which come in their final order, into chunks of ``size``, numbered from
+    """Cut references, which come in their final order, into chunks of ``size``, numbered from
     ``first``."""
-    limits = data.model_dump(mode="json", include=set(_LIMITS))
-    waiting = iter(addresses)
+    limits = data.model_dump(mode="json", include=set(_LIMITS)) | {"roots": reach.roots}
+    waiting = iter(references)
     for number in count(first):
         batch = tuple(islice(waiting, size))
         if not batch:
@@ -86,7 +89,7 @@ def make_chunks(
         # Limits belong to the question: under others a reference may come out otherwise, and an
         # index from before must not answer for it.
         asked = json.dumps([limits, batch], sort_keys=True).encode()
-        yield FetchChunk(number, hashlib.sha256(asked).hexdigest()[:32], batch)
+        yield FetchChunk(number, hashlib.sha256(asked).hexdigest()[:32], batch, reach)
 
 
 def chunk_size(index: pa.Table, data: Data) -> int:
@@ -115,7 +118,7 @@ def stage(chunk: FetchChunk, data: Data, root: str) -> pa.Table:
         root: URI of ``datasets/NAME``.
 
     Returns:
-        Its index: one row per address: ``sha256``, sizes and shard, or ``code`` and ``reason``.
+        Its index: one row per reference: ``sha256``, sizes and shard, or ``code`` and ``reason``.
 
     Raises:
         StoreUnavailableError: the store is away.
@@ -135,7 +138,10 @@ def stage(chunk: FetchChunk, data: Data, root: str) -> pa.Table:
         sink = pa.BufferOutputStream()
         # Images come in any order; sorted, the index is the same whichever came first.
         pq.write_table(
-            pa.Table.from_pylist(sorted(rows, key=lambda row: str(row["address"])), _schema()), sink
+            pa.Table.from_pylist(
+                sorted(rows, key=lambda row: (row["address"], row["base"])), _schema()
+            ),
+            sink,
         )
         # Last of all: after a kill, an index that is there is trusted.
         store.write_bytes(uri, sink.getvalue().to_pybytes())
@@ -149,17 +155,17 @@ def stage(chunk: FetchChunk, data: Data, root: str) -> pa.Table:
 def _fetch_into(
     spool: IO[bytes], chunk: FetchChunk, data: Data
 ) -> tuple[list[dict[str, Any]], dict[str, tuple[int, int]]]:
-    """Fetch into a scratch file; returns a row per address, and offset and length of each image by
-    its hash."""
+    """Fetch into a scratch file; returns a row per reference, and offset and length of each image
+    by its hash."""
     rows: list[dict[str, Any]] = []
     places: dict[str, tuple[int, int]] = {}
-    for address, image in _fetcher(data).fetch(chunk.addresses):
+    for reference, image in _fetcher(data).fetch(chunk.references, chunk.reach):
         if isinstance(image, Rejected):
-            rows.append({"address": address, "code": image.code, "reason": image.reason})
+            rows.append(reference._asdict() | {"code": image.code, "reason": image.reason})
             continue
         rows.append(
             {
-                "address": address,
+                **reference._asdict(),
                 **{
                     name: getattr(image, name)
                     for name in ("sha256", "width", "height", "fingerprint")

@@ -2,7 +2,8 @@
 limit, following nothing by itself.
 
 The body is capped while it streams; a deadline holds for the whole answer, also for a server that
-trickles its headers byte by byte. A host whose addresses are not all public is refused, and the
+trickles it byte by byte, whatever part of it: each read of the socket has only the time that is
+left. A host whose addresses are not all public is refused, and the
 connection goes to the address that was looked at, under the host's own name: asked twice, a name
 server may answer twice differently. Leaves out: retries, redirects and how many requests a host
 gets (see `fetch`).
@@ -10,15 +11,17 @@ gets (see `fetch`).
 
 from __future__ import annotations
 
-import ipaddress
+import http.client
+import io
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar, cast
+from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
@@ -32,53 +35,39 @@ from urllib3.exceptions import (
     ProtocolError,
     ProxyError,
     SSLError,
-    TimeoutError,
 )
+from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.util import Timeout, Url, parse_url
 
 from boig_core.config import Data
-from boig_core.data.rejects import Rejected
+from boig_core.data.addresses import public_address
+from boig_core.data.rejects import Again, Rejected
 
-_EMBEDS_IPV4: Final = tuple(
-    map(ipaddress.IPv6Network, ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96", "::ffff:0:0/96"))
-)
-"""Prefixes of IPv6 whose last four bytes are an IPv4 address: NAT64, translated, compatible,
-mapped. `ipaddress` calls most of them global."""
-_INSIDE: Final = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            *("192.0.0.0/24", "168.63.129.16/32", "100.64.0.0/10"),
-            *("fec0::/10", "64:ff9b:1::/48", "2002::/16", "3fff::/20", "5f00::/16"),
-        ),
-    )
-)
-"""Networks that lead inside whatever `ipaddress` says, whose tables change with Python's version:
-protocol assignments, Azure's own server, carriers' NAT; site-local, local NAT64, 6to4 whose relays
-are gone, documentation, segment routing."""
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_Manager = TypeVar("_Manager", bound=urllib3.PoolManager)
+MAX_REDIRECTS: Final = 5
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Statuses that another try may mend."""
 _PIECE: Final = 65536
 _PORTS: Final = {"http": 80, "https": 443}
 _POOLS: Final = 256
 """Hosts whose connections are kept open."""
 
 
-class Again(Exception):
-    """A failure that another try may mend, after ``wait_s`` seconds if the server has named a
-    time."""
+class TooSlow(Rejected):
+    """An answer that has begun and does not end in time, or a server that does not finish TLS."""
 
-    def __init__(self, reason: str, wait_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait_s = wait_s
+
+class _Late(Exception):
+    """The deadline has passed. None of urllib3's kinds, which it would take for a pause."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A status and headers; the body is read only when `read` is called. Use with ``with``."""
+    """A status and headers; the body is read only when it is asked for. Use with ``with``."""
 
     url: str
     response: urllib3.BaseHTTPResponse
-    deadline: float
     data: Data
 
     def __enter__(self) -> Self:
@@ -93,7 +82,7 @@ class Answer:
         self.response.release_conn()
 
     def read(self) -> bytes:
-        """The whole body.
+        """The whole body, an image's.
 
         Raises:
             Rejected: ``image_too_large``, or ``http_error`` when it takes too long.
@@ -103,16 +92,17 @@ class Answer:
         # Of unpacked bytes, whatever length the headers name: a small packed body can unpack to
         # gigabytes.
         cap = int(self.data.max_image_mb * 2**20)
+        for piece in self.pieces():
+            body += piece
+            if len(body) > cap:
+                raise too_large(self.url, len(body), self.data)
+        return bytes(body)
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body as it comes; raises `Rejected` and `Again` as `read`."""
         with _named(self.url):
             while piece := self.response.read1(_PIECE, decode_content=True):
-                body += piece
-                if len(body) > cap:
-                    raise too_large(self.url, len(body), self.data)
-                if time.monotonic() > self.deadline:
-                    raise Rejected(
-                        "http_error", f"{self.url} takes longer than {self.data.fetch_timeout_s} s"
-                    )
-        return bytes(body)
+                yield piece
 
 
 @dataclass(frozen=True)
@@ -125,17 +115,22 @@ class Web:
 
     data: Data
 
-    def get(self, url: str) -> Answer:
+    def get(self, url: str, seconds: float | None = None) -> Answer:
         """Ask for a URL.
+
+        Args:
+            url: what to ask for.
+            seconds: time for the whole answer, its body included; None: ``data.fetch_timeout_s``,
+                which is also the longest that a server may say nothing.
 
         Raises:
             Rejected: ``host_refused`` (another scheme, or an address that is not public) or
-                ``http_error`` (no URL, or TLS that fails).
+                ``http_error`` (no URL, TLS that fails, or an answer that takes too long).
             Again: no connection, no answer in time, or a name that cannot be resolved now.
         """
-        deadline = time.monotonic() + self.data.fetch_timeout_s
-        # urllib3 calls `getresponse` without arguments, so the deadline reaches it by the thread.
-        _asking.deadline = deadline
+        silence = self.data.fetch_timeout_s
+        # urllib3 makes connections and responses by itself, so the time reaches them by the thread.
+        _asking.time = _Time(time.monotonic() + (silence if seconds is None else seconds), silence)
         with _named(url):
             target = parse_url(url)
             try:
@@ -145,7 +140,7 @@ class Web:
                     raise
                 # A server may close a connection that was kept open just as it is used again.
                 response = self._send(target)
-            return Answer(url, response, deadline, self.data)
+            return Answer(url, response, self.data)
 
     def _send(self, target: Url) -> urllib3.BaseHTTPResponse:
         """The request, to the address that was checked; headers have come, the body has not."""
@@ -160,7 +155,7 @@ class Web:
             "Accept-Encoding": "identity",
             "Host": str(target.netloc),
         }
-        timeout = Timeout(connect=self.data.fetch_timeout_s, read=self.data.fetch_timeout_s)
+        left = _asking.time.left()
         # By itself urllib3 would follow redirects to hosts that nobody has checked, and make tries
         # that `fetch` does not count.
         options: dict[str, Any] = {
@@ -168,7 +163,7 @@ class Web:
             "redirect": False,
             "retries": False,
             "preload_content": False,
-            "timeout": timeout,
+            "timeout": Timeout(connect=left, read=left),
         }
         if (proxy := self._proxies.get(scheme)) is not None and not proxy_bypass(host):
             return _proxy(proxy).urlopen("GET", target.url, **options)
@@ -193,27 +188,90 @@ class Web:
 
     @cached_property
     def _manager(self) -> urllib3.PoolManager:
-        manager = urllib3.PoolManager(num_pools=_POOLS, maxsize=self.data.fetch_per_host)
-        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
-        return manager
+        return _timed(urllib3.PoolManager(num_pools=_POOLS, maxsize=self.data.fetch_per_host))
 
 
 @cache
 def _proxy(url: str) -> urllib3.ProxyManager:
-    return urllib3.ProxyManager(url)
+    return _timed(urllib3.ProxyManager(url))
 
 
-# A connection is watched until its headers are there; `Answer.read` watches the rest.
+@dataclass(frozen=True)
+class _Time:
+    """When an answer must be there whole, and how long its server may say nothing, in seconds."""
+
+    deadline: float
+    silence: float
+
+    def left(self) -> float:
+        """Seconds that the next step may take.
+
+        Raises:
+            TimeoutError: none.
+        """
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the deadline has passed")
+        return min(left, self.silence)
+
+
+_asking = threading.local()
+
+
+class _TimedStream(io.RawIOBase):
+    """What comes through a socket, each read in the time that is left. All parts of an answer pass
+    here: a timeout of the socket's own would hold between any two bytes anew."""
+
+    def __init__(self, stream: io.RawIOBase, sock: socket.socket) -> None:
+        super().__init__()
+        self._stream, self._sock, self._time = stream, sock, _asking.time
+        self._begun = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        try:
+            self._sock.settimeout(self._time.left())
+            count = self._stream.readinto(buffer)
+        except TimeoutError as exc:
+            # A server that says nothing at all may do better when it is asked again.
+            if not self._begun:
+                raise
+            raise _Late from exc
+        self._begun = True
+        return cast("int | None", count)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_TimedStream(self.fp.detach(), sock))
+
+
 class _HTTP(HTTPConnection):
-    def getresponse(self) -> Any:
-        with _reaper.watch(self.sock):
-            return super().getresponse()
+    response_class = _Response
 
 
 class _HTTPS(HTTPSConnection):
-    def getresponse(self) -> Any:
-        with _reaper.watch(self.sock):
-            return super().getresponse()
+    response_class = _Response
+
+    def _new_conn(self) -> socket.socket:
+        sock = super()._new_conn()
+        # TLS comes next; its handshake as a whole has the time of the socket.
+        sock.settimeout(_asking.time.left())
+        return sock
+
+    def connect(self) -> None:
+        try:
+            super().connect()
+        # Of the handshake: that of TCP is of a kind of urllib3's.
+        except TimeoutError as exc:
+            raise _Late from exc
 
 
 class _HTTPPool(HTTPConnectionPool):
@@ -224,48 +282,9 @@ class _HTTPSPool(HTTPSConnectionPool):
     ConnectionCls = _HTTPS
 
 
-class _Reaper:
-    """Hangs up on servers that still send headers when the asking thread's deadline comes: a
-    socket's own timeout holds between bytes."""
-
-    def __init__(self) -> None:
-        self._open: dict[int, tuple[float, socket.socket]] = {}
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._pause = threading.Event()
-
-    @contextmanager
-    def watch(self, sock: socket.socket) -> Iterator[None]:
-        """Hang up on ``sock`` when the deadline comes before the end of the ``with``."""
-        deadline = _asking.deadline
-        with self._lock:
-            self._open[id(sock)] = deadline, sock
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._reap, daemon=True, name="boig-reaper")
-                self._thread.start()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._open.pop(id(sock), None)
-        if (
-            time.monotonic() > deadline
-        ):  # headers that were cut off read like headers that have ended
-            raise Rejected("http_error", "the server takes too long to answer")
-
-    def _reap(self) -> None:
-        while True:
-            self._pause.wait(0.25)
-            with self._lock:
-                for deadline, sock in self._open.values():
-                    if time.monotonic() > deadline:
-                        with suppress(OSError):
-                            # Unlike `close`, this wakes the thread that reads.
-                            sock.shutdown(socket.SHUT_RDWR)
-
-
-_asking = threading.local()
-_reaper = _Reaper()
+def _timed(manager: _Manager) -> _Manager:
+    manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+    return manager
 
 
 @contextmanager
@@ -273,13 +292,41 @@ def _named(url: str) -> Iterator[None]:
     """What urllib3 raises, as what another try may mend and what it may not."""
     try:
         yield
+    except _Late as exc:
+        raise TooSlow("http_error", f"{url} takes too long to answer") from exc
     except (SSLError, LocationParseError, LocationValueError) as exc:
         raise Rejected("http_error", f"{url[:200]}: {type(exc).__name__} {exc}") from exc
     # Before HTTPError, which is the wider kind of all of these.
-    except (TimeoutError, NewConnectionError, ProtocolError, ProxyError) as exc:
+    except (
+        HTTPTimeoutError,
+        TimeoutError,
+        NewConnectionError,
+        ProtocolError,
+        ProxyError,
+    ) as exc:
         raise Again(f"{type(exc).__name__} {exc}".strip()) from exc
     except (HTTPError, ValueError) as exc:
         raise Rejected("http_error", f"{url[:200]}: {type(exc).__name__} {exc}") from exc
+
+
+def next_hop(url: str, location: str) -> str:
+    """Where a redirect leads.
+
+    Raises:
+        Rejected: ``http_error`` when it is no URL, or leads from https to http.
+    """
+    try:
+        target = urljoin(url, location)
+        # What cannot be taken apart raises here.
+        urlsplit(target)
+    except ValueError as exc:
+        raise Rejected(
+            "http_error", f"{url}: redirects to {location[:80]!r}, which is no URL"
+        ) from exc
+    # What was asked for in private must not travel in the open.
+    if url.lower().startswith("https:") and not target.lower().startswith("https:"):
+        raise Rejected("http_error", f"{url} redirects from https to {target[:80]!r}")
+    return target
 
 
 def too_large(reference: str, size: int, data: Data) -> Rejected:
@@ -288,49 +335,3 @@ def too_large(reference: str, size: int, data: Data) -> Rejected:
         "image_too_large",
         f"{reference} has {size} bytes or more, at most {data.max_image_mb} MiB are allowed",
     )
-
-
-def _embedded(address: _Address) -> Iterator[_Address]:
-    """The IPv4 addresses that an IPv6 address stands for."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if any(address in prefix for prefix in _EMBEDS_IPV4):
-            yield ipaddress.IPv4Address(address.packed[12:])
-        yield from address.teredo or ()
-
-
-def _is_public(address: _Address) -> bool:
-    # `ipaddress` calls multicast addresses global. An address that only embeds another is judged
-    # by that one.
-    if any(address in prefix for prefix in _EMBEDS_IPV4 if address.version == 6):
-        return int(address) > 1
-    inside = any(address in network for network in _INSIDE if network.version == address.version)
-    return address.is_global and not address.is_multicast and not inside
-
-
-def public_address(host: str, port: int) -> str:
-    """An address of a host, when all its addresses are public.
-
-    Raises:
-        Rejected: ``host_refused`` when an address is private, loopback, link-local or otherwise not
-            global.
-        Again: the name cannot be resolved now.
-    """
-    try:
-        addresses = {
-            str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        }
-    except (socket.gaierror, UnicodeError) as exc:
-        raise Again(f"{host} cannot be resolved") from exc
-    if not addresses:
-        raise Again(f"{host} has no address")
-    # All of them, not only the one that is used: a name that leads inside at all is refused.
-    for address in addresses:
-        parsed = ipaddress.ip_address(address.split("%")[0])
-        if not all(map(_is_public, (parsed, *_embedded(parsed)))):
-            raise Rejected(
-                "host_refused",
-                f"{host} is at the private address {address}; data.allow_private_hosts lets such hosts in",
-            )
-    # The same one whatever order the name server answers in, so that its pool is found again; IPv4
-    # before IPv6, to which many machines have no way.
-    return min(addresses, key=lambda address: (":" in address, address))

@@ -211,6 +211,9 @@ def _require_policy(job: Job) -> None:
             "give Airflow and Ray the same BOIG_POLICY, then clear the DAG's run",
         )
     policy.require(job.recipe, job.store)
+    # Without a try of Airflow's, somebody has typed the inputs on this machine's command line.
+    for name, uri in job.inputs.items() if job.started_by is not None else ():
+        policy.require_location(uri, "posts" if name == "posts" else "outputs", job.store)
 
 
 def _kept_log(attempt: str) -> KeptLog:

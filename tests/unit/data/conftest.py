@@ -77,6 +77,7 @@ class Archive:
         retry: bool = False,
         crew: ImageFetcher | None = None,
         period: Period | None = None,
+        roots: Sequence[str] = (),
         **rules: Any,
     ) -> Ingested:
         """Ingest without a commit."""
@@ -84,9 +85,17 @@ class Archive:
         scratch = self.folder / f"scratch-{self._versions}"
         scratch.mkdir()
         crew = crew or OneProcess()
-        where = {"root": self.root, "scratch": scratch}
         return ingest(
-            location, earlier, Data(**rules), seed, **where, crew=crew, retry=retry, period=period
+            location,
+            earlier,
+            Data(**rules),
+            seed,
+            root=self.root,
+            scratch=scratch,
+            crew=crew,
+            retry=retry,
+            period=period,
+            roots=roots,
         )
 
     def publish(self, made: Ingested, **meta: Any) -> str:

@@ -22,10 +22,11 @@ GOOD: dict[str, Any] = {
 
 
 def read_all(location: Path | str, **rules: Any) -> tuple[list[tuple[int, Post]], list[Reject]]:
+    data = Data(**rules)
     result = [
         item
         for file in find_sources(str(location))
-        for item in accept(file, read_rows(file), Data(**rules))
+        for item in accept(file, read_rows(file, data), data)
     ]
     return [item[:2] for item in result if not isinstance(item, Reject)], [
         item for item in result if isinstance(item, Reject)

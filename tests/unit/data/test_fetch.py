@@ -1,6 +1,7 @@
 """Fetching: from a folder, from S3, and over HTTP from a server that misbehaves in every way it
 can."""
 
+import errno
 import os
 import socket
 import threading
@@ -18,7 +19,9 @@ from boig_core.config import Data
 from boig_core.data import fetch, web
 from boig_core.data.fetch import Fetcher, opted_out, retry_after
 from boig_core.data.images import StoredImage
+from boig_core.data.reach import ImageReference, Reach
 from boig_core.data.rejects import Rejected
+from boig_core.errors import StoreUnavailableError
 from boig_core.storage import store
 from tests.unit.data.misbehaving import Server, png
 
@@ -43,11 +46,14 @@ def code(found: StoredImage | Rejected) -> str:
     return found.code if isinstance(found, Rejected) else "stored"
 
 
-def fetch_all(wanted: list[str], data: Data = INTRANET) -> list[StoredImage | Rejected]:
+def fetch_all(
+    wanted: list[str], data: Data = INTRANET, base: str = "/"
+) -> list[StoredImage | Rejected]:
     """Results in the order of what was asked for."""
-    result = dict(Fetcher(data).fetch(wanted))
-    assert result.keys() == set(wanted)
-    return [result[item] for item in wanted]
+    references = [ImageReference(base, address) for address in wanted]
+    result = dict(Fetcher(data).fetch(references, Reach()))
+    assert result.keys() == set(references)
+    return [result[item] for item in references]
 
 
 def test_a_folder(tmp_path: Path) -> None:
@@ -92,7 +98,7 @@ def test_no_more_of_an_object_is_read_than_is_allowed(
 
     whole = store.read_bytes
     monkeypatch.setattr(store, "read_bytes", read_bytes)
-    result = fetch_all([f"{s3_bucket}/large.png", f"{s3_bucket}/good.png"])
+    result = fetch_all([f"{s3_bucket}/large.png", f"{s3_bucket}/good.png"], base=s3_bucket)
     assert [code(item) for item in result] == ["image_too_large", "stored"]
     assert max(read) == int(INTRANET.max_image_mb * 2**20) + 1
 
@@ -231,6 +237,45 @@ def test_no_reference_ends_the_run(text: str, start: str) -> None:
         assert code(fetch_all([start + text], Data())[0]) != "stored"
 
 
+class Answered(Exception):
+    """An answer of S3, as botocore raises it."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.response = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": 400}}
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (Answered("KeyTooLongError"), "image_missing"),
+        (Answered("InvalidURI"), "image_missing"),
+        (Answered("ExpiredToken"), "away"),
+        (Answered("InternalError"), "away"),
+        (OSError(errno.ENAMETOOLONG, "File name too long"), "image_missing"),
+        (OSError(errno.ELOOP, "Too many levels"), "image_missing"),
+        (OSError(errno.EMFILE, "Too many open files"), "away"),
+        (OSError(errno.EIO, "Input/output error"), "away"),
+        (RuntimeError("of a library"), "image_missing"),
+        (KeyError("of a library"), "image_missing"),
+    ],
+)
+def test_what_a_reference_is_to_blame_for_is_its_reject_and_the_rest_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, expected: str
+) -> None:
+    def read_bytes(uri: str, most: int | None = None) -> bytes:
+        if isinstance(failure, Answered):
+            raise StoreUnavailableError(uri, "answered", "try again") from failure
+        raise failure
+
+    monkeypatch.setattr(store, "read_bytes", read_bytes)
+    if expected == "away":
+        with pytest.raises(StoreUnavailableError):
+            fetch_all(["s3://bucket/x.png"], base="s3://bucket")
+    else:
+        assert code(fetch_all(["s3://bucket/x.png"], base="s3://bucket")[0]) == expected
+
+
 def test_an_opt_out_counts(server: str) -> None:
     result = fetch_all([f"{server}/opted-out.png", f"{server}/opted-out-and-moved.png"])
     assert [code(item) for item in result] == ["opted_out", "opted_out"]
@@ -341,7 +386,9 @@ def test_threads_end_when_nobody_takes_what_they_fetch(tmp_path: Path) -> None:
     files = [tmp_path / f"{i}.png" for i in range(60)]
     for file in files:
         file.write_bytes(png())
-    result = Fetcher(INTRANET.model_copy(update={"fetch_concurrency": 2})).fetch(map(str, files))
+    wanted = [ImageReference(str(tmp_path), str(file)) for file in files]
+    two = INTRANET.model_copy(update={"fetch_concurrency": 2})
+    result = Fetcher(two).fetch(wanted, Reach())
     assert code(next(result)[1]) == "stored"
     result.close()  # type: ignore[attr-defined]
     for thread in [thread for thread in threading.enumerate() if thread.name == "boig-fetch"]:

@@ -286,9 +286,12 @@ def test_a_kill_loses_nothing_that_was_staged_and_the_restart_makes_the_same_ver
     assert 5 <= len(safe) < 24
     fetched: list[str] = []
     fetch = staging.Fetcher.fetch
-    monkeypatch.setattr(
-        staging.Fetcher, "fetch", lambda self, names: fetch(self, fetched.extend(names) or names)
-    )  # type: ignore[func-returns-value]
+
+    def noting(self: Any, references: Any, reach: Any) -> Any:
+        fetched.extend(reference.address for reference in references)
+        return fetch(self, references, reach)
+
+    monkeypatch.setattr(staging.Fetcher, "fetch", noting)
     uri = archive.ingest(location, shard_mb=0.004)
     assert content(uri) == content(expected)
     assert len(fetched) == len({*fetched} - {*safe}) == 24 - len(safe)

@@ -219,12 +219,14 @@ def test_posts_on_the_web(tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         threading.Thread(target=http.serve_forever, daemon=True).start()
         root = f"http://127.0.0.1:{http.server_port}"
-        [(line, post)], rejects = read_all(f"{root}/posts.jsonl.gz?download=1")
+        [(line, post)], rejects = read_all(
+            f"{root}/posts.jsonl.gz?download=1", allow_private_hosts=True
+        )
         assert (line, post.id, rejects) == (1, "1", [])
         with pytest.raises(InputError, match="answers 404"):
-            read_all(f"{root}/none.jsonl")
+            read_all(f"{root}/none.jsonl", allow_private_hosts=True)
         with pytest.raises(InputError, match="is no"):
             read_all(f"{root}/posts.txt")
         http.shutdown()
     with pytest.raises(StoreUnavailableError, match="cannot be read"):
-        read_all(f"{root}/posts.jsonl")
+        read_all(f"{root}/posts.jsonl", allow_private_hosts=True)

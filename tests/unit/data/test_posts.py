@@ -236,7 +236,7 @@ def test_an_export_of_stock_photographs(tmp_path: Path) -> None:
     data = load_recipe("stock").data
     result = [
         item
-        for item in accept("f", read_rows(str(tmp_path / "posts.jsonl")), data)
+        for item in accept("f", read_rows(str(tmp_path / "posts.jsonl"), data), data)
         if not isinstance(item, Reject)
     ]
     assert [

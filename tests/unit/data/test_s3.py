@@ -11,6 +11,7 @@ from boig_core.data import dataset, tables
 from boig_core.data.fetch import Fetcher
 from boig_core.data.images import StoredImage
 from boig_core.data.posts import Reject, accept
+from boig_core.data.reach import ImageReference, Reach
 from boig_core.data.rejects import Rejected
 from boig_core.data.sources import find_sources, read_rows
 from boig_core.storage import store
@@ -33,10 +34,13 @@ def test_posts_images_and_shards_on_s3(s3_bucket: str) -> None:
 
     [source] = find_sources(f"{bucket}/export")
     assert source == f"{bucket}/export/posts.jsonl" == find_sources(f"{bucket}/exp*/*.jsonl")[0]
-    [result] = accept(source, read_rows(source), Data())
+    [result] = accept(source, read_rows(source, Data()), Data())
     assert not isinstance(result, Reject)
-    wanted = [f"{bucket}/export/{name}" for name in (*result[1].images, "images/none.png")]
-    fetched = dict(Fetcher(Data()).fetch(wanted))
+    wanted = [
+        ImageReference(f"{bucket}/export", f"{bucket}/export/{name}")
+        for name in (*result[1].images, "images/none.png")
+    ]
+    fetched = dict(Fetcher(Data()).fetch(wanted, Reach()))
     good, missing = (fetched[name] for name in wanted)
     assert isinstance(good, StoredImage)
     assert good.data == buffer.getvalue()

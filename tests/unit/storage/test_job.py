@@ -15,6 +15,9 @@ from boig_core.storage import commit, job, manifest, store
 from boig_core.storage import stage as stages
 
 
+TRY = job.TaskTry(run_after="2026-01-01", number=1, limit=3)
+
+
 def make_job(
     root: str, attempt: int = 1, run: str = "manual__2026-01-01T00:00:00+00:00", **inputs: str
 ) -> job.Job:
@@ -91,6 +94,8 @@ def test_exit_codes_and_error_json(root: str, exc: Exception, code: int, user: b
         ({"policy": "0" * 64}, "policy 000000000000 of the job"),
         ({"recipe": load_recipe("tiny", ["reward.runtime_env=shell"])}, "reward.runtime_env"),
         ({"recipe": load_recipe("tiny", ["sd.base=someone/model"])}, "sd.base"),
+        ({"inputs": {"posts": "s3://other/posts"}, "started_by": TRY}, "s3://other/posts"),
+        ({"inputs": {"dataset": "s3://other/d"}, "started_by": TRY}, "s3://other/d"),
     ],
 )
 def test_a_stage_works_under_its_own_policy_alone(
