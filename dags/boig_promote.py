@@ -9,22 +9,27 @@ params name others.
 
 A champion in the MLflow registry, where gates and a person agree:
 
-* **plan** checks recipe and inputs;
-* **gates** holds the report against the recipe's promotion limits; one that fails goes no further
-  (skipped), the champion stays;
+* **plan** verifies candidate and report, manifest by manifest, back to the posts; all of it must
+  lie in the store;
+* **gates** holds the report against the gates of the candidate's own recipe, raised to the floors
+  of the policy; one that fails goes no further (skipped), the champion stays;
 * **approval** waits for a person, under *Required Actions*: the form shows each gate with its value
-  and limit, and one click opens the report with its images;
-* **promote** registers the model in MLflow and moves the alias `champion`; the one before stays as
-  `previous`.
+  and limit, those that are loosened or not asked as well, and one click opens the report with its
+  images;
+* **promote** checks gates and decision once more, registers the model in MLflow and moves the alias
+  `champion`; the one before stays as `previous`.
 
-Who decided what, when and why is kept as `decision.json` beside the run in the store.
+The approvers that the policy names may answer, but for those who triggered a run that the candidate
+comes from. Who decided what, when and why is kept as `decision.json` beside the run in the store.
 `boig_rollback` takes a promotion back.
 
 ### When it fails
 
 A gate that fails, or a rejection, is no failure: what follows is skipped. **approval** fails when
-nobody answers within `promotion.max_days`: trigger a new run with the same `boigsd` and `report`.
-When **promote** fails, clear it once MLflow answers again; a model is registered once only.
+nobody answers within `promotion.max_days`, and at once when nobody may: have the operator name
+another approver in the policy, then clear it. A task that was marked as success stands for nothing:
+**promote** fails without a decision of its own run. When **promote** fails, clear it once MLflow
+answers again; a model is registered once only, and a decision carried out once.
 
 ### Sample conf
 
@@ -38,8 +43,9 @@ When **promote** fails, clear it once MLflow answers again; a model is registere
 
 from airflow.sdk import DAG
 
-from boig_core.orchestration.planning.assets import BOIGSD, DEFAULTS, plan
-from boig_core.orchestration.planning.params import recipe_params, uri_param
+from boig_core.orchestration.planning.assets import BOIGSD, DEFAULTS
+from boig_core.orchestration.planning.params import dry_run_param, uri_param
+from boig_core.orchestration.planning.promotion import plan_promotion
 from boig_core.orchestration.promotion.approval import Approval, gates_task, promote_task
 from boig_core.orchestration.signals.callbacks import on_failure
 
@@ -52,19 +58,17 @@ with DAG(
     default_args={**DEFAULTS, "on_failure_callback": on_failure},
     doc_md=__doc__,
     tags=["boig", "promote"],
+    # No recipe and no overrides: whoever starts a promotion must not decide what it asks.
     params={
         "boigsd": uri_param("BoigSD", "the candidate, a BoigSD"),
         "report": uri_param("Report", "the candidate's report"),
-        **recipe_params(None),
+        "dry_run": dry_run_param(),
     },
 ) as dag:
-    planned = plan({"boigsd": "sd", "report": "report"}, BOIGSD)
-    gates = gates_task(planned)
     approval = Approval(
         task_id="approval",
         # Airflow asks for a subject as the file is parsed. The task sets its own.
         subject="Promote?",
-        gates=gates,
         doc_md="Waits for a person, under Required Actions.",
     )
-    promote_task(gates, approval.output)
+    plan_promotion(BOIGSD) >> gates_task() >> approval >> promote_task()

@@ -42,7 +42,9 @@ os.environ.update(
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         # No scheduler has to see a worker's end where there is none.
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "0",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        # Runs in this process are triggered by `dag_test`.
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "dag_test:admin,approver:user",
         "SCARF_ANALYTICS": "false",
     }
 )

@@ -7,6 +7,7 @@ Leaves out: Ray: a stage starts or joins a cluster by itself.
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import subprocess
@@ -180,6 +181,7 @@ def run_one_stage(
         task=task,
         attempt=number,
         policy=policy.digest(),
+        triggered_by=(getpass.getuser(),),
     )
     uri = write_job(job)
     command = [sys.executable, "-m", f"ray_jobs.{stage}", uri]

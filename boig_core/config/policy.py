@@ -61,7 +61,8 @@ class Approver(Section):
     id: str = Field(min_length=1)
     """Id of the user; with Airflow's simple auth manager, the user's name."""
     name: str = Field(min_length=1)
-    """Name that people know them by."""
+    """Name of the user there, under which Airflow keeps who triggered a run; with the simple auth
+    manager the same as the id."""
 
 
 class Ceilings(Section):

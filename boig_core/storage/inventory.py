@@ -37,7 +37,7 @@ _ATTEMPT_FILE: Final = re.compile(
     r"(?:(?:job|commit|error|deepspeed)\.json|metrics\.jsonl|log-shown|(?:checkpoints|samples|log)/.+)"
 )
 _RUN_FILE: Final = re.compile(
-    r"(?P<run>runs/[^/]+/[^/]+)/(?:(?:recipe|summary|period|timings|experiment|decision)\.json"
+    r"(?P<run>runs/[^/]+/[^/]+)/(?:(?:recipe|summary|period|timings|experiment|request|policy|decision)\.json"
     r"|recipes/[^/]+\.json|(?<=/turns/)\d{6,12}\.json|SHA256SUMS(?:\.sig)?)"
 )
 """What orchestration writes beside the attempts of a run; a turn is the lease of a run."""

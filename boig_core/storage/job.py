@@ -87,6 +87,8 @@ class Job(BaseModel):
         policy: digest of the policy under which the work was planned; a stage refuses to work under
             another. None: who wrote the job names none.
         started_by: the try of an Airflow task; None: Airflow had no part in it.
+        triggered_by: people who triggered the run, by the names that Airflow knows them by; none
+            where an asset or the schedule did. None: not known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -100,6 +102,7 @@ class Job(BaseModel):
     attempt: int
     policy: str | None = None
     started_by: TaskTry | None = None
+    triggered_by: tuple[str, ...] | None = None
 
     @property
     def attempt_uri(self) -> str:

@@ -51,12 +51,41 @@ def events(name: str) -> list[dict[str, Any]]:
         return [dict(event.extra) for event in result.order_by(AssetEvent.timestamp)]
 
 
+def user(name: str, role: str) -> dict[str, str]:
+    """Headers of a request as somebody who is logged in."""
+    from airflow.api_fastapi.app import get_auth_manager
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+
+    token = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username=name, role=role))
+    return {"Authorization": f"Bearer {token}"}
+
+
+def create_event(asset: str, extra: dict[str, Any]) -> None:
+    """Create an event through the REST API, as an admin may."""
+    from airflow.api_fastapi.app import create_app
+    from fastapi.testclient import TestClient
+
+    with TestClient(create_app(apps="core")) as client:
+        client.headers |= user("dag_test", "ADMIN")
+        assets = client.get("/api/v2/assets?name_pattern=boig").json()["assets"]
+        [number] = [entry["id"] for entry in assets if entry["name"] == asset]
+        created = client.post("/api/v2/assets/events", json={"asset_id": number, "extra": extra})
+        assert created.status_code == 200, created.text
+
+
 class Answer:
-    """Answers the approval from a second thread through the REST API, as a click in the UI does."""
+    """Answers the approval from a second thread through the REST API, as a click in the UI does:
+    first as who triggered the run, an admin, whom Airflow must refuse, then as the approver.
+
+    Attributes:
+        refused: status of the first answer.
+        body: what the form shows.
+    """
 
     def __init__(self, option: str) -> None:
         self.option = option
         self.body = ""
+        self.refused = 0
         self.error: Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -74,8 +103,7 @@ class Answer:
             from fastapi.testclient import TestClient
 
             with TestClient(create_app(apps="core")) as client:
-                token = client.get("/auth/token").json()["access_token"]
-                client.headers["Authorization"] = f"Bearer {token}"
+                client.headers |= user("dag_test", "ADMIN")
                 for _ in range(600):
                     if self._answer(client):
                         return
@@ -97,6 +125,9 @@ class Answer:
             return False
         self.body = question.json()["body"]
         answer = {"chosen_options": [self.option], "params_input": {"why": "it sells"}}
-        done = client.patch(path, json=answer)
+        while self.refused in (0, 500):
+            self.refused = client.patch(path, json=answer).status_code
+        assert self.refused == 403
+        done = client.patch(path, json=answer, headers=user("approver", "USER"))
         assert done.status_code in (200, 409, 500), done.text
-        return done.status_code != 500
+        return bool(done.status_code != 500)

@@ -16,7 +16,7 @@ from boig_core.storage import commit, manifest, signing, store
 from boig_core.storage.check import check_store
 from boig_core.storage.copying import copy_store
 from boig_core.storage.job import Job, Stage, read_job, write_job
-from tests.dags.running import Answer, events, load, states, xcoms
+from tests.dags.running import Answer, create_event, events, load, states, xcoms
 from tests.unit.storage.keys import make_keys, use_keys
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
@@ -172,8 +172,10 @@ def test_a_person_promotes(sd: Any, promoted: tuple[Any, Answer], home: Path) ->
         in answer.body
     )
     assert f"(/boig/reports/{report.rsplit('/', 1)[1]}/report.html)" in answer.body
+    assert answer.refused == 403, "who triggered the chain, though an admin, may not answer"
     result = xcoms(run)["promote"]
     assert result["champion"] == result["version"] == "1"
+    assert result["approved_by"] == "approver"
     version = champion(home)
     assert f"{version.tags['store']}/{version.tags['uri']}" == model
     assert version.tags["store"] == str(home / "store")
@@ -203,6 +205,7 @@ def test_the_decision_is_kept_with_who_when_why_and_the_way_back_to_the_posts(
     signed = signing.verify(gates["decision"].rsplit("/", 1)[0])
     dataset = xcoms(ingest)["perceive"]["outputs"]["dataset"].removeprefix(gates["store"] + "/")
     assert {f"{kept['candidate']}/manifest.json", f"{dataset}/manifest.json"} <= set(signed)
+    assert list(kept["triggered_by"]) == ["dag_test"]
 
 
 def test_the_next_model_is_evaluated_beside_the_champion(second: Any, sd: Any) -> None:
@@ -294,13 +297,18 @@ def test_a_report_of_another_model_is_refused(
         "report": xcoms(sd)["report"]["outputs"]["report"],
     }
     run = load("boig_promote").test(run_conf=mixed)
-    assert states(run)["gates"] == "failed"
+    assert states(run)["plan"] == "failed"
     captured = capfd.readouterr()
     assert "give a model and its own report" in captured.out + captured.err + caplog.text
 
 
-def test_a_failed_gate_asks_nobody(sd: Any) -> None:
-    run = load("boig_promote").test(run_conf={"overrides": ["promotion.min_reward_gain=0.5"]})
+def test_a_failed_gate_asks_nobody(
+    sd: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy asks for more than the candidate's own recipe."""
+    (tmp_path / "policy.yaml").write_text("gates: {min_reward_gain: 0.5}")
+    monkeypatch.setenv("BOIG_POLICY", str(tmp_path / "policy.yaml"))
+    run = load("boig_promote").test()
     assert states(run) == {
         "plan": "success",
         "gates": "skipped",
@@ -370,7 +378,9 @@ def test_a_dry_run_checks_everything_and_starts_nothing(
     sd: Any, home: Path, ray_stub: Any, caplog: Any, capfd: Any, name: str
 ) -> None:
     jobs = len(ray_stub.entrypoints)
-    conf = {"dry_run": True, "overrides": ["resources.gpus=1"]}
+    conf: dict[str, Any] = {"dry_run": True}
+    if name != "boig_promote":
+        conf["overrides"] = ["resources.gpus=1"]
     run = load(name).test(
         run_conf={**conf, "posts": str(home / "posts")} if name == "boig_ingest" else conf
     )
@@ -423,3 +433,14 @@ def test_in_a_copied_store_the_chain_goes_on(
         assert champion(home).tags["uri"] == former
     finally:
         (home / "gone").rename(home / "store")
+
+
+def test_an_event_that_a_person_created_starts_nothing(sd: Any, caplog: Any, capfd: Any) -> None:
+    create_event("boig/boigsd", events("boig/boigsd")[-1])
+    run = load("boig_promote").test()
+    assert states(run)["plan"] == "failed"
+    captured = capfd.readouterr()
+    assert (
+        "event of boig/boigsd: was created by a person through Airflow's REST API"
+        in captured.out + captured.err + caplog.text
+    )

@@ -20,7 +20,15 @@ from infra.evidence.orchestration.airflow_on_postgres import SERVERS, until
 from tests.faults.installation import HERE, RECIPE, Installation
 from tests.webhook import Receiver
 
-DAGS = ["deferred", "waiting", "training", "late", "boig_ingest", "boig_reconcile"]
+DAGS = [
+    "deferred",
+    "waiting",
+    "training",
+    "late",
+    "boig_ingest",
+    "boig_promote",
+    "boig_reconcile",
+]
 
 
 @pytest.fixture(scope="package")

@@ -22,8 +22,9 @@ import pytest
 
 from boig_core import environment
 from boig_core.config import load_recipe
+from boig_core.demo.airflow_api import AirflowApi
 from boig_core.demo.processes import Ports
-from boig_core.demo.services import start_ray
+from boig_core.demo.services import ROLES, start_ray
 from boig_core.errors import InputError
 from infra.evidence.orchestration.airflow_clicks import Run
 from infra.evidence.orchestration.airflow_on_postgres import (
@@ -70,6 +71,9 @@ class Installation(AirflowOnPostgres):
             # nothing listens there, and each test would wait for its patience
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
             "BOIG_RAY_PYTHON": str(home / "python"),
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(
+                f"{user}:{role}" for user, role in {"admin": "admin", **ROLES}.items()
+            ),
             "RAY_API_ADDRESS": self.gate.address,
         }
         super().__init__(home, dags, ports, more)
@@ -78,11 +82,19 @@ class Installation(AirflowOnPostgres):
         """Also what Ray's jobs need."""
         need_postgres()
         super().prepare()
+        passwords = {user: "of-tests" for user in ("admin", *ROLES)}
+        (self.home / "airflow" / "passwords.json").write_text(json.dumps(passwords))
         (self.signals / "go").mkdir()
         (self.store / "recipe.json").write_text(load_recipe("tiny", RECIPE).model_dump_json())
         python, stand_in = self.home / "python", HERE / "stand_in.py"
         python.write_text(f'#!/bin/sh\nexec {sys.executable} {stand_in} "$@"\n')
         python.chmod(0o755)
+
+    def person(self, name: str) -> AirflowApi:
+        """Airflow as one of the demo's users."""
+        api = AirflowApi(self.airflow.base, name, "of-tests")
+        assert api.login()
+        return api
 
     def start_ray(self) -> None:
         start_ray(self, self.env, self.ports)

@@ -23,6 +23,7 @@ from boig_core.errors import InputError, UserError
 from boig_core.orchestration.masking import hide_environment
 from boig_core.orchestration.planning import intervals
 from boig_core.orchestration.planning.dry_run import rehearse
+from boig_core.orchestration.planning.events import require_announced
 from boig_core.orchestration.promotion import registry
 from boig_core.orchestration.roots import allowed, follow_store, store_root
 from boig_core.orchestration.signals.callbacks import on_retry
@@ -233,6 +234,7 @@ def newest_extra(context: Mapping[str, Any], source: Asset | None) -> dict[str, 
     )
     if not events:
         return {}
+    require_announced(source.name, events)
     # One run may stand for several events that came while it waited.
     return follow_store(max(events, key=lambda event: event.timestamp).extra or {})
 

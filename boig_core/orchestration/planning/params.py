@@ -36,13 +36,14 @@ def recipe_params(default: str | None) -> dict[str, Param]:
             title="Overrides",
             description=settings,
         ),
-        "dry_run": Param(
-            False,
-            type="boolean",
-            title="Dry run",
-            description="Check everything, log what would run, and start nothing.",
-        ),
+        "dry_run": dry_run_param(),
     }
+
+
+def dry_run_param() -> Param:
+    """The param that asks for a rehearsal."""
+    what = "Check everything, log what would run, and start nothing."
+    return Param(False, type="boolean", title="Dry run", description=what)
 
 
 def uri_param(title: str, what: str) -> Param:

@@ -1,32 +1,32 @@
 """Promotion: gates, a person's approval, then the MLflow registry's alias ``champion`` moves and
 the old one stays as ``previous``.
 
-The registry holds where the model lies in the store and what it was made from; the bytes stay in
-the store. Leaves out: the DAG.
+No task believes an XCom: each reads the request from the store and evaluates it anew, and the
+registry moves for a decision that the approval has kept there. The registry holds where the model
+lies in the store and what it was made from; the bytes stay in the store. Leaves out: the DAG, the
+chain behind a candidate (see `chain`) and who may answer (see `approvers`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Any
-from uuid import uuid4
+from typing import Any, Final
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Param, task
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskAwaitingInput
 
-from boig_core.config import parse_recipe
+from boig_core.config import Policy, load_policy
+from boig_core.config.policy import Approver
 from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
 from boig_core.observability.logs import hide_secrets
-from boig_core.orchestration.promotion.gates import PromotionEvidence, evaluate_gates, table
+from boig_core.orchestration.promotion.approvers import approvers, require_allowed, require_names
 from boig_core.orchestration.promotion.registry import (
     MODEL,
     Move,
     aliases,
-    champion,
     is_registered,
     last_move,
     locations,
@@ -35,27 +35,47 @@ from boig_core.orchestration.promotion.registry import (
     rollback,
     version_tags,
 )
-from boig_core.orchestration.ui.links import REPORT_PAGE, ReportLink, page_url
-from boig_core.storage import commit as commits
-from boig_core.storage import evidence, manifest, places, store
-from boig_core.storage.job import Job, read_job
-from boig_core.storage.runs import DECISION
+from boig_core.orchestration.promotion.request import (
+    Assessment,
+    assess,
+    folder_of,
+    read_request,
+    summary,
+    write_request,
+)
+from boig_core.orchestration.ui.links import REPORT_PAGE, ReportLink
+from boig_core.storage import evidence, places, store
+
+
+@task(
+    task_id="gates",
+    doc_md="Evaluates the promotion gates; a candidate that fails one goes no further (skipped).",
+)
+def gates_task(**context: Any) -> dict[str, Any]:
+    """Returns gates and verdict, for people; skips what follows when a gate fails."""
+    folder = folder_of(context)
+    request = read_request(folder)
+    assessed = assess(request, load_policy(), context)
+    result = summary(assessed, request, folder)
+    print(result["table"])
+    if assessed.failed:
+        # A task that is skipped returns nothing, and people must still see what the gates found.
+        context["ti"].xcom_push(key="return_value", value=result)
+        raise AirflowSkipException(_not_promoted(assessed))
+    return result
 
 
 class Approval(ApprovalOperator):
     """Asks a person, with the gates' table and a link to the report with its images; the answer is
     kept in the store.
 
-    Nobody answers within the recipe's ``promotion.max_days``: the task fails.
-
-    Args:
-        gates: result of `gates_task`.
+    Only approvers of the policy are asked who triggered no run of the chain. Nobody answers within
+    the recipe's ``promotion.max_days``: the task fails.
     """
 
-    template_fields = (*ApprovalOperator.template_fields, "gates")
     operator_extra_links = (ReportLink(),)
 
-    def __init__(self, *, gates: Any, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         # The form shows only params whose source is the task.
         why = Param(
             "",
@@ -65,47 +85,82 @@ class Approval(ApprovalOperator):
             source="task",
         )
         super().__init__(**{**kwargs, "params": {"why": why}})
-        self.gates = gates
-
-    @property
-    def pages(self) -> dict[str, str]:
-        """Address of the report, for its link."""
-        return {ReportLink().name: self.gates["page"]}
+        self.pages: dict[str, str] = {}
+        self._max_days = 0.0
 
     def execute(self, context: Any) -> Any:
         """Put the question, then wait without holding a worker."""
+        folder, policy = folder_of(context), load_policy()
+        require_names()
+        earlier = read_request(folder)
+        # A new question voids any earlier answer of this run.
+        request = write_request(folder, earlier.candidate, earlier.report)
+        assessed = assess(request, policy, context)
+        if assessed.failed:  # the task gates was marked as success, or the registry has changed
+            raise AirflowFailException(_not_promoted(assessed))
+        asked = approvers(policy, assessed.triggered_by)
+        gates = summary(assessed, request, folder)
         # Set as the task runs: a DAG file that is parsed knows neither candidate nor recipe.
-        self.response_timeout = timedelta(days=self.gates["max_days"])
-        self.subject = f"Promote {store.name(self.gates['candidate'])} to champion?"
-        self.body = form(self.gates)
+        self.assigned_users = [{"id": person.id, "name": person.name} for person in asked]
+        self.response_timeout = timedelta(days=gates["max_days"])
+        self.subject = f"Promote {store.name(gates['candidate'])} to champion?"
+        self.body = form(gates, asked)
         # Links are kept when a task ends; this one waits.
-        context["ti"].xcom_push(key=ReportLink().xcom_key, value=self.gates["page"])
-        return super().execute(context)
+        context["ti"].xcom_push(key=ReportLink().xcom_key, value=gates["page"])
+        try:
+            return super().execute(context)
+        except TaskAwaitingInput as waiting:
+            # What was asked goes through Airflow's own record of the wait, which no person can
+            # write: the answer is to this and to nothing else.
+            kept = {key: gates[key] for key in (*_ASKED, "max_days")}
+            raise TaskAwaitingInput(
+                method_name=waiting.method_name, kwargs={"asked": kept}, timeout=waiting.timeout
+            ) from None
 
-    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
-        """Keep who decided what, when and why, before anything follows from it."""
+    def execute_complete(
+        self, context: Any, event: dict[str, Any], asked: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Check the answer, and keep who decided what, when and why, before anything follows from
+        it."""
+        self._max_days = (asked or {}).get("max_days", 0.0)
         if "error" not in event:
-            store.write_bytes(
-                self.gates["decision"], json.dumps(decision(self.gates, event), indent=1).encode()
-            )
-            is_signed = evidence.keep(self.gates["store"], self.gates["decision"])
+            folder, policy = folder_of(context), load_policy()
+            request = read_request(folder)
+            assessed = assess(request, policy, context)
+            gates = summary(assessed, request, folder)
+            require_names()
+            _require_unchanged("the question", asked or {}, gates)
+            person = require_allowed(policy, assessed.triggered_by, event.get("responded_by_user"))
+            kept = decision(gates, event, person)
+            # Beside the decision: what lies there is signed with it, and goes to an auditor.
+            store.write_bytes(store.join(folder, POLICY), policy.model_dump_json(indent=1).encode())
+            store.write_bytes(gates["decision"], json.dumps(kept, indent=1).encode())
+            is_signed = evidence.keep(gates["store"], gates["decision"])
             self.log.info(
                 "the decision is kept%s at %s",
                 " and signed" if is_signed else "",
-                self.gates["decision"],
+                gates["decision"],
             )
+            self.pages = {ReportLink().name: gates["page"]}
         return super().execute_complete(context, event)
 
     def process_trigger_event_error(self, event: dict[str, Any]) -> None:
         """A question that nobody answered in time is not put again."""
         if event["error_type"] == "timeout":
             raise AirflowFailException(
-                f"nobody answered within {self.gates['max_days']:g} days; the champion stays"
+                f"nobody answered within {self._max_days:g} days; the champion stays"
             )
         super().process_trigger_event_error(event)
 
 
-def form(gates: Mapping[str, Any]) -> str:
+POLICY: Final = "policy.json"
+"""The policy under which a person has answered, beside the decision."""
+_PLACED: Final = ("candidate", "report")
+_ASKED: Final = ("question", "candidate", "manifest", "report", "report_manifest")
+"""What a question and its answer are about."""
+
+
+def form(gates: Mapping[str, Any], asked: tuple[Approver, ...]) -> str:
     """What the approval shows, as Markdown: links first, since they are what a person opens before
     deciding."""
     links = [
@@ -116,10 +171,19 @@ def form(gates: Mapping[str, Any]) -> str:
     champion = gates["champion"] or "none yet"
     about = f"Candidate `{gates['candidate']}`. Champion now: `{champion}`."
     choice = "Every gate has passed. **Approve** makes the candidate champion in the model registry, **Reject** changes nothing."
-    return "\n\n".join([*links, choice, gates["table"], about])
+    who = f"May answer: {', '.join(person.name for person in asked)}."
+    if gates["triggered_by"]:
+        struck = (f"{name} (`{run}`)" for name, run in gates["triggered_by"].items())
+        who += f" Not these, who triggered a run of the chain: {', '.join(struck)}."
+    if gates["unknown"]:
+        runs = ", ".join(f"`{run}`" for run in gates["unknown"])
+        who += f" **Who triggered is not known** of {runs}."
+    return "\n\n".join([*links, choice, gates["table"], about, who])
 
 
-def decision(gates: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
+def decision(
+    gates: Mapping[str, Any], event: Mapping[str, Any], person: Approver
+) -> dict[str, Any]:
     """Who decided what, when and why, on which evidence, with places in the store. The manifest
     leads back to the posts, input by input."""
     located = {key: gates[key] for key in ("candidate", "champion", "report", "recipe")}
@@ -130,65 +194,74 @@ def decision(gates: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, An
         },
         "manifest": gates["manifest"],
         "decision": event["chosen_options"][0],
-        "by": person(event),
+        "by": person.name,
+        "by_id": person.id,
         "at": event["responded_at"].isoformat(timespec="seconds"),
         "why": (event.get("params_input") or {}).get("why") or "",
         **{key: gates[key] for key in ("root", "gates")},
+        **{key: gates[key] for key in ("report_manifest", "question", "triggered_by", "unknown")},
     }
-
-
-def person(event: Mapping[str, Any]) -> str:
-    """Name of the person who answered."""
-    user = event.get("responded_by_user") or {}
-    return str((user.get("name") if isinstance(user, Mapping) else user) or "unknown")
-
-
-@task(
-    task_id="gates",
-    doc_md="Evaluates the recipe's promotion gates; a candidate that fails one goes no further (skipped).",
-)
-def gates_task(plan: dict[str, Any], **context: Any) -> dict[str, Any]:
-    """Returns gates, verdict and what the approval form shows; skips what follows when a gate
-    fails."""
-    candidate, report = plan["outputs"]["boigsd"], plan["outputs"]["report"]
-    recipe = parse_recipe(_read_json(plan["recipe"]))
-    known = collect_evidence(candidate, report)
-    gates = evaluate_gates(
-        json.loads(manifest.read_file(report, "report.json", kind="report")), recipe, known
-    )
-    result = {
-        "gates": [asdict(gate) for gate in gates],
-        "passed": all(gate.passed for gate in gates),
-        "table": table(gates),
-        "candidate": candidate,
-        "manifest": manifest.read_manifest(candidate, kind="sd").digest(),
-        "champion": known.champion,
-        "report": report,
-        "page": page_url(report, REPORT_PAGE, plan["store"]),
-        "recipe": plan["recipe"],
-        "root": plan["root"],
-        "store": plan["store"],
-        "decision": store.join(plan["recipe"].rsplit("/", 1)[0], DECISION),
-        "max_days": recipe.promotion.max_days,
-    }
-    print(result["table"])
-    if not result["passed"]:
-        # A task that is skipped returns nothing, and people must still see what the gates found.
-        context["ti"].xcom_push(key="return_value", value=result)
-        failed = ", ".join(gate.name for gate in gates if not gate.passed)
-        raise AirflowSkipException(f"not promoted, the champion stays: {failed}")
-    return result
 
 
 @task(task_id="promote", doc_md="Registers the model in MLflow and moves the alias champion.")
-def promote_task(gates: dict[str, Any], approval: dict[str, Any]) -> dict[str, Any]:
+def promote_task(**context: Any) -> dict[str, Any]:
     """Runs after a person approved; returns ``{"model", "version", "champion", "previous",
     "approved_by"}``."""
-    name = person(approval)
-    return {
-        **register(gates, name, (approval.get("params_input") or {}).get("why") or ""),
-        "approved_by": name,
-    }
+    folder, policy = folder_of(context), load_policy()
+    request = read_request(folder)
+    assessed = assess(request, policy, context)
+    gates = summary(assessed, request, folder)
+    kept = require_approved(gates, assessed, policy)
+    if assessed.failed:
+        raise AirflowFailException(_not_promoted(assessed))
+    return {**register(gates, kept["by"], kept["why"]), "approved_by": kept["by"]}
+
+
+def require_approved(
+    gates: Mapping[str, Any], assessed: Assessment, policy: Policy
+) -> dict[str, Any]:
+    """The decision that the approval has kept, if it approves what the request is about.
+
+    Args:
+        gates: summary of the assessment.
+        assessed: the request, as it is now.
+        policy: of this installation, read now.
+
+    Raises:
+        InputError: there is none, or it is no approval of this very candidate.
+        PolicyError: whoever approved may not.
+        CorruptError: the file is no decision.
+    """
+    uri = gates["decision"]
+    try:
+        kept = json.loads(store.read_bytes(uri))
+        choice, person = kept["decision"], {"id": kept["by_id"], "name": kept["by"]}
+        named = {key: places.locate(str(kept[key]), gates["store"]) for key in _PLACED}
+        kept = {**kept, **named, "why": str(kept["why"])}
+    except NotFoundInStoreError:
+        rule = f"was marked as success: nobody has answered, {uri} does not exist"
+        raise InputError("the task approval", rule, "clear it, and have a person answer") from None
+    except (ValueError, TypeError, KeyError) as exc:
+        raise CorruptError(uri, "is no decision", "clear the task approval") from exc
+    _require_unchanged(uri, kept, gates)
+    if choice != Approval.APPROVE:
+        raise InputError(uri, f"says {choice}", "clear the task approval to ask again")
+    require_allowed(policy, assessed.triggered_by, person)
+    return kept
+
+
+def _require_unchanged(what: str, asked: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = [key for key in _ASKED if asked.get(key) != now[key]]
+    if changed:
+        raise InputError(
+            what,
+            f"is about another {', '.join(changed)} than this run now is",
+            "clear the task approval, and have a person answer anew",
+        )
+
+
+def _not_promoted(assessed: Assessment) -> str:
+    return f"not promoted, the champion stays: {', '.join(assessed.failed)}"
 
 
 @task(task_id="rollback", doc_md="The champion and the one before it change places.")
@@ -203,52 +276,19 @@ def rollback_task(**context: Any) -> dict[str, Any]:
     )
 
 
-def collect_evidence(candidate: str, report: str) -> PromotionEvidence:
-    """What the registry, and the runs behind a report, say about a candidate.
-
-    Raises:
-        InputError: the report is about another model.
-        CorruptError, NotFoundInStoreError: an output or the run that made it cannot be read.
-    """
-    # The job of the evaluation says which model and which champion were sampled. It is found from
-    # the report by manifests, so a param that names another model is caught.
-    evaluation = _made_by(_made_by(report).input("generation"))
-    if store.normalize(evaluation.input("boigsd")) != store.normalize(candidate):
-        raise InputError(
-            report,
-            f"is about {evaluation.input('boigsd')}, not about {candidate}",
-            "give a model and its own report",
-        )
-    compared, now = evaluation.inputs.get("champion"), champion()
-    training = commits.read_commit(_attempt(candidate)) or {}
-    return PromotionEvidence(
-        champion=None if now is None else store.normalize(now),
-        compared=None if compared is None else store.normalize(compared),
-        candidate=store.normalize(candidate),
-        monitors=training.get("metrics", {}).get("monitors"),
-    )
-
-
-def _made_by(output: str) -> Job:
-    """Job of the run that made an output."""
-    return read_job(store.join(_attempt(output), "job.json"))
-
-
-def _attempt(output: str) -> str:
-    return manifest.read_manifest(output).commit.rsplit("/", 1)[0]
-
-
 def register(gates: Mapping[str, Any], approved_by: str, why: str) -> dict[str, Any]:
-    """Register the candidate and make it champion; the same folder is registered once.
+    """Register the candidate and make it champion; the same folder is registered once, and a
+    decision is carried out once.
 
     Args:
-        gates: result of `gates_task`: the model, its evidence and its lineage, which become tags of
-            the version.
+        gates: summary of the assessment: the model, its evidence and its lineage, which become tags
+            of the version, and the question that was answered.
         approved_by: the person who approved; kept with time and reason.
         why: their reason.
 
     Raises:
-        InputError: no tracking server is set.
+        InputError: no tracking server is set, or the decision was carried out before and taken back
+            since.
         CorruptError: signatures are asked for, and the decision has none or is about another model.
         InfrastructureError: MLflow does not answer.
     """
@@ -269,7 +309,14 @@ def register(gates: Mapping[str, Any], approved_by: str, why: str) -> dict[str, 
         new = str(
             (same[0] if same else client.create_model_version(MODEL, source, tags=tags)).version
         )
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        now, done = datetime.now(UTC).isoformat(timespec="seconds"), f"decision_{gates['question']}"
+        if same and done in same[0].tags and aliases(client).get("champion") != new:
+            # Cleared after a rollback, the task would undo what another person has decided since.
+            raise InputError(
+                gates["decision"],
+                "was carried out before, and another model is champion since",
+                "trigger boig_promote again, and have a person decide anew",
+            )
         for key, value in {
             "approved_by": approved_by,
             "approved_at": now,
@@ -281,23 +328,12 @@ def register(gates: Mapping[str, Any], approved_by: str, why: str) -> dict[str, 
         # Promoted once more, a champion would become its own previous, and the model before would
         # be lost to a rollback.
         if alias_versions.get("champion") != new:
-            move(client, Move(uuid4().hex, "promote", new, alias_versions.get("champion")))
+            move(client, Move(gates["question"], "promote", new, alias_versions.get("champion")))
             alias_versions = aliases(client)
+        client.set_model_version_tag(MODEL, new, done, now)
     return {
         "model": MODEL,
         "version": new,
         "champion": alias_versions.get("champion"),
         "previous": alias_versions.get("previous"),
     }
-
-
-def _read_json(uri: str) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(store.read_bytes(uri))
-    except ValueError as exc:
-        raise CorruptError(uri, f"is not valid JSON ({exc})", "make the output again") from exc
-    except NotFoundInStoreError as exc:
-        raise NotFoundInStoreError(
-            uri, "does not exist", "give the URI of a finished run's output"
-        ) from exc
-    return content

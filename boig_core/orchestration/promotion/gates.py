@@ -1,20 +1,22 @@
 """Gates: what a candidate must show before a person is asked. Pure functions of report.json, the
-recipe, and what the registry says.
+candidate's own recipe, the policy's floors, and what the registry says.
 
-A number that is missing fails its gate: no evidence, no promotion. Three gates stand aside where
-there is nothing to compare, and say so: the champion where there is none, FID where there are too
-few images for it, and the reward's AUC where the recipe asks for none. Leaves out: reading all this
-and asking (see `promotion`).
+A number that is missing fails its gate: no evidence, no promotion. Two gates stand aside where
+there is nothing to compare, and say so: the champion where there is none, and FID where there are
+too few images for it. Every gate is listed, also one that is not asked; one that asks for less than
+a recipe does by default is marked. Leaves out: reading all this (see `request`) and asking a person
+(see `approval`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from boig_core.config import Recipe
+from boig_core.config import Promotion, Recipe, Reward
+from boig_core.config.policy import Gates
 
 CANDIDATE: Final = "boigsd"
 BASE: Final = "base"
@@ -31,17 +33,19 @@ class Gate:
         name: what is asked.
         value: what was measured; None: not measured.
         rule: how the value must stand to the limit.
-        limit: the recipe's.
+        limit: the recipe's, or the policy's where that is stricter; None: not asked.
         passed: the verdict.
         note: what the value is, or why there is none.
+        loosened: whether a recipe asks for more by default.
     """
 
     name: str
     value: float | None
     rule: Literal[">", "≥", "≤"]
-    limit: float
+    limit: float | None
     passed: bool
     note: str
+    loosened: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,30 @@ class PromotionEvidence:
     monitors: Mapping[str, str] | None
 
 
+def raise_to_floors(recipe: Recipe, floors: Gates) -> Recipe:
+    """A recipe whose gates ask for no less than the policy does. Its own may: the policy may be
+    newer than the model."""
+    own = recipe.promotion
+    names = ("min_reward_gain", "min_judge_gain", "min_champion_gain")
+    update: dict[str, Any] = {
+        name: _strictest(max, getattr(own, name), getattr(floors, name))
+        for name in (*names, "min_clip_margin", "min_diversity")
+    }
+    update["max_fid"] = _strictest(min, own.max_fid, floors.max_fid)
+    update["silent"] = (*own.silent, *(name for name in floors.silent if name not in own.silent))
+    least = _strictest(max, recipe.reward.min_auc, floors.min_auc)
+    return recipe.model_copy(
+        update={
+            "promotion": own.model_copy(update=update),
+            "reward": recipe.reward.model_copy(update={"min_auc": least}),
+        }
+    )
+
+
 def evaluate_gates(
     report: Mapping[str, Any], recipe: Recipe, evidence: PromotionEvidence
 ) -> list[Gate]:
-    """Evaluate every gate of a recipe.
+    """Evaluate every gate, also those that are not asked.
 
     Args:
         report: content of report.json; ``paired`` holds differences on the same prompts and seeds,
@@ -73,23 +97,32 @@ def evaluate_gates(
         recipe: the limits.
         evidence: of the registry and of the training.
     """
-    asked = recipe.promotion
-    gates = [_gain(report, "reward", BASE, asked.min_reward_gain)]
-    if asked.min_judge_gain is not None:
-        gates.append(_gain(report, "judge", BASE, asked.min_judge_gain))
-    if asked.min_champion_gain is not None:
-        gates.append(_over_champion(report, asked.min_champion_gain, evidence))
-    gates += [
-        _kept(report, "CLIP margin kept", "clip_margin", asked.min_clip_margin),
-        _kept(report, "diversity kept", "diversity", asked.min_diversity),
+    asked, usual = recipe.promotion, Promotion()
+    least_auc, usual_auc = recipe.reward.min_auc, Reward().min_auc
+    judge, champion, fid = asked.min_judge_gain, asked.min_champion_gain, asked.max_fid
+    # A share that need not be kept at all is not asked.
+    margin, diversity = asked.min_clip_margin or None, asked.min_diversity or None
+    gates = [
+        _gain(report, "reward", BASE, asked.min_reward_gain),
+        _gain(report, "judge", BASE, judge),
+        _over_champion(report, champion, evidence),
+        _kept(report, "CLIP margin kept", "clip_margin", margin),
+        _kept(report, "diversity kept", "diversity", diversity),
+        _fid(report, fid),
+        _calibrated(report, least_auc),
+        _silent(asked.silent, evidence.monitors),
     ]
-    if asked.max_fid is not None:
-        gates.append(_fid(report, asked.max_fid))
-    if recipe.reward.min_auc is not None:
-        gates.append(_calibrated(report, recipe.reward.min_auc))
-    if asked.silent:
-        gates.append(_silent(asked.silent, evidence.monitors))
-    return gates
+    loosened = [
+        asked.min_reward_gain < usual.min_reward_gain,
+        _is_less(judge, usual.min_judge_gain),
+        _is_less(champion, usual.min_champion_gain),
+        _is_less(margin, usual.min_clip_margin),
+        _is_less(diversity, usual.min_diversity),
+        usual.max_fid is not None and (fid is None or fid > usual.max_fid),
+        _is_less(least_auc, usual_auc),
+        bool(set(usual.silent) - set(asked.silent)),
+    ]
+    return [replace(gate, loosened=less) for gate, less in zip(gates, loosened, strict=True)]
 
 
 def table(gates: list[Gate]) -> str:
@@ -98,11 +131,11 @@ def table(gates: list[Gate]) -> str:
     rows = []
     for gate in gates:
         value = "–" if gate.value is None else f"{gate.value:.4g}"
+        limit = "–" if gate.limit is None else f"{gate.rule}\u00a0{gate.limit:.4g}"
+        less = " **loosened**" if gate.loosened else ""
         verdict = "**no**" if not gate.passed else "–" if gate.value is None else "yes"
         note = " ".join(gate.note.replace("|", "/").split())
-        rows.append(
-            f"| {gate.name} | {value} | {gate.rule}\u00a0{gate.limit:.4g} | {verdict} | {note} |"
-        )
+        rows.append(f"| {gate.name} | {value} | {limit}{less} | {verdict} | {note} |")
     return "\n".join(
         ["| gate | value | limit | passed | what the value is |", "|---|---:|---:|---|---|", *rows]
     )
@@ -111,6 +144,10 @@ def table(gates: list[Gate]) -> str:
 def in_words(gate: Gate) -> str:
     """A gate as a person would say it: what was measured, what is asked, the verdict."""
     verdict = "passed" if gate.passed else "FAILED"
+    if gate.limit is None:
+        return f"{gate.name}: not asked{' (loosened)' if gate.loosened else ''}"
+    if gate.loosened:
+        verdict += " (loosened)"
     if gate.value is None:
         if not gate.passed:
             return f"{gate.name}: {gate.note}: {verdict}"
@@ -131,7 +168,9 @@ def in_words(gate: Gate) -> str:
     return f"{gate.name}: at least {gate.value:.3g} (95 % interval), {bound} {gate.limit:.3g} asked: {verdict}"
 
 
-def _gain(report: Mapping[str, Any], measure: str, over: str, limit: float) -> Gate:
+def _gain(report: Mapping[str, Any], measure: str, over: str, limit: float | None) -> Gate:
+    if limit is None:
+        return _not_asked(f"{measure} over {over}", ">")
     # The interval's lower end and not the mean: chance must not pass for a gain.
     row = ((report.get("paired") or {}).get(f"{CANDIDATE}-{over}") or {}).get(measure) or {}
     value = _finite(row.get("low"))
@@ -146,8 +185,12 @@ def _gain(report: Mapping[str, Any], measure: str, over: str, limit: float) -> G
     )
 
 
-def _over_champion(report: Mapping[str, Any], limit: float, evidence: PromotionEvidence) -> Gate:
+def _over_champion(
+    report: Mapping[str, Any], limit: float | None, evidence: PromotionEvidence
+) -> Gate:
     name = f"judge over {CHAMPION}"
+    if limit is None:
+        return _not_asked(name, ">")
     if evidence.champion is None:
         return Gate(name, None, ">", limit, True, "not applicable: this is the first model")
     if evidence.champion == evidence.candidate:
@@ -167,18 +210,21 @@ def _over_champion(report: Mapping[str, Any], limit: float, evidence: PromotionE
     return _gain(report, "judge", CHAMPION, limit)
 
 
-def _kept(report: Mapping[str, Any], name: str, measure: str, limit: float) -> Gate:
+def _kept(report: Mapping[str, Any], name: str, measure: str, limit: float | None) -> Gate:
+    if limit is None:
+        return _not_asked(name, "≥")
     value = _share(report, measure)
     note = (
         _SHARE
         if value is not None
         else f"not measured: {_reason(report, f'generation.{CANDIDATE}.{measure}')}"
     )
-    # A limit of 0 asks for nothing, so what was not measured passes it.
-    return Gate(name, value, "≥", limit, limit <= 0 or (value is not None and value >= limit), note)
+    return Gate(name, value, "≥", limit, value is not None and value >= limit, note)
 
 
-def _fid(report: Mapping[str, Any], limit: float) -> Gate:
+def _fid(report: Mapping[str, Any], limit: float | None) -> Gate:
+    if limit is None:
+        return _not_asked("FID", "≤")
     value = _share(report, "fid")
     if value is None:
         return Gate(
@@ -192,7 +238,9 @@ def _fid(report: Mapping[str, Any], limit: float) -> Gate:
     return Gate("FID", value, "≤", limit, value <= limit, _SHARE)
 
 
-def _calibrated(report: Mapping[str, Any], limit: float) -> Gate:
+def _calibrated(report: Mapping[str, Any], limit: float | None) -> Gate:
+    if limit is None:
+        return _not_asked("reward's AUC", ">")
     reward = (report.get("reward") or {}).get("name")
     row = (report.get("reward_validity") or {}).get(reward) or {}
     value = _finite((row.get("auc_interval") or [None])[0])
@@ -209,6 +257,8 @@ def _calibrated(report: Mapping[str, Any], limit: float) -> Gate:
 
 
 def _silent(names: tuple[str, ...], monitors: Mapping[str, str] | None) -> Gate:
+    if not names:
+        return _not_asked("monitors tripped", "≤")
     asked = ", ".join(names)
     if monitors is None:
         return Gate(
@@ -228,6 +278,24 @@ def _silent(names: tuple[str, ...], monitors: Mapping[str, str] | None) -> Gate:
         not tripped,
         "; ".join(tripped) or f"of {asked}",
     )
+
+
+def _not_asked(name: str, rule: Literal[">", "≥", "≤"]) -> Gate:
+    return Gate(name, None, rule, None, True, "not asked")
+
+
+def _strictest(
+    choose: Callable[[float, float], float], own: float | None, floor: float | None
+) -> float | None:
+    """Of two limits the one that asks for more; None asks for nothing."""
+    if own is None or floor is None:
+        return floor if own is None else own
+    return choose(own, floor)
+
+
+def _is_less(least: float | None, usual: float | None) -> bool:
+    """Whether a least value asks for less than it usually does."""
+    return usual is not None and (least is None or least < usual)
 
 
 def _share(report: Mapping[str, Any], measure: str) -> float | None:

@@ -117,6 +117,7 @@ class RayJobOperator(BaseOperator):
         self.job_url = ""
         self.pages: dict[str, str] = {}
         self._attempt, self._outputs = "", dict[str, str]()
+        self._triggered_by: tuple[str, ...] = ()
         self._running: tuple[Cluster, str, TaskKey] | None = None
 
     @classmethod
@@ -137,8 +138,9 @@ class RayJobOperator(BaseOperator):
         task = attempts.task_uri(
             self.plan["store"], key.dag_id, key.run_id, key.task_id, key.map_index
         )
-        now = _this_try(context)
-        cluster = clusters.find()
+        now, cluster = _this_try(context), clusters.find()
+        # Airflow's own word and no XCom's: by it people are kept from approving what they started.
+        self._triggered_by = tuple(filter(None, [context["dag_run"].triggering_user_name]))
         standing = attempts.survey(
             task,
             now,
@@ -240,6 +242,7 @@ class RayJobOperator(BaseOperator):
             attempt=number,
             policy=self.plan.get("policy"),
             started_by=now,
+            triggered_by=self._triggered_by,
         )
 
     def _start(self, cluster: Cluster, name: str, job: Job, key: TaskKey) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from mlflow import MlflowClient
 
 from boig_core.orchestration.jobs.ray_api import RayCluster
 from boig_core.orchestration.stage.operator import RayJobOperator
@@ -185,3 +186,20 @@ def either(request: pytest.FixtureRequest) -> Any:
 def operator() -> RayJobOperator:
     """An operator as a DAG file makes it."""
     return RayJobOperator(task_id="ingest", stage="ingest", plan={"store": "/store"}, inputs={})
+
+
+@pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without a model: made once, since that takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(f"sqlite:///{path}", f"sqlite:///{path}").search_registered_models()
+    return path
+
+
+@pytest.fixture
+def client(empty_registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """An MLflow of the test's own."""
+    (tmp_path / "mlflow.db").write_bytes(empty_registry.read_bytes())
+    server = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    return MlflowClient(server, server)

@@ -9,9 +9,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from boig_core.config import Recipe, load_recipe
-from boig_core.orchestration.promotion.gates import Gate, PromotionEvidence, evaluate_gates, table
+from boig_core.config import Policy, Promotion, Recipe, Reward, load_recipe
+from boig_core.config.policy import Gates
+from boig_core.orchestration.promotion.gates import (
+    Gate,
+    PromotionEvidence,
+    evaluate_gates,
+    in_words,
+    raise_to_floors,
+    table,
+)
 
 NEW, OLD = "s3://b/models/boigsd/new", "s3://b/models/boigsd/old"
 FIRST = PromotionEvidence(champion=None, compared=None, candidate=NEW, monitors={})
@@ -153,18 +163,78 @@ def test_the_named_monitors_must_be_silent() -> None:
     assert (gate.passed, gate.value, gate.note) == (False, 1.0, "alike since 5")
     drifted = replace(SECOND, monitors={"drift": "shows other things since 5"})
     assert not gates(report(), evidence=drifted)["monitors tripped"].passed
-    assert gates(report(), "promotion.silent=[]", evidence=tripped).get("monitors tripped") is None
+    assert gates(report(), "promotion.silent=[]", evidence=tripped)["monitors tripped"].passed
 
 
-def test_a_gate_that_the_recipe_takes_away_is_not_shown() -> None:
+def test_a_gate_that_nobody_asks_is_listed_and_marked() -> None:
     names = ("min_judge_gain", "min_champion_gain", "max_fid")
-    result = gates({}, *(f"promotion.{name}=null" for name in names), "reward.min_auc=null")
-    assert set(result) == {
-        "reward over base",
-        "CLIP margin kept",
-        "diversity kept",
-        "monitors tripped",
-    }
+    shares = ("promotion.min_clip_margin=0", "promotion.min_diversity=0", "promotion.silent=[]")
+    nulls = (f"promotion.{name}=null" for name in names)
+    result = gates({}, *nulls, *shares, "reward.min_auc=null")
+    assert failing(result) == ["reward over base"]
+    less = {name: gate for name, gate in result.items() if name != "reward over base"}
+    assert len(less) == 7
+    assert all(
+        (gate.limit, gate.note, gate.loosened) == (None, "not asked", True)
+        for gate in less.values()
+    )
+    text = table(list(result.values()))
+    assert "| FID | – | – **loosened** | – | not asked |" in text
+    assert in_words(result["FID"]) == "FID: not asked (loosened)"
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("promotion.min_reward_gain=-0.1", "reward over base"),
+        ("promotion.min_judge_gain=-0.1", "judge over base"),
+        ("promotion.min_champion_gain=-0.1", "judge over champion"),
+        ("promotion.min_clip_margin=0.8", "CLIP margin kept"),
+        ("promotion.min_diversity=0.4", "diversity kept"),
+        ("promotion.max_fid=3", "FID"),
+        ("reward.min_auc=0.4", "reward's AUC"),
+        ("promotion.silent=[fall]", "monitors tripped"),
+    ],
+)
+def test_a_gate_that_asks_for_less_than_usual_is_marked(override: str, name: str) -> None:
+    usual = "promotion.silent=[fall, collapse, drift, overoptimization]"
+    assert not [gate.name for gate in gates(report(), usual).values() if gate.loosened]
+    loosened = [gate.name for gate in gates(report(), usual, override).values() if gate.loosened]
+    assert loosened == [name]
+
+
+LEAST = (
+    "min_reward_gain",
+    "min_judge_gain",
+    "min_champion_gain",
+    "min_clip_margin",
+    "min_diversity",
+)
+share = st.floats(0, 1)
+gain = st.none() | st.floats(-1, 1)
+silent = st.lists(st.sampled_from(("fall", "collapse", "drift")), unique=True)
+
+
+@given(
+    st.builds(dict, min_reward_gain=st.floats(-1, 1), min_judge_gain=gain, min_champion_gain=gain,
+              min_clip_margin=share, min_diversity=share, max_fid=st.none() | st.floats(0.1, 9), silent=silent),
+    st.builds(dict, min_reward_gain=gain, min_judge_gain=gain, min_champion_gain=gain,
+              min_clip_margin=share, min_diversity=share, max_fid=st.none() | st.floats(0.1, 9), silent=silent,
+              min_auc=st.none() | st.floats(0, 0.9)),
+    st.none() | st.floats(0, 0.9),
+)  # fmt: skip
+def test_gates_ask_for_no_less_than_recipe_and_policy_each(
+    own: dict[str, Any], floors: dict[str, Any], min_auc: float | None
+) -> None:
+    recipe = Recipe(promotion=Promotion(**own), reward=Reward(min_auc=min_auc))
+    raised = raise_to_floors(recipe, Gates(**floors))
+    pairs = [(getattr(raised.promotion, name), own[name], floors[name]) for name in LEAST]
+    for value, *limits in [*pairs, (raised.reward.min_auc, min_auc, floors["min_auc"])]:
+        assert value == max((limit for limit in limits if limit is not None), default=None)
+    fids = [limit for limit in (own["max_fid"], floors["max_fid"]) if limit is not None]
+    assert raised.promotion.max_fid == min(fids, default=None)
+    assert set(raised.promotion.silent) == {*own["silent"], *floors["silent"]}
+    assert not list(Policy(gates=Gates(**floors))._low_gates(raised))
 
 
 def test_the_table_shows_values_limits_verdicts_and_reasons() -> None:

@@ -56,11 +56,11 @@ class Run:
     ) -> dict[str, Any]:
         key = {"dag_id": "d", "run_id": "r", "task_id": task, "map_index": index}
         ti = SimpleNamespace(**key, try_number=number, max_tries=limit, xcom_push=lambda **_: None)
-        state = SimpleNamespace(set=self.state.__setitem__)
+        run = {"run_after": datetime(2026, 1, 1, tzinfo=UTC), "triggering_user_name": "ann"}
         return {
             "ti": ti,
-            "dag_run": SimpleNamespace(run_after=datetime(2026, 1, 1, tzinfo=UTC)),
-            "task_state_store": state,
+            "dag_run": SimpleNamespace(**run),
+            "task_state_store": SimpleNamespace(set=self.state.__setitem__),
         }
 
     def operator(self, **arguments: Any) -> RayJobOperator:
@@ -110,7 +110,7 @@ def test_the_first_try_starts_a_job_that_says_whose_it_is(run: Run, api: Any) ->
         "airflow": conf.get("api", "base_url", fallback=""),
     }
     job = read_job(f"{run.attempt(1)}/job.json")
-    assert (job.started_by.number, job.started_by.limit) == (1, 3)
+    assert (job.started_by.number, job.started_by.limit, job.triggered_by) == (1, 3, ("ann",))
     assert post["entrypoint"] == f"python -m ray_jobs.ingest {run.attempt(1)}/job.json"
     assert run.state[STATE] == {
         "attempt": run.attempt(1),

@@ -3,8 +3,10 @@ other, and missed by nobody."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,3 +114,28 @@ def test_a_wrong_price_costs_a_run_its_summary_and_no_more(
 def test_the_stage_of_a_result_is_named_whether_its_task_was_mapped_or_not() -> None:
     assert stage_name({"attempt": "s3://b/runs/boig_sd/2026/ddpo/attempt-2"}) == "ddpo"
     assert stage_name({"attempt": "s3://b/runs/boig_experiments/2026/ddpo/11/attempt-1"}) == "ddpo"
+
+
+@pytest.mark.parametrize("name", ["boig_llm", "boig_sd", "boig_promote", "boig_experiments"])
+@pytest.mark.parametrize("triggers", [True, False])
+def test_no_dag_takes_an_event_that_a_person_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, triggers: bool
+) -> None:
+    monkeypatch.setenv("BOIG_STORE", str(tmp_path))
+    dag = importlib.import_module(f"dags.{name}").dag
+    plan = dag.get_task("plan")
+    [asset] = plan.inlets
+    genuine, forged = (
+        SimpleNamespace(extra={"outputs": {}} | more, timestamp=datetime.now(UTC))
+        for more in ({}, {"from_rest_api": True})
+    )
+    newest = SimpleNamespace(ascending=lambda _: SimpleNamespace(limit=lambda _: [forged]))
+    context = {
+        "params": {},
+        "ti": SimpleNamespace(dag_id=name, run_id="r"),
+        # One run may stand for several events: one that is forged is enough.
+        "triggering_asset_events": {asset: [forged, genuine]} if triggers else {},
+        "inlet_events": {asset: newest},
+    }
+    with pytest.raises(InputError, match="was created by a person through Airflow's REST API"):
+        plan.python_callable(**context)

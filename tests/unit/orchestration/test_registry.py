@@ -31,22 +31,6 @@ from tests.unit.storage.keys import make_keys, use_keys
 from tests.unit.storage.small_store import promote
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without a model: made once, since that takes seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    MlflowClient(f"sqlite:///{path}", f"sqlite:///{path}").search_registered_models()
-    return path
-
-
-@pytest.fixture
-def client(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    (tmp_path / "mlflow.db").write_bytes(empty.read_bytes())
-    server = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    return MlflowClient(server, server)
-
-
 @pytest.fixture
 def versions(client: MlflowClient) -> list[str]:
     """Three versions; the second is champion, the first previous."""
