@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Hashable
 from functools import cache
 from typing import Any, Final, TypeVar, cast
 
@@ -62,7 +63,8 @@ def validated(uri: str, model: type[Model], tree: Any, what: str, remedy: str) -
         CorruptError: a field is missing or wrong.
     """
     try:
-        return cast(Model, _adapter(model).validate_python(tree))
+        adapter = _adapter(cast(Hashable, model))
+        return cast(Model, adapter.validate_python(tree))
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
@@ -82,7 +84,7 @@ def _read_tree(uri: str, what: str, remedy: str, finite: bool) -> Any:
 
 
 @cache
-def _adapter(model: type[Any]) -> TypeAdapter[Any]:
+def _adapter(model: Any) -> TypeAdapter[Any]:
     """What validates a model or a dataclass."""
     return TypeAdapter(model)
 

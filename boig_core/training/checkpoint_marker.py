@@ -64,7 +64,7 @@ def read_marker(uri: str) -> CheckpointMarker:
     # A state may hold a loss that was not finite.
     tree = control.read_object(target, what, _OLDER, finite=False)
     # Asked first: a newer format may have other fields.
-    number = tree.get("format", 1)
+    number = tree.get("format")
     if isinstance(number, int) and number > FORMAT:
         raise CorruptError(target, f"has format {number}, newer than {FORMAT}", _OLDER)
     if isinstance(number, int) and number < FORMAT:

@@ -318,30 +318,6 @@ def test_a_failed_gate_asks_nobody(
     assert xcoms(run)["gates"]["passed"] is False
 
 
-@pytest.mark.parametrize(
-    ("conf", "reason"),
-    [
-        ({"posts": "/nowhere/posts.jsonl"}, "no posts were found"),
-        ({"posts": "/etc/passwd"}, "policy.yaml:1 (posts) names"),
-        ({"recipe": "tinny"}, "recipe 'tinny'"),
-        ({"overrides": ["ddpo.epochz=5"]}, "did you mean epochs?"),
-        ({}, "input 'posts'"),
-        ({"previous": "/nowhere"}, "/nowhere/manifest.json"),
-    ],
-)
-def test_a_wrong_param_fails_in_plan_with_one_line(
-    home: Path, ray_stub: Any, caplog: Any, capfd: Any, conf: Any, reason: str
-) -> None:
-    posts = {"posts": str(home / "posts")} if conf and "posts" not in conf else {}
-    jobs = len(ray_stub.entrypoints)
-    run = load("boig_ingest").test(run_conf={**posts, **conf})
-    assert states(run)["plan"] == "failed"
-    assert states(run)["ingest"] == "upstream_failed"
-    assert len(ray_stub.entrypoints) == jobs
-    captured = capfd.readouterr()
-    assert reason in captured.out + captured.err + caplog.text
-
-
 def test_a_version_is_built_on_or_tried_again(ingest: Any, home: Path, ray_stub: Any) -> None:
     dataset = xcoms(ingest)["ingest"]["outputs"]["dataset"]
     for conf in (
@@ -351,26 +327,6 @@ def test_a_version_is_built_on_or_tried_again(ingest: Any, home: Path, ray_stub:
         run = load("boig_ingest").test(run_conf=conf)
         assert set(states(run).values()) == {"success"}
         assert inputs_of(xcoms(run)["ingest"]) == conf
-
-
-def test_a_refused_input_fails_its_stage_at_once_and_announces_nothing(
-    home: Path, ray_stub: Any, caplog: Any, capfd: Any
-) -> None:
-    jobs, announced = len(ray_stub.entrypoints), len(events("boig/dataset"))
-    ray_stub.refuse.add("perceive")
-    try:
-        run = load("boig_ingest").test(run_conf={"posts": str(home / "posts")})
-    finally:
-        ray_stub.refuse.clear()
-    result = states(run)
-    assert (result["ingest"], result["perceive"]) == ("success", "failed")
-    assert len(ray_stub.entrypoints) == jobs + 2
-    assert len(events("boig/dataset")) == announced
-    captured = capfd.readouterr()
-    assert (
-        "perceive: InputError: posts: are refused; give better ones"
-        in captured.out + captured.err + caplog.text
-    )
 
 
 @pytest.mark.parametrize("name", ["boig_ingest", "boig_sd", "boig_promote"])

@@ -334,7 +334,7 @@ def test_a_decision_is_carried_out_once(promotion: Promotion, client: MlflowClie
 
 def test_a_forged_event_names_no_candidate(promotion: Promotion, tmp_path: Path) -> None:
     promotion.params = {}
-    forged = whole_chain(str(tmp_path / "drop"))
+    forged = whole_chain(str(tmp_path / "drop"), run="forged")
 
     def event(**more: Any) -> Any:
         extra = {"outputs": forged, "store": str(tmp_path / "drop"), **more}

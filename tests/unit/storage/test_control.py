@@ -114,7 +114,14 @@ def write_all(root: Path) -> dict[str, Path]:
     store.write_bytes(f"{root}/turns/000001.json", b'{"run": "r"}')
     points = f"{this.attempt_uri}/checkpoints/step-1"
     entry = {"path": "a", "size": 1, "sha256": "0" * 64}
-    body = {"format": 3, "step": 1, "work": "w", "workers": 1, "folder": "f", "state": {"n": [1.5]}}
+    body = {
+        "format": 4,
+        "step": 1,
+        "work": "w",
+        "workers": 1,
+        "folder": "f0",
+        "state": {"n": [1.5]},
+    }
     store.write_bytes(f"{points}/complete.json", json.dumps({**body, "files": [entry]}).encode())
     store.write_bytes(f"{points}/part.json", json.dumps([entry]).encode())
     attempt = Path(this.attempt_uri)
@@ -170,6 +177,8 @@ def test_a_damaged_control_file_is_named(
         read(file)
     except CorruptError as exc:
         told = str(exc)
+    except InputError as exc:  # of a checkpoint of an older version
+        assert "on a state is data alone" in str(exc)
     finally:
         file.write_bytes(whole)
     assert not told or str(files["marker"].parent) in told

@@ -162,8 +162,8 @@ def test_all_is_synced_before_a_manifest_names_it(
         (local / path).parent.mkdir(parents=True, exist_ok=True)
         (local / path).write_bytes(b"x")
     lineage = manifest.Lineage(inputs={}, recipe="", code="")
-    uri = str(root / "models" / "m" / "v1")
-    manifest.publish_folder(local, uri, kind="k", lineage=lineage, commit="c")
+    uri, commit_uri = str(root / "models" / "m" / "v1"), str(root / "runs" / "commit.json")
+    manifest.publish_folder(local, uri, kind="k", lineage=lineage, commit=commit_uri)
     named = [index for index, step in enumerate(steps) if step[0] == "name"]
     *files, last = (steps[index][1] for index in named)
     assert last == f"{uri}/manifest.json"

@@ -38,6 +38,7 @@ FOREIGN = [
 
 def test_a_root_that_is_no_store_loses_nothing(root: str, tmp_path: Path, time_: Aging) -> None:
     make(root, tmp_path, Stage.INGEST, "datasets/acme", "old", {})
+    time_.pass_(root)
     make(root, tmp_path, Stage.INGEST, "datasets/acme", "new", {})
     time_.pass_(root)
     assert uris(retention.survey(root, [], 30), "output")
@@ -51,6 +52,7 @@ def test_a_root_that_is_no_store_loses_nothing(root: str, tmp_path: Path, time_:
 
 def test_a_person_s_files_stay_and_are_told(root: str, tmp_path: Path, time_: Aging) -> None:
     old = make(root, tmp_path, Stage.INGEST, "datasets/acme", "old", {})
+    time_.pass_(root)
     make(root, tmp_path, Stage.INGEST, "datasets/acme", "new", {})
     beside = f"{old.removeprefix(f'{root}/')}/notes.txt"
     foreign = sorted([*FOREIGN, beside])
@@ -119,6 +121,7 @@ def test_a_clean_up_that_was_cut_short_goes_on(
 ) -> None:
     shard = f"posts-{'b' * 16}.parquet"
     old = make(root, tmp_path, Stage.INGEST, "datasets/acme", "old", {}, (shard,))
+    time_.pass_(root)
     make(root, tmp_path, Stage.INGEST, "datasets/acme", "new", {})
     store.write_bytes(store.join(old, "notes.txt"), b"mine")
     time_.pass_(root)

@@ -61,18 +61,31 @@ def test_a_manifest_names_files_of_its_own_store_alone(path: str, family: str) -
     root = "/mnt/store"
     try:
         entry = manifest.FileEntry(path=path, size=0, sha256="0" * 64)
-        file = manifest.resolve(f"{root}/{family}/version-a1", entry.path)
+        place = f"{family}/version-a1"
+        manifest_of(place, entry)
+        file = manifest.resolve(f"{root}/{place}", entry.path)
     except (ValidationError, CorruptError):
         return
     assert os.path.normpath(file).startswith(f"{root}/")
     assert "\\" not in file
 
 
-def test_steps_that_lead_out_of_the_store_are_refused() -> None:
-    with pytest.raises(ValidationError, match="3 times at most"):
-        manifest.FileEntry(path="../../../../other/x", size=0, sha256="0" * 64)
-    with pytest.raises(CorruptError, match="outside of the store"):
-        manifest.resolve("/mnt/store/reports/version-a1", "../../../other/x")
+def manifest_of(place: str, *files: manifest.FileEntry) -> manifest.Manifest:
+    lineage = manifest.Lineage(inputs={}, recipe="", code="")
+    return manifest.Manifest(kind="k", files=files, lineage=lineage, place=place, commit="c")
+
+
+@pytest.mark.parametrize(
+    ("place", "steps"), [("datasets/d/v", 3), ("reports/v", 2), ("datasets/reports/v", 3)]
+)
+def test_steps_that_lead_out_of_the_store_are_refused(place: str, steps: int) -> None:
+    for up, path in ((steps, "perception/k/p"), (steps + 1, "other/x")):
+        entry = manifest.FileEntry(path="../" * up + path, size=0, sha256="0" * 64)
+        if up == steps:
+            manifest_of(place, entry)
+            continue
+        with pytest.raises(ValidationError, match="outside of the store"):
+            manifest_of(place, entry)
     assert manifest.resolve("/s/datasets/d/v", "../../../perception/k/p") == "/s/perception/k/p"
 
 
@@ -100,14 +113,13 @@ def test_folders_that_a_console_has_made_are_no_files(s3_bucket: str, tmp_path: 
 
 @pytest.mark.parametrize("path", [*ODD, "../blobs/x"])
 def test_a_checkpoint_s_marker_names_files_of_its_own_folder_alone(path: str) -> None:
-    whole = {"step": 1, "state": {}, "folder": "abc", "files": []}
+    whole = {"format": 4, "step": 1, "work": "w", "state": {}, "folder": "abc", "files": []}
     entry = {"path": path, "size": 0, "sha256": "0" * 64}
     assert CheckpointMarker.model_validate(whole).folder == "abc"
     with pytest.raises(ValidationError):
         CheckpointMarker.model_validate({**whole, "files": [entry]})
-    if path:  # an empty one: the files lie beside the marker, in the first format
-        with pytest.raises(ValidationError):
-            CheckpointMarker.model_validate({**whole, "folder": path})
+    with pytest.raises(ValidationError):
+        CheckpointMarker.model_validate({**whole, "folder": path})
 
 
 def test_what_is_listed_is_shown_without_codes_of_a_terminal() -> None:
