@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Hashable
 from functools import cache
 from typing import Any, Final, TypeVar, cast
 
@@ -82,8 +83,8 @@ def _read_tree(uri: str, what: str, remedy: str, finite: bool) -> Any:
 
 
 @cache
-def _adapter(model: type[Any]) -> TypeAdapter[Any]:
-    """What validates a model or a dataclass."""
+def _adapter(model: Hashable) -> TypeAdapter[Any]:
+    """What validates a model, a dataclass or a list of them."""
     return TypeAdapter(model)
 
 
