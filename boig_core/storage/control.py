@@ -63,7 +63,7 @@ def validated(uri: str, model: type[Model], tree: Any, what: str, remedy: str) -
         CorruptError: a field is missing or wrong.
     """
     try:
-        return cast(Model, _adapter(model).validate_python(tree))
+        return cast(Model, _adapter(cast(Hashable, model)).validate_python(tree))
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
@@ -85,7 +85,7 @@ def _read_tree(uri: str, what: str, remedy: str, finite: bool) -> Any:
 @cache
 def _adapter(model: Hashable) -> TypeAdapter[Any]:
     """What validates a model, a dataclass or a list of them."""
-    return TypeAdapter(model)
+    return TypeAdapter(cast(Any, model))
 
 
 def _check(tree: Any, finite: bool) -> None:
