@@ -93,7 +93,7 @@ def clean(
         float,
         typer.Option(
             min=0.0,
-            help="Days back from now: files that are younger stay, and so does all that runs of these days read or wrote.",
+            help="Days back from the newest file of a run: younger files stay, and so does all that runs of these days read or wrote.",
         ),
     ] = 30.0,
     apply: Annotated[

@@ -63,8 +63,7 @@ def validated(uri: str, model: type[Model], tree: Any, what: str, remedy: str) -
         CorruptError: a field is missing or wrong.
     """
     try:
-        adapter = _adapter(cast(Hashable, model))
-        return cast(Model, adapter.validate_python(tree))
+        return cast(Model, _adapter(cast(Hashable, model)).validate_python(tree))
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
@@ -84,9 +83,9 @@ def _read_tree(uri: str, what: str, remedy: str, finite: bool) -> Any:
 
 
 @cache
-def _adapter(model: Any) -> TypeAdapter[Any]:
-    """What validates a model or a dataclass."""
-    return TypeAdapter(model)
+def _adapter(model: Hashable) -> TypeAdapter[Any]:
+    """What validates a model, a dataclass or a list of them."""
+    return TypeAdapter(cast(Any, model))
 
 
 def _check(tree: Any, finite: bool) -> None:

@@ -16,7 +16,7 @@ from boig_core.storage import commit, manifest, signing, store
 from boig_core.storage.check import check_store
 from boig_core.storage.copying import copy_store
 from boig_core.storage.job import Job, Stage, read_job, write_job
-from tests.dags.running import Answer, create_event, events, load, states, xcoms
+from tests.dags.running import Answer, events, load, states, xcoms
 from tests.unit.storage.keys import make_keys, use_keys
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
@@ -389,14 +389,3 @@ def test_in_a_copied_store_the_chain_goes_on(
         assert champion(home).tags["uri"] == former
     finally:
         (home / "gone").rename(home / "store")
-
-
-def test_an_event_that_a_person_created_starts_nothing(sd: Any, caplog: Any, capfd: Any) -> None:
-    create_event("boig/boigsd", events("boig/boigsd")[-1])
-    run = load("boig_promote").test()
-    assert states(run)["plan"] == "failed"
-    captured = capfd.readouterr()
-    assert (
-        "event of boig/boigsd: was created by a person through Airflow's REST API"
-        in captured.out + captured.err + caplog.text
-    )

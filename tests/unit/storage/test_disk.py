@@ -13,7 +13,7 @@ import pytest
 
 from boig_core import cli
 from boig_core.errors import InfrastructureError, InputError, StorePermissionError
-from boig_core.storage import commit, manifest, stage, store
+from boig_core.storage import commit, manifest, s3, stage, store
 from boig_core.storage.job import write_job
 from tests.unit.storage.test_job import make_job
 
@@ -55,7 +55,7 @@ def test_a_full_scratch_disk_is_told_where_s3_is_read(
     s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     store.write_bytes(f"{s3_bucket}/big", b"x")
-    monkeypatch.setattr(store.s3.client(), "download_file", refuse(number))
+    monkeypatch.setattr(s3.client(), "download_file", refuse(number))
     with pytest.raises(InfrastructureError, match="the disk is full") as caught:
         store.download_file(f"{s3_bucket}/big", tmp_path / "big")
     assert caught.value.value == str(tmp_path / "big")

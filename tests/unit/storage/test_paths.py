@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from boig_core.errors import CorruptError, InputError
-from boig_core.storage import manifest, paths, store
+from boig_core.storage import manifest, paths, s3, store
 from boig_core.training.checkpoint_marker import CheckpointMarker
 
 PARTS = st.sampled_from(["..", ".", "", "a", "b.txt", "\\", "a\\..\\b", "\0", "~", "C:", "\ud800"])
@@ -95,7 +95,7 @@ def test_keys_of_s3_that_lead_elsewhere_are_not_downloaded(
 ) -> None:
     bucket, prefix = s3_bucket.removeprefix("s3://"), f"model-{len(key)}-{abs(hash(key))}"
     for name in ("good.bin", key):
-        store.s3.client().put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=b"x")
+        s3.client().put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=b"x")
     target = tmp_path / "deep" / "target"
     with pytest.raises(InputError, match="cannot be the path of a file below"):
         store.download_folder(f"{s3_bucket}/{prefix}", target)
@@ -105,7 +105,7 @@ def test_keys_of_s3_that_lead_elsewhere_are_not_downloaded(
 def test_folders_that_a_console_has_made_are_no_files(s3_bucket: str, tmp_path: Path) -> None:
     bucket = s3_bucket.removeprefix("s3://")
     for key, body in (("model/", b""), ("model/sub/", b""), ("model/sub/x", b"x")):
-        store.s3.client().put_object(Bucket=bucket, Key=f"consoles/{key}", Body=body)
+        s3.client().put_object(Bucket=bucket, Key=f"consoles/{key}", Body=body)
     assert store.list_files(f"{s3_bucket}/consoles/model") == [("sub/x", 1)]
     store.download_folder(f"{s3_bucket}/consoles/model", tmp_path / "model")
     assert (tmp_path / "model" / "sub" / "x").read_bytes() == b"x"

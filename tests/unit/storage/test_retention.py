@@ -156,7 +156,7 @@ def test_what_promoted_models_were_made_from_stays_and_the_rest_goes_to_the_tras
     again = retention.survey(root, promoted, 30)
     assert again.garbage == ()
     assert {entry.was for entry in again.waiting} == gone, "under its old path"
-    assert again.expired == again.foreign == ()
+    assert (again.expired, again.foreign) == ((), ())
     assert retention.survey(root, [], 30).garbage, "once it is promoted no longer it may go"
     assert not any("second" in run for run in runs.newest_runs(root)), "trash is no run"
 

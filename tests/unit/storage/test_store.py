@@ -23,7 +23,7 @@ from boig_core.errors import (
     StorePermissionError,
     StoreUnavailableError,
 )
-from boig_core.storage import store
+from boig_core.storage import disk, store
 
 
 def test_write_read_replace_delete(root: str) -> None:
@@ -51,7 +51,7 @@ def test_list_files_is_sorted_relative_and_recursive(root: str) -> None:
 
 def test_local_listing_leaves_out_what_is_being_written(tmp_path: Path) -> None:
     target = tmp_path / "x.json"
-    with store.disk.written_beside(target, b"half"):
+    with disk.written_beside(target, b"half"):
         assert store.list_files(str(tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
 
@@ -113,7 +113,7 @@ def test_put_if_absent_has_one_winner_among_threads(root: str) -> None:
 
 RACER = """
 import sys
-from boig_core.storage import store
+from boig_core.storage import disk, store
 sys.stdin.read(1)
 print(store.put_if_absent(sys.argv[1], sys.argv[2].encode()))
 """

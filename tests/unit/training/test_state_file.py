@@ -201,11 +201,7 @@ def test_a_marker_of_odd_json_is_passed_over(body: str, tmp_path: Path) -> None:
     uri = Path(points.save(make_engine(0), 1))
     points.wait()
     (uri / COMPLETE).write_text(body)
-    if body == "{}":  # a marker of the first format had no number
-        with pytest.raises(InputError):
-            points.restore(make_engine(0))
-    else:
-        assert points.restore(make_engine(0)) is None
+    assert points.restore(make_engine(0)) is None
 
 
 def test_a_checkpoint_of_an_older_format_is_refused_in_a_line_that_says_so(tmp_path: Path) -> None:
