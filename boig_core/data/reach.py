@@ -19,6 +19,7 @@ from boig_core.storage import store
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_MOST_LINKS: Final = 40
 _LONGEST_KEY: Final = 1024
 """Bytes of a key, by the rules of S3: a server answers a longer one like a fault of its own."""
 
@@ -91,7 +92,7 @@ class Reach:
     def _on_disk(self, base: str, path: str) -> str:
         if "\0" in path:
             raise Rejected("image_missing", f"{path!r} is no path")
-        resolved = os.path.realpath(path)
+        resolved = _resolve(path)
         # Places may be links themselves, as are many mounts. The folder of /posts.jsonl is "/".
         folders = (
             os.path.realpath(place or "/")
@@ -101,6 +102,16 @@ class Reach:
         if not any(_lies_below(resolved, folder) for folder in folders):
             raise _refused(path if path == resolved else f"{path}, which is {resolved},")
         return resolved
+
+
+def _resolve(path: str) -> str:
+    """A path without links; behind a link that leads to itself, `realpath` leaves others."""
+    before = ""
+    for _ in range(_MOST_LINKS):
+        before, path = path, os.path.realpath(path)
+        if path == before:
+            return path
+    raise Rejected("image_missing", f"{path} has too many links")
 
 
 def _refused(location: str) -> Rejected:
