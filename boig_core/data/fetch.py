@@ -51,6 +51,8 @@ _OUR_FAULTS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOTCONN}
 )
 """Errors of the machine or its mounts, of which no reference is to blame."""
+_Arrival = tuple[ImageReference, StoredImage | Rejected] | BaseException | None
+"""A result, what ended a thread, or None for a thread that has nothing left."""
 _LONGEST_WAIT_S: Final = 60.0
 _OPT_OUTS: Final = frozenset({"noai", "noimageai"})
 _VALUED: Final = frozenset(
@@ -89,14 +91,10 @@ class Fetcher:
             StoreUnavailableError: the store itself is away, which is no fault of a row.
         """
         waiting, turn = iter(references), Lock()
-        arrived: Queue[tuple[ImageReference, StoredImage | Rejected] | BaseException | None] = (
-            Queue(2 * self.data.fetch_concurrency)
-        )
+        arrived: Queue[_Arrival] = Queue(2 * self.data.fetch_concurrency)
         left = Event()
 
-        def hand_in(
-            item: tuple[ImageReference, StoredImage | Rejected] | BaseException | None,
-        ) -> None:
+        def hand_in(item: _Arrival) -> None:
             # Waits in short turns: a put without a limit would hold the thread forever.
             while not left.is_set():  # nobody may be there to take it any more
                 with suppress(Full):

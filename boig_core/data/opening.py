@@ -36,7 +36,6 @@ _WEB_BYTES: Final = 32 * 2**30
 million posts, packed. What is larger belongs into the store, from which it is streamed."""
 MOST_UNPACKED: Final = 512 * 2**30
 """Bytes of a posts file, unpacked: some five hundred million posts."""
-_EMPTY_ROW: Final = 64
 _PIECE: Final = 2**20
 _PLAIN_START: Final = 256 * 2**20
 _RATIO: Final = 200
@@ -78,15 +77,19 @@ def open_posts(uri: str, data: Data) -> Iterator[IO[bytes]]:
         ) from exc
 
 
-def parquet_rows(uri: str, data: Data) -> Iterator[dict[str, Any]]:
-    """Rows of a Parquet file; arguments and errors are those of `open_posts`."""
+def parquet_rows(uri: str, data: Data) -> Iterator[dict[str, Any] | Rejected]:
+    """Rows of a Parquet file, or why there is none; arguments and errors are those of
+    `open_posts`."""
     unpacked = 0
     with _stored(uri, data) as place:
         try:
-            for rows, size in read_parquet(place):
-                yield from rows
-                # A row takes some bytes even where all of its columns are empty.
-                unpacked += max(size, _EMPTY_ROW * len(rows))
+            for row, size in read_parquet(place):
+                yield (
+                    Rejected("row_too_large", f"the row has {size} characters")
+                    if row is None
+                    else row
+                )
+                unpacked += size
                 if unpacked > MOST_UNPACKED:
                     raise _unpacks_too_far(uri, f"{MOST_UNPACKED} bytes")
         except UnreadableParquetError as exc:

@@ -13,10 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, Any, Final, cast
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from typing import IO, Any, Final, cast
 
 _idle: list[subprocess.Popen[bytes]] = []
 _PLAIN_MEMORY: Final = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}
@@ -28,8 +25,8 @@ class UnreadableParquetError(ValueError):
     """What is wrong with a file, as the end of a sentence that begins with its name."""
 
 
-def read_parquet(location: str) -> Iterator[tuple[list[dict[str, Any]], int]]:
-    """Rows of a file, batch by batch, and the bytes of each batch.
+def read_parquet(location: str) -> Iterator[tuple[dict[str, Any] | None, int]]:
+    """Rows of a file, None for one that is too large, and the characters of each as JSON.
 
     Args:
         location: a local path or ``s3://``.
@@ -37,24 +34,25 @@ def read_parquet(location: str) -> Iterator[tuple[list[dict[str, Any]], int]]:
     Raises:
         UnreadableParquetError: the file is torn or no Parquet, or needs too much memory.
     """
-    import pyarrow as pa
-
     process = _idle.pop() if _idle else _start()
     source, sink = cast(IO[bytes], process.stdout), cast(IO[bytes], process.stdin)
     finished = False
     try:
         sink.write(json.dumps(location).encode() + b"\n")
         sink.flush()
-        fault = _answer(source)
-        if fault is None:
-            for batch in pa.ipc.open_stream(cast(Any, source)):
-                yield _rows(batch), batch.nbytes
-            fault = _answer(source)
-        if fault is not None:
-            finished = fault != _CRASHED
-            raise UnreadableParquetError(fault)
-        finished = True
-    except (BrokenPipeError, pa.ArrowException, OSError) as exc:
+        while (line := source.readline()).endswith(b"\n"):
+            answer = json.loads(line)
+            if isinstance(answer, dict):
+                yield answer, len(line)
+            elif isinstance(answer, int):
+                yield None, answer
+            else:
+                finished = True
+                if answer is not None:
+                    raise UnreadableParquetError(answer)
+                return
+        raise UnreadableParquetError(_CRASHED)
+    except BrokenPipeError as exc:
         raise UnreadableParquetError(_CRASHED) from exc
     finally:
         # Who stops in the middle leaves rows in the pipe.
@@ -63,21 +61,6 @@ def read_parquet(location: str) -> Iterator[tuple[list[dict[str, Any]], int]]:
         else:
             process.kill()
             process.communicate()
-
-
-def _answer(source: IO[bytes]) -> str | None:
-    line = source.readline()
-    return cast("str | None", json.loads(line)) if line.endswith(b"\n") else _CRASHED
-
-
-def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    try:
-        return batch.to_pylist()
-    # A time beyond those of Python, or bytes that are no UTF-8.
-    except (ValueError, OverflowError) as exc:
-        raise UnreadableParquetError(
-            f"cannot be read ({' '.join(str(exc).split())[:300]})"
-        ) from exc
 
 
 def _start() -> subprocess.Popen[bytes]:

@@ -1,9 +1,9 @@
 """The process that reads Parquet files for `parquet`, with little memory of its own.
 
-Asked by lines of standard input, each a location as JSON. It answers on standard output with a line
-of JSON, null or what is wrong with the file; then, if nothing is, with a stream of Arrow whose
-batches are small, and once more with such a line. Ends with its input. Leaves out: what to do about
-a file that is wrong (see `parquet`).
+Asked by lines of standard input, each a location as JSON. It answers with lines of JSON on standard
+output: an object for each row, a number in place of a row that is too large, and at the end null,
+or what is wrong with the file as a text. Ends with its input. Leaves out: what to do about a file
+that is wrong (see `parquet`).
 """
 
 from __future__ import annotations
@@ -13,28 +13,30 @@ import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import Final
 
-import pyarrow as pa
-from pyarrow import parquet
+from pyarrow import ArrowException, parquet
 
 from boig_core.storage import store
 
 MEMORY_MB: Final = 1024
 """What a file may take while it is unpacked, in MiB. Files as Spark, pandas and DuckDB write them
 take some hundred; a page of one that was made for it takes 2 GiB, a dictionary any number."""
-_ROWS: Final = 1024
+LARGEST_ROW: Final = 16 * 2**20
+"""Characters of a row as JSON."""
+_ROWS: Final = 256
+"""Rows that are unpacked at a time."""
 _BUFFER: Final = 2**20
 """Bytes that are read of a column at a time, which else is in memory whole."""
-_BATCH: Final = 32 * 2**20
-"""Bytes of the batches that are sent, and so of a row."""
 
 
 def main() -> None:
     """Answer until the input ends."""
     _limit_memory()
     for line in sys.stdin:
-        _tell(_send(json.loads(line), sys.stdout.buffer), sys.stdout.buffer)
+        for answer in _answers(json.loads(line)):
+            sys.stdout.write(answer + "\n")
+        sys.stdout.flush()
 
 
 def _limit_memory() -> None:
@@ -44,39 +46,23 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def _send(location: str, sink: IO[bytes]) -> str | None:
-    """Send a file's rows; returns what is wrong with it, None if nothing is."""
+def _answers(location: str) -> Iterator[str]:
     try:
         filesystem, path = store.filesystem(location)
         with filesystem.open_input_file(path) as source:
             file = parquet.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER)
-            schema = file.schema_arrow
-            _tell(None, sink)
-            with pa.ipc.new_stream(cast(Any, sink), schema) as stream:
-                for batch in file.iter_batches(batch_size=_ROWS, use_threads=False):
-                    for part in _parts(batch):
-                        stream.write_batch(part)
+            for batch in file.iter_batches(batch_size=_ROWS, use_threads=False):
+                # Only here does a dictionary, or a list of them, take all the room that it stands
+                # for. Times and the like become texts, as `posts` keeps them.
+                for row in batch.to_pylist():
+                    text = json.dumps(row, default=str)
+                    yield text if len(text) <= LARGEST_ROW else str(len(text))
     except MemoryError:
-        return f"takes more than {MEMORY_MB} MiB of memory to unpack"
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as exc:
-        return f"cannot be read ({' '.join(str(exc).split())[:300]})"
-    return None
-
-
-def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    if batch.nbytes <= _BATCH:
-        yield batch
-    elif batch.num_rows == 1:
-        raise ValueError(f"a row has {batch.nbytes} bytes, at most {_BATCH} are read")
+        yield json.dumps(f"takes more than {MEMORY_MB} MiB of memory to unpack")
+    except (ArrowException, OSError, ValueError, OverflowError) as exc:
+        yield json.dumps(f"cannot be read ({' '.join(str(exc).split())[:300]})")
     else:
-        half = batch.num_rows // 2
-        yield from _parts(batch.slice(0, half))
-        yield from _parts(batch.slice(half))
-
-
-def _tell(fault: str | None, sink: IO[bytes]) -> None:
-    sink.write(json.dumps(fault).encode() + b"\n")
-    sink.flush()
+        yield "null"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.dags.running import events, load, states
+from tests.dags.running import create_event, events, load, states
 from tests.dags.test_dag_runs import home
 
 __all__ = ["home"]  # a fixture
@@ -55,5 +55,16 @@ def test_a_refused_input_fails_its_stage_at_once_and_announces_nothing(
     captured = capfd.readouterr()
     assert (
         "perceive: InputError: posts: are refused; give better ones"
+        in captured.out + captured.err + caplog.text
+    )
+
+
+def test_an_event_that_a_person_created_starts_nothing(home: Path, caplog: Any, capfd: Any) -> None:
+    create_event("boig/boigsd", {"outputs": {"boigsd": str(home), "report": str(home)}})
+    run = load("boig_promote").test()
+    assert states(run)["plan"] == "failed"
+    captured = capfd.readouterr()
+    assert (
+        "event of boig/boigsd: was created by a person through Airflow's REST API"
         in captured.out + captured.err + caplog.text
     )

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from boig_core.config import Data
 from boig_core.data import opening, parquet, sources, web
 from boig_core.data.json_items import json_items
 from boig_core.data.rejects import Rejected
@@ -49,12 +50,15 @@ def test_a_file_that_unpacks_to_endless_rows_is_not_read_into_memory(
     path = tmp_path / f"posts.{suffix}.gz"
     path.write_bytes(gzip.compress(start + again * (MANY // len(again))))
     assert path.stat().st_size < 2**20
-    monkeypatch.setattr(sources, "_LONGEST_LINE", 2**19)
-    monkeypatch.setattr(opening, "_PLAIN_START", 2**21)
+    monkeypatch.setattr(sources, "_LONGEST_LINE", 2**16)
+    monkeypatch.setattr(opening, "_PLAIN_START", 2**17)
+    monkeypatch.setattr(opening, "_PIECE", 2**14)
+    monkeypatch.setattr(opening, "_RATIO", 10)
     tracemalloc.start()
     try:
         with pytest.raises(InputError) as caught:
-            read_all(path)
+            for _ in sources.read_rows(str(path), Data()):
+                pass
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -87,7 +91,7 @@ def _dictionary_bomb() -> pa.Table:
 
 def _list_bomb() -> pa.Table:
     """One row of millions of items."""
-    count = 3 * MANY
+    count = MANY // 2
     return pa.table(
         {"images": pa.ListArray.from_arrays([0, count], pa.array(np.zeros(count, np.int8)))}
     )
@@ -107,8 +111,12 @@ def test_parquet_unpacks_within_the_memory_of_a_process_apart(
     path = tmp_path / "posts.parquet"
     pq.write_table(PARQUETS[what](), path, compression="zstd")
     assert path.stat().st_size < 2**20
-    with pytest.raises(InputError, match=r"memory to unpack|a row has \d+ bytes|ends the process"):
-        read_all(path)
+    if what == "a dictionary":
+        with pytest.raises(InputError, match=r"memory to unpack|ends the process"):
+            read_all(path)
+    else:
+        posts, [reject] = read_all(path)
+        assert (posts, reject.code, reject.row) == ([], "row_too_large", None)
     # And the next file is read.
     pq.write_table(pa.Table.from_pylist([GOOD]), path)
     [(_, post)], _ = read_all(path)
@@ -138,7 +146,7 @@ def test_who_stops_in_the_middle_of_a_file_leaves_nothing_for_the_next(tmp_path:
     path = tmp_path / "posts.parquet"
     pq.write_table(pa.table({"id": [str(i) for i in range(5000)]}), path)
     rows = parquet.read_parquet(str(path))
-    assert next(rows)[0][0] == {"id": "0"}
+    assert next(rows)[0] == {"id": "0"}
     rows.close()  # type: ignore[attr-defined]
     pq.write_table(pa.Table.from_pylist([GOOD]), path)
     assert len(read_all(path)[0]) == 1
