@@ -173,3 +173,12 @@ def test_the_reference_leaves_nothing_without_a_meaning() -> None:
     errors = reference.errors_page()
     assert errors.count("**Remedy.** ") == errors.count("\n## ")
     assert "**Remedy.** \n" not in errors
+
+
+def test_each_test_that_the_security_page_names_exists() -> None:
+    page = (ROOT / "docs" / "operate" / "security.md").read_text("utf-8")
+    rows = re.findall(r"`((?:unit|faults|fuzz)/[^`]+)` \|$", page, re.MULTILINE)
+    assert len(rows) > 60
+    for row in rows:
+        file, _, name = row.partition("::")
+        assert not name or f"def {name}(" in (ROOT / "tests" / file).read_text(), row
