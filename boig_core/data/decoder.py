@@ -1,5 +1,4 @@
-"""The process that decodes foreign images: it reads batches from a socket and answers image by
-image.
+"""The process that decodes foreign images: it reads batches from a socket and answers each image.
 
 What a hostile image can make of it is bounded from within: a timer of CPU time and a limit of
 memory hold for each image, and the kernel keeps both. It starts with an environment that holds no
@@ -9,16 +8,18 @@ the socket then closes. Leaves out: starting, replacing and distrusting it (see 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import json
+import mmap
 import os
 import resource
 import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,8 @@ OUT_OF_MEMORY: Final = 71
 """Exit code of a process that an image has brought to its limit of memory."""
 _LENGTH: Final = struct.Struct("<I")
 _HEADER_BYTES: Final = 2**20
+_PIECE: Final = 2**16
+_TOGETHER_S: Final = 0.01
 _REASON: Final = 500
 
 
@@ -47,6 +50,7 @@ class Channel:
 
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
+        self._ahead = bytearray()
         self.deadline: float | None = None
 
     def send(self, header: Mapping[str, Any], *parts: bytes) -> None:
@@ -77,15 +81,15 @@ class Channel:
         Raises:
             EOFError: the other side is gone.
         """
-        buffer = bytearray(length)
-        view = memoryview(buffer)
-        while view:
+        while len(self._ahead) < length:
             self._wait_until_deadline()
-            count = self._stream.recv_into(view)
-            if not count:
+            piece = self._stream.recv(max(_PIECE, length - len(self._ahead)))
+            if not piece:
                 raise EOFError
-            view = view[count:]
-        return bytes(buffer)
+            self._ahead += piece
+        whole = bytes(self._ahead[:length])
+        del self._ahead[:length]
+        return whole
 
     def _wait_until_deadline(self) -> None:
         if self.deadline is not None:
@@ -93,12 +97,14 @@ class Channel:
             self._stream.settimeout(max(1e-3, self.deadline - time.monotonic()))
 
 
-def serve(function: str, descriptor: int) -> None:
+def serve(function: str, descriptor: int, progress: int) -> None:
     """Decode what comes, until the parent is gone; the process ends with it.
 
     Args:
         function: ``module:name`` of what decodes, called as `images.normalize` is.
         descriptor: of the socket to the parent.
+        progress: of a byte in memory that the parent sees: the place in its batch of the image
+            that is decoded now.
     """
     # An interrupt from the keyboard reaches the whole group, and the parent decides what ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -106,8 +112,10 @@ def serve(function: str, descriptor: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     module, _, name = function.partition(":")
     decode: Callable[..., StoredImage] = getattr(importlib.import_module(module), name)
-    channel = Channel(socket.socket(fileno=descriptor))
+    channel, place = Channel(socket.socket(fileno=descriptor)), mmap.mmap(progress, 1)
     _warm(decode)
+    # What is loaded now stays: no collection has to look through it.
+    gc.freeze()
     started, hard = _virtual_bytes(), resource.getrlimit(resource.RLIMIT_AS)[1]
     channel.send({"ready": True})
     try:
@@ -119,41 +127,60 @@ def serve(function: str, descriptor: int) -> None:
             resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
             # All of it before the first answer, so that neither side writes to one that writes.
             images = [channel.read(length) for length in batch["lengths"]]
-            for data in images:
-                _answer(channel, decode, data, batch)
+            _answer_batch(channel, decode, images, batch, place)
     except (EOFError, OSError):
         return
 
 
-def _answer(
+def _answer_batch(
     channel: Channel,
     decode: Callable[..., StoredImage],
-    data: bytes,
+    images: Sequence[bytes],
     batch: Mapping[str, Any],
+    place: mmap.mmap,
 ) -> None:
+    """Answers go together when they come fast, since each message wakes the parent."""
+    answers: list[dict[str, Any]] = []
+    files: list[bytes] = []
+    sent = time.monotonic()
+    for number, data in enumerate(images):
+        place[0] = number
+        answer, file = _answer(decode, data, batch)
+        answers.append(answer)
+        files.append(file)
+        now = time.monotonic()
+        if number + 1 == len(images) or now - sent > _TOGETHER_S:
+            channel.send({"answers": answers}, *files)
+            answers, files, sent = [], [], now
+
+
+def _answer(
+    decode: Callable[..., StoredImage], data: bytes, batch: Mapping[str, Any]
+) -> tuple[dict[str, Any], bytes]:
+    """What is said of an image, and its bytes where they differ from those that came."""
     # The kernel ends the process when the time is over, wherever it is. It counts time on the CPU
     # alone: on a busy machine a good image takes longer, and must not be lost.
     signal.setitimer(signal.ITIMER_PROF, batch["seconds"])
     try:
         stored = decode(data, batch["max_pixels"], batch["image_format"], batch["quality"])
     except Rejected as exc:
-        return channel.send({"code": exc.code, "reason": exc.reason[:_REASON]})
+        return {"code": exc.code, "reason": exc.reason[:_REASON]}, b""
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
     except Exception as exc:
         reason = f"the decoder failed ({type(exc).__name__}: {exc})"
-        return channel.send({"code": "image_unreadable", "reason": reason[:_REASON]})
+        return {"code": "image_unreadable", "reason": reason[:_REASON]}, b""
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-    same = stored.data == data  # most images are stored as they came, and need not travel back
+    file = b"" if stored.data == data else stored.data
     answer = {
         "sha256": stored.sha256,
         "width": stored.width,
         "height": stored.height,
         "fingerprint": stored.fingerprint,
-        "length": None if same else len(stored.data),
+        "length": len(file),
     }
-    channel.send(answer, *(() if same else (stored.data,)))
+    return answer, file
 
 
 def _warm(decode: Callable[..., StoredImage]) -> None:

@@ -190,7 +190,7 @@ def _line(draw: random.Random, seeds: Sequence[bytes], number: int) -> bytes:
 def _column(file: Path, name: str) -> list[Any]:
     from pyarrow import parquet
 
-    return parquet.read_table(file, columns=[name])[name].to_pylist()  # type: ignore[no-any-return]
+    return parquet.read_table(file, columns=[name])[name].to_pylist()
 
 
 def _own_peak() -> float:
