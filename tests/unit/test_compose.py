@@ -369,7 +369,9 @@ def test_nothing_but_s3_answers_outside_of_its_container(tmp_path: Path) -> None
     assert "-master=127.0.0.1:9333" in (ROOT / "infra" / "s3" / "create-bucket.sh").read_text()
 
 
-@pytest.mark.parametrize("missing", [name for name in SECRETS["s3"] if name.startswith("S3_")])
+@pytest.mark.parametrize(
+    "missing", sorted(name for name in SECRETS["s3"] if name.startswith("S3_"))
+)
 def test_the_store_does_not_start_without_a_key(tmp_path: Path, missing: str) -> None:
     for value in ("", None):
         env = {**drawn_secrets(), missing: value}

@@ -177,7 +177,7 @@ def test_the_reference_leaves_nothing_without_a_meaning() -> None:
 
 def test_each_test_that_the_security_page_names_exists() -> None:
     page = (ROOT / "docs" / "operate" / "security.md").read_text("utf-8")
-    rows = re.findall(r"`((?:unit|faults|fuzz)/[^`]+)` \|$", page, re.MULTILINE)
+    rows = re.findall(r"`((?:unit|faults|fuzz|integration)/[^`]+)` \|$", page, re.MULTILINE)
     assert len(rows) > 60
     for row in rows:
         file, _, name = row.partition("::")

@@ -158,7 +158,7 @@ def run_rows(number: int, count: int) -> dict[str, Any]:
         posts = export / "posts.jsonl"
         posts.write_bytes(b"".join(_line(draw, seeds, n) for n in range(count)))
         data, longest = Data(min_text=0), 0.0
-        verdicts = accept(str(posts), read_rows(str(posts)), data)
+        verdicts = accept(str(posts), read_rows(str(posts), data), data)
         while True:
             started = time.perf_counter()
             if next(verdicts, None) is None:
