@@ -7,13 +7,16 @@ import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from boig_core.config.recipe import Recipe
 from boig_core.errors import RecipeError
+
+_DEPTH: Final = 20
+_VALUES: Final = 20_000
 
 
 def recipe_names() -> list[str]:
@@ -72,8 +75,8 @@ def _tree(name_or_path: str) -> dict[str, Any]:
             f"use one of {', '.join(recipe_names())} or the path of a YAML file",
         )
     try:
-        tree = yaml.safe_load(text) or {}
-    except yaml.YAMLError as exc:
+        tree = parse_yaml(text) or {}
+    except ValueError as exc:
         raise RecipeError(
             f"recipe {name_or_path}", "is not valid YAML", " ".join(str(exc).split())
         ) from exc
@@ -98,6 +101,31 @@ def _tree(name_or_path: str) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = {**merged[key], **value} if both else value
     return merged
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        ValueError: it cannot be read, or says too much.
+    """
+    try:
+        tree = yaml.safe_load(text)
+    # Beside its own errors PyYAML raises others, such as of a 13th month, or of a ``!!bool`` that
+    # is none.
+    except Exception as exc:
+        raise ValueError(str(exc) or type(exc).__name__) from exc
+    waiting, count = [(tree, 1)], 0
+    # Aliases let a few lines stand for billions of values, which a copy or a message writes out.
+    while waiting:
+        node, depth = waiting.pop()
+        count += 1
+        if depth > _DEPTH or count > _VALUES:
+            raise ValueError(f"more than {_DEPTH} levels or {_VALUES} values")
+        inner = node.values() if isinstance(node, dict) else node
+        if isinstance(node, (dict, list, tuple)):
+            waiting.extend((value, depth + 1) for value in inner)
+    return tree
 
 
 def parse_recipe(tree: Any) -> Recipe:
@@ -130,8 +158,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             )
         node = child
     try:
-        node[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError as exc:
+        node[leaf] = parse_yaml(value)
+    except ValueError as exc:
         raise RecipeError(
             f"override {override!r}", "the value is not valid YAML", "quote it"
         ) from exc
@@ -147,7 +175,7 @@ def first_error(exc: ValidationError, model: type[BaseModel], remedy: str) -> Re
         remedy: where a reader finds every field.
     """
     error = exc.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in error["loc"]) or model.__name__.lower()
+    where = _short(".".join(str(part) for part in error["loc"])) or model.__name__.lower()
     if error["type"] == "extra_forbidden":
         known = _known_keys(model, error["loc"][:-1])
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
@@ -156,10 +184,15 @@ def first_error(exc: ValidationError, model: type[BaseModel], remedy: str) -> Re
     # pydantic puts these words before the text of our own ValueErrors.
     rule = error["msg"].removeprefix("Value error, ")
     # The value of a rule between fields is their whole section, too long for a line.
-    met = (
-        where if isinstance(error["input"], (dict, BaseModel)) else f"{where} = {error['input']!r}"
-    )
+    whole = isinstance(error["input"], (dict, BaseModel))
+    met = where if whole else _short(f"{where} = {error['input']!r}")
     return RecipeError(met, rule[0].lower() + rule[1:], remedy)
+
+
+def _short(text: str) -> str:
+    """A piece of a message: one line that can be written, whatever a file holds."""
+    text = " ".join(text.encode(errors="replace").decode().split())
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def _known_keys(model: Any, loc: Sequence[str | int]) -> list[str]:

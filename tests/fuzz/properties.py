@@ -24,14 +24,15 @@ from boig_core.data import selection
 from boig_core.data.fetch import Fetcher
 from boig_core.data.images import decode, normalize
 from boig_core.data.posts import accept
+from boig_core.data.reach import ImageReference, Reach
 from boig_core.data.rejects import Rejected
 from boig_core.data.sources import read_rows
 from boig_core.data.x_api import is_page
-from boig_core.errors import InputError, RecipeError, UserError
+from boig_core.errors import BoigError, InputError, RecipeError
 from boig_core.storage import commit, store
 from boig_core.storage.manifest import Lineage, publish_folder, verify
 from boig_core.verbalization.answer import parse_answer, parse_prediction, print_answer
-from infra.evidence.data.mutations import image_seeds, row_seeds
+from infra.evidence.data.mutations import image_seeds, odd_rows, row_seeds
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -87,11 +88,9 @@ def check_json(data: bytes) -> None:
 
 def check_url(data: bytes) -> None:
     """A reference of an image leads to bytes, or is a reject; nothing is asked of the network."""
-    reference = data.decode("utf-8", "replace")
-    # An export's strings hold anything but these.
+    address = data.decode("utf-8", "replace")
     with _offline(), suppress(Rejected):
-        if not store.is_s3(reference):
-            Fetcher(Data()).read(reference)
+        Fetcher(Data()).read(ImageReference("/", address), Reach())
 
 
 def check_manifest(data: bytes) -> None:
@@ -100,7 +99,7 @@ def check_manifest(data: bytes) -> None:
     Path(output, "manifest.json").write_bytes(data)
     try:
         verify(output)
-    except UserError as exc:
+    except BoigError as exc:
         _check_words(exc)
 
 
@@ -131,7 +130,7 @@ def check_recipe(data: bytes) -> None:
             _check_words(exc)
 
 
-def _check_words(exc: UserError) -> None:
+def _check_words(exc: BoigError) -> None:
     assert "\n" not in str(exc)
     assert len(str(exc).encode()) < 20_000
 
@@ -142,7 +141,7 @@ def _verdicts(name: str, data: bytes) -> set[int] | None:
         file = Path(folder, name)
         file.write_bytes(data)
         try:
-            rows = list(read_rows(str(file)))
+            rows = list(read_rows(str(file), Data()))
         except InputError as exc:
             _check_words(exc)
             return None
@@ -186,6 +185,10 @@ def _offline() -> Iterator[None]:
 _resolve = socket.getaddrinfo
 
 
+def _line_seeds() -> list[bytes]:
+    return [b"\n".join(row_seeds()), b"\n".join(odd_rows()[::9]), *row_seeds(), *odd_rows()]
+
+
 def _csv_seeds() -> list[bytes]:
     header = b"id,account,timestamp,text,image,likes\r\n"
     row = b'p1,brand,2021-03-04T05:06:07Z,"A text, ""quoted"",\r\nof two lines",a.png,12\r\n'
@@ -201,6 +204,8 @@ def _url_seeds() -> list[bytes]:
         b"http://127.1:80/",
         b"file:///tmp/none/a%20b.png",
         b"images/a.png",
+        b"s3://bucket/images/a.png",
+        b"/dev/zero",
         b"data:image/png;base64,AAAA",
     ]
 
@@ -248,7 +253,7 @@ def _recipe_seeds() -> list[bytes]:
 
 KINDS = {
     "images": Kind(image_seeds, check_image, 4000),
-    "json-lines": Kind(lambda: [b"\n".join(row_seeds()), *row_seeds()], check_json_lines, 600),
+    "json-lines": Kind(_line_seeds, check_json_lines, 600),
     "csv": Kind(_csv_seeds, check_csv, 400),
     "json": Kind(lambda: [b"[" + b",".join(row_seeds()) + b"]", *row_seeds()], check_json, 300),
     "urls": Kind(_url_seeds, check_url, 1500),

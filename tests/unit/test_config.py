@@ -168,6 +168,13 @@ def test_recipes_are_frozen() -> None:
         ("name: 'Not a slug!'", r"^name = 'Not a slug!': string should match"),
         ("- a list", r"must be a mapping of sections"),
         ("seed: [", r"is not valid YAML"),
+        ("seed: 2020-13-01", r"is not valid YAML; month must be in 1..12"),
+        ("seed: !!bool maybe", r"is not valid YAML"),
+        ("seed: " + "[" * 3000, r"is not valid YAML"),
+        ("seed: " + "[" * 21 + "]" * 21, r"is not valid YAML; more than 20 levels"),
+        ("a: &a [1, *a]", r"is not valid YAML; more than 20 levels"),
+        (f"a: &a {['x'] * 200}\nb: &b [{'*a,' * 200}]\nseed: *b", r"or 20000 values"),
+        (f"seed: {'x' * 9000}", r"seed = 'x+\.\.\.: "),
         ("data: 5", r"^data = 5: input should be a valid dictionary"),
     ],
 )

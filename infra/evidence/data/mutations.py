@@ -53,6 +53,33 @@ _WORDS: Final = (
 """What parsers trip over."""
 
 
+_ODD: Final[tuple[Any, ...]] = (
+    *(None, True, "", " ", 0, -1, 1e308, 10**30, 0.5, "12", "1_000", "NaN", float("nan")),
+    *(
+        "\ud800",
+        "\0",
+        "\r\n",
+        "\u202e",
+        "x" * 9000,
+        "0001-01-01T00:00:00+23:59",
+        "9999-12-31",
+        "=1+1",
+    ),
+    *(
+        [],
+        {},
+        [[]],
+        {"a": {}},
+        ["a.png"] * 3,
+        ["a.png", None],
+        [1],
+        ["../a.png", "/dev/zero", "b.png"],
+    ),
+    *("file:///dev/zero", "s3:///x", "data:,x", "//a.png", "a\\b.png", "%00", "C:a.png"),
+)
+"""Values that some column does not expect."""
+
+
 def mutate(seed: bytes, others: Sequence[bytes], draw: random.Random) -> bytes:
     """A file with one to four faults.
 
@@ -207,3 +234,11 @@ def row_seeds() -> list[bytes]:
     odd = row | {"image": "b.png", "images": None, "likes": "12", "keywords": "a, b;c"}
     nested = row | {"licence": {"name": ["x"]}, "timestamp": 1614834367}
     return [json.dumps(item).encode() for item in (row, odd, nested, page)]
+
+
+def odd_rows() -> list[bytes]:
+    """Rows that are valid JSON, and have one odd value."""
+    row = json.loads(row_seeds()[0])
+    return [json.dumps(row | {name: value}).encode() for name in row for value in _ODD] + [
+        json.dumps({name: row[name] for name in row if name != missing}).encode() for missing in row
+    ]
