@@ -138,6 +138,8 @@ class Policy(Section):
         parts = field.split(".")
         known = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
         number = next((self._lines[name] for name in known if name in self._lines), None)
+        if self._source == _UNSET:
+            return f"the strict default of {field} ({environment.POLICY.name} is not set)"
         return f"{self._source}{'' if number is None else f':{number}'} ({field})"
 
     def require_location(self, uri: str, field: str, *beside: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from boig_core.errors import (
     CorruptError,
+    InputError,
     NotFoundInStoreError,
     StorePermissionError,
     StoreUnavailableError,
@@ -26,6 +27,7 @@ from boig_core.storage import commit, control, places, store
 from boig_core.storage.inventory import OUTPUT
 from boig_core.storage.job import JOB
 from boig_core.storage.manifest import MANIFEST, FileEntry, Manifest, read_written, resolve
+from boig_core.storage.marker import MARKER
 from boig_core.storage.runs import ATTEMPT
 
 T = TypeVar("T")
@@ -177,9 +179,11 @@ def check_store(root: str, say: Callable[[str], object]) -> Inspection:
         say: takes lines of progress.
 
     Raises:
+        InputError: nothing there says that it is a store.
         StoreUnavailableError: the store does not answer.
     """
     contents = Contents(root)
+    require_store(contents)
     inspection = Inspection()
     if UNFINISHED in contents.sizes:
         inspection.faults.append(Fault(UNFINISHED, "the copy is not finished; copy once more"))
@@ -194,6 +198,17 @@ def check_store(root: str, say: Callable[[str], object]) -> Inspection:
         inspection.faults += _lineage_faults(contents, folder, jobs)
     _check_files(contents, outputs, inspection, say)
     return inspection
+
+
+def require_store(contents: Contents) -> None:
+    """Refuse a folder that is no store: nothing of it could be wrong.
+
+    Raises:
+        InputError: it has neither a marker nor an output.
+    """
+    known = MARKER in contents.sizes or UNFINISHED in contents.sizes or contents.manifests
+    if not known:
+        raise InputError(contents.root, "is no store", "name the root of a store")
 
 
 def sha256_of(uri: str) -> str:

@@ -20,7 +20,7 @@ from typing import Final
 from boig_core.errors import CorruptError, InfrastructureError, InputError, NotFoundInStoreError
 from boig_core.observability.progress import Progress
 from boig_core.storage import commit, places, store
-from boig_core.storage.check import UNFINISHED, Contents, sha256_of, side_by_side
+from boig_core.storage.check import UNFINISHED, Contents, require_store, sha256_of, side_by_side
 from boig_core.storage.manifest import MANIFEST, sha256_file
 from boig_core.storage.marker import MARKER
 from boig_core.storage.paths import printable
@@ -115,8 +115,7 @@ def copy_store(source: str, target: str, say: Callable[[str], object]) -> Copied
 def _require_store(contents: Contents) -> None:
     if UNFINISHED in contents.sizes:
         raise InputError(contents.root, "is itself an unfinished copy", "finish it first")
-    if MARKER not in contents.sizes and not contents.manifests:
-        raise InputError(contents.root, "is no store", "name the root of a store")
+    require_store(contents)
 
 
 def _claim(contents: Contents, target: str) -> dict[str, int]:

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from boig_core.cli import app
+from boig_core.errors import InputError
 from boig_core.storage import commit, store
 from boig_core.storage.check import check_store, sha256_of
 from boig_core.storage.job import Stage
@@ -150,3 +151,9 @@ def test_a_fault_of_one_output_leaves_the_others(tmp_path: Path) -> None:
     change(f"{other}/weights.bin")
     assert len(faults(root)) == 1
     assert commit.read_commit(f"{root}/{ATTEMPT}")
+
+
+def test_a_folder_that_is_no_store_is_not_called_whole(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"mine")
+    with pytest.raises(InputError, match="is no store"):
+        check_store(str(tmp_path), silent)
