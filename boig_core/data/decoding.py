@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -183,17 +182,26 @@ class DecoderPool:
                     batch.appendleft(exc.request)
 
 
-@cache
+_pool: DecoderPool | None = None
+_opening = threading.Lock()
+
+
 def _shared() -> DecoderPool:
     """The pool of this process."""
-    return DecoderPool()
+    global _pool
+    # Threads come at once, and each would open one of its own.
+    with _opening:
+        if _pool is None:
+            _pool = DecoderPool()
+        return _pool
 
 
 def _forget() -> None:
-    """In a fork there are no threads of the pool."""
-    if _shared.cache_info().currsize:
-        _shared().hang_up()
-        _shared.cache_clear()
+    """In a fork there are no threads of the pool, and nobody to release the lock."""
+    global _pool, _opening
+    if _pool is not None:
+        _pool.hang_up()
+    _pool, _opening = None, threading.Lock()
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from boig_core.data import decoding
 from boig_core.data.decoder_process import Allowance
 from boig_core.data.decoding import DecoderPool, allowance, normalize_untrusted
 from boig_core.data.images import StoredImage, normalize
@@ -103,6 +104,21 @@ def test_an_image_pays_for_nothing_that_another_left_behind(faulty: DecoderPool)
     for _ in range(2):
         assert outcome(faulty, b"poison") == "image_animated: all is well"
         assert outcome(faulty, b"victim") == "image_animated: all is well"
+
+
+def test_threads_that_come_at_once_share_one_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def open_slowly() -> object:
+        opened.append(object())
+        time.sleep(0.02)
+        return opened[-1]
+
+    monkeypatch.setattr(decoding, "_pool", None)
+    monkeypatch.setattr(decoding, "DecoderPool", open_slowly)
+    with ThreadPoolExecutor(8) as threads:
+        pools = list(threads.map(lambda _: decoding._shared(), range(8)))
+    assert pools == opened * 8
 
 
 def test_memory_is_limited_for_a_real_image() -> None:
