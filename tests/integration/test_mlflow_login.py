@@ -134,7 +134,12 @@ def test_a_stage_logs_and_airflow_finds_its_run(login: Callable[[str], None]) ->
 def test_airflow_moves_the_champion_and_a_stage_does_not(login: Callable[[str], None]) -> None:
     login("airflow")
     for folder in ("s3://boig/models/boigsd/1", "s3://boig/models/boigsd/2"):
-        evidence = dict.fromkeys(("manifest", "report", "recipe", "root"), "")
+        evidence = dict.fromkeys(("manifest", "root", "decision"), "") | {
+            "store": "s3://boig",
+            "question": folder[-1],
+            "report": "s3://boig/reports/1",
+            "recipe": "s3://boig/runs/boig_promote/1/recipe.json",
+        }
         approval.register({"candidate": folder, "gates": [], **evidence}, "a person", "better")
     assert registry.champion() == folder
     login("ray")
