@@ -28,8 +28,9 @@ from boig_core.data.images import Pixels, StoredImage, decode
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
 
-_PROCESSES: Final = 2
-"""Processes that decode for one that fetches; there is one of these for each core."""
+_PROCESSES: Final = 3
+"""Processes that decode for one that fetches; there is one of these for each core. Of two, one
+often waits for its answers to be taken, which costs a tenth of the rate."""
 _BATCH: Final = 8
 _BATCH_BYTES: Final = 8 * 2**20
 

@@ -86,6 +86,8 @@ def photographs(folder: Path) -> list[Path]:
 def measure(folder: Path, rounds: int, repeats: int, processes: int) -> dict[str, Any]:
     """Rates by way and round, after a warm round of each."""
     files = photographs(folder)
+    # Of other work alone: it is what makes two runs differ.
+    load = os.getloadavg()[0]
     rates: dict[str, list[float]] = {way: [] for way in WAYS}
     cpu: dict[str, list[float]] = {way: [] for way in WAYS}
     with multiprocessing.get_context("spawn").Pool(processes) as crew:
@@ -105,6 +107,7 @@ def measure(folder: Path, rounds: int, repeats: int, processes: int) -> dict[str
         "images": len(files),
         "mean_bytes": round(statistics.mean(file.stat().st_size for file in files)),
         "processes": processes,
+        "load_before": round(load, 1),
         "images_per_second": rates,
         "median": medians,
         "cpu_ms_per_image": {way: statistics.median(values) for way, values in cpu.items()},
