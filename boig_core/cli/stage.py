@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,9 @@ from boig_core.cli.options import (
 )
 from boig_core.cli.show import show
 from boig_core.errors import BoigError, InfrastructureError, InputError, UserError
+
+if TYPE_CHECKING:
+    from boig_core.storage.commit import Failure
 
 
 def run(
@@ -181,7 +184,7 @@ def run_one_stage(
         task=task,
         attempt=number,
         policy=policy.digest(),
-        triggered_by=(getpass.getuser(),),
+        triggered_by=_person(),
     )
     uri = write_job(job)
     command = [sys.executable, "-m", f"ray_jobs.{stage}", uri]
@@ -191,10 +194,22 @@ def run_one_stage(
     done = commit.read_commit(job.attempt_uri)
     if code == 0 and done is not None:
         return {"outputs": done["outputs"], "metrics": done["metrics"], "attempt": job.attempt_uri}
-    failure = commit.read_failure(job.attempt_uri)
+    raise _error_of(stage, code, commit.read_failure(job.attempt_uri))
+
+
+def _error_of(stage: str, code: int, failure: Failure | None) -> BoigError:
+    """What a stage has left, as an error of this command."""
     if failure is None:
-        raise InfrastructureError(
+        return InfrastructureError(
             stage, f"ended with exit code {code} and without a word", "see the lines above"
         )
     kind: type[BoigError] = UserError if failure.user else InfrastructureError
-    raise kind(stage, f"{failure.type}: {failure.message}", failure.remedy)
+    return kind(stage, f"{failure.type}: {failure.message}", failure.remedy)
+
+
+def _person() -> tuple[str, ...] | None:
+    """Who runs this command; None where the system has no name for them, as in some containers."""
+    try:
+        return (getpass.getuser(),)
+    except (KeyError, OSError):
+        return None

@@ -87,8 +87,7 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
     law, named = _absolute(settings)
     overrides = [f"seed={settings.seed}", f"evaluation.judge=adworld:{law}", *settings.overrides]
     # A wrong recipe or law ends here, before anything starts.
-    recipe = load_recipe(named, overrides)
-    rules = Law.load(law)
+    recipe, rules = load_recipe(named, overrides), Law.load(law)
     home = settings.home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     root = store.normalize(environment.STORE.read() or str(home / "store"))

@@ -89,9 +89,8 @@ def test_one_command_takes_posts_to_a_promoted_model(tmp_path: Path) -> None:
     planted = {
         name: value for name, value in make_secrets().items() if name != "MLFLOW_TRACKING_URI"
     }
-    done = subprocess.run(
-        argv, env=CLEAN | planted | {"BOIG_POLICY": POLICY}, capture_output=True, text=True
-    )
+    env = CLEAN | planted | {"BOIG_POLICY": POLICY}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     report: dict[str, Any] = json.loads((home / "report.json").read_text())
     assert set(report) >= {

@@ -325,8 +325,7 @@ def register(gates: Mapping[str, Any], approved_by: str, why: str) -> dict[str, 
             client.set_model_version_tag(MODEL, new, key, hide_secrets(value))
         last_move(client)  # one that was cut is finished before the next begins
         alias_versions = aliases(client)
-        # Promoted once more, a champion would become its own previous, and the model before would
-        # be lost to a rollback.
+        # Promoted once more, a champion would become its own previous: no way back by a rollback.
         if alias_versions.get("champion") != new:
             move(client, Move(gates["question"], "promote", new, alias_versions.get("champion")))
             alias_versions = aliases(client)

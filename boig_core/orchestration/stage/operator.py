@@ -161,8 +161,7 @@ class RayJobOperator(BaseOperator):
             return self._use(reusable, "has made the same already", own=False)
         name = attempts.submission_id(task, standing.number)
         self.job_url = cluster.page(name)
-        # Airflow keeps a task's links when its process ends. Where the worker waits, that is after
-        # the job, and people want to see the job while it runs.
+        # Airflow keeps links when a process ends: of a worker that waits, only after the job.
         context["ti"].xcom_push(key=RayJobLink().xcom_key, value=self.job_url)
         # Written before the job starts: a pointer to nothing is found out, a job without a pointer
         # would have to be searched for.
