@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from boig_core.cli.options import Json, StoreRoot, store_root
+from boig_core.cli.show import show
 
 
 class _RunFirst(TyperGroup):
@@ -47,7 +48,7 @@ def audit_export(
     is_signed = evidence.export(root, place, to)
     result = {"run": place, "folder": str(to.resolve()), "signed": is_signed}
     note = "signed" if is_signed else "not signed: no key was set when it was decided"
-    print(json.dumps(result) if as_json else f"{to.resolve()}: {place}, {note}")
+    show(json.dumps(result) if as_json else f"{to.resolve()}: {place}, {note}")
 
 
 @audit_app.command("verify")
@@ -62,4 +63,4 @@ def audit_verify(
 
     decision = evidence.verify_export(folder, key)
     line = f"verified: {decision.get('decision')} {decision.get('candidate')}"
-    print(json.dumps(decision, indent=1) if as_json else line)
+    show(json.dumps(decision, indent=1) if as_json else line)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from boig_core.cli.options import Json, Overrides, StoreRoot, store_root
+from boig_core.cli.show import show
 
 policy_app = typer.Typer(
     name="policy",
@@ -29,8 +30,8 @@ def policy_show(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps({"source": policy.source, "digest": policy.digest(), "policy": tree}))
         return
-    print(f"# {policy.source}\n# digest {policy.digest()}")
-    print(yaml.safe_dump(tree, sort_keys=False), end="")
+    show(f"# {policy.source}\n# digest {policy.digest()}")
+    show(yaml.safe_dump(tree, sort_keys=False), end="")
 
 
 @policy_app.command("check")
@@ -63,8 +64,8 @@ def policy_check(
     else:
         what = "policy" if recipe is None else f"policy and {recipe}"
         for refusal in refusals:
-            print(refusal)
+            show(str(refusal))
         if not refusals:
-            print(f"{what}: ok ({policy.source}, {policy.digest()[:12]})")
+            show(f"{what}: ok ({policy.source}, {policy.digest()[:12]})")
     if refusals:
         raise typer.Exit(2)

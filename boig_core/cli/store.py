@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from boig_core.cli.options import Json, store_root
+from boig_core.cli.show import show
+from boig_core.escapes import visible
 
 store_app = typer.Typer(
     name="store", help="Check, copy or migrate a store as a whole.", no_args_is_help=True
@@ -29,7 +31,7 @@ def store_check(root: Root = None, as_json: Json = False) -> None:
     from boig_core.storage.check import check_store
 
     inspection = check_store(store_root(root), _say)
-    print(json.dumps(asdict(inspection), indent=1) if as_json else "\n".join(inspection.lines()))
+    show(json.dumps(asdict(inspection), indent=1) if as_json else "\n".join(inspection.lines()))
     if inspection.faults:
         raise typer.Exit(2)
 
@@ -47,7 +49,7 @@ def store_copy(
     from boig_core.storage.copying import copy_store
 
     copied = copy_store(source, target, _say)
-    print(json.dumps(asdict(copied)) if as_json else copied.line())
+    show(json.dumps(asdict(copied)) if as_json else copied.line())
 
 
 @store_app.command("migrate")
@@ -58,11 +60,11 @@ def store_migrate(root: Root = None, as_json: Json = False) -> None:
     from boig_core.storage.migration import migrate_store
 
     migration = migrate_store(store_root(root), _say)
-    print(json.dumps(asdict(migration), indent=1) if as_json else "\n".join(migration.lines()))
+    show(json.dumps(asdict(migration), indent=1) if as_json else "\n".join(migration.lines()))
     if migration.faults:
         raise typer.Exit(2)
 
 
 def _say(line: str) -> None:
     """Progress goes beside the result, which a program may read."""
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{visible(line)}\n")
