@@ -26,6 +26,8 @@ from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError, StoreUnavailableError
 from tests.unit.data.reading import GOOD, read_all
 
+pytestmark = pytest.mark.slow  # of the whole suite, not of its quick part
+
 MANY = 16 * 2**20
 TEXTS: dict[str, tuple[bytes, bytes]] = {
     # Start of the file, and what is repeated.

@@ -15,6 +15,8 @@ from boig_core.data.images import StoredImage
 from boig_core.data.reach import ImageReference, Reach
 from boig_core.data.rejects import Rejected
 
+pytestmark = pytest.mark.slow  # of the whole suite, not of its quick part
+
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 PARTS = {
     "status line": (b"HTTP/1.1 2", b"0"),

@@ -26,6 +26,8 @@ from boig_core.data.rejects import Rejected
 from boig_core.errors import InfrastructureError
 from tests.unit.data.conftest import picture
 
+pytestmark = pytest.mark.slow  # of the whole suite, not of its quick part
+
 FAULTY = "tests.unit.data.faulty_decoder:normalize"
 ROOT = Path(__file__).resolve().parents[3]
 

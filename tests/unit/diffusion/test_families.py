@@ -39,6 +39,8 @@ from boig_core.models import resolve_model
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.vocabulary import Sample
 
+pytestmark = pytest.mark.slow  # of the whole suite, not of its quick part
+
 PROMPTS = ["a red ball", "a blue star at left", "a green ring on a white background"]
 SEEDS = [11, 12, 13]
 

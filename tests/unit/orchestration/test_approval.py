@@ -22,6 +22,8 @@ from boig_core.storage import manifest, store
 from tests.dags.running import load
 from tests.unit.orchestration.chains import change, whole_chain
 
+pytestmark = pytest.mark.slow  # of the whole suite, not of its quick part
+
 ANN, BOB = ({"id": name, "name": name} for name in ("ann", "bob"))
 
 

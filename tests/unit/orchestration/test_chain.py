@@ -15,6 +15,8 @@ from boig_core.storage import manifest, store
 from boig_core.storage.job import write_job
 from tests.unit.orchestration.chains import change, job_of, make, whole_chain
 
+pytestmark = pytest.mark.slow  # of the whole suite, not of its quick part
+
 LINKS = [
     "dataset", "boigllm", "no_kpi", "predictor", "judge", "description", "calibration", "high_kpi",
     "boigsd", "generation", "report",

@@ -24,6 +24,8 @@ from boig_core.storage.copying import copy_store
 from boig_core.storage.job import Stage
 from tests.unit.storage.small_store import build, stage_of
 
+pytestmark = pytest.mark.slow  # of the whole suite, not of its quick part
+
 
 def silent(line: str) -> None:
     pass

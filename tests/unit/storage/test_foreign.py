@@ -14,6 +14,8 @@ from boig_core.storage import commit, manifest, marker, retention, s3, store
 from boig_core.storage.job import Stage
 from tests.unit.storage.test_retention import DAY, Aging, begin, make, paths, time_, uris
 
+pytestmark = pytest.mark.slow  # of the whole suite, not of its quick part
+
 __all__ = ["time_"]  # a fixture
 
 FOREIGN = [

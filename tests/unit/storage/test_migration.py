@@ -20,6 +20,8 @@ from boig_core.storage.job import read_job
 from boig_core.storage.migration import migrate_store
 from tests.unit.storage.small_store import as_schema_1, build, digest_of_schema_1
 
+pytestmark = pytest.mark.slow  # of the whole suite, not of its quick part
+
 
 def silent(line: str) -> None:
     pass

@@ -25,6 +25,8 @@ from boig_core.training.engine_config import EngineConfig
 from boig_core.training.ranks import rng_state, set_rng_state
 from boig_core.training.state_file import open_arrays, open_state
 
+pytestmark = pytest.mark.slow  # of the whole suite, not of its quick part
+
 
 class Harmful:
     """Makes a folder when it is unpickled."""
