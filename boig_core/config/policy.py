@@ -23,8 +23,8 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
 from boig_core import environment
 from boig_core.config.loading import first_error
+from boig_core.config.locations import canonical, is_below
 from boig_core.config.monitors import Monitor
-from boig_core.config.places import canonical, is_below
 from boig_core.config.recipe import Recipe
 from boig_core.config.section import Fraction, Kind, Section, references
 from boig_core.errors import InputError, PolicyError

@@ -118,8 +118,8 @@ class DecoderProcess:
         progress = os.memfd_create("boig-decoder")
         os.ftruncate(progress, 1)
         self._place = mmap.mmap(progress, 1)
-        given = (theirs.fileno(), progress)
-        boot = [sys.executable, "-I", "-S", "-c", _BOOT, decoder, *map(str, given)]
+        descriptors = (theirs.fileno(), progress)
+        boot = [sys.executable, "-I", "-S", "-c", _BOOT, decoder, *map(str, descriptors)]
         # Nothing of ours: no keys, no proxies. Threads of a linear algebra library would only take
         # memory.
         inherited = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
@@ -131,7 +131,7 @@ class DecoderProcess:
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=given,
+                pass_fds=descriptors,
             )
         finally:
             theirs.close()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from boig_core.config.places import without_links
+from boig_core.config.locations import lies_below, without_links
 from boig_core.data.rejects import Rejected
 from boig_core.storage import store
 
@@ -83,7 +83,7 @@ class Reach:
     def _in_s3(self, base: str, uri: str) -> str:
         _, key = store.bucket_and_key(uri)
         # A server, or a proxy before it, might resolve what is only a name to S3.
-        if _climbs(key) or not any(_lies_below(uri, place) for place in (base, *self.roots)):
+        if _climbs(key) or not any(lies_below(uri, place) for place in (base, *self.roots)):
             raise _refused(uri)
         if _CONTROL.search(key) or len(key.encode()) > _LONGEST_KEY:
             raise Rejected("image_missing", f"{uri} is no key of S3")
@@ -101,7 +101,7 @@ class Reach:
             for place in (base, *self.roots)
             if not _SCHEME.match(place)
         )
-        if not any(_lies_below(resolved, folder) for folder in folders):
+        if not any(lies_below(resolved, folder) for folder in folders):
             raise _refused(path if path == resolved else f"{path}, which is {resolved},")
         return resolved
 
@@ -111,11 +111,6 @@ def _refused(location: str) -> Rejected:
         "place_refused",
         f"{location} lies neither below the folder of the posts nor below an allowed root",
     )
-
-
-def _lies_below(location: str, place: str) -> bool:
-    # With the slash: the place /posts must not allow /posts-of-another.
-    return location.startswith(place.rstrip("/") + "/")
 
 
 def _path(address: str) -> str:

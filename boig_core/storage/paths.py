@@ -1,7 +1,8 @@
 """Paths that others have listed, such as keys of S3 and a manifest's files: they may hold anything,
 and none may lead out of the folder that it is meant for.
 
-Leaves out: which locations a recipe or a post may name (see `orchestration.roots`).
+Leaves out: which locations a recipe or a post may name (see
+`config.policy`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from boig_core.config import Policy, Recipe, load_policy, load_recipe, read_policy, recipe_names
-from boig_core.config.places import is_below
+from boig_core.config.locations import is_below
 from boig_core.config.section import Names, Section
 from boig_core.errors import InputError, PolicyError, RecipeError
 

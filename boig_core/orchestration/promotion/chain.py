@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from boig_core.config.places import is_below
+from boig_core.config.locations import is_below
 from boig_core.errors import InputError, NotFoundInStoreError
 from boig_core.storage import commit as commits
 from boig_core.storage import manifest, store
@@ -188,34 +188,34 @@ def _read(uri: str, role: str, root: str) -> Output:
             "promote what boig_sd has made in this store, from what lies in it",
         )
     kind, stages = ROLES[role]
-    made = manifest.read_manifest(uri, kind=kind)
-    attempt = made.commit.rsplit("/", 1)[0]
+    published = manifest.read_manifest(uri, kind=kind)
+    attempt = published.commit.rsplit("/", 1)[0]
     if not is_below(attempt, [store.join(root, "runs")]):
         raise InputError(
             uri, f"was committed outside of the store, in {attempt}", "make it again in this store"
         )
     job = read_job(store.join(attempt, JOB))
-    rule = _broken_rule(made, job, attempt, stages, root)
+    rule = _broken_rule(published, job, attempt, stages, root)
     if rule is not None:
         raise InputError(uri, rule, "make it again: it is not what its run has made")
-    return Output(uri, made, made.digest(), job)
+    return Output(uri, published, published.digest(), job)
 
 
 def _broken_rule(
-    made: manifest.Manifest, job: Job, attempt: str, stages: tuple[Stage, ...], root: str
+    published: manifest.Manifest, job: Job, attempt: str, stages: tuple[Stage, ...], root: str
 ) -> str | None:
     """What is wrong between a manifest and the job of its attempt; None: nothing."""
     if store.normalize(job.store) != root or store.normalize(job.attempt_uri) != attempt:
         return f"names a job of another place, {job.attempt_uri}"
     if job.stage not in stages:
         return f"was made by the stage {job.stage.value}, not by {' or '.join(stages)}"
-    if made.lineage.inputs.keys() != job.inputs.keys():
+    if published.lineage.inputs.keys() != job.inputs.keys():
         return "names other inputs than its job"
     if job.stage is Stage.INGEST and not job.inputs.keys() & {"posts", "previous", "retry"}:
         return "leads back to no posts"
     # Of the file's own text: a version of boig that knows more fields must get the same digest.
     recipe = json.loads(store.read_bytes(store.join(attempt, JOB)))["recipe"]
-    if recipe_digest(recipe) != made.lineage.recipe:
+    if recipe_digest(recipe) != published.lineage.recipe:
         return "names another recipe than its job"
     return None
 

@@ -54,9 +54,14 @@ def is_below(location: str, roots: Iterable[str]) -> bool:
     place = canonical(location)
     if place is None:
         return False
-    # With the slash: the root /store must not allow /store-of-another.
     return any(
-        place == root or place.startswith(f"{root.rstrip('/')}/")
+        place == root or lies_below(place, root)
         for root in map(canonical, roots)
         if root is not None
     )
+
+
+def lies_below(location: str, folder: str) -> bool:
+    """Whether a location lies below a folder, by their text."""
+    # With the slash: the root /store must not allow /store-of-another.
+    return location.startswith(f"{folder.rstrip('/')}/")
