@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from boig_core.config import Recipe
+from boig_core.config import Recipe, parse_recipe
 from boig_core.errors import CorruptError, InputError
 from boig_core.storage import commit as commits
 from boig_core.storage import control, places, store
@@ -164,6 +164,17 @@ def write_job(job: Job) -> str:
         raise InputError(job.task, f"does not lie in the store {job.store}", "keep both together")
     store.write_bytes(uri, json.dumps(tree, indent=1).encode())
     return uri
+
+
+def read_recipe(uri: str) -> Recipe:
+    """The resolved recipe that a plan has kept in the store.
+
+    Raises:
+        NotFoundInStoreError: there is none.
+        CorruptError: the file holds no JSON object.
+        RecipeError: it is no recipe of this version of boig.
+    """
+    return parse_recipe(control.read_object(uri, "a recipe", "clear the task plan"))
 
 
 def read_job(uri: str) -> Job:

@@ -7,13 +7,12 @@ stage can tell, such as whether a post is good, and Airflow's pools, which a tas
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
-from boig_core.config import Recipe, parse_recipe
+from boig_core.config import Recipe
 from boig_core.errors import InputError
 from boig_core.observability.logs import get_logger
 from boig_core.orchestration.jobs import clusters
@@ -21,8 +20,8 @@ from boig_core.orchestration.jobs.asks import Ask, asks_of
 from boig_core.orchestration.jobs.backend import ask
 from boig_core.orchestration.stage import attempts
 from boig_core.orchestration.stage.operator import RayJobOperator
-from boig_core.storage import commit, manifest, store
-from boig_core.storage.job import Stage
+from boig_core.storage import commit, manifest
+from boig_core.storage.job import Stage, read_recipe
 
 log = get_logger(__name__)
 
@@ -40,7 +39,7 @@ def rehearse(context: Mapping[str, Any], planned: Mapping[str, Any]) -> None:
         InputError: a stage would refuse what it is given.
         ClusterError: the cluster does not answer.
     """
-    recipe = parse_recipe(json.loads(store.read_bytes(planned["recipe"])))
+    recipe = read_recipe(planned["recipe"])
     stages = {
         task.task_id: stage
         for task in context["dag"].tasks

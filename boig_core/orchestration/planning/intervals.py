@@ -22,11 +22,11 @@ from typing import Any, Final
 
 from airflow.sdk import Asset, PokeReturnValue, task
 
-from boig_core.config import parse_recipe
 from boig_core.errors import InputError, UserError
 from boig_core.observability.logs import get_logger
 from boig_core.orchestration.stage.attempts import run_folder
 from boig_core.storage import control, manifest, store
+from boig_core.storage.job import read_recipe
 from boig_core.storage.period import Period, write_period
 
 log = get_logger(__name__)
@@ -157,7 +157,7 @@ def of_interval(
         end: of the run's interval.
         folder: of the run in the store.
     """
-    data = parse_recipe(json.loads(store.read_bytes(made_by["recipe"]))).data
+    data = read_recipe(made_by["recipe"]).data
     newest = find_newest(state, made_by["store"], data.name)
     period = period_after(newest, start, end, data.late_days)
     log.info(

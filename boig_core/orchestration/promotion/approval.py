@@ -44,7 +44,7 @@ from boig_core.orchestration.promotion.request import (
     write_request,
 )
 from boig_core.orchestration.ui.links import REPORT_PAGE, ReportLink
-from boig_core.storage import evidence, places, store
+from boig_core.storage import control, evidence, places, store
 
 
 @task(
@@ -155,6 +155,8 @@ class Approval(ApprovalOperator):
 
 POLICY: Final = "policy.json"
 """The policy under which a person has answered, beside the decision."""
+_DECISION: Final = ("a decision", "clear the task approval")
+"""What the file is, and what helps when it is none."""
 _PLACED: Final = ("candidate", "report")
 _ASKED: Final = ("question", "candidate", "manifest", "report", "report_manifest")
 """What a question and its answer are about."""
@@ -234,15 +236,15 @@ def require_approved(
     """
     uri = gates["decision"]
     try:
-        kept = json.loads(store.read_bytes(uri))
+        kept = control.read_object(uri, *_DECISION)
         choice, person = kept["decision"], {"id": kept["by_id"], "name": kept["by"]}
         named = {key: places.locate(str(kept[key]), gates["store"]) for key in _PLACED}
         kept = {**kept, **named, "why": str(kept["why"])}
     except NotFoundInStoreError:
         rule = f"was marked as success: nobody has answered, {uri} does not exist"
         raise InputError("the task approval", rule, "clear it, and have a person answer") from None
-    except (ValueError, TypeError, KeyError) as exc:
-        raise CorruptError(uri, "is no decision", "clear the task approval") from exc
+    except KeyError as exc:
+        raise CorruptError(uri, f"is not {_DECISION[0]} (no {exc})", _DECISION[1]) from exc
     _require_unchanged(uri, kept, gates)
     if choice != Approval.APPROVE:
         raise InputError(uri, f"says {choice}", "clear the task approval to ask again")

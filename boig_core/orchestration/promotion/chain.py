@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from boig_core.config.locations import is_below
-from boig_core.errors import InputError, NotFoundInStoreError
+from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
 from boig_core.storage import commit as commits
-from boig_core.storage import manifest, store
+from boig_core.storage import control, manifest, store
 from boig_core.storage.job import JOB, Job, Stage, read_job
 
 _DATASET: Final = ("dataset", (Stage.INGEST, Stage.PERCEIVE))
@@ -167,11 +167,11 @@ class _Walk:
             for number in range(1, job.attempt):
                 earlier = store.join(commits.attempt_uri(job.task, number), JOB)
                 try:
-                    by = json.loads(store.read_bytes(earlier))["triggered_by"]
+                    by = control.read_object(earlier, "a job", "clean it up")["triggered_by"]
                     yield run, None if by is None else tuple(map(str, by))
                 except NotFoundInStoreError:
                     continue  # cleaned up, so nothing of it was there to go on from
-                except (ValueError, TypeError, KeyError):
+                except (CorruptError, TypeError, KeyError):
                     yield run, None
 
 
@@ -214,7 +214,7 @@ def _broken_rule(
     if job.stage is Stage.INGEST and not job.inputs.keys() & {"posts", "previous", "retry"}:
         return "leads back to no posts"
     # Of the file's own text: a version of boig that knows more fields must get the same digest.
-    recipe = json.loads(store.read_bytes(store.join(attempt, JOB)))["recipe"]
+    recipe = control.read_object(store.join(attempt, JOB), "a job", "make it again")["recipe"]
     if recipe_digest(recipe) != published.lineage.recipe:
         return "names another recipe than its job"
     return None

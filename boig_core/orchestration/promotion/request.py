@@ -14,7 +14,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from boig_core.config import Policy, Recipe
-from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
+from boig_core.errors import InputError, NotFoundInStoreError
 from boig_core.orchestration.promotion.chain import Chain, verify_chain
 from boig_core.orchestration.promotion.gates import (
     Gate,
@@ -27,10 +27,12 @@ from boig_core.orchestration.promotion.registry import champion
 from boig_core.orchestration.roots import store_root
 from boig_core.orchestration.stage.attempts import run_folder
 from boig_core.orchestration.ui.links import REPORT_PAGE, page_url
-from boig_core.storage import manifest, places, store
+from boig_core.storage import control, manifest, places, store
 from boig_core.storage.runs import DECISION
 
 REQUEST: Final = "request.json"
+_REQUEST: Final = ("a request", "clear the task plan")
+"""What the file is, and what helps when it is none."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def read_request(folder: str) -> Request:
     """
     uri = store.join(folder, REQUEST)
     try:
-        kept = Request(**json.loads(store.read_bytes(uri)))
+        kept = control.read(uri, Request, *_REQUEST)
         candidate, report = (
             places.locate(place, store_root()) for place in (kept.candidate, kept.report)
         )
@@ -113,8 +115,6 @@ def read_request(folder: str) -> Request:
     except NotFoundInStoreError:
         rule = "was marked as success, so nothing is known of the candidate"
         raise InputError("the task plan", rule, "clear it") from None
-    except (ValueError, TypeError) as exc:
-        raise CorruptError(uri, "is no request", "clear the task plan") from exc
 
 
 def assess(request: Request, policy: Policy, context: Mapping[str, Any]) -> Assessment:

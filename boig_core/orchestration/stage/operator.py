@@ -22,7 +22,7 @@ from airflow.sdk.definitions.mappedoperator import OperatorPartial
 from airflow.sdk.exceptions import AirflowSkipException
 
 from boig_core import environment
-from boig_core.config import load_policy, parse_recipe
+from boig_core.config import load_policy
 from boig_core.errors import BoigError, ClusterError, InfrastructureError, InputError, named
 from boig_core.escapes import visible
 from boig_core.orchestration.airflow_state import TaskKey, try_is_over
@@ -43,8 +43,8 @@ from boig_core.orchestration.ui.links import (
     mlflow_page,
     result_pages,
 )
-from boig_core.storage import commit, runs, store
-from boig_core.storage.job import Job, Stage, TaskTry, write_job
+from boig_core.storage import commit, runs
+from boig_core.storage.job import Job, Stage, TaskTry, read_recipe, write_job
 from boig_core.storage.stage import SKIP_REASON
 
 POOL = "boig_cluster"
@@ -229,7 +229,7 @@ class RayJobOperator(BaseOperator):
     def _job(self, task: str, number: int, now: TaskTry) -> Job:
         return Job(
             stage=Stage(self.stage),
-            recipe=parse_recipe(json.loads(store.read_bytes(self.plan["recipe"]))),
+            recipe=read_recipe(self.plan["recipe"]),
             inputs={
                 to: uri
                 for to, value in self.inputs.items()
