@@ -7,8 +7,36 @@ resolved. Leaves out: which roots are allowed (see `policy`).
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
+from typing import Final
 from urllib.parse import unquote, urlsplit
+
+_SCHEME: Final = re.compile(r"(?:(https?):([/\\]+)|(s3)[an]?:(/+)|(file):(/+))", re.IGNORECASE)
+
+
+def with_plain_scheme(location: str) -> str:
+    """A location with its scheme as boig writes it: ``S3://b``, ``s3a://b`` and ``s3:/b``, which is
+    what tools that tidy paths leave of two slashes, are ``s3://b``. Anything else stays."""
+    match = _SCHEME.match(location)
+    if match is None:
+        return location
+    scheme, slashes = (part for part in match.groups() if part)
+    scheme = scheme.lower()
+    if scheme == "file":
+        # Of a host, which may stand behind two slashes, there is none behind one.
+        slashes = "///" if slashes == "/" else slashes
+    # Behind three slashes the host or the bucket is missing, which is a fault to name.
+    elif len(slashes) <= 2:
+        slashes = "//"
+    return f"{scheme}:{slashes}{location[match.end() :]}"
+
+
+def file_url_path(location: str) -> str:
+    """Path of a ``file://`` address, which is quoted. It has neither query nor fragment: whoever
+    writes ``?`` or ``#`` there means the file of that name."""
+    _, slash, path = location[len("file://") :].partition("/")
+    return unquote(slash + path)
 
 
 def canonical(location: str) -> str | None:
@@ -21,7 +49,7 @@ def canonical(location: str) -> str | None:
         return without_links(os.path.expanduser(location))
     scheme = scheme.lower()
     if scheme == "file":
-        return without_links(unquote(urlsplit(location).path))
+        return without_links(file_url_path(location))
     if {".", ".."} & set(unquote(rest).replace("\\", "/").split("/")):
         return None
     host, _, path = rest.partition("/")
