@@ -2,11 +2,11 @@
 form.
 
 A reference is a ``file://`` or absolute path, ``s3://`` or ``http(s)://``, and leads no further
-than `reach` allows, however it is spelled; whatever is wrong with one is that reference's end, never
-the run's. Over HTTP only named transient errors are retried, and redirects are followed by hand,
-each hop under the same rules. Hosts are treated politely: few requests at a time, a name to complain about, waits as they
-ask for, and an opt-out from machine learning counts. Leaves out: which references there are (see
-`posts`), and the limits of a single request (see `web`).
+than `reach` allows, however it is spelled; whatever is wrong with one is that reference's end,
+never the run's. Over HTTP only named transient errors are retried, and redirects are followed by
+hand, each hop under the same rules. Hosts are treated politely: few requests at a time, a name to
+complain about, waits as they ask for, and an opt-out from machine learning counts. Leaves out:
+which references there are (see `posts`), and the limits of a single request (see `web`).
 """
 
 from __future__ import annotations

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from boig_core.config.locations import file_url_path, lies_below, without_links
-from boig_core.data.references import in_other_case, is_windows, spellings
+from boig_core.config.locations import file_url_path, is_windows, lies_below, without_links
+from boig_core.data.references import in_other_case, spellings
 from boig_core.data.rejects import Rejected
+from boig_core.errors import InputError
 from boig_core.storage import store
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -149,12 +150,13 @@ def _refused(location: str) -> Rejected:
 def _path(address: str) -> str:
     """Path of a ``file://`` address."""
     try:
-        parts = urlsplit(address)
+        urlsplit(address)
     except ValueError as exc:
         raise Rejected("image_missing", f"{address} is no URL ({exc})") from exc
-    if parts.netloc.lower() not in {"", "localhost"}:
-        raise Rejected("place_refused", f"{address} lies on another machine")
-    path = file_url_path(address)
+    try:
+        path = file_url_path(address)
+    except InputError as exc:
+        raise Rejected("place_refused", f"{address} {exc.rule}") from exc
     if is_windows(path.removeprefix("/")):
         raise _of_windows(address)
     return path

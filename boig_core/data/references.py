@@ -17,16 +17,17 @@ from threading import Lock
 from typing import Final
 from urllib.parse import quote, unquote, urljoin
 
-from boig_core.config.locations import with_plain_scheme
+from boig_core.config.locations import is_windows, with_plain_scheme
 
 _WEB: Final = re.compile(r"https?://", re.IGNORECASE)
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:", re.IGNORECASE)
 _HOST: Final = re.compile(r"//[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}(:\d+)?/")
 """How ``//cdn.example/x.png`` starts, which pages write for an address of either scheme."""
-_WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/](?!/)|\\")
-"""How an absolute path of Windows starts, on a drive or on a server."""
 _BLANKS: Final = "\ufeff\u200b"
 """Signs that spreadsheets put around an address, and that are no white space to Python."""
+_WRAPPED: Final = re.compile(r"\"[^\"]+\"|'[^']+'|<[^<>]+>")
+_AMPERSAND: Final = re.compile("&(?:amp|#0*38|#x0*26);", re.IGNORECASE)
+"""An ampersand as HTML writes it, which no address means as it stands."""
 _LONE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _URL_SIGNS: Final = "%!$&'()*+,;=:@/?"
 """What stands in a path or a query as it is, beside letters, digits and ``-._~``."""
@@ -44,16 +45,27 @@ def address_of(file: str, reference: str) -> str:
     Returns:
         A location that is relative no more, or a text that names none.
     """
-    text = with_plain_scheme(reference.strip().strip(_BLANKS).strip())
+    text = with_plain_scheme(_bare(reference))
     if _WEB.match(file):
         text = _of_page(file, text)
     elif _HOST.match(text):
         text = f"https:{text}"
     if _WEB.match(text):
         return web_address(text)
+    if text.startswith((".\\", "..\\")):
+        text = text.replace("\\", "/")
     if not (_SCHEME.match(text) or is_windows(text) or text.startswith("/")):
         text = f"{file.rpartition('/')[0]}/{text}"
     return _without_dots(text) if text.startswith("s3://") else text
+
+
+def _bare(reference: str) -> str:
+    """A reference without what tools put around and into it: white space, quotes, and slashes
+    escaped as in JSON."""
+    text = reference.strip().strip(_BLANKS).strip()
+    if _WRAPPED.fullmatch(text):
+        text = text[1:-1].strip()
+    return text.replace("\\/", "/")
 
 
 def _of_page(page: str, text: str) -> str:
@@ -79,11 +91,6 @@ def _without_dots(uri: str) -> str:
     return f"s3://{bucket}{slash}{'/'.join(steps)}"
 
 
-def is_windows(text: str) -> bool:
-    """Whether a text is an absolute path of a Windows machine."""
-    return _WINDOWS.match(text) is not None
-
-
 def web_address(text: str) -> str:
     """A web address as a request carries it: signs that may not stand in one are quoted, what is
     quoted stays as it is, since a signature may cover it, and the fragment is left out.
@@ -92,6 +99,7 @@ def web_address(text: str) -> str:
         UnicodeEncodeError: half of a surrogate pair.
     """
     scheme, _, rest = re.sub(r"[\t\r\n]", "", text).strip().partition("://")
+    rest = _AMPERSAND.sub("&", rest)
     before, question, query = rest.partition("#")[0].partition("?")
     host, slash, path = before.replace("\\", "/").partition("/")
     # Of the forms of one letter, names of hosts know the composed one alone.
@@ -105,10 +113,15 @@ def _quoted(part: str) -> str:
 
 def spellings(name: str) -> Iterator[str]:
     """Other ways to write the path of a file, in the order in which they are tried: with slashes
-    where Windows writes backslashes, with percent signs resolved, and each with the composed
-    letters of most systems and the decomposed ones of macOS."""
+    where Windows writes backslashes, with percent signs (and the pluses of S3's own lists)
+    resolved, and each with the composed letters of most systems and the decomposed ones of
+    macOS."""
     slashes = name.replace("\\", "/")
-    ways = (text for plain in (name, slashes) for text in (plain, _unquoted(plain)))
+    ways = (
+        text
+        for plain in (name, slashes)
+        for text in (plain, _unquoted(plain), _unquoted(plain.replace("+", " ")))
+    )
     forms = (
         form
         for text in ways

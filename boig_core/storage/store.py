@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from boig_core.config.locations import file_url_path, with_plain_scheme
+from boig_core.config.locations import as_meant, file_url_path
 from boig_core.errors import (
     InputError,
     NotFoundInStoreError,
@@ -66,10 +66,6 @@ def normalize(uri: str) -> str:
             raise InputError(uri, "names no bucket", "write s3://BUCKET/PREFIX")
         return uri.rstrip("/")
     if uri.startswith("file://"):
-        if uri[len("file://") :].partition("/")[0] not in {"", "localhost"}:
-            raise InputError(
-                uri, "lies on another machine", "write file:///FOLDER, or the path alone"
-            )
         # A file:// address is a URL, so its path is quoted; a plain path is taken as it stands.
         uri = file_url_path(uri)
     elif re.match(r"^[A-Za-z][A-Za-z0-9+.-]*://", uri):
@@ -78,18 +74,12 @@ def normalize(uri: str) -> str:
 
 
 def normalize_source(uri: str) -> str:
-    """Like `normalize`, for a location that is only read: a web address stays as it is, and the
-    scheme need not be written as boig does.
+    """Like `normalize`, for a location that is only read: as it was meant, and a web address stays.
 
     Raises:
         InputError: as `normalize`, or a path of a Windows machine.
     """
-    # What exists under the very name that was given is meant by it.
-    if not os.path.lexists(uri):
-        uri = with_plain_scheme(uri.strip())
-        if re.match(r"[A-Za-z]:[\\/](?!/)|\\\\", uri):
-            rule = "is a path of a Windows machine"
-            raise InputError(uri, rule, "give the path that this machine has it under")
+    uri = as_meant(uri)
     if re.match(r"https?://", uri):
         refuse_secrets(uri)
         return uri

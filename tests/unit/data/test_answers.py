@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +21,7 @@ from boig_core.data.reach import ImageReference, Reach
 from boig_core.data.references import address_of
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
+from boig_core.storage import s3
 from tests.unit.data.conftest import Archive, picture, row
 from tests.unit.data.reading import GOOD, read_all
 
@@ -191,10 +193,46 @@ def test_what_stands_in_the_place_of_a_file(
     assert agree(describe_no_image(start), image or page)
 
 
+@pytest.mark.parametrize(
+    "piece", [b"<!---->", b"<!--", b"<?xml>", b"<title", b"<title>", b"<Error>"]
+)
+def test_a_page_that_was_made_to_take_long_does_not(piece: bytes) -> None:
+    for start in (b"", b"<html>"):
+        began = time.monotonic()
+        describe_no_image(start + piece * 5000)
+        assert time.monotonic() - began < 0.5
+
+
 def test_a_web_page_on_disk_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"<html><title>Not found</title>")
     with pytest.raises(Rejected, match=r'a.jpg holds a web page \("Not found"\)'):
         Fetcher(Data()).read(ImageReference(str(tmp_path), f"{tmp_path}/a.jpg"), Reach())
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "reason"),
+    [
+        (404, "NoSuchKey", "s3://b/p/a.png: does not exist"),
+        (404, "NoSuchBucket", "s3://b/p/a.png: the bucket does not exist"),
+        (403, "AccessDenied", "may not be read (the store refuses this identity (AccessDenied))"),
+        (403, "InvalidObjectState", "may not be read (is archived, and cannot be read before"),
+    ],
+)
+def test_what_s3_says_of_a_key_is_repeated(
+    monkeypatch: pytest.MonkeyPatch, status: int, code: str, reason: str
+) -> None:
+    from botocore.exceptions import ClientError
+
+    class Client:
+        def get_object(self, **_: str) -> None:
+            answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+            raise ClientError(answer, "GetObject")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(s3, "client", Client)
+    with pytest.raises(Rejected) as refused:
+        Fetcher(Data()).read(ImageReference("s3://b/p", "s3://b/p/a.png"), Reach())
+    assert refused.value.code == "image_missing"
+    assert reason in refused.value.reason
 
 
 LINES = json.dumps(GOOD).encode()
