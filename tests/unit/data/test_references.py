@@ -144,8 +144,6 @@ COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café.png") for form in ("N
 WRITTEN = [
     ("images/1.png", r"images\1.png"),
     ("images/1.png", r".\images\1.png"),
-    ("Images/Sub/1.PNG", "images/sub/1.png"),
-    ("images/1.jpg", r"Images\1.JPG"),
     (f"images/{DECOMPOSED}", f"images/{COMPOSED}"),
     (f"images/{COMPOSED}", f"images/{DECOMPOSED}"),
     ("my photo #1.png", "my%20photo%20%231.png"),
@@ -157,7 +155,10 @@ WRITTEN = [
 ]
 
 
-@pytest.mark.parametrize(("name", "written"), WRITTEN)
+IN_OTHER_CASE = [("Images/Sub/1.PNG", "images/sub/1.png"), ("images/1.jpg", r"Images\1.JPG")]
+
+
+@pytest.mark.parametrize(("name", "written"), [*WRITTEN, *IN_OTHER_CASE])
 @pytest.mark.parametrize("folder", ["day", "export [2024]", "100%", "a b%20c"])
 def test_a_name_on_disk_is_read_as_it_was_meant(
     tmp_path: Path, folder: str, name: str, written: str
@@ -173,8 +174,6 @@ def test_a_name_on_disk_is_read_as_it_was_meant(
 def test_a_name_in_s3_is_read_as_it_was_meant(s3_bucket: str, prefix: str) -> None:
     base = f"{s3_bucket}/{prefix}"
     for number, (name, written) in enumerate(WRITTEN):
-        if name.lower() == written.replace("\\", "/").lower() != name.replace("\\", "/"):
-            continue  # to S3 these are two keys
         home = f"{base}/{number}"
         store.write_bytes(f"{home}/{name}", picture(number))
         assert read(home, address_of(f"{home}/posts.jsonl", written)) == picture(number)
