@@ -182,7 +182,7 @@ def choose(con: DuckDBPyConnection, data: Data, seed: int) -> None:
 def references(con: DuckDBPyConnection) -> None:
     """Make ``reference``: each image of each chosen post with its ``place`` from 1, the ``address``
     that it is fetched from, and the ``base`` that decides where it may lead."""
-    con.create_function("address_of", address_of, ["VARCHAR", "VARCHAR"], "VARCHAR")  # type: ignore[list-item, arg-type]
+    con.create_function("address_of", address_of, ["VARCHAR", "VARCHAR"], "VARCHAR")
     # Where a web address may lead does not depend on who names it, so it is fetched once.
     con.execute(
         """

@@ -113,6 +113,23 @@ def test_a_signed_address_is_asked_for_sign_by_sign(host: str) -> None:
     assert Host.asked == [SIGNED]
 
 
+@pytest.mark.parametrize("host", ["münchen.example", "MU\u0308NCHEN.example", "münchen。example"])
+def test_the_name_of_a_host_may_be_of_any_script(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    asked: list[str] = []
+
+    def refuse(name: str, port: int) -> str:
+        asked.append(name)
+        raise Rejected("host_refused", name)
+
+    monkeypatch.setattr(web, "public_address", refuse)
+    address = address_of("/posts.jsonl", f"https://{host}/ä.png")
+    with pytest.raises(Rejected, match="host_refused"):
+        Fetcher(Data()).read(ImageReference("", address), Reach())
+    assert asked == ["xn--mnchen-3ya.example"]
+
+
 @pytest.mark.parametrize(
     ("raw", "code", "reason"),
     [

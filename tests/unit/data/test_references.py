@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boig_core.config import Data
@@ -211,13 +213,49 @@ def test_of_names_that_differ_in_case_none_is_chosen(tmp_path: Path) -> None:
     ],
 )
 def test_no_spelling_leads_out_of_the_export(tmp_path: Path, written: str) -> None:
-    home = tmp_path / "posts"
-    for folder in ("posts/images", "secret"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "secret" / "a.png").write_bytes(picture(1))
-    (home / "out").symlink_to(tmp_path / "secret")
+    home = tree(tmp_path / "home")
     address = address_of(f"{home}/posts.jsonl", written)
     assert read(str(home), address) in {"place_refused", "image_missing"}
+
+
+STEPS = [
+    "..",
+    ".",
+    "images",
+    "out",
+    "OUT",
+    "%2e%2e",
+    r"..\..",
+    r"images\..\..",
+    "secret",
+    "A.png",
+    "é",
+]
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from(STEPS), max_size=6), st.sampled_from(["", "file://", "/"]))
+def test_every_place_that_is_tried_lies_below_the_export(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[str], start: str
+) -> None:
+    home = tree(tmp_path_factory.getbasetemp() / "tried")
+    tail = "/".join(steps)
+    written = f"{start}{home}/{tail}" if start == "file://" else f"{start}{tail}"
+    address = address_of(f"{home}/posts.jsonl", written)
+    with suppress(Rejected):
+        for place in Reach().locations(ImageReference(str(home), address)):
+            assert place.startswith(f"{home}/")
+            assert os.path.realpath(place) == place
+
+
+def tree(folder: Path) -> Path:
+    """A folder of posts with a link that leads out of it, and a secret beside it."""
+    if not folder.exists():
+        for name in ("posts/images", "secret"):
+            (folder / name).mkdir(parents=True)
+        (folder / "secret" / "a.png").write_bytes(picture(1))
+        (folder / "posts" / "out").symlink_to(folder / "secret")
+    return folder / "posts"
 
 
 def test_no_spelling_leads_out_of_a_prefix(s3_bucket: str) -> None:
