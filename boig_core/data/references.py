@@ -102,7 +102,7 @@ def web_address(text: str) -> str:
     rest = _AMPERSAND.sub("&", rest)
     before, question, query = rest.partition("#")[0].partition("?")
     host, slash, path = before.replace("\\", "/").partition("/")
-    # Of the forms of one letter, names of hosts know the composed one alone; and one dot of several.
+    # Of the forms of one letter, names of hosts know the composed one alone, and one dot.
     host = re.sub("[\u3002\uff0e\uff61]", ".", unicodedata.normalize("NFC", host))
     return f"{scheme.lower()}://{host}{slash}{_quoted(path)}{question}{_quoted(query)}"
 
