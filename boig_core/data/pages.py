@@ -21,6 +21,11 @@ _PAGE: Final = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _FAULT: Final = re.compile(rb"(?:<\?xml[^>]*>\s*)?<Error>.*?<Code>([\w.-]{1,60})</Code>", re.DOTALL)
+_PACKED: Final = {
+    b"\x1f\x8b": "a file packed with gzip",
+    b"PK\x03\x04": "a ZIP archive",
+    b"%PDF-": "a PDF",
+}
 _LONGEST_TITLE: Final = 80
 
 
@@ -39,7 +44,8 @@ def describe_page(data: bytes) -> str | None:
 
 
 def describe_no_image(data: bytes) -> str | None:
-    """Like `describe_page`, where an image was meant: JSON and an empty file are none, either."""
+    """Like `describe_page`, where an image was meant: JSON, an archive and an empty file are none,
+    either."""
     if not data:
         return "nothing (0 bytes)"
     if data[:1] in {b"{", b"["} and len(data) <= START:
@@ -48,7 +54,8 @@ def describe_no_image(data: bytes) -> str | None:
         except (ValueError, RecursionError):
             return None
         return "JSON"
-    return describe_page(data)
+    kinds = (kind for start, kind in _PACKED.items() if data.startswith(start))
+    return next(kinds, None) or describe_page(data)
 
 
 def _title(page: bytes) -> str:
