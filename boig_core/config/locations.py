@@ -7,8 +7,74 @@ resolved. Leaves out: which roots are allowed (see `policy`).
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
+from typing import Final
 from urllib.parse import unquote, urlsplit
+
+from boig_core.errors import InputError
+
+_SCHEME: Final = re.compile(r"(?:(https?):([/\\]+)|(s3)[an]?:(/+)|(file):(/+))", re.IGNORECASE)
+
+
+_WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/](?!/)|\\")
+
+
+def is_windows(text: str) -> bool:
+    """Whether a text is an absolute path of a Windows machine, on a drive or on a server."""
+    return _WINDOWS.match(text) is not None
+
+
+def as_meant(location: str) -> str:
+    """A location of an input as whoever names it means it: without white space around it, and with
+    a scheme that boig knows.
+
+    Raises:
+        InputError: a path of a Windows machine.
+    """
+    # What exists under the very name that was given is meant by it.
+    if os.path.lexists(location):
+        return location
+    location = with_plain_scheme(location.strip())
+    if is_windows(location):
+        raise InputError(
+            location,
+            "is a path of a Windows machine",
+            "give the path that this machine has it under",
+        )
+    return location
+
+
+def with_plain_scheme(location: str) -> str:
+    """A location with its scheme as boig writes it: ``S3://b``, ``s3a://b`` and ``s3:/b``, which is
+    what tools that tidy paths leave of two slashes, are ``s3://b``. Anything else stays."""
+    match = _SCHEME.match(location)
+    if match is None:
+        return location
+    scheme, slashes = (part for part in match.groups() if part)
+    scheme = scheme.lower()
+    if scheme == "file":
+        # Of a host, which may stand behind two slashes, there is none behind one.
+        slashes = "///" if slashes == "/" else slashes
+    # Behind three slashes the host or the bucket is missing, which is a fault to name.
+    elif len(slashes) <= 2:
+        slashes = "//"
+    return f"{scheme}:{slashes}{location[match.end() :]}"
+
+
+def file_url_path(location: str) -> str:
+    """Path of a ``file://`` address, which is quoted. It has neither query nor fragment: whoever
+    writes ``?`` or ``#`` there means the file of that name.
+
+    Raises:
+        InputError: the file lies on another machine.
+    """
+    host, slash, path = location[len("file://") :].partition("/")
+    if host.lower() not in {"", "localhost"}:
+        raise InputError(
+            location, "lies on another machine", "write file:///FOLDER, or the path alone"
+        )
+    return unquote(slash + path)
 
 
 def canonical(location: str) -> str | None:
@@ -21,7 +87,10 @@ def canonical(location: str) -> str | None:
         return without_links(os.path.expanduser(location))
     scheme = scheme.lower()
     if scheme == "file":
-        return without_links(unquote(urlsplit(location).path))
+        try:
+            return without_links(file_url_path(location))
+        except InputError:
+            return None
     if {".", ".."} & set(unquote(rest).replace("\\", "/").split("/")):
         return None
     host, _, path = rest.partition("/")

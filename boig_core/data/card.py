@@ -32,6 +32,8 @@ _SIZES: Final = 12
 _LICENCES: Final = 20
 _SHOWN: Final = 8
 """Samples of each bucket in the grid."""
+_MANY_ADDRESSES: Final = 5
+"""Addresses, and posts, from which on one image is counted as repeated."""
 _TEXT: Final = 140
 """Characters of a text in the grid."""
 
@@ -179,8 +181,27 @@ def _numbers(con: DuckDBPyConnection, data: Data, meta: dict[str, Any]) -> dict[
             "SELECT opt_out, count(*) AS samples FROM source GROUP BY opt_out ORDER BY samples DESC, opt_out",
         ),
         "near_duplicates": groups,
+        "repeated_images": _repeated_images(con),
         "rejects": _rejects(con),
     }
+
+
+def _repeated_images(con: DuckDBPyConnection) -> dict[str, Any]:
+    """Images that came from many addresses in many posts: such are often what a host sends for
+    pictures that are gone."""
+    [repeated] = _rows(
+        con,
+        f"""
+        SELECT count(*) AS images, coalesce(sum(posts), 0)::BIGINT AS posts, coalesce(max(posts), 0) AS largest,
+            arg_max(example, (posts, example)) AS example
+        FROM (
+            SELECT count(DISTINCT s.post) AS posts, min(s.post) AS example
+            FROM sample s JOIN image i ON i.post = s.post AND i.place = s.place
+            WHERE NOT s.negative GROUP BY s.sha256 HAVING count(DISTINCT i.address) >= {_MANY_ADDRESSES} AND posts >= {_MANY_ADDRESSES}
+        )
+        """,
+    )
+    return repeated
 
 
 def _accounts(con: DuckDBPyConnection) -> list[dict[str, Any]]:

@@ -2,16 +2,17 @@
 form.
 
 A reference is a ``file://`` or absolute path, ``s3://`` or ``http(s)://``, and leads no further
-than `reach` allows; whatever is wrong with one is that reference's end, never the run's. Over HTTP
-only named transient errors are retried, and redirects are followed by hand, each hop under the same
-rules. Hosts are treated politely: few requests at a time, a name to complain about, waits as they
-ask for, and an opt-out from machine learning counts. Leaves out: which references there are (see
-`posts`), and the limits of a single request (see `web`).
+than `reach` allows, however it is spelled; whatever is wrong with one is that reference's end,
+never the run's. Over HTTP only named transient errors are retried, and redirects are followed by
+hand, each hop under the same rules. Hosts are treated politely: few requests at a time, a name to
+complain about, waits as they ask for, and an opt-out from machine learning counts. Leaves out:
+which references there are (see `posts`), and the limits of a single request (see `web`).
 """
 
 from __future__ import annotations
 
 import errno
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
+from http.client import responses
 from pathlib import Path
 from queue import Full, Queue
 from threading import Event, Lock, Semaphore, Thread
@@ -28,6 +30,7 @@ from urllib.parse import urlsplit
 from boig_core.config import Data
 from boig_core.data.decoding import normalize_untrusted
 from boig_core.data.images import StoredImage
+from boig_core.data.pages import describe_no_image
 from boig_core.data.reach import ImageReference, Reach
 from boig_core.data.rejects import Again, Rejected
 from boig_core.data.web import MAX_REDIRECTS, REDIRECTS, TRANSIENT, Web, next_hop, too_large
@@ -38,6 +41,7 @@ from boig_core.errors import (
     StoreUnavailableError,
 )
 from boig_core.storage import store
+from boig_core.storage.credentials import CREDENTIALS
 
 _ATTEMPTS: Final = 3
 _BAD_KEYS: Final = frozenset(
@@ -152,10 +156,18 @@ class Fetcher:
             StoreUnavailableError: the store, or a mount, is away.
         """
         try:
-            location = reach.locate(reference)
-            if location.lower().startswith(("http://", "https://")):
-                return self._read_http(location)
-            return self._read_file(location)
+            missing: Rejected | None = None
+            for location in reach.locations(reference):
+                if location.lower().startswith(("http://", "https://")):
+                    return self._read_http(location)
+                try:
+                    return self._read_file(location)
+                except Rejected as exc:
+                    if exc.code != "image_missing":
+                        raise
+                    # The first, which names the place as the posts do.
+                    missing = missing or exc
+            raise missing or Rejected("image_missing", f"{reference.address} leads nowhere")
         # What the store lacks, or this machine, must not become a reject of a row.
         except (Rejected, InfrastructureError, MemoryError):
             raise
@@ -185,9 +197,11 @@ class Fetcher:
             NotADirectoryError,
             IsADirectoryError,
         ) as exc:
-            raise Rejected("image_missing", f"{location} does not exist") from exc
+            rule = exc.rule if isinstance(exc, NotFoundInStoreError) else "does not exist"
+            raise Rejected("image_missing", f"{location}: {rule}") from exc
         except (StorePermissionError, PermissionError) as exc:
-            raise Rejected("image_missing", f"{location} may not be read") from exc
+            why = f" ({exc.rule})" if isinstance(exc, StorePermissionError) else ""
+            raise Rejected("image_missing", f"{location} may not be read{why}") from exc
         except StoreUnavailableError as exc:
             answer = getattr(exc.__cause__, "response", None) or {}
             if answer.get("Error", {}).get("Code") in _BAD_KEYS:
@@ -202,6 +216,8 @@ class Fetcher:
         # Objects in S3 are measured here alone.
         if len(data) > cap:
             raise too_large(location, len(data), self.data)
+        if kind := describe_no_image(data):
+            raise Rejected("image_unreadable", f"{location} holds {kind}, and no image")
         return data
 
     @cached_property
@@ -238,8 +254,9 @@ class Fetcher:
         try:
             return retrying(self._follow, url)
         except Again as exc:
+            tries = retrying.statistics["attempt_number"]
             raise Rejected(
-                "http_error", f"{url}: {exc} ({retrying.statistics['attempt_number']} tries)"
+                "http_error", f"{url}: {exc} ({tries} {'try' if tries == 1 else 'tries'})"
             ) from exc
 
     def _follow(self, url: str) -> bytes:
@@ -247,6 +264,11 @@ class Fetcher:
         for _ in range(MAX_REDIRECTS + 1):
             answer = self._get(seen)
             if isinstance(answer, bytes):
+                if kind := describe_no_image(answer):
+                    after = f" after redirects to {seen}" if seen != url else ""
+                    raise Rejected(
+                        "image_unreadable", f"{url}: the server sent {kind}, and no image{after}"
+                    )
                 return answer
             seen = next_hop(seen, answer)
         raise Rejected("http_error", f"{url}: more than {MAX_REDIRECTS} redirects")
@@ -261,16 +283,19 @@ class Fetcher:
             if status in REDIRECTS and headers.get("Location"):
                 return str(headers["Location"])
             if status in {404, 410}:
-                raise Rejected("image_missing", f"{url} answers {status}")
+                raise Rejected("image_missing", f"{url} answers {_phrase(status)}")
             if status in TRANSIENT:
                 wait_s = retry_after(headers.get("Retry-After"), datetime.now(UTC))
                 raise Again(
-                    f"the server answers {status}"
+                    f"the server answers {_phrase(status)}"
                     + (f" and asks for {wait_s:.0f} s" if wait_s else ""),
                     wait_s,
                 )
             if status != 200:
-                raise Rejected("http_error", f"{url} answers {status}")
+                # Addresses of many stores are signed for hours, and exports outlive them.
+                signed = status in {400, 401, 403} and re.search(CREDENTIALS, url)
+                late = ": it is signed, and the signature may have run out" if signed else ""
+                raise Rejected("http_error", f"{url} answers {_phrase(status)}{late}")
             return answer.read()
 
     def _turn(self, host: str) -> Semaphore:
@@ -279,6 +304,11 @@ class Fetcher:
         return self._turns.setdefault(
             host.rsplit("@", 1)[-1].lower(), Semaphore(self.data.fetch_per_host)
         )
+
+
+def _phrase(status: int) -> str:
+    """A status with the words of its standard, as in ``403 (Forbidden)``."""
+    return f"{status} ({responses[status]})" if status in responses else str(status)
 
 
 def opted_out(tags: Iterable[str], user_agent: str) -> str:

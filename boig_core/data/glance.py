@@ -70,6 +70,13 @@ def _other_warnings(card: Mapping[str, Any]) -> Iterable[str]:
             f"{percent(alike['samples'] / card['samples'])} of the samples look nearly like another: "
             f"{many(alike['groups'], 'group')}, the largest of {alike['largest']:,}."
         )
+    repeated = card["repeated_images"]
+    if repeated["posts"] > 0.001 * card["accepted"]:
+        yield (
+            f"{many(repeated['posts'], 'post')} share {many(repeated['images'], 'image')} that came from many addresses each, "
+            f"the most frequent in {many(repeated['largest'], 'post')} (post {repeated['example']} is one): "
+            "maybe what a host sends for pictures that are gone."
+        )
 
 
 def month(text: str) -> int:

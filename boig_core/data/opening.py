@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import IO, Any, Final, cast
 
 from boig_core.config import Data
+from boig_core.data.pages import START, describe_page
 from boig_core.data.parquet import UnreadableParquetError, read_parquet
 from boig_core.data.rejects import Again, Rejected
 from boig_core.data.web import MAX_REDIRECTS, REDIRECTS, TRANSIENT, TooSlow, Web, next_hop
@@ -45,7 +46,7 @@ or CSV shrink to a fifth or a twentieth, what is made to fill memory and disks t
 
 @contextmanager
 def open_posts(uri: str, data: Data) -> Iterator[IO[bytes]]:
-    """A posts file, unpacked where its name ends in ``.gz``.
+    """A posts file, unpacked where its bytes are gzip.
 
     Args:
         uri: a local path, ``s3://`` or ``http(s)://``.
@@ -56,16 +57,23 @@ def open_posts(uri: str, data: Data) -> Iterator[IO[bytes]]:
             latter also while it is read, as what is torn.
         StorePermissionError, StoreUnavailableError.
     """
-    packed = path_of(uri).endswith(".gz")
     try:
         with _stored(uri, data) as place:
             filesystem, path = store.filesystem(place)
             with filesystem.open_input_file(path) as file:
                 # In large pieces, since each piece of an object in S3 is a request.
-                source = cast(IO[bytes], io.BufferedReader(cast(Any, file), _PIECE))
-                plain = cast(IO[bytes], gzip.GzipFile(fileobj=source)) if packed else source
+                source = io.BufferedReader(cast(Any, file), _PIECE)
+                # By its bytes, whatever its name: on its way here HTTP or a browser may have
+                # unpacked what is called .gz, and no text starts like this.
+                packed = source.peek(2)[:2] == b"\x1f\x8b"
+                plain = cast(IO[bytes], gzip.GzipFile(fileobj=source) if packed else source)
                 bounded = _BoundedStream(uri, plain, source if packed else None)
-                yield cast(IO[bytes], io.BufferedReader(bounded, _PIECE))
+                stream = io.BufferedReader(bounded, _PIECE)
+                if kind := describe_page(stream.peek(START)):
+                    raise InputError(
+                        uri, f"is {kind}, and no posts file", "give the address of the file itself"
+                    )
+                yield cast(IO[bytes], stream)
     except FileNotFoundError as exc:
         raise NotFoundInStoreError(uri, "does not exist", "check the location") from exc
     # A torn gzip shows only when it is read, maybe after many good rows.

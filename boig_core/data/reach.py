@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from boig_core.config.locations import lies_below, without_links
+from boig_core.config.locations import file_url_path, is_windows, lies_below, without_links
+from boig_core.data.references import in_other_case, spellings
 from boig_core.data.rejects import Rejected
+from boig_core.errors import InputError
 from boig_core.storage import store
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -57,6 +60,35 @@ class Reach:
         """
         return cls(tuple(map(store.normalize_source, roots)))
 
+    def locations(self, reference: ImageReference) -> Iterator[str]:
+        """The places that a reference may mean, the one that it names first: exports are written on
+        machines where a name is spelled otherwise. Each is held to the same rules.
+
+        Raises:
+            Rejected: as `locate`.
+        """
+        place = self.locate(reference)
+        yield place
+        base, address = reference
+        if address.lower().startswith(("http://", "https://")):
+            return
+        # What the posts did not write, their folder, is spelled right.
+        head = f"{base}/" if address.startswith(f"{base}/") else ""
+        names = list(spellings(address.removeprefix(head)))
+        if address.lower().startswith("file://"):
+            # Many write a plain path behind the scheme, percent signs and all.
+            path = f"/{address[len('file://') :].partition('/')[2]}"
+            names = [path, *spellings(path)]
+        others = list(self._allowed(base, (head + name for name in names)))
+        yield from others
+        if not _SCHEME.match(place):
+            yield from self._allowed(base, filter(None, map(in_other_case, [place, *others])))
+
+    def _allowed(self, base: str, addresses: Iterable[str]) -> Iterator[str]:
+        for address in addresses:
+            with suppress(Rejected):
+                yield self.locate(ImageReference(base, address))
+
     def locate(self, reference: ImageReference) -> str:
         """The place that a reference leads to: a web address, an S3 location, or a path without
         links.
@@ -76,6 +108,8 @@ class Reach:
             )
         if scheme == "s3":
             return self._in_s3(base, f"s3://{address[5:]}")
+        if is_windows(address):
+            raise _of_windows(address)
         if scheme not in {"", "file"} or not (scheme or address.startswith("/")):
             raise Rejected("image_missing", f"{address} is no location that can be fetched")
         return self._on_disk(base, _path(address) if scheme else address)
@@ -114,14 +148,25 @@ def _refused(location: str) -> Rejected:
 
 
 def _path(address: str) -> str:
-    """Path of a ``file://`` address, which is quoted, unlike a plain path."""
+    """Path of a ``file://`` address."""
     try:
-        parts = urlsplit(address)
+        urlsplit(address)
     except ValueError as exc:
         raise Rejected("image_missing", f"{address} is no URL ({exc})") from exc
-    if parts.netloc.lower() not in {"", "localhost"}:
-        raise Rejected("place_refused", f"{address} lies on another machine")
-    return unquote(parts.path)
+    try:
+        path = file_url_path(address)
+    except InputError as exc:
+        raise Rejected("place_refused", f"{address} {exc.rule}") from exc
+    if is_windows(path.removeprefix("/")):
+        raise _of_windows(address)
+    return path
+
+
+def _of_windows(address: str) -> Rejected:
+    return Rejected(
+        "image_missing",
+        f"{address} is a path of a Windows machine; posts name images by their way from the posts file",
+    )
 
 
 def _climbs(key: str) -> bool:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from boig_core.config import Data
 from boig_core.data.posts import Post, Reject
+from boig_core.data.references import address_of
 from boig_core.data.tables import posts_schema
 from boig_core.errors import InfrastructureError, InputError
 
@@ -181,17 +182,16 @@ def choose(con: DuckDBPyConnection, data: Data, seed: int) -> None:
 def references(con: DuckDBPyConnection) -> None:
     """Make ``reference``: each image of each chosen post with its ``place`` from 1, the ``address``
     that it is fetched from, and the ``base`` that decides where it may lead."""
-    # Where a web address may lead does not depend on who names it, so it is fetched once. The query
-    # of one may hold slashes.
+    con.create_function("address_of", address_of, ["VARCHAR", "VARCHAR"], "VARCHAR")
+    # Where a web address may lead does not depend on who names it, so it is fetched once.
     con.execute(
         """
         CREATE TABLE reference AS
-        SELECT post, reference, place, address, if(regexp_matches(address, '^https?://', 'i'), '', base) AS base FROM (
-            SELECT post, reference, place, base,
-                if(regexp_matches(reference, '^(/|[A-Za-z][A-Za-z0-9+.-]*://)'), reference, rtrim(base, '/') || '/' || reference) AS address
-            FROM (
-                SELECT id AS post, regexp_replace(regexp_replace(file, '^(https?://[^?#]*).*$', '\\1'), '/[^/]*$', '') AS base,
-                    unnest(images) AS reference, generate_subscripts(images, 1) AS place FROM post
+        SELECT post, reference, place, address,
+            if(regexp_matches(address, '^https?://'), '', regexp_replace(file, '/[^/]*$', '')) AS base
+        FROM (
+            SELECT post, file, reference, place, address_of(file, reference) AS address FROM (
+                SELECT id AS post, file, unnest(images) AS reference, generate_subscripts(images, 1) AS place FROM post
             )
         )
         """

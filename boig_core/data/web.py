@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import http.client
 import io
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Final, Self, TypeVar, cast
@@ -28,6 +29,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
+    DecodeError,
     HTTPError,
     LocationParseError,
     LocationValueError,
@@ -41,6 +43,7 @@ from urllib3.util import Timeout, Url, parse_url
 
 from boig_core.config import Data
 from boig_core.data.addresses import public_address
+from boig_core.data.references import web_address
 from boig_core.data.rejects import Again, Rejected
 
 _Manager = TypeVar("_Manager", bound=urllib3.PoolManager)
@@ -132,7 +135,9 @@ class Web:
         # urllib3 makes connections and responses by itself, so the time reaches them by the thread.
         _asking.time = _Time(time.monotonic() + (silence if seconds is None else seconds), silence)
         with _named(url):
-            target = parse_url(url)
+            address = web_address(url)
+            _asking.target = _target(address)
+            target = parse_url(address)
             try:
                 response = self._send(target)
             except ProtocolError as exc:
@@ -253,11 +258,21 @@ class _Response(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_TimedStream(self.fp.detach(), sock))
 
 
-class _HTTP(HTTPConnection):
+class _Verbatim:
+    """Asks for the very signs of the address: urllib3 writes ``%2f`` as ``%2F``, and some hosts
+    sign the text."""
+
+    def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
+        target = _asking.target
+        same = target.upper() == url.upper()
+        super().request(method, target if same else url, *args, **kwargs)  # type: ignore[misc]
+
+
+class _HTTP(_Verbatim, HTTPConnection):
     response_class = _Response
 
 
-class _HTTPS(HTTPSConnection):
+class _HTTPS(_Verbatim, HTTPSConnection):
     response_class = _Response
 
     def _new_conn(self) -> socket.socket:
@@ -305,16 +320,35 @@ def _named(url: str) -> Iterator[None]:
         ProxyError,
     ) as exc:
         raise Again(f"{type(exc).__name__} {exc}".strip()) from exc
+    except DecodeError as exc:
+        raise Rejected(
+            "http_error", f"{url[:200]}: the body is not packed as its Content-Encoding says"
+        ) from exc
     except (HTTPError, ValueError) as exc:
         raise Rejected("http_error", f"{url[:200]}: {type(exc).__name__} {exc}") from exc
+
+
+def _target(address: str) -> str:
+    """What a request asks a host for: path and query of an address."""
+    rest = address.partition("://")[2]
+    start = re.search(r"[/?]", rest)
+    target = rest[start.start() :] if start else ""
+    return target if target.startswith("/") else f"/{target}"
 
 
 def next_hop(url: str, location: str) -> str:
     """Where a redirect leads.
 
+    Args:
+        url: what was asked for.
+        location: of the answer, as `http.client` reads it: a letter for each byte, though servers
+            write UTF-8.
+
     Raises:
         Rejected: ``http_error`` when it is no URL, or leads from https to http.
     """
+    with suppress(UnicodeError):
+        location = location.encode("latin-1").decode()
     try:
         target = urljoin(url, location)
         # What cannot be taken apart raises here.

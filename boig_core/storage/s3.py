@@ -146,6 +146,10 @@ def _error(uri: str, response: Any) -> BoigError:
             "the server does not know this request (If-None-Match?)",
             "use a server with conditional puts",
         )
+    if code == "InvalidObjectState":
+        return StorePermissionError(
+            uri, "is archived, and cannot be read before it is restored", "restore the object"
+        )
     if code in _DENIED or status == "403":
         return StorePermissionError(
             uri,

@@ -20,8 +20,8 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
-from urllib.parse import unquote, urlsplit
 
+from boig_core.config.locations import as_meant, file_url_path
 from boig_core.errors import (
     InputError,
     NotFoundInStoreError,
@@ -67,18 +67,19 @@ def normalize(uri: str) -> str:
         return uri.rstrip("/")
     if uri.startswith("file://"):
         # A file:// address is a URL, so its path is quoted; a plain path is taken as it stands.
-        uri = unquote(urlsplit(uri).path)
+        uri = file_url_path(uri)
     elif re.match(r"^[A-Za-z][A-Za-z0-9+.-]*://", uri):
         raise InputError(uri, "is no store", "use s3://BUCKET/PREFIX or a local folder")
     return os.path.abspath(os.path.expanduser(uri))
 
 
 def normalize_source(uri: str) -> str:
-    """Like `normalize`, for a location that is only read: a web address stays as it is.
+    """Like `normalize`, for a location that is only read: as it was meant, and a web address stays.
 
     Raises:
-        InputError: as `normalize`.
+        InputError: as `normalize`, or a path of a Windows machine.
     """
+    uri = as_meant(uri)
     if re.match(r"https?://", uri):
         refuse_secrets(uri)
         return uri

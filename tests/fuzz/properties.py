@@ -25,6 +25,7 @@ from boig_core.data.fetch import Fetcher
 from boig_core.data.images import decode, normalize
 from boig_core.data.posts import accept
 from boig_core.data.reach import ImageReference, Reach
+from boig_core.data.references import address_of
 from boig_core.data.rejects import Rejected
 from boig_core.data.sources import read_rows
 from boig_core.data.x_api import is_page
@@ -89,8 +90,14 @@ def check_json(data: bytes) -> None:
 def check_url(data: bytes) -> None:
     """A reference of an image leads to bytes, or is a reject; nothing is asked of the network."""
     address = data.decode("utf-8", "replace")
-    with _offline(), suppress(Rejected):
-        Fetcher(Data()).read(ImageReference("/", address), Reach())
+    for file in ("/posts.jsonl", "https://host.example/posts.jsonl?a=/b"):
+        with _offline(), suppress(Rejected):
+            base = file.rpartition("/")[0]
+            Fetcher(Data()).read(ImageReference(base, address_of(file, address)), Reach())
+    base = "s3://bucket/day"
+    with suppress(Rejected):
+        for place in Reach().locations(ImageReference(base, address_of(f"{base}/p.csv", address))):
+            assert place.startswith((f"{base}/", "http://", "https://"))
 
 
 def check_manifest(data: bytes) -> None:
@@ -207,6 +214,11 @@ def _url_seeds() -> list[bytes]:
         b"s3://bucket/images/a.png",
         b"/dev/zero",
         b"data:image/png;base64,AAAA",
+        b" //cdn.example/a%2Fb c.png?sig=%2B#x\r\n",
+        "https:/m\u00fcnchen.example/\u00e9 100%.png".encode(),
+        rb"images\..\1%20a.png",
+        b"C:\\exports\\1.png",
+        b"../../shared/./1.png",
     ]
 
 

@@ -134,10 +134,14 @@ def test_gzip(tmp_path: Path) -> None:
     (tmp_path / "posts.jsonl.gz").write_bytes(packed)
     [(_, post)], _ = read_all(tmp_path)
     assert post.id == "1"
-    for broken in (packed[:-9], b"no gzip", packed[:20] + b"x" * 30):
+    for broken in (packed[:-9], packed[:20] + b"x" * 30):
         (tmp_path / "posts.jsonl.gz").write_bytes(broken)
         with pytest.raises(InputError, match="cannot be unpacked"):
             read_all(tmp_path)
+    # A browser that unpacks what it saves keeps the name.
+    (tmp_path / "posts.jsonl.gz").write_bytes(json.dumps(GOOD).encode())
+    [(_, post)], _ = read_all(tmp_path)
+    assert post.id == "1"
 
 
 def _encoded(suffix: str, folder: Path) -> bytes:
