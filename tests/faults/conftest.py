@@ -3,6 +3,7 @@ more than most of what is asked of it."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from boig_core.config import load_recipe
 from boig_core.data.ingestion import OneProcess, ingest
 from boig_core.demo.processes import repository
 from boig_core.storage import commit, manifest, store
+from infra.evidence.orchestration import deferred_stages
 from infra.evidence.orchestration.airflow_on_postgres import SERVERS, until
-from tests.faults.installation import HERE, RECIPE, Installation
+from tests.faults.installation import HERE, RECIPE, STAGES, Installation
 from tests.webhook import Receiver
 
 DAGS = [
@@ -25,6 +27,8 @@ DAGS = [
     "waiting",
     "training",
     "late",
+    "probe",
+    "boig",
     "boig_ingest",
     "boig_promote",
     "boig_reconcile",
@@ -43,11 +47,20 @@ def receiver() -> Iterator[Receiver]:
 def services(request: pytest.FixtureRequest, receiver: Receiver) -> Iterator[Installation]:
     home = Path(tempfile.mkdtemp(prefix="boig-faults-"))
     home.chmod(0o755)
+    measured = deferred_stages.FOLDER / deferred_stages.FILES[0]
     machine = Installation(
-        home, [*sorted((HERE / "dags").glob("*.py")), repository() / "dags" / "boig_reconcile.py"]
+        home,
+        [
+            *sorted((HERE / "dags").glob("*.py")),
+            repository() / "dags" / "boig_reconcile.py",
+            measured,
+        ],
     )
     machine.send_alerts_to(receiver)
     machine.env |= {"BOIG_INGEST_CRON": "0 0 * * *", "BOIG_INGEST_POSTS": str(home / "posts")}
+    # The triggerer imports the trigger of the measured DAG by the name of its file.
+    path = os.pathsep.join((str(measured.parent), machine.env["PYTHONPATH"]))
+    machine.env |= {"BOIG_STAGES": str(STAGES), "PYTHONPATH": path}
     try:
         machine.prepare()
         machine.start_ray()

@@ -1,9 +1,11 @@
-"""A proxy before Ray's Jobs API that can hold back an answer."""
+"""A proxy before Ray's Jobs API that can hold back an answer, or lead elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import aiohttp
 from aiohttp import web
@@ -34,6 +36,15 @@ class Gate:
     def release(self) -> None:
         self._hold = False
         self._loop.call_soon_threadsafe(self._free.set)
+
+    @contextmanager
+    def led_to(self, address: str) -> Iterator[None]:
+        """For a while requests go to another server than Ray's."""
+        ray, self._ray = self._ray, address
+        try:
+            yield
+        finally:
+            self._ray = ray
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -40,6 +40,8 @@ from tests.ports import PORTS
 from tests.webhook import Receiver
 
 HERE = Path(__file__).parent
+STAGES = 4
+"""Of the DAG whose latency is measured."""
 RAYS_OWN = ("JobSupervisor", "_AutoscalingCoordinatorActor", "PlacementGroupCleaner")
 """Actors that hold no room. Of a stopped training Ray's cleaner stays, idle: in Ray 2.60 it ends
 its thread and takes that for its end."""
