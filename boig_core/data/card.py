@@ -145,6 +145,9 @@ def add_seen(folder: Path, seen: dict[str, Any]) -> None:
             `evaluation.measure.doubts`).
     """
     file, page = folder / CARD, folder / manifest.PAGE
+    # Versions of the first release have no card.
+    if not file.exists():
+        return
     numbers = json.loads(file.read_text("utf-8")) | {"seen": seen}
     file.write_text(json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False), "utf-8")
     page.write_text(

@@ -210,7 +210,8 @@ def read_posts(dataset_uri: str, parts: Manifest) -> Iterator[dict[str, Any]]:
 def images_with_words(
     dataset_uri: str, parts: Manifest, most: int
 ) -> dict[FileEntry, dict[str, str]]:
-    """Images and what their posts say of them: the text, or the keywords of a post without any.
+    """Images and what their posts say of them: the text, or the keywords of a post without any;
+    without those images whose posts have neither.
 
     Args:
         dataset_uri: a committed dataset.
@@ -237,7 +238,8 @@ def images_with_words(
     entries = {shard_name(entry): entry for entry in shards(parts, IMAGES)}
     for shard, image in chosen:
         post = posts[post_of[shard, image]["post"]]
-        words.setdefault(entries[shard], {})[image] = post["text"] or ", ".join(post["keywords"])
+        if said := post["text"] or ", ".join(post["keywords"]):
+            words.setdefault(entries[shard], {})[image] = said
     return words
 
 
