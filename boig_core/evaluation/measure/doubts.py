@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from boig_core.config import Perception
 from boig_core.data import dataset
+from boig_core.data.glance import percent
 from boig_core.data.images import decode, resize
 from boig_core.perception.objects import UNKNOWN
 from boig_core.storage.manifest import FileEntry
@@ -184,14 +185,14 @@ def _name_warnings(
         among = f" though perception.kinds lists {kinds}" if even else ""
         yield (
             f"{name} is the name of {count:,} of {named:,} objects "
-            f"({count / named:.0%}){among}: if your posts show more than that, "
+            f"({percent(count / named)}){among}: if your posts show more than that, "
             f"{model} does not know such images; name another, or list other perception.kinds."
         )
     total = named + unknown
     # Without kinds every region is unknown, as the recipe wants it.
     if kinds and total >= FEWEST and unknown / total > MOST:
         yield (
-            f"{unknown:,} of {total:,} objects ({unknown / total:.0%}) are {UNKNOWN}, since their "
+            f"{unknown:,} of {total:,} objects ({percent(unknown / total)}) are {UNKNOWN}, since their "
             f"best name is less likely than perception.name_threshold {perception.name_threshold:g}: "
             "list in perception.kinds what your posts show, name another perception.clip, or lower "
             "the threshold."
@@ -217,7 +218,7 @@ def _color_warnings(census: Census, plain: int) -> Iterable[str]:
         )
         yield (
             f"White or black leads the palette of {plain:,} of {census.images:,} images "
-            f"({plain / census.images:.0%}: {by_color}), so colors tell of backdrops more than of "
+            f"({percent(plain / census.images)}: {by_color}), so colors tell of backdrops more than of "
             "what is shown: raise perception.max_colors or lower perception.min_coverage to have "
             "more colors beside it, or ingest images that are cut to their subject."
         )

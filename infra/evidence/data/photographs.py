@@ -38,6 +38,7 @@ from PIL import Image
 
 from boig_core.config import load_recipe
 from boig_core.data import dataset
+from boig_core.data.glance import percent
 from boig_core.errors import UserError
 from boig_core.evaluation.measure import doubts
 from boig_core.perception.objects import UNKNOWN
@@ -178,7 +179,7 @@ def photographs(root: str, posts: Path) -> dict[str, Any]:
     truth = {sample.id: {GROUPS[sample.post[0]]} for sample in samples}
     return {
         "posts": sum(1 for _ in (posts / "posts.jsonl").open(encoding="utf-8")),
-        "ingest": parts.meta,
+        "ingest": stages.metrics("ingest", "foods"),
         "headline": json.loads(manifest.read_file(uri, "card.json"))["headline"],
         "duplicates": duplicates(posts / "images", samples),
         "refusal": refusal,
@@ -202,7 +203,7 @@ def ad_world(root: str, home: Path, posts: int) -> dict[str, Any]:
     samples = dataset.read_samples(uri)
     return {
         "posts": posts,
-        "ingest": manifest.read_manifest(uri, kind=dataset.KIND).meta,
+        "ingest": stages.metrics("ingest", "drawings"),
         "perceive": stages.metrics("perceive", "drawings"),
         "names": names_right(samples, {sample.id: truth[sample.post] for sample in samples}),
     }
@@ -293,18 +294,18 @@ def table_of(foods: Mapping[str, Any], drawings: Mapping[str, Any]) -> published
                 "most frequent name, of named objects",
                 lambda n: (
                     f"{n['perceive']['most_frequent']}, "
-                    f"{n['perceive']['most_frequent_share']:.0%} of {n['perceive']['named']}"
+                    f"{percent(n['perceive']['most_frequent_share'])} of {n['perceive']['named']}"
                 ),
             ),
             row("objects called unknown", lambda n: n["perceive"]["unknown"]),
             row(
                 "largest object is named rightly",
-                lambda n: f"{n['names']['share_right']:.0%} of {n['names']['images']}",
+                lambda n: f"{percent(n['names']['share_right'])} of {n['names']['images']}",
             ),
             row(
                 "by saying the commonest true name",
                 lambda n: (
-                    f"{n['names']['share_of_commonest_truth']:.0%} ({n['names']['commonest_truth']})"
+                    f"{percent(n['names']['share_of_commonest_truth'])} ({n['names']['commonest_truth']})"
                 ),
             ),
             row(
@@ -313,7 +314,7 @@ def table_of(foods: Mapping[str, Any], drawings: Mapping[str, Any]) -> published
                     f"{n['perceive']['clip_auc']:.2f} ± {2 * n['perceive']['clip_auc_error']:.2f}"
                 ),
             ),
-            row("images led by white or black", lambda n: f"{n['perceive']['plain_share']:.0%}"),
+            row("images led by white or black", lambda n: percent(n["perceive"]["plain_share"])),
             row("warnings", lambda n: len(n["perceive"]["warnings"])),
         ),
     )

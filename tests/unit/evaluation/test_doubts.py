@@ -76,7 +76,7 @@ def test_a_name_that_takes_most_objects_is_warned_of(
 def test_regions_below_the_threshold_are_warned_of_where_names_were_asked_for() -> None:
     counted = census({"unknown": 60, "kind0": 10, "kind1": 10})
     [line] = warnings(Perception(kinds=kinds(5)), counted)
-    assert line.startswith("60 of 80 objects (75%) are unknown")
+    assert line.startswith("60 of 80 objects (75 %) are unknown")
     assert "perception.name_threshold 0.5" in line
     assert warnings(Perception(), counted, UNMEASURED) == []
 

@@ -121,7 +121,7 @@ def test_what_must_hold_is_told_and_the_table_has_both_worlds() -> None:
         "the ad world is warned of",
     ]
     table = photographs.table_of(numbers(), drawings).markdown()
-    assert "| most frequent name, of named objects | fish, 80% of 9 | fish, 80% of 9 |" in table
+    assert "| most frequent name, of named objects | fish, 80 % of 9 | fish, 80 % of 9 |" in table
 
 
 def test_every_group_has_a_kind_and_licences_are_those_that_packages_state(
