@@ -22,6 +22,7 @@ from boig_core.config import Perception
 from boig_core.data import dataset
 from boig_core.data.glance import percent
 from boig_core.data.images import decode, resize
+from boig_core.errors import InputError
 from boig_core.perception.objects import UNKNOWN
 from boig_core.storage.manifest import FileEntry
 from boig_core.vocabulary import Description
@@ -105,7 +106,6 @@ def measure_match(
         clip: reference of the CLIP.
 
     Raises:
-        InputError: the reference holds no CLIP.
         CorruptError: a shard differs from its entry.
     """
     from boig_core.evaluation.measure.judges import ClipJudge
@@ -121,7 +121,12 @@ def measure_match(
     distinct = sorted(set(texts))
     if len(distinct) < FEWEST:
         return TextMatch(None, absent=f"{len(distinct)} texts that differ, {FEWEST} are needed")
-    judge = ClipJudge(clip)
+    try:
+        judge = ClipJudge(clip)
+    except InputError as exc:
+        # What has named the objects opens another way; a doubt that cannot be measured is no reason
+        # to lose them.
+        return TextMatch(None, absent=str(exc))
     auc_N = match(
         judge.see(pictures).embedding_ND,
         judge.read(distinct),

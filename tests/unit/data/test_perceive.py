@@ -13,8 +13,9 @@ from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
 from boig_core.cluster import session
 from boig_core.config import load_recipe
-from boig_core.data import card
+from boig_core.data import card, dataset
 from boig_core.errors import InputError
+from boig_core.evaluation.measure import doubts
 from boig_core.models import MODELS_FOLDER
 from boig_core.storage import manifest
 from boig_core.storage.job import Job, Stage
@@ -113,6 +114,21 @@ def test_it_is_taken_on_the_ad_world_until_one_post_is_of_another(
     mixed = archive.ingest(archive.export(OWN[:1], IMAGES), world)
     with pytest.raises(InputError, match="post p0 of a is none of the ad world's"):
         start(archive, mixed)
+
+
+def test_a_match_that_cannot_be_measured_says_why_and_stops_nothing(archive: Archive) -> None:
+    rows = [row(f"p{i}", i, f"{i}.png") for i in range(24)]
+    uri = archive.ingest(archive.export(rows, {f"{i}.png": picture(i) for i in range(24)}))
+    parts = manifest.read_manifest(uri)
+    words = dataset.images_with_words(uri, parts, doubts.IMAGES)
+    measured = doubts.measure_match(uri, words, "package:clip")
+    assert measured.auc is not None
+    assert (measured.images, measured.absent) == (24, None)
+    no_clip = doubts.measure_match(uri, words, str(archive.folder))
+    assert (no_clip.auc, no_clip.images) == (None, 0)
+    assert "does not open as a CLIP" in str(no_clip.absent)
+    few = doubts.measure_match(uri, dataset.images_with_words(uri, parts, 5), "package:clip")
+    assert few.absent == "5 texts that differ, 20 are needed"
 
 
 def copied(uri: str, folder: Path) -> Path:
