@@ -9,6 +9,7 @@ manifest and the data card.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from boig_core.adworld import export
 from boig_core.cluster.stage import run_stage
@@ -22,7 +23,7 @@ from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Progress, progress_log
 from boig_core.perception.version import perception_key
 from boig_core.storage import store
-from boig_core.storage.manifest import Manifest
+from boig_core.storage.manifest import FileEntry, Manifest
 from boig_core.storage.stage import Outcome, Workspace
 
 log = get_logger(__name__)
@@ -36,7 +37,7 @@ def work(space: Workspace) -> Outcome:
             model cannot be opened, or the package's CLIP would name what it does not know.
         CorruptError: the dataset differs from its manifest.
     """
-    from boig_core.cluster.perceive import build_perception, describe_images, measure_match
+    from boig_core.cluster.perceive import build_perception, describe_images
     from boig_core.cluster.session import connect
 
     recipe = space.recipe
@@ -68,16 +69,7 @@ def work(space: Workspace) -> Outcome:
         progress.add([None] * len(answered))
     progress.close()
     seen = build_perception(questions, files, kept)
-    looks = (look for entry in seen for _, look in dataset.shard_seen(source, entry))
-    census = doubts.Census.of(look.description for look in looks)
-    log.info("objects: %s", dict(census.objects.most_common(40)))
-    match = doubts.TextMatch(None, absent="no CLIP names or tags anything")
-    if doubts.uses_clip(recipe.perception):
-        words = dataset.images_with_words(source, parts, doubts.IMAGES)
-        match = measure_match(source, words, recipe.perception.clip, recipe.resources)
-    report = doubts.report(recipe.perception, census, match)
-    for warning in report["warnings"]:
-        log.warning("%s", warning)
+    census, report = _doubt(space, source, parts, seen)
     card.add_seen(folder, report)
     blobs = (*dataset.shards(parts, tables.POSTS), *shards, *seen)
     objects = dict(sorted(census.objects.items()))
@@ -90,6 +82,26 @@ def work(space: Workspace) -> Outcome:
     return Outcome(
         {"dataset": uri}, metrics, after=lambda: perceived.clear(kept, set(files.values()))
     )
+
+
+def _doubt(
+    space: Workspace, source: str, parts: Manifest, seen: list[FileEntry]
+) -> tuple[doubts.Census, dict[str, Any]]:
+    """Count what was seen, and log what is doubtful about it; the counts and the report."""
+    from boig_core.cluster.perceive import measure_match
+
+    perception = space.recipe.perception
+    looks = (look for entry in seen for _, look in dataset.shard_seen(source, entry))
+    census = doubts.Census.of(look.description for look in looks)
+    log.info("objects: %s", dict(census.objects.most_common(40)))
+    match = doubts.TextMatch(None, absent="no CLIP names or tags anything")
+    if doubts.uses_clip(perception):
+        words = dataset.images_with_words(source, parts, doubts.IMAGES)
+        match = measure_match(source, words, perception.clip, space.recipe.resources)
+    report = doubts.report(perception, census, match)
+    for warning in report["warnings"]:
+        log.warning("%s", warning)
+    return census, report
 
 
 def _require_known_images(perception: Perception, source: str, parts: Manifest) -> None:
