@@ -23,6 +23,7 @@ from boig_core.data import dataset
 from boig_core.data.glance import percent
 from boig_core.data.images import decode, resize
 from boig_core.errors import InputError
+from boig_core.escapes import visible
 from boig_core.perception.objects import UNKNOWN
 from boig_core.storage.manifest import FileEntry
 from boig_core.vocabulary import Description
@@ -189,7 +190,7 @@ def _name_warnings(
     if named >= FEWEST and count / named > max(MOST, UNEVEN * even):
         among = f" though perception.kinds lists {kinds}" if even else ""
         yield (
-            f"{name} is the name of {count:,} of {named:,} objects "
+            f"{visible(str(name))} is the name of {count:,} of {named:,} objects "
             f"({percent(count / named)}){among}: if your posts show more than that, "
             f"{model} does not know such images; name another, or list other perception.kinds."
         )

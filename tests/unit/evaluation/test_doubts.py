@@ -73,6 +73,13 @@ def test_a_name_that_takes_most_objects_is_warned_of(
         assert lines[0].startswith(f"kind0 is the name of {top} of {all_} objects")
 
 
+def test_a_name_out_of_a_strangers_keywords_is_shown_as_text() -> None:
+    perception = Perception(detector="owlv2", detector_model="a/b", vocabulary="keywords")
+    [line] = warnings(perception, census({"sea\x1b[2J": 30, "sun": 5}))
+    assert line.startswith("sea\\x1b[2J is the name of 30 of 35 objects")
+    assert "perception.detector_model" in line
+
+
 def test_regions_below_the_threshold_are_warned_of_where_names_were_asked_for() -> None:
     counted = census({"unknown": 60, "kind0": 10, "kind1": 10})
     [line] = warnings(Perception(kinds=kinds(5)), counted)
