@@ -13,7 +13,8 @@ it when it is told to, the warnings of perception come on the photographs and no
 What the names are worth is measured, and nothing is asked of it: no other CLIP is at hand here. The
 letter of a food's code is its group, which is the truth that names are held against.
 
-A stage that has committed in ``--home`` is not run again. Takes about five minutes on two busy cores.
+A stage that has committed in ``--home`` is not run again. Takes about five minutes on two
+busy cores.
 
     python -m infra.evidence.data.photographs [--home .boig/evidence] [--json
         infra/evidence/results/photographs.json]
