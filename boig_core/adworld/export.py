@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -26,7 +27,14 @@ from PIL import Image
 from boig_core.adworld.drawing import Rendering, render
 from boig_core.adworld.features import of_scene
 from boig_core.adworld.law import Law
-from boig_core.adworld.scene import SEASONS, Scene, post_text, sample_scene
+from boig_core.adworld.scene import (
+    SEASONS,
+    VOCABULARY,
+    Scene,
+    post_text,
+    sample_scene,
+    words,
+)
 from boig_core.errors import InputError
 from boig_core.vocabulary import Box
 
@@ -55,6 +63,7 @@ BROKEN: Final = (
 """The ways in which rows are broken, used in turn."""
 
 BROKEN_SHARE: Final = 0.02
+_WORDS: Final = frozenset(VOCABULARY)
 _FIRST_DAY: Final = datetime(2018, 1, 1, tzinfo=UTC)
 _DAYS: Final = 6 * 365 + 1  # to the end of 2023
 _LINK_SHARE: Final = 0.05
@@ -89,6 +98,18 @@ class _Post:
     brand: str
     season: str
     score: float
+
+
+def is_own(account: str, company: str, text: str) -> bool:
+    """Whether a post, as it is ingested, is an ad world's: of one of its accounts, and in its words
+    alone.
+
+    Both, since there are companies of these names; a text of some other brand holds at least one
+    word that the ad world's few lack.
+    """
+    # A link is masked unless the recipe keeps it.
+    spoken = re.sub(r"https?://\S+|<hyperlink>", " ", text)
+    return (account, company) in ACCOUNTS and set(words(spoken)) <= _WORDS
 
 
 def season_of(month: int) -> str:

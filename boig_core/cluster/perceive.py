@@ -22,6 +22,8 @@ from boig_core.config import Perception, Resources
 from boig_core.data import dataset, perceived
 from boig_core.data.images import StoredImage, decode
 from boig_core.data.perceived import Question
+from boig_core.evaluation.measure import doubts
+from boig_core.evaluation.measure.doubts import TextMatch
 from boig_core.perception.describe import Perceiver
 from boig_core.storage.manifest import FileEntry
 from boig_core.vocabulary import Perceived
@@ -96,6 +98,18 @@ def build_perception(
     # `spread` yields in the order in which tasks end.
     built = dict(spread(perceived.build_shard, tasks))
     return [built[number] for number in range(len(shards))]
+
+
+def measure_match(
+    dataset_uri: str,
+    words: Mapping[FileEntry, Mapping[str, str]],
+    clip: str,
+    resources: Resources,
+) -> TextMatch:
+    """`doubts.measure_match` where models are loaded: on the cluster, not in the stage's driver."""
+    task = ray.remote(**actor_options(resources))(doubts.measure_match)
+    result: TextMatch = ray.get(task.remote(dataset_uri, words, clip))
+    return result
 
 
 class _DescribeSlices:

@@ -36,7 +36,11 @@ class Perception(Section):
     clip: Annotated[str, Names("model")] = "package:clip"
     """CLIP that names salient regions and chooses among ``tags``, and by which the alignment's
     probe sees drift: a hub id, a folder, or ``package:NAME``. Where there is a probe it must differ
-    from ``evaluation.clip``."""
+    from ``evaluation.clip``. The CLIPs of the package know the ad world's drawings alone."""
+    clip_anyway: bool = False
+    """Whether a CLIP of the package may name what the posts of others show, and tag their images.
+    false: `perceive` refuses it on all posts but the ad world's, since its names for photographs
+    mean nothing. true: for a rehearsal, or for drawings like the ad world's."""
     kinds: tuple[str, ...] = ()
     """Names of objects to choose among, the same for every image: list what your posts show, two
     names at least for salient regions. Empty: every salient region is called ``unknown``."""

@@ -134,6 +134,29 @@ def write_card(
     return card
 
 
+def add_seen(folder: Path, seen: dict[str, Any]) -> None:
+    """Put what perception saw into the card of a version's copy, in place of what an earlier
+    perception put there.
+
+    The page gets its warnings alone and is not made anew: it may be of an earlier release, whose
+    numbers are not those that today's page asks for.
+
+    Args:
+        folder: of the version, local.
+        seen: numbers for ``card.json``, ``warnings`` among them (see
+            `evaluation.measure.doubts`).
+    """
+    file, page = folder / CARD, folder / manifest.PAGE
+    # Versions of the first release have no card.
+    if not file.exists():
+        return
+    numbers = json.loads(file.read_text("utf-8")) | {"seen": seen}
+    file.write_text(json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False), "utf-8")
+    page.write_text(
+        card_page.with_warnings(page.read_text("utf-8"), seen["warnings"]), encoding="utf-8"
+    )
+
+
 def _numbers(con: DuckDBPyConnection, data: Data, meta: dict[str, Any]) -> dict[str, Any]:
     """All that the manifest is too small for. Buckets count samples, KPIs and texts count posts,
     sizes count images."""

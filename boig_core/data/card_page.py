@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from itertools import pairwise
 from typing import Any, Final
 
@@ -29,6 +31,8 @@ _BARS: Final = 120
 _UNITS: Final = (("month", 1), ("year", 12), ("decade", 120), ("century", 1200))
 _TICKS: Final = 4
 """About as many labels fit below a chart on a telephone."""
+_SEEN: Final = re.compile(r"(<!-- seen -->).*?(<!-- /seen -->)", re.DOTALL)
+"""Where the warnings of perception stand, which comes after the page was made."""
 NAMES: Final = (*BUCKETS, NO_BUCKET)
 
 
@@ -95,6 +99,14 @@ def render(card: Mapping[str, Any], images: Mapping[str, str]) -> str:
         lengths=histogram_columns(card["text_length"]),
         splits=split_totals(card),
     )
+
+
+def with_warnings(page: str, warnings: Sequence[str]) -> str:
+    """A page with these warnings of perception, in place of those that it has; the page as it is
+    where it has no room for them."""
+    items = "".join(f"<li><bdi>{escape(line)}</bdi></li>" for line in warnings)
+    block = f'<ul class="warnings">{items}</ul>' if warnings else ""
+    return _SEEN.sub(lambda place: f"{place[1]}{block}{place[2]}", page, count=1)
 
 
 def columns(

@@ -201,6 +201,48 @@ def images_by_shard(
     }
 
 
+def read_posts(dataset_uri: str, parts: Manifest) -> Iterator[dict[str, Any]]:
+    """The posts of a version, shard by shard; each shard is verified."""
+    for entry in shards(parts, POSTS):
+        yield from read_shard(dataset_uri, entry).to_pylist()
+
+
+def images_with_words(
+    dataset_uri: str, parts: Manifest, most: int
+) -> dict[FileEntry, dict[str, str]]:
+    """Images and what their posts say of them: the text, or the keywords of a post without any;
+    without those images whose posts have neither.
+
+    Args:
+        dataset_uri: a committed dataset.
+        parts: its manifest.
+        most: this many images at most, by the hashes of shards and of images, so that few shards
+            are read and the choice is the same each time.
+    """
+    rows = [
+        # The image of a negative is another post's: its own post's words say nothing about it.
+        row
+        for row in read_table(dataset_uri, parts, LABELS)
+        .select(["image_shard", "image", "post", "post_shard", "negative"])
+        .to_pylist()
+        if not row["negative"]
+    ]
+    chosen = sorted({(row["image_shard"], row["image"]) for row in rows})[:most]
+    post_of = {
+        (row["image_shard"], row["image"]): row
+        # The first of several posts is read last and stays.
+        for row in sorted(rows, key=lambda row: str(row["post"]), reverse=True)
+    }
+    posts = _posts_of(dataset_uri, parts, [post_of[place] for place in chosen])
+    words: dict[FileEntry, dict[str, str]] = {}
+    entries = {shard_name(entry): entry for entry in shards(parts, IMAGES)}
+    for shard, image in chosen:
+        post = posts[post_of[shard, image]["post"]]
+        if said := post["text"] or ", ".join(post["keywords"]):
+            words.setdefault(entries[shard], {})[image] = said
+    return words
+
+
 def must_lie_in(dataset_uri: str, dataset_root: str) -> None:
     """A version that is built on must lie among those that share its shards.
 

@@ -64,6 +64,15 @@ def resolve_model(ref: str) -> str:
     return ref
 
 
+def ships(ref: str) -> bool:
+    """Whether a reference, also one by its folder, leads to a model that ships with the package.
+
+    Raises:
+        InputError: as for `resolve_model`.
+    """
+    return Path(resolve_model(ref)).resolve().is_relative_to(MODELS_FOLDER.resolve())
+
+
 @cache
 def model_version(ref: str) -> str:
     """What tells one state of a model from another: the SHA-256 of a folder's files, or the commit

@@ -30,8 +30,8 @@ def perception_key(perception: Perception) -> str:
         for ref in (named, perception.detector_model, perception.caption_model)
         if ref is not None
     ]
-    # How many images go through a model at a time changes no result.
-    settings = perception.model_dump(mode="json", exclude={"batch"})
+    # How many images go through a model at a time changes no result, nor does the leave to use it.
+    settings = perception.model_dump(mode="json", exclude={"batch", "clip_anyway"})
     # In the order of names, since a folder lists its files in any. The palette and how keywords are
     # read stand in the vocabulary.
     code = [

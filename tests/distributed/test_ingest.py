@@ -2,15 +2,19 @@
 described dataset."""
 
 import json
+from html import escape
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from boig_core.adworld.export import write_world
 from boig_core.adworld.law import Law
 from boig_core.cluster.stage import run_stage
 from boig_core.config import load_recipe
 from boig_core.data import dataset, tables
+from boig_core.data.card import CARD
 from boig_core.storage import commit
 from boig_core.storage.job import Job, Stage, write_job
 from boig_core.storage.manifest import PAGE, read_file, read_manifest, sha256_file
@@ -67,6 +71,8 @@ def test_an_export_becomes_a_described_dataset(world: Path, tmp_path: Path) -> N
     assert [sample.id for sample in described] == [sample.id for sample in samples]
     cards = [read_file(at, PAGE) for at in (uri, done["outputs"]["dataset"])]
     assert cards[0] == cards[1]
+    assert done["metrics"]["warnings"] == []
+    assert done["metrics"]["clip_auc"] > 0.85
     images = read_manifest(uri, kind="dataset").meta["images"]
     assert done["metrics"]["described"] == images == done["metrics"]["images"]
     check_nothing_is_looked_at_twice(uri, world, tmp_path, described)
@@ -228,3 +234,40 @@ def test_a_second_day_builds_on_the_first(world: Path, tmp_path: Path) -> None:
     assert (code, done is not None) == (0, True)
     assert done is not None
     assert dataset.read_samples(uris[1]) == dataset.read_samples(done["outputs"]["dataset"])
+
+
+def test_what_is_doubtful_about_things_before_white_is_told_everywhere(tmp_path: Path) -> None:
+    export, rng = tmp_path / "export", np.random.default_rng(0)
+    export.mkdir()
+    rows = []
+    for number in range(30):
+        image = np.full((64, 64, 3), 252, np.uint8)
+        grain = rng.normal(rng.integers(60, 200, 3), 30, (30, 30, 3))
+        image[17:47, 12:42] = grain.clip(0, 255)
+        Image.fromarray(image).save(export / f"{number}.png")
+        text = f"Food number {number} of our kitchen, photographed on a table before a white wall"
+        moment = f"2024-05-{number % 28 + 1:02}T10:00:00Z"
+        rows.append(
+            {"id": f"f{number}", "account": "chef", "timestamp": moment, "text": text,
+             "image": f"{number}.png", "likes": number}
+        )  # fmt: skip
+    (export / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, attempt = run(Stage.INGEST, tmp_path / "store", {"posts": str(export)})
+    uri = (commit.read_commit(attempt) or {})["outputs"]["dataset"]
+    told = ("perception.clip_anyway=true", "perception.kinds=[fish, fruit, meat, egg]")
+    code, attempt = run(Stage.PERCEIVE, tmp_path / "store", {"dataset": uri}, overrides=told)
+    done = commit.read_commit(attempt)
+    assert code == 0
+    assert done is not None
+    warnings = done["metrics"]["warnings"]
+    assert any("leads the palette of 30 of 30 images" in line for line in warnings)
+    assert any("package:clip hardly tells" in line for line in warnings)
+    seen = done["outputs"]["dataset"]
+    assert json.loads(read_file(seen, CARD))["seen"]["warnings"] == warnings
+    assert read_manifest(seen).meta["seen"]["warnings"] == warnings
+    page = read_file(seen, PAGE).decode()
+    told_by_log = "".join(path.read_text("utf-8") for path in Path(attempt, "log").iterdir())
+    for line in warnings:
+        assert line in told_by_log
+        assert f"<li><bdi>{escape(line)}</bdi></li>" in page
+    assert "seen" not in json.loads(read_file(uri, CARD))

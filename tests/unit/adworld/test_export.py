@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from boig_core.adworld.export import BROKEN, season_of, write_world
+from boig_core.adworld.export import ACCOUNTS, BROKEN, is_own, season_of, write_world
 from boig_core.adworld.law import Law
 from boig_core.errors import InputError
 
@@ -133,3 +134,36 @@ def test_an_empty_folder_is_taken_and_progress_is_told(tmp_path: Path) -> None:
     assert seen == [(i, 5) for i in range(1, 6)]
     assert summary.posts == 5
     assert len((tmp_path / "posts.jsonl").read_bytes().splitlines()) == 5
+
+
+def test_posts_of_the_ad_world_are_known_as_its_own_with_and_without_their_links(
+    world: Path,
+) -> None:
+    sound = [
+        json.loads(line)
+        for line, truth in zip(
+            (world / "posts.jsonl").read_bytes().splitlines(), truths(world), strict=True
+        )
+        if truth["broken"] is None
+    ]
+    assert any("https://" in post["text"] for post in sound)
+    for post in sound:
+        masked = re.sub(r"https?://\S+", "<hyperlink>", post["text"])
+        assert is_own(post["account"], post["company"], post["text"])
+        assert is_own(post["account"], post["company"], masked)
+
+
+@pytest.mark.parametrize(
+    ("account", "company", "text"),
+    [
+        ("acme", "acme", "Fresh ideas from kumo summer with a moon and so much more today"),
+        ("brio", "acme", "Fresh ideas from kumo summer with a moon and so much more today"),
+        ("brio", "brio", "Fresh ideas from brio summer with a shoe and so much more today"),
+        ("brio", "brio", "Our wooden train is back in all stores, for children from three years"),
+    ],
+)
+def test_posts_of_others_are_not_the_ad_worlds_even_under_its_names(
+    account: str, company: str, text: str
+) -> None:
+    assert ("brio", "brio") in ACCOUNTS
+    assert not is_own(account, company, text)

@@ -203,3 +203,34 @@ def test_an_image_is_known_by_what_was_asked_and_shards_come_before_parts(tmp_pa
     assert perceived.known(folder, seen) == dict.fromkeys((worded, other), store.name(entry.path))
     with pytest.raises(StoreUnavailableError, match="is gone"):
         perceived.build_shard(folder, [plain], files)
+
+
+def test_images_come_with_the_words_of_their_own_first_post_out_of_few_shards(
+    archive: Archive,
+) -> None:
+    rows = [row(f"p{i}", i, f"{i}.png") for i in range(6)]
+    rows += [row("p9", 9, "0.png", text="Another text of the first image that comes after it")]
+    rows[1] |= {"text": " ", "keywords": ["sun", "sea"]}
+    uri = archive.ingest(
+        archive.export(rows, {f"{i}.png": picture(i, side=96) for i in range(6)}),
+        min_text=0,
+        shard_mb=0.03,
+        negatives=0.4,
+    )
+    parts, samples = manifest.read_manifest(uri), dataset.read_samples(uri)
+    own: dict[str, str] = {}
+    for sample in samples:
+        if not sample.negative:
+            own.setdefault(sample.image, sample.text or ", ".join(sample.keywords))
+    assert "sun, sea" in own.values()
+    every = dataset.images_with_words(uri, parts, 100)
+    assert {image: text for words in every.values() for image, text in words.items()} == own
+    assert len(every) > 1
+    for entry, words in every.items():
+        assert words.keys() <= {stored.sha256 for stored in dataset.shard_images(uri, entry)}
+    few = dataset.images_with_words(uri, parts, 2)
+    assert sum(map(len, few.values())) == 2
+    assert few == dataset.images_with_words(uri, parts, 2)
+    assert sorted(post["id"] for post in dataset.read_posts(uri, parts)) == sorted(
+        {sample.post for sample in samples}
+    )

@@ -17,7 +17,7 @@ from boig_core.diffusion.pipeline import (
     load_pipeline,
 )
 from boig_core.errors import InputError
-from boig_core.models import MODELS_FOLDER, resolve_model
+from boig_core.models import MODELS_FOLDER, SHIPPED, resolve_model, ships
 
 
 @pytest.fixture(autouse=True)
@@ -130,3 +130,13 @@ def test_references_resolve(tmp_path: Path) -> None:
     assert resolve_model("package:clip") == str(MODELS_FOLDER / "clip")
     assert resolve_model(str(tmp_path)) == str(tmp_path)
     assert resolve_model("CompVis/stable-diffusion-v1-4") == "CompVis/stable-diffusion-v1-4"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_model_of_the_package_is_known_by_name_and_by_folder(name: str, tmp_path: Path) -> None:
+    folder = MODELS_FOLDER / name
+    (tmp_path / "link").symlink_to(folder)
+    for ref in (f"package:{name}", str(folder), str(tmp_path / "link")):
+        assert ships(ref)
+    assert not ships(str(tmp_path))
+    assert not ships("openai/clip-vit-base-patch32")

@@ -23,6 +23,7 @@ def test_the_key_follows_settings_models_and_code(
     plain = key()
     assert len(plain) == 16
     assert plain == key() == key("perception.batch=3") == key("data.name=other")
+    assert plain == key("perception.clip_anyway=true")
     assert plain != key("perception.min_coverage=0.02")
     shutil.copytree(MODELS_FOLDER / "clip", tmp_path / "clip")
     copied = key(f"perception.clip={tmp_path / 'clip'}")
