@@ -56,7 +56,7 @@ def open_posts(uri: str, data: Data) -> Iterator[IO[bytes]]:
             latter also while it is read, as what is torn.
         StorePermissionError, StoreUnavailableError.
     """
-    packed = path_of(uri).endswith(".gz")
+    packed = path_of(uri).lower().endswith(".gz")
     try:
         with _stored(uri, data) as place:
             filesystem, path = store.filesystem(place)
@@ -75,6 +75,13 @@ def open_posts(uri: str, data: Data) -> Iterator[IO[bytes]]:
             f"cannot be unpacked ({' '.join(str(exc).split())})",
             "export the posts again, or without gzip",
         ) from exc
+
+
+def peek_start(file: IO[bytes]) -> tuple[bytes, bool]:
+    """The first bytes of a stream that `open_posts` gives, which stay in it, and whether they are
+    all."""
+    start = cast(io.BufferedReader, file).peek(1)
+    return start, len(start) < _PIECE
 
 
 def parquet_rows(uri: str, data: Data) -> Iterator[dict[str, Any] | Rejected]:
