@@ -224,22 +224,20 @@ def _fault(row: list[str] | Rejected, width: int) -> str | None:
 def _quoted_rows(rows: Sequence[list[str] | Rejected], signs: CsvSigns) -> int:
     """Rows with cells in quotes that these signs take for text."""
     cells = [row for row in rows if not isinstance(row, Rejected)]
-    if signs.quote != '"':
-        return sum(any(_in_quotes(cell.strip(), '"') for cell in row) for row in cells)
-    if signs.spaced:
-        return 0
-    # A text may begin and end in single quotes; a header, or a whole column, is quoted by them.
+    if not signs.quote:
+        return sum(any(_in_quotes(cell, '"') for cell in row) for row in cells)
+    # One text may begin and end in quotes. A header, or a whole column, is quoted by them.
     header, *others = cells or [[]]
-    single = any(_in_quotes(cell, "'") for cell in header) or (
-        len(others) > 2
-        and any(
-            all(_in_quotes(cell, "'") for cell in column) for column in zip(*others, strict=False)
-        )
-    )
-    spaced = sum(
-        any(cell[:1] == " " and _in_quotes(cell.strip(), '"') for cell in row) for row in cells
-    )
-    return len(cells) if single else spaced
+    columns = zip(*others, strict=False) if len(others) > 2 else ()
+    quoted = [header, *columns] if len(header) < 2 else [[cell] for cell in header] + [*columns]
+    return len(cells) if any(_all_quoted(column, signs) for column in quoted) else 0
+
+
+def _all_quoted(column: Sequence[str], signs: CsvSigns) -> bool:
+    other = "'" if signs.quote == '"' else '"'
+    cells = [cell for cell in column if cell]
+    spaced = (cell[0] == " " and _in_quotes(cell.lstrip(), signs.quote) for cell in cells)
+    return bool(cells) and (all(_in_quotes(cell, other) for cell in cells) or all(spaced))
 
 
 def _in_quotes(cell: str, quote: str) -> bool:

@@ -56,7 +56,7 @@ def open_posts(uri: str, data: Data) -> Iterator[IO[bytes]]:
             latter also while it is read, as what is torn.
         StorePermissionError, StoreUnavailableError.
     """
-    packed = path_of(uri).lower().endswith(".gz")
+    packed = path_of(uri).endswith(".gz")
     try:
         with _stored(uri, data) as place:
             filesystem, path = store.filesystem(place)

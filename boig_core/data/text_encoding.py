@@ -83,7 +83,7 @@ def _sniff_wide(start: bytes) -> str | None:
         return "utf-32-be"
     even, odd = zeros[0] + zeros[2], zeros[1] + zeros[3]
     for name, upper, lower in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
-        if upper >= 2 * fourth * _UTF16_SHARE and lower <= upper / 50:
+        if upper >= 2 * fourth * _UTF16_SHARE and lower <= upper / 4:
             return name
     return None
 

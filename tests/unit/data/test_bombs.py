@@ -145,7 +145,7 @@ def test_a_time_that_python_cannot_hold_costs_its_row(tmp_path: Path) -> None:
     times = pa.array([2**60, 2**50], pa.timestamp("us"))
     pq.write_table(rows.append_column("timestamp", times), path)
     [(line, post)], [reject] = read_all(path)
-    assert (line, post.id, post.timestamp) == (2, "2", "2005-09-05T19:46:46Z")
+    assert (line, post.id, post.timestamp) == (2, "2", "2005-09-05T05:58:26Z")
     assert (reject.post, reject.code) == ("1", "bad_timestamp")
 
 
