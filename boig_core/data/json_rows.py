@@ -96,6 +96,10 @@ def flatten(items: Iterator[Item], data: Data, lookup: x_api.Lookup) -> Iterator
     paths = (data.columns.get(name, name) for name in ours)  # type: ignore[call-overload]
     names = {part for path in paths for part in (path, path.partition(".")[0])}
     for line, item in items:
+        # Most are, and need no more looking.
+        if isinstance(item, dict) and "text" in item and _is_row(item, names):
+            yield line, item
+            continue
         yield from ((line, row) for row in _rows(item, names, lookup, _DEEPEST))
 
 

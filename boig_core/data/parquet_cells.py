@@ -68,7 +68,7 @@ class _Fault:
         self.code_and_reason = code_and_reason
 
 
-def _cells(column: pa.Array) -> list[Any]:
+def _cells(column: pa.Array[Any]) -> list[Any]:
     kind = column.type
     if pa.types.is_timestamp(kind) and (kind.unit == "ns" or kind.tz):
         # Python holds no nanoseconds, and not every machine knows every zone.
@@ -81,7 +81,7 @@ def _cells(column: pa.Array) -> list[Any]:
     return [_plain_cell(cell) for cell in cells] if _holds_bytes(kind) else cells
 
 
-def _cell(scalar: pa.Scalar) -> Any:
+def _cell(scalar: pa.Scalar[Any]) -> Any:
     try:
         return scalar.as_py()
     except UnicodeDecodeError:

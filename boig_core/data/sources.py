@@ -62,9 +62,13 @@ def read_rows(uri: str, data: Data, lookup: x_api.Lookup | None = None) -> Itera
             be told, or it holds more than one may.
         StorePermissionError, StoreUnavailableError.
     """
+    rows = _rows(uri, data, lookup or _includes_of([uri], data))
     partition = partition_of(uri)
-    for line, row in _rows(uri, data, lookup or _includes_of([uri], data)):
-        yield line, {**partition, **row} if partition and isinstance(row, dict) else row
+    if not partition:
+        yield from rows
+        return
+    for line, row in rows:
+        yield line, {**partition, **row} if isinstance(row, dict) else row
 
 
 def describe_file(uri: str, data: Data) -> FileDialect:
@@ -157,7 +161,7 @@ def _rows(uri: str, data: Data, lookup: x_api.Lookup) -> Iterator[Row]:
 def _judge(row: Any, data: Data) -> Any:
     """A row of Parquet, with the verdict that a faulty cell makes of it where the recipe reads its
     column."""
-    faults = row.pop(FAULTS, None) if isinstance(row, dict) else None
+    faults: dict[str, Any] = row.pop(FAULTS, {}) if isinstance(row, dict) else {}
     for name in _OURS if faults else ():
         column = data.columns.get(name, name)
         if column in faults:

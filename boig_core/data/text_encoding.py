@@ -54,8 +54,8 @@ def sniff_encoding(start: bytes) -> str | None:
     for mark, name in _MARKS.items():
         if start.startswith(mark):
             return name
-    if name := _sniff_wide(start):
-        return name
+    if wide := _sniff_wide(start):
+        return wide
     rest = _MULTIBYTE.sub(b"", start)
     # A cut within the last character is no fault.
     rest = rest[:-3] + re.sub(rb"[\xc2-\xf4][\x80-\xbf]{0,2}\Z", b"", rest[-3:])

@@ -200,7 +200,7 @@ def test_items_read_one_by_one_are_those_of_the_list(
     if change is not None:
         at = change[0] % (len(text) + 1)
         text = text[:at] + change[1] + text[at + 1 :]
-    file = cast(IO[bytes], io.BufferedReader(io.BytesIO(text.encode(encoding))))  # type: ignore[arg-type]
+    file = cast(IO[bytes], io.BufferedReader(io.BytesIO(text.encode(encoding))))
     expected = _values_of(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("boig_core.data.json_items._PIECE", piece)

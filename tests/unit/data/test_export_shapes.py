@@ -180,7 +180,7 @@ def test_a_folder_that_exists_is_no_pattern(tmp_path: Path, name: str) -> None:
         assert ids_of(location) == ["1", "2"]
 
 
-def columns_of(**columns: pa.Array) -> pa.Table:
+def columns_of(**columns: Any) -> pa.Table:
     return pa.table({name: [row[name] for row in TWO] for name in GOOD} | columns)
 
 

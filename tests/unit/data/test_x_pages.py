@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from boig_core.config import Data
-from boig_core.data import x_includes
+from boig_core.data import x_api, x_includes
 from boig_core.data.rejects import CHOICES
 from boig_core.data.sources import describe_file
 from tests.unit.data.reading import read, read_all
@@ -136,7 +136,7 @@ def test_authors_and_media_of_other_pages_are_found(
 ) -> None:
     """In the same file or in another of the folder; read once, and only if one is missing."""
     reads: list[int] = []
-    of_page = x_includes.items_of
+    of_page = x_api.items_of
     monkeypatch.setattr(x_includes, "items_of", lambda each: reads.append(1) or of_page(each))  # type: ignore[func-returns-value]
     bare = [{"data": [post(id=str(nr))], "meta": {}} for nr in range(3)]
     pages = [*bare, page(post(id="3"))]
