@@ -45,11 +45,9 @@ def is_page(fields: Mapping[str, Any]) -> bool:
         return False
     posts = fields.get("data")
     if posts is None:
-        return "errors" in fields or (
-            "result_count" in _object(fields.get("meta")) or _is_problem(fields)
-        )
+        return _has_errors(fields) or "result_count" in _object(fields.get("meta"))
     if "includes" in fields or "meta" in fields or "matching_rules" in fields:
-        return isinstance(posts, list | Mapping)
+        return isinstance(posts, list) or (isinstance(posts, Mapping) and "id" in posts)
     first = posts[0] if isinstance(posts, list) and posts else posts
     return isinstance(first, Mapping) and any(name in first for name in _POST_FIELDS)
 
@@ -65,7 +63,7 @@ def rows_of(page: Mapping[str, Any], lookup: Lookup) -> Iterator[Any]:
         lookup: asked for what the page itself does not include.
     """
     posts = page.get("data")
-    if posts is None and ("errors" in page or _is_problem(page)):
+    if posts is None and _has_errors(page):
         errors = page.get("errors")
         error = _object(errors[0] if isinstance(errors, list) and errors else page)
         told = error.get("detail") or error.get("message") or error.get("title")
@@ -175,9 +173,11 @@ def _plain_text(value: Any) -> Any:
     return _ENTITY.sub(lambda match: _SIGNS[match[1]], value) if isinstance(value, str) else value
 
 
-def _is_problem(fields: Mapping[str, Any]) -> bool:
-    """Whether an object is the API's refusal."""
-    return {"title", "detail", "type"} <= fields.keys() and "id" not in fields
+def _has_errors(fields: Mapping[str, Any]) -> bool:
+    """Whether an object is the API's refusal, or lists why it has no posts."""
+    errors = fields.get("errors")
+    listed = isinstance(errors, list) and bool(errors) and isinstance(errors[0], Mapping)
+    return "id" not in fields and (listed or {"title", "detail", "type"} <= fields.keys())
 
 
 def _by(items: Any, key: str) -> dict[str, Mapping[str, Any]]:
