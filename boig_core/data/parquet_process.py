@@ -17,6 +17,7 @@ from typing import Final
 
 from pyarrow import ArrowException, parquet
 
+from boig_core.data.values import plain
 from boig_core.storage import store
 
 MEMORY_MB: Final = 1024
@@ -55,7 +56,7 @@ def _answers(location: str) -> Iterator[str]:
                 # Only here does a dictionary, or a list of them, take all the room that it stands
                 # for. Times and the like become texts, as `posts` keeps them.
                 for row in batch.to_pylist():
-                    text = json.dumps(row, default=str)
+                    text = json.dumps(row, default=plain)
                     yield text if len(text) <= LARGEST_ROW else str(len(text))
     except MemoryError:
         yield json.dumps(f"takes more than {MEMORY_MB} MiB of memory to unpack")
