@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from boig_core.config.dialect import Dialect
 from boig_core.config.presets import Preset, with_preset
 from boig_core.config.section import Fraction, Section
 
@@ -52,6 +53,8 @@ class Data(Section):
     """Whether a ``point`` or a ``comma`` stands before decimals where numbers are written as text,
     such as ``1,234``. null: other numbers of the same column settle it, or such rows are
     rejected."""
+    dialect: Dialect = Dialect()
+    """How the posts file is written, where it does not tell by itself."""
     where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """A row counts only when these columns hold one of the values listed, such as
     ``category: [product, service]``. All of several columns must match; empty: every row counts."""

@@ -151,16 +151,12 @@ def _forget_old_rejects(con: DuckDBPyConnection) -> None:
 
 def _scan(con: DuckDBPyConnection, location: str | None, data: Data, period: Period | None) -> None:
     # Absolute, since a file's folder is where its images lie.
-    for file in sources.find_sources(store.normalize_source(location)) if location else []:
-        rows = sources.read_rows(file, data)
+    files = sources.read_export(store.normalize_source(location), data) if location else ()
+    for file, rows in files:
         conventions = Conventions(data)
         selection.add_rows(con, file, posts.accept(file, rows, data, period, conventions))
-        if conventions.mended:
-            log.info(
-                "%d texts of %s are mended: their letters were decoded wrongly",
-                conventions.mended,
-                file,
-            )
+        if mended := conventions.mended:
+            log.info("%d texts of %s are mended: their letters were decoded wrongly", mended, file)
     log.info(
         "%d rows can be used, %d are rejected", _count(con, "candidate"), _count(con, "reject")
     )

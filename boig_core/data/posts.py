@@ -19,7 +19,7 @@ from typing import Any, Final, cast, get_args
 from boig_core.config import Column, Data
 from boig_core.data.conventions import Conventions, iso
 from boig_core.data.image_cells import image_references, listed_texts, without_embedded
-from boig_core.data.rejects import Rejected
+from boig_core.data.rejects import CODES, VERDICT, Rejected
 from boig_core.data.sources import Row
 from boig_core.data.texts import mask_links, mend, readable
 from boig_core.data.values import as_name, as_text, is_missing, label, plain, too_large, value_at
@@ -220,6 +220,7 @@ def parse_post(fields: Mapping[str, Any], data: Data, conventions: Conventions) 
         raise Rejected(
             "out_of_period", f"{day} is not in [{data.since or '...'}, {data.until or '...'})"
         )
+    _obey_verdict(fields.get(VERDICT))
     written = as_text(_require(fields, "text", data), _called("text", data))
     text, masked = _clean(written, data)
     account = _name(fields, "account", data)
@@ -275,6 +276,12 @@ def _clean(text: str, data: Data) -> tuple[str, str]:
     return text, masked
 
 
+def _obey_verdict(verdict: Any) -> None:
+    """Raises what the reader of a file has found out about a row."""
+    if isinstance(verdict, list) and len(verdict) == 2 and verdict[0] in CODES:
+        raise Rejected(verdict[0], str(verdict[1]))
+
+
 def _own_keywords(value: Any) -> tuple[str, ...]:
     """Keywords of the export: a list, or one text with commas, semicolons or line breaks."""
     words = (
@@ -319,7 +326,8 @@ def _require(fields: Mapping[str, Any], name: str, data: Data) -> Any:
     theirs = data.columns.get(cast(Column, name), name)
     if theirs in fields or value_at(fields, theirs) is not None or theirs.startswith("="):
         raise Rejected("missing_field", f"{_called(name, data)} is missing")
-    there = ", ".join(sorted(str(key)[:40] for key in fields if key not in data.columns))
+    own = {*data.columns, VERDICT}
+    there = ", ".join(sorted(str(key)[:40] for key in fields if key not in own))
     there = there if len(there) <= _LONGEST_LIST else f"{there[:_LONGEST_LIST]}..."
     setting = "columns" if name in get_args(Column) else "kpi"
     raise Rejected(

@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -152,7 +152,7 @@ def test_settled_rows_are_kept_settled_and_open_ones_wait_for_the_recipe() -> No
 
 
 def test_a_period_is_asked_of_the_settled_time() -> None:
-    period = Period(date(2023, 6, 1), date(2023, 7, 1))
+    period = Period(since=datetime(2023, 6, 1, tzinfo=UTC), until=datetime(2023, 7, 1, tzinfo=UTC))
     values = ["05/06/2023", "31/05/2023", "06/01/2023 10:00", "x", None]
     data = Data(kpi="score")
     result = list(accept("f", rows_of("timestamp", values), data, period))

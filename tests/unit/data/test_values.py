@@ -128,7 +128,7 @@ def test_parquet_brings_bytes_decimals_and_times_out_of_range(tmp_path: Path) ->
     posts, rejects = read_all(tmp_path)
     assert [(post.id, post.account, post.kpis) for _, post in posts] == [("1", "verdé", (1.234,))]
     assert [(reject.line, reject.code) for reject in rejects] == [
-        (2, "missing_field"),
+        (2, "encoding"),
         (3, "bad_timestamp"),
     ]
 
