@@ -14,7 +14,7 @@ import hashlib
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -115,8 +115,11 @@ def normalize(
         if exc.code != "image_unreadable" or is_cut(data):
             raise
         for copy in mended(data):
-            with suppress(Rejected):
+            try:
                 return _normalize(copy, max_pixels, image_format, quality)
+            except Rejected as told:
+                if told.code != "image_unreadable":
+                    raise
         raise
 
 
