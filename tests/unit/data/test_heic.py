@@ -114,10 +114,10 @@ def test_the_profile_of_a_phone_is_applied(form: str) -> None:
 
 def test_codes_of_a_heic_are_applied() -> None:
     wide = Image.fromarray(from_srgb(PIXELS, "p3"))
-    data = encoded("HEIF", wide, color_primaries=12, transfer_characteristic=4)
+    data = encoded("HEIF", wide, color_primaries=12, transfer_characteristics=4)
     assert off(data) < 4
     # Brightness beyond white is not mapped: it counts as sRGB, and costs no image.
-    assert off(encoded("HEIF", color_primaries=9, transfer_characteristic=16)) < 4
+    assert off(encoded("HEIF", color_primaries=9, transfer_characteristics=16)) < 4
 
 
 @pytest.mark.parametrize("mode", ["L", "I;16"])
