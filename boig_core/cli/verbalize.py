@@ -15,7 +15,9 @@ from boig_core.cli.show import show
 
 
 def verbalize(
-    image: Annotated[Path, typer.Argument(help="Image file: JPEG, PNG, WebP, GIF or BMP.")],
+    image: Annotated[
+        Path, typer.Argument(help="Image file: JPEG, PNG, WebP, GIF, BMP, AVIF or HEIC.")
+    ],
     recipe: Annotated[
         str,
         typer.Option(

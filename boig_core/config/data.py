@@ -112,9 +112,10 @@ class Data(Section):
     """Lowest and highest KPI of a negative, in units of ``kpi``; each is drawn evenly between the
     two."""
     image_format: ImageFormat = "original"
-    """How images are kept. ``original`` keeps plain JPEG, PNG and WebP files as they are, but for
-    their metadata, and makes a fine JPEG or a PNG of the rest; any other format encodes every image
-    anew, which may save room."""
+    """How images are kept, in sRGB. ``original`` keeps plain JPEG, PNG and WebP files as they are,
+    but for their metadata, and makes a fine JPEG or a PNG of the rest; any other format encodes
+    every image anew, which may save room. A side too long for ``webp`` (16,383 pixels) makes a
+    JPEG, and one too long for a JPEG (65,500) a PNG."""
     image_quality: int = Field(90, ge=1, le=100)
     """Quality, from 1 to 100, of the images that ``image_format: jpeg`` or ``webp`` encodes anew.
     Other formats do not read it."""

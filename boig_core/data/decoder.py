@@ -20,6 +20,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -185,10 +186,16 @@ def _answer(
 
 def _warm(decode: Callable[..., StoredImage]) -> None:
     """Load what the first image would have to wait for, at the cost of its time and memory."""
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for form in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
         buffer = io.BytesIO()
-        Image.new("RGB", (16, 16)).save(buffer, format=form)
+        Image.new("RGB", (16, 16)).save(buffer, format=form, icc_profile=profile)
         decode(buffer.getvalue(), 256, "original", 90)
+    for brand in (b"avif", b"heic"):
+        with suppress(Rejected):  # a head alone: what reads it is loaded, and finds nothing
+            decode(b"\0\0\0\x14ftyp" + brand + bytes(4) + brand, 256, "original", 90)
 
 
 def _virtual_bytes() -> int:

@@ -24,7 +24,7 @@ from boig_core.data.decoder_process import (
     DecoderLostError,
     DecoderProcess,
 )
-from boig_core.data.images import Pixels, StoredImage, decode
+from boig_core.data.images import READABLE, Pixels, StoredImage, decode
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
 
@@ -61,7 +61,7 @@ def load(path: Path, max_pixels: int = 50_000_000) -> Pixels:
             path, f"cannot be read ({exc.strerror})", "give the path of an image file"
         ) from exc
     except Rejected as exc:
-        raise InputError(path, exc.reason, "give a JPEG, PNG, WebP, GIF or BMP image") from exc
+        raise InputError(path, exc.reason, f"give a {READABLE} image") from exc
 
 
 def allowance(max_pixels: int) -> Allowance:

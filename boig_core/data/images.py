@@ -1,17 +1,17 @@
 """Images: encoded bytes checked and made uniform, decoded to pixels, resized one way everywhere.
 
-A stored image keeps its bytes when they are a plain RGB JPEG, PNG or WebP that stands upright, but
-for their metadata: where and by whom a photograph was taken is nobody's business downstream.
-Anything else is encoded anew, as a fine JPEG where it was lossy before, else as PNG; or every image
-in the recipe's format. The SHA-256 of the stored bytes is the image's name. Leaves out: where bytes
-come from (see `fetch`). Shape letters: H height, W width, C = 3 channels.
+A stored image keeps its bytes, but for their metadata, when they are a plain RGB JPEG, PNG or WebP
+that stands upright and is meant as sRGB. Anything else is encoded anew in sRGB, as a fine JPEG
+where it was lossy before, else as PNG; or every image in the recipe's format. The SHA-256 of the
+stored bytes is the image's name. Leaves out: where bytes come from (see `fetch`), metadata
+(`stripping`), broken files (`mending`) and what colors mean (`color_profiles`). Shape letters: H
+height, W width, C = 3 channels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +20,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
+from boig_core.data.color_profiles import LARGEST_PROFILE, read_colors, to_srgb
 from boig_core.data.duplicates import SIDE, fingerprint
+from boig_core.data.heic import box_formats
+from boig_core.data.mending import is_cut, mended, with_end
 from boig_core.data.rejects import Rejected
+from boig_core.data.stripping import STRIP
 
 if TYPE_CHECKING:
     # The process that decodes (see `decoder`) starts without all that recipes need.
@@ -32,20 +36,27 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 """RGB image, (H, W, 3)."""
 
-# Formats that people post. The rest of Pillow's decoders are attack surface that no export needs.
-_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+READABLE: Final = "JPEG, PNG, WebP, GIF, BMP, AVIF or HEIC"
+"""Formats that people post. The rest of Pillow's decoders are attack surface that no export
+needs."""
+_STORED: Final = ("JPEG", "PNG", "WEBP")
+_FORMATS: Final = (*_STORED, "GIF", "BMP")
 # Our own limit of pixels holds; and filters are the process's own, so that threads do not set them
 # for one another.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 # Pillow grumbles at every oddity of a foreign file; what matters is raised.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+# The limit of a profile in a PNG is the one of its texts.
+PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_PROFILE
 
 # Without MPO: a JPEG with a preview beside it, as phones store it, opens as an animated one.
-_MOVING: Final = frozenset({"GIF", "PNG", "WEBP"})
-_LOSSY: Final = frozenset({"JPEG", "MPO", "WEBP"})
+_MOVING: Final = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
+_LOSSY: Final = frozenset({"JPEG", "MPO", "WEBP", "AVIF", "HEIF"})
 _FINE: Final = 95
 """Quality of a JPEG that takes the place of a lossy image: a PNG would keep every artifact, at four
 times the size."""
+_LONGEST: Final = {"webp": 16_383, "jpeg": 65_500}
+"""Pixels of a side that a format, as its encoder has it, can hold; a PNG holds any."""
 _SCAN: Final = b"\xff\xda"
 _SCANS: Final = 100
 """Scans of a JPEG and of the previews in it. Encoders write ten; each goes over all pixels, also
@@ -98,11 +109,41 @@ def normalize(
             ``image_too_large``.
     """
     try:
-        with _decoding():
-            opened = Image.open(io.BytesIO(data), formats=_FORMATS)
-        with opened as image:
+        return _normalize(data, max_pixels, image_format, quality)
+    except Rejected as exc:
+        # What is cut off has been looked at already.
+        if exc.code != "image_unreadable" or is_cut(data):
+            raise
+        for copy in mended(data):
+            try:
+                return _normalize(copy, max_pixels, image_format, quality)
+            except Rejected as told:
+                if told.code != "image_unreadable":
+                    raise
+        raise
+
+
+def _normalize(
+    data: bytes, max_pixels: int, image_format: ImageFormat, quality: int
+) -> StoredImage:
+    """The stored form of a file as it is."""
+    try:
+        with _open(data) as image:
+            _check_size(image, max_pixels)
+            if image.format not in {"JPEG", "MPO"}:
+                return _checked(image, data, max_pixels, image_format, quality)
+            if data.count(_SCAN) > _SCANS:
+                raise Rejected(
+                    "image_unreadable",
+                    f"a JPEG of more than {_SCANS} scans, which is made to take long",
+                )
+            if not is_cut(data):
+                return _checked(image, data, max_pixels, image_format, quality)
+            with _decoding():
+                data = with_end(data, image.size)
+        with _open(data) as image:
             return _checked(image, data, max_pixels, image_format, quality)
-    # Pillow raises this from twice its own limit on, before `_checked` sees the image.
+    # Pillow raises this from twice its own limit on, before the image's size is seen here.
     except Image.DecompressionBombError as exc:
         raise Rejected(
             "image_too_large", f"more than the {max_pixels} pixels that are allowed"
@@ -111,7 +152,7 @@ def normalize(
         start = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
         text = start.startswith((b"<svg", b"<?xml", b"<!doctype", b"<html", b"<!--"))
         what = "an SVG, HTML or XML text, which is" if text else f"{len(data)} bytes that are"
-        raise Rejected("image_unreadable", f"{what} no {', '.join(_FORMATS)} image") from exc
+        raise Rejected("image_unreadable", f"{what} no {READABLE} image") from exc
     except (
         OSError,
         SyntaxError,
@@ -119,6 +160,21 @@ def normalize(
         EOFError,
     ) as exc:  # what Pillow's decoders raise on broken files
         raise Rejected("image_unreadable", f"the image is broken ({exc})") from exc
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    formats = box_formats(data) or _FORMATS
+    with _decoding():
+        return Image.open(io.BytesIO(data), formats=formats)
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    """Raises Rejected, ``image_too_large``."""
+    if image.width * image.height > max_pixels:
+        raise Rejected(
+            "image_too_large",
+            f"{image.width} x {image.height} pixels, at most {max_pixels} are allowed",
+        )
 
 
 @contextmanager
@@ -129,7 +185,10 @@ def _decoding() -> Iterator[None]:
     try:
         yield
     # Told by `normalize`, or no fault of the image.
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError):
+    except (
+        *(OSError, SyntaxError, ValueError, EOFError),
+        *(MemoryError, Image.DecompressionBombError, Rejected),
+    ):
         raise
     except Exception as exc:
         raise Rejected(
@@ -145,52 +204,56 @@ def _checked(
     quality: int,
 ) -> StoredImage:
     """The stored form of an opened image; decoders raise errors of many kinds."""
-    # The size stands in the headers, so a decompression bomb is refused before it is unpacked.
-    if image.width * image.height > max_pixels:
-        raise Rejected(
-            "image_too_large",
-            f"{image.width} x {image.height} pixels, at most {max_pixels} are allowed",
-        )
     with _decoding():
         moving = image.format in _MOVING and getattr(image, "is_animated", False)
     if moving:
         raise Rejected(
             "image_animated", f"an animated {image.format}; a description is of one image"
         )
-    if image.format in {"JPEG", "MPO"} and data.count(_SCAN) > _SCANS:
-        raise Rejected(
-            "image_unreadable", f"a JPEG of more than {_SCANS} scans, which is made to take long"
-        )
     # Taken before a draft shrinks it.
     size = image.size
     if image.format != "JPEG":  # a PNG's orientation may follow its pixels
         with _decoding():
             image.load()
-    turn = _turn_of(image)
+        # The headers of a HEIC may say another.
+        _check_size(image, max_pixels)
+    turn, colors = _turn_of(image), read_colors(image, data)
     plain = (
         image_format == "original"
-        and image.format in _STRIP
+        and image.format in STRIP
         and image.mode == "RGB"
+        and "transparency" not in image.info
         and turn is None
+        and not colors.profile
     )
     # Empty when the file is built in no regular way: then its pixels are encoded anew, since
     # metadata could hide where nobody looks.
-    kept = _STRIP[str(image.format)](data) if plain else b""
+    kept = STRIP[str(image.format)](data, colors.stays) if plain else b""
     if kept and image.format == "JPEG":
         # Reads every coefficient, and spares most of the inverse transform.
         image.draft("RGB", (SIDE, SIDE))
     with _decoding():
         image.load()
-    upright = image if kept else _flatten(image if turn is None else image.transpose(turn))
-    # A turned image has other sides, and a draft a smaller size than the bytes that are kept.
-    width, height = size if kept else upright.size
-    lossy = image_format == "original" and image.format in _LOSSY
-    kept = kept or _encode(upright, "jpeg" if lossy else image_format, _FINE if lossy else quality)
-    return StoredImage(kept, hashlib.sha256(kept).hexdigest(), width, height, fingerprint(upright))
+    profile = image.info.get("icc_profile") if colors.stays else None
+    if not kept:
+        upright = image if turn is None else image.transpose(turn)
+        upright = _flatten(upright, colors.profile)
+        lossy = image_format == "original" and image.format in _LOSSY
+        upright.info = {"icc_profile": profile} if (profile or b"")[16:20] == b"RGB " else {}
+        kept = _encode(upright, "jpeg" if lossy else image_format, _FINE if lossy else quality)
+        return _stored(kept, upright.size, upright)
+    # A draft is smaller than the bytes that are kept.
+    return _stored(kept, size, image)
+
+
+def _stored(data: bytes, size: tuple[int, int], image: Image.Image) -> StoredImage:
+    return StoredImage(data, hashlib.sha256(data).hexdigest(), *size, fingerprint(image))
 
 
 def _turn_of(image: Image.Image) -> Image.Transpose | None:
     """What brings an image upright; None: it stands so, or its metadata cannot be read."""
+    if image.format == "HEIF":  # its decoder turns it, and what EXIF says is told twice
+        return None
     # Read alone, never written back: odd values beside the orientation are nobody's business.
     try:
         return _TURNS.get(int(image.getexif().get(_ORIENTATION) or 1))
@@ -200,7 +263,7 @@ def _turn_of(image: Image.Image) -> Image.Transpose | None:
 
 def decode(data: bytes) -> Pixels:
     """Pixels of a stored image, (H, W, 3)."""
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=_STORED) as image:
         return np.asarray(image.convert("RGB"))
 
 
@@ -221,9 +284,13 @@ def resize(image: Pixels | Image.Image, side: int) -> Pixels:
 
 
 def _encode(image: Image.Image, image_format: ImageFormat, quality: int) -> bytes:
-    # Pillow writes comments and profiles that it has read, and a profile may be of other colors.
-    profile = image.info.get("icc_profile") or b""
-    image.info = {"icc_profile": profile} if profile[16:20] == b"RGB " else {}
+    """A file of RGB pixels and the profile that the image has; in the next format of which a side
+    is not too long for it."""
+    side = max(image.size)
+    if image_format == "webp" and side > _LONGEST["webp"]:
+        image_format = "jpeg"
+    if image_format == "jpeg" and side > _LONGEST["jpeg"]:
+        image_format = "png"
     buffer = io.BytesIO()
     if image_format in {"jpeg", "webp"}:
         image.save(
@@ -237,108 +304,21 @@ def _encode(image: Image.Image, image_format: ImageFormat, quality: int) -> byte
     return buffer.getvalue()
 
 
-def _strip_jpeg(data: bytes) -> bytes:
-    """A JPEG without EXIF, XMP, thumbnails, comments and what follows its end; empty when it is
-    built in no regular way."""
-    kept, at = [data[:2]], 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xDA:  # a scan: its data go on up to the next marker
-            next_marker = _MARKER.search(data, end)
-            end = next_marker.start() if next_marker else len(data)
-        if marker in _APPLICATION:
-            kept.append(_plain_segment(data[at:end]))
-        elif marker in _PICTURE:
-            kept.append(data[at:end])
-        else:
-            return b""
-        # The image ends here: previews and whole other files may follow.
-        if data[end : end + 2] == b"\xff\xd9":
-            return b"".join([*kept, b"\xff\xd9"])
-        at = end
-    return b""
-
-
-def _plain_segment(segment: bytes) -> bytes:
-    """Of an application's segment what decides about pixels, and nothing else: JFIF without its
-    thumbnail, the color profile, Adobe's color transform."""
-    marker, content = segment[1], segment[4:]
-    if marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= 14:
-        content = content[:12] + b"\0\0"
-    elif marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12:
-        content = content[:12]
-    elif not (marker == 0xE2 and content.startswith(b"ICC_PROFILE\0")):
-        return b""
-    return segment[:2] + (len(content) + 2).to_bytes(2, "big") + content
-
-
-def _strip_png(data: bytes) -> bytes:
-    """A PNG without texts, EXIF, time stamps and what follows its end: its pixels, and what says
-    how colors are meant; empty when it is built in no regular way."""
-    kept, at = [data[:8]], 8
-    while at + 12 <= len(data):
-        kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if kind in _PNG_CHUNKS:
-            kept.append(data[at:end])
-        elif kind[:1].isupper():  # one that must be understood, and that the standard has not
-            return b""
-        if kind == b"IEND":
-            return b"".join(kept)
-        at = end
-    return b""
-
-
-def _strip_webp(data: bytes) -> bytes:
-    """A WebP without EXIF, XMP and what follows its end; empty when it is built in no regular
-    way."""
-    kept: list[bytes] = []
-    at = 12
-    while at + 8 <= len(data) and len(kept) < _WEBP_CHUNKS:
-        kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        # Chunks start at even places; the byte in between is not in their size.
-        end = at + 8 + size + size % 2
-        if kind == b"VP8X" and size == 10:  # its flags say which chunks there are
-            kept.append(
-                data[at : at + 8] + bytes([data[at + 8] & ~_WEBP_METADATA]) + data[at + 9 : end]
-            )
-        elif kind in {b"VP8 ", b"VP8L", b"ICCP"}:
-            kept.append(data[at:end])
-        if end >= len(data) or kind in {b"VP8 ", b"VP8L"}:
-            body = b"WEBP" + b"".join(kept)
-            return (
-                b"RIFF" + len(body).to_bytes(4, "little") + body
-                if kind in {b"VP8 ", b"VP8L"} and end <= len(data)
-                else b""
-            )
-        at = end
-    return b""
-
-
-_PICTURE: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC4, 0xCC, 0xDA, 0xDB, 0xDD})
-"""Segments of a JPEG that its pixels are made of: frames, tables, intervals, scans."""
-_APPLICATION: Final = frozenset({*range(0xE0, 0xF0), 0xFE})
-"""Segments APP0 to APP15, and comments."""
-# Within a scan FF 00 is an escaped FF, FF D0 to FF D7 are restarts, and FF FF is filling: none of
-# them ends it.
-_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_PNG_CHUNKS: Final = frozenset(
-    {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
-    | {b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT"}
-)
-_WEBP_METADATA: Final = 0x0C  # EXIF and XMP
-_WEBP_CHUNKS: Final = 16
-_STRIP: Final = {"JPEG": _strip_jpeg, "PNG": _strip_png, "WEBP": _strip_webp}
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    """RGB without transparency: what is transparent shows white, as on a page."""
+def _flatten(image: Image.Image, profile: bytes) -> Image.Image:
+    """RGB of sRGB colors without transparency: what is transparent shows white, as on a page."""
     if image.mode.startswith("I"):  # 16-bit gray; Pillow's own conversion would clip it to white
         # 65535 is 257 times 255, so white stays white.
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert(
-            "RGB"
-        )
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
     # GIF, and PNG without an alpha channel, name a transparent color beside the pixels.
-    if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA"}:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    clear = "transparency" in image.info or image.mode in {"RGBA", "RGBa", "LA", "PA"}
+    if clear:
+        image = image.convert("RGBA")
+    elif image.mode == "1":
+        image = image.convert("L")
+    elif image.mode not in {"L", "CMYK", "RGB"}:
+        image = image.convert("RGB")
+    if profile:
+        image = to_srgb(image, profile)
+    if clear:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")

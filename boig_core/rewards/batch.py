@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from boig_core.config import Recipe
 from boig_core.data.decoding import normalize_untrusted
-from boig_core.data.images import Pixels, decode
+from boig_core.data.images import READABLE, Pixels, decode
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
 from boig_core.rewards import offered
@@ -193,4 +193,4 @@ def _pixels(uri: str, max_pixels: int) -> Pixels:
         # seen alike from a folder and from a dataset.
         return decode(normalize_untrusted(store.read_bytes(uri), max_pixels).data)
     except Rejected as exc:
-        raise InputError(uri, str(exc), "give a JPEG, PNG, WebP, GIF or BMP image") from exc
+        raise InputError(uri, str(exc), f"give a {READABLE} image") from exc

@@ -27,6 +27,9 @@ _WORDS: Final = (
     b"IEND",
     b"acTL",
     b"VP8X",
+    b"colrnclx\0\x0c\0\x04",
+    b"\0\0\0\4cICP\x0c\x04\0\1",
+    b"\xff\xe2\x00\x12ICC_PROFILE\0\1\1",
     b'"',
     b"\\ud800",
     b"\xed\xa0\x80",
@@ -156,6 +159,9 @@ _FAULTS: Final[tuple[Callable[[bytearray, Sequence[bytes], random.Random], None]
 def image_seeds() -> list[bytes]:
     """Small images of each format that is read, in the ways in which they are written, and a TIFF,
     which is not read."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
     rng = np.random.default_rng(0)
     blobs = Image.fromarray(rng.integers(0, 256, (4, 6, 3), np.uint8))
     picture = blobs.resize((48, 32), Image.Resampling.BICUBIC)
@@ -168,6 +174,8 @@ def image_seeds() -> list[bytes]:
     texts.add_text("Author", "a name")
     texts.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta/>", zip=True)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # Red and green change places: one that has to be applied.
+    other = profile.replace(b"rXYZ", b"_XYZ").replace(b"gXYZ", b"rXYZ").replace(b"_XYZ", b"gXYZ")
     moving: dict[str, Any] = {"save_all": True, "append_images": [picture.rotate(180)]}
     written: list[tuple[Image.Image, str, dict[str, Any]]] = [
         (picture, "JPEG", {}),
@@ -192,6 +200,15 @@ def image_seeds() -> list[bytes]:
         (picture, "BMP", {}),
         (picture.quantize(16), "BMP", {}),
         (picture, "TIFF", {}),
+        (picture, "JPEG", {"icc_profile": other, "exif": exif}),
+        (picture, "PNG", {"icc_profile": other}),
+        (clear, "WEBP", {"icc_profile": other}),
+        (picture, "AVIF", {"exif": exif.tobytes()}),
+        (clear, "AVIF", {"icc_profile": other}),
+        (picture, "AVIF", moving),
+        (picture, "HEIF", {"exif": exif.tobytes()}),
+        (clear, "HEIF", {"icc_profile": other}),
+        (picture, "HEIF", moving),
     ]
     return [_encoded(image, form, options) for image, form, options in written]
 
