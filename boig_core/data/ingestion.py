@@ -347,8 +347,8 @@ def _write(
         {entry.path: entry for entry in entries if dataset.shard_name(entry) in used}.values()
     )
     meta = {**card.card(con), "rules": data.model_dump(mode="json", include=set(RULES))}
-    card.write_card(con, data, meta, folder, root, blobs)
-    return Ingested(folder, blobs, meta, staged)
+    shown = card.write_card(con, data, meta, folder, root, blobs)
+    return Ingested(folder, blobs, meta | {"warnings": shown["warnings"]}, staged)
 
 
 def _write_posts(con: DuckDBPyConnection, root: str) -> list[FileEntry]:
