@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from boig_core.data import dataset, tables
-from boig_core.errors import CorruptError
-from boig_core.storage import manifest
+from boig_core.data.rejects import CHOICES, CODES
+from boig_core.errors import CorruptError, InputError
+from boig_core.observability.tables import broken
+from boig_core.storage import manifest, store
 from boig_core.vocabulary import Sample
 
 
@@ -52,6 +54,56 @@ def verify_dataset(uri: str) -> dict[str, int]:
         "samples": len(samples),
         "images": len(stored),
     }
+
+
+def read_rejects(uri: str, code: str | None = None) -> dict[str, list[dict[str, Any]]]:
+    """What was left out of a dataset, as `posts.Reject` has it.
+
+    Args:
+        uri: of a dataset.
+        code: only of this reason, one of `rejects.CODES`; None: of all.
+
+    Returns:
+        Rows by their code, the most frequent first, each in the order of files and lines.
+
+    Raises:
+        InputError: no such code.
+        NotFoundInStoreError, CorruptError: the dataset cannot be read.
+    """
+    if code is not None and code not in CODES:
+        raise InputError(f"--code {code}", "is no reason", f"use one of {', '.join(CODES)}")
+    parts = manifest.read_manifest(uri, kind=dataset.KIND)
+    by_code: dict[str, list[dict[str, Any]]] = {}
+    for row in tables.read_table(uri, parts, tables.REJECTS).to_pylist():
+        if code in (None, row["code"]):
+            by_code.setdefault(row["code"], []).append(row)
+    return dict(sorted(by_code.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def reject_lines(
+    by_code: Mapping[str, list[dict[str, Any]]], most: int, rows: bool = False
+) -> Iterator[str]:
+    """What `read_rejects` has read, for a terminal.
+
+    Args:
+        by_code: rows by code.
+        most: of each code, so many are shown; 0: all.
+        rows: show each row itself, too.
+    """
+    for code, rejects in by_code.items():
+        yield f"{code}: {len(rejects)}" + (" (a choice of the recipe)" if code in CHOICES else "")
+        for reject in rejects[: most or None]:
+            names = {"post": reject["post"], "image": reject["image"]}
+            place = f"{store.name(reject['file'])}, line {reject['line']}"
+            place += "".join(f", {name} {value}" for name, value in names.items() if value)
+            yield from broken(place, indent=" " * 6, first=" " * 4)
+            yield from broken(reject["reason"], indent=" " * 8)
+            if rows:
+                yield from broken(reject["row"] or "(the row was not kept)", indent=" " * 8)
+        if most and len(rejects) > most:
+            yield f"    and {len(rejects) - most} more (all of them: --limit 0)"
+    if not by_code:
+        yield "no rejects"
 
 
 def diff(old: str, new: str) -> dict[str, Any]:
