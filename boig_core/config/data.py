@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from boig_core.config.dialect import Dialect
 from boig_core.config.section import Fraction, Section
 
 Column = Literal[
@@ -37,6 +38,8 @@ class Data(Section):
     columns: dict[Column, str] = Field(default_factory=dict)
     """What your export calls our columns, where the names differ. ``account: user.name`` reaches
     into a nested object, and ``account: =stock`` gives every row the same value."""
+    dialect: Dialect = Dialect()
+    """How the posts file is written, where it does not tell by itself."""
     where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """A row counts only when these columns hold one of the values listed, such as
     ``category: [product, service]``. All of several columns must match; empty: every row counts."""

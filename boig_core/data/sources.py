@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import fnmatch
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import IO, Any, Final
 
 from boig_core.config import Data
 from boig_core.data import x_api
+from boig_core.data.dialects import FileDialect
 from boig_core.data.json_items import json_items
 from boig_core.data.opening import open_posts, parquet_rows, path_of
 from boig_core.data.rejects import Rejected
@@ -75,6 +77,35 @@ def find_sources(location: str) -> list[str]:
         location,
         f"holds no posts{'|'.join(SUFFIXES)}",
         "give the posts file of an export, its folder, or a glob",
+    )
+
+
+def read_export(location: str, data: Data) -> Iterator[tuple[str, Iterator[Row]]]:
+    """Each file of an export with its rows; arguments and errors are those of `find_sources` and
+    `read_rows`."""
+    for file in find_sources(location):
+        yield file, read_rows(file, data)
+
+
+def describe_file(uri: str, data: Data) -> FileDialect:
+    """How a file will be read, told from its start; arguments and errors are those of
+    `read_rows`."""
+    kind = path_of(uri).removesuffix(".gz").rsplit(".", 1)[-1]
+    columns: dict[str, None] = {}
+    for _, row in itertools.islice(read_rows(uri, data), 20):
+        columns |= dict.fromkeys(map(str, row)) if isinstance(row, dict) else {}
+    if kind == "csv":
+        return FileDialect("csv", "utf-8", ",", '"', "", tuple(columns), frozenset())
+    if kind == "parquet":
+        return FileDialect("parquet", None, None, None, None, tuple(columns), frozenset())
+    return FileDialect(
+        "json" if kind == "json" else "jsonl",
+        "utf-8",
+        None,
+        None,
+        None,
+        tuple(columns),
+        frozenset(),
     )
 
 
