@@ -1,0 +1,384 @@
+"""Suggestions: the lines of a recipe that save what an ingestion would lose, each tried before it
+is shown.
+
+A line is proposed where the file leaves no doubt: a column whose name says what it holds, a
+convention of dates or numbers that reads more rows than any other. All are tried together, and
+then each is left out once: a line whose absence loses nothing is not needed. Leaves out: what is
+lost (see `preview`), and the file that they are written into (see `boig_core.cli.preview`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from boig_core.config import Column, Data
+from boig_core.data import posts, preview, sources
+from boig_core.data.opening import path_of
+from boig_core.data.posts import Reject
+from boig_core.data.preview import ColumnValues
+from boig_core.data.rejects import CHOICES
+from boig_core.data.sources import Row
+from boig_core.errors import InputError
+from boig_core.storage import store
+
+_TRIED: Final = 5000
+"""Rows that a line is tried on: enough to tell what it saves, and read again in half a second."""
+_NAMES: Final[Mapping[Column, tuple[str, ...]]] = {
+    "id": (
+        *("id", "postid", "mediaid", "tweetid", "assetid", "contentid", "contentnumber", "videoid"),
+        *("itemid", "photoid", "imageid", "shortcode", "permalink", "posturl", "postlink", "link"),
+    ),
+    "account": (
+        *(
+            "account",
+            "accountusername",
+            "username",
+            "accountname",
+            "pagename",
+            "handle",
+            "screenname",
+        ),
+        *("profile", "profilename", "user", "owner", "author", "authorusername", "contributor"),
+        *("contributorid", "contributorname", "photographer", "accountid", "pageid", "creator"),
+    ),
+    "timestamp": (
+        *("timestamp", "publishtime", "publishedtime", "publishedat", "createdat", "createdtime"),
+        *("datetime", "postedat", "postedon", "postdate", "posttime", "publishdate", "publishedon"),
+        *(
+            "datepublished",
+            "date",
+            "created",
+            "createdate",
+            "creationdate",
+            "createddate",
+            "posted",
+        ),
+        *("uploaddate", "dateuploaded", "uploadedat", "releasedate", "submissiondate", "time"),
+    ),
+    "text": (
+        *("text", "caption", "description", "message", "posttext", "posttitle", "tweettext"),
+        *("fulltext", "body", "content", "title", "name"),
+    ),
+    "image": (
+        *("image", "images", "imageurl", "imageurls", "imagepath", "imagefile", "mediaurl"),
+        *("mediaurls", "media", "photo", "photos", "photourl", "picture", "pictures", "pictureurl"),
+        *("displayurl", "thumbnailurl", "thumbnail", "filename", "filepath", "file", "path", "url"),
+    ),
+}
+"""Names that surely mean a column, the surest first, in small letters and without signs."""
+_KPIS: Final = (
+    *("likes", "like", "likecount", "likescount", "favoritecount", "favouritecount", "favorites"),
+    *("reactions", "reactioncount", "totalreactions", "engagement", "engagements", "downloads"),
+    *("downloadcount", "forwards", "sales", "shares", "clicks", "views", "viewcount"),
+)
+_DIALECTS: Final = {
+    "delimiter": (",", ";", "\t", "|"),
+    "encoding": ("utf-8", "cp1252", "utf-16", "shift_jis", "gb18030", "cp1251"),
+}
+_CONVENTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
+"""Code of what is rejected without it, and the values that may be tried, by the field."""
+_BARE: Final = 0.2
+"""Share of samples without a bucket from which on other floors are proposed."""
+_ANY_TEXT: Final = re.compile(r"the text has (\d+) characters, at least")
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A line of the section ``data``.
+
+    Attributes:
+        path: field, and key where the field is a mapping: ``("columns", "text")``.
+        value: as YAML has it; None where the file leaves it open, and ``why`` names the choice.
+        why: one sentence.
+        saves: what is lost without this line and kept with it.
+        of: what is lost without any of the lines.
+        unit: what is counted, ``rows`` or ``posts``.
+    """
+
+    path: tuple[str, ...]
+    value: Any
+    why: str
+    saves: int = 0
+    of: int = 0
+    unit: str = "rows"
+
+    @property
+    def name(self) -> str:
+        """As the recipe's reference names the field."""
+        return ".".join(("data", *self.path))
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What becomes of the rows that lines are tried on.
+
+    Attributes:
+        rows: that were read, choices of the recipe apart.
+        kept: posts, each id once.
+        codes: rejects by code.
+        width: columns of the widest row.
+        shortest: characters of the shortest text that was too short; None where none was.
+        error: why the export cannot be read at all.
+    """
+
+    rows: int = 0
+    kept: int = 0
+    codes: Counter[str] = field(default_factory=Counter)
+    width: int = 0
+    shortest: int | None = None
+    error: str | None = None
+
+    @property
+    def unread(self) -> int:
+        """Rows that are none, as far as the file is read in this way."""
+        return self.codes["bad_json"] + self.codes["encoding"]
+
+
+class Trials:
+    """The first rows of an export, read again under other rules.
+
+    Args:
+        location: as `sources.find_sources` takes it.
+    """
+
+    def __init__(self, location: str) -> None:
+        self._location = store.normalize_source(location)
+        self._rows: dict[str, list[tuple[str, list[Row]]]] = {}
+
+    def exports(self, data: Data) -> list[tuple[str, list[Row]]]:
+        """Files with their rows, which are kept: a file from the web is not fetched twice for
+        nothing."""
+        key = str(data.model_dump(include={"dialect", "preset"}))
+        if key not in self._rows:
+            left, exports = _TRIED, []
+            for file, rows in sources.read_export(self._location, data):
+                exports.append((file, list(islice(rows, left))))
+                left -= len(exports[-1][1])
+                if not left:
+                    break
+            self._rows[key] = exports
+        return self._rows[key]
+
+    def columns(self, data: Data) -> dict[str, ColumnValues]:
+        """The columns that these rows have."""
+        columns: dict[str, ColumnValues] = {}
+        for _, rows in self.exports(data):
+            for _ in preview.describe_columns(rows, columns):
+                pass
+        return columns
+
+    def read(self, data: Data) -> Tally:
+        """Read them under these rules."""
+        try:
+            exports = self.exports(data)
+        except InputError as exc:
+            return Tally(error=str(exc))
+        ids: set[str] = set()
+        codes: Counter[str] = Counter()
+        lengths: list[int] = []
+        total = width = 0
+        for file, rows in exports:
+            width = max([width, *(len(row) for _, row in rows if isinstance(row, Mapping))])
+            for item in posts.accept(file, rows, data):
+                total += 1
+                if not isinstance(item, Reject):
+                    ids.add(item[1].id)
+                    continue
+                codes[item.code] += 1
+                if item.code == "text_too_short" and (match := _ANY_TEXT.search(item.reason)):
+                    lengths.append(int(match[1]))
+        chosen = sum(codes[code] for code in CHOICES)
+        return Tally(total - chosen, len(ids), codes, width, min(lengths, default=None))
+
+
+def suggest(location: str, data: Data, seed: int) -> tuple[Suggestion, ...]:
+    """The lines that an export needs, and no others.
+
+    Args:
+        location: of the export.
+        data: the recipe's rules so far.
+        seed: of samples and splits.
+    """
+    trials = Trials(location)
+    before = trials.read(data)
+    lines = list(_dialect_lines(trials, data))
+    if trials.read(with_lines(data, lines)).error is not None:
+        return ()
+    for propose in _PROPOSALS:
+        lines += propose(trials, with_lines(data, lines), location)
+    needed = _needed(trials, data, lines, before)
+    return (*needed, *_floor_lines(trials, with_lines(data, needed), seed))
+
+
+def with_lines(data: Data, lines: Iterable[Suggestion]) -> Data:
+    """The rules with these lines."""
+    tree = data.model_dump()
+    for line in lines:
+        if line.value is None:
+            continue
+        node = tree
+        for name in line.path[:-1]:
+            node = node[name]
+        node[line.path[-1]] = line.value
+    return Data.model_validate(tree)
+
+
+def resolved(data: Data, name: str) -> str:
+    """What an export calls one of our columns."""
+    return {str(ours): theirs for ours, theirs in data.columns.items()}.get(name, name)
+
+
+def plain_name(name: str) -> str:
+    """A column's name in small letters and without signs; of a nested one as a whole."""
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def _column_lines(trials: Trials, data: Data, location: str) -> Iterator[Suggestion]:
+    """A column that the file lacks under our name, and has under another that says the same."""
+    columns = trials.columns(data)
+    for ours, names in _NAMES.items():
+        own = {resolved(data, ours), *([resolved(data, "images")] if ours == "image" else [])}
+        if any(name.startswith("=") or _has(columns, name) for name in own):
+            continue
+        theirs = _match(columns, names, distinct=ours == "id")
+        if theirs is not None:
+            yield Suggestion(("columns", ours), theirs, f"the file has no {ours}, but {theirs}")
+        elif ours == "account":
+            name = place_name(location)
+            why = "the file names no account, so all posts share one"
+            yield Suggestion(("columns", ours), f"={name}", why)
+    whole = (data.kpi,) if _has(columns, data.kpi) else data.kpi.split("/")
+    if not all(_has(columns, name) for name in whole):
+        kpi = _match(columns, _KPIS)
+        if kpi is not None and "/" not in kpi:
+            yield Suggestion(("kpi",), kpi, f"the file has no {data.kpi}, but {kpi}")
+
+
+def _match(
+    columns: Mapping[str, ColumnValues], names: Sequence[str], distinct: bool = False
+) -> str | None:
+    """The column whose name comes first among ``names``; nested ones after all others."""
+    usable = {
+        name: values
+        for name, values in columns.items()
+        if values.filled and not (distinct and len(values.distinct) < values.filled)
+    }
+    whole = {plain_name(name): name for name in reversed(usable)}
+    last = {plain_name(name.rsplit(".", 1)[-1]): name for name in reversed(usable) if "." in name}
+    # The id of an author is none of a post.
+    for known in (whole, {} if distinct else last):
+        for name in names:
+            if name in known:
+                return known[name]
+    return None
+
+
+def _has(columns: Mapping[str, ColumnValues], name: str) -> bool:
+    return name in columns and columns[name].filled > 0
+
+
+def place_name(location: str) -> str:
+    """What an export is called: by its file, or by its folder where the file's name says
+    nothing."""
+    path = PurePosixPath(path_of(store.normalize_source(location)))
+    stem = path.name.split(".")[0]
+    generic = not stem or stem in {"posts", "export"} or re.search(r"[*?\[]", path.name)
+    return (path.parent.name if generic and path.parent.name else stem) or "posts"
+
+
+def _dialect_lines(trials: Trials, data: Data) -> Iterator[Suggestion]:
+    """How the file is written, where one way alone reads the most of it."""
+    before = trials.read(data)
+    if before.error is None and not before.unread:
+        return
+    lines = [
+        Suggestion(("dialect", name), value, f"no other {name} reads as many rows")
+        for name, values in _DIALECTS.items()
+        for value in values
+    ]
+    tallies = [(trials.read(with_lines(data, [line])), line) for line in lines]
+    # Of cells by the thousand in one column every row is good, so columns count before rows.
+    ranked = sorted(
+        (
+            (tally.width, tally.rows - tally.unread)
+            for tally, _ in tallies
+            if tally.error is None and (before.error or tally.unread < before.unread)
+        ),
+        reverse=True,
+    )
+    if ranked and ranked[:1] != ranked[1:2]:
+        yield next(
+            line
+            for tally, line in tallies
+            if tally.error is None and (tally.width, tally.rows - tally.unread) == ranked[0]
+        )
+
+
+def _convention_lines(trials: Trials, data: Data, location: str) -> Iterator[Suggestion]:
+    """A convention of dates or numbers that reads what is rejected without it; of two that read as
+    much, none: which of them is right, only the export's writer knows."""
+    for name, (code, values) in _CONVENTIONS.items():
+        before = trials.read(data).codes[code]
+        left = {
+            value: trials.read(with_lines(data, [Suggestion((name,), value, "")])).codes[code]
+            for value in (values if before else ())
+        }
+        best = min(left.values(), default=before)
+        right = [value for value in values if left.get(value) == best < before]
+        if len(right) == 1:
+            yield Suggestion((name,), right[0], f"{right[0]} alone reads what was {code}")
+        elif right:
+            why = f"the file does not tell which of {', '.join(right)} is meant"
+            yield Suggestion((name,), None, why, saves=before - best, of=before)
+
+
+def _text_lines(trials: Trials, data: Data, location: str) -> Iterator[Suggestion]:
+    """Texts that are shorter than the recipe asks for."""
+    tally = trials.read(data)
+    if tally.shortest is not None:
+        why = f"the shortest text has {tally.shortest} characters"
+        yield Suggestion(("min_text",), tally.shortest, why)
+
+
+def _floor_lines(trials: Trials, data: Data, seed: int) -> Iterator[Suggestion]:
+    """Floors that most posts do not exceed, as where the KPI is a rate."""
+    outlook = preview.look(trials.exports(data), data, seed)
+    total, bare = sum(outlook.buckets.values()), outlook.buckets.get("none", 0)
+    if bare <= _BARE * total:
+        return
+    line = Suggestion(
+        ("floors",),
+        [0, 0, 0],
+        f"{data.kpi} does not exceed {data.floors[0]:g} in {bare:,} of {total:,} samples",
+        of=bare,
+        unit="samples without a bucket",
+    )
+    after = preview.look(trials.exports(data), with_lines(data, [line]), seed)
+    if (saves := bare - after.buckets["none"]) > 0:
+        yield replace(line, saves=saves)
+
+
+def _needed(
+    trials: Trials, data: Data, lines: Sequence[Suggestion], before: Tally
+) -> list[Suggestion]:
+    """The lines without which rows are lost, each with what it saves, and those that are still to
+    be decided."""
+    settled = [line for line in lines if line.value is not None]
+    with_all = trials.read(with_lines(data, settled))
+    needed = [line for line in lines if line.value is None]
+    for line in settled:
+        others = [other for other in settled if other is not line]
+        saves = with_all.kept - trials.read(with_lines(data, others)).kept
+        if saves > 0:
+            needed.append(replace(line, saves=saves, of=with_all.rows - before.kept))
+    return needed
+
+
+_PROPOSALS: Final = (_column_lines, _convention_lines, _text_lines)
+"""In this order: what a column says shows only when it is known which it is."""
