@@ -91,7 +91,8 @@ def dataset_rejects(
 ) -> None:
     """List what was left out of a dataset, by reason, each with file, line and post; exit code 0
     also when there is something. With --json, one object with the rejects of each reason."""
-    from boig_core.data.inspect import read_rejects, reject_lines
+    from boig_core.data.dataset import read_rejects
+    from boig_core.data.inspect import reject_lines
 
     by_code = read_rejects(uri, code)
     if as_json:

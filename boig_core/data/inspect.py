@@ -1,4 +1,5 @@
-"""A dataset looked at from outside: is it whole, and what has changed since another version?
+"""A dataset looked at from outside: is it whole, what was left out, what has changed since another
+version?
 
 Leaves out: reading a dataset for training (see `dataset`).
 """
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from boig_core.data import dataset, tables
-from boig_core.data.rejects import CHOICES, CODES
-from boig_core.errors import CorruptError, InputError
+from boig_core.data.rejects import CHOICES
+from boig_core.errors import CorruptError
 from boig_core.observability.tables import broken
 from boig_core.storage import manifest, store
 from boig_core.vocabulary import Sample
@@ -56,34 +57,10 @@ def verify_dataset(uri: str) -> dict[str, int]:
     }
 
 
-def read_rejects(uri: str, code: str | None = None) -> dict[str, list[dict[str, Any]]]:
-    """What was left out of a dataset, as `posts.Reject` has it.
-
-    Args:
-        uri: of a dataset.
-        code: only of this reason, one of `rejects.CODES`; None: of all.
-
-    Returns:
-        Rows by their code, the most frequent first, each in the order of files and lines.
-
-    Raises:
-        InputError: no such code.
-        NotFoundInStoreError, CorruptError: the dataset cannot be read.
-    """
-    if code is not None and code not in CODES:
-        raise InputError(f"--code {code}", "is no reason", f"use one of {', '.join(CODES)}")
-    parts = manifest.read_manifest(uri, kind=dataset.KIND)
-    by_code: dict[str, list[dict[str, Any]]] = {}
-    for row in tables.read_table(uri, parts, tables.REJECTS).to_pylist():
-        if code in (None, row["code"]):
-            by_code.setdefault(row["code"], []).append(row)
-    return dict(sorted(by_code.items(), key=lambda item: (-len(item[1]), item[0])))
-
-
 def reject_lines(
     by_code: Mapping[str, list[dict[str, Any]]], most: int, rows: bool = False
 ) -> Iterator[str]:
-    """What `read_rejects` has read, for a terminal.
+    """What `dataset.read_rejects` has read, for a terminal.
 
     Args:
         by_code: rows by code.

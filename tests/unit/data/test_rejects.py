@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from boig_core.cli import app
-from boig_core.data.inspect import read_rejects
+from boig_core.data.dataset import read_rejects
 from boig_core.data.rejects import CODES
 from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
 from tests.unit.narrow import check_fits
