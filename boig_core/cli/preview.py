@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -19,58 +19,16 @@ from boig_core.observability.tables import broken
 
 if TYPE_CHECKING:
     from boig_core.config import Data
+    from boig_core.data.dialects import FileDialect
     from boig_core.data.preview import Export, Outlook, Problem, TriedImages
     from boig_core.data.suggestions import Suggestion
 
 
-def preview_export(
-    location: str, recipe: str, overrides: Sequence[str], write: Path | None, as_json: bool
-) -> None:
-    """Look at an export under a recipe, print what would become of it, and write the recipe that
-    saves what would be lost.
+@dataclass(frozen=True)
+class Preview:
+    """What is known of an export.
 
-    Raises:
-        InputError: no posts, or ``write`` exists.
-        RecipeError: the recipe is wrong.
-    """
-    from boig_core.cli.preview_recipe import overwrites, write_recipe
-    from boig_core.config import load_policy, load_recipe
-    from boig_core.data.preview import Outlook, survey, try_images
-    from boig_core.data.suggestions import suggest, with_lines
-
-    if write is not None and write.exists():
-        raise overwrites(write)
-    resolved, roots = load_recipe(recipe, overrides), load_policy().images
-    lines = suggest(location, resolved.data, resolved.seed)
-    data = with_lines(resolved.data, lines)
-    export, after = survey(location, data, resolved.seed)
-    before = after
-    if data != resolved.data:
-        try:
-            _, before = survey(location, resolved.data, resolved.seed)
-        except InputError as exc:
-            before = Outlook(0, 0, error=str(exc))
-    images = try_images(after, data, roots)
-    if write is not None:
-        write_recipe(write, location, recipe, overrides, data, lines)
-    if as_json:
-        print(json.dumps(_as_json(export, data, before, lines, after, images)))
-        return
-    show("\n".join(preview_lines(export, data, before, lines, after, images)))
-    show("\n".join(_next_steps(location, recipe, write, lines)))
-
-
-def preview_lines(
-    export: Export,
-    data: Data,
-    before: Outlook,
-    lines: Sequence[Suggestion],
-    after: Outlook,
-    images: TriedImages,
-) -> Iterator[str]:
-    """What a preview says, in lines of at most 80 columns.
-
-    Args:
+    Attributes:
         export: how it was read.
         data: rules with the suggested lines.
         before: what becomes of it under the recipe as it is.
@@ -78,15 +36,91 @@ def preview_lines(
         after: what becomes of it with them.
         images: that were tried.
     """
-    yield from _file_lines(export, before)
-    yield from _column_lines(export, data, lines)
-    yield from _problem_lines(before)
+
+    export: Export
+    data: Data
+    before: Outlook
+    lines: Sequence[Suggestion]
+    after: Outlook
+    images: TriedImages
+
+
+def preview_export(
+    location: str,
+    recipe: str,
+    overrides: Sequence[str],
+    store: str,
+    write: Path | None,
+    as_json: bool,
+) -> None:
+    """Look at an export under a recipe, print what would become of it, and write the recipe that
+    saves what would be lost.
+
+    Args:
+        location: of the posts.
+        recipe: name or path.
+        overrides: ``section.field=value`` settings.
+        store: root of the store that an ingestion would write to; nothing is written there.
+        write: file for the recipe; None: it is not written.
+        as_json: print JSON.
+
+    Raises:
+        InputError: no posts, or ``write`` exists.
+        RecipeError: the recipe is wrong.
+        PolicyError: it asks for more than this installation allows.
+    """
+    from boig_core.cli.preview_recipe import overwrites, write_recipe
+    from boig_core.config import load_policy, load_recipe
+    from boig_core.data.opening import keep_downloads
+
+    if write is not None and write.exists():
+        raise overwrites(write)
+    resolved, policy = load_recipe(recipe, overrides), load_policy()
+    # An ingestion would be refused, too.
+    policy.require(resolved, store)
+    # It is read several times.
+    with keep_downloads():
+        preview = _look(location, resolved.data, resolved.seed, policy.images)
+    if write is not None:
+        write_recipe(write, location, recipe, overrides, preview.data, preview.lines)
+    if as_json:
+        print(json.dumps(_as_json(preview)))
+        return
+    show("\n".join(preview_lines(preview)))
+    show("\n".join(_next_steps(location, recipe, write, preview.lines)))
+
+
+def _look(location: str, rules: Data, seed: int, roots: Sequence[str]) -> Preview:
+    from boig_core.data.preview import Outlook, survey, try_images
+    from boig_core.data.suggestions import suggest, with_lines
+
+    lines = suggest(location, rules, seed)
+    data = with_lines(rules, lines)
+    export, after = survey(location, data, seed)
+    before = after
+    if data != rules:
+        try:
+            _, before = survey(location, rules, seed)
+        except InputError as exc:
+            before = Outlook(0, 0, error=str(exc))
+    return Preview(export, data, before, lines, after, try_images(after, data, roots))
+
+
+def preview_lines(preview: Preview) -> Iterator[str]:
+    """What a preview says, in lines of at most 80 columns."""
+    before, after, lines = preview.before, preview.after, preview.lines
+    yield from _file_lines(preview.export, after)
+    yield from _column_lines(preview.export, preview.data, lines)
+    yield from _problem_lines(before, "Lost")
     if lines:
         yield from ("", "Lines for the recipe")
         for line in lines:
             yield from _suggestion_lines(line)
+        # What was hidden behind the first fault of each row.
+        if after.lost and after is not before:
+            yield from _problem_lines(after, "Lost even with these lines")
     yield from _outlook_lines(after, bool(lines))
-    yield from _image_lines(images)
+    yield from _image_lines(preview.images)
     for warning in after.warnings:
         yield from broken(warning, indent=" " * 9, first="warning: ")
 
@@ -95,6 +129,8 @@ def _file_lines(export: Export, outlook: Outlook) -> Iterator[str]:
     from boig_core.data.glance import many
 
     for file, dialect in export.files:
+        if dialect is None:
+            continue
         yield file
         told = ", ".join(
             f"{name} {value!r}{' (told from the file)' if name in dialect.sniffed else ''}"
@@ -102,6 +138,10 @@ def _file_lines(export: Export, outlook: Outlook) -> Iterator[str]:
             if (value := getattr(dialect, name))
         )
         yield from broken(f"{dialect.kind}{', ' if told else ''}{told}", indent="    ", first="  ")
+    if more := sum(dialect is None for _, dialect in export.files):
+        yield f"and {many(more, 'more file')}"
+    for name, way in outlook.conventions.items():
+        yield from broken(f"{name}: {way}", indent="    ", first="  ")
     part = "" if export.whole else ", the first of the export: the rest was not looked at"
     yield from broken(f"{many(outlook.rows, 'row')}{part}")
 
@@ -136,15 +176,13 @@ def _our_columns(data: Data) -> list[str]:
     return [*get_args(Column), *kpis]
 
 
-def _problem_lines(outlook: Outlook) -> Iterator[str]:
+def _problem_lines(outlook: Outlook, title: str) -> Iterator[str]:
     yield ""
     if outlook.error:
-        yield from broken(outlook.error, indent="  ", first="Lost: ")
+        yield from broken(outlook.error, indent="  ", first=f"{title}: ")
         return
-    if outlook.lost:
-        yield f"Lost: {outlook.lost:,} of {outlook.rows:,} rows"
-    else:
-        yield "Lost: no row"
+    lost = f"{outlook.lost:,} of {outlook.rows:,} rows" if outlook.lost else "no row"
+    yield f"{title}: {lost}"
     for problem in outlook.problems:
         yield from _examples(problem, "")
     for problem in outlook.choices:
@@ -212,21 +250,14 @@ def _next_steps(
         yield from broken(f"next: boig ingest {location} --recipe {recipe}")
 
 
-def _as_json(
-    export: Export,
-    data: Data,
-    before: Outlook,
-    lines: Sequence[Suggestion],
-    after: Outlook,
-    images: TriedImages,
-) -> dict[str, Any]:
+def _as_json(preview: Preview) -> dict[str, Any]:
     from boig_core.data.suggestions import resolved
 
+    export, data = preview.export, preview.data
     ours = {name: resolved(data, name) for name in _our_columns(data)}
     return {
         "files": [
-            {"file": file, **asdict(dialect), "sniffed": sorted(dialect.sniffed)}
-            for file, dialect in export.files
+            {"file": file, **(_told(dialect) if dialect else {})} for file, dialect in export.files
         ],
         "whole": export.whole,
         "columns": {
@@ -235,11 +266,15 @@ def _as_json(
             if theirs in export.columns
         },
         "unused": [name for name in export.columns if name not in ours.values()],
-        "before": _numbers(before),
-        "suggestions": [{"field": line.name, **asdict(line)} for line in lines],
-        "after": _numbers(after),
-        "images": asdict(images),
+        "before": _numbers(preview.before),
+        "suggestions": [{"field": line.name, **asdict(line)} for line in preview.lines],
+        "after": _numbers(preview.after),
+        "images": asdict(preview.images),
     }
+
+
+def _told(dialect: FileDialect) -> dict[str, Any]:
+    return {**asdict(dialect), "sniffed": sorted(dialect.sniffed)}
 
 
 def _numbers(outlook: Outlook) -> dict[str, Any]:

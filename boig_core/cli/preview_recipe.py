@@ -13,6 +13,7 @@ from typing import Any
 
 from boig_core.config import Data
 from boig_core.config.loading import own_tree, recipe_names
+from boig_core.config.presets import PRESETS
 from boig_core.data.suggestions import Suggestion, place_name
 from boig_core.errors import InputError
 from boig_core.escapes import visible
@@ -113,9 +114,12 @@ def _data_lines(data: Data, lines: Sequence[Suggestion]) -> Iterator[str]:
             yield f"  # {_comment(line.why)}."
             yield f"  # {name}:" if line.value is None else f"  {name}: {flow(line.value)}"
             continue
-        # A field of a section wins as a whole, so what it held before stands here, too.
+        # A field of a section wins as a whole, so what it held before stands here, too, but for
+        # what comes from a preset.
+        below = PRESETS[data.preset].get(name, {}) if data.preset else {}
+        values = {key: value for key, value in tree[name].items() if below.get(key) != value}
         yield f"  {name}:"
-        yield from _items(tree[name], {line.path[1]: line for line in own})
+        yield from _items(values, {line.path[1]: line for line in own})
 
 
 def _items(values: Mapping[str, Any], lines: Mapping[str, Suggestion]) -> Iterable[str]:

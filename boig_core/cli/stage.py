@@ -101,7 +101,7 @@ def ingest(
                 "looks at posts alone",
                 "name posts, and neither --previous nor rejects",
             )
-        preview_export(posts, recipe, overrides or [], write, as_json)
+        preview_export(posts, recipe, overrides or [], store_root(store), write, as_json)
         return
     if write is not None:
         raise InputError(f"--write {write}", "goes with --preview alone", "add --preview")

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from boig_core.config import Data
 from boig_core.data import card, glance, labels, posts, ranking, selection, sources
+from boig_core.data.conventions import Conventions, kpi_columns
 from boig_core.data.dialects import FileDialect
 from boig_core.data.fetch import Fetcher
 from boig_core.data.reach import ImageReference, Reach
-from boig_core.data.rejects import CHOICES, Rejected
+from boig_core.data.rejects import CHOICES, VERDICT, Rejected
 from boig_core.data.sources import Row
 from boig_core.storage import store
 
@@ -40,6 +41,7 @@ _TIMEOUT_S: Final = 5.0
 """Longest time for an image from the web: who waits for a preview sits before it."""
 _DESCRIBED: Final = 2000
 """Rows whose columns are looked at."""
+_DESCRIBED_FILES: Final = 3
 _NAMES: Final = 200
 """Columns that are told apart; a file that makes names of its values has no end of them."""
 
@@ -96,6 +98,7 @@ class Outlook:
         splits: posts by split.
         warnings: see `glance`.
         references: images, in an order that spreads over all posts.
+        conventions: how dates and the numbers of each KPI are written, where that was settled.
         error: why the export cannot be read at all.
     """
 
@@ -109,6 +112,7 @@ class Outlook:
     splits: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     references: tuple[ImageReference, ...] = ()
+    conventions: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
 
     @property
@@ -134,12 +138,12 @@ class Export:
     """An export as it was found.
 
     Attributes:
-        files: each with how it is read.
+        files: each with how it is read; of many, the first few only are described.
         columns: of the files, in their order.
         whole: whether every row was read.
     """
 
-    files: tuple[tuple[str, FileDialect], ...]
+    files: tuple[tuple[str, FileDialect | None], ...]
     columns: Mapping[str, ColumnValues]
     whole: bool
 
@@ -158,13 +162,18 @@ def survey(location: str, data: Data, seed: int) -> tuple[Export, Outlook]:
     """
     columns: dict[str, ColumnValues] = {}
     left = _Budget(MOST_ROWS)
-    exports = (
-        (file, left.take(describe_columns(rows, columns)))
-        for file, rows in sources.read_export(store.normalize_source(location), data)
-    )
     files: list[str] = []
-    outlook = look(((file, rows) for file, rows in exports if not files.append(file)), data, seed)
-    dialects = tuple((file, sources.describe_file(file, data)) for file in files)
+
+    def watched() -> Iterator[tuple[str, Iterator[Row]]]:
+        for file, rows in sources.read_export(store.normalize_source(location), data):
+            files.append(file)
+            yield file, left.take(describe_columns(rows, columns))
+
+    outlook = look(watched(), data, seed)
+    dialects = tuple(
+        (file, sources.describe_file(file, data) if nr < _DESCRIBED_FILES else None)
+        for nr, file in enumerate(files)
+    )
     return Export(dialects, columns, not left.spent), outlook
 
 
@@ -182,8 +191,11 @@ def look(exports: Iterable[tuple[str, Iterable[Row]]], data: Data, seed: int) ->
         tempfile.TemporaryDirectory(prefix="boig-preview-") as scratch,
         selection.connect(Path(scratch), data.tables_mb) as con,
     ):
+        settled: dict[str, str] = {}
         for file, rows in exports:
-            selection.add_rows(con, file, posts.accept(file, rows, data))
+            conventions = Conventions(data)
+            selection.add_rows(con, file, posts.accept(file, rows, data, conventions=conventions))
+            settled |= _settled(conventions, data)
         selection.choose(con, rules, seed)
         problems = _problems(con)
         [(kept, accounts)] = con.execute(
@@ -222,6 +234,7 @@ def look(exports: Iterable[tuple[str, Iterable[Row]]], data: Data, seed: int) ->
             numbers["splits"],
             tuple(glance.outlook_warnings(shown)),
             _references(con),
+            settled,
         )
 
 
@@ -256,7 +269,8 @@ def describe_columns(rows: Iterable[Row], columns: dict[str, ColumnValues]) -> I
     for number, (line, row) in enumerate(rows):
         if number < _DESCRIBED and isinstance(row, Mapping):
             for name, value in _flat(row):
-                _note(columns, name, value)
+                if name != VERDICT:
+                    _note(columns, name, value)
         yield line, row
 
 
@@ -299,6 +313,13 @@ class _Budget:
         # A row more than may be read tells that the preview is of a part.
         if not self.left and not self.spent:
             self.spent = next(rows, None) is not None
+
+
+def _settled(conventions: Conventions, data: Data) -> dict[str, str]:
+    ways = {name: conventions.numbers(name) for name in kpi_columns(data)}
+    return {
+        name: way for name, way in (("dates", conventions.dates), *ways.items()) if way is not None
+    }
 
 
 def _problems(con: DuckDBPyConnection) -> list[Problem]:

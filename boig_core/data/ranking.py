@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from boig_core.config import Data
+from boig_core.data.numbers import read_number
 from boig_core.data.rejects import CHOICES
+from boig_core.data.values import value_at
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-_ROUGH: Final = re.compile(r"\s*([0-9][0-9.,'\s]*)\s*([kmb]?)", re.IGNORECASE)
-_SCALES: Final = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
 _NO_LOSS: Final = (*CHOICES, "duplicate_id", "image_repeated")
 """Codes of posts that stand elsewhere in the dataset, or that nobody wants in it."""
 
@@ -71,15 +70,8 @@ def rough_number(value: Any) -> float | None:
         return None
     if isinstance(value, (int, float)):
         return float(value) if math.isfinite(value) and value >= 0 else None
-    match = _ROUGH.match(str(value))
-    if match is None:
-        return None
-    groups = [group for group in re.split(r"[.,'\s]+", match[1]) if group]
-    # Three digits at the end are thousands, unless K or M says that they are decimals.
-    decimals = len(groups) > 1 and (len(groups[-1]) != 3 or bool(match[2]))
-    text = "".join(groups[:-1]) + "." + groups[-1] if decimals else "".join(groups)
-    # A crowd of digits overflows to infinity, which is large as well.
-    return float(text) * _SCALES[match[2].lower()]
+    # Of two readings the larger one: an export that leaves it open has large numbers.
+    return max(read_number(str(value)).values(), default=None)
 
 
 def _ties(con: DuckDBPyConnection, ranked: str, data: Data) -> dict[str, Any]:
@@ -138,17 +130,8 @@ def _lost_rows(con: DuckDBPyConnection) -> Iterator[str]:
 
 def _rough_kpi(fields: Mapping[str, Any], name: str) -> float | None:
     upper, slash, lower = (name, "", "") if name in fields else name.partition("/")
-    kpi = rough_number(_reach(fields, upper))
+    kpi = rough_number(value_at(fields, upper))
     if not slash:
         return kpi
-    whole = rough_number(_reach(fields, lower))
+    whole = rough_number(value_at(fields, lower))
     return None if kpi is None or not whole else kpi / whole
-
-
-def _reach(fields: Mapping[str, Any], path: str) -> Any:
-    if path in fields:
-        return fields[path]
-    value: Any = fields
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value

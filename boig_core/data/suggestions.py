@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, get_args
 
-from boig_core.config import Column, Data
-from boig_core.data import posts, preview, sources
+from boig_core.config import Data, DateOrder, DecimalSign
+from boig_core.config.presets import PRESETS
+from boig_core.data import column_names, posts, preview, sources
 from boig_core.data.opening import path_of
 from boig_core.data.posts import Reject
 from boig_core.data.preview import ColumnValues
@@ -29,60 +30,18 @@ from boig_core.storage import store
 
 _TRIED: Final = 5000
 """Rows that a line is tried on: enough to tell what it saves, and read again in half a second."""
-_NAMES: Final[Mapping[Column, tuple[str, ...]]] = {
-    "id": (
-        *("id", "postid", "mediaid", "tweetid", "assetid", "contentid", "contentnumber", "videoid"),
-        *("itemid", "photoid", "imageid", "shortcode", "permalink", "posturl", "postlink", "link"),
-    ),
-    "account": (
-        *(
-            "account",
-            "accountusername",
-            "username",
-            "accountname",
-            "pagename",
-            "handle",
-            "screenname",
-        ),
-        *("profile", "profilename", "user", "owner", "author", "authorusername", "contributor"),
-        *("contributorid", "contributorname", "photographer", "accountid", "pageid", "creator"),
-    ),
-    "timestamp": (
-        *("timestamp", "publishtime", "publishedtime", "publishedat", "createdat", "createdtime"),
-        *("datetime", "postedat", "postedon", "postdate", "posttime", "publishdate", "publishedon"),
-        *(
-            "datepublished",
-            "date",
-            "created",
-            "createdate",
-            "creationdate",
-            "createddate",
-            "posted",
-        ),
-        *("uploaddate", "dateuploaded", "uploadedat", "releasedate", "submissiondate", "time"),
-    ),
-    "text": (
-        *("text", "caption", "description", "message", "posttext", "posttitle", "tweettext"),
-        *("fulltext", "body", "content", "title", "name"),
-    ),
-    "image": (
-        *("image", "images", "imageurl", "imageurls", "imagepath", "imagefile", "mediaurl"),
-        *("mediaurls", "media", "photo", "photos", "photourl", "picture", "pictures", "pictureurl"),
-        *("displayurl", "thumbnailurl", "thumbnail", "filename", "filepath", "file", "path", "url"),
-    ),
-}
-"""Names that surely mean a column, the surest first, in small letters and without signs."""
-_KPIS: Final = (
-    *("likes", "like", "likecount", "likescount", "favoritecount", "favouritecount", "favorites"),
-    *("reactions", "reactioncount", "totalreactions", "engagement", "engagements", "downloads"),
-    *("downloadcount", "forwards", "sales", "shares", "clicks", "views", "viewcount"),
-)
 _DIALECTS: Final = {
     "delimiter": (",", ";", "\t", "|"),
     "encoding": ("utf-8", "cp1252", "utf-16", "shift_jis", "gb18030", "cp1251"),
 }
-_CONVENTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
+_CONVENTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "dates": ("bad_timestamp", get_args(DateOrder)),
+    "numbers": ("bad_kpi", get_args(DecimalSign)),
+}
 """Code of what is rejected without it, and the values that may be tried, by the field."""
+_HEADER: Final = ("columns", "kpi", "more_kpis", "where")
+_KNOWN: Final = 3
+"""Columns by which a preset is known, at least."""
 _BARE: Final = 0.2
 """Share of samples without a bucket from which on other floors are proposed."""
 _ANY_TEXT: Final = re.compile(r"the text has (\d+) characters, at least")
@@ -152,9 +111,9 @@ class Trials:
         self._rows: dict[str, list[tuple[str, list[Row]]]] = {}
 
     def exports(self, data: Data) -> list[tuple[str, list[Row]]]:
-        """Files with their rows, which are kept: a file from the web is not fetched twice for
-        nothing."""
-        key = str(data.model_dump(include={"dialect", "preset"}))
+        """Files with their rows, which are kept."""
+        # The header of a CSV file is known by the names that the recipe reads.
+        key = str(data.model_dump(include={"dialect", *_HEADER}))
         if key not in self._rows:
             left, exports = _TRIED, []
             for file, rows in sources.read_export(self._location, data):
@@ -210,6 +169,8 @@ def suggest(location: str, data: Data, seed: int) -> tuple[Suggestion, ...]:
     lines = list(_dialect_lines(trials, data))
     if trials.read(with_lines(data, lines)).error is not None:
         return ()
+    if data.preset is None:
+        lines += _preset_lines(trials, with_lines(data, lines))
     for propose in _PROPOSALS:
         lines += propose(trials, with_lines(data, lines), location)
     needed = _needed(trials, data, lines, before)
@@ -218,13 +179,14 @@ def suggest(location: str, data: Data, seed: int) -> tuple[Suggestion, ...]:
 
 def with_lines(data: Data, lines: Iterable[Suggestion]) -> Data:
     """The rules with these lines."""
-    tree = data.model_dump()
+    # Without defaults, in whose place those of a preset may come.
+    tree = data.model_dump(exclude_unset=True)
     for line in lines:
         if line.value is None:
             continue
         node = tree
         for name in line.path[:-1]:
-            node = node[name]
+            node = node.setdefault(name, {})
         node[line.path[-1]] = line.value
     return Data.model_validate(tree)
 
@@ -234,53 +196,45 @@ def resolved(data: Data, name: str) -> str:
     return {str(ours): theirs for ours, theirs in data.columns.items()}.get(name, name)
 
 
-def plain_name(name: str) -> str:
-    """A column's name in small letters and without signs; of a nested one as a whole."""
-    return re.sub(r"[\W_]+", "", name).casefold()
+def _preset_lines(trials: Trials, data: Data) -> Iterator[Suggestion]:
+    """The preset whose columns the file has, all of them, if the recipe does not read them yet."""
+    columns = trials.columns(data)
+    for name, defaults in PRESETS.items():
+        theirs = {theirs for theirs in defaults["columns"].values() if theirs[:1] != "="}
+        if len(theirs) >= _KNOWN and all(
+            column_names.has_values(columns, column) for column in (*theirs, defaults["kpi"])
+        ):
+            yield Suggestion(("preset",), name, f"its columns are those of the export {name}")
+            return
 
 
 def _column_lines(trials: Trials, data: Data, location: str) -> Iterator[Suggestion]:
     """A column that the file lacks under our name, and has under another that says the same."""
     columns = trials.columns(data)
-    for ours, names in _NAMES.items():
+    for ours, names in column_names.NAMES.items():
         own = {resolved(data, ours), *([resolved(data, "images")] if ours == "image" else [])}
-        if any(name.startswith("=") or _has(columns, name) for name in own):
+        lossy = ours == "id" and any(column_names.is_lossy(columns.get(name)) for name in own)
+        if not lossy and any(
+            name[:1] == "=" or column_names.has_values(columns, name) for name in own
+        ):
             continue
-        theirs = _match(columns, names, distinct=ours == "id")
+        theirs = column_names.match_column(columns, names, distinct=ours == "id")
         if theirs is not None:
-            yield Suggestion(("columns", ours), theirs, f"the file has no {ours}, but {theirs}")
+            lack = (
+                f"{' and '.join(own)} has lost its last digits"
+                if lossy
+                else f"the file has no {ours}"
+            )
+            yield Suggestion(("columns", ours), theirs, f"{lack}, but there is {theirs}")
         elif ours == "account":
             name = place_name(location)
             why = "the file names no account, so all posts share one"
             yield Suggestion(("columns", ours), f"={name}", why)
-    whole = (data.kpi,) if _has(columns, data.kpi) else data.kpi.split("/")
-    if not all(_has(columns, name) for name in whole):
-        kpi = _match(columns, _KPIS)
+    whole = (data.kpi,) if column_names.has_values(columns, data.kpi) else data.kpi.split("/")
+    if not all(column_names.has_values(columns, name) for name in whole):
+        kpi = column_names.match_column(columns, column_names.KPIS)
         if kpi is not None and "/" not in kpi:
-            yield Suggestion(("kpi",), kpi, f"the file has no {data.kpi}, but {kpi}")
-
-
-def _match(
-    columns: Mapping[str, ColumnValues], names: Sequence[str], distinct: bool = False
-) -> str | None:
-    """The column whose name comes first among ``names``; nested ones after all others."""
-    usable = {
-        name: values
-        for name, values in columns.items()
-        if values.filled and not (distinct and len(values.distinct) < values.filled)
-    }
-    whole = {plain_name(name): name for name in reversed(usable)}
-    last = {plain_name(name.rsplit(".", 1)[-1]): name for name in reversed(usable) if "." in name}
-    # The id of an author is none of a post.
-    for known in (whole, {} if distinct else last):
-        for name in names:
-            if name in known:
-                return known[name]
-    return None
-
-
-def _has(columns: Mapping[str, ColumnValues], name: str) -> bool:
-    return name in columns and columns[name].filled > 0
+            yield Suggestion(("kpi",), kpi, f"the file has no {data.kpi}, but there is {kpi}")
 
 
 def place_name(location: str) -> str:
