@@ -148,8 +148,8 @@ def _forget_old_rejects(con: DuckDBPyConnection) -> None:
 
 def _scan(con: DuckDBPyConnection, location: str | None, data: Data, period: Period | None) -> None:
     # Absolute, since a file's folder is where its images lie.
-    for file in sources.find_sources(store.normalize_source(location)) if location else []:
-        rows = sources.read_rows(file, data)
+    files = sources.read_export(store.normalize_source(location), data) if location else ()
+    for file, rows in files:
         selection.add_rows(
             con,
             file,

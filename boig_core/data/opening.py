@@ -97,6 +97,13 @@ def open_posts(uri: str, data: Data) -> Iterator[IO[bytes]]:
         ) from exc
 
 
+def peek_start(file: IO[bytes]) -> tuple[bytes, bool]:
+    """The first bytes of a stream that `open_posts` gives, which stay in it, and whether they are
+    all."""
+    start = cast(io.BufferedReader, file).peek(1)
+    return start, len(start) < _PIECE
+
+
 def parquet_rows(uri: str, data: Data) -> Iterator[dict[str, Any] | Rejected]:
     """Rows of a Parquet file, or why there is none; arguments and errors are those of
     `open_posts`."""

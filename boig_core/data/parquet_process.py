@@ -17,6 +17,7 @@ from typing import Final
 
 from pyarrow import ArrowException, parquet
 
+from boig_core.data.parquet_cells import leaves_to_read, rows_of_batch
 from boig_core.storage import store
 
 MEMORY_MB: Final = 1024
@@ -51,10 +52,13 @@ def _answers(location: str) -> Iterator[str]:
         filesystem, path = store.filesystem(location)
         with filesystem.open_input_file(path) as source:
             file = parquet.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER)
-            for batch in file.iter_batches(batch_size=_ROWS, use_threads=False):
+            leaves, embedded = leaves_to_read(file)
+            # All is what no list of columns means: a file may have rows and no column.
+            columns = leaves if embedded else None
+            for batch in file.iter_batches(batch_size=_ROWS, columns=columns, use_threads=False):
                 # Only here does a dictionary, or a list of them, take all the room that it stands
                 # for. Times and the like become texts, as `posts` keeps them.
-                for row in batch.to_pylist():
+                for row in rows_of_batch(batch, embedded):
                     text = json.dumps(row, default=str)
                     yield text if len(text) <= LARGEST_ROW else str(len(text))
     except MemoryError:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from boig_core.config import Column, Data
-from boig_core.data.rejects import Rejected
+from boig_core.data.rejects import CODES, VERDICT, Rejected
 from boig_core.data.sources import Row
 from boig_core.storage.period import Period
 from boig_core.vocabulary import LINK, MAX_KEYWORDS, keywords
@@ -187,6 +187,7 @@ def parse_post(fields: Mapping[str, Any], data: Data) -> Post:
         raise Rejected(
             "out_of_period", f"{day} is not in [{data.since or '...'}, {data.until or '...'})"
         )
+    _obey_verdict(fields.get(VERDICT))
     text = _text(fields, "text")
     if len(text) > MAX_TEXT:
         raise Rejected(
@@ -221,6 +222,12 @@ def parse_post(fields: Mapping[str, Any], data: Data) -> Post:
             _label(_reach(fields, column)) in values for column, values in data.held_out.items()
         ),
     )
+
+
+def _obey_verdict(verdict: Any) -> None:
+    """Raises what the reader of a file has found out about a row."""
+    if isinstance(verdict, list) and len(verdict) == 2 and verdict[0] in CODES:
+        raise Rejected(verdict[0], str(verdict[1]))
 
 
 def _own_keywords(value: Any) -> tuple[str, ...]:

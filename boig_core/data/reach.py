@@ -83,7 +83,9 @@ class Reach:
     def _in_s3(self, base: str, uri: str) -> str:
         _, key = store.bucket_and_key(uri)
         # A server, or a proxy before it, might resolve what is only a name to S3.
-        if _climbs(key) or not any(lies_below(uri, place) for place in (base, *self.roots)):
+        if _climbs(key) or not any(
+            lies_below(uri, place) for place in (_own_folder(base), *self.roots)
+        ):
             raise _refused(uri)
         if _CONTROL.search(key) or len(key.encode()) > _LONGEST_KEY:
             raise Rejected("image_missing", f"{uri} is no key of S3")
@@ -98,12 +100,18 @@ class Reach:
         # Places may be links themselves, as are many mounts. The folder of /posts.jsonl is "/".
         folders = (
             os.path.realpath(place or "/")
-            for place in (base, *self.roots)
+            for place in (_own_folder(base), *self.roots)
             if not _SCHEME.match(place)
         )
         if not any(lies_below(resolved, folder) for folder in folders):
             raise _refused(path if path == resolved else f"{path}, which is {resolved},")
         return resolved
+
+
+def _own_folder(base: str) -> str:
+    """Folder of the posts; that around a folder ``posts.parquet`` of parts and partitions, which is
+    one file to whoever wrote it."""
+    return re.sub(r"/[^/]+\.parquet(/\w+=[^/]*)*$", "", base)
 
 
 def _refused(location: str) -> Rejected:

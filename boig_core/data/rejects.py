@@ -20,6 +20,7 @@ Code = Literal[
     "text_too_short",
     "text_too_long",
     "filtered_out",
+    "repost",
     "duplicate_id",
     "account_too_small",
     "account_sampled",
@@ -34,8 +35,13 @@ Code = Literal[
     "http_error",
 ]
 CODES: Final[tuple[str, ...]] = get_args(Code)
-CHOICES: Final = ("account_sampled", "account_too_small", "filtered_out", "out_of_period")
-"""Codes of rows that the recipe asked to leave out: nothing is wrong with them."""
+CHOICES: Final = ("account_sampled", "account_too_small", "filtered_out", "out_of_period", "repost")
+"""Codes of rows that are left out by choice: nothing is wrong with them."""
+VERDICT: Final = "boig:verdict"
+"""Column of a row that its file shows to be no good post: the code and the reason. The row goes on,
+so that what the recipe leaves out still counts as left out."""
+FAULTS: Final = "boig:faults"
+"""Column of a row of Parquet: code and reason of each cell that no post can hold, by its column."""
 _LONGEST_REASON: Final = 600
 """Characters of a reason: it repeats values of the export, which may be of any size."""
 

@@ -120,6 +120,20 @@ def objects(uri: str, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
         place["ContinuationToken"] = page["NextContinuationToken"]
 
 
+def children(uri: str, bucket: str, prefix: str) -> Iterator[str]:
+    """Names right below a prefix, those of folders with a slash at their end; errors as
+    `objects`."""
+    place = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
+    while True:
+        page = call(uri, lambda: client().list_objects_v2(**place))
+        keys = [item["Key"] for item in page.get("Contents", [])]
+        keys += [item["Prefix"] for item in page.get("CommonPrefixes", [])]
+        yield from filter(None, (key[len(prefix) :] for key in keys))
+        if not page.get("IsTruncated"):
+            return
+        place["ContinuationToken"] = page["NextContinuationToken"]
+
+
 def copy(uri: str, source: tuple[str, str], target: tuple[str, str]) -> None:
     """Have the server copy an object, in parts when it is large; both are given as bucket and
     key."""

@@ -202,6 +202,19 @@ def list_with_times(uri: str) -> list[File]:
     return sorted(walk(uri))
 
 
+def children(uri: str) -> list[str]:
+    """Names right below a folder, sorted, those of folders with a slash at their end; empty when
+    there is no such folder."""
+    if is_s3(uri):
+        bucket, key = bucket_and_key(uri)
+        return sorted(s3.children(uri, bucket, f"{key}/" if key else ""))
+    folder = Path(normalize(uri))
+    with disk.errors(uri):
+        if not folder.is_dir():
+            return []
+        return sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
+
+
 def walk(uri: str) -> Iterator[File]:
     """Files below a folder in any order, as they come: for whoever looks for one of many."""
     if not is_s3(uri):

@@ -8,7 +8,7 @@ from typing import Any
 
 from boig_core.config import Data
 from boig_core.data.posts import Post, Reject, accept
-from boig_core.data.sources import find_sources, read_rows
+from boig_core.data.sources import read_export
 
 GOOD: dict[str, Any] = {
     "id": "1",
@@ -24,9 +24,7 @@ GOOD: dict[str, Any] = {
 def read_all(location: Path | str, **rules: Any) -> tuple[list[tuple[int, Post]], list[Reject]]:
     data = Data(**rules)
     result = [
-        item
-        for file in find_sources(str(location))
-        for item in accept(file, read_rows(file, data), data)
+        item for file, rows in read_export(str(location), data) for item in accept(file, rows, data)
     ]
     return [item[:2] for item in result if not isinstance(item, Reject)], [
         item for item in result if isinstance(item, Reject)

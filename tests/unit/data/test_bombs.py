@@ -10,7 +10,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boig_core.config import Data
-from boig_core.data import opening, parquet, sources, web
+from boig_core.data import csv_rows, json_rows, opening, parquet, sources, web
 from boig_core.data.json_items import json_items
 from boig_core.data.rejects import Rejected
+from boig_core.data.text_encoding import as_utf8
 from boig_core.errors import InputError, StoreUnavailableError
 from tests.unit.data.reading import GOOD, read_all
 
@@ -52,7 +53,8 @@ def test_a_file_that_unpacks_to_endless_rows_is_not_read_into_memory(
     path = tmp_path / f"posts.{suffix}.gz"
     path.write_bytes(gzip.compress(start + again * (MANY // len(again))))
     assert path.stat().st_size < 2**20
-    monkeypatch.setattr(sources, "_LONGEST_LINE", 2**16)
+    monkeypatch.setattr(json_rows, "LONGEST_ITEM", 2**16)
+    monkeypatch.setattr(csv_rows, "LONGEST_ROW", 2**16)
     monkeypatch.setattr(opening, "_PLAIN_START", 2**17)
     monkeypatch.setattr(opening, "_PIECE", 2**14)
     monkeypatch.setattr(opening, "_RATIO", 10)
@@ -137,11 +139,14 @@ def test_a_process_that_dies_is_replaced(tmp_path: Path) -> None:
     assert len(read_all(path)[0]) == 1
 
 
-def test_a_time_that_python_cannot_hold_is_an_error_of_the_file(tmp_path: Path) -> None:
+def test_a_time_that_python_cannot_hold_costs_its_row(tmp_path: Path) -> None:
     path = tmp_path / "posts.parquet"
-    pq.write_table(pa.table({"timestamp": pa.array([2**60], pa.timestamp("us"))}), path)
-    with pytest.raises(InputError, match="cannot be read"):
-        read_all(path)
+    rows = pa.Table.from_pylist([GOOD, {**GOOD, "id": "2"}]).drop_columns("timestamp")
+    times = pa.array([2**60, 2**50], pa.timestamp("us"))
+    pq.write_table(rows.append_column("timestamp", times), path)
+    [(line, post)], [reject] = read_all(path)
+    assert (line, post.id, post.timestamp) == (2, "2", "2005-09-05T05:58:26Z")
+    assert (reject.post, reject.code) == ("1", "bad_timestamp")
 
 
 def test_who_stops_in_the_middle_of_a_file_leaves_nothing_for_the_next(tmp_path: Path) -> None:
@@ -161,6 +166,23 @@ VALUES = st.recursive(
 )
 
 
+def _values_of(text: str) -> list[Any] | None:
+    """Items of the lists, and the other values, that stand one behind the other; None: no JSON."""
+    values: list[Any] = []
+    text = text.strip(" \t\r\n")
+    try:
+        while True:
+            value, end = json.JSONDecoder().raw_decode(text)
+            values += value if isinstance(value, list) else [value]
+            text, first = text[end:].lstrip(" \t\r\n"), text[0]
+            if text and (first not in "[{" or text[0] not in "[{"):
+                return None
+            if not text:
+                return values
+    except ValueError:
+        return None
+
+
 @settings(max_examples=100)
 @given(
     value=VALUES,
@@ -172,21 +194,18 @@ VALUES = st.recursive(
 def test_items_read_one_by_one_are_those_of_the_list(
     value: Any, indent: int | None, encoding: str, piece: int, change: tuple[int, str] | None
 ) -> None:
-    """Wherever the pieces end, and whatever is wrong: the same as `json` reads whole."""
+    """Wherever the pieces end, and whatever is wrong: what `json` reads whole, or value by
+    value."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     if change is not None:
         at = change[0] % (len(text) + 1)
         text = text[:at] + change[1] + text[at + 1 :]
-    data = text.encode(encoding)
-    try:
-        whole = json.loads(data)
-        expected = whole if isinstance(whole, list) else [whole]
-    except ValueError:
-        expected = None
+    file = cast(IO[bytes], io.BufferedReader(io.BytesIO(text.encode(encoding))))  # type: ignore[arg-type]
+    expected = _values_of(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("boig_core.data.json_items._PIECE", piece)
         try:
-            items: list[Any] | None = list(json_items(io.BytesIO(data), 10_000))
+            items: list[Any] | None = list(json_items(as_utf8(file, encoding), 10_000))
         except ValueError:
             items = None
     assert items == expected
@@ -283,7 +302,8 @@ def test_a_posts_file_never_falls_from_https_to_http(monkeypatch: pytest.MonkeyP
 def test_a_line_that_is_too_long_is_one_reject_and_the_next_is_read(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "_LONGEST_LINE", 1000)
+    monkeypatch.setattr(json_rows, "LONGEST_ITEM", 1000)
+    monkeypatch.setattr(csv_rows, "LONGEST_ROW", 1000)
     good = json.dumps(GOOD) if suffix == "jsonl" else ",".join(f'"{v}"' for v in GOOD.values())
     lines = [",".join(GOOD)] if suffix == "csv" else []
     lines += [good, "x" * 5000, good, "y" * 999, good, "z" * 998]

@@ -43,8 +43,8 @@ def test_csv_rows_that_are_torn_are_named_by_line(tmp_path: Path) -> None:
     posts, rejects = read_all(tmp_path)
     assert [(line, post.id) for line, post in posts] == [(2, "1"), (6, "2")]
     assert [(reject.line, reject.code, reject.reason) for reject in rejects] == [
-        (4, "bad_json", "has 8 columns, the first line names 7"),
-        (7, "encoding", "a byte is not UTF-8"),
+        (4, "bad_json", "has 8 columns, the header names 7"),
+        (7, "encoding", "a byte is not UTF-8, see data.dialect.encoding"),
     ]
     (tmp_path / "posts.csv").write_bytes(gzip.compress(b"id,id\n1,2\n"))
     (tmp_path / "posts.csv").rename(tmp_path / "twice.csv.gz")
@@ -226,7 +226,7 @@ def test_posts_on_the_web(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="answers 404"):
             read_all(f"{root}/none.jsonl", allow_private_hosts=True)
         with pytest.raises(InputError, match="is no"):
-            read_all(f"{root}/posts.txt")
+            read_all(f"{root}/posts.html")
         http.shutdown()
     with pytest.raises(StoreUnavailableError, match="cannot be read"):
         read_all(f"{root}/posts.jsonl", allow_private_hosts=True)

@@ -36,7 +36,7 @@ def test_a_good_row(tmp_path: Path) -> None:
     [
         (b'{"id": "1", "acc', "bad_json"),
         (b"[1, 2]", "bad_json"),
-        (json.dumps(GOOD).encode().replace(b"green", b"gr\xfcn"), "encoding"),
+        (json.dumps(GOOD).encode().replace(b"green", b"gr\x81n"), "encoding"),
         ({"likes": None}, "missing_field"),
         ({"id": ""}, "missing_field"),
         ({"account": {"name": "verde"}}, "missing_field"),
