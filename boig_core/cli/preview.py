@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from boig_core.cli.show import show
-from boig_core.errors import InputError
 from boig_core.escapes import visible
 from boig_core.observability.tables import broken
 
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
     from boig_core.data.dialects import FileDialect
     from boig_core.data.preview import Export, Outlook, Problem, TriedImages
     from boig_core.data.suggestions import Suggestion
+
+_FAILURES = 3
+"""Images that could not be read, of which so many are shown."""
 
 
 @dataclass(frozen=True)
@@ -91,18 +93,15 @@ def preview_export(
 
 
 def _look(location: str, rules: Data, seed: int, roots: Sequence[str]) -> Preview:
-    from boig_core.data.preview import Outlook, survey, try_images
-    from boig_core.data.suggestions import suggest, with_lines
+    from boig_core.data.preview import survey, try_images
+    from boig_core.data.suggestions import Trials, suggest, with_lines
 
-    lines = suggest(location, rules, seed)
+    trials = Trials(location)
+    lines = suggest(trials, rules, seed)
     data = with_lines(rules, lines)
     export, after = survey(location, data, seed)
-    before = after
-    if data != rules:
-        try:
-            _, before = survey(location, rules, seed)
-        except InputError as exc:
-            before = Outlook(0, 0, error=str(exc))
+    # What the lines save, they save of the rows that they were tried on; all rows are read once.
+    before = after if data == rules else trials.look(rules, seed)
     return Preview(export, data, before, lines, after, try_images(after, data, roots))
 
 
@@ -111,13 +110,14 @@ def preview_lines(preview: Preview) -> Iterator[str]:
     before, after, lines = preview.before, preview.after, preview.lines
     yield from _file_lines(preview.export, after)
     yield from _column_lines(preview.export, preview.data, lines)
-    yield from _problem_lines(before, "Lost")
+    first = " of the first rows" if before.rows < after.rows else ""
+    yield from _problem_lines(before, f"Lost{first}")
     if lines:
         yield from ("", "Lines for the recipe")
         for line in lines:
             yield from _suggestion_lines(line)
         # What was hidden behind the first fault of each row.
-        if after.lost and after is not before:
+        if after.lost:
             yield from _problem_lines(after, "Lost even with these lines")
     yield from _outlook_lines(after, bool(lines))
     yield from _image_lines(preview.images)
@@ -223,6 +223,8 @@ def _outlook_lines(outlook: Outlook, with_lines: bool) -> Iterator[str]:
         yield from broken(f"{account.account}: {text}{note}", indent="      ", first="    ")
     if outlook.account_count > len(outlook.accounts):
         yield f"    and {outlook.account_count - len(outlook.accounts):,} more accounts"
+    if choices := {problem.code: problem.count for problem in outlook.choices}:
+        yield from labeled("left out", f"{counted(choices)} (choices of the recipe)")
     yield from labeled("buckets", counted(outlook.buckets))
     yield from labeled("splits", counted(outlook.splits))
 
@@ -232,8 +234,10 @@ def _image_lines(images: TriedImages) -> Iterator[str]:
 
     if images.tried:
         yield from labeled("images", f"{images.read} of {images.tried} that were tried can be read")
-    for code, reason in images.failures:
+    for code, reason in images.failures[:_FAILURES]:
         yield from broken(f"{code}: {reason}", indent=" " * 8, first="      ")
+    if (more := len(images.failures) - _FAILURES) > 0:
+        yield f"      and {more} more"
     if images.missing:
         yield from labeled("", f"{images.missing:,} of {images.local:,} on this disk do not exist")
 

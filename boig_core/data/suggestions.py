@@ -22,7 +22,7 @@ from boig_core.config.presets import PRESETS
 from boig_core.data import column_names, posts, preview, sources
 from boig_core.data.opening import path_of
 from boig_core.data.posts import Reject
-from boig_core.data.preview import ColumnValues
+from boig_core.data.preview import ColumnValues, Outlook
 from boig_core.data.rejects import CHOICES
 from boig_core.data.sources import Row
 from boig_core.errors import InputError
@@ -102,12 +102,12 @@ class Tally:
 class Trials:
     """The first rows of an export, read again under other rules.
 
-    Args:
-        location: as `sources.find_sources` takes it.
+    Attributes:
+        location: of the export, normalized.
     """
 
     def __init__(self, location: str) -> None:
-        self._location = store.normalize_source(location)
+        self.location = store.normalize_source(location)
         self._rows: dict[str, list[tuple[str, list[Row]]]] = {}
 
     def exports(self, data: Data) -> list[tuple[str, list[Row]]]:
@@ -116,7 +116,7 @@ class Trials:
         key = str(data.model_dump(include={"dialect", *_HEADER}))
         if key not in self._rows:
             left, exports = _TRIED, []
-            for file, rows in sources.read_export(self._location, data):
+            for file, rows in sources.read_export(self.location, data):
                 exports.append((file, list(islice(rows, left))))
                 left -= len(exports[-1][1])
                 if not left:
@@ -155,16 +155,22 @@ class Trials:
         chosen = sum(codes[code] for code in CHOICES)
         return Tally(total - chosen, len(ids), codes, width, min(lengths, default=None))
 
+    def look(self, data: Data, seed: int) -> Outlook:
+        """What becomes of them; an export that cannot be read has an ``error``."""
+        try:
+            return preview.look(self.exports(data), data, seed)
+        except InputError as exc:
+            return Outlook(0, 0, error=str(exc))
 
-def suggest(location: str, data: Data, seed: int) -> tuple[Suggestion, ...]:
+
+def suggest(trials: Trials, data: Data, seed: int) -> tuple[Suggestion, ...]:
     """The lines that an export needs, and no others.
 
     Args:
-        location: of the export.
+        trials: the export.
         data: the recipe's rules so far.
         seed: of samples and splits.
     """
-    trials = Trials(location)
     before = trials.read(data)
     lines = list(_dialect_lines(trials, data))
     if trials.read(with_lines(data, lines)).error is not None:
@@ -172,7 +178,7 @@ def suggest(location: str, data: Data, seed: int) -> tuple[Suggestion, ...]:
     if data.preset is None:
         lines += _preset_lines(trials, with_lines(data, lines))
     for propose in _PROPOSALS:
-        lines += propose(trials, with_lines(data, lines), location)
+        lines += propose(trials, with_lines(data, lines))
     needed = _needed(trials, data, lines, before)
     return (*needed, *_floor_lines(trials, with_lines(data, needed), seed))
 
@@ -208,7 +214,7 @@ def _preset_lines(trials: Trials, data: Data) -> Iterator[Suggestion]:
             return
 
 
-def _column_lines(trials: Trials, data: Data, location: str) -> Iterator[Suggestion]:
+def _column_lines(trials: Trials, data: Data) -> Iterator[Suggestion]:
     """A column that the file lacks under our name, and has under another that says the same."""
     columns = trials.columns(data)
     for ours, names in column_names.NAMES.items():
@@ -227,7 +233,7 @@ def _column_lines(trials: Trials, data: Data, location: str) -> Iterator[Suggest
             )
             yield Suggestion(("columns", ours), theirs, f"{lack}, but there is {theirs}")
         elif ours == "account":
-            name = place_name(location)
+            name = place_name(trials.location)
             why = "the file names no account, so all posts share one"
             yield Suggestion(("columns", ours), f"={name}", why)
     whole = (data.kpi,) if column_names.has_values(columns, data.kpi) else data.kpi.split("/")
@@ -274,7 +280,7 @@ def _dialect_lines(trials: Trials, data: Data) -> Iterator[Suggestion]:
         )
 
 
-def _convention_lines(trials: Trials, data: Data, location: str) -> Iterator[Suggestion]:
+def _convention_lines(trials: Trials, data: Data) -> Iterator[Suggestion]:
     """A convention of dates or numbers that reads what is rejected without it; of two that read as
     much, none: which of them is right, only the export's writer knows."""
     for name, (code, values) in _CONVENTIONS.items():
@@ -292,7 +298,7 @@ def _convention_lines(trials: Trials, data: Data, location: str) -> Iterator[Sug
             yield Suggestion((name,), None, why, saves=before - best, of=before)
 
 
-def _text_lines(trials: Trials, data: Data, location: str) -> Iterator[Suggestion]:
+def _text_lines(trials: Trials, data: Data) -> Iterator[Suggestion]:
     """Texts that are shorter than the recipe asks for."""
     tally = trials.read(data)
     if tally.shortest is not None:
@@ -302,7 +308,7 @@ def _text_lines(trials: Trials, data: Data, location: str) -> Iterator[Suggestio
 
 def _floor_lines(trials: Trials, data: Data, seed: int) -> Iterator[Suggestion]:
     """Floors that most posts do not exceed, as where the KPI is a rate."""
-    outlook = preview.look(trials.exports(data), data, seed)
+    outlook = trials.look(data, seed)
     total, bare = sum(outlook.buckets.values()), outlook.buckets.get("none", 0)
     if bare <= _BARE * total:
         return
@@ -313,7 +319,7 @@ def _floor_lines(trials: Trials, data: Data, seed: int) -> Iterator[Suggestion]:
         of=bare,
         unit="samples without a bucket",
     )
-    after = preview.look(trials.exports(data), with_lines(data, [line]), seed)
+    after = trials.look(with_lines(data, [line]), seed)
     if (saves := bare - after.buckets["none"]) > 0:
         yield replace(line, saves=saves)
 
