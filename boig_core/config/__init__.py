@@ -7,7 +7,7 @@ recipe's: it comes from the environment. Leaves out: reading data, and any impor
 pydantic and YAML.
 """
 
-from boig_core.config.data import Column, Data, ImageFormat, SplitBy
+from boig_core.config.data import Column, Data, DateOrder, DecimalSign, ImageFormat, SplitBy
 from boig_core.config.ddpo import DDPO
 from boig_core.config.evaluation import Aesthetic, Evaluation, FewShot, Rewrite
 from boig_core.config.llm import LLM, Pattern
@@ -36,6 +36,8 @@ __all__ = [
     "Collapse",
     "Column",
     "Data",
+    "DateOrder",
+    "DecimalSign",
     "Evaluation",
     "Fall",
     "FewShot",

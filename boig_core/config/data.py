@@ -8,12 +8,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from boig_core.config.dialect import Dialect
+from boig_core.config.presets import Preset, with_preset
 from boig_core.config.section import Fraction, Section
 
 Column = Literal[
     "id", "account", "company", "timestamp", "text", "image", "images", "keywords", "licence"
 ]
 """A column of a post, beside its KPIs."""
+DateOrder = Literal["day-first", "month-first"]
+"""What comes first in a date such as ``05/06/2023``."""
+DecimalSign = Literal["point", "comma"]
+"""What stands before the decimals of a number."""
 Kpi = Annotated[str, Field(pattern=r"^[^/]+(/[^/]+)?$")]
 """A numeric column, or the rate of two: ``clicks/impressions``."""
 ImageFormat = Literal["original", "png", "jpeg", "webp"]
@@ -38,6 +43,16 @@ class Data(Section):
     columns: dict[Column, str] = Field(default_factory=dict)
     """What your export calls our columns, where the names differ. ``account: user.name`` reaches
     into a nested object, and ``account: =stock`` gives every row the same value."""
+    preset: Preset | None = None
+    """The export that the posts come from: it names ``columns``, ``kpi`` and ``dates`` where the
+    recipe does not. The guide on posts says what each export lacks. null: none."""
+    dates: DateOrder | None = None
+    """Whether the day or the month comes first in dates with slashes or hyphens, such as
+    ``05/06/2023``. null: other dates of the same file settle it, or such rows are rejected."""
+    numbers: DecimalSign | None = None
+    """Whether a ``point`` or a ``comma`` stands before decimals where numbers are written as text,
+    such as ``1,234``. null: other numbers of the same column settle it, or such rows are
+    rejected."""
     dialect: Dialect = Dialect()
     """How the posts file is written, where it does not tell by itself."""
     where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -132,6 +147,11 @@ class Data(Section):
     """Let the URLs of images, and of a posts file, lead to loopback and private addresses, and
     requests use the environment's proxies. For tests and intranets alone: whoever writes the posts
     then reaches inside your network."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, tree: Any) -> Any:
+        return with_preset(tree)
 
     @field_validator("since", "until", mode="before")
     @classmethod

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from boig_core.config import Data
 from boig_core.data import card, dataset, labels, posts, selection, sources, staging, tables
+from boig_core.data.conventions import Conventions
 from boig_core.data.earlier import _EMPTY, RULES, load_earlier
 from boig_core.data.reach import ImageReference, Reach
 from boig_core.data.staging import FetchChunk
@@ -126,7 +127,7 @@ def ingest(
             raise InputError(
                 location or earlier,
                 f"has no usable post among {_count(con, 'reject')} rows",
-                _most_common(con),
+                selection.most_common_rejects(con),
             )
         selection.references(con)
         staged = _fetch(con, data, Reach.of(roots), root, crew)
@@ -134,7 +135,9 @@ def ingest(
         labels.label(con, data, seed)
         if not _count(con, "sample"):
             raise InputError(
-                location or earlier, "has no post with an image that can be read", _most_common(con)
+                location or earlier,
+                "has no post with an image that can be read",
+                selection.most_common_rejects(con),
             )
         return _write(con, data, [*kept, *_new_shards(con)], scratch, root, staged)
 
@@ -150,11 +153,10 @@ def _scan(con: DuckDBPyConnection, location: str | None, data: Data, period: Per
     # Absolute, since a file's folder is where its images lie.
     files = sources.read_export(store.normalize_source(location), data) if location else ()
     for file, rows in files:
-        selection.add_rows(
-            con,
-            file,
-            posts.accept(file, rows if period is None else posts.within(rows, period, data), data),
-        )
+        conventions = Conventions(data)
+        selection.add_rows(con, file, posts.accept(file, rows, data, period, conventions))
+        if mended := conventions.mended:
+            log.info("%d texts of %s are mended: their letters were decoded wrongly", mended, file)
     log.info(
         "%d rows can be used, %d are rejected", _count(con, "candidate"), _count(con, "reject")
     )
@@ -384,17 +386,3 @@ def _table(con: DuckDBPyConnection, query: str, schema: pa.Schema, path: Path) -
 def _count(con: DuckDBPyConnection, table: str) -> int:
     [(count,)] = con.execute(f"SELECT count(*) FROM {table}").fetchall()
     return int(count)
-
-
-def _most_common(con: DuckDBPyConnection) -> str:
-    """What to mend first."""
-    rows = con.execute(
-        """
-        SELECT code, count(*) AS n, arg_min({'line': line, 'reason': reason}, (file, line)) AS first
-        FROM reject GROUP BY code ORDER BY n DESC, code LIMIT 1
-        """
-    ).fetchall()
-    if not rows:
-        return "export at least one post"
-    code, count, first = rows[0]
-    return f"most often {code} ({count} times), first in line {first['line']}: {first['reason']}"

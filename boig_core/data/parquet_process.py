@@ -18,6 +18,7 @@ from typing import Final
 from pyarrow import ArrowException, parquet
 
 from boig_core.data.parquet_cells import leaves_to_read, rows_of_batch
+from boig_core.data.values import plain
 from boig_core.storage import store
 
 MEMORY_MB: Final = 1024
@@ -59,7 +60,7 @@ def _answers(location: str) -> Iterator[str]:
                 # Only here does a dictionary, or a list of them, take all the room that it stands
                 # for. Times and the like become texts, as `posts` keeps them.
                 for row in rows_of_batch(batch, embedded):
-                    text = json.dumps(row, default=str)
+                    text = json.dumps(row, default=plain)
                     yield text if len(text) <= LARGEST_ROW else str(len(text))
     except MemoryError:
         yield json.dumps(f"takes more than {MEMORY_MB} MiB of memory to unpack")

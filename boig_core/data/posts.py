@@ -1,39 +1,42 @@
 """Posts: the rows of an export, each accepted as a `Post` or rejected with a reason.
 
-Columns: id, account, company (else the account stands in), timestamp (ISO-8601), text, image or
-images, keywords and licence where there are any, and the KPIs of the recipe; other names are mapped
-by ``data.columns``. Leaves out: where rows come from (see `sources`), which posts of many are
-chosen (see `selection`), and the images (see `fetch`).
+Columns: id, account, company (else the account stands in), timestamp, text, image or images,
+keywords and licence where there are any, and the KPIs of the recipe; other names are mapped by
+``data.columns``. Leaves out: where rows come from (see `sources`), how values are written (see
+`values`, `conventions`, `texts` and `image_cells`), which posts of many are chosen (see
+`selection`), and the images (see `fetch`).
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, cast, get_args
 
 from boig_core.config import Column, Data
+from boig_core.data.conventions import Conventions, iso
+from boig_core.data.image_cells import image_references, listed_texts, without_embedded
 from boig_core.data.rejects import CODES, VERDICT, Rejected
 from boig_core.data.sources import Row
+from boig_core.data.texts import mask_links, mend, readable
+from boig_core.data.values import as_name, as_text, is_missing, label, plain, too_large, value_at
 from boig_core.storage.period import Period
 from boig_core.vocabulary import LINK, MAX_KEYWORDS, keywords
 
 MAX_TEXT: Final = 65_536
 """Characters of a text: the longest post that a large network takes has 63,206 (Facebook). What is
 longer is another kind of file, which a few thousand times would fill the memory of the tables."""
-MAX_IMAGES: Final = 200
-"""Images of a post: ten times what the longest carousel holds (Instagram's, 20)."""
 MAX_ROW: Final = 2**20
 """Characters of a row as JSON, whatever columns it has."""
 _MAX_NAME: Final = 1000
 """Characters of an id, an account, a company and a licence."""
-_MAX_REFERENCE: Final = 4096
-"""Characters of an image reference: no path may be longer, no key of S3, and no common URL."""
-_LINKS: Final = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
+_WAITING_MEMORY: Final = 16 * 2**20
+"""Bytes of rows that wait for the end of their file before they go to disk."""
+_LONGEST_LIST: Final = 300
+"""Characters of the names of a row's columns in a message."""
 
 
 @dataclass(frozen=True)
@@ -89,64 +92,94 @@ class Reject:
     row: str | None
 
 
-def accept(file: str, rows: Iterable[Row], data: Data) -> Iterator[tuple[int, Post, str] | Reject]:
+def accept(
+    file: str,
+    rows: Iterable[Row],
+    data: Data,
+    period: Period | None = None,
+    conventions: Conventions | None = None,
+) -> Iterator[tuple[int, Post, str] | Reject]:
     """Sort the rows of one file.
 
     Args:
         file: URI that rejects name.
         rows: as `sources.read_rows` gives them.
         data: the recipe's rules.
+        period: rows of another time are another run's, and left out; one without a time that can
+            be read stays, to be rejected with its reason. None: all.
+        conventions: what the file means by values with two readings, new as a rule, so that a
+            caller can ask it afterwards.
 
     Yields:
-        Line, post and the row as JSON under our column names; or a reject.
+        Line, post and the row as JSON under our column names; or a reject. Rows that wait for what
+        the others show come last.
     """
-    for line, row in rows:
-        # Known step by step, so that a reject says as much of its row as could be read.
-        name: str | None = None
-        text: str | None = None
-        try:
-            if isinstance(row, Rejected):
-                raise row
-            fields = rename(row, data.columns)
-            name = _shown_id(fields)
-            # Sorted, since equal rows must read equal: the text tells a row that was rejected
-            # before, and decides between rows of one id. Parquet brings times, which JSON lacks.
-            whole = json.dumps(fields, default=str, sort_keys=True)
-            # Not kept: one that is too large today is so tomorrow.
-            if len(whole) > MAX_ROW:
-                raise _too_large("the row as JSON has", len(whole), "characters", MAX_ROW)
-            text = whole
-            yield line, parse_post(fields, data), text
-        except Rejected as exc:
-            yield Reject(file, line, name, None, exc.code, exc.reason, text)
-        # No row is kept: what cannot be written as JSON cannot be tried again.
-        except RecursionError:
-            yield Reject(file, line, name, None, "bad_json", "is nested too deeply", None)
-
-
-def within(rows: Iterable[Row], period: Period, data: Data) -> Iterator[Row]:
-    """The rows of a period; the others are another run's. One without a time that can be read
-    stays, to be rejected with its reason."""
-    for line, row in rows:
-        try:
-            outside = (
-                isinstance(row, Mapping)
-                and _moment(_require(rename(row, data.columns), "timestamp")) not in period
-            )
-        except (Rejected, RecursionError):
-            outside = False
-        if not outside:
-            yield line, row
+    conventions = conventions or Conventions(data)
+    with tempfile.SpooledTemporaryFile(_WAITING_MEMORY, "w+", encoding="ascii") as waiting:
+        for line, row in rows:
+            # Known step by step, so that a reject says as much of its row as could be read.
+            name: str | None = None
+            try:
+                if isinstance(row, Rejected):
+                    raise row
+                fields = without_embedded(rename(row, data.columns))
+                name = _shown_id(fields)
+                is_open = conventions.learn(fields)
+                if not is_open and _is_outside(fields, period, conventions, data):
+                    continue
+                text = _as_json(fields)
+            except Rejected as exc:
+                yield Reject(file, line, name, None, exc.code, exc.reason, None)
+            # No row is kept: what cannot be written as JSON cannot be tried again.
+            except RecursionError:
+                yield Reject(file, line, name, None, "bad_json", "is nested too deeply", None)
+            else:
+                if is_open:
+                    waiting.write(json.dumps([line, text]) + "\n")
+                else:
+                    yield _verdict(file, line, fields, text, data, conventions)
+        waiting.seek(0)
+        for line, text in map(json.loads, waiting):
+            fields = conventions.settle(json.loads(text))
+            if not _is_outside(fields, period, conventions, data):
+                # Kept as it was settled: the row is tried again without its file.
+                yield _verdict(file, line, fields, _as_json(fields), data, conventions)
 
 
 def accept_again(file: str, line: int, row: str, data: Data) -> tuple[int, Post, str] | Reject:
     """Try a rejected row again, under the recipe as it is now; ``row`` is JSON under our column
-    names."""
-    fields = json.loads(row)
+    names. What its file left open, the recipe alone can settle."""
+    return _verdict(file, line, json.loads(row), row, data, Conventions(data))
+
+
+def _verdict(
+    file: str, line: int, fields: dict[str, Any], text: str, data: Data, conventions: Conventions
+) -> tuple[int, Post, str] | Reject:
     try:
-        return line, parse_post(fields, data), row
+        return line, parse_post(fields, data, conventions), text
     except Rejected as exc:
-        return Reject(file, line, _shown_id(fields), None, exc.code, exc.reason, row)
+        return Reject(file, line, _shown_id(fields), None, exc.code, exc.reason, text)
+
+
+def _is_outside(
+    fields: Mapping[str, Any], period: Period | None, conventions: Conventions, data: Data
+) -> bool:
+    if period is None:
+        return False
+    try:
+        return conventions.moment(_require(fields, "timestamp", data), "timestamp") not in period
+    except Rejected:
+        return False
+
+
+def _as_json(fields: Mapping[str, Any]) -> str:
+    # Sorted, since equal rows must read equal: the text tells a row that was rejected before, and
+    # decides between rows of one id. Parquet brings times, which JSON lacks.
+    text = json.dumps(fields, default=plain, sort_keys=True)
+    # Not kept: one that is too large today is so tomorrow.
+    if len(text) > MAX_ROW:
+        raise too_large("the row as JSON has", len(text), "characters", MAX_ROW)
+    return text
 
 
 def rename(fields: Any, columns: Mapping[Column, str]) -> dict[str, Any]:
@@ -164,13 +197,13 @@ def rename(fields: Any, columns: Mapping[Column, str]) -> dict[str, Any]:
     if not isinstance(fields, Mapping):
         raise Rejected("bad_json", "is no JSON object")
     named = {
-        str(ours): theirs[1:] if theirs.startswith("=") else _reach(fields, theirs)
+        str(ours): theirs[1:] if theirs.startswith("=") else value_at(fields, theirs)
         for ours, theirs in columns.items()
     }
     return {str(name): value for name, value in fields.items()} | named
 
 
-def parse_post(fields: Mapping[str, Any], data: Data) -> Post:
+def parse_post(fields: Mapping[str, Any], data: Data, conventions: Conventions) -> Post:
     """One row of an export, under our column names.
 
     Raises:
@@ -179,23 +212,57 @@ def parse_post(fields: Mapping[str, Any], data: Data) -> Post:
     # First what the recipe leaves out: such a row counts as a choice, not as a fault, whatever else
     # is wrong with it.
     for column, values in data.where.items():
-        if (value := _label(_reach(fields, column))) not in values:
+        if (value := _label(value_at(fields, column))) not in values:
             raise Rejected("filtered_out", f"{column} = {value!r} is not among {', '.join(values)}")
-    moment = _moment(_require(fields, "timestamp"))
+    moment = conventions.moment(_require(fields, "timestamp", data), _called("timestamp", data))
     day = moment.date().isoformat()
     if (data.since and day < data.since) or (data.until and day >= data.until):
         raise Rejected(
             "out_of_period", f"{day} is not in [{data.since or '...'}, {data.until or '...'})"
         )
     _obey_verdict(fields.get(VERDICT))
-    text = _text(fields, "text")
+    written = as_text(_require(fields, "text", data), _called("text", data))
+    text, masked = _clean(written, data)
+    account = _name(fields, "account", data)
+    licence = _label(fields.get("licence"))
+    no_company = is_missing(fields.get("company"))
+    post = Post(
+        id=as_name(_require(fields, "id", data), _called("id", data), _MAX_NAME),
+        account=account,
+        company=account if no_company else _name(fields, "company", data),
+        timestamp=iso(moment),
+        text=text,
+        # Of the masked text, whatever is kept: no word of an address is a keyword.
+        keywords=_own_keywords(fields.get("keywords")) or keywords(masked),
+        licence=licence and as_name(licence, "licence", _MAX_NAME),
+        kpis=(
+            _kpi(fields, data.kpi, data, conventions),
+            *(_optional_kpi(fields, name, data, conventions) for name in data.more_kpis),
+        ),
+        images=image_references(fields),
+        held_out=any(
+            _label(value_at(fields, column)) in values for column, values in data.held_out.items()
+        ),
+    )
+    conventions.mended += mend(written) != written
+    return post
+
+
+def _clean(text: str, data: Data) -> tuple[str, str]:
+    """A post's text as it is kept, and with its links masked.
+
+    Raises:
+        Rejected: it is shorter or longer than the recipe or anyone wants it.
+    """
     if len(text) > MAX_TEXT:
         raise Rejected(
             "text_too_long",
             f"the text has {len(text)} characters, no post may have more than {MAX_TEXT}",
         )
+    text = readable(mend(text))
+    masked = mask_links(text)
     # Before the length is measured: what counts is the text as it is kept.
-    text = " ".join((_LINKS.sub(LINK, text) if data.mask_links else text).split())
+    text = masked if data.mask_links else text
     if len(text) < data.min_text:
         raise Rejected(
             "text_too_short",
@@ -206,22 +273,7 @@ def parse_post(fields: Mapping[str, Any], data: Data) -> Post:
             "text_too_long",
             f"the text has {len(text)} characters, at most {data.max_text} are asked for",
         )
-    account = _name(_text(fields, "account"), "account")
-    licence = _label(fields.get("licence") or None)
-    return Post(
-        id=_name(_text(fields, "id"), "id"),
-        account=account,
-        company=_name(_utf8(str(fields.get("company") or account), "company"), "company"),
-        timestamp=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        text=text,
-        keywords=_own_keywords(fields.get("keywords")) or keywords(text),
-        licence=licence and _name(licence, "licence"),
-        kpis=(_kpi(fields, data.kpi), *(_optional_kpi(fields, name) for name in data.more_kpis)),
-        images=_images(fields),
-        held_out=any(
-            _label(_reach(fields, column)) in values for column, values in data.held_out.items()
-        ),
-    )
+    return text, masked
 
 
 def _obey_verdict(verdict: Any) -> None:
@@ -231,39 +283,21 @@ def _obey_verdict(verdict: Any) -> None:
 
 
 def _own_keywords(value: Any) -> tuple[str, ...]:
-    """Keywords of the export: a list, or one text with commas or semicolons."""
+    """Keywords of the export: a list, or one text with commas, semicolons or line breaks."""
     words = (
-        re.split(r"[,;]", value)
-        if isinstance(value, str)
-        else value
-        if isinstance(value, list)
-        else []
+        " ".join(mask_links(readable(mend(_label(word) or ""))).replace(LINK, " ").split()).lower()
+        for word in listed_texts(value)
     )
-    keywords = (
-        " ".join(str(_label(word)).split()).lower() for word in words if isinstance(word, str)
-    )
-    return tuple(dict.fromkeys(word for word in keywords if word))[:MAX_KEYWORDS]
+    return tuple(dict.fromkeys(word for word in words if word))[:MAX_KEYWORDS]
 
 
-def _reach(fields: Mapping[str, Any], path: str) -> Any:
-    """Value of a column, or of a nested one by its dotted path; a column whose own name has dots
-    comes first."""
-    value: Any = fields
-    # Some exports have flat columns that are called `user.name`.
-    if path in fields:
-        return fields[path]
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
-def _kpi(fields: Mapping[str, Any], name: str) -> float:
+def _kpi(fields: Mapping[str, Any], name: str, data: Data, conventions: Conventions) -> float:
     """A column, or the rate of two: ``clicks/impressions``, unless the row has the rate itself."""
     upper, slash, lower = (name, "", "") if name in fields else name.partition("/")
-    value = _number(_require(fields, upper), upper)
+    value = conventions.number(_require(fields, upper, data), upper)
     if not slash:
         return value
-    whole = _number(_require(fields, lower), lower)
+    whole = conventions.number(_require(fields, lower, data), lower)
     if whole == 0:
         raise Rejected("bad_kpi", f"{name} is no rate: {lower} is 0")
     rate = value / whole
@@ -273,9 +307,11 @@ def _kpi(fields: Mapping[str, Any], name: str) -> float:
     return rate
 
 
-def _optional_kpi(fields: Mapping[str, Any], name: str) -> float | None:
+def _optional_kpi(
+    fields: Mapping[str, Any], name: str, data: Data, conventions: Conventions
+) -> float | None:
     try:
-        return _kpi(fields, name)
+        return _kpi(fields, name, data, conventions)
     except Rejected as exc:
         # A rate over 0 is as good as missing; a value that is no number is a fault of the row.
         if exc.code == "missing_field" or (exc.code == "bad_kpi" and exc.reason.endswith("is 0")):
@@ -283,88 +319,40 @@ def _optional_kpi(fields: Mapping[str, Any], name: str) -> float | None:
         raise
 
 
-def _require(fields: Mapping[str, Any], name: str) -> Any:
-    value = _reach(fields, name)
-    if value is None or value == "":
-        raise Rejected("missing_field", f"{name} is missing")
-    return value
+def _require(fields: Mapping[str, Any], name: str, data: Data) -> Any:
+    value = value_at(fields, name)
+    if not is_missing(value):
+        return value
+    theirs = data.columns.get(cast(Column, name), name)
+    if theirs in fields or value_at(fields, theirs) is not None or theirs.startswith("="):
+        raise Rejected("missing_field", f"{_called(name, data)} is missing")
+    own = {*data.columns, VERDICT}
+    there = ", ".join(sorted(str(key)[:40] for key in fields if key not in own))
+    there = there if len(there) <= _LONGEST_LIST else f"{there[:_LONGEST_LIST]}..."
+    setting = "columns" if name in get_args(Column) else "kpi"
+    raise Rejected(
+        "missing_field",
+        f"{_called(name, data)} is missing: there is no column {theirs!r}, but {there or 'none'} "
+        f"(data.{setting} names another)",
+    )
 
 
-def _text(fields: Mapping[str, Any], name: str) -> str:
-    value = _require(fields, name)
-    if isinstance(value, (Mapping, list, bool)):
-        raise Rejected("missing_field", f"{name} = {str(value)[:40]!r} is no text")
-    return _utf8(str(value), name)
+def _called(name: str, data: Data) -> str:
+    """A column in a message: ours, and what the export calls it."""
+    theirs = data.columns.get(cast(Column, name), name)
+    return name if theirs in (name, f"={theirs[1:]}") else f"{name} (your column {theirs!r})"
 
 
-def _name(value: str, name: str) -> str:
-    if len(value) > _MAX_NAME:
-        raise _too_large(f"{name} has", len(value), "characters", _MAX_NAME)
-    return value
-
-
-def _too_large(what: str, count: int, unit: str, most: int) -> Rejected:
-    # Without the value: a reject must not repeat megabytes.
-    return Rejected("row_too_large", f"{what} {count} {unit}, no post may have more than {most}")
-
-
-def _utf8(value: str, name: str) -> str:
-    try:
-        value.encode()
-    except (
-        UnicodeEncodeError
-    ) as exc:  # half of a surrogate pair, which JSON can spell and no file can hold
-        raise Rejected("encoding", f"{name} holds half a character at {exc.start}") from exc
-    return value
+def _name(fields: Mapping[str, Any], name: str, data: Data) -> str:
+    return mend(as_name(_require(fields, name, data), _called(name, data), _MAX_NAME))
 
 
 def _label(value: Any) -> str | None:
-    # It may stand in a reject, which has to be written whatever characters the row held.
-    return None if value is None else str(value).encode(errors="replace").decode()
+    text = label(value)
+    return text and mend(text)
 
 
 def _shown_id(fields: Mapping[str, Any]) -> str | None:
     """Id of a row that may be rejected for it."""
-    label = _label(fields.get("id"))
-    return label and label[:_MAX_NAME]
-
-
-def _moment(value: Any) -> datetime:
-    try:
-        moment = (
-            value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
-        )
-        # `astimezone` would read a time without a zone in that of the machine.
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError) as exc:
-        raise Rejected("bad_timestamp", f"timestamp {str(value)[:40]!r} is not ISO-8601") from exc
-
-
-def _number(value: Any, name: str) -> float:
-    """A KPI; digits in a string count, thousands separators do not, because 1,234 means different
-    numbers in different places."""
-    try:
-        # `float` would take true for 1, and 1_000 for 1000.
-        odd = isinstance(value, bool) or "_" in str(value)
-        number = math.nan if odd else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number) or number < 0:
-        raise Rejected("bad_kpi", f"{name} = {str(value)[:40]!r} is not a number of at least 0")
-    return number
-
-
-def _images(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    value = fields.get("images") or fields.get("image")
-    references = [value] if isinstance(value, str) else value
-    if not references:
-        raise Rejected("missing_field", "image is missing")
-    if not isinstance(references, list) or not all(
-        isinstance(reference, str) and reference for reference in references
-    ):
-        raise Rejected("image_missing", f"images = {str(value)[:40]!r} is no list of references")
-    if len(references) > MAX_IMAGES:
-        raise _too_large("the row names", len(references), "images", MAX_IMAGES)
-    if (longest := max(map(len, references))) > _MAX_REFERENCE:
-        raise _too_large("a name of an image has", longest, "characters", _MAX_REFERENCE)
-    return tuple(dict.fromkeys(_utf8(reference, "image") for reference in references))
+    shown = label(fields.get("id"))
+    return shown and shown[:_MAX_NAME]

@@ -198,6 +198,23 @@ def references(con: DuckDBPyConnection) -> None:
     )
 
 
+def most_common_rejects(con: DuckDBPyConnection) -> str:
+    """What to mend first, for an ingestion that has nothing to keep: how often each reason was met,
+    and the first line of the commonest."""
+    rows = con.execute(
+        """
+        SELECT code, count(*) AS n, arg_min({'line': line, 'reason': reason}, (file, line)) AS first
+        FROM reject GROUP BY code ORDER BY n DESC, code
+        """
+    ).fetchall()
+    if not rows:
+        return "export at least one post"
+    (code, count, first), *others = rows
+    text = f"most often {code} ({count} times), first in line {first['line']}: {first['reason']}"
+    counts = ", ".join(f"{code} ({count} times)" for code, count, _ in others)
+    return f"{text}; then {counts}" if counts else text
+
+
 def quoted(text: str) -> str:
     """A string literal of SQL."""
     # Names of KPIs come from the recipe, and may hold a quote.

@@ -312,7 +312,8 @@ def test_a_version_of_other_rules_or_another_place_is_refused(archive: Archive) 
 def test_nothing_usable_says_what_is_most_often_wrong(archive: Archive) -> None:
     with pytest.raises(
         InputError,
-        match=r"no usable post among 3 rows.*most often missing_field \(2 times\), first in line 2: account",
+        match=r"no usable post among 3 rows.*most often missing_field \(2 times\), "
+        r"first in line 2: account is missing; then bad_kpi \(1 times\)",
     ):
         archive.ingest(
             archive.export(

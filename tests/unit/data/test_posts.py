@@ -42,11 +42,11 @@ def test_a_good_row(tmp_path: Path) -> None:
         ({"account": {"name": "verde"}}, "missing_field"),
         ({"image": []}, "missing_field"),
         ({"image": [1]}, "image_missing"),
-        ({"likes": "1,234"}, "bad_kpi"),
         ({"likes": "1_234"}, "bad_kpi"),
         ({"likes": -1}, "bad_kpi"),
         ({"likes": True}, "bad_kpi"),
-        ({"likes": "nan"}, "bad_kpi"),
+        ({"likes": "nan"}, "missing_field"),
+        ({"likes": "inf"}, "bad_kpi"),
         ({"timestamp": "04/03/19 05:06 AM"}, "bad_timestamp"),
         ({"text": "short"}, "text_too_short"),
         ({"text": "www.x.example/" + "x" * 80}, "text_too_short"),
@@ -160,7 +160,11 @@ def test_a_rate_of_two_columns_is_a_kpi(tmp_path: Path) -> None:
     assert post.kpis == (0.0075,)
     assert [(reject.code, reject.reason) for reject in rejects] == [
         ("bad_kpi", "clicks/impressions is no rate: impressions is 0"),
-        ("missing_field", "impressions is missing"),
+        (
+            "missing_field",
+            "impressions is missing: there is no column 'impressions', but account, clicks, "
+            "company, id, image, likes, text, timestamp (data.kpi names another)",
+        ),
         ("bad_kpi", "clicks/impressions is no rate: 1e+308 / 1e-10 is too large"),
     ]
     with pytest.raises(ValueError, match="kpi"):
