@@ -19,7 +19,7 @@ from boig_core.observability.tables import broken
 if TYPE_CHECKING:
     from boig_core.config import Data
     from boig_core.data.dialects import FileDialect
-    from boig_core.data.preview import Export, Outlook, Problem, TriedImages
+    from boig_core.data.preview import ExportReading, Outlook, Problem, TriedImages
     from boig_core.data.suggestions import Suggestion
 
 _FAILURES = 3
@@ -39,7 +39,7 @@ class Preview:
         images: that were tried.
     """
 
-    export: Export
+    export: ExportReading
     data: Data
     before: Outlook
     lines: Sequence[Suggestion]
@@ -125,7 +125,7 @@ def preview_lines(preview: Preview) -> Iterator[str]:
         yield from broken(warning, indent=" " * 9, first="warning: ")
 
 
-def _file_lines(export: Export, outlook: Outlook) -> Iterator[str]:
+def _file_lines(export: ExportReading, outlook: Outlook) -> Iterator[str]:
     from boig_core.data.glance import many
 
     for file, dialect in export.files:
@@ -146,7 +146,7 @@ def _file_lines(export: Export, outlook: Outlook) -> Iterator[str]:
     yield from broken(f"{many(outlook.rows, 'row')}{part}")
 
 
-def _column_lines(export: Export, data: Data, lines: Sequence[Suggestion]) -> Iterator[str]:
+def _column_lines(export: ExportReading, data: Data, lines: Sequence[Suggestion]) -> Iterator[str]:
     from boig_core.data.suggestions import resolved
 
     names = _our_columns(data)

@@ -124,21 +124,15 @@ def ingest(
         _forget_old_rejects(con)
         selection.choose(con, data, seed)
         if not _count(con, "post"):
-            raise InputError(
-                location or earlier,
-                f"has no usable post among {_count(con, 'reject')} rows",
-                selection.most_common_rejects(con),
-            )
+            rule = f"has no usable post among {_count(con, 'reject')} rows"
+            raise InputError(location or earlier, rule, selection.most_common_rejects(con))
         selection.references(con)
         staged = _fetch(con, data, Reach.of(roots), root, crew)
         _locate_images(con)
         labels.label(con, data, seed)
         if not _count(con, "sample"):
-            raise InputError(
-                location or earlier,
-                "has no post with an image that can be read",
-                selection.most_common_rejects(con),
-            )
+            rule = "has no post with an image that can be read"
+            raise InputError(location or earlier, rule, selection.most_common_rejects(con))
         return _write(con, data, [*kept, *_new_shards(con)], scratch, root, staged)
 
 

@@ -134,7 +134,7 @@ class TriedImages:
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportReading:
     """An export as it was found.
 
     Attributes:
@@ -148,7 +148,7 @@ class Export:
     whole: bool
 
 
-def survey(location: str, data: Data, seed: int) -> tuple[Export, Outlook]:
+def survey(location: str, data: Data, seed: int) -> tuple[ExportReading, Outlook]:
     """Read an export as an ingestion would.
 
     Args:
@@ -174,7 +174,7 @@ def survey(location: str, data: Data, seed: int) -> tuple[Export, Outlook]:
         (file, sources.describe_file(file, data) if nr < _DESCRIBED_FILES else None)
         for nr, file in enumerate(files)
     )
-    return Export(dialects, columns, not left.spent), outlook
+    return ExportReading(dialects, columns, not left.spent), outlook
 
 
 def look(exports: Iterable[tuple[str, Iterable[Row]]], data: Data, seed: int) -> Outlook:
