@@ -142,6 +142,8 @@ def _file_lines(export: ExportReading, outlook: Outlook) -> Iterator[str]:
         yield f"and {many(more, 'more file')}"
     for name, way in outlook.conventions.items():
         yield from broken(f"{name}: {way}", indent="    ", first="  ")
+    if outlook.mended:
+        yield from broken(f"{many(outlook.mended, 'text')} mended: letters were decoded wrongly")
     part = "" if export.whole else ", the first of the export: the rest was not looked at"
     yield from broken(f"{many(outlook.rows, 'row')}{part}")
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -99,6 +99,7 @@ class Outlook:
         warnings: see `glance`.
         references: images, in an order that spreads over all posts.
         conventions: how dates and the numbers of each KPI are written, where that was settled.
+        mended: posts whose letters had been decoded wrongly.
         error: why the export cannot be read at all.
     """
 
@@ -113,6 +114,7 @@ class Outlook:
     warnings: tuple[str, ...] = ()
     references: tuple[ImageReference, ...] = ()
     conventions: Mapping[str, str] = field(default_factory=dict)
+    mended: int = 0
     error: str | None = None
 
     @property
@@ -185,57 +187,58 @@ def look(exports: Iterable[tuple[str, Iterable[Row]]], data: Data, seed: int) ->
         data: the recipe's rules.
         seed: of samples and splits.
     """
-    # What is not fetched has no look of its own.
-    rules = data.model_copy(update={"near_duplicates": None})
     with (
         tempfile.TemporaryDirectory(prefix="boig-preview-") as scratch,
         selection.connect(Path(scratch), data.tables_mb) as con,
     ):
         settled: dict[str, str] = {}
+        mended = 0
         for file, rows in exports:
             conventions = Conventions(data)
             selection.add_rows(con, file, posts.accept(file, rows, data, conventions=conventions))
             settled |= _settled(conventions, data)
-        selection.choose(con, rules, seed)
+            mended += conventions.mended
+        selection.choose(con, data, seed)
         problems = _problems(con)
         [(kept, accounts)] = con.execute(
             "SELECT count(*), count(DISTINCT account) FROM post"
         ).fetchall()
-        rows_read = kept + sum(problem.count for problem in problems)
-        faults = tuple(problem for problem in problems if problem.code not in CHOICES)
-        choices = tuple(problem for problem in problems if problem.code in CHOICES)
-        if not kept:
-            return Outlook(rows_read, 0, faults, choices)
-        selection.references(con)
-        # Each reference as an image of its own: of what is fetched later, only what matters here.
-        con.execute(
-            """
-            CREATE TABLE image AS
-            SELECT post, place, reference, address, sha256(base || chr(0) || address) AS sha256, 1 AS width, 1 AS height, '' AS fingerprint
-            FROM reference
-            """
+        outlook = Outlook(
+            rows=kept + sum(problem.count for problem in problems),
+            kept=kept,
+            problems=tuple(problem for problem in problems if problem.code not in CHOICES),
+            choices=tuple(problem for problem in problems if problem.code in CHOICES),
+            account_count=accounts,
+            conventions=settled,
+            mended=mended,
         )
-        labels.label(con, rules, seed)
-        numbers = card.card(con)
-        buckets = {name: sum(splits.values()) for name, splits in numbers["buckets"].items()}
-        shown = {
-            **numbers,
-            "kpi": data.kpi,
-            "ranking": ranking.measure_ranking(con, data),
-        }
-        return Outlook(
-            rows_read,
-            kept,
-            faults,
-            choices,
-            _accounts(con),
-            accounts,
-            buckets | {"none": numbers["without_bucket"]},
-            numbers["splits"],
-            tuple(glance.outlook_warnings(shown)),
-            _references(con),
-            settled,
-        )
+        return _labeled(con, outlook, data, seed) if kept else outlook
+
+
+def _labeled(con: DuckDBPyConnection, outlook: Outlook, data: Data, seed: int) -> Outlook:
+    """The outlook with what posts are worth and where they belong."""
+    selection.references(con)
+    # Each reference as an image of its own: of what is fetched later, only what matters here.
+    con.execute(
+        """
+        CREATE TABLE image AS
+        SELECT post, place, reference, address, sha256(base || chr(0) || address) AS sha256, 1 AS width, 1 AS height, '' AS fingerprint
+        FROM reference
+        """
+    )
+    # What is not fetched looks like nothing else.
+    labels.label(con, data.model_copy(update={"near_duplicates": None}), seed)
+    numbers = card.card(con)
+    buckets = {name: sum(splits.values()) for name, splits in numbers["buckets"].items()}
+    shown = {**numbers, "kpi": data.kpi, "ranking": ranking.measure_ranking(con, data)}
+    return replace(
+        outlook,
+        accounts=_accounts(con),
+        buckets=buckets | {"none": numbers["without_bucket"]},
+        splits=numbers["splits"],
+        warnings=tuple(glance.outlook_warnings(shown)),
+        references=_references(con),
+    )
 
 
 def try_images(outlook: Outlook, data: Data, roots: Sequence[str]) -> TriedImages:

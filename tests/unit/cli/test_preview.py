@@ -123,6 +123,20 @@ def test_ids_that_a_spreadsheet_has_cut_are_taken_from_another_column(export: Pa
     assert tree["after"]["kept"] == 40
 
 
+def test_what_the_file_settles_and_what_is_mended_is_shown(export: Path) -> None:
+    rows = [
+        instagram(i, Likes="1.234,5" if not i else 50 + i, **{"Publish time": f"{28 - i}/05/2023"})
+        for i in range(20)
+    ]
+    rows[3]["Description"] = TEXT + " für Füße".encode().decode("cp1252")
+    write_csv(export / "export.csv", rows, ";", "utf-8")
+    tree = as_json(export)
+    assert fields(tree)["data.dates"] == "day-first"
+    assert tree["after"]["conventions"] == {"dates": "day-first", "Likes": "comma"}
+    assert (tree["after"]["kept"], tree["after"]["mended"]) == (20, 1)
+    assert "1 text mended" in preview(export).stdout
+
+
 def test_pages_of_x_in_a_folder_get_in_at_the_first_attempt(archive: Archive, export: Path) -> None:
     for page in range(4):
         posts = [
