@@ -180,9 +180,6 @@ def _our_columns(data: Data) -> list[str]:
 
 def _problem_lines(outlook: Outlook, title: str) -> Iterator[str]:
     yield ""
-    if outlook.error:
-        yield from broken(outlook.error, indent="  ", first=f"{title}: ")
-        return
     lost = f"{outlook.lost:,} of {outlook.rows:,} rows" if outlook.lost else "no row"
     yield f"{title}: {lost}"
     for problem in outlook.problems:

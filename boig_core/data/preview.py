@@ -100,7 +100,6 @@ class Outlook:
         references: images, in an order that spreads over all posts.
         conventions: how dates and the numbers of each KPI are written, where that was settled.
         mended: posts whose letters had been decoded wrongly.
-        error: why the export cannot be read at all.
     """
 
     rows: int
@@ -115,7 +114,6 @@ class Outlook:
     references: tuple[ImageReference, ...] = ()
     conventions: Mapping[str, str] = field(default_factory=dict)
     mended: int = 0
-    error: str | None = None
 
     @property
     def lost(self) -> int:

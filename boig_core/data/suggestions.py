@@ -30,10 +30,6 @@ from boig_core.storage import store
 
 _TRIED: Final = 5000
 """Rows that a line is tried on: enough to tell what it saves, and read again in half a second."""
-_DIALECTS: Final = {
-    "delimiter": (",", ";", "\t", "|"),
-    "encoding": ("utf-8", "cp1252", "utf-16", "shift_jis", "gb18030", "cp1251"),
-}
 _CONVENTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "dates": ("bad_timestamp", get_args(DateOrder)),
     "numbers": ("bad_kpi", get_args(DecimalSign)),
@@ -81,22 +77,13 @@ class Tally:
         rows: that were read, choices of the recipe apart.
         kept: posts, each id once.
         codes: rejects by code.
-        width: columns of the widest row.
         shortest: characters of the shortest text that was too short; None where none was.
-        error: why the export cannot be read at all.
     """
 
     rows: int = 0
     kept: int = 0
     codes: Counter[str] = field(default_factory=Counter)
-    width: int = 0
     shortest: int | None = None
-    error: str | None = None
-
-    @property
-    def unread(self) -> int:
-        """Rows that are none, as far as the file is read in this way."""
-        return self.codes["bad_json"] + self.codes["encoding"]
 
 
 class Trials:
@@ -136,14 +123,14 @@ class Trials:
         """Read them under these rules."""
         try:
             exports = self.exports(data)
-        except InputError as exc:
-            return Tally(error=str(exc))
+        except InputError:
+            # Under other names of columns a header may be none.
+            return Tally()
         ids: set[str] = set()
         codes: Counter[str] = Counter()
         lengths: list[int] = []
-        total = width = 0
+        total = 0
         for file, rows in exports:
-            width = max([width, *(len(row) for _, row in rows if isinstance(row, Mapping))])
             for item in posts.accept(file, rows, data):
                 total += 1
                 if not isinstance(item, Reject):
@@ -153,14 +140,11 @@ class Trials:
                 if item.code == "text_too_short" and (match := _ANY_TEXT.search(item.reason)):
                     lengths.append(int(match[1]))
         chosen = sum(codes[code] for code in CHOICES)
-        return Tally(total - chosen, len(ids), codes, width, min(lengths, default=None))
+        return Tally(total - chosen, len(ids), codes, min(lengths, default=None))
 
     def look(self, data: Data, seed: int) -> Outlook:
-        """What becomes of them; an export that cannot be read has an ``error``."""
-        try:
-            return preview.look(self.exports(data), data, seed)
-        except InputError as exc:
-            return Outlook(0, 0, error=str(exc))
+        """What becomes of them."""
+        return preview.look(self.exports(data), data, seed)
 
 
 def suggest(trials: Trials, data: Data, seed: int) -> tuple[Suggestion, ...]:
@@ -172,11 +156,9 @@ def suggest(trials: Trials, data: Data, seed: int) -> tuple[Suggestion, ...]:
         seed: of samples and splits.
     """
     before = trials.read(data)
-    lines = list(_dialect_lines(trials, data))
-    if trials.read(with_lines(data, lines)).error is not None:
+    if not before.rows:
         return ()
-    if data.preset is None:
-        lines += _preset_lines(trials, with_lines(data, lines))
+    lines = list(_preset_lines(trials, data)) if data.preset is None else []
     for propose in _PROPOSALS:
         lines += propose(trials, with_lines(data, lines))
     needed = _needed(trials, data, lines, before)
@@ -250,34 +232,6 @@ def place_name(location: str) -> str:
     stem = path.name.split(".")[0]
     generic = not stem or stem in {"posts", "export"} or re.search(r"[*?\[]", path.name)
     return (path.parent.name if generic and path.parent.name else stem) or "posts"
-
-
-def _dialect_lines(trials: Trials, data: Data) -> Iterator[Suggestion]:
-    """How the file is written, where one way alone reads the most of it."""
-    before = trials.read(data)
-    if before.error is None and not before.unread:
-        return
-    lines = [
-        Suggestion(("dialect", name), value, f"no other {name} reads as many rows")
-        for name, values in _DIALECTS.items()
-        for value in values
-    ]
-    tallies = [(trials.read(with_lines(data, [line])), line) for line in lines]
-    # Of cells by the thousand in one column every row is good, so columns count before rows.
-    ranked = sorted(
-        (
-            (tally.width, tally.rows - tally.unread)
-            for tally, _ in tallies
-            if tally.error is None and (before.error or tally.unread < before.unread)
-        ),
-        reverse=True,
-    )
-    if ranked and ranked[:1] != ranked[1:2]:
-        yield next(
-            line
-            for tally, line in tallies
-            if tally.error is None and (tally.width, tally.rows - tally.unread) == ranked[0]
-        )
 
 
 def _convention_lines(trials: Trials, data: Data) -> Iterator[Suggestion]:
