@@ -14,7 +14,9 @@ import sys
 from boig_core.cluster.stage import run_stage
 from boig_core.config import load_policy
 from boig_core.data import dataset, ingestion, staging
+from boig_core.data.summary import summary_lines
 from boig_core.errors import InputError
+from boig_core.escapes import visible
 from boig_core.storage import store
 from boig_core.storage.period import read_period
 from boig_core.storage.stage import SKIP_REASON, Outcome, Workspace
@@ -57,10 +59,14 @@ def work(space: Workspace) -> Outcome:
     uri = space.publish(
         family, ingested.folder, kind=dataset.KIND, meta=ingested.meta, blobs=ingested.blobs
     )
-    # What was staged goes after the commit: until then a stage that starts again goes on from it.
-    return Outcome(
-        {"dataset": uri}, ingested.meta, after=lambda: staging.clear(root, ingested.staged)
-    )
+
+    def finish() -> None:
+        # What was staged goes after the commit: until then a stage that starts again goes on from
+        # it.
+        staging.clear(root, ingested.staged)
+        print(visible("\n".join(summary_lines(recipe.data.name, ingested.meta))), flush=True)
+
+    return Outcome({"dataset": uri}, ingested.meta, after=finish)
 
 
 if __name__ == "__main__":

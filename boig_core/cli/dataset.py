@@ -75,6 +75,32 @@ def dataset_verify(uri: DatasetArgument, as_json: Json = False) -> None:
     show(json.dumps(counts) if as_json else whole)
 
 
+@dataset_app.command("rejects")
+def dataset_rejects(
+    uri: DatasetArgument,
+    code: Annotated[
+        str | None, typer.Option(help="Only rejects of this reason, such as image_missing.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=0, help="Rejects that are shown of each reason; 0: all of them.")
+    ] = 5,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="Print the rejected rows themselves, too.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List what was left out of a dataset, by reason, each with file, line and post; exit code 0
+    also when there is something. With --json, one object with the rejects of each reason."""
+    from boig_core.data.dataset import read_rejects
+    from boig_core.data.inspect import reject_lines
+
+    by_code = read_rejects(uri, code)
+    if as_json:
+        print(json.dumps({name: rejects[: limit or None] for name, rejects in by_code.items()}))
+        return
+    show("\n".join(reject_lines(by_code, limit, rows)))
+
+
 @dataset_app.command("diff")
 def dataset_diff(
     old: Annotated[

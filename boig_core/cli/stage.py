@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +26,7 @@ from boig_core.cli.options import (
     StoreRoot,
     store_root,
 )
+from boig_core.cli.preview import preview_export
 from boig_core.cli.show import show
 from boig_core.errors import BoigError, InfrastructureError, InputError, UserError
 
@@ -73,6 +75,17 @@ def ingest(
             help="Version of the dataset, by its URI, whose rejected rows and images are tried again."
         ),
     ] = None,
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview",
+            help="Make nothing: print within seconds how the posts are read, what would be lost, and the lines of a recipe that save it.",
+        ),
+    ] = False,
+    write: Annotated[
+        Path | None,
+        typer.Option(help="With --preview: file that a recipe with these lines is written to."),
+    ] = None,
     recipe: RecipeName = "tiny",
     overrides: Overrides = None,
     store: StoreRoot = None,
@@ -80,7 +93,18 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Make a version of a dataset from an export of posts, on this machine, without Airflow, and
-    print its URI and numbers."""
+    print its URI and numbers. Look at a new export with --preview first."""
+    if preview:
+        if posts is None or previous or retry_rejects:
+            raise InputError(
+                "--preview",
+                "looks at posts alone",
+                "name posts, and neither --previous nor rejects",
+            )
+        preview_export(posts, recipe, overrides or [], store_root(store), write, as_json)
+        return
+    if write is not None:
+        raise InputError(f"--write {write}", "goes with --preview alone", "add --preview")
     sources = {"posts": posts, "previous": previous, "retry": retry_rejects}
     _run(
         "ingest",

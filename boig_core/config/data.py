@@ -86,8 +86,8 @@ class Data(Section):
     The first parts low from medium, the second medium from high."""
     floors: tuple[float, float, float] = (20, 30, 40)
     """What the KPI must exceed for the buckets low, medium and high; a post that does not is in no
-    bucket, and no training learns from it. Take -1 where a KPI of 0 counts too; further KPIs have
-    no floors."""
+    bucket, and no training learns from it. 0: no floor, so that a KPI of 0 counts too; further KPIs
+    have no floors."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of the posts in the splits train, validation and test, which sum to 1. Posts of the
     splits ``held_out`` and ``judge`` are not among them."""

@@ -50,8 +50,43 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(tree)
 
 
+def own_tree(name_or_path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a recipe says by itself, to write it down anew: of a file what stands in it, of a
+    recipe of the package that it extends it; with overrides.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    tree = _read(name_or_path)[0] if is_recipe_file(name_or_path) else {"extends": name_or_path}
+    for override in overrides:
+        _apply(tree, override)
+    return tree
+
+
 def _tree(name_or_path: str) -> dict[str, Any]:
     """A recipe file over the one that it extends: a field of a section wins as a whole."""
+    tree, fallback = _read(name_or_path)
+    # Before `extends`: a recipe bears the name of its own file, not that of the one below it.
+    tree.setdefault("name", fallback)
+    if (below := tree.pop("extends", None)) is None:
+        return tree
+    if below not in recipe_names():
+        raise RecipeError(
+            f"extends = {below!r}",
+            "must be a recipe of the package",
+            f"use one of {', '.join(recipe_names())}",
+        )
+    merged = _tree(below)
+    for key, value in tree.items():
+        # No deeper than the fields of a section: merged further, `reward.weights` would keep the
+        # formulations that the file leaves out.
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = {**merged[key], **value} if both else value
+    return merged
+
+
+def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
+    """What stands in a recipe, and the name that it bears unless it says another."""
     path = Path(name_or_path)
     if is_recipe_file(name_or_path):
         try:
@@ -84,23 +119,7 @@ def _tree(name_or_path: str) -> dict[str, Any]:
         raise RecipeError(
             f"recipe {name_or_path}", "must be a mapping of sections", "see `boig recipe show tiny`"
         )
-    # Before `extends`: a recipe bears the name of its own file, not that of the one below it.
-    tree.setdefault("name", fallback)
-    if (below := tree.pop("extends", None)) is None:
-        return tree
-    if below not in recipe_names():
-        raise RecipeError(
-            f"extends = {below!r}",
-            "must be a recipe of the package",
-            f"use one of {', '.join(recipe_names())}",
-        )
-    merged = _tree(below)
-    for key, value in tree.items():
-        # No deeper than the fields of a section: merged further, `reward.weights` would keep the
-        # formulations that the file leaves out.
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = {**merged[key], **value} if both else value
-    return merged
+    return tree, fallback
 
 
 def parse_yaml(text: str) -> Any:

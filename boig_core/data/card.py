@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from boig_core.config import Data
 from boig_core.data import card_page, glance
 from boig_core.data.histogram import COUNTS, histogram, quantiles
+from boig_core.data.ranking import measure_ranking
 from boig_core.data.rejects import CHOICES
 from boig_core.storage import manifest, store
 from boig_core.storage.manifest import FileEntry
@@ -206,6 +207,7 @@ def _numbers(con: DuckDBPyConnection, data: Data, meta: dict[str, Any]) -> dict[
         "near_duplicates": groups,
         "repeated_images": _repeated_images(con),
         "rejects": _rejects(con),
+        "ranking": measure_ranking(con, data),
     }
 
 

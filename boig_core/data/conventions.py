@@ -33,8 +33,9 @@ class _Column:
 
     def choose(self, readings: Mapping[DecimalSign, float]) -> float | None:
         whole = [value for value in readings.values() if value.is_integer()]
-        if self.counted and not self.fractions and len(whole) == 1:
-            return whole[0]
+        if self.counted and not self.fractions and whole:
+            # Nobody writes a count with decimals: of 3,000 it is the one with thousands.
+            return max(whole)
         return readings[next(iter(self.signs))] if len(self.signs) == 1 else None
 
 

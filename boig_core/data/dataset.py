@@ -27,7 +27,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from boig_core.data.images import Pixels, StoredImage, decode, resize
-from boig_core.data.tables import BLOBS, IMAGES, LABELS, PERCEPTION, POSTS, read_shard, read_table
+from boig_core.data.rejects import CODES
+from boig_core.data.tables import (
+    BLOBS,
+    IMAGES,
+    LABELS,
+    PERCEPTION,
+    POSTS,
+    REJECTS,
+    read_shard,
+    read_table,
+)
 from boig_core.errors import CorruptError, InputError
 from boig_core.storage import manifest, store
 from boig_core.storage.manifest import FileEntry, Manifest
@@ -119,6 +129,30 @@ def _sample(
         },
         caption=None if look is None else look.caption,
     )
+
+
+def read_rejects(uri: str, code: str | None = None) -> dict[str, list[dict[str, Any]]]:
+    """What was left out of a dataset, as `posts.Reject` has it.
+
+    Args:
+        uri: of a dataset.
+        code: only of this reason, one of `rejects.CODES`; None: of all.
+
+    Returns:
+        Rows by their code, the most frequent first, each in the order of files and lines.
+
+    Raises:
+        InputError: no such code.
+        NotFoundInStoreError, CorruptError: the dataset cannot be read.
+    """
+    if code is not None and code not in CODES:
+        raise InputError(f"--code {code}", "is no reason", f"use one of {', '.join(CODES)}")
+    parts = manifest.read_manifest(uri, kind=KIND)
+    by_code: dict[str, list[dict[str, Any]]] = {}
+    for row in read_table(uri, parts, REJECTS).to_pylist():
+        if code in (None, row["code"]):
+            by_code.setdefault(row["code"], []).append(row)
+    return dict(sorted(by_code.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
 def read_images(

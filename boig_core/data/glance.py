@@ -31,7 +31,19 @@ def glance(card: Mapping[str, Any]) -> dict[str, Any]:
         text += f"no row was rejected{', but images of some' if faults else ''}"
     if rows["left_out"]:
         text += f"; {percent(rows['left_out'] / rows['read'])} were left out by the recipe's rules"
-    return {"headline": text, "warnings": [*_bucket_warnings(card), *_other_warnings(card)]}
+    return {"headline": text, "warnings": warnings(card)}
+
+
+def warnings(card: Mapping[str, Any]) -> list[str]:
+    """A sentence for each thing that looks wrong, with its number and, where there is one, the
+    field of the recipe that changes it."""
+    return [*outlook_warnings(card), *_other_warnings(card)]
+
+
+def outlook_warnings(card: Mapping[str, Any]) -> list[str]:
+    """Of `warnings`, those that buckets, splits and ranks alone tell: ``buckets``, ``splits``,
+    ``without_bucket``, ``samples``, ``kpi`` and ``ranking`` of a card."""
+    return [*_bucket_warnings(card), *_ranking_warnings(card)]
 
 
 def _bucket_warnings(card: Mapping[str, Any]) -> Iterable[str]:
@@ -49,6 +61,44 @@ def _bucket_warnings(card: Mapping[str, Any]) -> Iterable[str]:
                 yield f"Split {split} has no {bucket} sample."
             elif count < 0.01 * total:
                 yield f"Only {percent(count / total)} of split {split} is {bucket} ({count:,} of {total:,})."
+
+
+def _ranking_warnings(card: Mapping[str, Any]) -> Iterable[str]:
+    ranking, bare = card["ranking"], card["without_bucket"]
+    if bare:
+        yield (
+            f"{many(bare, 'sample')} of {card['samples']:,} ({percent(bare / card['samples'])}) "
+            f"{'is' if bare == 1 else 'are'} without a bucket and out of every training, since "
+            f"{card['kpi']} does not exceed data.floors."
+        )
+    if unread := ranking["unread"]["rows"]:
+        yield (
+            f"The KPI of {many(unread, 'row')} could not be read, the first: "
+            f"{ranking['unread']['example']}; data.numbers says how numbers are written."
+        )
+    if (one := ranking["one_value"])["accounts"]:
+        yield (
+            f"{many(one['accounts'], 'account')} with {many(one['posts'], 'post')}, the first "
+            f"{one['first']}, {'has' if one['accounts'] == 1 else 'have'} one value of {card['kpi']} "
+            "for all posts, so ranks say nothing there; data.min_posts leaves small accounts out, "
+            "data.kpi takes another number."
+        )
+    tied = ranking["tied"]
+    if tied["posts"] > 0.05 * ranking["posts"]:
+        top = tied["largest"]
+        yield (
+            f"Equal values of {card['kpi']} put {many(tied['posts'], 'post')} of {ranking['posts']:,} "
+            f"into another bucket than their percentile would: {top['posts']:,} posts of "
+            f"{top['account']} have {top['value']:g}; data.kpi or data.percentiles change that."
+        )
+    lost = ranking["lost"]
+    # Twice the share of high posts among the others is more than chance.
+    if lost["popular"] >= 2 and lost["popular"] > 2 * ranking["high_share"] * lost["rows"]:
+        yield (
+            f"Popular posts are lost: {lost['popular']:,} of the {many(lost['rows'], 'rejected row')} "
+            f"whose {card['kpi']} can be told have as much as the high posts; boig dataset rejects "
+            "lists them, and boig ingest --preview says what saves them."
+        )
 
 
 def _other_warnings(card: Mapping[str, Any]) -> Iterable[str]:

@@ -124,21 +124,15 @@ def ingest(
         _forget_old_rejects(con)
         selection.choose(con, data, seed)
         if not _count(con, "post"):
-            raise InputError(
-                location or earlier,
-                f"has no usable post among {_count(con, 'reject')} rows",
-                selection.most_common_rejects(con),
-            )
+            rule = f"has no usable post among {_count(con, 'reject')} rows"
+            raise InputError(location or earlier, rule, selection.most_common_rejects(con))
         selection.references(con)
         staged = _fetch(con, data, Reach.of(roots), root, crew)
         _locate_images(con)
         labels.label(con, data, seed)
         if not _count(con, "sample"):
-            raise InputError(
-                location or earlier,
-                "has no post with an image that can be read",
-                selection.most_common_rejects(con),
-            )
+            rule = "has no post with an image that can be read"
+            raise InputError(location or earlier, rule, selection.most_common_rejects(con))
         return _write(con, data, [*kept, *_new_shards(con)], scratch, root, staged)
 
 
@@ -349,8 +343,8 @@ def _write(
         {entry.path: entry for entry in entries if dataset.shard_name(entry) in used}.values()
     )
     meta = {**card.card(con), "rules": data.model_dump(mode="json", include=set(RULES))}
-    card.write_card(con, data, meta, folder, root, blobs)
-    return Ingested(folder, blobs, meta, staged)
+    shown = card.write_card(con, data, meta, folder, root, blobs)
+    return Ingested(folder, blobs, meta | {"warnings": shown["warnings"]}, staged)
 
 
 def _write_posts(con: DuckDBPyConnection, root: str) -> list[FileEntry]:

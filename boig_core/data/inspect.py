@@ -1,4 +1,5 @@
-"""A dataset looked at from outside: is it whole, and what has changed since another version?
+"""A dataset looked at from outside: is it whole, what was left out, what has changed since another
+version?
 
 Leaves out: reading a dataset for training (see `dataset`).
 """
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from boig_core.data import dataset, tables
+from boig_core.data.rejects import CHOICES
 from boig_core.errors import CorruptError
-from boig_core.storage import manifest
+from boig_core.observability.tables import broken
+from boig_core.storage import manifest, store
 from boig_core.vocabulary import Sample
 
 
@@ -52,6 +55,32 @@ def verify_dataset(uri: str) -> dict[str, int]:
         "samples": len(samples),
         "images": len(stored),
     }
+
+
+def reject_lines(
+    by_code: Mapping[str, list[dict[str, Any]]], most: int, rows: bool = False
+) -> Iterator[str]:
+    """What `dataset.read_rejects` has read, for a terminal.
+
+    Args:
+        by_code: rows by code.
+        most: of each code, so many are shown; 0: all.
+        rows: show each row itself, too.
+    """
+    for code, rejects in by_code.items():
+        yield f"{code}: {len(rejects)}" + (" (a choice of the recipe)" if code in CHOICES else "")
+        for reject in rejects[: most or None]:
+            names = {"post": reject["post"], "image": reject["image"]}
+            place = f"{store.name(reject['file'])}, line {reject['line']}"
+            place += "".join(f", {name} {value}" for name, value in names.items() if value)
+            yield from broken(place, indent=" " * 6, first=" " * 4)
+            yield from broken(reject["reason"], indent=" " * 8)
+            if rows:
+                yield from broken(reject["row"] or "(the row was not kept)", indent=" " * 8)
+        if most and len(rejects) > most:
+            yield f"    and {len(rejects) - most} more (all of them: --limit 0)"
+    if not by_code:
+        yield "no rejects"
 
 
 def diff(old: str, new: str) -> dict[str, Any]:

@@ -72,8 +72,9 @@ def _rank(con: DuckDBPyConnection, data: Data) -> None:
     # A post that has lost all of its images becomes no sample, so it has no say in the ranks.
     con.execute("CREATE TABLE kept AS SELECT * FROM post WHERE id IN (SELECT post FROM image)")
     low, high = data.percentiles
+    # No KPI is below 0, so a floor of 0 would leave out those of exactly 0 alone: it is no floor.
     floors = " ".join(
-        f"WHEN '{bucket}' THEN {floor!r}"
+        f"WHEN '{bucket}' THEN {floor if floor > 0 else -1!r}"
         for bucket, floor in zip(("low", "medium", "high"), data.floors, strict=True)
     )
     con.execute(

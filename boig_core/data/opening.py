@@ -8,13 +8,17 @@ and all of it must come in time. Leaves out: what the bytes say (see `sources`).
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
+import os
 import re
 import tempfile
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from typing import IO, Any, Final, cast
 
 from boig_core.config import Data
@@ -42,6 +46,22 @@ _PLAIN_START: Final = 256 * 2**20
 _RATIO: Final = 200
 """From so many bytes on, a packed file may unpack to at most so many times its size. Posts as JSON
 or CSV shrink to a fifth or a twentieth, what is made to fill memory and disks to a thousandth."""
+
+
+_kept: ContextVar[Path | None] = ContextVar("kept", default=None)
+"""Folder of files from the web that are opened again."""
+
+
+@contextmanager
+def keep_downloads() -> Iterator[None]:
+    """As long as this lasts, a posts file from the web is fetched once, however often this thread
+    opens it."""
+    with tempfile.TemporaryDirectory(prefix="boig-posts-") as folder:
+        token = _kept.set(Path(folder))
+        try:
+            yield
+        finally:
+            _kept.reset(token)
 
 
 @contextmanager
@@ -161,9 +181,16 @@ def _stored(uri: str, data: Data) -> Iterator[str]:
             )
         yield uri
         return
-    with tempfile.NamedTemporaryFile(prefix="boig-posts-") as spool:
+    folder = _kept.get()
+    kept = folder and folder / hashlib.sha256(uri.encode()).hexdigest()
+    if kept and kept.exists():
+        yield str(kept)
+        return
+    with tempfile.NamedTemporaryFile(prefix="boig-posts-", dir=folder) as spool:
         _download(uri, data, cast(IO[bytes], spool))
         spool.flush()
+        if kept:
+            os.link(spool.name, kept)
         yield spool.name
 
 

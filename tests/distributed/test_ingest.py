@@ -55,9 +55,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_an_export_becomes_a_described_dataset(world: Path, tmp_path: Path) -> None:
+def test_an_export_becomes_a_described_dataset(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, attempt = run(Stage.INGEST, tmp_path, {"posts": str(world)})
     assert code == 0
+    check_told(capsys.readouterr().out, attempt)
     done = commit.read_commit(attempt)
     assert done is not None
     uri = done["outputs"]["dataset"]
@@ -82,6 +85,17 @@ def test_an_export_becomes_a_described_dataset(world: Path, tmp_path: Path) -> N
         for at in (uri, done["outputs"]["dataset"])
     )
     assert first == second
+
+
+def check_told(printed: str, attempt: str) -> None:
+    """The stage ends with its numbers and warnings, which are in its result, too."""
+    done = commit.read_commit(attempt)
+    assert done is not None
+    metrics = done["metrics"]
+    assert f"dataset adworld: {metrics['accepted']} posts kept, of {POSTS} rows read" in printed
+    flat = " ".join(printed.split())
+    assert all(f"warning: {warning}" in flat for warning in metrics["warnings"])
+    assert read_manifest(done["outputs"]["dataset"]).meta["warnings"] == metrics["warnings"]
 
 
 def check_ingested(uri: str, world: Path, store: Path) -> list[Sample]:
