@@ -20,6 +20,7 @@ Code = Literal[
     "text_too_short",
     "text_too_long",
     "filtered_out",
+    "forgotten",
     "duplicate_id",
     "account_too_small",
     "account_sampled",
@@ -34,8 +35,14 @@ Code = Literal[
     "http_error",
 ]
 CODES: Final[tuple[str, ...]] = get_args(Code)
-CHOICES: Final = ("account_sampled", "account_too_small", "filtered_out", "out_of_period")
-"""Codes of rows that the recipe asked to leave out: nothing is wrong with them."""
+CHOICES: Final = (
+    "account_sampled",
+    "account_too_small",
+    "filtered_out",
+    "forgotten",
+    "out_of_period",
+)
+"""Codes of rows that somebody asked to leave out: nothing is wrong with them."""
 _LONGEST_REASON: Final = 600
 """Characters of a reason: it repeats values of the export, which may be of any size."""
 
