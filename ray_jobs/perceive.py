@@ -12,7 +12,7 @@ from collections import Counter
 
 from boig_core.cluster.stage import run_stage
 from boig_core.config import Perception
-from boig_core.data import dataset, perceived, tables
+from boig_core.data import dataset, forgotten, perceived, tables
 from boig_core.data.perceived import Question
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Progress, progress_log
@@ -35,6 +35,7 @@ def work(space: Workspace) -> Outcome:
     from boig_core.cluster.perceive import build_perception, describe_images
     from boig_core.cluster.session import connect
 
+    forgotten.require_no_erasure(space.job.store)
     recipe = space.recipe
     source = space.job.input("dataset")
     folder, parts = space.fetch("dataset", dataset.KIND)

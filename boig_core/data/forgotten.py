@@ -127,7 +127,7 @@ class Forgotten:
 
     def has_reject(self, post: str | None, row: str | None) -> bool:
         """The same of a reject, by its id and the row that it kept."""
-        fields = _fields(row)
+        fields = fields_of(row)
         return self.has("id", post) or self.has_post(fields.get("id"), fields.get("account"))
 
     def drop(
@@ -267,7 +267,7 @@ def _read_erasing(root: str) -> Erasing | None:
         return None
 
 
-def _fields(row: str | None) -> dict[str, Any]:
+def fields_of(row: str | None) -> dict[str, Any]:
     """A row that a reject has kept; empty where it kept none."""
     fields = json.loads(row) if row else {}
     return fields if isinstance(fields, dict) else {}

@@ -27,6 +27,7 @@ class Withdrawal(BaseModel):
         place: of the output's folder below the root of the store.
         at: when, ISO-8601 in UTC.
         why: the command that has withdrawn it.
+        erasure: name of the erasure that it belongs to; the same for all that went with it.
         successor: place of what takes its place; None: nothing does.
     """
 
@@ -35,6 +36,7 @@ class Withdrawal(BaseModel):
     place: str
     at: str
     why: Literal["forget"] = "forget"
+    erasure: str
     successor: str | None
 
 
