@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from boig_core.data import dataset, tables
 from boig_core.data.forgotten import Subject, fields_of
-from boig_core.errors import CorruptError
+from boig_core.errors import CorruptError, StoreUnavailableError
 from boig_core.storage import commit, store
 from boig_core.storage.check import Contents, side_by_side
 from boig_core.storage.job import Stage
@@ -47,14 +47,18 @@ class Holdings:
     Attributes:
         there: names of all datasets.
         names: of those that are looked at.
+        commits: by attempt; None: it was fenced.
+        jobs: content of each job file by its attempt.
 
     Raises:
-        CorruptError: a manifest or a file of a dataset cannot be read, so that what it holds is not
-            known.
+        CorruptError: a manifest, a commit, a job or a file of a dataset cannot be read, so that
+            what it holds is not known.
     """
 
     def __init__(self, root: str, subject: Subject, names: Collection[str] | None = None) -> None:
         self.contents = Contents(root)
+        self.commits, self.jobs = self.contents.commits(), self.contents.jobs()
+        # Without a commit that could be read, a version would pass for one that does not count.
         if self.contents.faults:
             fault = self.contents.faults[0]
             raise CorruptError(self.contents.uri(fault.place), fault.rule, "see `boig store check`")
@@ -62,16 +66,6 @@ class Holdings:
         paths = (path for path in self.contents.sizes if path.startswith("datasets/"))
         self.there = frozenset(_name_of(path) for path in paths)
         self.names = self.there if names is None else frozenset(names)
-
-    @cached_property
-    def commits(self) -> dict[str, dict[str, Any] | None]:
-        """Commit by attempt; None: it was fenced."""
-        return self.contents.commits()
-
-    @cached_property
-    def jobs(self) -> dict[str, dict[str, Any]]:
-        """Content of each job file by its attempt."""
-        return self.contents.jobs()
 
     @cached_property
     def outputs(self) -> dict[str, Manifest]:
@@ -218,24 +212,37 @@ class Holdings:
         """Of the holders those whose posts no later version has taken over: each needs a successor,
         or what others have posted would be lost. A version and what perceive made of it count as
         one."""
-        built_on = {base for child in self.versions for base in self._bases(child, _TAKES_OVER)}
         newest: dict[str, str] = {}
         for folder in sorted(self.holders, key=self.age):
             newest[self._base(folder)] = folder
-        return [folder for base, folder in newest.items() if base not in built_on]
+        return [
+            folder for base, folder in newest.items() if not self._heirs(base) & set(self.versions)
+        ]
 
     def successor(self, folder: str) -> str | None:
         """The newest version that has taken over a version's posts and holds none of the
         subject's; None: there is none."""
-        heirs, waiting = set[str](), [self._base(folder)]
+        heirs = self._heirs(self._base(folder)) & set(self.versions)
+        return max(heirs - set(self.holders), key=self.age, default=None)
+
+    def _heirs(self, base: str) -> set[str]:
+        """Versions that were built on one, directly or by way of others."""
+        heirs, waiting = set[str](), [base]
         while waiting:
-            base = waiting.pop()
-            for child in self.versions:
-                if child not in heirs and base in self._bases(child, _TAKES_OVER):
-                    heirs.add(child)
-                    waiting.append(self._base(child))
-        clean = [heir for heir in heirs if heir not in self.holders]
-        return max(clean, key=self.age, default=None)
+            below = [heir for heir in self._built_on[waiting.pop()] if heir not in heirs]
+            heirs.update(below)
+            waiting += [self._base(heir) for heir in below]
+        return heirs
+
+    @cached_property
+    def _built_on(self) -> Mapping[str, list[str]]:
+        """Versions, and what perceive made of them, by the version that each was built on."""
+        built_on: defaultdict[str, list[str]] = defaultdict(list)
+        for folder, manifest in self.outputs.items():
+            if manifest.kind == dataset.KIND:
+                for base in self._bases(self._base(folder), _TAKES_OVER):
+                    built_on[base].append(folder)
+        return built_on
 
     def age(self, folder: str) -> tuple[float, str]:
         """When an output's manifest was written, and its name."""
@@ -322,9 +329,13 @@ class Holdings:
         filesystem, local = store.filesystem(self.contents.uri(path))
         try:
             return pq.read_table(local, columns=names, filesystem=filesystem, use_threads=False)
-        except (pa.ArrowInvalid, pa.ArrowKeyError) as exc:
+        except (pa.ArrowInvalid, pa.ArrowKeyError, FileNotFoundError) as exc:
             raise CorruptError(
                 self.contents.uri(path), "cannot be read", "see `boig store check`"
+            ) from exc
+        except OSError as exc:
+            raise StoreUnavailableError(
+                self.contents.uri(path), f"cannot be read ({exc})", "try again"
             ) from exc
 
 

@@ -36,7 +36,7 @@ def posts(first: int, count: int) -> list[dict[str, Any]]:
         row(
             f"{account}-{i}",
             30.0 + i,
-            *([f"{i}.png", f"{SHARED}.png"] if i == first and account != "bo" else [f"{i}.png"]),
+            *([f"{i}.png", f"{SHARED}.png"] if i in (first, first + 2) else [f"{i}.png"]),
             account=account,
         )
         for i in range(first, first + count)
@@ -243,9 +243,8 @@ def text_of(uri: str) -> str:
 def content(uri: str) -> Iterator[dict[str, Any]]:
     """Rows of a Parquet file; of images their hash stands for the bytes."""
     table = pq.ParquetFile(pa.BufferReader(store.read_bytes(uri))).read(use_threads=False)
-    yield from table.drop_columns(
-        [n for n in ("image",) if "sha256" in table.column_names and "labels" not in uri]
-    ).to_pylist()
+    pictures = [field.name for field in table.schema if pa.types.is_binary(field.type)]
+    yield from table.drop_columns(pictures).to_pylist()
 
 
 def accounts_of(uri: str) -> set[str]:
