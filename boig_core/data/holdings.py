@@ -123,9 +123,8 @@ class Holdings:
 
         def matching(path: str) -> frozenset[str]:
             table = self._columns(path, ["id", "account"])
-            ids: list[str] = table["id"].to_pylist()
-            names = zip(ids, table["account"].to_pylist(), strict=True)
-            return frozenset(post for post, account in names if self.subject.matches(post, account))
+            names = zip(table["id"].to_pylist(), table["account"].to_pylist(), strict=True)
+            return frozenset(str(name[0]) for name in names if self.subject.matches(*name))
 
         shards = self._shards(tables.POSTS)
         ids = dict(zip(shards, side_by_side(matching, shards), strict=True))

@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,20 +92,14 @@ def main() -> int:
         "source": once(home, "source", lambda: build(source, home, args.posts)),
     }
     for name, target in targets.items():
-        result[name] = {
-            "copy": once(home, f"{name}-copy", lambda target=target: copied(source, target))
-        }
+        result[name] = {"copy": once(home, f"{name}-copy", partial(copied, source, target))}
     # Nothing of what follows may come from the first store.
     if Path(source).exists():
         Path(source).rename(away)
     for name, target in targets.items():
         result[name] |= {
-            "trained": once(home, f"{name}-trained", lambda target=target: trained(target, home)),
-            "promoted": once(
-                home,
-                f"{name}-promoted",
-                lambda target=target, name=name: promoted(target, home, name),
-            ),
+            "trained": once(home, f"{name}-trained", partial(trained, target)),
+            "promoted": once(home, f"{name}-promoted", partial(promoted, target, home, name)),
         }
     print(json.dumps(result, indent=1))
     if args.json:
@@ -192,7 +187,7 @@ def copied(source: str, target: str) -> dict[str, Any]:
     }
 
 
-def trained(root: str, home: Path) -> dict[str, Any]:
+def trained(root: str) -> dict[str, Any]:
     """Train on the copy, from its dataset into it."""
     from ray_jobs import finetune_sd
 
