@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from boig_core.config import load_recipe
 from boig_core.data import dataset, perceived, staging, tables
+from boig_core.data.forgotten import Subject
 from boig_core.data.ingestion import OneProcess, ingest
 from boig_core.data.perceived import Question
 from boig_core.storage import commit, manifest, marker, store
@@ -24,6 +25,7 @@ from .conftest import picture, row
 
 LEAVER = "Mallory"
 """The account that is to be forgotten."""
+ACCOUNT = Subject("account", LEAVER)
 SHARED = 90
 """Number of a picture that the leaver and another account show."""
 KEY = "key"
@@ -255,3 +257,14 @@ def accounts_of(uri: str) -> set[str]:
 def digest(uri: str) -> str:
     """Of an output, withdrawn or not."""
     return manifest.read_record(uri).digest()
+
+
+def needles_of(grown: Grown) -> list[str]:
+    """What no file may hold afterwards: name, ids, and hashes of images that only they show."""
+    own = images_of(grown, LEAVER) - images_of(grown, "al") - images_of(grown, "bo")
+    assert len(own) >= 4
+    return [LEAVER, "lost", *sorted(own)]
+
+
+def silent(line: str) -> None:
+    """Takes a line of progress."""
