@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
@@ -55,7 +56,31 @@ def forget(
         if apply
         else erasure.survey(root, subject, name)
     )
-    show(json.dumps(asdict(done), indent=1) if as_json else "\n".join(erasure.lines(done)))
+    served = _served(root, done.models)
+    if as_json:
+        show(json.dumps(asdict(done) | {"served": served}, indent=1))
+        return
+    show(
+        "\n".join([*erasure.lines(done), *(f"{alias:10} is {at}" for at, alias in served.items())])
+    )
+
+
+def _served(root: str, models: Sequence[str]) -> dict[str, str]:
+    """Alias in MLflow's registry of the models that have one, by their place; without a registry
+    that answers, none is known, and that is said."""
+    from boig_core.errors import BoigError
+    from boig_core.orchestration.promotion import registry
+    from boig_core.storage.store import join
+
+    if not models:
+        return {}
+    try:
+        named = registry.named_models()
+    except BoigError as exc:
+        # What was erased is told all the same.
+        _say(f"whether one of the models is champion is not known: {exc}")
+        return {}
+    return {place: named[at] for place in models if (at := join(root, place)) in named}
 
 
 def _say(line: str) -> None:

@@ -22,6 +22,7 @@ from boig_core.errors import (
     InputError,
     WithdrawnError,
 )
+from boig_core.orchestration.promotion import registry
 from boig_core.storage import copying, manifest, store, withdrawn
 from boig_core.storage.check import check_store
 from boig_core.storage.inventory import Inventory
@@ -156,12 +157,16 @@ def test_an_id_goes_from_its_dataset_alone_and_other_ids_stay(local: str, tmp_pa
         survey(local, ACCOUNT, "three")
 
 
-def test_without_apply_nothing_is_written(local: str, tmp_path: Path) -> None:
+def test_without_apply_nothing_is_written(
+    local: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     grown = Grown(local, tmp_path)
     outputs = grow(grown)
     before = {
         file.path: store.read_bytes(store.join(local, file.path)) for file in store.walk(local)
     }
+    model = outputs["model"]
+    monkeypatch.setattr(registry, "named_models", lambda: {model: "champion"})
     result = CliRunner().invoke(app, ["forget", "--account", "mallory", "--store", local])
     assert result.exit_code == 0, result.output
     after = {
@@ -171,6 +176,7 @@ def test_without_apply_nothing_is_written(local: str, tmp_path: Path) -> None:
     for name in ("first", "seen", "second", "newest", "evaluation", "report", "model"):
         assert outputs[name].removeprefix(f"{local}/") in result.output
     assert LEAVER.lower() not in result.output.lower()
+    assert result.output.rstrip().endswith(f"champion   is {model.removeprefix(f'{local}/')}")
     assert "would go: 6 posts" in result.output
 
 
