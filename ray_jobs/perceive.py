@@ -80,8 +80,7 @@ def work(space: Workspace) -> Outcome:
     }
     uri = space.publish(family, folder, kind=dataset.KIND, meta=meta, blobs=blobs)
     metrics = {"images": sum(map(len, questions)), "described": total, "objects": meta["objects"]}
-    # Only after the commit: until then the slices are all that a stage that starts again would
-    # find.
+    # After the commit: until then the slices are all that a stage that starts again would find.
     return Outcome(
         {"dataset": uri}, metrics, after=lambda: perceived.clear(kept, set(files.values()))
     )

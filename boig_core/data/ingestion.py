@@ -128,9 +128,8 @@ def ingest(
 
     Raises:
         NothingNewError: the period has nothing to add to ``earlier``.
-        NothingUsableError: not one usable row.
-        InputError: no posts, an earlier version that was read under other rules or lies elsewhere,
-            or a ``data.tables_mb`` that is too little.
+        InputError: no posts, not one usable row (`NothingUsableError`), an earlier version that was
+            read under other rules or lies elsewhere, or a ``data.tables_mb`` that is too little.
         CorruptError: the earlier version is not whole.
         StoreUnavailableError: the store is away.
     """
