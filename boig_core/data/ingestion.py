@@ -128,10 +128,9 @@ def ingest(
 
     Raises:
         NothingNewError: the period has nothing to add to ``earlier``.
-        InputError: no posts, not one usable row (`NothingUsableError`), an earlier version that was
-            read under other rules or lies elsewhere, or a ``data.tables_mb`` that is too little.
-        CorruptError: the earlier version is not whole.
-        StoreUnavailableError: the store is away.
+        NothingUsableError: not one usable row.
+        InputError: no posts, an earlier version of other rules or elsewhere, or too little memory.
+        CorruptError, StoreUnavailableError: the earlier version is not whole, or the store away.
     """
     with selection.connect(scratch, data.tables_mb) as con:
         con.execute(_EMPTY)
