@@ -82,6 +82,11 @@ class NotFoundInStoreError(UserError, FileNotFoundError):
     named; where an output was removed, make it again."""
 
 
+class WithdrawnError(UserError):
+    """An output was withdrawn, and its files erased, because `boig forget` had a post of it
+    forgotten. Remedy: use the version that the message names, and train again on it."""
+
+
 class CorruptError(UserError):
     """A file differs from its manifest or cannot be read as what it is, or a folder has no
     committed manifest. Remedy: make the output again by its stage, or restore the file."""

@@ -13,7 +13,7 @@ import sys
 
 from boig_core.cluster.stage import run_stage
 from boig_core.config import load_policy
-from boig_core.data import dataset, ingestion, staging
+from boig_core.data import dataset, forgotten, ingestion, staging
 from boig_core.data.summary import summary_lines
 from boig_core.errors import InputError
 from boig_core.escapes import visible
@@ -30,6 +30,7 @@ def work(space: Workspace) -> Outcome:
     """
     from boig_core.cluster.ingest import RayCrew
 
+    forgotten.require_no_erasure(space.job.store)
     recipe, inputs = space.recipe, space.job.inputs
     # `previous` and `retry` both name the version to build on, so one alone can be given.
     if not inputs.keys() & {"posts", "previous", "retry"} or {"previous", "retry"} <= inputs.keys():

@@ -14,7 +14,7 @@ from typing import Any
 from boig_core.adworld import export
 from boig_core.cluster.stage import run_stage
 from boig_core.config import Perception
-from boig_core.data import card, dataset, perceived, tables
+from boig_core.data import card, dataset, forgotten, perceived, tables
 from boig_core.data.perceived import Question
 from boig_core.errors import InputError
 from boig_core.evaluation.measure import doubts
@@ -40,6 +40,7 @@ def work(space: Workspace) -> Outcome:
     from boig_core.cluster.perceive import build_perception, describe_images
     from boig_core.cluster.session import connect
 
+    forgotten.require_no_erasure(space.job.store)
     recipe = space.recipe
     source = space.job.input("dataset")
     folder, parts = space.fetch("dataset", dataset.KIND)
@@ -77,8 +78,7 @@ def work(space: Workspace) -> Outcome:
     uri = space.publish(family, folder, kind=dataset.KIND, meta=meta, blobs=blobs)
     counts = {"images": sum(map(len, questions)), "described": total, "objects": objects}
     metrics = {**report, **counts}
-    # Only after the commit: until then the slices are all that a stage that starts again would
-    # find.
+    # After the commit: until then the slices are all that a stage that starts again would find.
     return Outcome(
         {"dataset": uri}, metrics, after=lambda: perceived.clear(kept, set(files.values()))
     )

@@ -20,6 +20,7 @@ from boig_core.cli import (
     dataset,
     demo,
     doctor,
+    forget,
     policy,
     recipe,
     results,
@@ -51,6 +52,7 @@ for command in (
     runs.status,
     runs.logs,
     runs.clean,
+    forget.forget,
     champion.rollback,
     doctor.doctor,
 ):

@@ -208,7 +208,7 @@ def run_one_stage(
         task=task,
         attempt=number,
         policy=policy.digest(),
-        triggered_by=_person(),
+        triggered_by=person(),
     )
     uri = write_job(job)
     command = [sys.executable, "-m", f"ray_jobs.{stage}", uri]
@@ -231,7 +231,7 @@ def _error_of(stage: str, code: int, failure: Failure | None) -> BoigError:
     return kind(stage, f"{failure.type}: {failure.message}", failure.remedy)
 
 
-def _person() -> tuple[str, ...] | None:
+def person() -> tuple[str, ...] | None:
     """Who runs this command; None where the system has no name for them, as in some containers."""
     try:
         return (getpass.getuser(),)

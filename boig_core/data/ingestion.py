@@ -4,8 +4,9 @@ order of the work, and nothing of the how.
 Reads rows (`sources`, `posts`), chooses posts (`selection`), has images fetched and packed into
 shards (`staging`), labels (`labels`), and writes the version's tables and its data card (`card`).
 Runs on one machine as it is; `cluster.ingest` hands it a `ImageFetcher` that works on many. What is
-written is a pure function of rows, images, recipe and the earlier version, whatever the order of
-rows or the number of workers. Leaves out: manifests and commits (see `ray_jobs.ingest`).
+written is a pure function of rows, images, recipe, the earlier version and what was forgotten,
+whatever the order of rows or the number of workers. Leaves out: manifests and commits (see
+`ray_jobs.ingest`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from boig_core.config import Data
-from boig_core.data import card, dataset, labels, posts, selection, sources, staging, tables
+from boig_core.data import (
+    card,
+    dataset,
+    forgotten,
+    labels,
+    posts,
+    selection,
+    sources,
+    staging,
+    tables,
+)
 from boig_core.data.conventions import Conventions
-from boig_core.data.earlier import _EMPTY, RULES, load_earlier
+from boig_core.data.earlier import (
+    _EMPTY,
+    RULES,
+    count_news,
+    forget_old_rejects,
+    load_earlier,
+)
 from boig_core.data.reach import ImageReference, Reach
 from boig_core.data.staging import FetchChunk
 from boig_core.errors import InputError
@@ -41,8 +58,11 @@ _POSTS_A_SHARD: Final = 16_384
 
 
 class NothingNewError(Exception):
-    """A period holds no post that the earlier version lacks, or has otherwise: there is nothing to
-    make. No error but an answer."""
+    """A period has no post that is new or changed: nothing to make. No error but an answer."""
+
+
+class NothingUsableError(InputError):
+    """Of all rows none becomes a sample. Remedy: mend what is most often wrong."""
 
 
 class ImageFetcher(Protocol):
@@ -109,46 +129,46 @@ def ingest(
 
     Raises:
         NothingNewError: the period has nothing to add to ``earlier``.
-        InputError: no posts, not one usable row, an earlier version that was read under other rules
-            or lies elsewhere, or a ``data.tables_mb`` that is too little.
-        CorruptError: the earlier version is not whole.
-        StoreUnavailableError: the store is away.
+        NothingUsableError: not one usable row.
+        InputError: no posts, an earlier version of other rules or elsewhere, or too little memory.
+        CorruptError, StoreUnavailableError: the earlier version is not whole, or the store away.
     """
     with selection.connect(scratch, data.tables_mb) as con:
         con.execute(_EMPTY)
-        kept = load_earlier(con, earlier, data, root, retry) if earlier else []
-        _scan(con, location, data, period)
+        gone = forgotten.read(root)
+        kept = load_earlier(con, earlier, data, root, retry, gone) if earlier else []
+        _scan(con, location, data, period, gone)
         if period is not None:
             # Before anything is fetched: a period without news costs no request.
             _require_news(con, period)
-        _forget_old_rejects(con)
+        forget_old_rejects(con)
         selection.choose(con, data, seed)
         if not _count(con, "post"):
             rule = f"has no usable post among {_count(con, 'reject')} rows"
-            raise InputError(location or earlier, rule, selection.most_common_rejects(con))
+            raise NothingUsableError(location or earlier, rule, selection.most_common_rejects(con))
         selection.references(con)
         staged = _fetch(con, data, Reach.of(roots), root, crew)
         _locate_images(con)
         labels.label(con, data, seed)
         if not _count(con, "sample"):
             rule = "has no post with an image that can be read"
-            raise InputError(location or earlier, rule, selection.most_common_rejects(con))
+            raise NothingUsableError(location or earlier, rule, selection.most_common_rejects(con))
         return _write(con, data, [*kept, *_new_shards(con)], scratch, root, staged)
 
 
-def _forget_old_rejects(con: DuckDBPyConnection) -> None:
-    # A row that was read again has a verdict of its own.
-    con.execute("DELETE FROM old_reject WHERE (file, line) IN (SELECT (file, line) FROM reject)")
-    # A row of the export takes the place of whatever was rejected under its id.
-    con.execute("DELETE FROM old_reject WHERE post IN (SELECT id FROM candidate WHERE fresh)")
-
-
-def _scan(con: DuckDBPyConnection, location: str | None, data: Data, period: Period | None) -> None:
+def _scan(
+    con: DuckDBPyConnection,
+    location: str | None,
+    data: Data,
+    period: Period | None,
+    gone: forgotten.Forgotten,
+) -> None:
     # Absolute, since a file's folder is where its images lie.
     files = sources.read_export(store.normalize_source(location), data) if location else ()
     for file, rows in files:
         conventions = Conventions(data)
-        selection.add_rows(con, file, posts.accept(file, rows, data, period, conventions))
+        accepted = posts.accept(file, rows, data, period, conventions)
+        selection.add_rows(con, file, gone.drop(file, accepted))
         if mended := conventions.mended:
             log.info("%d texts of %s are mended: their letters were decoded wrongly", mended, file)
     log.info(
@@ -157,30 +177,7 @@ def _scan(con: DuckDBPyConnection, location: str | None, data: Data, period: Per
 
 
 def _require_news(con: DuckDBPyConnection, period: Period) -> None:
-    """Raises `NothingNewError` unless a row of the period says what no row said before; one that
-    was rejected as it is says nothing new."""
-    # A licence may be NULL, and `=` is never true for NULL.
-    same = " AND ".join(
-        f"h.{name} IS NOT DISTINCT FROM c.{name}"
-        for name in (
-            "account",
-            "company",
-            "timestamp",
-            "text",
-            "keywords",
-            "licence",
-            "images",
-            "held_out",
-            "kpis",
-        )
-    )
-    [(read, news)] = con.execute(
-        f"""
-        SELECT count(*), coalesce(count_if(NOT EXISTS (SELECT 1 FROM candidate h WHERE NOT h.fresh AND h.id = c.id AND {same})
-            AND NOT EXISTS (SELECT 1 FROM old_reject r WHERE r.post = c.id AND r.row = c.row)), 0)
-        FROM candidate c WHERE c.fresh
-        """
-    ).fetchall()
+    read, news = count_news(con)
     log.info("of %d posts in %s, %d are new or changed", read, period, news)
     if not news:
         raise NothingNewError(

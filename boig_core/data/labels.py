@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 NEGATIVE: Final = "~negative"
 """What the id of a negative ends in."""
+TAKEN: Final = "another post has the id "
+"""How the reason of a reject begins that quotes the id of another post."""
 
 
 def label(con: DuckDBPyConnection, data: Data, seed: int) -> None:
@@ -180,10 +182,10 @@ def _sample(con: DuckDBPyConnection) -> None:
         """
     )
     con.execute(
-        """
+        f"""
         INSERT INTO reject BY NAME
         SELECT p.file, p.line, p.id AS post, n.reference AS image, 'duplicate_id' AS code,
-            if(n.place = first.place, p.row, NULL) AS row, 'another post has the id ' || n.id AS reason
+            if(n.place = first.place, p.row, NULL) AS row, '{TAKEN}' || n.id AS reason
         FROM named n JOIN kept p ON p.id = n.post
             JOIN (SELECT post, min(place) AS place FROM named WHERE taken GROUP BY post) first ON first.post = n.post
         WHERE n.taken

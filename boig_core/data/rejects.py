@@ -21,6 +21,7 @@ Code = Literal[
     "text_too_long",
     "filtered_out",
     "repost",
+    "forgotten",
     "duplicate_id",
     "account_too_small",
     "account_sampled",
@@ -35,8 +36,15 @@ Code = Literal[
     "http_error",
 ]
 CODES: Final[tuple[str, ...]] = get_args(Code)
-CHOICES: Final = ("account_sampled", "account_too_small", "filtered_out", "out_of_period", "repost")
-"""Codes of rows that are left out by choice: nothing is wrong with them."""
+CHOICES: Final = (
+    "account_sampled",
+    "account_too_small",
+    "filtered_out",
+    "forgotten",
+    "out_of_period",
+    "repost",
+)
+"""Codes of rows that somebody asked to leave out: nothing is wrong with them."""
 VERDICT: Final = "boig:verdict"
 """Column of a row that its file shows to be no good post: the code and the reason. The row goes on,
 so that what the recipe leaves out still counts as left out."""

@@ -29,6 +29,7 @@ from boig_core.storage.job import JOB
 from boig_core.storage.manifest import MANIFEST, FileEntry, Manifest, read_written, resolve
 from boig_core.storage.marker import MARKER
 from boig_core.storage.runs import ATTEMPT
+from boig_core.storage.withdrawn import WITHDRAWN
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -55,6 +56,7 @@ class Inspection:
         outputs: folders that a manifest and a commit make true.
         uncommitted: folders with a manifest whose attempt never committed; they do not count.
         removed: outputs that a commit names and that are gone, as `boig clean` leaves them.
+        withdrawn: outputs of which `boig forget` has left the manifest alone.
         named: files that manifests name, each once.
         bytes: their size.
         others: files that no manifest names.
@@ -67,6 +69,7 @@ class Inspection:
     fences: int = 0
     jobs: int = 0
     removed: int = 0
+    withdrawn: int = 0
     named: int = 0
     bytes: int = 0
     others: int = 0
@@ -80,6 +83,8 @@ class Inspection:
             f"{self.outputs} outputs of {self.named:,} files, {self.bytes / 2**20:,.1f} MiB;"
             f" {self.commits} commits, {self.jobs} jobs; {self.others:,} other files"
         )
+        if self.withdrawn:
+            yield f"{self.withdrawn} of the outputs were withdrawn, since posts were forgotten"
         yield "whole" if not self.faults else f"{len(self.faults)} faults"
 
 
@@ -193,10 +198,13 @@ def check_store(root: str, say: Callable[[str], object]) -> Inspection:
     inspection.faults += contents.faults
     outputs = _true_outputs(contents, commits, inspection)
     inspection.outputs = len(outputs)
+    erased = {folder for folder in outputs if f"{folder}/{WITHDRAWN}" in contents.sizes}
+    inspection.withdrawn = len(erased)
     _check_commits(contents, commits, inspection)
     for folder in outputs:
         inspection.faults += _lineage_faults(contents, folder, jobs)
-    _check_files(contents, outputs, inspection, say)
+    whole = [folder for folder in outputs if folder not in erased]
+    _check_files(contents, whole, inspection, say)
     return inspection
 
 

@@ -105,6 +105,13 @@ def files(root: Path) -> Iterator[tuple[str, int, float]]:
                 yield path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime
 
 
+def remove_unfinished(root: Path) -> None:
+    """Remove what writers that were killed have left below a folder."""
+    for path in root.rglob(".*"):
+        if _TEMPORARY.match(path.name):
+            path.unlink(missing_ok=True)
+
+
 def write(target: Path, data: bytes) -> None:
     """Write a small file, whole or not at all; an existing one is replaced."""
     with written_beside(target, data) as temporary:

@@ -114,7 +114,7 @@ def collect(root: str, run: str) -> dict[str, str]:
         raise CorruptError(f"{run}/{DECISION}", "names no model and report", _REMEDY)
     # A decision from before schema 2 names locations.
     model, report = (places.place_of(places.locate(str(at), root), root) for at in named)
-    if body.get("manifest") != manifest.read_manifest(store.join(root, model)).digest():
+    if body.get("manifest") != manifest.read_record(store.join(root, model)).digest():
         raise CorruptError(f"{run}/{DECISION}", f"is about another {model}", _REMEDY)
     files = [*beside, f"{report}/report.json", *_lineage(root, [model, report])]
     return {place: _sum(root, place) for place in files}
@@ -220,7 +220,7 @@ def _lineage(root: str, outputs: list[str]) -> Iterator[str]:
         if output in seen:
             continue
         seen.add(output)
-        made = manifest.read_manifest(store.join(root, output))
+        made = manifest.read_record(store.join(root, output))
         attempt = places.place_of(made.commit, root).rsplit("/", 1)[0]
         yield from (f"{output}/{manifest.MANIFEST}", f"{attempt}/{commit.COMMIT}")
         yield f"{attempt}/{JOB}"
@@ -228,7 +228,7 @@ def _lineage(root: str, outputs: list[str]) -> Iterator[str]:
         for name, place in (inputs if isinstance(inputs, dict) else {}).items():
             if not OUTPUT.fullmatch(f"{place}/{manifest.MANIFEST}"):
                 continue
-            digest = manifest.read_manifest(store.join(root, place)).digest()
+            digest = manifest.read_record(store.join(root, place)).digest()
             if digest != made.lineage.inputs.get(name):
                 raise CorruptError(place, f"is not what {output} was made from", _REMEDY)
             queue.append(place)

@@ -21,6 +21,7 @@ from boig_core.storage.manifest import MANIFEST, Manifest, resolve
 from boig_core.storage.paths import is_inner
 from boig_core.storage.store import File
 from boig_core.storage.trash import Trashed, trashed
+from boig_core.storage.withdrawn import WITHDRAWN
 
 # Blobs and staging lie where versions do, and belong to all versions of a dataset: see `_SHARED`.
 OUTPUT: Final = re.compile(
@@ -42,7 +43,7 @@ _RUN_FILE: Final = re.compile(
 )
 """What orchestration writes beside the attempts of a run; a turn is the lease of a run."""
 _KEPT: Final = re.compile(
-    rf"(?:perception|rewards|alerts|{re.escape(store.PROBE)})/.+|{re.escape(marker.MARKER)}"
+    rf"(?:perception|rewards|alerts|forgotten|{re.escape(store.PROBE)})/.+|{re.escape(marker.MARKER)}"
 )
 """What boig writes and never takes away."""
 _REMEDY: Final = "restore it, or remove its folder by hand"
@@ -155,6 +156,11 @@ class Inventory:
                 names = control.read(file, _Names, "a control file of an attempt", _REMEDY)
                 yield from (self.path(uri) for uri in (names.inputs | names.outputs).values())
 
+    def is_withdrawn(self, folder: str) -> bool:
+        """Whether an output's files were erased, and its manifest stays for what was made from
+        it."""
+        return f"{folder}/{WITHDRAWN}" in paths_of(self.outputs[folder])
+
     def files_named_by(self, folder: str) -> set[str]:
         """Paths of all files that an output's manifest names, those beside it included."""
         entries = self.manifests[folder].files if folder in self.manifests else ()
@@ -176,7 +182,8 @@ class Inventory:
         """Files in an output's folder that are boig's."""
         files = self.outputs[folder]
         if folder in self.manifests:
-            named = self.files_named_by(folder) | {f"{folder}/{MANIFEST}"}
+            named = self.files_named_by(folder)
+            named |= {f"{folder}/{name}" for name in (MANIFEST, WITHDRAWN)}
             return [file for file in files if file.path in named]
         # A clean-up that was cut short has taken the manifest, and the rest is to follow it.
         before = next((e for e in self.trash if e.was == f"{folder}/{MANIFEST}"), None)

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
 from boig_core.storage import commit as commits
-from boig_core.storage import control, paths, places, store
+from boig_core.storage import control, paths, places, store, withdrawn
 
 MANIFEST = "manifest.json"
 _REMEDY: Final = "restore the file or make the output again"
@@ -197,12 +197,25 @@ def read_written(uri: str) -> Manifest:
 
 
 def read_manifest(uri: str, *, kind: str | None = None) -> Manifest:
-    """Manifest of a committed output.
+    """Manifest of a committed output whose files can be read.
 
     Raises:
         NotFoundInStoreError: no manifest: there is no such output.
+        WithdrawnError: its files were erased.
         CorruptError: the manifest cannot be read, is of another kind, or its attempt never
             committed it.
+    """
+    manifest = read_record(uri, kind=kind)
+    withdrawn.require_current(uri)
+    return manifest
+
+
+def read_record(uri: str, *, kind: str | None = None) -> Manifest:
+    """Like `read_manifest`, also of an output that was withdrawn: for whoever follows a lineage and
+    opens no file of it.
+
+    Raises:
+        NotFoundInStoreError, CorruptError: as `read_manifest`.
     """
     target = store.join(uri, MANIFEST)
     manifest = read_written(uri)

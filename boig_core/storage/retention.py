@@ -196,7 +196,8 @@ def _roots(seen: Inventory, promoted: Collection[str]) -> Iterator[str]:
             )
         yield path
     newest: dict[str, tuple[float, str]] = {}
-    for folder in seen.manifests:
+    # Of a withdrawn output the manifest alone is left: it is nobody's newest.
+    for folder in (each for each in seen.manifests if not seen.is_withdrawn(each)):
         family = folder.rsplit("/", 1)[0]
         modified = max(file.modified for file in seen.own_of_output(folder))
         newest[family] = max(newest.get(family, (0.0, "")), (modified, folder))

@@ -394,6 +394,14 @@ def delete_file(uri: str) -> None:
     s3.call(uri, lambda: s3.client().delete_object(Bucket=bucket, Key=key))
 
 
+def remove_unfinished(uri: str) -> None:
+    """Remove what writers that were killed have left below a folder, where nobody writes now; on S3
+    nothing shows before it is whole."""
+    if not is_s3(uri):
+        with disk.errors(uri):
+            disk.remove_unfinished(Path(normalize(uri)))
+
+
 def bucket_and_key(uri: str) -> tuple[str, str]:
     """Bucket and key of an S3 location; ``?`` and ``#`` are ordinary characters of a key."""
     bucket, _, key = uri.removeprefix("s3://").rstrip("/").partition("/")

@@ -354,6 +354,7 @@ def test_each_role_may_do_in_the_store_what_it_needs(tmp_path: Path) -> None:
         ".probe/x/manifest.json",
         ".trash/x/manifest.json",
         "alerts/x/manifest.json",
+        "forgotten/x/manifest.json",
         "runs/x/manifest.json",
     }, "of a run its attempts alone: what was decided and told is Airflow's"
     assert [key for key in keys if may("web", "Write", key)] == []

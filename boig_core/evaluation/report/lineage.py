@@ -68,7 +68,7 @@ def trace(uris: Iterable[str]) -> dict[str, LineageStep]:
         if uri in seen or not store.exists(store.join(uri, manifest.MANIFEST)):
             continue
         seen.add(uri)
-        attempt = manifest.read_manifest(uri).commit.rsplit("/", 1)[0]
+        attempt = manifest.read_record(uri).commit.rsplit("/", 1)[0]
         try:
             job = read_job(store.join(attempt, "job.json"))
         except NotFoundInStoreError:  # an output that was brought here without its run
@@ -78,7 +78,7 @@ def trace(uris: Iterable[str]) -> dict[str, LineageStep]:
         # twice.
         if job.stage.value not in steps:
             outputs = {
-                name: manifest.read_manifest(out).digest()
+                name: manifest.read_record(out).digest()
                 for name, out in done.get("outputs", {}).items()
             }
             steps[job.stage.value] = LineageStep(

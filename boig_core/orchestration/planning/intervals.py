@@ -25,7 +25,7 @@ from airflow.sdk import Asset, PokeReturnValue, task
 from boig_core.errors import InputError, UserError
 from boig_core.observability.logs import get_logger
 from boig_core.orchestration.stage.attempts import run_folder
-from boig_core.storage import control, manifest, store
+from boig_core.storage import control, manifest, store, withdrawn
 from boig_core.storage.job import read_recipe
 from boig_core.storage.period import Period, write_period
 
@@ -193,7 +193,7 @@ def find_newest(state: Any, root: str, name: str) -> Newest | None:
     if kept is not None:
         try:
             # By its name alone: the store may have been copied since.
-            return _version(store.join(family, store.name(kept["dataset"])))
+            return _newest_of(store.join(family, store.name(kept["dataset"])))
         except UserError as exc:
             log.warning("the newest version that Airflow knows of cannot be read: %s", exc)
     # Airflow's state is lost, or names what can no longer be read: the manifests tell as much.
@@ -208,11 +208,11 @@ def find_newest(state: Any, root: str, name: str) -> Newest | None:
         if path.endswith(f"/{manifest.MANIFEST}")
     ):
         try:
-            if is_of_dag(manifest.read_manifest(uri, kind="dataset")):
+            if is_of_dag(manifest.read_record(uri, kind="dataset")):
                 log.info(
                     "Airflow knows of no version of %s; the newest of the store is %s", name, uri
                 )
-                return _version(uri)
+                return _newest_of(uri)
         except UserError as exc:
             log.warning("passed over: %s", exc)
     return None
@@ -248,6 +248,13 @@ def keep_newest(state: Any, taken: Mapping[str, Any], dataset: str) -> None:
         _key(store.name(dataset.rsplit("/", 1)[0])), {"dataset": dataset, "watermark": watermark}
     )
     log.info("the newest version is %s, its newest post of %s", dataset, watermark)
+
+
+def _newest_of(dataset: str) -> Newest | None:
+    """A version, or what has taken its place since a post of it was forgotten; None: every post of
+    it was."""
+    current = withdrawn.successor_of(dataset)
+    return None if current is None else _version(current)
 
 
 def _version(dataset: str) -> Newest:

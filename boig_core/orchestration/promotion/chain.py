@@ -18,7 +18,7 @@ from typing import Any, Final
 from boig_core.config.locations import is_below
 from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
 from boig_core.storage import commit as commits
-from boig_core.storage import control, manifest, store
+from boig_core.storage import control, manifest, store, withdrawn
 from boig_core.storage.job import JOB, Job, Stage, read_job
 
 _DATASET: Final = ("dataset", (Stage.INGEST, Stage.PERCEIVE))
@@ -41,6 +41,8 @@ ROLES: Final[Mapping[str, tuple[str, tuple[Stage, ...]]]] = {
 it."""
 ENDS: Final = frozenset({"posts", "period", "runs", "champion"})
 """Inputs at which the chain ends: raw files, and another candidate with a chain of its own."""
+_FORMER: Final = frozenset({"previous", "retry"})
+"""Inputs from which an ingestion takes over what nobody had forgotten."""
 SHARED: Final = ("dataset", "boigllm", "calibration", "predictor")
 """Inputs that the candidate's training, its evaluation and its report must have in common."""
 
@@ -95,6 +97,7 @@ def verify_chain(candidate: str, report: str, root: str) -> Chain:
     Raises:
         InputError: a link lies outside of the store or differs from what its manifest names, or the
             report is about another model or was made by another recipe.
+        WithdrawnError: the model or its report was made from a post that was forgotten since.
         CorruptError, NotFoundInStoreError: an output or the run that made it cannot be read.
     """
     walk = _Walk(store.normalize(root))
@@ -133,22 +136,29 @@ class _Walk:
     def __init__(self, root: str) -> None:
         self.root = root
         self._outputs: dict[tuple[str, str], Output] = {}
+        self._current: set[str] = set()
 
     def follow(self, uri: str, role: str) -> Output:
         """An output, after it and all that it was made from have been verified."""
         # Not by recursion: a dataset that grows by the day has a version for each of them.
-        waiting: list[tuple[str, str, str | None]] = [(uri, role, None)]
+        waiting: list[tuple[str, str, str | None, bool]] = [(uri, role, None, False)]
         while waiting:
-            at, name, digest = waiting.pop()
+            at, name, digest, former = waiting.pop()
             key = (store.normalize(at), name)
+            former = former or name in _FORMER
             if key not in self._outputs:
                 self._outputs[key] = output = _read(key[0], name, self.root)
                 inputs = output.manifest.lineage.inputs
                 waiting += [
-                    (where, needed, inputs[needed])
+                    (where, needed, inputs[needed], former)
                     for needed, where in output.job.inputs.items()
                     if needed not in ENDS
                 ]
+            # What was trained on a forgotten post is promoted no more; that a version before it
+            # held the post is no reason.
+            if not former and key[0] not in self._current:
+                withdrawn.require_current(key[0])
+                self._current.add(key[0])
             if digest is not None and self._outputs[key].digest != digest:
                 raise InputError(
                     at,
@@ -188,7 +198,7 @@ def _read(uri: str, role: str, root: str) -> Output:
             "promote what boig_sd has made in this store, from what lies in it",
         )
     kind, stages = ROLES[role]
-    published = manifest.read_manifest(uri, kind=kind)
+    published = manifest.read_record(uri, kind=kind)
     attempt = published.commit.rsplit("/", 1)[0]
     if not is_below(attempt, [store.join(root, "runs")]):
         raise InputError(

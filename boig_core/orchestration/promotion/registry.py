@@ -178,6 +178,22 @@ def promoted() -> list[str]:
     return sorted({at[key] for at in located for key in ("uri", "report") if key in at})
 
 
+def named_models() -> dict[str, str]:
+    """Alias of each model that one names, by the model's URI; empty before the first promotion.
+
+    Raises:
+        InputError: no tracking server is set.
+        InfrastructureError: MLflow does not answer.
+    """
+    with registry() as client:
+        tags = {
+            alias: client.get_model_version(MODEL, version).tags
+            for alias, version in aliases(client).items()
+        }
+    located = {alias: locations(of_version).get("uri") for alias, of_version in tags.items()}
+    return {store.normalize(uri): alias for alias, uri in located.items() if uri is not None}
+
+
 def is_registered(client: Any) -> bool:
     """Whether the registry knows the model at all."""
     return bool(client.search_registered_models(f"name='{MODEL}'"))

@@ -76,7 +76,7 @@ def _facts(uri: str) -> tuple[dict[str, str], dict[str, Any], dict[str, int]]:
 
     place = place_of(uri)
     try:
-        published = manifest.read_manifest(uri)
+        published = manifest.read_record(uri)
     except UserError:
         return place, {}, {}
     numbers = {

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from boig_core.errors import BoigError, CorruptError, InputError
+from boig_core.errors import BoigError, CorruptError, InputError, WithdrawnError
 from boig_core.orchestration.promotion.chain import recipe_digest, verify_chain
-from boig_core.storage import manifest, store
+from boig_core.storage import manifest, store, withdrawn
 from boig_core.storage.job import write_job
-from tests.unit.orchestration.chains import change, job_of, make, whole_chain
+from tests.unit.orchestration.chains import INPUTS, change, job_of, make, whole_chain
 
 pytestmark = pytest.mark.slow  # of the whole suite, not of its quick part
 
@@ -216,3 +216,30 @@ def _recipe(*overrides: str) -> Any:
     from boig_core.config import load_recipe
 
     return load_recipe("tiny", overrides)
+
+
+def test_a_model_that_has_seen_a_forgotten_post_is_promoted_no_more(root: str) -> None:
+    outputs = whole_chain(root)
+    assert verify(outputs, root)
+    place = outputs["dataset"].removeprefix(f"{root}/")
+    # A version that was built on it, and what was trained on that one.
+    inputs = {"previous": outputs["dataset"], "posts": outputs["posts"]}
+    later = outputs | make(job_of(root, "ingest", inputs, run="later"))
+    for stage in ("perceive", "finetune_llm", "evaluate_llm", "calibrate", "finetune_sd"):
+        needed = {name: later[name] for name in INPUTS[stage]}
+        later |= make(job_of(root, stage, needed, run="later"))
+    for stage in ("ddpo", "evaluate_sd", "report"):
+        needed = {name: later[name] for name in INPUTS[stage]}
+        later |= make(job_of(root, stage, needed, run="later"))
+    note = withdrawn.Withdrawal(
+        place=place,
+        at="2026-05-04T03:00:00Z",
+        erasure="forget-1",
+        successor=later["dataset"].removeprefix(f"{root}/"),
+    )
+    withdrawn.write(root, note)
+    with pytest.raises(
+        WithdrawnError, match=r"was withdrawn on 2026-05-04 because a post was forgotten; use "
+    ):
+        verify(outputs, root)
+    assert verify(later, root).candidate.uri == later["boigsd"], "its own version held no such post"

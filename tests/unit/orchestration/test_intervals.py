@@ -19,7 +19,7 @@ from boig_core.orchestration.planning.intervals import (
     last_turn,
     period_after,
 )
-from boig_core.storage import commit
+from boig_core.storage import commit, withdrawn
 from boig_core.storage.manifest import Lineage, publish_folder
 
 
@@ -131,6 +131,18 @@ def test_the_newest_version_is_kept_and_found_again_when_that_was_lost(tmp_path:
         State({"newest-d": {"dataset": f"{tmp_path}/datasets/d/gone"}}), str(tmp_path), "d"
     ) == Newest(first, day(1, 20))
     assert find_newest(state, str(tmp_path), "other") is None
+
+
+def test_the_newest_version_is_what_took_the_place_of_a_withdrawn_one(tmp_path: Path) -> None:
+    first = version(tmp_path, "day-1", "2026-01-01T20:00:00Z")
+    made = version(tmp_path, "made", "2026-01-01T19:00:00Z", dag="manual", perceived=False)
+    for successor, newest in (("datasets/d/made", Newest(made, day(1, 19))), (None, None)):
+        note = withdrawn.Withdrawal(
+            place="datasets/d/day-1", at="2026-01-02", erasure="x", successor=successor
+        )
+        withdrawn.write(str(tmp_path), note)
+        for state in (State({"newest-d": {"dataset": first}}), State()):
+            assert find_newest(state, str(tmp_path), "d") == newest
 
 
 def test_under_a_copied_store_the_newest_version_is_the_copys(tmp_path: Path) -> None:

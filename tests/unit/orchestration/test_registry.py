@@ -21,6 +21,7 @@ from boig_core.orchestration.promotion.registry import (
     champion,
     last_move,
     move,
+    named_models,
     promoted,
     registry,
     rollback,
@@ -100,6 +101,7 @@ def test_without_a_previous_model_it_says_so(client: MlflowClient) -> None:
     with pytest.raises(InputError, match="no previous model"):
         rollback("ada", "worse")
     assert promoted() == []
+    assert named_models() == {}
     client.create_registered_model(MODEL)
     version = str(client.create_model_version(MODEL, "boig:///models/0").version)
     move(client, Move("a", "promote", version, None))
@@ -151,6 +153,7 @@ def test_promoted_are_the_models_and_reports_that_aliases_name_and_that_of_a_pro
     client: MlflowClient, versions: list[str], cut: Cut
 ) -> None:
     assert promoted() == ["/models/0", "/models/1", "/reports/0", "/reports/1"]
+    assert named_models() == {"/models/1": "champion", "/models/0": "previous"}
     cut(0)
     with registry() as inner, pytest.raises(MlflowException):
         move(inner, Move("c", "promote", versions[2], versions[1]))

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from boig_core.cli import app
 from boig_core.errors import CorruptError, InputError
-from boig_core.storage import evidence, manifest, signing, store
+from boig_core.storage import evidence, manifest, signing, store, withdrawn
 from boig_core.storage.evidence import README
 from boig_core.storage.job import Stage
 from tests.unit.storage.keys import make_keys, use_keys
@@ -221,3 +221,28 @@ def test_an_unsigned_promotion_is_exported_as_such(
     assert evidence.export(root, RUN, tmp_path / "audit") is False
     with pytest.raises(CorruptError, match="is not signed"):
         evidence.verify_export(tmp_path / "audit", make_keys(tmp_path / "keys")[1])
+
+
+@pytest.mark.parametrize("is_signed", [True, False])
+def test_an_audit_outlives_the_withdrawal_of_a_version(
+    tmp_path: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, is_signed: bool
+) -> None:
+    root = str(tmp_path / "store")
+    decision, model = promote(root, tmp_path)
+    if not is_signed:
+        use_keys(monkeypatch, None, None)
+    assert evidence.keep(root, decision) is is_signed
+    [dataset] = [
+        path for path, _ in store.list_files(root) if path.startswith("datasets/acme/dag")
+    ][:1]
+    place = "/".join(dataset.split("/")[:3])
+    withdrawn.write(
+        root, withdrawn.Withdrawal(place=place, at="2026-01-01", erasure="x", successor=None)
+    )
+    for path, _ in store.list_files(store.join(root, place)):
+        if path not in ("manifest.json", "withdrawn.json"):
+            store.delete_file(store.join(root, place, path))
+    assert evidence.export(root, RUN, tmp_path / "audit") is is_signed
+    if is_signed:
+        evidence.require_promoted(root, decision, model)
+        assert evidence.verify_export(tmp_path / "audit", keys[1])["decision"] == "Approve"
