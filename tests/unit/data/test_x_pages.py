@@ -157,3 +157,13 @@ def test_pages_are_shown_as_such(tmp_path: Path) -> None:
     shown = describe_file(str(tmp_path / "posts.json"), Data())
     assert (shown.kind, shown.encoding, shown.delimiter) == ("x_api", "utf-8", None)
     assert {"id", "account", "text", "images", "likes"} <= set(shown.columns)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"errors": [{"detail": "x"}]}, {"data": {"a": 1}, "meta": {}}, {"title": "a", "type": "b"}],
+)
+def test_rows_of_other_exports_are_no_pages(tmp_path: Path, fields: dict[str, Any]) -> None:
+    """They are told what they lack themselves."""
+    _, [reject] = read(tmp_path, {"id": "7", "created": "2024-01-01", **fields})
+    assert (reject.post, reject.code) == ("7", "missing_field")
