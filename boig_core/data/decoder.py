@@ -9,6 +9,7 @@ the socket then closes. Leaves out: starting, replacing and distrusting it (see 
 from __future__ import annotations
 
 import gc
+import hashlib
 import importlib
 import io
 import json
@@ -185,9 +186,11 @@ def _answer(
 
 def _warm(decode: Callable[..., StoredImage]) -> None:
     """Load what the first image would have to wait for, at the cost of its time and memory."""
+    # Of one color it would load what such images alone need (see `duplicates`).
+    motley = Image.frombytes("RGB", (16, 16), hashlib.shake_128(b"").digest(3 * 16 * 16))
     for form in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
         buffer = io.BytesIO()
-        Image.new("RGB", (16, 16)).save(buffer, format=form)
+        motley.save(buffer, format=form)
         decode(buffer.getvalue(), 256, "original", 90)
 
 

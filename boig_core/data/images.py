@@ -46,7 +46,7 @@ _LOSSY: Final = frozenset({"JPEG", "MPO", "WEBP"})
 _FINE: Final = 95
 """Quality of a JPEG that takes the place of a lossy image: a PNG would keep every artifact, at four
 times the size."""
-_SCAN: Final = b"\xff\xda"
+_SCAN: Final = 0xDA
 _SCANS: Final = 100
 """Scans of a JPEG and of the previews in it. Encoders write ten; each goes over all pixels, also
 one that has but a few bytes."""
@@ -157,7 +157,7 @@ def _checked(
         raise Rejected(
             "image_animated", f"an animated {image.format}; a description is of one image"
         )
-    if image.format in {"JPEG", "MPO"} and data.count(_SCAN) > _SCANS:
+    if image.format in {"JPEG", "MPO"} and _count_scans(data) > _SCANS:
         raise Rejected(
             "image_unreadable", f"a JPEG of more than {_SCANS} scans, which is made to take long"
         )
@@ -187,6 +187,13 @@ def _checked(
     lossy = image_format == "original" and image.format in _LOSSY
     kept = kept or _encode(upright, "jpeg" if lossy else image_format, _FINE if lossy else quality)
     return StoredImage(kept, hashlib.sha256(kept).hexdigest(), width, height, fingerprint(upright))
+
+
+def _count_scans(data: bytes) -> int:
+    """Scans of a JPEG, those of its previews included."""
+    # By arrays: `bytes.count` takes four times as long, a thirtieth of the whole image's.
+    file = np.frombuffer(data, np.uint8)
+    return int(np.count_nonzero((file[:-1] == 0xFF) & (file[1:] == _SCAN)))
 
 
 def _turn_of(image: Image.Image) -> Image.Transpose | None:
