@@ -9,6 +9,7 @@ the socket then closes. Leaves out: starting, replacing and distrusting it (see 
 from __future__ import annotations
 
 import gc
+import hashlib
 import importlib
 import io
 import json
@@ -189,9 +190,11 @@ def _warm(decode: Callable[..., StoredImage]) -> None:
     from PIL import ImageCms
 
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # Of one color it would load what such images alone need (see `duplicates`).
+    motley = Image.frombytes("RGB", (16, 16), hashlib.shake_128(b"").digest(3 * 16 * 16))
     for form in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
         buffer = io.BytesIO()
-        Image.new("RGB", (16, 16)).save(buffer, format=form, icc_profile=profile)
+        motley.save(buffer, format=form, icc_profile=profile)
         decode(buffer.getvalue(), 256, "original", 90)
     for brand in (b"avif", b"heic"):
         with suppress(Rejected):  # a head alone: what reads it is loaded, and finds nothing

@@ -14,10 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import mmap
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -128,11 +126,10 @@ def stage(chunk: FetchChunk, data: Data, root: str) -> pa.Table:
 
     uri = _uri(root, chunk.key)
     if not store.exists(uri):
-        # On disk: the first chunk may hold several shards' worth, of which one at a time is then in
-        # memory.
-        with tempfile.TemporaryFile(prefix="boig-stage-") as spool:
-            rows, places = _fetch_into(spool, chunk, data)
-            shards = _write_shards(spool, rows, places, data, root)
+        with tempfile.TemporaryFile(prefix="boig-stage-") as file:
+            spool = _Spool(file, _most(data))
+            rows = _fetch_into(spool, chunk, data)
+            shards = _write_shards(spool, rows, data, root)
         for row in rows:
             row |= shards.get(row.get("sha256", ""), {})
         sink = pa.BufferOutputStream()
@@ -152,13 +149,55 @@ def stage(chunk: FetchChunk, data: Data, root: str) -> pa.Table:
     return table.set_column(0, "chunk", pa.array([chunk.number] * table.num_rows, pa.int64()))
 
 
-def _fetch_into(
-    spool: IO[bytes], chunk: FetchChunk, data: Data
-) -> tuple[list[dict[str, Any]], dict[str, tuple[int, int]]]:
-    """Fetch into a scratch file; returns a row per reference, and offset and length of each image
-    by its hash."""
+class _Spool:
+    """Images of a chunk by their hashes: a shard's worth in memory, and what goes beyond it, as the
+    first chunk may hold it, on disk.
+
+    Args:
+        file: an empty scratch file.
+        room: bytes that are kept in memory.
+
+    Attributes:
+        size: bytes of all images.
+    """
+
+    def __init__(self, file: IO[bytes], room: float) -> None:
+        self._file, self._room, self.size = file, room, 0
+        self._held: dict[str, bytes] = {}
+        self._places: dict[str, tuple[int, int]] = {}
+
+    def add(self, sha256: str, data: bytes) -> None:
+        """Take in an image, unless it is there."""
+        if sha256 in self._held or sha256 in self._places:
+            return
+        self.size += len(data)
+        if self.size <= self._room:
+            self._held[sha256] = data
+        else:
+            self._places[sha256] = self._file.tell(), len(data)
+            self._file.write(data)
+
+    def names(self) -> list[str]:
+        """All hashes, sorted."""
+        return sorted([*self._held, *self._places])
+
+    def take(self, sha256: str) -> bytes:
+        """Hand out an image, once."""
+        if (data := self._held.pop(sha256, None)) is not None:
+            return data
+        at, length = self._places[sha256]
+        self._file.seek(at)
+        return self._file.read(length)
+
+
+def _most(data: Data) -> float:
+    """Bytes of images that stay one shard: a little more than it should have."""
+    return 1.5 * data.shard_mb * 2**20
+
+
+def _fetch_into(spool: _Spool, chunk: FetchChunk, data: Data) -> list[dict[str, Any]]:
+    """Fetch into a spool; returns a row per reference."""
     rows: list[dict[str, Any]] = []
-    places: dict[str, tuple[int, int]] = {}
     for reference, image in _fetcher(data).fetch(chunk.references, chunk.reach):
         if isinstance(image, Rejected):
             rows.append(reference._asdict() | {"code": image.code, "reason": image.reason})
@@ -172,52 +211,36 @@ def _fetch_into(
                 },
             }
         )
-        if image.sha256 not in places:
-            places[image.sha256] = spool.tell(), len(image.data)
-            spool.write(image.data)
-    # The map in `_write_shards` sees the file, not what Python still holds back.
-    spool.flush()
-    return rows, places
+        spool.add(image.sha256, image.data)
+    return rows
 
 
 def _write_shards(
-    spool: IO[bytes],
-    rows: Sequence[dict[str, Any]],
-    places: dict[str, tuple[int, int]],
-    data: Data,
-    root: str,
+    spool: _Spool, rows: Sequence[dict[str, Any]], data: Data, root: str
 ) -> dict[str, dict[str, Any]]:
     """Cut the images, sorted by hash, into shards; returns name, hash and size of its shard for
     each image."""
     shard_of: dict[str, dict[str, Any]] = {}
     looks = {row["sha256"]: row for row in rows if "sha256" in row}
-    names, total = sorted(places), sum(length for _, length in places.values())
-    # A little more than a shard's worth stays one shard.
-    parts = min(len(names), math.ceil(total / (1.5 * data.shard_mb * 2**20)))
-    with (
-        # An empty file, as rejects alone leave it, cannot be mapped.
-        mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ)
-        if total
-        else nullcontext(b"") as spooled
-    ):
-        for part in range(parts):
-            chosen = names[part * len(names) // parts : (part + 1) * len(names) // parts]
-            images = (
-                StoredImage(
-                    spooled[at : at + length],
-                    name,
-                    *(looks[name][key] for key in ("width", "height", "fingerprint")),
-                )
-                for name in chosen
-                for at, length in (places[name],)
+    names = spool.names()
+    parts = min(len(names), math.ceil(spool.size / _most(data)))
+    for part in range(parts):
+        chosen = names[part * len(names) // parts : (part + 1) * len(names) // parts]
+        images = (
+            StoredImage(
+                spool.take(name),
+                name,
+                *(looks[name][key] for key in ("width", "height", "fingerprint")),
             )
-            entry = tables.write_shard(tables.image_table(images), tables.IMAGES, root)
-            shard = {
-                "shard": dataset.shard_name(entry),
-                "shard_sha256": entry.sha256,
-                "shard_bytes": entry.size,
-            }
-            shard_of |= dict.fromkeys(chosen, shard)
+            for name in chosen
+        )
+        entry = tables.write_shard(tables.image_table(images), tables.IMAGES, root)
+        shard = {
+            "shard": dataset.shard_name(entry),
+            "shard_sha256": entry.sha256,
+            "shard_bytes": entry.size,
+        }
+        shard_of |= dict.fromkeys(chosen, shard)
     return shard_of
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -123,17 +123,28 @@ def image_table(images: Iterable[StoredImage]) -> pa.Table:
             "fingerprint": pa.string(),
         }
     )
-    columns = zip(
-        *(
-            (image.sha256, image.data, image.width, image.height, image.fingerprint)
-            for image in images
-        ),
-        strict=True,
-    )
-    return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)],
-        schema=schema,
-    )
+    rows = list(images)
+    columns: list[Any] = [
+        _binary([image.data for image in rows])
+        if field.name == "image"
+        else pa.array([getattr(image, field.name) for image in rows], field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _binary(values: Sequence[bytes]) -> Any:
+    """An Arrow array of bytes that are copied once: `pa.array` does not know how many come, and
+    doubles its room until they fit."""
+    import numpy as np
+    import pyarrow as pa
+
+    ends = np.cumsum([0, *map(len, values)], dtype=np.int64)
+    # What Arrow can name in one array.
+    if ends[-1] >= 2**31:
+        return pa.array(values, pa.binary())
+    buffers = [None, pa.py_buffer(ends.astype(np.int32).tobytes()), pa.py_buffer(b"".join(values))]
+    return pa.Array.from_buffers(pa.binary(), len(values), buffers)
 
 
 def write_shard(table: pa.Table, family: str, dataset_root: str) -> FileEntry:

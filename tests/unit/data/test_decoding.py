@@ -32,6 +32,12 @@ FAULTY = "tests.unit.data.faulty_decoder:normalize"
 ROOT = Path(__file__).resolve().parents[3]
 
 
+def one_color() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(buffer, format="JPEG")
+    return buffer.getvalue()
+
+
 @pytest.fixture(scope="module")
 def faulty() -> Iterator[DecoderPool]:
     """One process, so that images come in batches."""
@@ -64,6 +70,7 @@ def outcomes(pool: DecoderPool, images: list[bytes]) -> list[StoredImage | str]:
         picture(4, side=99),
         picture(5)[:60],
         b"<svg>",
+        one_color(),  # needs more than others for its fingerprint
     ],
 )
 def test_apart_comes_out_what_comes_out_here(data: bytes) -> None:

@@ -2,8 +2,11 @@
 comparing each with each finds."""
 
 import io
+import subprocess
+import sys
 
 import duckdb
+import imagehash
 import numpy as np
 import pytest
 from PIL import Image
@@ -42,6 +45,30 @@ def test_walls_of_different_colors_are_not_near() -> None:
     red, green = (fingerprint(Image.new("RGB", (90, 60), color)) for color in ("red", "green"))
     assert distance(red, green) <= 3
     assert mean_difference(red, green) > 8
+
+
+@pytest.mark.parametrize("kind", ["noise", "one color", "bands", "squares"])
+@pytest.mark.parametrize("seed", range(10))
+def test_the_bits_are_those_of_imagehash_also_where_waves_are_equal(kind: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape = {"noise": (90, 70, 3), "one color": (1, 1, 3), "bands": (64, 1, 3)}.get(kind)
+    cells = rng.integers(0, 256, shape, dtype=np.uint8) if shape else np.indices((64, 64)).sum(0)
+    pixels = np.broadcast_to(cells, (64, 64, 3)) if kind in {"one color", "bands"} else cells
+    if kind == "squares":
+        pixels = np.repeat((cells // (seed + 1) % 2 * 255)[..., None], 3, axis=2).astype(np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    small = image.resize((64, 64), Image.Resampling.BOX, reducing_gap=2.0)
+    assert fingerprint(image)[:16] == str(imagehash.phash(small))
+
+
+def test_a_photograph_needs_no_scipy() -> None:
+    """Which each process that decodes would load."""
+    code = (
+        "import sys, numpy; from PIL import Image; from boig_core.data.duplicates import fingerprint;"
+        "fingerprint(Image.fromarray(numpy.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype='u1')));"
+        "sys.exit('scipy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize("bits", [0, 1, 3, 7])
