@@ -21,7 +21,10 @@ _MAX_REFERENCE: Final = 4096
 """Characters of an image reference: no path may be longer, no key of S3, and no common URL."""
 _SPACE: Final = " \t\r\n\ufeff\u200b\u00a0"
 _ADDRESS: Final = re.compile(r"(?:https?|s3|file)://", re.IGNORECASE)
-_BEFORE_ADDRESS: Final = re.compile(r"[\s,;|]+(?=(?:https?|s3|file)://)", re.IGNORECASE)
+# From the start of a run of signs alone, so that a long one is gone through once.
+_BEFORE_ADDRESS: Final = re.compile(
+    r"(?<![\s,;|])[\s,;|]++(?=(?:https?|s3|file)://)", re.IGNORECASE
+)
 _NAME_OF_IMAGE: Final = re.compile(
     r".+\.(?:png|jpe?g|jfif|webp|gif|bmp|tiff?|heic|heif|avif)", re.IGNORECASE | re.DOTALL
 )
@@ -85,9 +88,17 @@ def without_embedded(fields: dict[str, Any]) -> dict[str, Any]:
     would make it too large to be kept."""
     for column in ("images", "image"):
         value = fields.get(column)
-        if isinstance(value, str) and len(value) > 200 and _EMBEDDED.match(value.lstrip(_SPACE)):
-            fields = {**fields, column: f"{value.lstrip(_SPACE)[:80]}... ({len(value)} characters)"}
+        if isinstance(value, str):
+            fields = {**fields, column: _cut(value)}
+        elif isinstance(value, list):
+            fields = {**fields, column: [_cut(v) if isinstance(v, str) else v for v in value]}
     return fields
+
+
+def _cut(text: str) -> str:
+    if len(text) <= 300 or not _EMBEDDED.match(text.lstrip(_SPACE)):
+        return text
+    return f"{text.lstrip(_SPACE)[:250]}... ({len(text)} characters)"
 
 
 def _references(value: Any, column: str) -> list[str]:

@@ -58,9 +58,9 @@ def read_number(text: str) -> dict[DecimalSign, float]:
     With one entry the text proves which sign it is. With two that differ, such as those of
     ``1,234``, it can be read either way.
     """
-    text = ascii_digits(text).strip()
     if len(text) > _LONGEST:
         return {}
+    text = ascii_digits(text).strip()
     # Nearly all counts: nothing to settle.
     if text.isascii() and text.isdigit():
         return {"point": float(text), "comma": float(text)}

@@ -222,7 +222,8 @@ def parse_post(fields: Mapping[str, Any], data: Data, conventions: Conventions) 
         )
     _obey_verdict(fields.get(VERDICT))
     written = as_text(_require(fields, "text", data), _called("text", data))
-    text, masked = _clean(written, data)
+    mended = written if len(written) > MAX_TEXT else mend(written)
+    text, masked = _clean(mended, data)
     account = _name(fields, "account", data)
     licence = _label(fields.get("licence"))
     no_company = is_missing(fields.get("company"))
@@ -244,7 +245,7 @@ def parse_post(fields: Mapping[str, Any], data: Data, conventions: Conventions) 
             _label(value_at(fields, column)) in values for column, values in data.held_out.items()
         ),
     )
-    conventions.mended += mend(written) != written
+    conventions.mended += mended != written
     return post
 
 
@@ -259,7 +260,7 @@ def _clean(text: str, data: Data) -> tuple[str, str]:
             "text_too_long",
             f"the text has {len(text)} characters, no post may have more than {MAX_TEXT}",
         )
-    text = readable(mend(text))
+    text = readable(text)
     masked = mask_links(text)
     # Before the length is measured: what counts is the text as it is kept.
     text = masked if data.mask_links else text

@@ -53,14 +53,16 @@ def _masked(match: re.Match[str]) -> str:
     # "https://acme.com/x,and": the address ends before a word, but not in "/a,1518,b.html".
     if word := _NEXT_WORD.search(link):
         link = link[: word.start()]
-    while link[-1] in ".,;:!?'*|" or (link[-1] in ")]" and _unbalanced(link)):
-        link = link[:-1]
-    return LINK + match[0][len(link) :]
-
-
-def _unbalanced(link: str) -> bool:
-    opening = {")": "(", "]": "["}[link[-1]]
-    return link.count(link[-1]) > link.count(opening)
+    end = len(link)
+    # Counted once: a text may be nothing but brackets.
+    surplus = {
+        ")": link.count(")") - link.count("("),
+        "]": link.count("]") - link.count("["),
+    }
+    while (last := link[end - 1]) in ".,;:!?'*|" or surplus.get(last, 0) > 0:
+        surplus[last] = surplus.get(last, 0) - 1
+        end -= 1
+    return LINK + match[0][end:]
 
 
 def mend(text: str) -> str:
@@ -68,7 +70,7 @@ def mend(text: str) -> str:
     ``cafÃ©`` becomes ``café``. Any other text comes back as it is."""
     if text.isascii():
         return text
-    # Half a second that only exports in other scripts than ASCII's pay.
+    # Its import takes a moment, which exports in ASCII alone are spared.
     import ftfy
 
     return ftfy.fix_encoding(text)

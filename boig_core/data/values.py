@@ -135,6 +135,7 @@ def label(value: Any) -> str | None:
         return None
     if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
         value = int(value)
+    value = plain(value) if isinstance(value, bytes) else value
     # It may stand in a reject, which has to be written whatever characters the row held.
     return str(value).encode(errors="replace").decode()
 

@@ -80,7 +80,8 @@ def test_what_a_recipe_says_itself_counts(tmp_path: Path) -> None:
     recipe = load_recipe(str(tmp_path / "mine.yaml"), ["data.columns={account: =acme}"])
     assert (recipe.data.columns["account"], recipe.data.columns["id"]) == ("=acme", "Video link")
     with pytest.raises(ValueError, match="preset"):
-        Data(preset="myspace")  # type: ignore[arg-type]
-    for bad in (["instagram"], 7, {"preset": {}}, {"preset": "instagram", "columns": 7}):
+        Data(preset="myspace")
+    wrong: list[Any] = [["instagram"], 7, {"preset": {}}, {"preset": "instagram", "columns": 7}]
+    for bad in wrong:
         with pytest.raises(ValueError, match="data"):
             parse_recipe({"name": "mine", "data": bad})

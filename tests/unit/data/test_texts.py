@@ -120,3 +120,13 @@ def test_characters_that_no_one_sees() -> None:
     assert readable("a\x00b \x07c\ufeff\r\nd\u2028e") == "ab c d e"
     # They join emojis and part words of Persian.
     assert readable("👩\u200d👧 می\u200cخواهم") == "👩\u200d👧 می\u200cخواهم"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [")", "(", ",", ",a", "a.", "www.", "https://", "https://a.b/", "Ã", "Ã©", "\u200b", "a"],
+)
+def test_no_text_takes_long(piece: str) -> None:
+    """Of 65,536 characters, what looks at each of them from each takes minutes."""
+    text = "https://a.com/" + piece * (65_000 // len(piece))
+    assert L in mask_links(mend(text))

@@ -19,7 +19,21 @@ from tests.unit.data.reading import GOOD, read_all
 from tests.unit.data.reading import read as read_lines
 
 NAN = float("nan")
-NOTHING = [None, NAN, "", "  ", "nan", "NaN", "NaT", "null", "NULL", "None", "N/A", "#N/A", "<NA>"]
+NOTHING: list[Any] = [
+    None,
+    NAN,
+    "",
+    "  ",
+    "nan",
+    "NaN",
+    "NaT",
+    "null",
+    "NULL",
+    "None",
+    "N/A",
+    "#N/A",
+    "<NA>",
+]
 NOTHING += ["-", "\\N", "\ufeff", "undefined", "#DIV/0!", Decimal("nan")]
 
 
@@ -116,7 +130,7 @@ def test_a_message_names_the_mapped_column_and_what_is_there(tmp_path: Path) -> 
 
 
 def test_parquet_brings_bytes_decimals_and_times_out_of_range(tmp_path: Path) -> None:
-    table = {
+    table: dict[str, Any] = {
         "id": pa.array([b"1", b"2", b"3"], pa.binary()),
         "account": pa.array([b"verd\xc3\xa9", b"\xff", b"x"], pa.binary()),
         "text": pa.array([GOOD["text"].encode()] * 3, pa.binary()),
