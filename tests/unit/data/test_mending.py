@@ -208,8 +208,7 @@ def test_a_side_too_long_for_a_format_makes_the_next_one(
         assert image.getpixel((0, 0))[1] > 190  # type: ignore[index]
 
 
-def test_a_lossy_image_too_long_for_a_jpeg_is_kept() -> None:
-    """A GIF of any length is stored, and a turned WebP at its limit fits a JPEG."""
+def test_a_gif_of_the_longest_side_that_there_is_comes_in() -> None:
     wide = Image.new("P", (65_535, 1), 1)
     wide.putpalette([0, 0, 0, 10, 20, 30])
     assert normalize(encoded(wide, "GIF"), 10**6, "jpeg").width == 65_535
