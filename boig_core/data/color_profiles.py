@@ -95,8 +95,8 @@ def read_colors(image: Image.Image, data: bytes) -> Colors:
     if image.format == "PNG":
         return _judge(_png_profile(image.info), image.mode)
     if image.format == "HEIF":
-        codes = image.info.get("nclx_profile") or {}
-        said = codes.get("color_primaries", 2), codes.get("transfer_characteristics", 2)
+        nclx = image.info.get("nclx_profile") or {}
+        said = nclx.get("color_primaries", 2), nclx.get("transfer_characteristics", 2)
         return _judge(_profile_of_codes(*said) or b"?", image.mode)
     if image.format == "AVIF":
         # Pillow does not tell them. In the box of colors, of which the first is the picture's.

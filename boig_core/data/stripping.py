@@ -110,7 +110,9 @@ def strip_webp(data: bytes, colors: bool) -> bytes:
         kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         # Chunks start at even places; the byte in between is not in their size.
         end = at + 8 + size + size % 2
-        if kind == b"VP8X" and size == 10:  # its flags say which chunks there are
+        if (
+            kind == b"VP8X" and size == 10 and end <= len(data)
+        ):  # its flags say which chunks there are
             kept.append(data[at : at + 8] + bytes([data[at + 8] & ~gone]) + data[at + 9 : end])
         elif kind in {b"VP8 ", b"VP8L"} or (colors and kind == b"ICCP"):
             kept.append(data[at:end])

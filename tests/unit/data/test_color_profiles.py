@@ -56,7 +56,7 @@ def off(data: bytes, want: Any = PICTURE) -> int:
     return int(np.abs(pixels[inner].astype(int) - np.asarray(want)[inner]).max())
 
 
-LOSSY = {
+LOSSY: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 100, "subsampling": 0},
     "WEBP": {"quality": 100},
     "AVIF": {"quality": 100},

@@ -69,7 +69,7 @@ def test_no_chunk_beside_the_pixels_costs_a_png(more: list[bytes]) -> None:
 
 
 def test_a_broken_text_makes_no_still_of_what_moves() -> None:
-    moving = {"save_all": True, "append_images": [PICTURE.rotate(180)]}
+    moving: dict[str, Any] = {"save_all": True, "append_images": [PICTURE.rotate(180)]}
     with pytest.raises(Rejected, match="animated"):
         normalize(png(chunk(b"tEXt", b"a", wrong=True), **moving), 50_000)
 
@@ -77,7 +77,7 @@ def test_a_broken_text_makes_no_still_of_what_moves() -> None:
 def test_a_mended_png_keeps_its_colors_and_its_orientation() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    options = {"exif": exif, "icc_profile": profile("prophoto")}
+    options: dict[str, Any] = {"exif": exif, "icc_profile": profile("prophoto")}
     broken = png(chunk(b"zTXt", b"Comment\0\0" + TEXT), **options)
     assert normalize(broken, 50_000) == normalize(encoded(**options), 50_000)
 
@@ -208,8 +208,7 @@ def test_a_side_too_long_for_a_format_makes_the_next_one(
         assert image.getpixel((0, 0))[1] > 190  # type: ignore[index]
 
 
-def test_a_lossy_image_too_long_for_a_jpeg_is_kept() -> None:
-    """A GIF of any length is stored, and a turned WebP at its limit fits a JPEG."""
+def test_a_gif_of_the_longest_side_that_there_is_comes_in() -> None:
     wide = Image.new("P", (65_535, 1), 1)
     wide.putpalette([0, 0, 0, 10, 20, 30])
     assert normalize(encoded(wide, "GIF"), 10**6, "jpeg").width == 65_535
