@@ -172,8 +172,8 @@ def _line(record: dict[str, Any], way: str | None, earlier: str) -> bytes:
         case "missing_likes":
             del broken["likes"]
         case "likes_with_comma":
-            # At least 1,000, so that there is a comma to trip over.
-            broken["likes"] = f"{record['likes'] + 1000:,}"
+            # As a page shows it to people: 1,234 alone would be read.
+            broken["likes"] = f"over {record['likes'] + 1000:,}"
         case "duplicate_id":
             # As of an export that was taken before the likes came.
             broken |= {
