@@ -164,6 +164,8 @@ def test_transparency_shows_white() -> None:
     palette.putpalette([0, 0, 0, 10, 20, 30])
     assert (decode(normalize(encoded(palette), 1000).data) == (10, 20, 30)).all()
     assert (decode(normalize(encoded(palette, transparency=1), 1000).data) == 255).all()
+    named = encoded(Image.new("RGB", (4, 4), (10, 20, 30)), transparency=(10, 20, 30))
+    assert (decode(normalize(named, 1000).data) == 255).all()
 
 
 def test_gray_in_16_bits_keeps_its_brightness() -> None:
