@@ -244,8 +244,7 @@ def read_posts(dataset_uri: str, parts: Manifest) -> Iterator[dict[str, Any]]:
 def images_with_words(
     dataset_uri: str, parts: Manifest, most: int
 ) -> dict[FileEntry, dict[str, str]]:
-    """Images and what their posts say of them: the text, or the keywords of a post without any;
-    without those images whose posts have neither.
+    """Images and the texts of their posts.
 
     Args:
         dataset_uri: a committed dataset.
@@ -271,9 +270,8 @@ def images_with_words(
     words: dict[FileEntry, dict[str, str]] = {}
     entries = {shard_name(entry): entry for entry in shards(parts, IMAGES)}
     for shard, image in chosen:
-        post = posts[post_of[shard, image]["post"]]
-        if said := post["text"] or ", ".join(post["keywords"]):
-            words.setdefault(entries[shard], {})[image] = said
+        text = posts[post_of[shard, image]["post"]]["text"]
+        words.setdefault(entries[shard], {})[image] = text
     return words
 
 

@@ -105,6 +105,13 @@ def files(root: Path) -> Iterator[tuple[str, int, float]]:
                 yield path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime
 
 
+def children(folder: Path) -> list[str]:
+    """Names right below a folder, those of folders with a slash at their end."""
+    if not folder.is_dir():
+        return []
+    return [f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir()]
+
+
 def remove_unfinished(root: Path) -> None:
     """Remove what writers that were killed have left below a folder."""
     for path in root.rglob(".*"):

@@ -10,6 +10,7 @@ which save more than they take, and who is promoted (see `orchestration.promotio
 from __future__ import annotations
 
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -171,10 +172,20 @@ def as_json(result: Survey) -> dict[str, Any]:
     }
 
 
+def store_time(root: str) -> float:
+    """The store's own time in seconds since 1970: that of a file which is written now."""
+    uri = store.join(root, store.PROBE, uuid.uuid4().hex)
+    try:
+        store.write_bytes(uri, b"")
+        return store.modified(uri)
+    finally:
+        store.delete_file(uri)
+
+
 def _time(root: str) -> float:
     """The store's time: what this machine's clock says alone would make everything old, were it
     ahead."""
-    here, there = time.time(), store.now(root)
+    here, there = time.time(), store_time(root)
     if abs(here - there) > _CLOCKS_APART_S:
         raise InputError(
             f"the clock of this machine ({_date(here)})",

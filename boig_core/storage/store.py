@@ -193,13 +193,12 @@ class File(NamedTuple):
 
 
 def list_files(uri: str) -> list[tuple[str, int]]:
-    """Files below a folder as (path relative to it, size in bytes), sorted; empty when there are
-    none."""
+    """Files below a folder as (path relative to it, size in bytes), sorted."""
     return [(file.path, file.size) for file in list_with_times(uri)]
 
 
 def list_with_times(uri: str) -> list[File]:
-    """Files below a folder, sorted by path; empty when there are none."""
+    """Files below a folder, sorted by path."""
     return sorted(walk(uri))
 
 
@@ -209,11 +208,8 @@ def children(uri: str) -> list[str]:
     if is_s3(uri):
         bucket, key = bucket_and_key(uri)
         return sorted(s3.children(uri, bucket, f"{key}/" if key else ""))
-    folder = Path(normalize(uri))
     with disk.errors(uri):
-        if not folder.is_dir():
-            return []
-        return sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
+        return sorted(disk.children(Path(normalize(uri))))
 
 
 def walk(uri: str) -> Iterator[File]:
@@ -244,16 +240,6 @@ def modified(uri: str) -> float:
     bucket, key = bucket_and_key(uri)
     answer = s3.call(uri, lambda: s3.client().head_object(Bucket=bucket, Key=key))
     return float(answer["LastModified"].timestamp())
-
-
-def now(root: str) -> float:
-    """The store's own time in seconds since 1970: that of a file which is written now."""
-    uri = join(root, PROBE, uuid.uuid4().hex)
-    try:
-        write_bytes(uri, b"")
-        return modified(uri)
-    finally:
-        delete_file(uri)
 
 
 def move_file(uri: str, target: str, before: float) -> bool:

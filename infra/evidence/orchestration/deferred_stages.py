@@ -135,15 +135,8 @@ def start(machine: AirflowOnPostgres, args: argparse.Namespace) -> str:
 def measure(
     machine: AirflowOnPostgres, ray: str, dag: str, stages: int, spacing_s: float
 ) -> dict[str, Any]:
-    """Run the stages of one provider beside the probe; all times are in seconds.
-
-    Args:
-        machine: Airflow, whose way to Ray leads to the stub.
-        ray: address of the stub.
-        dag: of the provider.
-        stages: that the DAG has.
-        spacing_s: mean seconds from one job's end to the next one's.
-    """
+    """Run the stages of one provider beside the probe, on an Airflow whose way to Ray leads to the
+    stub at ``ray``; all times are in seconds."""
     # Before the stages, so that the loop's lag is known while they are deferred, too.
     probe = machine.airflow.start("probe")
     folder = machine.signals / probe.id

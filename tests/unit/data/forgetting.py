@@ -196,7 +196,7 @@ def grow(grown: Grown) -> dict[str, str]:
     """Two days, each perceived, and what was trained on the first; returns outputs by name."""
     first = grown.ingest(posts=grown.export(posts(0, 9)))
     seen = grown.perceive(first)
-    day = [*posts(9, 6), row("lost", 1.0, "77.png", account=LEAVER), {"id": "x", "images": []}]
+    day = [*posts(9, 6), row("lost-77", 1.0, "77.png", account=LEAVER), {"id": "x", "images": []}]
     second = grown.ingest(
         posts=grown.export([*day, {**row("bad", 1.0, account=LEAVER), "likes": "?"}], ["77.png"]),
         previous=seen,
@@ -263,7 +263,7 @@ def needles_of(grown: Grown) -> list[str]:
     """What no file may hold afterwards: name, ids, and hashes of images that only they show."""
     own = images_of(grown, LEAVER) - images_of(grown, "al") - images_of(grown, "bo")
     assert len(own) >= 4
-    return [LEAVER, "lost", *sorted(own)]
+    return [LEAVER, "lost-77", *sorted(own)]
 
 
 def silent(line: str) -> None:

@@ -154,7 +154,7 @@ def test_a_file_that_is_written_while_it_is_moved_stays(
 ) -> None:
     uri, target = store.join(root, "a"), store.join(root, "t", "a")
     store.write_bytes(uri, b"old")
-    now = store.now(root)
+    now = retention.store_time(root)
     assert not store.move_file(uri, target, before=now - DAY), "written since"
     assert not store.move_file(store.join(root, "gone"), target, before=now + DAY)
     if store.is_s3(root):
