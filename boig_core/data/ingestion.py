@@ -22,6 +22,7 @@ from boig_core.data import card, dataset, labels, posts, selection, sources, sta
 from boig_core.data.conventions import Conventions
 from boig_core.data.earlier import _EMPTY, RULES, load_earlier
 from boig_core.data.reach import ImageReference, Reach
+from boig_core.data.selection import causes
 from boig_core.data.staging import FetchChunk
 from boig_core.errors import InputError
 from boig_core.observability.logs import get_logger
@@ -127,7 +128,7 @@ def ingest(
             raise InputError(
                 location or earlier,
                 f"has no usable post among {_count(con, 'reject')} rows",
-                selection.most_common_rejects(con),
+                causes(con),
             )
         selection.references(con)
         staged = _fetch(con, data, Reach.of(roots), root, crew)
@@ -135,9 +136,7 @@ def ingest(
         labels.label(con, data, seed)
         if not _count(con, "sample"):
             raise InputError(
-                location or earlier,
-                "has no post with an image that can be read",
-                selection.most_common_rejects(con),
+                location or earlier, "has no post with an image that can be read", causes(con)
             )
         return _write(con, data, [*kept, *_new_shards(con)], scratch, root, staged)
 
