@@ -148,7 +148,7 @@ def _split(text: str, column: str) -> list[Any]:
     if _ADDRESS.match(text):
         # Any sign may be part of an address, but not one that another address follows.
         return [name.strip(_SPACE + ",;|") for name in _BEFORE_ADDRESS.split(text)]
-    for sign in ("\n", "|", ";", ",", " "):
+    for sign in (sign for sign in ("\n", "|", ";", ",", " ") if sign in text):
         names = [name.strip(_SPACE + "\"'") for name in text.split(sign) if name.strip(_SPACE)]
         if len(names) > 1 and all(map(_is_reference, names)):
             return names

@@ -39,6 +39,7 @@ from boig_core.data.earlier import (
     load_earlier,
 )
 from boig_core.data.reach import ImageReference, Reach
+from boig_core.data.selection import causes
 from boig_core.data.staging import FetchChunk
 from boig_core.errors import InputError
 from boig_core.observability.logs import get_logger
@@ -145,14 +146,14 @@ def ingest(
         selection.choose(con, data, seed)
         if not _count(con, "post"):
             rule = f"has no usable post among {_count(con, 'reject')} rows"
-            raise NothingUsableError(location or earlier, rule, selection.most_common_rejects(con))
+            raise NothingUsableError(location or earlier, rule, causes(con))
         selection.references(con)
         staged = _fetch(con, data, Reach.of(roots), root, crew)
         _locate_images(con)
         labels.label(con, data, seed)
         if not _count(con, "sample"):
             rule = "has no post with an image that can be read"
-            raise NothingUsableError(location or earlier, rule, selection.most_common_rejects(con))
+            raise NothingUsableError(location or earlier, rule, causes(con))
         return _write(con, data, [*kept, *_new_shards(con)], scratch, root, staged)
 
 

@@ -198,7 +198,7 @@ def references(con: DuckDBPyConnection) -> None:
     )
 
 
-def most_common_rejects(con: DuckDBPyConnection) -> str:
+def causes(con: DuckDBPyConnection) -> str:
     """What to mend first, for an ingestion that has nothing to keep: how often each reason was met,
     and the first line of the commonest."""
     rows = con.execute(

@@ -109,9 +109,10 @@ def as_name(value: Any, name: str, longest: int) -> str:
     text = without_controls(as_text(value, name)).strip(_INVISIBLE)
     text = " ".join(text.split())
     number = value if isinstance(value, float) else None
-    if number is None and _WHOLE.fullmatch(text):
+    if number is None and text.endswith(".0") and _WHOLE.fullmatch(text):
         number = float(text)
-    if (number is not None and abs(number) >= _EXACT) or _IN_POWERS.fullmatch(text):
+    in_powers = "+" in text and _IN_POWERS.fullmatch(text)
+    if in_powers or (number is not None and abs(number) >= _EXACT):
         raise Rejected(
             "missing_field",
             f"{name} = {text[:40]!r} has lost its last digits in a spreadsheet or a table of floats: "
@@ -126,7 +127,7 @@ def as_name(value: Any, name: str, longest: int) -> str:
 
 def without_controls(text: str) -> str:
     """A text without characters that no one can see and some programs take for its end."""
-    return _CONTROL.sub("", text)
+    return text if text.isprintable() else _CONTROL.sub("", text)
 
 
 def label(value: Any) -> str | None:

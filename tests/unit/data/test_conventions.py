@@ -80,9 +80,13 @@ def test_counts_are_whole() -> None:
     """An export that writes its popular posts as 1,234 must not lose exactly those."""
     posts, rejects = read("likes", ["987", "4,290", "12.345"], kpi="likes")
     assert ([post.kpis[0] for post in posts.values()], rejects) == ([987, 4290, 12345], [])
-    # Both readings of 3,000 are whole numbers.
-    posts, rejects = read("likes", ["987", "3,000", "12.000"], kpi="likes")
-    assert ([post.kpis[0] for post in posts.values()], rejects) == ([987, 3000, 12000], [])
+    # 3,000 is whole in both ways: the others show which is meant, or nothing does.
+    posts, rejects = read("likes", ["3,000", "4,290", "150"], kpi="likes")
+    assert ([post.kpis[0] for post in posts.values()], rejects) == ([150, 3000, 4290], [])
+    posts, rejects = read("likes", ["3.000", "1234.000"], kpi="likes")
+    assert ([post.kpis[0] for post in posts.values()], rejects) == ([1234, 3], [])
+    assert len(read("likes", ["3,000", "150"], kpi="likes")[1]) == 1
+    assert len(read("likes", ["3.000", "4.290", "1.2K"], kpi="likes")[1]) == 1
     # One with decimals is no count, whatever it is called.
     posts, rejects = read("likes", ["12.5", "4.290"], kpi="likes")
     assert ([post.kpis[0] for post in posts.values()], rejects) == ([12.5, 4.29], [])
