@@ -41,7 +41,7 @@ def forget(
     out of every later ingestion, and list the models that have learned from it. It may be broken
     off and run again."""
     from boig_core.cli.stage import person
-    from boig_core.data import erasure
+    from boig_core.data.forgetting import erasure
     from boig_core.data.forgotten import Subject
     from boig_core.errors import InputError
 

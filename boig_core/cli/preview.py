@@ -18,8 +18,8 @@ from boig_core.observability.tables import broken
 
 if TYPE_CHECKING:
     from boig_core.config import Data
-    from boig_core.data.dialects import FileDialect
     from boig_core.data.preview import ExportReading, Outlook, Problem, TriedImages
+    from boig_core.data.reading.dialects import FileDialect
     from boig_core.data.suggestions import Suggestion
 
 _FAILURES = 3
@@ -73,7 +73,7 @@ def preview_export(
     """
     from boig_core.cli.preview_recipe import overwrites, write_recipe
     from boig_core.config import load_policy, load_recipe
-    from boig_core.data.opening import keep_downloads
+    from boig_core.data.reading.opening import keep_downloads
 
     if write is not None and write.exists():
         raise overwrites(write)

@@ -29,7 +29,7 @@ def verbalize(
     """Print what is seen in an image file: colors, tones and objects with their boxes, in pixels of
     the image. It needs neither Ray nor Airflow."""
     from boig_core.config import load_recipe
-    from boig_core.data.decoding import load
+    from boig_core.data.imaging.decoding import load
     from boig_core.perception.describe import Perceiver
     from boig_core.verbalization.answer import print_answer, to_answer
 

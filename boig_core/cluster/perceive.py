@@ -20,7 +20,7 @@ from boig_core.cluster.placement import actor_options
 from boig_core.cluster.spread import spread
 from boig_core.config import Perception, Resources
 from boig_core.data import dataset, perceived
-from boig_core.data.images import StoredImage, decode
+from boig_core.data.imaging.images import StoredImage, decode
 from boig_core.data.perceived import Question
 from boig_core.evaluation.measure import doubts
 from boig_core.evaluation.measure.doubts import TextMatch

@@ -5,8 +5,8 @@ run can reach, or how low the gates of a promotion are. That stands in one YAML 
 ``BOIG_POLICY`` names for Airflow and Ray alike. Without one the strict default holds: models of the
 package, posts of the store, no endpoint, the recipe's own default gates.
 
-Leaves out: where an image of a post may lie (see `boig_core.data.reach`) and who answers an
-approval (see `boig_core.orchestration.promotion`).
+Leaves out: where an image of a post may lie (see `boig_core.data.fetching.reach`) and who answers
+an approval (see `boig_core.orchestration.promotion`).
 """
 
 from __future__ import annotations

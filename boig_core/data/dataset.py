@@ -26,7 +26,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from boig_core.data.images import Pixels, StoredImage, decode, resize
+from boig_core.data.imaging.images import Pixels, StoredImage, decode, resize
 from boig_core.data.rejects import CODES
 from boig_core.data.tables import (
     BLOBS,

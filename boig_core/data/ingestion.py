@@ -19,18 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from boig_core.config import Data
-from boig_core.data import (
-    card,
-    dataset,
-    forgotten,
-    labels,
-    posts,
-    selection,
-    sources,
-    staging,
-    tables,
-)
-from boig_core.data.conventions import Conventions
+from boig_core.data import card, dataset, forgotten, labels, posts, selection, staging, tables
+from boig_core.data.cells.conventions import Conventions
 from boig_core.data.earlier import (
     _EMPTY,
     RULES,
@@ -38,7 +28,8 @@ from boig_core.data.earlier import (
     forget_old_rejects,
     load_earlier,
 )
-from boig_core.data.reach import ImageReference, Reach
+from boig_core.data.fetching.reach import ImageReference, Reach
+from boig_core.data.reading import sources
 from boig_core.data.selection import causes
 from boig_core.data.staging import FetchChunk
 from boig_core.errors import InputError

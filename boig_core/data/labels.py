@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from boig_core.config import Data
-from boig_core.data.duplicates import components, near_pairs
+from boig_core.data.imaging.duplicates import components, near_pairs
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -17,12 +17,20 @@ from dataclasses import dataclass
 from typing import Any, Final, cast, get_args
 
 from boig_core.config import Column, Data
-from boig_core.data.conventions import Conventions, iso
-from boig_core.data.image_cells import image_references, listed_texts, without_embedded
+from boig_core.data.cells.conventions import Conventions, iso
+from boig_core.data.cells.image_cells import image_references, listed_texts, without_embedded
+from boig_core.data.cells.texts import mask_links, mend, readable
+from boig_core.data.cells.values import (
+    as_name,
+    as_text,
+    is_missing,
+    label,
+    plain,
+    too_large,
+    value_at,
+)
+from boig_core.data.reading.sources import Row
 from boig_core.data.rejects import CODES, VERDICT, Rejected
-from boig_core.data.sources import Row
-from boig_core.data.texts import mask_links, mend, readable
-from boig_core.data.values import as_name, as_text, is_missing, label, plain, too_large, value_at
 from boig_core.storage.period import Period
 from boig_core.vocabulary import LINK, MAX_KEYWORDS, keywords
 

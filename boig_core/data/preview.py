@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from boig_core.config import Data
-from boig_core.data import card, glance, labels, posts, ranking, selection, sources
-from boig_core.data.conventions import Conventions, kpi_columns
-from boig_core.data.dialects import FileDialect
-from boig_core.data.fetch import Fetcher
-from boig_core.data.reach import ImageReference, Reach
+from boig_core.data import card, glance, labels, posts, ranking, selection
+from boig_core.data.cells.conventions import Conventions, kpi_columns
+from boig_core.data.fetching.fetch import Fetcher
+from boig_core.data.fetching.reach import ImageReference, Reach
+from boig_core.data.reading import sources
+from boig_core.data.reading.dialects import FileDialect
+from boig_core.data.reading.sources import Row
 from boig_core.data.rejects import CHOICES, VERDICT, Rejected
-from boig_core.data.sources import Row
 from boig_core.storage import store
 
 if TYPE_CHECKING:

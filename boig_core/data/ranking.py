@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from boig_core.config import Data
-from boig_core.data.numbers import read_number
+from boig_core.data.cells.numbers import read_number
+from boig_core.data.cells.values import value_at
 from boig_core.data.rejects import CHOICES
-from boig_core.data.values import value_at
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

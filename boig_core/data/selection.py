@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from boig_core.config import Data
+from boig_core.data.fetching.references import address_of
 from boig_core.data.posts import Post, Reject
-from boig_core.data.references import address_of
 from boig_core.data.tables import posts_schema
 from boig_core.errors import InfrastructureError, InputError
 

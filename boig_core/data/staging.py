@@ -22,9 +22,9 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from boig_core.config import Data
 from boig_core.data import dataset, tables
-from boig_core.data.fetch import Fetcher
-from boig_core.data.images import StoredImage
-from boig_core.data.reach import ImageReference, Reach
+from boig_core.data.fetching.fetch import Fetcher
+from boig_core.data.fetching.reach import ImageReference, Reach
+from boig_core.data.imaging.images import StoredImage
 from boig_core.data.rejects import Rejected
 from boig_core.storage import store
 

@@ -19,12 +19,13 @@ from typing import Any, Final, get_args
 
 from boig_core.config import Data, DateOrder, DecimalSign
 from boig_core.config.presets import PRESETS
-from boig_core.data import column_names, posts, preview, sources
-from boig_core.data.opening import path_of
+from boig_core.data import column_names, posts, preview
 from boig_core.data.posts import Reject
 from boig_core.data.preview import ColumnValues, Outlook
+from boig_core.data.reading import sources
+from boig_core.data.reading.opening import path_of
+from boig_core.data.reading.sources import Row
 from boig_core.data.rejects import CHOICES
-from boig_core.data.sources import Row
 from boig_core.errors import InputError
 from boig_core.storage import store
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from boig_core.data.images import StoredImage
+from boig_core.data.imaging.images import StoredImage
 from boig_core.errors import CorruptError
 from boig_core.storage import manifest, store
 from boig_core.storage.manifest import FileEntry, Manifest

@@ -30,7 +30,7 @@ from tenacity import (
 )
 
 from boig_core.config import FewShot, load_policy
-from boig_core.data.fetch import retry_after
+from boig_core.data.fetching.fetch import retry_after
 from boig_core.errors import EndpointError, InputError
 from boig_core.llm.control_tokens import as_text_anywhere
 from boig_core.llm.generate import parse_or_none

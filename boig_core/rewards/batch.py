@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boig_core.config import Recipe
-from boig_core.data.decoding import normalize_untrusted
-from boig_core.data.images import READABLE, Pixels, decode
+from boig_core.data.imaging.decoding import normalize_untrusted
+from boig_core.data.imaging.images import READABLE, Pixels, decode
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
 from boig_core.rewards import offered

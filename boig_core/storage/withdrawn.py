@@ -3,7 +3,7 @@ left, beside a note that says so.
 
 The manifest holds counts and hashes, and what was made from the output is verified by it, so it
 stays; whoever wants to read the files is told what takes their place. Leaves out: what is withdrawn
-and when (see `boig_core.data.erasure`).
+and when (see `boig_core.data.forgetting.erasure`).
 """
 
 from __future__ import annotations

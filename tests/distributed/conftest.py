@@ -19,7 +19,7 @@ from boig_core.cluster.session import connect
 from boig_core.cluster.stage import run_stage
 from boig_core.config import load_recipe
 from boig_core.data import dataset, perceived
-from boig_core.data.images import decode
+from boig_core.data.imaging.images import decode
 from boig_core.data.ingestion import OneProcess, ingest
 from boig_core.data.perceived import Question
 from boig_core.llm.tokens import build_tokenizer

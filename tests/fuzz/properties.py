@@ -21,14 +21,14 @@ from unittest import mock
 
 from boig_core.config import Data, load_recipe, recipe_names
 from boig_core.data import selection
-from boig_core.data.fetch import Fetcher
-from boig_core.data.images import decode, normalize
+from boig_core.data.fetching.fetch import Fetcher
+from boig_core.data.fetching.reach import ImageReference, Reach
+from boig_core.data.fetching.references import address_of
+from boig_core.data.imaging.images import decode, normalize
 from boig_core.data.posts import accept
-from boig_core.data.reach import ImageReference, Reach
-from boig_core.data.references import address_of
+from boig_core.data.reading.sources import read_rows
+from boig_core.data.reading.x_api import is_page
 from boig_core.data.rejects import Rejected
-from boig_core.data.sources import read_rows
-from boig_core.data.x_api import is_page
 from boig_core.errors import BoigError, InputError, RecipeError
 from boig_core.storage import commit, store
 from boig_core.storage.manifest import Lineage, publish_folder, verify

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from boig_core.config import Perception
 from boig_core.data import dataset
 from boig_core.data.glance import percent
-from boig_core.data.images import decode, resize
+from boig_core.data.imaging.images import decode, resize
 from boig_core.errors import InputError
 from boig_core.escapes import visible
 from boig_core.perception.objects import UNKNOWN

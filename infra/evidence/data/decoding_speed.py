@@ -28,10 +28,10 @@ from unittest import mock
 import psutil
 
 from boig_core.config import Data
-from boig_core.data.decoding import normalize_untrusted
-from boig_core.data.fetch import Fetcher
-from boig_core.data.images import StoredImage, normalize
-from boig_core.data.reach import ImageReference, Reach
+from boig_core.data.fetching.fetch import Fetcher
+from boig_core.data.fetching.reach import ImageReference, Reach
+from boig_core.data.imaging.decoding import normalize_untrusted
+from boig_core.data.imaging.images import StoredImage, normalize
 from infra.evidence import published
 from infra.evidence.data.npm import PICTURES, npm_package
 
@@ -114,7 +114,7 @@ def fetch_all(folder: str, way: str, repeats: int) -> tuple[int, float]:
     files = [
         ImageReference(base, os.path.realpath(file)) for file in photographs(Path(folder))
     ] * repeats
-    with mock.patch("boig_core.data.fetch.normalize_untrusted", work):
+    with mock.patch("boig_core.data.fetching.fetch.normalize_untrusted", work):
         before = cpu_seconds()
         images = [image for _, image in Fetcher(Data()).fetch(files, Reach())]
         spent = cpu_seconds() - before

@@ -31,11 +31,11 @@ import psutil
 
 from boig_core.config import Data
 from boig_core.data import tables
-from boig_core.data.decoding import DecoderPool, allowance
+from boig_core.data.imaging.decoding import DecoderPool, allowance
 from boig_core.data.ingestion import OneProcess, ingest
 from boig_core.data.posts import accept
+from boig_core.data.reading.sources import read_rows
 from boig_core.data.rejects import Rejected
-from boig_core.data.sources import read_rows
 from infra.evidence import published
 from infra.evidence.data.mutations import image_seeds, mutate, odd_rows, row_seeds
 

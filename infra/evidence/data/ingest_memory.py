@@ -188,6 +188,6 @@ def _group(process: psutil.Process, pid: int, driver: str) -> str:
         return "worker"
     if driver in line and "ray/" not in line.split(" ")[0]:
         return "driver"
-    if "boig_core.data.decoder" in line:
+    if "boig_core.data.imaging.decoder" in line:
         return "decoder"
     return "command" if process.pid == pid else "other"

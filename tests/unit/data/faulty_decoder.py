@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from boig_core.data import images
+from boig_core.data.imaging import images
 from boig_core.data.rejects import Rejected
 
 _poisoned = False

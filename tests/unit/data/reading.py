@@ -8,7 +8,7 @@ from typing import Any
 
 from boig_core.config import Data
 from boig_core.data.posts import Post, Reject, accept
-from boig_core.data.sources import read_export
+from boig_core.data.reading.sources import read_export
 
 GOOD: dict[str, Any] = {
     "id": "1",

@@ -14,11 +14,11 @@ from typing import ClassVar
 import pytest
 
 from boig_core.config import Data
-from boig_core.data import web
-from boig_core.data.fetch import Fetcher
-from boig_core.data.pages import describe_no_image, describe_page
-from boig_core.data.reach import ImageReference, Reach
-from boig_core.data.references import address_of
+from boig_core.data.fetching import web
+from boig_core.data.fetching.fetch import Fetcher
+from boig_core.data.fetching.pages import describe_no_image, describe_page
+from boig_core.data.fetching.reach import ImageReference, Reach
+from boig_core.data.fetching.references import address_of
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
 from boig_core.storage import s3

@@ -20,10 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boig_core.config import Data
-from boig_core.data import csv_rows, json_rows, opening, parquet, sources, web
-from boig_core.data.json_items import json_items
+from boig_core.data.fetching import web
+from boig_core.data.reading import csv_rows, json_rows, opening, parquet, sources
+from boig_core.data.reading.json_items import json_items
+from boig_core.data.reading.text_encoding import as_utf8
 from boig_core.data.rejects import Rejected
-from boig_core.data.text_encoding import as_utf8
 from boig_core.errors import InputError, StoreUnavailableError
 from tests.unit.data.reading import GOOD, read_all
 
@@ -203,7 +204,7 @@ def test_items_read_one_by_one_are_those_of_the_list(
     file = cast(IO[bytes], io.BufferedReader(io.BytesIO(text.encode(encoding))))
     expected = _values_of(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("boig_core.data.json_items._PIECE", piece)
+        patch.setattr("boig_core.data.reading.json_items._PIECE", piece)
         try:
             items: list[Any] | None = list(json_items(as_utf8(file, encoding), 10_000))
         except ValueError:

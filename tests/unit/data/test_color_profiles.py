@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from boig_core.data.color_profiles import LARGEST_PROFILE
-from boig_core.data.images import decode, normalize
+from boig_core.data.imaging.color_profiles import LARGEST_PROFILE
+from boig_core.data.imaging.images import decode, normalize
 from tests.unit.data.color_spaces import (
     SPACES,
     from_srgb,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boig_core.config import Data
-from boig_core.data.conventions import Conventions
+from boig_core.data.cells.conventions import Conventions
 from boig_core.data.posts import Post, Reject, accept, accept_again
 from boig_core.storage.period import Period
 from tests.unit.data.reading import GOOD

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boig_core.config import Data
-from boig_core.data import csv_rows
+from boig_core.data.reading import csv_rows
+from boig_core.data.reading.sources import describe_file, read_rows
 from boig_core.data.rejects import Rejected
-from boig_core.data.sources import describe_file, read_rows
 from boig_core.errors import InputError
 
 HEADER = "id,account,timestamp,text,image,likes"

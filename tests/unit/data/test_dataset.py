@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from boig_core.data import dataset, perceived, tables
-from boig_core.data.images import resize
+from boig_core.data.imaging.images import resize
 from boig_core.data.inspect import diff, verify_dataset
 from boig_core.data.perceived import Question
 from boig_core.errors import CorruptError, InputError, StoreUnavailableError

@@ -10,9 +10,9 @@ from contextlib import suppress
 import pytest
 
 from boig_core.config import Data
-from boig_core.data.fetch import Fetcher
-from boig_core.data.images import StoredImage
-from boig_core.data.reach import ImageReference, Reach
+from boig_core.data.fetching.fetch import Fetcher
+from boig_core.data.fetching.reach import ImageReference, Reach
+from boig_core.data.imaging.images import StoredImage
 from boig_core.data.rejects import Rejected
 
 pytestmark = pytest.mark.slow  # of the whole suite, not of its quick part

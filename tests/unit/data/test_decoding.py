@@ -18,10 +18,10 @@ import psutil
 import pytest
 from PIL import Image
 
-from boig_core.data import decoding
-from boig_core.data.decoder_process import Allowance
-from boig_core.data.decoding import DecoderPool, allowance, normalize_untrusted
-from boig_core.data.images import StoredImage, normalize
+from boig_core.data.imaging import decoding
+from boig_core.data.imaging.decoder_process import Allowance
+from boig_core.data.imaging.decoding import DecoderPool, allowance, normalize_untrusted
+from boig_core.data.imaging.images import StoredImage, normalize
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InfrastructureError
 from tests.unit.data.conftest import picture
@@ -155,7 +155,7 @@ def test_a_decoder_knows_no_secret(faulty: DecoderPool, monkeypatch: pytest.Monk
 
 
 def test_a_decoder_that_does_not_start_is_no_fault_of_an_image() -> None:
-    pool = DecoderPool(1, decoder="boig_core.data.images:nothing")
+    pool = DecoderPool(1, decoder="boig_core.data.imaging.images:nothing")
     with pytest.raises(InfrastructureError, match="does not start"):
         pool.normalize(picture(0), 10_000)
     pool.close()
@@ -164,7 +164,7 @@ def test_a_decoder_that_does_not_start_is_no_fault_of_an_image() -> None:
 _PARENT = """
 import io, os, sys
 from PIL import Image
-from boig_core.data import decoding
+from boig_core.data.imaging import decoding
 
 def pids():
     file = io.BytesIO()

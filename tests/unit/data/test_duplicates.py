@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from boig_core.data.duplicates import components, fingerprint, near_pairs
+from boig_core.data.imaging.duplicates import components, fingerprint, near_pairs
 
 from .conftest import picture
 
@@ -64,7 +64,7 @@ def test_the_bits_are_those_of_imagehash_also_where_waves_are_equal(kind: str, s
 def test_a_photograph_needs_no_scipy() -> None:
     """Which each process that decodes would load."""
     code = (
-        "import sys, numpy; from PIL import Image; from boig_core.data.duplicates import fingerprint;"
+        "import sys, numpy; from PIL import Image; from boig_core.data.imaging.duplicates import fingerprint;"
         "fingerprint(Image.fromarray(numpy.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype='u1')));"
         "sys.exit('scipy' in sys.modules)"
     )

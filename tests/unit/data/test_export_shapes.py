@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boig_core.config import Data
-from boig_core.data import json_rows
-from boig_core.data.reach import ImageReference, Reach
+from boig_core.data.fetching.reach import ImageReference, Reach
+from boig_core.data.reading import json_rows
+from boig_core.data.reading.sources import describe_file, find_sources, read_rows
 from boig_core.data.rejects import Rejected
-from boig_core.data.sources import describe_file, find_sources, read_rows
 from boig_core.errors import InputError
 from tests.unit.data.reading import GOOD, read_all
 
@@ -89,7 +89,7 @@ def test_a_wrapped_list_may_be_longer_than_an_item(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_rows, "LONGEST_ITEM", 70_000)
-    monkeypatch.setattr("boig_core.data.json_items._PIECE", 1000)
+    monkeypatch.setattr("boig_core.data.reading.json_items._PIECE", 1000)
     rows = [{**GOOD, "id": str(nr)} for nr in range(1000)]
     file = tmp_path / "posts.json"
     file.write_text(json.dumps({"ok": True, "tags": ["a"], "posts": rows, "more": {"x": [1]}}))

@@ -16,10 +16,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from boig_core.config import Data
-from boig_core.data import fetch, web
-from boig_core.data.fetch import Fetcher, opted_out, retry_after
-from boig_core.data.images import StoredImage
-from boig_core.data.reach import ImageReference, Reach
+from boig_core.data.fetching import fetch, web
+from boig_core.data.fetching.fetch import Fetcher, opted_out, retry_after
+from boig_core.data.fetching.reach import ImageReference, Reach
+from boig_core.data.imaging.images import StoredImage
 from boig_core.data.rejects import Rejected
 from boig_core.errors import StoreUnavailableError
 from boig_core.storage import store

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from boig_core.cli import app
 from boig_core.data import dataset, forgotten, tables
-from boig_core.data.erasure import forget, survey
+from boig_core.data.forgetting.erasure import forget, survey
 from boig_core.data.forgotten import Subject
 from boig_core.errors import (
     InputError,

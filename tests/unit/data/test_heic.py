@@ -10,8 +10,8 @@ import pillow_heif
 import pytest
 from PIL import Image
 
-from boig_core.data import heic
-from boig_core.data.images import decode, normalize
+from boig_core.data.imaging import heic
+from boig_core.data.imaging.images import decode, normalize
 from boig_core.data.rejects import Rejected
 from tests.unit.data.color_spaces import from_srgb, profile
 

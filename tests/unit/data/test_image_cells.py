@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boig_core.data.image_cells import image_references, listed_texts, without_embedded
+from boig_core.data.cells.image_cells import image_references, listed_texts, without_embedded
 from boig_core.data.rejects import Rejected
 
 NAMES = st.lists(

@@ -16,8 +16,8 @@ from PIL import Image, ImageCms, ImageFile, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from boig_core.config import ImageFormat
-from boig_core.data.decoding import load
-from boig_core.data.images import decode, normalize, resize
+from boig_core.data.imaging.decoding import load
+from boig_core.data.imaging.images import decode, normalize, resize
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
 

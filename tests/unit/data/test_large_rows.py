@@ -10,7 +10,7 @@ import pytest
 
 from boig_core.config import Data
 from boig_core.data import dataset, selection, tables
-from boig_core.data.image_cells import MAX_IMAGES
+from boig_core.data.cells.image_cells import MAX_IMAGES
 from boig_core.data.posts import MAX_ROW, MAX_TEXT, Reject, accept, accept_again
 from tests.unit.data.conftest import Archive, picture, row
 from tests.unit.data.reading import GOOD

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from boig_core.data.images import decode, normalize
+from boig_core.data.imaging.images import decode, normalize
 from boig_core.data.rejects import Rejected
 from tests.unit.data.color_spaces import profile
 

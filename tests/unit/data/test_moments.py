@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boig_core.data.moments import UnreadableMomentError, read_moment
+from boig_core.data.cells.moments import UnreadableMomentError, read_moment
 
 MOMENTS = st.datetimes(datetime(1990, 1, 2), datetime(2099, 12, 30)).map(
     lambda moment: moment.replace(microsecond=0, tzinfo=UTC)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boig_core.data.numbers import is_count, read_number
+from boig_core.data.cells.numbers import is_count, read_number
 
 GROUPS = {"point": [",", " ", "\u00a0", "\u202f", "'", "’", ""], "comma": [".", " ", "\u202f", ""]}
 DECIMALS = {"point": ".", "comma": ","}

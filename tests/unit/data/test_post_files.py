@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boig_core.data.posts import Post
-from boig_core.data.sources import find_sources
+from boig_core.data.reading.sources import find_sources
 from boig_core.errors import InputError, StoreUnavailableError
 from tests.unit.data.reading import GOOD, read, read_all
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from boig_core.config import Data, load_recipe
 from boig_core.data.posts import Reject, accept, accept_again, keywords
-from boig_core.data.sources import read_rows
+from boig_core.data.reading.sources import read_rows
 from tests.unit.data.reading import GOOD, read
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boig_core.data import dataset, tables
-from boig_core.data.reach import ImageReference, Reach
+from boig_core.data.fetching.reach import ImageReference, Reach
 from boig_core.data.rejects import Rejected
 from tests.unit.data.conftest import Archive, picture, row
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boig_core.config import Data
-from boig_core.data.fetch import Fetcher
-from boig_core.data.reach import ImageReference, Reach
-from boig_core.data.references import address_of, spellings, web_address
+from boig_core.data.fetching.fetch import Fetcher
+from boig_core.data.fetching.reach import ImageReference, Reach
+from boig_core.data.fetching.references import address_of, spellings, web_address
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
 from boig_core.storage import store

@@ -8,12 +8,12 @@ from PIL import Image
 
 from boig_core.config import Data
 from boig_core.data import dataset, tables
-from boig_core.data.fetch import Fetcher
-from boig_core.data.images import StoredImage
+from boig_core.data.fetching.fetch import Fetcher
+from boig_core.data.fetching.reach import ImageReference, Reach
+from boig_core.data.imaging.images import StoredImage
 from boig_core.data.posts import Reject, accept
-from boig_core.data.reach import ImageReference, Reach
+from boig_core.data.reading.sources import find_sources, read_rows
 from boig_core.data.rejects import Rejected
-from boig_core.data.sources import find_sources, read_rows
 from boig_core.storage import store
 
 

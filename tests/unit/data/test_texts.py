@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boig_core.data.texts import mask_links, mend, readable
+from boig_core.data.cells.texts import mask_links, mend, readable
 
 L = "<hyperlink>"
 GOOD_TEXTS = [

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boig_core.config import Data
+from boig_core.data.cells.values import as_name, is_missing, label, plain
 from boig_core.data.posts import Reject, accept
-from boig_core.data.values import as_name, is_missing, label, plain
 from tests.unit.data.reading import GOOD, read_all
 from tests.unit.data.reading import read as read_lines
 

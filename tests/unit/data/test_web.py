@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from boig_core.config import Data
-from boig_core.data import web
+from boig_core.data.fetching import web
+from boig_core.data.fetching.web import Web, public_address
 from boig_core.data.rejects import Rejected
-from boig_core.data.web import Web, public_address
 
 
 class Hello(BaseHTTPRequestHandler):

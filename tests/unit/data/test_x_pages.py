@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from boig_core.config import Data
-from boig_core.data import x_api, x_includes
+from boig_core.data.reading import x_api, x_includes
+from boig_core.data.reading.sources import describe_file
 from boig_core.data.rejects import CHOICES
-from boig_core.data.sources import describe_file
 from tests.unit.data.reading import read, read_all
 
 TEXT = "A long enough text about a green tent in a quiet forest, made for this test alone"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from boig_core.adworld.export import draw_posts
 from boig_core.adworld.law import Law
 from boig_core.config import Perception, load_recipe
-from boig_core.data.images import resize
+from boig_core.data.imaging.images import resize
 from boig_core.evaluation.measure import doubts
 from boig_core.evaluation.measure.doubts import Census, TextMatch
 from boig_core.evaluation.measure.judges import ClipJudge

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from boig_core.data.images import normalize
+from boig_core.data.imaging.images import normalize
 from infra.evidence.data import decoding_speed, hostile
 from infra.evidence.data.mutations import image_seeds
 

@@ -6,7 +6,7 @@ import numpy as np
 from boig_core.adworld.drawing import render
 from boig_core.adworld.scene import sample_scene
 from boig_core.config import load_recipe
-from boig_core.data.images import resize
+from boig_core.data.imaging.images import resize
 from boig_core.perception.describe import Perceiver
 
 SCENES = 240

@@ -11,7 +11,7 @@ from PIL import Image
 from boig_core.adworld.drawing import render
 from boig_core.adworld.scene import sample_scene
 from boig_core.config import Perception
-from boig_core.data.images import resize
+from boig_core.data.imaging.images import resize
 from boig_core.errors import InputError
 from boig_core.perception.describe import Perceiver
 from boig_core.perception.naming import ClipNamer

@@ -24,20 +24,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from boig_core.config import ImageFormat
-from boig_core.data.decoder import OUT_OF_MEMORY, Channel
-from boig_core.data.images import StoredImage
+from boig_core.data.imaging.decoder import OUT_OF_MEMORY, Channel
+from boig_core.data.imaging.images import StoredImage
 from boig_core.data.rejects import CODES, Rejected
 from boig_core.errors import InfrastructureError
 
 _START_S: Final = 120.0
-_ROOT: Final = Path(__file__).resolve().parents[2]
+_ROOT: Final = Path(__file__).resolve().parents[3]
 _SLACK: Final = 8
 """Times as long by the clock as on the CPU, before a process that answers nothing is killed: a busy
 machine is slow."""
 _HEX: Final = re.compile(r"[0-9a-f]+")
 # It imports from where its parent does: neither its environment nor its folder is looked at.
 _BOOT: Final = (
-    "import sys; sys.path[:] = sys.argv[4:]; from boig_core.data.decoder import serve; "
+    "import sys; sys.path[:] = sys.argv[4:]; from boig_core.data.imaging.decoder import serve; "
     "serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
 )
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from boig_core.data import tables
 from boig_core.data.card import CARD
-from boig_core.data.holdings import Holdings
+from boig_core.data.forgetting.holdings import Holdings
 from boig_core.storage import control, store, trash
 from boig_core.storage.check import side_by_side
 from boig_core.storage.manifest import MANIFEST, PAGE

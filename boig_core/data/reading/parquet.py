@@ -65,7 +65,7 @@ def read_parquet(location: str) -> Iterator[tuple[dict[str, Any] | None, int]]:
 
 def _start() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "boig_core.data.parquet_process"],
+        [sys.executable, "-m", "boig_core.data.reading.parquet_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from boig_core.config.locations import file_url_path, is_windows, lies_below, without_links
-from boig_core.data.references import in_other_case, spellings
+from boig_core.data.fetching.references import in_other_case, spellings
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
 from boig_core.storage import store

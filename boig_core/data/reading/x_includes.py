@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from boig_core.data.x_api import Kind, items_of
+from boig_core.data.reading.x_api import Kind, items_of
 from boig_core.errors import InfrastructureError
 
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any, Final, Literal
 
 from boig_core.config import Data
-from boig_core.data import x_api
-from boig_core.data.json_items import json_items
+from boig_core.data.reading import x_api
+from boig_core.data.reading.json_items import json_items
+from boig_core.data.reading.text_encoding import undecodable
 from boig_core.data.rejects import Rejected
-from boig_core.data.text_encoding import undecodable
 from boig_core.errors import BoigError, InputError
 
 LONGEST_ITEM: Final = 16 * 2**20

@@ -29,9 +29,9 @@ from typing import Final
 
 from boig_core.config import load_policy
 from boig_core.data import dataset, forgotten, ingestion, staging
-from boig_core.data.erased_files import REPEATING, REPORT, decided, erase, side_files
+from boig_core.data.forgetting.erased_files import REPEATING, REPORT, decided, erase, side_files
+from boig_core.data.forgetting.holdings import Holdings
 from boig_core.data.forgotten import Subject
-from boig_core.data.holdings import Holdings
 from boig_core.errors import InputError
 from boig_core.observability.logs import get_logger
 from boig_core.storage import commit, marker, store, withdrawn

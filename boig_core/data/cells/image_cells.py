@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from boig_core.data.cells.values import BINARY, as_text, is_missing, plain, too_large
 from boig_core.data.rejects import Rejected
-from boig_core.data.values import BINARY, as_text, is_missing, plain, too_large
 
 MAX_IMAGES: Final = 200
 """Images of a post: ten times what the longest carousel holds (Instagram's, 20)."""

@@ -17,8 +17,8 @@ from typing import Final
 
 from pyarrow import ArrowException, parquet
 
-from boig_core.data.parquet_cells import leaves_to_read, rows_of_batch
-from boig_core.data.values import plain
+from boig_core.data.cells.values import plain
+from boig_core.data.reading.parquet_cells import leaves_to_read, rows_of_batch
 from boig_core.storage import store
 
 MEMORY_MB: Final = 1024

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final, Literal
 from urllib.parse import unquote
 
-from boig_core.data.opening import path_of
+from boig_core.data.reading.opening import path_of
 from boig_core.errors import InputError
 from boig_core.storage import store
 from boig_core.storage.credentials import refuse_secrets

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Final
 
 from boig_core.config import ImageFormat
-from boig_core.data.decoder_process import (
+from boig_core.data.imaging.decoder_process import (
     Allowance,
     DecodeRequest,
     DecoderLostError,
     DecoderProcess,
 )
-from boig_core.data.images import READABLE, Pixels, StoredImage, decode
+from boig_core.data.imaging.images import READABLE, Pixels, StoredImage, decode
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
 
@@ -85,7 +85,7 @@ class DecoderPool:
         self,
         processes: int = _PROCESSES,
         limits: Allowance | None = None,
-        decoder: str = "boig_core.data.images:normalize",
+        decoder: str = "boig_core.data.imaging.images:normalize",
     ) -> None:
         self._limits, self._decoder = limits, decoder
         self._waiting: deque[DecodeRequest] = deque()

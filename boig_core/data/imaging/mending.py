@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from boig_core.data.rejects import Rejected
-from boig_core.data.stripping import (
+from boig_core.data.imaging.stripping import (
     JPEG_END,
     JPEG_SEGMENTS,
     PNG_COLORS,
@@ -28,6 +27,7 @@ from boig_core.data.stripping import (
     png_chunks,
     strip_webp,
 )
+from boig_core.data.rejects import Rejected
 
 _ORIENTATION: Final = 0x0112
 _PNG_START: Final = b"\x89PNG\r\n\x1a\n"

@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from boig_core.config import DecimalSign
-from boig_core.data.values import ascii_digits
+from boig_core.data.cells.values import ascii_digits
 
 _POWERS: Final = {
     3: "k thousand tsd тыс 千 천",

@@ -16,10 +16,10 @@ from decimal import Decimal
 from typing import Any
 
 from boig_core.config import Data, DateOrder, DecimalSign
-from boig_core.data.moments import UnreadableMomentError, read_moment
-from boig_core.data.numbers import is_count, read_number
+from boig_core.data.cells.moments import UnreadableMomentError, read_moment
+from boig_core.data.cells.numbers import is_count, read_number
+from boig_core.data.cells.values import is_missing, plain, value_at
 from boig_core.data.rejects import Rejected
-from boig_core.data.values import is_missing, plain, value_at
 
 
 @dataclass

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TextIO
 
+from boig_core.data.reading.text_encoding import undecodable
 from boig_core.data.rejects import Rejected
-from boig_core.data.text_encoding import undecodable
 
 LONGEST_ROW: Final = 16 * 2**20
 """Characters of a row. Those of a good post are at most a million."""

@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
-from boig_core.data.color_profiles import LARGEST_PROFILE, read_colors, to_srgb
-from boig_core.data.duplicates import SIDE, fingerprint
-from boig_core.data.heic import box_formats
-from boig_core.data.mending import is_cut, mended, with_end
+from boig_core.data.imaging.color_profiles import LARGEST_PROFILE, read_colors, to_srgb
+from boig_core.data.imaging.duplicates import SIDE, fingerprint
+from boig_core.data.imaging.heic import box_formats
+from boig_core.data.imaging.mending import is_cut, mended, with_end
+from boig_core.data.imaging.stripping import STRIP
 from boig_core.data.rejects import Rejected
-from boig_core.data.stripping import STRIP
 
 if TYPE_CHECKING:
     # The process that decodes (see `decoder`) starts without all that recipes need.

@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from boig_core.config import DateOrder
-from boig_core.data.values import ascii_digits, plain
+from boig_core.data.cells.values import ascii_digits, plain
 
 _YEARS: Final = range(1990, 2101)
 """Those that a number may stand for."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from boig_core.data.values import without_controls
+from boig_core.data.cells.values import without_controls
 from boig_core.vocabulary import LINK
 
 _LETTER: Final = "A-Za-z\u00c0-\u024f\u0370-\u03ff\u0400-\u04ff\u0590-\u05ff\u0600-\u06ff"

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import IO, Any, Final, cast
 
 from boig_core.config import Data
-from boig_core.data.pages import START, describe_page
-from boig_core.data.parquet import UnreadableParquetError, read_parquet
+from boig_core.data.fetching.pages import START, describe_page
+from boig_core.data.fetching.web import MAX_REDIRECTS, REDIRECTS, TRANSIENT, TooSlow, Web, next_hop
+from boig_core.data.reading.parquet import UnreadableParquetError, read_parquet
 from boig_core.data.rejects import Again, Rejected
-from boig_core.data.web import MAX_REDIRECTS, REDIRECTS, TRANSIENT, TooSlow, Web, next_hop
 from boig_core.errors import (
     InfrastructureError,
     InputError,

@@ -42,8 +42,8 @@ from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.util import Timeout, Url, parse_url
 
 from boig_core.config import Data
-from boig_core.data.addresses import public_address
-from boig_core.data.references import web_address
+from boig_core.data.fetching.addresses import public_address
+from boig_core.data.fetching.references import web_address
 from boig_core.data.rejects import Again, Rejected
 
 _Manager = TypeVar("_Manager", bound=urllib3.PoolManager)

@@ -28,12 +28,19 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from boig_core.config import Data
-from boig_core.data.decoding import normalize_untrusted
-from boig_core.data.images import StoredImage
-from boig_core.data.pages import describe_no_image
-from boig_core.data.reach import ImageReference, Reach
+from boig_core.data.fetching.pages import describe_no_image
+from boig_core.data.fetching.reach import ImageReference, Reach
+from boig_core.data.fetching.web import (
+    MAX_REDIRECTS,
+    REDIRECTS,
+    TRANSIENT,
+    Web,
+    next_hop,
+    too_large,
+)
+from boig_core.data.imaging.decoding import normalize_untrusted
+from boig_core.data.imaging.images import StoredImage
 from boig_core.data.rejects import Again, Rejected
-from boig_core.data.web import MAX_REDIRECTS, REDIRECTS, TRANSIENT, Web, next_hop, too_large
 from boig_core.errors import (
     InfrastructureError,
     NotFoundInStoreError,

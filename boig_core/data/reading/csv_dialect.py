@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from boig_core.config import Data
-from boig_core.data.csv_rows import CsvSigns, split_rows
+from boig_core.data.reading.csv_rows import CsvSigns, split_rows
 from boig_core.data.rejects import Rejected
 from boig_core.errors import InputError
 

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from boig_core.data.images import StoredImage
+from boig_core.data.imaging.images import StoredImage
 from boig_core.data.rejects import Rejected
 
 OUT_OF_MEMORY: Final = 71

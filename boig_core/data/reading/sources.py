@@ -17,17 +17,17 @@ from dataclasses import dataclass
 from typing import IO, Any, Final, cast, get_args
 
 from boig_core.config import Column, Data
-from boig_core.data import x_api
-from boig_core.data.csv_dialect import CsvDialect, settle_dialect
-from boig_core.data.csv_rows import LONGEST_ROW, CsvSigns, split_rows
-from boig_core.data.dialects import FileDialect
-from boig_core.data.exports import find_sources as find_sources
-from boig_core.data.exports import kind_of, partition_of
-from boig_core.data.json_rows import Item, Layout, find_layout, flatten, read_items
-from boig_core.data.opening import open_posts, parquet_rows, peek_start
+from boig_core.data.reading import x_api
+from boig_core.data.reading.csv_dialect import CsvDialect, settle_dialect
+from boig_core.data.reading.csv_rows import LONGEST_ROW, CsvSigns, split_rows
+from boig_core.data.reading.dialects import FileDialect
+from boig_core.data.reading.exports import find_sources as find_sources
+from boig_core.data.reading.exports import kind_of, partition_of
+from boig_core.data.reading.json_rows import Item, Layout, find_layout, flatten, read_items
+from boig_core.data.reading.opening import open_posts, parquet_rows, peek_start
+from boig_core.data.reading.text_encoding import as_utf8, sniff_encoding
+from boig_core.data.reading.x_includes import SharedIncludes
 from boig_core.data.rejects import FAULTS, VERDICT, Rejected
-from boig_core.data.text_encoding import as_utf8, sniff_encoding
-from boig_core.data.x_includes import SharedIncludes
 from boig_core.errors import InputError
 from boig_core.observability.logs import get_logger
 

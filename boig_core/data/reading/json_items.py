@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any, Final
 
-from boig_core.data.text_encoding import undecodable
+from boig_core.data.reading.text_encoding import undecodable
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _NUMBER: Final = re.compile(r"[0-9.eE+-]*")
