@@ -202,6 +202,8 @@ def _suggestion_lines(line: Suggestion) -> Iterator[str]:
     gain = (
         f"saves {line.saves:,} of {line.of:,} {'lost ' if line.unit == 'rows' else ''}{line.unit}"
     )
+    if not line.saves:
+        gain = "no row is saved before all columns have names"
     yield from broken(f"{gain}; {line.why}", indent=" " * 6)
 
 

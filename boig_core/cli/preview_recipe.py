@@ -117,9 +117,15 @@ def _data_lines(data: Data, lines: Sequence[Suggestion]) -> Iterator[str]:
         # A field of a section wins as a whole, so what it held before stands here, too, but for
         # what comes from a preset.
         below = PRESETS[data.preset].get(name, {}) if data.preset else {}
-        values = {key: value for key, value in tree[name].items() if below.get(key) != value}
-        yield f"  {name}:"
+        values = {
+            key: value for key, value in tree.get(name, {}).items() if below.get(key) != value
+        }
+        yield f"  {name}:" if values else f"  # {name}:"
         yield from _items(values, {line.path[1]: line for line in own})
+        for line in own:
+            if line.value is None:
+                yield f"    # {_comment(line.why)}"
+                yield f"    # {line.path[1]}:"
 
 
 def _items(values: Mapping[str, Any], lines: Mapping[str, Suggestion]) -> Iterable[str]:

@@ -75,6 +75,30 @@ def match_column(
     return None
 
 
+def match_by_values(
+    columns: Mapping[str, ColumnValues], ours: Column, distinct: bool = False
+) -> str | None:
+    """The column of a file that is ours: by its values where these say it, such as names of images,
+    else by its name alone.
+
+    Args:
+        columns: of a file.
+        ours: one of `NAMES`.
+        distinct: as of `match_column`.
+    """
+    kind = {"image": "images", "timestamp": "times"}.get(ours)
+    sure = {
+        name: values
+        for name, values in columns.items()
+        if kind is not None and values.filled and getattr(values, kind) == values.filled
+    }
+    if (name := match_column(sure, NAMES[ours], distinct)) is not None:
+        return name
+    if len(sure) == 1:
+        return next(iter(sure))
+    return match_column(columns, NAMES[ours], distinct)
+
+
 def has_values(columns: Mapping[str, ColumnValues], name: str) -> bool:
     """Whether a column is there, and not empty."""
     return name in columns and columns[name].filled > 0

@@ -10,9 +10,11 @@ how it is shown (see `boig_core.cli.preview`).
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from boig_core.config import Data
 from boig_core.data import card, glance, labels, posts, ranking, selection
 from boig_core.data.cells.conventions import Conventions, kpi_columns
+from boig_core.data.cells.moments import UnreadableMomentError, read_moment
 from boig_core.data.fetching.fetch import Fetcher
 from boig_core.data.fetching.reach import ImageReference, Reach
 from boig_core.data.reading import sources
@@ -43,16 +46,24 @@ _TIMEOUT_S: Final = 5.0
 _DESCRIBED: Final = 2000
 """Rows whose columns are looked at."""
 _DESCRIBED_FILES: Final = 3
+_IMAGE: Final = re.compile(
+    r"\.(?:jpe?g|png|webp|gif|bmp|heic|heif|avif)\s*(?:[?#]|$)", re.IGNORECASE
+)
+"""How a name or an address of an image ends."""
+_DIGITS: Final = re.compile(r"(?=.{8,40}$)[^\W\d_]{0,9},?\s?\d{1,4}[\W_]")
+"""How a time may begin that is more than a number."""
 _NAMES: Final = 200
 """Columns that are told apart; a file that makes names of its values has no end of them."""
 
 
 @dataclass
 class ColumnValues:
-    """A column as the file has it: how many of the described rows have a value, two of these that
-    differ, and a number for each that does."""
+    """A column as the file has it: how many of the described rows have a value, how many of these
+    name images and how many are times, two that differ, and a number for each that does."""
 
     filled: int = 0
+    images: int = 0
+    times: int = 0
     examples: list[str] = field(default_factory=list)
     distinct: set[int] = field(default_factory=set)
 
@@ -289,9 +300,26 @@ def _note(columns: dict[str, ColumnValues], name: str, value: Any) -> None:
     column = columns.setdefault(name, ColumnValues())
     if text := shown_value(value):
         column.filled += 1
+        column.images += _names_image(value)
+        column.times += _is_time(value)
         column.distinct.add(hash(str(value)))
         if text not in column.examples and len(column.examples) < 2:
             column.examples.append(text)
+
+
+def _names_image(value: Any) -> bool:
+    names = value if isinstance(value, list) else [value]
+    return bool(names) and all(isinstance(name, str) and _IMAGE.search(name) for name in names)
+
+
+def _is_time(value: Any) -> bool:
+    # A number may be a time, or any other number.
+    if not isinstance(value, str) or not _DIGITS.match(value):
+        return isinstance(value, datetime)
+    try:
+        return bool(read_moment(value))
+    except UnreadableMomentError:
+        return False
 
 
 def _flat(row: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, Any]]:

@@ -37,6 +37,8 @@ _CONVENTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 }
 """Code of what is rejected without it, and the values that may be tried, by the field."""
 _HEADER: Final = ("columns", "kpi", "more_kpis", "where")
+_NAMED: Final = 30
+"""Columns of a file that a question names."""
 _KNOWN: Final = 3
 """Columns by which a preset is known, at least."""
 _BARE: Final = 0.2
@@ -200,14 +202,14 @@ def _preset_lines(trials: Trials, data: Data) -> Iterator[Suggestion]:
 def _column_lines(trials: Trials, data: Data) -> Iterator[Suggestion]:
     """A column that the file lacks under our name, and has under another that says the same."""
     columns = trials.columns(data)
-    for ours, names in column_names.NAMES.items():
+    for ours in column_names.NAMES:
         own = {resolved(data, ours), *([resolved(data, "images")] if ours == "image" else [])}
         lossy = ours == "id" and any(column_names.is_lossy(columns.get(name)) for name in own)
         if not lossy and any(
             name[:1] == "=" or column_names.has_values(columns, name) for name in own
         ):
             continue
-        theirs = column_names.match_column(columns, names, distinct=ours == "id")
+        theirs = column_names.match_by_values(columns, ours, distinct=ours == "id")
         if theirs is not None:
             lack = (
                 f"{' and '.join(own)} has lost its last digits"
@@ -219,11 +221,23 @@ def _column_lines(trials: Trials, data: Data) -> Iterator[Suggestion]:
             name = place_name(trials.location)
             why = "the file names no account, so all posts share one"
             yield Suggestion(("columns", ours), f"={name}", why)
+        else:
+            yield _open_column(("columns", ours), ours, columns)
     whole = (data.kpi,) if column_names.has_values(columns, data.kpi) else data.kpi.split("/")
     if not all(column_names.has_values(columns, name) for name in whole):
         kpi = column_names.match_column(columns, column_names.KPIS)
         if kpi is not None and "/" not in kpi:
             yield Suggestion(("kpi",), kpi, f"the file has no {data.kpi}, but there is {kpi}")
+        else:
+            yield _open_column(("kpi",), data.kpi, columns)
+
+
+def _open_column(
+    path: tuple[str, ...], ours: str, columns: Mapping[str, ColumnValues]
+) -> Suggestion:
+    """A column that no row can do without, and that none of the file surely is."""
+    names = ", ".join(list(columns)[:_NAMED])
+    return Suggestion(path, None, f"which column is {ours}? The file has {names}")
 
 
 def place_name(location: str) -> str:
@@ -283,14 +297,15 @@ def _needed(
     trials: Trials, data: Data, lines: Sequence[Suggestion], before: Tally
 ) -> list[Suggestion]:
     """The lines without which rows are lost, each with what it saves, and those that are still to
-    be decided."""
+    be decided. While a column is to be named no row is saved, so all that name others stay."""
     settled = [line for line in lines if line.value is not None]
     with_all = trials.read(with_lines(data, settled))
     needed = [line for line in lines if line.value is None]
+    is_open = any(line.path[0] in _HEADER for line in needed)
     for line in settled:
         others = [other for other in settled if other is not line]
         saves = with_all.kept - trials.read(with_lines(data, others)).kept
-        if saves > 0:
+        if saves > 0 or (is_open and line.path[0] in {"preset", *_HEADER}):
             needed.append(replace(line, saves=saves, of=with_all.rows - before.kept))
     return needed
 

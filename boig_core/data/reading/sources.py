@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import IO, Any, Final, cast, get_args
 
 from boig_core.config import Column, Data
@@ -147,15 +148,21 @@ def _rows(uri: str, data: Data, lookup: x_api.Lookup) -> Iterator[Row]:
         return
     with _open_text(uri, data) as text:
         if text.encoding == "cp1252" and not data.dialect.encoding:
-            log.warning(
-                "%s is read as Windows-1252, since it is not UTF-8; data.dialect.encoding names"
-                " another encoding",
-                uri,
-            )
+            _warn_of_windows(uri)
         if text.layout is not None:
             yield from flatten(read_items(uri, text.file, text.layout, text.encoding), data, lookup)
         elif dialect := text.settle(uri, data):
             yield from _csv(text, dialect)
+
+
+# Once, however often a preview reads the file.
+@cache
+def _warn_of_windows(uri: str) -> None:
+    log.warning(
+        "%s is read as Windows-1252, since it is not UTF-8; data.dialect.encoding names"
+        " another encoding",
+        uri,
+    )
 
 
 def _judge(row: Any, data: Data) -> Any:

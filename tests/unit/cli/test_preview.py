@@ -114,6 +114,46 @@ def test_an_instagram_csv_gets_in_at_the_first_attempt(archive: Archive, export:
     assert "Publish time" not in text
 
 
+GERMAN = {
+    "Post ID": "Beitrags-ID",
+    "Account username": "Konto",
+    "Description": "Beschreibung",
+    "Publish time": "Zeit der Freigabe",
+    "Media": "Bild",
+    "Likes": "Gefällt mir",
+}
+
+
+def test_what_no_name_tells_is_told_by_values_or_asked(export: Path) -> None:
+    rows = [instagram(i) for i in range(20)]
+    named = [{GERMAN.get(name, name): value for name, value in row.items()} for row in rows]
+    write_csv(export / "export.csv", named, ";", "utf-8")
+    tree, recipe = as_json(export), export.parent / "mine.yaml"
+    told = fields(tree)
+    assert told["data.columns.image"] == "Bild"
+    assert told["data.columns.timestamp"] == "Zeit der Freigabe"
+    assert {name for name, value in told.items() if value is None} == {
+        "data.columns.text",
+        "data.kpi",
+    }
+    shown = preview(export, "--write", recipe).stdout
+    check_fits(re.sub(r"\S{60,}", "PATH", shown))
+    assert "which column is text? The file has Beitrags-ID, Konto," in " ".join(shown.split())
+    # What is asked stands in the recipe as a comment, beside what is known.
+    text = recipe.read_text(encoding="utf-8")
+    text = text.replace("# text:", "text: Beschreibung").replace("# kpi:", "kpi: Gefällt mir")
+    recipe.write_text(text, encoding="utf-8")
+    assert as_json(export, "--recipe", recipe)["after"]["kept"] == 20
+
+
+def test_a_column_of_images_is_known_whatever_else_is_called_so(export: Path) -> None:
+    rows = [instagram(i, url=f"https://example.org/posts/{i}") for i in range(20)]
+    for row in rows:
+        row["Bild"] = row.pop("Media")
+    write_csv(export / "export.csv", rows, ",", "utf-8")
+    assert fields(as_json(export))["data.columns.image"] == "Bild"
+
+
 def test_ids_that_a_spreadsheet_has_cut_are_taken_from_another_column(export: Path) -> None:
     # 16 of 17 digits: all ids of a day become one.
     rows = [instagram(i, **{"Post ID": "1,789E+16"}) for i in range(40)]
