@@ -148,8 +148,8 @@ def test_what_no_name_tells_is_told_by_values_or_asked(export: Path) -> None:
 
 def test_a_column_of_images_is_known_whatever_else_is_called_so(export: Path) -> None:
     rows = [instagram(i, url=f"https://example.org/posts/{i}") for i in range(20)]
-    for row in rows:
-        row["Bild"] = row.pop("Media")
+    for post in rows:
+        post["Bild"] = post.pop("Media")
     write_csv(export / "export.csv", rows, ",", "utf-8")
     assert fields(as_json(export))["data.columns.image"] == "Bild"
 
