@@ -32,6 +32,7 @@ from boig_core.data import dataset, forgotten, ingestion, staging
 from boig_core.data.forgetting.erased_files import REPEATING, REPORT, decided, erase, side_files
 from boig_core.data.forgetting.holdings import Holdings
 from boig_core.data.forgotten import Subject
+from boig_core.data.glance import many
 from boig_core.errors import InputError
 from boig_core.observability.logs import get_logger
 from boig_core.storage import commit, marker, store, withdrawn
@@ -166,8 +167,9 @@ def lines(done: Erasure) -> Iterator[str]:
     """For a terminal."""
     word = "erased" if done.applied else "would go"
     yield (
-        f"{word}: {done.posts:,} posts, {done.images:,} images that only they show,"
-        f" {done.shards:,} shards, {done.seen:,} files of perception, {done.files:,} other files"
+        f"{word}: {many(done.posts, 'post')}, {many(done.images, 'image')} that only they show, "
+        f"{many(done.shards, 'shard')}, {many(done.seen, 'file')} of perception, "
+        f"{many(done.files, 'other file')}"
     )
     for place, successor in sorted(done.withdrawn.items()):
         yield f"withdrawn  {place}" + (f" -> {successor}" if successor else "")
