@@ -91,7 +91,7 @@ class Progress:
     ) -> None:
         self._what, self._total, self._say, self._every_s = what, total, say, every_s
         self._started = self._said = time.monotonic()
-        self._done = 0
+        self._done, self._reported = 0, -1
         self._rejected: Counter[str] = Counter()
 
     def add(self, codes: Iterable[str | None]) -> None:
@@ -101,11 +101,15 @@ class Progress:
             if code is not None:
                 self._rejected[code] += 1
         if time.monotonic() - self._said >= self._every_s:
-            self._said = time.monotonic()
-            self._say(self.line())
+            self._report()
 
     def close(self) -> None:
-        """Say how it ended."""
+        """Say how it ended, unless that was said already."""
+        if self._reported < self._done:
+            self._report()
+
+    def _report(self) -> None:
+        self._said, self._reported = time.monotonic(), self._done
         self._say(self.line())
 
     def line(self) -> str:

@@ -100,3 +100,11 @@ def test_only_lines_of_the_progress_logger_at_info_are_progress() -> None:
         ("no_kpi-2-of-2", "step 2 of 9"),
         ("", "step 6 of 9"),
     ]
+
+
+def test_the_end_is_told_once() -> None:
+    lines: list[str] = []
+    work = Progress("images", 2, lines.append, every_s=0.0)
+    work.add([None, None])
+    work.close()
+    assert [line.partition(" images")[0] for line in lines] == ["2 of 2"]
