@@ -193,8 +193,8 @@ def _line(record: dict[str, Any], way: str | None, earlier: str) -> bytes:
     if way == "truncated_line":
         line = line[: len(line) * 2 // 3]
     if way == "not_utf8":
-        # Latin-1 in a file of UTF-8: these bytes decode to nothing.
-        line = line.replace(b'"text": "', b'"text": "\xe9t\xe9 ')
+        # Neither UTF-8 nor Windows-1252, in which strays of a file of UTF-8 are read.
+        line = line.replace(b'"text": "', b'"text": "\x81t\x8d ')
     return line + b"\n"
 
 

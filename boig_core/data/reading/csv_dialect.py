@@ -112,7 +112,7 @@ def settle_dialect(uri: str, start: str, data: Data, whole: bool) -> CsvDialect 
     if repeated:  # rows by name would silently keep the last of the two
         raise InputError(
             f"{uri}, line {best.before + 1}",
-            f"has two columns of one name ({', '.join(repeated)})",
+            f"has two columns of one name ({', '.join(name[:40] for name in repeated[:6])})",
             "name each column once",
         )
     chosen = data.dialect
@@ -124,6 +124,11 @@ def settle_dialect(uri: str, start: str, data: Data, whole: bool) -> CsvDialect 
             name for name in ("delimiter", "quote", "escape") if getattr(chosen, name) is None
         ),
     )
+
+
+def _column_name(cell: str) -> str:
+    """A name of the header without the white space around it; a line break in it is a space."""
+    return " ".join(cell.split())
 
 
 def _names(data: Data) -> frozenset[str]:
@@ -175,7 +180,7 @@ def _read(start: str, signs: CsvSigns, names: Collection[str]) -> _Reading | Non
         return None
     place = _header_place([row for _, row in rows[:_TITLE_LINES]], names)
     cells = rows[place][1]
-    header = [] if isinstance(cells, Rejected) else [cell.strip() for cell in cells]
+    header = [] if isinstance(cells, Rejected) else [_column_name(cell) for cell in cells]
     while header and not header[-1]:
         header.pop()
     width, below = len(header), rows[place + 1 :]
@@ -200,7 +205,7 @@ def _header_place(rows: Sequence[list[str] | Rejected], names: Collection[str]) 
     """Which row names the columns: the first that holds names which the recipe reads, else the
     first of several cells; lines of one cell before it are a title."""
     known = [
-        0 if isinstance(row, Rejected) else sum(cell.strip() in names for cell in row)
+        0 if isinstance(row, Rejected) else sum(_column_name(cell) in names for cell in row)
         for row in rows
     ]
     filled = [
