@@ -213,6 +213,7 @@ def texts_of(section: type[Section], above: str = "") -> Iterator[tuple[str, lis
 
 WORDS = {
     "name", "data.name", "data.kpi", "data.since", "data.until", "data.user_agent",
+    "data.dialect.delimiter", "data.dialect.quote", "data.dialect.escape", "data.dialect.encoding",
     "perception.caption_prompt", "evaluation.few_shot.model",
 }  # fmt: skip
 """Fields of text that name nothing outside of the recipe."""

@@ -126,7 +126,11 @@ class _TextFile:
 def _open_text(uri: str, data: Data) -> Iterator[_TextFile]:
     with open_posts(uri, data) as file:
         start, whole = peek_start(file)
+        kind = kind_of(uri)
         encoding = data.dialect.encoding or sniff_encoding(start)
+        # JSON is UTF-8 by its standard: rows that are not are rejects, however many.
+        if encoding is None and kind != "csv":
+            encoding = "utf-8"
         if encoding is None:
             raise InputError(
                 uri,
@@ -136,7 +140,6 @@ def _open_text(uri: str, data: Data) -> Iterator[_TextFile]:
             )
         text = as_utf8(file, encoding)
         start, fits = peek_start(text)
-        kind = kind_of(uri)
         layout = None if kind == "csv" else find_layout(uri, start, cast(Layout, kind))
         yield _TextFile(text, encoding, layout, start, whole and fits)
 

@@ -111,6 +111,17 @@ def test_numbers_that_json_does_not_know_cost_no_file(tmp_path: Path) -> None:
     assert [reject.post for reject in rejects] == ["2"]
 
 
+def test_torn_rows_of_json_are_rejects_however_many(tmp_path: Path) -> None:
+    good = json.dumps(GOOD).encode()
+    lines = [good, *(good.replace(b"account", b"acc\xff\x81t") for _ in range(30))]
+    (tmp_path / "posts.jsonl").write_bytes(b"\n".join(lines))
+    rows = [item for _, item in read_rows(str(tmp_path / "posts.jsonl"), Data())]
+    assert [isinstance(item, Rejected) and item.code for item in rows] == [
+        False,
+        *["encoding"] * 30,
+    ]
+
+
 def test_the_archive_of_x_is_named(tmp_path: Path) -> None:
     (tmp_path / "posts.json").write_text('window.YTD.tweets.part0 = [ {"tweet": {}} ]')
     with pytest.raises(InputError, match="archive that X sends to a user"):

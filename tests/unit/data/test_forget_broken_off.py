@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from boig_core.data import dataset
-from boig_core.data.forgetting import erasure, forgotten
+from boig_core.data import dataset, forgotten
+from boig_core.data.forgetting import erasure
 from boig_core.data.forgetting.erasure import forget
 from boig_core.data.forgotten import Subject
 from boig_core.errors import (
