@@ -6,14 +6,11 @@ number of processes. Leaves out: the order of the work (see `boig_core.data.inge
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
-import ray
-
-from boig_core.cluster.session import connect, starts_here
-from boig_core.cluster.spread import spread
 from boig_core.config import Data
 from boig_core.data import staging
 from boig_core.data.staging import FetchChunk
@@ -41,10 +38,17 @@ class RayCrew:
         first = next(waiting, None)
         if first is None:
             return
-        if first.number == 0 and len(first.references) < staging.CHUNK and starts_here():
-            # It is all that there is. Foreign images are decoded apart here as well.
+        all_there_is = first.number == 0 and len(first.references) < staging.CHUNK
+        if all_there_is and not os.environ.get("RAY_ADDRESS"):
+            # Foreign images are decoded apart here as well.
             yield staging.stage(first, data, root)
             return
+
+        import ray
+
+        from boig_core.cluster.session import connect
+        from boig_core.cluster.spread import spread
+
         connect()
         # Once into the object store, not once with each chunk.
         limits = ray.put(data)

@@ -58,11 +58,6 @@ def connect(cpus: int | None = None) -> None:
     )
 
 
-def starts_here() -> bool:
-    """Whether a cluster has to be started in this process (see `connect`)."""
-    return not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
-
-
 def cores() -> int:
     """CPUs that are really there: a cluster that was started here says it has more (see
     `connect`)."""

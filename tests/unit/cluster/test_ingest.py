@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boig_core.cluster import ingest
+from boig_core.cluster import ingest, session
 from boig_core.config import Data
 from boig_core.data import staging
 from boig_core.data.fetching.reach import ImageReference, Reach
@@ -22,7 +22,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect() -> None:
         raise ClusterWantedError
 
-    monkeypatch.setattr(ingest, "connect", connect)
+    monkeypatch.setattr(session, "connect", connect)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
