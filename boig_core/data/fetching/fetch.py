@@ -290,8 +290,9 @@ class Fetcher:
     def _turn(self, host: str) -> Semaphore:
         # User info and capitals make no other host of it. Of threads that come at once, all get the
         # semaphore that was put first.
-        return self._turns.setdefault(
-            host.rsplit("@", 1)[-1].lower(), Semaphore(self.data.fetch_per_host)
+        name = host.rsplit("@", 1)[-1].lower()
+        return self._turns.get(name) or self._turns.setdefault(
+            name, Semaphore(self.data.fetch_per_host)
         )
 
 

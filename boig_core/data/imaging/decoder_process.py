@@ -34,6 +34,7 @@ _SLACK: Final = 8
 """Times as long by the clock as on the CPU, before a process that answers nothing is killed: a busy
 machine is slow."""
 _KEPT_BYTES: Final = 8 * 2**20
+"""Bytes of a batch whose memory stays for the next one."""
 _HEX: Final = re.compile(r"[0-9a-f]+")
 # It imports from where its parent does: neither its environment nor its folder is looked at.
 _BOOT: Final = (
@@ -133,6 +134,9 @@ class DecoderProcess:
                 stdout=subprocess.DEVNULL,
                 pass_fds=descriptors,
             )
+        except BaseException:
+            self.hang_up()
+            raise
         finally:
             theirs.close()
         self._channel.deadline = time.monotonic() + _START_S
@@ -197,8 +201,8 @@ class DecoderProcess:
         self._process.wait()
 
     def _hand_over(self, parts: Sequence[bytes]) -> None:
-        """Write what the process reads, without a message for each piece that a socket holds."""
-        # Pages stay for the next batch, which is cheaper than new ones, unless they are many.
+        """Write what the process reads: a socket holds so little that both sides would wait for
+        each other several times in a batch."""
         if self._kept > _KEPT_BYTES:
             os.ftruncate(self._shared, 0)
         self._kept = sum(map(len, parts))
