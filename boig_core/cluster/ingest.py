@@ -6,13 +6,11 @@ number of processes. Leaves out: the order of the work (see `boig_core.data.inge
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
-import ray
-
-from boig_core.cluster.session import connect
-from boig_core.cluster.spread import spread
 from boig_core.config import Data
 from boig_core.data import staging
 from boig_core.data.staging import FetchChunk
@@ -23,8 +21,10 @@ if TYPE_CHECKING:
 
 class RayCrew:
     """Fetches on as many processes as the cluster has cores; implements `ingestion.ImageFetcher`.
+
     Connects when there is something to fetch, so that a wrong input ends before a cluster is
-    started."""
+    started. Images that are no full first chunk are there before a cluster would have come up, so
+    none is started for them."""
 
     def fetch(self, chunks: Iterable[FetchChunk], data: Data, root: str) -> Iterator[pa.Table]:
         """Chunk by chunk, as they come; a chunk whose process or node dies is staged again
@@ -32,11 +32,25 @@ class RayCrew:
 
         Raises:
             ClusterError: there is no cluster.
-            StoreUnavailableError: the store is away (wrapped by Ray).
+            StoreUnavailableError: the store is away (wrapped by Ray where a cluster is used).
         """
+        waiting = iter(chunks)
+        first = next(waiting, None)
+        if first is None:
+            return
+        all_there_is = first.number == 0 and len(first.references) < staging.CHUNK
+        if all_there_is and not os.environ.get("RAY_ADDRESS"):
+            # Foreign images are decoded apart here as well.
+            yield staging.stage(first, data, root)
+            return
+
+        import ray
+
+        from boig_core.cluster.session import connect
+        from boig_core.cluster.spread import spread
+
         connect()
         # Once into the object store, not once with each chunk.
         limits = ray.put(data)
-        yield from (
-            index for _, index in spread(staging.stage, ((chunk, limits, root) for chunk in chunks))
-        )
+        items = ((chunk, limits, root) for chunk in chain([first], waiting))
+        yield from (index for _, index in spread(staging.stage, items))

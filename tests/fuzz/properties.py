@@ -184,7 +184,7 @@ def _offline() -> Iterator[None]:
     with (
         mock.patch("socket.getaddrinfo", numeric),
         mock.patch("urllib3.util.connection.create_connection", side_effect=ConnectionRefusedError),
-        mock.patch("tenacity.nap.time.sleep"),
+        mock.patch("boig_core.data.fetching.fetch.time.sleep"),
     ):
         yield
 

@@ -12,8 +12,10 @@ which references there are (see `posts`), and the limits of a single request (se
 from __future__ import annotations
 
 import errno
+import random
 import re
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -65,6 +67,7 @@ _OUR_FAULTS: Final = frozenset(
 _Arrival = tuple[ImageReference, StoredImage | Rejected] | BaseException | None
 """A result, what ended a thread, or None for a thread that has nothing left."""
 _LONGEST_WAIT_S: Final = 60.0
+_LONGEST_BACKOFF_S: Final = 5.0
 _OPT_OUTS: Final = frozenset({"noai", "noimageai"})
 _VALUED: Final = frozenset(
     {"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"}
@@ -232,39 +235,18 @@ class Fetcher:
         return Web(self.data)
 
     def _read_http(self, url: str) -> bytes:
-        from tenacity import (
-            RetryCallState,
-            Retrying,
-            retry_if_exception,
-            stop_after_attempt,
-            wait_random_exponential,
-        )
-
-        backoff = wait_random_exponential(0.2, 5)
-
-        def wait(state: RetryCallState) -> float:
-            failure = state.outcome.exception() if state.outcome else None
-            asked = failure.wait_s if isinstance(failure, Again) else None
-            return backoff(state) if asked is None else asked
-
-        def patient(exc: BaseException) -> bool:
-            # A server that asks for longer gets no other try: an earlier one would disregard its
-            # wish, and a later one would hold up the whole chunk.
-            return isinstance(exc, Again) and (exc.wait_s or 0.0) <= _LONGEST_WAIT_S
-
-        retrying = Retrying(
-            retry=retry_if_exception(patient),
-            stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait,
-            reraise=True,
-        )
-        try:
-            return retrying(self._follow, url)
-        except Again as exc:
-            tries = retrying.statistics["attempt_number"]
-            raise Rejected(
-                "http_error", f"{url}: {exc} ({tries} {'try' if tries == 1 else 'tries'})"
-            ) from exc
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._follow(url)
+            except Again as exc:
+                # A server that asks for longer gets no other try: an earlier one would disregard
+                # its wish, and a later one would hold up the whole chunk.
+                if attempt == _ATTEMPTS or (exc.wait_s or 0.0) > _LONGEST_WAIT_S:
+                    tries = f"{attempt} {'try' if attempt == 1 else 'tries'}"
+                    raise Rejected("http_error", f"{url}: {exc} ({tries})") from exc
+                backoff = random.uniform(0, min(_LONGEST_BACKOFF_S, 0.1 * 2**attempt))
+                time.sleep(backoff if exc.wait_s is None else exc.wait_s)
+        raise AssertionError("the last attempt returns or raises")
 
     def _follow(self, url: str) -> bytes:
         seen = url
@@ -308,8 +290,9 @@ class Fetcher:
     def _turn(self, host: str) -> Semaphore:
         # User info and capitals make no other host of it. Of threads that come at once, all get the
         # semaphore that was put first.
-        return self._turns.setdefault(
-            host.rsplit("@", 1)[-1].lower(), Semaphore(self.data.fetch_per_host)
+        name = host.rsplit("@", 1)[-1].lower()
+        return self._turns.get(name) or self._turns.setdefault(
+            name, Semaphore(self.data.fetch_per_host)
         )
 
 

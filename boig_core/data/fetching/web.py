@@ -51,6 +51,7 @@ MAX_REDIRECTS: Final = 5
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses that another try may mend."""
+_NO_RETRIES: Final = urllib3.Retry(total=False, redirect=False)
 _PIECE: Final = 65536
 _PORTS: Final = {"http": 80, "https": 443}
 _POOLS: Final = 256
@@ -91,15 +92,16 @@ class Answer:
             Rejected: ``image_too_large``, or ``http_error`` when it takes too long.
             Again: the connection broke.
         """
-        body = bytearray()
+        pieces, size = list[bytes](), 0
         # Of unpacked bytes, whatever length the headers name: a small packed body can unpack to
         # gigabytes.
         cap = int(self.data.max_image_mb * 2**20)
         for piece in self.pieces():
-            body += piece
-            if len(body) > cap:
-                raise too_large(self.url, len(body), self.data)
-        return bytes(body)
+            pieces.append(piece)
+            size += len(piece)
+            if size > cap:
+                raise too_large(self.url, size, self.data)
+        return b"".join(pieces)
 
     def pieces(self) -> Iterator[bytes]:
         """The body as it comes; raises `Rejected` and `Again` as `read`."""
@@ -166,7 +168,7 @@ class Web:
         options: dict[str, Any] = {
             "headers": headers,
             "redirect": False,
-            "retries": False,
+            "retries": _NO_RETRIES,
             "preload_content": False,
             "timeout": Timeout(connect=left, read=left),
         }

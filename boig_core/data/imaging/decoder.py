@@ -1,4 +1,5 @@
-"""The process that decodes foreign images: it reads batches from a socket and answers each image.
+"""The process that decodes foreign images: it reads batches from memory that it shares with its
+parent, is told of them over a socket, and answers each image there.
 
 What a hostile image can make of it is bounded from within: a timer of CPU time and a limit of
 memory hold for each image, and the kernel keeps both. It starts with an environment that holds no
@@ -13,14 +14,13 @@ import hashlib
 import importlib
 import io
 import json
-import mmap
 import os
 import resource
 import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,7 @@ from boig_core.data.rejects import Rejected
 
 OUT_OF_MEMORY: Final = 71
 """Exit code of a process that an image has brought to its limit of memory."""
+PLACE_BYTES: Final = 1
 _LENGTH: Final = struct.Struct("<I")
 _HEADER_BYTES: Final = 2**20
 _PIECE: Final = 2**16
@@ -56,7 +57,7 @@ class Channel:
         self.deadline: float | None = None
 
     def send(self, header: Mapping[str, Any], *parts: bytes) -> None:
-        """Send a message; the header names the lengths of ``parts``."""
+        """Send a message; the header names the lengths of ``parts``, if there are any."""
         text = json.dumps(header).encode()
         self._wait_until_deadline()
         # In one piece: a call for each would wake the other side for each.
@@ -99,14 +100,14 @@ class Channel:
             self._stream.settimeout(max(1e-3, self.deadline - time.monotonic()))
 
 
-def serve(function: str, descriptor: int, progress: int) -> None:
+def serve(function: str, descriptor: int, shared: int) -> None:
     """Decode what comes, until the parent is gone; the process ends with it.
 
     Args:
         function: ``module:name`` of what decodes, called as `images.normalize` is.
         descriptor: of the socket to the parent.
-        progress: of a byte in memory that the parent sees: the place in its batch of the image
-            that is decoded now.
+        shared: of a file in memory: first a byte that tells the parent the place in its batch of
+            the image that is decoded now, then the batch's files, one behind the other.
     """
     # An interrupt from the keyboard reaches the whole group, and the parent decides what ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -114,7 +115,7 @@ def serve(function: str, descriptor: int, progress: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     module, _, name = function.partition(":")
     decode: Callable[..., StoredImage] = getattr(importlib.import_module(module), name)
-    channel, place = Channel(socket.socket(fileno=descriptor)), mmap.mmap(progress, 1)
+    channel = Channel(socket.socket(fileno=descriptor))
     _warm(decode)
     # What is loaded now stays: no collection has to look through it.
     gc.freeze()
@@ -127,9 +128,7 @@ def serve(function: str, descriptor: int, progress: int) -> None:
             if hard != resource.RLIM_INFINITY:
                 limit = min(limit, hard)
             resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-            # All of it before the first answer, so that neither side writes to one that writes.
-            images = [channel.read(length) for length in batch["lengths"]]
-            _answer_batch(channel, decode, images, batch, place)
+            _answer_batch(channel, decode, batch, shared)
     except (EOFError, OSError):
         return
 
@@ -137,21 +136,21 @@ def serve(function: str, descriptor: int, progress: int) -> None:
 def _answer_batch(
     channel: Channel,
     decode: Callable[..., StoredImage],
-    images: Sequence[bytes],
     batch: Mapping[str, Any],
-    place: mmap.mmap,
+    shared: int,
 ) -> None:
     """Answers go together when they come fast, since each message wakes the parent."""
     answers: list[dict[str, Any]] = []
     files: list[bytes] = []
-    sent = time.monotonic()
-    for number, data in enumerate(images):
-        place[0] = number
-        answer, file = _answer(decode, data, batch)
+    sent, offset = time.monotonic(), PLACE_BYTES
+    for number, length in enumerate(batch["lengths"]):
+        os.pwrite(shared, bytes([number]), 0)
+        answer, file = _answer(decode, os.pread(shared, length, offset), batch)
+        offset += length
         answers.append(answer)
         files.append(file)
         now = time.monotonic()
-        if number + 1 == len(images) or now - sent > _TOGETHER_S:
+        if number + 1 == len(batch["lengths"]) or now - sent > _TOGETHER_S:
             channel.send({"answers": answers}, *files)
             answers, files, sent = [], [], now
 

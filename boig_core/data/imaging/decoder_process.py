@@ -8,7 +8,6 @@ process gets which images (see `decoding`).
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 import signal
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from boig_core.config import ImageFormat
-from boig_core.data.imaging.decoder import OUT_OF_MEMORY, Channel
+from boig_core.data.imaging.decoder import OUT_OF_MEMORY, PLACE_BYTES, Channel
 from boig_core.data.imaging.images import StoredImage
 from boig_core.data.rejects import CODES, Rejected
 from boig_core.errors import InfrastructureError
@@ -34,6 +33,8 @@ _ROOT: Final = Path(__file__).resolve().parents[3]
 _SLACK: Final = 8
 """Times as long by the clock as on the CPU, before a process that answers nothing is killed: a busy
 machine is slow."""
+_KEPT_BYTES: Final = 8 * 2**20
+"""Bytes of a batch whose memory stays for the next one."""
 _HEX: Final = re.compile(r"[0-9a-f]+")
 # It imports from where its parent does: neither its environment nor its folder is looked at.
 _BOOT: Final = (
@@ -115,10 +116,10 @@ class DecoderProcess:
         self._stream, theirs = socket.socketpair()
         self._channel = Channel(self._stream)
         paths = [str(_ROOT), *(os.path.abspath(path) for path in sys.path)]
-        progress = os.memfd_create("boig-decoder")
-        os.ftruncate(progress, 1)
-        self._place = mmap.mmap(progress, 1)
-        descriptors = (theirs.fileno(), progress)
+        # Read and written as a file: were it mapped, a process that cuts it would bring this down.
+        self._shared = os.memfd_create("boig-decoder")
+        self._kept = 0
+        descriptors = (theirs.fileno(), self._shared)
         boot = [sys.executable, "-I", "-S", "-c", _BOOT, decoder, *map(str, descriptors)]
         # Nothing of ours: no keys, no proxies. Threads of a linear algebra library would only take
         # memory.
@@ -133,9 +134,11 @@ class DecoderProcess:
                 stdout=subprocess.DEVNULL,
                 pass_fds=descriptors,
             )
+        except BaseException:
+            self.hang_up()
+            raise
         finally:
             theirs.close()
-            os.close(progress)
         self._channel.deadline = time.monotonic() + _START_S
         try:
             self._channel.header()
@@ -159,21 +162,21 @@ class DecoderProcess:
             DecoderLostError: the process is gone; the request that it was at is off the batch.
         """
         max_pixels, image_format, quality = batch[0].rules
-        parts = [request.data for request in batch]
-        lengths = [len(part) for part in parts]
+        lengths = [len(request.data) for request in batch]
         header = {
             "max_pixels": max_pixels,
             "image_format": image_format,
             "quality": quality,
             "seconds": limits.seconds,
-            # The files are held besides, one of them in a few copies.
-            "bytes": limits.mib * 2**20 + sum(lengths) + 4 * max(lengths),
+            # A file is held besides, in a few copies.
+            "bytes": limits.mib * 2**20 + 5 * max(lengths),
             "lengths": lengths,
         }
-        answered, self._place[0] = 0, 0
+        self._hand_over([bytes(PLACE_BYTES), *(request.data for request in batch)])
+        answered = 0
         try:
             self._channel.deadline = time.monotonic() + limits.seconds * _SLACK
-            self._channel.send(header, *parts)
+            self._channel.send(header)
             while batch:
                 self._channel.deadline = time.monotonic() + limits.seconds * _SLACK
                 for answer in self._receive(batch, 4 * max_pixels + 2**20):
@@ -184,14 +187,27 @@ class DecoderProcess:
             raise self._lost(exc, limits, batch, answered) from exc
 
     def hang_up(self) -> None:
-        """Close this side's end of the socket, at which it ends by itself when it waits."""
+        """Close this side's end of the socket, at which it ends by itself when it waits, and of
+        what is shared."""
         self._stream.close()
+        if self._shared >= 0:
+            os.close(self._shared)
+            self._shared = -1
 
     def end(self) -> None:
         """End it, whatever it is at."""
         self.hang_up()
         self._process.kill()
         self._process.wait()
+
+    def _hand_over(self, parts: Sequence[bytes]) -> None:
+        """Write what the process reads: a socket holds so little that both sides would wait for
+        each other several times in a batch."""
+        if self._kept > _KEPT_BYTES:
+            os.ftruncate(self._shared, 0)
+        self._kept = sum(map(len, parts))
+        if os.pwritev(self._shared, parts, 0) != self._kept:
+            raise MemoryError("no memory for a batch of images")
 
     def _receive(self, batch: Sequence[DecodeRequest], most: int) -> list[StoredImage | Rejected]:
         """The answers to the next requests of a batch."""
@@ -207,9 +223,10 @@ class DecoderProcess:
         self, exc: Exception, limits: Allowance, batch: deque[DecodeRequest], answered: int
     ) -> DecoderLostError:
         """Why it ended, or had to; takes the request that it was at off its batch."""
+        place = int.from_bytes(os.pread(self._shared, PLACE_BYTES, 0))
         self.hang_up()
         # Answers that it had, and not sent yet, are lost with it.
-        at = min(max(0, self._place[0] - answered), len(batch) - 1)
+        at = min(max(0, place - answered), len(batch) - 1)
         if isinstance(exc, TimeoutError):
             reason, by_clock = f"took longer than {limits.seconds * _SLACK:g} s to decode", True
             self.end()

@@ -53,7 +53,7 @@ def host() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("boig_core.data.fetching.fetch.time.sleep", lambda seconds: None)
     Host.answers, Host.asked = {}, []
 
 

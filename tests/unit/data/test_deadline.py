@@ -100,7 +100,7 @@ def test_the_deadline_holds_in_every_part_of_an_answer(
 
 
 def test_a_server_that_says_nothing_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("boig_core.data.fetching.fetch.time.sleep", lambda seconds: None)
     server = Trickler(b"", b"")
     data = Data(allow_private_hosts=True, fetch_timeout_s=0.1)
     reference = ImageReference("", f"http://127.0.0.1:{server.port}/x.png")

@@ -103,6 +103,23 @@ def test_a_fault_is_that_images_reject_and_the_others_come_out(
     assert result == [normalize(data, 10_000) for data in good]
 
 
+def test_a_decoder_that_cuts_what_is_shared_harms_nobody_else(faulty: DecoderPool) -> None:
+    assert outcome(faulty, b"cut") == "image_unreadable: the decoder crashed (SIGSEGV)"
+    assert outcome(faulty, picture(0)) == normalize(picture(0), 10_000)
+
+
+def test_memory_of_a_large_file_is_given_back() -> None:
+    pool = DecoderPool(1, Allowance(5, 64), FAULTY)
+    for data in (b"raise " + bytes(9 * 2**20), b"raise"):
+        assert "RuntimeError: odd" in str(outcome(pool, data))
+    [pid] = pool.pids()
+    shared = [
+        fd for fd in Path(f"/proc/{pid}/fd").iterdir() if "boig-decoder" in str(fd.readlink())
+    ]
+    assert [fd.stat().st_size < 2**20 for fd in shared] == [True]
+    pool.close()
+
+
 def test_a_decoder_that_waits_for_ever_is_killed_by_the_clock() -> None:
     pool = DecoderPool(1, Allowance(0.1, 64), FAULTY)
     assert outcome(pool, b"sleep") == "image_unreadable: took longer than 0.8 s to decode"

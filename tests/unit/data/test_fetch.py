@@ -32,7 +32,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     http = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     thread = threading.Thread(target=http.serve_forever, daemon=True)
     thread.start()
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("boig_core.data.fetching.fetch.time.sleep", lambda seconds: None)
     yield f"http://127.0.0.1:{http.server_port}"
     http.shutdown()
     thread.join()
@@ -233,7 +233,7 @@ def test_odd_references_are_rejected(reference: str) -> None:
 def test_no_reference_ends_the_run(text: str, start: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(web.socket, "getaddrinfo", lambda *args, **kwargs: [])
-        patch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+        patch.setattr("boig_core.data.fetching.fetch.time.sleep", lambda seconds: None)
         assert code(fetch_all([start + text], Data())[0]) != "stored"
 
 
@@ -307,7 +307,7 @@ def test_a_server_that_asks_for_patience_gets_it_within_reason(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time.sleep", slept.append)
+    monkeypatch.setattr("boig_core.data.fetching.fetch.time.sleep", slept.append)
     [result] = fetch_all([f"{server}/later.png"])
     assert code(result) == "http_error"
     assert "asks for 3600 s (2 tries)" in str(result)

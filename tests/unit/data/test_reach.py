@@ -214,7 +214,7 @@ BAD_NAMES = [
 def test_a_bad_name_is_a_reject_and_never_the_end_of_the_run(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("boig_core.data.fetching.fetch.time.sleep", lambda seconds: None)
     rows: list[dict[str, Any]] = [row("good", 50, "0.png", *BAD_NAMES)]
     rows += [row("long", 50, "x" * 10_000), row("half", 50, "\ud800.png")]
     uri = archive.ingest(archive.export(rows, {"0.png": picture(0)}))
