@@ -73,7 +73,8 @@ def ensure(root: str) -> StoreMarker | None:
     if marker := read(root):
         return marker
     if not (_is_empty(root) or _has_job(root)):
-        return None
+        # Not empty, too, where another process has marked it since.
+        return read(root)
     body = StoreMarker(id=uuid.uuid4().hex).model_dump_json(indent=1).encode()
     store.put_if_absent(store.join(root, MARKER), body)
     # Not the one of above: another process may have come first.

@@ -59,17 +59,13 @@ def logs(services: Installation) -> Iterator[None]:
 def under_way(services: Installation, dataset: None) -> dict[tuple[str, str], Run]:
     """A run for each click and mode, and one of a training; they start together, since that is what
     takes time."""
-    names = [
-        ("failed", "deferred"),
-        ("success", "waiting"),
-        *((click, dag) for click in ("delete", "clear") for dag in MODES),
-        ("clear finished", "deferred"),
-        ("failed", "training"),
-    ]
+    clicks = ("failed", "success", "delete", "clear", "clear finished")
+    names = [*((click, dag) for click in clicks for dag in MODES), ("failed", "training")]
     return dict(zip(names, started(services, *(dag for _, dag in names)), strict=True))
 
 
-@pytest.mark.parametrize(("state", "dag"), [("failed", "deferred"), ("success", "waiting")])
+@pytest.mark.parametrize("dag", MODES)
+@pytest.mark.parametrize("state", ["failed", "success"])
 def test_marking_a_running_task_stops_its_job(
     services: Installation, under_way: dict[tuple[str, str], Run], dag: str, state: str
 ) -> None:
@@ -113,10 +109,11 @@ def test_clearing_a_running_task_stops_its_job_and_starts_the_next_attempt(
     assert commit.fate(attempt_of(services, run, 1)) == "fenced"
 
 
+@pytest.mark.parametrize("dag", MODES)
 def test_clearing_a_finished_task_runs_its_stage_again(
-    services: Installation, under_way: dict[tuple[str, str], Run]
+    services: Installation, under_way: dict[tuple[str, str], Run], dag: str
 ) -> None:
-    run = under_way["clear finished", "deferred"]
+    run = under_way["clear finished", dag]
     services.go(run)
     used_once(services, run)
     # Airflow ends a run after its task; a clear in between is lost: the run is over, and its task
@@ -232,14 +229,14 @@ def headless(services: Installation, dataset: None) -> Iterator[dict[tuple[str, 
     """Runs whose Ray head is killed and started anew: their jobs die with it, or are frozen and
     outlive it."""
     names = [
-        *(("killed", dag) for dag in MODES),
-        ("frozen", "deferred"),
+        *((fate, dag) for fate in ("killed", "frozen") for dag in MODES),
         ("killed", "training"),
     ]
     runs = dict(zip(names, started(services, *(dag for _, dag in names)), strict=True))
-    frozen = psutil.Process(services.starts(runs["frozen", "deferred"])[0]["pid"])
-    frozen.send_signal(signal.SIGSTOP)
-    services.kill("ray", spare={frozen.pid})
+    frozen = [psutil.Process(services.starts(runs["frozen", dag])[0]["pid"]) for dag in MODES]
+    for process in frozen:
+        process.send_signal(signal.SIGSTOP)
+    services.kill("ray", spare={process.pid for process in frozen})
     for (fate, _), run in runs.items():
         [mark] = services.starts(run)
         until(
@@ -248,8 +245,9 @@ def headless(services: Installation, dataset: None) -> Iterator[dict[tuple[str, 
         )
     services.start_ray()
     yield runs
-    if frozen.is_running():  # no server's descendant any more
-        frozen.kill()
+    for process in frozen:  # no server's descendants any more
+        if process.is_running():
+            process.kill()
 
 
 @pytest.mark.parametrize("dag", MODES)
@@ -264,10 +262,11 @@ def test_a_job_that_died_with_its_ray_head_is_started_again(
     )
 
 
+@pytest.mark.parametrize("dag", MODES)
 def test_a_frozen_job_that_outlives_its_ray_head_publishes_nothing(
-    services: Installation, headless: dict[tuple[str, str], Run]
+    services: Installation, headless: dict[tuple[str, str], Run], dag: str
 ) -> None:
-    run = headless["frozen", "deferred"]
+    run = headless["frozen", dag]
     until(f"{run}: a second attempt starts", lambda: len(services.starts(run)) == 2)
     services.go(run)
     pid = services.starts(run)[0]["pid"]

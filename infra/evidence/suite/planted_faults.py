@@ -122,22 +122,6 @@ FAULTS: Final = (
         "quiet or backfill",
     ),
     PlantedFault(
-        "a worker that is told to stop lets its job run",
-        "boig_core/orchestration/stage/operator.py",
-        "        if not try_is_over(key, KILL_S):\n            return\n\n        def stop",
-        "        return\n\n        def stop",
-        "tests/faults/test_orchestration_faults.py",
-        "marking_a_running and waiting",
-    ),
-    PlantedFault(
-        "a trigger that is told to stop lets its job run",
-        "boig_core/orchestration/jobs/trigger.py",
-        'kill = asyncio.create_task(self._kill(), name="boig-kill")',
-        'kill = asyncio.create_task(asyncio.sleep(0), name="boig-kill")',
-        "tests/faults/test_orchestration_faults.py",
-        "marking_a_running and deferred",
-    ),
-    PlantedFault(
         "a stage prints its environment",
         "boig_core/storage/stage.py",
         "    configure_logging()\n    args = ",

@@ -29,6 +29,20 @@ def test_an_empty_folder_becomes_a_store_once(root: str) -> None:
     assert (tree["schema_version"], tree["id"]) == (1, marks[0].id if marks[0] else "")
 
 
+def test_a_marker_that_comes_amid_the_look_is_seen(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_empty = marker._is_empty
+
+    def late(place: str) -> bool:
+        monkeypatch.setattr(marker, "_is_empty", is_empty)
+        assert marker.ensure(place) is not None
+        return is_empty(place)
+
+    monkeypatch.setattr(marker, "_is_empty", late)
+    assert marker.ensure(root) == marker.read(root) is not None
+
+
 def test_stores_are_told_apart(root: str) -> None:
     one, other = (marker.ensure(store.join(root, name)) for name in ("one", "other"))
     assert one is not None
