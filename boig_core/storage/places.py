@@ -103,10 +103,15 @@ def root_of(uri: str, place: str) -> str:
         CorruptError: it does not lie in its place.
     """
     home = _path(uri)
-    if not home.endswith(f"/{checked(place)}"):
+    # Of the file, and not of the place alone: who reads it must learn which file is wrong.
+    if not is_place(place):
+        raise CorruptError(
+            uri, f"names {printable(place)!r}, which is no place in a store", "restore it"
+        )
+    if not home.endswith(f"/{place}"):
         raise CorruptError(
             uri,
-            f"has been taken out of its store, in which it is {place}",
+            f"has been taken out of its store, in which it is {printable(place)}",
             "name it in its store, or copy the whole store with `boig store copy`",
         )
     return home.removesuffix(f"/{place}")
