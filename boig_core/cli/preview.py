@@ -132,12 +132,14 @@ def _file_lines(export: ExportReading, outlook: Outlook) -> Iterator[str]:
         if dialect is None:
             continue
         yield file
-        told = ", ".join(
-            f"{name} {value!r}{' (told from the file)' if name in dialect.sniffed else ''}"
+        settings = ", ".join(
+            f"{name} {value!r}{' (settings from the file)' if name in dialect.sniffed else ''}"
             for name in ("encoding", "delimiter", "quote", "escape")
             if (value := getattr(dialect, name))
         )
-        yield from broken(f"{dialect.kind}{', ' if told else ''}{told}", indent="    ", first="  ")
+        yield from broken(
+            f"{dialect.kind}{', ' if settings else ''}{settings}", indent="    ", first="  "
+        )
     if more := sum(dialect is None for _, dialect in export.files):
         yield f"and {many(more, 'more file')}"
     for name, way in outlook.conventions.items():

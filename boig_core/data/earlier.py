@@ -96,21 +96,7 @@ def forget_old_rejects(con: DuckDBPyConnection) -> None:
 def count_news(con: DuckDBPyConnection) -> tuple[int, int]:
     """How many rows were read, and how many of them say what no row said before; one that was
     rejected as it is says nothing new."""
-    # A licence may be NULL, and `=` is never true for NULL.
-    same = " AND ".join(
-        f"h.{name} IS NOT DISTINCT FROM c.{name}"
-        for name in (
-            "account",
-            "company",
-            "timestamp",
-            "text",
-            "keywords",
-            "licence",
-            "images",
-            "held_out",
-            "kpis",
-        )
-    )
+    same = f"{selection.same_post('h', 'c')} AND h.kpis IS NOT DISTINCT FROM c.kpis"
     [(read, news)] = con.execute(
         f"""
         SELECT count(*), coalesce(count_if(NOT EXISTS (SELECT 1 FROM candidate h WHERE NOT h.fresh AND h.id = c.id AND {same})

@@ -76,10 +76,10 @@ def _ranking_warnings(card: Mapping[str, Any]) -> Iterable[str]:
             f"The KPI of {many(unread, 'row')} could not be read, the first: "
             f"{ranking['unread']['example']}; data.numbers says how numbers are written."
         )
-    if (one := ranking["one_value"])["accounts"]:
+    if (flat := ranking["one_value"])["accounts"]:
         yield (
-            f"{many(one['accounts'], 'account')} with {many(one['posts'], 'post')}, the first "
-            f"{one['first']}, {'has' if one['accounts'] == 1 else 'have'} one value of {card['kpi']} "
+            f"{many(flat['accounts'], 'account')} with {many(flat['posts'], 'post')}, the first "
+            f"{flat['first']}, {'has' if flat['accounts'] == 1 else 'have'} one value of {card['kpi']} "
             "for all posts, so ranks say nothing there; data.min_posts leaves small accounts out, "
             "data.kpi takes another number."
         )

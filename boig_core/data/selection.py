@@ -277,23 +277,20 @@ def _again(data: Data) -> str:
     return f"json_object({named}, {kpis})::VARCHAR"
 
 
+def same_post(left: str, right: str) -> str:
+    """SQL that is true where two rows say the same of a post, their KPIs aside."""
+    # A licence may be NULL, and `=` is never true for NULL.
+    columns = (
+        *("account", "company", "timestamp", "text"),
+        *("keywords", "licence", "images", "held_out"),
+    )
+    return " AND ".join(f"{left}.{name} IS NOT DISTINCT FROM {right}.{name}" for name in columns)
+
+
 def _keep_shards(con: DuckDBPyConnection) -> None:
     """A fresh row that says what an earlier version says already stays in the shard where it is;
     its KPIs may have moved."""
-    # A licence may be NULL, and `=` is never true for NULL.
-    same = " AND ".join(
-        f"p.{name} IS NOT DISTINCT FROM c.{name}"
-        for name in (
-            "account",
-            "company",
-            "timestamp",
-            "text",
-            "keywords",
-            "licence",
-            "images",
-            "held_out",
-        )
-    )
+    same = same_post("p", "c")
     con.execute(
         f"UPDATE post AS p SET shard = c.shard FROM candidate c WHERE p.fresh AND NOT c.fresh AND p.id = c.id AND {same}"
     )

@@ -108,9 +108,9 @@ def _repeating(seen: Holdings) -> Iterator[str]:
 def decided(seen: Holdings, folders: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Reports that a decision on a promotion stands on, each with its run: an audit needs their
     numbers."""
-    wanted = set(folders)
+    reports = set(folders)
     for path in filter(_DECISION.fullmatch, seen.contents.sizes):
         uri = seen.contents.uri(path)
         body = control.read_object(uri, "a decision", "restore it")
-        if (report := seen.contents.path(str(body.get("report")))) in wanted:
+        if (report := seen.contents.path(str(body.get("report")))) in reports:
             yield report, path.rsplit("/", 1)[0]

@@ -139,7 +139,7 @@ def forget(
         commit.fence(store.join(root, attempt))
     # After the fences: what committed before them is a version like any other.
     seen = Holdings(root, subject, _names(name))
-    found = _erasure(seen, {}, fenced, applied=True)
+    survey_before = _erasure(seen, {}, fenced, applied=True)
     for number, head in enumerate(seen.heads()):
         say(f"a version without the posts is made of {head}")
         _succeed(seen, head, erasure, number, by)
@@ -150,10 +150,10 @@ def forget(
     record = f"{RECORDS}/{at.replace(':', '-')}-{uuid.uuid4().hex[:8]}.json"
     done = replace(
         _erasure(seen, _notes(seen, erasure), fenced, applied=True),
-        posts=found.posts,
-        images=found.images,
-        shards=found.shards,
-        seen=found.seen,
+        posts=survey_before.posts,
+        images=survey_before.images,
+        shards=survey_before.shards,
+        seen=survey_before.seen,
         files=files,
         record=record,
     )
@@ -204,8 +204,8 @@ def _names(name: str | None) -> frozenset[str] | None:
 def _to_withdraw(seen: Holdings) -> list[str]:
     """What has to be withdrawn and is not yet."""
     gone = [*seen.holders, *seen.withdrawn_versions()]
-    made = seen.made_from(gone)
-    repeats = sorted(folder for folder in made if folder.startswith(REPEATING))
+    descendants = seen.made_from(gone)
+    repeats = sorted(folder for folder in descendants if folder.startswith(REPEATING))
     return [*seen.holders, *(folder for folder in repeats if not seen.is_withdrawn(folder))]
 
 
@@ -232,8 +232,8 @@ def _erasure(
 ) -> Erasure:
     """What a look at the store says."""
     gone = {*seen.holders, *seen.withdrawn_versions()}
-    made = seen.made_from(gone)
-    readers = seen.readers(gone | made)
+    descendants = seen.made_from(gone)
+    readers = seen.readers(gone | descendants)
     return Erasure(
         applied,
         seen.posts,
@@ -244,8 +244,8 @@ def _erasure(
         len(side_files(seen)),
         tuple(sorted(fenced)),
         tuple(sorted(attempt for attempt in readers if _is_under_way(seen, attempt, fenced))),
-        tuple(sorted(folder for folder in made if folder.startswith("models/"))),
-        tuple(f"{report}/{REPORT}, signed by {run}" for report, run in decided(seen, made)),
+        tuple(sorted(folder for folder in descendants if folder.startswith("models/"))),
+        tuple(f"{report}/{REPORT}, signed by {run}" for report, run in decided(seen, descendants)),
     )
 
 

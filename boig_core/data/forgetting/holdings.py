@@ -180,14 +180,14 @@ class Holdings:
         for folder, manifest in self.outputs.items():
             for digest in manifest.lineage.inputs.values() if manifest.kind != dataset.KIND else ():
                 children[digest].append(folder)
-        made: set[str] = set()
+        descendants: set[str] = set()
         waiting = [self.outputs[folder].digest() for folder in folders]
         while waiting:
             for child in children[waiting.pop()]:
-                if child not in made:
-                    made.add(child)
+                if child not in descendants:
+                    descendants.add(child)
                     waiting.append(self.outputs[child].digest())
-        return made
+        return descendants
 
     def readers(self, folders: Collection[str]) -> dict[str, str]:
         """Attempts whose job reads one of these outputs, with their stage."""
@@ -304,8 +304,8 @@ class Holdings:
             return any(self._matches(row["post"], fields_of(row["row"])) for row in rows)
 
         folders = [folder for folder in self.versions if _name_of(folder) in self.names]
-        held = zip(folders, side_by_side(holds, folders), strict=True)
-        return frozenset(folder for folder, does in held if does)
+        verdicts = zip(folders, side_by_side(holds, folders), strict=True)
+        return frozenset(folder for folder, does in verdicts if does)
 
     def _matches(self, post: str | None, fields: Mapping[str, Any]) -> bool:
         named = {key: None if fields.get(key) is None else str(fields[key]) for key in fields}

@@ -96,13 +96,15 @@ def read_colors(image: Image.Image, data: bytes) -> Colors:
         return _judge(_png_profile(image.info), image.mode)
     if image.format == "HEIF":
         nclx = image.info.get("nclx_profile") or {}
-        said = nclx.get("color_primaries", 2), nclx.get("transfer_characteristics", 2)
-        return _judge(_profile_of_codes(*said) or b"?", image.mode)
+        code_points = nclx.get("color_primaries", 2), nclx.get("transfer_characteristics", 2)
+        return _judge(_profile_of_codes(*code_points) or b"?", image.mode)
     if image.format == "AVIF":
         # Pillow does not tell them. In the box of colors, of which the first is the picture's.
         at = data.find(b"colrnclx") + 8
-        said = struct.unpack(">HH", data[at : at + 4]) if 8 <= at <= len(data) - 4 else (2, 2)
-        return _judge(_profile_of_codes(*said) or b"?", image.mode)
+        code_points = (
+            struct.unpack(">HH", data[at : at + 4]) if 8 <= at <= len(data) - 4 else (2, 2)
+        )
+        return _judge(_profile_of_codes(*code_points) or b"?", image.mode)
     if _is_adobe_rgb(image):
         red, _, blue = _SRGB_PRIMARIES
         return _judge(_make_profile((red, _ADOBE_GREEN, blue), _D65, _ADOBE_GAMMA), image.mode)

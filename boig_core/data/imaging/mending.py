@@ -121,7 +121,7 @@ def _bare_jpeg(data: bytes, colors: bool) -> bytes:
 
 
 def _bare_png(data: bytes, colors: bool) -> bytes:
-    wanted = PNG_PIXELS | _PNG_FRAMES | (PNG_COLORS if colors else frozenset())
+    needed = PNG_PIXELS | _PNG_FRAMES | (PNG_COLORS if colors else frozenset())
     kept, exif, rest = [data[:8]], b"", 8
     for kind, start, end in png_chunks(data):
         rest = end
@@ -131,7 +131,7 @@ def _bare_png(data: bytes, colors: bool) -> bytes:
         sound = zlib.crc32(data[start + 4 : end - 4]).to_bytes(4, "big") == data[end - 4 : end]
         if kind == b"acTL" and end - start < 20:  # says nothing of how many frames there are
             continue
-        if kind[:1].isupper() or (kind in wanted and sound):
+        if kind[:1].isupper() or (kind in needed and sound):
             kept.append(data[start:end])
         elif kind == b"eXIf":
             exif = exif or _orientation(b"Exif\0\0" + data[start + 8 : end - 4]).removeprefix(

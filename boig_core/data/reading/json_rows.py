@@ -148,15 +148,15 @@ def _wrapped(item: Mapping[str, Any], names: set[str]) -> Any:
         if isinstance(value, list) and all(isinstance(part, dict) for part in value)
     }
     # Else a row's own list, of its media or comments, would pass for rows.
-    held = [name for name, value in lists.items() if value and _is_row(value[0], names)]
-    held = held or [name for name in lists if name in _WRAPPERS]
-    if len(held) > 1:
+    candidates = [name for name, value in lists.items() if value and _is_row(value[0], names)]
+    candidates = candidates or [name for name in lists if name in _WRAPPERS]
+    if len(candidates) > 1:
         return Rejected(
             "bad_json",
-            f"holds several lists of objects ({', '.join(held)}); save that of the posts alone",
+            f"holds several lists of objects ({', '.join(candidates)}); save that of the posts alone",
         )
-    if held:
-        return lists[held[0]]
+    if candidates:
+        return lists[candidates[0]]
     inner = [value for value in item.values() if isinstance(value, dict)]
     return inner[0] if len(inner) == 1 and _wrapped(inner[0], names) is not None else None
 

@@ -66,8 +66,8 @@ def rows_of(page: Mapping[str, Any], lookup: Lookup) -> Iterator[Any]:
     if posts is None and _has_errors(page):
         errors = page.get("errors")
         error = _object(errors[0] if isinstance(errors, list) and errors else page)
-        told = error.get("detail") or error.get("message") or error.get("title")
-        yield Rejected("bad_json", f"the X API answered with errors in place of posts: {told}")
+        message = error.get("detail") or error.get("message") or error.get("title")
+        yield Rejected("bad_json", f"the X API answered with errors in place of posts: {message}")
         return
     includes = _object(page.get("includes"))
     own: dict[Kind, dict[str, Mapping[str, Any]]] = {

@@ -129,7 +129,7 @@ def build(root: str, home: Path, posts: int) -> dict[str, Any]:
     marker.ensure(root)
     job = _job(root, Stage.INGEST, {"posts": str(world / "posts.jsonl")})
     with tempfile.TemporaryDirectory(prefix="boig-evidence-") as scratch:
-        made = ingestion.ingest(
+        dataset_version = ingestion.ingest(
             job.input("posts"),
             None,
             job.recipe.data,
@@ -140,16 +140,20 @@ def build(root: str, home: Path, posts: int) -> dict[str, Any]:
         )
         uri = Workspace(job, Path(scratch)).publish(
             f"datasets/{job.recipe.data.name}",
-            made.folder,
+            dataset_version.folder,
             kind=dataset.KIND,
-            meta=made.meta,
-            blobs=made.blobs,
+            meta=dataset_version.meta,
+            blobs=dataset_version.blobs,
         )
-    commit.commit(job.attempt_uri, {"dataset": uri}, made.meta)
+    commit.commit(job.attempt_uri, {"dataset": uri}, dataset_version.meta)
     outputs = {"dataset": uri}
     for stage in _BEFORE:
         outputs |= _stand_in(root, stage, outputs)
-    return {"samples": made.meta["samples"], "images": made.meta["images"], **_checked(root)}
+    return {
+        "samples": dataset_version.meta["samples"],
+        "images": dataset_version.meta["images"],
+        **_checked(root),
+    }
 
 
 def copied(source: str, target: str) -> dict[str, Any]:
@@ -158,31 +162,31 @@ def copied(source: str, target: str) -> dict[str, Any]:
         _make_bucket(target)
     for path, _ in store.list_files(target):
         store.delete_file(store.join(target, path))
-    wanted = dict(store.list_files(source))
+    files = dict(store.list_files(source))
     command = [sys.executable, "-m", "boig_core.cli", "store", "copy", source, target]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while process.poll() is None and len(store.list_files(target)) < len(wanted) // 3:
+    while process.poll() is None and len(store.list_files(target)) < len(files) // 3:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     there = dict(store.list_files(target))
     cut = {
         "killed": process.returncode == -signal.SIGKILL,
-        "files_after_kill": len(there.keys() & wanted.keys()),
+        "files_after_kill": len(there.keys() & files.keys()),
         "says_unfinished": UNFINISHED in there and MARKER not in there,
         "readable_outputs_after_kill": _readable(target),
     }
     answer = subprocess.run([*command, "--json"], check=True, capture_output=True, text=True)
     same = all(
         store.read_bytes(store.join(source, path)) == store.read_bytes(store.join(target, path))
-        for path in wanted
+        for path in files
     )
     second = json.loads(answer.stdout)
     return {
         **cut,
         "files": second["files"],
         "copied_by_second_call": second["copied"],
-        "every_byte_the_same": same and dict(store.list_files(target)).keys() == wanted.keys(),
+        "every_byte_the_same": same and dict(store.list_files(target)).keys() == files.keys(),
         **_checked(target),
     }
 
@@ -325,11 +329,11 @@ def _job(root: str, stage: Stage, inputs: Mapping[str, str], new_try: bool = Fal
 
 def _stand_in(root: str, stage: Stage, outputs: Mapping[str, str]) -> dict[str, str]:
     """Commit outputs of a stage that is not run."""
-    made = _STAND_INS[stage]
-    needed = {name for _, _, inputs in made.values() for name in inputs if name in outputs}
+    stand_in = _STAND_INS[stage]
+    needed = {name for _, _, inputs in stand_in.values() for name in inputs if name in outputs}
     job = _job(root, stage, {name: outputs[name] for name in sorted(needed)}, new_try=True)
     uris = {}
-    for name, (family, kind, _) in made.items():
+    for name, (family, kind, _) in stand_in.items():
         with tempfile.TemporaryDirectory(prefix="boig-evidence-") as scratch:
             (Path(scratch) / "report.json").write_text(json.dumps({"stand_in": stage.value}))
             uris[name] = Workspace(job, Path(scratch)).publish(family, Path(scratch), kind=kind)
