@@ -27,6 +27,7 @@ from boig_core.cli import (
     runs,
     stage,
     store,
+    use,
     verbalize,
 )
 from boig_core.errors import BoigError, UserError
@@ -47,6 +48,8 @@ for command in (
     stage.ingest,
     stage.run,
     verbalize.verbalize,
+    use.describe,
+    use.generate,
     results.report,
     results.describe_eval,
     runs.status,

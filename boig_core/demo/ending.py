@@ -6,7 +6,9 @@ Leaves out: what happens before (see `run` and `follow`), and the whole report (
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,8 +66,10 @@ def show_results(
         say(console, "Not promoted: a gate failed, nobody was asked, the champion stays.")
 
 
-def show_next(console: Console, home: Path, root: str, law: str, keep: bool) -> None:
-    """Print where the results are and three things to try next.
+def show_next(
+    console: Console, home: Path, root: str, law: str, keep: bool, promoted: bool
+) -> None:
+    """Print where the results are and what to try next.
 
     Args:
         console: where to.
@@ -73,6 +77,7 @@ def show_next(console: Console, home: Path, root: str, law: str, keep: bool) -> 
         root: of the store.
         law: the demo's own law.
         keep: whether its servers stay up.
+        promoted: whether there is a champion.
     """
     boig, place = (
         command(),
@@ -80,7 +85,7 @@ def show_next(console: Console, home: Path, root: str, law: str, keep: bool) -> 
     )
     other = "nordic" if law != "nordic" else "sunlit"
     kept = "" if keep else " --keep"
-    lines = {
+    lines = _to_generate(boig, home, promoted) | {
         f"{boig} report {shown(home / 'report.json')}": "every number as tables",
         f"{boig} demo --law {other}{kept}{place}": "an audience with other tastes"
         + ("" if keep else "; Airflow, Ray and MLflow stay up to look at"),
@@ -97,6 +102,20 @@ def show_next(console: Console, home: Path, root: str, law: str, keep: bool) -> 
     for number, (line, why) in enumerate(lines.items(), 1):
         console.print(f"  {number}. {line}", soft_wrap=True, highlight=False, markup=False)
         say(console, why, "     ")
+
+
+def _to_generate(boig: str, home: Path, promoted: bool) -> dict[str, str]:
+    """How to make images by the champion, whose registry is read without its server."""
+    if not promoted:
+        return {}
+    with (home / "world" / "posts.jsonl").open(encoding="utf-8") as posts:
+        account = json.loads(posts.readline())["account"]
+    lines = (
+        f"MLFLOW_TRACKING_URI=sqlite:///{shown(home / 'mlflow' / 'mlflow.db')}",
+        f'{boig} generate "a star for the autumn offer"',
+        f"--account {shlex.quote(account)} --aim high --out images",
+    )
+    return {" \\\n     ".join(lines): "images of the champion, best first"}
 
 
 def show_servers(console: Console, ports: Ports, passwords: Mapping[str, str]) -> None:

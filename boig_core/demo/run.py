@@ -121,8 +121,8 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
                 f"\nFrom posts to a decision in {(time.monotonic() - started) / 60:.1f} minutes.",
                 highlight=False,
             )
-            _show(console, home, root, runs, api, recipe.promotion)
-        show_next(console, home, root, settings.law, settings.keep)
+            promoted = _show(console, home, root, runs, api, recipe.promotion)
+        show_next(console, home, root, settings.law, settings.keep, promoted)
         if settings.keep:
             services.leave()
             show_servers(console, ports, passwords)
@@ -199,7 +199,8 @@ def _show(
     runs: dict[str, str],
     api: AirflowApi,
     promotion: Promotion,
-) -> None:
+) -> bool:
+    """Print the results; returns whether the model was promoted."""
     uri = attempts.task_uri(root, "boig_sd", runs["boig_sd"], "report")
     done = commit.read_commit(commit.attempt_uri(uri, commit.attempts(uri)[-1])) or {}
     folder = done["outputs"]["report"]
@@ -214,6 +215,7 @@ def _show(
         gates.get("gates", []),
         promoted,
     )
+    return bool(promoted)
 
 
 @contextmanager

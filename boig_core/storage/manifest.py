@@ -290,6 +290,23 @@ def fetch_folder(uri: str, local: Path, *, kind: str | None = None) -> Manifest:
     return manifest
 
 
+def local_folder(uri: str, scratch: Path, *, kind: str | None = None) -> tuple[Path, Manifest]:
+    """A committed output as a local folder of verified files: where it lies, if that is on this
+    machine, else downloaded to ``scratch``.
+
+    Raises:
+        CorruptError: as `fetch_folder`.
+    """
+    if store.is_s3(uri):
+        return scratch, fetch_folder(uri, scratch, kind=kind)
+    manifest = read_manifest(uri, kind=kind)
+    folder = Path(store.normalize(uri))
+    for entry in manifest.files:
+        if not entry.path.startswith("../"):
+            _require_content(paths.below(folder, entry.path), entry, store.join(uri, entry.path))
+    return folder, manifest
+
+
 def fetch_file(uri: str, entry: FileEntry, local: Path) -> None:
     """Download one file of an output (or a blob it names) and verify it.
 
@@ -303,9 +320,18 @@ def fetch_file(uri: str, entry: FileEntry, local: Path) -> None:
         raise CorruptError(
             source, "is named by a manifest and missing", "make the output again"
         ) from exc
-    if local.stat().st_size != entry.size or sha256_file(local) != entry.sha256:
+    try:
+        _require_content(local, entry, source)
+    except CorruptError:
         # Left in place, it could be taken for a file that was verified.
         local.unlink()
+        raise
+
+
+def _require_content(local: Path, entry: FileEntry, source: str) -> None:
+    if not local.is_file():
+        raise CorruptError(source, "is named by a manifest and missing", "make the output again")
+    if local.stat().st_size != entry.size or sha256_file(local) != entry.sha256:
         raise CorruptError(source, "differs from its manifest", "make the output again")
 
 

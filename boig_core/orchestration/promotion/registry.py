@@ -27,6 +27,7 @@ from boig_core.errors import InfrastructureError, InputError
 from boig_core.observability.logs import hide_secrets
 from boig_core.storage import evidence, manifest, places, store
 
+Alias = Literal["champion", "previous"]
 MODEL = "boigsd"
 """Name of the registered model."""
 _MOVE = "move"
@@ -135,23 +136,28 @@ def verified(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def champion() -> str | None:
-    """URI of the champion's folder; None before the first promotion.
+    """URI of the champion's folder; None before the first promotion. Raises as `model_of`."""
+    return model_of("champion")
+
+
+def model_of(alias: Alias) -> str | None:
+    """URI of the folder of the model that an alias names; None where it names none.
 
     Raises:
-        InputError: no tracking server is set, or the champion is a version that boig has not
+        InputError: no tracking server is set, or the alias names a version that boig has not
             registered.
         CorruptError: as `verified`.
         InfrastructureError: MLflow does not answer.
     """
     with registry() as client:
-        version = aliases(client).get("champion")
+        version = aliases(client).get(alias)
         if version is None:
             return None
         tags = client.get_model_version(MODEL, version).tags
     uri = verified(tags).get("uri") if tags.get("uri") else None
     if uri is None:
         raise InputError(
-            f"champion of {MODEL}, version {version}",
+            f"{alias} of {MODEL}, version {version}",
             "has no tag uri",
             "tag it with its folder's URI, or take the alias away",
         )

@@ -3,6 +3,7 @@ server that is gone."""
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -96,32 +97,45 @@ def test_the_results(report: dict[str, Any], promoted: dict[str, Any] | None) ->
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_what_to_try_next_are_three_commands_that_exist(
+def test_what_to_try_next_are_commands_that_exist(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
     # As `make` calls it, wherever the tests are.
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
     home = tmp_path / ".boig"
-    text = rendered(lambda console: show_next(console, home, str(home / "store"), "nordic", keep))
+    (home / "world").mkdir(parents=True)
+    (home / "world" / "posts.jsonl").write_text(json.dumps({"account": "two words"}) + "\n{}\n")
+    text = rendered(
+        lambda console: show_next(console, home, str(home / "store"), "nordic", keep, True)
+    )
     assert "http" not in text
     assert "Report  .boig/report.html" in text
     assert "Store   .boig/store" in text
-    lines = [line for line in text.splitlines() if line.strip()[:2] in {"1.", "2.", "3."}]
-    commands = [shlex.split(line)[2:] for line in lines]
-    assert [command[0] for command in commands] == ["report", "demo", "ingest"]
+    lines = [
+        line
+        for line in text.replace("\\\n", " ").splitlines()
+        if line.strip()[:2] in {"1.", "2.", "3.", "4."}
+    ]
+    [registry, *generate], *commands = [shlex.split(line)[1:] for line in lines]
+    assert registry == "MLFLOW_TRACKING_URI=sqlite:///.boig/mlflow/mlflow.db"
+    commands = [command[1:] for command in (generate, *commands)]
+    assert [command[0] for command in commands] == ["generate", "report", "demo", "ingest"]
     group: Any = get_command(app)
     for name, *arguments in commands:
         group.commands[name].make_context(name, arguments)  # fails on an option that is not known
-    assert commands[0][1] == ".boig/report.json"
-    assert ("--keep" in commands[1]) == (not keep)
-    assert commands[1][commands[1].index("--law") + 1] == "sunlit"
+    assert generate[generate.index("--account") + 1] == "two words"
+    _, report_line, demo, _ = commands
+    assert report_line[1] == ".boig/report.json"
+    assert ("--keep" in demo) == (not keep)
+    assert demo[demo.index("--law") + 1] == "sunlit"
 
 
 def test_another_home_is_named(tmp_path: Path) -> None:
     console = Console(record=True, width=300)
-    show_next(console, tmp_path / "other", "s3://bucket/prefix", "sunlit", False)
+    show_next(console, tmp_path / "other", "s3://bucket/prefix", "sunlit", False, False)
     text = console.export_text()
+    assert " generate " not in text  # a gate failed
     assert f"--home {tmp_path / 'other'}" in text
     assert "Store   s3://bucket/prefix" in text
     assert "--law nordic" in text
