@@ -168,6 +168,7 @@ def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
 def publish(job: Job, adapter: Adapter, epochs: int) -> str:
     """Publish the policy, from a process that has imported all that it takes; returns the URI."""
     from boig_core.diffusion.lora import open_policy, save_policy
+    from boig_core.serving.mlflow_model import add_image_model
 
     recipe, lora = job.recipe, job.recipe.ddpo.lora_rank
     about = {
@@ -181,6 +182,7 @@ def publish(job: Job, adapter: Adapter, epochs: int) -> str:
         save_policy(
             open_policy(recipe.sd.base, lora, recipe.seed, adapter), folder, lora=lora is not None
         )
+        add_image_model(folder, recipe)
         meta = {**about, "checksum": adapter.checksum}
         return Workspace(job, Path(scratch)).publish("models/boigsd", folder, kind="sd", meta=meta)
 

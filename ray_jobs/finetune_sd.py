@@ -83,6 +83,7 @@ def publish(job: Job, adapter: Any) -> str:
     """Publish the base with the trained weights, from a process that has imported all that it
     takes; returns the URI."""
     from boig_core.diffusion.lora import open_policy, save_policy
+    from boig_core.serving.mlflow_model import add_image_model
 
     sd = job.recipe.sd
     meta = {"base": sd.base, "steps": sd.steps, "lora_rank": sd.lora_rank}
@@ -93,6 +94,7 @@ def publish(job: Job, adapter: Any) -> str:
             folder,
             lora=sd.lora_rank is not None,
         )
+        add_image_model(folder, job.recipe)
         return Workspace(job, Path(scratch)).publish(
             "models/high-kpi", folder, kind="sd", meta=meta
         )

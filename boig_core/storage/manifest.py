@@ -303,7 +303,7 @@ def local_folder(uri: str, scratch: Path, *, kind: str | None = None) -> tuple[P
     folder = Path(store.normalize(uri))
     for entry in manifest.files:
         if not entry.path.startswith("../"):
-            _require_content(paths.below(folder, entry.path), entry, store.join(uri, entry.path))
+            require_content(paths.below(folder, entry.path), entry, store.join(uri, entry.path))
     return folder, manifest
 
 
@@ -321,14 +321,24 @@ def fetch_file(uri: str, entry: FileEntry, local: Path) -> None:
             source, "is named by a manifest and missing", "make the output again"
         ) from exc
     try:
-        _require_content(local, entry, source)
+        require_content(local, entry, source)
     except CorruptError:
         # Left in place, it could be taken for a file that was verified.
         local.unlink()
         raise
 
 
-def _require_content(local: Path, entry: FileEntry, source: str) -> None:
+def require_content(local: Path, entry: FileEntry, source: str) -> None:
+    """Refuse a local file that is not what its manifest says.
+
+    Args:
+        local: the file.
+        entry: of the manifest.
+        source: location that the error names.
+
+    Raises:
+        CorruptError: it is missing, or size or SHA-256 differ.
+    """
     if not local.is_file():
         raise CorruptError(source, "is named by a manifest and missing", "make the output again")
     if local.stat().st_size != entry.size or sha256_file(local) != entry.sha256:

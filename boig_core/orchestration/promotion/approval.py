@@ -296,10 +296,9 @@ def register(gates: Mapping[str, Any], approved_by: str, why: str) -> dict[str, 
     """
     uri = gates["candidate"]
     evidence.require_promoted(gates["store"], gates["decision"], uri)
-    # MLflow refuses plain local paths as a source; the scheme says that boig's store holds the
-    # model.
-    source = uri if store.is_s3(uri) else f"boig://{uri}"
     tags = version_tags(gates, gates["store"])
+    # MLflow reads it by `artifacts`, which goes by the tags: a store may move.
+    source = f"boig:///{tags['uri']}"
     with registry() as client:
         if not is_registered(client):
             client.create_registered_model(
