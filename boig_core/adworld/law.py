@@ -8,6 +8,7 @@ through the same code. Which posts exist is decided elsewhere (`export`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from boig_core.adworld.features import Features
+from boig_core.adworld.random_law import draw_law
 from boig_core.errors import InputError
 
 Color = Literal[
@@ -180,11 +182,14 @@ class Law(_Model):
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Law:
-        """Read a law that comes with the package, by name, or anyone's own, by path.
+        """Read a law that comes with the package, by name, or anyone's own, by path; or draw the
+        one of ``random:SEED``.
 
         Raises:
             InputError: no such law, not YAML, or a key or value that a law cannot have.
         """
+        if match := re.fullmatch(r"random:(\d{1,9})", str(name_or_path)):
+            return cls.model_validate(draw_law(int(match[1])))
         path = Path(name_or_path)
         try:
             text = (
@@ -195,7 +200,9 @@ class Law(_Model):
                 else path.read_text("utf-8")
             )
         except (OSError, UnicodeDecodeError) as error:
-            rule = f"must be a readable law file or one of {', '.join(packaged_laws())}"
+            rule = (
+                f"must be a readable law file, random:SEED or one of {', '.join(packaged_laws())}"
+            )
             raise InputError(f"law {name_or_path}", rule, "check the name or the path") from error
         try:
             content = yaml.safe_load(text)

@@ -31,7 +31,7 @@ DatasetArgument = Annotated[
 LawName = Annotated[
     str,
     typer.Option(
-        help="Law that decides the likes of the ad world: sunlit, nordic, or the path of a law file."
+        help="Law that decides the likes of the ad world: sunlit, nordic, random:SEED for one that is drawn, or the path of a law file."
     ),
 ]
 StoreRoot = Annotated[

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -222,9 +223,10 @@ class Policy(Section):
         elif kind == "runtime_env":
             self.runtime_env(value)
         elif kind == "law":
-            # A law by its name ships with the package; anything else is a file.
+            # A law by its name ships with the package, or is drawn; anything else is a file.
             law = value.removeprefix("adworld:")
-            if value.startswith("adworld:") and not law.isidentifier():
+            own = law.isidentifier() or re.fullmatch(r"random:\d+", law)
+            if value.startswith("adworld:") and not own:
                 self.require_location(law, "recipes", store)
         elif not self._allows_model(value, store):
             raise PolicyError(
