@@ -22,7 +22,7 @@ import yaml
 from boig_core.config import Recipe
 
 _CODE: Final = Path(__file__).parent / "from_code"
-_REQUIREMENTS: Final = ("diffusers", "mlflow-skinny", "numpy", "pandas", "pillow", "torch", "transformers")  # fmt: skip
+_REQUIREMENTS: Final = ("accelerate", "diffusers", "mlflow-skinny", "numpy", "pandas", "pillow", "torch", "transformers")  # fmt: skip
 
 
 def add_image_model(folder: Path, recipe: Recipe) -> None:
