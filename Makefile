@@ -120,6 +120,6 @@ down: ## stop the compose stack; its volumes stay, but for what Ray's nodes had 
 	@umask 077; touch $@; \
 	  { awk 1 $@; infra/docker/write-env.sh | while read -r line; do grep -q "^$${line%%=*}=" $@ || echo "$$line"; done; } > $@.new && mv $@.new $@
 
-clean: ## remove what runs and tests leave: .boig, caches
-	rm -rf .boig dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean: ## remove what runs and tests leave: .boig, caches, the environments of pages and bill of materials
+	rm -rf .boig $(DOCS_VENV) $(SBOM_VENV) dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find boig_core ray_jobs dags tests -name __pycache__ -type d -prune -exec rm -rf {} +

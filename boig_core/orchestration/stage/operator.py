@@ -75,7 +75,7 @@ class RayJobOperator(BaseOperator):
         reuse: use what any run has made by the same stage, recipe and code from the same inputs, if
             the store holds it; after a clear the work is done anew.
         deferrable: wait in the triggerer; else in the worker, which is for installations without a
-            triggerer. None: as ``BOIG_DEFERRABLE`` says, true unless it is ``false``.
+            triggerer. None: as ``BOIG_DEFERRABLE`` says.
         poll_s: seconds between two looks at the job.
     """
 
@@ -108,11 +108,7 @@ class RayJobOperator(BaseOperator):
         self.plan = plan
         self.inputs = inputs
         self.reuse = reuse
-        self.deferrable = (
-            (environment.DEFERRABLE.read() or "true").lower() != "false"
-            if deferrable is None
-            else deferrable
-        )
+        self.deferrable = _has_triggerer() if deferrable is None else deferrable
         self.poll_s = poll_s
         self.job_url = ""
         self.pages: dict[str, str] = {}
@@ -378,3 +374,12 @@ def _this_try(context: Any) -> TaskTry:
 def _is_live(cluster: Cluster, name: str) -> bool:
     info = ask(cluster, lambda jobs: jobs.states([name])).get(name)
     return info is not None and info.live
+
+
+def _has_triggerer() -> bool:
+    """Whether stages may wait in a triggerer, as the installation says."""
+    told = (environment.DEFERRABLE.read() or "true").lower()
+    if told not in ("true", "false"):
+        name = environment.DEFERRABLE.name
+        raise InputError(f"{name}={told}", "is neither true nor false", "write one of the two")
+    return told == "true"

@@ -282,6 +282,18 @@ def test_without_a_triggerer_the_worker_waits(
     ]
 
 
+def test_whether_there_is_a_triggerer_is_not_guessed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for told, deferrable in {"": True, "True": True, " false ": False}.items():
+        monkeypatch.setenv("BOIG_DEFERRABLE", told)
+        assert run.operator().deferrable is deferrable
+    for told in ("no", "0", "flase"):
+        monkeypatch.setenv("BOIG_DEFERRABLE", told)
+        with pytest.raises(InputError, match="neither true nor false"):
+            run.operator()
+
+
 @pytest.mark.parametrize(
     ("state", "stops"), [("failed", True), ("restarting", True), ("running", False), (None, True)]
 )
