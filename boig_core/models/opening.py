@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from boig_core.errors import BoigError, EndpointError, InfrastructureError, InputError, UserError
+from boig_core.errors import BoigError, EndpointError, InfrastructureError, InputError
 
 _OF_THE_DISK: Final = {
     errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EROFS,
@@ -45,9 +45,7 @@ _BY_NAME: Final = {
 
 
 @contextmanager
-def opening(
-    value: str, rule: str, remedy: str, error: type[UserError] = InputError
-) -> Iterator[None]:
+def opening(value: str, rule: str, remedy: str) -> Iterator[None]:
     """Around the call that opens a model: its error leaves as one line.
 
     Errors of boig pass as they are, and so does a lack of memory, which is neither the model's
@@ -58,10 +56,9 @@ def opening(
         rule: what it does not do, such as ``does not open as Stable Diffusion``; what the library
             says of it follows in brackets.
         remedy: what to give in its place.
-        error: class of the error of a model that does not open.
 
     Raises:
-        UserError: of the class ``error``: the model does not open.
+        InputError: the model does not open.
         EndpointError: the hub does not answer.
         InfrastructureError: the machine's disk fails or is full.
     """
@@ -79,8 +76,8 @@ def opening(
         for link in chain:
             for name in (base.__name__ for base in type(link).__mro__):
                 if name in _BY_NAME:
-                    raise error(value, *_BY_NAME[name]) from exc
-        raise error(value, f"{rule} ({reason_of(exc)})", remedy) from exc
+                    raise InputError(value, *_BY_NAME[name]) from exc
+        raise InputError(value, f"{rule} ({reason_of(exc)})", remedy) from exc
 
 
 def reason_of(exc: BaseException) -> str:

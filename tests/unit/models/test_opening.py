@@ -19,14 +19,13 @@ from boig_core.errors import (
     EndpointError,
     InfrastructureError,
     InputError,
-    RecipeError,
     StoreUnavailableError,
 )
 from boig_core.models.opening import opening
 
 
 def open_with(exc: BaseException) -> None:
-    with opening("llm.base = 'a/b'", "does not open", "give another", RecipeError):
+    with opening("llm.base = 'a/b'", "does not open", "give another"):
         raise exc
 
 
@@ -86,7 +85,7 @@ def words(exc: object) -> str:
 def test_a_model_that_does_not_open_is_the_users(
     exc: Exception, wrap: Callable[[BaseException], Exception]
 ) -> None:
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(InputError) as caught:
         open_with(wrap(exc))
     message = str(caught.value)
     assert message.startswith("llm.base = 'a/b': ")
