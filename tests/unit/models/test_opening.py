@@ -102,9 +102,19 @@ def test_a_hub_that_is_away_is_worth_another_attempt(
         open_with(wrap(exc))
 
 
-def test_a_full_disk_is_the_machines() -> None:
-    with pytest.raises(InfrastructureError, match="No space left"):
-        open_with(behind(OSError(errno.ENOSPC, "No space left on device")))
+@pytest.mark.parametrize(
+    "exc",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EIO, "Input/output error"),
+        SafetensorError("Error while serializing: No space left on device (os error 28)"),
+        RuntimeError("Data processing error: Too many open files (os error 24)"),
+    ],
+    ids=words,
+)
+def test_a_full_or_failing_disk_is_the_machines(exc: Exception) -> None:
+    with pytest.raises(InfrastructureError, match="mend or empty its disk"):
+        open_with(behind(exc))
 
 
 @pytest.mark.parametrize(
