@@ -18,8 +18,8 @@ class LLM(Section):
     KPI: its training (behavior fine-tuning) and how it answers."""
 
     base: Annotated[str | None, Names("model")] = None
-    """Causal language model to start from: a hub id, a folder or a store URI. null: a Llama of the
-    sizes below, trained from scratch."""
+    """Causal language model to start from: a hub id, a folder, a GGUF file or a store URI. null: a
+    Llama of the sizes below, trained from scratch."""
     hidden: int = Field(128, ge=16)
     """Width of a model that is trained from scratch: numbers in each hidden state, a multiple of
     ``heads``. A ``base`` has its own."""

@@ -85,6 +85,8 @@ def _load(place: str, value: str, dtype: Any) -> tuple[Any, Any]:
         place, dtype=dtype, output_loading_info=True, trust_remote_code=False
     )
     check_whole(report, value)
+    if not model.can_generate():
+        raise InputError(value, f"is a {type(model).__name__}, which cannot generate", _REMEDY)
     return tokenizer, model
 
 

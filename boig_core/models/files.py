@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from boig_core.errors import InputError
+from boig_core.models.opening import opening
 
 _POINTER: Final = b"version https://git-lfs.github.com/spec/"
 _LONGEST_HEADER: Final = 100_000_000
@@ -47,8 +48,12 @@ def check_file(path: Path, value: str) -> None:
     """
     if not path.is_file():
         raise InputError(value, f"lacks the file {path.name}", "give a whole model folder")
-    with path.open("rb") as file:
-        begin = file.read(max(len(_POINTER), 8))
+    unread = f"has a {path.name} that cannot be read"
+    with (
+        opening(value, unread, "let the user of this process read it"),
+        path.open("rb") as file,
+    ):
+        begin = file.read(len(_POINTER))
     if begin.startswith(_POINTER):
         raise InputError(
             value,

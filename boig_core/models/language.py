@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from boig_core.errors import InputError
 from boig_core.models.files import check_file, check_transformers_folder, read_json
+from boig_core.models.opening import opening
 
 ADAPTER: Final = "adapter_config.json"
 _QUANTIZED: Final = {
@@ -49,8 +50,9 @@ def check_language_model(ref: str, value: str) -> None:
         return
     path = Path(ref).expanduser()
     if path.is_dir():
-        _check_folder(path, value)
-    elif path.suffix == ".gguf" and is_path(ref):
+        with opening(value, "cannot be read", "let the user of this process read it"):
+            _check_folder(path, value)
+    elif path.is_file() and path.suffix == ".gguf":
         check_file(path, value)
     elif path.is_file():
         raise InputError(

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from sentencepiece import SentencePieceTrainer
 
 from boig_core.config import parse_recipe
 from boig_core.errors import InputError, RecipeError
@@ -133,6 +134,12 @@ def fp16_bin(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
+def cut_bin(folder: Path) -> None:
+    fp16_bin(folder)
+    path = folder / "pytorch_model.bin"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
 # What the first line says, and how the folder comes to be so. Told without torch.
 AT_A_GLANCE: dict[str, tuple[str, Spoil]] = {
     "weights are a pointer": ("LFS pointer in place of model", write("model.safetensors", POINTER)),
@@ -219,6 +226,7 @@ OPENED: dict[str, tuple[str, Spoil]] = {
         "logits that are not finite",
         change_weights(lambda weights: weights["model.norm.weight"].fill_(float("nan"))),
     ),
+    "a pickle is cut off": ("cannot be opened", cut_bin),
     "pad beyond the embeddings": ("'[PAD]' is number", add_tokens(pad_token="[PAD]")),
     "chat tokens beyond the embeddings": (
         "2 tokens beyond them: '<|im_start|>'",
@@ -339,6 +347,12 @@ def test_a_model_of_the_hub_needs_the_network(monkeypatch: pytest.MonkeyPatch) -
     assert "the network is off" in refused(lambda: base("nobody/knows-this"))
 
 
+@pytest.mark.parametrize("ref", ["gs://bucket/model", "package:clip", "a b", "x" * 200])
+def test_what_no_hub_can_name_is_refused(ref: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "is no folder here" in refused(lambda: base(ref))
+
+
 def test_a_file_is_no_folder(folder: Path) -> None:
     assert "is a file" in refused(lambda: base(folder / "model.safetensors"))
 
@@ -357,6 +371,24 @@ def test_embeddings_may_outnumber_the_tokens(words: Any, tmp_path: Path) -> None
     words.save_pretrained(tmp_path)
     tokenizer, model = base(tmp_path)
     assert (len(tokenizer), model.vocab_size) == (len(words), len(words) + 27)
+
+
+def test_a_tokenizer_of_sentencepiece_opens(folder: Path, tmp_path: Path) -> None:
+    remove("tokenizer*", "special_tokens_map.json")(folder)
+    (tmp_path / "text").write_text("a red ball lies on a blue floor\n" * 20)
+    SentencePieceTrainer.train(
+        input=tmp_path / "text",
+        model_prefix=folder / "tokenizer",
+        vocab_size=60,
+        hard_vocab_limit=False,
+        byte_fallback=False,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.vocab").unlink()
+    tokenizer, _ = base(folder)
+    ids = tokenizer("a red ball", add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == "a red ball"
+    assert tokenizer.eos_token == "</s>"
 
 
 @pytest.mark.parametrize("pad", [None, "</s>"])

@@ -64,6 +64,19 @@ def test_a_setting_that_is_no_json_is_refused(content: bytes, tmp_path: Path) ->
         check_file(tmp_path / "config.json", "a/b")
 
 
+def test_a_file_that_may_not_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    def fail(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(InputError, match=r"config\.json that cannot be read .*Permission denied"):
+        check_file(tmp_path / "config.json", "a/b")
+
+
 def test_what_is_whole_passes(tmp_path: Path) -> None:
     for name, arrays in {"some": {"a": np.arange(6.0)}, "none": {}}.items():
         save_file(arrays, tmp_path / f"{name}.safetensors")
