@@ -17,6 +17,8 @@ from typing import Any, Final
 import torch
 
 from boig_core.errors import InputError
+from boig_core.llm.gguf import load_gguf
+from boig_core.models.gguf import gguf_of
 from boig_core.models.language import check_adapter, check_config, check_language_model
 from boig_core.models.opening import check_whole, opening
 from boig_core.observability.quiet import hide_bars
@@ -79,7 +81,10 @@ def _load(place: str, value: str, dtype: Any) -> tuple[Any, Any]:
     """Tokenizer and model, with all weights of a causal language model."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    _check_kind(place, value)
+    file = gguf_of(Path(place), value)
+    _check_kind(place, value, file)
+    if file is not None:
+        return load_gguf(file, value, dtype)
     tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     model, report = AutoModelForCausalLM.from_pretrained(
         place, dtype=dtype, output_loading_info=True, trust_remote_code=False
@@ -88,7 +93,7 @@ def _load(place: str, value: str, dtype: Any) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def _check_kind(place: str, value: str) -> None:
+def _check_kind(place: str, value: str, file: Path | None) -> None:
     """Refuse what is no causal language model before its weights are read, or fetched from a
     hub."""
     from transformers import PreTrainedConfig
@@ -96,9 +101,12 @@ def _check_kind(place: str, value: str) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from transformers.utils import find_adapter_config_file
 
-    if adapter := find_adapter_config_file(place):
-        check_adapter(Path(adapter), value)
-    config, _ = PreTrainedConfig.get_config_dict(place)
+    if file is not None:
+        config, _ = PreTrainedConfig.get_config_dict(file.parent, gguf_file=file.name)
+    else:
+        if adapter := find_adapter_config_file(place):
+            check_adapter(Path(adapter), value)
+        config, _ = PreTrainedConfig.get_config_dict(place)
     check_config(config, value)
     kind = config.get("model_type")
     if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
