@@ -17,6 +17,8 @@ from typing import Any, Final
 import torch
 
 from boig_core.errors import InputError
+from boig_core.llm.gguf import load_gguf
+from boig_core.models.gguf import gguf_of
 from boig_core.models.language import check_adapter, check_config, check_language_model
 from boig_core.models.opening import check_whole, opening
 from boig_core.observability.quiet import hide_bars
@@ -63,12 +65,12 @@ def _located(ref: str, value: str) -> Iterator[str]:
         yield str(Path(ref).expanduser()) if ref.startswith("~") else ref
         return
     with tempfile.TemporaryDirectory(prefix="boig-base-") as scratch:
-        fetch = (
-            manifest.fetch_folder
-            if store.exists(store.join(ref, manifest.MANIFEST))
-            else store.download_folder
-        )
-        fetch(ref, Path(scratch))
+        if store.exists(store.join(ref, manifest.MANIFEST)):
+            manifest.fetch_folder(ref, Path(scratch))
+        elif ref.endswith(".gguf") and store.exists(ref):
+            store.download_file(ref, Path(scratch) / "model.gguf")
+        else:
+            store.download_folder(ref, Path(scratch))
         if not any(Path(scratch).iterdir()):
             raise InputError(value, "cannot be opened: nothing stands there", _REMEDY)
         check_language_model(scratch, value)
@@ -79,7 +81,10 @@ def _load(place: str, value: str, dtype: Any) -> tuple[Any, Any]:
     """Tokenizer and model, with all weights of a causal language model."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    _check_kind(place, value)
+    file = gguf_of(Path(place), value)
+    _check_kind(place, value, file)
+    if file is not None:
+        return load_gguf(file, value, dtype)
     tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     model, report = AutoModelForCausalLM.from_pretrained(
         place, dtype=dtype, output_loading_info=True, trust_remote_code=False
@@ -90,7 +95,7 @@ def _load(place: str, value: str, dtype: Any) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def _check_kind(place: str, value: str) -> None:
+def _check_kind(place: str, value: str, file: Path | None) -> None:
     """Refuse what is no causal language model before its weights are read, or fetched from a
     hub."""
     from transformers import PreTrainedConfig
@@ -98,9 +103,12 @@ def _check_kind(place: str, value: str) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from transformers.utils import find_adapter_config_file
 
-    if adapter := find_adapter_config_file(place):
-        check_adapter(Path(adapter), value)
-    config, _ = PreTrainedConfig.get_config_dict(place)
+    if file is not None:
+        config, _ = PreTrainedConfig.get_config_dict(file.parent, gguf_file=file.name)
+    else:
+        if adapter := find_adapter_config_file(place):
+            check_adapter(Path(adapter), value)
+        config, _ = PreTrainedConfig.get_config_dict(place)
     check_config(config, value)
     kind = config.get("model_type")
     if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
@@ -155,7 +163,7 @@ def _unused(tokenizer: Any) -> int | None:
     return None if unknown in strange else unknown
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _check_causal(model: Any, value: str) -> None:
     """Whether what the model says of a place depends on what stands before it alone, and is a
     number."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from boig_core.errors import InputError
 from boig_core.models.files import check_file, check_transformers_folder, read_json
+from boig_core.models.gguf import gguf_of
 from boig_core.models.opening import opening
 
 ADAPTER: Final = "adapter_config.json"
@@ -53,7 +54,7 @@ def check_language_model(ref: str, value: str) -> None:
         with opening(value, "cannot be read", "let the user of this process read it"):
             _check_folder(path, value)
     elif path.is_file() and path.suffix == ".gguf":
-        check_file(path, value)
+        gguf_of(path, value)
     elif path.is_file():
         raise InputError(
             value, "is a file, and only a .gguf file opens as one", "give the folder of the model"
@@ -115,10 +116,7 @@ def _check_folder(folder: Path, value: str) -> None:
         raise InputError(value, rule, "give a language model; an image model belongs to sd.base")
     if ADAPTER in names:
         check_adapter(folder / ADAPTER, value)
-    ggufs = [folder / name for name in sorted(names) if name.endswith(".gguf")]
-    if ggufs:
-        for path in ggufs:
-            check_file(path, value)
+    if gguf_of(folder, value):
         return
     for name, method in _QUANTIZED.items():
         if name in names:
