@@ -21,6 +21,8 @@ from boig_core.llm.opening import open_language_model
 from boig_core.llm.packing import Layout
 from boig_core.llm.tokens import build_tokenizer, encode_examples
 from boig_core.models.language import check_language_model
+from boig_core.storage import store
+from tests.unit.llm.test_gguf import write_gguf
 from tests.unit.models.test_files import POINTER
 
 Spoil = Callable[[Path], object]
@@ -363,6 +365,15 @@ def test_pickled_half_precision_weights_open_in_the_recipes_precision(folder: Pa
     for dtype in (torch.float32, torch.bfloat16):
         _, model = base(folder, dtype=str(dtype).removeprefix("torch."))
         assert all(torch.equal(p, plain[name].to(dtype)) for name, p in model.named_parameters())
+
+
+def test_a_gguf_opens_from_a_folder_a_file_and_a_store(tmp_path: Path, s3_bucket: str) -> None:
+    write_gguf(tmp_path / "tiny.gguf")
+    store.upload_folder(tmp_path, f"{s3_bucket}/bases/gguf")
+    places = [tmp_path, tmp_path / "tiny.gguf", f"{s3_bucket}/bases/gguf/tiny.gguf"]
+    first, *others = (base(place)[1].state_dict() for place in places)
+    for other in others:
+        assert all(torch.equal(first[name], other[name]) for name in first)
 
 
 def test_embeddings_may_outnumber_the_tokens(words: Any, tmp_path: Path) -> None:
