@@ -16,6 +16,7 @@ import torch
 
 from boig_core.config import LLM
 from boig_core.errors import RecipeError
+from boig_core.llm.lora import add_lora
 from boig_core.llm.tokens import build_tokenizer
 from boig_core.observability.logs import get_logger
 from boig_core.storage import manifest, store
@@ -56,7 +57,7 @@ def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
                 f"is more than {llm.base} reads: {room} tokens",
                 "lower it",
             )
-        return tokenizer, _prepared(model, llm)
+        return tokenizer, prepared(model, llm)
     tokenizer = build_tokenizer(prompts, llm.vocab_size)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -73,7 +74,7 @@ def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return tokenizer, _prepared(LlamaForCausalLM(config).to(dtype), llm)
+    return tokenizer, prepared(LlamaForCausalLM(config).to(dtype), llm)
 
 
 @contextmanager
@@ -92,7 +93,7 @@ def _opened(base: str) -> Iterator[str]:
         yield scratch
 
 
-def _prepared(model: Any, llm: LLM) -> Any:
+def prepared(model: Any, llm: LLM) -> Any:
     """A model as it is trained: with flash attention where it is installed, a LoRA or activation
     checkpointing as the recipe says."""
     from transformers.utils import is_flash_attn_2_available
@@ -106,16 +107,5 @@ def _prepared(model: Any, llm: LLM) -> Any:
     if llm.gradient_checkpointing:
         model.activation_checkpointing_enable()
     if llm.lora_rank is not None:
-        from peft import LoraConfig
-
-        model.requires_grad_(False)
-        model.add_adapter(
-            LoraConfig(
-                r=llm.lora_rank,
-                lora_alpha=llm.lora_alpha,
-                # Peft leaves the output head out of these.
-                target_modules="all-linear",
-                task_type="CAUSAL_LM",
-            )
-        )
+        add_lora(model, llm)
     return model.train()
