@@ -12,6 +12,8 @@ import torch
 
 from boig_core.config import LLM
 from boig_core.errors import RecipeError
+from boig_core.llm.architecture import positions_of
+from boig_core.llm.lora import add_lora
 from boig_core.llm.opening import open_language_model
 from boig_core.llm.tokens import build_tokenizer
 from boig_core.observability.logs import get_logger
@@ -34,14 +36,14 @@ def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
     dtype = torch.bfloat16 if llm.dtype == "bfloat16" else torch.float32
     if llm.base is not None:
         tokenizer, model = open_language_model(llm.base, f"llm.base = {llm.base!r}", dtype)
-        room = getattr(model.config.get_text_config(), "max_position_embeddings", llm.context)
+        room = positions_of(model)
         if llm.context > room:
             raise RecipeError(
                 f"llm.context = {llm.context}",
                 f"is more than {llm.base} reads: {room} tokens",
                 "lower it",
             )
-        return tokenizer, _prepared(model, llm)
+        return tokenizer, prepared(model, llm)
     tokenizer = build_tokenizer(prompts, llm.vocab_size)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -58,10 +60,10 @@ def make_model(llm: LLM, prompts: Sequence[str], seed: int) -> tuple[Any, Any]:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return tokenizer, _prepared(LlamaForCausalLM(config).to(dtype), llm)
+    return tokenizer, prepared(LlamaForCausalLM(config).to(dtype), llm)
 
 
-def _prepared(model: Any, llm: LLM) -> Any:
+def prepared(model: Any, llm: LLM) -> Any:
     """A model as it is trained: with flash attention where it is installed, a LoRA or activation
     checkpointing as the recipe says."""
     from transformers.utils import is_flash_attn_2_available
@@ -75,16 +77,5 @@ def _prepared(model: Any, llm: LLM) -> Any:
     if llm.gradient_checkpointing:
         model.activation_checkpointing_enable()
     if llm.lora_rank is not None:
-        from peft import LoraConfig
-
-        model.requires_grad_(False)
-        model.add_adapter(
-            LoraConfig(
-                r=llm.lora_rank,
-                lora_alpha=llm.lora_alpha,
-                # Peft leaves the output head out of these.
-                target_modules="all-linear",
-                task_type="CAUSAL_LM",
-            )
-        )
+        add_lora(model, llm)
     return model.train()
