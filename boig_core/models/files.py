@@ -21,7 +21,6 @@ _LONGEST_HEADER: Final = 100_000_000
 """Bytes of a safetensors header at most, as safetensors itself has it."""
 _AGAIN: Final = "download the file again"
 _BESIDE: Final = (
-    "config.json",
     "generation_config.json",
     "preprocessor_config.json",
     "tokenizer.json",
@@ -80,12 +79,30 @@ def read_json(path: Path, value: str) -> Any:
         raise InputError(value, f"holds a {path.name} that is no JSON ({exc})", _AGAIN) from exc
 
 
+def read_config(folder: Path, value: str) -> dict[str, Any]:
+    """Content of the ``config.json`` that makes a folder one of transformers.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        rule = f"holds no model: there is no config.json in {folder}"
+        raise InputError(value, rule, "give the folder that save_pretrained wrote")
+    check_file(path, value)
+    config = read_json(path, value)
+    if not isinstance(config, dict):
+        raise InputError(value, "holds a config.json that is no object", _AGAIN)
+    return config
+
+
 def check_transformers_folder(folder: Path, value: str) -> None:
     """Whether the files of a folder that transformers would read are there whole.
 
     Raises:
-        InputError: from `check_file` and `weight_files`.
+        InputError: from `read_config`, `check_file` and `weight_files`.
     """
+    read_config(folder, value)
     for name in _BESIDE:
         if (folder / name).exists():
             check_file(folder / name, value)

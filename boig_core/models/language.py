@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from boig_core.errors import InputError
-from boig_core.models.files import check_file, check_transformers_folder, read_json
+from boig_core.models.files import check_transformers_folder, read_config, read_json
 from boig_core.models.gguf import gguf_of
 from boig_core.models.opening import opening
 
@@ -121,14 +121,7 @@ def _check_folder(folder: Path, value: str) -> None:
     for name, method in _QUANTIZED.items():
         if name in names:
             raise InputError(value, f"is quantized ({method}: {name})", _UNQUANTIZED)
-    if "config.json" not in names:
-        rule = f"holds no model: there is no config.json in {folder}"
-        raise InputError(value, rule, "give the folder that save_pretrained wrote")
-    check_file(folder / "config.json", value)
-    config = read_json(folder / "config.json", value)
-    if not isinstance(config, dict):
-        raise InputError(value, "holds a config.json that is no object", "download it again")
-    check_config(config, value)
+    check_config(read_config(folder, value), value)
     check_transformers_folder(folder, value)
     if not any(name.startswith(_TOKENIZER) or name.endswith(".model") for name in names):
         remedy = "save its tokenizer into the same folder (tokenizer.save_pretrained)"

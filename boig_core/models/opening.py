@@ -97,7 +97,7 @@ def check_whole(report: Mapping[str, Any], value: str, unused: str | None = None
     if missing:
         raise InputError(
             value,
-            f"lacks {len(missing)} of its weights, {min(missing)} among them",
+            f"lacks {len(missing)} weights, {min(missing)} among them",
             "give a whole checkpoint of a model of this kind",
         )
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from boig_core.errors import InputError
 from boig_core.models import resolve_model
-from boig_core.models.files import check_file, check_transformers_folder
+from boig_core.models.files import check_transformers_folder
 from boig_core.models.opening import check_whole, opening
 from boig_core.observability.quiet import hide_bars
 
@@ -44,7 +44,7 @@ def open_model(
     hide_bars()
     value, folder = f"{field} = {ref}", resolve_model(ref or "")
     if Path(folder).is_dir():
-        check_file(Path(folder) / "config.json", value)
+        check_transformers_folder(Path(folder), value)
     config = open_part(
         lambda: AutoConfig.from_pretrained(folder, trust_remote_code=False), ref, field, "model"
     )
@@ -55,8 +55,6 @@ def open_model(
             f"holds a {config.model_type}, not a {' or '.join(types)}",
             "give a checkpoint of that type",
         )
-    if Path(folder).is_dir():
-        check_transformers_folder(Path(folder), value)
     model, report = open_part(
         lambda: build.from_pretrained(
             folder, dtype=dtype, output_loading_info=True, trust_remote_code=False

@@ -165,7 +165,7 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
     "scaled positions": ("scaled rotary", lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN), "none"),
     "factors of positions": ("scaled rotary", factors, "none"),
     "an adapter": ("no language model (adapter)", lambda w: w.add_type("adapter"), "none"),
-    "a weight is missing": ("lacks 2 of its weights", lambda w: None, "attn_q"),
+    "a weight is missing": ("lacks 2 weights", lambda w: None, "attn_q"),
 }  # fmt: skip
 
 

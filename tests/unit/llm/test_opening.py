@@ -218,10 +218,10 @@ OPENED: dict[str, tuple[str, Spoil]] = {
     "a type of tomorrow": ("does not know: 'llama9'", edit("config.json", model_type="llama9")),
     "no type": ("does not know: None", edit("config.json", model_type=None)),
     "settings of another type": ("cannot be opened", edit("config.json", num_hidden_layers="two")),
-    "more layers than weights": ("of its weights", edit("config.json", num_hidden_layers=3)),
+    "more layers than weights": (" weights, ", edit("config.json", num_hidden_layers=3)),
     "other shapes": ("cannot be opened", edit("config.json", intermediate_size=48)),
     "a weight is missing": (
-        "lacks 1 of its weights, model.norm.weight",
+        "lacks 1 weights, model.norm.weight",
         change_weights(lambda weights: weights.pop("model.norm.weight")),
     ),
     "a weight is not finite": (
@@ -268,7 +268,7 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
         "DistilBert", "Model", {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2},
         "is a distilbert, which transformers cannot open as a causal",
     ),
-    "a body without a head": ("Llama", "Model", TEXT, "lacks 1 of its weights, lm_head"),
+    "a body without a head": ("Llama", "Model", TEXT, "lacks 1 weights, lm_head"),
     "t5": (
         "T5", "ForConditionalGeneration",
         {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 2},
