@@ -116,8 +116,8 @@ class ScorerError(InfrastructureError):
 
 class EndpointError(InfrastructureError, ConnectionError):
     """A service outside the cluster does not answer or takes no message, such as a language model's
-    endpoint or where alerts go. Remedy: see that it runs, can be reached and has not reached its
-    limits."""
+    endpoint, the hub of models or where alerts go. Remedy: see that it runs, can be reached and has
+    not reached its limits."""
 
 
 class ClusterError(InfrastructureError):

@@ -18,8 +18,8 @@ class LLM(Section):
     KPI: its training (behavior fine-tuning) and how it answers."""
 
     base: Annotated[str | None, Names("model")] = None
-    """Causal language model to start from: a hub id, a folder or a store URI. null: a Llama of the
-    sizes below, trained from scratch."""
+    """Causal language model to start from: a hub id, a folder, a GGUF file or a store URI. null: a
+    Llama of the sizes below, trained from scratch."""
     hidden: int = Field(128, ge=16)
     """Width of a model that is trained from scratch: numbers in each hidden state, a multiple of
     ``heads``. A ``base`` has its own."""
@@ -65,8 +65,8 @@ class LLM(Section):
     it where memory is short: the result stays the same but for rounding."""
     lora_rank: int | None = Field(None, ge=1)
     """Rank of a LoRA, small matrices that are trained in place of the model's own weights, on every
-    linear layer but the output head; the published model has it merged. null: all weights are
-    trained."""
+    linear layer and every expert but the output head (in a state-space layer, on what leads into it
+    alone); the published model has it merged. null: all weights are trained."""
     lora_alpha: float = Field(32.0, gt=0)
     """Strength of the LoRA: what it adds is multiplied by alpha / rank. Read with a ``lora_rank``
     alone."""

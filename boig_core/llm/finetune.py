@@ -10,22 +10,24 @@ and, on one machine, `python -m boig_core.llm`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from boig_core.config import LLM, Recipe
 from boig_core.errors import InputError, RecipeError
+from boig_core.llm.architecture import text_config
 from boig_core.llm.base import make_model
 from boig_core.llm.batches import Order
 from boig_core.llm.best import FinetuneState, History
 from boig_core.llm.examples import Encoded
 from boig_core.llm.loss import AnswerLoss
 from boig_core.llm.packing import Layout, check_packing, layout_for
+from boig_core.llm.publish import publish
+from boig_core.llm.rehearsal import rehearse
 from boig_core.llm.task import Describing, Task
 from boig_core.llm.tokens import Example, set_limits
 from boig_core.observability.logs import get_logger
@@ -93,7 +95,8 @@ def train(
 
     Raises:
         InputError: samples without descriptions, or a group of the task without samples.
-        RecipeError: a batch that the workers cannot share evenly, or a model that cannot be packed.
+        RecipeError: a batch that the workers cannot share evenly, or a base that cannot be packed
+            or published.
         TrainingDivergedError: the loss is not finite.
     """
     llm, ready = recipe.llm, _prepare(samples, recipe, task)
@@ -169,10 +172,12 @@ def _prepare(samples: Sequence[Sample], recipe: Recipe, task: Task) -> _Ready:
     chosen = _usable(samples, "train")
     tokenizer, model = make_model(llm, task.prompts(chosen), recipe.seed)
     set_limits(model, tokenizer, llm.context, task.longest_answer)
+    examples = task.examples(tokenizer, chosen)
+    if llm.base is not None:
+        rehearse(model, tokenizer, llm, task, chosen[0], examples[0])
     # Before the engine, which trains the parameters that there are by then; after a LoRA has frozen
     # the base, so that what is added stays trainable.
     task.fit(model)
-    examples = task.examples(tokenizer, chosen)
     # At every validation as their first pass has them, so that losses can be compared.
     held_out = task.examples(tokenizer, _first(task, _usable(samples, "validation")))
     order = Order(task.groups(chosen), llm.batch, recipe.seed)
@@ -255,68 +260,27 @@ def checked_loss(
     # With dropout no sample would be computed twice alike.
     model.eval()
     if layout.room:
-        check_packing(engine, model.config.vocab_size, type(model).__name__, engine.device)
+        check_packing(engine, text_config(model).vocab_size, type(model).__name__, engine.device)
     loss.check(examples)
     model.train()
     return loss
 
 
 def export(trained: Trained, folder: Path) -> None:
-    """Write the best weights as an ordinary transformers folder with a model card (rank 0; every
+    """Publish the best weights as an ordinary transformers folder with a model card (rank 0; every
     rank must call it).
 
     A LoRA is merged into its base, so that whoever reads the folder needs neither peft nor the
     base.
     """
     state = trained.engine.state_dict(everywhere=False)
-    if rank() != 0:
-        return
-    model: Any = trained.engine.module
-    # A tied weight stands under one name: under two, the best beside the last, it would be loaded
-    # as two.
-    twice = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {
-        name for name, _ in model.named_parameters()
-    }
-    # ZeRO 3 hands over all buffers, those too that no saved model has.
-    names = model.state_dict().keys() - twice
-    # The best weights are those that are trained; frozen ones and buffers come from the last step.
-    state = {
-        name: tensor
-        for name, tensor in {**state, **trained.best.weights()}.items()
-        if name in names
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    state = trained.task.publish(state, folder, trained.metrics)
-    if trained.recipe.llm.lora_rank is not None:
-        state = merged(model, state)
-        # A model without adapters, for its class and config alone: the weights are those of
-        # `state`.
-        with torch.device("meta"):
-            plain = type(model)(model.config)
-        # A new model has the defaults, and not the limits that `set_limits` wrote.
-        plain.generation_config = model.generation_config
-        model = plain
-    model.save_pretrained(folder, state_dict=state)
-    trained.tokenizer.save_pretrained(folder)
-
-
-def merged(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the base with each LoRA added to its layer: W + scale B A, summed in float32."""
-    from peft.tuners.lora import LoraLayer
-
-    plain = dict(state)
-    for name, layer in model.named_modules():
-        if isinstance(layer, LoraLayer):
-            down, up = (plain.pop(f"{name}.lora_{part}.default.weight").float() for part in "AB")
-            change = up @ down * layer.scaling["default"]
-            weight = plain.pop(f"{name}.base_layer.weight")
-            # Some layers, such as GPT-2's, hold their weight transposed.
-            plain[f"{name}.weight"] = (
-                weight.float() + (change.T if layer.fan_in_fan_out else change)
-            ).to(weight.dtype)
-            if f"{name}.base_layer.bias" in plain:
-                plain[f"{name}.bias"] = plain.pop(f"{name}.base_layer.bias")
-    return plain
+    if rank() == 0:
+        # The best weights are those that are trained; frozen ones and buffers come from the last
+        # step.
+        state |= trained.best.weights()
+        publish(
+            trained.engine.module, trained.tokenizer, state, trained.task, trained.metrics, folder
+        )
 
 
 def _usable(samples: Sequence[Sample], split: str) -> list[Sample]:

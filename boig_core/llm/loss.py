@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear_cross_entropy
 
+from boig_core.llm.architecture import text_config
 from boig_core.llm.packing import Layout, Rows
 from boig_core.llm.tokens import Example
 from boig_core.observability.logs import get_logger
@@ -43,7 +44,7 @@ class AnswerLoss:
         self._engine, self._layout, self._micro = engine, layout, micro
         module: Any = engine.module
         self._head: Any = module.get_output_embeddings()
-        self._vocab: int = module.config.vocab_size
+        self._vocab: int = text_config(module).vocab_size
         # Whole logits until `check` has seen that the model returns what its head gives.
         self._fuses = False
 

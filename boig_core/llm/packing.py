@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from boig_core.errors import RecipeError
+from boig_core.llm.architecture import text_config
 from boig_core.llm.tokens import Example
 
 _MOVED = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -157,7 +158,8 @@ def layout_for(model: Any, pad: int, context: int, *, packing: bool) -> Layout:
     # Before it calls flash attention, transformers looks for packed samples only in a batch of one
     # row; of several it takes each for a single sample.
     flash = "flash" in (getattr(model.config, "_attn_implementation", None) or "")
-    return Layout(pad, (math.inf if flash else context) if packing else 0, model.config.hidden_size)
+    room = (math.inf if flash else context) if packing else 0
+    return Layout(pad, room, text_config(model).hidden_size)
 
 
 @torch.no_grad()

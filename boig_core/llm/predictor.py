@@ -141,6 +141,12 @@ class Rating:
         (folder / "README.md").write_text(predictor_card(self.recipe, metrics), "utf-8")
         return own
 
+    def reopen(self, folder: Path, sample: Sample) -> tuple[Any, Any]:
+        """It predicts the KPI that the sample's own image reaches."""
+        predictor = load_predictor(folder)
+        predictor.predict([sample], [sample.seen])
+        return predictor.model, predictor.tokenizer
+
 
 def train_predictor(samples: Sequence[Sample], recipe: Recipe, **options: Any) -> Trained:
     """Train an engagement predictor on the training split; options and errors as for
@@ -167,6 +173,10 @@ def judge_samples(samples: Sequence[Sample]) -> list[Sample]:
 class Predictor:
     """A trained predictor. Make it with `load_predictor`.
 
+    Attributes:
+        model: in evaluation mode.
+        tokenizer: its own.
+
     Args:
         model: in evaluation mode.
         tokenizer: its own.
@@ -175,7 +185,7 @@ class Predictor:
     """
 
     def __init__(self, model: Any, tokenizer: Any, wording: Wording, *, head: bool) -> None:
-        self._model, self._tokenizer, self._wording, self._head = model, tokenizer, wording, head
+        self.model, self.tokenizer, self._wording, self._head = model, tokenizer, wording, head
         answers = [print_prediction(number, wording.kpi) for number in _NUMBERS]
         self._answers = encode_answers(tokenizer, answers)
         self._widest = max(answers, key=lambda answer: len(self._answers[answers.index(answer)]))
@@ -195,10 +205,10 @@ class Predictor:
         prompts = _prompts(samples, descriptions, self._wording)
         # With the longest answer, so that no prompt depends on which number is asked for.
         examples = encode_examples(
-            self._tokenizer,
+            self.tokenizer,
             prompts,
             [self._widest] * len(prompts),
-            *limits_of(self._model, self._tokenizer),
+            *limits_of(self.model, self.tokenizer),
         )
         said_N = self._by_head(examples) if self._head else self._by_text(examples)
         if not np.isfinite(said_N).all():
@@ -211,15 +221,15 @@ class Predictor:
 
     @torch.inference_mode()
     def _by_head(self, examples: Sequence[Example]) -> Floats:
-        said_N, layout = np.empty(len(examples)), Layout(self._tokenizer.pad_token_id)
+        said_N, layout = np.empty(len(examples)), Layout(self.tokenizer.pad_token_id)
         # Posts of like lengths together, which saves padding.
         order = sorted(range(len(examples)), key=lambda i: examples[i].length)
         for picked in (order[start : start + _BATCH] for start in range(0, len(order), _BATCH)):
             # The head reads the prompt's last token alone, whose column is kept for one answer
             # token after it; the rest of the answer would be read for nothing.
             rows = layout([replace(examples[i], answer_T=examples[i].answer_T[:1]) for i in picked])
-            with listening(self._model, rows.first_E) as states:
-                self._model(**rows.inputs(self._model.device))
+            with listening(self.model, rows.first_E) as states:
+                self.model(**rows.inputs(self.model.device))
             said_N[picked] = 100 * states[0].double().cpu().numpy()
         return said_N
 
@@ -231,7 +241,7 @@ class Predictor:
         ]
         # Two posts a pass: the 101 answers of each go on from one reading of its prompt.
         logprobs = example_logprobs(
-            self._model, self._tokenizer.pad_token_id, pairs, chunk=2 * len(_NUMBERS)
+            self.model, self.tokenizer.pad_token_id, pairs, chunk=2 * len(_NUMBERS)
         )
         logprob_NK = np.array([row_T.sum() for row_T in logprobs]).reshape(-1, len(_NUMBERS))
         # The likeliest number counts 1, which cancels out below: exponentials of the sums

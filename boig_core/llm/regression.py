@@ -17,6 +17,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from boig_core.llm.architecture import text_config
 from boig_core.llm.loss import AnswerLoss
 from boig_core.llm.tokens import Example
 
@@ -31,7 +32,7 @@ cross-entropy's, and the head would learn by luck."""
 def add_head(model: Any) -> nn.Linear:
     """Give a causal language model a head that says 0.5 of everything; returns it."""
     weight: Tensor = model.get_output_embeddings().weight
-    head = nn.Linear(model.config.hidden_size, 1, dtype=weight.dtype, device=weight.device)
+    head = nn.Linear(text_config(model).hidden_size, 1, dtype=weight.dtype, device=weight.device)
     nn.init.zeros_(head.weight)
     nn.init.constant_(head.bias, 0.5)
     model.add_module(HEAD, head)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from boig_core.llm.architecture import positions_of, text_config
 from boig_core.llm.batches import IGNORE, collate
 from boig_core.llm.tokens import Example, Tokens, encode_examples, limits_of
 from boig_core.observability.logs import get_logger
@@ -102,7 +103,7 @@ def example_logprobs(
 def _score_plain(model: Any, pad: int, examples: Sequence[Example]) -> list[Values]:
     longest = max(example.length for example in examples)
     # Rounding up must not pass the last place: learned positions have no row beyond it.
-    width = min(_padded(longest), max(longest, model.config.max_position_embeddings))
+    width = min(_padded(longest), max(longest, positions_of(model)))
     ids_RT, labels_RT = (x.to(model.device) for x in collate(examples, pad, width=width))
     # Logits from the end of the shortest prompt on: no column before it predicts an answer.
     keep = width - min(len(example.prompt_T) for example in examples) + 1
@@ -231,13 +232,13 @@ def _forward(
     place_RT = before_RS.sum(dim=1, keepdim=True) + torch.arange(
         ids_RT.shape[1], device=ids_RT.device
     )
-    cache = DynamicCache(config=model.config)
+    cache = DynamicCache(config=text_config(model))
     cache.layers = [_Grown(layer, spans, keep) for layer in parent.layers]
     read = model(
         input_ids=ids_RT,
         attention_mask=mask_RS,
         position_ids=place_RT.clamp(
-            max=model.config.max_position_embeddings - 1
+            max=positions_of(model) - 1
         ),  # only padding may stand behind the last place
         past_key_values=cache,
         use_cache=True,
@@ -308,7 +309,7 @@ def _can_share(model: Any, pad: int) -> bool:
 
 @torch.inference_mode()
 def _why_not(model: Any, pad: int) -> str:
-    config = model.config
+    config = text_config(model)
     layers = [] if getattr(model, "_is_stateful", False) else DynamicCache(config=config).layers
     if not layers or any(type(layer) is not DynamicLayer for layer in layers):
         return f"the cache of {type(model).__name__} holds other than plain keys and values"

@@ -18,8 +18,10 @@ from boig_core.config import Recipe
 from boig_core.llm.batches import by_bucket
 from boig_core.llm.card import model_card
 from boig_core.llm.examples import Encoded, make_examples
+from boig_core.llm.generate import generate_answers, load_llm
 from boig_core.llm.loss import AnswerLoss
 from boig_core.llm.packing import Layout
+from boig_core.llm.score import answer_logprobs
 from boig_core.training.engine import Engine
 from boig_core.verbalization.patterns import Mix
 from boig_core.vocabulary import Sample
@@ -77,6 +79,11 @@ class Task(Protocol):
         model itself."""
         ...
 
+    def reopen(self, folder: Path, sample: Sample) -> tuple[Any, Any]:
+        """Open a published folder as those do who use it, and ask it about one sample; returns
+        model and tokenizer."""
+        ...
+
 
 @dataclass(frozen=True)
 class Describing:
@@ -127,3 +134,11 @@ class Describing:
         """The model card."""
         (folder / "README.md").write_text(model_card(self.recipe, self.with_kpi, metrics), "utf-8")
         return weights
+
+    def reopen(self, folder: Path, sample: Sample) -> tuple[Any, Any]:
+        """It writes the beginning of an answer, and scores the sample's own."""
+        model, tokenizer = load_llm(folder)
+        prompt, answer = Mix.of(self.recipe, with_kpi=self.with_kpi).worded(sample, 0)
+        generate_answers(model, tokenizer, [prompt], max_new_tokens=2)
+        answer_logprobs(model, tokenizer, [prompt], [answer])
+        return model, tokenizer

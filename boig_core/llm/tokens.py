@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boig_core.errors import InputError
+from boig_core.llm.architecture import positions_of
 from boig_core.llm.control_tokens import as_text
 from boig_core.verbalization.templates import Prompt
 from boig_core.vocabulary import PALETTE
@@ -135,18 +136,25 @@ def set_limits(model: Any, tokenizer: Any, context: int, max_new_tokens: int) ->
         context: longest sequence, in tokens.
         max_new_tokens: longest answer, in tokens.
     """
+    from transformers import GenerationConfig
+
     tokenizer.model_max_length = context
     # Generation stops at EOS, and this is the token that trained answers end with.
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))
-    model.generation_config.max_new_tokens = max_new_tokens
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    # Nothing of the base's: its temperature and penalties are for chats, and may not be valid.
+    model.generation_config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def limits_of(model: Any, tokenizer: Any) -> tuple[int, int]:
     """Longest sequence and longest answer of a model, in tokens; a model that names no longest
     answer has a quarter of the context."""
     # It may be trained in a shorter context than its positions allow: `set_limits` wrote which.
-    context = min(model.config.max_position_embeddings, tokenizer.model_max_length)
+    context = min(positions_of(model), tokenizer.model_max_length)
     return context, model.generation_config.max_new_tokens or context // 4
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import random
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -19,6 +21,25 @@ def rank() -> int:
 def world_size() -> int:
     """Number of ranks; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def of_first_rank(value: T) -> T:
+    """What rank 0 holds, on every rank; all must call it, before or after there is an engine.
+
+    Args:
+        value: read on rank 0 alone; anything that pickles.
+    """
+    if world_size() == 1:
+        return value
+    held = [value]
+    # NCCL would take the first GPU for every rank before DeepSpeed has told each its own.
+    gpu = (
+        torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if dist.get_backend() == "nccl"
+        else None
+    )
+    dist.broadcast_object_list(held, src=0, device=gpu)
+    return held[0]
 
 
 def name_accelerator() -> None:

@@ -15,7 +15,7 @@ import torch
 
 from boig_core.config import parse_recipe
 from boig_core.diffusion.pipeline import load_pipeline
-from boig_core.errors import BoigError, UserError
+from boig_core.errors import BoigError, InputError, UserError
 from boig_core.evaluation.measure.judges import ClipJudge
 from boig_core.llm.base import make_model
 from boig_core.llm.generate import load_llm
@@ -98,6 +98,30 @@ def test_no_pickle_of_weights_runs(
         load(str(folder))
     assert not (tmp_path / "ran").exists(), "it ran"
     assert isinstance(caught.value, UserError)
+    assert "\n" not in str(caught.value)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12\n"
+HARM: dict[str, Callable[[bytes], bytes]] = {
+    "a pointer": lambda content: POINTER,
+    "cut off": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("how", HARM)
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("door", [door for door, case in CASES.items() if case[0] != "pipeline"])
+def test_a_file_that_is_not_there_whole_is_one_line(
+    door: str, name: str, how: str, llama: Callable[[Path], None], tmp_path: Path
+) -> None:
+    kind, load, _ = CASES[door]
+    folder = tmp_path / "model"
+    {"llama": llama, "clip": clip}[kind](folder)
+    path = folder / name
+    path.write_bytes(HARM[how](path.read_bytes()))
+    with pytest.raises(InputError, match=name) as caught:
+        load(str(folder))
     assert "\n" not in str(caught.value)
 
 

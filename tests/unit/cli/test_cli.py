@@ -173,6 +173,17 @@ def test_mistakes_end_in_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_recipe_check_looks_at_a_base_that_lies_here(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text(
+        '{"quantization_config": {"quant_method": "awq"}}'
+    )
+    done = boig("recipe", "check", "tiny", "--set", f"llm.base={tmp_path / 'base'}", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is quantized (awq)" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_doctor_on_a_plain_machine(tmp_path: Path) -> None:
     done = boig("doctor", "--json", cwd=tmp_path)
     states = {finding["check"]: finding["state"] for finding in json.loads(done.stdout)}

@@ -30,5 +30,5 @@ def test_texts_are_read_one_by_one_whatever_their_length(clip_folder: Path) -> N
 
 
 def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not open as a CLIP"):
+    with pytest.raises(InputError, match="holds no model: there is no config"):
         ClipJudge(str(tmp_path))

@@ -104,7 +104,7 @@ def test_spacys_vectors_are_used_by_name(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_vectors_that_cannot_be_opened_are_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be opened"):
+    with pytest.raises(InputError, match="holds no model: there is no config"):
         open_vectors(f"hf:{tmp_path}")
     with pytest.raises(InputError, match="are not known"):
         open_vectors("glove:42B")

@@ -57,6 +57,25 @@ def test_an_optional_input_is_passed_on_where_it_is_named(
         outputs(both, predictor=boigllm)
 
 
+def test_a_base_that_cannot_be_trained_is_told_before_anything_is_paid_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BOIG_STORE", str(tmp_path / "store"))
+    adapter = tmp_path / "adapter" / "adapter_config.json"
+    adapter.parent.mkdir()
+    adapter.write_text('{"base_model_name_or_path": "meta-llama/L"}')
+
+    def plan(base: Path) -> object:
+        params = {"overrides": [f"llm.base={base}"]}
+        return make_plan(
+            {"params": params, "ti": SimpleNamespace(dag_id="d", run_id="r")}, {}, {}, "tiny"
+        )
+
+    with pytest.raises(InputError, match=r"holds an adapter \(LoRA\) of the model meta-llama/L"):
+        plan(adapter.parent)
+    assert plan(tmp_path / "on" / "the" / "ray" / "nodes" / "alone")
+
+
 def test_what_an_event_names_is_taken_from_the_copy_of_its_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

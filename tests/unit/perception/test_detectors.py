@@ -367,7 +367,7 @@ def test_a_wrong_or_broken_folder_is_one_clear_line(
         opened("package:clip")
     assert "\n" not in str(caught.value)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no model that opens") as caught:
+    with pytest.raises(InputError, match="holds no model") as caught:
         opened(str(tmp_path / "empty"))
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="is not a folder"):
