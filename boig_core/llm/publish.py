@@ -95,7 +95,7 @@ def plain_config(model: Any) -> Any:
         del config.quantization_config
     # They belong into the generation configuration; transformers refuses to save them here.
     for name in config._get_generation_parameters():
-        setattr(config, name, None)
+        vars(config).pop(name, None)
     head = model.get_output_embeddings()
     # A base may hold two tensors though its configuration says one: then they were trained apart.
     if head is not None and head.weight is not model.get_input_embeddings().weight:

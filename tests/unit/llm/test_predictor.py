@@ -178,8 +178,8 @@ def test_the_text_answer_is_the_mean_of_all_numbers(posts: list[Sample], tmp_pat
     test, seen = held_out(posts)
     prompt = build_predictor_prompt(test[0], seen[0])
     result = answer_logprobs(
-        predictor._model,
-        predictor._tokenizer,
+        predictor.model,
+        predictor.tokenizer,
         [prompt] * 101,
         [print_prediction(n) for n in range(101)],
     )
@@ -198,7 +198,7 @@ def test_a_lora_is_merged_and_the_head_stands_beside(
     assert {name.split(".")[-3] for name in kept if HEAD not in name} == {"lora_A", "lora_B"}
     export(trained, tmp_path)
     predictor = load_predictor(tmp_path)
-    head = predictor._model.get_submodule(HEAD)
+    head = predictor.model.get_submodule(HEAD)
     assert torch.equal(head.weight, kept[f"{HEAD}.weight"])
     assert not torch.equal(head.weight, torch.zeros_like(head.weight))
     test, seen = held_out(posts)
@@ -290,6 +290,6 @@ def test_torchrun_refuses_to_train_a_predictor_that_the_recipe_does_not_name(
 def test_a_prediction_that_is_not_finite_is_refused(posts: list[Sample], tmp_path: Path) -> None:
     export(train_predictor(posts, small(steps=1)), tmp_path)
     predictor: Predictor = load_predictor(tmp_path)
-    predictor._model.get_submodule(HEAD).bias.data.fill_(float("nan"))
+    predictor.model.get_submodule(HEAD).bias.data.fill_(float("nan"))
     with pytest.raises(ScorerError, match="prediction nan: must be finite"):
         predictor.predict(posts[:1], [posts[0].description or Description()])
