@@ -24,8 +24,9 @@ A stage that runs on Ray is shown as *deferred*. Its log is the task's log; the 
 ### When it fails
 
 A wrong input fails at once, anything else after three more tries; the last line of the task's log
-names the cause and the remedy. Clear the task once the cause is gone: a training goes on from its
-newest checkpoint. Where the recipe was wrong, trigger a new run with other `overrides`.
+names the cause and the remedy. Clear the task once the cause is gone: a training begins anew, or
+goes on from its checkpoint if you run `boig resume RUN TASK` before. Where the recipe was wrong,
+trigger a new run with other `overrides`.
 
 ### Sample conf
 

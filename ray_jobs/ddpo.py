@@ -146,11 +146,12 @@ def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
         else None
     )
     prompts = [sample for sample in samples if sample.split == "train" and sample.bucket == "high"]
+    checkpoints = Checkpoints.of_job(job)
     learner = Learner(
         job.recipe,
         prompts,
         rollouts,
-        Checkpoints.of_job(job),
+        checkpoints,
         report,
         shown.prompts,
         probe,
@@ -162,10 +163,14 @@ def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
         if curve is not None and curve.rows:
             curve.close()
     rewards = [row["reward"] for row in learner.rows]
-    return publish(job, adapter, len(rewards)) if rank() == 0 else "", rewards, learner.trips
+    went_on_from = checkpoints.went_on_from
+    published = publish(job, adapter, len(rewards), went_on_from) if rank() == 0 else ""
+    return published, rewards, learner.trips
 
 
-def publish(job: Job, adapter: Adapter, epochs: int) -> str:
+def publish(
+    job: Job, adapter: Adapter, epochs: int, went_on_from: tuple[manifest.WentOnFrom, ...]
+) -> str:
     """Publish the policy, from a process that has imported all that it takes; returns the URI."""
     from boig_core.diffusion.lora import open_policy, save_policy
     from boig_core.serving.mlflow_model import add_image_model
@@ -184,7 +189,9 @@ def publish(job: Job, adapter: Adapter, epochs: int) -> str:
         )
         add_image_model(folder, recipe)
         meta = {**about, "checksum": adapter.checksum}
-        return Workspace(job, Path(scratch)).publish("models/boigsd", folder, kind="sd", meta=meta)
+        return Workspace(job, Path(scratch)).publish(
+            "models/boigsd", folder, kind="sd", meta=meta, went_on_from=went_on_from
+        )
 
 
 def epoch_line(epoch: int, epochs: int, values: Mapping[str, float], wall_s: float) -> str:

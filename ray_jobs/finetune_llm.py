@@ -115,7 +115,11 @@ def train_model(config: dict[str, Any]) -> tuple[str, dict[str, float]]:
             return "", trained.metrics
         meta = {**task.about, "templates": TEMPLATES_VERSION, **trained.metrics}
         return Workspace(job, Path(scratch)).publish(
-            FAMILIES[name], folder, kind=task.kind, meta=meta
+            FAMILIES[name],
+            folder,
+            kind=task.kind,
+            meta=meta,
+            went_on_from=checkpoints.went_on_from,
         ), trained.metrics
 
 

@@ -20,6 +20,7 @@ from boig_core.data.dataset import read_images, read_samples
 from boig_core.observability.metrics import MetricLog, experiment
 from boig_core.storage import store
 from boig_core.storage.job import Job
+from boig_core.storage.manifest import WentOnFrom
 from boig_core.storage.stage import Outcome, Workspace
 
 
@@ -76,10 +77,11 @@ def train(config: dict[str, Any]) -> tuple[str, float | None]:
         if curve is not None and curve.rows:
             curve.close()
     losses = [row["loss"] for row in curve.rows[-10:]] if curve is not None else []
-    return publish(job, adapter) if rank() == 0 else "", float(np.mean(losses)) if losses else None
+    published = publish(job, adapter, checkpoints.went_on_from) if rank() == 0 else ""
+    return published, float(np.mean(losses)) if losses else None
 
 
-def publish(job: Job, adapter: Any) -> str:
+def publish(job: Job, adapter: Any, went_on_from: tuple[WentOnFrom, ...]) -> str:
     """Publish the base with the trained weights, from a process that has imported all that it
     takes; returns the URI."""
     from boig_core.diffusion.lora import open_policy, save_policy
@@ -96,7 +98,7 @@ def publish(job: Job, adapter: Any) -> str:
         )
         add_image_model(folder, job.recipe)
         return Workspace(job, Path(scratch)).publish(
-            "models/high-kpi", folder, kind="sd", meta=meta
+            "models/high-kpi", folder, kind="sd", meta=meta, went_on_from=went_on_from
         )
 
 

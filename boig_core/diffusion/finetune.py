@@ -10,6 +10,7 @@ images of this rank, C channels, H height, W width.
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,10 +26,12 @@ from boig_core.diffusion.lora import Adapter, engine_dtype, make_trainable, read
 from boig_core.diffusion.pipeline import encode_images, encode_prompts, load_base, text_encoders
 from boig_core.errors import InputError, RecipeError
 from boig_core.observability.progress import Steps, progress_log
+from boig_core.storage.job import Stage
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine
 from boig_core.training.engine_config import EngineConfig
 from boig_core.training.ranks import rank, world_size
+from boig_core.training.work import Work, digest, work_of
 
 CAPTION_DROPOUT: Final = 0.1
 """Share of the images trained without their text, which classifier-free guidance needs."""
@@ -75,7 +78,7 @@ def finetune(
     latents_NCHW = encode_images(pipe, examples.images_BHWC)
     # Without the final alpha, which belongs to no timestep that is trained on.
     alphas_T = alphas_T1[:-1].to(engine.device)
-    restored = checkpoints.restore(engine)
+    restored = checkpoints.restore(engine, _work(recipe, examples))
     first = restored.step if restored else 0
     progress = Steps(config.steps, first, config.batch, "images", progress_log())
     for step in range(first, config.steps):
@@ -97,6 +100,16 @@ def finetune(
             checkpoints.leave()
     checkpoints.wait()
     return read_adapter(engine.module, engine.steps_done)
+
+
+def _work(recipe: Recipe, examples: ImageExamples) -> Work:
+    """What is trained on what, by which checkpoints are known."""
+
+    def data() -> str:
+        images = (image.tobytes() for image in examples.images_BHWC)
+        return digest(itertools.chain(images, examples.texts_B))
+
+    return work_of(Stage.FINETUNE_SD, recipe, data)
 
 
 def _check(config: SD, examples: ImageExamples) -> None:

@@ -37,11 +37,13 @@ from boig_core.diffusion.trajectory import Trajectory, concatenate
 from boig_core.diffusion.watch import image_metrics, prompt_means, reward_metrics
 from boig_core.errors import InputError, ScorerError
 from boig_core.observability.logs import get_logger
+from boig_core.storage.job import Stage
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine
 from boig_core.training.engine_config import EngineConfig
 from boig_core.training.monitors import MONITORS, WATCHED, Trip, check, quality
 from boig_core.training.ranks import rank, world_size
+from boig_core.training.work import digest, work_of
 from boig_core.vocabulary import Sample
 
 log = get_logger(__name__)
@@ -87,6 +89,7 @@ class Learner:
                 "ingest more posts or lower data.floors",
             )
         self.config, self.seed, self.samples = recipe.ddpo, recipe.seed, samples
+        self.work = work_of(Stage.DDPO, recipe, lambda: digest(samples))
         self.rollouts, self.checkpoints, self.report = rollouts, checkpoints, report
         self.by_prompt, self.probe = by_prompt, None if recipe.ddpo.probe_every is None else probe
         self.pipe: Any = load_base(recipe.sd)
@@ -238,7 +241,7 @@ class Learner:
     def _restore(self) -> int:
         """Weights, optimizer, RNG, per-prompt statistics and what the monitors saw, of the newest
         checkpoint; returns the first epoch."""
-        restored = self.checkpoints.restore(self.best)
+        restored = self.checkpoints.restore(self.best, self.work)
         if restored is None:
             return 0
         self.history = {

@@ -80,13 +80,11 @@ def _train(
     from boig_core.llm.finetune import export, train
     from boig_core.llm.predictor import Rating
     from boig_core.llm.task import Describing
-    from boig_core.storage.job import Stage
     from boig_core.storage.manifest import verify
     from boig_core.training import preemption
     from boig_core.training.checkpoint import Checkpoints
     from boig_core.training.engine import Engine, init_process_group
     from boig_core.training.ranks import rank
-    from boig_core.training.work import digest
 
     recipe = load_recipe(recipe_name, overrides)
     if predictor and recipe.llm.predictor == "none":
@@ -108,9 +106,7 @@ def _train(
         if curve is not None:
             curve.log(step, **values)
 
-    inputs = {"dataset": content.digest(), "with_kpi": with_kpi, "predictor": predictor}
-    work = digest(Stage.FINETUNE_LLM, recipe, inputs)
-    checkpoints = Checkpoints(str(out), attempt=1, work=work)
+    checkpoints = Checkpoints(str(out), attempt=1, inputs={"dataset": content.digest()})
     samples = read_samples(dataset)
     try:
         trained = train(

@@ -32,10 +32,12 @@ from boig_core.llm.task import Describing, Task
 from boig_core.llm.tokens import Example, set_limits
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Steps, progress_log
+from boig_core.storage.job import Stage
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.engine import Engine, init_process_group
 from boig_core.training.engine_config import EngineConfig
 from boig_core.training.ranks import rank, world_size
+from boig_core.training.work import Work, digest, work_of
 from boig_core.vocabulary import Sample
 
 log = get_logger(__name__)
@@ -101,7 +103,8 @@ def train(
     """
     llm, ready = recipe.llm, _prepare(samples, recipe, task)
     engine, best, loss, held_out = ready.engine, ready.best, ready.loss, ready.held_out
-    restored = checkpoints.restore(best) if checkpoints is not None else None
+    work = _work(samples, recipe, task)
+    restored = checkpoints.restore(best, work) if checkpoints is not None else None
     if restored is None:
         best.judge(0, loss.validation(held_out))
     else:
@@ -157,6 +160,15 @@ class _Ready:
     held_out: Encoded
     order: Order
     samples: int
+
+
+def _work(samples: Sequence[Sample], recipe: Recipe, task: Task) -> Work:
+    """What is trained on what, by which checkpoints are known."""
+
+    def data() -> str:
+        return digest([*_usable(samples, "train"), *_usable(samples, "validation")])
+
+    return work_of(Stage.FINETUNE_LLM, recipe, data, {"kind": task.kind, **task.about})
 
 
 def _prepare(samples: Sequence[Sample], recipe: Recipe, task: Task) -> _Ready:

@@ -35,7 +35,7 @@ _SHARD_OR_INDEX: Final = re.compile(
 """Shards are named by the hash of their bytes, indexes by that of what was asked for."""
 _ATTEMPT_FILE: Final = re.compile(
     r"runs/(?P<run>[^/]+/[^/]+)/(?P<task>[^/]+(?:/\d+)?)/attempt-(?P<attempt>\d+)/"
-    r"(?:(?:job|commit|error|deepspeed)\.json|metrics\.jsonl|log-shown|(?:checkpoints|samples|log)/.+)"
+    r"(?:(?:job|commit|error|resume|deepspeed)\.json|metrics\.jsonl|log-shown|(?:checkpoints|samples|log)/.+)"
 )
 _RUN_FILE: Final = re.compile(
     r"(?P<run>runs/[^/]+/[^/]+)/(?:(?:recipe|summary|period|timings|experiment|request|policy|decision)\.json"

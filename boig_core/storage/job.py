@@ -17,7 +17,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from boig_core.config import Recipe, parse_recipe
-from boig_core.errors import CorruptError, InputError
+from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
 from boig_core.storage import commit as commits
 from boig_core.storage import control, places, store
 from boig_core.storage.credentials import refuse_secrets
@@ -194,3 +194,18 @@ def read_job(uri: str) -> Job:
     return job.model_copy(
         update={"store": root, "task": store.join(root, job.task), "inputs": inputs}
     )
+
+
+def starter_of(attempt: str) -> TaskTry | None:
+    """The try that started an attempt; None: it left no job file, or not Airflow wrote it.
+
+    Raises:
+        CorruptError: the job file cannot be read.
+    """
+    uri, what = store.join(attempt, JOB), (_WHAT, "restore it, or clear the task as a new run")
+    try:
+        # Not as a job: the recipe may be one of another version of boig.
+        started = control.read_object(uri, *what).get("started_by")
+    except NotFoundInStoreError:
+        return None
+    return None if started is None else control.validated(uri, TaskTry, started, *what)

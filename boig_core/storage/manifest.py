@@ -67,10 +67,33 @@ class Lineage(BaseModel):
     code: str
 
 
+class WentOnFrom(BaseModel):
+    """A checkpoint that a training has gone on from: up to its step, the work was that of an
+    earlier attempt.
+
+    Attributes:
+        checkpoint: its place in the store.
+        step: steps, or epochs, that were done by then.
+        recipe: digest of the resolved recipe by which they were done.
+        code: version of boig that did them.
+        asked_by: who had it gone on from after a clear; None: nobody needed to.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    checkpoint: str
+    step: int
+    recipe: str
+    code: str
+    asked_by: tuple[str, ...] | None = None
+
+
 class Manifest(BaseModel):
     """Content of ``manifest.json``.
 
     Attributes:
+        went_on_from: of a training: the checkpoints of earlier attempts that it has gone on from,
+            the first one first; empty: all steps are this attempt's own. None: it is no training,
+            or of a version that did not say so.
         place: path of the output's folder below the root of its store.
         commit: location of the commit that makes it true; in the file its place.
     """
@@ -81,6 +104,7 @@ class Manifest(BaseModel):
     files: tuple[FileEntry, ...]
     lineage: Lineage
     meta: dict[str, Any] = {}
+    went_on_from: tuple[WentOnFrom, ...] | None = None
     place: str
     commit: str
 
@@ -128,6 +152,7 @@ def publish_folder(
     commit: str,
     meta: dict[str, Any] | None = None,
     blobs: tuple[FileEntry, ...] = (),
+    went_on_from: tuple[WentOnFrom, ...] | None = None,
 ) -> Manifest:
     """Upload a local folder and then its manifest.
 
@@ -138,6 +163,7 @@ def publish_folder(
         commit: URI of the ``commit.json`` that will make it true.
         meta: small JSON values that say what the output is.
         blobs: files that lie elsewhere in the store, with paths relative to ``uri``.
+        went_on_from: of a training, as in its manifest.
 
     Raises:
         InputError: the folder holds a ``manifest.json`` of its own, which this one would replace;
@@ -164,6 +190,7 @@ def publish_folder(
         files=(*files, *blobs),
         lineage=lineage,
         meta=meta or {},
+        went_on_from=went_on_from,
         place=places.place_of(uri, root),
         commit=commit,
     )
@@ -175,8 +202,11 @@ def publish_folder(
 def write_manifest(manifest: Manifest, root: str) -> None:
     """Put a manifest into its place in the store at ``root``."""
     written = manifest.model_copy(update={"commit": places.place_of(manifest.commit, root)})
+    # Other outputs have no such field: older versions of boig refuse one that they do not know.
+    unsaid = {"went_on_from"} if manifest.went_on_from is None else None
     store.write_bytes(
-        store.join(root, manifest.place, MANIFEST), written.model_dump_json(indent=1).encode()
+        store.join(root, manifest.place, MANIFEST),
+        written.model_dump_json(indent=1, exclude=unsaid).encode(),
     )
 
 

@@ -78,9 +78,10 @@ class Workspace:
         kind: str,
         meta: dict[str, Any] | None = None,
         blobs: tuple[manifest.FileEntry, ...] = (),
+        went_on_from: tuple[manifest.WentOnFrom, ...] | None = None,
     ) -> str:
         """Upload a folder as this attempt's version of an output family (``models/boigllm``);
-        returns its URI."""
+        returns its URI. A training says what it has gone on from."""
         uri = self.job.output(family)
         manifest.publish_folder(
             local,
@@ -90,6 +91,7 @@ class Workspace:
             commit=store.join(self.job.attempt_uri, commits.COMMIT),
             meta=meta,
             blobs=blobs,
+            went_on_from=went_on_from,
         )
         return uri
 

@@ -1,6 +1,9 @@
 """Checkpoints in the store: written by all ranks while training goes on, true once the marker is
 there, found by any later attempt.
 
+Which of them a training goes on from: the furthest of those that are of the same work and the same
+version of boig, by an attempt that counts (`boig_core.storage.ancestry`). The log's head says so.
+
 A checkpoint is the folder ``attempt-N/checkpoints/[NAME/]step-000100/``. Each rank writes a local
 snapshot, which alone stalls the step, and sends its files and then the list of them in a thread;
 rank 0's thread writes ``complete.json`` once the lists of all ranks are there. The threads meet in
@@ -11,39 +14,40 @@ Leaves out: what a checkpoint holds (the engine writes it) and when to write one
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol
 
-import torch.distributed as dist
-
-from boig_core.errors import (
-    BoigError,
-    CorruptError,
-    InfrastructureError,
-    InputError,
-    PreemptedError,
-)
+from boig_core.errors import CorruptError, InputError, PreemptedError
 from boig_core.observability.logs import get_logger
 from boig_core.storage import commit as commits
-from boig_core.storage import store
-from boig_core.storage.disk import full_disk
+from boig_core.storage import places, store
+from boig_core.storage.ancestry import Ancestry, ancestry_of
 from boig_core.storage.job import Job
-from boig_core.storage.manifest import FileEntry, sha256_file
+from boig_core.storage.manifest import FileEntry, WentOnFrom, code_version, sha256_file
 from boig_core.storage.paths import below
-from boig_core.training.checkpoint_marker import FORMAT, MARKER, CheckpointMarker, read_marker
+from boig_core.storage.stage import lineage_of
+from boig_core.training.agreement import from_rank_0, on_every_rank
+from boig_core.training.beginning import Point, what_it_reads, where_it_begins
+from boig_core.training.checkpoint_marker import (
+    FORMAT,
+    MARKER,
+    CheckpointMarker,
+    difference,
+    read_marker,
+)
 from boig_core.training.checkpoint_upload import Upload
 from boig_core.training.ranks import rank, world_size
-from boig_core.training.work import work_of
+from boig_core.training.work import Work
 
-T = TypeVar("T")
 log = get_logger(__name__)
 
 
@@ -76,25 +80,29 @@ class Checkpoints:
         task: URI of the task's folder.
         attempt: the running attempt; it alone is written to.
         name: tells several trainings of one task apart; empty: there is one.
-        work: digest of what is trained on what: no other work's checkpoint is gone on from.
-        since: the first attempt whose checkpoints count.
+        inputs: digest of each input by name; None: the training asks for that of its data itself.
+        ancestry: the earlier attempts that count; None: all of them.
+        job: of the stage; None: there is none.
+        went_on_from: the checkpoints of earlier attempts that this one has gone on from, the first
+            one first; set by `restore`.
     """
 
     task: str
     attempt: int
     name: str = ""
-    work: str = ""
-    since: int = 1
+    inputs: Mapping[str, str] | None = None
+    ancestry: Ancestry | None = None
+    job: Job | None = None
+    went_on_from: tuple[WentOnFrom, ...] = field(default=(), init=False)
+    _work: Work = field(default_factory=Work, init=False, repr=False)
+    _fields: dict[str, Any] | None = field(default=None, init=False, repr=False)
     _upload: Upload | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def of_job(cls, job: Job, name: str = "") -> Checkpoints:
-        """Those of a stage's job. An attempt that has committed was finished: what comes after it
-        was asked for by a clear, or by a new run of the same name, and begins anew."""
-        since = job.attempt
-        while since > 1 and commits.fate(commits.attempt_uri(job.task, since - 1)) != "committed":
-            since -= 1
-        return cls(job.task, job.attempt, name, work_of(job), since)
+        """Those of a stage's job."""
+        inputs = lineage_of(job).inputs
+        return cls(job.task, job.attempt, name, inputs, ancestry_of(job), job)
 
     def save(self, what: Saveable, step: int, state: Mapping[str, Any] | None = None) -> str:
         """Snapshot ``step`` (steps done so far) with a small JSON state, and start to upload it;
@@ -111,7 +119,7 @@ class Checkpoints:
         self.wait()
         local = Path(tempfile.mkdtemp(prefix="boig-checkpoint-"))
         try:
-            folders = _every_rank(partial(_snapshot, what, local))
+            folders = on_every_rank(partial(_snapshot, what, local))
         except BaseException:
             shutil.rmtree(local, ignore_errors=True)
             raise
@@ -121,7 +129,10 @@ class Checkpoints:
         marker = {
             "format": FORMAT,
             "step": step,
-            "work": self.work,
+            "work": self._told(),
+            "recipe": self._work.recipe,
+            "code": code_version(),
+            "went_on_from": [each.model_dump(mode="json") for each in self.went_on_from],
             "workers": world_size(),
             "folder": folders[0],
             # As it is now: the training goes on changing it while the files are sent.
@@ -144,8 +155,8 @@ class Checkpoints:
         try:
             # First whether all ranks sent: rank 0's thread waits for the list of one that failed
             # until `ended` is set.
-            _every_rank(upload.sent.result)
-            _broadcast(upload.marked.result)
+            on_every_rank(upload.sent.result)
+            from_rank_0(upload.marked.result)
         finally:
             upload.ended.set()
 
@@ -163,63 +174,145 @@ class Checkpoints:
             "start it again elsewhere",
         )
 
-    def restore(self, what: Saveable) -> Restored | None:
-        """Load the newest complete checkpoint of this or an older attempt; None when there is none.
+    def restore(self, what: Saveable, work: Work | None = None) -> Restored | None:
+        """Load the newest complete checkpoint of this or an earlier attempt; None when there is
+        none. Rank 0 logs what is read, what it goes on from, and what is passed over.
 
-        A checkpoint whose files differ from its marker, or that an older attempt has left of other
-        work, is passed over with a warning for the one before it.
+        Passed over for the one before it is a checkpoint whose files differ from its marker, or
+        that an earlier attempt has left of other work or by another version of boig; none of an
+        earlier attempt that does not count is looked at.
+
+        Args:
+            what: is loaded.
+            work: what this training computes; it is saved with each checkpoint.
 
         Raises:
-            InputError: this attempt's own folder holds checkpoints of other work, or one is of an
-                older version.
+            InputError: a checkpoint of this attempt's own folder, or one that a person asked to go
+                on from, is of other work or of an older format.
             CorruptError: a file is what its marker says, and yet holds no state of a training.
             BoigError: on every rank, what ``what`` met on any.
         """
         self.wait()
-        for uri in self.found():
+        self._work, self._fields = work or Work(), None
+        passed_over: list[tuple[int, str]] = []
+        for point in from_rank_0(self._points):
             with _scratch() as local:
+                marker = from_rank_0(partial(self._examined, point))
+                if isinstance(marker, str):
+                    passed_over.append((point.attempt, marker))
+                    continue
                 try:
-                    marker = _broadcast(partial(read_marker, uri))
-                    if marker.work != self.work:
-                        self._pass_over(uri)
-                        continue
-                    folder = _download(uri, marker, local)
+                    folder = _download(point.uri, marker, local)
                 except CorruptError as exc:
                     # All ranks get here or none, since both calls agree on their errors: no two
                     # ranks go on from different checkpoints.
-                    log.warning("checkpoint passed over: %s", exc)
+                    passed_over.append((point.attempt, f"{exc.value} {exc.rule}"))
                     continue
                 # Not within the `try`: intact files that do not load are of another model or
                 # recipe, or somebody made them up, and an older checkpoint would not mend that.
                 try:
-                    _every_rank(partial(what.load, folder))
+                    on_every_rank(partial(what.load, folder))
                 except CorruptError as exc:
-                    raise CorruptError(f"{uri}: {exc.value}", exc.rule, exc.remedy) from exc
-            if rank() == 0:
-                log.info("continuing from %s", uri)
+                    raise CorruptError(f"{point.uri}: {exc.value}", exc.rule, exc.remedy) from exc
+            self.went_on_from = (*marker.went_on_from, *self._hop(point, marker))
+            self._say(point, passed_over)
             return Restored(marker.step, marker.state)
+        self.went_on_from = ()
+        self._say(None, passed_over)
         return None
 
-    def _pass_over(self, uri: str) -> None:
-        """Say that a checkpoint is of other work."""
-        rule = "was made by another recipe, or of other inputs"
-        if uri.startswith(self._folder(self.attempt)):
-            raise InputError(uri, rule, "train into another folder, or remove this one")
-        log.warning("checkpoint passed over: %s %s", uri, rule)
-
     def found(self) -> list[str]:
-        """URIs of the complete checkpoints of all attempts, the furthest first, then the newest
-        attempt's; every rank gets the same."""
-        return _broadcast(self._found)
+        """URIs of the complete checkpoints of this attempt and of the earlier ones that count, the
+        furthest first, then the newest attempt's; every rank gets the same."""
+        return [point.uri for point in from_rank_0(self._points)]
 
-    def _found(self) -> list[str]:
-        steps: list[tuple[int, int, str]] = []
-        for attempt in range(self.attempt, self.since - 1, -1):
-            folder = self._folder(attempt)
-            for path, _ in store.list_files(folder):
-                if match := MARKER.fullmatch(path):
-                    steps.append((int(match[2]), attempt, store.join(folder, match[1])))
-        return [uri for _, _, uri in sorted(steps, reverse=True)]
+    def _points(self) -> list[Point]:
+        points = [
+            point
+            for attempt in (self.attempt, *self._ancestry.attempts)
+            for point in self._of_attempt(attempt)
+        ]
+        return sorted(points, key=lambda point: (point.step, point.attempt), reverse=True)
+
+    def _of_attempt(self, attempt: int) -> list[Point]:
+        folder = self._folder(attempt)
+        paths = (MARKER.fullmatch(path) for path, _ in store.list_files(folder))
+        return [
+            Point(attempt, int(match[2]), store.join(folder, match[1])) for match in paths if match
+        ]
+
+    def _examined(self, point: Point) -> CheckpointMarker | str:
+        """The marker of a checkpoint to go on from, or why it is passed over.
+
+        Raises:
+            InputError: as `restore`.
+        """
+        own, resumed = point.attempt == self.attempt, point.attempt in self._ancestry.resumed
+        try:
+            marker = read_marker(point.uri)
+        except CorruptError as exc:
+            return f"{exc.value} {exc.rule}"
+        except InputError as exc:
+            if own or resumed:
+                raise
+            return exc.rule
+        # Another version alone is what a person may want: a fault may be mended by it.
+        differing = difference(marker, self._told(), self._work.defaults, any_version=resumed)
+        if not differing:
+            return marker
+        rule = f"is of another recipe, input or version: {differing}"
+        # In one folder two trainings would share one curve; and where a person has asked to go on,
+        # to begin anew would be another thing.
+        if own or resumed:
+            other = "train into another folder" if own else "clear the task once more"
+            raise InputError(point.uri, rule, f"set that back, or {other}")
+        return rule
+
+    def _told(self) -> dict[str, Any]:
+        """What this training computes, as a marker holds it."""
+        if self._fields is None:
+            self._fields = self._work.of(self.inputs)
+        return self._fields
+
+    def _hop(self, point: Point, marker: CheckpointMarker) -> tuple[WentOnFrom, ...]:
+        """A checkpoint as lineage names it; an attempt's own is no other's work."""
+        if point.attempt == self.attempt:
+            return ()
+        root = "" if self.job is None else self.job.store
+        return (
+            WentOnFrom(
+                checkpoint=places.place_of(point.uri, root),
+                step=marker.step,
+                recipe=marker.recipe,
+                code=marker.code,
+                asked_by=self._ancestry.resumed.get(point.attempt),
+            ),
+        )
+
+    def _say(self, point: Point | None, passed_over: Sequence[tuple[int, str]]) -> None:
+        """The head of the training's log; also what earlier attempts that do not count have
+        left."""
+        if rank() != 0:
+            return
+        ancestry, job = self._ancestry, self.job
+        left_out = [
+            (attempt, why)
+            for attempt, why in sorted(ancestry.left_out.items(), reverse=True)
+            for _ in self._of_attempt(attempt)
+        ]
+        title = f"{self.name or (job.stage if job else 'training')}: "
+        data = self._told() if job is None else job.inputs
+        log.info("%s", title + what_it_reads(self.attempt, ancestry, data, self._work.base))
+        log.log(
+            logging.WARNING if passed_over else logging.INFO,
+            "%s",
+            title + where_it_begins(point, [*passed_over, *left_out]),
+        )
+
+    @property
+    def _ancestry(self) -> Ancestry:
+        earlier = tuple(range(self.attempt - 1, 0, -1))
+        return self.ancestry or Ancestry("rerun" if earlier else "first", earlier)
 
     def _folder(self, attempt: int) -> str:
         return store.join(
@@ -237,7 +330,7 @@ def _snapshot(what: Saveable, local: Path) -> str:
 def _download(uri: str, marker: CheckpointMarker, local: Path) -> Path:
     """Fetch and check the files of all ranks, each file once a machine; returns the folder, which
     the machine's ranks share."""
-    places = _every_rank(lambda: (socket.gethostname(), str(local)))
+    places = on_every_rank(lambda: (socket.gethostname(), str(local)))
     # Equal host names need not mean one disk (containers); then the other rank's folder is not
     # there.
     together = [
@@ -246,7 +339,7 @@ def _download(uri: str, marker: CheckpointMarker, local: Path) -> Path:
     source, folder = store.join(uri, marker.folder), Path(together[0])
     # Ranks of a machine see `together` in one order, so their shares do not overlap.
     mine = marker.files[together.index(str(local)) :: len(together)]
-    _every_rank(partial(_fetch, source, mine, folder))
+    on_every_rank(partial(_fetch, source, mine, folder))
     return folder
 
 
@@ -259,38 +352,6 @@ def _fetch(source: str, entries: Sequence[FileEntry], folder: Path) -> None:
             raise CorruptError(file, "is missing", "an older checkpoint is used") from exc
         if target.stat().st_size != entry.size or sha256_file(target) != entry.sha256:
             raise CorruptError(file, "differs from its marker", "an older checkpoint is used")
-
-
-def _every_rank(act: Callable[[], T]) -> list[T]:
-    """Run something on every rank and gather the results; if it fails anywhere, raise everywhere:
-    no rank is left waiting."""
-    outcome: tuple[T | None, BoigError | None]
-    try:
-        outcome = (act(), None)
-    except BoigError as exc:
-        outcome = (None, exc)
-    except Exception as exc:
-        # An error of boig's pickles whole, which the collective needs; a foreign one may not.
-        outcome = (
-            None,
-            full_disk(exc)
-            or InfrastructureError(
-                f"rank {rank()}", f"failed at a checkpoint ({exc!r})", "see its log"
-            ),
-        )
-    gathered: list[Any] = [outcome]
-    if world_size() > 1:
-        gathered = [None] * world_size()
-        dist.all_gather_object(gathered, outcome)
-    errors = [error for _, error in gathered if error is not None]
-    if errors:
-        raise errors[0]
-    return [value for value, _ in gathered]
-
-
-def _broadcast(act: Callable[[], T]) -> T:
-    """Rank 0's result on every rank (object stores may show ranks different listings)."""
-    return _every_rank(lambda: act() if rank() == 0 else None)[0]  # type: ignore[return-value]
 
 
 @contextmanager

@@ -2,19 +2,24 @@
 no other's.
 
 Leaves out: fields that only say how and where it runs, which may change when it goes on, to
-rounding; and what happens before and after it.
+rounding; what happens before and after it; and the version of boig, which a checkpoint keeps beside
+its work (see `checkpoint_marker`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
 from boig_core.config import Recipe
-from boig_core.storage.job import Job, Stage
-from boig_core.storage.stage import lineage_of
+from boig_core.escapes import visible
+from boig_core.storage.job import Stage
 
 READS: Final[Mapping[Stage, tuple[str, ...]]] = {
     Stage.FINETUNE_LLM: ("seed", "llm", "data.kpi"),
@@ -72,39 +77,130 @@ PLACEMENT: Final = frozenset(
 )
 """Fields of these that say how and where it runs, or what is measured before and after it."""
 
+_NAMED: Final = 5
+"""Differing fields that a line names, and how many letters of a value."""
+_LETTERS: Final = 60
 
-def work_of(job: Job) -> str:
-    """SHA-256 of a job's work: the same for each attempt at it.
 
-    Inputs count by their content, as in lineage: a copy at another place is the same work.
+@dataclass(frozen=True)
+class Work:
+    """What a training computes.
+
+    Attributes:
+        fields: values that decide what it ends with, by their paths in the recipe.
+        defaults: values of fields that a checkpoint of an older version does not have.
+        recipe: digest of the whole recipe.
+        base: the model that it begins with; None: random weights.
+        data: digest of what it is trained on; asked for where no input has a digest.
     """
-    return digest(job.stage, job.recipe, lineage_of(job).inputs)
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str = ""
+    base: str | None = None
+    data: Callable[[], str] = str
+
+    def of(self, inputs: Mapping[str, str] | None) -> dict[str, Any]:
+        """The fields with what is read, as JSON.
+
+        Args:
+            inputs: digest of each input by name; None: a training that has no job.
+        """
+        data = {"data": self.data()} if inputs is None else inputs
+        read = {name if name == "data" else f"input {name}": each for name, each in data.items()}
+        values: dict[str, Any] = json.loads(json.dumps({**self.fields, **read}))
+        return values
 
 
-def digest(stage: Stage, recipe: Recipe, inputs: Mapping[str, Any]) -> str:
-    """As `work_of`, for a training that has no job."""
-    # Without defaults: a field that a newer version adds must not make another work of a training
-    # that is half done.
-    values = recipe.model_dump(mode="json", exclude_defaults=True)
-    read = {path: _at(values, path) for path in READS[stage]}
+def work_of(
+    stage: Stage,
+    recipe: Recipe,
+    data: Callable[[], str],
+    task: Mapping[str, Any] | None = None,
+) -> Work:
+    """What a training of a stage computes.
+
+    Args:
+        stage: which training.
+        recipe: that it is trained by.
+        data: digest of what it is trained on, see `digest`.
+        task: what tells trainings of this stage apart, beside the recipe.
+    """
+    section = recipe.llm if stage is Stage.FINETUNE_LLM else recipe.sd
+    fields = _fields(stage, recipe) | {f"task.{name}": each for name, each in (task or {}).items()}
+    return Work(fields, _fields(stage, Recipe()), recipe.digest(), section.base, data)
+
+
+def digest(rows: Iterable[Any]) -> str:
+    """SHA-256 of rows of plain values or bytes: of data that no manifest has a digest of."""
+    total = hashlib.sha256()
+    for row in rows:
+        # Each row hashed for itself, so that where one ends and the next begins counts.
+        part = row if isinstance(row, bytes) else repr(row).encode(errors="surrogatepass")
+        total.update(hashlib.sha256(part).digest())
+    return total.hexdigest()
+
+
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> list[str]:
+    """Each field by which two works differ, with both values.
+
+    Args:
+        before: fields of the one, as `Work.of` gives them.
+        now: fields of the other.
+        defaults: what stands for fields that ``before`` does not know, since an older version has
+            written it; empty: the same version has.
+    """
+    then = {**_added(defaults, before), **before}
+    names = sorted(name for name in {**then, **now} if then.get(name) != now.get(name))
+    lines = [
+        f"{name} was {_short(then.get(name))} and is {_short(now.get(name))}" for name in names
+    ]
+    more = len(lines) - _NAMED
+    return [*lines[:_NAMED], *([f"{more} more"] if more > 0 else [])]
+
+
+def _added(defaults: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults of the fields that came later: none below a section that was left out."""
+    return {
+        name: value
+        for name, value in defaults.items()
+        if not any(name.startswith(f"{known}.") for known in before)
+    }
+
+
+def _fields(stage: Stage, recipe: Recipe) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for path in READS[stage]:
+        section, _, name = path.partition(".")
+        value = getattr(recipe, section)
+        fields |= _leaves(path, getattr(value, name) if name else value)
     for section in ("llm", "sd", "ddpo"):
-        if section in read:
+        if section in READS[stage]:
             # Between nothing that is shared and something a checkpoint cannot change over.
-            read[f"{section}.sharded"] = getattr(recipe, section).zero_stage > 0
+            fields[f"{section}.zero_stage above 0"] = getattr(recipe, section).zero_stage > 0
     if stage is Stage.DDPO:
         # `perception.dtype: auto` follows it.
-        read["reward.on_gpu"] = recipe.scorer_resources.gpus > 0
-    told = {"stage": stage, "recipe": read, "inputs": dict(inputs)}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        fields["reward.resources.gpus above 0"] = recipe.scorer_resources.gpus > 0
+    return fields
 
 
-def _at(values: Mapping[str, Any], path: str) -> Any:
-    """A section without `PLACEMENT`, or a field; None where it has its default."""
-    section, _, field = path.partition(".")
-    value = values.get(section)
-    if field:
-        return (value or {}).get(field)
-    if not isinstance(value, dict):
-        return value
-    decides = {key: each for key, each in value.items() if f"{section}.{key}" not in PLACEMENT}
-    return decides or None
+def _leaves(path: str, value: Any) -> dict[str, Any]:
+    """The values of a section, or of a field, by their paths; without `PLACEMENT`."""
+    if path in PLACEMENT:
+        return {}
+    if not isinstance(value, BaseModel):
+        return {path: to_jsonable_python(value)}
+    return {
+        inner: leaf
+        for name in type(value).model_fields
+        for inner, leaf in _leaves(f"{path}.{name}", getattr(value, name)).items()
+    }
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    text = visible(value if isinstance(value, str) else json.dumps(value))
+    return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}…"

@@ -19,7 +19,7 @@ import pytest
 
 from boig_core.errors import InfrastructureError
 from boig_core.orchestration.jobs.ray_api import RayCluster
-from boig_core.storage import commit, manifest, store
+from boig_core.storage import commit, manifest, runs, store
 from infra.evidence.orchestration.airflow_clicks import Run
 from infra.evidence.orchestration.airflow_on_postgres import SERVERS, until
 from tests.faults.installation import RECIPE, Installation
@@ -294,12 +294,13 @@ def test_a_training_that_died_with_its_ray_head_goes_on_from_its_checkpoint(
         "steps are counted from 0: the ten before the checkpoint are not done again"
     )
     assert commit.fate(first) == "fenced"
-    assert (
-        manifest.verify(services.airflow.result(run)["outputs"]["high_kpi"], kind="sd").meta[
-            "steps"
-        ]
-        == 12
-    )
+    published = manifest.verify(services.airflow.result(run)["outputs"]["high_kpi"], kind="sd")
+    assert published.meta["steps"] == 12
+    head = "".join(text for _, text in runs.read_log(second))
+    assert "finetune_sd: attempt 2 (a retry) · dataset " in head
+    assert f"finetune_sd: goes on from {first}/checkpoints/step-000010, step 10" in head
+    assert published.went_on_from is not None
+    assert [(hop.step, hop.asked_by) for hop in published.went_on_from] == [(10, None)]
     assert store.list_files(store.join(first, "checkpoints")) == kept, (
         "an attempt writes to its own folder alone"
     )

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from boig_core.errors import NotFoundInStoreError, UserError
-from boig_core.storage import commit, control, manifest, store
-from boig_core.storage.job import JOB, Job, Stage, TaskTry, slug
+from boig_core.errors import UserError
+from boig_core.storage import commit, manifest, store
+from boig_core.storage.job import Job, Stage, TaskTry, slug, starter_of
 from boig_core.storage.stage import lineage_of
 
 FAMILIES: Final = {
@@ -89,7 +89,7 @@ def survey(
     newest = numbers[-1]
     uri = commit.attempt_uri(task, newest)
     fate = commit.fate(uri)
-    starter = started_by(uri)
+    starter = starter_of(uri)
     # An attempt whose starter is not known is taken up as by a retry: only a clear that is proven
     # may stop a job.
     if starter is None or not now.redoes(starter):
@@ -130,21 +130,6 @@ def find_reusable_attempt(job: Job) -> str | None:
         if published.lineage == wanted:
             return published.commit.rsplit("/", 1)[0]
     return None
-
-
-def started_by(uri: str) -> TaskTry | None:
-    """The try that started an attempt; None: it left no job file, or not Airflow wrote it.
-
-    Raises:
-        CorruptError: the job file cannot be read.
-    """
-    job, what = store.join(uri, JOB), ("a job file", "restore it, or clear the task as a new run")
-    try:
-        # Not as a job: the recipe may be one of another version of boig.
-        started = control.read_object(job, *what).get("started_by")
-    except NotFoundInStoreError:
-        return None
-    return None if started is None else control.validated(job, TaskTry, started, *what)
 
 
 def result(uri: str) -> dict[str, Any] | None:

@@ -1,6 +1,8 @@
 """The high-KPI baseline: the loss falls towards its images, a resumed run is the same run, and what
 it writes opens again."""
 
+import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +20,7 @@ from boig_core.diffusion.pipeline import load_pipeline
 from boig_core.diffusion.sample import sample_images
 from boig_core.errors import InputError, PreemptedError
 from boig_core.storage import store
+from boig_core.storage.ancestry import Ancestry
 from boig_core.training import preemption
 from boig_core.training.checkpoint import Checkpoints
 
@@ -189,3 +192,56 @@ def test_min_snr_weighs_timesteps_by_the_published_formula(predicted: str) -> No
 def test_no_images_is_one_clear_error(small: Recipe, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="high-KPI training samples: 0"):
         train(small, ImageExamples(np.zeros((0, 32, 32, 3), np.uint8), []), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"lr": 1e-4}, "sd.lr was 0.001 and is 0.0001"),
+        ({"batch": 6, "min_snr": None}, "sd.batch was 4 and is 6, sd.min_snr was"),
+        ({"examples": 5}, "data was"),
+        ({"seed": 1}, "seed was 0 and is 1"),
+    ],
+)
+def test_other_work_is_refused_in_its_own_folder_and_told_in_a_later_one(
+    small: Recipe,
+    examples: ImageExamples,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    change: dict[str, Any],
+    name: str,
+) -> None:
+    caplog.set_level(logging.INFO)
+    first, _ = train(small, examples, tmp_path)
+    settings = {key: value for key, value in change.items() if key not in ("seed", "examples")}
+    other = set_sd(small, **settings).model_copy(update={"seed": change.get("seed", 0)})
+    count = change.get("examples", 6)
+    fewer = ImageExamples(examples.images_BHWC[:count], examples.texts_B[:count])
+    with pytest.raises(InputError, match=rf"{re.escape(name)}.*set that back, or train into"):
+        train(other, fewer, tmp_path)
+    second, losses = train(other, fewer, tmp_path, attempt=2)
+    assert len(losses) > 0
+    assert second.checksum != first.checksum
+    [begins] = [line for line in caplog.messages if "checkpoints of attempt 1" in line]
+    assert begins.startswith("training: trains from the start: 2 checkpoints of attempt 1 passed")
+    assert name in begins
+
+
+def test_after_a_clear_all_steps_are_trained_again(
+    small: Recipe, examples: ImageExamples, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also by the recipe that has trained before: a person asked for the work anew."""
+    caplog.set_level(logging.INFO)
+    first, losses = train(small, examples, tmp_path)
+    cleared = Checkpoints(
+        str(tmp_path), 2, ancestry=Ancestry("clear", left_out={1: "the task was cleared"})
+    )
+    again: list[float] = []
+    second = finetune(small, examples, cleared, lambda step, row: again.append(row["loss"]))
+    assert again == losses
+    assert second.checksum == first.checksum
+    assert "training: attempt 2 (after a clear) · data" in caplog.text
+    assert (
+        "from the start: 2 checkpoints of attempt 1 passed over: the task was cleared"
+        in caplog.text
+    )

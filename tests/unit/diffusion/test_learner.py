@@ -1,6 +1,7 @@
 """The learner, whole and in one process: it climbs, resumes where it stopped, and stops when
 sampling and scoring disagree."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -328,3 +329,40 @@ def test_the_best_epoch_is_the_one_whose_weights_were_probed(
     ).fit()
     assert [version for version, _ in looked] == [0, 2, 4]
     assert (kept.version, kept.checksum) == looked[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"lr": 1e-4}, "ddpo.lr was"),
+        ({"guidance": 3.0, "objective": "ddpo"}, "ddpo.guidance was"),
+        ({"prompts": "others"}, "data was"),
+        ({"reward": {"dsg": 1.0}}, "reward.weights was"),
+    ],
+)
+def test_other_work_is_refused_in_its_own_folder_and_told_in_a_later_one(
+    recipe: Recipe,
+    samples: list[Sample],
+    warmth: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    change: dict[str, Any],
+    name: str,
+) -> None:
+    caplog.set_level(logging.INFO)
+    short = set_ddpo(recipe, epochs=1, checkpoint_every=1)
+    fit(short, samples, warmth, tmp_path)
+    settings = {key: value for key, value in change.items() if key not in ("prompts", "reward")}
+    other = set_ddpo(short, **settings)
+    if "reward" in change:
+        other = other.model_copy(
+            update={"reward": other.reward.model_copy(update={"weights": change["reward"]})}
+        )
+    prompts = [replace(sample, text="ice") if "prompts" in change else sample for sample in samples]
+    with pytest.raises(InputError, match=rf"{name}.*set that back, or train into another folder"):
+        fit(other, prompts, warmth, tmp_path)
+    _, rows = fit(other, prompts, warmth, tmp_path, attempt=2)
+    assert [row["epoch"] for row in rows] == [0]
+    [begins] = [line for line in caplog.messages if "checkpoint of attempt 1" in line]
+    assert begins.startswith("training: trains from the start: 1 checkpoint of attempt 1 passed")
+    assert name in begins

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import logging
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -343,3 +346,55 @@ def test_a_base_is_read_from_a_store(
         InputError, match=r"^llm\.base = 's3://boig-tests/bases/none': cannot be opened"
     ):
         make_model(small(base=f"{s3_bucket}/bases/none").llm, [], 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"lr": 5e-3}, "llm.lr was 0.0003 and is 0.005"),
+        ({"batch": 24}, "llm.batch was 12 and is 24"),
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"posts": 90}, "data was"),
+        ({"with_kpi": False}, "task.with_kpi was true and is false"),
+    ],
+)
+def test_a_training_of_other_work_is_refused_in_its_own_folder_and_told_in_a_later_one(
+    make_samples: MakeSamples,
+    tmp_path_factory: pytest.TempPathFactory,
+    started_task: Path,
+    caplog: pytest.LogCaptureFixture,
+    change: dict[str, Any],
+    name: str,
+) -> None:
+    """What trained before cannot decide: neither schedule nor order of the data may change in
+    silence."""
+    caplog.set_level(logging.INFO)
+    llm = {key: value for key, value in change.items() if key in ("lr", "batch")}
+    recipe = small(**llm).model_copy(update={"seed": change.get("seed", 0)})
+    samples, with_kpi = make_samples(change.get("posts", 120)), change.get("with_kpi", True)
+    task = tmp_path_factory.mktemp("other") / "task"
+    shutil.copytree(started_task, task)
+    with pytest.raises(InputError, match=rf"{re.escape(name)}.*set that back, or train into"):
+        finetune(samples, recipe, with_kpi=with_kpi, checkpoints=Checkpoints(str(task), 1))
+    steps: list[int] = []
+    later = Checkpoints(str(task), 2)
+    finetune(
+        samples,
+        recipe,
+        with_kpi=with_kpi,
+        checkpoints=later,
+        report=lambda step, values: steps.append(step),
+    )
+    assert steps == [1, 2, 3, 4, 5, 6]
+    [_, begins] = [line for line in caplog.messages if line.startswith("training: ")]
+    assert begins.startswith("training: trains from the start: 2 checkpoints of attempt 1 passed")
+    assert name in begins
+    assert later.went_on_from == ()
+
+
+@pytest.fixture(scope="module")
+def started_task(make_samples: MakeSamples, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a training whose first attempt is there to be gone on from."""
+    task = tmp_path_factory.mktemp("started") / "task"
+    finetune(make_samples(120), small(), with_kpi=True, checkpoints=Checkpoints(str(task), 1))
+    return task

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from boig_core.errors import CorruptError, InputError
 from boig_core.orchestration.planning.intervals import last_turn
-from boig_core.orchestration.stage.attempts import started_by
 from boig_core.storage import commit, control, manifest, marker, runs, store
-from boig_core.storage.job import TaskTry, read_job, write_job
+from boig_core.storage.ancestry import RESUME, Resume, read_resume, write_resume
+from boig_core.storage.job import TaskTry, read_job, starter_of, write_job
 from boig_core.training.checkpoint_marker import read_marker
 from tests.unit.storage.test_job import make_job
 
@@ -108,6 +108,7 @@ def write_all(root: Path) -> dict[str, Path]:
     manifest.publish_folder(folder, uri, kind="k", lineage=lineage, commit=at, meta={"n": 1})
     commit.commit(this.attempt_uri, {"m": uri}, {"seconds": 1.5, "list": [1, {"deep": None}]})
     commit.write_failure(this.attempt_uri, ValueError("x"))
+    write_resume(this.task, this.attempt, Resume(attempt=this.attempt, asked_by=("ada",)))
     store.write_bytes(
         f"{root}/{marker.MARKER}", marker.StoreMarker(id="0").model_dump_json().encode()
     )
@@ -115,9 +116,12 @@ def write_all(root: Path) -> dict[str, Path]:
     points = f"{this.attempt_uri}/checkpoints/step-1"
     entry = {"path": "a", "size": 1, "sha256": "0" * 64}
     body = {
-        "format": 4,
+        "format": 5,
         "step": 1,
-        "work": "w",
+        "work": {"sd.lr": 0.1},
+        "recipe": "r",
+        "code": "c",
+        "went_on_from": [{"checkpoint": "p", "step": 1, "recipe": "r", "code": "c"}],
         "workers": 1,
         "folder": "f0",
         "state": {"n": [1.5]},
@@ -129,6 +133,7 @@ def write_all(root: Path) -> dict[str, Path]:
         "job": attempt / "job.json",
         "commit": attempt / "commit.json",
         "error": attempt / "error.json",
+        "resume": attempt / RESUME,
         "manifest": Path(uri) / "manifest.json",
         "marker": root / marker.MARKER,
         "turn": root / "turns" / "000001.json",
@@ -139,12 +144,13 @@ def write_all(root: Path) -> dict[str, Path]:
 
 READERS: list[tuple[str, Callable[[Path], Any]]] = [
     ("job", lambda file: read_job(str(file))),
-    ("job", lambda file: started_by(str(file.parent))),
+    ("job", lambda file: starter_of(str(file.parent))),
     ("commit", lambda file: commit.read_commit(str(file.parent))),
     ("commit", lambda file: commit.fate(str(file.parent))),
     ("commit", lambda file: manifest.read_manifest(str(file.parents[5] / "models" / "m" / "v1"))),
     ("commit", lambda file: runs.run_state(str(file.parents[5]), "boig_ingest/one")),
     ("error", lambda file: commit.read_failure(str(file.parent))),
+    ("resume", lambda file: read_resume(str(file.parents[1]), 1)),
     ("manifest", lambda file: manifest.verify(str(file.parent))),
     ("marker", lambda file: marker.read(str(file.parent))),
     ("turn", lambda file: last_turn(str(file.parent))),

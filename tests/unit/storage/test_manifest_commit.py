@@ -157,6 +157,27 @@ def test_own_manifest_in_the_folder_is_refused(root: str, tmp_path: Path) -> Non
     assert store.list_files(root) == []
 
 
+def test_what_a_training_went_on_from_is_kept_beside_what_it_is(root: str, tmp_path: Path) -> None:
+    """Equal weights have equal digests, and an output that is no training's says nothing."""
+    uri, attempt = publish(root, tmp_path)
+    commit.commit(attempt, {"model": uri}, {})
+    plain = manifest.read_manifest(uri)
+    assert plain.went_on_from is None
+    assert b"went_on_from" not in store.read_bytes(store.join(uri, manifest.MANIFEST))
+    hop = manifest.WentOnFrom(
+        checkpoint="runs/dag/run/task/attempt-1/checkpoints/step-000100",
+        step=100,
+        recipe="r" * 64,
+        code="0.1.0",
+        asked_by=("ada",),
+    )
+    for hops in ((), (hop,)):
+        told = plain.model_copy(update={"went_on_from": hops})
+        manifest.write_manifest(told, root)
+        assert manifest.read_manifest(uri) == told
+        assert told.digest() == plain.digest()
+
+
 def test_digest_is_about_content(root: str, tmp_path: Path) -> None:
     digests = []
     for attempt in (1, 2):

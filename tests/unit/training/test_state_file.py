@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -197,7 +198,7 @@ def test_no_file_of_a_checkpoint_leaves_its_folder(path: str, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("body", ["[]", "null", '"x"', "{}", '{"format": "x"}', '{"format": 4}'])
+@pytest.mark.parametrize("body", ["[]", "null", '"x"', "{}", '{"format": "x"}', '{"format": 5}'])
 def test_a_marker_of_odd_json_is_passed_over(body: str, tmp_path: Path) -> None:
     points = Checkpoints(str(tmp_path / "task"), 1)
     uri = Path(points.save(make_engine(0), 1))
@@ -206,14 +207,20 @@ def test_a_marker_of_odd_json_is_passed_over(body: str, tmp_path: Path) -> None:
     assert points.restore(make_engine(0)) is None
 
 
-def test_a_checkpoint_of_an_older_format_is_refused_in_a_line_that_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [3, 4])
+def test_a_checkpoint_of_an_older_format_is_refused_or_told_and_never_opened(
+    number: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     points = Checkpoints(str(tmp_path / "task"), 1)
     uri = Path(points.save(make_engine(0), 1))
     points.wait()
     marker = json.loads((uri / COMPLETE).read_text())
-    (uri / COMPLETE).write_text(json.dumps({**marker, "format": 3}))
-    with pytest.raises(InputError, match=r"has format 3.*end this run with the version"):
+    (uri / COMPLETE).write_text(json.dumps({**marker, "format": number, "work": "0" * 64}))
+    with pytest.raises(InputError, match=rf"has format {number}.*end this run with the version"):
         points.restore(make_engine(0))
+    caplog.set_level(logging.INFO)
+    assert Checkpoints(str(tmp_path / "task"), 2).restore(make_engine(0)) is None
+    assert f"attempt 1 passed over: has format {number} of an older version" in caplog.text
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"\x80\x04.", b"neither this nor that"])

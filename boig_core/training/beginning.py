@@ -1,0 +1,64 @@
+"""The head of a training's log: which attempt it is, what it reads, and where it begins and why.
+
+Leaves out: which checkpoint it is that a training goes on from (see `checkpoint`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from boig_core.storage.ancestry import Ancestry, Began
+
+_BEGAN: Final[Mapping[Began, str]] = {
+    "first": "the first",
+    "retry": "a retry",
+    "clear": "after a clear",
+    "resume": "after a clear, resumed",
+    "rerun": "run again",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A complete checkpoint: which attempt has left it, after how many steps, and where."""
+
+    attempt: int
+    step: int
+    uri: str
+
+
+def what_it_reads(
+    attempt: int, ancestry: Ancestry, data: Mapping[str, str], base: str | None
+) -> str:
+    """First line: the attempt, how it came about, and what it is trained on.
+
+    Args:
+        attempt: its number.
+        ancestry: what it may go on from.
+        data: what it reads by name: URIs, or a digest where there is none.
+        base: the model that it begins with; None: random weights.
+    """
+    asked_by = next(iter(ancestry.resumed.values())) if ancestry.began == "resume" else ()
+    wish = f" at the wish of {', '.join(asked_by)}" if asked_by else ""
+    read = [f"{name} {data[name]}" for name in ("dataset", "data") if name in data]
+    parts = [f"attempt {attempt} ({_BEGAN[ancestry.began]}{wish})", *read]
+    return " · ".join([*parts, "random weights" if base is None else f"base {base}"])
+
+
+def where_it_begins(point: Point | None, passed_over: Sequence[tuple[int, str]]) -> str:
+    """Second line: the checkpoint that it goes on from, or the start, and why no other.
+
+    Args:
+        point: the checkpoint; None: there is none to go on from.
+        passed_over: of each one that is passed over its attempt and the reason.
+    """
+    notes = [
+        f"{count} checkpoint{'' if count == 1 else 's'} of attempt {attempt} passed over: {why}"
+        for (attempt, why), count in Counter(passed_over).items()
+    ]
+    if point is not None:
+        return "; ".join([f"goes on from {point.uri}, step {point.step}", *notes])
+    return f"trains from the start: {'; '.join(notes or ['there is no checkpoint'])}"
