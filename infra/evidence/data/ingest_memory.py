@@ -179,9 +179,9 @@ def _look(
 def _group(process: psutil.Process, pid: int, driver: str) -> str:
     """Part that a process plays.
 
-    A worker of Ray names itself after what it runs; ``spawn_main`` and ``forkserver`` are of Python's
-    own multiprocessing. The raylet is asked for first, since its command line holds that of its
-    workers.
+    A worker of Ray names itself after what it runs; ``spawn_main`` and ``forkserver`` are of
+    Python's own multiprocessing. The raylet is asked for first, since its command line holds that
+    of its workers.
     """
     name, line = process.name(), " ".join(process.cmdline())
     if name.startswith("raylet") or "/raylet" in line.split(" ")[0]:
