@@ -8,8 +8,10 @@ it ends. One that dies is replaced, and its item done again. Leaves out: what th
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import traceback
@@ -21,6 +23,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Final, Generic, TypeVar
 
 from boig_core.errors import ClusterError
+from boig_core.memory import keep_memory
 from boig_core.observability.logs import configure_logging, get_logger
 
 T = TypeVar("T")
@@ -29,6 +32,8 @@ log = get_logger(__name__)
 DEATHS: Final = 8
 """Times that an item may lose its process; one that kills its process each time must not run for
 ever."""
+_KEPT_BYTES: Final = 2**28
+"""Of memory, from item to item."""
 
 
 class Processes(Generic[T]):
@@ -43,7 +48,7 @@ class Processes(Generic[T]):
         # No forks of this process, which has threads.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__, work.__module__])
-        self._start = lambda: _Process(context, work)
+        self._start: Callable[[], _Process] = lambda: _Process(context, work)
         self._idle = [self._start() for _ in range(count)]
         self._busy: dict[Any, tuple[_Process, tuple[int, tuple[Any, ...]]]] = {}
 
@@ -124,7 +129,8 @@ class _Process:
         self._process.kill()
         self._process.join()
         self.connection.close()
-        return self._process.exitcode
+        code: int | None = self._process.exitcode
+        return code
 
 
 def _serve(connection: Connection, work: Callable[..., Any]) -> None:
@@ -132,16 +138,27 @@ def _serve(connection: Connection, work: Callable[..., Any]) -> None:
     # An interrupt from the keyboard reaches the whole group, and the parent decides what ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     configure_logging()
+    keep_memory(_KEPT_BYTES)
+    # What is imported stays: no collection has to look through it.
+    gc.freeze()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    while True:
-        item = connection.recv()
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            connection.send(_answer(work, connection.recv()))
+
+
+def _answer(work: Callable[..., T], item: tuple[Any, ...]) -> tuple[Exception | None, T | None]:
+    """What the work raised, and what it returned."""
+    try:
+        return None, work(*item)
+    except Exception as exc:
+        # Its traceback does not travel by itself, and not each error does.
+        exc.add_note(traceback.format_exc())
         try:
-            answer = None, work(*item)
-        except Exception as exc:
-            # Its traceback does not travel.
-            exc.add_note(traceback.format_exc())
-            answer = exc, None
-        connection.send(answer)
+            pickle.loads(pickle.dumps(exc))
+        except Exception:
+            return RuntimeError(traceback.format_exc()), None
+        return exc, None
 
 
 def _end_with_parent() -> None:

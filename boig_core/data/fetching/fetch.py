@@ -135,22 +135,10 @@ class Fetcher:
         ]
         for thread in threads:
             thread.start()
-        running, expected = len(threads), 0
         try:
-            while running or expected:
-                item = arrived.get()
-                if isinstance(item, BaseException):
-                    raise item
-                if isinstance(item, int):
-                    running -= 1
-                    expected += item
-                    continue
-                expected -= 1
+            for result in _results(arrived, len(threads)):
                 room.release()
-                if isinstance(item[1], StoredImage | Rejected):
-                    yield item
-                else:
-                    raise item[1]
+                yield result
         finally:
             # Also when the caller stops before the last image: the threads see it and end.
             left.set()
@@ -311,6 +299,27 @@ class Fetcher:
         return self._turns.get(name) or self._turns.setdefault(
             name, Semaphore(self.data.fetch_per_host)
         )
+
+
+def _results(
+    arrived: SimpleQueue[_Arrival], running: int
+) -> Iterator[tuple[ImageReference, StoredImage | Rejected]]:
+    """Results as they come, until each of so many threads has nothing left and all that they have
+    had is there."""
+    expected = 0
+    while running or expected:
+        item = arrived.get()
+        if isinstance(item, BaseException):
+            raise item
+        if isinstance(item, int):
+            running -= 1
+            expected += item
+            continue
+        expected -= 1
+        reference, image = item
+        if not isinstance(image, StoredImage | Rejected):
+            raise image
+        yield reference, image
 
 
 def _phrase(status: int) -> str:

@@ -44,18 +44,6 @@ _BOOT: Final = (
 )
 
 
-_ENVIRONMENT: Final = {
-    # Threads of a linear algebra library would only take memory.
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    # The memory of an image serves the next one. By itself the C library gives it back to the
-    # kernel, which clears it page by page: a twentieth of the time of a photograph.
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-    "MALLOC_TRIM_THRESHOLD_": str(2**26),
-    "MALLOC_TOP_PAD_": str(2**22),
-}
-
-
 @dataclass(frozen=True)
 class Allowance:
     """What decoding one image may take.
@@ -119,9 +107,10 @@ class DecoderProcess:
         self._kept = 0
         descriptors = (theirs.fileno(), self._shared)
         boot = [sys.executable, "-I", "-S", "-c", _BOOT, decoder, *map(str, descriptors)]
-        # Nothing of ours: no keys, no proxies.
+        # Nothing of ours: no keys, no proxies. Threads of a linear algebra library would only take
+        # memory.
         inherited = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-        environment = {**_ENVIRONMENT, **inherited}
+        environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **inherited}
         try:
             self._process = subprocess.Popen(
                 [*boot, *paths],

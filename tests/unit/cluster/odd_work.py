@@ -15,6 +15,13 @@ from boig_core.cluster.processes import Processes
 from boig_core.errors import InputError, StoreUnavailableError
 
 
+class OddError(Exception):
+    """One that cannot be put together again."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first + second)
+
+
 def work(folder: str, item: str) -> str:
     """Do what the item says; returns it."""
     mark = Path(folder) / item
@@ -29,6 +36,8 @@ def work(folder: str, item: str) -> str:
         raise StoreUnavailableError("s3://b", "is away", "wait")
     if item == "wrong":
         raise InputError("x", "is wrong", "mend it")
+    if item == "odd":
+        raise OddError("very ", "odd")
     if item == "waits":
         (Path(folder) / f"pid-{os.getpid()}").touch()
         time.sleep(60)
@@ -41,4 +50,4 @@ if __name__ == "__main__":
         for number, result in Processes(work, 2).spread((folder, item) for item in items):
             print(number, result, flush=True)
     except Exception as exc:
-        print(f"{type(exc).__name__}: {exc}")
+        print(f"{type(exc).__name__}: {exc}".replace("\n", " "))

@@ -59,6 +59,12 @@ def test_what_the_work_raises_arrives_as_it_is(item: str, error: str, tmp_path: 
     assert spread(tmp_path, item, "waits")[-1] == error
 
 
+def test_an_error_that_cannot_travel_is_told(tmp_path: Path) -> None:
+    told = spread(tmp_path, "odd")[-1]
+    assert told.startswith("RuntimeError: Traceback")
+    assert "OddError: very odd" in told
+
+
 def test_processes_end_with_their_parent_in_the_middle_of_an_item(tmp_path: Path) -> None:
     parent = subprocess.Popen([*COMMAND, str(tmp_path), "waits", "waits"], env=ENVIRONMENT)
     end = time.monotonic() + 30

@@ -6,11 +6,10 @@ import os
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -145,6 +144,12 @@ def test_a_server_that_trickles_is_hung_up_on(server: str, path: str) -> None:
     [result] = fetch_all([f"{server}/{path}"], INTRANET.model_copy(update={"fetch_timeout_s": 0.5}))
     assert code(result) == "http_error"
     assert Server.hung_up.wait(5)
+
+
+def test_a_body_of_a_length_that_is_not_allowed_is_not_waited_for(server: str) -> None:
+    small = INTRANET.model_copy(update={"max_image_mb": 0.05, "fetch_timeout_s": 0.5})
+    [result] = fetch_all([f"{server}/trickling-body"], small)
+    assert code(result) == "image_too_large"
 
 
 @pytest.mark.parametrize(
@@ -381,42 +386,3 @@ def test_private_addresses_are_refused(host: str, server: str) -> None:
     [result] = fetch_all([f"http://{host}:{port}/good.png"], Data())
     assert code(result) == "host_refused"
     assert Server.asked["/good.png"] == 0
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_threads_fetch_on_while_images_wait_for_a_decoder_but_few_are_held(
-    threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image = StoredImage(b"x", "0" * 64, 1, 1, "0" * 22)
-    waiting: list[Callable[[StoredImage], None]] = []
-    most = fetch._ON_THE_WAY * threads
-
-    def decode(*arguments: Any) -> None:
-        waiting.append(arguments[-1])
-        # Nothing is answered before as much has come as may be held.
-        if len(waiting) % most == 0:
-            for answer in waiting[-most:]:
-                answer(image)
-
-    monkeypatch.setattr(fetch, "decode_untrusted", decode)
-    (tmp_path / "x.png").write_bytes(png())
-    data = INTRANET.model_copy(update={"fetch_concurrency": threads})
-    wanted = [ImageReference(str(tmp_path), f"{tmp_path}/x.png") for _ in range(4 * most)]
-    taken = 0
-    for taken, _ in enumerate(Fetcher(data).fetch(wanted, Reach()), 1):
-        assert len(waiting) <= taken + most
-    assert taken == len(wanted)
-
-
-def test_threads_end_when_nobody_takes_what_they_fetch(tmp_path: Path) -> None:
-    files = [tmp_path / f"{i}.png" for i in range(60)]
-    for file in files:
-        file.write_bytes(png())
-    wanted = [ImageReference(str(tmp_path), str(file)) for file in files]
-    two = INTRANET.model_copy(update={"fetch_concurrency": 2})
-    result = Fetcher(two).fetch(wanted, Reach())
-    assert code(next(result)[1]) == "stored"
-    result.close()  # type: ignore[attr-defined]
-    for thread in [thread for thread in threading.enumerate() if thread.name == "boig-fetch"]:
-        thread.join(5)
-        assert not thread.is_alive()
