@@ -28,7 +28,7 @@ def work(space: Workspace) -> Outcome:
     Raises:
         InputError: neither posts nor a version, no posts file, or not one row that can be used.
     """
-    from boig_core.cluster.ingest import RayCrew
+    from boig_core.cluster.ingest import choose_crew
 
     forgotten.require_no_erasure(space.job.store)
     recipe, inputs = space.recipe, space.job.inputs
@@ -49,7 +49,7 @@ def work(space: Workspace) -> Outcome:
             recipe.seed,
             root=root,
             scratch=space.scratch,
-            crew=RayCrew(),
+            crew=choose_crew(),
             retry="retry" in inputs,
             period=read_period(inputs["period"]) if "period" in inputs else None,
             roots=load_policy().images,

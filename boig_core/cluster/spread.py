@@ -10,17 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import ray
 
+from boig_core.cluster.processes import DEATHS
 from boig_core.cluster.session import cores
 
 T = TypeVar("T")
-
-_DEATHS: Final = 8
-"""Times that a task may lose its process; one that kills its process each time must not run for
-ever."""
 
 
 def spread(work: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, T]]:
@@ -41,7 +38,7 @@ def spread(work: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> Iterator
     total = max(1.0, ray.cluster_resources().get("CPU", 1.0))
     # A local cluster claims more CPUs than there are (see `connect`): a task asks for so many of
     # them that each real core gets one.
-    task = ray.remote(num_cpus=total / cores(), max_retries=_DEATHS)(work)
+    task = ray.remote(num_cpus=total / cores(), max_retries=DEATHS)(work)
     waiting = enumerate(items)
     # Two for each core: the next one waits at the core when the first is done.
     running = {task.remote(*item): number for number, item in islice(waiting, 2 * cores())}

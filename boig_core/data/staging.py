@@ -14,9 +14,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import mmap
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import count, islice
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -224,6 +226,7 @@ def _write_shards(
     looks = {row["sha256"]: row for row in rows if "sha256" in row}
     names = spool.names()
     parts = min(len(names), math.ceil(spool.size / _most(data)))
+    room = _room(int(_most(data)))
     for part in range(parts):
         chosen = names[part * len(names) // parts : (part + 1) * len(names) // parts]
         images = (
@@ -234,7 +237,7 @@ def _write_shards(
             )
             for name in chosen
         )
-        entry = tables.write_shard(tables.image_table(images), tables.IMAGES, root)
+        entry = tables.write_shard(tables.image_table(images, room), tables.IMAGES, root)
         shard = {
             "shard": dataset.shard_name(entry),
             "shard_sha256": entry.sha256,
@@ -242,6 +245,13 @@ def _write_shards(
         }
         shard_of |= dict.fromkeys(chosen, shard)
     return shard_of
+
+
+@cache
+def _room(size: int) -> memoryview:
+    """Memory for a shard, the same for each: new memory has to be cleared, which takes as long as
+    writing the shard. What is not used takes none."""
+    return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def clear(root: str, keys: Iterable[str]) -> None:

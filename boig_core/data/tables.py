@@ -110,8 +110,14 @@ def write_table(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path
             writer.write_table(pending.combine_chunks(), row_group_size=_ROWS)
 
 
-def image_table(images: Iterable[StoredImage]) -> pa.Table:
-    """Images, in the order given, as an image shard."""
+def image_table(images: Iterable[StoredImage], room: memoryview | None = None) -> pa.Table:
+    """Images, in the order given, as an image shard.
+
+    Args:
+        images: they are held until the table is there.
+        room: memory that the table may use, which is of no use once the room has another one;
+            None: memory of its own.
+    """
     import pyarrow as pa
 
     schema = schema_of(
@@ -125,7 +131,7 @@ def image_table(images: Iterable[StoredImage]) -> pa.Table:
     )
     rows = list(images)
     columns: list[Any] = [
-        _binary([image.data for image in rows])
+        _binary([image.data for image in rows], room)
         if field.name == "image"
         else pa.array([getattr(image, field.name) for image in rows], field.type)
         for field in schema
@@ -133,7 +139,7 @@ def image_table(images: Iterable[StoredImage]) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _binary(values: Sequence[bytes]) -> Any:
+def _binary(values: Sequence[bytes], room: memoryview | None) -> Any:
     """An Arrow array of bytes that are copied once: `pa.array` does not know how many come, and
     doubles its room until they fit."""
     import numpy as np
@@ -143,7 +149,12 @@ def _binary(values: Sequence[bytes]) -> Any:
     # What Arrow can name in one array.
     if ends[-1] >= 2**31:
         return pa.array(values, pa.binary())
-    buffers = [None, pa.py_buffer(ends.astype(np.int32).tobytes()), pa.py_buffer(b"".join(values))]
+    if room is None or len(room) < ends[-1]:
+        room = memoryview(bytearray(int(ends[-1])))
+    for start, value in zip(ends.tolist(), values, strict=False):
+        room[start : start + len(value)] = value
+    whole = pa.py_buffer(room[: ends[-1]])
+    buffers = [None, pa.py_buffer(ends.astype(np.int32).tobytes()), whole]
     return pa.Array.from_buffers(pa.binary(), len(values), buffers)
 
 

@@ -1,4 +1,4 @@
-"""The stage ingest as it is, in one process instead of on Ray's workers, and a perceive that looks
+"""The stage ingest as it is, in one process instead of several, and a perceive that looks
 at nothing.
 
 ``BOIG_FAULTS`` is the folder of the marks: ``order.txt`` gets a line when a stage starts and when
@@ -56,5 +56,5 @@ def _mark(space: Workspace, what: str) -> None:
 
 def main(uri: str) -> int:
     """Run the job's stage; the exit code."""
-    cluster.RayCrew = OneProcess  # type: ignore[misc, assignment]
+    cluster.choose_crew = OneProcess
     return run_stage(work, [uri])

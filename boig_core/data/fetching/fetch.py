@@ -16,15 +16,14 @@ import random
 import re
 import stat
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from http.client import responses
 from pathlib import Path
-from queue import Full, Queue
+from queue import SimpleQueue
 from threading import Event, Lock, Semaphore, Thread
 from typing import Final
 from urllib.parse import urlsplit
@@ -40,7 +39,7 @@ from boig_core.data.fetching.web import (
     next_hop,
     too_large,
 )
-from boig_core.data.imaging.decoding import normalize_untrusted
+from boig_core.data.imaging.decoding import decode_untrusted
 from boig_core.data.imaging.images import StoredImage
 from boig_core.data.rejects import Again, Rejected
 from boig_core.errors import (
@@ -64,8 +63,12 @@ _OUR_FAULTS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOTCONN}
 )
 """Errors of the machine or its mounts, of which no reference is to blame."""
-_Arrival = tuple[ImageReference, StoredImage | Rejected] | BaseException | None
-"""A result, what ended a thread, or None for a thread that has nothing left."""
+_ON_THE_WAY: Final = 3
+"""Images that are held for each that is fetched at a time: as many wait to be decoded as make full
+batches."""
+_Arrival = tuple[ImageReference, StoredImage | BaseException] | BaseException | int
+"""What became of a reference, what ended a thread, or how many references one has had that has
+nothing left."""
 _LONGEST_WAIT_S: Final = 60.0
 _LONGEST_BACKOFF_S: Final = 5.0
 _OPT_OUTS: Final = frozenset({"noai", "noimageai"})
@@ -105,28 +108,26 @@ class Fetcher:
             StoreUnavailableError: the store itself is away, which is no fault of a row.
         """
         waiting, turn = iter(references), Lock()
-        arrived: Queue[_Arrival] = Queue(2 * self.data.fetch_concurrency)
+        arrived: SimpleQueue[_Arrival] = SimpleQueue()
+        # Of images that are fetched, wait for a decoder, or for the caller.
+        room = Semaphore(_ON_THE_WAY * self.data.fetch_concurrency)
         left = Event()
 
-        def hand_in(item: _Arrival) -> None:
-            # Waits in short turns: a put without a limit would hold the thread forever.
-            while not left.is_set():  # nobody may be there to take it any more
-                with suppress(Full):
-                    return arrived.put(item, timeout=0.2)
-
         def work() -> None:
+            count = 0
             try:
-                while not left.is_set():
+                while room.acquire() and not left.is_set():
                     # A generator raises when two threads ask it at once.
                     with turn:
                         reference = next(waiting, None)
                     if reference is None:
                         break
-                    hand_in((reference, self._fetch_one(reference, reach)))
-                hand_in(None)
+                    count += 1
+                    self._fetch_one(reference, reach, arrived.put)
+                arrived.put(count)
             # Handed over: an error that stays in its thread would leave the caller waiting forever.
             except BaseException as exc:
-                hand_in(exc)
+                arrived.put(exc)
 
         threads = [
             Thread(target=work, daemon=True, name="boig-fetch")
@@ -134,28 +135,32 @@ class Fetcher:
         ]
         for thread in threads:
             thread.start()
-        running = len(threads)
         try:
-            while running:
-                item = arrived.get()
-                if isinstance(item, BaseException):
-                    raise item
-                if item is None:
-                    running -= 1
-                else:
-                    yield item
+            for result in _results(arrived, len(threads)):
+                room.release()
+                yield result
         finally:
             # Also when the caller stops before the last image: the threads see it and end.
             left.set()
+            room.release(len(threads))
 
-    def _fetch_one(self, reference: ImageReference, reach: Reach) -> StoredImage | Rejected:
+    def _fetch_one(
+        self, reference: ImageReference, reach: Reach, hand_in: Callable[[_Arrival], None]
+    ) -> None:
+        """Fetch an image, and hand it in once it is decoded, which nobody waits for here."""
+        data = self.data
         try:
-            data = self.read(reference, reach)
-            return normalize_untrusted(
-                data, self.data.max_pixels, self.data.image_format, self.data.image_quality
-            )
+            file = self.read(reference, reach)
         except Rejected as exc:
-            return exc
+            hand_in((reference, exc))
+            return
+        decode_untrusted(
+            file,
+            data.max_pixels,
+            data.image_format,
+            data.image_quality,
+            lambda image: hand_in((reference, image)),
+        )
 
     def read(self, reference: ImageReference, reach: Reach) -> bytes:
         """Bytes behind a reference.
@@ -294,6 +299,27 @@ class Fetcher:
         return self._turns.get(name) or self._turns.setdefault(
             name, Semaphore(self.data.fetch_per_host)
         )
+
+
+def _results(
+    arrived: SimpleQueue[_Arrival], running: int
+) -> Iterator[tuple[ImageReference, StoredImage | Rejected]]:
+    """Results as they come, until each of so many threads has nothing left and all that they have
+    had is there."""
+    expected = 0
+    while running or expected:
+        item = arrived.get()
+        if isinstance(item, BaseException):
+            raise item
+        if isinstance(item, int):
+            running -= 1
+            expected += item
+            continue
+        expected -= 1
+        reference, image = item
+        if not isinstance(image, StoredImage | Rejected):
+            raise image
+        yield reference, image
 
 
 def _phrase(status: int) -> str:

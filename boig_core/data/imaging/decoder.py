@@ -29,6 +29,7 @@ from PIL import Image
 
 from boig_core.data.imaging.images import StoredImage
 from boig_core.data.rejects import Rejected
+from boig_core.memory import keep_memory
 
 OUT_OF_MEMORY: Final = 71
 """Exit code of a process that an image has brought to its limit of memory."""
@@ -38,6 +39,8 @@ _HEADER_BYTES: Final = 2**20
 _PIECE: Final = 2**16
 _TOGETHER_S: Final = 0.01
 _REASON: Final = 500
+_KEPT_BYTES: Final = 2**26
+"""Of memory, from image to image."""
 
 
 class Channel:
@@ -116,6 +119,7 @@ def serve(function: str, descriptor: int, shared: int) -> None:
     module, _, name = function.partition(":")
     decode: Callable[..., StoredImage] = getattr(importlib.import_module(module), name)
     channel = Channel(socket.socket(fileno=descriptor))
+    keep_memory(_KEPT_BYTES)
     _warm(decode)
     # What is loaded now stays: no collection has to look through it.
     gc.freeze()

@@ -14,10 +14,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +27,8 @@ from boig_core.data.imaging.images import StoredImage
 from boig_core.data.rejects import CODES, Rejected
 from boig_core.errors import InfrastructureError
 
+Answer = Callable[[StoredImage | BaseException], None]
+"""Who is told what has become of an image."""
 _START_S: Final = 120.0
 _ROOT: Final = Path(__file__).resolve().parents[3]
 _SLACK: Final = 8
@@ -56,36 +57,21 @@ class Allowance:
     mib: int
 
 
+@dataclass(eq=False)
 class DecodeRequest:
-    """An image that waits to be decoded, and who waits for it.
-
-    Args:
-        data: the file.
-        rules: what `images.normalize` takes beside it.
+    """An image that waits to be decoded.
 
     Attributes:
+        data: the file.
+        rules: what `images.normalize` takes beside it.
+        answer: called once, with what that returns or raises.
         suspect: it has brought a process down.
     """
 
-    def __init__(self, data: bytes, rules: tuple[int, ImageFormat, int]) -> None:
-        self.data, self.rules = data, rules
-        self.suspect = False
-        self._answer: StoredImage | BaseException | None = None
-        # Lighter than a future, of which there would be one for each image.
-        self._open = threading.Lock()
-        self._open.acquire()
-
-    def answer(self, answer: StoredImage | BaseException) -> None:
-        """Hand the answer to who waits."""
-        self._answer = answer
-        self._open.release()
-
-    def wait(self) -> StoredImage:
-        """The answer, once it is there; raises what it says."""
-        self._open.acquire()
-        if isinstance(self._answer, StoredImage):
-            return self._answer
-        raise self._answer or RuntimeError("no answer")
+    data: bytes
+    rules: tuple[int, ImageFormat, int]
+    answer: Answer
+    suspect: bool = False
 
 
 class DecoderLostError(Exception):

@@ -15,11 +15,13 @@ import os
 import threading
 from collections import deque
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final
 
 from boig_core.config import ImageFormat
 from boig_core.data.imaging.decoder_process import (
     Allowance,
+    Answer,
     DecodeRequest,
     DecoderLostError,
     DecoderProcess,
@@ -46,6 +48,14 @@ def normalize_untrusted(
         InfrastructureError: no process can be started.
     """
     return _shared().normalize(data, max_pixels, image_format, quality)
+
+
+def decode_untrusted(
+    data: bytes, max_pixels: int, image_format: ImageFormat, quality: int, answer: Answer
+) -> None:
+    """As `normalize_untrusted`, without waiting: ``answer`` is called, by another thread, with what
+    that returns or raises. It must be quick, since others wait meanwhile."""
+    _shared().submit(data, (max_pixels, image_format, quality), answer)
 
 
 def load(path: Path, max_pixels: int = 50_000_000) -> Pixels:
@@ -107,13 +117,20 @@ class DecoderPool:
         quality: int = 90,
     ) -> StoredImage:
         """As `normalize_untrusted`."""
-        request = DecodeRequest(data, (max_pixels, image_format, quality))
+        answers: SimpleQueue[StoredImage | BaseException] = SimpleQueue()
+        self.submit(data, (max_pixels, image_format, quality), answers.put)
+        answer = answers.get()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def submit(self, data: bytes, rules: tuple[int, ImageFormat, int], answer: Answer) -> None:
+        """As `decode_untrusted`."""
         with self._changed:
             if self._closed:
                 raise RuntimeError("the pool is closed")
-            self._waiting.append(request)
+            self._waiting.append(DecodeRequest(data, rules, answer))
             self._changed.notify()
-        return request.wait()
 
     def pids(self) -> list[int]:
         """Ids of the processes that run now."""

@@ -7,6 +7,7 @@ numbers mean (see `ingest`).
 
 from __future__ import annotations
 
+import re
 import subprocess
 import threading
 import time
@@ -178,13 +179,14 @@ def _look(
 def _group(process: psutil.Process, pid: int, driver: str) -> str:
     """Part that a process plays.
 
-    A worker of Ray names itself after what it runs; ``spawn_main`` is Python's own multiprocessing.
-    The raylet is asked for first, since its command line holds that of its workers.
+    A worker of Ray names itself after what it runs; ``spawn_main`` and ``forkserver`` are of
+    Python's own multiprocessing. The raylet is asked for first, since its command line holds that
+    of its workers.
     """
     name, line = process.name(), " ".join(process.cmdline())
     if name.startswith("raylet") or "/raylet" in line.split(" ")[0]:
         return "raylet"
-    if line.startswith("ray::") or "default_worker.py" in line or "spawn_main" in line:
+    if line.startswith("ray::") or re.search("default_worker|spawn_main|forkserver", line):
         return "worker"
     if driver in line and "ray/" not in line.split(" ")[0]:
         return "driver"

@@ -146,6 +146,12 @@ def test_a_server_that_trickles_is_hung_up_on(server: str, path: str) -> None:
     assert Server.hung_up.wait(5)
 
 
+def test_a_body_of_a_length_that_is_not_allowed_is_not_waited_for(server: str) -> None:
+    small = INTRANET.model_copy(update={"max_image_mb": 0.05, "fetch_timeout_s": 0.5})
+    [result] = fetch_all([f"{server}/trickling-body"], small)
+    assert code(result) == "image_too_large"
+
+
 @pytest.mark.parametrize(
     ("path", "expected", "asked"),
     [
@@ -380,17 +386,3 @@ def test_private_addresses_are_refused(host: str, server: str) -> None:
     [result] = fetch_all([f"http://{host}:{port}/good.png"], Data())
     assert code(result) == "host_refused"
     assert Server.asked["/good.png"] == 0
-
-
-def test_threads_end_when_nobody_takes_what_they_fetch(tmp_path: Path) -> None:
-    files = [tmp_path / f"{i}.png" for i in range(60)]
-    for file in files:
-        file.write_bytes(png())
-    wanted = [ImageReference(str(tmp_path), str(file)) for file in files]
-    two = INTRANET.model_copy(update={"fetch_concurrency": 2})
-    result = Fetcher(two).fetch(wanted, Reach())
-    assert code(next(result)[1]) == "stored"
-    result.close()  # type: ignore[attr-defined]
-    for thread in [thread for thread in threading.enumerate() if thread.name == "boig-fetch"]:
-        thread.join(5)
-        assert not thread.is_alive()
