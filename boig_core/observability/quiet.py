@@ -36,6 +36,7 @@ WORKER_LINES: Final = (
     "were passed to .* but are not expected and will be ignored",
     "Expected types for .*, got ",
     "Loading weights: ",
+    "Converting and de-quantizing GGUF tensors",
     "Loading pipeline components",
     "The pynvml package is deprecated",
 )

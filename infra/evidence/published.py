@@ -83,7 +83,7 @@ def save(file: Path, numbers: Any, table: PublishedTable | None = None) -> None:
     module = main.__spec__.name if main.__spec__ else Path(sys.argv[0]).name
     result = PublishedResult(
         origin="measured",
-        commit=_commit(),
+        commit=checked_out(),
         machine=_machine(),
         command=f"python -m {module} {shlex.join(sys.argv[1:])}".rstrip(),
         date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
@@ -142,7 +142,7 @@ def main() -> int:
     return 1 if args.check and differing else 0
 
 
-def _commit() -> str | None:
+def checked_out() -> str | None:
     """The commit that is checked out, with a plus sign where files differ from it."""
     asked = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=12", "--dirty=+"]
     try:

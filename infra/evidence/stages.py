@@ -96,6 +96,10 @@ class Stages:
         )
         return dict(done["outputs"])
 
+    def done(self, stage: str, run: str) -> bool:
+        """Whether a stage has been run."""
+        return self._committed(stage, run) is not None
+
     def metrics(self, stage: str, run: str) -> dict[str, Any]:
         """Metrics of a stage that has been run."""
         return dict((self._committed(stage, run) or {})["metrics"])
