@@ -86,7 +86,12 @@ def write(name: str, content: bytes) -> Spoil:
 
 
 def remove(*patterns: str) -> Spoil:
-    return lambda folder: [path.unlink() for name in patterns for path in folder.glob(name)]
+    def spoil(folder: Path) -> None:
+        for name in patterns:
+            for path in folder.glob(name):
+                path.unlink()
+
+    return spoil
 
 
 def cut(folder: Path) -> None:
@@ -105,7 +110,7 @@ def shard(folder: Path) -> None:
     edit("model.safetensors.index.json", weight_map=places)(folder)
 
 
-def change_weights(change: Callable[[dict[str, torch.Tensor]], None]) -> Spoil:
+def change_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Spoil:
     def spoil(folder: Path) -> None:
         weights = load_file(folder / "model.safetensors")
         change(weights)
@@ -370,7 +375,11 @@ def test_pickled_half_precision_weights_open_in_the_recipes_precision(folder: Pa
 def test_a_gguf_opens_from_a_folder_a_file_and_a_store(tmp_path: Path, s3_bucket: str) -> None:
     write_gguf(tmp_path / "tiny.gguf")
     store.upload_folder(tmp_path, f"{s3_bucket}/bases/gguf")
-    places = [tmp_path, tmp_path / "tiny.gguf", f"{s3_bucket}/bases/gguf/tiny.gguf"]
+    places: list[Path | str] = [
+        tmp_path,
+        tmp_path / "tiny.gguf",
+        f"{s3_bucket}/bases/gguf/tiny.gguf",
+    ]
     first, *others = (base(place)[1].state_dict() for place in places)
     for other in others:
         assert all(torch.equal(first[name], other[name]) for name in first)
