@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from boig_core.errors import InputError
 from boig_core.llm.constraint import AnswerConstraint, MaskedLogits
+from boig_core.llm.opening import open_language_model
 from boig_core.llm.tokens import encode_prompts, limits_of, prompt_room
 from boig_core.verbalization.answer import from_answer
 from boig_core.vocabulary import Description
@@ -28,18 +28,7 @@ def load_llm(folder: Path | str) -> tuple[Any, Any]:
     Raises:
         InputError: the folder holds no causal language model.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(str(folder), trust_remote_code=False)
-    except (OSError, ValueError, UnpicklingError) as exc:
-        raise InputError(
-            f"language model {folder}", "cannot be opened", "give the folder of a published boigllm"
-        ) from exc
-    # Any token will do: the mask hides padding, and decoding leaves it out.
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer, model = open_language_model(str(folder), f"language model {folder}")
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cache
-from pickle import UnpicklingError
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from boig_core.errors import InputError
 from boig_core.llm.metrics import HashedNgrams, WordVectors
+from boig_core.models.files import check_transformers_folder
+from boig_core.models.opening import check_whole, opening
 
 _REMEDY: Final = "or leave evaluation.word_vectors out: vectors of spelling need nothing"
 
@@ -114,15 +116,17 @@ class SentenceEmbeddings(_Vectors):
         from transformers import AutoModel, AutoTokenizer
 
         super().__init__()
-        try:
+        value = f"word vectors hf:{model}"
+        if Path(model).is_dir():
+            check_transformers_folder(Path(model), value)
+        with opening(value, "cannot be opened", f"give a hub id or a folder, {_REMEDY}"):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-            self._model: Any = AutoModel.from_pretrained(model, trust_remote_code=False).eval()
-        except (OSError, ValueError, UnpicklingError) as exc:
-            raise InputError(
-                f"word vectors hf:{model}",
-                "cannot be opened",
-                f"give a hub id or a folder, {_REMEDY}",
-            ) from exc
+            encoder, report = AutoModel.from_pretrained(
+                model, output_loading_info=True, trust_remote_code=False
+            )
+            # Names are read off the states below the pooler, which some checkpoints leave out.
+            check_whole(report, value, unused="pooler")
+            self._model: Any = encoder.eval()
         self.name = f"sentence embeddings {model}"
 
     def vector(self, text: str) -> NDArray[np.float32]:

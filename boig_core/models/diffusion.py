@@ -8,11 +8,25 @@ store (see `boig_core.diffusion.opening`).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from boig_core.errors import InputError
 from boig_core.models import resolve_model
 from boig_core.models.sd_file import read_single_file
 from boig_core.models.sd_folder import check_folder
+
+_WEB: Final = ("http://", "https://")
+
+
+def check_diffusion_model_here(ref: str, value: str) -> None:
+    """`check_diffusion_model` of what this machine has: a folder may lie where the training runs
+    alone.
+
+    Raises:
+        InputError: as for `check_diffusion_model`.
+    """
+    if ref.startswith(_WEB) or ("://" not in ref and Path(ref).expanduser().exists()):
+        check_diffusion_model(ref, value)
 
 
 def check_diffusion_model(ref: str, value: str) -> None:
@@ -25,7 +39,7 @@ def check_diffusion_model(ref: str, value: str) -> None:
     Raises:
         InputError: it is of a kind that boig cannot train, lacks files, or leads nowhere.
     """
-    if ref.startswith(("http://", "https://")):
+    if ref.startswith(_WEB):
         raise InputError(
             value,
             "is a web address, and models are read from folders, files, stores and the hub",

@@ -4,7 +4,7 @@ or cut off, shards that are missing.
 A library that opens such a file names a byte or a header, and not what to do. Only files that will
 be read are looked at: a repository may hold others as pointers on purpose. Imports no torch, so
 that a recipe can be checked anywhere. Leaves out: which files a kind of model has (see
-`boig_core.llm.folder`).
+`language`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,20 @@ _POINTER: Final = b"version https://git-lfs.github.com/spec/"
 _LONGEST_HEADER: Final = 100_000_000
 """Bytes of a safetensors header at most, as safetensors itself has it."""
 _AGAIN: Final = "download the file again"
+_BESIDE: Final = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+)
+"""Files that transformers reads beside the weights, where they are there."""
 
 
 def check_file(path: Path, value: str) -> None:
@@ -59,6 +73,19 @@ def read_json(path: Path, value: str) -> Any:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
         raise InputError(value, f"holds a {path.name} that is no JSON ({exc})", _AGAIN) from exc
+
+
+def check_transformers_folder(folder: Path, value: str) -> None:
+    """Whether the files of a folder that transformers would read are there whole.
+
+    Raises:
+        InputError: from `check_file` and `weight_files`.
+    """
+    for name in _BESIDE:
+        if (folder / name).exists():
+            check_file(folder / name, value)
+    for path in weight_files(folder, value, "model", "pytorch_model"):
+        check_file(path, value)
 
 
 def weight_files(

@@ -9,15 +9,16 @@ before a library opens it (see `files`). Imports neither torch nor one of those 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
-from boig_core.errors import BoigError, EndpointError, InfrastructureError, InputError, UserError
+from boig_core.errors import BoigError, EndpointError, InfrastructureError, InputError
 
-_OF_THE_DISK: Final = {
-    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EROFS,
-}  # fmt: skip
+_OF_THE_DISK: Final = (
+    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE,
+)  # fmt: skip
 _OF_THE_MACHINE: Final = {"OutOfMemoryError", "AcceleratorError"}
 _OF_HTTP: Final = {"httpx", "httpx2", "httpcore", "requests", "urllib3"}
 _OFFLINE: Final = (
@@ -45,9 +46,7 @@ _BY_NAME: Final = {
 
 
 @contextmanager
-def opening(
-    value: str, rule: str, remedy: str, error: type[UserError] = InputError
-) -> Iterator[None]:
+def opening(value: str, rule: str, remedy: str) -> Iterator[None]:
     """Around the call that opens a model: its error leaves as one line.
 
     Errors of boig pass as they are, and so does a lack of memory, which is neither the model's
@@ -58,10 +57,9 @@ def opening(
         rule: what it does not do, such as ``does not open as Stable Diffusion``; what the library
             says of it follows in brackets.
         remedy: what to give in its place.
-        error: class of the error of a model that does not open.
 
     Raises:
-        UserError: of the class ``error``: the model does not open.
+        InputError: the model does not open.
         EndpointError: the hub does not answer.
         InfrastructureError: the machine's disk fails or is full.
     """
@@ -79,8 +77,29 @@ def opening(
         for link in chain:
             for name in (base.__name__ for base in type(link).__mro__):
                 if name in _BY_NAME:
-                    raise error(value, *_BY_NAME[name]) from exc
-        raise error(value, f"{rule} ({reason_of(exc)})", remedy) from exc
+                    raise InputError(value, *_BY_NAME[name]) from exc
+        raise InputError(value, f"{rule} ({reason_of(exc)})", remedy) from exc
+
+
+def check_whole(report: Mapping[str, Any], value: str, unused: str | None = None) -> None:
+    """Whether a checkpoint held all weights of the model that was opened from it: transformers
+    draws those that are missing by chance, and only warns.
+
+    Args:
+        report: what ``from_pretrained(..., output_loading_info=True)`` says beside the model.
+        value: what names the model, for the message.
+        unused: part of the names of weights that nothing asks for.
+
+    Raises:
+        InputError: some are missing.
+    """
+    missing = [name for name in report["missing_keys"] if unused is None or unused not in name]
+    if missing:
+        raise InputError(
+            value,
+            f"lacks {len(missing)} of its weights, {min(missing)} among them",
+            "give a whole checkpoint of a model of this kind",
+        )
 
 
 def reason_of(exc: BaseException) -> str:
@@ -128,7 +147,11 @@ def _outside(exc: BaseException, value: str) -> InfrastructureError | None:
     by_http = type(exc).__module__.partition(".")[0] in _OF_HTTP
     if by_http or isinstance(exc, (ConnectionError, TimeoutError)):
         return away
-    if isinstance(exc, OSError) and exc.errno in _OF_THE_DISK:
+    # Libraries in Rust raise errors of their own, which hold the system's words.
+    if any(
+        getattr(exc, "errno", None) == code or os.strerror(code) in str(exc)
+        for code in _OF_THE_DISK
+    ):
         return InfrastructureError(
             value,
             f"cannot be read or fetched on this machine ({reason_of(exc)})",

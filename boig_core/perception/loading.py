@@ -8,11 +8,13 @@ torch and transformers are imported when a model is opened, not before.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pickle import UnpicklingError
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from boig_core.errors import InputError
 from boig_core.models import resolve_model
+from boig_core.models.files import check_file, check_transformers_folder
+from boig_core.models.opening import check_whole, opening
 from boig_core.observability.quiet import hide_bars
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -40,18 +42,22 @@ def open_model(
     from transformers import AutoConfig
 
     hide_bars()
-    folder = resolve_model(ref or "")
+    value, folder = f"{field} = {ref}", resolve_model(ref or "")
+    if Path(folder).is_dir():
+        check_file(Path(folder) / "config.json", value)
     config = open_part(
         lambda: AutoConfig.from_pretrained(folder, trust_remote_code=False), ref, field, "model"
     )
     # Asked before the weights are read, which takes longest.
     if types and config.model_type not in types:
         raise InputError(
-            f"{field} = {ref}",
+            value,
             f"holds a {config.model_type}, not a {' or '.join(types)}",
             "give a checkpoint of that type",
         )
-    model, part = open_part(
+    if Path(folder).is_dir():
+        check_transformers_folder(Path(folder), value)
+    model, report = open_part(
         lambda: build.from_pretrained(
             folder, dtype=dtype, output_loading_info=True, trust_remote_code=False
         ),
@@ -59,13 +65,7 @@ def open_model(
         field,
         "model",
     )
-    # transformers fills them with random numbers, and only warns.
-    if lacking := sorted(part["missing_keys"]):
-        raise InputError(
-            f"{field} = {ref}",
-            f"lacks {len(lacking)} weights, {lacking[0]} among them",
-            "give a whole checkpoint",
-        )
+    check_whole(report, value)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), folder
 
 
@@ -74,20 +74,12 @@ def open_part(load: Callable[[], T], ref: str | None, field: str, what: str) -> 
 
     Raises:
         InputError: it cannot be opened.
+        EndpointError: the hub does not answer.
     """
-    from safetensors import SafetensorError
-
-    try:
+    with opening(
+        f"{field} = {ref}", f"holds no {what} that opens", "give a model folder or a hub id"
+    ):
         return load()
-    # What transformers raises on missing files, unknown architectures, code of the model's own,
-    # other shapes, pickles that hold more than weights, and files that are cut off.
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as exc:
-        reason = " ".join(str(exc).split())[:200]
-        raise InputError(
-            f"{field} = {ref}",
-            f"holds no {what} that opens ({reason})",
-            "give a model folder or a hub id",
-        ) from exc
 
 
 def use_bfloat16(dtype: Dtype) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pickle import UnpicklingError
+from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from boig_core.errors import InputError
 from boig_core.models import resolve_model
+from boig_core.models.files import check_transformers_folder
+from boig_core.models.opening import check_whole, opening
 from boig_core.vocabulary import Sample
 
 _BATCH: Final = 64
@@ -67,16 +68,16 @@ class ClipJudge:
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
         folder = resolve_model(ref)
-        try:
-            self._model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+        if Path(folder).is_dir():
+            check_transformers_folder(Path(folder), ref)
+        with opening(ref, "does not open as a CLIP", "give a CLIP folder or hub id"):
+            model, report = CLIPModel.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
+            check_whole(report, ref)
+            self._model = model.eval()
             self._tokenizer = CLIPTokenizerFast.from_pretrained(folder)
             self._processor = CLIPImageProcessorPil.from_pretrained(folder)
-        except (OSError, ValueError, UnpicklingError) as exc:
-            raise InputError(
-                ref,
-                f"does not open as a CLIP ({str(exc).splitlines()[0][:160]})",
-                "give a CLIP folder or hub id",
-            ) from exc
 
     @property
     def width(self) -> int:

@@ -325,7 +325,7 @@ def test_what_a_base_cannot_do_is_refused(make_samples: MakeSamples, tmp_path: P
         RecipeError, match=r"^llm\.context = 300: is more than .* reads: 200 tokens; lower it$"
     ):
         finetune(samples, small(base=base, context=300), with_kpi=True)
-    with pytest.raises(RecipeError, match=r"cannot be opened"):
+    with pytest.raises(InputError, match=r"leads nowhere"):
         finetune(samples, small(base=str(tmp_path / "nowhere")), with_kpi=True)
 
 
@@ -340,6 +340,6 @@ def test_a_base_is_read_from_a_store(
     )
     assert all(torch.equal(p, local.get_parameter(name)) for name, p in fetched.named_parameters())
     with pytest.raises(
-        RecipeError, match=r"^llm\.base = 's3://boig-tests/bases/none': cannot be opened"
+        InputError, match=r"^llm\.base = 's3://boig-tests/bases/none': cannot be opened"
     ):
         make_model(small(base=f"{s3_bucket}/bases/none").llm, [], 0)

@@ -35,5 +35,5 @@ def test_of_a_name_written_twice_the_first_counts() -> None:
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be opened"):
+    with pytest.raises(InputError, match="holds no model"):
         load_llm(tmp_path)

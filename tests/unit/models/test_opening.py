@@ -19,14 +19,13 @@ from boig_core.errors import (
     EndpointError,
     InfrastructureError,
     InputError,
-    RecipeError,
     StoreUnavailableError,
 )
 from boig_core.models.opening import opening
 
 
 def open_with(exc: BaseException) -> None:
-    with opening("llm.base = 'a/b'", "does not open", "give another", RecipeError):
+    with opening("llm.base = 'a/b'", "does not open", "give another"):
         raise exc
 
 
@@ -86,7 +85,7 @@ def words(exc: object) -> str:
 def test_a_model_that_does_not_open_is_the_users(
     exc: Exception, wrap: Callable[[BaseException], Exception]
 ) -> None:
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(InputError) as caught:
         open_with(wrap(exc))
     message = str(caught.value)
     assert message.startswith("llm.base = 'a/b': ")
@@ -103,9 +102,19 @@ def test_a_hub_that_is_away_is_worth_another_attempt(
         open_with(wrap(exc))
 
 
-def test_a_full_disk_is_the_machines() -> None:
-    with pytest.raises(InfrastructureError, match="No space left"):
-        open_with(behind(OSError(errno.ENOSPC, "No space left on device")))
+@pytest.mark.parametrize(
+    "exc",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EIO, "Input/output error"),
+        SafetensorError("Error while serializing: No space left on device (os error 28)"),
+        RuntimeError("Data processing error: Too many open files (os error 24)"),
+    ],
+    ids=words,
+)
+def test_a_full_or_failing_disk_is_the_machines(exc: Exception) -> None:
+    with pytest.raises(InfrastructureError, match="mend or empty its disk"):
+        open_with(behind(exc))
 
 
 @pytest.mark.parametrize(
