@@ -20,6 +20,7 @@ from boig_core.data.dataset import read_images, read_samples
 from boig_core.observability.metrics import MetricLog, experiment
 from boig_core.storage import store
 from boig_core.storage.job import Job
+from boig_core.storage.models import version_of
 from boig_core.storage.stage import Outcome, Workspace
 
 
@@ -93,6 +94,8 @@ def publish(job: Job, adapter: Any) -> str:
             folder,
             lora=sd.lora_rank is not None,
         )
+        # A name alone does not say which state of the base it was.
+        meta["base_version"] = version_of(sd.base)
         return Workspace(job, Path(scratch)).publish(
             "models/high-kpi", folder, kind="sd", meta=meta
         )

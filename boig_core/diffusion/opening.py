@@ -26,7 +26,7 @@ from diffusers import (
 from boig_core.errors import InputError
 from boig_core.models import resolve_model
 from boig_core.models.diffusion import check_diffusion_model
-from boig_core.models.opening import opening
+from boig_core.models.opening import check_whole, opening
 from boig_core.models.sd_file import SingleFile, read_single_file
 from boig_core.models.sd_folder import INDEX, check_folder, part_weights, read_index
 from boig_core.models.sd_settings import (
@@ -118,7 +118,7 @@ def _open_folder(folder: Path, dtype: Dtype, ref: str) -> Any:
 
 
 def _open_part(folder: Path, name: str, kind: str, dtype: Dtype, ref: str) -> Any:
-    """A part with weights, all of which its files must hold."""
+    """A part with its weights, in full precision where that lies beside half."""
     build = getattr(diffusers, kind, None) or getattr(transformers, kind)
     precision = torch.float32 if name == "vae" else getattr(torch, dtype)
     variant = part_weights(folder, name, ref)[1]
@@ -126,10 +126,7 @@ def _open_part(folder: Path, name: str, kind: str, dtype: Dtype, ref: str) -> An
     part, report = build.from_pretrained(
         folder / name, dtype=precision, output_loading_info=True, **chosen
     )
-    # They would be filled by chance.
-    if lacking := sorted(report["missing_keys"]):
-        rule = f"lacks {len(lacking)} weights of its {name}, {lacking[0]} among them"
-        raise InputError(ref, rule, "download it again, or give another")
+    check_whole(report, f"{name} of {ref}")
     return part
 
 
@@ -150,10 +147,8 @@ def _open_file(path: Path, file: SingleFile, dtype: Dtype, ref: str) -> Any:
     )
     for name in MODELS[family]:
         part = getattr(pipe, name)
-        lacking = [key for key, weight in part.named_parameters() if weight.is_meta]
-        if lacking:
-            rule = f"lacks {len(lacking)} weights of its {name}, {lacking[0]} among them"
-            raise InputError(ref, rule, "download it again, or give another")
+        empty = [key for key, weight in part.named_parameters() if weight.is_meta]
+        check_whole({"missing_keys": empty}, f"{name} of {ref}")
         if name != "vae":
             part.to(getattr(torch, dtype))
     return pipe

@@ -12,6 +12,7 @@ from typing import Final
 
 from boig_core.errors import InputError
 from boig_core.models import resolve_model
+from boig_core.models.opening import opening
 from boig_core.models.sd_file import read_single_file
 from boig_core.models.sd_folder import check_folder
 
@@ -48,9 +49,9 @@ def check_diffusion_model(ref: str, value: str) -> None:
     if "://" in ref:
         return
     path = Path(ref).expanduser()
-    if path.is_file():
-        read_single_file(path, value)
-        return
-    place = Path(resolve_model(ref))
-    if place.is_dir():
-        check_folder(place, value)
+    # Settings of any type may stand in a file, and a file may not be readable.
+    with opening(value, "cannot be read as a model", "give a whole diffusers folder"):
+        if path.is_file():
+            read_single_file(path, value)
+        elif (place := Path(resolve_model(ref))).is_dir():
+            check_folder(place, value)

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from boig_core.errors import InputError
@@ -91,6 +93,28 @@ def test_a_model_that_takes_something_else_is_refused_by_name(
 ) -> None:
     change(base, file, **settings)
     refused(base, match)
+
+
+@given(
+    file=st.sampled_from([INDEX, UNET, VAE, TEXT, SCHEDULER]),
+    pick=st.integers(0, 1000),
+    value=st.sampled_from([None, [], {}, "x", -1, 0, 1.5, True, [1, "a"], {"a": []}, [None]]),
+)
+def test_a_setting_of_any_type_is_at_most_one_error(
+    file: str, pick: int, value: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    base = tmp_path_factory.getbasetemp() / "any-setting"
+    if not base.exists():
+        shutil.copytree(MODELS_FOLDER / "tiny-sd", base)
+    before = (base / file).read_bytes()
+    names = sorted(json.loads(before))
+    change(base, file, **{names[pick % len(names)]: value})
+    try:
+        check_diffusion_model(str(base), VALUE)
+    except InputError as exc:
+        assert "\n" not in str(exc)  # noqa: PT017 - it may pass as well
+    finally:
+        (base / file).write_bytes(before)
 
 
 def test_v_prediction_with_zero_terminal_snr_and_a_pair_of_equal_sides_pass(base: Path) -> None:
