@@ -126,7 +126,7 @@ def _open_part(folder: Path, name: str, kind: str, dtype: Dtype, ref: str) -> An
     part, report = build.from_pretrained(
         folder / name, dtype=precision, output_loading_info=True, **chosen
     )
-    check_whole(report, f"{name} of {ref}")
+    check_whole(report, f"{ref}, {name}")
     return part
 
 
@@ -148,7 +148,7 @@ def _open_file(path: Path, file: SingleFile, dtype: Dtype, ref: str) -> Any:
     for name in MODELS[family]:
         part = getattr(pipe, name)
         empty = [key for key, weight in part.named_parameters() if weight.is_meta]
-        check_whole({"missing_keys": empty}, f"{name} of {ref}")
+        check_whole({"missing_keys": empty}, f"{ref}, {name}")
         if name != "vae":
             part.to(getattr(torch, dtype))
     return pipe

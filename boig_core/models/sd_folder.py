@@ -56,7 +56,7 @@ def check_folder(folder: Path, value: str) -> None:
     check_settings(family, settings, value)
     for name in MODELS[family]:
         for path in part_weights(folder, name, value)[0]:
-            check_file(path, value)
+            check_file(path, f"{value}, {name}")
         if name.startswith("text_encoder"):
             _check_tokenizer(folder / name.replace("text_encoder", "tokenizer"), value)
 
@@ -88,7 +88,7 @@ def read_settings(folder: Path, part: str, value: str) -> Mapping[str, Any]:
     path = folder / part / name
     if not path.is_file():
         raise InputError(value, f"lacks the file {part}/{name}", _FULL)
-    check_file(path, value)
+    check_file(path, f"{value}, {part}")
     settings = read_json(path, value)
     if not isinstance(settings, dict):
         raise InputError(value, f"holds a {part}/{name} without settings", _FULL)
@@ -112,7 +112,7 @@ def part_weights(folder: Path, part: str, value: str) -> tuple[list[Path], str |
     )
     full = any((place / f"{name}{end}").is_file() for name in names for end in ("", ".index.json"))
     if full or not variants:
-        return weight_files(place, value, stem, pickled), None
+        return weight_files(place, f"{value}, {part}", stem, pickled), None
     if "fp16" not in variants and len(variants) > 1:
         raise InputError(
             value,
@@ -120,7 +120,7 @@ def part_weights(folder: Path, part: str, value: str) -> tuple[list[Path], str |
             "leave one of them",
         )
     variant = "fp16" if "fp16" in variants else variants[0]
-    return weight_files(place, value, stem, pickled, variant), variant
+    return weight_files(place, f"{value}, {part}", stem, pickled, variant), variant
 
 
 def _names(folder: Path) -> list[str]:
@@ -145,7 +145,7 @@ def _check_tokenizer(folder: Path, value: str) -> None:
         raise InputError(value, f"has no vocabulary in {folder.name}", _FULL)
     for name in _TOKENIZER:
         if (folder / name).is_file():
-            check_file(folder / name, value)
+            check_file(folder / name, f"{value}, {folder.name}")
 
 
 def _what_it_is(folder: Path, value: str) -> tuple[str, str]:

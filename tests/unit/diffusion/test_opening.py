@@ -217,7 +217,7 @@ def test_weights_that_are_missing_are_not_drawn_by_chance(
     base: Path, file: str, beginning: str
 ) -> None:
     without(base, file, beginning)
-    refused(base, rf"^{file.partition('/')[0]} of .*: lacks \d+ of its weights")
+    refused(base, rf", {file.partition('/')[0]}: lacks \d+ of its weights")
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_a_single_file_that_lacks_weights_is_refused(parts: dict[str, Any], tmp_
     folder = save(parts, tmp_path / "folder")
     save_single_file(load_pipeline(str(folder)), folder / "a.safetensors")
     without(folder, "a.safetensors", "out.2.weight")
-    refused(folder / "a.safetensors", r"unet of .*: lacks 1 of its weights|does not open")
+    refused(folder / "a.safetensors", r", unet: lacks 1 of its weights|does not open")
 
 
 @pytest.mark.parametrize("written", ["folder", "output", "file"])

@@ -40,7 +40,7 @@ def change(base: Path, file: str, **settings: Any) -> None:
 def refused(base: Path, match: str) -> None:
     with pytest.raises(InputError, match=match) as caught:
         check_diffusion_model(str(base), VALUE)
-    assert caught.value.value == VALUE
+    assert caught.value.value.startswith(VALUE)
     assert "\n" not in str(caught.value)
 
 
@@ -151,7 +151,7 @@ def test_a_file_that_is_not_there_whole_is_told(base: Path, file: str, how: str)
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
 def test_a_part_that_is_missing_is_told(base: Path, part: str) -> None:
     shutil.rmtree(base / part)
-    refused(base, rf"{part}.*whole diffusers folder")
+    refused(base, rf"{part}.*give a whole")
 
 
 def only_settings(content: dict[str, Any]) -> Callable[[Path], None]:
