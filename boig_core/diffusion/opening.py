@@ -157,9 +157,8 @@ def _open_file(path: Path, file: SingleFile, dtype: Dtype, ref: str) -> Any:
 def _hub_settings(file: SingleFile, ref: str) -> Path:
     """Settings of the repository that files of a generation go back to."""
     from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import is_offline_mode, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
-    from huggingface_hub.utils import is_offline_mode
 
     name = DIFFUSERS_DEFAULT_PIPELINE_PATHS[file.generation]["pretrained_model_name_or_path"]
     try:
