@@ -205,8 +205,10 @@ def encode_images(pipe: Any, images_BHWC: NDArray[np.uint8]) -> torch.Tensor:
             encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         )
     mean_C11, std_C11 = _moments(pipe)
-    latents_BCHW: torch.Tensor = (torch.cat(parts) - mean_C11) / std_C11
-    return latents_BCHW * pipe.vae.config.scaling_factor
+    latents_BCHW: torch.Tensor = (
+        (torch.cat(parts) - mean_C11) / std_C11 * pipe.vae.config.scaling_factor
+    )
+    return latents_BCHW
 
 
 def _moments(pipe: Any) -> tuple[torch.Tensor, torch.Tensor]:

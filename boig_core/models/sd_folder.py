@@ -160,8 +160,8 @@ def _what_it_is(folder: Path, value: str) -> tuple[str, str]:
         if of_class is not None:
             rule = f"is a {of_class} alone, without a {INDEX}"
             return rule, "give the whole diffusers folder that such a part belongs to"
-        kind = content.get("model_type") if isinstance(content, dict) else None
-        return f"does not open as Stable Diffusion: it is a {kind} without a {INDEX}", _FULL
+        model_type = content.get("model_type") if isinstance(content, dict) else None
+        return f"does not open as Stable Diffusion: it is a {model_type} without a {INDEX}", _FULL
     files = sorted(name for name in _names(folder) if name.endswith(".safetensors"))
     if files:
         return f"has no {INDEX}", f"give its file {files[0]}, if that is a whole model"

@@ -253,10 +253,9 @@ def _check_widths(
         return
     numbers = unet.get("projection_class_embeddings_input_dim")
     time, pooled = unet.get("addition_time_embed_dim"), encoders[-1].get("projection_dim")
-    if None in (numbers, time, pooled) or numbers == 6 * time + pooled:
-        return
-    raise InputError(
-        value,
-        f"has a UNet that takes {numbers} numbers beside the text, not {6 * time + pooled}: six of sizes and the pooled text",
-        "give a base model of SDXL, not its refiner",
-    )
+    if time is not None and pooled is not None and numbers not in (None, 6 * time + pooled):
+        raise InputError(
+            value,
+            f"has a UNet that takes {numbers} numbers beside the text, not {6 * time + pooled}: six sizes and the pooled text",
+            "give a base model of SDXL, not its refiner",
+        )

@@ -154,11 +154,11 @@ def test_a_part_that_is_missing_is_told(base: Path, part: str) -> None:
     refused(base, rf"{part}.*give a whole")
 
 
-def only_settings(content: dict[str, Any]) -> Callable[[Path], None]:
-    return lambda folder: (folder / "config.json").write_text(json.dumps(content)) and None
+def only_settings(content: dict[str, Any]) -> Callable[[Path], object]:
+    return lambda folder: (folder / "config.json").write_text(json.dumps(content))
 
 
-def only_file(name: str) -> Callable[[Path], None]:
+def only_file(name: str) -> Callable[[Path], object]:
     return lambda folder: save_file({"a": np.zeros(2)}, folder / name)
 
 
@@ -176,7 +176,7 @@ def only_file(name: str) -> Callable[[Path], None]:
     ids=["controlnet", "unet", "llama", "lora", "embedding", "file", "nothing"],
 )
 def test_a_folder_of_something_else_is_called_what_it_is(
-    fill: Callable[[Path], None], match: str, tmp_path: Path
+    fill: Callable[[Path], object], match: str, tmp_path: Path
 ) -> None:
     fill(tmp_path)
     refused(tmp_path, match)
@@ -287,9 +287,9 @@ def test_full_weights_come_before_a_variants(
 
     for name in (*map(real, names), "LICENSE", ".gitattributes"):
         (tmp_path / "unet" / name).write_bytes(b"x")
-    files, name = part_weights(tmp_path, "unet", VALUE)
+    files, taken = part_weights(tmp_path, "unet", VALUE)
     assert [path.name for path in files] == list(map(real, chosen))
-    assert name == variant
+    assert taken == variant
 
 
 def test_two_variants_without_full_weights_are_a_question(base: Path) -> None:
