@@ -3,7 +3,6 @@ else it is one clear error."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +17,10 @@ from diffusers import (
     DiffusionPipeline,
     LCMScheduler,
     StableDiffusionPipeline,
-    UNet2DConditionModel,
 )
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPTextModel
 
-from boig_core.diffusion.opening import open_pipeline
 from boig_core.diffusion.pipeline import (
     decode,
     encode_images,
@@ -33,16 +30,22 @@ from boig_core.diffusion.pipeline import (
     load_pipeline,
 )
 from boig_core.diffusion.sample import sample_latents
-from boig_core.errors import InputError, UserError
+from boig_core.errors import UserError
 from boig_core.models import resolve_model
-from boig_core.storage import manifest, store
-from boig_core.storage.commit import commit
-from tests.unit.diffusion.single_file import save_single_file
-
-PROMPTS = ["a red ball", "a blue star at left"]
-WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-SCHEDULER = "scheduler/scheduler_config.json"
+from tests.unit.diffusion.bases import (
+    BETAS,
+    PROMPTS,
+    SCHEDULER,
+    WEIGHTS,
+    change,
+    make_parts,
+    refused,
+    save,
+    small_unet,
+    start_of,
+    weights_of,
+    without,
+)
 
 
 @pytest.fixture
@@ -52,77 +55,7 @@ def base(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def parts() -> dict[str, Any]:
-    """A random Stable Diffusion 1.x with a full autoencoder, around the shipped text encoder."""
-    shipped = Path(resolve_model("package:tiny-sd"))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(8, 8, 8),
-            norm_num_groups=4,
-            sample_size=32,
-        )
-    return {
-        "vae": vae,
-        "unet": small_unet(),
-        "text_encoder": CLIPTextModel.from_pretrained(shipped / "text_encoder").float(),
-        "tokenizer": AutoTokenizer.from_pretrained(shipped / "tokenizer", trust_remote_code=False),
-        "scheduler": DDIMScheduler(
-            **BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1
-        ),
-    }
-
-
-def small_unet(**settings: Any) -> UNet2DConditionModel:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        plain = {
-            "sample_size": 8,
-            "block_out_channels": (16, 32),
-            "layers_per_block": 1,
-            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-            "attention_head_dim": 4,
-            "norm_num_groups": 8,
-            "cross_attention_dim": 64,
-        }
-        return UNet2DConditionModel(**{**plain, **settings})
-
-
-def save(parts: dict[str, Any], folder: Path, **others: Any) -> Path:
-    pipe = StableDiffusionPipeline(
-        **{**parts, **others},
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipe.save_pretrained(folder)
-    return folder
-
-
-def change(base: Path, file: str, **settings: Any) -> None:
-    content = json.loads((base / file).read_text())
-    (base / file).write_text(json.dumps({**content, **settings}))
-
-
-def refused(ref: Path | str, match: str) -> None:
-    with pytest.raises(InputError, match=match) as caught:
-        load_pipeline(str(ref))
-    assert "\n" not in str(caught.value)
-
-
-def weights_of(pipe: Any) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}.{key}": value
-        for name in ("unet", "vae", "text_encoder")
-        for key, value in getattr(pipe, name).state_dict().items()
-    }
-
-
-def start_of(pipe: Any) -> torch.Tensor:
-    shape = (len(PROMPTS), *latent_shape(pipe))
-    return torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    return make_parts()
 
 
 def as_diffusers_paints(folder: Path, pipe: Any, guidance: float) -> None:
@@ -196,13 +129,6 @@ def test_full_weights_are_taken_where_halves_lie_beside_them(base: Path) -> None
     save_file(noise, (base / WEIGHTS).with_suffix(".fp16.safetensors"))
     pipe = load_pipeline(str(base))
     assert any(weight.any() for weight in pipe.unet.parameters())
-
-
-def without(base: Path, file: str, beginning: str) -> None:
-    weights = load_file(base / file)
-    kept = {name: weight for name, weight in weights.items() if beginning not in name}
-    assert len(kept) < len(weights)
-    save_file(kept, base / file, {"format": "pt"})
 
 
 @pytest.mark.parametrize(
@@ -391,120 +317,3 @@ def test_parts_that_look_at_images_are_left_alone(base: Path) -> None:
     pipe = load_pipeline(str(base))
     assert pipe.safety_checker is None
     assert pipe.image_encoder is None
-
-
-@pytest.mark.parametrize("marks", [(), ("v_pred", "ztsnr")])
-def test_a_single_file_is_the_model_it_was_written_from(
-    parts: dict[str, Any], tmp_path: Path, marks: tuple[str, ...]
-) -> None:
-    folder = save(parts, tmp_path / "folder")
-    expected = load_pipeline(str(folder))
-    file = folder / "model.safetensors"
-    save_single_file(expected, file, marks)
-    for weights in folder.rglob("*/*.safetensors"):
-        weights.unlink()
-    pipe = load_pipeline(str(file))
-    torch.testing.assert_close(weights_of(pipe), weights_of(expected), rtol=0, atol=0)
-    config = pipe.scheduler.config
-    assert config.prediction_type == ("v_prediction" if marks else "epsilon")
-    assert config.rescale_betas_zero_snr == bool(marks)
-    start = start_of(pipe)
-    if not marks:
-        torch.testing.assert_close(
-            sample_latents(pipe, PROMPTS, start, 3, 2.0),
-            sample_latents(expected, PROMPTS, start, 3, 2.0),
-        )
-    half = open_pipeline(str(file), "bfloat16")
-    assert (half.unet.dtype, half.vae.dtype) == (torch.bfloat16, torch.float32)
-
-
-def test_a_single_file_without_settings_names_the_command_that_fetches_them(
-    parts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    pipe = load_pipeline(str(save(parts, tmp_path / "folder")))
-    save_single_file(pipe, tmp_path / "a.safetensors")
-    refused(
-        tmp_path / "a.safetensors",
-        r"run `hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --include '\*\.json'",
-    )
-
-
-def test_a_single_file_of_another_family_than_its_folder_is_refused(
-    parts: dict[str, Any], sdxl: str, tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(sdxl, tmp_path / "sdxl"))
-    pipe = load_pipeline(str(save(parts, tmp_path / "folder")))
-    save_single_file(pipe, folder / "a.safetensors")
-    refused(folder / "a.safetensors", "of another family")
-
-
-def test_a_single_file_that_lacks_weights_is_refused(parts: dict[str, Any], tmp_path: Path) -> None:
-    folder = save(parts, tmp_path / "folder")
-    save_single_file(load_pipeline(str(folder)), folder / "a.safetensors")
-    without(folder, "a.safetensors", "out.2.weight")
-    refused(folder / "a.safetensors", r", unet: lacks 1 of its weights|does not open")
-
-
-@pytest.mark.parametrize("written", ["folder", "output", "file"])
-def test_a_model_of_a_store_opens(
-    s3_bucket: str, base: Path, parts: dict[str, Any], tmp_path: Path, written: str
-) -> None:
-    uri = f"{s3_bucket}/{tmp_path.name}/models/sd"
-    if written == "output":
-        attempt = f"{s3_bucket}/{tmp_path.name}/runs/d/r/t/attempt-1"
-        lineage = manifest.Lineage(inputs={}, recipe="r", code="c")
-        place = f"{attempt}/commit.json"
-        manifest.publish_folder(base, uri, kind="sd", lineage=lineage, commit=place)
-        commit(attempt, {"sd": uri}, {})
-    elif written == "folder":
-        store.upload_folder(base, uri)
-    else:
-        pipe = load_pipeline(str(save(parts, tmp_path / "folder")))
-        save_single_file(pipe, tmp_path / "a.safetensors")
-        uri = f"{uri}/a.safetensors"
-        store.upload_file(tmp_path / "a.safetensors", uri)
-        refused(uri, "hf download")
-        return
-    torch.testing.assert_close(
-        weights_of(load_pipeline(uri)), weights_of(load_pipeline("package:tiny-sd"))
-    )
-
-
-def test_a_model_of_the_hubs_cache_opens_in_halves(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fetched: list[str | None] = []
-
-    def download(ref: str, variant: str | None = None, **_: Any) -> str:
-        fetched.append(variant)
-        if variant == "fp16":
-            path = base / WEIGHTS
-            hidden.rename(path.with_suffix(".fp16.safetensors"))
-        return str(base)
-
-    hidden = (base / WEIGHTS).rename(tmp_path / "hidden")
-    index = json.loads((base / "model_index.json").read_text())
-    monkeypatch.setattr(DiffusionPipeline, "download", download)
-    monkeypatch.setattr(DiffusionPipeline, "load_config", lambda ref: index)
-    assert weights_of(load_pipeline("nobody/knows-this")).keys()
-    assert fetched == [None, "fp16"]
-
-
-def test_another_family_of_the_hub_is_refused_before_it_is_fetched(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(DiffusionPipeline, "download", lambda *_, **__: pytest.fail("fetched"))
-    monkeypatch.setattr(
-        DiffusionPipeline, "load_config", lambda ref: {"_class_name": "FluxPipeline"}
-    )
-    refused("nobody/knows-this", "is a FluxPipeline")
-
-
-def test_the_hub_without_a_network_is_one_error(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    refused("nobody/knows-this", "network is off|does not open")
