@@ -99,7 +99,12 @@ def _fetched(place: str, ref: str) -> Path:
             part_weights(folder, part, ref)
     except InputError:
         # Some repositories hold half precision alone, which is fetched by its name only.
-        folder = Path(DiffusionPipeline.download(location, variant="fp16", **skipped))
+        try:
+            folder = Path(DiffusionPipeline.download(location, variant="fp16", **skipped))
+        except ValueError as exc:
+            # Without such a variant the look at the folder says what is missing.
+            if isinstance(exc, OSError):
+                raise
     return folder
 
 

@@ -145,6 +145,21 @@ def test_a_model_of_the_hubs_cache_opens_in_halves(
     assert fetched == [None, "fp16"]
 
 
+def test_a_model_of_the_hub_without_weights_says_what_is_missing(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(ref: str, variant: str | None = None, **_: Any) -> str:
+        if variant is not None:
+            raise ValueError("no such modeling files are available")
+        return str(base)
+
+    (base / WEIGHTS).unlink()
+    index = json.loads((base / "model_index.json").read_text())
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
+    monkeypatch.setattr(DiffusionPipeline, "load_config", lambda ref: index)
+    refused("nobody/knows-this", "nobody/knows-this, unet: holds no weights")
+
+
 def test_another_family_of_the_hub_is_refused_before_it_is_fetched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
