@@ -100,7 +100,7 @@ def image_size(unet: Mapping[str, Any], value: str) -> int:
     Raises:
         InputError: there is none, or the two differ.
     """
-    size = unet.get("sample_size")
+    size: Any = unet.get("sample_size")
     sides = size if isinstance(size, (list, tuple)) else [size, size]
     if len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
         raise InputError(
@@ -237,8 +237,8 @@ def _check_widths(
     family: str, encoders: list[Mapping[str, Any]], unet: Mapping[str, Any], value: str
 ) -> None:
     """Text must be as wide as the UNet reads it; nothing is said of what the settings leave out."""
-    widths = [encoder.get("hidden_size") for encoder in encoders]
-    read = unet.get("cross_attention_dim")
+    widths: list[Any] = [encoder.get("hidden_size") for encoder in encoders]
+    read: Any = unet.get("cross_attention_dim")
     reads = set(read) if isinstance(read, (list, tuple)) else {read}
     known = None not in widths and None not in reads
     width = sum(widths) if known else 0
