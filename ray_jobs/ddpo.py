@@ -34,6 +34,7 @@ from boig_core.rewards.calibration import Calibration, read_calibration, require
 from boig_core.rewards.loading import needs_predictor
 from boig_core.storage import manifest, store
 from boig_core.storage.job import Job
+from boig_core.storage.models import version_of
 from boig_core.storage.stage import Outcome, Workspace
 from boig_core.training.monitors import Trip
 
@@ -178,6 +179,7 @@ def publish(
     recipe, lora = job.recipe, job.recipe.ddpo.lora_rank
     about = {
         "base": recipe.sd.base,
+        "base_version": version_of(recipe.sd.base),
         "lora_rank": lora,
         "epochs": epochs,
         "reward": recipe.reward.name,

@@ -21,6 +21,7 @@ from boig_core.observability.metrics import MetricLog, experiment
 from boig_core.storage import store
 from boig_core.storage.job import Job
 from boig_core.storage.manifest import WentOnFrom
+from boig_core.storage.models import version_of
 from boig_core.storage.stage import Outcome, Workspace
 
 
@@ -97,6 +98,8 @@ def publish(job: Job, adapter: Any, went_on_from: tuple[WentOnFrom, ...]) -> str
             lora=sd.lora_rank is not None,
         )
         add_image_model(folder, job.recipe)
+        # A name alone does not say which state of the base it was.
+        meta["base_version"] = version_of(sd.base)
         return Workspace(job, Path(scratch)).publish(
             "models/high-kpi", folder, kind="sd", meta=meta, went_on_from=went_on_from
         )

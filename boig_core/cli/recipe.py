@@ -47,10 +47,12 @@ def recipe_check(
     """Check whether a recipe is valid, and a base folder on this machine one that can be trained,
     and print the recipe's name and digest; exit code 2 and one line when it is not."""
     from boig_core.config import load_recipe
+    from boig_core.models.diffusion import check_diffusion_model_here
     from boig_core.models.language import check_language_model_here
 
     resolved = load_recipe(recipe, overrides or [])
     check_language_model_here(resolved.llm.base, f"llm.base = {resolved.llm.base!r}")
+    check_diffusion_model_here(resolved.sd.base, f"sd.base = {resolved.sd.base!r}")
     show(
         json.dumps({"name": resolved.name, "digest": resolved.digest()})
         if as_json

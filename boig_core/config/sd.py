@@ -14,8 +14,9 @@ class SD(Section):
     images of high-KPI posts alone."""
 
     base: Annotated[str, Names("model")] = "package:tiny-sd"
-    """Stable Diffusion 1.x, 2.x or XL to start from: a hub id, a folder, or ``package:NAME`` for
-    one that ships with boig."""
+    """Stable Diffusion 1.x, 2.x or XL to start from: a hub id, a folder, a ``.safetensors`` file of
+    a whole model, a store URI, or ``package:NAME`` for one that ships with boig. A single file
+    takes its settings from the diffusers folder that it stands in, else from the hub's cache."""
     resolution: int = Field(32, ge=16)
     """Side of the generated images, in pixels. It must be that of the base model."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -33,7 +34,9 @@ class SD(Section):
     min_snr: float | None = Field(5.0, gt=0)
     """Signal-to-noise ratio from which on timesteps with less noise weigh no more in the high-KPI
     fine-tuning, measured in the predicted image (min-SNR weighting, gamma of arXiv 2303.09556).
-    null: an error of the prediction weighs the same at each timestep."""
+    Where the base's schedule ends in pure noise (zero terminal SNR), a ratio below 1 counts as 1:
+    else the last timesteps, which decide the brightness of images, would weigh nothing. null: an
+    error of the prediction weighs the same at each timestep."""
     lora_rank: int | None = Field(None, ge=1)
     """Rank of a LoRA, small matrices that the high-KPI fine-tuning trains in place of the UNet's
     own weights. null: all weights of the UNet are trained."""

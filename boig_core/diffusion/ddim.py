@@ -20,17 +20,17 @@ Shape letters: B batch, C channels, H height, W width, T training timesteps.
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import torch
+from diffusers.models.embeddings import get_timestep_embedding
 
 from boig_core.diffusion.pipeline import Condition
 from boig_core.errors import RecipeError
+from boig_core.models.sd_settings import PREDICTIONS
 
-PREDICTIONS: Final = ("epsilon", "v_prediction")
-"""What a model may predict, as its scheduler's prediction_type says: v = sqrt(alpha) epsilon -
-sqrt(1 - alpha) x_0."""
 Reduction = Literal["mean", "sum"]
 
 
@@ -46,8 +46,8 @@ def schedule(pipe: Any, steps: int) -> tuple[list[int], list[int], torch.Tensor]
         final alpha, so that index -1 finds it.
 
     Raises:
-        RecipeError: a model that predicts neither epsilon nor v, or more steps than the model was
-            trained with.
+        RecipeError: a model that predicts neither epsilon nor v, or steps that its schedule does
+            not hold.
     """
     config = pipe.scheduler.config
     if config.prediction_type not in PREDICTIONS:
@@ -63,6 +63,7 @@ def schedule(pipe: Any, steps: int) -> tuple[list[int], list[int], torch.Tensor]
         )
     pipe.scheduler.set_timesteps(steps)
     timesteps = [int(t) for t in pipe.scheduler.timesteps]
+    _check_timesteps(timesteps, steps, config)
     alphas_T1 = torch.cat(
         [
             pipe.scheduler.alphas_cumprod.float(),
@@ -70,6 +71,21 @@ def schedule(pipe: Any, steps: int) -> tuple[list[int], list[int], torch.Tensor]
         ]
     )
     return timesteps, [*timesteps[1:], -1], alphas_T1
+
+
+def _check_timesteps(timesteps: list[int], steps: int, config: Any) -> None:
+    """Refuse timesteps that the model was not trained at: an index beyond the last alpha would
+    find that of the image, and one below the first, too."""
+    last = config.num_train_timesteps - 1
+    falling = all(t > after for t, after in itertools.pairwise(timesteps))
+    if len(timesteps) == steps and falling and timesteps[-1] >= 0 and timesteps[0] <= last:
+        return
+    spacing = f"timestep_spacing {config.timestep_spacing}, steps_offset {config.steps_offset}"
+    raise RecipeError(
+        f"{steps} sampling steps",
+        f"go from timestep {timesteps[0]} to {timesteps[-1]} in {len(timesteps)} ({spacing}), and the model knows 0 to {last}",
+        "lower sampling_steps",
+    )
 
 
 def step_sigma(t: int, t_prev: int, alphas_T1: torch.Tensor, eta: float) -> float:
@@ -188,7 +204,8 @@ def predict(
 ) -> torch.Tensor:
     """The UNet's epsilon or v under classifier-free guidance, in float32.
 
-    One forward pass without guidance, one of twice the batch with it.
+    One forward pass without guidance, one of twice the batch with it; one pass, too, of a UNet that
+    was distilled to take the strength of guidance as an input.
 
     Args:
         unet: a diffusers UNet, or an engine around it.
@@ -201,9 +218,10 @@ def predict(
     # Latents stay float32 between steps. The UNet takes them in its own precision, which is that of
     # the condition.
     latents_BCHW = latents_BCHW.to(condition.text_BLD.dtype)
+    strength = _strength_input(unet, latents_BCHW, guidance)
     # At 1 the blank prediction cancels out, so half of a double pass would be for nothing.
-    if guidance == 1.0:
-        plain_BCHW: torch.Tensor = unet(latents_BCHW, t, **condition.inputs).sample
+    if guidance == 1.0 or strength:
+        plain_BCHW: torch.Tensor = unet(latents_BCHW, t, **condition.inputs, **strength).sample
         return plain_BCHW.float()
     if blank is None:
         raise ValueError("guidance above 1 needs the condition of no prompt")
@@ -215,3 +233,15 @@ def predict(
     blank_BCHW, cond_BCHW = both_BCHW.float().chunk(2)
     guided_BCHW: torch.Tensor = blank_BCHW + guidance * (cond_BCHW - blank_BCHW)
     return guided_BCHW
+
+
+def _strength_input(
+    unet: Any, latents_BCHW: torch.Tensor, guidance: float
+) -> dict[str, torch.Tensor]:
+    """The strength of guidance as diffusers' own pipelines embed it, for a UNet that takes it."""
+    config = getattr(getattr(unet, "module", unet), "config", None)
+    width = getattr(config, "time_cond_proj_dim", None)
+    if width is None:
+        return {}
+    strength_B = torch.full((len(latents_BCHW),), 1000.0 * (guidance - 1))
+    return {"timestep_cond": get_timestep_embedding(strength_B, width).to(latents_BCHW)}

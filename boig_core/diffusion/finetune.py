@@ -21,10 +21,11 @@ import torch
 from numpy.typing import NDArray
 
 from boig_core.config import SD, Recipe
-from boig_core.diffusion.ddim import predict, schedule
+from boig_core.diffusion.ddim import predict
 from boig_core.diffusion.lora import Adapter, engine_dtype, make_trainable, read_adapter
 from boig_core.diffusion.pipeline import encode_images, encode_prompts, load_base, text_encoders
 from boig_core.errors import InputError, RecipeError
+from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Steps, progress_log
 from boig_core.storage.job import Stage
 from boig_core.training.checkpoint import Checkpoints
@@ -38,6 +39,11 @@ CAPTION_DROPOUT: Final = 0.1
 _ORDER: Final = 5  # streams of random numbers, beside those of `rollout` and `learner`
 _NOISE: Final = 6
 _REPORT_EVERY: Final = 10
+_ZERO_SNR: Final = (
+    "the schedule of %s has zero terminal SNR, and by sd.min_snr = %s alone its last timesteps would"
+    " weigh nothing: an SNR below 1 counts as 1"
+)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,12 +78,14 @@ def finetune(
     config = recipe.sd
     _check(config, examples)
     pipe: Any = load_base(config)
-    alphas_T1 = schedule(pipe, 1)[2]  # refuses a model that predicts neither epsilon nor v
+    # Without the final alpha, which belongs to no timestep that is trained on.
+    alphas_T = pipe.scheduler.alphas_cumprod.float()
+    if rank() == 0 and config.min_snr is not None and float(alphas_T[-1]) == 0.0:
+        log.warning(_ZERO_SNR, config.base, config.min_snr)
     engine = _engine(pipe, config, recipe.seed)
     # Once for all steps, since the autoencoder is frozen; after the engine, whose device it needs.
     latents_NCHW = encode_images(pipe, examples.images_BHWC)
-    # Without the final alpha, which belongs to no timestep that is trained on.
-    alphas_T = alphas_T1[:-1].to(engine.device)
+    alphas_T = alphas_T.to(engine.device)
     restored = checkpoints.restore(engine, _work(recipe, examples))
     first = restored.step if restored else 0
     progress = Steps(config.steps, first, config.batch, "images", progress_log())
@@ -193,6 +201,10 @@ def _loss(
             alpha_B111.sqrt() * noise_BCHW - (1 - alpha_B111).sqrt() * latents_NCHW[rows],
             snr_B + 1,
         )
+    if float(alphas_T[-1]) == 0.0:
+        # Else the last timesteps, which decide an image's brightness, would weigh nothing: v's
+        # weight falls with the SNR. Truncated as in arXiv 2202.00512.
+        snr_B = snr_B.clamp(min=1.0)
     error_B = ((pred_BCHW - target_BCHW) ** 2).mean(dim=(1, 2, 3))
     loss: torch.Tensor = (
         error_B if min_snr is None else error_B * snr_B.clamp(max=min_snr) / unit_B

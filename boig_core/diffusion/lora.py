@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from boig_core.diffusion.pipeline import Dtype, load_pipeline
+from boig_core.diffusion.opening import Dtype
+from boig_core.diffusion.pipeline import load_pipeline
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
 """Every linear part of the transformer blocks: attention alone moved backgrounds too slowly in the

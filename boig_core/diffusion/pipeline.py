@@ -1,6 +1,6 @@
 """Open a Stable Diffusion model, and move between text, latents and pixels with it.
 
-Knows what parts the two families of `FAMILIES` hold; the rest of this room samples, scores and
+Knows what parts the two families of `opening` hold; the rest of this room samples, scores and
 trains on top of these few functions, the same for both. Sampling with log-probabilities is
 `ddim`'s; nothing here draws noise. Leaves out: models that are trained by flow matching. Shape
 letters: B batch, L tokens, D text width, C channels, H height, W width.
@@ -11,35 +11,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pickle import UnpicklingError
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DiffusionPipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-)
 from numpy.typing import NDArray
 
 from boig_core.config import SD
-from boig_core.errors import InputError, RecipeError
-from boig_core.models import resolve_model
-from boig_core.observability.quiet import hide_bars
+from boig_core.diffusion.opening import Dtype, Pipeline, open_pipeline
+from boig_core.errors import RecipeError
 
-Dtype = Literal["float32", "bfloat16"]
-Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
-FAMILIES: Final[dict[str, tuple[Any, dict[str, Any]]]] = {
-    "StableDiffusionPipeline": (
-        StableDiffusionPipeline,
-        {"safety_checker": None, "requires_safety_checker": False},
-    ),
-    "StableDiffusionXLPipeline": (StableDiffusionXLPipeline, {"add_watermarker": False}),
-}
-"""What a ``model_index.json`` may call its model, with the class and settings that open it: Stable
-Diffusion 1.x and 2.x, and SDXL."""
 _AT_ONCE: Final = 2**20
 """Pixels that the autoencoder sees at a time: it holds some thousand bytes of activations for
 each."""
@@ -80,48 +61,18 @@ class Condition:
 
 
 def load_pipeline(ref: str, dtype: Dtype = "float32") -> Pipeline:
-    """Open a Stable Diffusion pipeline with a DDIM scheduler and without a safety checker.
+    """Open a Stable Diffusion pipeline, ready to sample and to be trained: with a DDIM scheduler
+    and without a safety checker.
 
     Args:
-        ref: hub id, local folder, or ``package:tiny-sd`` (`resolve_model`).
-        dtype: of UNet and text encoders. The autoencoder is always float32: SDXL's overflows in
-            half precision, as its ``force_upcast`` says, and it takes a small share of the time.
+        ref: as of `open_pipeline`.
+        dtype: of UNet and text encoders; the autoencoder is always float32.
 
     Raises:
-        InputError: nothing that opens as one of `FAMILIES` stands at ``ref``.
+        InputError: nothing that boig can train stands at ``ref``.
+        EndpointError: the hub does not answer.
     """
-    hide_bars()
-    location = resolve_model(ref)
-    dtypes = {"vae": torch.float32, "default": getattr(torch, dtype)}
-    try:
-        family = DiffusionPipeline.load_config(location).get("_class_name")
-        if family not in FAMILIES:
-            raise InputError(
-                ref,
-                f"is a {family}, which boig cannot train",
-                f"give a model of class {' or '.join(FAMILIES)}",
-            )
-        build, settings = FAMILIES[family]
-        pipe: Pipeline = build.from_pretrained(location, dtype=dtypes, **settings)
-    # An InputError is a ValueError, too, which the clause below would wrap in another.
-    except InputError:
-        raise
-    except (OSError, ValueError, TypeError, UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(
-            ref,
-            f"does not open as Stable Diffusion ({reason})",
-            "give a diffusers folder with a model_index.json",
-        ) from error
-    if "beta_schedule" not in pipe.scheduler.config:
-        raise InputError(
-            ref,
-            f"denoises by {type(pipe.scheduler).__name__}",
-            "give a model with Stable Diffusion's own noise schedule",
-        )
-    # Other schedulers share the training noise schedule; clipping x0 in latent space would change
-    # the policy's mean.
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+    pipe = open_pipeline(ref, dtype)
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.unet, pipe.vae, *text_encoders(pipe)):
         part.eval()
@@ -226,7 +177,9 @@ def _embed(tokenizer: Any, encoder: Any, texts: list[str]) -> Any:
 @torch.no_grad()
 def decode(pipe: Any, latents_BCHW: torch.Tensor) -> NDArray[np.uint8]:
     """Pixels of scaled latents: uint8 ``images_BHWC`` RGB, on the CPU."""
+    mean_C11, std_C11 = _moments(pipe)
     scaled_BCHW = latents_BCHW.to(pipe.vae.device, pipe.vae.dtype) / pipe.vae.config.scaling_factor
+    scaled_BCHW = scaled_BCHW * std_C11 + mean_C11
     images_BCHW = torch.cat(
         [
             pipe.vae.decode(part_BCHW).sample
@@ -251,8 +204,24 @@ def encode_images(pipe: Any, images_BHWC: NDArray[np.uint8]) -> torch.Tensor:
         parts.append(
             encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         )
-    latents_BCHW: torch.Tensor = torch.cat(parts) * pipe.vae.config.scaling_factor
+    mean_C11, std_C11 = _moments(pipe)
+    latents_BCHW: torch.Tensor = (
+        (torch.cat(parts) - mean_C11) / std_C11 * pipe.vae.config.scaling_factor
+    )
     return latents_BCHW
+
+
+def _moments(pipe: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and spread of the autoencoder's latents by channel; 0 and 1 where it names none."""
+    moments = (
+        getattr(pipe.vae.config, name, None) or [neutral]
+        for name, neutral in (("latents_mean", 0.0), ("latents_std", 1.0))
+    )
+    mean_C11, std_C11 = (
+        torch.tensor(moment, device=pipe.vae.device, dtype=pipe.vae.dtype).reshape(-1, 1, 1)
+        for moment in moments
+    )
+    return mean_C11, std_C11
 
 
 def _at_once(side: int) -> int:

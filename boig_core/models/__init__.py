@@ -75,15 +75,18 @@ def ships(ref: str) -> bool:
 
 @cache
 def model_version(ref: str) -> str:
-    """What tells one state of a model from another: the SHA-256 of a folder's files, or the commit
-    of a hub id.
+    """What tells one state of a model from another: the SHA-256 of a file or of a folder's files,
+    or the commit of a hub id.
 
     Args:
-        ref: as for `resolve_model`.
+        ref: as for `resolve_model`, or a file.
 
     Raises:
         InputError: the reference leads nowhere, or the hub does not say which commit it stands for.
     """
+    if ref and (path := Path(ref).expanduser()).is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     resolved = resolve_model(ref)
     folder = Path(resolved)
     if folder.is_dir():

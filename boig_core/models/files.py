@@ -110,7 +110,9 @@ def check_transformers_folder(folder: Path, value: str) -> None:
         check_file(path, value)
 
 
-def weight_files(folder: Path, value: str, stem: str, pickled: str) -> list[Path]:
+def weight_files(
+    folder: Path, value: str, stem: str, pickled: str, variant: str | None = None
+) -> list[Path]:
     """The files that a library reads a model's weights from: safetensors before pickles, one file
     before shards.
 
@@ -119,14 +121,15 @@ def weight_files(folder: Path, value: str, stem: str, pickled: str) -> list[Path
         value: what names the model, for messages.
         stem: of safetensors: ``model``, diffusers' ``diffusion_pytorch_model``.
         pickled: of pickles: ``pytorch_model``, diffusers' ``diffusion_pytorch_model``.
+        variant: such as ``fp16``, which stands before the ending of each name.
 
     Raises:
         InputError: there are none, or an index names shards that are not there.
     """
     for name in (f"{stem}.safetensors", f"{pickled}.bin"):
-        if (folder / name).is_file():
-            return [folder / name]
-        index = folder / f"{name}.index.json"
+        if (folder / _of_variant(name, variant)).is_file():
+            return [folder / _of_variant(name, variant)]
+        index = folder / _of_variant(f"{name}.index.json", variant)
         if not index.is_file():
             continue
         check_file(index, value)
@@ -148,6 +151,11 @@ def weight_files(folder: Path, value: str, stem: str, pickled: str) -> list[Path
         f"holds no weights ({stem}.safetensors or {pickled}.bin) in {folder}",
         "give a whole model folder",
     )
+
+
+def _of_variant(name: str, variant: str | None) -> str:
+    stem, _, ending = name.rpartition(".")
+    return name if variant is None else f"{stem}.{variant}.{ending}"
 
 
 def _check_safetensors(path: Path, value: str) -> None:

@@ -20,6 +20,7 @@ from airflow.sdk import Asset, task
 
 from boig_core.config import Recipe, is_recipe_file, load_policy, load_recipe
 from boig_core.errors import InputError, UserError
+from boig_core.models.diffusion import check_diffusion_model_here
 from boig_core.models.language import check_language_model_here
 from boig_core.orchestration.masking import hide_environment
 from boig_core.orchestration.planning import intervals
@@ -132,6 +133,7 @@ def make_plan(
     )
     policy.require(recipe, root)
     check_language_model_here(recipe.llm.base, f"llm.base = {recipe.llm.base!r}")
+    check_diffusion_model_here(recipe.sd.base, f"sd.base = {recipe.sd.base!r}")
     require_hours(policy, root)
     outputs: dict[str, str] = {}
     instead_of = {name: kind for name, kind in (instead or {}).items() if params.get(name)}

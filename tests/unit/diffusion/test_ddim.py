@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.distributions import Normal
 
 from boig_core.diffusion.ddim import ddim_step, predict, schedule, step_sigma
@@ -108,6 +110,45 @@ def test_only_known_predictions_and_possible_step_counts() -> None:
         schedule(make_pipe(prediction_type="sample"), 10)
     with pytest.raises(RecipeError, match="1001 sampling steps"):
         schedule(make_pipe(), 1001)
+
+
+@given(
+    trained=st.integers(2, 60),
+    steps=st.integers(1, 60),
+    spacing=st.sampled_from(["leading", "trailing", "linspace"]),
+    offset=st.integers(0, 2),
+)
+def test_timesteps_are_those_of_training_or_refused(
+    trained: int, steps: int, spacing: str, offset: int
+) -> None:
+    """Whatever is let through falls, and lies among the timesteps that have an alpha."""
+    scheduler = DDIMScheduler(
+        num_train_timesteps=trained, steps_offset=offset, timestep_spacing=spacing
+    )
+    try:
+        timesteps, timesteps_prev, _ = schedule(SimpleNamespace(scheduler=scheduler), steps)
+    except RecipeError:
+        own = scheduler.timesteps.tolist()
+        assert steps > trained or max(own) >= trained or min(own) < 0 or len(set(own)) < steps
+        return
+    assert len(timesteps) == steps
+    assert timesteps == sorted(set(timesteps), reverse=True)
+    assert all(0 <= t < trained for t in timesteps)
+    assert timesteps_prev == [*timesteps[1:], -1]
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_as_many_steps_as_timesteps_are_right_or_refused(spacing: str, offset: int) -> None:
+    scheduler = DDIMScheduler(num_train_timesteps=40, steps_offset=offset, timestep_spacing=spacing)
+    pipe = SimpleNamespace(scheduler=scheduler)
+    if spacing == "leading" and offset:
+        with pytest.raises(RecipeError, match=r"from timestep 40 .*steps_offset 1.* knows 0 to 39"):
+            schedule(pipe, 40)
+    else:
+        assert schedule(pipe, 40)[0] == list(range(39, -1, -1))
+    with pytest.raises(RecipeError, match="41 sampling steps: must be at most 40"):
+        schedule(pipe, 41)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@ it writes opens again."""
 
 import logging
 import re
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from boig_core.config import Recipe
 from boig_core.diffusion.finetune import ImageExamples, _loss, finetune, step_rows
@@ -19,6 +21,7 @@ from boig_core.diffusion.lora import Adapter, open_policy, save_policy
 from boig_core.diffusion.pipeline import load_pipeline
 from boig_core.diffusion.sample import sample_images
 from boig_core.errors import InputError, PreemptedError
+from boig_core.models import resolve_model
 from boig_core.storage import store
 from boig_core.storage.ancestry import Ancestry
 from boig_core.training import preemption
@@ -187,6 +190,52 @@ def test_min_snr_weighs_timesteps_by_the_published_formula(predicted: str) -> No
         assert weighted / plain == pytest.approx(expected, rel=1e-4)
         below, above = below + (snr < 5), above + (snr > 5)
     assert min(below, above) > 3
+
+
+def test_the_last_timesteps_of_a_zero_snr_base_weigh_something(recipe: Recipe) -> None:
+    """By the published formula alone v's weight is 0 at the terminal timestep."""
+    latents = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(2))
+    pipe = load_pipeline("package:tiny-sd")
+    pipe.scheduler = DDIMScheduler.from_config(
+        pipe.scheduler.config, prediction_type="v_prediction", rescale_betas_zero_snr=True
+    )
+    alphas = pipe.scheduler.alphas_cumprod
+    seen: list[int] = []
+
+    def model(x: torch.Tensor, t: torch.Tensor, **_: Any) -> SimpleNamespace:
+        seen.append(int(t))
+        return SimpleNamespace(sample=0.5 * x)
+
+    model.device = torch.device("cpu")  # type: ignore[attr-defined]
+    for last in (1, 50, 1000):
+        # The noisiest timesteps alone, then all.
+        for step in range(10):
+            plain, weighted = (
+                float(_loss(model, pipe, latents, alphas[-last:], ["a ball"], [0], 0, step, gamma))
+                for gamma in (None, recipe.sd.min_snr)
+            )  # type: ignore[arg-type]
+            alpha = float(alphas[-last:][seen[-1]])
+            snr = alpha / (1 - alpha)
+            expected = min(max(snr, 1), 5) / (snr + 1)
+            assert weighted / plain == pytest.approx(expected, rel=1e-4)
+    assert expected > 0
+
+
+@pytest.mark.parametrize("min_snr", [5.0, None])
+def test_the_log_tells_of_a_zero_snr_base(
+    small: Recipe,
+    examples: ImageExamples,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    min_snr: float | None,
+) -> None:
+    base = Path(shutil.copytree(resolve_model("package:tiny-sd"), tmp_path / "base"))
+    path = base / "scheduler/scheduler_config.json"
+    zero = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **zero}))
+    train(set_sd(small, base=str(base), min_snr=min_snr, steps=1), examples, tmp_path / "task")
+    lines = [line for line in caplog.messages if "zero terminal SNR" in line]
+    assert len(lines) == (min_snr is not None)
 
 
 def test_no_images_is_one_clear_error(small: Recipe, tmp_path: Path) -> None:
