@@ -30,19 +30,19 @@ def work(space: Workspace) -> Outcome:
 
     recipe = space.recipe
     connect()
-    uri, loss = run_training(
+    uri, loss, cuts = run_training(
         train,
         {"job": space.job},
         workers=recipe.sd.workers,
         resources=recipe.resources,
         scratch=space.scratch / "train",
     )
-    return Outcome({"high_kpi": uri}, {"steps": recipe.sd.steps, "loss": loss})
+    return Outcome({"high_kpi": uri}, {"steps": recipe.sd.steps, "loss": loss, **cuts})
 
 
-def train(config: dict[str, Any]) -> tuple[str, float | None]:
-    """One training worker: URI of the published model, empty on other ranks than 0, and the mean of
-    the last reported losses.
+def train(config: dict[str, Any]) -> tuple[str, float | None, dict[str, float]]:
+    """One training worker: URI of the published model, empty on other ranks than 0, the mean of the
+    last reported losses, and how many texts were cut, empty on other ranks than 0.
 
     None in place of that mean: there was nothing left to train.
     """
@@ -68,24 +68,29 @@ def train(config: dict[str, Any]) -> tuple[str, float | None]:
         if curve is not None:
             curve.log(step, **values)
 
+    cuts: dict[str, float] = {}
     examples = read_examples(job.input("dataset"), recipe)
     try:
-        adapter = finetune(recipe, examples, checkpoints, report)
+        adapter = finetune(
+            recipe, examples, checkpoints, report, lambda counted: cuts.update(counted.metrics)
+        )
     finally:
         # Rows are written every few seconds; an error must not take the last ones with it.
         if curve is not None and curve.rows:
             curve.close()
     losses = [row["loss"] for row in curve.rows[-10:]] if curve is not None else []
-    return publish(job, adapter) if rank() == 0 else "", float(np.mean(losses)) if losses else None
+    loss = float(np.mean(losses)) if losses else None
+    return publish(job, adapter, cuts) if rank() == 0 else "", loss, cuts
 
 
-def publish(job: Job, adapter: Any) -> str:
+def publish(job: Job, adapter: Any, cuts: dict[str, float]) -> str:
     """Publish the base with the trained weights, from a process that has imported all that it
     takes; returns the URI."""
+    from boig_core.diffusion.card import sd_card
     from boig_core.diffusion.lora import open_policy, save_policy
 
     sd = job.recipe.sd
-    meta = {"base": sd.base, "steps": sd.steps, "lora_rank": sd.lora_rank}
+    meta = {"base": sd.base, "steps": sd.steps, "lora_rank": sd.lora_rank, **cuts}
     with tempfile.TemporaryDirectory(prefix="boig-sd-") as scratch:
         folder = Path(scratch) / "high-kpi"
         save_policy(
@@ -93,6 +98,8 @@ def publish(job: Job, adapter: Any) -> str:
             folder,
             lora=sd.lora_rank is not None,
         )
+        card = sd_card("high-kpi", sd.base, sd.lora_rank, meta)
+        (folder / "README.md").write_text(card, "utf-8")
         return Workspace(job, Path(scratch)).publish(
             "models/high-kpi", folder, kind="sd", meta=meta
         )
@@ -115,7 +122,8 @@ def read_examples(dataset: str, recipe: Recipe) -> Any:
         if samples
         else np.zeros((0, side, side, 3), np.uint8)
     )
-    return ImageExamples(pixels, [sample.text for sample in samples])
+    texts, ids = [sample.text for sample in samples], [sample.id for sample in samples]
+    return ImageExamples(pixels, texts, ids)
 
 
 if __name__ == "__main__":

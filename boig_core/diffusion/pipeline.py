@@ -28,6 +28,7 @@ from boig_core.config import SD
 from boig_core.errors import InputError, RecipeError
 from boig_core.models import resolve_model
 from boig_core.observability.quiet import hide_bars
+from boig_core.vocabulary import require_whole_characters
 
 Dtype = Literal["float32", "bfloat16"]
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
@@ -166,8 +167,12 @@ def encode_prompts(pipe: Any, prompts: Sequence[str | None]) -> Condition:
         pipe: from `load_pipeline`.
         prompts: texts; None for no prompt, which guidance leads away from: the empty text, or zeros
             where the model's ``force_zeros_for_empty_prompt`` says so.
+
+    Raises:
+        InputError: a prompt holds half a character.
     """
     texts = [prompt or "" for prompt in prompts]
+    require_whole_characters(texts)
     first = _embed(pipe.tokenizer, pipe.text_encoder, texts)
     if "text_encoder_2" not in pipe.components:
         return Condition(first.last_hidden_state)
