@@ -34,7 +34,7 @@ from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained("this-folder")
 ```
-{_alone(title, base) if lora_rank is not None else ""}
+{_alone(title) if lora_rank is not None else ""}
 Intended use: images for posts of the brands it was trained on. No promise of engagement.
 
 ## Training
@@ -45,11 +45,11 @@ Intended use: images for posts of the brands it was trained on. No promise of en
 """
 
 
-def _alone(title: str, base: str) -> str:
+def _alone(title: str) -> str:
     return f"""
 The LoRA alone, `lora/{LORA_FILE}`, changes its base model and others of its family, at strength 1 as it was trained:
 
-* diffusers: `DiffusionPipeline.from_pretrained("{base}").load_lora_weights("this-folder/lora")`
+* diffusers: `pipe.load_lora_weights("this-folder/lora")` on a pipeline of the base
 * ComfyUI: copy it to `models/loras/{title}.safetensors`; a node "Load LoRA" offers it
 * AUTOMATIC1111 and Forge: copy it to `models/Lora/{title}.safetensors`; `<lora:{title}:1>` in the prompt loads it
 """

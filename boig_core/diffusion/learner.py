@@ -9,6 +9,7 @@ makes of them (`policy_update`). Shape letters: B images.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ def join_rewards(
     """An epoch's rewards (B), in the order of its chunks.
 
     Raises:
-        ScorerError: a chunk's rewards are not one finite number per image.
+        ScorerError: a chunk's rewards are not one finite number per image, or all of them have no
+            finite spread.
     """
     parts = []
     # Chunk by chunk: one that lacks a reward and one that has too many make the right sum, and each
@@ -73,7 +75,17 @@ def join_rewards(
                 "see the scorer's log",
             )
         parts.append(values_B)
-    return np.concatenate(parts)
+    joined_B = np.concatenate(parts)
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = float(joined_B.std())
+    # Over a spread that is not finite every advantage is 0 or no number.
+    if not math.isfinite(spread):
+        raise ScorerError(
+            f"rewards of epoch {epoch}, {joined_B.min():g} to {joined_B.max():g}",
+            "lie so far apart that their spread is no number",
+            "see the scorer's log",
+        )
+    return joined_B
 
 
 @dataclass(frozen=True)
@@ -325,12 +337,6 @@ class Learner:
                 rewards_B, whole.prompts_B, groups_B, self.history, self.config.clip_advantage
             )
             advantages_B, self.history = OBJECTIVES[self.config.objective](rewarded)
-            if not np.isfinite(advantages_B).all():
-                raise ScorerError(
-                    f"rewards of epoch {epoch}, {rewards_B.min():g} to {rewards_B.max():g}",
-                    "lie so far apart that their spread is no number",
-                    "see the scorer's log",
-                )
             slices = list(self._slices(epoch, whole, advantages_B))
             metrics = reward_metrics(rewards_B, advantages_B, self.config.images_per_prompt)
             metrics |= image_metrics(whole.images_BHWC, self.config.images_per_prompt)

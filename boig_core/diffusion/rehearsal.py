@@ -67,7 +67,7 @@ def rehearse(pipe: Any, base: str) -> None:
         except (BoigError, torch.OutOfMemoryError):
             raise
         except _BROKEN as error:
-            # A full disk is no property of the model; what diffusers misses in a folder has no number.
+            # The system's errors have a number: a full disk is no property of the model.
             if getattr(error, "errno", None) is not None:
                 raise
             reason = str(error).splitlines()[0][:200] if str(error) else ""

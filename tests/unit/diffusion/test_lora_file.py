@@ -10,13 +10,22 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
 
-from boig_core.diffusion.lora import TARGETS, make_trainable, merge, save_policy, write_lora
+from boig_core.diffusion.card import sd_card
+from boig_core.diffusion.lora import (
+    LORA_FILE,
+    TARGETS,
+    make_trainable,
+    merge,
+    save_policy,
+    write_lora,
+)
 from boig_core.diffusion.pipeline import latent_shape, load_pipeline
 from boig_core.diffusion.sample import sample_latents
 
 # Shapes of the published models, without weights: Stable Diffusion 1.x, 2.x and XL.
 SHARED: dict[str, Any] = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280)}
 XL: dict[str, Any] = {
+    "sample_size": 128,
     "block_out_channels": (320, 640, 1280),
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -132,7 +141,7 @@ def trained(base: str, rank: int) -> Any:
     with torch.no_grad():
         for parameter in pipe.unet.parameters():
             if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
     return pipe
 
 
@@ -155,7 +164,7 @@ def test_diffusers_loads_the_whole_lora(base: str, rank: int, tmp_path: Path) ->
     start = torch.randn((1, *latent_shape(pipe)), generator=torch.Generator().manual_seed(2))
 
     def latents(model: Any) -> torch.Tensor:
-        return sample_latents(model, ["a red ball"], start, 4, 2.0)
+        return sample_latents(model, ["a red ball"], start, 4, 1.0)
 
     policy = latents(pipe)
     save_policy(pipe, tmp_path / "out", lora=True)
@@ -196,3 +205,12 @@ def test_a_merge_that_overflows_is_no_model() -> None:
         next(p for n, p in pipe.unet.named_parameters() if "lora_B" in n).fill_(torch.inf)
     with pytest.raises(ValueError, match="NaN"):
         merge(pipe.unet)
+
+
+@pytest.mark.parametrize("rank", [None, 8])
+def test_the_card_says_how_the_model_is_used(rank: int | None) -> None:
+    card = sd_card("boigsd", "ORG/base", rank, {"base": "ORG/base", "epochs": 3})
+    assert 'DiffusionPipeline.from_pretrained("this-folder")' in card
+    assert '"epochs": 3' in card
+    used = (f"lora/{LORA_FILE}", "models/loras/boigsd.safetensors", "<lora:boigsd:1>")
+    assert all((words in card) is (rank is not None) for words in used)

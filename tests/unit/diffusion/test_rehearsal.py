@@ -11,16 +11,17 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditio
 from safetensors.torch import load_file, save_file
 
 from boig_core.config import Recipe
-from boig_core.diffusion import lora, rehearsal
 from boig_core.diffusion.finetune import ImageExamples, finetune
 from boig_core.diffusion.learner import Learner
-from boig_core.diffusion.lora import make_trainable
+from boig_core.diffusion.lora import LORA_FILE, make_trainable, write_lora
 from boig_core.diffusion.pipeline import load_base
 from boig_core.diffusion.rehearsal import rehearse
 from boig_core.diffusion.rollout import LocalRollouts, Sampler
 from boig_core.errors import RecipeError
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.vocabulary import Sample
+
+ROOM = "boig_core.diffusion.rehearsal"
 
 
 def on_base(recipe: Recipe, **sd: Any) -> Recipe:
@@ -55,7 +56,7 @@ def losing(write: Callable[..., None], lost: str) -> Callable[..., None]:
 
     def spoilt(pipe: Any, folder: Path, title: str) -> None:
         write(pipe, folder, title)
-        file = folder / lora.LORA_FILE
+        file = folder / LORA_FILE
         save_file({name: w for name, w in load_file(file).items() if lost not in name}, file)
 
     return spoilt
@@ -64,7 +65,7 @@ def losing(write: Callable[..., None], lost: str) -> Callable[..., None]:
 def renamed(write: Callable[..., None]) -> Callable[..., None]:
     def spoilt(pipe: Any, folder: Path, title: str) -> None:
         write(pipe, folder, title)
-        file = folder / lora.LORA_FILE
+        file = folder / LORA_FILE
         save_file({f"mine_{name}": weight for name, weight in load_file(file).items()}, file)
 
     return spoilt
@@ -72,18 +73,18 @@ def renamed(write: Callable[..., None]) -> Callable[..., None]:
 
 FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "a LoRA without attention": lambda m: m.setattr(
-        rehearsal, "write_lora", losing(rehearsal.write_lora, "_attn")
+        f"{ROOM}.write_lora", losing(write_lora, "_attn")
     ),
     "a LoRA without feed-forwards": lambda m: m.setattr(
-        rehearsal, "write_lora", losing(rehearsal.write_lora, "_ff_")
+        f"{ROOM}.write_lora", losing(write_lora, "_ff_")
     ),
     "a LoRA of unknown names": lambda m: m.setattr(
-        rehearsal, "write_lora", renamed(rehearsal.write_lora)
+        f"{ROOM}.write_lora", renamed(write_lora)
     ),
     "a merge that does nothing": lambda m: m.setattr(
-        rehearsal, "merge", lambda unet: unet.unload_lora()
+        f"{ROOM}.merge", lambda unet: unet.unload_lora()
     ),
-    "a merge that keeps the LoRA": lambda m: m.setattr(rehearsal, "merge", lambda unet: None),
+    "a merge that keeps the LoRA": lambda m: m.setattr(f"{ROOM}.merge", lambda unet: None),
     "a merge that raises": lambda m: m.setattr(
         UNet2DConditionModel, "fuse_lora", lambda *_, **__: torch.zeros(2) @ torch.zeros(3)
     ),
@@ -98,7 +99,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         DiffusionPipeline, "save_config", lambda self, folder: Path(folder).mkdir()
     ),
     "a call that raises": lambda m: m.setattr(
-        StableDiffusionPipeline, "encode_prompt", lambda *_, **__: {}["prompt"]
+        StableDiffusionPipeline, "encode_prompt", lambda *_, **__: [][0]
     ),
 }  # fmt: skip
 
@@ -128,7 +129,7 @@ def test_a_full_device_is_no_fault_of_the_recipe(
 
     pipe: Any = load_base(recipe.sd)
     make_trainable(pipe.unet, 4, 0)
-    monkeypatch.setattr(rehearsal, "write_lora", full)
+    monkeypatch.setattr(f"{ROOM}.write_lora", full)
     with pytest.raises(type(error)):
         rehearse(pipe, recipe.sd.base)
 
@@ -146,7 +147,7 @@ def test_trainings_are_refused_before_their_first_step(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rehearsal, "write_lora", losing(rehearsal.write_lora, "_attn"))
+    monkeypatch.setattr(f"{ROOM}.write_lora", losing(write_lora, "_attn"))
     recipe = on_base(recipe, steps=2, batch=2, lora_rank=4)
     checkpoints = Checkpoints(str(tmp_path), 1)
     rows: list[int] = []

@@ -67,8 +67,9 @@ def test_each_reader_counts_by_its_own_limit(
     with caplog.at_level(logging.WARNING):
         counts = count_evaluated(plan, model, Judge(), tmp_path / "cut")
     assert counts == {
-        "sampled": {"cut_prompts": 2, "cut_prompts_alike": 3},
-        "retrieval": {"cut_prompts": 3, "cut_prompts_alike": 3},
+        # The first tokenizer of the model reads 44, and tells them apart.
+        "sampled": {"cut_prompts": 2, "cut_prompts_alike": 0},
+        "retrieval": {"cut_prompts": 3, "cut_prompts_alike": 0},
         "clip": {"cut_prompts": 4, "cut_prompts_alike": 3},
     }
     told = [record.getMessage() for record in caplog.records]
