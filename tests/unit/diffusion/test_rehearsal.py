@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from boig_core.config import Recipe
 from boig_core.diffusion.finetune import ImageExamples, finetune
 from boig_core.diffusion.learner import Learner
-from boig_core.diffusion.lora import LORA_FILE, make_trainable, write_lora
+from boig_core.diffusion.lora import LORA_FILE, make_trainable, merge, write_lora
 from boig_core.diffusion.pipeline import load_base
 from boig_core.diffusion.rehearsal import rehearse
 from boig_core.diffusion.rollout import LocalRollouts, Sampler
@@ -71,6 +71,11 @@ def renamed(write: Callable[..., None]) -> Callable[..., None]:
     return spoilt
 
 
+def without_numbers(unet: Any) -> None:
+    merge(unet)
+    unet.conv_out.weight = torch.nn.Parameter(unet.conv_out.weight * torch.nan)
+
+
 FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "a LoRA without attention": lambda m: m.setattr(
         f"{ROOM}.write_lora", losing(write_lora, "_attn")
@@ -85,6 +90,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         f"{ROOM}.merge", lambda unet: unet.unload_lora()
     ),
     "a merge that keeps the LoRA": lambda m: m.setattr(f"{ROOM}.merge", lambda unet: None),
+    "a merge to no numbers": lambda m: m.setattr(f"{ROOM}.merge", without_numbers),
     "a merge that raises": lambda m: m.setattr(
         UNet2DConditionModel, "fuse_lora", lambda *_, **__: torch.zeros(2) @ torch.zeros(3)
     ),
@@ -102,6 +108,19 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         StableDiffusionPipeline, "encode_prompt", lambda *_, **__: [][0]
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("lost", ["_attn2_to_k", "_ff_net_2", "mid_block"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_lora_that_loads_in_part_is_refused_in_any_precision(
+    recipe: Recipe, lost: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = on_base(recipe, dtype=dtype)
+    pipe: Any = load_base(recipe.sd)
+    make_trainable(pipe.unet, 4, 0)
+    monkeypatch.setattr(f"{ROOM}.write_lora", losing(write_lora, lost))
+    with pytest.raises(RecipeError, match=r"[1-9]\d* layers of the LoRA are lost, such as"):
+        rehearse(pipe, recipe.sd.base)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -36,7 +36,6 @@ def test_texts_that_are_cut_are_counted(clip_folder: Path) -> None:
     assert (cuts.prompts, cuts.cut, cuts.alike, cuts.example) == (3, 2, 2, "b")
     read = judge.read(texts)
     assert (read[1] == read[2]).all()
-    assert (read[0] != read[1]).any()
 
 
 def test_half_a_character_is_a_user_error(clip_folder: Path) -> None:
