@@ -8,9 +8,11 @@ published any.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
+
+from boig_core.errors import InputError
 
 Bucket = Literal["high", "medium", "low"]
 Split = Literal["train", "validation", "test", "held_out", "judge"]
@@ -183,6 +185,24 @@ like made make more much new not now off our out over she some such than that th
 use very want was were what when where which who whole why will with would you your comes say hello bring brings
 """
 _STOP_WORDS: Final = frozenset(_STOPPED.split())
+
+
+def require_whole_characters(texts: Sequence[str]) -> None:
+    """Ask of texts that are to be encoded.
+
+    Raises:
+        InputError: one of them holds half of a surrogate pair, which JSON can spell; ingestion
+            rejects such posts.
+    """
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as exc:
+            raise InputError(
+                repr(text[max(0, exc.start - 20) : exc.start + 20]),
+                "holds half a character, which no tokenizer reads",
+                "mend or leave out the text",
+            ) from exc
 
 
 def keywords(

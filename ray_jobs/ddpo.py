@@ -4,7 +4,7 @@ learner under Ray Train + DeepSpeed.
 Reads ``dataset``, ``boigllm``, ``calibration`` and, for a reward that takes one, ``predictor``,
 which the probe reads too where there is one; publishes ``boigsd``: a whole diffusers folder with
 the adapter merged, which ``DiffusionPipeline.from_pretrained`` opens, and the adapter alone in
-``lora/``, for ``pipe.load_lora_weights`` on the base. Nothing starts for a reward that does not
+``lora/``, for the base in diffusers, ComfyUI or a web UI. Nothing starts for a reward that does not
 tell HIGH from LOW on test images (`boig_core.rewards.calibration.require_worth`). ``samples/`` of
 the attempt holds each epoch's prompts with their mean rewards, and each probe's images with what
 was measured of each prompt.
@@ -67,7 +67,7 @@ def work(space: Workspace) -> Outcome:
         )  # takes seconds, in which the actors open their models
 
         config = {"job": job, "rollouts": rollouts}
-        uri, rewards, trips = run_training(
+        uri, rewards, trips, cuts = run_training(
             train,
             config,
             workers=recipe.ddpo.workers,
@@ -80,6 +80,7 @@ def work(space: Workspace) -> Outcome:
         "monitors": {trip.monitor: str(trip) for trip in trips if trip.action != "keep_best"},
         "reward_first": rewards[0] if rewards else None,
         "reward_last": rewards[-1] if rewards else None,
+        **cuts,
     }
     return Outcome({"boigsd": uri}, metrics)
 
@@ -105,9 +106,9 @@ def open_scorer(
     return ProbeScorer(scorer, ClipJudge(recipe.perception.clip))
 
 
-def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
+def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip], dict[str, float]]:
     """One learner: URI of the published model, empty on other ranks than 0, each epoch's mean
-    reward, and the monitors that tripped."""
+    reward, the monitors that tripped, and how many prompts were cut."""
     from boig_core.diffusion.learner import Learner
     from boig_core.evaluation.measure.probe import Probe
     from boig_core.training.checkpoint import Checkpoints
@@ -163,16 +164,22 @@ def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
         # Rows are written every few seconds; an error must not take the last ones with it.
         if curve is not None and curve.rows:
             curve.close()
-    rewards = [row["reward"] for row in learner.rows]
-    went_on_from = checkpoints.went_on_from
-    published = publish(job, adapter, len(rewards), went_on_from) if rank() == 0 else ""
-    return published, rewards, learner.trips
+    rewards, cuts = [row["reward"] for row in learner.rows], learner.cuts.metrics
+    published = ""
+    if rank() == 0:
+        published = publish(job, adapter, len(rewards), cuts, checkpoints.went_on_from)
+    return published, rewards, learner.trips, cuts
 
 
 def publish(
-    job: Job, adapter: Adapter, epochs: int, went_on_from: tuple[manifest.WentOnFrom, ...]
+    job: Job,
+    adapter: Adapter,
+    epochs: int,
+    cuts: dict[str, float],
+    went_on_from: tuple[manifest.WentOnFrom, ...],
 ) -> str:
     """Publish the policy, from a process that has imported all that it takes; returns the URI."""
+    from boig_core.diffusion.card import sd_card
     from boig_core.diffusion.lora import open_policy, save_policy
     from boig_core.serving.mlflow_model import add_image_model
 
@@ -189,8 +196,10 @@ def publish(
         save_policy(
             open_policy(recipe.sd.base, lora, recipe.seed, adapter), folder, lora=lora is not None
         )
+        meta = {**about, **cuts, "checksum": adapter.checksum}
+        card = sd_card("boigsd", recipe.sd.base, lora, meta)
+        (folder / "README.md").write_text(card, "utf-8")
         add_image_model(folder, recipe)
-        meta = {**about, "checksum": adapter.checksum}
         return Workspace(job, Path(scratch)).publish(
             "models/boigsd", folder, kind="sd", meta=meta, went_on_from=went_on_from
         )

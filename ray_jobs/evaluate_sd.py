@@ -28,6 +28,7 @@ from boig_core.config import Recipe, Rewrite
 from boig_core.data.dataset import read_samples
 from boig_core.evaluation.measure.aesthetic import AestheticJudge
 from boig_core.evaluation.measure.breakdown import by_bucket_and_account
+from boig_core.evaluation.measure.evaluated_cuts import count_evaluated
 from boig_core.evaluation.measure.files import write_generation
 from boig_core.evaluation.measure.generation import (
     PAIRED,
@@ -101,6 +102,7 @@ def work(space: Workspace) -> Outcome:
         _leave_out_other_size(images)
         real, measured = seen.result(), {name: waiting[name].result() for name in images}
     summary = summarize(measured, plan, real, recipe)
+    summary["cut"] = count_evaluated(plan, job.input("boigsd"), tools.clip, space.scratch / "cut")
     summary["by"] = by_bucket_and_account(measured, plan, recipe)
     summary["settings"] = {
         **settings.model_dump(mode="json"),
@@ -112,11 +114,10 @@ def work(space: Workspace) -> Outcome:
     write_generation(out, summary, plan, images, measured)
     metrics = {
         f"{name}_{key}": summary["generation"][name][key] for name in images for key in PAIRED
-    }
+    } | summary["cut"]["sampled"]
     log.info("rows: %s", metrics)
-    return Outcome(
-        {"generation": space.publish("evaluations/generation", out, kind="generation")}, metrics
-    )
+    uri = space.publish("evaluations/generation", out, kind="generation")
+    return Outcome({"generation": uri}, metrics)
 
 
 def _leave_out_other_size(images: dict[str, NDArray[np.uint8]]) -> None:

@@ -32,19 +32,19 @@ def work(space: Workspace) -> Outcome:
 
     recipe = space.recipe
     connect()
-    uri, loss = run_training(
+    uri, loss, cuts = run_training(
         train,
         {"job": space.job},
         workers=recipe.sd.workers,
         resources=recipe.resources,
         scratch=space.scratch / "train",
     )
-    return Outcome({"high_kpi": uri}, {"steps": recipe.sd.steps, "loss": loss})
+    return Outcome({"high_kpi": uri}, {"steps": recipe.sd.steps, "loss": loss, **cuts})
 
 
-def train(config: dict[str, Any]) -> tuple[str, float | None]:
-    """One training worker: URI of the published model, empty on other ranks than 0, and the mean of
-    the last reported losses.
+def train(config: dict[str, Any]) -> tuple[str, float | None, dict[str, float]]:
+    """One training worker: URI of the published model, empty on other ranks than 0, the mean of the
+    last reported losses, and how many texts were cut, empty on other ranks than 0.
 
     None in place of that mean: there was nothing left to train.
     """
@@ -70,26 +70,33 @@ def train(config: dict[str, Any]) -> tuple[str, float | None]:
         if curve is not None:
             curve.log(step, **values)
 
+    cuts: dict[str, float] = {}
     examples = read_examples(job.input("dataset"), recipe)
     try:
-        adapter = finetune(recipe, examples, checkpoints, report)
+        adapter = finetune(
+            recipe, examples, checkpoints, report, lambda counted: cuts.update(counted.metrics)
+        )
     finally:
         # Rows are written every few seconds; an error must not take the last ones with it.
         if curve is not None and curve.rows:
             curve.close()
     losses = [row["loss"] for row in curve.rows[-10:]] if curve is not None else []
-    published = publish(job, adapter, checkpoints.went_on_from) if rank() == 0 else ""
-    return published, float(np.mean(losses)) if losses else None
+    loss = float(np.mean(losses)) if losses else None
+    published = publish(job, adapter, cuts, checkpoints.went_on_from) if rank() == 0 else ""
+    return published, loss, cuts
 
 
-def publish(job: Job, adapter: Any, went_on_from: tuple[WentOnFrom, ...]) -> str:
+def publish(
+    job: Job, adapter: Any, cuts: dict[str, float], went_on_from: tuple[WentOnFrom, ...]
+) -> str:
     """Publish the base with the trained weights, from a process that has imported all that it
     takes; returns the URI."""
+    from boig_core.diffusion.card import sd_card
     from boig_core.diffusion.lora import open_policy, save_policy
     from boig_core.serving.mlflow_model import add_image_model
 
     sd = job.recipe.sd
-    meta = {"base": sd.base, "steps": sd.steps, "lora_rank": sd.lora_rank}
+    meta = {"base": sd.base, "steps": sd.steps, "lora_rank": sd.lora_rank, **cuts}
     with tempfile.TemporaryDirectory(prefix="boig-sd-") as scratch:
         folder = Path(scratch) / "high-kpi"
         save_policy(
@@ -100,6 +107,8 @@ def publish(job: Job, adapter: Any, went_on_from: tuple[WentOnFrom, ...]) -> str
         add_image_model(folder, job.recipe)
         # A name alone does not say which state of the base it was.
         meta["base_version"] = version_of(sd.base)
+        card = sd_card("high-kpi", sd.base, sd.lora_rank, meta)
+        (folder / "README.md").write_text(card, "utf-8")
         return Workspace(job, Path(scratch)).publish(
             "models/high-kpi", folder, kind="sd", meta=meta, went_on_from=went_on_from
         )
@@ -122,7 +131,8 @@ def read_examples(dataset: str, recipe: Recipe) -> Any:
         if samples
         else np.zeros((0, side, side, 3), np.uint8)
     )
-    return ImageExamples(pixels, [sample.text for sample in samples])
+    texts, ids = [sample.text for sample in samples], [sample.id for sample in samples]
+    return ImageExamples(pixels, texts, ids)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from boig_core.config import SD, Recipe
 from boig_core.diffusion.ddim import predict
 from boig_core.diffusion.lora import Adapter, engine_dtype, make_trainable, read_adapter
 from boig_core.diffusion.pipeline import encode_images, encode_prompts, load_base, text_encoders
+from boig_core.diffusion.prompt_cuts import PromptCuts, count_cuts, limited_tokenizers
+from boig_core.diffusion.rehearsal import rehearse
 from boig_core.errors import InputError, RecipeError
 from boig_core.observability.logs import get_logger
 from boig_core.observability.progress import Steps, progress_log
@@ -48,11 +50,12 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True)
 class ImageExamples:
-    """What is trained on: uint8 RGB ``images_BHWC`` at the recipe's resolution, and the text of
-    each."""
+    """What is trained on: uint8 RGB ``images_BHWC`` at the recipe's resolution, the text of each,
+    and, where texts are to be told apart for people, their names."""
 
     images_BHWC: NDArray[np.uint8]
     texts_B: Sequence[str]
+    names_B: Sequence[str] = ()
 
 
 def finetune(
@@ -60,6 +63,7 @@ def finetune(
     examples: ImageExamples,
     checkpoints: Checkpoints,
     report: Callable[[int, dict[str, float]], None],
+    counted: Callable[[PromptCuts], None] = lambda _: None,
 ) -> Adapter:
     """Train from the newest checkpoint, or the start, to the last step; every rank calls it, and
     gets the trained weights.
@@ -69,6 +73,7 @@ def finetune(
         examples: the same on every rank.
         checkpoints: where the state goes.
         report: called by rank 0 with the step and its metrics.
+        counted: called by rank 0 before the first step with how many texts are cut.
 
     Raises:
         InputError: no examples.
@@ -88,6 +93,11 @@ def finetune(
     alphas_T = alphas_T.to(engine.device)
     restored = checkpoints.restore(engine, _work(recipe, examples))
     first = restored.step if restored else 0
+    if rank() == 0:
+        counted(_count_cuts(pipe, examples))
+        # What a checkpoint came of has been rehearsed.
+        if restored is None:
+            rehearse(pipe, config.base)
     progress = Steps(config.steps, first, config.batch, "images", progress_log())
     for step in range(first, config.steps):
         started = time.monotonic()
@@ -133,6 +143,14 @@ def _check(config: SD, examples: ImageExamples) -> None:
             f"must divide by sd.workers = {world_size()}",
             "change one of the two",
         )
+
+
+def _count_cuts(pipe: Any, examples: ImageExamples) -> PromptCuts:
+    texts = examples.texts_B
+    names = examples.names_B or [repr(text[:40]) for text in texts]
+    cuts = count_cuts(limited_tokenizers(pipe), texts, names)
+    cuts.tell()
+    return cuts
 
 
 def _engine(pipe: Any, config: SD, seed: int) -> Engine:

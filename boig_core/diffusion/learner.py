@@ -9,6 +9,7 @@ makes of them (`policy_update`). Shape letters: B images.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from boig_core.diffusion.objectives import (
 )
 from boig_core.diffusion.pipeline import load_base, text_encoders
 from boig_core.diffusion.policy_update import SHUFFLE, PolicyUpdate, RankBatch
+from boig_core.diffusion.prompt_cuts import count_cuts, limited_tokenizers
+from boig_core.diffusion.rehearsal import rehearse
 from boig_core.diffusion.rollout import Rollouts, epoch_chunks
 from boig_core.diffusion.state import AlignmentState, Average
 from boig_core.diffusion.trajectory import Trajectory, concatenate
@@ -47,6 +50,44 @@ from boig_core.training.work import digest, work_of
 from boig_core.vocabulary import Sample
 
 log = get_logger(__name__)
+
+
+def join_rewards(
+    epoch: int, results: Sequence[tuple[Trajectory, NDArray[np.float64]]]
+) -> NDArray[np.float64]:
+    """An epoch's rewards (B), in the order of its chunks.
+
+    Raises:
+        ScorerError: a chunk's rewards are not one finite number per image, or all of them have no
+            finite spread.
+    """
+    parts = []
+    # Chunk by chunk: one that lacks a reward and one that has too many make the right sum, and each
+    # image between them would be given another's.
+    for trajectory, rewards in results:
+        try:
+            values_B = np.asarray(rewards, dtype=np.float64)
+        except (TypeError, ValueError):
+            values_B = np.array(np.nan)
+        # One NaN would reach every advantage through the spread of the batch.
+        if values_B.shape != (len(trajectory),) or not np.isfinite(values_B).all():
+            raise ScorerError(
+                f"rewards of epoch {epoch}",
+                f"must be {len(trajectory)} finite numbers for {len(trajectory)} images",
+                "see the scorer's log",
+            )
+        parts.append(values_B)
+    joined_B = np.concatenate(parts)
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = float(joined_B.std())
+    # Over a spread that is not finite every advantage is 0 or no number.
+    if not math.isfinite(spread):
+        raise ScorerError(
+            f"rewards of epoch {epoch}, {joined_B.min():g} to {joined_B.max():g}",
+            "lie so far apart that their spread is no number",
+            "see the scorer's log",
+        )
+    return joined_B
 
 
 @dataclass(frozen=True)
@@ -92,6 +133,7 @@ class Learner:
         self.work = work_of(Stage.DDPO, recipe, lambda: digest(samples))
         self.rollouts, self.checkpoints, self.report = rollouts, checkpoints, report
         self.by_prompt, self.probe = by_prompt, None if recipe.ddpo.probe_every is None else probe
+        self.base = recipe.sd.base
         self.pipe: Any = load_base(recipe.sd)
         make_trainable(self.pipe.unet, self.config.lora_rank, self.seed)
         updates = self.config.epochs * self.config.inner_epochs * self.config.updates
@@ -123,6 +165,8 @@ class Learner:
         )
         self.best = AlignmentState(self.engine, average=self.average)
         self.update = PolicyUpdate(self.config, self.seed, self.pipe, self.engine, self.average)
+        texts, ids = [sample.text for sample in samples], [sample.id for sample in samples]
+        self.cuts = count_cuts(limited_tokenizers(self.pipe), texts, ids)
         self.pending: PendingRollouts | None = None
 
     def fit(self) -> Adapter:
@@ -149,6 +193,7 @@ class Learner:
             # the update, after which a ratio other than 1 is no fault.
             if epoch == start:
                 self.update.check_ratio(part, self.best.ahead)
+                metrics |= self.cuts.metrics
             # After the probe, since the pools serve one call at a time (`RayRollouts`), and before
             # the update, beside which the next epoch is to be sampled.
             self._ask_ahead(epoch + 1)
@@ -242,6 +287,11 @@ class Learner:
         """Weights, optimizer, RNG, per-prompt statistics and what the monitors saw, of the newest
         checkpoint; returns the first epoch."""
         restored = self.checkpoints.restore(self.best, self.work)
+        if rank() == 0:
+            self.cuts.tell()
+            # What a checkpoint came of has been rehearsed.
+            if restored is None:
+                rehearse(self.pipe, self.base)
         if restored is None:
             return 0
         self.history = {
@@ -283,17 +333,8 @@ class Learner:
             # silence.
             for trajectory, _ in results:
                 trajectory.require(pending.adapter.version, pending.adapter.checksum)
-            whole, rewards_B = (
-                concatenate([t for t, _ in results]),
-                np.concatenate([r for _, r in results]),
-            )
-            # One NaN would reach every advantage through the spread of the batch.
-            if rewards_B.shape != (len(whole),) or not np.isfinite(rewards_B).all():
-                raise ScorerError(
-                    f"rewards of epoch {epoch}",
-                    f"must be {len(whole)} finite numbers",
-                    "see the scorer's log",
-                )
+            whole = concatenate([trajectory for trajectory, _ in results])
+            rewards_B = join_rewards(epoch, results)
             groups_B = whole.indices_B // self.config.images_per_prompt
             rewarded = Rewarded(
                 rewards_B, whole.prompts_B, groups_B, self.history, self.config.clip_advantage

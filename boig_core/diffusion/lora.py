@@ -12,18 +12,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from boig_core.diffusion.opening import Dtype
-from boig_core.diffusion.pipeline import load_pipeline
+from boig_core.diffusion.pipeline import image_side, load_pipeline
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
 """Every linear part of the transformer blocks: attention alone moved backgrounds too slowly in the
 tiny model."""
+LORA_FILE: Final = "pytorch_lora_weights.safetensors"
+"""The name that diffusers looks for in a folder."""
 
 
 @dataclass(frozen=True)
@@ -167,19 +169,76 @@ def save_policy(pipe: Any, folder: Path, *, lora: bool) -> None:
 
     Args:
         pipe: pipeline whose UNet is trained; its adapter is merged and gone afterwards.
-        folder: new folder.
-        lora: the UNet carries a LoRA: it is kept unmerged in ``lora/`` (for
-            ``pipe.load_lora_weights`` on the base) and merged into the pipeline's UNet.
+        folder: new folder; its name is the adapter's title.
+        lora: the UNet carries a LoRA: it is kept unmerged in ``lora/`` (see `write_lora`) and
+            merged into the pipeline's UNet.
     """
     if lora:
-        from peft import get_peft_model_state_dict
-
-        # Read before the merge, which takes the adapter away.
-        layers = {
-            name: value.detach().cpu().contiguous()
-            for name, value in get_peft_model_state_dict(pipe.unet).items()
-        }
-        pipe.save_lora_weights(folder / "lora", unet_lora_layers=layers)
-        pipe.unet.fuse_lora()
-        pipe.unet.unload_lora()
+        # Before the merge, which takes the adapter away.
+        write_lora(pipe, folder / "lora", folder.name)
+        merge(pipe.unet)
     pipe.save_pretrained(folder, safe_serialization=True)
+
+
+def write_lora(pipe: Any, folder: Path, title: str) -> None:
+    """Write the UNet's adapter as one safetensors file in the layout of kohya's trainer, which
+    diffusers, ComfyUI and the web UIs load whole, on the base model.
+
+    Args:
+        pipe: pipeline whose UNet carries the adapter.
+        folder: new folder.
+        title: what programs show it as.
+    """
+    from diffusers.utils import convert_state_dict_to_kohya
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    layers = {f"unet.{name}": w for name, w in get_peft_model_state_dict(pipe.unet).items()}
+    # Alpha is the rank (`make_trainable`), which every reader takes where a layer names none.
+    weights = {
+        name: weight.detach().cpu().contiguous()
+        for name, weight in convert_state_dict_to_kohya(layers).items()
+        if not name.endswith(".alpha")
+    }
+    rank = pipe.unet.peft_config["default"].r
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / LORA_FILE, metadata=_about(pipe, rank, title))
+
+
+def _about(pipe: Any, rank: int, title: str) -> dict[str, str]:
+    """What programs read of a LoRA's file: web UIs offer it for models of its own family alone."""
+    by_v = pipe.scheduler.config.prediction_type == "v_prediction"
+    # The width of OpenCLIP's texts, by which SD 2.x differs for whoever loads a LoRA.
+    second = pipe.unet.config.cross_attention_dim == 1024
+    if "text_encoder_2" in pipe.components:
+        base, architecture = "sdxl_base_v1-0", "stable-diffusion-xl-v1-base"
+    elif second:
+        base = "sd_v2_v" if by_v else "sd_v2"
+        architecture = "stable-diffusion-v2-768-v" if by_v else "stable-diffusion-v2-512"
+    else:
+        base, architecture = "sd_v1", "stable-diffusion-v1"
+    side = image_side(pipe)
+    return {
+        "ss_base_model_version": base,
+        "ss_v2": str(second),
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(rank),
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{architecture}/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": title,
+        "modelspec.resolution": f"{side}x{side}",
+        "modelspec.prediction_type": "v" if by_v else "epsilon",
+    }
+
+
+def merge(unet: Any) -> None:
+    """Add the adapter to the weights that it changes and take it away.
+
+    Raises:
+        ValueError: a merged weight is not a number.
+    """
+    # Into copies: a UNet that shares its weights with another leaves that one as it is.
+    unet.fuse_lora(safe_fusing=True)
+    unet.unload_lora()

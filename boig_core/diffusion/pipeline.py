@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from boig_core.config import SD
 from boig_core.diffusion.opening import Dtype, Pipeline, open_pipeline
 from boig_core.errors import RecipeError
+from boig_core.vocabulary import require_whole_characters
 
 _AT_ONCE: Final = 2**20
 """Pixels that the autoencoder sees at a time: it holds some thousand bytes of activations for
@@ -117,8 +118,12 @@ def encode_prompts(pipe: Any, prompts: Sequence[str | None]) -> Condition:
         pipe: from `load_pipeline`.
         prompts: texts; None for no prompt, which guidance leads away from: the empty text, or zeros
             where the model's ``force_zeros_for_empty_prompt`` says so.
+
+    Raises:
+        InputError: a prompt holds half a character.
     """
     texts = [prompt or "" for prompt in prompts]
+    require_whole_characters(texts)
     first = _embed(pipe.tokenizer, pipe.text_encoder, texts)
     if "text_encoder_2" not in pipe.components:
         return Condition(first.last_hidden_state)

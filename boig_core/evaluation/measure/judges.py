@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from boig_core.diffusion.prompt_cuts import PromptCuts, count_cuts
 from boig_core.models import resolve_model
 from boig_core.models.files import check_transformers_folder
 from boig_core.models.opening import check_whole, opening
-from boig_core.vocabulary import Sample
+from boig_core.vocabulary import Sample, require_whole_characters
 
 _BATCH: Final = 64
 
@@ -100,20 +101,33 @@ class ClipJudge:
 
     @torch.no_grad()
     def read(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Embeddings (M, D) of texts, unit length; longer texts are cut to the model's context."""
+        """Embeddings (M, D) of texts, unit length; longer texts are cut to the model's context.
+
+        Raises:
+            InputError: a text holds half a character.
+        """
+        require_whole_characters(texts)
         tokens = self._tokenizer(
             list(texts),
             split_special_tokens=True,
             padding=True,
             truncation=True,
-            # Read off the model: tokenizers of some checkpoints name no limit, or another one.
-            max_length=self._model.config.text_config.max_position_embeddings,
+            max_length=self._limit,
             return_tensors="pt",
         )
         pooled_MW = self._model.text_model(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         ).pooler_output
         return _unit(self._model.text_projection(pooled_MW).double().numpy())
+
+    def cuts(self, texts: Sequence[str], names: Sequence[str]) -> PromptCuts:
+        """How many texts `read` cuts; ``names`` are theirs, for people."""
+        return count_cuts([(self._tokenizer, self._limit)], texts, names)
+
+    @property
+    def _limit(self) -> int:
+        # Read off the model: tokenizers of some checkpoints name no limit, or another one.
+        return int(self._model.config.text_config.max_position_embeddings)
 
 
 def clip_scores(

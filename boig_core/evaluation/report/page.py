@@ -147,6 +147,7 @@ def render(
         shown=_SHOWN,
         rows=generation["grid_rows"],
         settings=generation["settings"],
+        cut=generation.get("cut", {}),
         floors=generation["floors"],
         groups=_groups(report),
         added=[

@@ -1,9 +1,9 @@
 """The high-KPI baseline: the loss falls towards its images, a resumed run is the same run, and what
 it writes opens again."""
 
+import json
 import logging
 import re
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path

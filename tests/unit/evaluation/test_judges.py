@@ -29,6 +29,22 @@ def test_texts_are_read_one_by_one_whatever_their_length(clip_folder: Path) -> N
     np.testing.assert_allclose(judge.read(["red ball"])[0], read[0], atol=1e-5)
 
 
+def test_texts_that_are_cut_are_counted(clip_folder: Path) -> None:
+    judge = ClipJudge(str(clip_folder))
+    texts = ["red ball", "red ball " * 20, "red ball " * 20 + "box"]
+    cuts = judge.cuts(texts, list("abc"))
+    assert (cuts.prompts, cuts.cut, cuts.alike, cuts.example) == (3, 2, 2, "b")
+    read = judge.read(texts)
+    assert (read[1] == read[2]).all()
+
+
+def test_half_a_character_is_a_user_error(clip_folder: Path) -> None:
+    judge = ClipJudge(str(clip_folder))
+    for ask in (judge.read, lambda texts: judge.cuts(texts, texts)):
+        with pytest.raises(InputError, match="half a character"):
+            ask(["red", "a \ud83d b"])
+
+
 def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no model: there is no config"):
         ClipJudge(str(tmp_path))
