@@ -6,8 +6,8 @@ answer at some fifty tokens: the answer's fixed pieces are one token each, numbe
 of digits, and every word of the palette is learnt whole. Any text survives encoding and decoding.
 
 A prompt is encoded the same way wherever it is needed, in training, scoring and generation: within
-the same room, and as the user's turn of a chat where the tokenizer has a template (see `chat`). What
-a post says is text: a special token's name in it is no special token (see `control_tokens`). Leaves
+the same room, and as the user's turn where the tokenizer has a chat template (see `chat`). What a
+post says is text: a special token's name in it is no special token (see `control_tokens`). Leaves
 out: wording (see `boig_core.verbalization`) and batching (see `batches`).
 """
 
@@ -149,7 +149,7 @@ def set_limits(model: Any, tokenizer: Any, context: int, max_new_tokens: int) ->
     tokenizer.model_max_length = context
     # Generation stops at EOS, and this is the token that trained answers end with.
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
-    # A new one, since what a base says of penalties, bans and beams was said of other answers.
+    # Nothing of the base's: its temperature and penalties are for chats, and may not be valid.
     model.generation_config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         bos_token_id=tokenizer.bos_token_id,
