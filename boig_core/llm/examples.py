@@ -13,7 +13,7 @@ from typing import Any, overload
 
 from boig_core.config import LLM, Pattern, Recipe
 from boig_core.llm.batches import SampleDraw
-from boig_core.llm.tokens import Example, encode_examples
+from boig_core.llm.tokens import Example, check_answers, encode_examples
 from boig_core.verbalization.patterns import Mix
 from boig_core.vocabulary import Sample
 
@@ -66,6 +66,7 @@ class TokenExamples(Encoded):
 
     Raises:
         InputError: a prompt or an answer does not fit into the context.
+        RecipeError: the base's tokenizer changes answers.
     """
 
     def __init__(self, tokenizer: Any, samples: Sequence[Sample], llm: LLM, mix: Mix) -> None:
@@ -106,6 +107,7 @@ class TokenExamples(Encoded):
     def _encode(self, draws: Iterable[SampleDraw]) -> list[Example]:
         worded = [self._mix.worded(self._samples[draw.row], draw.turn) for draw in draws]
         prompts, answers = [prompt for prompt, _ in worded], [answer for _, answer in worded]
+        check_answers(self._tokenizer, answers, self._llm.base)
         return encode_examples(
             self._tokenizer, prompts, answers, self._llm.context, self._llm.max_new_tokens
         )

@@ -326,6 +326,10 @@ def _facts(sample: Sample) -> str:
 
 
 def _json_of(text: str) -> str:
-    """What stands between the outermost braces: models like to add words and fences."""
-    match = re.search(r"\{.*\}", text, re.DOTALL)
-    return match.group() if match else text
+    """What stands between the outermost braces behind a thought: models like to think aloud, and to
+    add words and fences."""
+    # A thought may hold a draft. One that the limit cut off has no answer behind it; of one that
+    # the prompt opened, the text has the end alone.
+    said = re.sub(r"<think>.*?(?:</think>|\Z)", "", text, flags=re.DOTALL).rpartition("</think>")[2]
+    match = re.search(r"\{.*\}", said, re.DOTALL)
+    return match.group() if match else said

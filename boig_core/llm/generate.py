@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from boig_core.errors import InputError
 from boig_core.llm.constraint import AnswerConstraint, MaskedLogits
 from boig_core.llm.opening import open_language_model
-from boig_core.llm.tokens import encode_prompts, limits_of, prompt_room
+from boig_core.llm.tokens import decode_answers, encode_prompts, limits_of, prompt_room
 from boig_core.verbalization.answer import from_answer
 from boig_core.vocabulary import Description
 
@@ -53,22 +54,42 @@ def generate_answers(
     """
     answers = [""] * len(prompts)
     for rows, ids_BT, mask_BT in prompt_batches(model, tokenizer, prompts, max_new_tokens, batch):
-        written_BT = model.generate(
-            input_ids=ids_BT,
-            attention_mask=mask_BT,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            logits_processor=[]
+        masks = (
+            []
             if constraint is None
-            else [MaskedLogits(constraint.begin(len(rows)), ids_BT.shape[1])],
-        )[:, ids_BT.shape[1] :]
-        for i, text in zip(
-            rows, tokenizer.batch_decode(written_BT, skip_special_tokens=True), strict=True
-        ):
+            else [MaskedLogits(constraint.begin(len(rows)), ids_BT.shape[1])]
+        )
+        with _greedy(model, tokenizer, max_new_tokens) as config:
+            written_BT = model.generate(
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                generation_config=config,
+                logits_processor=masks,
+            )[:, ids_BT.shape[1] :]
+        for i, text in zip(rows, decode_answers(tokenizer, written_BT), strict=True):
             answers[i] = text
     return answers
+
+
+@contextmanager
+def _greedy(model: Any, tokenizer: Any, max_new_tokens: int) -> Iterator[Any]:
+    """Settings under which a model writes the token that it finds likeliest, and nothing else
+    counts."""
+    from transformers import GenerationConfig
+
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    # transformers fills whatever a config leaves open with the model's own: penalties, bans, beams.
+    own, model.generation_config = model.generation_config, config
+    try:
+        yield config
+    finally:
+        model.generation_config = own
 
 
 def prompt_batches(

@@ -9,6 +9,7 @@ letters: N answer tokens, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear_cross_entropy
 
+from boig_core.errors import TrainingDivergedError
 from boig_core.llm.architecture import text_config
 from boig_core.llm.packing import Layout, Rows
 from boig_core.llm.tokens import Example
@@ -108,7 +110,11 @@ class AnswerLoss:
 
     @torch.no_grad()
     def validation(self, examples: Sequence[Example]) -> float:
-        """Loss of held-out samples as one batch; not a number without any."""
+        """Loss of held-out samples as one batch; not a number without any.
+
+        Raises:
+            TrainingDivergedError: it is not finite, so that nobody publishes the weights.
+        """
         if not examples:
             return float("nan")
         mine = self._parts(examples[rank() :: world_size()])
@@ -122,7 +128,14 @@ class AnswerLoss:
         ]
         self._engine.module.train()
         # Every share is of all ranks' tokens, so that a plain sum is the loss a token.
-        return float(self._engine.total(torch.tensor(shares, dtype=torch.float64).sum()))
+        loss = float(self._engine.total(torch.tensor(shares, dtype=torch.float64).sum()))
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(
+                f"validation loss after {self._engine.steps_done} steps",
+                f"is {loss}",
+                "lower the learning rate",
+            )
+        return loss
 
     def _parts(self, examples: Sequence[Example]) -> list[Sequence[Example]]:
         return [

@@ -35,7 +35,13 @@ from boig_core.llm.loss import AnswerLoss
 from boig_core.llm.packing import Layout
 from boig_core.llm.regression import HEAD, RatedLoss, add_head, listening
 from boig_core.llm.score import example_logprobs
-from boig_core.llm.tokens import Example, encode_answers, encode_examples, limits_of
+from boig_core.llm.tokens import (
+    Example,
+    check_answers,
+    encode_answers,
+    encode_examples,
+    limits_of,
+)
 from boig_core.training.engine import Engine
 from boig_core.verbalization.answer import print_prediction
 from boig_core.verbalization.templates import Wording, build_predictor_prompt
@@ -106,6 +112,7 @@ class Rating:
         answers = [
             print_prediction(sample.kpi_normalized, self.recipe.data.kpi) for sample in samples
         ]
+        check_answers(tokenizer, answers, self.recipe.llm.base)
         encoded = encode_examples(
             tokenizer, self.prompts(samples), answers, self.recipe.llm.context, _LONGEST
         )

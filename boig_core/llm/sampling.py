@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicLayer
 
 from boig_core.llm.constraint import AnswerConstraint, AnswerMask
 from boig_core.llm.generate import prompt_batches
+from boig_core.llm.tokens import decode_answers
 
 _ROOM: Final = 16
 """Tokens that a cache has room for beyond those it holds."""
@@ -80,7 +81,7 @@ def sample_answers(
             (tokenizer.eos_token_id, tokenizer.pad_token_id),
             None if constraint is None else constraint.begin(len(rows) * samples),
         )
-        texts = tokenizer.batch_decode(written_NT, skip_special_tokens=True)
+        texts = decode_answers(tokenizer, written_NT)
         for place, i in enumerate(rows):
             answers[i] = texts[place * samples : (place + 1) * samples]
     return answers

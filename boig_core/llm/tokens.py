@@ -6,9 +6,9 @@ answer at some fifty tokens: the answer's fixed pieces are one token each, numbe
 of digits, and every word of the palette is learnt whole. Any text survives encoding and decoding.
 
 A prompt is encoded the same way wherever it is needed, in training, scoring and generation: within
-the same room, and as the user's turn of a chat where the tokenizer has a chat template. What a post
-says is text: a special token's name in it is no special token (see `control_tokens`). Leaves out:
-wording (see `boig_core.verbalization`) and batching (see `batches`).
+the same room, and as the user's turn where the tokenizer has a chat template (see `chat`). What a
+post says is text: a special token's name in it is no special token (see `control_tokens`). Leaves
+out: wording (see `boig_core.verbalization`) and batching (see `batches`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from boig_core.errors import InputError
+from boig_core.errors import InputError, RecipeError
 from boig_core.llm.architecture import positions_of
+from boig_core.llm.chat import chat_of
 from boig_core.llm.control_tokens import as_text
 from boig_core.verbalization.templates import Prompt
 from boig_core.vocabulary import PALETTE
@@ -52,7 +53,8 @@ _PIECES: Final = (
 # none is spent on a year, or on a word with what follows it.
 _SPLIT: Final = r"[0-9]{1,2}| ?[A-Za-z_]+|[^A-Za-z0-9_]"
 
-_DATE: Final = "26 Jul 2024"
+_SHOWN: Final = 24
+"""Characters that a message shows of an answer around what is wrong with it."""
 
 Tokens = NDArray[np.int32]
 
@@ -130,17 +132,24 @@ class Example:
 
 def set_limits(model: Any, tokenizer: Any, context: int, max_new_tokens: int) -> None:
     """Write into a model and its tokenizer what they are trained for, so that the saved folder
-    tells `limits_of` and whoever opens it.
+    tells `limits_of` and whoever opens it: the limits, the pinned chat template, and answers that
+    are the likeliest ones, whatever ways of decoding a base asks for.
 
     Args:
         context: longest sequence, in tokens.
         max_new_tokens: longest answer, in tokens.
+
+    Raises:
+        InputError: the chat template cannot be used, or nothing ends an answer.
     """
     from transformers import GenerationConfig
 
+    end = end_of_turn(tokenizer)
+    if (chat := chat_of(tokenizer)) is not None:
+        tokenizer.chat_template = chat.template
     tokenizer.model_max_length = context
     # Generation stops at EOS, and this is the token that trained answers end with.
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     # Nothing of the base's: its temperature and penalties are for chats, and may not be valid.
     model.generation_config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -219,18 +228,56 @@ def encode_answers(tokenizer: Any, answers: Sequence[str]) -> list[Tokens]:
 
 def end_of_turn(tokenizer: Any) -> int:
     """Id of the token that ends an answer: the special token that a chat template writes after it,
-    else EOS."""
-    if tokenizer.chat_template is None:
-        return int(tokenizer.eos_token_id)
-    mark = "(the answer)"
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
-    # The template itself is asked, since each names this token otherwise and some have none.
-    tail = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(mark)[2].lstrip()
-    ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
-    known = tokenizer.added_tokens_decoder
-    return int(
-        ids[0] if ids and ids[0] in known and known[ids[0]].special else tokenizer.eos_token_id
+    else EOS.
+
+    Raises:
+        InputError: there is neither.
+    """
+    chat = chat_of(tokenizer)
+    end = tokenizer.eos_token_id if chat is None or chat.end is None else chat.end
+    if end is None:
+        raise InputError(
+            f"the tokenizer of {tokenizer.name_or_path or type(tokenizer).__name__}",
+            "names no token that ends an answer",
+            "set its eos_token",
+        )
+    return int(end)
+
+
+def decode_answers(tokenizer: Any, ids_NT: Any) -> list[str]:
+    """Token ids as the texts that they spell, special tokens left out."""
+    # Never tidied up: some tokenizers would else close the gap before a comma in an object's name.
+    texts: list[str] = tokenizer.batch_decode(
+        ids_NT, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
+    return texts
+
+
+def check_answers(tokenizer: Any, answers: Sequence[str], base: str | None) -> None:
+    """Make sure that a base's tokenizer can write the answers that it is to be trained on.
+
+    A space before the first character is let pass: some tokenizers begin every text with one, and
+    a reader of JSON skips it.
+
+    Raises:
+        RecipeError: an answer comes back changed: in other case, without some of its spaces.
+    """
+    distinct = list(dict.fromkeys(answers))
+    if base is None or not distinct:
+        return
+    written = decode_answers(tokenizer, _plain(tokenizer, distinct))
+    for answer, text in zip(as_text(tokenizer, distinct), written, strict=True):
+        if text != answer and text.removeprefix(" ") != answer:
+            text = text.removeprefix(" ")
+            start = next(
+                (i for i, pair in enumerate(zip(answer, text, strict=False)) if len(set(pair)) > 1),
+                min(len(answer), len(text)),
+            )
+            raise RecipeError(
+                f"llm.base = {base!r}",
+                f"its tokenizer changes answers: {answer[start : start + _SHOWN]!r} comes back as {text[start : start + _SHOWN]!r}",
+                "take a base whose tokenizer keeps text as it is",
+            )
 
 
 def _fit(tokenizer: Any, prompts: Sequence[str], rooms: Sequence[int]) -> list[tuple[Tokens, str]]:
@@ -283,17 +330,15 @@ def _lengths(tokenizer: Any, prompts: Mapping[int, str]) -> dict[int, int]:
 
 
 def _encode(tokenizer: Any, prompts: Sequence[str]) -> list[Tokens]:
-    if not prompts or tokenizer.chat_template is None:
+    if not prompts:
+        return []
+    chat = chat_of(tokenizer)
+    if chat is None:
         bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         return [np.array([*bos, *ids], np.int32) for ids in _plain(tokenizer, prompts)]
-    chats = [[{"role": "user", "content": text}] for text in as_text(tokenizer, prompts)]
-    # The template writes BOS itself where the model wants one. Some templates write today's date
-    # unless they are told one.
-    options = {"add_generation_prompt": True, "sanitize_control_tokens": True, "date_string": _DATE}
-    return [
-        np.array(ids, np.int32)
-        for ids in tokenizer.apply_chat_template(chats, **options)["input_ids"]
-    ]
+    # The template writes BOS itself where the model wants one.
+    encoded = chat.encode(tokenizer, as_text(tokenizer, prompts))
+    return [np.array(ids, np.int32) for ids in encoded]
 
 
 def _plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

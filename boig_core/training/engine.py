@@ -1,10 +1,10 @@
 """The training engine: DeepSpeed behind one small class, the same under Ray Train, ``torchrun`` and
 one plain process.
 
-Owns the optimizer (AdamW), the learning rate, ZeRO, gradient clipping, the refusal of a loss that
-is not finite, and saving and loading its whole state. This is the only module that imports
-deepspeed. Leaves out: data, losses, where checkpoints go (see `checkpoint`) and how processes are
-started (see `boig_core.cluster.train`).
+Owns the optimizer (AdamW), the learning rate, ZeRO, gradient clipping, the refusal of a loss or a
+gradient that is not finite, and saving and loading its whole state. This is the only module that
+imports deepspeed. Leaves out: data, losses, where checkpoints go (see `checkpoint`) and how
+processes are started (see `boig_core.cluster.train`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from boig_core.errors import RecipeError, TrainingDivergedError
 from boig_core.training.engine_config import EngineConfig, deepspeed_settings
+from boig_core.training.gradients import diverged, gradient_norm
 from boig_core.training.preemption import noticed
 from boig_core.training.ranks import (
     name_accelerator,
@@ -142,9 +143,8 @@ class Engine:
                 many on every rank.
 
         Raises:
-            TrainingDivergedError: a loss is not finite on any rank; raised on all ranks before the
-                weights change. Also when the gradient norm is not finite (the weights are then no
-                longer to be used).
+            TrainingDivergedError: a loss or a gradient is not finite on any rank; raised on all
+                ranks before the weights change.
         """
         lr = self.lr
         for group in self._engine.optimizer.param_groups:
@@ -168,12 +168,12 @@ class Engine:
                 f"is not finite in {broken:.0f} micro-batch(es)",
                 "lower the learning rate",
             )
-        self._engine.step()
-        norm = float(self._engine.get_global_grad_norm() or 0.0)
+        norm = gradient_norm(self._engine)
         if not math.isfinite(norm):
-            raise TrainingDivergedError(
-                f"gradient norm of step {self.steps_done}", f"is {norm}", "lower the learning rate"
-            )
+            from deepspeed.utils import safe_get_full_grad
+
+            raise diverged(self.steps_done, self.module, safe_get_full_grad)
+        self._engine.step()
         self.steps_done += 1
         self.leaving = bool(leaving)
         return StepInfo(loss=summed / world_size(), grad_norm=norm, lr=lr)

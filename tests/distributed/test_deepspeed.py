@@ -140,7 +140,18 @@ def run(engine: Engine, stop: int) -> None:
     inputs = torch.randn(6, 8, 6, generator=generator)
     for step in range(engine.steps_done, stop):
         x = inputs[step][rank() :: world_size()]
-        engine.step([lambda x=x: (engine(x) - x.sum(-1, keepdim=True)).pow(2).mean()])
+        norm = norm_by_hand(engine, inputs[step])
+        info = engine.step([lambda x=x: (engine(x) - x.sum(-1, keepdim=True)).pow(2).mean()])
+        assert info.grad_norm == pytest.approx(norm, rel=1e-4)
+
+
+def norm_by_hand(engine: Engine, inputs: torch.Tensor) -> float:
+    """Of the gradient of all ranks' samples, whoever holds which part of it."""
+    model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1))
+    model.load_state_dict(engine.state_dict())
+    trained = [name for name, param in engine.module.named_parameters() if param.requires_grad]
+    (model(inputs) - inputs.sum(-1, keepdim=True)).pow(2).mean().backward()
+    return float(torch.cat([model.get_parameter(name).grad.flatten() for name in trained]).norm())  # type: ignore[union-attr]
 
 
 def half(task: str, stage: int, frozen: bool) -> None:

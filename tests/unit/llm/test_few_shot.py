@@ -17,7 +17,15 @@ import pytest
 
 from boig_core.config import FewShot, parse_recipe
 from boig_core.errors import EndpointError, InputError, PolicyError, RecipeError
-from boig_core.llm.few_shot import LONGEST_WAIT_S, Endpoint, build_messages, choose, few_shot
+from boig_core.llm.few_shot import (
+    LONGEST_WAIT_S,
+    Endpoint,
+    _json_of,
+    build_messages,
+    choose,
+    few_shot,
+)
+from boig_core.llm.generate import parse_or_none
 from boig_core.verbalization.answer import print_answer
 from boig_core.vocabulary import BUCKETS, PALETTE, Description, Sample
 from ray_jobs.evaluate_llm import ask_endpoint, pick
@@ -233,6 +241,22 @@ def test_failures_are_counted_and_only_a_mute_endpoint_ends_the_stage(
     with pytest.raises(EndpointError, match=r"answered none of 4 requests \(HTTP 500\)"):
         describe(serve((500, {}, "")))
     assert set(describe(serve(completion("I would rather not"))).said.values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<think>\nmaybe {} or [1]\n</think>\n\nANSWER", LOOK),
+        # The prompt has opened the thought.
+        ("maybe {}\n</think>\n```json\nANSWER\n```", LOOK),
+        ("<think></think>ANSWER", LOOK),
+        ("<think>one {}</think><think>two {}</think>ANSWER", LOOK),
+        # Cut off by the limit: a draft is no answer.
+        ("<think>I would say ANSWER, but", None),
+    ],
+)
+def test_an_answer_stands_outside_of_a_thought(text: str, said: Description | None) -> None:
+    assert parse_or_none(_json_of(text.replace("ANSWER", print_answer(LOOK)))) == said
 
 
 def test_examples_come_from_all_buckets_the_same_at_every_call(make_samples: MakeSamples) -> None:

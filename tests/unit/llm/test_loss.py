@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, Gemma2Config, GPTNeoXConfig, LlamaConfig, PhiConfig
 
+from boig_core.errors import TrainingDivergedError
 from boig_core.llm import loss as losses
 from boig_core.llm.loss import AnswerLoss
 from boig_core.llm.packing import Layout
@@ -143,3 +144,14 @@ def test_validation_is_the_loss_a_token_without_dropout() -> None:
     assert once == again
     assert engine.module.training
     assert np.isnan(loss.validation([]))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_validation_that_is_not_finite_stops_the_training(value: float) -> None:
+    config = LlamaConfig(**SIZES)
+    loss, engine = make_loss(config)
+    assert math.isnan(loss.validation([])), "without samples there is none"
+    # As after a step whose gradient was finite and whose rate was not sensible.
+    engine.module.get_parameter("model.norm.weight").data.fill_(value)
+    with pytest.raises(TrainingDivergedError, match="validation loss after 0 steps: is nan; lower"):
+        loss.validation(EXAMPLES)

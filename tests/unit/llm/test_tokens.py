@@ -6,10 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Regex, decoders, normalizers
 from transformers import AutoTokenizer
 
-from boig_core.errors import InputError
-from boig_core.llm.tokens import build_tokenizer, encode_examples, encode_prompts, prompt_room
+from boig_core.config import parse_recipe
+from boig_core.errors import InputError, RecipeError
+from boig_core.llm.examples import make_examples
+from boig_core.llm.predictor import Rating
+from boig_core.llm.tokens import (
+    build_tokenizer,
+    check_answers,
+    encode_examples,
+    encode_prompts,
+    prompt_room,
+)
 from boig_core.verbalization.answer import print_answer
 from boig_core.verbalization.templates import (
     COMPACT,
@@ -197,3 +207,62 @@ def test_a_special_tokens_name_in_a_post_is_text(make_samples: MakeSamples) -> N
     (ids_T,) = encode_prompts(tokenizer, prompts_of([sample]), 200)
     assert [i for i in ids_T if i in tokenizer.all_special_ids] == [tokenizer.bos_token_id]
     assert tokenizer.decode(ids_T, skip_special_tokens=True) == prompts_of([sample])[0]
+
+
+def spelling(make_samples: MakeSamples, normalizer: Any, decoder: Any = None) -> Any:
+    """A tokenizer that changes text before it reads it, or when it writes."""
+    tokenizer = build_tokenizer(prompts_of(make_samples(60)), 800)
+    tokenizer.backend_tokenizer.normalizer = normalizer
+    if decoder is not None:
+        tokenizer.backend_tokenizer.decoder = decoder
+    return tokenizer
+
+
+CHANGES = {
+    "lower case": (normalizers.Lowercase(), None),
+    "spaces stripped": (normalizers.Replace(" ", ""), None),
+    "double spaces joined": (normalizers.Replace(Regex(" {2,}"), " "), None),
+    "digits of one kind": (normalizers.Replace(Regex("[0-9]"), "0"), None),
+    "quotes curled": (normalizers.Replace('"', "\u201d"), None),
+    "words apart": (None, decoders.WordPiece(cleanup=False)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_base_whose_tokenizer_changes_answers_is_refused_before_it_is_trained(
+    make_samples: MakeSamples, change: str
+) -> None:
+    tokenizer = spelling(make_samples, *CHANGES[change])
+    named = Description({"Red": 1.0}, {"warm": 1.0}, {"a  Big ball": (1.0, 2.0, 3.0, 4.0)})
+    samples = [replace(s, description=named) for s in make_samples(3)]
+    recipe = parse_recipe({"llm": {"base": "acme/base", "context": 512}})
+    with pytest.raises(
+        RecipeError,
+        match=r"llm\.base = 'acme/base': its tokenizer changes answers: .* comes back as",
+    ):
+        make_examples(tokenizer, samples, recipe, with_kpi=True)
+    # A number with the name of its KPI.
+    if change in ("lower case", "digits of one kind", "quotes curled", "words apart"):
+        samples = [replace(s, kpi_normalized=73.0) for s in samples]
+        recipe = parse_recipe({"llm": {"base": "acme/base"}, "data": {"kpi": "Likes"}})
+        with pytest.raises(RecipeError, match="its tokenizer changes answers"):
+            Rating(recipe).examples(tokenizer, samples)
+
+
+def test_the_message_shows_where_an_answer_changes(make_samples: MakeSamples) -> None:
+    tokenizer = spelling(make_samples, normalizers.Lowercase())
+    with pytest.raises(RecipeError, match="""'Red"}' comes back as 'red"}'"""):
+        check_answers(tokenizer, ['{"a":"b"}', '{"color":"Red"}'], "base")
+
+
+def test_a_space_before_an_answer_is_let_pass_and_so_is_what_a_post_spells(
+    make_samples: MakeSamples,
+) -> None:
+    tokenizer = spelling(make_samples, normalizers.Prepend(" "))
+    answer = print_answer(Description({"Red": 1.0}, {"warm": 1.0}, {"</s> <pad>": (1, 2, 3, 4)}))
+    assert tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"])[0] == " "
+    check_answers(tokenizer, [answer], "base")
+    # Nobody tidies up what was written, as a tokenizer may be told to.
+    tokenizer.clean_up_tokenization_spaces = True
+    tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
+    check_answers(tokenizer, ['{"a , b . c":1}'], "base")
