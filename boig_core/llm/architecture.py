@@ -20,4 +20,5 @@ def positions_of(model: Any) -> int:
     """Longest sequence that the model has places for, in tokens; where it counts none, more than
     any text has."""
     places: int | None = getattr(text_config(model), "max_position_embeddings", None)
-    return places or sys.maxsize
+    # XLNet's is -1.
+    return places if places and places > 0 else sys.maxsize

@@ -137,12 +137,15 @@ def _shortened(model: Any, llm: LLM) -> Any:
     }
     plain, weights = plain_model(model, state)
     shapes = {name: tensor.shape for name, tensor in weights.items()}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for count in (_kinds(text_config(model), shapes), text_config(model).num_hidden_layers):
-        config = _cut(plain_config(model), count)
-        if _is_part(type(model), copy.deepcopy(config), shapes):
-            break
-    with device:
+    config = plain_config(model)
+    # A few old architectures count their layers otherwise: these are walked whole.
+    if layers := getattr(text_config(model), "num_hidden_layers", None):
+        count = _kinds(text_config(model), shapes)
+        fewer = _cut(plain_config(model), count)
+        if _is_part(type(model), copy.deepcopy(fewer), shapes):
+            config = fewer
+            log.info("publishing is tried with %d of %d layers", count, layers)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         small = type(model)(config).to(plain.dtype)
     small.generation_config = model.generation_config
     return prepared(small, llm)
@@ -154,8 +157,7 @@ def _is_part(kind: type, config: Any, shapes: Mapping[str, torch.Size]) -> bool:
         with torch.device("meta"):
             model = kind(config)
     # Some architectures need all of their layers, and say so in their own ways.
-    except Exception as exc:
-        log.debug("%s with fewer layers: %s", kind.__name__, exc)
+    except Exception:
         return False
     state = model.state_dict()
     return all(shapes.get(name) == state[name].shape for name in saved_names(model))
