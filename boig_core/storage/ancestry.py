@@ -95,7 +95,7 @@ def ancestry_of(job: Job) -> Ancestry:
 def _why_anew(now: TaskTry | None, earlier: TaskTry | None) -> str:
     """Why a try that redoes an earlier one does."""
     same_run = now is not None and earlier is not None and now.run_after == earlier.run_after
-    return "the task was cleared" if same_run else "its run was made anew"
+    return "the task was cleared without `boig resume`" if same_run else "its run was made anew"
 
 
 def read_resume(task: str, number: int) -> Resume | None:

@@ -129,7 +129,7 @@ class Checkpoints:
         marker = {
             "format": FORMAT,
             "step": step,
-            "work": self._told(),
+            "work": self._work_fields(),
             "recipe": self._work.recipe,
             "code": code_version(),
             "went_on_from": [each.model_dump(mode="json") for each in self.went_on_from],
@@ -257,7 +257,9 @@ class Checkpoints:
                 raise
             return exc.rule
         # Another version alone is what a person may want: a fault may be mended by it.
-        differing = difference(marker, self._told(), self._work.defaults, any_version=resumed)
+        differing = difference(
+            marker, self._work_fields(), self._work.defaults, any_version=resumed
+        )
         if not differing:
             return marker
         rule = f"is of another recipe, input or version: {differing}"
@@ -268,7 +270,7 @@ class Checkpoints:
             raise InputError(point.uri, rule, f"set that back, or {other}")
         return rule
 
-    def _told(self) -> dict[str, Any]:
+    def _work_fields(self) -> dict[str, Any]:
         """What this training computes, as a marker holds it."""
         if self._fields is None:
             self._fields = self._work.of(self.inputs)
@@ -301,7 +303,7 @@ class Checkpoints:
             for _ in self._of_attempt(attempt)
         ]
         title = f"{self.name or (job.stage if job else 'training')}: "
-        data = self._told() if job is None else job.inputs
+        data = self._work_fields() if job is None else job.inputs
         log.info("%s", title + what_it_reads(self.attempt, ancestry, data, self._work.base))
         log.log(
             logging.WARNING if passed_over else logging.INFO,

@@ -127,7 +127,9 @@ def find_reusable_attempt(job: Job) -> str | None:
             published = manifest.read_manifest(store.join(family, version))
         except UserError:
             continue
-        if published.lineage == wanted:
+        # After `boig resume` a part of it may be the work of another version.
+        codes = {hop.code for hop in published.went_on_from or ()}
+        if published.lineage == wanted and codes <= {wanted.code}:
             return published.commit.rsplit("/", 1)[0]
     return None
 

@@ -36,8 +36,8 @@ def ending(train: Callable[[dict[str, Any]], Any], driver: int) -> Callable[[dic
     def train_and_end(config: dict[str, Any]) -> Any:
         from boig_core.training.checkpoint import Checkpoints
 
-        given = config["job"]
-        attempt = (given if isinstance(given, Job) else Job.model_validate_json(given)).attempt
+        job = config["job"]
+        attempt = (job if isinstance(job, Job) else Job.model_validate_json(job)).attempt
         save = Checkpoints.save
 
         def save_and_end(points: Checkpoints, *args: Any) -> str:

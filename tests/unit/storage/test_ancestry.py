@@ -12,7 +12,7 @@ from boig_core.storage.ancestry import RESUME, Ancestry, Resume, ancestry_of, wr
 from boig_core.storage.job import Job, TaskTry, write_job
 from tests.unit.storage.test_job import make_job
 
-CLEARED = "the task was cleared"
+CLEARED = "the task was cleared without `boig resume`"
 
 
 def begin(root: str, *tries: TaskTry | None) -> Job:
