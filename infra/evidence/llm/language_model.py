@@ -76,6 +76,8 @@ SETTINGS: Final = (
 some 170 tokens a sample."""
 ASKED: Final = 12
 """Posts of each bucket that the untrained model is asked about: one takes half a minute."""
+LONGEST: Final = 256
+"""Tokens of its longest answer; the longest true one has some 150."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ class Arm:
                 concurrency=1,
                 timeout_s=1800,
                 attempts=2,
-                max_tokens=400,
+                max_tokens=LONGEST,
             )
             with Endpoint(settings) as endpoint, answers.open("a", encoding="utf-8") as file:
                 for sample in left:

@@ -36,6 +36,8 @@ def served(model: Path, home: Path) -> Iterator[str]:
     """
     command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model)]
     options = ["--host", "127.0.0.1", "--port", str(PORT), "--device", "cpu", "--dtype", "float32"]
+    if _answers():
+        raise EndpointError(ADDRESS, "is taken: another server answers there", "end it first")
     packages, log = home / "serving", home / "serve.log"
     if not packages.exists():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
@@ -60,10 +62,14 @@ def served(model: Path, home: Path) -> Iterator[str]:
 def _wait_for(server: subprocess.Popen[bytes], log: Path) -> None:
     latest = time.monotonic() + _LONGEST_START_S
     while time.monotonic() < latest and server.poll() is None:
-        try:
-            if httpx.get(f"{ADDRESS}/health", timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
+        if _answers():
+            return
         time.sleep(0.5)
     raise EndpointError(ADDRESS, "does not answer", f"see {log}")
+
+
+def _answers() -> bool:
+    try:
+        return httpx.get(f"{ADDRESS}/health", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
