@@ -97,8 +97,7 @@ def train(
 
     Raises:
         InputError: samples without descriptions, or a group of the task without samples.
-        RecipeError: a batch that the workers cannot share evenly, or a base that cannot be packed
-            or published.
+        RecipeError: workers cannot share a batch evenly, or a base cannot be packed or published.
         TrainingDivergedError: the loss is not finite.
     """
     llm, ready = recipe.llm, _prepare(samples, recipe, task)
