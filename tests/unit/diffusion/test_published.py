@@ -14,7 +14,7 @@ from boig_core.storage import commit, manifest
 from boig_core.storage.job import Job, Stage, write_job
 from ray_jobs import ddpo, finetune_sd
 
-CUTS = {"cut_prompts": 3, "cut_prompts_alike": 2}
+CUTS: dict[str, float] = {"cut_prompts": 3, "cut_prompts_alike": 2}
 
 
 @pytest.mark.parametrize(
