@@ -95,6 +95,15 @@ def chat_of(tokenizer: Any) -> Chat | None:
     return known[1]
 
 
+def without_thoughts(text: str) -> str:
+    """What a model says outside of its thoughts: nothing, where it never came to the end of one."""
+    for opening, closing in _THOUGHTS:
+        thought = rf"{re.escape(opening)}.*?(?:{re.escape(closing)}|\Z)"
+        # Of a thought that the prompt opened, the text has the end alone.
+        text = re.sub(thought, "", text, flags=re.DOTALL).rpartition(closing)[2]
+    return text
+
+
 def _source(tokenizer: Any) -> str | None:
     """The template that a conversation without tools is rendered with."""
     template = tokenizer.chat_template

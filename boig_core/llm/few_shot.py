@@ -32,6 +32,7 @@ from tenacity import (
 from boig_core.config import FewShot, load_policy
 from boig_core.data.fetching.fetch import retry_after
 from boig_core.errors import EndpointError, InputError
+from boig_core.llm.chat import without_thoughts
 from boig_core.llm.control_tokens import as_text_anywhere
 from boig_core.llm.generate import parse_or_none
 from boig_core.verbalization.answer import print_answer
@@ -326,10 +327,8 @@ def _facts(sample: Sample) -> str:
 
 
 def _json_of(text: str) -> str:
-    """What stands between the outermost braces behind a thought: models like to think aloud, and to
-    add words and fences."""
-    # A thought may hold a draft. One that the limit cut off has no answer behind it; of one that
-    # the prompt opened, the text has the end alone.
-    said = re.sub(r"<think>.*?(?:</think>|\Z)", "", text, flags=re.DOTALL).rpartition("</think>")[2]
-    match = re.search(r"\{.*\}", said, re.DOTALL)
-    return match.group() if match else said
+    """What stands between the outermost braces: models like to add words and fences, and a thought
+    may hold a draft."""
+    text = without_thoughts(text)
+    match = re.search(r"\{.*\}", text, re.DOTALL)
+    return match.group() if match else text

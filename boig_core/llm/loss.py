@@ -130,10 +130,11 @@ class AnswerLoss:
         # Every share is of all ranks' tokens, so that a plain sum is the loss a token.
         loss = float(self._engine.total(torch.tensor(shares, dtype=torch.float64).sum()))
         if not math.isfinite(loss):
+            done = self._engine.steps_done
             raise TrainingDivergedError(
-                f"validation loss after {self._engine.steps_done} steps",
+                f"validation loss after {done} steps",
                 f"is {loss}",
-                "lower the learning rate",
+                "lower the learning rate" if done else "take another base, or another llm.dtype",
             )
         return loss
 

@@ -229,7 +229,7 @@ def test_every_call_of_a_tokenizer_splits_special_tokens_or_reads_no_text_of_a_p
     own = {
         # Words of our own: an example answer, the tail of a template, a recipe's prompt.
         "boig_core/llm/constraint.py": 1,
-        "boig_core/llm/tokens.py": 1,
+        "boig_core/llm/chat.py": 1,
         "boig_core/perception/captions.py": 1,
         "boig_core/adworld/tiny_models/data.py": 1,
     }

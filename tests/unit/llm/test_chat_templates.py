@@ -71,6 +71,14 @@ DATED = {
         "4 years\n" + ASKED,
         "<|im_end|>",
     ),
+    "a date beside tags and loops of extensions": (
+        "{% for m in messages %}{% if loop.first %}{{ strftime_now('%Y') }}>{% endif %}{{ m.role }}:"
+        "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% break %}{% endif %}"
+        "{{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{% set now = strftime_now %}{{ now('%B') }}{% endif %}",
+        "2024>user:hello</s>July",
+        "</s>",
+    ),
     "a format that is put together": (
         "{%- set parts = ['%H:%M', ' on %-d.%-m.', '%y'] %}{{ strftime_now(parts | join) }}\n"
         + TURNS

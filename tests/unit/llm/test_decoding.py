@@ -24,7 +24,7 @@ from boig_core.llm.score import example_logprobs
 from boig_core.llm.tokens import Example, build_tokenizer, encode_prompts, set_limits
 
 PROMPTS = ["acme shows a ball\nanswer:", "a longer prompt about rings and moons\nanswer:"]
-LONGEST = 14
+LONGEST = 10
 IDS = st.integers(10, 200)
 CONFIGS = st.fixed_dictionaries(
     {},
@@ -146,7 +146,7 @@ def paths(untrained: tuple[Any, Any], constraint: AnswerConstraint) -> tuple[lis
     return free, bound
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(values=CONFIGS)
 @example(values={"num_beams": 3})
 @example(values={"num_beams": 2, "do_sample": True, "num_return_sequences": 2})
@@ -165,7 +165,7 @@ def test_an_answer_is_the_argmax_path_under_any_generation_config(
             assert written == expected
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(values=CONFIGS)
 def test_samples_are_the_same_under_any_generation_config(
     untrained: tuple[Any, Any], constraint: AnswerConstraint, values: dict[str, Any]

@@ -250,6 +250,7 @@ def test_failures_are_counted_and_only_a_mute_endpoint_ends_the_stage(
         # The prompt has opened the thought.
         ("maybe {}\n</think>\n```json\nANSWER\n```", LOOK),
         ("<think></think>ANSWER", LOOK),
+        ("[THINK]maybe {}[/THINK]ANSWER", LOOK),
         ("<think>one {}</think><think>two {}</think>ANSWER", LOOK),
         # Cut off by the limit: a draft is no answer.
         ("<think>I would say ANSWER, but", None),
