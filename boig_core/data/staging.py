@@ -16,9 +16,9 @@ import json
 import math
 import mmap
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import count, islice
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -226,7 +226,7 @@ def _write_shards(
     looks = {row["sha256"]: row for row in rows if "sha256" in row}
     names = spool.names()
     parts = min(len(names), math.ceil(spool.size / _most(data)))
-    room = _room(int(_most(data)))
+    room = _ROOMS.of(int(_most(data)))
     for part in range(parts):
         chosen = names[part * len(names) // parts : (part + 1) * len(names) // parts]
         images = (
@@ -247,11 +247,22 @@ def _write_shards(
     return shard_of
 
 
-@cache
-def _room(size: int) -> memoryview:
-    """Memory for a shard, the same for each: new memory has to be cleared, which takes as long as
-    writing the shard. What is not used takes none."""
-    return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+class _Rooms(threading.local):
+    """Memory for a shard, the same for each that a thread writes: new memory has to be cleared,
+    which takes as long as writing the shard. What is not used takes none."""
+
+    def __init__(self) -> None:
+        self._room = memoryview(b"")
+
+    def of(self, size: int) -> memoryview:
+        """Room for so many bytes."""
+        if len(self._room) < size:
+            memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self._room = memoryview(memory)
+        return self._room
+
+
+_ROOMS: Final = _Rooms()
 
 
 def clear(root: str, keys: Iterable[str]) -> None:
