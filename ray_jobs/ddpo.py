@@ -149,15 +149,7 @@ def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip], dict[st
     )
     prompts = [sample for sample in samples if sample.split == "train" and sample.bucket == "high"]
     checkpoints = Checkpoints.of_job(job)
-    learner = Learner(
-        job.recipe,
-        prompts,
-        rollouts,
-        checkpoints,
-        report,
-        shown.prompts,
-        probe,
-    )
+    learner = Learner(job.recipe, prompts, rollouts, checkpoints, report, shown.prompts, probe)
     try:
         adapter = learner.fit()
     finally:

@@ -102,8 +102,7 @@ def train(
     """
     llm, ready = recipe.llm, _prepare(samples, recipe, task)
     engine, best, loss, held_out = ready.engine, ready.best, ready.loss, ready.held_out
-    work = _work(samples, recipe, task)
-    restored = checkpoints.restore(best, work) if checkpoints is not None else None
+    restored = checkpoints and checkpoints.restore(best, _work(samples, recipe, task))
     if restored is None:
         best.judge(0, loss.validation(held_out))
     else:

@@ -18,7 +18,7 @@ from typing import Final
 from boig_core.config import Recipe
 from boig_core.errors import InputError
 from boig_core.rewards.calibration import Calibration, read_calibration
-from boig_core.storage import manifest, places, store
+from boig_core.storage import manifest, paths, places, store
 from boig_core.storage.job import JOB, Job, read_job
 from boig_core.vocabulary import Sample
 
@@ -60,7 +60,7 @@ class PublishedModel:
 
     def folder(self) -> Path:
         """Its verified files on this machine."""
-        return manifest.local_folder(self.uri, self.scratch / "model", kind=KIND)[0]
+        return _verified(self.uri, self.scratch / "model", KIND)
 
     def input_folder(self, name: str, kind: str) -> Path:
         """Verified files of an input that it was made of, on this machine.
@@ -74,8 +74,7 @@ class PublishedModel:
                 f"was made without a {name}",
                 "give a model that the stage ddpo has aligned",
             )
-        folder, _ = manifest.local_folder(self.job.input(name), self.scratch / name, kind=kind)
-        return folder
+        return _verified(self.job.input(name), self.scratch / name, kind)
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -166,3 +165,21 @@ def require_text(text: str) -> str:
     except UnicodeEncodeError as exc:
         raise InputError("the text of the post", "is not valid UTF-8", "type it again") from exc
     return text.strip()
+
+
+def _verified(uri: str, scratch: Path, kind: str) -> Path:
+    """Folder of an output whose files are what its manifest says: its own, if that is on this
+    machine, else a download.
+
+    Raises:
+        CorruptError: a file is not.
+    """
+    if store.is_s3(uri):
+        manifest.fetch_folder(uri, scratch, kind=kind)
+        return scratch
+    folder = Path(store.normalize(uri))
+    for entry in manifest.read_manifest(uri, kind=kind).files:
+        if not entry.path.startswith("../"):
+            file = paths.below(folder, entry.path)
+            manifest.require_content(file, entry, str(file))
+    return folder

@@ -320,23 +320,6 @@ def fetch_folder(uri: str, local: Path, *, kind: str | None = None) -> Manifest:
     return manifest
 
 
-def local_folder(uri: str, scratch: Path, *, kind: str | None = None) -> tuple[Path, Manifest]:
-    """A committed output as a local folder of verified files: where it lies, if that is on this
-    machine, else downloaded to ``scratch``.
-
-    Raises:
-        CorruptError: as `fetch_folder`.
-    """
-    if store.is_s3(uri):
-        return scratch, fetch_folder(uri, scratch, kind=kind)
-    manifest = read_manifest(uri, kind=kind)
-    folder = Path(store.normalize(uri))
-    for entry in manifest.files:
-        if not entry.path.startswith("../"):
-            require_content(paths.below(folder, entry.path), entry, store.join(uri, entry.path))
-    return folder, manifest
-
-
 def fetch_file(uri: str, entry: FileEntry, local: Path) -> None:
     """Download one file of an output (or a blob it names) and verify it.
 

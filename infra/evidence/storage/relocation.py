@@ -197,7 +197,7 @@ def trained(root: str) -> dict[str, Any]:
 
     outputs = _outputs(root)
     job = _job(root, Stage.FINETUNE_SD, {"dataset": outputs["dataset"]}, new_try=True)
-    uri, loss = finetune_sd.train({"job": job})
+    uri, loss, _ = finetune_sd.train({"job": job})
     commit.commit(job.attempt_uri, {"high_kpi": uri}, {"loss": loss})
     outputs |= {"high_kpi": uri}
     for stage in _AFTER:
