@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -203,4 +204,6 @@ def _short(value: Any) -> str:
     if value is None:
         return "none"
     text = visible(value if isinstance(value, str) else json.dumps(value))
+    if re.fullmatch("[0-9a-f]{64}", text):  # a digest is known by its begin, as elsewhere
+        return text[:12]
     return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}…"

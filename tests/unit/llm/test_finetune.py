@@ -351,7 +351,7 @@ def test_a_base_is_read_from_a_store(
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        ({"lr": 5e-3}, "llm.lr was 0.0003 and is 0.005"),
+        ({"lr": 5e-3}, "llm.lr was 0.002 and is 0.005"),
         ({"batch": 24}, "llm.batch was 12 and is 24"),
         ({"seed": 1}, "seed was 0 and is 1"),
         ({"posts": 90}, "data was"),
