@@ -24,18 +24,15 @@ from boig_core.errors import (
     UserError,
 )
 from boig_core.orchestration.jobs.trigger import GONE, UNREACHABLE
-from boig_core.orchestration.signals import counts
 from boig_core.orchestration.stage import operator as operators
 from boig_core.orchestration.stage.attempts import (
-    find_reusable_attempt,
     submission_id,
     task_uri,
 )
 from boig_core.orchestration.stage.operator import STATE, RayJobOperator, resolve_input
 from boig_core.orchestration.stage.retries import POLICY
-from boig_core.storage import commit, manifest, store
-from boig_core.storage.job import Job, Stage, read_job
-from boig_core.storage.stage import Workspace
+from boig_core.storage import commit, store
+from boig_core.storage.job import read_job
 
 
 class Run:
@@ -181,71 +178,6 @@ def test_each_index_of_a_mapped_task_has_attempts_and_jobs_of_its_own_and_a_clea
     assert [tries(0, 2, 3), tries(1, 2, 4)] == [first[0], submission_id(tasks[1], 2)]
     assert [api.was_stopped(name) for name in first] == [False, True]
     assert [commit.fate(commit.attempt_uri(task, 1)) for task in tasks] == ["open", "fenced"]
-
-
-@pytest.fixture
-def made(run: Run, tmp_path: Path) -> Job:
-    """A baseline that another run has made."""
-    task = task_uri(run.root, "boig_sd", "other", "finetune_sd")
-    job = Job(
-        stage=Stage.FINETUNE_SD,
-        recipe=load_recipe("tiny"),
-        inputs={"dataset": "/d"},
-        store=run.root,
-        root="r",
-        task=task,
-        attempt=1,
-    )
-    (tmp_path / "folder").mkdir()
-    uri = Workspace(job, tmp_path).publish("models/high-kpi", tmp_path / "folder", kind="sd")
-    commit.commit(job.attempt_uri, {"high_kpi": uri}, {})
-    return job
-
-
-def test_what_another_run_has_made_of_the_same_is_used(
-    run: Run, api: Any, made: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counted: list[str] = []
-    monkeypatch.setattr(counts, "took", lambda stage, seconds: counted.append(stage))
-    mine = RayJobOperator(
-        task_id="finetune_sd",
-        stage="finetune_sd",
-        plan=run.plan,
-        inputs={"dataset": "/d"},
-        reuse=True,
-        retries=3,
-    )
-    assert mine.execute(run.context(1, 3, "finetune_sd"))["attempt"] == made.attempt_uri
-    assert api.posts == []
-    assert counted == [], "its seconds were counted in the run that has made it"
-
-
-@pytest.mark.parametrize(
-    ("changed", "limit"),
-    [({"reuse": False}, 3), ({"inputs": {"dataset": "/other"}}, 3), ({}, 4)],
-    ids=["not asked for", "of something else", "cleared: wanted anew"],
-)
-def test_the_same_is_made_again_where_it_is_not_the_same_or_wanted_anew(
-    run: Run, api: Any, made: Job, changed: dict[str, Any], limit: int
-) -> None:
-    values = {"plan": run.plan, "inputs": {"dataset": "/d"}, "reuse": True, "retries": 3, **changed}
-    with pytest.raises(TaskDeferred):
-        RayJobOperator(task_id="finetune_sd", stage="finetune_sd", **values).execute(
-            run.context(1, limit, "finetune_sd")
-        )
-    assert len(api.posts) == 1
-
-
-def test_what_another_version_has_begun_is_not_the_same(run: Run, api: Any, made: Job) -> None:
-    """After `boig resume` the lineage's version has done a part alone."""
-    [output] = commit.read_commit(made.attempt_uri)["outputs"].values()  # type: ignore[index]
-    published = manifest.read_manifest(output)
-    hop = manifest.WentOnFrom(checkpoint="c", step=1, recipe="r", code=published.lineage.code)
-    for code, used in ((hop.code, True), ("0.0.older", False)):
-        hops = (hop.model_copy(update={"code": code}),)
-        manifest.write_manifest(published.model_copy(update={"went_on_from": hops}), run.root)
-        reusable = find_reusable_attempt(made.model_copy(update={"attempt": 9}))
-        assert reusable == (made.attempt_uri if used else None)
 
 
 def test_a_plan_that_was_marked_as_success_is_named(run: Run, api: Any) -> None:
