@@ -102,11 +102,7 @@ def train(
     """
     llm, ready = recipe.llm, _prepare(samples, recipe, task)
     engine, best, loss, held_out = ready.engine, ready.best, ready.loss, ready.held_out
-    restored = checkpoints and checkpoints.restore(best, _work(samples, recipe, task))
-    if restored is None:
-        best.judge(0, loss.validation(held_out))
-    else:
-        best.resume(restored.state)
+    _begin(ready, checkpoints, _work(samples, recipe, task))
     if rank() == 0:
         started(engine)
 
@@ -133,6 +129,15 @@ def train(
     metrics = {"train_samples": ready.samples, "steps": done, **ready.examples.cut}
     metrics |= _verdict(best.history, llm)
     return Trained(engine, best, ready.tokenizer, recipe, task, metrics)
+
+
+def _begin(ready: _Ready, checkpoints: Checkpoints | None, work: Work) -> None:
+    """Go on from the newest checkpoint of this work; else validate what there is at the start."""
+    restored = None if checkpoints is None else checkpoints.restore(ready.best, work)
+    if restored is None:
+        ready.best.judge(0, ready.loss.validation(ready.held_out))
+    else:
+        ready.best.resume(restored.state)
 
 
 @dataclass(frozen=True)

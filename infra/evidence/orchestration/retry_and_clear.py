@@ -224,7 +224,7 @@ def reads_what_it_must(number: int, reading: dict[str, Any]) -> bool:
     source = GOES_ON.get(number)
     if source is None:
         return "trains from the start" in begins
-    first = next(iter(reading["went_on_from"].values()), [])
+    first: list[Any] = next(iter(reading["went_on_from"].values()), [])
     place = f"/attempt-{source}/checkpoints/"
     asked = number == max(GOES_ON)
     return (
