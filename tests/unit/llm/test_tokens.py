@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Regex, decoders, normalizers
-from transformers import AutoTokenizer
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from boig_core.config import parse_recipe
 from boig_core.errors import InputError, RecipeError
@@ -209,13 +209,18 @@ def test_a_special_tokens_name_in_a_post_is_text(make_samples: MakeSamples) -> N
     assert tokenizer.decode(ids_T, skip_special_tokens=True) == prompts_of([sample])[0]
 
 
-def spelling(make_samples: MakeSamples, normalizer: Any, decoder: Any = None) -> Any:
-    """A tokenizer that changes text before it reads it, or when it writes."""
-    tokenizer = build_tokenizer(prompts_of(make_samples(60)), 800)
-    tokenizer.backend_tokenizer.normalizer = normalizer
-    if decoder is not None:
-        tokenizer.backend_tokenizer.decoder = decoder
-    return tokenizer
+def spelling(normalizer: Any, decoder: Any = None) -> Any:
+    """A tokenizer of bytes that changes text before it reads it, or when it writes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {text: place for place, text in enumerate(["<s>", "</s>", *alphabet])}
+    backend = Tokenizer(models.BPE(vocabulary, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel() if decoder is None else decoder
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
 
 
 CHANGES = {
@@ -232,10 +237,10 @@ CHANGES = {
 def test_a_base_whose_tokenizer_changes_answers_is_refused_before_it_is_trained(
     make_samples: MakeSamples, change: str
 ) -> None:
-    tokenizer = spelling(make_samples, *CHANGES[change])
+    tokenizer = spelling(*CHANGES[change])
     named = Description({"Red": 1.0}, {"warm": 1.0}, {"a  Big ball": (1.0, 2.0, 3.0, 4.0)})
     samples = [replace(s, description=named) for s in make_samples(3)]
-    recipe = parse_recipe({"llm": {"base": "acme/base", "context": 512}})
+    recipe = parse_recipe({"llm": {"base": "acme/base", "context": 2048}})
     with pytest.raises(
         RecipeError,
         match=r"llm\.base = 'acme/base': its tokenizer changes answers: .* comes back as",
@@ -244,21 +249,21 @@ def test_a_base_whose_tokenizer_changes_answers_is_refused_before_it_is_trained(
     # A number with the name of its KPI.
     if change in ("lower case", "digits of one kind", "quotes curled", "words apart"):
         samples = [replace(s, kpi_normalized=73.0) for s in samples]
-        recipe = parse_recipe({"llm": {"base": "acme/base"}, "data": {"kpi": "Likes"}})
+        recipe = parse_recipe(
+            {"llm": {"base": "acme/base", "context": 2048}, "data": {"kpi": "Likes"}}
+        )
         with pytest.raises(RecipeError, match="its tokenizer changes answers"):
             Rating(recipe).examples(tokenizer, samples)
 
 
-def test_the_message_shows_where_an_answer_changes(make_samples: MakeSamples) -> None:
-    tokenizer = spelling(make_samples, normalizers.Lowercase())
+def test_the_message_shows_where_an_answer_changes() -> None:
+    tokenizer = spelling(normalizers.Lowercase())
     with pytest.raises(RecipeError, match="""'Red"}' comes back as 'red"}'"""):
         check_answers(tokenizer, ['{"a":"b"}', '{"color":"Red"}'], "base")
 
 
-def test_a_space_before_an_answer_is_let_pass_and_so_is_what_a_post_spells(
-    make_samples: MakeSamples,
-) -> None:
-    tokenizer = spelling(make_samples, normalizers.Prepend(" "))
+def test_a_space_before_an_answer_is_let_pass_and_so_is_what_a_post_spells() -> None:
+    tokenizer = spelling(normalizers.Prepend(" "))
     answer = print_answer(Description({"Red": 1.0}, {"warm": 1.0}, {"</s> <pad>": (1, 2, 3, 4)}))
     assert tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"])[0] == " "
     check_answers(tokenizer, [answer], "base")
