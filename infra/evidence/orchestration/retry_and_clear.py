@@ -54,7 +54,7 @@ SETTINGS: Final = (
     "llm.steps=8",
     "llm.checkpoint_every=4",
     "llm.eval_posts=12",
-    "reward.posts=12",
+    "reward.posts=60",
     "reward.min_auc=null",
     "sd.workers=1",
     "sd.steps=8",
@@ -127,7 +127,7 @@ def main() -> int:
 def make_inputs(home: Path) -> dict[str, dict[str, str]]:
     """Inputs of each training by name, as places in the store below ``home``; made once."""
     stages = Stages(str(home / "store"), "sunlit", settings=SETTINGS)
-    posts = str(export(home, "sunlit", 60))
+    posts = str(export(home, "sunlit", 240))
     dataset = stages.run("ingest", "inputs", 0, {"posts": posts})
     dataset = stages.run("perceive", "inputs", 0, dataset)
     models = stages.run("finetune_llm", "inputs", 0, dataset)
@@ -224,7 +224,7 @@ def reads_what_it_must(number: int, reading: dict[str, Any]) -> bool:
     source = GOES_ON.get(number)
     if source is None:
         return "trains from the start" in begins
-    first: list[Any] = next(iter(reading["went_on_from"].values()), [])
+    first: list[dict[str, Any]] = next(iter(reading["went_on_from"].values()), [])
     place = f"/attempt-{source}/checkpoints/"
     asked = number == max(GOES_ON)
     return (

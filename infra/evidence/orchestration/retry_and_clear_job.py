@@ -50,7 +50,7 @@ def ending(train: Callable[[dict[str, Any]], Any], driver: int) -> Callable[[dic
                 raise InputError(f"attempt {attempt}", "was to fail here", "clear the task")
             return uri
 
-        Checkpoints.save = save_and_end  # type: ignore[method-assign,assignment]
+        Checkpoints.save = save_and_end  # type: ignore[assignment,method-assign]
         return train(config)
 
     return train_and_end

@@ -12,7 +12,8 @@ from boig_core.storage.ancestry import ancestry_of, read_resume
 from boig_core.storage.job import Job, Stage, TaskTry, write_job
 from boig_core.training.checkpoint import Checkpoints
 from tests.unit.cli.test_cli import boig
-from tests.unit.training.test_checkpoint import Number, job_of, work_of_job
+from tests.unit.training.test_checkpoint import Number
+from tests.unit.training.test_going_on import job_of, work_of_job
 
 
 def attempt(root: Path, number: int, *steps: int, names: tuple[str, ...] = ("",)) -> Job:

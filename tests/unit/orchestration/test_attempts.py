@@ -9,16 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from boig_core.config import load_recipe
 from boig_core.errors import ClusterError, FencedError, InputError
 from boig_core.orchestration.stage.attempts import (
+    find_reusable_attempt,
     result,
     run_folder,
     submission_id,
     survey,
     task_uri,
 )
-from boig_core.storage import commit, store
-from boig_core.storage.job import TaskTry
+from boig_core.storage import commit, manifest, store
+from boig_core.storage.job import Job, Stage, TaskTry
+from boig_core.storage.manifest import WentOnFrom
+from boig_core.storage.stage import Workspace
 
 FIRST = TaskTry(run_after="2026-01-01T00:00:00+00:00", number=1, limit=2)
 RETRY = FIRST.model_copy(update={"number": 2})
@@ -166,3 +170,26 @@ def test_run_ids_become_one_safe_part_of_a_path() -> None:
     assert run_folder("a:b") != run_folder("a+b")
     assert "/" not in run_folder("../../etc")
     assert task_uri("/s", "d", "r", "t", 3) == "/s/runs/d/r/t/3"
+
+
+@pytest.mark.parametrize(("version", "used"), [(manifest.code_version(), True), ("0.0", False)])
+def test_what_another_version_has_begun_is_not_the_same_work(
+    tmp_path: Path, version: str, used: bool
+) -> None:
+    """After `boig resume` the lineage's version has done a part alone."""
+    job = Job(
+        stage=Stage.FINETUNE_SD,
+        recipe=load_recipe("tiny"),
+        inputs={"dataset": "/d"},
+        store=str(tmp_path),
+        root="r",
+        task=task_uri(str(tmp_path), "boig_sd", "one", "finetune_sd"),
+        attempt=1,
+    )
+    (tmp_path / "folder").mkdir()
+    hop = WentOnFrom(checkpoint="c", step=1, recipe="r", code=version)
+    uri = Workspace(job, tmp_path).publish(
+        "models/high-kpi", tmp_path / "folder", kind="sd", went_on_from=(hop,)
+    )
+    commit.commit(job.attempt_uri, {"high_kpi": uri}, {})
+    assert find_reusable_attempt(job) == (job.attempt_uri if used else None)

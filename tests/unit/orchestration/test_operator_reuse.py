@@ -11,11 +11,10 @@ from airflow.sdk.exceptions import TaskDeferred
 from boig_core.config import load_recipe
 from boig_core.orchestration.signals import counts
 from boig_core.orchestration.stage.attempts import (
-    find_reusable_attempt,
     task_uri,
 )
 from boig_core.orchestration.stage.operator import RayJobOperator
-from boig_core.storage import commit, manifest
+from boig_core.storage import commit
 from boig_core.storage.job import Job, Stage
 from boig_core.storage.stage import Workspace
 from tests.unit.orchestration import test_operator
@@ -75,15 +74,3 @@ def test_the_same_is_made_again_where_it_is_not_the_same_or_wanted_anew(
             run.context(1, limit, "finetune_sd")
         )
     assert len(api.posts) == 1
-
-
-def test_what_another_version_has_begun_is_not_the_same(run: Run, api: Any, made: Job) -> None:
-    """After `boig resume` the lineage's version has done a part alone."""
-    [output] = commit.read_commit(made.attempt_uri)["outputs"].values()  # type: ignore[index]
-    published = manifest.read_manifest(output)
-    hop = manifest.WentOnFrom(checkpoint="c", step=1, recipe="r", code=published.lineage.code)
-    for code, used in ((hop.code, True), ("0.0.older", False)):
-        hops = (hop.model_copy(update={"code": code}),)
-        manifest.write_manifest(published.model_copy(update={"went_on_from": hops}), run.root)
-        reusable = find_reusable_attempt(made.model_copy(update={"attempt": 9}))
-        assert reusable == (made.attempt_uri if used else None)

@@ -14,15 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from boig_core.config import load_recipe
 from boig_core.errors import RecipeError, StoreUnavailableError
 from boig_core.storage import store
-from boig_core.storage.job import Job, Stage, TaskTry, write_job
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.checkpoint_marker import COMPLETE
 from boig_core.training.engine import Engine
 from boig_core.training.engine_config import EngineConfig
-from boig_core.training.work import Work, work_of
 
 
 @dataclass
@@ -52,36 +49,6 @@ def saved(
     uri = points.save(Number(value), step, state)
     points.wait()
     return Path(uri)
-
-
-def job_of(store_root: Path, attempt: int, limit: int | None = None) -> Job:
-    """An attempt at a training; with a limit of tries, which a clear raises, one of Airflow's."""
-    started = TaskTry(run_after="noon", number=attempt, limit=limit) if limit else None
-    job = Job(
-        stage=Stage.FINETUNE_SD,
-        recipe=load_recipe("tiny"),
-        inputs={"dataset": "/store/datasets/posts/one"},
-        store=str(store_root),
-        root="boig_sd/one",
-        task=str(store_root / "runs" / "boig_sd" / "one" / "finetune_sd"),
-        attempt=attempt,
-        started_by=started,
-    )
-    write_job(job)
-    return job
-
-
-def work_of_job(job: Job) -> Work:
-    return work_of(job.stage, job.recipe, lambda: "")
-
-
-def trained(job: Job, step: int = 100) -> str:
-    """The checkpoint that a job's attempt has left, of the number of its steps."""
-    points, number = Checkpoints.of_job(job), Number()
-    points.restore(number, work_of_job(job))
-    uri = points.save(Number(step), step)
-    points.wait()
-    return uri
 
 
 def away(*args: object, **kwargs: object) -> None:

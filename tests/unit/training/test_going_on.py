@@ -1,4 +1,4 @@
-"""Which checkpoints a training goes on from: of its own work, and of none before a clear."""
+"""Which checkpoint an attempt goes on from, what its log's head says of it, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,11 +10,41 @@ import pytest
 from boig_core.config import load_recipe
 from boig_core.errors import InputError
 from boig_core.storage import manifest
-from boig_core.storage.job import Stage
+from boig_core.storage.job import Job, Stage, TaskTry, write_job
 from boig_core.storage.manifest import WentOnFrom, code_version
 from boig_core.training.checkpoint import Checkpoints
-from boig_core.training.work import work_of
-from tests.unit.training.test_checkpoint import Number, job_of, trained, work_of_job
+from boig_core.training.work import Work, work_of
+from tests.unit.training.test_checkpoint import Number
+
+
+def job_of(store_root: Path, attempt: int, limit: int | None = None) -> Job:
+    """An attempt at a training; with a limit of tries, which a clear raises, one of Airflow's."""
+    started = TaskTry(run_after="noon", number=attempt, limit=limit) if limit else None
+    job = Job(
+        stage=Stage.FINETUNE_SD,
+        recipe=load_recipe("tiny"),
+        inputs={"dataset": "/store/datasets/posts/one"},
+        store=str(store_root),
+        root="boig_sd/one",
+        task=str(store_root / "runs" / "boig_sd" / "one" / "finetune_sd"),
+        attempt=attempt,
+        started_by=started,
+    )
+    write_job(job)
+    return job
+
+
+def work_of_job(job: Job) -> Work:
+    return work_of(job.stage, job.recipe, lambda: "")
+
+
+def trained(job: Job, step: int = 100) -> str:
+    """The checkpoint that a job's attempt has left, of the number of its steps."""
+    points, number = Checkpoints.of_job(job), Number()
+    points.restore(number, work_of_job(job))
+    uri = points.save(Number(step), step)
+    points.wait()
+    return uri
 
 
 @pytest.mark.parametrize(
