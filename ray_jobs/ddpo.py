@@ -146,12 +146,11 @@ def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
         else None
     )
     prompts = [sample for sample in samples if sample.split == "train" and sample.bucket == "high"]
-    checkpoints = Checkpoints.of_job(job)
     learner = Learner(
         job.recipe,
         prompts,
         rollouts,
-        checkpoints,
+        Checkpoints.of_job(job),
         report,
         shown.prompts,
         probe,
@@ -163,7 +162,7 @@ def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
         if curve is not None and curve.rows:
             curve.close()
     rewards = [row["reward"] for row in learner.rows]
-    went_on_from = checkpoints.went_on_from
+    went_on_from = learner.checkpoints.went_on_from
     published = publish(job, adapter, len(rewards), went_on_from) if rank() == 0 else ""
     return published, rewards, learner.trips
 

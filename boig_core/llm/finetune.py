@@ -100,8 +100,7 @@ def train(
     """
     llm, ready = recipe.llm, _prepare(samples, recipe, task)
     engine, best, loss, held_out = ready.engine, ready.best, ready.loss, ready.held_out
-    work = _work(samples, recipe, task)
-    restored = checkpoints.restore(best, work) if checkpoints is not None else None
+    restored = checkpoints.restore(best, ready.work) if checkpoints is not None else None
     if restored is None:
         best.judge(0, loss.validation(held_out))
     else:
@@ -147,6 +146,7 @@ class _Ready:
         held_out: of the validation split.
         order: in which examples are drawn.
         samples: how many of the training split are used.
+        work: what is trained on what.
     """
 
     engine: Engine
@@ -157,6 +157,7 @@ class _Ready:
     held_out: Encoded
     order: Order
     samples: int
+    work: Work
 
 
 def _work(samples: Sequence[Sample], recipe: Recipe, task: Task) -> Work:
@@ -193,7 +194,8 @@ def _prepare(samples: Sequence[Sample], recipe: Recipe, task: Task) -> _Ready:
     best = FinetuneState(engine)
     # Ranks began with equal weights, and from here on each has its own dropout.
     torch.manual_seed(recipe.seed + rank())
-    return _Ready(engine, best, tokenizer, loss, examples, held_out, order, len(chosen))
+    work = _work(samples, recipe, task)
+    return _Ready(engine, best, tokenizer, loss, examples, held_out, order, len(chosen), work)
 
 
 def _verdict(history: History, llm: LLM) -> dict[str, float]:
