@@ -162,9 +162,8 @@ def train(config: dict[str, Any]) -> tuple[str, list[float], list[Trip]]:
         if curve is not None and curve.rows:
             curve.close()
     rewards = [row["reward"] for row in learner.rows]
-    went_on_from = learner.checkpoints.went_on_from
-    published = publish(job, adapter, len(rewards), went_on_from) if rank() == 0 else ""
-    return published, rewards, learner.trips
+    about = len(rewards), learner.checkpoints.went_on_from
+    return publish(job, adapter, *about) if rank() == 0 else "", rewards, learner.trips
 
 
 def publish(
