@@ -45,7 +45,7 @@ Said = Mapping[str, Mapping[str, Description | None]]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DatasetAnswers:
     """What was done on one dataset.
 
     Attributes:
@@ -71,7 +71,7 @@ class Outcome:
         return own | {name: dict(said) for name, said in self.prompted.items()}
 
 
-def measured(home: Path, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+def measured(home: Path, outcomes: Mapping[str, DatasetAnswers]) -> dict[str, Any]:
     """All numbers: by dataset, and of the vectors."""
     said = {name: outcome.said() for name, outcome in outcomes.items()}
     names = set(PALETTE)
@@ -95,7 +95,9 @@ def measured(home: Path, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     }
 
 
-def of_dataset(outcome: Outcome, said: Said, vectors: Mapping[str, WordVectors]) -> dict[str, Any]:
+def of_dataset(
+    outcome: DatasetAnswers, said: Said, vectors: Mapping[str, WordVectors]
+) -> dict[str, Any]:
     """Numbers of one dataset; gains are of BoigLLM over each baseline, positive where it is better,
     with 95 % intervals by paired bootstrap over posts."""
     asked = [s for s in outcome.samples if s.id in said[CANDIDATE] and s.bucket is not None]
