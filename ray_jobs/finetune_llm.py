@@ -72,6 +72,7 @@ def train_model(config: dict[str, Any]) -> tuple[str, dict[str, float]]:
     from boig_core.llm.finetune import export, train
     from boig_core.llm.predictor import Rating, judge_samples
     from boig_core.llm.task import Describing, Task
+    from boig_core.serving.mlflow_model import add_language_model
     from boig_core.training.checkpoint import Checkpoints
     from boig_core.training.engine import Engine
     from boig_core.training.ranks import rank
@@ -113,6 +114,8 @@ def train_model(config: dict[str, Any]) -> tuple[str, dict[str, float]]:
         export(trained, folder)
         if rank() != 0:
             return "", trained.metrics
+        if not rating:
+            add_language_model(folder)
         meta = {**task.about, "templates": TEMPLATES_VERSION, **trained.metrics}
         return Workspace(job, Path(scratch)).publish(
             FAMILIES[name],

@@ -102,7 +102,7 @@ def train(
     """
     llm, ready = recipe.llm, _prepare(samples, recipe, task)
     engine, best, loss, held_out = ready.engine, ready.best, ready.loss, ready.held_out
-    _begin(ready, checkpoints, _work(samples, recipe, task))
+    _begin(ready, checkpoints)
     if rank() == 0:
         started(engine)
 
@@ -131,9 +131,9 @@ def train(
     return Trained(engine, best, ready.tokenizer, recipe, task, metrics)
 
 
-def _begin(ready: _Ready, checkpoints: Checkpoints | None, work: Work) -> None:
+def _begin(ready: _Ready, checkpoints: Checkpoints | None) -> None:
     """Go on from the newest checkpoint of this work; else validate what there is at the start."""
-    restored = None if checkpoints is None else checkpoints.restore(ready.best, work)
+    restored = None if checkpoints is None else checkpoints.restore(ready.best, ready.work)
     if restored is None:
         ready.best.judge(0, ready.loss.validation(ready.held_out))
     else:
@@ -153,6 +153,7 @@ class _Ready:
         held_out: of the validation split.
         order: in which examples are drawn.
         samples: how many of the training split are used.
+        work: what is trained on what.
     """
 
     engine: Engine
@@ -163,6 +164,7 @@ class _Ready:
     held_out: Encoded
     order: Order
     samples: int
+    work: Work
 
 
 def _work(samples: Sequence[Sample], recipe: Recipe, task: Task) -> Work:
@@ -201,7 +203,8 @@ def _prepare(samples: Sequence[Sample], recipe: Recipe, task: Task) -> _Ready:
     best = FinetuneState(engine)
     # Ranks began with equal weights, and from here on each has its own dropout.
     torch.manual_seed(recipe.seed + rank())
-    return _Ready(engine, best, tokenizer, loss, examples, held_out, order, len(chosen))
+    work = _work(samples, recipe, task)
+    return _Ready(engine, best, tokenizer, loss, examples, held_out, order, len(chosen), work)
 
 
 def _verdict(history: History, llm: LLM) -> dict[str, float]:

@@ -22,7 +22,7 @@ import yaml
 from boig_core.config import Recipe
 
 _CODE: Final = Path(__file__).parent / "from_code"
-_REQUIREMENTS: Final = ("accelerate", "diffusers", "mlflow-skinny", "numpy", "pandas", "pillow", "torch", "transformers")  # fmt: skip
+_ALWAYS: Final = ("accelerate", "mlflow-skinny", "numpy", "pandas", "torch", "transformers")
 
 
 def add_image_model(folder: Path, recipe: Recipe) -> None:
@@ -37,22 +37,40 @@ def add_image_model(folder: Path, recipe: Recipe) -> None:
     _add(
         folder,
         "boigsd.py",
+        needs=("diffusers", "pillow"),
         inputs={"text": ("string", True), "seed": ("long", False)},
         outputs={"image": ("binary", True)},
         config={"sampling_steps": settings.sampling_steps, "guidance": settings.guidance},
     )
 
 
+def add_language_model(folder: Path) -> None:
+    """Make the folder of a language model an MLflow model: ``prompt`` in, ``answer`` out.
+
+    Args:
+        folder: that transformers opens.
+    """
+    _add(
+        folder,
+        "boigllm.py",
+        needs=(),
+        inputs={"prompt": ("string", True)},
+        outputs={"answer": ("string", True)},
+        config={},
+    )
+
+
 def _add(
     folder: Path,
     code: str,
+    needs: tuple[str, ...],
     inputs: Mapping[str, tuple[str, bool]],
     outputs: Mapping[str, tuple[str, bool]],
     config: Mapping[str, Any],
 ) -> None:
     shutil.copyfile(_CODE / code, folder / code)
     # A build of torch is named after its plus, and no index has it.
-    pins = [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS]
+    pins = [f"{name}=={version(name).partition('+')[0]}" for name in sorted((*_ALWAYS, *needs))]
     (folder / "requirements.txt").write_text("\n".join([*pins, ""]))
     python = {"python": platform.python_version(), "dependencies": ["-r requirements.txt"]}
     (folder / "python_env.yaml").write_text(yaml.safe_dump(python))
@@ -64,8 +82,8 @@ def _add(
                 "python_version": platform.python_version(),
                 "config": dict(config),
                 "env": {"virtualenv": "python_env.yaml"},
-                # The pipeline is the folder itself, so nothing is stored twice.
-                "artifacts": {"pipeline": {"path": ".", "uri": "."}},
+                # The weights are the folder itself, so nothing is stored twice.
+                "artifacts": {"model": {"path": ".", "uri": "."}},
             }
         },
         "mlflow_version": version("mlflow-skinny"),

@@ -5,7 +5,6 @@ Leaves out: which checkpoint it is that a training goes on from (see `checkpoint
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -55,10 +54,23 @@ def where_it_begins(point: Point | None, passed_over: Sequence[tuple[int, str]])
         point: the checkpoint; None: there is none to go on from.
         passed_over: of each one that is passed over its attempt and the reason.
     """
+    attempts: dict[str, list[int]] = {}
+    for attempt, why in passed_over:
+        attempts.setdefault(why, []).append(attempt)
     notes = [
-        f"{count} checkpoint{'' if count == 1 else 's'} of attempt {attempt} passed over: {why}"
-        for (attempt, why), count in Counter(passed_over).items()
+        f"{_count(len(each), 'checkpoint')} of {_named(each)} passed over: {why}"
+        for why, each in attempts.items()
     ]
     if point is not None:
         return "; ".join([f"goes on from {point.uri}, step {point.step}", *notes])
     return f"trains from the start: {'; '.join(notes or ['there is no checkpoint'])}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _named(attempts: Sequence[int]) -> str:
+    """Attempts by their numbers, each once."""
+    numbers = sorted(set(attempts))
+    return f"attempt{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"

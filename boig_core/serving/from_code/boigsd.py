@@ -31,7 +31,7 @@ class ImageModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         from diffusers import DiffusionPipeline
 
         self._settings = context.model_config
-        self._pipe = DiffusionPipeline.from_pretrained(context.artifacts["pipeline"])
+        self._pipe = DiffusionPipeline.from_pretrained(context.artifacts["model"])
         self._pipe.set_progress_bar_config(disable=True)
         if torch.cuda.is_available():
             self._pipe = self._pipe.to("cuda")

