@@ -193,9 +193,6 @@ class Learner:
             # the update, after which a ratio other than 1 is no fault.
             if epoch == start:
                 self.update.check_ratio(part, self.best.ahead)
-            # Of all prompts, so once; a resumed training has the same rows as one that went on.
-            if epoch == 0:
-                metrics |= self.cuts.metrics
             # After the probe, since the pools serve one call at a time (`RayRollouts`), and before
             # the update, beside which the next epoch is to be sampled.
             self._ask_ahead(epoch + 1)

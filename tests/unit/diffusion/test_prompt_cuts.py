@@ -131,9 +131,8 @@ def test_trainings_count_and_tell_once(
         "3 of 4 prompts (75%) are longer than the 44 tokens that the text encoder reads, such as that of s1: "
         "their ends have no effect, 2 are then the same as another"
     ]
-    if rows:
-        assert rows[0].items() >= cuts.metrics.items()
-        assert "cut_prompts" not in rows[1]
+    # A row is of an epoch: what holds for the whole training stands with what it ends in.
+    assert all("cut_prompts" not in row for row in rows)
 
 
 def test_nothing_is_told_where_nothing_is_cut(pipe: Any, caplog: pytest.LogCaptureFixture) -> None:
