@@ -155,8 +155,15 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.mark.parametrize("victim", ["worker", "node"])
 def test_a_killed_worker_or_node_changes_nothing(
-    victim: str, cluster: Cluster, location: str, undisturbed: dict[str, str], tmp_path: Path
+    victim: str,
+    cluster: Cluster,
+    location: str,
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A stage that is told no cluster fetches on its own machine.
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     struck: list[int] = []
 
     def strike(port: int) -> None:

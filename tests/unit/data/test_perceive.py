@@ -126,7 +126,7 @@ def test_a_match_that_cannot_be_measured_says_why_and_stops_nothing(archive: Arc
     assert (measured.images, measured.absent) == (24, None)
     no_clip = doubts.measure_match(uri, words, str(archive.folder))
     assert (no_clip.auc, no_clip.images) == (None, 0)
-    assert "does not open as a CLIP" in str(no_clip.absent)
+    assert "holds no model: there is no config.json" in str(no_clip.absent)
     few = doubts.measure_match(uri, dataset.images_with_words(uri, parts, 5), "package:clip")
     assert few.absent == "5 texts that differ, 20 are needed"
 

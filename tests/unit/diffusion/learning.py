@@ -17,9 +17,22 @@ def set_ddpo(recipe: Recipe, **settings: Any) -> Recipe:
     return recipe.model_copy(update={"ddpo": recipe.ddpo.model_copy(update=settings)})
 
 
+def end_after(learner: Learner, epochs: int | None) -> None:
+    """Have a training end before its last epoch, as one that is lost; None: it goes to its end."""
+    if epochs is not None:
+        # Of the loop alone: what is trained, by which checkpoints are known, stays.
+        learner.config = learner.config.model_copy(update={"epochs": epochs})
+
+
 def fit(
-    recipe: Recipe, samples: list[Sample], scorer: Any, task: Path, attempt: int = 1
+    recipe: Recipe,
+    samples: list[Sample],
+    scorer: Any,
+    task: Path,
+    attempt: int = 1,
+    epochs: int | None = None,
 ) -> tuple[Adapter, list[dict[str, float]]]:
+    """Adapter and rows of a training, or of its first ``epochs``."""
     rows: list[dict[str, float]] = []
     rollouts = LocalRollouts(Sampler(recipe), scorer)
     learner = Learner(
@@ -29,4 +42,5 @@ def fit(
         Checkpoints(str(task), attempt),
         lambda epoch, values: rows.append({"epoch": epoch, **values}),
     )
+    end_after(learner, epochs)
     return learner.fit(), rows

@@ -8,6 +8,7 @@ from torch import nn
 
 from boig_core.config import Recipe
 from boig_core.diffusion import bench as benches
+from boig_core.diffusion import learner
 from boig_core.vocabulary import Sample
 
 
@@ -44,6 +45,8 @@ def test_the_floor_counts_each_pass_of_an_epoch(
             # Its passes are of the start-up, not of an epoch.
             self.update.check_ratio = lambda *_: None
 
+    # So are those of the rehearsal.
+    monkeypatch.setattr(learner, "rehearse", lambda *_: None)
     monkeypatch.setattr(benches, "_Timed", Counted)
     monkeypatch.setattr(benches, "Learner", Learner)
     monkeypatch.setattr(benches, "_alone", lambda *args: (2.0, 3.0, 5.0))

@@ -178,7 +178,7 @@ def test_a_fall_ends_the_training_and_a_resumed_run_agrees(
 ) -> None:
     monitors = Monitors.model_validate({"fall": {"action": action, "epochs": 1}})
     watched, scorer = set_ddpo(recipe, epochs=8, monitors=monitors), Falling()
-    fit(set_ddpo(watched, epochs=3), samples, scorer, tmp_path, attempt=1)
+    fit(watched, samples, scorer, tmp_path, attempt=1, epochs=3)
     adapter, rows = fit(watched, samples, scorer, tmp_path, attempt=2)
     assert [row["epoch"] for row in rows] == [3]
     assert rows[0]["monitor_fall"] == 1
@@ -271,8 +271,8 @@ def test_the_start_up_check_of_a_resumed_run_is_of_the_weights_that_sampled(
 ) -> None:
     """A ratio against the newer weights would be far outside; a tenth of the clip range is asked
     for."""
-    recipe = set_ddpo(recipe, epochs=2, checkpoint_every=1, ahead=True, clip_ratio=1e-4)
-    fit(recipe, samples, warmth, tmp_path)
+    recipe = set_ddpo(recipe, epochs=3, checkpoint_every=1, ahead=True, clip_ratio=1e-4)
+    fit(recipe, samples, warmth, tmp_path, epochs=2)
 
     class Crooked(LocalRollouts):
         def collect(self, adapter: Adapter, chunks: Any) -> Any:
@@ -281,9 +281,8 @@ def test_the_start_up_check_of_a_resumed_run_is_of_the_weights_that_sampled(
                 trajectory.logprobs_old_BK[:, 0] += 2e-5
             return results
 
-    longer = set_ddpo(recipe, epochs=3)
     crooked = Learner(
-        longer,
+        recipe,
         samples,
         Crooked(Sampler(recipe), warmth),
         Checkpoints(str(tmp_path), 2),
@@ -291,7 +290,7 @@ def test_the_start_up_check_of_a_resumed_run_is_of_the_weights_that_sampled(
     )
     with pytest.raises(RecipeError, match="with unchanged weights"):
         crooked.fit()
-    _, rows = fit(longer, samples, warmth, tmp_path, attempt=3)
+    _, rows = fit(recipe, samples, warmth, tmp_path, attempt=3)
     assert [row["epoch"] for row in rows] == [2]
     assert rows[0]["off_policy_weight_max"] > 1 + 1e-5
 

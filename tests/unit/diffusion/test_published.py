@@ -43,9 +43,9 @@ def test_a_published_generator_says_what_it_is(
     )
     write_job(job)
     uri = (
-        ddpo.publish(job, adapter, 1, CUTS)
+        ddpo.publish(job, adapter, 1, CUTS, ())
         if stage == Stage.DDPO
-        else finetune_sd.publish(job, adapter, CUTS)
+        else finetune_sd.publish(job, adapter, CUTS, ())
     )
     commit.commit(job.attempt_uri, {"model": uri}, {})
     published = manifest.verify(uri, kind="sd")

@@ -31,7 +31,7 @@ def test_resumed_equals_uninterrupted(
 ) -> None:
     whole = set_ddpo(recipe, epochs=3, checkpoint_every=1, objective=objective)
     expected, rows = fit(whole, samples, warmth, tmp_path / "whole")
-    fit(set_ddpo(whole, epochs=2), samples, warmth, tmp_path / "parts", attempt=1)
+    fit(whole, samples, warmth, tmp_path / "parts", attempt=1, epochs=2)
     resumed, later = fit(whole, samples, warmth, tmp_path / "parts", attempt=2)
     assert [row["epoch"] for row in later] == [2]
     assert later[0]["reward"] == rows[2]["reward"]

@@ -19,6 +19,7 @@ from boig_core.evaluation.measure.judges import ClipJudge, clip_scores, diversit
 from boig_core.evaluation.measure.probe import PER_PROMPT, Probe, ProbeResult, ProbeScorer
 from boig_core.training.checkpoint import Checkpoints
 from boig_core.vocabulary import Sample
+from tests.unit.diffusion.learning import end_after
 
 COLORS: Final = ("red", "green", "blue", "yellow", "white", "black", "pink")
 KINDS: Final = {"train": "ball", "validation": "tent", "test": "star"}
@@ -101,7 +102,12 @@ def judged(setting: Recipe, samples: list[Sample], adapter: Adapter) -> float:
 
 
 def fit(
-    setting: Recipe, samples: list[Sample], scorer: Any, task: Path, attempt: int = 1
+    setting: Recipe,
+    samples: list[Sample],
+    scorer: Any,
+    task: Path,
+    attempt: int = 1,
+    epochs: int | None = None,
 ) -> tuple[Learner, Adapter, list[ProbeResult]]:
     rollouts, looks = LocalRollouts(Sampler(setting), scorer), list[ProbeResult]()
     probe = Probe(setting, samples, rollouts, lambda epoch, look: looks.append(look))
@@ -109,6 +115,7 @@ def fit(
     learner = Learner(
         setting, prompts, rollouts, Checkpoints(str(task), attempt), lambda *_: None, probe=probe
     )
+    end_after(learner, epochs)
     return learner, learner.fit(), looks
 
 
@@ -142,13 +149,10 @@ def test_a_hacked_reward_is_stopped_while_the_policy_is_still_better_than_the_ba
 @pytest.mark.slow
 def test_a_resumed_training_goes_by_the_same_probes(samples: list[Sample], tmp_path: Path) -> None:
     settings = ("probe_every=2", "checkpoint_every=1", "monitors.plateau={action: keep_best}")
-    whole, adapter, looks = fit(
-        recipe("epochs=3", *settings), samples, Doubted(), tmp_path / "whole"
-    )
-    fit(recipe("epochs=1", *settings), samples, Doubted(), tmp_path / "parts", 1)
-    resumed, again, later = fit(
-        recipe("epochs=3", *settings), samples, Doubted(), tmp_path / "parts", 2
-    )
+    setting = recipe("epochs=3", *settings)
+    whole, adapter, looks = fit(setting, samples, Doubted(), tmp_path / "whole")
+    fit(setting, samples, Doubted(), tmp_path / "parts", 1, epochs=1)
+    resumed, again, later = fit(setting, samples, Doubted(), tmp_path / "parts", 2)
     assert resumed.rows == whole.rows
     assert ["probe_engagement" in row for row in resumed.rows] == [True, False, True]
     assert resumed.rows[0]["probe_engagement"] != resumed.rows[2]["probe_engagement"]
