@@ -16,6 +16,7 @@ import typer
 from boig_core.cli.options import Json
 from boig_core.cli.show import show
 from boig_core.errors import InputError
+from boig_core.escapes import visible
 from boig_core.verbalization.answer import LOOK, to_answer
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def generate(
         published.require_account(account)
         first = generating.draw_seed() if seed is None else seed
         request = generating.GenerationRequest(words, account, count, first, aim == "high")
-        progress = Progress("images", count, lambda line: print(line, file=sys.stderr), every_s=2)
+        progress = Progress("images", count, _tell, every_s=2)
         record = generating.generate(
             published, request, out, lambda images: progress.add([None] * images)
         )
@@ -160,3 +161,8 @@ def _opened(model: str) -> Iterator[PublishedModel]:
             )
     with tempfile.TemporaryDirectory(prefix="boig-use-") as scratch:
         yield open_published(str(uri), Path(scratch))
+
+
+def _tell(line: str) -> None:
+    """Print a line of progress; standard output holds the result alone."""
+    sys.stderr.write(f"{visible(line)}\n")

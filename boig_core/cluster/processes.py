@@ -8,6 +8,7 @@ it ends. One that dies is replaced, and its item done again. Leaves out: what th
 
 from __future__ import annotations
 
+import copy
 import gc
 import multiprocessing
 import os
@@ -155,7 +156,9 @@ def _answer(work: Callable[..., T], item: tuple[Any, ...]) -> tuple[Exception | 
         # Its traceback does not travel by itself, and not each error does.
         exc.add_note(traceback.format_exc())
         try:
-            pickle.loads(pickle.dumps(exc))
+            pickle.dumps(exc)
+            # Made again as the other side makes it, from its arguments.
+            copy.copy(exc)
         except Exception:
             return RuntimeError(traceback.format_exc()), None
         return exc, None

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from boig_core.config import LLM
-from boig_core.errors import BoigError, InfrastructureError, RecipeError
+from boig_core.errors import BoigError, InfrastructureError, InputError, RecipeError
 from boig_core.llm.architecture import text_config
 from boig_core.llm.base import prepared
 from boig_core.llm.packing import Layout, Rows
@@ -113,6 +113,9 @@ def _step(value: str, kind: str, remedy: str, name: str) -> Iterator[None]:
     """A step of the way: whatever a library raises in it becomes one line."""
     try:
         yield
+    except InputError as exc:
+        # What was saved does not open again: the base is at fault, not a folder of this process.
+        raise RecipeError(value, f"cannot be {name} as {kind} ({exc.rule})", remedy) from exc
     except BoigError:
         raise
     except Exception as exc:

@@ -41,10 +41,13 @@ class AnswerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         tokenizer = self._tokenizer
         if tokenizer.chat_template:
             turn = [{"role": "user", "content": prompt}]
-            ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]
+            # A prompt holds a post's text, in which the name of a mark is text.
+            options = {"add_generation_prompt": True, "sanitize_control_tokens": True}
+            ids = tokenizer.apply_chat_template(turn, **options)["input_ids"]
         else:
             bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-            ids = [*bos, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+            plain = tokenizer(prompt, add_special_tokens=False, split_special_tokens=True)
+            ids = [*bos, *plain["input_ids"]]
         ids_1T = torch.tensor([ids], device=self._model.device)
         with torch.inference_mode():
             written_1T = self._model.generate(

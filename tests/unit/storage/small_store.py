@@ -127,7 +127,9 @@ def as_schema_1(root: str, names: str | None = None) -> None:
                 "outputs": {key: there(at) for key, at in body["outputs"].items()},
             }
         elif name == manifest.MANIFEST:
-            tree = manifest.read_written(folder).model_dump(mode="json", exclude={"place"})
+            tree = manifest.read_written(folder).model_dump(
+                mode="json", exclude={"place", "went_on_from"}
+            )
             written[uri] = {**tree, "schema_version": 1, "commit": there(tree["commit"])}
         elif name == "job.json":
             tree = json.loads(store.read_bytes(uri))

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from boig_core.errors import CorruptError, InputError
 from boig_core.storage import manifest, paths, s3, store
-from boig_core.training.checkpoint_marker import CheckpointMarker
+from boig_core.training.checkpoint_marker import FORMAT, CheckpointMarker
 
 PARTS = st.sampled_from(["..", ".", "", "a", "b.txt", "\\", "a\\..\\b", "\0", "~", "C:", "\ud800"])
 PATHS = st.one_of(
@@ -113,7 +113,8 @@ def test_folders_that_a_console_has_made_are_no_files(s3_bucket: str, tmp_path: 
 
 @pytest.mark.parametrize("path", [*ODD, "../blobs/x"])
 def test_a_checkpoint_s_marker_names_files_of_its_own_folder_alone(path: str) -> None:
-    whole = {"format": 4, "step": 1, "work": "w", "state": {}, "folder": "abc", "files": []}
+    whole = {"format": FORMAT, "step": 1, "work": {}, "recipe": "r", "code": "c", "state": {},
+             "went_on_from": (), "folder": "abc", "files": []}  # fmt: skip
     entry = {"path": path, "size": 0, "sha256": "0" * 64}
     assert CheckpointMarker.model_validate(whole).folder == "abc"
     with pytest.raises(ValidationError):
