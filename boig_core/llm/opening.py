@@ -8,9 +8,6 @@ be told without torch (see `boig_core.models.language`) and how a model is train
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +19,7 @@ from boig_core.models.gguf import gguf_of
 from boig_core.models.language import check_adapter, check_config, check_language_model
 from boig_core.models.opening import check_whole, opening
 from boig_core.observability.quiet import hide_bars
-from boig_core.storage import manifest, store
+from boig_core.storage.models import located
 
 _REMEDY: Final = "give a hub id, a folder or a store URI of a causal language model"
 _LEAK: Final = {torch.float32: 1e-4}
@@ -46,7 +43,9 @@ def open_language_model(ref: str, value: str, dtype: Any = "auto") -> tuple[Any,
     """
     hide_bars()
     check_language_model(ref, value)
-    with _located(ref, value) as place, opening(value, "cannot be opened", _REMEDY):
+    with located(ref, value) as place, opening(value, "cannot be opened", _REMEDY):
+        if place != ref:  # what was fetched can be looked at now
+            check_language_model(place, value)
         tokenizer, model = _load(place, value, dtype)
         _check_tokens(tokenizer, model, value)
         _check_causal(model, value)
@@ -54,27 +53,6 @@ def open_language_model(ref: str, value: str, dtype: Any = "auto") -> tuple[Any,
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer, model
-
-
-@contextmanager
-def _located(ref: str, value: str) -> Iterator[str]:
-    """A folder, file or hub id; what stands in an object store is fetched for as long as it is
-    read."""
-    if not store.is_s3(ref):
-        # A home folder is known by its whole path alone; anything else may be a hub id.
-        yield str(Path(ref).expanduser()) if ref.startswith("~") else ref
-        return
-    with tempfile.TemporaryDirectory(prefix="boig-base-") as scratch:
-        if store.exists(store.join(ref, manifest.MANIFEST)):
-            manifest.fetch_folder(ref, Path(scratch))
-        elif ref.endswith(".gguf") and store.exists(ref):
-            store.download_file(ref, Path(scratch) / "model.gguf")
-        else:
-            store.download_folder(ref, Path(scratch))
-        if not any(Path(scratch).iterdir()):
-            raise InputError(value, "cannot be opened: nothing stands there", _REMEDY)
-        check_language_model(scratch, value)
-        yield scratch
 
 
 def _load(place: str, value: str, dtype: Any) -> tuple[Any, Any]:

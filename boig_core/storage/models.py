@@ -36,7 +36,8 @@ def located(ref: str, value: str) -> Iterator[str]:
     """
     local = file_url_path(ref) if ref.startswith("file://") else ref
     if not store.is_s3(ref) and not _is_output(local):
-        yield local
+        # A home folder is known by its whole path alone; anything else may be a hub id.
+        yield str(Path(local).expanduser()) if local.startswith("~") else local
         return
     with tempfile.TemporaryDirectory(prefix="boig-model-") as scratch:
         target = Path(scratch)

@@ -47,15 +47,15 @@ class StoreArtifactRepository(ArtifactRepository):
         """
         uri = self._location()
         target = Path(dst_path or tempfile.mkdtemp(prefix="boig-model-"))
-        wanted = artifact_path.strip("/")
+        path_below = artifact_path.strip("/")
         entries = [
             entry
             for entry in self._entries(uri)
-            if not wanted or entry.path == wanted or entry.path.startswith(f"{wanted}/")
+            if not path_below or entry.path == path_below or entry.path.startswith(f"{path_below}/")
         ]
         if not entries:
             raise NotFoundInStoreError(
-                f"{uri}/{wanted}", "is no file of the model", "list the model's files"
+                f"{uri}/{path_below}", "is no file of the model", "list the model's files"
             )
         linked = dst_path is None and not store.is_s3(uri)
         for entry in entries:
@@ -67,7 +67,7 @@ class StoreArtifactRepository(ArtifactRepository):
                 local.symlink_to(file)
             else:
                 manifest.fetch_file(uri, entry, local)
-        return str(target / wanted)
+        return str(target / path_below)
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         uri = self._location()

@@ -378,8 +378,8 @@ def _is_live(cluster: Cluster, name: str) -> bool:
 
 def _has_triggerer() -> bool:
     """Whether stages may wait in a triggerer, as the installation says."""
-    told = (environment.DEFERRABLE.read() or "true").lower()
-    if told not in ("true", "false"):
+    setting = (environment.DEFERRABLE.read() or "true").lower()
+    if setting not in ("true", "false"):
         name = environment.DEFERRABLE.name
-        raise InputError(f"{name}={told}", "is neither true nor false", "write one of the two")
-    return told == "true"
+        raise InputError(f"{name}={setting}", "is neither true nor false", "write one of the two")
+    return setting == "true"
