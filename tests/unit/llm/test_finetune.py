@@ -342,10 +342,8 @@ def test_a_base_is_read_from_a_store(
         make_model(small(base=ref).llm, [], 0)[1] for ref in (f"{s3_bucket}/bases/qwen", base)
     )
     assert all(torch.equal(p, local.get_parameter(name)) for name, p in fetched.named_parameters())
-    with pytest.raises(
-        InputError,
-        match=r"^llm\.base = 's3://boig-tests/bases/none': leads nowhere: the store holds",
-    ):
+    nowhere = r"^llm\.base = 's3://boig-tests/bases/none': leads nowhere: the store holds"
+    with pytest.raises(InputError, match=nowhere):
         make_model(small(base=f"{s3_bucket}/bases/none").llm, [], 0)
 
 
